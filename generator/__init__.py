@@ -1,0 +1,1 @@
+"""Makes videos: models, families, sampling, the built-in video world, video files."""

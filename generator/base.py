@@ -1,0 +1,181 @@
+"""`VideoGenerator`: the few operations that every family of video generators offers.
+
+Trainers, samplers and evaluators speak only to this class. One convention holds inside (rectified flow):
+`sigma` in [0, 1] with 1 = noise, `x_sigma = (1 - sigma) * x_0 + sigma * noise`, and the transformer predicts the
+velocity `noise - x_0`. Latents are float32, normalised to about unit variance, and shaped
+`[batch, channels, frames, height, width]`; videos are float tensors of that layout in [-1, 1].
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Conditions = dict[str, Tensor]
+"""What the transformer sees beside latents and sigma. Every tensor has the batch as its first dimension."""
+
+
+@dataclass(frozen=True)
+class GenerationDefaults:
+    """What a family uses where the user says nothing.
+
+    Attributes:
+        num_frames, height, width: size of a video in frames and pixels.
+        fps: frames per second.
+        num_inference_steps: steps of the ODE sampler.
+        guidance_scale: weight of classifier-free guidance; 1 means none.
+        shift: time shift of the schedule towards noise; 1 means none.
+    """
+
+    num_frames: int
+    height: int
+    width: int
+    fps: float
+    num_inference_steps: int
+    guidance_scale: float
+    shift: float
+
+
+def select(conditions: Conditions, index: Tensor | Sequence[int] | slice) -> Conditions:
+    """The rows `index` of every tensor in `conditions`."""
+    if not isinstance(index, slice):
+        index = torch.as_tensor(index)
+    return {
+        name: value[index if isinstance(index, slice) else index.to(value.device)]
+        for name, value in conditions.items()
+    }
+
+
+def repeat(conditions: Conditions, times: int) -> Conditions:
+    """Each row `times` times in a row: prompts a, b become a, a, b, b for `times=2`."""
+    return {name: value.repeat_interleave(times, dim=0) for name, value in conditions.items()}
+
+
+def concatenate(parts: Sequence[Conditions]) -> Conditions:
+    """Joins conditions along the batch; dimension 1 is zero-padded to the longest where lengths differ."""
+    joined: Conditions = {}
+    for name in parts[0]:
+        tensors = [part[name] for part in parts]
+        if tensors[0].ndim > 1:
+            longest = max(tensor.shape[1] for tensor in tensors)
+            tensors = [
+                torch.cat([t, t.new_zeros(t.shape[0], longest - t.shape[1], *t.shape[2:])], dim=1)
+                if t.shape[1] < longest
+                else t
+                for t in tensors
+            ]
+        joined[name] = torch.cat(tensors)
+    return joined
+
+
+class VideoGenerator(ABC):
+    """A text-to-video generator seen through the operations that training and evaluation need.
+
+    Attributes:
+        name: what it was loaded from (`nano`, a folder, a hub id).
+        pipeline: the diffusers pipeline behind it.
+        defaults: sizes and sampling settings used where the user says nothing.
+        lora_target_modules: names of the linear layers that LoRA adapts by default.
+    """
+
+    name: str
+    pipeline: Any
+    defaults: GenerationDefaults
+    lora_target_modules: list[str]
+
+    @property
+    @abstractmethod
+    def transformer(self) -> torch.nn.Module:
+        """The network that predicts velocities; the only part that alignment trains."""
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.transformer.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.transformer.parameters()).dtype
+
+    @abstractmethod
+    def check_size(self, num_frames: int, height: int, width: int) -> None:
+        """Raises `InputError` that names the nearest valid size when the family cannot make this size."""
+
+    @abstractmethod
+    def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """`(channels, frames, height, width)` of the latents of a video of this size."""
+
+    @abstractmethod
+    def encode(self, videos: Tensor) -> Tensor:
+        """Videos `[batch, 3, frames, height, width]` in [-1, 1] to normalised latents (posterior mean)."""
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> Tensor:
+        """Normalised latents to videos `[batch, 3, frames, height, width]`, clamped to [-1, 1]."""
+
+    @abstractmethod
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
+        """Prompts to conditions; `""` is the unconditional prompt of classifier-free guidance."""
+
+    @abstractmethod
+    def velocity(
+        self,
+        latents: Tensor,
+        sigma: Tensor,
+        conditions: Conditions,
+        transformer: torch.nn.Module | None = None,
+    ) -> Tensor:
+        """Predicted velocity in float32, shaped like `latents`.
+
+        Args:
+            latents: `[batch, channels, frames, height, width]`, float32.
+            sigma: `[batch]`, float32 noise levels in [0, 1].
+            conditions: from `encode_prompts`, one row a latent.
+            transformer: the module to call in place of `self.transformer`, for example the engine that
+                DeepSpeed or DDP wraps around it. Gradients flow through it.
+        """
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        num_frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        seed: int | Sequence[int] = 0,
+        negative_prompt: str = "",
+        batch_size: int = 8,
+        progress: bool = False,
+    ) -> Tensor:
+        """Videos `[len(prompts), 3, frames, height, width]` in [-1, 1] on the CPU.
+
+        The noise of a video depends only on its own seed, so a video is the same in any batch.
+
+        Args:
+            prompts: one a video; repeat a prompt for several videos of it.
+            seed: one seed a prompt, or one integer s, by which video i gets the seed s + i.
+            negative_prompt: prompt of the unconditional branch when `guidance_scale` is above 1.
+
+        Raises:
+            InputError: the size is not one that the family can make.
+        """
+        from generator.sampling import generate_videos
+
+        return generate_videos(
+            self,
+            prompts,
+            num_frames=num_frames,
+            height=height,
+            width=width,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            seed=seed,
+            negative_prompt=negative_prompt,
+            batch_size=batch_size,
+            progress=progress,
+        )
