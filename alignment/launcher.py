@@ -62,6 +62,8 @@ def launch_command(arguments: argparse.Namespace, command: list[str], num_gpus: 
     processes = arguments.num_processes or max(num_gpus, 1) * machines
     if config.get("distributed_type") == "NO":
         processes = 1
+    elif config.get("distributed_type") == "MULTI_GPU" and processes == 1:
+        config_file = find_config("single", "accelerate")  # accelerate refuses to distribute to one
     words = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config_file)]
     words += ["--num_processes", str(processes), "--num_machines", str(machines)]
     if arguments.num_machines > 1:
@@ -79,8 +81,6 @@ def launch_command(arguments: argparse.Namespace, command: list[str], num_gpus: 
         # accelerate looks in the working directory; the path is meant from the file that states it.
         beside = (config_file.parent / deepspeed_file).resolve()
         words += ["--deepspeed_config_file", str(beside if beside.is_file() else deepspeed_file)]
-    if num_gpus == 0:
-        words.append("--cpu")
     return [*words, "--module", "alignment.cli", *command]
 
 
@@ -91,10 +91,13 @@ def launch(arguments: argparse.Namespace, command: list[str]) -> int:
     """
     import torch
 
-    words = launch_command(arguments, command, torch.cuda.device_count())
+    num_gpus = torch.cuda.device_count()
+    words = launch_command(arguments, command, num_gpus)
     with tempfile.TemporaryDirectory(prefix="vidalign-") as folder:
         report = Path(folder) / "error.txt"
         environment = {**os.environ, _LAUNCHED: "1", "VIDALIGN_ERROR_FILE": str(report)}
+        if num_gpus == 0:
+            environment["ACCELERATE_USE_CPU"] = "true"  # `--cpu` would drop all processes but one
         process = subprocess.Popen(words, env=environment)
         try:
             code = process.wait()
