@@ -13,9 +13,13 @@ INSTALLED = "share/vidalign/configs"
 
 def shipped_configs() -> dict[str, Path]:
     """Names such as `accelerate/zero2.yaml` to their files."""
-    if CHECKOUT.is_dir():
-        files = [path for path in CHECKOUT.rglob("*") if path.suffix in {".yaml", ".json"}]
-        return {path.relative_to(CHECKOUT).as_posix(): path for path in sorted(files)}
+    for root in (
+        CHECKOUT,
+        CHECKOUT.parent / INSTALLED,
+    ):  # the second is where `pip install --target` puts them
+        if root.is_dir():
+            files = [path for path in root.rglob("*") if path.suffix in {".yaml", ".json"}]
+            return {path.relative_to(root).as_posix(): path for path in sorted(files)}
     try:
         installed = importlib.metadata.files("vidalign") or []
     except importlib.metadata.PackageNotFoundError:
