@@ -49,8 +49,9 @@ def test_the_wheel_holds_every_module_and_configuration(wheel: Path) -> None:
     assert not any(name.split("/")[0] in {"tests", "benchmarks", "docs"} for name in names)
 
 
-def test_an_installed_package_finds_its_configurations(wheel: Path, tmp_path: Path) -> None:
-    site = tmp_path / "site"
+@pytest.mark.parametrize("scheme", ["--target", "--prefix"])
+def test_an_installed_package_finds_its_configurations(wheel: Path, tmp_path: Path, scheme: str) -> None:
+    root = tmp_path / "site"
     install = [
         sys.executable,
         "-m",
@@ -58,10 +59,10 @@ def test_an_installed_package_finds_its_configurations(wheel: Path, tmp_path: Pa
         "install",
         "--no-deps",
         "--no-index",
+        "--ignore-installed",
         "--quiet",
-        "--target",
-        str(site),
     ]
+    install += [scheme, str(root)]
     subprocess.run([*install, str(wheel)], check=True, capture_output=True)
     site = next(root.rglob("alignment/cli.py")).parents[1]
     program = (
