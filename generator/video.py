@@ -247,16 +247,16 @@ def video_grid(videos: Sequence[Tensor] | Tensor, columns: int | None = None, pa
 def contact_sheet(
     videos: Sequence[Tensor] | Tensor,
     path: str | Path,
-    captions: Sequence[str] | None = None,
+    labels: Sequence[str] | None = None,
     num_frames: int = 8,
     min_side: int = 64,
 ) -> None:
-    """A PNG with one row a video: its caption, and below it frames spread evenly from first to last.
+    """A PNG with one row a video: its label, and below it frames spread evenly from first to last.
 
     Args:
         videos: each `[3, frames, height, width]` in [-1, 1].
         path: file to write.
-        captions: one a video, for example its prompt.
+        labels: one a video, for example its prompt.
         num_frames: frames shown of each video, at most.
         min_side: frames with a shorter side are enlarged by whole factors to at least this.
     """
@@ -270,16 +270,16 @@ def contact_sheet(
         frames = frames.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
         strip = video_grid([frames[:, i : i + 1] for i in range(shown)], columns=shown)
         strips.append(_pixels(strip[:, 0]))
-    caption_height = 14 if captions is not None else 0
+    label_height = 14 if labels is not None else 0
     width = max(strip.shape[1] for strip in strips)
-    sheet = Image.new("RGB", (width, sum(strip.shape[0] + caption_height for strip in strips)), "white")
+    sheet = Image.new("RGB", (width, sum(strip.shape[0] + label_height for strip in strips)), "white")
     draw, top = ImageDraw.Draw(sheet), 0
     for index, pixels in enumerate(strips):
-        if captions is not None:
-            text = captions[index].encode("latin-1", "replace").decode("latin-1")
+        if labels is not None:
+            text = labels[index].encode("latin-1", "replace").decode("latin-1")
             draw.text((3, top + 1), text, fill="black")
-        sheet.paste(Image.fromarray(pixels), (0, top + caption_height))
-        top += pixels.shape[0] + caption_height
+        sheet.paste(Image.fromarray(pixels), (0, top + label_height))
+        top += pixels.shape[0] + label_height
     with atomic_path(path) as temporary:
         sheet.save(temporary, format="PNG")
 

@@ -290,7 +290,7 @@ def test_a_contact_sheet_shows_first_and_last_frame(tmp_path: Path) -> None:
     video = torch.zeros(3, 9, 32, 32)
     video[:, 0], video[:, -1] = -1, 1
     contact_sheet(
-        [video, video], tmp_path / "sheet.png", captions=["a red ball", "ein Würfel → links"], num_frames=3
+        [video, video], tmp_path / "sheet.png", labels=["a red ball", "ein Würfel → links"], num_frames=3
     )
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
     assert sheet.shape == (2 * (64 + 4 + 14), 3 * 66 + 2, 3)
