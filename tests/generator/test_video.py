@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.metadata
+import shutil
 from fractions import Fraction
 from pathlib import Path
 
@@ -303,3 +305,36 @@ def test_a_rate_is_written_as_the_exact_fraction(tmp_path: Path) -> None:
     write_video(tmp_path / "clip.mp4", moving_discs(32, 32), fps=30000 / 1001)
     with av.open(str(tmp_path / "clip.mp4")) as container:
         assert container.streams.video[0].average_rate == Fraction(30000, 1001)
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium")
+@pytest.mark.parametrize(("size", "full_colour"), [((33, 45), None), ((64, 96), False)])
+def test_a_browser_shows_the_colours_that_were_written(
+    tmp_path: Path, size: tuple[int, int], full_colour: bool | None
+) -> None:
+    playwright = pytest.importorskip("playwright.sync_api")
+    height, width = size
+    video = PALETTE[:3].T[:, None, None, :].repeat_interleave(width // 3, dim=3).expand(3, 8, height, width)
+    write_video(tmp_path / "clip.mp4", video, fps=8, full_colour=full_colour)
+    source = base64.b64encode((tmp_path / "clip.mp4").read_bytes()).decode()
+    read_pixels = """async (source) => {
+        const video = document.createElement('video');
+        video.muted = true;
+        video.src = 'data:video/mp4;base64,' + source;
+        await video.play();
+        const canvas = document.createElement('canvas');
+        [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
+        const context = canvas.getContext('2d');
+        context.drawImage(video, 0, 0);
+        const at = (part) => context.getImageData(video.videoWidth * part, video.videoHeight / 2, 1, 1).data;
+        return [video.videoWidth, video.videoHeight, ...[1, 3, 5].map((n) => Array.from(at(n / 6)).slice(0, 3))];
+    }"""
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        shown = browser.new_page().evaluate(read_pixels, source)
+        browser.close()
+    assert shown[:2] == [width, height]
+    torch.testing.assert_close(torch.tensor(shown[2:]).float(), (PALETTE[:3] + 1) * 127.5, atol=12, rtol=0)
