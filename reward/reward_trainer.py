@@ -198,7 +198,7 @@ class RewardTrainer(Trainer):
                 self._running["rewards/accuracies"].append(float((margins > 0).float().mean()))
                 self._running["rewards/margins"].append(float(margins.mean()))
             for name, value in self.ranking_model.likelihood.parameters_of_loss().items():
-                self._running[f"loss/{name}"].append(float(value))
+                self._running[f"loss/{name}"].append(value.item())
         return (loss, {"scores": scores}) if return_outputs else loss
 
     def prediction_step(
@@ -262,7 +262,7 @@ class RewardTrainer(Trainer):
         metrics["loss"] = {
             "type": self.loss_type,
             **{
-                name: float(value)
+                name: value.item()
                 for name, value in self.ranking_model.likelihood.parameters_of_loss().items()
             },
         }

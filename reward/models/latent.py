@@ -132,22 +132,30 @@ class Features:
 
 
 class QueryPooling(nn.Module):
-    """Learned queries attend over text and video tokens; returns their values, concatenated `[batch,
-    queries·dim]`."""
+    """Learned queries attend over some of the tokens; returns their values, joined `[batch, queries·dim]`."""
 
     def __init__(self, feature_size: int, hidden_size: int, num_queries: int, num_heads: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(feature_size)
         self.project = nn.Linear(feature_size, hidden_size)
-        self.kind = nn.Embedding(2, hidden_size)
         self.queries = nn.Parameter(torch.randn(num_queries, hidden_size) * hidden_size**-0.5)
+        self.empty = nn.Parameter(torch.zeros(1, 1, hidden_size))
         self.attention = nn.MultiheadAttention(hidden_size, num_heads, batch_first=True)
 
-    def forward(self, tokens: Tensor, is_video: Tensor) -> Tensor:
-        padding = (tokens == 0).all(dim=-1)
-        hidden = self.project(self.norm(tokens)) + self.kind(is_video.long())
-        queries = repeat(self.queries, "q d -> b q d", b=len(tokens))
-        pooled, _ = self.attention(queries, hidden, hidden, key_padding_mask=padding, need_weights=False)
+    def forward(self, tokens: Tensor, attended: Tensor) -> Tensor:
+        """`tokens [batch, tokens, dim]`, of which the queries see those where `attended [batch, tokens]` is
+        set.
+
+        One learned token is always seen, so that a family without text tokens in its stream is no special
+        case.
+        """
+        batch = len(tokens)
+        hidden = torch.cat([self.project(self.norm(tokens)), self.empty.expand(batch, -1, -1)], dim=1)
+        hidden_from_queries = torch.cat([~attended, attended.new_zeros(batch, 1)], dim=1)
+        queries = repeat(self.queries, "q d -> b q d", b=batch)
+        pooled, _ = self.attention(
+            queries, hidden, hidden, key_padding_mask=hidden_from_queries, need_weights=False
+        )
         return rearrange(pooled, "b q d -> b (q d)")
 
 
@@ -159,7 +167,12 @@ def zero_initialised(layer: nn.Linear) -> nn.Linear:
 
 
 class RewardHead(nn.Module):
-    """Pooled tokens and evidence to one score a dimension."""
+    """Pooled tokens and evidence to one score a dimension.
+
+    Text and video tokens are pooled apart, and the head sees both and their product: whether a video shows
+    what its prompt says is an interaction of the two, which a few hundred rankings do not teach a plain
+    perceptron.
+    """
 
     evidence_mean: Tensor
     evidence_std: Tensor
@@ -167,11 +180,13 @@ class RewardHead(nn.Module):
     def __init__(self, config: LatentRewardConfig, feature_size: int, evidence_size: int) -> None:
         super().__init__()
         hidden = config.hidden_size
-        self.pooling = QueryPooling(feature_size, hidden, config.num_queries, config.num_heads)
+        pooled = config.num_queries * hidden
+        self.video_pooling = QueryPooling(feature_size, hidden, config.num_queries, config.num_heads)
+        self.text_pooling = QueryPooling(feature_size, hidden, config.num_queries, config.num_heads)
+        self.video_norm, self.text_norm = nn.LayerNorm(pooled), nn.LayerNorm(pooled)
         self.mlp = nn.Sequential(
-            nn.LayerNorm(config.num_queries * hidden),
             nn.Dropout(config.dropout),
-            nn.Linear(config.num_queries * hidden, hidden),
+            nn.Linear(3 * pooled, hidden),
             nn.GELU(),
             nn.Dropout(config.dropout),
             zero_initialised(nn.Linear(hidden, len(config.dimensions))),
@@ -188,7 +203,11 @@ class RewardHead(nn.Module):
         batch, levels = features.tokens.shape[:2]
         tokens = rearrange(features.tokens.float(), "b s t d -> (b s) t d")
         is_video = repeat(features.is_video, "b t -> (b s) t", s=levels)
-        scores = rearrange(self.mlp(self.pooling(tokens, is_video)), "(b s) k -> b s k", b=batch)
+        present = (tokens != 0).any(dim=-1)
+        video = self.video_norm(self.video_pooling(tokens, present & is_video))
+        text = self.text_norm(self.text_pooling(tokens, present & ~is_video))
+        raw = self.mlp(torch.cat([video, text, video * text], dim=1))
+        scores = rearrange(raw, "(b s) k -> b s k", b=batch)
         if self.evidence is not None:
             evidence = (features.evidence - self.evidence_mean) / self.evidence_std
             scores = scores + self.evidence(evidence)[:, None]
@@ -233,8 +252,9 @@ class LatentRewardModel(nn.Module, RewardModel):
         self.trunk_lora = nn.ParameterDict()
         if config.lora_rank:
             self._inject_lora()
-        probe = self._probe()
-        self.head = RewardHead(config, probe.tokens.shape[-1], probe.evidence.shape[-1])
+        with torch.no_grad():
+            example = self.features(*self._example())
+        self.head = RewardHead(config, example.tokens.shape[-1], example.evidence.shape[-1])
         self.head.to(generator.device)
         self.register_buffer("score_mean", torch.zeros(len(config.dimensions), device=generator.device))
         self.register_buffer("score_std", torch.ones(len(config.dimensions), device=generator.device))
@@ -270,15 +290,31 @@ class LatentRewardModel(nn.Module, RewardModel):
             transformer,
             adapter_name="reward",
         )
-        for name, parameter in transformer.named_parameters():
-            is_own = name not in before and ".reward." in name
-            parameter.requires_grad_(is_own)
-            if is_own:
-                self.trunk_lora[name.replace(".", "/")] = parameter
+        own = {
+            name: parameter
+            for name, parameter in transformer.named_parameters()
+            if name not in before and ".reward." in name
+        }
+        transformer.requires_grad_(False)
+        for name in self._reached_by_trunk(own):
+            self.trunk_lora[name.replace(".", "/")] = own[name].requires_grad_(True)
         if not self.trunk_lora:
             raise InputError(
                 f"No layer of the trunk is called {' or '.join(targets)}: name others for its LoRA."
             )
+
+    def _reached_by_trunk(self, parameters: dict[str, nn.Parameter]) -> list[str]:
+        """Names of those parameters that the trunk's features depend on, the others being of later blocks."""
+        if not parameters:
+            return []
+        for parameter in parameters.values():
+            parameter.requires_grad_(True)
+        with torch.enable_grad():
+            tokens, _ = self.trunk_tokens(*self._example())
+        gradients = torch.autograd.grad(tokens.sum(), list(parameters.values()), allow_unused=True)
+        for parameter in parameters.values():
+            parameter.requires_grad_(False)
+        return [name for name, gradient in zip(parameters, gradients) if gradient is not None]
 
     @contextmanager
     def _without_own_lora(self) -> Iterator[None]:
@@ -295,12 +331,12 @@ class LatentRewardModel(nn.Module, RewardModel):
             for layer, names in zip(layers, before):
                 layer._active_adapter = names
 
-    @torch.no_grad()
-    def _probe(self) -> Features:
+    def _example(self) -> tuple[Tensor, Conditions]:
+        """Latents and conditions of a black video, for looking at shapes."""
         defaults = self.generator.defaults
         shape = self.generator.latent_shape(defaults.num_frames, defaults.height, defaults.width)
         latents = torch.zeros((1, *shape), device=self.generator.device)
-        return self.features(latents, self.generator.encode_prompts(["a video"]))
+        return latents, self.generator.encode_prompts(["a video"])
 
     def features(self, latents: Tensor, conditions: Conditions) -> Features:
         """The trunk's part of scoring `latents [batch, channels, frames, height, width]`; differentiable in
