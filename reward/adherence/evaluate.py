@@ -78,8 +78,9 @@ def _no_categories(prompt: str) -> set[str]:
 
 def _as_judgement(value: Any, name: str) -> Judgement:
     if isinstance(value, Mapping) and "score" in value:
-        value = Judgement(float(value["score"]), {k: bool(v) for k, v in dict(value.get("parts",
-        {})).items()})
+        value = Judgement(
+            float(value["score"]), {k: bool(v) for k, v in dict(value.get("parts", {})).items()}
+        )
     elif hasattr(value, "score"):
         value = Judgement(float(value.score), dict(getattr(value, "parts", {})))
     else:
@@ -135,8 +136,9 @@ def judge(
 ) -> list[Sample]:
     """Samples of one model's `videos [n, 3, frames, height, width]`, one prompt and one seed a video."""
     if not len(videos) == len(prompts) == len(seeds):
-        raise ValueError(f"{len(videos)} videos, {len(prompts)} prompts and {len(seeds)} seeds do not belong
-        together.")
+        raise ValueError(
+            f"{len(videos)} videos, {len(prompts)} prompts and {len(seeds)} seeds do not belong together."
+        )
     names = file_names if file_names is not None else [""] * len(prompts)
     return [
         Sample(
@@ -171,8 +173,9 @@ def evaluate_videos(
         verifier, found = load_verifier(verifier)
     sort = categories or found
     return [
-        sample for name, batch in videos.items() for sample in judge(name, batch, prompts, seeds, verifier,
-        sort)
+        sample
+        for name, batch in videos.items()
+        for sample in judge(name, batch, prompts, seeds, verifier, sort)
     ]
 
 
@@ -190,16 +193,19 @@ def _mean(samples: Sequence[Sample], bootstrap_seed: int) -> Interval:
 
 
 def _compare(
-    a: Mapping[tuple[str, int], Sample], b: Mapping[tuple[str, int], Sample], keys: Sequence[tuple[str,
-        int]], seed: int
+    a: Mapping[tuple[str, int], Sample],
+    b: Mapping[tuple[str, int], Sample],
+    keys: Sequence[tuple[str, int]],
+    seed: int,
 ) -> dict[str, Any]:
     left, right = [a[key].score for key in keys], [b[key].score for key in keys]
     prompts = [prompt for prompt, _ in keys]
     return paired_difference(left, right, prompts, seed=seed).as_dict()
 
 
-def summarise(samples: Sequence[Sample], references: Sequence[str] = (), bootstrap_seed: int = 0) ->
-dict[str, Any]:
+def summarise(
+    samples: Sequence[Sample], references: Sequence[str] = (), bootstrap_seed: int = 0
+) -> dict[str, Any]:
     """Means, differences and category tables of judged videos; all intervals are 95 %, resampled by prompt.
 
     Args:

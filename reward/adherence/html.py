@@ -118,8 +118,9 @@ def cards(items: Sequence[Card]) -> str:
     return str(_blocks.cards(items))
 
 
-def plain_table(columns: Sequence[str], rows: Sequence[Sequence[Cell | str | float]], caption: str = "") ->
-str:
+def plain_table(
+    columns: Sequence[str], rows: Sequence[Sequence[Cell | str | float]], caption: str = ""
+) -> str:
     """A table of texts and `Cell`s; numbers get three decimals."""
     cells = [[cell if isinstance(cell, Cell) else Cell(_text(cell)) for cell in row] for row in rows]
     return str(_blocks.table(caption, columns, cells))

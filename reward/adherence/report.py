@@ -44,8 +44,11 @@ def category_tables(summary: Mapping[str, Any], reference: str) -> str:
     categories = summary["categories"]
     if not categories:
         return html.paragraph("The verifier sorts prompts into no categories.")
-    parts = [html.bar_chart({"all": summary["adherence"], **categories}, "Mean adherence, 95 % intervals.",
-    maximum=1.0)]
+    parts = [
+        html.bar_chart(
+            {"all": summary["adherence"], **categories}, "Mean adherence, 95 % intervals.", maximum=1.0
+        )
+    ]
     table: dict[str, dict[str, Any]] = {}
     for category, intervals in categories.items():
         prompts = next(iter(intervals.values()))["clusters"]
@@ -69,8 +72,10 @@ def question_table(summary: Mapping[str, Any]) -> str:
     if not questions:
         return ""
     models = list(summary["adherence"])
-    rows = [[name, *(rates.get(model, float("nan")) for model in models)] for name, rates in
-    questions.items()] return html.plain_table(["question", *models], rows, "Share of videos that show it.")
+    rows = [
+        [name, *(rates.get(model, float("nan")) for model in models)] for name, rates in questions.items()
+    ]
+    return html.plain_table(["question", *models], rows, "Share of videos that show it.")
 
 
 def best_and_worst(
@@ -153,11 +158,16 @@ def write_report(
     several = len(summary["adherence"]) > 1
     best, worst = best_and_worst(samples, references[0], load_video)
     sections = [
-        html.Section("Result", headline(summary, references[0]) + overview(summary, references if several
-        else [])), html.Section("By category", category_tables(summary, references[0])),
-        html.Section("Largest gains" if several else "Best videos", best, "Same prompt and seed side by
-        side."), html.Section("Largest losses" if several else "Worst videos", worst, "✗ marks what a video
-        does not show."),
+        html.Section(
+            "Result", headline(summary, references[0]) + overview(summary, references if several else [])
+        ),
+        html.Section("By category", category_tables(summary, references[0])),
+        html.Section(
+            "Largest gains" if several else "Best videos", best, "Same prompt and seed side by side."
+        ),
+        html.Section(
+            "Largest losses" if several else "Worst videos", worst, "✗ marks what a video does not show."
+        ),
     ]
     questions = question_table(summary)
     if questions:

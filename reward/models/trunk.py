@@ -5,41 +5,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from generator.base import Conditions, VideoGenerator
-from generator.output import InputError
 
 _BLOCK_LISTS = ("transformer_blocks", "blocks", "layers")
 _SAMPLED_VALUES = 4096
 
 
-class _BlockReached(Exception):
-    """Ends a forward pass once the features are captured."""
-
-
-def _blocks(transformer: nn.Module) -> nn.ModuleList:
-    for name in _BLOCK_LISTS:
-        blocks = getattr(transformer, name, None)
-        if isinstance(blocks, nn.ModuleList) and len(blocks) > 0:
-            return blocks
-    raise InputError(
-        f"{type(transformer).__name__} has no list of blocks called {' or '.join(_BLOCK_LISTS)}: "
-        "give its VideoGenerator a method `features`."
-    )
-
-
 def trunk_features(
     generator: VideoGenerator, latents: Tensor, sigma: Tensor, conditions: Conditions, num_blocks: int
 ) -> tuple[Tensor, Tensor]:
-    """Hidden states after the first `num_blocks` blocks of the generator's transformer.
+    """Hidden states after the first `num_blocks` blocks of the generator's transformer, and which are the
+    video's.
 
-    A generator with a method `features` answers itself. For any other diffusers transformer the forward pass
-    is run until the hook on its block number `num_blocks` captures the output. A block that returns (video,
-    text) streams gives both, joined; a block that returns one stream is taken to hold video tokens only.
+    A token is the video's if it depends on the latents before the first block, where no token has seen
+    another.
 
     Args:
         latents: `[batch, channels, frames, height, width]`.
@@ -47,49 +30,24 @@ def trunk_features(
         num_blocks: how many blocks, from 1 on.
 
     Returns:
-        Features `[batch, tokens, dim]`, where an all-zero token is padding, and a mask `[batch, tokens]` of
-        the video tokens.
+        Features `[batch, tokens, dim]` in float32, zero where a token is padding, and a mask `[batch,
+        tokens]` of the video tokens.
     """
-    native = getattr(generator, "features", None)
-    if native is not None:
-        features, is_video = native(latents, sigma, conditions, num_blocks)
-        return features.float(), is_video
-    blocks = _blocks(generator.transformer)
-    if not 1 <= num_blocks <= len(blocks):
-        raise InputError(
-            f"The trunk of the reward model asks for {num_blocks} blocks, but the transformer has "
-            f"{len(blocks)}."
-        )
-    captured: list[Any] = []
-
-    def capture(module: nn.Module, arguments: Any, output: Any) -> None:
-        captured.append(output)
-        raise _BlockReached
-
-    handle = blocks[num_blocks - 1].register_forward_hook(capture)
-    try:
-        generator.velocity(latents, sigma, conditions)
-    except _BlockReached:
-        pass
-    finally:
-        handle.remove()
-    if not captured:
-        raise RuntimeError(f"Block {num_blocks} of {type(generator.transformer).__name__} was not run.")
-    streams = (
-        [captured[0]] if isinstance(captured[0], Tensor) else [s for s in captured[0] if s is not None][:2]
-    )
-    features = torch.cat(streams, dim=1).float()
-    is_video = torch.zeros(features.shape[:2], dtype=torch.bool, device=features.device)
-    is_video[:, : streams[0].shape[1]] = True
-    return features, is_video
+    features, is_real = generator.features(latents, sigma, conditions, num_blocks)
+    with torch.no_grad():
+        embedded, _ = generator.features(latents, sigma, conditions, 0)
+        others, _ = generator.features(-1 - latents, sigma, conditions, 0)
+        is_video = (embedded != others).any(dim=2).any(dim=0)
+    return features.float() * is_real[..., None], is_video.expand(is_real.shape) & is_real
 
 
 def num_transformer_blocks(generator: VideoGenerator) -> int | None:
     """Number of blocks of the transformer, or None where its blocks do not stand in one list."""
-    try:
-        return len(_blocks(generator.transformer))
-    except InputError:
-        return None
+    for name in _BLOCK_LISTS:
+        blocks = getattr(generator.transformer, name, None)
+        if isinstance(blocks, nn.ModuleList) and len(blocks) > 0:
+            return len(blocks)
+    return None
 
 
 def _weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

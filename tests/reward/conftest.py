@@ -1,4 +1,4 @@
-"""A small random generator of the `VideoGenerator` contract, whose blocks are found by a hook."""
+"""A small random generator whose latents are colours, and rankings of videos of it that can be learned."""
 
 from __future__ import annotations
 
@@ -37,19 +37,22 @@ class Transformer(nn.Module):
         self.transformer_blocks = nn.ModuleList([Block(size) for _ in range(4)])
         self.out = nn.Linear(size, 3)
 
-    def forward(self, latents: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
-        shape = latents.shape
+    def streams(self, latents: Tensor, sigma: Tensor, text: Tensor, num_blocks: int) -> tuple[Tensor, Tensor]:
         video = self.patch(latents.flatten(2).transpose(1, 2)) + sigma[:, None, None]
-        for block in self.transformer_blocks:
+        for block in self.transformer_blocks[:num_blocks]:
             video, text = block(video, text)
-        return self.out(video).transpose(1, 2).reshape(shape)
+        return video, text
+
+    def forward(self, latents: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
+        video, _ = self.streams(latents, sigma, text, 4)
+        return self.out(video).transpose(1, 2).reshape(latents.shape)
 
 
-class HookedGenerator(VideoGenerator):
+class ColourGenerator(VideoGenerator):
     """Latents are the frames averaged over cells of 4 by 4 pixels; text is a one-hot colour."""
 
     def __init__(self, seed: int = 0) -> None:
-        self.name = "hooked"
+        self.name = "colours"
         self.lora_target_modules = ["to_out"]
         self.defaults = GenerationDefaults(3, 8, 8, 8.0, 4, 1.0, 1.0)
         with torch.random.fork_rng():
@@ -66,6 +69,9 @@ class HookedGenerator(VideoGenerator):
     def check_size(self, num_frames: int, height: int, width: int) -> None:
         if height % 4 or width % 4:
             raise InputError(f"{height}x{width} is not a size of this model: the nearest is 8x8.")
+
+    def size_multiples(self) -> tuple[int, int]:
+        return 4, 1
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         return 3, num_frames, height // 4, width // 4
@@ -89,6 +95,12 @@ class HookedGenerator(VideoGenerator):
     ) -> Tensor:
         return (transformer or self.net)(latents, sigma, conditions["text"])
 
+    def features(
+        self, latents: Tensor, sigma: Tensor, conditions: Conditions, num_blocks: int
+    ) -> tuple[Tensor, Tensor]:
+        joint = torch.cat(self.net.streams(latents, sigma, conditions["text"], num_blocks), dim=1)
+        return joint, torch.ones(joint.shape[:2], dtype=torch.bool)
+
 
 def coloured_video(colour: str, seed: int) -> Tensor:
     """A noisy video `[3, 3, 8, 8]` of one colour."""
@@ -98,15 +110,15 @@ def coloured_video(colour: str, seed: int) -> Tensor:
 
 
 @pytest.fixture
-def hooked() -> HookedGenerator:
-    return HookedGenerator()
+def colours() -> ColourGenerator:
+    return ColourGenerator()
 
 
 @pytest.fixture(scope="session")
 def colour_rankings() -> tuple[list[Ranking], dict[Path, Tensor]]:
     """48 prompts that ask for a colour, 3 videos each: the right colour, then the wrong ones tied; and their
     latents."""
-    generator = HookedGenerator()
+    generator = ColourGenerator()
     rankings: list[Ranking] = []
     latents: dict[Path, Any] = {}
     for number in range(48):

@@ -10,7 +10,7 @@ from reward import load_reward
 from reward.preferences import Ranking
 from reward.reward_config import RewardConfig
 from reward.reward_trainer import RewardTrainer, build_reward_model, split_rankings, train_reward_model
-from tests.reward.conftest import HookedGenerator, coloured_video
+from tests.reward.conftest import ColourGenerator, coloured_video
 
 Data = tuple[list[Ranking], dict[Path, Tensor]]
 
@@ -36,7 +36,7 @@ def config(folder: Path, **changes: object) -> RewardConfig:
 def test_every_loss_learns_on_held_out_prompts(tmp_path, colour_rankings: Data, loss_type):
     rankings, latents = colour_rankings
     _, metrics = train_reward_model(
-        HookedGenerator(), rankings, config(tmp_path, loss_type=loss_type), latents=latents
+        ColourGenerator(), rankings, config(tmp_path, loss_type=loss_type), latents=latents
     )
     held_out = metrics["overall"]["held_out"]
     assert held_out["accuracy"]["mean"] >= 0.85
@@ -51,11 +51,11 @@ def test_the_saved_model_scores_as_the_trained_one_and_tells_what_made_it(tmp_pa
     source.write_text("{}")
     out = tmp_path / "out"
     model, metrics = train_reward_model(
-        HookedGenerator(), rankings, config(out), latents=latents, source=source
+        ColourGenerator(), rankings, config(out), latents=latents, source=source
     )
     videos = torch.stack([coloured_video("red", 1), coloured_video("blue", 2)])
     prompts = ["red clip", "red clip"]
-    loaded = load_reward(out, generator=HookedGenerator())
+    loaded = load_reward(out, generator=ColourGenerator())
     torch.testing.assert_close(
         loaded.score(videos, prompts)["overall"], model.score(videos, prompts)["overall"]
     )
@@ -70,7 +70,7 @@ def test_the_saved_model_scores_as_the_trained_one_and_tells_what_made_it(tmp_pa
 
 def test_scores_are_normalised_over_the_training_videos(tmp_path, colour_rankings: Data):
     rankings, latents = colour_rankings
-    model = build_reward_model(HookedGenerator(), config(tmp_path, num_train_epochs=3), rankings)
+    model = build_reward_model(ColourGenerator(), config(tmp_path, num_train_epochs=3), rankings)
     trainer = RewardTrainer(model, config(tmp_path, num_train_epochs=3), rankings, latents=latents)
     trainer.train()
     trainer.finish()
@@ -81,7 +81,7 @@ def test_scores_are_normalised_over_the_training_videos(tmp_path, colour_ranking
 
 def test_each_video_is_encoded_once(tmp_path, colour_rankings: Data):
     rankings, latents = colour_rankings
-    generator = HookedGenerator()
+    generator = ColourGenerator()
     trunk_calls = []
     generator.net.transformer_blocks[0].register_forward_hook(lambda m, a, o: trunk_calls.append(len(o[0])))
     twice = [*rankings, *rankings]
@@ -94,11 +94,11 @@ def test_a_lora_on_the_trunk_is_trained_saved_and_loaded(tmp_path, colour_rankin
     arguments = config(
         tmp_path, lora_rank=2, num_train_epochs=4, warmup_steps=0, implicit_evidence=True, select_best=False
     )
-    model, _ = train_reward_model(HookedGenerator(), rankings[:12], arguments, latents=latents)
+    model, _ = train_reward_model(ColourGenerator(), rankings[:12], arguments, latents=latents)
     changed = [value for name, value in model.trunk_lora.items() if "lora_B" in name]
     assert changed
     assert all(value.abs().sum() > 0 for value in changed)
-    loaded = load_reward(tmp_path, generator=HookedGenerator())
+    loaded = load_reward(tmp_path, generator=ColourGenerator())
     videos, prompts = coloured_video("red", 1)[None], ["red clip"]
     torch.testing.assert_close(loaded.score(videos, prompts), model.score(videos, prompts))
 
@@ -107,7 +107,7 @@ def test_two_dimensions_are_learned_from_rankings_of_each(tmp_path, colour_ranki
     rankings, latents = colour_rankings
     reversed_order = [Ranking(r.prompt, r.videos, [1 - rank for rank in r.ranks], "visual") for r in rankings]
     model, metrics = train_reward_model(
-        HookedGenerator(), [*rankings, *reversed_order], config(tmp_path), latents=latents
+        ColourGenerator(), [*rankings, *reversed_order], config(tmp_path), latents=latents
     )
     assert model.dimensions == ("overall", "visual")
     assert metrics["overall"]["held_out"]["accuracy"]["mean"] > 0.8
@@ -119,7 +119,7 @@ def test_same_seed_gives_the_same_model(tmp_path, colour_rankings: Data):
     weights = []
     for name in ("a", "b"):
         arguments = config(tmp_path / name, num_train_epochs=2)
-        model, _ = train_reward_model(HookedGenerator(), rankings, arguments, latents=latents)
+        model, _ = train_reward_model(ColourGenerator(), rankings, arguments, latents=latents)
         weights.append(model.state_dict())
     for name, value in weights[0].items():
         assert torch.equal(value, weights[1][name]), name
@@ -139,9 +139,9 @@ def test_input_mistakes_are_named(tmp_path, colour_rankings: Data):
     with pytest.raises(InputError, match="loss 'hinge' is unknown"):
         config(tmp_path, loss_type="hinge")
     with pytest.raises(InputError, match="no dimension 'motion'"):
-        build_reward_model(HookedGenerator(), config(tmp_path, dimensions=["motion"]), rankings)
+        build_reward_model(ColourGenerator(), config(tmp_path, dimensions=["motion"]), rankings)
     with pytest.raises(InputError, match="nearest is 8x8"):
-        build_reward_model(HookedGenerator(), config(tmp_path, height=9), rankings)
+        build_reward_model(ColourGenerator(), config(tmp_path, height=9), rankings)
     tied = [Ranking(r.prompt, r.videos, [1, 1, 1]) for r in rankings]
     with pytest.raises(InputError, match="has an order"):
-        train_reward_model(HookedGenerator(), tied, config(tmp_path), latents=latents)
+        train_reward_model(ColourGenerator(), tied, config(tmp_path), latents=latents)
