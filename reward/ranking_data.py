@@ -27,15 +27,9 @@ def load_videos(paths: Sequence[Path], num_frames: int, height: int, width: int,
     Raises:
         InputError: a file is missing or is not a video; it is named.
     """
-    from generator.video import read_video, resample
+    from generator.video import read_clip
 
-    videos = []
-    for path in paths:
-        video, rate = read_video(path)
-        if tuple(video.shape[1:]) != (num_frames, height, width):
-            video = resample(video, rate, num_frames, height, width, fps)
-        videos.append(video)
-    return torch.stack(videos)
+    return torch.stack([read_clip(path, num_frames, height, width, fps) for path in paths])
 
 
 @dataclass

@@ -17,26 +17,31 @@ LoadVideo = Callable[[Sample], "tuple[Tensor, float]"]
 
 
 def overview(summary: Mapping[str, Any], references: Sequence[str]) -> str:
-    """Table of all models: adherence, paired differences and win rates with 95 % intervals."""
-    rows: dict[str, dict[str, Any]] = {}
-    signed = []
+    """Tables of all models: adherence and paired differences, and win rates, with 95 % intervals."""
+    means: dict[str, dict[str, Any]] = {}
+    wins: dict[str, dict[str, Any]] = {}
     for model, interval in summary["adherence"].items():
-        row: dict[str, Any] = {"adherence": interval}
+        means[model] = {"adherence": interval}
         for reference in references:
-            column, wins = f"difference to {reference}", f"win rate against {reference}"
-            signed.append(column)
             difference = summary[f"difference_to_{reference}"].get(model)
-            row[column] = difference if difference else "–"
-            row[wins] = difference["win_rate"] if difference else "–"
-            row[f"ties with {reference}"] = f"{difference['tie_rate']:.0%}" if difference else "–"
-        rows[model] = row
+            means[model][f"difference to {reference}"] = difference or "–"
+            if difference:
+                row = wins.setdefault(model, {})
+                row[f"win rate against {reference}"] = difference["win_rate"]
+                row["ties" if len(references) == 1 else f"ties with {reference}"] = (
+                    f"{difference['tie_rate']:.0%}"
+                )
     first = next(iter(summary["adherence"].values()))
     caption = (
         f"{first['n']} videos of {first['clusters']} prompts a model. Brackets: 95 % intervals, bootstrap "
-        "over prompts; "
-        "differences are paired by prompt and seed; ties count ½ in win rates."
+        "over "
+        "prompts. Differences are paired by prompt and seed."
     )
-    return html.interval_table(rows, caption, signed, first_column="model")
+    signed = [f"difference to {reference}" for reference in references]
+    tables = html.interval_table(means, caption, signed, first_column="model")
+    if wins:
+        tables += html.interval_table(wins, "Win rates; a tie counts ½.", first_column="model")
+    return tables
 
 
 def category_tables(summary: Mapping[str, Any], reference: str) -> str:
@@ -44,25 +49,31 @@ def category_tables(summary: Mapping[str, Any], reference: str) -> str:
     categories = summary["categories"]
     if not categories:
         return html.paragraph("The verifier sorts prompts into no categories.")
-    parts = [
-        html.bar_chart(
-            {"all": summary["adherence"], **categories}, "Mean adherence, 95 % intervals.", maximum=1.0
-        )
-    ]
     table: dict[str, dict[str, Any]] = {}
     for category, intervals in categories.items():
         prompts = next(iter(intervals.values()))["clusters"]
         table[category] = {"prompts": str(int(prompts)), **intervals}
-    parts.append(html.interval_table(table, "Adherence by category.", first_column="category"))
-    for model, rows in summary["category_differences"].get(reference, {}).items():
-        body = {
-            category: {
-                f"{model} − {reference}": row,
-                "p, Holm-adjusted": f"{row['p_holm']:.3f}" if row["p_holm"] >= 0.001 else "< 0.001",
-            }
-            for category, row in rows.items()
-        }
-        parts.append(html.interval_table(body, "", [f"{model} − {reference}"], first_column="category"))
+    by_model = summary["category_differences"].get(reference, {})
+    differences: dict[str, dict[str, Any]] = {category: {} for category in categories}
+    for model, rows in by_model.items():
+        for category, row in rows.items():
+            differences[category][f"{model} − {reference}"] = row
+            p = row["p_holm"]
+            differences[category][f"p ({model})"] = "< 0.001" if p < 0.001 else f"{p:.3f}"
+    parts = [
+        html.bar_chart(
+            {"all": summary["adherence"], **categories}, "Mean adherence, 95 % intervals.", maximum=1.0
+        ),
+        html.interval_table(table, "Adherence by category of the prompt.", first_column="category"),
+    ]
+    if by_model:
+        caption = (
+            "Paired differences; p-values are Holm-adjusted over the categories, intervals are not. "
+            "Categories of few "
+            "prompts have wide intervals that are only roughly right."
+        )
+        signed = [f"{model} − {reference}" for model in by_model]
+        parts.append(html.interval_table(differences, caption, signed, first_column="category"))
     return "".join(parts)
 
 
@@ -97,8 +108,13 @@ def best_and_worst(
         return group[last].score - (group[reference].score if last != reference else 0.0)
 
     ranked = sorted(complete, key=lambda group: (-gain(group), -group[last].score, group[last].prompt))
-    count = min(count, max(1, len(ranked) // 2))
-    return gallery(ranked[:count], load_video), gallery(ranked[::-1][:count], load_video)
+    # One row a prompt: its seed with the largest gain or, in the other gallery, the largest loss.
+    best = list({group[last].prompt: group for group in reversed(ranked)}.values())[::-1]
+    worst = list({group[last].prompt: group for group in ranked}.values())
+    worst.sort(key=gain)
+    best.sort(key=lambda group: -gain(group))
+    count = min(count, max(1, len(best) // 2))
+    return gallery(best[:count], load_video), gallery(worst[:count], load_video)
 
 
 def gallery(groups: Sequence[Mapping[str, Sample]], load_video: LoadVideo) -> str:
