@@ -30,7 +30,7 @@ class RewardConfig(TrainingArguments):
     eval_strategy: str = field(
         default="epoch", metadata={"help": "When the validation loss is measured: no, steps or epoch."}
     )
-    report_to: str | list[str] | None = field(
+    report_to: str = field(
         default="tensorboard", metadata={"help": "Trackers: tensorboard, wandb, trackio or none."}
     )
     dataloader_pin_memory: bool = field(default=False, metadata={"help": "Pin the memory of batches."})

@@ -43,6 +43,7 @@ def run(arguments: RewardArguments, config: RewardConfig) -> None:
     rankings = read_rankings(arguments.preferences)
     if arguments.merge_annotators:
         rankings = merge_annotators(rankings)
+    generator = load_generator(arguments.model, adapter=arguments.adapter, device=config.device)
     if config.resume_from_checkpoint is None:
         prepare_output_dir(str(config.output_dir), arguments.overwrite)
     without_order = sum(not ranking.has_order for ranking in rankings)
@@ -50,7 +51,6 @@ def run(arguments: RewardArguments, config: RewardConfig) -> None:
         f"{len(rankings)} rankings of {len({ranking.prompt for ranking in rankings})} prompts; "
         f"{without_order} of them carry no order (everything tied)."
     )
-    generator = load_generator(arguments.model, adapter=arguments.adapter, device=config.device)
     _, metrics = train_reward_model(
         generator, rankings, config, trunk_adapter=arguments.adapter, source=arguments.preferences
     )

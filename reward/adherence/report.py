@@ -25,12 +25,11 @@ def overview(summary: Mapping[str, Any], references: Sequence[str]) -> str:
         for reference in references:
             difference = summary[f"difference_to_{reference}"].get(model)
             means[model][f"difference to {reference}"] = difference or "–"
-            if difference:
+            if len(summary["adherence"]) > 1:
                 row = wins.setdefault(model, {})
-                row[f"win rate against {reference}"] = difference["win_rate"]
-                row["ties" if len(references) == 1 else f"ties with {reference}"] = (
-                    f"{difference['tie_rate']:.0%}"
-                )
+                row[f"win rate against {reference}"] = difference["win_rate"] if difference else "–"
+                ties = f"{difference['tie_rate']:.0%}" if difference else "–"
+                row[f"ties with {reference}"] = ties
     first = next(iter(summary["adherence"].values()))
     caption = (
         f"{first['n']} videos of {first['clusters']} prompts a model. Brackets: 95 % intervals, bootstrap "

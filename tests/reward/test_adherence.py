@@ -154,7 +154,7 @@ def test_a_comparison_writes_videos_metadata_and_both_reports(tmp_path, verifier
     assert len(report["samples"]) == 12
     page = (tmp_path / "out" / "report.html").read_text()
     assert "data:image/webp" in page
-    assert any(f">{row["prompt"]}<" in page for row in rows)
+    assert any(">" + row["prompt"] + "<" in page for row in rows)
 
 
 def test_equal_models_differ_by_exactly_zero(tmp_path, verifier):
