@@ -78,7 +78,7 @@ class RewardConfig(TrainingArguments):
         },
     )
     evidence_sigmas: list[float] = field(
-        default_factory=lambda: [0.5, 0.7, 0.9], metadata={"help": "Noise levels of the implicit evidence."}
+        default_factory=lambda: [0.6, 0.85], metadata={"help": "Noise levels of the implicit evidence."}
     )
     evidence_draws: int = field(
         default=1, metadata={"help": "Noise samples a level of the implicit evidence."}
