@@ -5,14 +5,13 @@ import pytest
 import torch
 
 from generator.output import InputError
+from generator.prompts import PromptRecord
 from generator.testing import tiny_generator
+from generator.video import read_video
 from reward.adherence.comparison import GenerationSettings, compare_models
 from reward.adherence.evaluate import Judgement, Sample, evaluate_videos, load_verifier, summarise
 from reward.adherence.report import best_and_worst
 from reward.adherence.statistics import paired_difference
-
-prompts_module = pytest.importorskip("generator.prompts")
-video_module = pytest.importorskip("generator.video")
 
 VERIFIER = """
 def brightness(videos, prompts):
@@ -130,7 +129,7 @@ def test_verifiers_that_break_their_contract_are_named(verifier, name, message):
 
 
 def compare(folder, verifier, models=("base", "new"), **changes):
-    records = [prompts_module.PromptRecord(f"prompt {'x' * i}") for i in range(3)]
+    records = [PromptRecord(f"prompt {'x' * i}") for i in range(3)]
     loaders = {name: (lambda seed=seed: tiny_generator(seed)) for seed, name in enumerate(models)}
     arguments = {
         "num_videos_per_prompt": 2,
@@ -146,7 +145,7 @@ def test_a_comparison_writes_videos_metadata_and_both_reports(tmp_path, verifier
     rows = [json.loads(line) for line in (tmp_path / "out" / "metadata.jsonl").read_text().splitlines()]
     assert len(rows) == 12
     assert {row["seed"] for row in rows if row["model"] == "base"} == {0, 1, 2, 3, 4, 5}
-    video, _ = video_module.read_video(tmp_path / "out" / rows[0]["file_name"])
+    video, _ = read_video(tmp_path / "out" / rows[0]["file_name"])
     assert video.shape == (3, 9, 32, 32)
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["adherence"] == summary["adherence"]
@@ -158,7 +157,7 @@ def test_a_comparison_writes_videos_metadata_and_both_reports(tmp_path, verifier
 
 
 def test_equal_models_differ_by_exactly_zero(tmp_path, verifier):
-    records = [prompts_module.PromptRecord("p")]
+    records = [PromptRecord("p")]
     summary = compare_models(
         {"a": tiny_generator, "b": tiny_generator},
         records,

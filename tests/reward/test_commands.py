@@ -9,10 +9,9 @@ from transformers import HfArgumentParser
 from alignment.commands import evaluate, reward
 from generator.output import InputError
 from generator.testing import tiny_generator
+from generator.video import write_video
 from reward import load_reward
 from tests.reward.conftest import COLOURS, coloured_video
-
-video_module = pytest.importorskip("generator.video")
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +27,7 @@ def folder(tmp_path_factory):
             size = (9, 32, 32) if k else (12, 48, 40)
             video = torch.nn.functional.interpolate(video[None], size=size)[0]
             names.append(f"videos/{number}-{k}.mp4")
-            video_module.write_video(root / names[-1], video, fps=8)
+            write_video(root / names[-1], video, fps=8)
         rows.append({"prompt": f"{COLOURS[number % 4]} clip {number}", "videos": names, "ranks": [1, 2, 2]})
     (root / "rankings.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     return root

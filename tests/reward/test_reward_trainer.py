@@ -145,3 +145,16 @@ def test_input_mistakes_are_named(tmp_path, colour_rankings: Data):
     tied = [Ranking(r.prompt, r.videos, [1, 1, 1]) for r in rankings]
     with pytest.raises(InputError, match="has an order"):
         train_reward_model(ColourGenerator(), tied, config(tmp_path), latents=latents)
+
+
+def test_a_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(tmp_path, colour_rankings: Data):
+    rankings, latents = colour_rankings
+    common = {"num_train_epochs": 4, "select_best": False, "save_strategy": "epoch"}
+    whole, _ = train_reward_model(
+        ColourGenerator(), rankings, config(tmp_path / "whole", **common), latents=latents
+    )
+    checkpoint = sorted((tmp_path / "whole").glob("checkpoint-*"), key=lambda path: int(path.name[11:]))[1]
+    arguments = config(tmp_path / "resumed", **common, resume_from_checkpoint=str(checkpoint))
+    resumed, _ = train_reward_model(ColourGenerator(), rankings, arguments, latents=latents)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
