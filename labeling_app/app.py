@@ -18,7 +18,7 @@ import(new URL('../static/ranking.js', document.baseURI).href)
     .then((page) => page.start(element))
     .catch((error) => { element.textContent = 'The page could not be loaded: ' + error.message; });
 """
-STYLESHEET = '<link rel="stylesheet" href="../static/ranking.css">'
+STYLESHEET = '<link rel="icon" href="data:,"><link rel="stylesheet" href="../static/ranking.css">'
 
 
 def ranking_page() -> gr.Blocks:

@@ -99,6 +99,18 @@ class Door:
         return self.store.open_session(user)
 
 
+def logged_in(request: Request) -> User:
+    """The user who is logged in; for routes that need one."""
+    door: Door = request.app.state.door
+    user = door.user(request)
+    if user is None:
+        raise NotLoggedIn(NOT_LOGGED_IN)
+    return user
+
+
+Annotator = Annotated[User, Depends(logged_in)]
+
+
 def create_app(store: Store, campaign: str | None = None) -> FastAPI:
     """The whole labeling app on a store.
 
@@ -114,6 +126,7 @@ def create_app(store: Store, campaign: str | None = None) -> FastAPI:
         store.campaign(campaign)
     door = Door(store, LoginThrottle(longest_wait=60.0), LoginThrottle(free_attempts=30))
     app = FastAPI(title="vidalign labeling", docs_url=None, redoc_url=None)
+    app.state.door = door
     app.add_middleware(Guard, store=store)
     _add_error_messages(app)
     _add_login(app, door)
@@ -150,6 +163,11 @@ def _add_login(app: FastAPI, door: Door) -> None:
     @app.get("/", include_in_schema=False)
     def home() -> Response:
         return RedirectResponse(f"{PAGE[1:]}/")
+
+    @app.get("/manifest.json", include_in_schema=False)
+    def manifest() -> Response:
+        # Gradio's page asks for one.
+        return JSONResponse({"name": "Rank videos", "start_url": f"{PAGE}/", "display": "browser"})
 
     @app.get("/login", include_in_schema=False)
     def show_login() -> Response:
@@ -193,14 +211,6 @@ def _add_login(app: FastAPI, door: Door) -> None:
 
 def _add_api(app: FastAPI, door: Door, campaign: str | None) -> None:
     store = door.store
-
-    def logged_in(request: Request) -> User:
-        user = door.user(request)
-        if user is None:
-            raise NotLoggedIn(NOT_LOGGED_IN)
-        return user
-
-    Annotator = Annotated[User, Depends(logged_in)]
 
     @app.get("/api/next")
     def next_task(user: Annotator) -> dict[str, Any]:

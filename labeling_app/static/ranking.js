@@ -7,6 +7,7 @@ const BASE = new URL('../', import.meta.url);
 const DRAFT = 'vidalign-draft';
 const IDLE_SECONDS = 300;
 const DRAG_PIXELS = 6;
+const TOUCH = matchMedia('(hover: none)');
 const RATES = [1, 0.5, 0.25];
 const QUESTIONS = {
   overall: 'Which video is best for this prompt?',
@@ -123,10 +124,11 @@ class RankingPage {
     this.seconds = draft.seconds || 0;
     this.sending = false;
     this.selected = 0;
+    this.seenBefore = 0;
     this.main.replaceChildren(this.promptPart(), this.videosPart(), this.playerPart(), this.rankingPart(draft), this.keysPart());
     this.player = new SyncPlayer(this.videos, task.videos.map((video) => video.fps), () => this.refreshPlayer());
     (draft.seen || []).forEach((seen, index) => { if (seen && index < this.count) this.player.seen[index] = true; });
-    this.selectNextUnplaced();
+    this.selectFirstUnplaced();
     this.refresh();
     const { player } = this;
     player.ready().then(() => {
@@ -246,6 +248,8 @@ class RankingPage {
     if (focus) this.cards[index].focus({ preventScroll: true });
   }
 
+  selectFirstUnplaced() { this.selected = this.places.unplaced[0] ?? 0; }
+
   selectNextUnplaced() {
     const { unplaced } = this.places;
     if (unplaced.length) this.selected = unplaced.find((video) => video > this.selected) ?? unplaced[0];
@@ -264,8 +268,7 @@ class RankingPage {
 
   goToStep(step) {
     this.step = step;
-    this.selected = 0;
-    this.selectNextUnplaced();
+    this.selectFirstUnplaced();
     this.saveDraft();
     this.refresh();
   }
@@ -323,7 +326,7 @@ class RankingPage {
     const position = dimensions.length > 1 ? `Question ${this.step + 1} of ${dimensions.length}. ` : '';
     this.hint.textContent = position + (places.complete
       ? 'Every video has a place. Change what you like, then submit.'
-      : `Give video ${letter(this.selected)} a place: press 1–${this.count}, click a place, or drag it there. The same place means a tie.`);
+      : `Give video ${letter(this.selected)} a place: ${TOUCH.matches ? 'tap a place' : `press 1–${this.count}, click a place`}, or drag it there. The same place means a tie.`);
     this.cards.forEach((card, index) => {
       const place = places.places[index];
       const chosen = index === this.selected;
