@@ -47,7 +47,8 @@ class Agreement:
     same pair are NaN where there are none.
 
     Attributes:
-        alpha: Krippendorff's alpha of the labels (worse < tie < better, ordinal): 1 is perfect agreement, 0
+        alpha: Krippendorff's alpha of the labels (worse < tie < better, ordinal), both directions of
+            each pair counted: 1 is perfect agreement, 0
             is chance.
         alpha_low, alpha_high: 95 % interval of alpha, bootstrap over tasks.
         pairwise: share of pairs of annotators that give the same pair the same label.
@@ -184,10 +185,12 @@ def _alpha_with_interval(
     values: Array, task_of_unit: NDArray[np.int64], num_samples: int, seed: int
 ) -> tuple[float, float, float]:
     compared = (~np.isnan(values)).sum(axis=0) >= 2
-    coincidences, domain = _coincidences(values[:, compared])
     if not compared.any():
         return float("nan"), float("nan"), float("nan")
-    _, task = np.unique(task_of_unit[compared], return_inverse=True)
+    # Which video of a pair is named first is arbitrary; with both directions alpha does not depend on it.
+    both_directions = np.concatenate([values[:, compared], -values[:, compared]], axis=1)
+    coincidences, domain = _coincidences(both_directions)
+    _, task = np.unique(np.tile(task_of_unit[compared], 2), return_inverse=True)
     by_task = np.zeros((task.max() + 1, len(domain), len(domain)))
     np.add.at(by_task, task, coincidences)
     random = np.random.default_rng(seed)

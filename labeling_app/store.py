@@ -159,14 +159,9 @@ class Store:
             )
         if role not in ROLES:
             raise InputError(f"The role {role!r} is unknown: choose one of {', '.join(ROLES)}.")
-        if password is not None and not (MINIMUM_PASSWORD_LENGTH <= len(password) <= MAXIMUM_PASSWORD_LENGTH):
-            raise InputError(
-                f"The password has {len(password)} characters: give {MINIMUM_PASSWORD_LENGTH} to "
-                f"{MAXIMUM_PASSWORD_LENGTH}."
-            )
         user = User(
             name=name,
-            password_hash=hash_password(password) if password is not None else "",
+            password_hash=_checked_hash(password) if password is not None else "",
             role=role,
             simulated=simulated,
             created_at=self.clock(),
@@ -177,6 +172,20 @@ class Store:
         except IntegrityError as error:
             raise InputError(f"The user {name!r} exists already: choose another name.") from error
         return user
+
+    def set_password(self, name: str, password: str) -> None:
+        """Gives a user a new password and ends this user's sessions.
+
+        Raises:
+            InputError: there is no such user, the user is simulated, or the password is too short or long.
+        """
+        password_hash = _checked_hash(password)
+        with self.write() as session:
+            user = session.scalar(select(User).where(User.name == name))
+            if user is None or user.simulated:
+                raise InputError(f"There is no person {name!r} among the users: list them or add one.")
+            user.password_hash = password_hash
+            session.execute(delete(LoginSession).where(LoginSession.user_id == user.id))
 
     def users(self) -> list[User]:
         """All users in the order in which they came."""
@@ -381,6 +390,15 @@ def _media_row(session: Session, video: VideoFile) -> Media:
             "put the new videos in another folder and import that."
         )
     return row
+
+
+def _checked_hash(password: str) -> str:
+    if not MINIMUM_PASSWORD_LENGTH <= len(password) <= MAXIMUM_PASSWORD_LENGTH:
+        raise InputError(
+            f"The password has {len(password)} characters: give {MINIMUM_PASSWORD_LENGTH} to "
+            f"{MAXIMUM_PASSWORD_LENGTH}."
+        )
+    return hash_password(password)
 
 
 def _hash(token: str) -> str:
