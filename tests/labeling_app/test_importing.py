@@ -92,7 +92,7 @@ def test_bad_videos_are_named_and_nothing_is_imported_unless_asked(store: Store,
 def test_a_truncated_video_is_named(copied: Path) -> None:
     path = copied / "secret-model-000-0.mp4"
     path.write_bytes(path.read_bytes()[:600])
-    with pytest.raises(InputError, match="cannot be read|no frames"):
+    with pytest.raises(InputError, match=r"cannot be read|no frames"):
         inspect_video(path)
 
 
@@ -104,7 +104,7 @@ def test_a_video_that_browsers_do_not_play_is_named(tmp_path: Path) -> None:
         stream.pix_fmt = "yuv420p"
         container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8))))
         container.mux(stream.encode())
-    with pytest.raises(InputError, match="convert it to H.264"):
+    with pytest.raises(InputError, match=r"convert it to H\.264"):
         inspect_video(path)
 
 
@@ -134,10 +134,10 @@ def test_bad_metadata_is_one_clear_sentence(
 def test_missing_sources_are_one_clear_sentence(store: Store, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         import_tasks(store, tmp_path / "nowhere")
-    with pytest.raises(InputError, match="no metadata.jsonl"):
+    with pytest.raises(InputError, match=r"no metadata\.jsonl"):
         import_tasks(store, tmp_path)
     (tmp_path / "x.jsonl").write_text("{broken\n")
-    with pytest.raises(InputError, match="Line 1 of .* is not JSON"):
+    with pytest.raises(InputError, match=r"Line 1 of .* is not JSON"):
         import_tasks(store, tmp_path / "x.jsonl")
 
 

@@ -66,8 +66,9 @@ def test_a_user_without_a_password_cannot_log_in(store: Store) -> None:
         ("ada", "correct horse", "annotator"),
         (" ", "correct horse", "annotator"),
         ("bob", "short", "annotator"),
-    ]
-    + [("bob", "correct horse", "king"), ("b\nob", "correct horse", "annotator")],
+        ("bob", "correct horse", "king"),
+        ("b\nob", "correct horse", "annotator"),
+    ],
 )
 def test_unusable_users_are_refused(store: Store, name: str, password: str, role: str) -> None:
     store.add_user("ada", "correct horse")
