@@ -80,15 +80,16 @@ def next_task(
     now = store.clock()
     only = store.campaign(campaign).id if campaign is not None else None
     with store.write() as session:
-        for row in _lock_campaigns(session, only):
-            assignment = _open_assignment(session, user, row.id, now)
+        campaigns = _lock_campaigns(session, only)
+        assignment = _open_assignment(session, user, [row.id for row in campaigns], now)
+        for row in campaigns:
             if assignment is None:
                 assignment = _claim(session, user, row, now, store.lease_seconds, order or random_order)
-            if assignment is not None:
-                assignment.expires_at = max(assignment.expires_at, now + store.lease_seconds)
-                session.flush()
-                return _assigned(assignment)
-    return None
+        if assignment is None:
+            return None
+        assignment.expires_at = max(assignment.expires_at, now + store.lease_seconds)
+        session.flush()
+        return _assigned(assignment)
 
 
 def renew(store: Store, user: User, assignment_id: int) -> float:
@@ -237,7 +238,7 @@ def _lock_campaigns(session: Session, only: int | None) -> list[Campaign]:
     return list(session.scalars(_campaigns(only).with_for_update()))
 
 
-def _open_assignment(session: Session, user: User, campaign_id: int, now: float) -> Assignment | None:
+def _open_assignment(session: Session, user: User, campaign_ids: list[int], now: float) -> Assignment | None:
     return session.scalar(
         select(Assignment)
         .join(Task, Task.id == Assignment.task_id)
@@ -245,7 +246,7 @@ def _open_assignment(session: Session, user: User, campaign_id: int, now: float)
             Assignment.user_id == user.id,
             Assignment.state == "open",
             Assignment.expires_at > now,
-            Task.campaign_id == campaign_id,
+            Task.campaign_id.in_(campaign_ids),
         )
         .order_by(Assignment.id)
         .limit(1)

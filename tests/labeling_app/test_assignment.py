@@ -92,6 +92,19 @@ def test_a_reload_brings_the_same_task_in_the_same_order(filled: Store) -> None:
     assert [video.id for video in first.videos] == [video.id for video in again.videos]
 
 
+def test_work_that_was_begun_comes_before_new_work_of_an_older_campaign(
+    store: Store, candidates: Path
+) -> None:
+    for campaign in ("older", "newer"):
+        import_tasks(store, candidates, campaign=campaign)
+    ada = store.add_user("ada")
+    begun = assignment.next_task(store, ada, "newer")
+    resumed = assignment.next_task(store, ada)
+    assert begun is not None
+    assert resumed is not None
+    assert resumed.assignment == begun.assignment
+
+
 def test_orders_differ_between_annotators_and_ranks_are_stored_in_the_tasks_order(filled: Store) -> None:
     orders = set()
     for number in range(2):

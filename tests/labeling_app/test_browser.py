@@ -32,6 +32,9 @@ if not CHROMIUM.exists():
         pytest.fail("chromium is missing: apt-get install chromium", pytrace=False)
     pytest.skip("chromium is missing: apt-get install chromium", allow_module_level=True)
 
+if os.environ.get("CI") != "true":
+    pytest.importorskip("playwright")
+
 from playwright.sync_api import BrowserContext, Page, sync_playwright  # noqa: E402
 
 
@@ -223,33 +226,33 @@ def test_an_expired_lease_is_said_in_one_sentence_and_the_draft_survives(
     page.wait_for_function("document.querySelectorAll('.slot .chip').length === 4")
 
 
-@pytest.mark.parametrize(
-    "prompt",
-    [
-        '<img src=x onerror="window.hacked = 1"><script>window.hacked = 1</script>',
-        "${window.hacked = 1} {{window.hacked = 1}} \\u0 \\x `${window.hacked = 1}`",
-        "\u202eright to left\u202c שלום </p></div> & &amp; \u2028 '\"",
-        "x" * 9_980 + "${1}<b>end",
-    ],
-    ids=["html", "template", "bidi", "long"],
-)
+HOSTILE = [
+    '<img src=x onerror="window.hacked = 1"><script>window.hacked = 1</script>',
+    "${window.hacked = 1} {{window.hacked = 1}} \\u0 \\x `${window.hacked = 1}`",
+    "\u202eright to left\u202c שלום </p></div> & &amp; \u2028 '\"",
+    "x" * 9_980 + "${1}<b>end",
+]
+
+
 def test_hostile_prompts_and_comments_show_verbatim_and_run_nothing(
-    page: Page, store: Store, write_candidates: Any, prompt: str, serve: Callable[[Store], Any]
+    page: Page, store: Store, write_candidates: Any, serve: Callable[[Store], Any]
 ) -> None:
-    import_tasks(store, write_candidates([prompt], 2), campaign="main")
+    import_tasks(store, write_candidates(HOSTILE, 2), campaign="main")
     store.add_user("ada", PASSWORD)
     log_in(page, serve(store))
-    assert page.evaluate("document.querySelector('.prompt-text').textContent") == prompt
-    page.get_by_text("Add a comment").click()
-    page.locator("#ranking-comment").fill(prompt)
-    page.reload()
-    page.wait_for_selector(".card")
-    assert page.evaluate("document.querySelector('#ranking-comment').value") == prompt
-    press(page, "12")
-    wait_until_seen(page)
-    page.get_by_role("button", name="Submit").click()
+    for number, text in enumerate(HOSTILE, start=1):
+        wait_for_task(page, number)
+        assert page.evaluate("document.querySelector('.prompt-text').textContent") == text
+        page.get_by_text("Add a comment").click()
+        page.locator("#ranking-comment").fill(text)
+        page.reload()
+        page.wait_for_selector(".card")
+        assert page.evaluate("document.querySelector('#ranking-comment').value") == text
+        press(page, "12")
+        wait_until_seen(page)
+        page.get_by_role("button", name="Submit").click()
     page.get_by_role("heading", name="All done. Thank you!").wait_for()
-    assert [judgement.comment for judgement in store.judgements("main")] == [prompt]
+    assert [judgement.comment for judgement in store.judgements("main")] == HOSTILE
     assert page.evaluate("window.hacked") is None
 
 
