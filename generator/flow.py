@@ -32,7 +32,7 @@ def expand(sigma: Sigma, like: Tensor) -> Tensor:
 
 
 def shift_sigma(sigma: Tensor, shift: float) -> Tensor:
-    """Moves noise levels towards noise: s σ / (1 + (s − 1) σ) (Esser et al. 2024, arXiv 2403.03206, eq. 23)."""
+    """Moves noise levels towards noise: s σ / (1 + (s − 1) σ) (arXiv 2403.03206, eq. 23)."""
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 
@@ -97,7 +97,7 @@ def velocity_from_denoised(x: Tensor, x0: Tensor, sigma: Sigma) -> Tensor:
 
 
 def guide(conditional: Tensor, unconditional: Tensor, guidance_scale: float) -> Tensor:
-    """Classifier-free guidance: v_u + w (v_c − v_u) (Ho & Salimans 2022, arXiv 2207.12598, in the form of w ≥ 1)."""
+    """Classifier-free guidance: v_u + w (v_c − v_u) (arXiv 2207.12598, with 1 for none)."""
     return unconditional + guidance_scale * (conditional - unconditional)
 
 

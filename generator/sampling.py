@@ -105,8 +105,7 @@ class SdeSettings:
             )
         if self.first_step < 0 or self.num_steps < 1:
             raise ValueError(
-                f"The window starts at {self.first_step} and has {self.num_steps} steps; one step is the
-                least."
+                f"The window starts at {self.first_step} and has {self.num_steps} steps: one is the least."
             )
 
 
@@ -219,7 +218,7 @@ def encode_unique_prompts(
 def video_size(
     generator: VideoGenerator, num_frames: int | None, height: int | None, width: int | None
 ) -> tuple[int, int, int]:
-    """The size asked for, the family's own where nothing is said; raises `InputError` if it cannot be made."""
+    """The size asked for, the family's own where nothing is said; `InputError` if it cannot be made."""
     defaults = generator.defaults
     size = (num_frames or defaults.num_frames, height or defaults.height, width or defaults.width)
     generator.check_size(*size)
@@ -286,7 +285,7 @@ def generate_videos(
     batch_size: int = 8,
     progress: bool = False,
 ) -> Tensor:
-    """Videos `[len(prompts), 3, frames, height, width]` in [-1, 1] on the CPU; see `VideoGenerator.generate`."""
+    """Videos `[len(prompts), 3, frames, height, width]` on the CPU; see `VideoGenerator.generate`."""
     latents = generate_latents(
         generator,
         prompts,
