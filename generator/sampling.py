@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -135,6 +135,7 @@ class Trajectories:
         log_probs: `[batch, W]`, of each stochastic step under the policy that took it.
         reference_means: `[batch, W, C, F, H, W]`, the means that the reference gives for the same steps, or
             None.
+        kl: `[batch, W]`, the divergence of each stochastic step from the reference's, or None.
         sigmas: the schedule `[steps + 1]`.
         settings: the kernel and its window.
     """
@@ -143,8 +144,19 @@ class Trajectories:
     states: Tensor
     log_probs: Tensor
     reference_means: Tensor | None
+    kl: Tensor | None
     sigmas: Tensor
     settings: SdeSettings
+
+
+def join_trajectories(parts: Sequence[Trajectories]) -> Trajectories:
+    """One batch of the trajectories of several, all with the same schedule and window."""
+    first = parts[0]
+    joined: dict[str, Tensor | None] = {}
+    for name in ("final", "states", "log_probs", "reference_means", "kl"):
+        values = [getattr(part, name) for part in parts]
+        joined[name] = None if values[0] is None else torch.cat(values)
+    return replace(first, **joined)
 
 
 @torch.no_grad()
@@ -175,6 +187,7 @@ def sample_trajectories(
     states: list[Tensor] = []
     log_probs: list[Tensor] = []
     reference_means: list[Tensor] = []
+    kl: list[Tensor] = []
     for step in range(len(sigmas) - 1):
         sigma = sigmas[step].expand(latents.shape[0])
         predicted = velocity(latents, sigma)
@@ -187,6 +200,7 @@ def sample_trajectories(
             with reference():
                 reference_velocity = velocity(latents, sigma)
             reference_means.append(sde_step(settings, sigmas, step, latents, reference_velocity)[0])
+            kl.append(flow.gaussian_kl(mean, reference_means[-1], std))
         latents = mean + std * noise[:, 1 + len(log_probs)]
         log_probs.append(flow.gaussian_log_prob(latents, mean, std))
         if step == window.stop - 1:
@@ -196,6 +210,7 @@ def sample_trajectories(
         states=torch.stack(states, dim=1),
         log_probs=torch.stack(log_probs, dim=1),
         reference_means=torch.stack(reference_means, dim=1) if reference_means else None,
+        kl=torch.stack(kl, dim=1) if kl else None,
         sigmas=sigmas,
         settings=settings,
     )
