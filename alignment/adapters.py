@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
@@ -74,7 +75,7 @@ def add_lora(generator: VideoGenerator, arguments: LoraArguments, seed: int) -> 
     Raises:
         InputError: the target names match no layer.
     """
-    transformer = generator.transformer
+    transformer: Any = generator.transformer
     targets = arguments.lora_target_modules or generator.lora_target_modules
     configuration = get_peft_config(
         ModelConfig(
@@ -83,10 +84,11 @@ def add_lora(generator: VideoGenerator, arguments: LoraArguments, seed: int) -> 
             lora_alpha=2 * arguments.lora_r if arguments.lora_alpha is None else arguments.lora_alpha,
             lora_dropout=arguments.lora_dropout,
             lora_target_modules=list(targets),
-            lora_task_type=None,
             use_rslora=arguments.use_rslora,
         )
     )
+    assert configuration is not None
+    configuration.task_type = None
     transformer.requires_grad_(False)
     try:
         with torch.random.fork_rng(devices=[]):
@@ -108,8 +110,9 @@ def add_lora(generator: VideoGenerator, arguments: LoraArguments, seed: int) -> 
 
 def remove_lora(generator: VideoGenerator) -> None:
     """Takes the LoRA layers of `add_lora` out again; the base weights are untouched."""
-    if any(isinstance(module, BaseTunerLayer) for module in generator.transformer.modules()):
-        generator.transformer.unload_lora()
+    transformer: Any = generator.transformer
+    if any(isinstance(module, BaseTunerLayer) for module in transformer.modules()):
+        transformer.unload_lora()
 
 
 @contextmanager
@@ -139,12 +142,13 @@ def trained_adapter(
         state_dict: weights gathered from an engine, keyed by `prefix` and the name in the transformer; the
             transformer's own where not given.
     """
-    pairs = {}
+    pairs: dict[str, tuple[Tensor, Tensor]] = {}
     for name, module in generator.transformer.named_modules():
         if not isinstance(module, LoraLayer):
             continue
         if state_dict is None:
-            down, up = module.lora_A[ADAPTER_NAME].weight, module.lora_B[ADAPTER_NAME].weight
+            layer: Any = module
+            down, up = layer.lora_A[ADAPTER_NAME].weight, layer.lora_B[ADAPTER_NAME].weight
         else:
             down = state_dict[f"{prefix}{name}.lora_A.{ADAPTER_NAME}.weight"]
             up = state_dict[f"{prefix}{name}.lora_B.{ADAPTER_NAME}.weight"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -42,7 +44,7 @@ def share_without_spread(rewards: Tensor, epsilon: float = 1e-4) -> Tensor:
     return (rewards.std(dim=1, correction=0) <= epsilon).float().mean()
 
 
-def mean_and_std(rewards: Tensor, reduce_sum) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
+def mean_and_std(rewards: Tensor, reduce_sum: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """Mean and std of rewards over all processes; `reduce_sum` adds a tensor over processes."""
     sums = reduce_sum(
         torch.stack([rewards.new_tensor(rewards.numel()), rewards.sum(), (rewards**2).sum()]).double()

@@ -16,7 +16,7 @@ class AlignmentConfig(TrainingArguments):
     )
     logging_steps: float = field(default=10, metadata={"help": "Log every this many optimiser steps."})
     logging_first_step: bool = field(default=True, metadata={"help": "Also log the first optimiser step."})
-    report_to: None | str | list[str] = field(
+    report_to: str | list[str] | None = field(
         default="tensorboard",
         metadata={"help": "Where metrics go: `tensorboard`, `wandb`, `trackio`, several of them, or `none`."},
     )

@@ -41,7 +41,7 @@ class Policy(torch.nn.Module):
 
     accepts_loss_kwargs = False
 
-    def __init__(self, transformer: torch.nn.Module, dropout: bool = False) -> None:
+    def __init__(self, transformer: Any, dropout: bool = False) -> None:
         super().__init__()
         self.transformer = transformer
         self.dropout = dropout
@@ -53,11 +53,15 @@ class Policy(torch.nn.Module):
         super().train(mode and self.dropout)
         return self
 
+    @property
+    def _transformer(self) -> Any:
+        return self.transformer
+
     def gradient_checkpointing_enable(self, **_: Any) -> None:
-        self.transformer.enable_gradient_checkpointing()
+        self._transformer.enable_gradient_checkpointing()
 
     def gradient_checkpointing_disable(self) -> None:
-        self.transformer.disable_gradient_checkpointing()
+        self._transformer.disable_gradient_checkpointing()
 
 
 class ExponentialMovingAverage(TrainerCallback):
@@ -134,7 +138,7 @@ class AlignmentTrainer(Trainer):
         else:
             generator.transformer.requires_grad_(True)
             self.lora_layers = []
-        policy = Policy(generator.transformer, dropout)
+        self.policy = policy = Policy(generator.transformer, dropout)
         self._metrics: dict[str, list[Tensor]] = defaultdict(list)
         super().__init__(
             model=policy,
@@ -201,10 +205,12 @@ class AlignmentTrainer(Trainer):
             logs = {**logs, **dict(zip(names, means))}
         super().log(logs, start_time)
 
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):  # type: ignore[no-untyped-def]
+    def prediction_step(
+        self, model: torch.nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[Tensor, None, None]:
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
-            loss = self.compute_loss(model, inputs)
+            loss: Any = self.compute_loss(model, inputs)
         return loss.detach(), None, None
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
@@ -215,14 +221,14 @@ class AlignmentTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Writes what is for use, and into checkpoints also the trained weights exactly as they are."""
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(output_dir or self.args.output_dir or ".")
         if state_dict is None:
-            state_dict = self.model.state_dict()
+            state_dict = self.policy.state_dict()
         if not self.args.should_save:
             return
         folder.mkdir(parents=True, exist_ok=True)
         if folder.name.startswith(PREFIX_CHECKPOINT_DIR):
-            names = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
+            names = [name for name, parameter in self.policy.named_parameters() if parameter.requires_grad]
             trained = {name: state_dict[name].detach().cpu().contiguous() for name in names}
             save_file(trained, folder / TRAINED_NAME)
             if self.ema:
@@ -277,13 +283,13 @@ class AlignmentTrainer(Trainer):
                 f"{folder} is not a checkpoint of this trainer, as it has no {TRAINED_NAME}: give a checkpoint folder."
             )
         trained = load_file(folder / TRAINED_NAME)
-        expected = {name: p.shape for name, p in self.model.named_parameters() if p.requires_grad}
+        expected = {name: p.shape for name, p in self.policy.named_parameters() if p.requires_grad}
         if expected != {name: value.shape for name, value in trained.items()}:
             raise InputError(
                 f"The checkpoint {folder} holds other trained layers than this run: resume with the model and "
                 "LoRA settings that it was started with."
             )
-        self.model.load_state_dict(trained, strict=False)
+        self.policy.load_state_dict(trained, strict=False)
         if self.ema:
             if not (folder / EMA_NAME).is_file():
                 raise InputError(f"The checkpoint {folder} has no {EMA_NAME}: resume without ema_decay.")

@@ -82,7 +82,7 @@ class DPOTrainer(AlignmentTrainer):
 
         x = flow.interpolate(x0, noise, sigma)
         with torch.no_grad(), adapters_disabled(model):
-            reference = self.generator.velocity(x, sigma, conditions, self.model)
+            reference = self.generator.velocity(x, sigma, conditions, self.policy)
         velocity = self.generator.velocity(x, sigma, conditions, model)
 
         chosen, rejected = flow_matching_error(velocity, x0, noise).chunk(2)

@@ -138,7 +138,7 @@ class PPOConfig(AlignmentConfig):
         most = self.num_inference_steps - 1 - self.sde_first_step
         size = most if self.sde_window_size is None else self.sde_window_size
         _check(
-            0 <= self.sde_first_step and 1 <= size <= most,
+            self.sde_first_step >= 0 and 1 <= size <= most,
             "sde_window_size", size,
             f"between 1 and {most}, as the last of {self.num_inference_steps} steps is deterministic",
         )  # fmt: skip

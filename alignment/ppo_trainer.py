@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,10 +17,12 @@ from alignment.losses import clipped_ratio_loss, step_weights
 from alignment.ppo_config import PPOConfig
 from alignment.rollout import Rollout, StepRows, judge, sample_groups, step_rows
 from generator import flow
-from generator.base import VideoGenerator, select
+from generator.base import VideoGenerator
 from generator.output import InputError
 from generator.sampling import guided_velocity, sde_step, video_size
-from reward.models.base import RewardModel
+
+if TYPE_CHECKING:
+    from reward.models.base import RewardModel
 
 Monitor = Callable[[Rollout], dict[str, float]]
 """Called after each rollout; what it returns is logged. For metrics that are not optimised."""
@@ -89,7 +91,7 @@ class PPOTrainer(AlignmentTrainer):
             lora=lora,
             record=record,
             callbacks=callbacks,
-            data_collator=torch.tensor,
+            data_collator=_collate_slots,
         )
 
     # One micro-batch of the algorithm
@@ -101,7 +103,7 @@ class PPOTrainer(AlignmentTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        index, update, place = self._locate(inputs)
+        index, update, place = self._locate(inputs["slots"])
         if update == 0 and place == 0:
             self.rollout = self._new_rollout(index)
         if self.rollout is None or self.rollout.index != index:
@@ -123,7 +125,7 @@ class PPOTrainer(AlignmentTrainer):
 
         trajectories = sample_groups(
             self.generator,
-            self.model,
+            self.policy,
             conditions,
             self.conditions_of(self.conditions, self.negative_rows[members]) if guided else None,
             self._seeds_of(index, len(members)),
@@ -262,7 +264,7 @@ class PPOTrainer(AlignmentTrainer):
         }
         if trajectories.final.shape[2] > 1:
             observed["latents/motion"] = trajectories.final.diff(dim=2).abs()
-        observed |= {f"rewards/{name}": value for name, value in rollout.scores.items()}
+        observed |= {f"rewards/{name}/mean": value for name, value in rollout.scores.items()}
         if trajectories.kl is not None:
             kl = self.accelerator.reduce(trajectories.kl.mean(), reduction="mean")
             observed["kl"] = kl
@@ -279,6 +281,10 @@ class PPOTrainer(AlignmentTrainer):
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
         return SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
+
+
+def _collate_slots(slots: Sequence[int]) -> dict[str, Tensor]:
+    return {"slots": torch.tensor(slots)}
 
 
 class _Slots(Dataset):

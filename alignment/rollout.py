@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -19,7 +20,9 @@ from generator.sampling import (
     sample_trajectories,
     seeded_noise,
 )
-from reward.models.base import RewardModel
+
+if TYPE_CHECKING:
+    from reward.models.base import RewardModel
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -151,12 +151,20 @@ class Trajectories:
 
 def join_trajectories(parts: Sequence[Trajectories]) -> Trajectories:
     """One batch of the trajectories of several, all with the same schedule and window."""
-    first = parts[0]
-    joined: dict[str, Tensor | None] = {}
-    for name in ("final", "states", "log_probs", "reference_means", "kl"):
-        values = [getattr(part, name) for part in parts]
-        joined[name] = None if values[0] is None else torch.cat(values)
-    return replace(first, **joined)
+
+    def join(values: list[Tensor | None]) -> Tensor | None:
+        tensors = [value for value in values if value is not None]
+        return torch.cat(tensors) if tensors else None
+
+    return Trajectories(
+        final=torch.cat([part.final for part in parts]),
+        states=torch.cat([part.states for part in parts]),
+        log_probs=torch.cat([part.log_probs for part in parts]),
+        reference_means=join([part.reference_means for part in parts]),
+        kl=join([part.kl for part in parts]),
+        sigmas=parts[0].sigmas,
+        settings=parts[0].settings,
+    )
 
 
 @torch.no_grad()

@@ -45,7 +45,7 @@ def test_every_kernel_keeps_the_marginals_of_the_ode(kernel, noise_level, stop):
 
 
 def test_a_wrong_sign_of_the_score_would_be_noticed():
-    right, sigma = carry("dance_sde", 1.0, steps=240, stop=120)
+    right, _ = carry("dance_sde", 1.0, steps=240, stop=120)
     sigmas, x = flow.sigma_schedule(240, shift=1.5), torch.randn(60_000, 1, dtype=torch.float64)
     for index in range(120):
         v = exact_velocity(x, sigmas[index].double())
