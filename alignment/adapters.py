@@ -1,4 +1,5 @@
-"""The training side of LoRA: which layers, float32 master weights, the adapter-free reference, one adapter to save."""
+"""The training side of LoRA: which layers, float32 master weights, the adapter-free reference, one adapter to
+save."""
 
 from __future__ import annotations
 
@@ -33,13 +34,15 @@ class GeneratorArguments:
     )
     adapter: list[str] | None = field(
         default=None,
-        metadata={"help": "Adapter folders to start from, for example the one that `sft` wrote. They are part of "
+        metadata={"help": "Adapter folders to start from, for example the one that `sft` wrote. They are "
+        "part of "
                   "the reference policy, and of the adapter that is saved."},
     )  # fmt: skip
     dtype: str | None = field(
         default=None,
         metadata={
-            "help": "Data type of the frozen weights; LoRA weights are float32 always. Unset: the model's own.",
+            "help": "Data type of the frozen weights; LoRA weights are float32 always. Unset: the model's "
+            "own.",
             "choices": ["float32", "bfloat16", "float16"],
         },
     )
@@ -70,7 +73,8 @@ class LoraArguments:
 
 
 def add_lora(generator: VideoGenerator, arguments: LoraArguments, seed: int) -> list[str]:
-    """Freezes the transformer and adds trainable LoRA layers in float32; returns the names of the adapted layers.
+    """Freezes the transformer and adds trainable LoRA layers in float32; returns the names of the adapted
+    layers.
 
     Raises:
         InputError: the target names match no layer.
@@ -97,7 +101,8 @@ def add_lora(generator: VideoGenerator, arguments: LoraArguments, seed: int) -> 
     except ValueError as error:
         linear = [name for name, module in transformer.named_modules() if isinstance(module, torch.nn.Linear)]
         raise InputError(
-            f"The LoRA target modules {targets} match no layer of {generator.name} ({error}): name some of its "
+            f"The LoRA target modules {targets} match no layer of {generator.name} ({error}): name some "
+            f"of its "
             f"linear layers, such as {', '.join(linear[:4])}."
         ) from None
     matched = [name for name, module in transformer.named_modules() if isinstance(module, LoraLayer)]
@@ -119,8 +124,8 @@ def remove_lora(generator: VideoGenerator) -> None:
 def adapters_disabled(model: torch.nn.Module) -> Iterator[None]:
     """Inside, the model (wrapped by DDP or DeepSpeed or not) computes the reference policy.
 
-    Only the layers' switch is set. PEFT's own `enable_adapters` also clears and sets `requires_grad` of every weight,
-    which engines that registered gradient hooks must not see.
+    Only the layers' switch is set. PEFT's own `enable_adapters` also clears and sets `requires_grad` of every
+    weight, which engines that registered gradient hooks must not see.
     """
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
     before = [layer._disable_adapters for layer in layers]

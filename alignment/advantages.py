@@ -15,14 +15,16 @@ def group_relative_advantages(
     epsilon: float = 1e-4,
     global_std: Tensor | None = None,
 ) -> Tensor:
-    """(r − mean of the group) / (std + ε), clipped (GRPO, arXiv 2402.03300, eq. 4; global std: arXiv 2508.08221).
+    """(r − mean of the group) / (std + ε), clipped (GRPO, arXiv 2402.03300, eq. 4; global std: arXiv
+    2508.08221).
 
     Args:
         rewards: `[groups, num_generations]`.
-        scale: `group` divides by the std of each group, `global` by the std of all rewards, `none` not at all.
+        scale: `group` divides by the std of each group, `global` by the std of all rewards, `none` not at
+            all.
         clip: largest absolute advantage.
-        epsilon: added to the std, so that a group whose rewards differ by less than about this much (by rounding,
-            say) gets advantages near zero and not of full size.
+        epsilon: added to the std, so that a group whose rewards differ by less than about this much (by
+            rounding, say) gets advantages near zero and not of full size.
         global_std: the std over all processes for `scale="global"`; of `rewards` where not given.
 
     Returns:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
+from generator.output import InputError
+
 
 @dataclass
 class AlignmentConfig(TrainingArguments):
@@ -29,12 +31,15 @@ class AlignmentConfig(TrainingArguments):
     save_total_limit: int | None = field(default=2, metadata={"help": "How many checkpoints are kept."})
     ema_decay: float = field(
         default=0.0,
-        metadata={"help": "Decay of an exponential moving average of the trained weights, which is then what is "
+        metadata={"help": "Decay of an exponential moving average of the trained weights, which is then "
+        "what is "
                   "saved and evaluated; 0 means none."},
     )  # fmt: skip
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.remove_unused_columns = False
+        # Several GPUs in one process would be wrapped by DataParallel, which copies the network at each call.
+        self._n_gpu = min(self.n_gpu, 1)
         if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay is {self.ema_decay}, but must be at least 0 and below 1.")
+            raise InputError(f"ema_decay is {self.ema_decay}, but must be at least 0 and below 1.")

@@ -1,7 +1,8 @@
 """`AlignmentTrainer`: what SFT, DPO and PPO share on top of `transformers.Trainer`.
 
-The trained module is `Policy`, a thin shell around the generator's transformer. Checkpoints hold the trained weights
-exactly; what is saved for use is one self-contained LoRA adapter, or the whole pipeline after full fine-tuning.
+The trained module is `Policy`, a thin shell around the generator's transformer. Checkpoints hold the trained
+weights exactly; what is saved for use is one self-contained LoRA adapter, or the whole pipeline after full
+fine-tuning.
 """
 
 from __future__ import annotations
@@ -35,13 +36,14 @@ PREFIX = "transformer."
 class Policy(torch.nn.Module):
     """The transformer as the module that engines wrap and optimisers train.
 
-    It stays in evaluation mode unless `dropout` is set: a policy whose dropout is on gives another probability to
-    the same step each time.
+    It stays in evaluation mode unless `dropout` is set: a policy whose dropout is on gives another
+    probability to the same step each time.
     """
 
     accepts_loss_kwargs = False
+    transformer: Any
 
-    def __init__(self, transformer: Any, dropout: bool = False) -> None:
+    def __init__(self, transformer: torch.nn.Module, dropout: bool = False) -> None:
         super().__init__()
         self.transformer = transformer
         self.dropout = dropout
@@ -53,15 +55,11 @@ class Policy(torch.nn.Module):
         super().train(mode and self.dropout)
         return self
 
-    @property
-    def _transformer(self) -> Any:
-        return self.transformer
-
     def gradient_checkpointing_enable(self, **_: Any) -> None:
-        self._transformer.enable_gradient_checkpointing()
+        self.transformer.enable_gradient_checkpointing()
 
     def gradient_checkpointing_disable(self) -> None:
-        self._transformer.disable_gradient_checkpointing()
+        self.transformer.disable_gradient_checkpointing()
 
 
 class ExponentialMovingAverage(TrainerCallback):
@@ -276,17 +274,20 @@ class AlignmentTrainer(Trainer):
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: torch.nn.Module | None = None
     ) -> None:
-        """Puts the trained weights of a checkpoint back, bit for bit (engines load their own copy themselves)."""
+        """Puts the trained weights of a checkpoint back, bit for bit (engines load their own copy
+        themselves)."""
         folder = Path(resume_from_checkpoint)
         if not (folder / TRAINED_NAME).is_file():
             raise InputError(
-                f"{folder} is not a checkpoint of this trainer, as it has no {TRAINED_NAME}: give a checkpoint folder."
+                f"{folder} is not a checkpoint of this trainer, as it has no {TRAINED_NAME}: give a "
+                f"checkpoint folder."
             )
         trained = load_file(folder / TRAINED_NAME)
         expected = {name: p.shape for name, p in self.policy.named_parameters() if p.requires_grad}
         if expected != {name: value.shape for name, value in trained.items()}:
             raise InputError(
-                f"The checkpoint {folder} holds other trained layers than this run: resume with the model and "
+                f"The checkpoint {folder} holds other trained layers than this run: resume with the model "
+                f"and "
                 "LoRA settings that it was started with."
             )
         self.policy.load_state_dict(trained, strict=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from alignment.alignment_config import AlignmentConfig
+from generator.output import InputError
 
 
 @dataclass
@@ -20,7 +21,8 @@ class DPOConfig(AlignmentConfig):
     beta: float = field(
         default=1000.0,
         metadata={
-            "help": "Strength of the pull to the reference; 100 to 5000, since errors are means over elements."
+            "help": "Strength of the pull to the reference; 100 to 5000, since errors are means over "
+            "elements."
         },
     )
     loss_type: str = field(
@@ -53,8 +55,8 @@ class DPOConfig(AlignmentConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.beta <= 0:
-            raise ValueError(f"beta is {self.beta}, but must be above 0.")
+            raise InputError(f"beta is {self.beta}, but must be above 0.")
         if not 0 <= self.label_smoothing < 0.5:
-            raise ValueError(
+            raise InputError(
                 f"label_smoothing is {self.label_smoothing}, but must be at least 0 and below 0.5."
             )

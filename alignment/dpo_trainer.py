@@ -23,8 +23,8 @@ from generator.sampling import seeded_noise
 class DPOTrainer(AlignmentTrainer):
     """Raises the likelihood of chosen over rejected videos, relative to the reference policy.
 
-    The reference is the model without the LoRA layers that are trained here. Both videos of a pair, under policy and
-    reference, get the same noise and noise level.
+    The reference is the model without the LoRA layers that are trained here. Both videos of a pair, under
+    policy and reference, get the same noise and noise level.
 
     Args:
         generator: the generator to train.

@@ -41,7 +41,8 @@ def file_hash(path: Path) -> str:
 
 
 def autoencoder_hash(generator: VideoGenerator) -> str | None:
-    """SHA-256 of the autoencoder's weights; None if the pipeline has no `vae` (latents are then not cached)."""
+    """SHA-256 of the autoencoder's weights; None if the pipeline has no `vae` (latents are then not
+    cached)."""
     vae = getattr(generator.pipeline, "vae", None)
     if not isinstance(vae, torch.nn.Module):
         return None
@@ -72,7 +73,8 @@ def nearest_size(generator: VideoGenerator, size: Size) -> Size:
             break
         else:
             raise InputError(
-                f"A video of {size[0]} frames of {size[1]}x{size[2]} is smaller than anything {generator.name} can "
+                f"A video of {size[0]} frames of {size[1]}x{size[2]} is smaller than anything "
+                f"{generator.name} can "
                 "make: use a larger video, or give --num_frames, --height and --width."
             )
     result = (found[0], found[1], found[2])
@@ -107,12 +109,12 @@ def encode_files(
 ) -> list[Tensor]:
     """Latents `[C, F, H, W]` (float32, CPU) of video files, one a path; equal paths share one tensor.
 
-    Every dimension that is not given is the video's own, at the model's frame rate, reduced to the nearest size
-    that the family can make.
+    Every dimension that is not given is the video's own, at the model's frame rate, reduced to the nearest
+    size that the family can make.
 
     Args:
-        cache_dir: where latents are kept, by the content of the file, the size, and the autoencoder's weights.
-            `default_cache_dir() / "latents"` if None.
+        cache_dir: where latents are kept, by the content of the file, the size, and the autoencoder's
+            weights. `default_cache_dir() / "latents"` if None.
 
     Raises:
         InputError: a file is missing or unreadable (named).
@@ -171,9 +173,11 @@ class PromptTable:
 
 
 class LatentDataset(Dataset):
-    """Rows of equally many latents each (one for SFT; chosen and rejected for DPO) with the row of their prompt.
+    """Rows of equally many latents each (one for SFT; chosen and rejected for DPO) with the row of their
+    prompt.
 
-    An item is `{"latents": [sides, C, F, H, W], "row": int, "key": int}`; all sides of an item have one shape.
+    An item is `{"latents": [sides, C, F, H, W], "row": int, "key": int}`; all sides of an item have one
+    shape.
     """
 
     def __init__(self, latents: Sequence[Sequence[Tensor]], rows: Tensor) -> None:
@@ -182,7 +186,8 @@ class LatentDataset(Dataset):
         for sides in latents:
             if len({side.shape for side in sides}) > 1:
                 raise InputError(
-                    f"The videos of one row have latents of different shapes {[tuple(s.shape) for s in sides]}: "
+                    f"The videos of one row have latents of different shapes {[tuple(s.shape) for s in "
+                    f"sides]}: "
                     "give --num_frames, --height and --width, so that they become equal."
                 )
 
@@ -198,7 +203,8 @@ class LatentDataset(Dataset):
 
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-    """`latents [batch, sides, C, F, H, W]`, `rows [batch]`, `keys [batch, 2]`: index of the row and its occurrence."""
+    """`latents [batch, sides, C, F, H, W]`, `rows [batch]`, `keys [batch, 2]`: index of the row and its
+    occurrence."""
     seen: dict[int, int] = {}
     keys = []
     for item in items:
@@ -254,3 +260,26 @@ def example_seeds(*key: int, rows: Tensor | None = None) -> list[int]:
     """
     tails = [[]] if rows is None else rows.tolist()
     return [int(np.random.SeedSequence([*key, *tail]).generate_state(1)[0]) for tail in tails]
+
+
+def split_prompts(prompts: Sequence[str], fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """Indices `(train, held_out)` of examples, such that no prompt is on both sides.
+
+    Args:
+        fraction: share of the distinct prompts that is held out; at least one is, if it is above 0.
+
+    Raises:
+        InputError: `fraction` is not in [0, 1), or leaves nothing to train on.
+    """
+    distinct = sorted(set(prompts))
+    count = max(1, round(fraction * len(distinct))) if fraction > 0 else 0
+    if not 0 <= fraction < 1 or count >= len(distinct):
+        raise InputError(
+            f"eval_fraction is {fraction} for {len(distinct)} distinct prompts, which leaves none to "
+            f"train on: "
+            "lower it or add prompts."
+        )
+    random.Random(seed).shuffle(distinct)
+    held_out = set(distinct[:count])
+    indices = range(len(prompts))
+    return [i for i in indices if prompts[i] not in held_out], [i for i in indices if prompts[i] in held_out]

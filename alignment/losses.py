@@ -35,10 +35,11 @@ def dpo_loss(
     loss_type: str = "sigmoid",
     label_smoothing: float = 0.0,
 ) -> PreferenceTerms:
-    """Flow-DPO (Liu et al. 2025, arXiv 2501.13918, eq. 10, constant β; Wallace et al. 2023, arXiv 2311.12908).
+    """Flow-DPO (Liu et al. 2025, arXiv 2501.13918, eq. 10, constant β; Wallace et al. 2023, arXiv
+    2311.12908).
 
-    The implicit reward of a video is −β/2 (error of the policy − error of the reference), with the same noise and
-    noise level in all four errors.
+    The implicit reward of a video is −β/2 (error of the policy − error of the reference), with the same noise
+    and noise level in all four errors.
 
     Args:
         chosen_error, …: flow-matching errors `[batch]`.
@@ -61,7 +62,8 @@ def dpo_loss(
 def clipped_ratio_loss(
     log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor]:
-    """PPO's max(−A ρ, −A clip(ρ, 1 − ε, 1 + ε)) (arXiv 1707.06347, eq. 7); returns (loss, ratio ρ), both `[batch]`."""
+    """PPO's max(−A ρ, −A clip(ρ, 1 − ε, 1 + ε)) (arXiv 1707.06347, eq. 7); returns (loss, ratio ρ), both
+    `[batch]`."""
     ratio = torch.exp(log_probs - old_log_probs)
     loss = torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - epsilon, 1 + epsilon))
     return loss, ratio
@@ -73,9 +75,9 @@ def step_weights(sigmas: Tensor, settings: SdeSettings, kind: str) -> Tensor:
     Args:
         sigmas: the schedule.
         settings: the kernel and its window.
-        kind: `none`: all 1. `inverse_std`: 1 / std of the step. `balanced`: std / |∂mean/∂v|, so that a unit change
-            of the velocity counts the same at each step; without it, early steps of a shifted schedule get almost no
-            gradient.
+        kind: `none`: all 1. `inverse_std`: 1 / std of the step. `balanced`: std / |∂mean/∂v|, so that a unit
+            change of the velocity counts the same at each step; without it, early steps of a shifted schedule
+            get almost no gradient.
     """
     steps = torch.arange(settings.first_step, settings.first_step + settings.num_steps, device=sigmas.device)
     if kind == "none":

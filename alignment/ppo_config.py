@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, field
 
 from alignment.alignment_config import AlignmentConfig
+from generator.output import InputError
 from generator.sampling import SdeSettings
 
 DEFAULT_NOISE_LEVELS = {"flow_sde": 0.7, "dance_sde": 0.3, "cps": 0.7}
@@ -15,8 +16,9 @@ DEFAULT_NOISE_LEVELS = {"flow_sde": 0.7, "dance_sde": 0.3, "cps": 0.7}
 class PPOConfig(AlignmentConfig):
     """Rollouts with a stochastic sampler, group-relative advantages, clipped-ratio updates.
 
-    `per_device_train_batch_size` is the largest micro-batch, counted in denoising steps. `gradient_accumulation_steps`
-    and `max_steps` follow from the other fields. Checkpoints fall on the ends of rollouts.
+    `per_device_train_batch_size` is the largest micro-batch, counted in denoising steps.
+    `gradient_accumulation_steps` and `max_steps` follow from the other fields. Checkpoints fall on the ends
+    of rollouts.
     """
 
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate."})
@@ -75,7 +77,8 @@ class PPOConfig(AlignmentConfig):
     )
     sde_random_window: bool = field(
         default=False,
-        metadata={"help": "Draw the window's place at or after `sde_first_step` anew for each rollout; it is the "
+        metadata={"help": "Draw the window's place at or after `sde_first_step` anew for each rollout; it "
+        "is the "
                   "same for all videos of a rollout."},
     )  # fmt: skip
 
@@ -89,13 +92,15 @@ class PPOConfig(AlignmentConfig):
     )
     scale_rewards: str = field(
         default="group",
-        metadata={"help": "What rewards are divided by: the std of their `group`, the `global` one, or `none`.",
+        metadata={"help": "What rewards are divided by: the std of their `group`, the `global` one, or "
+        "`none`.",
                   "choices": ["group", "global", "none"]},
     )  # fmt: skip
     advantage_clip: float = field(default=5.0, metadata={"help": "Largest absolute advantage."})
     step_weight: str = field(
         default="none",
-        metadata={"help": "Weight of each denoising step in the policy loss: `none`, `inverse_std` or `balanced`.",
+        metadata={"help": "Weight of each denoising step in the policy loss: `none`, `inverse_std` or "
+        "`balanced`.",
                   "choices": ["none", "inverse_std", "balanced"]},
     )  # fmt: skip
     log_step_gradients: bool = field(
@@ -118,7 +123,8 @@ class PPOConfig(AlignmentConfig):
         rows = self.num_prompts // processes * self.num_generations * window
         _check(
             rows % self.num_mini_batches == 0,
-            "num_mini_batches", self.num_mini_batches, f"a divisor of the {rows} denoising steps of a rollout",
+            "num_mini_batches", self.num_mini_batches, f"a divisor of the {rows} denoising steps of a "
+            "rollout",
         )  # fmt: skip
         rows_per_update = rows // self.num_mini_batches
         self.per_device_train_batch_size = max(
@@ -157,4 +163,4 @@ class PPOConfig(AlignmentConfig):
 
 def _check(condition: bool, name: str, value: object, expected: str) -> None:
     if not condition:
-        raise ValueError(f"{name} is {value}, but must be {expected}.")
+        raise InputError(f"{name} is {value}, but must be {expected}.")

@@ -34,8 +34,8 @@ class PPOTrainer(AlignmentTrainer):
     """Raises the reward of what the generator makes, near the reference policy.
 
     The reference is the model without the LoRA layers that are trained here. A rollout is learnt from for
-    `args.updates_per_rollout` optimiser steps. All random numbers depend on seed, rollout and place in the rollout
-    only, so a run resumed at a checkpoint is the uninterrupted one.
+    `args.updates_per_rollout` optimiser steps. All random numbers depend on seed, rollout and place in the
+    rollout only, so a run resumed at a checkpoint is the uninterrupted one.
 
     Args:
         generator: the generator to train.
@@ -108,7 +108,8 @@ class PPOTrainer(AlignmentTrainer):
             self.rollout = self._new_rollout(index)
         if self.rollout is None or self.rollout.index != index:
             raise InputError(
-                f"The checkpoint lies inside rollout {index}, which is not stored: resume from one at its end."
+                f"The checkpoint lies inside rollout {index}, which is not stored: resume from one at its "
+                f"end."
             )
         rows = step_rows(self.rollout, self._rows_of(update, place))
         loss = self._update_loss(model, self.rollout, rows, on_policy=update == 0)
@@ -166,7 +167,8 @@ class PPOTrainer(AlignmentTrainer):
         velocity = self._velocity(model, rows)(rows.latents, sigmas[step])
         mean, std = sde_step(settings, sigmas, step, rows.latents, velocity)
         log_probs = flow.gaussian_log_prob(rows.next_latents, mean, std)
-        # Before the first update the old policy is this one: its own value has no rounding from another batch size.
+        # Before the first update the old policy is this one: its own value has no rounding from another batch
+        # size.
         old_log_probs = log_probs.detach() if on_policy else rows.old_log_probs
 
         weights = step_weights(sigmas, settings, args.step_weight)[rows.step]
@@ -204,7 +206,8 @@ class PPOTrainer(AlignmentTrainer):
     # What is random, as functions of seed and place
 
     def _locate(self, slots: Tensor) -> tuple[int, int, int]:
-        """Which rollout, which optimiser step on it, and which micro-batch of that step the slots stand for."""
+        """Which rollout, which optimiser step on it, and which micro-batch of that step the slots stand
+        for."""
         args = self.args
         micro_batch = int(slots[0]) // args.per_device_train_batch_size // args.world_size
         step, place = divmod(micro_batch, args.gradient_accumulation_steps)

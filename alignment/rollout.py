@@ -138,7 +138,8 @@ def judge(
     joined = {name: torch.cat(parts) for name, parts in scores.items()}
     if dimension is not None and dimension not in joined:
         raise InputError(
-            f"The reward {reward.name!r} has no score {dimension!r}: set reward_dimension to one of {', '.join(joined)}."
+            f"The reward {reward.name!r} has no score {dimension!r}: set reward_dimension to one of "
+            f"{', '.join(joined)}."
         )
     chosen = dimension or ("overall" if "overall" in joined else None)
     rewards = joined[chosen] if chosen else torch.stack(list(joined.values())).mean(0)

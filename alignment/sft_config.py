@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from alignment.alignment_config import AlignmentConfig
+from generator.output import InputError
 
 
 @dataclass
@@ -40,4 +41,4 @@ class SFTConfig(AlignmentConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.caption_dropout <= 1:
-            raise ValueError(f"caption_dropout is {self.caption_dropout}, but must be between 0 and 1.")
+            raise InputError(f"caption_dropout is {self.caption_dropout}, but must be between 0 and 1.")

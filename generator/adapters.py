@@ -1,8 +1,8 @@
 """LoRA adapters on disk and in memory: read, check, concatenate, merge into a transformer, write.
 
-The file is diffusers' own (`pytorch_lora_weights.safetensors` with keys `transformer.<module>.lora_A.weight` and the
-LoRA configuration as metadata), so `pipeline.load_lora_weights(folder)` loads it too. Beside it, `training.json`
-says which model the adapter belongs to and how it was made.
+The file is diffusers' own (`pytorch_lora_weights.safetensors` with keys `transformer.<module>.lora_A.weight`
+and the LoRA configuration as metadata), so `pipeline.load_lora_weights(folder)` loads it too. Beside it,
+`training.json` says which model the adapter belongs to and how it was made.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class LoraAdapter:
     """Low-rank changes of linear layers.
 
     Attributes:
-        pairs: for each module `(A [rank, in], B [out, rank])`, float32; the change of the weight is exactly `B @ A`,
-            with every scaling factor already inside B.
+        pairs: for each module `(A [rank, in], B [out, rank])`, float32; the change of the weight is exactly
+            `B @ A`, with every scaling factor already inside B.
         training: what `training.json` says, empty where there is none.
     """
 
@@ -159,8 +159,10 @@ def _check_model(generator: VideoGenerator, adapter: LoraAdapter, path: str | Pa
     made_for = adapter.training.get("model_fingerprint", fingerprint)
     if made_for != fingerprint:
         raise InputError(
-            f"The adapter {path} was trained for {adapter.training.get('base_model', 'another model')} ({made_for}), "
-            f"but the model is {generator.name} ({fingerprint}): load it on the model that it was trained for."
+            f"The adapter {path} was trained for {adapter.training.get('base_model', 'another model')} "
+            f"({made_for}), "
+            f"but the model is {generator.name} ({fingerprint}): load it on the model that it was trained "
+            f"for."
         )
     modules = dict(generator.transformer.named_modules())
     for name, (down, up) in adapter.pairs.items():

@@ -107,17 +107,17 @@ class BrightReward(RewardModel):
         return {"overall": videos.mean((1, 2, 3, 4))}
 
 
-@pytest.fixture()
+@pytest.fixture
 def make_generator():
     return StandInGenerator
 
 
-@pytest.fixture()
+@pytest.fixture
 def generator():
     return StandInGenerator()
 
 
-@pytest.fixture()
+@pytest.fixture
 def bright():
     return BrightReward()
 
@@ -125,18 +125,18 @@ def bright():
 PROMPTS = ["a red ball", "a blue cube", "a star", "two rings", "a green cross", "a cat"]
 
 
-@pytest.fixture()
+@pytest.fixture
 def prompts():
     return list(PROMPTS)
 
 
-@pytest.fixture()
+@pytest.fixture
 def latents():
     random = torch.Generator().manual_seed(1)
     return [torch.randn(4, 2, 2, 2, generator=random) for _ in PROMPTS]
 
 
-@pytest.fixture()
+@pytest.fixture
 def quiet(tmp_path):
     """Arguments of every trainer here."""
     return {
