@@ -184,11 +184,11 @@ class LatentDataset(Dataset):
         self.latents = latents
         self.rows = rows.tolist()
         for sides in latents:
-            if len({side.shape for side in sides}) > 1:
+            shapes = [tuple(side.shape) for side in sides]
+            if len(set(shapes)) > 1:
                 raise InputError(
-                    f"The videos of one row have latents of different shapes {[tuple(s.shape) for s in "
-                    f"sides]}: "
-                    "give --num_frames, --height and --width, so that they become equal."
+                    f"The videos of one row have latents of different shapes {shapes}: give --num_frames, "
+                    "--height and --width, so that they become equal."
                 )
 
     def __len__(self) -> int:
