@@ -30,6 +30,7 @@ def group_relative_advantages(
     Returns:
         `[groups, num_generations]`.
     """
+    rewards = rewards.double()  # In float32 the mean of equal rewards is not always exactly that reward.
     centred = rewards - rewards.mean(dim=1, keepdim=True)
     if scale == "group":
         centred = centred / (rewards.std(dim=1, correction=0, keepdim=True) + epsilon)
@@ -38,7 +39,7 @@ def group_relative_advantages(
         centred = centred / (std + epsilon)
     elif scale != "none":
         raise ValueError(f"scale is {scale!r}, but must be 'group', 'global' or 'none'.")
-    return centred.clamp(-clip, clip)
+    return centred.clamp(-clip, clip).float()
 
 
 def share_without_spread(rewards: Tensor, epsilon: float = 1e-4) -> Tensor:

@@ -160,6 +160,13 @@ class AlignmentTrainer(Trainer):
         plugin = getattr(self.accelerator.state, "deepspeed_plugin", None)
         return plugin.zero_stage if plugin is not None else 0
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Trains; afterwards the network is in evaluation mode, ready to sample from."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self.policy.eval()
+
     # Data
 
     def get_train_dataloader(self) -> DataLoader:

@@ -75,9 +75,7 @@ def test_disabled_adapters_are_the_base_also_inside_a_wrapper(generator):
     assert not torch.allclose(changed, base)
     with adapters_disabled(torch.nn.Sequential(Policy(generator.transformer))):
         assert torch.equal(output(generator), base)
-        assert all(
-            p.requires_grad for n, p in generator.transformer.named_parameters() if "lora_" in n
-        )
+        assert all(p.requires_grad for n, p in generator.transformer.named_parameters() if "lora_" in n)
     assert torch.equal(output(generator), changed)
 
 

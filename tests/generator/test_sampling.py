@@ -114,8 +114,10 @@ def trajectories(kernel="flow_sde", first=1, steps=3, batch=6, reference=None):
     velocity = guided_velocity(generator, repeat(generator.encode_prompts(["abc"]), batch))
     noise = seeded_noise(range(batch), (1 + steps, 2, 3, 2, 2))
     settings = SdeSettings(kernel, 0.5, first, steps)
-    return generator, velocity, sample_trajectories(
-        velocity, noise, flow.sigma_schedule(6, 3.0), settings, reference
+    return (
+        generator,
+        velocity,
+        sample_trajectories(velocity, noise, flow.sigma_schedule(6, 3.0), settings, reference),
     )
 
 
