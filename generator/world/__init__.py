@@ -1,0 +1,34 @@
+"""The captioned, verifiable video world: prompts from a grammar, videos from a renderer, truth from the pixels."""
+
+from .grammar import (
+    CATEGORIES,
+    VOCABULARY,
+    Meaning,
+    ObjectMeaning,
+    categories,
+    corrupt,
+    describe,
+    parse,
+    sample_meaning,
+    sample_prompts,
+)
+from .render import render, render_scenes
+from .scene import SceneBatch, sample_scenes, training_batch
+
+__all__ = [
+    "CATEGORIES",
+    "VOCABULARY",
+    "Meaning",
+    "ObjectMeaning",
+    "SceneBatch",
+    "categories",
+    "corrupt",
+    "describe",
+    "parse",
+    "render",
+    "render_scenes",
+    "sample_meaning",
+    "sample_prompts",
+    "sample_scenes",
+    "training_batch",
+]
