@@ -18,7 +18,7 @@ class AlignmentConfig(TrainingArguments):
     )
     logging_steps: float = field(default=10, metadata={"help": "Log every this many optimiser steps."})
     logging_first_step: bool = field(default=True, metadata={"help": "Also log the first optimiser step."})
-    report_to: str | list[str] | None = field(
+    report_to: None | str | list[str] = field(  # noqa: RUF036 - the order that the argument parser understands
         default="tensorboard",
         metadata={"help": "Where metrics go: `tensorboard`, `wandb`, `trackio`, several of them, or `none`."},
     )
