@@ -138,7 +138,7 @@ def encode_files(
         with torch.no_grad():
             encoded = generator.encode(videos).float().cpu()
         for (path, _), latent in zip(batch, encoded):
-            latents[path] = latent.clone()
+            latents[path] = latent.clone(memory_format=torch.contiguous_format)
             if encoder is not None:
                 with atomic_path(cache_dir / f"{keys[path]}.safetensors") as temporary:
                     save_file({"latents": latents[path]}, temporary)

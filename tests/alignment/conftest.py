@@ -70,6 +70,12 @@ class StandInGenerator(VideoGenerator):
         if num_frames % 2 == 0 or height % 4 or width % 4:
             raise InputError("Frames must be odd, height and width multiples of 4.")
 
+    def size_multiples(self):
+        return 2, 4
+
+    def features(self, latents, sigma, conditions, num_blocks):
+        raise NotImplementedError
+
     def latent_shape(self, num_frames, height, width):
         return 4, (num_frames + 1) // 2, height // 4, width // 4
 

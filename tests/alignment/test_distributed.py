@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parent))
-from distributed_run import train  # noqa: E402
+from distributed_run import train
 
 SCRIPT = Path(__file__).with_name("distributed_run.py")
 ADAPTER = "pytorch_lora_weights.safetensors"
