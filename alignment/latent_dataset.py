@@ -59,27 +59,15 @@ def nearest_size(generator: VideoGenerator, size: Size) -> Size:
     Raises:
         InputError: some dimension is below the smallest one possible.
     """
-    defaults = generator.defaults
-    found = [defaults.num_frames, defaults.height, defaults.width]
-    for dimension, wanted in enumerate(size):
-        for value in range(wanted, 0, -1):
-            trial = found.copy()
-            trial[dimension] = value
-            try:
-                generator.check_size(*trial)
-            except InputError:
-                continue
-            found[dimension] = value
-            break
-        else:
-            raise InputError(
-                f"A video of {size[0]} frames of {size[1]}x{size[2]} is smaller than anything "
-                f"{generator.name} can "
-                "make: use a larger video, or give --num_frames, --height and --width."
-            )
-    result = (found[0], found[1], found[2])
-    generator.check_size(*result)
-    return result
+    side, time = generator.size_multiples()
+    frames, height, width = (size[0] - 1) // time * time + 1, size[1] // side * side, size[2] // side * side
+    if min(frames, height, width) < 1:
+        raise InputError(
+            f"A video of {size[0]} frames of {size[1]}x{size[2]} is smaller than anything {generator.name} can "
+            "make: use a larger video, or give --num_frames, --height and --width."
+        )
+    generator.check_size(frames, height, width)
+    return frames, height, width
 
 
 def _load_video(

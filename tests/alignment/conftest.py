@@ -71,7 +71,7 @@ class StandInGenerator(VideoGenerator):
             raise InputError("Frames must be odd, height and width multiples of 4.")
 
     def size_multiples(self):
-        return 2, 4
+        return 4, 2
 
     def features(self, latents, sigma, conditions, num_blocks):
         raise NotImplementedError

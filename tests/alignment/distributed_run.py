@@ -1,4 +1,4 @@
-"""Trains for a few steps and writes the trained weights of each process; started by test_distributed.py.
+"""Trains for a few steps and writes each process's trained weights; started by test_distributed.py.
 
 Arguments: kinds (of sft, dpo, ppo, separated by commas), ZeRO stage (0 for none), output folder, and `resume` to
 train each kind again from checkpoint-2.
