@@ -60,11 +60,12 @@ def nearest_size(generator: VideoGenerator, size: Size) -> Size:
         InputError: some dimension is below the smallest one possible.
     """
     side, time = generator.size_multiples()
-    frames, height, width = (size[0] - 1) // time * time + 1, size[1] // side * side, size[2] // side * side
+    frames = (size[0] - 1) // time * time + 1
+    height, width = size[1] // side * side, size[2] // side * side
     if min(frames, height, width) < 1:
         raise InputError(
-            f"A video of {size[0]} frames of {size[1]}x{size[2]} is smaller than anything {generator.name} can "
-            "make: use a larger video, or give --num_frames, --height and --width."
+            f"A video of {size[0]} frames of {size[1]}x{size[2]} is smaller than anything {generator.name} "
+            "can make: use a larger video, or give --num_frames, --height and --width."
         )
     generator.check_size(frames, height, width)
     return frames, height, width

@@ -87,10 +87,8 @@ class SdeSettings:
         kernel: name in `flow.SDE_KERNELS`.
         noise_level: the kernel's strength.
         first_step, num_steps: the window of consecutive stochastic steps; every other step is the ODE's. It
-            is the
-            same for all members of a group, so that their rewards differ by what these steps did (MixGRPO,
-            arXiv
-            2507.21802). The last step of a schedule ends without noise and can never be in the window.
+            is the same for all members of a group, so that their rewards differ by what these steps did
+            (MixGRPO, arXiv 2507.21802). The last step ends without noise and can never be in it.
     """
 
     kernel: str

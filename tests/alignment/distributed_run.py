@@ -1,7 +1,7 @@
 """Trains for a few steps and writes each process's trained weights; started by test_distributed.py.
 
-Arguments: kinds (of sft, dpo, ppo, separated by commas), ZeRO stage (0 for none), output folder, and `resume` to
-train each kind again from checkpoint-2.
+Arguments: kinds (of sft, dpo, ppo, separated by commas), ZeRO stage (0 for none), output folder, and
+`resume` to train each kind again from checkpoint-2.
 """
 
 import os

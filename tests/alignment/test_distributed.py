@@ -22,7 +22,8 @@ def launch(kinds, stage, folder, *arguments):
     """Two processes that train one kind after the other."""
     root = Path(__file__).parents[2]
     environment = os.environ | {
-        "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "ACCELERATE_USE_CPU": "1", "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu",
+        "ACCELERATE_USE_CPU": "1", "CUDA_VISIBLE_DEVICES": "",
         "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]),
     }  # fmt: skip
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

@@ -26,7 +26,8 @@ def history(trainer):
 @pytest.mark.parametrize("kernel", ["flow_sde", "dance_sde", "cps"])
 def test_ppo_raises_the_reward(generator, prompts, bright, quiet, kernel):
     trainer = make(
-        generator, prompts, bright, quiet, num_rollouts=30, num_prompts=4, num_generations=8, sde_kernel=kernel,
+        generator, prompts, bright, quiet, num_rollouts=30, num_prompts=4, num_generations=8,
+        sde_kernel=kernel,
         per_device_train_batch_size=64, num_mini_batches=2, beta=0.001,
     )  # fmt: skip
     trainer.train()
