@@ -41,7 +41,7 @@ def difference(first, second):
     return max((one[name] - other[name]).abs().max().item() for name in one)
 
 
-@pytest.mark.parametrize(("kinds", "stage"), [("sft,dpo,ppo", 0), ("sft,ppo", 2)])
+@pytest.mark.parametrize(("kinds", "stage"), [("sft,dpo,ppo", 0), ("sft,ppo", 2), ("sft,ppo", 3)])
 def test_two_processes_equal_one_with_the_whole_batch(kinds, stage, tmp_path):
     if stage:
         pytest.importorskip("deepspeed")
