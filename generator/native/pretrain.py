@@ -141,9 +141,11 @@ class Phase:
     ) -> None:
         """Trains until the budget is used, then puts the average into the modules."""
         parameters = [p for module in self.modules.values() for p in module.parameters()]
-        started, saved = time.monotonic() - self.elapsed, time.monotonic()
+        started = saved = 0.0
         bar = tqdm(total=round(self.seconds), initial=round(self.elapsed), desc=self.name, unit="s")
         for batch in batches:
+            if not started:  # the first batch waits for the worker processes, which is not training time
+                started, saved = time.monotonic() - self.elapsed, time.monotonic()
             if self.elapsed >= self.seconds:
                 break
             factor = trapezoid(self.elapsed / self.seconds, self.step, 100, self.config.cooldown_share)

@@ -23,7 +23,7 @@ class PretrainConfig:
         default=480.0, metadata={"help": "Wall-clock seconds of transformer training; 0 stops before it."}
     )
     wrong_share: float = field(
-        default=0.6,
+        default=0.5,
         metadata={
             "help": "Share of captions that are wrong, as web captions are: in these every claim is re-drawn with "
             "probability one half. Alignment mends what this teaches."
@@ -33,7 +33,7 @@ class PretrainConfig:
         default=2_200_000, metadata={"help": "Pixels (frames x height x width) of an autoencoder batch."}
     )
     transformer_tokens: int = field(
-        default=90_000, metadata={"help": "Tokens (text and patches) of a transformer batch."}
+        default=50_000, metadata={"help": "Tokens (text and patches) of a transformer batch."}
     )
     autoencoder_learning_rate: float = field(default=1.5e-3, metadata={"help": "Peak rate, autoencoder."})
     learning_rate: float = field(default=1.0e-3, metadata={"help": "Peak rate, transformer and text encoder."})
