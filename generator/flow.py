@@ -1,17 +1,12 @@
-"""The mathematics of rectified flow as pure functions: schedules, sampler steps, log-probabilities,
-divergences.
+"""The mathematics of rectified flow as pure functions: schedules, sampler steps, log-probabilities, KL.
 
-Notation, as in the whole package: `sigma` in [0, 1] with 1 = noise, `x_sigma = (1 - sigma) x_0 + sigma
-    noise`, velocity
-`v = noise - x_0`. A sampler step goes from `sigma` to `sigma_next < sigma`; `delta = sigma - sigma_next`.
-Latents are
-`[batch, ...]`; a sigma is a float, a scalar tensor, or `[batch]`, and is broadcast over the rest.
+Notation: `sigma` in [0, 1] with 1 = noise, `x_sigma = (1 - sigma) x_0 + sigma noise`, velocity
+`v = noise - x_0`. A sampler step goes from `sigma` to `sigma_next < sigma`, and Δ is their difference.
+Latents are `[batch, ...]`; a sigma is a float, a scalar tensor, or `[batch]`, and is broadcast over the rest.
 
 A stochastic kernel returns `(mean, std)` of the Gaussian from which the next latents are drawn, `mean` shaped
-like the
-latents and `std` broadcastable to it. All kernels leave the marginals of the ODE unchanged as the steps
-become many
-(for `cps_step`: as `noise_level` becomes small with them).
+like the latents and `std` broadcastable to it. All kernels leave the marginals of the ODE unchanged as the
+steps become many (for `cps_step`: as `noise_level` becomes small with them).
 """
 
 from __future__ import annotations
@@ -115,8 +110,7 @@ def flow_sde_step(
 
     Args:
         noise_level: a; the paper uses 0.7.
-        sigma_second: σ₂, the second-largest noise level of the schedule; it bounds the first step, where 1 −
-            σ = 0.
+        sigma_second: σ₂, the second-largest noise level of the schedule; it bounds the first step (σ = 1).
     """
     sigma, sigma_next = expand(sigma, x), expand(sigma_next, x)
     delta = sigma - sigma_next

@@ -87,10 +87,8 @@ class SdeSettings:
         kernel: name in `flow.SDE_KERNELS`.
         noise_level: the kernel's strength.
         first_step, num_steps: the window of consecutive stochastic steps; every other step is the ODE's. It
-            is the
-            same for all members of a group, so that their rewards differ by what these steps did (MixGRPO,
-            arXiv
-            2507.21802). The last step of a schedule ends without noise and can never be in the window.
+            is the same for all members of a group, so that their rewards differ by what these steps did
+            (MixGRPO, arXiv 2507.21802). The last step ends without noise and can never be in it.
     """
 
     kernel: str
@@ -135,6 +133,7 @@ class Trajectories:
         log_probs: `[batch, W]`, of each stochastic step under the policy that took it.
         reference_means: `[batch, W, C, F, H, W]`, the means that the reference gives for the same steps, or
             None.
+        kl: `[batch, W]`, the divergence of each stochastic step from the reference's, or None.
         sigmas: the schedule `[steps + 1]`.
         settings: the kernel and its window.
     """
@@ -143,8 +142,27 @@ class Trajectories:
     states: Tensor
     log_probs: Tensor
     reference_means: Tensor | None
+    kl: Tensor | None
     sigmas: Tensor
     settings: SdeSettings
+
+
+def join_trajectories(parts: Sequence[Trajectories]) -> Trajectories:
+    """One batch of the trajectories of several, all with the same schedule and window."""
+
+    def join(values: list[Tensor | None]) -> Tensor | None:
+        tensors = [value for value in values if value is not None]
+        return torch.cat(tensors) if tensors else None
+
+    return Trajectories(
+        final=torch.cat([part.final for part in parts]),
+        states=torch.cat([part.states for part in parts]),
+        log_probs=torch.cat([part.log_probs for part in parts]),
+        reference_means=join([part.reference_means for part in parts]),
+        kl=join([part.kl for part in parts]),
+        sigmas=parts[0].sigmas,
+        settings=parts[0].settings,
+    )
 
 
 @torch.no_grad()
@@ -175,6 +193,7 @@ def sample_trajectories(
     states: list[Tensor] = []
     log_probs: list[Tensor] = []
     reference_means: list[Tensor] = []
+    kl: list[Tensor] = []
     for step in range(len(sigmas) - 1):
         sigma = sigmas[step].expand(latents.shape[0])
         predicted = velocity(latents, sigma)
@@ -187,6 +206,7 @@ def sample_trajectories(
             with reference():
                 reference_velocity = velocity(latents, sigma)
             reference_means.append(sde_step(settings, sigmas, step, latents, reference_velocity)[0])
+            kl.append(flow.gaussian_kl(mean, reference_means[-1], std))
         latents = mean + std * noise[:, 1 + len(log_probs)]
         log_probs.append(flow.gaussian_log_prob(latents, mean, std))
         if step == window.stop - 1:
@@ -196,6 +216,7 @@ def sample_trajectories(
         states=torch.stack(states, dim=1),
         log_probs=torch.stack(log_probs, dim=1),
         reference_means=torch.stack(reference_means, dim=1) if reference_means else None,
+        kl=torch.stack(kl, dim=1) if kl else None,
         sigmas=sigmas,
         settings=settings,
     )
