@@ -35,6 +35,12 @@ class PointGenerator(VideoGenerator):
         if height % 4:
             raise InputError(f"Height {height} is not a multiple of 4: use {height // 4 * 4}.")
 
+    def size_multiples(self):
+        return 4, 2
+
+    def features(self, latents, sigma, conditions, num_blocks):
+        raise NotImplementedError
+
     def latent_shape(self, num_frames, height, width):
         return 2, num_frames, height // 2, width // 2
 
