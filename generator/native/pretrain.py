@@ -196,31 +196,39 @@ def autoencoder_loss(vae: NativeVideoAutoencoder, kl_weight: float, device: torc
     return loss
 
 
+def call_in_dtype(module: nn.Module, dtype: torch.dtype, *args: Any, **kwargs: Any) -> Any:
+    """Calls `module` with its weights cast to `dtype`; gradients reach the float32 masters through the cast."""
+    weights = {name: value.to(dtype) for name, value in module.named_parameters()}
+    return torch.func.functional_call(module, weights, args, kwargs)
+
+
 def flow_matching_loss(
     pipeline: NativeVideoPipeline, shift: float, device: torch.device
 ) -> Callable[[CaptionedScenes, torch.Generator], tuple[Tensor, dict[str, Tensor]]]:
     """Rectified-flow loss on clips rendered and encoded on the fly; text encoder and transformer get gradients."""
-    vae, transformer, text_encoder = pipeline.vae, pipeline.transformer, pipeline.text_encoder
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    vae = copy.deepcopy(pipeline.vae).to(dtype=dtype).eval()
+    transformer, text_encoder = pipeline.transformer, pipeline.text_encoder
 
     def loss(batch: CaptionedScenes, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        autocast = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
-        with torch.no_grad(), autocast:
-            posterior = vae.encode(batch.render(device)).latent_dist
+        with torch.no_grad():
+            posterior = vae.encode(batch.render(device).to(dtype)).latent_dist
         latents = vae.normalise(posterior.mean.float())
         noise = torch.randn(latents.shape, generator=generator, device=device)
         on_cpu = torch.Generator().manual_seed(generator.initial_seed())
         sigma = sample_sigma(len(latents), shift, on_cpu, uniform_share=0.15).to(device)
         ids, mask = batch.input_ids.to(device), batch.attention_mask.to(device)
-        with autocast:
-            text = text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-            velocity = transformer(
-                interpolate(latents, noise, sigma),
-                sigma * 1000,
-                text,
-                mask,
-                seconds_per_frame=pipeline.seconds_per_latent_frame,
-                return_dict=False,
-            )[0].float()
+        text = call_in_dtype(text_encoder, dtype, input_ids=ids, attention_mask=mask).last_hidden_state
+        velocity = call_in_dtype(
+            transformer,
+            dtype,
+            interpolate(latents, noise, sigma).to(dtype),
+            sigma * 1000,
+            text,
+            mask,
+            seconds_per_frame=pipeline.seconds_per_latent_frame,
+            return_dict=False,
+        )[0].float()
         return F.mse_loss(velocity, velocity_target(latents, noise)), {}
 
     return loss

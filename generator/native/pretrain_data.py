@@ -16,22 +16,21 @@ from generator.world import SceneBatch, render_scenes, training_batch
 FPS = 8.0
 
 SIZES: tuple[tuple[int, int, int, float], ...] = (
-    (1, 32, 32, 0.5),
-    (1, 48, 48, 0.5),
-    (1, 64, 64, 0.5),
-    (9, 32, 32, 5.0),
-    (9, 32, 48, 0.7),
-    (9, 48, 32, 0.7),
-    (9, 48, 48, 1.0),
-    (9, 64, 64, 0.8),
-    (13, 32, 32, 0.7),
-    (13, 40, 72, 0.5),
-    (13, 72, 40, 0.5),
-    (17, 32, 32, 0.7),
-    (17, 48, 48, 0.7),
-    (17, 48, 72, 0.6),
-    (17, 72, 48, 0.6),
-    (17, 64, 64, 2.0),
+    (1, 32, 32, 0.3),
+    (1, 64, 64, 0.3),
+    (9, 32, 32, 6.0),
+    (9, 32, 48, 0.5),
+    (9, 48, 32, 0.5),
+    (9, 48, 48, 0.8),
+    (9, 64, 64, 0.6),
+    (13, 32, 32, 0.5),
+    (13, 40, 72, 0.4),
+    (13, 72, 40, 0.4),
+    (17, 32, 32, 0.5),
+    (17, 48, 48, 0.5),
+    (17, 48, 72, 0.5),
+    (17, 72, 48, 0.5),
+    (17, 64, 64, 1.6),
 )
 """`(frames, height, width, weight)` of the training mix; five aspect ratios, images and up to two seconds of video."""
 
@@ -41,13 +40,13 @@ class CaptionedScenes:
     """One batch of one size: scenes to render and the captions' token ids."""
 
     size: tuple[int, int, int]
-    scenes: SceneBatch
+    packed_scenes: Tensor
     input_ids: Tensor
     attention_mask: Tensor
 
     def render(self, device: torch.device) -> Tensor:
         """Clips `[batch, 3, frames, height, width]` in [-1, 1] on `device`."""
-        return render_scenes(self.scenes.to(device), *self.size, fps=FPS)
+        return render_scenes(SceneBatch.unpack(self.packed_scenes), *self.size, fps=FPS, device=device)
 
 
 class SceneStream(IterableDataset[CaptionedScenes]):
@@ -109,7 +108,7 @@ class SceneStream(IterableDataset[CaptionedScenes]):
         dropped = torch.rand(count, generator=generator) < self.caption_dropout
         prompts = ["" if drop else prompt for prompt, drop in zip(prompts, dropped.tolist(), strict=True)]
         ids, mask = tokenize(self.tokenizer, prompts)
-        return CaptionedScenes((num_frames, height, width), scenes, ids, mask)
+        return CaptionedScenes((num_frames, height, width), scenes.pack(), ids, mask)
 
     def __iter__(self) -> Iterator[CaptionedScenes]:
         torch.set_num_threads(1)

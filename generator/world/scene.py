@@ -100,10 +100,31 @@ class SceneBatch:
         """All fields, in order; `SceneBatch(*tensors)` is the inverse."""
         return [getattr(self, field.name) for field in fields(self)]
 
+    def pack(self) -> Tensor:
+        """All fields as one float32 tensor [batch, columns], cheap to send between processes and devices."""
+        return torch.cat([value.float().reshape(len(self), -1) for value in self.tensors()], dim=1)
+
+    @staticmethod
+    def unpack(packed: Tensor) -> SceneBatch:
+        """The inverse of `pack`."""
+        columns = iter(packed.unbind(1))
+        values = []
+        for field in fields(SceneBatch):
+            if field.name in _PER_SCENE:
+                values.append(next(columns))
+                continue
+            value = torch.stack([next(columns) for _ in range(SLOTS)], dim=1)
+            values.append(value.to(_DTYPES.get(field.name, torch.float32)))
+        return SceneBatch(*values)
+
     @staticmethod
     def concatenate(batches: Sequence[SceneBatch]) -> SceneBatch:
         """Joins batches of scenes."""
         return SceneBatch(*(torch.cat(parts) for parts in zip(*(batch.tensors() for batch in batches), strict=True)))
+
+
+_PER_SCENE = {"background", "texture", "texture_x", "texture_y", "pan", "zoom"}
+_DTYPES = {"on": torch.bool, "shape": torch.long, "colour": torch.long}
 
 
 def offsets(scenes: SceneBatch, times: Tensor) -> tuple[Tensor, Tensor]:
