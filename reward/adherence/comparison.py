@@ -93,6 +93,7 @@ def compare_models(
     overwrite: bool = False,
     title: str = "Prompt adherence",
     progress: bool = True,
+    on_progress: Callable[[float], None] | None = None,
 ) -> dict[str, Any]:
     """Compares models on the same prompts and seeds; writes videos, `metadata.jsonl`, `report.html`,
     `report.json`.
@@ -105,6 +106,8 @@ def compare_models(
         references: models that the others are compared with; the first one by default.
         settings: further facts for the report, such as versions.
         overwrite: whether an existing output folder is emptied.
+        progress: whether to show a progress bar.
+        on_progress: called after every batch with the finished share in [0, 1].
 
     Returns:
         The summary of `reward.adherence.evaluate.summarise`.
@@ -160,6 +163,8 @@ def compare_models(
                 )
                 write_jsonl(folder / METADATA_NAME, [sample.as_row() for sample in samples])
                 bar.update(len(batch))
+                if on_progress is not None:
+                    on_progress(len(samples) / (len(models) * len(requests)))
             del generator
     order = list(models)
     samples.sort(key=lambda sample: (order.index(sample.model), sample.file_name))
