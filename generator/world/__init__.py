@@ -14,9 +14,11 @@ from .grammar import (
 )
 from .render import render, render_scenes
 from .scene import SceneBatch, sample_scenes, training_batch
+from .verify import Adherence, verify, verify_batch
 
 __all__ = [
     "CATEGORIES",
+    "Adherence",
     "VOCABULARY",
     "Meaning",
     "ObjectMeaning",
@@ -31,4 +33,6 @@ __all__ = [
     "sample_prompts",
     "sample_scenes",
     "training_batch",
+    "verify",
+    "verify_batch",
 ]

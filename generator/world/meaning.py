@@ -203,10 +203,19 @@ def sample_meaning(rng: random.Random, split: str = "train", still_image: bool =
     """
     if split not in SPLITS:
         raise ValueError(f"Split {split!r} is unknown: name one of {', '.join(SPLITS)}.")
+    least = 1 if rng.random() < 0.06 else 2
     while True:
         meaning = _draw(rng, still_image)
-        if is_held_out(meaning) == (split == "test") and is_sayable(meaning):
+        if is_held_out(meaning) == (split == "test") and count_claims(meaning) >= least and is_sayable(meaning):
             return meaning
+
+
+def count_claims(meaning: Meaning) -> int:
+    """How many things the meaning says beyond that there is an object."""
+    of_objects = sum(
+        getattr(said, field.name) not in (None, 1) for said in meaning.objects for field in fields(said)
+    )
+    return of_objects + sum(value is not None for value in (meaning.relation, meaning.background, meaning.camera))
 
 
 def _other(rng: random.Random, options: tuple[str, ...], said: str) -> str:
@@ -235,10 +244,7 @@ def corrupt(meaning: Meaning, rng: random.Random) -> Meaning:
     another sayable one with a colour claim.
     """
     held_out = is_held_out(meaning)
-    has_claims = any(
-        getattr(said, field.name) not in (None, 1) for said in meaning.objects for field in fields(said)
-    ) or any(value is not None for value in (meaning.relation, meaning.background, meaning.camera))
-    if not has_claims:
+    if count_claims(meaning) == 0:
         return replace(meaning, objects=(replace(meaning.objects[0], colour=rng.choice(COLOURS)),))
     while True:
         objects = tuple(_redraw_object(said, rng) for said in meaning.objects)

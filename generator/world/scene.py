@@ -227,7 +227,8 @@ def _candidates(codes: Tensor, still_image: bool, generator: torch.Generator) ->
     motion = draws.choose(said[..., 3], len(MOTIONS))
     rest = torch.where(codes[:, 11:12] + codes[:, 10:11] > 2, 0.6, 0.15)
     often_still = (torch.rand(rows, SLOTS, generator=generator) < rest) | (camera >= 0)[:, None] | still_image
-    motion = torch.where((said[..., 3] < 0) & (often_still | ((motion == 10) & ~_SPINNABLE[shape])), _STILL, motion)
+    impossible = ((motion == 10) & ~_SPINNABLE[shape]) | (((motion == 8) | (motion == 9)) & (said[..., 2] >= 0))
+    motion = torch.where((said[..., 3] < 0) & (often_still | impossible), _STILL, motion)
     motion = _share(motion, counted)
     consistent = ((motion != 10) | _SPINNABLE[shape] | ~on).all(1)
     consistent &= (codes[:, 11] != 2) | (colour[:, 0] != colour[:, 1])
