@@ -1,8 +1,8 @@
 """`VideoGenerator`: the few operations that every family of video generators offers.
 
 Trainers, samplers and evaluators speak only to this class. One convention holds inside (rectified flow):
-`sigma` in [0, 1] with 1 = noise, `x_sigma = (1 - sigma) * x_0 + sigma * noise`, and the transformer predicts the
-velocity `noise - x_0`. Latents are float32, normalised to about unit variance, and shaped
+`sigma` in [0, 1] with 1 = noise, `x_sigma = (1 - sigma) * x_0 + sigma * noise`, and the transformer predicts
+the velocity `noise - x_0`. Latents are float32, normalised to about unit variance, and shaped
 `[batch, channels, frames, height, width]`; videos are float tensors of that layout in [-1, 1].
 """
 
@@ -106,6 +106,10 @@ class VideoGenerator(ABC):
         """Raises `InputError` that names the nearest valid size when the family cannot make this size."""
 
     @abstractmethod
+    def size_multiples(self) -> tuple[int, int]:
+        """`(side, time)`: sides are multiples of `side` pixels and a video has `time * k + 1` frames."""
+
+    @abstractmethod
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """`(channels, frames, height, width)` of the latents of a video of this size."""
 
@@ -137,6 +141,23 @@ class VideoGenerator(ABC):
             conditions: from `encode_prompts`, one row a latent.
             transformer: the module to call in place of `self.transformer`, for example the engine that
                 DeepSpeed or DDP wraps around it. Gradients flow through it.
+        """
+
+    @abstractmethod
+    def features(
+        self, latents: Tensor, sigma: Tensor, conditions: Conditions, num_blocks: int
+    ) -> tuple[Tensor, Tensor]:
+        """Hidden states of all tokens after the first `num_blocks` blocks, the trunk of a latent reward model.
+
+        Args:
+            latents: `[batch, channels, frames, height, width]`, float32.
+            sigma: `[batch]`, float32 noise levels of the latents.
+            conditions: from `encode_prompts`, one row a latent.
+            num_blocks: how many blocks to run.
+
+        Returns:
+            Features `[batch, tokens, dim]` in the transformer's dtype, and a mask `[batch, tokens]` that is True
+            where a token is real.
         """
 
     def generate(

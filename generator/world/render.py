@@ -15,9 +15,21 @@ TEXTURE_PERIOD = 0.45
 """Wavelength of the background's soft pattern in shorter sides."""
 
 
-def render_scenes(scenes: SceneBatch, num_frames: int, height: int, width: int, fps: float = 8) -> Tensor:
-    """Video [batch, 3, num_frames, height, width] in [-1, 1] on the device of `scenes`."""
-    device = scenes.on.device
+def render_scenes(
+    scenes: SceneBatch,
+    num_frames: int,
+    height: int,
+    width: int,
+    fps: float = 8,
+    device: torch.device | None = None,
+) -> Tensor:
+    """Video [batch, 3, num_frames, height, width] in [-1, 1] on `device`, by default that of `scenes`.
+
+    Scenes on the CPU that are rendered on a GPU cost no synchronisation.
+    """
+    shapes, on = scenes.shape.cpu(), scenes.on.cpu()
+    device = device or scenes.on.device
+    scenes = scenes.to(device, non_blocking=True)
     times = frame_times(num_frames, fps, device)
     shorter = min(height, width)
     screen_x = ((torch.arange(width, device=device) + 0.5) - width / 2) / shorter
@@ -33,7 +45,6 @@ def render_scenes(scenes: SceneBatch, num_frames: int, height: int, width: int, 
     radius = scenes.radius[..., None] * (scenes.growth[..., None] * times).exp() * magnification[:, None]
     angle = scenes.angle[..., None] + scenes.spin[..., None] * times
     palette = PALETTE.to(device)
-    shapes, on = scenes.shape.cpu(), scenes.on.cpu()
     for index, shape in enumerate(SHAPES):
         rows, slots = ((shapes == index) & on).nonzero(as_tuple=True)
         if len(rows) == 0:
@@ -49,7 +60,7 @@ def render_scenes(scenes: SceneBatch, num_frames: int, height: int, width: int, 
         colour = palette[scenes.colour[rows, slots]][:, :, None, None, None]
         # Objects of one clip never overlap, so the order does not matter; but two slots may share a row, and only
         # an accumulating write keeps both.
-        video.index_put_((rows,), alpha[:, None] * (colour - video[rows]), accumulate=True)
+        video.index_add_(0, rows, alpha[:, None] * (colour - video[rows]))
     return video.mul_(2).sub_(1)
 
 

@@ -100,10 +100,31 @@ class SceneBatch:
         """All fields, in order; `SceneBatch(*tensors)` is the inverse."""
         return [getattr(self, field.name) for field in fields(self)]
 
+    def pack(self) -> Tensor:
+        """All fields as one float32 tensor [batch, columns], cheap to send between processes and devices."""
+        return torch.cat([value.float().reshape(len(self), -1) for value in self.tensors()], dim=1)
+
+    @staticmethod
+    def unpack(packed: Tensor) -> SceneBatch:
+        """The inverse of `pack`."""
+        columns = iter(packed.unbind(1))
+        values = []
+        for field in fields(SceneBatch):
+            if field.name in _PER_SCENE:
+                values.append(next(columns))
+                continue
+            value = torch.stack([next(columns) for _ in range(SLOTS)], dim=1)
+            values.append(value.to(_DTYPES.get(field.name, torch.float32)))
+        return SceneBatch(*values)
+
     @staticmethod
     def concatenate(batches: Sequence[SceneBatch]) -> SceneBatch:
         """Joins batches of scenes."""
         return SceneBatch(*(torch.cat(parts) for parts in zip(*(batch.tensors() for batch in batches), strict=True)))
+
+
+_PER_SCENE = {"background", "texture", "texture_x", "texture_y", "pan", "zoom"}
+_DTYPES = {"on": torch.bool, "shape": torch.long, "colour": torch.long}
 
 
 def offsets(scenes: SceneBatch, times: Tensor) -> tuple[Tensor, Tensor]:
@@ -290,24 +311,10 @@ def _place(
     return room
 
 
-def sample_scenes(
-    meanings: Sequence[Meaning],
-    rng_seed: int,
-    num_frames: int = 9,
-    height: int = 32,
-    width: int = 32,
-    fps: float = 8,
-) -> SceneBatch:
-    """One scene for each meaning, on the CPU; the same seed gives the same scenes.
-
-    Args:
-        meanings: what the scenes must show; motion and camera claims are ignored when `num_frames` is 1.
-        rng_seed: seed of the generator.
-        num_frames, height, width, fps: size of the clips in which everything must fit.
-
-    Raises:
-        InputError: a meaning cannot be shown in a clip of that size.
-    """
+def _solve(
+    meanings: Sequence[Meaning], rng_seed: int, num_frames: int, height: int, width: int, fps: float
+) -> tuple[SceneBatch, list[int], list[int]]:
+    """Scenes of the meanings that fit, their rows in rising order, and the rows for which none was found."""
     generator = torch.Generator().manual_seed(rng_seed)
     codes = _encode(meanings)
     if num_frames == 1:
@@ -331,14 +338,37 @@ def sample_scenes(
         accepted.append(scenes.index(chosen[solved]))
         rows.append(pending[solved])
         pending = pending[~solved]
-    if len(pending):
-        prompt = describe(meanings[int(pending[0])], random.Random(0))
+    solved_rows = torch.cat(rows)
+    order = torch.argsort(solved_rows)
+    return SceneBatch.concatenate(accepted).index(order), solved_rows[order].tolist(), pending.tolist()
+
+
+def sample_scenes(
+    meanings: Sequence[Meaning],
+    rng_seed: int,
+    num_frames: int = 9,
+    height: int = 32,
+    width: int = 32,
+    fps: float = 8,
+) -> SceneBatch:
+    """One scene for each meaning, on the CPU; the same seed gives the same scenes.
+
+    Args:
+        meanings: what the scenes must show; motion and camera claims are ignored when `num_frames` is 1.
+        rng_seed: seed of the generator.
+        num_frames, height, width, fps: size of the clips in which everything must fit.
+
+    Raises:
+        InputError: a meaning cannot be shown in a clip of that size.
+    """
+    scenes, _, unsolved = _solve(meanings, rng_seed, num_frames, height, width, fps)
+    if unsolved:
+        prompt = describe(meanings[unsolved[0]], random.Random(0))
         raise InputError(
             f"The prompt {prompt!r} does not fit into {num_frames} frames of {width}x{height} at {fps:g} frames a "
             "second, but all that is said must stay in the frame: say smaller or slower objects, or a shorter clip."
         )
-    order = torch.argsort(torch.cat(rows))
-    return SceneBatch.concatenate(accepted).index(order)
+    return scenes
 
 
 def training_batch(
@@ -364,11 +394,13 @@ def training_batch(
         Prompts, scenes (render with `render_scenes`), and which captions are wrong [n].
     """
     rng = random.Random(f"{seed}-{split}")
-    meanings = [sample_meaning(rng, split, num_frames == 1) for _ in range(n)]
+    # A few meanings find no room in a clip of this size, so some spare ones are drawn.
+    candidates = [sample_meaning(rng, split, num_frames == 1) for _ in range(n + n // 16 + 8)]
+    scenes, rows, _ = _solve(candidates, rng.getrandbits(60), num_frames, height, width, fps)
+    meanings = [candidates[row] for row in rows[:n]]
     is_wrong = [rng.random() < wrong_share for _ in range(n)]
     prompts = [
         describe(corrupt(meaning, rng) if wrong else meaning, rng)
         for meaning, wrong in zip(meanings, is_wrong, strict=True)
     ]
-    scenes = sample_scenes(meanings, rng.getrandbits(60), num_frames, height, width, fps)
-    return prompts, scenes, torch.tensor(is_wrong)
+    return prompts, scenes.index(slice(n)), torch.tensor(is_wrong)

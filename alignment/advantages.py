@@ -1,0 +1,56 @@
+"""Advantages from the rewards of groups: how much better a sample is than others of the same prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def group_relative_advantages(
+    rewards: Tensor,
+    scale: str = "group",
+    clip: float = 5.0,
+    epsilon: float = 1e-4,
+    global_std: Tensor | None = None,
+) -> Tensor:
+    """(r − mean of the group) / (std + ε), clipped (GRPO, arXiv 2402.03300, eq. 4; global std: arXiv
+    2508.08221).
+
+    Args:
+        rewards: `[groups, num_generations]`.
+        scale: `group` divides by the std of each group, `global` by the std of all rewards, `none` not at
+            all.
+        clip: largest absolute advantage.
+        epsilon: added to the std, so that a group whose rewards differ by less than about this much (by
+            rounding, say) gets advantages near zero and not of full size.
+        global_std: the std over all processes for `scale="global"`; of `rewards` where not given.
+
+    Returns:
+        `[groups, num_generations]`.
+    """
+    rewards = rewards.double()  # In float32 the mean of equal rewards is not always exactly that reward.
+    centred = rewards - rewards.mean(dim=1, keepdim=True)
+    if scale == "group":
+        centred = centred / (rewards.std(dim=1, correction=0, keepdim=True) + epsilon)
+    elif scale == "global":
+        std = rewards.std(correction=0) if global_std is None else global_std
+        centred = centred / (std + epsilon)
+    elif scale != "none":
+        raise ValueError(f"scale is {scale!r}, but must be 'group', 'global' or 'none'.")
+    return centred.clamp(-clip, clip).float()
+
+
+def share_without_spread(rewards: Tensor, epsilon: float = 1e-4) -> Tensor:
+    """Share of the groups `[groups, num_generations]` whose std is at most `epsilon`: they teach nothing."""
+    return (rewards.std(dim=1, correction=0) <= epsilon).float().mean()
+
+
+def mean_and_std(rewards: Tensor, reduce_sum: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and std of rewards over all processes; `reduce_sum` adds a tensor over processes."""
+    sums = reduce_sum(
+        torch.stack([rewards.new_tensor(rewards.numel()), rewards.sum(), (rewards**2).sum()]).double()
+    )
+    mean = sums[1] / sums[0]
+    return mean.float(), (sums[2] / sums[0] - mean**2).clamp_min(0).sqrt().float()

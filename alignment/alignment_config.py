@@ -1,0 +1,45 @@
+"""What the configurations of all trainers share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from generator.output import InputError
+
+
+@dataclass
+class AlignmentConfig(TrainingArguments):
+    """`transformers.TrainingArguments` with defaults for training video generators."""
+
+    overwrite: bool = field(
+        default=False, metadata={"help": "Delete what is in the output folder, if there is anything."}
+    )
+    logging_steps: float = field(default=10, metadata={"help": "Log every this many optimiser steps."})
+    logging_first_step: bool = field(default=True, metadata={"help": "Also log the first optimiser step."})
+    report_to: None | str | list[str] = field(  # noqa: RUF036 - the order that the argument parser understands
+        default="tensorboard",
+        metadata={"help": "Where metrics go: `tensorboard`, `wandb`, `trackio`, several of them, or `none`."},
+    )
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Must stay off: the columns are not the network's arguments."}
+    )
+    dataloader_pin_memory: bool = field(
+        default=False, metadata={"help": "Pin the memory of batches, for faster copies to a GPU."}
+    )
+    save_total_limit: int | None = field(default=2, metadata={"help": "How many checkpoints are kept."})
+    ema_decay: float = field(
+        default=0.0,
+        metadata={"help": "Decay of an exponential moving average of the trained weights, which is then "
+        "what is "
+                  "saved and evaluated; 0 means none."},
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.remove_unused_columns = False
+        # Several GPUs in one process would be wrapped by DataParallel, which copies the network at each call.
+        self._n_gpu = min(self.n_gpu, 1)
+        if not 0 <= self.ema_decay < 1:
+            raise InputError(f"ema_decay is {self.ema_decay}, but must be at least 0 and below 1.")

@@ -1,0 +1,307 @@
+"""`AlignmentTrainer`: what SFT, DPO and PPO share on top of `transformers.Trainer`.
+
+The trained module is `Policy`, a thin shell around the generator's transformer. Checkpoints hold the trained
+weights exactly; what is saved for use is one self-contained LoRA adapter, or the whole pipeline after full
+fine-tuning.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from alignment.adapters import LoraArguments, add_lora, trained_adapter
+from alignment.alignment_config import AlignmentConfig
+from alignment.latent_dataset import BucketBatchSampler, LatentDataset, collate
+from generator.adapters import model_fingerprint, write_adapter
+from generator.base import Conditions, VideoGenerator, select
+from generator.output import InputError, write_json
+
+TRAINED_NAME = "trained.safetensors"
+EMA_NAME = "ema.safetensors"
+PREFIX = "transformer."
+
+
+class Policy(torch.nn.Module):
+    """The transformer as the module that engines wrap and optimisers train.
+
+    It stays in evaluation mode unless `dropout` is set: a policy whose dropout is on gives another
+    probability to the same step each time.
+    """
+
+    accepts_loss_kwargs = False
+    transformer: Any
+
+    def __init__(self, transformer: torch.nn.Module, dropout: bool = False) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.dropout = dropout
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.transformer(*args, **kwargs)
+
+    def train(self, mode: bool = True) -> Policy:
+        super().train(mode and self.dropout)
+        return self
+
+    def gradient_checkpointing_enable(self, **_: Any) -> None:
+        self.transformer.enable_gradient_checkpointing()
+
+    def gradient_checkpointing_disable(self) -> None:
+        self.transformer.disable_gradient_checkpointing()
+
+
+class ExponentialMovingAverage(TrainerCallback):
+    """Averages the trained weights after each optimiser step: decay min(d, (1 + step) / (10 + step))."""
+
+    def __init__(self, policy: Policy, decay: float) -> None:
+        self.decay = decay
+        self.live = {name: p for name, p in policy.named_parameters() if p.requires_grad}
+        self.average = {name: p.detach().clone() for name, p in self.live.items()}
+
+    @torch.no_grad()
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        decay = min(self.decay, (1 + state.global_step) / (10 + state.global_step))
+        for name, parameter in self.live.items():
+            self.average[name] = self.average[name].to(parameter.device)
+            self.average[name].lerp_(parameter, 1 - decay)
+
+    @contextmanager
+    def swapped(self) -> Iterator[None]:
+        """Inside, the live weights are the average; afterwards they are what they were, bit for bit."""
+        kept = {name: parameter.detach().clone() for name, parameter in self.live.items()}
+        self._copy(self.average)
+        try:
+            yield
+        finally:
+            self._copy(kept)
+
+    @torch.no_grad()
+    def _copy(self, values: dict[str, Tensor]) -> None:
+        for name, parameter in self.live.items():
+            parameter.copy_(values[name])
+
+
+class _EpochOrder(TrainerCallback):
+    """Tells the batch sampler the epoch, through whatever wraps it after resuming."""
+
+    def __init__(self, sampler: BucketBatchSampler) -> None:
+        self.sampler = sampler
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.sampler.set_epoch(int(state.epoch or 0))
+
+
+class AlignmentTrainer(Trainer):
+    """Trains a generator's transformer.
+
+    Args:
+        generator: what is trained; LoRA layers are added to its transformer.
+        args: the trainer's configuration.
+        lora: LoRA settings; the whole transformer is trained if `use_peft` is off.
+        record: facts for `training.json` (data hashes, say).
+        dropout: whether the network's dropout is on while training.
+    """
+
+    loss_is_scaled_for_ga = False
+
+    def __init__(
+        self,
+        generator: VideoGenerator,
+        args: AlignmentConfig,
+        train_dataset: Dataset,
+        eval_dataset: Dataset | None = None,
+        lora: LoraArguments | None = None,
+        record: dict[str, Any] | None = None,
+        callbacks: Sequence[TrainerCallback] = (),
+        data_collator: Any = collate,
+        dropout: bool = False,
+    ) -> None:
+        self.generator = generator
+        self.lora = lora or LoraArguments()
+        self.record = record or {}
+        if self.lora.use_peft:
+            self.lora_layers = add_lora(generator, self.lora, args.seed)
+        else:
+            generator.transformer.requires_grad_(True)
+            self.lora_layers = []
+        self.policy = policy = Policy(generator.transformer, dropout)
+        self._metrics: dict[str, list[Tensor]] = defaultdict(list)
+        super().__init__(
+            model=policy,
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            data_collator=data_collator,
+            callbacks=list(callbacks),
+        )
+        self.can_return_loss = True
+        self.ema: ExponentialMovingAverage | None = None
+        if args.ema_decay:
+            if self._zero_stage() == 3:
+                raise InputError(
+                    "ema_decay is set with DeepSpeed ZeRO-3, which partitions the weights: use ZeRO-2."
+                )
+            self.ema = ExponentialMovingAverage(policy, args.ema_decay)
+            self.add_callback(self.ema)
+
+    def _zero_stage(self) -> int:
+        plugin = getattr(self.accelerator.state, "deepspeed_plugin", None)
+        return plugin.zero_stage if plugin is not None else 0
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Trains; afterwards the network is in evaluation mode, ready to sample from."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self.policy.eval()
+
+    # Data
+
+    def get_train_dataloader(self) -> DataLoader:
+        dataset = self.train_dataset
+        if not isinstance(dataset, LatentDataset):
+            return super().get_train_dataloader()
+        sampler = BucketBatchSampler(dataset.shapes, self._train_batch_size, self.args.seed)
+        self.add_callback(_EpochOrder(sampler))
+        return self.accelerator.prepare(
+            DataLoader(dataset, batch_sampler=sampler, collate_fn=self.data_collator)
+        )
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if not isinstance(dataset, LatentDataset):
+            return super().get_eval_dataloader(eval_dataset)
+        sampler = BucketBatchSampler(dataset.shapes, self.args.eval_batch_size, seed=0)
+        return self.accelerator.prepare(
+            DataLoader(dataset, batch_sampler=sampler, collate_fn=self.data_collator)
+        )
+
+    def conditions_of(self, table: Conditions, rows: Tensor) -> Conditions:
+        """Rows of a prompt table, on the device."""
+        chosen = select(table, rows.cpu())
+        return {name: value.to(self.args.device) for name, value in chosen.items()}
+
+    # Metrics
+
+    def observe(self, values: dict[str, Tensor]) -> None:
+        """Remembers tensors for the next log, which shows their mean over elements, steps and processes."""
+        prefix = "" if torch.is_grad_enabled() else "eval_"
+        for name, value in values.items():
+            self._metrics[prefix + name].append(value.detach().float().mean())
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        evaluating = any(name.startswith("eval_") for name in logs)
+        names = sorted(name for name in self._metrics if name.startswith("eval_") == evaluating)
+        if names:
+            local = torch.stack([torch.stack(self._metrics.pop(name)).mean() for name in names])
+            means = self.accelerator.reduce(local, reduction="mean").tolist()
+            logs = {**logs, **dict(zip(names, means))}
+        super().log(logs, start_time)
+
+    def prediction_step(
+        self, model: torch.nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[Tensor, None, None]:
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss: Any = self.compute_loss(model, inputs)
+        return loss.detach(), None, None
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        with self.ema.swapped() if self.ema else nullcontext():
+            return super().evaluate(*args, **kwargs)
+
+    # Saving and resuming
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Writes what is for use, and into checkpoints also the trained weights exactly as they are."""
+        folder = Path(output_dir or self.args.output_dir or ".")
+        if state_dict is None:
+            state_dict = self.policy.state_dict()
+        if not self.args.should_save:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        if folder.name.startswith(PREFIX_CHECKPOINT_DIR):
+            names = [name for name, parameter in self.policy.named_parameters() if parameter.requires_grad]
+            trained = {name: state_dict[name].detach().cpu().contiguous() for name in names}
+            save_file(trained, folder / TRAINED_NAME)
+            if self.ema:
+                save_file({n: v.cpu().contiguous() for n, v in self.ema.average.items()}, folder / EMA_NAME)
+        if self.ema:
+            state_dict = {**state_dict, **self.ema.average}
+        self._export(folder, state_dict)
+
+    def _export(self, folder: Path, state_dict: dict[str, Tensor]) -> None:
+        if self.lora.use_peft:
+            write_adapter(folder, trained_adapter(self.generator, state_dict, PREFIX), self.training_record())
+        elif not folder.name.startswith(PREFIX_CHECKPOINT_DIR):
+            with self.ema.swapped() if self.ema else nullcontext():
+                self.generator.pipeline.save_pretrained(folder)
+            if self._zero_stage() == 3:
+                weights = {
+                    name.removeprefix(PREFIX): value.contiguous() for name, value in state_dict.items()
+                }
+                save_file(weights, folder / "transformer" / "diffusion_pytorch_model.safetensors")
+            write_json(folder / "training.json", self.training_record())
+
+    def training_record(self) -> dict[str, Any]:
+        """What `training.json` says: base model, data, arguments, versions, metrics."""
+        packages = ("vidalign", "torch", "transformers", "trl", "peft", "diffusers", "accelerate")
+        versions = {}
+        for package in packages:
+            try:
+                versions[package] = importlib.metadata.version(package)
+            except importlib.metadata.PackageNotFoundError:
+                continue
+        last = [entry for entry in self.state.log_history if "loss" in entry]
+        return {
+            "trainer": type(self).__name__,
+            "base_model": self.generator.name,
+            "model_fingerprint": model_fingerprint(self.generator.transformer),
+            "lora": vars(self.lora) if self.lora.use_peft else None,
+            "lora_layers": self.lora_layers,
+            "arguments": self.args.to_sanitized_dict(),
+            "global_step": self.state.global_step,
+            "metrics": last[-1] if last else {},
+            "versions": versions,
+            **self.record,
+        }
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: torch.nn.Module | None = None
+    ) -> None:
+        """Puts the trained weights of a checkpoint back, bit for bit (engines load their own copy
+        themselves)."""
+        folder = Path(resume_from_checkpoint)
+        if not (folder / TRAINED_NAME).is_file():
+            raise InputError(
+                f"{folder} is not a checkpoint of this trainer, as it has no {TRAINED_NAME}: give a "
+                f"checkpoint folder."
+            )
+        trained = load_file(folder / TRAINED_NAME)
+        expected = {name: p.shape for name, p in self.policy.named_parameters() if p.requires_grad}
+        if expected != {name: value.shape for name, value in trained.items()}:
+            raise InputError(
+                f"The checkpoint {folder} holds other trained layers than this run: resume with the model "
+                f"and "
+                "LoRA settings that it was started with."
+            )
+        self.policy.load_state_dict(trained, strict=False)
+        if self.ema:
+            if not (folder / EMA_NAME).is_file():
+                raise InputError(f"The checkpoint {folder} has no {EMA_NAME}: resume without ema_decay.")
+            self.ema.average = load_file(folder / EMA_NAME)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Frozen weights are not in checkpoints on purpose."""

@@ -1,0 +1,215 @@
+"""The `vidalign` command line.
+
+A command `foo` is the module `alignment.commands.foo`, imported only when it is called. It defines `HELP` (one
+line), `EXAMPLE` (a command line), and either `ARGUMENTS` (dataclasses whose fields carry
+`metadata={"help": ...}`) with `run(*parsed)`, or `VERBS`, a dictionary of `Verb`, for commands such as
+`label serve`. `RESUME`, if there, says what to do after an interruption.
+
+Exit codes: 0 done, 1 failed, 2 a mistake in what the user gave or a full or forbidden disk, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import importlib
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any, NamedTuple
+
+COMMANDS = {
+    "demo": "the whole loop on the built-in model, with a report",
+    "generate": "videos from prompts, with metadata.jsonl",
+    "sft": "fine-tune on demonstrations (videos with prompts)",
+    "label": "the labeling app: serve, import, export",
+    "reward": "train a reward model on rankings",
+    "dpo": "direct preference optimisation on rankings",
+    "ppo": "proximal policy optimisation against a reward model",
+    "evaluate": "prompt adherence of models side by side, with intervals",
+    "pretrain": "train the built-in model from scratch",
+    "doctor": "what this machine has and what will run on it",
+}
+LAUNCHED = frozenset({"sft", "reward", "dpo", "ppo", "pretrain"})
+"""Commands that take `--accelerate_config`."""
+
+DEFAULT_RESUME = "Run the same command again to go on from what is finished."
+_PACKAGES = ("generator", "reward", "labeling_app", "alignment")
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+class Verb(NamedTuple):
+    """One verb of a nested command, such as `serve` of `vidalign label serve`."""
+
+    help: str
+    arguments: tuple[type, ...]
+    run: Callable[..., None]
+    example: str = ""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `vidalign` with these arguments (those of the process by default) and returns its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    verbose = "--verbose" in arguments
+    arguments = [argument for argument in arguments if argument != "--verbose"]
+    if not arguments or arguments[0] in {"-h", "--help", "help"}:
+        print(_overview())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"vidalign {version('vidalign')}")
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        nearest = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0)[0]
+        return _complain(f"there is no command {name}; the nearest is {nearest}: see vidalign --help.")
+    _set_logging(verbose)
+    try:
+        return _run_command(name, rest)
+    except KeyboardInterrupt:
+        print(f"\nvidalign: interrupted. {_resume_advice(name)}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output, such as `head`, has left; nothing more can be said to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        sentence = explanation(error)
+        if sentence is None:
+            raise
+        logging.getLogger("alignment").info("The error came from here:", exc_info=error)
+        return _complain(sentence)
+
+
+def explanation(error: BaseException) -> str | None:
+    """One sentence for an error that the user can mend; None for a fault of the program."""
+    from generator.output import InputError
+
+    if isinstance(error, InputError):
+        return str(error)
+    if "No space left on device" in str(error) or "disk is full" in str(error):
+        where = f" while writing {error.filename}" if isinstance(error, OSError) and error.filename else ""
+        return f"the disk is full{where}: free some space and run the same command again."
+    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+        where = error.filename or "the output"
+        return f"{where} cannot be used ({error.strerror}): check its permissions or name another path."
+    if type(error).__name__ == "OutOfMemoryError":
+        return "the GPU's memory is full: choose a smaller batch, fewer frames or a smaller size."
+    return None
+
+
+def _run_command(name: str, arguments: list[str]) -> int:
+    module = _load_command(name)
+    prefix = f"vidalign {name}"
+    verbs: dict[str, Verb] | None = getattr(module, "VERBS", None)
+    if verbs is None:
+        verb = Verb(module.HELP, module.ARGUMENTS, module.run, module.EXAMPLE)
+    elif not arguments or arguments[0] in {"-h", "--help"}:
+        print(_verb_overview(prefix, module, verbs))
+        return 0 if arguments else 2
+    elif arguments[0] not in verbs:
+        nearest = difflib.get_close_matches(arguments[0], verbs, n=1, cutoff=0)[0]
+        return _complain(f"{prefix} has no {arguments[0]}; the nearest is {nearest}: see {prefix} --help.")
+    else:
+        verb, prefix, arguments = verbs[arguments[0]], f"{prefix} {arguments[0]}", arguments[1:]
+    return _run_verb(verb, prefix, arguments, launched=name in LAUNCHED)
+
+
+def _run_verb(verb: Verb, prefix: str, arguments: list[str], launched: bool) -> int:
+    from alignment.command_parser import CommandParser
+    from alignment.launcher import LaunchArguments, is_launched, launch
+
+    types = (*verb.arguments, LaunchArguments) if launched else verb.arguments
+    parser = CommandParser(types, prog=prefix, summary=verb.help, example=verb.example)
+    if "-h" in arguments or "--help" in arguments:
+        print(parser.format_help())
+        return 0
+    if launched and not is_launched():
+        # Only checked here: building the arguments would take hold of the GPUs that the processes need.
+        namespace = parser.check(arguments)
+        if namespace.accelerate_config is not None:
+            return launch(namespace, [*prefix.split()[1:], *arguments])
+    parsed = parser.build(arguments)
+    verb.run(*(parsed[:-1] if launched else parsed))
+    return 0
+
+
+def _load_command(name: str) -> ModuleType:
+    from generator.output import InputError
+
+    module = f"alignment.commands.{name}"
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        raise InputError(f"This installation has no command {name}: install vidalign again.") from error
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: vidalign COMMAND [--config FILE.yaml] [--ARGUMENT VALUE …] [--verbose]",
+            "",
+            "Aligns text-to-video generators with human feedback.",
+            "",
+            *lines,
+            "",
+            "vidalign COMMAND --help explains a command with an example; vidalign --version says the version.",
+        ]
+    )
+
+
+def _verb_overview(prefix: str, module: ModuleType, verbs: dict[str, Verb]) -> str:
+    width = max(map(len, verbs))
+    lines = [f"  {name:{width}}  {verb.help}" for name, verb in verbs.items()]
+    head = [f"usage: {prefix} {{{','.join(verbs)}}} [--ARGUMENT VALUE …]", "", module.HELP, ""]
+    return "\n".join([*head, *lines, "", "example:", f"  {module.EXAMPLE}"])
+
+
+def _resume_advice(name: str) -> str:
+    module: Any = sys.modules.get(f"alignment.commands.{name}")
+    return getattr(module, "RESUME", DEFAULT_RESUME)
+
+
+def _complain(sentence: str) -> int:
+    """Prints a mistake of the user, tells it to the process that launched this one, and returns exit code 2."""
+    report = os.environ.get("VIDALIGN_ERROR_FILE")
+    if report is None or os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"vidalign: error: {sentence}", file=sys.stderr)
+    if report is not None:
+        with open(report, "w", encoding="utf-8") as file:
+            file.write(sentence)
+    return 2
+
+
+def _set_logging(verbose: bool) -> None:
+    """Our own warnings are shown; the libraries speak only where `--verbose` asks them to."""
+    logging.basicConfig(format="vidalign: %(levelname)s: %(message)s", level=logging.WARNING)
+    for package in _PACKAGES:
+        logging.getLogger(package).setLevel(logging.INFO if verbose else logging.WARNING)
+    level = "info" if verbose else "error"
+    for library in ("TRANSFORMERS", "DIFFUSERS", "DATASETS", "HF_HUB"):
+        os.environ.setdefault(f"{library}_VERBOSITY", level)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not verbose:
+        os.environ.setdefault("DIFFUSERS_NO_ADVISORY_WARNINGS", "1")
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+        os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+        for category in (FutureWarning, DeprecationWarning, UserWarning):
+            warnings.simplefilter("ignore", category)
+        for library in ("httpx", "httpcore", "torch", "accelerate", "deepspeed", "DeepSpeed", "absl"):
+            logging.getLogger(library).setLevel(logging.ERROR)
+
+
+if __name__ == "__main__":
+    # Commands import this module by its name; the one that runs must be the same.
+    from alignment.cli import main as run
+
+    sys.exit(run())

@@ -1,0 +1,174 @@
+"""`vidalign generate`: videos from prompts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from generator.base import VideoGenerator
+from generator.demonstrations import METADATA
+from generator.output import InputError, prepare_output_dir, write_json, write_jsonl
+from generator.prompts import PromptRecord, read_prompts
+from generator.video import write_video
+
+HELP = "Generates videos from prompts: mp4 files and a metadata.jsonl that names prompt, seed, model and adapter."
+EXAMPLE = "vidalign generate --model nano --prompts prompts.txt --output_dir videos --num_videos_per_prompt 2"
+RESUME = "Run the same command again: finished videos are kept."
+
+ARGUMENTS_FILE = "generation.json"
+"""Says with which arguments a folder of videos is made, so that only the same command goes on with it."""
+SIZES = ("num_frames", "height", "width")
+
+
+@dataclass
+class GenerateArguments:
+    """What to generate."""
+
+    model: str = field(metadata={"help": "nano, a folder or a hub id."})
+    prompts: str = field(
+        metadata={"help": "Text file with one prompt a line, JSONL with `prompt`, or world:SPLIT:N[:SEED]."}
+    )
+    output_dir: str = field(metadata={"help": "Folder for the videos and metadata.jsonl."})
+    adapter: str | None = field(default=None, metadata={"help": "Folder of a LoRA adapter of this model."})
+    num_frames: int | None = field(
+        default=None, metadata={"help": "Frames; the model's own number by default."}
+    )
+    height: int | None = field(default=None, metadata={"help": "Pixels; the model's own height by default."})
+    width: int | None = field(default=None, metadata={"help": "Pixels; the model's own width by default."})
+    num_inference_steps: int | None = field(
+        default=None, metadata={"help": "Steps of the sampler; the model's own number by default."}
+    )
+    guidance_scale: float | None = field(
+        default=None,
+        metadata={"help": "Weight of classifier-free guidance, 1 for none; the model's own by default."},
+    )
+    seed: int = field(default=0, metadata={"help": "Video i, counted over all, takes the seed SEED + i."})
+    num_videos_per_prompt: int = field(default=1, metadata={"help": "Videos of each prompt."})
+    batch_size: int = field(default=8, metadata={"help": "Videos generated at once."})
+    overwrite: bool = field(
+        default=False, metadata={"help": "Delete what is in the output folder, whatever made it."}
+    )
+
+
+ARGUMENTS = (GenerateArguments,)
+
+
+def run(arguments: GenerateArguments) -> None:
+    """Generates every video that the output folder lacks, then writes `metadata.jsonl`."""
+    from generator import load_generator
+
+    _check(arguments)
+    rows = video_rows(arguments, read_prompts(arguments.prompts))
+    output_dir = Path(arguments.output_dir)
+    state = {**_what_matters(arguments), "prompts": [row["prompt"] for row in rows]}
+    going_on = _is_unfinished(arguments, state)
+    missing = [row for row in rows if not (going_on and (output_dir / row["file_name"]).is_file())]
+    if missing:
+        model = load_generator(arguments.model, adapter=arguments.adapter)
+        sizes = [getattr(arguments, name) or getattr(model.defaults, name) for name in SIZES]
+        model.check_size(*sizes)
+        if not going_on:
+            prepare_output_dir(output_dir, arguments.overwrite)
+            write_json(output_dir / ARGUMENTS_FILE, state)
+        _generate_missing(model, missing, len(rows), arguments)
+    write_jsonl(output_dir / METADATA, rows)
+    print(f"{len(rows)} videos in {output_dir}")
+
+
+def _generate_missing(
+    model: VideoGenerator, missing: list[dict[str, Any]], total: int, arguments: GenerateArguments
+) -> None:
+    # Videos of one call share a negative prompt.
+    missing = sorted(missing, key=lambda row: (row["negative_prompt"], row["index"]))
+    with tqdm(total=total, initial=total - len(missing), desc="videos", unit="video") as progress:
+        for batch in _batches(missing, arguments.batch_size):
+            videos = model.generate(
+                [row["prompt"] for row in batch],
+                num_frames=arguments.num_frames,
+                height=arguments.height,
+                width=arguments.width,
+                num_inference_steps=arguments.num_inference_steps,
+                guidance_scale=arguments.guidance_scale,
+                seed=[row["seed"] for row in batch],
+                negative_prompt=batch[0]["negative_prompt"],
+                batch_size=arguments.batch_size,
+            )
+            for row, video in zip(batch, videos, strict=True):
+                write_video(Path(arguments.output_dir) / row["file_name"], video, model.defaults.fps)
+                progress.update()
+
+
+def video_rows(arguments: GenerateArguments, prompts: list[PromptRecord]) -> list[dict[str, Any]]:
+    """The line of `metadata.jsonl` of every video, all videos of a prompt in a row."""
+    total = len(prompts) * arguments.num_videos_per_prompt
+    digits = max(4, len(str(total - 1)))
+    rows = []
+    for index in range(total):
+        record = prompts[index // arguments.num_videos_per_prompt]
+        rows.append(
+            {
+                "file_name": f"{index:0{digits}d}.mp4",
+                "prompt": record.prompt,
+                "negative_prompt": record.negative_prompt,
+                "id": record.id,
+                "seed": arguments.seed + index,
+                "model": arguments.model,
+                "adapter": arguments.adapter,
+                "index": index,
+            }
+        )
+    return rows
+
+
+def _check(arguments: GenerateArguments) -> None:
+    for name in (*SIZES, "num_inference_steps", "num_videos_per_prompt", "batch_size"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name} is {value}, but it must be at least 1.")
+
+
+def _what_matters(arguments: GenerateArguments) -> dict[str, Any]:
+    """The arguments that change what is generated."""
+    neutral = {"overwrite", "batch_size", "output_dir"}
+    return {name: value for name, value in asdict(arguments).items() if name not in neutral}
+
+
+def _is_unfinished(arguments: GenerateArguments, state: dict[str, Any]) -> bool:
+    """Whether the output folder holds work of the same arguments to go on with.
+
+    Raises:
+        InputError: it holds something else, and that may not be deleted.
+    """
+    output_dir = Path(arguments.output_dir)
+    if arguments.overwrite or not output_dir.exists():
+        return False
+    if not (output_dir / ARGUMENTS_FILE).is_file():
+        prepare_output_dir(output_dir)
+        return False
+    try:
+        found = json.loads((output_dir / ARGUMENTS_FILE).read_text(encoding="utf-8"))
+    except ValueError:
+        found = {}
+    differing = [name for name in state if found.get(name) != state[name]]
+    if differing:
+        raise InputError(
+            f"{output_dir} holds videos made with other arguments ({', '.join(differing)}): name another folder "
+            "or pass --overwrite."
+        )
+    return True
+
+
+def _batches(rows: list[dict[str, Any]], size: int) -> list[list[dict[str, Any]]]:
+    """Consecutive rows of one negative prompt, at most `size` together."""
+    batches: list[list[dict[str, Any]]] = []
+    for row in rows:
+        last = batches[-1] if batches else []
+        if last and len(last) < size and last[0]["negative_prompt"] == row["negative_prompt"]:
+            last.append(row)
+        else:
+            batches.append([row])
+    return batches

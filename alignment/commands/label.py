@@ -1,0 +1,303 @@
+"""`vidalign label`: the labeling app and its data."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import secrets
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from alignment.cli import Verb
+from generator.output import InputError
+from labeling_app.export import export_rankings
+from labeling_app.importing import import_tasks
+from labeling_app.quality import agreement
+from labeling_app.simulate import Score, precomputed_scores, simulate
+from labeling_app.store import Store
+
+HELP = "collect human rankings of videos: serve, import, export, users, quality, simulate"
+EXAMPLE = "vidalign label serve --db sqlite:///labels.db --port 7860"
+
+DB_HELP = "database: a path such as labels.db, or a SQLAlchemy URL such as sqlite:///labels.db"
+CAMPAIGN_HELP = "name of the campaign"
+
+
+@dataclass
+class ServeArguments:
+    """Where the labeling app listens."""
+
+    db: str = field(metadata={"help": DB_HELP})
+    host: str = field(
+        default="127.0.0.1", metadata={"help": "address to listen on; 0.0.0.0 for the whole network"}
+    )
+    port: int = field(default=7860, metadata={"help": "port to listen on; 0 takes a free one"})
+    campaign: str | None = field(
+        default=None, metadata={"help": "give out only this campaign; by default all, oldest first"}
+    )
+    lease_minutes: float = field(
+        default=15.0, metadata={"help": "minutes of silence after which a task goes to somebody else"}
+    )
+
+
+@dataclass
+class ImportArguments:
+    """What is to be ranked."""
+
+    db: str = field(metadata={"help": DB_HELP})
+    videos: list[str] = field(
+        metadata={
+            "help": "folders with metadata.jsonl (as `vidalign generate` writes them) or JSONL files with "
+            "prompt and videos; the videos of a prompt from several folders are put together"
+        }
+    )
+    campaign: str = field(default="default", metadata={"help": CAMPAIGN_HELP + "; made if it is new"})
+    overlap: int | None = field(
+        default=None, metadata={"help": "different annotators a task, for a new campaign (1 if not given)"}
+    )
+    dimensions: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "what is judged, for a new campaign: overall, visual, motion, alignment (overall if not "
+            "given)"
+        },
+    )
+    skip_bad: bool = field(
+        default=False, metadata={"help": "leave out unusable videos instead of importing nothing"}
+    )
+
+
+@dataclass
+class ExportArguments:
+    """Where the rankings go."""
+
+    db: str = field(metadata={"help": DB_HELP})
+    output_file: str = field(metadata={"help": "rankings file to write, for example rankings.jsonl"})
+    campaign: str = field(default="default", metadata={"help": CAMPAIGN_HELP})
+    overwrite: bool = field(default=False, metadata={"help": "replace the file if it exists"})
+
+
+@dataclass
+class UsersArguments:
+    """Who may log in. Without --add and --set_password, all users are listed."""
+
+    db: str = field(metadata={"help": DB_HELP})
+    add: str | None = field(
+        default=None, metadata={"help": "add a user of this name; prints the password once"}
+    )
+    role: str = field(default="annotator", metadata={"help": "role of the new user: annotator or admin"})
+    set_password: str | None = field(
+        default=None, metadata={"help": "give the user of this name a new password; prints it once"}
+    )
+
+
+@dataclass
+class QualityArguments:
+    """Which judgements are looked at."""
+
+    db: str = field(metadata={"help": DB_HELP})
+    campaign: str = field(default="default", metadata={"help": CAMPAIGN_HELP})
+    dimension: str | None = field(default=None, metadata={"help": "only this dimension; all if not given"})
+
+
+@dataclass
+class SimulateArguments:
+    """Annotators who are programs; their users are named and flagged as simulated."""
+
+    db: str = field(metadata={"help": DB_HELP})
+    campaign: str = field(default="default", metadata={"help": CAMPAIGN_HELP})
+    reward: str | None = field(
+        default=None,
+        metadata={
+            "help": "reward model that scores the videos; `world` is the gold score of the built-in world"
+        },
+    )
+    scores: str | None = field(
+        default=None,
+        metadata={"help": "instead of --reward: JSONL with video (relative to the file) and score"},
+    )
+    annotators: int = field(default=3, metadata={"help": "number of simulated annotators"})
+    noise: float = field(default=0.15, metadata={"help": "standard deviation of their noise on the score"})
+    tie_threshold: float = field(default=0.1, metadata={"help": "step of their scale; 0 for no ties"})
+    position_bias: float = field(default=0.0, metadata={"help": "added to the video shown first"})
+    motion_bias: float = field(
+        default=0.0, metadata={"help": "added for each standard deviation of more motion; people: negative"}
+    )
+    seed: int = field(default=0, metadata={"help": "seed of everything drawn"})
+
+
+def run_serve(arguments: ServeArguments) -> None:
+    """Serves the labeling app until it is interrupted."""
+    import uvicorn
+
+    from labeling_app.server import create_app
+
+    if arguments.lease_minutes <= 0:
+        raise InputError(f"lease_minutes is {arguments.lease_minutes}: give a number above 0.")
+    with Store(arguments.db, lease_seconds=60.0 * arguments.lease_minutes) as store:
+        app = create_app(store, arguments.campaign)
+        listener = _listen(arguments.host, arguments.port)
+        if not any(user.password_hash for user in store.users()):
+            password = secrets.token_urlsafe(9)
+            name = _free_name(store, "admin")
+            store.add_user(name, password, role="admin")
+            print(f"Made the first user: {name}, password {password} (shown only now).")
+        if not store.campaigns():
+            print("There is nothing to rank yet: vidalign label import adds videos while this runs.")
+        host = "127.0.0.1" if arguments.host == "0.0.0.0" else arguments.host
+        shown = f"[{host}]" if ":" in host else host
+        print(f"Labeling app: http://{shown}:{listener.getsockname()[1]}  (Ctrl+C ends it)", flush=True)
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3))
+        with contextlib.suppress(KeyboardInterrupt):
+            server.run(sockets=[listener])
+
+
+def run_import(arguments: ImportArguments) -> None:
+    """Imports candidates as tasks."""
+    with Store(arguments.db) as store:
+        summary = import_tasks(
+            store,
+            arguments.videos,
+            campaign=arguments.campaign,
+            overlap=arguments.overlap,
+            dimensions=arguments.dimensions,
+            skip_bad=arguments.skip_bad,
+            progress=True,
+        )
+    for problem in summary.problems:
+        print(f"Left out: {problem}")
+    print(f"Campaign {arguments.campaign}: {summary.added} new task(s), {summary.known} known already.")
+
+
+def run_export(arguments: ExportArguments) -> None:
+    """Writes the rankings of a campaign."""
+    with Store(arguments.db) as store:
+        count = export_rankings(store, arguments.campaign, arguments.output_file, arguments.overwrite)
+    print(f"{count} ranking(s) in {arguments.output_file}")
+
+
+def run_users(arguments: UsersArguments) -> None:
+    """Adds a user, sets a password, or lists all users."""
+    with Store(arguments.db) as store:
+        password = secrets.token_urlsafe(9)
+        if arguments.add is not None:
+            user = store.add_user(arguments.add, password, role=arguments.role)
+            print(f"{user.role} {user.name}, password {password} (shown only now)")
+        elif arguments.set_password is not None:
+            store.set_password(arguments.set_password, password)
+            print(f"{arguments.set_password}, new password {password} (shown only now)")
+        else:
+            for user in store.users():
+                print(f"{user.name}\t{'simulated' if user.simulated else user.role}")
+
+
+def run_quality(arguments: QualityArguments) -> None:
+    """Prints how far the annotators agree."""
+    with Store(arguments.db) as store:
+        found = agreement(store, arguments.campaign, arguments.dimension)
+    print(f"{found.num_judgements} rankings of {found.num_tasks} tasks, {found.num_labels} pair labels")
+    print(f"Krippendorff's alpha      {_number(found.alpha)}  [{_number(found.alpha_low)}, ", end="")
+    print(f"{_number(found.alpha_high)}]")
+    print(f"pairwise agreement        {_number(found.pairwise)}")
+    print(f"  among labels, no ties   {_number(found.pairwise_without_ties)}")
+    print(f"tie rate                  {_number(found.tie_rate)}")
+    print("annotator             tasks skips seconds  ties  agreement")
+    for person in found.annotators:
+        print(
+            f"{person.name[:20]:20}  {person.judgements:5} {person.skips:5} {person.median_seconds:7.1f} "
+            f"{_number(person.tie_rate)}      {_number(person.agreement)}"
+        )
+
+
+def run_simulate(arguments: SimulateArguments) -> None:
+    """Lets simulated annotators rank what is left to rank."""
+    if (arguments.reward is None) == (arguments.scores is None):
+        raise InputError("Simulated annotators need one gold score: give either --reward or --scores.")
+    with Store(arguments.db) as store:
+        dimensions = store.campaign(arguments.campaign).dimensions
+        if arguments.reward is not None:
+            score = {dimension: _reward_score(arguments.reward, dimension) for dimension in dimensions}
+        else:
+            score = dict.fromkeys(dimensions, _scores_from_file(Path(arguments.scores or "")))
+        done = simulate(
+            store,
+            arguments.campaign,
+            score,
+            annotators=arguments.annotators,
+            seed=arguments.seed,
+            noise=arguments.noise,
+            tie_threshold=arguments.tie_threshold,
+            position_bias=arguments.position_bias,
+            motion_bias=arguments.motion_bias,
+            progress=True,
+        )
+    print(f"{done.num_judgements} ranking(s) by {len(done.annotators)} simulated annotators")
+    for dimension in dimensions:
+        best = done.best_possible_pair_accuracy(dimension)
+        print(f"best possible pair accuracy ({dimension}): {_number(best)}")
+
+
+def _reward_score(name: str, dimension: str) -> Score:
+    from generator.video import read_video
+    from reward import load_reward
+
+    model = load_reward(name)
+
+    def score(video: Path, prompt: str) -> float:
+        frames, _ = read_video(video)
+        scores = model.score(frames[None], [prompt])
+        if dimension not in scores:
+            raise InputError(
+                f"The reward {name!r} has no dimension {dimension!r} (it has: {', '.join(scores)}): use "
+                f"another."
+            )
+        return float(scores[dimension][0])
+
+    return score
+
+
+def _scores_from_file(path: Path) -> Score:
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+        return precomputed_scores({path.parent / row["video"]: float(row["score"]) for row in rows})
+    except OSError as error:
+        raise InputError(f"The scores {path} cannot be read ({error.strerror}): correct the path.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f'{path} is not a file of scores: each line needs "video" and a number as "score".'
+        ) from error
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise InputError(f"Cannot listen on {host}, port {port} ({error}): choose another --port.") from error
+    return listener
+
+
+def _free_name(store: Store, name: str) -> str:
+    taken = {user.name for user in store.users()}
+    return next(
+        candidate for candidate in (name, *(f"{name}{i}" for i in range(2, 1000))) if candidate not in taken
+    )
+
+
+def _number(value: float) -> str:
+    return "  –  " if math.isnan(value) else f"{value:.3f}"
+
+
+VERBS = {
+    "serve": Verb("open the labeling app in the browser", (ServeArguments,), run_serve),
+    "import": Verb("add videos to rank", (ImportArguments,), run_import),
+    "export": Verb("write rankings as JSONL", (ExportArguments,), run_export),
+    "users": Verb("add or list users", (UsersArguments,), run_users),
+    "quality": Verb("print how far annotators agree", (QualityArguments,), run_quality),
+    "simulate": Verb("let simulated annotators rank", (SimulateArguments,), run_simulate),
+}

@@ -1,0 +1,17 @@
+"""`vidalign pretrain`: trains the built-in generator from scratch."""
+
+from __future__ import annotations
+
+from generator.native.pretrain_config import PretrainConfig
+
+HELP = "Train the built-in generator from scratch on clips of the video world."
+EXAMPLE = "vidalign pretrain --output_dir runs/nano --autoencoder_seconds 330 --transformer_seconds 480"
+ARGUMENTS = (PretrainConfig,)
+
+
+def run(config: PretrainConfig) -> None:
+    """Pretrains, or goes on with an interrupted run, and prints where the pipeline is."""
+    from generator.loading import default_device
+    from generator.native.pretrain import pretrain
+
+    print(f"The pretrained pipeline and its model card are in {pretrain(config, default_device())}.")

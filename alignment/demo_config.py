@@ -1,0 +1,158 @@
+"""What `vidalign demo` can be told, and how large its steps are on a CPU and on a GPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class DemoConfig:
+    """The whole loop on the built-in model and the built-in video world."""
+
+    output_dir: str = field(metadata={"help": "Folder for everything that is made, and the report."})
+    model: str = field(default="nano", metadata={"help": "Generator to align, on the built-in world."})
+    seed: int = field(default=0, metadata={"help": "Seed of prompts, annotators, training and noise."})
+    scale: str = field(
+        default="auto",
+        metadata={
+            "help": "`cpu` (minutes on two cores), `gpu` (larger videos, more of them) or `smoke` (a "
+            "quick check that proves nothing); `auto` looks for a GPU.",
+            "choices": ["auto", "cpu", "gpu", "smoke"],
+        },
+    )
+    overwrite: bool = field(default=False, metadata={"help": "Start afresh in an existing folder."})
+
+
+@dataclass(frozen=True)
+class DemoScale:
+    """Sizes of every step.
+
+    Attributes:
+        num_frames, height, width, num_inference_steps: of all videos.
+        num_demonstrations: rendered clips for SFT.
+        num_ranked_prompts, num_candidates: prompts that are ranked, and videos of each.
+        num_annotators: simulated annotators; each ranks every prompt.
+        num_ppo_prompts: prompts that PPO samples for.
+        num_test_prompts, num_videos_per_prompt: held-out prompts of the evaluation, and videos of each.
+        sft_steps, dpo_steps, num_rollouts: lengths of the trainings.
+        batch_size: examples in a training step, and DPO pairs in one of its steps.
+        rollout_prompts, num_generations: groups of a PPO rollout and videos of each.
+        reward_epochs: passes of the reward model over the rankings.
+        seconds: expected duration of each stage, for the progress bar.
+    """
+
+    num_frames: int
+    height: int
+    width: int
+    num_inference_steps: int
+    num_demonstrations: int
+    num_ranked_prompts: int
+    num_candidates: int
+    num_annotators: int
+    num_ppo_prompts: int
+    num_test_prompts: int
+    num_videos_per_prompt: int
+    sft_steps: int
+    dpo_steps: int
+    num_rollouts: int
+    batch_size: int
+    rollout_prompts: int
+    num_generations: int
+    reward_epochs: int
+    seconds: dict[str, float]
+
+
+STAGES = ("demonstrations", "sft", "candidates", "annotators", "reward", "dpo", "ppo", "evaluation", "report")
+
+SCALES = {
+    "smoke": DemoScale(
+        num_frames=9,
+        height=32,
+        width=32,
+        num_inference_steps=4,
+        num_demonstrations=8,
+        num_ranked_prompts=12,
+        num_candidates=3,
+        num_annotators=2,
+        num_ppo_prompts=8,
+        num_test_prompts=6,
+        num_videos_per_prompt=1,
+        sft_steps=2,
+        dpo_steps=2,
+        num_rollouts=1,
+        batch_size=4,
+        rollout_prompts=2,
+        num_generations=2,
+        reward_epochs=2,
+        seconds=dict.fromkeys(STAGES, 4.0),
+    ),
+    "cpu": DemoScale(
+        num_frames=9,
+        height=32,
+        width=32,
+        num_inference_steps=8,
+        num_demonstrations=256,
+        num_ranked_prompts=96,
+        num_candidates=4,
+        num_annotators=3,
+        num_ppo_prompts=256,
+        num_test_prompts=112,
+        num_videos_per_prompt=1,
+        sft_steps=70,
+        dpo_steps=60,
+        num_rollouts=14,
+        batch_size=16,
+        rollout_prompts=4,
+        num_generations=8,
+        reward_epochs=30,
+        seconds={
+            "demonstrations": 4,
+            "sft": 60,
+            "candidates": 75,
+            "annotators": 10,
+            "reward": 40,
+            "dpo": 65,
+            "ppo": 150,
+            "evaluation": 110,
+            "report": 5,
+        },
+    ),
+    "gpu": DemoScale(
+        num_frames=17,
+        height=64,
+        width=64,
+        num_inference_steps=10,
+        num_demonstrations=1024,
+        num_ranked_prompts=512,
+        num_candidates=4,
+        num_annotators=3,
+        num_ppo_prompts=2048,
+        num_test_prompts=256,
+        num_videos_per_prompt=2,
+        sft_steps=300,
+        dpo_steps=300,
+        num_rollouts=100,
+        batch_size=32,
+        rollout_prompts=16,
+        num_generations=16,
+        reward_epochs=30,
+        seconds={
+            "demonstrations": 10,
+            "sft": 40,
+            "candidates": 30,
+            "annotators": 40,
+            "reward": 40,
+            "dpo": 60,
+            "ppo": 250,
+            "evaluation": 60,
+            "report": 5,
+        },
+    ),
+}
+
+
+def demo_scale(name: str, has_gpu: bool) -> DemoScale:
+    """The sizes for `cpu`, `gpu`, `smoke` or, with `auto`, for what the machine has."""
+    if name == "auto":
+        name = "gpu" if has_gpu else "cpu"
+    return SCALES[name]

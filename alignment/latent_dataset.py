@@ -1,0 +1,274 @@
+"""Videos as latents: encoded once, cached on disk by content, and batched by shape."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+from tqdm.auto import tqdm
+
+from generator.base import Conditions, VideoGenerator
+from generator.output import InputError, atomic_path
+from generator.sampling import encode_unique_prompts
+
+logger = logging.getLogger(__name__)
+
+Size = tuple[int, int, int]
+"""Frames, height, width of a video."""
+
+
+def default_cache_dir() -> Path:
+    """`$VIDALIGN_CACHE`, or `vidalign` in the user's cache folder."""
+    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    return Path(os.environ.get("VIDALIGN_CACHE", f"{cache}/vidalign")).expanduser()
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def autoencoder_hash(generator: VideoGenerator) -> str | None:
+    """SHA-256 of the autoencoder's weights; None if the pipeline has no `vae` (latents are then not
+    cached)."""
+    vae = getattr(generator.pipeline, "vae", None)
+    if not isinstance(vae, torch.nn.Module):
+        return None
+    digest = hashlib.sha256(type(vae).__name__.encode())
+    for name, tensor in sorted(vae.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().contiguous().cpu().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def nearest_size(generator: VideoGenerator, size: Size) -> Size:
+    """The largest size that the family can make with no dimension above `size`'s.
+
+    Raises:
+        InputError: some dimension is below the smallest one possible.
+    """
+    side, time = generator.size_multiples()
+    frames = (size[0] - 1) // time * time + 1
+    height, width = size[1] // side * side, size[2] // side * side
+    if min(frames, height, width) < 1:
+        raise InputError(
+            f"A video of {size[0]} frames of {size[1]}x{size[2]} is smaller than anything {generator.name} "
+            "can make: use a larger video, or give --num_frames, --height and --width."
+        )
+    generator.check_size(frames, height, width)
+    return frames, height, width
+
+
+def _load_video(
+    generator: VideoGenerator, path: Path, num_frames: int | None, height: int | None, width: int | None
+) -> Tensor:
+    from generator.video import read_video, resample
+
+    video, fps = read_video(path)
+    target_fps = generator.defaults.fps
+    native_frames = max(1, round(video.shape[1] * target_fps / fps))
+    wanted = (num_frames or native_frames, height or video.shape[2], width or video.shape[3])
+    frames, height, width = nearest_size(generator, wanted)
+    return resample(
+        video, fps, num_frames=frames, height=height, width=width, target_fps=min(target_fps, fps)
+    )
+
+
+def encode_files(
+    generator: VideoGenerator,
+    paths: Sequence[Path],
+    num_frames: int | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    batch_size: int = 8,
+    cache_dir: Path | None = None,
+    progress: bool = True,
+) -> list[Tensor]:
+    """Latents `[C, F, H, W]` (float32, CPU) of video files, one a path; equal paths share one tensor.
+
+    Every dimension that is not given is the video's own, at the model's frame rate, reduced to the nearest
+    size that the family can make.
+
+    Args:
+        cache_dir: where latents are kept, by the content of the file, the size, and the autoencoder's
+            weights. `default_cache_dir() / "latents"` if None.
+
+    Raises:
+        InputError: a file is missing or unreadable (named).
+    """
+    cache_dir = cache_dir or default_cache_dir() / "latents"
+    encoder = autoencoder_hash(generator)
+    distinct = list(dict.fromkeys(paths))
+    keys = {}
+    for path in distinct:
+        if not path.is_file():
+            raise InputError(
+                f"The video {path} does not exist: correct the path or remove the row that names it."
+            )
+        content = f"{file_hash(path)} {encoder} {num_frames} {height} {width} {generator.defaults.fps}"
+        keys[path] = hashlib.sha256(content.encode()).hexdigest()
+    latents: dict[Path, Tensor] = {}
+    waiting: dict[tuple[int, ...], list[tuple[Path, Tensor]]] = {}
+
+    def encode(batch: list[tuple[Path, Tensor]]) -> None:
+        videos = torch.stack([video for _, video in batch]).to(generator.device)
+        with torch.no_grad():
+            encoded = generator.encode(videos).float().cpu()
+        for (path, _), latent in zip(batch, encoded):
+            latents[path] = latent.clone(memory_format=torch.contiguous_format)
+            if encoder is not None:
+                with atomic_path(cache_dir / f"{keys[path]}.safetensors") as temporary:
+                    save_file({"latents": latents[path]}, temporary)
+
+    for path in tqdm(distinct, desc="Encoding videos", unit="video", disable=not progress):
+        cached = cache_dir / f"{keys[path]}.safetensors"
+        if encoder is not None and cached.is_file():
+            latents[path] = load_file(cached)["latents"]
+            continue
+        video = _load_video(generator, path, num_frames, height, width)
+        batch = waiting.setdefault(tuple(video.shape), [])
+        batch.append((path, video))
+        if len(batch) == batch_size:
+            encode(waiting.pop(tuple(video.shape)))
+    for batch in waiting.values():
+        encode(batch)
+    return [latents[path] for path in paths]
+
+
+@dataclass
+class PromptTable:
+    """Conditions of all prompts of a data set; row 0 is the unconditional prompt."""
+
+    conditions: Conditions
+    rows: Tensor
+
+    @classmethod
+    def encode(cls, generator: VideoGenerator, prompts: Sequence[str]) -> PromptTable:
+        """Encodes each distinct prompt once; `rows[i]` is the row of `prompts[i]`."""
+        conditions, rows = encode_unique_prompts(generator, ["", *prompts])
+        return cls({name: value.cpu() for name, value in conditions.items()}, rows[1:])
+
+
+class LatentDataset(Dataset):
+    """Rows of equally many latents each (one for SFT; chosen and rejected for DPO) with the row of their
+    prompt.
+
+    An item is `{"latents": [sides, C, F, H, W], "row": int, "key": int}`; all sides of an item have one
+    shape.
+    """
+
+    def __init__(self, latents: Sequence[Sequence[Tensor]], rows: Tensor) -> None:
+        self.latents = latents
+        self.rows = rows.tolist()
+        for sides in latents:
+            shapes = [tuple(side.shape) for side in sides]
+            if len(set(shapes)) > 1:
+                raise InputError(
+                    f"The videos of one row have latents of different shapes {shapes}: give --num_frames, "
+                    "--height and --width, so that they become equal."
+                )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"latents": torch.stack(list(self.latents[index])), "row": self.rows[index], "key": index}
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        return [tuple(sides[0].shape) for sides in self.latents]
+
+
+def collate(items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    """`latents [batch, sides, C, F, H, W]`, `rows [batch]`, `keys [batch, 2]`: index of the row and its
+    occurrence."""
+    seen: dict[int, int] = {}
+    keys = []
+    for item in items:
+        keys.append((item["key"], seen.get(item["key"], 0)))
+        seen[item["key"]] = seen.get(item["key"], 0) + 1
+    return {
+        "latents": torch.stack([item["latents"] for item in items]),
+        "rows": torch.tensor([item["row"] for item in items]),
+        "keys": torch.tensor(keys),
+    }
+
+
+class BucketBatchSampler(Sampler[list[int]]):
+    """Batches whose latents have one shape, in an order that depends only on seed and epoch.
+
+    Every batch is full: the last one of a shape is filled up from the start of that shape's order, so that
+    processes always get batches of equal size.
+    """
+
+    def __init__(self, shapes: Sequence[tuple[int, ...]], batch_size: int, seed: int) -> None:
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+        self.drop_last = False
+        self.buckets: dict[tuple[int, ...], list[int]] = {}
+        for index, shape in enumerate(shapes):
+            self.buckets.setdefault(shape, []).append(index)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return sum(-(-len(bucket) // self.batch_size) for bucket in self.buckets.values())
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = random.Random(f"{self.seed} {self.epoch}")
+        batches = []
+        for bucket in self.buckets.values():
+            indices = bucket.copy()
+            order.shuffle(indices)
+            missing = -len(indices) % self.batch_size
+            indices += [indices[i % len(bucket)] for i in range(missing)]
+            batches += [indices[i : i + self.batch_size] for i in range(0, len(indices), self.batch_size)]
+        if len(self.buckets) > 1:
+            order.shuffle(batches)
+        yield from batches
+
+
+def example_seeds(*key: int, rows: Tensor | None = None) -> list[int]:
+    """Seeds that depend on nothing but `key` and each row `[batch, n]` of `rows`.
+
+    Noise drawn from them is the same in every batch, on every process, and after resuming from a checkpoint.
+    """
+    tails = [[]] if rows is None else rows.tolist()
+    return [int(np.random.SeedSequence([*key, *tail]).generate_state(1)[0]) for tail in tails]
+
+
+def split_prompts(prompts: Sequence[str], fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """Indices `(train, held_out)` of examples, such that no prompt is on both sides.
+
+    Args:
+        fraction: share of the distinct prompts that is held out; at least one is, if it is above 0.
+
+    Raises:
+        InputError: `fraction` is not in [0, 1), or leaves nothing to train on.
+    """
+    distinct = sorted(set(prompts))
+    count = max(1, round(fraction * len(distinct))) if fraction > 0 else 0
+    if not 0 <= fraction < 1 or count >= len(distinct):
+        raise InputError(
+            f"eval_fraction is {fraction} for {len(distinct)} distinct prompts, which leaves none to "
+            f"train on: "
+            "lower it or add prompts."
+        )
+    random.Random(seed).shuffle(distinct)
+    held_out = set(distinct[:count])
+    indices = range(len(prompts))
+    return [i for i in indices if prompts[i] not in held_out], [i for i in indices if prompts[i] in held_out]

@@ -1,0 +1,121 @@
+"""Several GPUs and machines: `--accelerate_config` runs the same command again under `accelerate launch`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from alignment.config_files import find_config
+from generator.output import InputError
+
+_LAUNCHED = "VIDALIGN_LAUNCHED"
+
+
+@dataclass
+class LaunchArguments:
+    """Several GPUs and machines (accelerate, DeepSpeed)."""
+
+    accelerate_config: str | None = field(
+        default=None,
+        metadata={
+            "help": "Run under `accelerate launch` with this configuration: single, multi_gpu, zero1, zero2, zero3, "
+            "fsdp, or a file that `accelerate config` wrote."
+        },
+    )
+    num_processes: int | None = field(
+        default=None,
+        metadata={"help": "Processes on all machines together; as many as GPUs by default."},
+    )
+    num_machines: int = field(default=1, metadata={"help": "Machines; start the command on each of them."})
+    machine_rank: int = field(default=0, metadata={"help": "Number of this machine, from 0."})
+    main_process_ip: str | None = field(default=None, metadata={"help": "Address of machine 0."})
+    main_process_port: int | None = field(default=None, metadata={"help": "A free port of machine 0."})
+
+
+def is_launched() -> bool:
+    """Whether this process was started by `launch`."""
+    return _LAUNCHED in os.environ
+
+
+def launch_command(arguments: argparse.Namespace, command: list[str], num_gpus: int) -> list[str]:
+    """The `accelerate launch` command line.
+
+    Args:
+        arguments: the fields of `LaunchArguments`.
+        command: arguments of `vidalign` from the subcommand on.
+        num_gpus: GPUs of this machine.
+
+    Raises:
+        InputError: no such configuration, or several machines without the address of the first.
+    """
+    config_file = find_config(arguments.accelerate_config, "accelerate")
+    config = _read(config_file)
+    machines = arguments.num_machines if arguments.num_machines > 1 else config.get("num_machines") or 1
+    processes = arguments.num_processes or max(num_gpus, 1) * machines
+    if config.get("distributed_type") == "NO":
+        processes = 1
+    elif config.get("distributed_type") == "MULTI_GPU" and processes == 1:
+        config_file = find_config("single", "accelerate")  # accelerate refuses to distribute to one
+    words = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config_file)]
+    words += ["--num_processes", str(processes), "--num_machines", str(machines)]
+    if arguments.num_machines > 1:
+        if not arguments.main_process_ip:
+            raise InputError("Several machines need the address of the first: pass --main_process_ip.")
+        words += ["--machine_rank", str(arguments.machine_rank)]
+    if arguments.main_process_ip:
+        words += ["--main_process_ip", arguments.main_process_ip]
+    if arguments.main_process_port:
+        words += ["--main_process_port", str(arguments.main_process_port)]
+    elif machines == 1:
+        words += ["--main_process_port", "0"]  # any free one
+    deepspeed_file = (config.get("deepspeed_config") or {}).get("deepspeed_config_file")
+    if deepspeed_file:
+        # accelerate looks in the working directory; the path is meant from the file that states it.
+        beside = (config_file.parent / deepspeed_file).resolve()
+        words += ["--deepspeed_config_file", str(beside if beside.is_file() else deepspeed_file)]
+    return [*words, "--module", "alignment.cli", *command]
+
+
+def launch(arguments: argparse.Namespace, command: list[str]) -> int:
+    """Runs the command under `accelerate launch` and returns its exit code.
+
+    A mistake of the user that a process finds is said again at the end, after what the launcher prints.
+    """
+    import torch
+
+    num_gpus = torch.cuda.device_count()
+    words = launch_command(arguments, command, num_gpus)
+    with tempfile.TemporaryDirectory(prefix="vidalign-") as folder:
+        report = Path(folder) / "error.txt"
+        environment = {**os.environ, _LAUNCHED: "1", "VIDALIGN_ERROR_FILE": str(report)}
+        if num_gpus == 0:
+            environment["ACCELERATE_USE_CPU"] = "true"  # `--cpu` would drop all processes but one
+        process = subprocess.Popen(words, env=environment)
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            # The terminal interrupts the whole group: the processes stop by themselves.
+            process.wait()
+            raise
+        if report.is_file():
+            print(f"vidalign: error: {report.read_text(encoding='utf-8')}", file=sys.stderr)
+            return 2
+    return code
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path} is not an accelerate configuration: run `accelerate config`.") from error
+    if not isinstance(config, dict) or "distributed_type" not in config:
+        raise InputError(f"{path} is not an accelerate configuration: it has no `distributed_type`.")
+    return config

@@ -1,0 +1,102 @@
+"""Supervised fine-tuning: the flow-matching loss on demonstrations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alignment.adapters import LoraArguments
+from alignment.alignment_trainer import AlignmentTrainer
+from alignment.latent_dataset import LatentDataset, PromptTable, example_seeds
+from alignment.losses import flow_matching_error
+from alignment.sft_config import SFTConfig
+from generator import flow
+from generator.base import VideoGenerator
+from generator.sampling import seeded_noise
+
+EVALUATION_STEP = 2**32 - 1
+
+
+class SFTTrainer(AlignmentTrainer):
+    """Trains the generator to make videos like the demonstrations.
+
+    Args:
+        generator: the generator to train.
+        args: configuration.
+        latents: `[C, F, H, W]` of each demonstration.
+        prompts: one a demonstration.
+        eval_latents, eval_prompts: held-out demonstrations, for `eval_loss` with noise that never changes.
+        lora, record, callbacks: see `AlignmentTrainer`.
+    """
+
+    args: SFTConfig
+
+    def __init__(
+        self,
+        generator: VideoGenerator,
+        args: SFTConfig,
+        latents: Sequence[Tensor],
+        prompts: Sequence[str],
+        eval_latents: Sequence[Tensor] = (),
+        eval_prompts: Sequence[str] = (),
+        lora: LoraArguments | None = None,
+        record: dict[str, Any] | None = None,
+        callbacks: Sequence[Any] = (),
+    ) -> None:
+        table = PromptTable.encode(generator, [*prompts, *eval_prompts])
+        self.conditions = table.conditions
+        sides = [[latent] for latent in latents]
+        eval_sides = [[latent] for latent in eval_latents]
+        super().__init__(
+            generator,
+            args,
+            train_dataset=LatentDataset(sides, table.rows[: len(sides)]),
+            eval_dataset=LatentDataset(eval_sides, table.rows[len(sides) :]) if eval_sides else None,
+            lora=lora,
+            record=record,
+            callbacks=callbacks,
+            dropout=True,
+        )
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        x0 = inputs["latents"][:, 0]
+        step = self.state.global_step if torch.is_grad_enabled() else EVALUATION_STEP
+        seeds = example_seeds(self.args.seed, step, rows=inputs["keys"])
+        noise = seeded_noise(seeds, x0.shape[1:]).to(x0)
+        shift = self.generator.defaults.shift if self.args.shift is None else self.args.shift
+        sigma = draw_sigmas(
+            seeds, shift, self.args.logit_mean, self.args.logit_std, self.args.uniform_share
+        ).to(x0)
+        rows = inputs["rows"].cpu()
+        if torch.is_grad_enabled():
+            rows = torch.where(draw_dropout(seeds, self.args.caption_dropout), 0, rows)
+        velocity = self.generator.velocity(
+            flow.interpolate(x0, noise, sigma), sigma, self.conditions_of(self.conditions, rows), model
+        )
+        loss = flow_matching_error(velocity, x0, noise).mean()
+        return (loss, {}) if return_outputs else loss
+
+
+def draw_sigmas(seeds: list[int], shift: float, mean: float, std: float, uniform_share: float) -> Tensor:
+    """Noise levels `[batch]`, each from the example's own seed; the arguments are `flow.sample_sigma`'s."""
+    return torch.cat(
+        [flow.sample_sigma(1, shift, _own_random(seed, 1), mean, std, uniform_share) for seed in seeds]
+    )
+
+
+def draw_dropout(seeds: list[int], share: float) -> Tensor:
+    """Which captions are dropped, `[batch]` booleans, each from the example's own seed."""
+    return torch.cat([torch.rand(1, generator=_own_random(seed, 2)) < share for seed in seeds])
+
+
+def _own_random(seed: int, stream: int) -> torch.Generator:
+    return torch.Generator().manual_seed(example_seeds(seed, stream)[0])

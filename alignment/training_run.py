@@ -1,0 +1,69 @@
+"""What every training command does around its trainer: output folder, generator, resuming, saving."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.trainer_utils import get_last_checkpoint
+
+from alignment.adapters import GeneratorArguments
+from alignment.alignment_config import AlignmentConfig
+from alignment.alignment_trainer import AlignmentTrainer
+from alignment.latent_dataset import file_hash
+from generator.base import VideoGenerator
+from generator.output import InputError, prepare_output_dir
+
+
+def load_generator_to_train(arguments: GeneratorArguments, config: AlignmentConfig) -> VideoGenerator:
+    """The generator with the adapters to start from merged into its weights, on the training device."""
+    from generator import load_generator
+
+    dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
+    return load_generator(arguments.model, adapter=arguments.adapter, device=config.device, dtype=dtype)
+
+
+def checkpoint_to_resume(config: AlignmentConfig) -> str | None:
+    """Prepares the output folder; returns the checkpoint to go on from, or None for a fresh start.
+
+    `resume_from_checkpoint` is a checkpoint folder, or `latest` (or `true`) for the newest one in the output
+    folder; without a checkpoint there, `latest` starts afresh.
+
+    Raises:
+        InputError: the output folder is not empty, and neither `--overwrite` nor a resumption was asked for;
+            or the checkpoint does not exist.
+    """
+    wanted, folder = config.resume_from_checkpoint, Path(str(config.output_dir))
+    if wanted and str(wanted).lower() not in {"latest", "true"}:
+        if not Path(wanted).is_dir():
+            raise InputError(
+                f"The checkpoint {wanted} does not exist: name a folder checkpoint-N or say `latest`."
+            )
+        return wanted
+    if wanted and folder.is_dir():
+        return get_last_checkpoint(str(folder))
+    if config.process_index == 0:
+        prepare_output_dir(folder, config.overwrite)
+    return None
+
+
+def train_and_save(trainer: AlignmentTrainer, checkpoint: str | None) -> None:
+    """Trains, then writes the result and `trainer_state.json` (all logged metrics) into the output folder."""
+    trainer.train(resume_from_checkpoint=checkpoint)
+    if trainer.eval_dataset is not None:
+        trainer.evaluate()
+    trainer.save_model()
+    trainer.save_state()
+
+
+def data_record(source: str | Path, files: Iterable[Path], texts: Iterable[str]) -> dict[str, Any]:
+    """Where data came from and a SHA-256 of all its files and texts."""
+    digest = hashlib.sha256()
+    for path in dict.fromkeys(files):
+        digest.update(file_hash(path).encode())
+    for text in texts:
+        digest.update(text.encode() + b"\0")
+    return {"data": str(source), "data_sha256": digest.hexdigest()}

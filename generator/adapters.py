@@ -1,0 +1,205 @@
+"""LoRA adapters on disk and in memory: read, check, concatenate, merge into a transformer, write.
+
+The file is diffusers' own (`pytorch_lora_weights.safetensors` with keys `transformer.<module>.lora_A.weight`
+and the LoRA configuration as metadata), so `pipeline.load_lora_weights(folder)` loads it too. Beside it,
+`training.json` says which model the adapter belongs to and how it was made.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from generator.base import VideoGenerator
+from generator.output import InputError, atomic_path, write_json
+
+WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
+TRAINING_NAME = "training.json"
+METADATA_KEY = "lora_adapter_metadata"
+PREFIX = "transformer."
+
+
+@dataclass
+class LoraAdapter:
+    """Low-rank changes of linear layers.
+
+    Attributes:
+        pairs: for each module `(A [rank, in], B [out, rank])`, float32; the change of the weight is exactly
+            `B @ A`, with every scaling factor already inside B.
+        training: what `training.json` says, empty where there is none.
+    """
+
+    pairs: dict[str, tuple[Tensor, Tensor]]
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+def model_fingerprint(transformer: torch.nn.Module) -> str:
+    """Class and hash of the configuration; the same for every copy of a model, whatever its weights."""
+    configuration = {
+        name: value
+        for name, value in dict(getattr(transformer, "config", {})).items()
+        if not name.startswith("_")
+    }
+    text = json.dumps(configuration, sort_keys=True, default=str)
+    return f"{type(transformer).__name__}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def _scaling(module: str, rank: int, configuration: dict[str, Any]) -> float:
+    alpha = configuration.get("lora_alpha", rank)
+    for pattern, value in configuration.get("alpha_pattern", {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", module) or fnmatch.fnmatch(module, pattern):
+            alpha = value
+            break
+    return alpha / (math.sqrt(rank) if configuration.get("use_rslora") else rank)
+
+
+def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        raise InputError(
+            f"{path} is not a readable LoRA file ({error}): give a folder that a training command wrote."
+        ) from None
+    tensors = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
+    return tensors, {name.removeprefix(PREFIX): value for name, value in metadata.items()}
+
+
+def read_adapter(path: str | Path) -> LoraAdapter:
+    """Reads a folder with `pytorch_lora_weights.safetensors`, or such a file.
+
+    Raises:
+        InputError: it is missing, unreadable, or holds something other than LoRA of linear layers.
+    """
+    path = Path(path)
+    file = path / WEIGHTS_NAME if path.is_dir() else path
+    if not file.is_file():
+        raise InputError(f"No adapter was found at {path}: give a folder that holds {WEIGHTS_NAME}.")
+    tensors, configuration = _read_file(file)
+    pairs = {}
+    for name, down in tensors.items():
+        if not name.endswith(".lora_A.weight"):
+            if not name.endswith((".lora_B.weight", ".alpha")):
+                raise InputError(
+                    f"The adapter {path} holds {name!r}, but only plain LoRA of linear layers can be loaded: "
+                    "train it without DoRA and without `modules_to_save`."
+                )
+            continue
+        module = name.removesuffix(".lora_A.weight")
+        up = tensors.get(f"{module}.lora_B.weight")
+        if up is None or down.ndim != 2 or up.ndim != 2 or up.shape[1] != down.shape[0]:
+            raise InputError(
+                f"The adapter {path} has no matching pair of matrices for {module!r}: it is damaged."
+            )
+        alpha = tensors.get(f"{module}.alpha")
+        scaling = (
+            alpha.item() / len(down) if alpha is not None else _scaling(module, len(down), configuration)
+        )
+        pairs[module] = (down.float(), up.float() * scaling)
+    if not pairs:
+        raise InputError(
+            f"The adapter {path} holds no LoRA weights: give a folder that a training command wrote."
+        )
+    training = file.parent / TRAINING_NAME
+    return LoraAdapter(pairs, json.loads(training.read_text(encoding="utf-8")) if training.is_file() else {})
+
+
+def concatenate_adapters(adapters: Sequence[LoraAdapter]) -> LoraAdapter:
+    """One adapter whose change is exactly the sum of all changes: A = [A₁; A₂; …], B = [B₁, B₂, …]."""
+    modules = dict.fromkeys(module for adapter in adapters for module in adapter.pairs)
+    pairs = {}
+    for module in modules:
+        parts = [adapter.pairs[module] for adapter in adapters if module in adapter.pairs]
+        pairs[module] = (torch.cat([down for down, _ in parts]), torch.cat([up for _, up in parts], dim=1))
+    return LoraAdapter(pairs)
+
+
+def write_adapter(folder: str | Path, adapter: LoraAdapter, training: dict[str, Any]) -> None:
+    """Writes the adapter in diffusers' format, then `training.json`; each file appears whole or not at all.
+
+    All modules get the highest rank among them (missing rows are zero), so one rank describes the file.
+    """
+    folder = Path(folder)
+    rank = max(len(down) for down, _ in adapter.pairs.values())
+    tensors = {}
+    for module, (down, up) in adapter.pairs.items():
+        missing = rank - len(down)
+        tensors[f"{PREFIX}{module}.lora_A.weight"] = torch.nn.functional.pad(
+            down, (0, 0, 0, missing)
+        ).contiguous()
+        tensors[f"{PREFIX}{module}.lora_B.weight"] = torch.nn.functional.pad(up, (0, missing)).contiguous()
+    configuration = LoraConfig(r=rank, lora_alpha=rank, target_modules=sorted(adapter.pairs)).to_dict()
+    metadata = {
+        f"{PREFIX}{name}": sorted(value) if isinstance(value, set) else value
+        for name, value in configuration.items()
+    }
+    with atomic_path(folder / WEIGHTS_NAME) as temporary:
+        save_file(
+            tensors, temporary, metadata={"format": "pt", METADATA_KEY: json.dumps(metadata, default=str)}
+        )
+    write_json(folder / TRAINING_NAME, training)
+
+
+def _check_model(generator: VideoGenerator, adapter: LoraAdapter, path: str | Path) -> None:
+    fingerprint = model_fingerprint(generator.transformer)
+    made_for = adapter.training.get("model_fingerprint", fingerprint)
+    if made_for != fingerprint:
+        raise InputError(
+            f"The adapter {path} was trained for {adapter.training.get('base_model', 'another model')} "
+            f"({made_for}), "
+            f"but the model is {generator.name} ({fingerprint}): load it on the model that it was trained "
+            f"for."
+        )
+    modules = dict(generator.transformer.named_modules())
+    for name, (down, up) in adapter.pairs.items():
+        weight = getattr(modules.get(name), "weight", None)
+        if weight is None or weight.shape != (up.shape[0], down.shape[1]):
+            found = "no such layer" if weight is None else f"a layer of shape {tuple(weight.shape)}"
+            raise InputError(
+                f"The adapter {path} changes the layer {name!r} of shape {(up.shape[0], down.shape[1])}, but "
+                f"{generator.name} has {found} there: load it on the model that it was trained for."
+            )
+
+
+def merged_adapter(generator: VideoGenerator) -> LoraAdapter | None:
+    """What `load_adapters` has added to the generator's weights, or None."""
+    return vars(generator).get("_merged_adapter")
+
+
+@torch.no_grad()
+def load_adapters(generator: VideoGenerator, paths: str | Path | Sequence[str | Path]) -> LoraAdapter:
+    """Adds adapters to the weights of the transformer in memory, so that sampling costs what the base costs.
+
+    Several adapters add up. The generator remembers them: training that starts here saves one adapter that
+    contains them, and its reference policy is the model as it is now.
+
+    Raises:
+        InputError: an adapter is missing or belongs to another model; the model is then unchanged.
+    """
+    paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    adapters = [read_adapter(path) for path in paths]
+    for path, adapter in zip(paths, adapters):
+        _check_model(generator, adapter, path)
+    total = concatenate_adapters(adapters)
+    modules = dict(generator.transformer.named_modules())
+    for name, (down, up) in total.pairs.items():
+        weight = modules[name].weight
+        change = up.to(weight.device) @ down.to(weight.device)
+        weight.copy_(weight.float() + change)
+    before = merged_adapter(generator)
+    vars(generator)["_merged_adapter"] = total if before is None else concatenate_adapters([before, total])
+    return total

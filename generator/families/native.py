@@ -1,0 +1,95 @@
+"""The built-in family as a `VideoGenerator`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from generator.base import Conditions, GenerationDefaults, VideoGenerator
+from generator.native.pipeline import NativeVideoPipeline
+from generator.native.text_encoder import encode_text
+
+
+class NativeGenerator(VideoGenerator):
+    """Adapter of `NativeVideoPipeline`."""
+
+    pipeline_class = NativeVideoPipeline
+    lora_target_modules = ["to_q", "to_k", "to_v", "to_out.0"]  # noqa: RUF012
+
+    def __init__(self, pipeline: NativeVideoPipeline, name: str) -> None:
+        self.pipeline = pipeline
+        self.name = name
+        self.defaults = GenerationDefaults(
+            num_frames=9,
+            height=32,
+            width=32,
+            fps=pipeline.config.fps,
+            num_inference_steps=10,
+            guidance_scale=1.0,
+            shift=pipeline.scheduler.config.shift,
+        )
+
+    @property
+    def transformer(self) -> torch.nn.Module:
+        return self.pipeline.transformer
+
+    def check_size(self, num_frames: int, height: int, width: int) -> None:
+        self.pipeline.check_size(num_frames, height, width)
+
+    def size_multiples(self) -> tuple[int, int]:
+        return self.pipeline.size_multiples()
+
+    def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        return self.pipeline.latent_shape(num_frames, height, width)
+
+    @torch.no_grad()
+    def encode(self, videos: Tensor) -> Tensor:
+        vae = self.pipeline.vae
+        posterior = vae.encode(videos.to(vae.device, vae.dtype)).latent_dist
+        return vae.normalise(posterior.mode().float())
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        vae = self.pipeline.vae
+        return vae.decode(vae.denormalise(latents).to(vae.device, vae.dtype)).sample.float().clamp(-1, 1)
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
+        text, mask = encode_text(self.pipeline.text_encoder, self.pipeline.tokenizer, prompts)
+        return {"encoder_hidden_states": text, "encoder_attention_mask": mask}
+
+    def velocity(
+        self,
+        latents: Tensor,
+        sigma: Tensor,
+        conditions: Conditions,
+        transformer: torch.nn.Module | None = None,
+    ) -> Tensor:
+        module = self.transformer if transformer is None else transformer
+        arguments = self._transformer_arguments(latents, sigma, conditions)
+        return module(**arguments, return_dict=False)[0].float()
+
+    def features(
+        self, latents: Tensor, sigma: Tensor, conditions: Conditions, num_blocks: int
+    ) -> tuple[Tensor, Tensor]:
+        return self.pipeline.transformer.features(
+            **self._transformer_arguments(latents, sigma, conditions), num_blocks=num_blocks
+        )
+
+    def _transformer_arguments(
+        self, latents: Tensor, sigma: Tensor, conditions: Conditions
+    ) -> dict[str, Any]:
+        text, mask = conditions["encoder_hidden_states"], conditions["encoder_attention_mask"]
+        if mask.device.type == "cpu":
+            # Padding common to all rows only costs time; on a GPU finding it would cost a synchronisation.
+            longest = int(mask.sum(dim=1).max())
+            text, mask = text[:, :longest], mask[:, :longest]
+        return {
+            "hidden_states": latents.to(self.dtype),
+            "timestep": sigma.float() * 1000,
+            "encoder_hidden_states": text.to(self.dtype),
+            "encoder_attention_mask": mask,
+            "seconds_per_frame": self.pipeline.seconds_per_latent_frame,
+        }

@@ -1,0 +1,93 @@
+"""`load_generator`: from a name, a folder or a hub id to a `VideoGenerator`."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from generator.base import VideoGenerator
+from generator.output import InputError
+
+PRETRAINED = Path(__file__).parent / "pretrained"
+
+FAMILIES = {"NativeVideoPipeline": "generator.families.native:NativeGenerator"}
+"""Pipeline class in `model_index.json` -> `module:class` of the adapter that serves it."""
+
+
+def find_pipeline(name_or_path: str | Path) -> Path:
+    """The folder with `model_index.json` for a built-in name, a local folder or a hub id.
+
+    Raises:
+        InputError: nothing of that name can be found.
+    """
+    built_in = sorted(p.name for p in PRETRAINED.iterdir() if (p / "model_index.json").is_file())
+    for folder in (PRETRAINED / str(name_or_path), Path(name_or_path)):
+        if (folder / "model_index.json").is_file():
+            return folder
+    known = f"a built-in model ({', '.join(built_in)}), a folder with model_index.json, or a hub id"
+    if Path(name_or_path).exists():
+        raise InputError(f"{name_or_path} holds no model_index.json, but the model must be {known}.")
+    if str(name_or_path).count("/") != 1:
+        raise InputError(f"The model {str(name_or_path)!r} is unknown: name {known}.")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(str(name_or_path)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise InputError(
+            f"The model {str(name_or_path)!r} is neither here nor could it be fetched from the hub "
+            f"({type(error).__name__}): name {known}."
+        ) from error
+
+
+def default_device() -> torch.device:
+    """The first GPU if there is one, the CPU otherwise."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_generator(
+    name_or_path: str | Path,
+    adapter: str | Path | Sequence[str | Path] | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> VideoGenerator:
+    """Loads a text-to-video generator.
+
+    Args:
+        name_or_path: a built-in model (`nano`), a folder written by `save_pretrained`, or a hub id.
+        adapter: folder of a LoRA adapter, or several whose effects add up.
+        device: where to put it; the first GPU if there is one, otherwise the CPU.
+        dtype: of the transformer and text encoder; bfloat16 on a GPU and float32 on the CPU by default. The
+            autoencoder stays in float32 on the CPU and follows `dtype` on a GPU.
+
+    Raises:
+        InputError: the model or the adapter cannot be found, or does not fit.
+    """
+    folder = find_pipeline(name_or_path)
+    class_name = json.loads((folder / "model_index.json").read_text(encoding="utf-8")).get("_class_name")
+    if class_name not in FAMILIES:
+        raise InputError(
+            f"{name_or_path} is a {class_name}, but the supported pipelines are {', '.join(FAMILIES)}: "
+            "see docs for how to add a family."
+        )
+    module_name, adapter_name = FAMILIES[class_name].split(":")
+    family = getattr(importlib.import_module(module_name), adapter_name)
+    device = torch.device(device) if device is not None else default_device()
+    dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+    pipeline = family.pipeline_class.from_pretrained(folder, dtype=dtype).to(device)
+    pipeline.set_progress_bar_config(disable=True)
+    for component in pipeline.components.values():
+        if isinstance(component, torch.nn.Module):
+            component.requires_grad_(False).eval()
+    generator = family(pipeline, str(name_or_path))
+    if adapter:
+        from generator.adapters import load_adapters
+
+        paths = [adapter] if isinstance(adapter, str | Path) else list(adapter)
+        load_adapters(generator, [Path(path) for path in paths])
+    return generator

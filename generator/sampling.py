@@ -1,0 +1,325 @@
+"""Sampling on top of `generator.flow`: videos from prompts, the ODE sampler, and stochastic trajectories."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from generator import flow
+from generator.base import Conditions, VideoGenerator, concatenate, repeat, select
+from generator.output import InputError
+
+Velocity = Callable[[Tensor, Tensor], Tensor]
+"""`(latents [batch, ...], sigma [batch]) -> velocity`, with conditions and guidance bound in."""
+
+
+def seeded_noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
+    """Standard normal noise `[len(seeds), *shape]` on the CPU; row i depends on `seeds[i]` alone."""
+    noise = torch.empty(len(seeds), *shape)
+    for row, seed in zip(noise, seeds):
+        row.normal_(generator=torch.Generator().manual_seed(seed))
+    return noise
+
+
+def guided_velocity(
+    generator: VideoGenerator,
+    conditions: Conditions,
+    negative_conditions: Conditions | None = None,
+    guidance_scale: float = 1.0,
+    transformer: torch.nn.Module | None = None,
+    unconditional_gradient: bool = True,
+) -> Velocity:
+    """The velocity under `conditions`, with classifier-free guidance in one batched call of the network.
+
+    Args:
+        conditions: one row a latent.
+        negative_conditions: one row, for all latents, or one row a latent; needed when `guidance_scale` is
+            not 1.
+        transformer: called in place of `generator.transformer`.
+        unconditional_gradient: whether the unconditional branch passes gradients.
+    """
+    if guidance_scale == 1:
+        return lambda latents, sigma: generator.velocity(latents, sigma, conditions, transformer)
+    if negative_conditions is None:
+        raise ValueError(f"guidance_scale is {guidance_scale}, which needs negative_conditions.")
+    rows = next(iter(conditions.values())).shape[0]
+    negative_rows = next(iter(negative_conditions.values())).shape[0]
+    both = concatenate([conditions, repeat(negative_conditions, rows // negative_rows)])
+
+    def velocity(latents: Tensor, sigma: Tensor) -> Tensor:
+        predicted = generator.velocity(latents.repeat(2, 1, 1, 1, 1), sigma.repeat(2), both, transformer)
+        conditional, unconditional = predicted.chunk(2)
+        if not unconditional_gradient:
+            unconditional = unconditional.detach()
+        return flow.guide(conditional, unconditional, guidance_scale)
+
+    return velocity
+
+
+@torch.no_grad()
+def sample_latents(velocity: Velocity, latents: Tensor, sigmas: Tensor) -> Tensor:
+    """Latents `[batch, ...]` carried along the ODE from the noise level `sigmas[0]` to `sigmas[-1]`.
+
+    Args:
+        velocity: from `guided_velocity`.
+        latents: float32, at the noise level `sigmas[0]`.
+        sigmas: falling noise levels `[steps + 1]`, from `flow.sigma_schedule`.
+    """
+    sigmas = sigmas.to(latents.device)
+    for sigma, sigma_next in itertools.pairwise(sigmas):
+        latents = flow.euler_step(
+            latents, velocity(latents, sigma.expand(latents.shape[0])), sigma, sigma_next
+        )
+    return latents
+
+
+@dataclass(frozen=True)
+class SdeSettings:
+    """How trajectories explore.
+
+    Attributes:
+        kernel: name in `flow.SDE_KERNELS`.
+        noise_level: the kernel's strength.
+        first_step, num_steps: the window of consecutive stochastic steps; every other step is the ODE's. It
+            is the same for all members of a group, so that their rewards differ by what these steps did
+            (MixGRPO, arXiv 2507.21802). The last step ends without noise and can never be in it.
+    """
+
+    kernel: str
+    noise_level: float
+    first_step: int
+    num_steps: int
+
+    def __post_init__(self) -> None:
+        if self.kernel not in flow.SDE_KERNELS:
+            raise InputError(
+                f"The SDE kernel is {self.kernel!r}: choose one of {', '.join(flow.SDE_KERNELS)}."
+            )
+        if self.first_step < 0 or self.num_steps < 1:
+            raise ValueError(
+                f"The window starts at {self.first_step} and has {self.num_steps} steps: one is the least."
+            )
+
+
+def sde_step(
+    settings: SdeSettings, sigmas: Tensor, step: int | Tensor, latents: Tensor, velocity: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Mean and std of the stochastic step(s) `step` (an index, or one a row of `latents`) of the schedule."""
+    kernel = flow.SDE_KERNELS[settings.kernel]
+    return kernel(
+        latents,
+        velocity,
+        sigmas[step],
+        sigmas[step + 1],
+        settings.noise_level,
+        sigmas[min(1, len(sigmas) - 1)],
+    )
+
+
+@dataclass
+class Trajectories:
+    """What a policy-gradient update needs of sampled latents. All tensors are float32.
+
+    Attributes:
+        final: clean latents `[batch, C, F, H, W]`.
+        states: latents `[batch, W + 1, C, F, H, W]` before each of the W stochastic steps and after the last
+            one.
+        log_probs: `[batch, W]`, of each stochastic step under the policy that took it.
+        reference_means: `[batch, W, C, F, H, W]`, the means that the reference gives for the same steps, or
+            None.
+        kl: `[batch, W]`, the divergence of each stochastic step from the reference's, or None.
+        sigmas: the schedule `[steps + 1]`.
+        settings: the kernel and its window.
+    """
+
+    final: Tensor
+    states: Tensor
+    log_probs: Tensor
+    reference_means: Tensor | None
+    kl: Tensor | None
+    sigmas: Tensor
+    settings: SdeSettings
+
+
+def join_trajectories(parts: Sequence[Trajectories]) -> Trajectories:
+    """One batch of the trajectories of several, all with the same schedule and window."""
+
+    def join(values: list[Tensor | None]) -> Tensor | None:
+        tensors = [value for value in values if value is not None]
+        return torch.cat(tensors) if tensors else None
+
+    return Trajectories(
+        final=torch.cat([part.final for part in parts]),
+        states=torch.cat([part.states for part in parts]),
+        log_probs=torch.cat([part.log_probs for part in parts]),
+        reference_means=join([part.reference_means for part in parts]),
+        kl=join([part.kl for part in parts]),
+        sigmas=parts[0].sigmas,
+        settings=parts[0].settings,
+    )
+
+
+@torch.no_grad()
+def sample_trajectories(
+    velocity: Velocity,
+    noise: Tensor,
+    sigmas: Tensor,
+    settings: SdeSettings,
+    reference: Callable[[], AbstractContextManager] | None = None,
+) -> Trajectories:
+    """Samples latents with stochastic steps inside the window and ODE steps elsewhere.
+
+    Args:
+        velocity: from `guided_velocity`.
+        noise: `[batch, 1 + W, C, F, H, W]`, float32: the start, then the noise of each stochastic step.
+        sigmas: the schedule `[steps + 1]`.
+        reference: a context manager inside which `velocity` is the reference policy's; with it, the
+            reference's means are recorded.
+    """
+    window = range(settings.first_step, settings.first_step + settings.num_steps)
+    if window.stop > len(sigmas) - 2:
+        raise InputError(
+            f"The stochastic steps end at step {window.stop}, but only the first {len(sigmas) - 2} of"
+            f" {len(sigmas) - 1} steps can be stochastic: use a smaller window or more inference steps."
+        )
+    sigmas = sigmas.to(noise.device)
+    latents = noise[:, 0]
+    states: list[Tensor] = []
+    log_probs: list[Tensor] = []
+    reference_means: list[Tensor] = []
+    kl: list[Tensor] = []
+    for step in range(len(sigmas) - 1):
+        sigma = sigmas[step].expand(latents.shape[0])
+        predicted = velocity(latents, sigma)
+        if step not in window:
+            latents = flow.euler_step(latents, predicted, sigmas[step], sigmas[step + 1])
+            continue
+        mean, std = sde_step(settings, sigmas, step, latents, predicted)
+        states.append(latents)
+        if reference is not None:
+            with reference():
+                reference_velocity = velocity(latents, sigma)
+            reference_means.append(sde_step(settings, sigmas, step, latents, reference_velocity)[0])
+            kl.append(flow.gaussian_kl(mean, reference_means[-1], std))
+        latents = mean + std * noise[:, 1 + len(log_probs)]
+        log_probs.append(flow.gaussian_log_prob(latents, mean, std))
+        if step == window.stop - 1:
+            states.append(latents)
+    return Trajectories(
+        final=latents,
+        states=torch.stack(states, dim=1),
+        log_probs=torch.stack(log_probs, dim=1),
+        reference_means=torch.stack(reference_means, dim=1) if reference_means else None,
+        kl=torch.stack(kl, dim=1) if kl else None,
+        sigmas=sigmas,
+        settings=settings,
+    )
+
+
+def encode_unique_prompts(
+    generator: VideoGenerator, prompts: Sequence[str], batch_size: int = 64
+) -> tuple[Conditions, Tensor]:
+    """Conditions of the distinct prompts, each encoded once, and the row `[len(prompts)]` of every prompt."""
+    rows = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
+    distinct = list(rows)
+    with torch.no_grad():
+        parts = [
+            generator.encode_prompts(distinct[start : start + batch_size])
+            for start in range(0, len(distinct), batch_size)
+        ]
+    return concatenate(parts), torch.tensor([rows[prompt] for prompt in prompts])
+
+
+def video_size(
+    generator: VideoGenerator, num_frames: int | None, height: int | None, width: int | None
+) -> tuple[int, int, int]:
+    """The size asked for, the family's own where nothing is said; `InputError` if it cannot be made."""
+    defaults = generator.defaults
+    size = (num_frames or defaults.num_frames, height or defaults.height, width or defaults.width)
+    generator.check_size(*size)
+    return size
+
+
+def one_seed_each(seed: int | Sequence[int], count: int) -> list[int]:
+    """Seeds `seed, seed + 1, …` for an integer; a sequence of `count` seeds as it is."""
+    if isinstance(seed, int):
+        return list(range(seed, seed + count))
+    if len(seed) != count:
+        raise InputError(
+            f"{len(seed)} seeds were given for {count} prompts: give one seed a prompt or one integer."
+        )
+    return list(seed)
+
+
+@torch.no_grad()
+def generate_latents(
+    generator: VideoGenerator,
+    prompts: Sequence[str],
+    num_frames: int | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+    seed: int | Sequence[int] = 0,
+    negative_prompt: str = "",
+    batch_size: int = 8,
+    progress: bool = False,
+) -> Tensor:
+    """Clean latents `[len(prompts), C, F, H, W]` on the CPU; the arguments are those of `generate_videos`."""
+    if not prompts:
+        raise InputError("No prompt was given: give at least one.")
+    defaults = generator.defaults
+    size = video_size(generator, num_frames, height, width)
+    seeds = one_seed_each(seed, len(prompts))
+    scale = defaults.guidance_scale if guidance_scale is None else guidance_scale
+    sigmas = flow.sigma_schedule(num_inference_steps or defaults.num_inference_steps, defaults.shift)
+    conditions, rows = encode_unique_prompts(generator, prompts)
+    negative = generator.encode_prompts([negative_prompt]) if scale != 1 else None
+    finished = []
+    with tqdm(total=len(prompts), desc="Generating", unit="video", disable=not progress) as bar:
+        for start in range(0, len(prompts), batch_size):
+            batch = slice(start, start + batch_size)
+            noise = seeded_noise(seeds[batch], generator.latent_shape(*size)).to(generator.device)
+            velocity = guided_velocity(generator, select(conditions, rows[batch]), negative, scale)
+            finished.append(sample_latents(velocity, noise, sigmas).cpu())
+            bar.update(len(noise))
+    return torch.cat(finished)
+
+
+@torch.no_grad()
+def generate_videos(
+    generator: VideoGenerator,
+    prompts: Sequence[str],
+    num_frames: int | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+    seed: int | Sequence[int] = 0,
+    negative_prompt: str = "",
+    batch_size: int = 8,
+    progress: bool = False,
+) -> Tensor:
+    """Videos `[len(prompts), 3, frames, height, width]` on the CPU; see `VideoGenerator.generate`."""
+    latents = generate_latents(
+        generator,
+        prompts,
+        num_frames=num_frames,
+        height=height,
+        width=width,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        seed=seed,
+        negative_prompt=negative_prompt,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    return torch.cat(
+        [generator.decode(part.to(generator.device)).cpu() for part in latents.split(batch_size)]
+    )

@@ -1,0 +1,57 @@
+"""Writing the judgements of a campaign as a rankings file (docs: data contracts)."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from generator.output import InputError, write_jsonl
+from labeling_app.store import Store
+
+
+def export_rankings(store: Store, campaign: str, path: str | Path, overwrite: bool = False) -> int:
+    """Writes the newest version of every judgement, one a line, in one step; returns the number of lines.
+
+    Each line is `{"prompt", "videos", "ranks", "dimension", "annotator", "seconds", "created_at"}`: videos
+    as paths relative to the file, lower rank is better, equal ranks are ties, `created_at` in UTC (ISO
+    8601). Skipped tasks are not in it.
+
+    Raises:
+        InputError: the campaign does not exist or has no judgement yet, or the file exists and `overwrite`
+            is not set.
+    """
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise InputError(f"The file {path} exists: name another one or pass --overwrite.")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, but rankings are one file: name a .jsonl file.")
+    rows = ranking_rows(store, campaign, path.parent)
+    if not rows:
+        raise InputError(f"The campaign {campaign!r} has no rankings yet: let annotators rank first.")
+    write_jsonl(path, rows)
+    return len(rows)
+
+
+def ranking_rows(store: Store, campaign: str, folder: Path) -> list[dict[str, Any]]:
+    """The rows of a rankings file that lies in `folder`."""
+    tasks = {
+        task.id: (
+            task.prompt,
+            [os.path.relpath(video.media.path, folder.resolve()) for video in task.videos],
+        )
+        for task in store.tasks(campaign)
+    }
+    return [
+        {
+            "prompt": tasks[judgement.task_id][0],
+            "videos": tasks[judgement.task_id][1],
+            "ranks": judgement.ranks,
+            "dimension": judgement.dimension,
+            "annotator": judgement.user.name,
+            "seconds": round(judgement.seconds, 3),
+            "created_at": datetime.fromtimestamp(judgement.created_at, UTC).isoformat(),
+        }
+        for judgement in store.judgements(campaign)
+    ]

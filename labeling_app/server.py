@@ -1,0 +1,322 @@
+"""The HTTP side: login, the API that the ranking page uses, and videos by opaque id.
+
+Whatever the page may claim is checked here: that the user is logged in, that the task is assigned to this
+user and still held, that the ranks are legal. No file name, path or model name leaves this module.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from fastapi import Body, Depends, FastAPI, Form, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
+from fastapi.staticfiles import StaticFiles
+from pydantic import BaseModel, ConfigDict, Field, StrictInt
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from labeling_app import assignment
+from labeling_app.assignment import MAXIMUM_TEXT, AlreadyAnswered, LeaseExpired, Refused
+from labeling_app.login import LoginThrottle
+from labeling_app.models import User
+from labeling_app.store import MAXIMUM_VIDEOS, Store
+
+STATIC = Path(__file__).parent / "static"
+COOKIE = "vidalign_session"
+PAGE = "/rank"
+LARGEST_BODY = 1_000_000
+NOT_LOGGED_IN = "You are not logged in: log in and try again."
+CONTENT_SECURITY_POLICY = (
+    # Gradio compiles its templates in the browser, which needs 'unsafe-eval'.
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; font-src 'self' data:; connect-src 'self'; object-src 'none'; base-uri 'self'; "
+    "form-action 'self'; frame-ancestors 'none'"
+)
+
+
+GRADIO_FILES = re.compile(r"/+(gradio_api/+)?(file|proxy)=")
+
+
+class NotLoggedIn(Exception):
+    """The request carries no valid session."""
+
+
+class Answer(BaseModel):
+    """Ranks in the order shown, for each dimension of the campaign; 1 is best, equal ranks are ties."""
+
+    model_config = ConfigDict(extra="forbid")
+    ranks: dict[str, Annotated[list[StrictInt], Field(max_length=MAXIMUM_VIDEOS)]]
+    seconds: float = Field(ge=0, le=1e6)
+    comment: str = Field(default="", max_length=MAXIMUM_TEXT)
+
+
+class SkipRequest(BaseModel):
+    """Why a task cannot be ranked."""
+
+    model_config = ConfigDict(extra="forbid")
+    reason: str = Field(min_length=1, max_length=MAXIMUM_TEXT)
+    seconds: float = Field(ge=0, le=1e6)
+    comment: str = Field(default="", max_length=MAXIMUM_TEXT)
+
+
+@dataclass
+class Door:
+    """Who may come in: sessions in cookies, and the throttle on guessing passwords.
+
+    A name opens again after a minute at most, so that nobody can lock out a colleague for long; an address,
+    from which many names can be tried, after fifteen.
+    """
+
+    store: Store
+    names: LoginThrottle
+    addresses: LoginThrottle
+
+    def user(self, request: Request) -> User | None:
+        """The user who is logged in with this request's cookie."""
+        token = request.cookies.get(COOKIE)
+        return self.store.session_user(token) if token else None
+
+    def wait(self, name: str, address: str) -> float:
+        """Seconds until this name may be tried from this address."""
+        return max(self.names.wait(name), self.addresses.wait(address))
+
+    def log_in(self, name: str, password: str, address: str) -> str | None:
+        """The secret for the cookie, or None when name or password is wrong."""
+        # Counted before the check, so that many guesses at once do not slip through together.
+        self.names.failed(name)
+        self.addresses.failed(address)
+        user = self.store.authenticate(name, password)
+        if user is None:
+            return None
+        self.names.succeeded(name)
+        self.addresses.succeeded(address)
+        return self.store.open_session(user)
+
+
+def logged_in(request: Request) -> User:
+    """The user who is logged in; for routes that need one."""
+    door: Door = request.app.state.door
+    user = door.user(request)
+    if user is None:
+        raise NotLoggedIn(NOT_LOGGED_IN)
+    return user
+
+
+Annotator = Annotated[User, Depends(logged_in)]
+
+
+def create_app(store: Store, campaign: str | None = None) -> FastAPI:
+    """The whole labeling app on a store.
+
+    Args:
+        campaign: give out only tasks of this campaign; by default of all, oldest first.
+
+    Raises:
+        InputError: there is no such campaign.
+    """
+    from labeling_app.app import mount_ranking_page
+
+    if campaign is not None:
+        store.campaign(campaign)
+    door = Door(store, LoginThrottle(longest_wait=60.0), LoginThrottle(free_attempts=30))
+    app = FastAPI(title="vidalign labeling", docs_url=None, redoc_url=None)
+    app.state.door = door
+    app.add_middleware(Guard, store=store)
+    _add_error_messages(app)
+    _add_login(app, door)
+    _add_api(app, door, campaign)
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    return mount_ranking_page(app, PAGE, door.user)
+
+
+def _add_error_messages(app: FastAPI) -> None:
+    statuses: dict[type[Exception], int] = {
+        NotLoggedIn: 401,
+        Refused: 403,
+        AlreadyAnswered: 409,
+        LeaseExpired: 410,
+    }
+
+    def message(request: Request, error: Exception) -> Response:
+        return JSONResponse({"message": str(error)}, statuses[type(error)])
+
+    def illegal(request: Request, error: Exception) -> Response:
+        return JSONResponse({"message": "The request is not one that the ranking page sends."}, 422)
+
+    for kind in statuses:
+        app.add_exception_handler(kind, message)
+    app.add_exception_handler(RequestValidationError, illegal)
+
+
+def _add_login(app: FastAPI, door: Door) -> None:
+    template = (STATIC / "login.html").read_text(encoding="utf-8")
+
+    def login_page(message: str = "", status: int = 200) -> Response:
+        return HTMLResponse(template.replace("<!-- message -->", html.escape(message)), status)
+
+    @app.get("/", include_in_schema=False)
+    def home() -> Response:
+        return RedirectResponse(f"{PAGE[1:]}/")
+
+    @app.get("/manifest.json", include_in_schema=False)
+    def manifest() -> Response:
+        # Gradio's page asks for one.
+        return JSONResponse({"name": "Rank videos", "start_url": f"{PAGE}/", "display": "browser"})
+
+    @app.get("/login", include_in_schema=False)
+    def show_login() -> Response:
+        return login_page()
+
+    @app.post("/login", include_in_schema=False)
+    def log_in(
+        request: Request,
+        name: Annotated[str, Form(max_length=200)],
+        password: Annotated[str, Form(max_length=2000)],
+    ) -> Response:
+        address = request.client.host if request.client else ""
+        wait = door.wait(name, address)
+        if wait > 0:
+            response = login_page(f"Too many attempts: wait {wait:.0f} seconds and try again.", 429)
+            response.headers["retry-after"] = f"{wait:.0f}"
+            return response
+        token = door.log_in(name, password, address)
+        if token is None:
+            return login_page("Name or password is wrong.", 401)
+        response = RedirectResponse(f"{PAGE[1:]}/", 303)
+        response.set_cookie(
+            COOKIE,
+            token,
+            max_age=7 * 86400,
+            httponly=True,
+            samesite="lax",
+            secure=request.url.scheme == "https",
+        )
+        return response
+
+    @app.post("/logout", include_in_schema=False)
+    def log_out(request: Request) -> Response:
+        token = request.cookies.get(COOKIE)
+        if token:
+            door.store.close_session(token)
+        response = RedirectResponse("login", 303)
+        response.delete_cookie(COOKIE)
+        return response
+
+
+def _add_api(app: FastAPI, door: Door, campaign: str | None) -> None:
+    store = door.store
+
+    @app.get("/api/next")
+    def next_task(user: Annotator) -> dict[str, Any]:
+        """The task that the user works on, or a new one; `task` is null when nothing is left."""
+        task = assignment.next_task(store, user, campaign)
+        progress = assignment.progress(store, user, campaign)
+        return {
+            "user": user.name,
+            "lease_seconds": store.lease_seconds,
+            "progress": {"done": progress.done, "left": progress.left},
+            "task": _task_for_page(task) if task else None,
+        }
+
+    @app.post("/api/assignments/{assignment_id}/judgement")
+    def judge(user: Annotator, assignment_id: int, answer: Annotated[Answer, Body()]) -> dict[str, Any]:
+        """Stores the ranks of the videos in the order shown."""
+        version = assignment.submit(store, user, assignment_id, answer.ranks, answer.seconds, answer.comment)
+        return {"version": version}
+
+    @app.post("/api/assignments/{assignment_id}/skip")
+    def skip(user: Annotator, assignment_id: int, answer: Annotated[SkipRequest, Body()]) -> dict[str, Any]:
+        """Gives the task back for good, with a reason."""
+        assignment.skip(store, user, assignment_id, answer.reason, answer.seconds, answer.comment)
+        return {}
+
+    @app.post("/api/assignments/{assignment_id}/lease")
+    def renew(user: Annotator, assignment_id: int) -> dict[str, Any]:
+        """Keeps the task for another lease."""
+        return {"expires_at": assignment.renew(store, user, assignment_id)}
+
+    @app.get("/media/{media_id}")
+    def media(user: Annotator, media_id: str) -> Response:
+        """A video of a task that the user was given; Range requests are answered."""
+        found = assignment.visible_media(store, user, media_id)
+        if found is None or not Path(found.path).is_file():
+            return JSONResponse({"message": "There is no such video among your tasks."}, 404)
+        return FileResponse(
+            found.path,
+            media_type=found.content_type,
+            headers={
+                "cache-control": "private, max-age=3600",
+                # The file's own date could tell which model made it.
+                "last-modified": "Thu, 01 Jan 1970 00:00:00 GMT",
+                "etag": f'"{found.id}"',
+            },
+        )
+
+
+def _task_for_page(task: assignment.AssignedTask) -> dict[str, Any]:
+    return {
+        "assignment": task.assignment,
+        "prompt": task.prompt,
+        "dimensions": list(task.dimensions),
+        "videos": [
+            {"id": video.id, "fps": video.fps, "width": video.width, "height": video.height}
+            for video in task.videos
+        ],
+        "expires_at": task.expires_at,
+    }
+
+
+class Guard:
+    """Around everything: security headers, no foreign or huge posts, the login page for who is not logged in.
+
+    The mounted Gradio page only shows; it has no events and no files. So nothing but reading reaches it.
+    """
+
+    def __init__(self, app: ASGIApp, store: Store) -> None:
+        self.app = app
+        self.store = store
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["x-content-type-options"] = "nosniff"
+                headers["content-security-policy"] = CONTENT_SECURITY_POLICY
+                headers["referrer-policy"] = "same-origin"
+                headers.setdefault("cache-control", "no-store")
+            await send(message)
+
+        refusal = self._refusal(scope)
+        await (refusal or self.app)(scope, receive, send_guarded)
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        headers, path, method = Headers(scope=scope), scope["path"], scope["method"]
+        if method not in ("GET", "HEAD"):
+            origin = headers.get("origin")
+            foreign = headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none")
+            if foreign or (origin is not None and urlsplit(origin).netloc != headers.get("host")):
+                return JSONResponse({"message": "Requests from other sites are refused."}, 403)
+            length = headers.get("content-length", "0" if "transfer-encoding" not in headers else "")
+            if not length.isdecimal() or int(length) > LARGEST_BODY:
+                return JSONResponse({"message": "The request is too large."}, 413)
+        if path == PAGE or path.startswith(f"{PAGE}/"):
+            inner = path.removeprefix(PAGE)
+            if method not in ("GET", "HEAD") or GRADIO_FILES.match(inner):
+                return JSONResponse({"message": "There is nothing here."}, 404)
+            if inner in ("", "/") and not self._has_session(scope):
+                return RedirectResponse("/login" if inner == "" else "../login", 303)
+        return None
+
+    def _has_session(self, scope: Scope) -> bool:
+        token = Request(scope).cookies.get(COOKIE)
+        return bool(token) and self.store.session_user(token or "") is not None

@@ -1,0 +1,520 @@
+// The ranking page. Data reaches the document only through textContent and properties, never through HTML.
+
+import { SyncPlayer } from './player.js';
+import { Places, letter, ordinal } from './places.js';
+
+const BASE = new URL('../', import.meta.url);
+const DRAFT = 'vidalign-draft';
+const IDLE_SECONDS = 300;
+const DRAG_PIXELS = 6;
+const TOUCH = matchMedia('(hover: none)');
+const RATES = [1, 0.5, 0.25];
+const QUESTIONS = {
+  overall: 'Which video is best for this prompt?',
+  visual: 'Which video looks best, whatever it shows?',
+  motion: 'Which video moves best: smooth, natural, as much as it should?',
+  alignment: 'Which video shows best what the prompt says?',
+};
+const SKIP_REASONS = ['A video does not play', 'I do not understand the prompt', 'The content is offensive or unsafe', 'Another reason'];
+
+// An element with a class, properties and children; strings become text.
+function make(tag, className, properties = {}, ...children) {
+  const element = document.createElement(tag);
+  if (className) element.className = className;
+  for (const [name, value] of Object.entries(properties)) {
+    if (name.includes('-') || name === 'role' || name === 'for') element.setAttribute(name, value); else element[name] = value;
+  }
+  element.append(...children);
+  return element;
+}
+
+async function call(path, body) {
+  const options = body === undefined ? {} : { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(body) };
+  let response;
+  try {
+    response = await fetch(new URL(path, BASE), options);
+  } catch {
+    return { status: 0, data: { message: 'The server cannot be reached. Nothing is lost: try again in a moment.' } };
+  }
+  if (response.status === 401) window.location.assign(new URL('login', BASE));
+  const data = await response.json().catch(() => ({ message: 'The server had a problem. Nothing is lost: try again in a moment.' }));
+  return { status: response.status, data };
+}
+
+export function start(element) {
+  const root = element.querySelector('.ranking-page') || element;
+  if (!root.dataset.started) {
+    root.dataset.started = 'true';
+    new RankingPage(root).next();
+  }
+}
+
+class RankingPage {
+  constructor(root) {
+    this.root = root;
+    this.lastActivity = Date.now();
+    this.build();
+    document.addEventListener('keydown', (event) => this.onKey(event));
+    for (const kind of ['pointerdown', 'pointermove', 'keydown']) {
+      document.addEventListener(kind, () => { this.lastActivity = Date.now(); }, { passive: true });
+    }
+    setInterval(() => this.everySecond(), 1000);
+  }
+
+  // The frame of the page ------------------------------------------------------------------------------
+
+  build() {
+    this.progressText = make('span', 'progress-text');
+    this.progressBar = make('progress', '', { max: 1, value: 0, 'aria-hidden': 'true' });
+    this.userName = make('span', 'user-name', { dir: 'auto' });
+    this.logout = make('form', '', { method: 'post', action: new URL('logout', BASE).href }, make('button', 'quiet', { type: 'submit' }, 'Log out'));
+    this.logout.addEventListener('submit', () => localStorage.removeItem(DRAFT));
+    this.notice = make('p', 'notice', { hidden: true, role: 'alert' });
+    this.status = make('p', 'visually-hidden', { role: 'status', 'aria-live': 'polite' });
+    this.main = make('div', 'ranking-main');
+    this.root.replaceChildren(
+      make('div', 'top-bar', {}, make('div', 'progress', {}, this.progressText, this.progressBar), this.userName, this.logout),
+      this.notice, this.main, this.status,
+    );
+  }
+
+  say(text) { this.status.textContent = text; }
+
+  showNotice(text) {
+    this.notice.textContent = text;
+    this.notice.hidden = !text;
+  }
+
+  // Tasks ----------------------------------------------------------------------------------------------
+
+  async next() {
+    const { status, data } = await call('api/next');
+    if (status !== 200) {
+      this.showNotice(data.message);
+      this.showEnd('', true);
+      return;
+    }
+    this.userName.textContent = data.user;
+    this.leaseSeconds = data.lease_seconds;
+    this.lastRenewal = Date.now();
+    const { done, left } = data.progress;
+    this.progressText.textContent = data.task ? `Task ${done + 1} of ${done + left}` : `${done} of ${done + left} done`;
+    this.progressBar.max = Math.max(1, done + left);
+    this.progressBar.value = done;
+    if (this.player) this.player.close();
+    this.player = null;
+    this.task = data.task;
+    if (this.task) this.showTask(); else this.showEnd(done ? 'All done. Thank you!' : 'There is nothing to rank yet.');
+  }
+
+  showEnd(title, failed = false) {
+    this.task = null;
+    const again = make('button', 'primary', { type: 'button' }, failed ? 'Try again' : 'Look for new tasks');
+    again.addEventListener('click', () => { this.showNotice(''); this.next(); });
+    this.main.replaceChildren(make('div', 'the-end', {}, make('h1', '', {}, title), failed ? '' : make('p', '', {}, 'No task is waiting for you right now.'), again));
+    this.say(title);
+  }
+
+  showTask() {
+    const { task } = this;
+    const draft = this.readDraft();
+    this.count = task.videos.length;
+    this.rankings = task.dimensions.map((_, index) => new Places(this.count, draft.places && draft.places[index]));
+    this.step = Math.min(draft.step || 0, task.dimensions.length - 1);
+    this.seconds = draft.seconds || 0;
+    this.sending = false;
+    this.selected = 0;
+    this.seenBefore = 0;
+    this.main.replaceChildren(this.promptPart(), this.videosPart(), this.playerPart(), this.rankingPart(draft), this.keysPart());
+    this.player = new SyncPlayer(this.videos, task.videos.map((video) => video.fps), () => this.refreshPlayer());
+    (draft.seen || []).forEach((seen, index) => { if (seen && index < this.count) this.player.seen[index] = true; });
+    this.selectFirstUnplaced();
+    this.refresh();
+    const { player } = this;
+    player.ready().then(() => {
+      if (player === this.player && !matchMedia('(prefers-reduced-motion: reduce)').matches) player.play();
+    });
+    this.say(`${this.progressText.textContent}. Prompt: ${task.prompt.slice(0, 300)}`);
+  }
+
+  promptPart() {
+    return make('section', 'prompt', { 'aria-label': 'Prompt' },
+      make('span', 'label', {}, 'Prompt'),
+      make('p', 'prompt-text', { dir: 'auto', tabIndex: 0, textContent: this.task.prompt }));
+  }
+
+  videosPart() {
+    this.videos = [];
+    this.cards = this.task.videos.map(({ id, width, height }, index) => {
+      const video = make('video', '', { muted: true, playsInline: true, preload: 'auto', disablePictureInPicture: true, tabIndex: -1, 'aria-hidden': 'true' });
+      video.style.aspectRatio = `${width} / ${height}`;
+      video.src = new URL(`media/${encodeURIComponent(id)}`, BASE).href;
+      this.videos.push(video);
+      const card = make('div', 'card', { role: 'radio', tabIndex: -1, 'data-video': String(index) },
+        video, make('div', 'card-foot', {}, make('span', 'badge', {}, letter(index)), make('span', 'card-place')));
+      card.addEventListener('click', () => this.select(index, true));
+      this.makeDraggable(card, index, 'mouse');
+      return card;
+    });
+    return make('section', `videos videos-${this.count}`, { role: 'radiogroup', 'aria-label': 'Videos' }, ...this.cards);
+  }
+
+  playerPart() {
+    const button = (className, label, action) => {
+      const made = make('button', `control ${className}`, { type: 'button', 'aria-label': label, title: label });
+      made.addEventListener('click', action);
+      return made;
+    };
+    this.playButton = button('play', 'Play or pause (Space)', () => this.player.toggle());
+    this.backButton = button('', 'One frame back (,)', () => this.player.step(-1));
+    this.backButton.textContent = '‹ frame';
+    this.forwardButton = button('', 'One frame on (.)', () => this.player.step(1));
+    this.forwardButton.textContent = 'frame ›';
+    this.rateButton = button('', 'Speed (S)', () => this.nextRate());
+    this.scrub = make('input', 'scrub', { type: 'range', min: 0, max: 1000, value: 0, step: 1, 'aria-label': 'Position in all videos' });
+    this.scrub.addEventListener('input', () => {
+      if (this.player.playing) this.player.pause();
+      this.player.seek((this.scrub.value / 1000) * this.player.duration);
+    });
+    return make('section', 'player', { 'aria-label': 'Player of all videos' }, this.playButton, this.backButton, this.forwardButton, this.rateButton, this.scrub);
+  }
+
+  rankingPart(draft) {
+    this.question = make('h1', 'question');
+    this.hint = make('p', 'hint');
+    this.pool = make('div', 'pool', { 'data-place': '0', role: 'group', 'aria-label': 'Not placed yet' });
+    this.slots = Array.from({ length: this.count }, (_, index) => {
+      const place = index + 1;
+      const give = make('button', 'give-place', { type: 'button' });
+      give.append(make('strong', '', {}, ordinal(place)), make('span', '', {}, place === 1 ? 'best' : place === this.count ? 'worst' : ''));
+      give.addEventListener('click', () => this.put(this.selected, place, true));
+      return make('div', 'slot', { 'data-place': String(place), role: 'group' }, give, make('div', 'chips'));
+    });
+    this.submitButton = make('button', 'primary submit', { type: 'button' });
+    this.submitButton.addEventListener('click', () => this.submit());
+    this.previousButton = make('button', 'quiet', { type: 'button' }, 'Back');
+    this.previousButton.addEventListener('click', () => this.goToStep(this.step - 1));
+    const skip = make('button', 'quiet skip', { type: 'button' }, 'Skip…');
+    skip.addEventListener('click', () => this.skipDialog.showModal());
+    this.gate = make('p', 'gate', { id: 'ranking-gate' });
+    this.submitButton.setAttribute('aria-describedby', 'ranking-gate');
+    this.comment = make('textarea', '', { id: 'ranking-comment', rows: 2, maxLength: 10000, dir: 'auto', value: draft.comment || '' });
+    this.comment.addEventListener('input', () => this.saveDraft());
+    this.skipDialog = this.makeSkipDialog();
+    return make('section', 'ranking', { 'aria-label': 'Ranking' },
+      this.question, this.hint, this.pool, make('div', 'slots', {}, ...this.slots),
+      make('div', 'actions', {}, this.submitButton, this.previousButton, skip, this.gate),
+      make('details', 'comment', { open: Boolean(draft.comment) }, make('summary', '', {}, 'Add a comment'), make('label', 'visually-hidden', { for: 'ranking-comment' }, 'Comment'), this.comment),
+      this.skipDialog);
+  }
+
+  keysPart() {
+    const last = letter(this.count - 1);
+    const rows = [
+      [`A – ${last}`, 'choose a video'], [`1 – ${this.count}`, 'give it a place; the same place twice is a tie'], ['↑ ↓', 'one place better or worse'],
+      ['← →', 'previous or next video'], ['0', 'take its place away'], ['Space', 'play or pause'], [', .', 'one frame back or on'], ['S', 'speed'], ['Enter', 'submit'],
+    ];
+    const list = make('dl', '', {}, ...rows.flatMap(([keys, what]) => [make('dt', '', {}, keys), make('dd', '', {}, what)]));
+    return make('details', 'keys', {}, make('summary', '', {}, 'Keyboard'), list);
+  }
+
+  makeSkipDialog() {
+    const chosen = (index) => make('input', '', { type: 'radio', name: 'skip-reason', value: SKIP_REASONS[index], checked: index === 0 });
+    const more = make('textarea', '', { rows: 2, maxLength: 2000, id: 'skip-more', dir: 'auto' });
+    const cancel = make('button', 'quiet', { type: 'button' }, 'Go back');
+    const confirm = make('button', 'primary', { type: 'submit' }, 'Skip this task');
+    const form = make('form', '', { method: 'dialog' },
+      make('h2', '', {}, 'Why do you skip this task?'),
+      ...SKIP_REASONS.map((reason, index) => make('label', 'reason', {}, chosen(index), make('span', '', {}, reason))),
+      make('label', '', { for: 'skip-more' }, 'Details (optional)'), more,
+      make('div', 'actions', {}, confirm, cancel));
+    const dialog = make('dialog', 'skip-dialog', { 'aria-label': 'Skip this task' }, form);
+    cancel.addEventListener('click', () => dialog.close());
+    form.addEventListener('submit', () => {
+      const details = more.value.trim();
+      const reason = form.querySelector('input:checked').value + (details ? `: ${details}` : '');
+      this.send('skip', { reason, seconds: this.seconds, comment: this.comment.value });
+    });
+    return dialog;
+  }
+
+  // Ranking --------------------------------------------------------------------------------------------
+
+  get places() { return this.rankings[this.step]; }
+
+  select(index, focus = false) {
+    this.selected = index;
+    this.refresh();
+    if (focus) this.cards[index].focus({ preventScroll: true });
+  }
+
+  selectFirstUnplaced() { this.selected = this.places.unplaced[0] ?? 0; }
+
+  selectNextUnplaced() {
+    const { unplaced } = this.places;
+    if (unplaced.length) this.selected = unplaced.find((video) => video > this.selected) ?? unplaced[0];
+  }
+
+  put(video, place, advance) {
+    this.places.put(video, place || null);
+    const tied = place ? this.places.at(place).filter((other) => other !== video).map(letter) : [];
+    const left = this.places.unplaced.length;
+    this.say(`Video ${letter(video)}: ${place ? `${ordinal(place)} place` : 'no place'}${tied.length ? `, tied with ${tied.join(', ')}` : ''}. ${left ? `${left} left.` : 'All placed.'}`);
+    if (advance) this.selectNextUnplaced();
+    this.saveDraft();
+    this.refresh();
+    if (this.root.contains(document.activeElement) && document.activeElement.classList.contains('card')) this.cards[this.selected].focus({ preventScroll: true });
+  }
+
+  goToStep(step) {
+    this.step = step;
+    this.selectFirstUnplaced();
+    this.saveDraft();
+    this.refresh();
+  }
+
+  // Why the ranking cannot be submitted yet, or an empty string.
+  get missing() {
+    if (this.player.failed.some(Boolean)) return 'A video does not play: skip this task and say so.';
+    const unplaced = this.places.unplaced.map(letter);
+    const unseen = this.player.seen.flatMap((seen, index) => (seen ? [] : [letter(index)]));
+    if (unplaced.length) return `Still to place: ${unplaced.join(', ')}`;
+    if (unseen.length) return `Let the videos play to the end once: ${unseen.join(', ')}`;
+    return '';
+  }
+
+  get lastStep() { return this.step === this.task.dimensions.length - 1; }
+
+  submit() {
+    if (this.sending) return;
+    if (this.missing) {
+      this.say(this.missing);
+      this.gate.classList.remove('nudge');
+      requestAnimationFrame(() => this.gate.classList.add('nudge'));
+    } else if (!this.lastStep) {
+      this.goToStep(this.step + 1);
+    } else {
+      const ranks = Object.fromEntries(this.task.dimensions.map((dimension, index) => [dimension, this.rankings[index].ranks]));
+      this.send('judgement', { ranks, seconds: this.seconds, comment: this.comment.value });
+    }
+  }
+
+  async send(what, body) {
+    if (this.sending) return;
+    this.sending = true;
+    this.refresh();
+    const { status, data } = await call(`api/assignments/${this.task.assignment}/${what}`, body);
+    this.sending = false;
+    const saved = status === 200 || status === 409;
+    this.showNotice(saved ? '' : data.message);
+    if (saved) localStorage.removeItem(DRAFT);
+    if (saved || status === 410 || status === 403) {
+      await this.next();
+      window.scrollTo({ top: 0 });
+    } else {
+      this.refresh();
+    }
+  }
+
+  // Drawing --------------------------------------------------------------------------------------------
+
+  refresh() {
+    const { places } = this;
+    const { dimensions } = this.task;
+    const dimension = dimensions[this.step];
+    this.question.textContent = QUESTIONS[dimension] || QUESTIONS.overall;
+    const position = dimensions.length > 1 ? `Question ${this.step + 1} of ${dimensions.length}. ` : '';
+    this.hint.textContent = position + (places.complete
+      ? 'Every video has a place. Change what you like, then submit.'
+      : `Give video ${letter(this.selected)} a place: ${TOUCH.matches ? 'tap a place' : `press 1–${this.count}, click a place`}, or drag it there. The same place means a tie.`);
+    this.cards.forEach((card, index) => {
+      const place = places.places[index];
+      const chosen = index === this.selected;
+      card.setAttribute('aria-checked', String(chosen));
+      card.tabIndex = chosen ? 0 : -1;
+      card.classList.toggle('placed', place !== null);
+      card.querySelector('.card-place').textContent = place === null ? 'no place yet' : ordinal(place);
+      card.setAttribute('aria-label', `Video ${letter(index)}, ${place === null ? 'no place yet' : `${ordinal(place)} place`}`);
+    });
+    this.fill(this.pool, places.unplaced);
+    this.pool.classList.toggle('empty', places.complete);
+    this.slots.forEach((slot, index) => {
+      const videos = places.at(index + 1);
+      this.fill(slot.querySelector('.chips'), videos);
+      const holds = videos.length ? `: ${videos.map(letter).join(', ')}` : ', empty';
+      slot.setAttribute('aria-label', `${ordinal(index + 1)} place${holds}`);
+      slot.querySelector('.give-place').setAttribute('aria-label', `Give video ${letter(this.selected)} the ${ordinal(index + 1)} place`);
+      slot.classList.toggle('tied', videos.length > 1);
+    });
+    this.previousButton.hidden = this.step === 0;
+    this.submitButton.textContent = this.sending ? 'Saving…' : this.lastStep ? 'Submit' : 'Next question';
+    this.refreshPlayer();
+  }
+
+  fill(container, videos) {
+    const shown = [...container.querySelectorAll('.chip')].map((chip) => Number(chip.dataset.video));
+    if (shown.join() !== videos.join()) {
+      container.replaceChildren(...videos.map((video) => {
+        const chip = make('button', 'chip', { type: 'button', 'data-video': String(video) }, letter(video));
+        chip.addEventListener('click', () => this.select(video, true));
+        this.makeDraggable(chip, video, 'any');
+        return chip;
+      }));
+    }
+    for (const chip of container.querySelectorAll('.chip')) {
+      const video = Number(chip.dataset.video);
+      chip.setAttribute('aria-label', `Choose video ${letter(video)}`);
+      chip.classList.toggle('selected', video === this.selected);
+    }
+  }
+
+  refreshPlayer() {
+    const { player } = this;
+    if (!player) return;
+    this.playButton.textContent = player.playing ? 'Pause' : 'Play';
+    this.rateButton.textContent = { 1: '1×', 0.5: '½×', 0.25: '¼×' }[player.rate];
+    if (player.duration && document.activeElement !== this.scrub) this.scrub.value = Math.round((1000 * player.time) / player.duration);
+    this.cards.forEach((card, index) => {
+      card.classList.toggle('seen', player.seen[index]);
+      card.classList.toggle('failed', player.failed[index]);
+    });
+    const { missing } = this;
+    const gate = this.sending ? '' : missing;
+    if (this.gate.textContent !== gate) this.gate.textContent = gate;
+    this.submitButton.setAttribute('aria-disabled', String(Boolean(missing) || this.sending));
+    const seenNow = player.seen.filter(Boolean).length;
+    if (seenNow !== this.seenBefore) { this.seenBefore = seenNow; this.saveDraft(); }
+  }
+
+  nextRate() { this.player.setRate(RATES[(RATES.indexOf(this.player.rate) + 1) % RATES.length]); }
+
+  // Keyboard and drag ----------------------------------------------------------------------------------
+
+  onKey(event) {
+    if (!this.task || !this.player || event.ctrlKey || event.metaKey || event.altKey || this.skipDialog.open) return;
+    const { target } = event;
+    if (target.closest('textarea, select, input:not([type=range])')) return;
+    const onButton = target.closest('button, summary, a');
+    const onScrub = target === this.scrub;
+    const { key } = event;
+    const video = key.length === 1 ? key.toLowerCase().charCodeAt(0) - 97 : -1;
+    const actions = {
+      ' ': () => !onButton && this.player.toggle(),
+      Enter: () => !onButton && this.submit(),
+      ',': () => this.player.step(-1),
+      '.': () => this.player.step(1),
+      s: () => this.nextRate(),
+      ArrowLeft: () => !onScrub && this.select((this.selected + this.count - 1) % this.count, true),
+      ArrowRight: () => !onScrub && this.select((this.selected + 1) % this.count, true),
+      ArrowUp: () => !onScrub && this.moveSelected(-1),
+      ArrowDown: () => !onScrub && this.moveSelected(1),
+      0: () => this.put(this.selected, null, false),
+      Backspace: () => this.put(this.selected, null, false),
+    };
+    let handled = false;
+    if (video >= 0 && video < this.count) {
+      this.select(video, true);
+      handled = true;
+    } else if (/^[1-9]$/.test(key) && Number(key) <= this.count) {
+      this.put(this.selected, Number(key), true);
+      handled = true;
+    } else if (Object.hasOwn(actions, key.toLowerCase()) || Object.hasOwn(actions, key)) {
+      handled = (actions[key] || actions[key.toLowerCase()])() !== false;
+    }
+    if (handled) event.preventDefault();
+  }
+
+  moveSelected(by) {
+    const { selected } = this;
+    this.places.move(selected, by);
+    this.put(selected, this.places.places[selected], false);
+  }
+
+  // Pointer events serve mouse and finger alike; on cards a finger scrolls the page instead.
+  makeDraggable(element, video, pointers) {
+    element.addEventListener('pointerdown', (down) => {
+      if (down.button !== 0 || (pointers === 'mouse' && down.pointerType !== 'mouse')) return;
+      const begin = { x: down.clientX, y: down.clientY };
+      let ghost = null;
+      let over = null;
+      const move = (event) => {
+        if (!ghost && Math.hypot(event.clientX - begin.x, event.clientY - begin.y) < DRAG_PIXELS) return;
+        if (!ghost) {
+          ghost = make('div', 'chip ghost', { 'aria-hidden': 'true' }, letter(video));
+          document.body.append(ghost);
+          this.root.classList.add('dragging');
+        }
+        ghost.style.transform = `translate(${event.clientX}px, ${event.clientY}px)`;
+        const target = document.elementFromPoint(event.clientX, event.clientY)?.closest('[data-place]') || null;
+        if (target !== over) {
+          over?.classList.remove('over');
+          target?.classList.add('over');
+          over = target;
+        }
+        event.preventDefault();
+      };
+      const finish = (event) => {
+        window.removeEventListener('pointermove', move);
+        window.removeEventListener('pointerup', finish);
+        window.removeEventListener('pointercancel', finish);
+        over?.classList.remove('over');
+        this.root.classList.remove('dragging');
+        if (!ghost) return;
+        ghost.remove();
+        // The click that follows a drag must not choose a video or give a place.
+        const swallow = (click) => { click.stopPropagation(); click.preventDefault(); };
+        window.addEventListener('click', swallow, { capture: true, once: true });
+        setTimeout(() => window.removeEventListener('click', swallow, { capture: true }), 0);
+        if (event.type === 'pointerup' && over) {
+          this.selected = video;
+          this.put(video, Number(over.dataset.place), true);
+        }
+      };
+      window.addEventListener('pointermove', move, { passive: false });
+      window.addEventListener('pointerup', finish);
+      window.addEventListener('pointercancel', finish);
+    });
+    element.addEventListener('dragstart', (event) => event.preventDefault());
+  }
+
+  // Draft, time and lease ------------------------------------------------------------------------------
+
+  readDraft() {
+    try {
+      const draft = JSON.parse(localStorage.getItem(DRAFT)) || {};
+      return draft.assignment === this.task.assignment ? draft : {};
+    } catch {
+      return {};
+    }
+  }
+
+  saveDraft() {
+    if (!this.task || !this.player) return;
+    localStorage.setItem(DRAFT, JSON.stringify({
+      assignment: this.task.assignment,
+      places: this.rankings.map((ranking) => ranking.ranks),
+      step: this.step,
+      seen: this.player.seen,
+      seconds: this.seconds,
+      comment: this.comment.value,
+    }));
+  }
+
+  everySecond() {
+    const idle = (Date.now() - this.lastActivity) / 1000 > IDLE_SECONDS;
+    if (!this.task || !this.player || document.hidden || idle) return;
+    this.seconds += 1;
+    this.saveDraft();
+    if ((Date.now() - this.lastRenewal) / 1000 > this.leaseSeconds / 3) this.renew();
+  }
+
+  async renew() {
+    this.lastRenewal = Date.now();
+    const { task } = this;
+    const { status, data } = await call(`api/assignments/${task.assignment}/lease`, {});
+    if (this.task === task && (status === 410 || status === 403)) {
+      this.showNotice(data.message);
+      await this.next();
+    }
+  }
+}

@@ -1,0 +1,449 @@
+"""The labeling store: users, campaigns, tasks and append-only judgements in any SQLAlchemy database.
+
+On SQLite it runs in WAL mode and every writing transaction starts with `BEGIN IMMEDIATE`, so that a decision
+("is there room for one more annotator?") and the row that follows from it cannot be torn apart by another
+process. On other databases the campaign's row is locked for the same purpose.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, delete, event, func, select
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from generator.output import InputError
+from labeling_app.login import (
+    MAXIMUM_PASSWORD_LENGTH,
+    MINIMUM_PASSWORD_LENGTH,
+    hash_password,
+    verify_password,
+)
+from labeling_app.models import (
+    Base,
+    Campaign,
+    Judgement,
+    LoginSession,
+    Media,
+    Task,
+    TaskVideo,
+    User,
+)
+
+DIMENSIONS = ("overall", "visual", "motion", "alignment")
+ROLES = ("annotator", "admin")
+MINIMUM_VIDEOS, MAXIMUM_VIDEOS = 2, 9
+
+
+@dataclass(frozen=True)
+class VideoFile:
+    """A video that was read to its end.
+
+    Attributes:
+        path: absolute path.
+        sha256: hash of the file's bytes.
+        content_type: what the browser is told, for example `video/mp4`.
+        fps, num_frames, width, height: of the video stream.
+    """
+
+    path: Path
+    sha256: str
+    content_type: str
+    fps: float
+    num_frames: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class NewTask:
+    """A prompt and its 2 to 9 videos, not yet in the store."""
+
+    prompt: str
+    videos: tuple[VideoFile, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the prompt and the videos' contents, in whatever order the videos come."""
+        parts = [self.prompt, *sorted(video.sha256 for video in self.videos)]
+        return hashlib.sha256("\0".join(parts).encode(errors="surrogatepass")).hexdigest()
+
+
+def database_url(database: str | Path) -> str:
+    """A SQLAlchemy URL from a URL or from the path of an SQLite file."""
+    text = str(database)
+    return text if "://" in text else f"sqlite:///{text}"
+
+
+class Store:
+    """Opens the database and makes its tables if they are not there.
+
+    Args:
+        database: SQLAlchemy URL (`sqlite:///labels.db`, `postgresql+psycopg://…`) or the path of an
+            SQLite file.
+        lease_seconds: how long an annotator may be silent before a task goes to somebody else.
+        clock: seconds since the epoch.
+
+    Raises:
+        InputError: the URL is not one, its driver is not installed, or the database cannot be opened.
+    """
+
+    def __init__(
+        self,
+        database: str | Path,
+        lease_seconds: float = 900.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.url = database_url(database)
+        self.lease_seconds = lease_seconds
+        self.clock = clock
+        self._engine = _open_engine(self.url)
+        self._reading = self._engine.execution_options(reading=True)
+        try:
+            Base.metadata.create_all(self._engine)
+        except SQLAlchemyError as error:
+            raise InputError(
+                f"The database {self._shown_url} cannot be opened ({_first_line(error)}): "
+                "check the path or URL and the permissions."
+            ) from error
+
+    @property
+    def _shown_url(self) -> str:
+        return make_url(self.url).render_as_string(hide_password=True)
+
+    def close(self) -> None:
+        """Closes all connections."""
+        self._engine.dispose()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """A transaction that may write; committed at the end of the block, rolled back if the block fails."""
+        with Session(self._engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A transaction that only reads and holds up nobody."""
+        with Session(self._reading, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    # Users -----------------------------------------------------------------------------------------------
+
+    def add_user(
+        self, name: str, password: str | None = None, role: str = "annotator", simulated: bool = False
+    ) -> User:
+        """Adds a user; without a password nobody can log in by this name.
+
+        Raises:
+            InputError: the name is taken, empty or too long, the password too short, or the role unknown.
+        """
+        name = name.strip()
+        if not name or len(name) > 100 or not name.isprintable():
+            raise InputError(
+                f"The user name {name[:100]!r} is not usable: give 1 to 100 printable characters."
+            )
+        if role not in ROLES:
+            raise InputError(f"The role {role!r} is unknown: choose one of {', '.join(ROLES)}.")
+        user = User(
+            name=name,
+            password_hash=_checked_hash(password) if password is not None else "",
+            role=role,
+            simulated=simulated,
+            created_at=self.clock(),
+        )
+        try:
+            with self.write() as session:
+                session.add(user)
+        except IntegrityError as error:
+            raise InputError(f"The user {name!r} exists already: choose another name.") from error
+        return user
+
+    def set_password(self, name: str, password: str) -> None:
+        """Gives a user a new password and ends this user's sessions.
+
+        Raises:
+            InputError: there is no such user, the user is simulated, or the password is too short or long.
+        """
+        password_hash = _checked_hash(password)
+        with self.write() as session:
+            user = session.scalar(select(User).where(User.name == name))
+            if user is None or user.simulated:
+                raise InputError(f"There is no person {name!r} among the users: list them or add one.")
+            user.password_hash = password_hash
+            session.execute(delete(LoginSession).where(LoginSession.user_id == user.id))
+
+    def users(self) -> list[User]:
+        """All users in the order in which they came."""
+        with self.read() as session:
+            return list(session.scalars(select(User).order_by(User.id)))
+
+    def user(self, name: str) -> User | None:
+        """The user of this name."""
+        with self.read() as session:
+            return session.scalar(select(User).where(User.name == name))
+
+    def authenticate(self, name: str, password: str) -> User | None:
+        """The user of this name if the password is right."""
+        user = self.user(name)
+        return user if verify_password(password, user.password_hash if user else "") and user else None
+
+    def open_session(self, user: User, lifetime: float = 7 * 86400.0) -> str:
+        """Logs a browser in; returns the secret for its cookie."""
+        token = secrets.token_urlsafe(32)
+        now = self.clock()
+        with self.write() as session:
+            session.execute(delete(LoginSession).where(LoginSession.expires_at <= now))
+            session.add(LoginSession(token_hash=_hash(token), user_id=user.id, expires_at=now + lifetime))
+        return token
+
+    def session_user(self, token: str) -> User | None:
+        """The user whose browser holds this secret."""
+        with self.read() as session:
+            found = session.get(LoginSession, _hash(token))
+            return found.user if found is not None and found.expires_at > self.clock() else None
+
+    def close_session(self, token: str) -> None:
+        """Logs a browser out."""
+        with self.write() as session:
+            session.execute(delete(LoginSession).where(LoginSession.token_hash == _hash(token)))
+
+    # Campaigns and tasks ---------------------------------------------------------------------------------
+
+    def campaigns(self) -> list[Campaign]:
+        """All campaigns in the order in which they came."""
+        with self.read() as session:
+            return list(session.scalars(select(Campaign).order_by(Campaign.id)))
+
+    def campaign(self, name: str) -> Campaign:
+        """The campaign of this name.
+
+        Raises:
+            InputError: there is none.
+        """
+        with self.read() as session:
+            campaign = session.scalar(select(Campaign).where(Campaign.name == name))
+            names = list(session.scalars(select(Campaign.name).order_by(Campaign.id)))
+        if campaign is None:
+            known = ", ".join(names) if names else "none yet"
+            raise InputError(
+                f"There is no campaign {name!r} (there is: {known}): name one of these or import videos."
+            )
+        return campaign
+
+    def add_tasks(
+        self,
+        campaign: str,
+        tasks: Sequence[NewTask],
+        overlap: int | None = None,
+        dimensions: Sequence[str] | None = None,
+    ) -> int:
+        """Adds tasks to a campaign, which is made if it is new; all or none. Returns how many were new.
+
+        Args:
+            overlap: annotators a task, for a new campaign (default 1).
+            dimensions: what is judged, for a new campaign (default `overall`).
+
+        Raises:
+            InputError: a task has fewer than 2 or more than 9 videos, the same file twice or an empty prompt;
+                `overlap` or `dimensions` is illegal or differs from what the campaign has; a file has changed
+                since it was imported.
+        """
+        for task in tasks:
+            check_task(task.prompt, [video.path for video in task.videos])
+        with self.write() as session:
+            row = _campaign_row(session, campaign, overlap, dimensions, self.clock())
+            known = set(session.scalars(select(Task.fingerprint).where(Task.campaign_id == row.id)))
+            added = 0
+            for task in tasks:
+                media = [_media_row(session, video) for video in task.videos]
+                if task.fingerprint in known:
+                    continue
+                known.add(task.fingerprint)
+                new = Task(
+                    campaign_id=row.id,
+                    prompt=task.prompt,
+                    fingerprint=task.fingerprint,
+                    created_at=self.clock(),
+                )
+                new.videos = [TaskVideo(position=i, media_id=m.id) for i, m in enumerate(media)]
+                session.add(new)
+                session.flush()
+                added += 1
+        return added
+
+    def tasks(self, campaign: str) -> list[Task]:
+        """The tasks of a campaign in the order in which they came, with their videos."""
+        row = self.campaign(campaign)
+        with self.read() as session:
+            return list(session.scalars(select(Task).where(Task.campaign_id == row.id).order_by(Task.id)))
+
+    def judgements(
+        self, campaign: str, all_versions: bool = False, include_skips: bool = False
+    ) -> list[Judgement]:
+        """Judgements of a campaign, by task, annotator, dimension; the newest version by default."""
+        row = self.campaign(campaign)
+        newest = (
+            select(
+                Judgement.task_id,
+                Judgement.user_id,
+                func.max(Judgement.version).label("version"),
+            )
+            .group_by(Judgement.task_id, Judgement.user_id)
+            .subquery()
+        )
+        query = select(Judgement).join(Task, Task.id == Judgement.task_id).where(Task.campaign_id == row.id)
+        if not all_versions:
+            query = query.join(
+                newest,
+                (newest.c.task_id == Judgement.task_id)
+                & (newest.c.user_id == Judgement.user_id)
+                & (newest.c.version == Judgement.version),
+            )
+        if not include_skips:
+            query = query.where(Judgement.skip_reason == "")
+        query = query.order_by(Judgement.task_id, Judgement.user_id, Judgement.version, Judgement.id)
+        with self.read() as session:
+            return list(session.scalars(query).unique())
+
+
+def check_task(prompt: str, videos: Sequence[Path]) -> None:
+    """Raises `InputError` unless there is a prompt and 2 to 9 different videos."""
+    shown = prompt if len(prompt) <= 60 else prompt[:57] + "…"
+    if not prompt.strip():
+        raise InputError("A task has an empty prompt: every task needs the text that its videos answer.")
+    if not MINIMUM_VIDEOS <= len(videos) <= MAXIMUM_VIDEOS:
+        raise InputError(
+            f"The prompt {shown!r} has {len(videos)} video(s): a task needs {MINIMUM_VIDEOS} to "
+            f"{MAXIMUM_VIDEOS}; split larger sets with the key `group`."
+        )
+    if len(set(videos)) < len(videos):
+        raise InputError(f"The prompt {shown!r} names the same video twice: name each video once.")
+
+
+def _campaign_row(
+    session: Session, name: str, overlap: int | None, dimensions: Sequence[str] | None, now: float
+) -> Campaign:
+    if overlap is not None and overlap < 1:
+        raise InputError(f"overlap is {overlap}: give the number of annotators a task, 1 or more.")
+    unknown = [d for d in dimensions or () if d not in DIMENSIONS]
+    if unknown or (dimensions is not None and (not dimensions or len(set(dimensions)) < len(dimensions))):
+        raise InputError(
+            f"dimensions are {list(dimensions or ())}: give one or more of "
+            f"{', '.join(DIMENSIONS)}, each once."
+        )
+    if not name.strip() or len(name) > 200:
+        raise InputError("The campaign's name is empty or longer than 200 characters: give a short one.")
+    row = session.scalar(select(Campaign).where(Campaign.name == name))
+    if row is None:
+        row = Campaign(
+            name=name, overlap=overlap or 1, dimensions=list(dimensions or ("overall",)), created_at=now
+        )
+        session.add(row)
+        session.flush()
+        return row
+    given = (
+        overlap if overlap is not None else row.overlap,
+        list(dimensions) if dimensions is not None else row.dimensions,
+    )
+    if given != (row.overlap, row.dimensions):
+        raise InputError(
+            f"The campaign {name!r} has overlap {row.overlap} and dimensions {', '.join(row.dimensions)}, "
+            "which do not change while it runs: leave them out or name a new campaign."
+        )
+    return row
+
+
+def _media_row(session: Session, video: VideoFile) -> Media:
+    path = str(video.path.resolve())
+    row = session.scalar(select(Media).where(Media.path == path))
+    if row is None:
+        row = Media(
+            id=secrets.token_urlsafe(16),
+            path=path,
+            sha256=video.sha256,
+            content_type=video.content_type,
+            fps=video.fps,
+            num_frames=video.num_frames,
+            width=video.width,
+            height=video.height,
+        )
+        session.add(row)
+        session.flush()
+    elif row.sha256 != video.sha256:
+        raise InputError(
+            f"{path} has changed since it was imported, and earlier judgements are about the old content: "
+            "put the new videos in another folder and import that."
+        )
+    return row
+
+
+def _checked_hash(password: str) -> str:
+    if not MINIMUM_PASSWORD_LENGTH <= len(password) <= MAXIMUM_PASSWORD_LENGTH:
+        raise InputError(
+            f"The password has {len(password)} characters: give {MINIMUM_PASSWORD_LENGTH} to "
+            f"{MAXIMUM_PASSWORD_LENGTH}."
+        )
+    return hash_password(password)
+
+
+def _hash(token: str) -> str:
+    return hashlib.sha256(token.encode(errors="replace")).hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return str(getattr(error, "orig", None) or error).splitlines()[0]
+
+
+def _open_engine(url: str) -> Engine:
+    try:
+        parsed = make_url(url)
+        if parsed.get_backend_name() != "sqlite":
+            return create_engine(parsed, pool_pre_ping=True)
+        folder = Path(parsed.database or ".").parent
+        if parsed.database in (None, "", ":memory:"):
+            raise InputError(
+                "The database is in memory, which threads and processes cannot share: name a file, for "
+                "example sqlite:///labels.db."
+            )
+        if not folder.is_dir():
+            raise InputError(f"The folder {folder} of the database does not exist: make it or name another.")
+        engine = create_engine(parsed, connect_args={"timeout": 60.0, "check_same_thread": False})
+    except (ArgumentError, NoSuchModuleError) as error:
+        raise InputError(
+            f"{url!r} is not a database URL ({_first_line(error)}): give a path or, for example, "
+            "sqlite:///labels.db."
+        ) from error
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"The database driver {error.name!r} is not installed: install it with pip or use another URL."
+        ) from error
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _: Any) -> None:
+    # The driver must not start transactions by itself; `_begin_sqlite` does.
+    connection.isolation_level = None
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    reading = connection.get_execution_options().get("reading", False)
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")

@@ -1,0 +1,196 @@
+"""Generates the same prompts and seeds with several models, judges the videos and writes the report.
+
+What is done is on disk after every batch (`metadata.jsonl` and the mp4 files), so an interrupted comparison
+goes on where it stopped. Videos are judged as they were generated, before the mp4 encoder sees them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from generator.base import VideoGenerator
+from generator.output import InputError, prepare_output_dir, write_json, write_jsonl
+from generator.prompts import PromptRecord
+from generator.video import read_video, write_video
+from reward.adherence.evaluate import Sample, judge, load_verifier, summarise
+from reward.adherence.report import write_report
+
+SETTINGS_NAME = "settings.json"
+METADATA_NAME = "metadata.jsonl"
+REPORT_NAME = "report.json"
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """Sizes and sampling; None takes the generator's default."""
+
+    num_frames: int | None = None
+    height: int | None = None
+    width: int | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    batch_size: int = 8
+
+
+@dataclass(frozen=True)
+class _Request:
+    number: int
+    record: PromptRecord
+    seed: int
+
+    def file_name(self, model: str) -> str:
+        return f"videos/{model}/{self.number:04d}-{self.seed}.mp4"
+
+
+def open_output_dir(output_dir: str | Path, settings: Mapping[str, Any], overwrite: bool) -> Path:
+    """Makes the output folder, or opens that of an interrupted run with the same settings.
+
+    Raises:
+        InputError: it holds a finished report, or a run with other settings, and `overwrite` is not set.
+    """
+    folder = Path(output_dir)
+    stored = folder / SETTINGS_NAME
+    wanted = json.loads(json.dumps(settings))
+    if not overwrite and stored.is_file() and not (folder / REPORT_NAME).is_file():
+        found = json.loads(stored.read_text(encoding="utf-8"))
+        if found == wanted:
+            return folder
+        changed = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
+        raise InputError(
+            f"{folder} holds an unfinished evaluation with other settings ({', '.join(changed)} differ): "
+            "give the same settings to go on with it, name another folder, or pass --overwrite."
+        )
+    folder = prepare_output_dir(folder, overwrite)
+    write_json(stored, wanted)
+    return folder
+
+
+def _read_samples(path: Path) -> list[Sample]:
+    if not path.is_file():
+        return []
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [Sample(**row) for row in rows]
+
+
+def compare_models(
+    models: Mapping[str, Callable[[], VideoGenerator]],
+    prompts: Sequence[PromptRecord],
+    output_dir: str | Path,
+    verifier: str = "world",
+    num_videos_per_prompt: int = 1,
+    seed: int = 0,
+    generation: GenerationSettings = GenerationSettings(),
+    references: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    title: str = "Prompt adherence",
+    progress: bool = True,
+    on_progress: Callable[[float], None] | None = None,
+) -> dict[str, Any]:
+    """Compares models on the same prompts and seeds; writes videos, `metadata.jsonl`, `report.html`,
+    `report.json`.
+
+    Args:
+        models: name of each model and a function that loads it; one is held at a time.
+        prompts: what to generate. Video j of prompt i has the seed `seed + i * num_videos_per_prompt + j` in
+            every model.
+        verifier: a name for `reward.adherence.evaluate.load_verifier`.
+        references: models that the others are compared with; the first one by default.
+        settings: further facts for the report, such as versions.
+        overwrite: whether an existing output folder is emptied.
+        progress: whether to show a progress bar.
+        on_progress: called after every batch with the finished share in [0, 1].
+
+    Returns:
+        The summary of `reward.adherence.evaluate.summarise`.
+
+    Raises:
+        InputError: the size or the verifier is not valid, or the output folder is in use.
+    """
+    verify, categories = load_verifier(verifier)
+    references = list(references) or list(models)[:1]
+    requests = [
+        _Request(i, record, seed + i * num_videos_per_prompt + j)
+        for i, record in enumerate(prompts)
+        for j in range(num_videos_per_prompt)
+    ]
+    facts = {
+        "models": list(models),
+        "prompts": len(prompts),
+        "num_videos_per_prompt": num_videos_per_prompt,
+        "seed": seed,
+        "verifier": verifier,
+        **vars(generation),
+        **(settings or {}),
+    }
+    folder = open_output_dir(output_dir, facts, overwrite)
+    samples = _read_samples(folder / METADATA_NAME)
+    done = {(sample.model, sample.file_name) for sample in samples if (folder / sample.file_name).is_file()}
+    samples = [sample for sample in samples if (sample.model, sample.file_name) in done]
+    with tqdm(
+        total=len(models) * len(requests),
+        initial=len(done),
+        desc="Evaluating",
+        unit="video",
+        disable=not progress,
+    ) as bar:
+        for name, load in models.items():
+            missing = [request for request in requests if (name, request.file_name(name)) not in done]
+            if not missing:
+                continue
+            generator = load()
+            for start in range(0, len(missing), generation.batch_size):
+                batch = missing[start : start + generation.batch_size]
+                videos = _generate(generator, batch, generation)
+                for request, video in zip(batch, videos):
+                    write_video(folder / request.file_name(name), video, generator.defaults.fps)
+                samples += judge(
+                    name,
+                    videos,
+                    [request.record.prompt for request in batch],
+                    [request.seed for request in batch],
+                    verify,
+                    categories,
+                    [request.file_name(name) for request in batch],
+                )
+                write_jsonl(folder / METADATA_NAME, [sample.as_row() for sample in samples])
+                bar.update(len(batch))
+                if on_progress is not None:
+                    on_progress(len(samples) / (len(models) * len(requests)))
+            del generator
+    order = list(models)
+    samples.sort(key=lambda sample: (order.index(sample.model), sample.file_name))
+    summary = summarise(samples, references)
+    write_report(
+        folder, samples, summary, facts, lambda s: read_video(folder / s.file_name), references, title
+    )
+    return summary
+
+
+def _generate(generator: VideoGenerator, batch: Sequence[_Request], settings: GenerationSettings) -> Tensor:
+    """Videos of the requests; those with one negative prompt are generated together."""
+    negatives = {request.record.negative_prompt for request in batch}
+    parts: dict[int, Tensor] = {}
+    for negative in negatives:
+        chosen = [i for i, request in enumerate(batch) if request.record.negative_prompt == negative]
+        videos = generator.generate(
+            [batch[i].record.prompt for i in chosen],
+            num_frames=settings.num_frames,
+            height=settings.height,
+            width=settings.width,
+            num_inference_steps=settings.num_inference_steps,
+            guidance_scale=settings.guidance_scale,
+            seed=[batch[i].seed for i in chosen],
+            negative_prompt=negative,
+            batch_size=settings.batch_size,
+        )
+        parts.update(zip(chosen, videos))
+    return torch.stack([parts[i] for i in range(len(batch))])

@@ -1,0 +1,212 @@
+"""How well scores agree with preferences: pair accuracy without and with ties, calibration, rank correlation.
+
+Pairs are `difference [n]` (score of the first video minus score of the second) and `label [n]` (1: the first
+is preferred, -1: the second, 0: a tie), with `cluster [n]` naming the prompt of each pair, since pairs of
+one prompt are not independent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from reward.adherence.statistics import Interval, cluster_bootstrap
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Scored and labelled pairs.
+
+    Attributes:
+        difference: `[n]` score of the first minus score of the second video.
+        label: `[n]` 1 where the first is preferred, -1 where the second is, 0 for a tie.
+        cluster: `[n]` the prompt (or its number) of each pair.
+    """
+
+    difference: Floats
+    label: NDArray[np.int64]
+    cluster: NDArray[np.generic]
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+
+def pairs_of_rankings(
+    scores: Sequence[ArrayLike], ranks: Sequence[ArrayLike], prompts: Sequence[str]
+) -> Pairs:
+    """All judged pairs i < j of several rankings; `scores[n]` and `ranks[n]` have one entry a video."""
+    difference: list[float] = []
+    label: list[int] = []
+    cluster: list[str] = []
+    for score, rank, prompt in zip(scores, ranks, prompts):
+        score, rank = np.asarray(score, dtype=np.float64), np.asarray(rank)
+        i, j = np.triu_indices(len(rank), k=1)
+        judged = (rank[i] >= 0) & (rank[j] >= 0)
+        i, j = i[judged], j[judged]
+        difference.extend((score[i] - score[j]).tolist())
+        label.extend(np.sign(rank[j] - rank[i]).astype(int).tolist())
+        cluster.extend([prompt] * len(i))
+    return Pairs(np.array(difference, dtype=np.float64), np.array(label, dtype=np.int64), np.array(cluster))
+
+
+def correct_without_ties(difference: ArrayLike, label: ArrayLike) -> Floats:
+    """1 where the sign of the difference is the label, ½ where the scores are equal, NaN for tied labels."""
+    difference, label = np.asarray(difference, dtype=np.float64), np.asarray(label)
+    correct = np.where(difference == 0, 0.5, np.sign(difference) == label)
+    return np.where(label == 0, np.nan, correct).astype(np.float64)
+
+
+def accuracy_without_ties(difference: ArrayLike, label: ArrayLike) -> float:
+    """Share of the untied pairs in which the preferred video has the higher score; NaN without such pairs."""
+    correct = correct_without_ties(difference, label)
+    return float(np.nanmean(correct)) if np.isfinite(correct).any() else float("nan")
+
+
+def correct_with_ties(difference: ArrayLike, label: ArrayLike, threshold: float) -> NDArray[np.bool_]:
+    """Whether the prediction (tie where |d| ≤ threshold, else the sign of d) is the label."""
+    difference, label = np.asarray(difference, dtype=np.float64), np.asarray(label)
+    return np.where(np.abs(difference) <= threshold, 0, np.sign(difference)) == label
+
+
+def tie_threshold(difference: ArrayLike, label: ArrayLike) -> float:
+    """The threshold on |d| with the best accuracy with ties (Deutsch et al., arXiv 2305.14324).
+
+    A threshold is evaluated only after a whole group of equal |d|: between equal values no threshold exists.
+    Choose it on a calibration split, never on the split that is reported. -1 means that no tie is predicted
+    (though a difference of exactly 0 always is one); of equally good thresholds the smallest is taken.
+    """
+    difference, label = np.asarray(difference, dtype=np.float64), np.asarray(label)
+    magnitude = np.abs(difference)
+    order = np.argsort(magnitude, kind="stable")
+    magnitude, label, difference = magnitude[order], label[order], difference[order]
+    won = np.sign(difference) == label
+    gained = np.cumsum((label == 0).astype(np.int64) - won.astype(np.int64))
+    last_of_group = np.append(magnitude[1:] != magnitude[:-1], True)[: len(magnitude)]
+    thresholds = np.concatenate([[-1.0], magnitude[last_of_group]])
+    totals = np.concatenate([[0], gained[last_of_group]])
+    return float(thresholds[int(np.argmax(totals))])
+
+
+def accuracy_with_ties(difference: ArrayLike, label: ArrayLike, threshold: float) -> float:
+    """Share of all pairs whose label win, loss or tie is predicted; see `tie_threshold`."""
+    return float(np.mean(correct_with_ties(difference, label, threshold)))
+
+
+def tie_rate(label: ArrayLike) -> float:
+    """Share of the pairs whose label is a tie."""
+    return float(np.mean(np.asarray(label) == 0))
+
+
+def majority_baseline(label: ArrayLike) -> float:
+    """Accuracy with ties of always giving the commonest label."""
+    label = np.asarray(label)
+    return float(max(np.mean(label == value) for value in (-1, 0, 1)))
+
+
+def expected_calibration_error(probability: ArrayLike, outcome: ArrayLike, bins: int = 10) -> float:
+    """Mean distance of confidence and accuracy over equally wide bins, weighted by their sizes (Guo et al.
+    2017).
+
+    Args:
+        probability: `[n]` in [0, 1], predicted probability that the outcome is 1.
+        outcome: `[n]` of 0 and 1.
+    """
+    probability, outcome = np.asarray(probability, dtype=np.float64), np.asarray(outcome, dtype=np.float64)
+    index = np.minimum((probability * bins).astype(int), bins - 1)
+    count = np.bincount(index, minlength=bins)
+    gap = np.abs(
+        np.bincount(index, weights=probability, minlength=bins)
+        - np.bincount(index, weights=outcome, minlength=bins)
+    )
+    return float(gap[count > 0].sum() / len(probability))
+
+
+def pair_calibration_error(pairs: Pairs, temperature: float = 1.0, bins: int = 10) -> float:
+    """Calibration error of sigmoid(d / temperature) on the untied pairs, each seen from its likelier side."""
+    untied = pairs.label != 0
+    if not untied.any():
+        return float("nan")
+    difference = pairs.difference[untied] / temperature
+    confidence = 1 / (1 + np.exp(-np.abs(difference)))
+    correct = correct_without_ties(difference, pairs.label[untied])
+    return expected_calibration_error(confidence, correct, bins)
+
+
+def fit_temperature(pairs: Pairs) -> float:
+    """The temperature T > 0 with the highest likelihood of sigmoid(d / T) on the untied pairs (golden
+    section).
+
+    1.0 where there are no untied pairs.
+    """
+    untied = pairs.label != 0
+    signed = (pairs.difference * pairs.label)[untied]
+    if len(signed) == 0:
+        return 1.0
+
+    def negative_log_likelihood(log_temperature: float) -> float:
+        return float(np.logaddexp(0, -signed / np.exp(log_temperature)).mean())
+
+    low, high = -4.0, 4.0
+    ratio = (np.sqrt(5) - 1) / 2
+    while high - low > 1e-4:
+        left, right = high - ratio * (high - low), low + ratio * (high - low)
+        if negative_log_likelihood(left) < negative_log_likelihood(right):
+            high = right
+        else:
+            low = left
+    return float(np.exp((low + high) / 2))
+
+
+def average_ranks(values: ArrayLike) -> Floats:
+    """Ranks from 1 on, equal values sharing the mean of their ranks."""
+    values = np.asarray(values, dtype=np.float64)
+    _, inverse, count = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(count)
+    return (last - (count - 1) / 2)[inverse]
+
+
+def spearman(a: ArrayLike, b: ArrayLike) -> float:
+    """Spearman's rank correlation with ties; NaN where one side is constant."""
+    x, y = average_ranks(a), average_ranks(b)
+    x, y = x - x.mean(), y - y.mean()
+    norm = float(np.sqrt((x**2).sum() * (y**2).sum()))
+    return float((x * y).sum() / norm) if norm > 0 else float("nan")
+
+
+def bootstrap_pairs(
+    pairs: Pairs, correct: Callable[[Floats, NDArray[np.int64]], ArrayLike], seed: int = 0
+) -> Interval:
+    """Mean of `correct(difference, label)` with its 95 % interval from resampled prompts; NaN entries are
+    left out."""
+    values = np.asarray(correct(pairs.difference, pairs.label), dtype=np.float64)
+    kept = np.isfinite(values)
+    if not kept.any():
+        return Interval(float("nan"), float("nan"), float("nan"), 0, 0)
+    return cluster_bootstrap(values[kept], pairs.cluster[kept], seed=seed)
+
+
+def evaluate_pairs(pairs: Pairs, calibration: Pairs, seed: int = 0) -> dict[str, object]:
+    """All figures of a held-out split; tie threshold and temperature come from the `calibration` split."""
+    threshold = tie_threshold(calibration.difference, calibration.label) if len(calibration) else -1.0
+    temperature = fit_temperature(calibration)
+    return {
+        "accuracy": bootstrap_pairs(pairs, correct_without_ties, seed).as_dict(),
+        "accuracy_with_ties": bootstrap_pairs(
+            pairs, lambda difference, label: correct_with_ties(difference, label, threshold), seed
+        ).as_dict(),
+        "tie_threshold": threshold,
+        "tie_rate": tie_rate(pairs.label),
+        "majority_baseline": majority_baseline(pairs.label),
+        "calibration_error": pair_calibration_error(pairs),
+        "temperature": temperature,
+        "calibration_error_after_temperature": pair_calibration_error(pairs, temperature),
+        "pairs": len(pairs),
+        "untied_pairs": int((pairs.label != 0).sum()),
+        "prompts": len(np.unique(pairs.cluster)),
+        "calibration_pairs": len(calibration),
+    }

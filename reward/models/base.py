@@ -1,0 +1,117 @@
+"""`RewardModel`: what judges videos, and the judges that are not trained: the world's verifier and user
+functions."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from generator.base import VideoGenerator
+from generator.output import InputError
+
+Scores = dict[str, Tensor]
+"""One score a video `[batch]`, float32, for each dimension; higher is better."""
+
+
+class RewardModel(ABC):
+    """Judges videos of prompts.
+
+    Attributes:
+        name: what it was loaded from.
+        dimensions: the names of its scores, for example `("overall",)`.
+        scores_latents: whether `score_latents` works and is differentiable.
+    """
+
+    name: str = ""
+    dimensions: tuple[str, ...] = ("overall",)
+    scores_latents: bool = False
+
+    @abstractmethod
+    def score(self, videos: Tensor, prompts: Sequence[str]) -> Scores:
+        """Scores of videos `[batch, 3, frames, height, width]` in [-1, 1], one prompt a video."""
+
+    def score_latents(self, latents: Tensor, conditions: dict[str, Tensor]) -> Scores:
+        """Scores of a generator's normalised latents, differentiable in `latents`; see `check_generator`."""
+        raise InputError(
+            f"The reward {self.name!r} judges decoded videos only: use it where no gradient through it is "
+            "needed."
+        )
+
+    def check_generator(self, generator: VideoGenerator) -> None:  # noqa: B027
+        """Raises `InputError` unless the latents and conditions of `generator` are ones this model
+        understands."""
+
+
+class WorldReward(RewardModel):
+    """The gold score: `generator.world.verify`, which reads the pixels. For studies of the built-in world."""
+
+    name = "world"
+
+    def score(self, videos: Tensor, prompts: Sequence[str]) -> Scores:
+        from generator.world import verify_batch
+
+        return {
+            "overall": torch.tensor(
+                [adherence.score for adherence in verify_batch(videos, list(prompts))], dtype=torch.float32
+            )
+        }
+
+
+UserFunction = Callable[
+    [Tensor, Sequence[str]], "Sequence[float] | Tensor | Mapping[str, Sequence[float] | Tensor]"
+]
+
+
+class FunctionReward(RewardModel):
+    """A user's function `(videos, prompts) -> scores [batch]` or `{dimension: scores [batch]}`."""
+
+    def __init__(self, function: UserFunction, name: str) -> None:
+        self.function = function
+        self.name = name
+
+    def score(self, videos: Tensor, prompts: Sequence[str]) -> Scores:
+        result = self.function(videos, prompts)
+        named = result if isinstance(result, Mapping) else {"overall": result}
+        scores = {
+            dimension: torch.as_tensor(values, dtype=torch.float32).detach().cpu()
+            for dimension, values in named.items()
+        }
+        for dimension, values in scores.items():
+            if values.shape != (len(prompts),):
+                raise InputError(
+                    f"The reward function {self.name} gave {dimension!r} scores of shape "
+                    f"{tuple(values.shape)} for "
+                    f"{len(prompts)} videos: it must return one number a video."
+                )
+        return scores
+
+
+def import_function(name: str) -> Callable[..., object]:
+    """The function that `module:function` names; modules of the current folder are found too.
+
+    Raises:
+        InputError: the module cannot be imported, or has no such function.
+    """
+    module_name, _, attribute = name.partition(":")
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise InputError(
+            f"The module of {name!r} cannot be imported ({error}): name it as module:function, "
+            "with the module on the Python path or in the current folder."
+        ) from error
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        raise InputError(
+            f"The module {module_name!r} has no function {attribute!r}: check the name {name!r}."
+        )
+    return function

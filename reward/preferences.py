@@ -1,0 +1,300 @@
+"""Human preferences: rankings of several videos of one prompt, read, checked, split, merged and turned into
+pairs.
+
+A rankings file is JSONL, one ranking a line (ImageReward's and HPD's layout with explicit dimensions):
+
+    {"prompt": "a red ball rolls left", "videos": ["a.mp4", "b.mp4", "c.mp4"], "ranks": [1, 2, 2],
+     "dimension": "overall", "annotator": "ann", "seconds": 12.5, "created_at": "2026-01-31T12:00:00+00:00"}
+
+A lower rank is better, equal ranks are a tie, -1 is a video that the annotator did not judge. Paths are
+relative to the file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+from generator.output import InputError, write_jsonl
+
+DIMENSIONS = ("overall", "visual", "motion", "alignment")
+MIN_VIDEOS, MAX_VIDEOS = 2, 9
+MISSING = -1
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """One annotator's order of the videos of one prompt, in one dimension.
+
+    Attributes:
+        prompt: the text that the videos were made from.
+        videos: 2 to 9 video files.
+        ranks: one a video; lower is better, equal is a tie, -1 is not judged.
+        dimension: `overall`, `visual`, `motion` or `alignment`.
+        annotator: who ranked; empty where unknown.
+        seconds: how long it took, or None.
+        created_at: ISO 8601 time, or None.
+    """
+
+    prompt: str
+    videos: list[Path]
+    ranks: list[int]
+    dimension: str = "overall"
+    annotator: str = ""
+    seconds: float | None = None
+    created_at: str | None = None
+
+    @property
+    def has_order(self) -> bool:
+        """Whether at least one judged video is above another one."""
+        return len({rank for rank in self.ranks if rank != MISSING}) > 1
+
+
+class PreferencePair(TypedDict):
+    """One row in TRL's preference format, plus `tie`."""
+
+    prompt: str
+    chosen: str
+    rejected: str
+    tie: bool
+
+
+def _fail(path: Path, line: int, found: str) -> InputError:
+    return InputError(f"{path}, line {line}: {found}.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_ranks(row: dict[str, Any], videos: list[str], path: Path, line: int) -> list[int]:
+    ranks = row.get("ranks")
+    if not isinstance(ranks, list) or not ranks:
+        raise _fail(
+            path,
+            line,
+            f"the ranking of {row['prompt']!r} has no order: give `ranks`, one whole number a video, lower "
+            "is better",
+        )
+    if len(ranks) != len(videos):
+        raise _fail(
+            path,
+            line,
+            f"{len(ranks)} ranks were found for {len(videos)} videos: give exactly one rank a video",
+        )
+    for rank in ranks:
+        if not _is_number(rank) or rank != int(rank) or rank < MISSING:
+            raise _fail(
+                path,
+                line,
+                f"the rank {rank!r} is not a whole number from 0 on (or -1 for a video not judged)",
+            )
+    if sum(rank != MISSING for rank in ranks) < 2:
+        raise _fail(
+            path,
+            line,
+            f"the ranking of {row['prompt']!r} has no order: at least two of its videos must have a rank",
+        )
+    return [int(rank) for rank in ranks]
+
+
+def _check_videos(row: dict[str, Any], path: Path, line: int) -> list[str]:
+    videos = row.get("videos")
+    if not isinstance(videos, list) or not all(isinstance(video, str) and video for video in videos):
+        raise _fail(path, line, "`videos` must be a list of paths")
+    if not MIN_VIDEOS <= len(videos) <= MAX_VIDEOS:
+        raise _fail(
+            path,
+            line,
+            f"{len(videos)} videos were found, but a ranking has {MIN_VIDEOS} to {MAX_VIDEOS} of them",
+        )
+    for video in videos:
+        if not (path.parent / video).is_file():
+            raise _fail(
+                path,
+                line,
+                f"the video {video} does not exist: paths are relative to the folder of the rankings file",
+            )
+    if len(set(videos)) != len(videos):
+        raise _fail(path, line, "a video stands twice in one ranking: name each video once")
+    return videos
+
+
+def _parse_row(text: str, path: Path, line: int) -> Ranking:
+    try:
+        row = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise _fail(
+            path, line, f"this is not JSON ({error.msg}): each line must be one JSON object"
+        ) from None
+    if not isinstance(row, dict):
+        raise _fail(path, line, f"a JSON object was expected, but a {type(row).__name__} was found")
+    prompt = row.get("prompt")
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise _fail(path, line, "`prompt` must be a non-empty text")
+    dimension = row.get("dimension") or "overall"
+    if dimension not in DIMENSIONS:
+        raise _fail(path, line, f"the dimension {dimension!r} is unknown: use one of {', '.join(DIMENSIONS)}")
+    seconds = row.get("seconds")
+    if seconds is not None and not _is_number(seconds):
+        raise _fail(path, line, f"`seconds` must be a number, but {seconds!r} was found")
+    videos = _check_videos(row, path, line)
+    return Ranking(
+        prompt=prompt,
+        videos=[path.parent / video for video in videos],
+        ranks=_check_ranks(row, videos, path, line),
+        dimension=dimension,
+        annotator=str(row.get("annotator") or ""),
+        seconds=None if seconds is None else float(seconds),
+        created_at=row.get("created_at"),
+    )
+
+
+def read_rankings(path: str | Path) -> list[Ranking]:
+    """Reads and checks a rankings file; video paths come back joined to the file's folder.
+
+    Rankings in which everything is tied are kept: they say that the videos are alike (see
+    `Ranking.has_order`).
+
+    Raises:
+        InputError: with file and line: missing file or video, not JSON, wrong number of ranks or videos, no
+            ranks, unknown dimension; and where no ranking of the whole file puts one video above another.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(
+            f"The rankings file {path} does not exist: give the path of a JSONL file of rankings."
+        )
+    rankings = [
+        _parse_row(text, path, number)
+        for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if text.strip()
+    ]
+    if not rankings:
+        raise InputError(
+            f"The rankings file {path} is empty: it needs at least one ranking, one JSON object a line."
+        )
+    if not any(ranking.has_order for ranking in rankings):
+        raise InputError(
+            f"{path} holds no order at all, since in each of its {len(rankings)} rankings all videos are "
+            "tied: "
+            "at least one ranking must put one video above another."
+        )
+    return rankings
+
+
+def write_rankings(path: str | Path, rankings: Sequence[Ranking]) -> None:
+    """Writes rankings as JSONL with video paths relative to the file's folder."""
+    path = Path(path)
+    root = path.parent.resolve()
+    rows = []
+    for ranking in rankings:
+        row: dict[str, Any] = {
+            "prompt": ranking.prompt,
+            "videos": [Path(os.path.relpath(video.resolve(), root)).as_posix() for video in ranking.videos],
+            "ranks": list(ranking.ranks),
+            "dimension": ranking.dimension,
+            "annotator": ranking.annotator,
+        }
+        if ranking.seconds is not None:
+            row["seconds"] = ranking.seconds
+        if ranking.created_at is not None:
+            row["created_at"] = ranking.created_at
+        rows.append(row)
+    write_jsonl(path, rows)
+
+
+def split_by_prompt(
+    rankings: Sequence[Ranking], fraction: float, seed: int
+) -> tuple[list[Ranking], list[Ranking]]:
+    """Splits into `(train, held_out)` so that no prompt stands on both sides.
+
+    Args:
+        fraction: share of the prompts that is held out, in [0, 1). Any share above zero holds out at least
+            one prompt, and at least one prompt stays for training.
+
+    Raises:
+        InputError: there are fewer than two prompts and `fraction` is above zero.
+    """
+    if not 0 <= fraction < 1:
+        raise InputError(f"The held-out fraction is {fraction}, but it must be at least 0 and below 1.")
+    prompts = sorted({ranking.prompt for ranking in rankings})
+    if fraction == 0:
+        return list(rankings), []
+    if len(prompts) < 2:
+        raise InputError(
+            f"The rankings have {len(prompts)} prompt, but a split by prompt needs at least 2: "
+            "add prompts or hold out nothing."
+        )
+    random.Random(seed).shuffle(prompts)
+    count = min(max(1, round(fraction * len(prompts))), len(prompts) - 1)
+    held_out = set(prompts[:count])
+    return (
+        [ranking for ranking in rankings if ranking.prompt not in held_out],
+        [ranking for ranking in rankings if ranking.prompt in held_out],
+    )
+
+
+def merge_annotators(rankings: Sequence[Ranking]) -> list[Ranking]:
+    """One ranking for each set of videos, prompt and dimension: the order of mean ranks (Borda count).
+
+    Each annotator's ranks are first made comparable (average ranks from 1 to the number of judged videos),
+    so a ranking 10, 20, 20 counts like 1, 2.5, 2.5. Equal means are a tie. A group of one ranking comes back
+    as it is.
+    """
+    groups: dict[tuple[str, str, tuple[Path, ...]], list[Ranking]] = {}
+    for ranking in rankings:
+        groups.setdefault((ranking.prompt, ranking.dimension, tuple(sorted(ranking.videos))), []).append(
+            ranking
+        )
+    return [group[0] if len(group) == 1 else _borda(group) for group in groups.values()]
+
+
+def _borda(group: list[Ranking]) -> Ranking:
+    totals: dict[Path, list[float]] = {video: [] for video in group[0].videos}
+    for ranking in group:
+        judged = [rank for rank in ranking.ranks if rank != MISSING]
+        for video, rank in zip(ranking.videos, ranking.ranks):
+            if rank != MISSING:
+                below, equal = sum(other < rank for other in judged), judged.count(rank)
+                totals[video].append(below + (equal + 1) / 2)
+    means = {video: round(sum(values) / len(values), 9) for video, values in totals.items() if values}
+    levels = sorted(set(means.values()))
+    return Ranking(
+        prompt=group[0].prompt,
+        videos=list(group[0].videos),
+        ranks=[levels.index(means[video]) + 1 if video in means else MISSING for video in group[0].videos],
+        dimension=group[0].dimension,
+        annotator="+".join(sorted({ranking.annotator for ranking in group if ranking.annotator})),
+    )
+
+
+def preference_pairs(rankings: Iterable[Ranking], ties: bool = False) -> list[PreferencePair]:
+    """All pairs of judged videos in TRL's preference columns `prompt, chosen, rejected`, and `tie`.
+
+    Args:
+        ties: whether tied pairs are kept; in them `chosen` is merely the video that stands first.
+    """
+    pairs: list[PreferencePair] = []
+    for ranking in rankings:
+        judged = [(rank, video) for rank, video in zip(ranking.ranks, ranking.videos) if rank != MISSING]
+        for index, (rank, video) in enumerate(judged):
+            for other_rank, other in judged[index + 1 :]:
+                if rank == other_rank and not ties:
+                    continue
+                chosen, rejected = (video, other) if rank <= other_rank else (other, video)
+                pairs.append(
+                    PreferencePair(
+                        prompt=ranking.prompt,
+                        chosen=str(chosen),
+                        rejected=str(rejected),
+                        tie=rank == other_rank,
+                    )
+                )
+    return pairs

@@ -1,0 +1,159 @@
+"""Rankings as training data: every video is read and encoded once, its trunk features are kept, batches are
+padded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from generator.base import Conditions, concatenate, select
+from generator.output import InputError
+from reward.models.latent import Features, LatentRewardModel
+from reward.preferences import MISSING, Ranking
+
+VideoKey = tuple[str, Path]
+
+
+def load_videos(paths: Sequence[Path], num_frames: int, height: int, width: int, fps: float) -> Tensor:
+    """Videos of any size and rate as `[videos, 3, num_frames, height, width]` in [-1, 1].
+
+    Raises:
+        InputError: a file is missing or is not a video; it is named.
+    """
+    from generator.video import read_clip
+
+    return torch.stack([read_clip(path, num_frames, height, width, fps) for path in paths])
+
+
+@dataclass
+class EncodedVideos:
+    """What is known of every video of the rankings, in the order of `index`.
+
+    Attributes:
+        index: row of each (prompt, path).
+        latents: `[videos, channels, frames, height, width]`.
+        conditions: one row a video.
+        features: of the frozen trunk; None where the trunk is trained.
+        evidence: `[videos, numbers]` implicit evidence, always of the untrained trunk.
+    """
+
+    index: dict[VideoKey, int]
+    latents: Tensor
+    conditions: Conditions
+    features: Features | None
+    evidence: Tensor
+
+
+@torch.no_grad()
+def encode_videos(
+    model: LatentRewardModel,
+    rankings: Sequence[Ranking],
+    batch_size: int = 16,
+    latents: dict[Path, Tensor] | None = None,
+    progress: bool = True,
+) -> EncodedVideos:
+    """Encodes each video of the rankings once, and takes the features of a frozen trunk.
+
+    Args:
+        latents: already known latents `[channels, frames, height, width]` of some files, which are not read.
+        progress: whether a bar is shown.
+    """
+    keys = list(dict.fromkeys((ranking.prompt, video) for ranking in rankings for video in ranking.videos))
+    if not keys:
+        raise InputError("There are no rankings to encode: give a rankings file with at least one ranking.")
+    generator, config = model.generator, model.config
+    prompts = list(dict.fromkeys(prompt for prompt, _ in keys))
+    encoded = concatenate([generator.encode_prompts(prompts[i : i + 64]) for i in range(0, len(prompts), 64)])
+    row_of_prompt = {prompt: row for row, prompt in enumerate(prompts)}
+    conditions = select(encoded, [row_of_prompt[prompt] for prompt, _ in keys])
+    all_latents, features = [], []
+    for start in tqdm(
+        range(0, len(keys), batch_size), desc="Encoding ranked videos", unit="batch", disable=not progress
+    ):
+        paths = [path for _, path in keys[start : start + batch_size]]
+        known = [latents.get(path) if latents else None for path in paths]
+        if all(value is not None for value in known):
+            chunk = torch.stack([value for value in known if value is not None]).to(generator.device)
+        else:
+            size = (config.num_frames, config.height, config.width)
+            chunk = generator.encode(load_videos(paths, *size, generator.defaults.fps).to(generator.device))
+        all_latents.append(chunk.cpu())
+        part = model.features(chunk, select(conditions, slice(start, start + len(paths)))).to(
+            torch.device("cpu")
+        )
+        features.append(
+            part
+            if not config.lora_rank
+            else Features(part.tokens[:, :, :0], part.is_video[:, :0], part.evidence)
+        )
+    joined = Features.concatenate(features)
+    return EncodedVideos(
+        index={key: row for row, key in enumerate(keys)},
+        latents=torch.cat(all_latents),
+        conditions={name: value.cpu() for name, value in conditions.items()},
+        features=None if config.lora_rank else joined,
+        evidence=joined.evidence,
+    )
+
+
+class RankingDataset(Dataset[dict[str, Tensor]]):
+    """One ranking an item: `videos [K]` rows of `EncodedVideos`, `ranks [K]` and the number of its
+    `dimension`."""
+
+    def __init__(
+        self, rankings: Sequence[Ranking], encoded: EncodedVideos, dimensions: Sequence[str]
+    ) -> None:
+        self.rankings = [ranking for ranking in rankings if ranking.dimension in dimensions]
+        self.items = [
+            {
+                "videos": torch.tensor([encoded.index[ranking.prompt, video] for video in ranking.videos]),
+                "ranks": torch.tensor(ranking.ranks),
+                "dimension": torch.tensor(list(dimensions).index(ranking.dimension)),
+            }
+            for ranking in self.rankings
+        ]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return self.items[index]
+
+
+@dataclass
+class RankingCollator:
+    """Pads rankings to the longest (rank -1) and looks up each distinct video of the batch once."""
+
+    encoded: EncodedVideos
+
+    def __call__(self, items: Sequence[dict[str, Tensor]]) -> dict[str, Any]:
+        longest = max(len(item["ranks"]) for item in items)
+        rows, slots = torch.unique(torch.cat([item["videos"] for item in items]), return_inverse=True)
+        ranks = torch.full((len(items), longest), MISSING)
+        videos = torch.zeros((len(items), longest), dtype=torch.long)
+        start = 0
+        for number, item in enumerate(items):
+            size = len(item["ranks"])
+            ranks[number, :size] = item["ranks"]
+            videos[number, :size] = slots[start : start + size]
+            start += size
+        batch: dict[str, Any] = {
+            "videos": videos,
+            "ranks": ranks,
+            "dimension": torch.stack([item["dimension"] for item in items]),
+            "evidence": self.encoded.evidence[rows],
+        }
+        if self.encoded.features is not None:
+            batch["tokens"] = self.encoded.features.tokens[rows]
+            batch["is_video"] = self.encoded.features.is_video[rows]
+        else:
+            batch["latents"] = self.encoded.latents[rows]
+            batch["conditions"] = select(self.encoded.conditions, rows)
+        return batch

@@ -1,0 +1,115 @@
+"""Arguments of `RewardTrainer`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from generator.output import InputError
+from reward.losses import LOSSES
+from reward.preferences import DIMENSIONS
+
+
+@dataclass
+class RewardConfig(TrainingArguments):
+    """`transformers.TrainingArguments` with other defaults, and what a latent reward model and its training
+    need."""
+
+    learning_rate: float = field(default=1e-3, metadata={"help": "Initial learning rate of AdamW."})
+    num_train_epochs: float = field(default=30, metadata={"help": "Passes over the training rankings."})
+    per_device_train_batch_size: int = field(default=16, metadata={"help": "Rankings in a step on a device."})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Rankings in an evaluation step."})
+    weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of AdamW."})
+    warmup_steps: float = field(default=10, metadata={"help": "Steps of linear warm-up."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the learning rate."})
+    logging_steps: float = field(default=10, metadata={"help": "Log every so many steps."})
+    save_strategy: str = field(
+        default="no", metadata={"help": "When checkpoints are written: no, steps or epoch."}
+    )
+    eval_strategy: str = field(
+        default="epoch", metadata={"help": "When the validation loss is measured: no, steps or epoch."}
+    )
+    report_to: str = field(
+        default="tensorboard", metadata={"help": "Trackers: tensorboard, wandb, trackio or none."}
+    )
+    dataloader_pin_memory: bool = field(default=False, metadata={"help": "Pin the memory of batches."})
+
+    loss_type: str = field(
+        default="plackett_luce",
+        metadata={
+            "help": "Likelihood of a ranking: plackett_luce, bradley_terry, rao_kupper or davidson; "
+            "the last two learn their tie parameter."
+        },
+    )
+    dimensions: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Dimensions to learn, one head each; empty takes those of the rankings file."},
+    )
+    held_out_fraction: float = field(
+        default=0.2, metadata={"help": "Share of the prompts that only the final figures are measured on."}
+    )
+    validation_fraction: float = field(
+        default=0.1,
+        metadata={
+            "help": "Share of the prompts for choosing the epoch, the tie threshold and the temperature."
+        },
+    )
+    select_best: bool = field(
+        default=True, metadata={"help": "Keep the weights of the epoch with the lowest validation loss."}
+    )
+    early_stopping_patience: int = field(
+        default=8,
+        metadata={"help": "Stop after so many evaluations without a better one; 0 never stops early."},
+    )
+    num_blocks: int = field(
+        default=0, metadata={"help": "Transformer blocks in the trunk; 0 takes the first half."}
+    )
+    sigmas: list[float] = field(
+        default_factory=lambda: [0.1, 0.4], metadata={"help": "Noise levels at which features are taken."}
+    )
+    num_queries: int = field(default=4, metadata={"help": "Learned queries of the attention pooling."})
+    hidden_size: int = field(default=128, metadata={"help": "Width of pooling and head."})
+    dropout: float = field(default=0.1, metadata={"help": "Dropout on pooled features."})
+    implicit_evidence: bool = field(
+        default=False,
+        metadata={
+            "help": "Let the head see how much better the generator denoises the video with its prompt."
+        },
+    )
+    evidence_sigmas: list[float] = field(
+        default_factory=lambda: [0.6, 0.85], metadata={"help": "Noise levels of the implicit evidence."}
+    )
+    evidence_draws: int = field(
+        default=1, metadata={"help": "Noise samples a level of the implicit evidence."}
+    )
+    lora_rank: int = field(
+        default=0,
+        metadata={"help": "Rank of a LoRA on the trunk; 0 freezes it, so its features are computed once."},
+    )
+    lora_target_modules: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Layers that the LoRA adapts; empty takes the family's own list."},
+    )
+    num_frames: int = field(
+        default=0,
+        metadata={"help": "Frames of the videos as the model sees them; 0 takes the generator's default."},
+    )
+    height: int = field(
+        default=0, metadata={"help": "Their height in pixels; 0 takes the generator's default."}
+    )
+    width: int = field(
+        default=0, metadata={"help": "Their width in pixels; 0 takes the generator's default."}
+    )
+    encode_batch_size: int = field(default=16, metadata={"help": "Videos encoded at a time."})
+
+    def __post_init__(self) -> None:
+        if self.loss_type not in LOSSES:
+            raise InputError(f"The loss {self.loss_type!r} is unknown: use one of {', '.join(LOSSES)}.")
+        for dimension in self.dimensions:
+            if dimension not in DIMENSIONS:
+                raise InputError(
+                    f"The dimension {dimension!r} is unknown: use some of {', '.join(DIMENSIONS)}."
+                )
+        self.remove_unused_columns = False
+        super().__post_init__()

@@ -1,0 +1,93 @@
+"""Trains for a few steps and writes each process's trained weights; started by test_distributed.py.
+
+Arguments: kinds (of sft, dpo, ppo, separated by commas), ZeRO stage (0 for none), output folder, and
+`resume` to train each kind again from checkpoint-2.
+"""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+sys.path.insert(0, str(Path(__file__).parent))
+from conftest import PROMPTS, BrightReward, StandInGenerator
+
+from alignment.dpo_config import DPOConfig
+from alignment.dpo_trainer import DPOTrainer
+from alignment.ppo_config import PPOConfig
+from alignment.ppo_trainer import PPOTrainer
+from alignment.sft_config import SFTConfig
+from alignment.sft_trainer import SFTTrainer
+
+
+def deepspeed(stage):
+    return {
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+        "zero_allow_untested_optimizer": True,
+        "zero_optimization": {
+            "stage": stage,
+            "stage3_gather_16bit_weights_on_model_save": True,
+            "stage3_param_persistence_threshold": 0,
+            "reduce_bucket_size": 1e6,
+            "stage3_prefetch_bucket_size": 1e6,
+        },
+        "bf16": {"enabled": False},
+    }
+
+
+def make_trainer(kind, stage, folder):
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    common = {
+        "output_dir": folder, "report_to": "none", "disable_tqdm": True, "use_cpu": True, "seed": 3,
+        "lr_scheduler_type": "constant", "save_strategy": "steps", "save_steps": 2, "logging_steps": 1,
+        "save_total_limit": None, "learning_rate": 1e-2,
+        "adam_epsilon": 1e-3, "deepspeed": deepspeed(stage) if stage else None,
+    }  # fmt: skip
+    generator = StandInGenerator()
+    random = torch.Generator().manual_seed(1)
+    latents = [torch.randn(4, 2, 2, 2, generator=random) for _ in range(8)]
+    prompts = (PROMPTS * 2)[:8]
+    if kind == "ppo":
+        config = PPOConfig(
+            num_rollouts=4, num_prompts=4, num_generations=4, num_inference_steps=4, num_mini_batches=1,
+            per_device_train_batch_size=24, **common,
+        )  # fmt: skip
+        return PPOTrainer(generator, config, PROMPTS, BrightReward())
+    common |= {"max_steps": 4, "per_device_train_batch_size": 4 // world}
+    if kind == "sft":
+        return SFTTrainer(generator, SFTConfig(**common), latents, prompts)
+    return DPOTrainer(generator, DPOConfig(beta=100.0, **common), latents, latents[::-1], prompts)
+
+
+def train(kind, stage, folder, resume=False):
+    """Trains, saves the adapter, and writes each process's weights."""
+    trainer = make_trainer(kind, stage, str(folder))
+    trainer.train(resume_from_checkpoint=str(folder / "checkpoint-2") if resume else None)
+    trainer.save_model()
+    state = trainer.policy.state_dict()
+    if stage == 3:
+        state = trainer.accelerator.get_state_dict(trainer.model_wrapped) or {}
+    trained = {name: value.clone().contiguous() for name, value in state.items() if "lora" in name}
+    if trained:
+        save_file(trained, folder / f"rank{trainer.args.process_index}.safetensors")
+    trainer.accelerator.wait_for_everyone()
+
+
+def main():
+    kinds, stage, folder = sys.argv[1].split(","), int(sys.argv[2]), Path(sys.argv[3])
+    for kind in kinds:
+        train(kind, stage, folder / kind)
+        if "resume" in sys.argv:
+            whole = folder / kind / "whole.safetensors"
+            if int(os.environ.get("RANK", "0")) == 0:
+                shutil.copy(folder / kind / "pytorch_lora_weights.safetensors", whole)
+            train(kind, stage, folder / kind, resume=True)
+
+
+if __name__ == "__main__":
+    main()

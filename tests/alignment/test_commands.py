@@ -1,0 +1,166 @@
+"""`vidalign sft`, `dpo` and `ppo` from files to an adapter, on the tiny native generator."""
+
+import json
+
+import pytest
+import torch
+from trl import TrlParser
+
+from alignment.adapters import GeneratorArguments, LoraArguments
+from alignment.commands import dpo, ppo, sft
+from alignment.dpo_config import DPOConfig
+from alignment.ppo_config import PPOConfig
+from alignment.sft_config import SFTConfig
+from generator.adapters import load_adapters
+from generator.demonstrations import write_demonstrations
+from generator.output import InputError
+from generator.testing import tiny_generator
+from generator.video import write_video
+from reward.preferences import Ranking, write_rankings
+
+MODEL = GeneratorArguments(model="tiny")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("VIDALIGN_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def videos():
+    random = torch.Generator().manual_seed(0)
+    return [torch.rand(3, 5, 16, 16, generator=random) * 2 - 1 for _ in range(4)]
+
+
+@pytest.fixture
+def small(quiet):
+    return quiet | {"max_steps": 2, "per_device_train_batch_size": 2, "learning_rate": 1e-3}
+
+
+def check_adapter(folder, trainer):
+    training = json.loads((folder / "training.json").read_text())
+    assert training["base_model"] == "tiny"
+    assert len(training["data_sha256"]) == 64
+    assert training["trainer"] == type(trainer).__name__
+    assert (folder / "trainer_state.json").is_file()
+    loaded = tiny_generator()
+    before = loaded.generate(["a"], 5, 16, 16, num_inference_steps=2)
+    load_adapters(loaded, folder)
+    after = loaded.generate(["a"], 5, 16, 16, num_inference_steps=2)
+    trained = trainer.generator.generate(["a"], 5, 16, 16, num_inference_steps=2)
+    assert not torch.equal(before, after)
+    assert torch.allclose(after, trained, atol=1e-4)
+
+
+def test_sft_from_a_folder_of_videos_and_its_latents_are_cached(tmp_path, videos, small, monkeypatch):
+    write_demonstrations(tmp_path / "data", videos, [f"video {i}" for i in range(4)], fps=8)
+    data = sft.SFTArguments(dataset=str(tmp_path / "data"), num_frames=5, height=16, width=16)
+    trainer = sft.run(MODEL, data, LoraArguments(), SFTConfig(**small), generator=tiny_generator())
+    check_adapter(tmp_path / "out", trainer)
+    first = [sides[0] for sides in trainer.train_dataset.latents]
+
+    again = tiny_generator()
+    monkeypatch.setattr(again, "encode", lambda videos: pytest.fail("the latents were encoded again"))
+    config = SFTConfig(**small | {"overwrite": True})
+    trainer = sft.run(MODEL, data, LoraArguments(), config, generator=again)
+    assert all(torch.equal(a, sides[0]) for a, sides in zip(first, trainer.train_dataset.latents))
+
+    other = tiny_generator(seed=1)
+    trainer = sft.run(MODEL, data, LoraArguments(), config, generator=other)
+    assert not torch.equal(first[0], trainer.train_dataset.latents[0][0])
+
+
+def test_sft_keeps_the_size_and_duration_of_each_video(tmp_path, small):
+    sizes = [(9, 32, 48), (5, 18, 16), (9, 32, 48)]
+    videos = [torch.rand(3, *size) * 2 - 1 for size in sizes]
+    write_demonstrations(tmp_path / "data", videos, ["a", "b", "c"], fps=8)
+    data = sft.SFTArguments(dataset=str(tmp_path / "data"))
+    generator = tiny_generator()
+    trainer = sft.run(MODEL, data, LoraArguments(), SFTConfig(**small), generator=generator)
+    shapes = trainer.train_dataset.shapes
+    assert shapes == [generator.latent_shape(*size) for size in [(9, 32, 48), (5, 16, 16), (9, 32, 48)]]
+
+
+def write_rankings_file(folder, videos, ranks=(1, 2, 2, 3)):
+    folder.mkdir(exist_ok=True)
+    rankings = []
+    for prompt in ("left", "right"):
+        paths = [folder / f"{prompt}{i}.mp4" for i in range(4)]
+        for path, video in zip(paths, videos):
+            write_video(path, video, 8)
+        rankings.append(Ranking(prompt, paths, list(ranks)))
+    write_rankings(folder / "rankings.jsonl", rankings)
+    return folder / "rankings.jsonl"
+
+
+def test_dpo_from_rankings_drops_ties_and_splits_by_prompt(tmp_path, videos, small):
+    file = write_rankings_file(tmp_path / "data", videos)
+    data = dpo.DPOArguments(preferences=str(file), eval_fraction=0.5, num_frames=5, height=16, width=16)
+    trainer = dpo.run(MODEL, data, LoraArguments(), DPOConfig(**small), generator=tiny_generator())
+    assert len(trainer.train_dataset) == len(trainer.eval_dataset) == 5
+    assert not set(trainer.train_dataset.rows) & set(trainer.eval_dataset.rows)
+    check_adapter(tmp_path / "out", trainer)
+
+
+def test_ppo_from_prompts_and_a_reward(tmp_path, bright, quiet):
+    bright.scores_latents = False
+    (tmp_path / "prompts.txt").write_text("a circle\na square\n")
+    config = PPOConfig(
+        num_rollouts=2, num_prompts=2, num_generations=2, num_inference_steps=3, num_mini_batches=1,
+        num_frames=5, height=16, width=16, **quiet,
+    )  # fmt: skip
+    data = ppo.PPOArguments(prompts=str(tmp_path / "prompts.txt"))
+    trainer = ppo.run(MODEL, data, LoraArguments(), config, generator=tiny_generator(), reward=bright)
+    check_adapter(tmp_path / "out", trainer)
+    assert [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
+
+
+def test_ppo_starts_from_an_adapter_and_saves_one_that_contains_it(tmp_path, videos, small, bright, quiet):
+    write_demonstrations(tmp_path / "data", videos, ["a"] * 4, fps=8)
+    data = sft.SFTArguments(dataset=str(tmp_path / "data"), num_frames=5, height=16, width=16)
+    config = SFTConfig(**small | {"output_dir": str(tmp_path / "sft")})
+    sft.run(MODEL, data, LoraArguments(), config, generator=tiny_generator())
+    generator = tiny_generator()
+    load_adapters(generator, tmp_path / "sft")
+    bright.scores_latents = False
+    (tmp_path / "prompts.txt").write_text("a circle\na square\n")
+    config = PPOConfig(
+        num_rollouts=2, num_prompts=2, num_generations=2, num_inference_steps=3, num_mini_batches=1,
+        num_frames=5, height=16, width=16, **quiet,
+    )  # fmt: skip
+    arguments = ppo.PPOArguments(prompts=str(tmp_path / "prompts.txt"))
+    trainer = ppo.run(MODEL, arguments, LoraArguments(), config, generator=generator, reward=bright)
+    check_adapter(tmp_path / "out", trainer)
+
+
+def test_mistakes_are_one_clear_sentence(tmp_path, videos, small, quiet):
+    with pytest.raises(InputError, match="--dataset"):
+        sft.run(MODEL, sft.SFTArguments(), LoraArguments(), SFTConfig(**small))
+    with pytest.raises(InputError, match="--preferences"):
+        dpo.run(MODEL, dpo.DPOArguments(), LoraArguments(), DPOConfig(**small))
+    with pytest.raises(InputError, match="--reward"):
+        ppo.run(MODEL, ppo.PPOArguments(prompts="p"), LoraArguments(), PPOConfig(**quiet))
+    file = write_rankings_file(tmp_path / "data", videos)
+    data = dpo.DPOArguments(preferences=str(file), dimension="motion")
+    with pytest.raises(InputError, match="no pair of videos"):
+        dpo.run(MODEL, data, LoraArguments(), DPOConfig(**small))
+    write_demonstrations(tmp_path / "demonstrations", videos, ["a"] * 4, fps=8)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "kept").touch()
+    data = sft.SFTArguments(dataset=str(tmp_path / "demonstrations"))
+    with pytest.raises(InputError, match="--overwrite"):
+        sft.run(MODEL, data, LoraArguments(), SFTConfig(**small), generator=tiny_generator())
+    assert (tmp_path / "out" / "kept").exists()
+
+
+@pytest.mark.parametrize("command", [sft, dpo, ppo])
+def test_every_argument_is_documented_and_parsed(command, tmp_path):
+    parser = TrlParser(command.ARGUMENTS)
+    undocumented = [action.dest for action in parser._actions if not action.help]
+    assert undocumented == []
+    parsed = parser.parse_args_and_config(
+        ["--output_dir", str(tmp_path), "--adapter", "a", "b", "--lora_r", "4", "--report_to", "none"]
+    )
+    assert parsed[0].adapter == ["a", "b"]
+    assert parsed[2].lora_r == 4
+    assert command.EXAMPLE.startswith("vidalign ")

@@ -1,0 +1,153 @@
+"""`vidalign generate`: every prompt gets its videos, and an interrupted run goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import generator
+from alignment.cli import main
+from generator.demonstrations import read_demonstrations
+from generator.output import InputError
+from generator.video import read_video
+
+
+class SeedPainter:
+    """A generator that paints the seed as a grey level, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.calls: list[dict[str, Any]] = []
+        self.defaults = SimpleNamespace(num_frames=3, height=16, width=24, fps=8.0)
+        self.fail_after: int | None = None
+
+    def check_size(self, num_frames: int, height: int, width: int) -> None:
+        if height % 8 or width % 8:
+            raise InputError(f"{width}x{height} is not a size of this model: use multiples of 8.")
+
+    def generate(
+        self, prompts: Sequence[str], seed: Sequence[int], height: int | None = None, **more: Any
+    ) -> Tensor:
+        if self.fail_after is not None and len(self.calls) >= self.fail_after:
+            raise KeyboardInterrupt
+        self.calls.append({"prompts": list(prompts), "seed": list(seed), "height": height, **more})
+        levels = torch.tensor(seed).float() / 10 - 1
+        return levels.view(-1, 1, 1, 1, 1).expand(len(prompts), 3, 3, height or 16, 24)
+
+
+@pytest.fixture
+def painter(monkeypatch: pytest.MonkeyPatch) -> SeedPainter:
+    painter = SeedPainter()
+
+    def load(name: str, adapter: str | None = None) -> SeedPainter:
+        if name != "painter":
+            raise InputError(f"There is no model {name}: use painter.")
+        return painter
+
+    monkeypatch.setattr(generator, "load_generator", load, raising=False)
+    return painter
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> list[str]:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(
+        '{"prompt": "a", "id": "x"}\n{"prompt": "b", "negative_prompt": "blur"}\n{"prompt": "c"}\n'
+    )
+    words = f"generate --model painter --prompts {prompts} --output_dir {tmp_path / 'out'}"
+    return [*words.split(), "--num_videos_per_prompt", "2", "--seed", "4", "--batch_size", "2"]
+
+
+def seeds_seen(folder: Path) -> list[int]:
+    return [round((read_video(path)[0].mean().item() + 1) * 10) for path in sorted(folder.glob("*.mp4"))]
+
+
+def test_every_prompt_gets_its_videos_with_their_own_seeds(
+    painter: SeedPainter, command: list[str], tmp_path: Path
+) -> None:
+    assert main(command) == 0
+    out = tmp_path / "out"
+    assert seeds_seen(out) == [4, 5, 6, 7, 8, 9]
+    rows = [json.loads(line) for line in (out / "metadata.jsonl").read_text().splitlines()]
+    assert [row["prompt"] for row in rows] == ["a", "a", "b", "b", "c", "c"]
+    assert [row["seed"] for row in rows] == [4, 5, 6, 7, 8, 9]
+    assert rows[0] == {
+        "file_name": "0000.mp4",
+        "prompt": "a",
+        "negative_prompt": "",
+        "id": "x",
+        "seed": 4,
+        "model": "painter",
+        "adapter": None,
+        "index": 0,
+    }
+    assert [call["negative_prompt"] for call in painter.calls] == ["", "", "blur"]
+    assert all(len(call["prompts"]) <= 2 for call in painter.calls)
+    assert [item.prompt for item in read_demonstrations(out)] == ["a", "a", "b", "b", "c", "c"]
+    assert read_video(out / "0000.mp4")[1] == 8
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(
+    painter: SeedPainter, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    painter.fail_after = 1
+    assert main(command) == 130
+    assert "finished videos are kept" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "metadata.jsonl").exists()
+    kept = (tmp_path / "out" / "0000.mp4").stat().st_mtime_ns
+    painter.fail_after = None
+    painter.calls.clear()
+    assert main([*command[:-1], "3"]) == 0  # another batch size makes the same videos
+    assert sum(len(call["prompts"]) for call in painter.calls) == 4
+    assert (tmp_path / "out" / "0000.mp4").stat().st_mtime_ns == kept
+    assert seeds_seen(tmp_path / "out") == [4, 5, 6, 7, 8, 9]
+
+
+def test_other_arguments_never_overwrite_videos_unasked(
+    painter: SeedPainter, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command) == 0
+    assert main([*command, "--height", "32"]) == 2
+    assert "other arguments (height)" in capsys.readouterr().err
+    assert read_video(tmp_path / "out" / "0000.mp4")[0].shape == (3, 3, 16, 24)
+    assert main([*command, "--height", "32", "--overwrite"]) == 0
+    assert read_video(tmp_path / "out" / "0000.mp4")[0].shape == (3, 3, 32, 24)
+
+
+def test_a_foreign_folder_is_left_alone(
+    painter: SeedPainter, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("years of work")
+    assert main(command) == 2
+    assert "not empty" in capsys.readouterr().err
+    assert (tmp_path / "out" / "thesis.txt").read_text() == "years of work"
+    assert not painter.calls
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model", "nowhere"], "no model nowhere"),
+        (["--height", "33"], "not a size of this model"),
+        (["--num_videos_per_prompt", "0"], "--num_videos_per_prompt is 0"),
+        (["--prompts", "missing.txt"], "missing.txt does not exist"),
+    ],
+)
+def test_a_mistake_leaves_no_output(
+    painter: SeedPainter,
+    command: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    message: str,
+) -> None:
+    assert main([*command, *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,75 @@
+"""Batches of one shape, splits by prompt, noise of one's own."""
+
+from collections import Counter
+
+import pytest
+import torch
+
+from alignment.latent_dataset import (
+    BucketBatchSampler,
+    LatentDataset,
+    PromptTable,
+    collate,
+    example_seeds,
+    nearest_size,
+    split_prompts,
+)
+from generator.output import InputError
+
+SHAPES = [(4, 1, 2, 2)] * 5 + [(4, 3, 2, 2)] * 3 + [(4, 1, 4, 2)]
+
+
+def test_every_batch_is_full_and_of_one_shape_and_every_example_is_seen():
+    sampler = BucketBatchSampler(SHAPES, batch_size=2, seed=0)
+    batches = list(sampler)
+    assert len(batches) == len(sampler) == 3 + 2 + 1
+    assert all(len(batch) == 2 for batch in batches)
+    assert all(len({SHAPES[index] for index in batch}) == 1 for batch in batches)
+    assert set(Counter(index for batch in batches for index in batch)) == set(range(len(SHAPES)))
+
+
+def test_the_order_depends_on_seed_and_epoch_alone():
+    first, second = (BucketBatchSampler(SHAPES, 2, seed=0) for _ in range(2))
+    assert list(first) == list(second)
+    first.set_epoch(1)
+    assert list(first) != list(second)
+    second.set_epoch(1)
+    assert list(first) == list(second)
+
+
+def test_an_example_twice_in_a_batch_gets_two_noises():
+    dataset = LatentDataset([[torch.zeros(4, 1, 2, 2)]] * 2, torch.tensor([1, 2]))
+    batch = collate([dataset[1], dataset[0], dataset[1]])
+    assert batch["keys"].tolist() == [[1, 0], [0, 0], [1, 1]]
+    assert batch["rows"].tolist() == [2, 1, 2]
+    seeds = example_seeds(3, 7, rows=batch["keys"])
+    assert len(set(seeds)) == 3
+    assert example_seeds(3, 7, rows=batch["keys"][1:2]) == seeds[1:2]
+    assert example_seeds(3, 8, rows=batch["keys"]) != seeds
+
+
+def test_prompts_never_straddle_the_split():
+    prompts = [f"prompt {number % 10}" for number in range(37)]
+    train, held_out = split_prompts(prompts, 0.3, seed=1)
+    assert sorted(train + held_out) == list(range(37))
+    assert not {prompts[i] for i in train} & {prompts[i] for i in held_out}
+    assert len({prompts[i] for i in held_out}) == 3
+    with pytest.raises(InputError, match="leaves none to train on"):
+        split_prompts(["a", "a"], 0.5, seed=0)
+
+
+def test_the_prompt_table_has_the_empty_prompt_in_row_zero(generator):
+    table = PromptTable.encode(generator, ["b", "a", "b", ""])
+    assert table.rows.tolist() == [1, 2, 1, 0]
+    assert torch.equal(table.conditions["text"][2], generator.encode_prompts(["a"])["text"][0])
+
+
+def test_sizes_are_reduced_to_what_the_family_can_make(generator):
+    assert nearest_size(generator, (10, 31, 18)) == (9, 28, 16)
+    with pytest.raises(InputError, match="smaller than anything"):
+        nearest_size(generator, (3, 2, 8))
+
+
+def test_pairs_of_different_shapes_are_refused():
+    with pytest.raises(InputError, match="different shapes"):
+        LatentDataset([[torch.zeros(4, 1, 2, 2), torch.zeros(4, 2, 2, 2)]], torch.tensor([0]))

@@ -1,0 +1,119 @@
+"""Losses, advantages and step weights against independent computations."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from alignment.advantages import group_relative_advantages, mean_and_std, share_without_spread
+from alignment.losses import clipped_ratio_loss, dpo_loss, flow_matching_error, step_weights
+from generator import flow
+from generator.sampling import SdeSettings
+
+
+def errors(seed=0):
+    return torch.rand(4, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) / 100
+
+
+def test_flow_matching_error_is_the_mean_square_of_velocity_minus_noise_plus_data():
+    v, x0, noise = torch.randn(3, 2, 4, 1, 2, 2).unbind(0)
+    expected = ((v - (noise - x0)) ** 2).numpy().reshape(2, -1).mean(1)
+    assert np.allclose(flow_matching_error(v, x0, noise).numpy(), expected, atol=1e-6)
+
+
+def test_dpo_loss_equals_the_formula_in_numpy():
+    chosen, rejected, chosen_ref, rejected_ref = errors().numpy()
+    inside = -300 / 2 * ((chosen - chosen_ref) - (rejected - rejected_ref))
+    terms = dpo_loss(*errors(), beta=300)
+    assert np.allclose(terms.loss.numpy(), np.log1p(np.exp(-inside)))
+    assert np.allclose((terms.chosen_rewards - terms.rejected_rewards).numpy(), inside)
+
+
+def test_dpo_is_log_two_at_the_reference_and_its_gradient_lowers_the_chosen_error():
+    chosen, rejected = (torch.full((3,), 0.5, requires_grad=True) for _ in range(2))
+    loss = dpo_loss(chosen, rejected, chosen.detach(), rejected.detach(), beta=1000).loss.mean()
+    loss.backward()
+    assert loss.item() == pytest.approx(math.log(2))
+    assert (chosen.grad > 0).all()
+    assert torch.allclose(chosen.grad, -rejected.grad)
+
+
+def test_label_smoothing_mixes_both_directions():
+    straight, swapped = errors(), errors()[[1, 0, 3, 2]]
+    smooth = dpo_loss(*straight, beta=300, label_smoothing=0.2).loss
+    mixed = 0.8 * dpo_loss(*straight, beta=300).loss + 0.2 * dpo_loss(*swapped, beta=300).loss
+    assert torch.allclose(smooth, mixed)
+
+
+def test_ipo_is_zero_where_the_margin_is_one_half():
+    reference = torch.zeros(1)
+    terms = dpo_loss(torch.tensor([-0.25]), torch.tensor([0.25]), reference, reference, 2.0, "ipo")
+    assert (terms.chosen_rewards - terms.rejected_rewards).item() == pytest.approx(0.5)
+    assert terms.loss.item() == pytest.approx(0)
+
+
+def test_clipped_ratio_stops_gradients_outside_the_range_only_in_the_rewarded_direction():
+    old = torch.zeros(4)
+    log_probs = torch.tensor([0.3, 0.3, -0.3, -0.3], requires_grad=True)
+    advantages = torch.tensor([1.0, -1.0, 1.0, -1.0])
+    loss, ratio = clipped_ratio_loss(log_probs, old, advantages, 0.2)
+    loss.sum().backward()
+    assert torch.allclose(ratio, torch.exp(log_probs))
+    assert (log_probs.grad != 0).tolist() == [False, True, True, False]
+    assert loss[0].item() == pytest.approx(-1.2)
+
+
+def test_advantages_are_standard_scores_of_each_group():
+    rewards = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+    found = group_relative_advantages(rewards)
+    array = rewards.numpy()
+    expected = (array - array.mean(1, keepdims=True)) / (array.std(1, keepdims=True) + 1e-4)
+    assert np.allclose(found.numpy(), expected, atol=1e-5)
+
+
+def test_global_scale_divides_by_the_std_of_all_rewards():
+    rewards = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+    _, std = mean_and_std(rewards, lambda value: value)
+    array = rewards.numpy()
+    assert std.item() == pytest.approx(array.std(), rel=1e-5)
+    found = group_relative_advantages(rewards, "global", global_std=std)
+    assert np.allclose(
+        found.numpy(), (array - array.mean(1, keepdims=True)) / (array.std() + 1e-4), atol=1e-5
+    )
+    centred = group_relative_advantages(rewards, "none")
+    assert np.allclose(centred.numpy(), array - array.mean(1, keepdims=True), atol=1e-6)
+
+
+def test_a_group_with_reward_noise_of_1e_5_does_not_become_full_size_advantages():
+    noise = 1e-5 * torch.randn(1, 8, generator=torch.Generator().manual_seed(0))
+    assert group_relative_advantages(0.7 + noise).abs().max() < 0.3
+    assert group_relative_advantages(0.7 + 1e4 * noise).abs().max() > 1.5
+    assert share_without_spread(0.7 + noise) == 1
+    assert group_relative_advantages(torch.full((2, 8), 0.7)).abs().max() == 0
+
+
+def test_advantages_are_clipped_at_five():
+    rewards = torch.zeros(1, 100)
+    rewards[0, 0] = 1
+    assert group_relative_advantages(rewards).max() == 5
+
+
+def test_balanced_step_weights_undo_the_small_gradient_of_early_steps():
+    sigmas = flow.sigma_schedule(10, 5.0)
+    settings = SdeSettings("flow_sde", 0.7, 0, 9)
+    weights = step_weights(sigmas, settings, "balanced")
+    gradients = []
+    for step in range(9):
+        v = torch.zeros(1, 4, dtype=torch.float64, requires_grad=True)
+        x = torch.ones(1, 4, dtype=torch.float64)
+        mean, std = flow.flow_sde_step(x, v, sigmas[step], sigmas[step + 1], 0.7, sigmas[1])
+        flow.gaussian_log_prob(mean.detach() + std, mean, std).sum().backward()
+        gradients.append(v.grad.norm().item())
+    assert gradients[0] < 0.15 * gradients[-1]
+    weighted = np.array(gradients) * weights.numpy()
+    assert np.allclose(weighted, weighted[0], rtol=1e-3)
+    assert weights.mean().item() == pytest.approx(1)
+    assert step_weights(sigmas, settings, "none").tolist() == [1] * 9
+    inverse = step_weights(sigmas, settings, "inverse_std")
+    assert inverse[0] < inverse[-1]

@@ -1,0 +1,208 @@
+"""Proximal policy optimisation: groups, ratios, KL, and that it raises the reward."""
+
+import pytest
+import torch
+
+from alignment.adapters import adapters_disabled
+from alignment.ppo_config import PPOConfig
+from alignment.ppo_trainer import PPOTrainer
+from alignment.rollout import step_rows
+from generator import flow
+from generator.output import InputError
+
+
+def make(generator, prompts, reward, quiet, **arguments):
+    settings = {
+        "num_rollouts": 2, "num_prompts": 3, "num_generations": 4, "num_inference_steps": 5,
+        "num_mini_batches": 2, "per_device_train_batch_size": 8, "learning_rate": 1e-2,
+    } | arguments  # fmt: skip
+    return PPOTrainer(generator, PPOConfig(**settings, **quiet), prompts, reward)
+
+
+def history(trainer):
+    return [entry for entry in trainer.state.log_history if "reward" in entry]
+
+
+@pytest.mark.parametrize("kernel", ["flow_sde", "dance_sde", "cps"])
+def test_ppo_raises_the_reward(generator, prompts, bright, quiet, kernel):
+    trainer = make(
+        generator, prompts, bright, quiet, num_rollouts=30, num_prompts=4, num_generations=8,
+        sde_kernel=kernel,
+        per_device_train_batch_size=64, num_mini_batches=2, beta=0.001,
+    )  # fmt: skip
+    trainer.train()
+    rewards = [entry["reward"] for entry in history(trainer)]
+    assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.2
+    assert history(trainer)[-1]["kl"] > history(trainer)[0]["kl"] == 0
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+@pytest.mark.parametrize("kernel", ["flow_sde", "dance_sde", "cps"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_ratio_is_one_before_the_first_update_for_every_step_and_dtype(
+    generator, prompts, bright, quiet, kernel, dtype, guidance_scale
+):
+    """The micro-batch of the update is not the batch of the rollout."""
+    generator.transformer.to(dtype)
+    trainer = make(
+        generator, prompts, bright, quiet, sde_kernel=kernel, guidance_scale=guidance_scale,
+        rollout_batch_size=5, num_mini_batches=1, num_rollouts=1, per_device_train_batch_size=3,
+    )  # fmt: skip
+    rollout = trainer._new_rollout(0)
+    assert rollout.trajectories.states.dtype == torch.float32
+    for start in range(0, rollout.num_rows, 7):
+        rows = step_rows(rollout, torch.arange(start, min(start + 7, rollout.num_rows)))
+        trainer._metrics.clear()
+        trainer._update_loss(trainer.model, rollout, rows, on_policy=False)
+        assert trainer._metrics["ratio/deviation"][0] <= 1e-6
+    trainer.train()
+    assert history(trainer)[0]["ratio/deviation"] == 0
+    assert history(trainer)[0]["log_prob_error"] <= 1e-6
+
+
+def test_groups_have_their_exact_size_from_the_first_rollout_on(generator, prompts, bright, quiet):
+    seen = []
+    trainer = make(generator, prompts, bright, quiet, num_rollouts=4)
+    trainer.monitors.append(lambda rollout: seen.append(rollout.prompts) or {"extra": 2.5})
+    trainer.train()
+    assert len(seen) == 4
+    for texts in seen:
+        assert len(texts) == 12
+        assert all(len(set(texts[start : start + 4])) == 1 for start in (0, 4, 8))
+        assert len(set(texts)) == 3
+    used = [text for texts in seen for text in texts[::4]]
+    assert sorted(used[:6]) == sorted(used[6:]) == sorted(prompts)
+    assert history(trainer)[0]["extra"] == 2.5
+
+
+def test_members_of_a_group_start_from_their_own_noise_and_share_the_window(
+    generator, prompts, bright, quiet
+):
+    trainer = make(
+        generator, prompts, bright, quiet, num_inference_steps=8, sde_window_size=2, sde_random_window=True
+    )
+    firsts = []
+    for index in range(12):
+        rollout = trainer._new_rollout(index)
+        assert len(rollout.trajectories.states.flatten(1).unique(dim=0)) == 12
+        assert rollout.trajectories.log_probs.shape == (12, 2)
+        firsts.append(rollout.trajectories.settings.first_step)
+    assert set(firsts) <= set(range(6))
+    assert len(set(firsts)) > 2
+
+
+def test_kl_equals_the_analytic_one_and_has_a_gradient(generator, prompts, bright, quiet):
+    trainer = make(generator, prompts, bright, quiet, beta=1.0, num_mini_batches=1)
+    for name, parameter in generator.transformer.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(std=0.1)
+    rollout = trainer._new_rollout(0)
+    trajectories = rollout.trajectories
+    place, step = 1, 1
+    x, sigma = trajectories.states[:, place], trajectories.sigmas[step].expand(12)
+    conditions = generator.encode_prompts(rollout.prompts)
+    steps = []
+    with torch.no_grad():
+        steps.append(generator.velocity(x, sigma, conditions))
+        with adapters_disabled(generator.transformer):
+            steps.append(generator.velocity(x, sigma, conditions))
+    normals = [
+        torch.distributions.Normal(
+            *flow.flow_sde_step(
+                x, v, trajectories.sigmas[step], trajectories.sigmas[step + 1], 0.7, trajectories.sigmas[1]
+            )
+        )
+        for v in steps
+    ]
+    expected = torch.distributions.kl_divergence(*normals).flatten(1).mean(1)
+    assert torch.allclose(trajectories.kl[:, place], expected, rtol=1e-4)
+    assert expected.min() > 0
+
+    rollout.advantages.zero_()
+    loss = trainer._update_loss(trainer.model, rollout, step_rows(rollout, torch.arange(36)), on_policy=True)
+    assert loss.item() == pytest.approx(trajectories.kl.flatten()[:36].mean().item(), rel=1e-4)
+    loss.backward()
+    gradients = [p.grad.abs().max() for n, p in generator.transformer.named_parameters() if "lora_A" in n]
+    assert min(gradients) > 0
+
+
+def test_the_logged_policy_loss_does_not_contain_the_kl(make_generator, prompts, bright, quiet):
+    logged = []
+    for beta in (0.0, 100.0):
+        trainer = make(
+            make_generator(), prompts, bright, quiet, beta=beta, num_rollouts=1, num_mini_batches=1
+        )
+        trainer.policy.transformer.blocks[0].to_q.lora_B["default"].weight.data.fill_(0.1)
+        trainer.train()
+        logged.append(history(trainer)[0])
+    assert logged[0]["loss/policy"] == pytest.approx(logged[1]["loss/policy"], abs=1e-6)
+    assert logged[1]["loss"] == pytest.approx(logged[1]["loss/policy"] + 100 * logged[1]["loss/kl"], rel=1e-3)
+
+
+def test_several_passes_use_every_row_once_each_and_then_the_ratio_moves(generator, prompts, bright, quiet):
+    trainer = make(generator, prompts, bright, quiet, num_rollouts=1, num_iterations=3)
+    used = []
+    rows_of = trainer._rows_of
+    trainer._rows_of = lambda update, place: used.append((update, rows_of(update, place))) or used[-1][1]
+    trainer.train()
+    for iteration in range(3):
+        rows = torch.cat([rows for update, rows in used if update // 2 == iteration])
+        assert sorted(rows.tolist()) == list(range(12 * 4))
+    assert trainer.state.global_step == 6
+    assert history(trainer)[0]["ratio/deviation"] > 0
+
+
+def test_rewards_that_need_pixels_get_decoded_videos(generator, prompts, bright, quiet):
+    bright.scores_latents = False
+    shapes = []
+    score = bright.score
+    bright.score = lambda videos, texts: shapes.append((videos.shape, len(texts))) or score(videos, texts)
+    make(generator, prompts, bright, quiet, num_rollouts=1, reward_batch_size=8).train()
+    assert shapes == [((8, 3, 3, 8, 8), 8), ((4, 3, 3, 8, 8), 4)]
+
+
+def test_training_stops_at_the_target_kl(generator, prompts, bright, quiet):
+    trainer = make(generator, prompts, bright, quiet, num_rollouts=30, target_kl=1e-3)
+    trainer.train()
+    assert trainer.state.global_step < 60
+
+
+def test_a_checkpoint_inside_a_rollout_is_refused(generator, prompts, bright, quiet):
+    trainer = make(generator, prompts, bright, quiet)
+    with pytest.raises(InputError, match="inside rollout 0"):
+        trainer.compute_loss(trainer.model, {"slots": torch.arange(8, 16)})
+
+
+def test_saving_and_logging_fall_on_the_ends_of_rollouts(quiet):
+    config = PPOConfig(
+        num_rollouts=5, num_prompts=2, num_generations=2, num_inference_steps=4, num_mini_batches=3,
+        num_iterations=2, per_device_train_batch_size=5, **quiet | {"save_steps": 7, "logging_steps": 1},
+    )  # fmt: skip
+    assert (config.save_steps, config.logging_steps, config.max_steps) == (12, 6, 30)
+    assert config.per_device_train_batch_size * config.gradient_accumulation_steps == 2 * 2 * 3 // 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_generations": 1}, "num_generations is 1"),
+        ({"num_mini_batches": 5}, "num_mini_batches is 5"),
+        ({"sde_window_size": 5}, "the last of 5 steps is deterministic"),
+    ],
+)
+def test_impossible_settings_are_refused(quiet, arguments, message):
+    with pytest.raises(InputError, match=message):
+        PPOConfig(**{"num_inference_steps": 5, "num_prompts": 2} | arguments, **quiet)
+
+
+def test_an_unknown_reward_dimension_names_the_known_ones(generator, prompts, bright, quiet):
+    trainer = make(generator, prompts, bright, quiet, reward_dimension="beauty")
+    with pytest.raises(InputError, match=r"no score 'beauty'.*overall"):
+        trainer.train()
+
+
+def test_step_gradients_are_logged_for_each_step(generator, prompts, bright, quiet):
+    trainer = make(generator, prompts, bright, quiet, log_step_gradients=True, num_rollouts=1)
+    trainer.train()
+    norms = [history(trainer)[0][f"step_gradients/{step}"] for step in range(4)]
+    assert all(norm > 0 for norm in norms)

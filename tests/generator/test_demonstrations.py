@@ -1,0 +1,98 @@
+"""Demonstration folders: written and read back, and every bad video named."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Video, load_dataset
+
+from generator.demonstrations import Demonstration, read_demonstrations, write_demonstrations
+from generator.output import InputError
+from generator.video import read_video
+
+PROMPTS = ["a black screen", "a grey screen", "a white screen"]
+LEVELS = [-1.0, 0.0, 1.0]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    videos = (torch.full((3, 4, 32, 48), level) for level in LEVELS)
+    write_demonstrations(
+        tmp_path / "set", videos, PROMPTS, fps=8, extra=[{"seed": seed} for seed in range(3)]
+    )
+    return tmp_path / "set"
+
+
+def test_what_is_written_is_read_back(folder: Path) -> None:
+    demonstrations = read_demonstrations(folder)
+    assert [item.prompt for item in demonstrations] == PROMPTS
+    for item, level in zip(demonstrations, LEVELS, strict=True):
+        video, fps = read_video(item.video)
+        assert fps == 8
+        assert video.shape == (3, 4, 32, 48)
+        assert (video - level).abs().max() < 0.02
+    rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+    assert rows[1] == {"file_name": "0001.mp4", "prompt": "a grey screen", "seed": 1}
+
+
+def test_hugging_face_datasets_reads_the_folder(folder: Path, tmp_path: Path) -> None:
+    dataset = load_dataset(
+        "videofolder", data_dir=str(folder), split="train", cache_dir=str(tmp_path / "cache")
+    )
+    dataset = dataset.cast_column("video", Video(decode=False))
+    assert dataset["prompt"][:] == PROMPTS
+    assert Path(dataset[2]["video"]["path"]).name == "0002.mp4"
+
+
+def test_every_bad_video_is_named(folder: Path) -> None:
+    (folder / "0000.mp4").unlink()
+    (folder / "0002.mp4").write_bytes(b"garbage" * 100)
+    with pytest.raises(InputError, match=r"2 of 3 videos(.|\n)*0000\.mp4(.|\n)*0002\.mp4"):
+        read_demonstrations(folder)
+
+
+def test_bad_videos_can_be_left_out_with_a_warning(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder / "0000.mp4").unlink()
+    with caplog.at_level(logging.WARNING):
+        demonstrations = read_demonstrations(folder, skip_bad=True)
+    assert demonstrations == [Demonstration(folder / f"000{i}.mp4", PROMPTS[i]) for i in (1, 2)]
+    assert "0000.mp4" in caplog.text
+
+
+def test_a_set_without_a_usable_video_is_an_error(folder: Path) -> None:
+    for video in folder.glob("*.mp4"):
+        video.unlink()
+    with pytest.raises(InputError, match="no usable demonstration"):
+        read_demonstrations(folder, skip_bad=True)
+    (folder / "metadata.jsonl").write_text("")
+    with pytest.raises(InputError, match="is empty"):
+        read_demonstrations(folder)
+
+
+def test_a_folder_without_metadata_and_a_wrong_line_are_named(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        read_demonstrations(tmp_path / "nowhere")
+    with (folder / "metadata.jsonl").open("a") as metadata:
+        metadata.write('{"file_name": "0003.mp4"}\n')
+    with pytest.raises(InputError, match=r"metadata\.jsonl, line 4.*`prompt`"):
+        read_demonstrations(folder)
+    (folder / "metadata.jsonl").unlink()
+    with pytest.raises(InputError, match=r"holds no metadata\.jsonl"):
+        read_demonstrations(folder)
+
+
+def test_an_existing_folder_is_never_overwritten(folder: Path) -> None:
+    before = sorted((path.name, path.read_bytes()) for path in folder.iterdir())
+    with pytest.raises(InputError, match="not empty"):
+        write_demonstrations(folder, torch.zeros(1, 3, 2, 16, 16), ["new"], fps=8)
+    assert sorted((path.name, path.read_bytes()) for path in folder.iterdir()) == before
+
+
+def test_too_few_videos_leave_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        write_demonstrations(tmp_path / "set", torch.zeros(1, 3, 2, 16, 16), ["one", "two"], fps=8)
+    assert not any(tmp_path.iterdir())

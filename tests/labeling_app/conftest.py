@@ -1,0 +1,128 @@
+"""Small videos, stores and a running server for the tests of the labeling app."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import uvicorn
+
+from labeling_app.importing import import_tasks
+from labeling_app.server import create_app
+from labeling_app.store import Store
+
+PASSWORD = "correct horse"
+FPS = 8
+
+
+def write_clip(path: Path, seed: int, num_frames: int = 8, size: int = 64) -> Path:
+    """An H.264 mp4 of a square that moves; each seed has its own colour and speed."""
+    random = np.random.default_rng(seed)
+    ground, colour = random.integers(40, 90, size=3), random.integers(120, 255, size=3)
+    speed = int(random.integers(1, 4))
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=FPS)
+        stream.width = stream.height = size
+        stream.pix_fmt = "yuv420p"
+        for number in range(num_frames):
+            image = np.empty((size, size, 3), dtype=np.uint8)
+            image[:] = ground
+            left = (8 + number * speed) % (size - 20)
+            image[22:42, left : left + 20] = colour
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def write_folder(folder: Path, prompts: list[str], videos_per_prompt: int = 4) -> Path:
+    """A folder as `vidalign generate` writes it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for number, prompt in enumerate(prompts):
+        for index in range(videos_per_prompt):
+            name = f"secret-model-{number:03d}-{index}.mp4"
+            write_clip(folder / name, seed=100 * number + index)
+            rows.append({"file_name": name, "prompt": prompt})
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def candidates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve prompts with four videos each."""
+    prompts = [f"a red circle moves right, take {number}" for number in range(12)]
+    return write_folder(tmp_path_factory.mktemp("generated") / "candidates", prompts)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store(tmp_path / "labels.db") as opened:
+        yield opened
+
+
+@pytest.fixture
+def filled(store: Store, candidates: Path) -> Store:
+    """A store with the campaign `main`: twelve tasks of four videos, two annotators each."""
+    import_tasks(store, candidates, campaign="main", overlap=2)
+    return store
+
+
+@pytest.fixture
+def write_candidates(tmp_path: Path) -> Callable[[list[str], int], Path]:
+    """Writes a folder of candidates with the given prompts and number of videos a prompt."""
+    return lambda prompts, videos_per_prompt: write_folder(
+        tmp_path / "candidates", prompts, videos_per_prompt
+    )
+
+
+class Clock:
+    """A clock that tests turn by hand."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@dataclass
+class RunningServer:
+    url: str
+    store: Store
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Store], RunningServer]]:
+    """Starts the labeling app on a free port of this machine."""
+    running: list[tuple[uvicorn.Server, threading.Thread]] = []
+
+    def start(store: Store) -> RunningServer:
+        config = uvicorn.Config(
+            create_app(store), host="127.0.0.1", port=0, log_level="error", timeout_graceful_shutdown=1
+        )
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        running.append((server, thread))
+        while not server.started:
+            assert thread.is_alive(), "the server did not start"
+            time.sleep(0.02)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        return RunningServer(f"http://127.0.0.1:{port}", store)
+
+    yield start
+    for server, thread in running:
+        server.should_exit = True
+        thread.join(timeout=10)

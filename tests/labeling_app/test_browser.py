@@ -1,0 +1,296 @@
+"""The ranking page in a real browser."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from labeling_app.importing import import_tasks
+from labeling_app.models import Assignment
+from labeling_app.store import Store
+
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+PASSWORD = "correct horse"
+
+if not CHROMIUM.exists():
+    if os.environ.get("CI") == "true":
+        pytest.fail("chromium is missing: apt-get install chromium", pytrace=False)
+    pytest.skip("chromium is missing: apt-get install chromium", allow_module_level=True)
+
+if os.environ.get("CI") != "true":
+    pytest.importorskip("playwright")
+
+from playwright.sync_api import BrowserContext, Page, sync_playwright  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserContext]:
+    with sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(
+            str(tmp_path_factory.mktemp("chromium")),
+            executable_path=str(CHROMIUM),
+            args=FLAGS,
+            viewport={"width": 1280, "height": 900},
+        )
+        context.set_default_timeout(20_000)
+        yield context
+        context.close()
+
+
+@pytest.fixture
+def page(browser: BrowserContext) -> Iterator[Page]:
+    browser.clear_cookies()
+    opened = browser.new_page()
+    yield opened
+    opened.close()
+
+
+def log_in(page: Page, server: Any) -> None:
+    page.goto(server.url)
+    page.get_by_label("Name").fill("ada")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Log in").click()
+    page.wait_for_selector(".card")
+
+
+def press(page: Page, keys: str) -> None:
+    for key in keys:
+        page.keyboard.press(key)
+
+
+def wait_until_seen(page: Page) -> None:
+    page.wait_for_function(
+        "document.querySelectorAll('.card').length && !document.querySelector('.card:not(.seen)')"
+    )
+
+
+def wait_for_task(page: Page, number: int) -> None:
+    page.wait_for_function(
+        f"document.querySelector('.progress-text')?.textContent.startsWith('Task {number} of ')"
+    )
+
+
+def drag(page: Page, source: str, target: str) -> None:
+    begin, end = page.locator(source).bounding_box(), page.locator(target).bounding_box()
+    assert begin is not None
+    assert end is not None
+    page.mouse.move(begin["x"] + begin["width"] / 2, begin["y"] + begin["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(end["x"] + end["width"] / 2, end["y"] + end["height"] / 2, steps=8)
+    page.mouse.up()
+
+
+def ranks_as_shown(store: Store, number: int) -> list[int]:
+    """Stored ranks of Ada's judgement in the order in which she saw the videos."""
+    judgement = [j for j in store.judgements("main") if j.user.name == "ada"][number]
+    with store.read() as session:
+        permutation = session.scalar(
+            select(Assignment.permutation).where(
+                Assignment.task_id == judgement.task_id, Assignment.user_id == judgement.user_id
+            )
+        )
+    assert judgement.ranks is not None
+    assert permutation is not None
+    return [judgement.ranks[position] for position in permutation]
+
+
+def test_annotator_ranks_by_keyboard_and_by_drag_and_resumes_after_a_reload(
+    page: Page, filled: Store, serve: Callable[[Store], Any]
+) -> None:
+    filled.add_user("ada", PASSWORD)
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    server = serve(filled)
+    log_in(page, server)
+    wait_for_task(page, 1)
+    assert page.locator(".progress-text").inner_text() == "Task 1 of 12"
+
+    # Keyboard alone, with a tie, and a reload in the middle: A second, B first, C second, D fourth.
+    press(page, "212")
+    page.keyboard.press("Enter")
+    assert filled.judgements("main") == []
+    page.reload()
+    wait_for_task(page, 1)
+    page.wait_for_function("document.querySelectorAll('.slot .chip').length === 3")
+    page.keyboard.press("4")
+    wait_until_seen(page)
+    page.keyboard.press("Enter")
+    wait_for_task(page, 2)
+    assert ranks_as_shown(filled, 0) == [2, 1, 2, 3]
+
+    # Drag chips onto places, and from place to place.
+    page.locator(".slots").scroll_into_view_if_needed()
+    drag(page, ".pool .chip[data-video='0']", ".slot[data-place='3']")
+    drag(page, ".pool .chip[data-video='1']", ".slot[data-place='1']")
+    drag(page, ".pool .chip[data-video='2']", ".slot[data-place='3']")
+    drag(page, ".card[data-video='3']", ".slot[data-place='2']")
+    drag(page, ".slot[data-place='3'] .chip[data-video='2']", ".slot[data-place='4']")
+    wait_until_seen(page)
+    page.get_by_role("button", name="Submit").click()
+    wait_for_task(page, 3)
+    assert ranks_as_shown(filled, 1) == [3, 1, 4, 2]
+
+    assert errors == []
+    assert [url for url in requests if not url.startswith((server.url, "data:", "blob:"))] == []
+    assert [url for url in requests if "secret-model" in url] == []
+    assert "secret-model" not in page.content()
+
+
+def test_videos_play_together_and_step_by_frames(
+    page: Page, filled: Store, serve: Callable[[Store], Any]
+) -> None:
+    filled.add_user("ada", PASSWORD)
+    log_in(page, serve(filled))
+    wait_until_seen(page)
+    videos = "[...document.querySelectorAll('.card video')]"
+    page.wait_for_function(f"{videos}[0].currentTime > 0.4")
+    times = page.evaluate(f"{videos}.map((video) => video.currentTime)")
+    assert max(times) - min(times) <= 1 / 8
+    assert page.evaluate(f"{videos}.every((video) => video.muted)")
+    page.keyboard.press("Space")
+    page.wait_for_function(f"{videos}.every((video) => video.paused)")
+    stepped = []
+    for _ in range(3):
+        page.keyboard.press(".")
+        page.wait_for_function(f"{videos}.every((video) => !video.seeking)")
+        stepped.append(page.evaluate(f"{videos}.map((video) => video.currentTime)"))
+    assert all(len(set(moment)) == 1 for moment in stepped)
+    for before, after in pairwise(stepped):
+        assert (after[0] - before[0]) % 1.0 == pytest.approx(1 / 8, abs=1e-3)
+
+
+def test_submit_waits_until_every_video_was_seen(
+    page: Page, filled: Store, serve: Callable[[Store], Any]
+) -> None:
+    filled.add_user("ada", PASSWORD)
+    page.emulate_media(reduced_motion="reduce")
+    log_in(page, serve(filled))
+    press(page, "1234")
+    page.get_by_role("button", name="Submit").click(force=True)
+    page.wait_for_function(
+        "document.querySelector('.gate').textContent.endsWith('to the end once: A, B, C, D')"
+    )
+    assert filled.judgements("main") == []
+    page.get_by_role("button", name="Play or pause").click()
+    wait_until_seen(page)
+    page.get_by_role("button", name="Submit").click()
+    wait_for_task(page, 2)
+
+
+def test_skip_asks_for_a_reason_and_brings_the_next_task(
+    page: Page, filled: Store, serve: Callable[[Store], Any]
+) -> None:
+    filled.add_user("ada", PASSWORD)
+    log_in(page, serve(filled))
+    page.get_by_role("button", name="Skip…").click()
+    page.get_by_label("I do not understand the prompt").check()
+    page.get_by_label("Details (optional)").fill("What is a <b>take</b>?")
+    page.get_by_role("button", name="Skip this task").click()
+    wait_for_task(page, 2)
+    reasons = [judgement.skip_reason for judgement in filled.judgements("main", include_skips=True)]
+    assert reasons == ["I do not understand the prompt: What is a <b>take</b>?"]
+
+
+def test_an_expired_lease_is_said_in_one_sentence_and_the_draft_survives(
+    page: Page, tmp_path: Path, candidates: Path, clock: Any, serve: Callable[[Store], Any]
+) -> None:
+    store = Store(tmp_path / "labels.db", clock=clock)
+    import_tasks(store, candidates, campaign="main")
+    store.add_user("ada", PASSWORD)
+    log_in(page, serve(store))
+    press(page, "1234")
+    wait_until_seen(page)
+    clock.now += store.lease_seconds + 1
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".notice:not([hidden])")
+    assert page.locator(".notice").inner_text().startswith("Your time for this task ran out")
+    assert store.judgements("main") == []
+    # Nobody else took the task, so it comes back with what was ranked.
+    page.wait_for_function("document.querySelectorAll('.slot .chip').length === 4")
+
+
+HOSTILE = [
+    '<img src=x onerror="window.hacked = 1"><script>window.hacked = 1</script>',
+    "${window.hacked = 1} {{window.hacked = 1}} \\u0 \\x `${window.hacked = 1}`",
+    "\u202eright to left\u202c שלום </p></div> & &amp; \u2028 '\"",
+    "x" * 9_980 + "${1}<b>end",
+]
+
+
+def test_hostile_prompts_and_comments_show_verbatim_and_run_nothing(
+    page: Page, store: Store, write_candidates: Any, serve: Callable[[Store], Any]
+) -> None:
+    import_tasks(store, write_candidates(HOSTILE, 2), campaign="main")
+    store.add_user("ada", PASSWORD)
+    log_in(page, serve(store))
+    for number, text in enumerate(HOSTILE, start=1):
+        wait_for_task(page, number)
+        assert page.evaluate("document.querySelector('.prompt-text').textContent") == text
+        page.get_by_text("Add a comment").click()
+        page.locator("#ranking-comment").fill(text)
+        page.reload()
+        page.wait_for_selector(".card")
+        assert page.evaluate("document.querySelector('#ranking-comment').value") == text
+        press(page, "12")
+        wait_until_seen(page)
+        page.get_by_role("button", name="Submit").click()
+    page.get_by_role("heading", name="All done. Thank you!").wait_for()
+    assert [judgement.comment for judgement in store.judgements("main")] == HOSTILE
+    assert page.evaluate("window.hacked") is None
+
+
+def test_several_dimensions_are_asked_one_after_the_other(
+    page: Page, store: Store, candidates: Path, serve: Callable[[Store], Any]
+) -> None:
+    import_tasks(store, candidates, campaign="main", dimensions=["motion", "alignment"])
+    store.add_user("ada", PASSWORD)
+    log_in(page, serve(store))
+    press(page, "1234")
+    wait_until_seen(page)
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.querySelector('.hint').textContent.startsWith('Question 2 of 2')")
+    press(page, "2222")
+    page.keyboard.press("Enter")
+    wait_for_task(page, 2)
+    stored = {judgement.dimension: judgement.ranks for judgement in store.judgements("main")}
+    assert sorted(stored["motion"] or []) == [1, 2, 3, 4]
+    assert stored["alignment"] == [1, 1, 1, 1]
+
+
+def test_the_page_fits_a_phone_and_works_by_tapping(
+    page: Page, filled: Store, serve: Callable[[Store], Any]
+) -> None:
+    filled.add_user("ada", PASSWORD)
+    page.set_viewport_size({"width": 390, "height": 844})
+    log_in(page, serve(filled))
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    small = page.evaluate(
+        "[...document.querySelectorAll('.ranking-page button, .ranking-page summary')]"
+        ".filter((button) => button.offsetParent)"
+        ".map((button) => [button.textContent, button.getBoundingClientRect()])"
+        ".filter(([, box]) => box.height < 44 || box.width < 44).map(([text]) => text)"
+    )
+    assert small == []
+    for place in (1, 2, 3, 4):
+        page.locator(f".slot[data-place='{place}'] .give-place").click()
+    wait_until_seen(page)
+    page.get_by_role("button", name="Submit").click()
+    wait_for_task(page, 2)
+    assert ranks_as_shown(filled, 0) == [1, 2, 3, 4]

@@ -1,0 +1,70 @@
+"""Rankings files."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from generator.output import InputError
+from labeling_app import assignment
+from labeling_app.export import export_rankings
+from labeling_app.store import Store
+
+
+def judge(store: Store, name: str, count: int) -> None:
+    user = store.add_user(name)
+    for _ in range(count):
+        task = assignment.next_task(store, user)
+        assert task is not None
+        assignment.submit(
+            store, user, task.assignment, {"overall": [p // 2 + 1 for p in task.permutation]}, 3.25
+        )
+
+
+def test_the_file_follows_the_data_contract(filled: Store, tmp_path: Path) -> None:
+    judge(filled, "ada", 2)
+    path = tmp_path / "deep" / "rankings.jsonl"
+    assert export_rankings(filled, "main", path) == 2
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert list(rows[0]) == ["prompt", "videos", "ranks", "dimension", "annotator", "seconds", "created_at"]
+    for number, row in enumerate(rows):
+        assert row["prompt"] == f"a red circle moves right, take {number}"
+        assert row["ranks"] == [1, 1, 2, 2]
+        assert (row["dimension"], row["annotator"], row["seconds"]) == ("overall", "ada", 3.25)
+        assert abs((datetime.now(UTC) - datetime.fromisoformat(row["created_at"])).total_seconds()) < 60
+        videos = [(path.parent / video).resolve() for video in row["videos"]]
+        assert [video.name for video in videos] == [f"secret-model-{number:03d}-{i}.mp4" for i in range(4)]
+        assert all(video.is_file() for video in videos)
+        assert not any(Path(video).is_absolute() for video in row["videos"])
+
+
+def test_skips_and_old_versions_are_left_out(filled: Store, tmp_path: Path) -> None:
+    ada = filled.add_user("ada")
+    first = assignment.next_task(filled, ada)
+    assert first is not None
+    assignment.submit(filled, ada, first.assignment, {"overall": [1, 2, 3, 4]}, 1.0)
+    assignment.revise(filled, ada, first.assignment, {"overall": [1, 1, 1, 1]}, 1.0)
+    second = assignment.next_task(filled, ada)
+    assert second is not None
+    assignment.skip(filled, ada, second.assignment, "no", 1.0)
+    assert export_rankings(filled, "main", tmp_path / "rankings.jsonl") == 1
+    assert json.loads((tmp_path / "rankings.jsonl").read_text())["ranks"] == [1, 1, 1, 1]
+
+
+def test_nothing_is_overwritten_unasked_and_nothing_is_written_without_rankings(
+    filled: Store, tmp_path: Path
+) -> None:
+    path = tmp_path / "rankings.jsonl"
+    with pytest.raises(InputError, match="no rankings yet"):
+        export_rankings(filled, "main", path)
+    assert not path.exists()
+    judge(filled, "ada", 1)
+    path.write_text("precious")
+    with pytest.raises(InputError, match="--overwrite"):
+        export_rankings(filled, "main", path)
+    assert path.read_text() == "precious"
+    assert export_rankings(filled, "main", path, overwrite=True) == 1
+    assert [item.name for item in tmp_path.iterdir() if item.suffix == ".jsonl"] == ["rankings.jsonl"]

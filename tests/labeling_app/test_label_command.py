@@ -1,0 +1,96 @@
+"""`vidalign label` through the functions that the command line calls."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from pathlib import Path
+
+import pytest
+
+from generator.output import InputError
+
+label = pytest.importorskip("alignment.commands.label")
+
+
+@pytest.fixture
+def database(tmp_path: Path, candidates: Path) -> str:
+    url = f"sqlite:///{tmp_path / 'labels.db'}"
+    label.run_import(label.ImportArguments(db=url, videos=[str(candidates)], overlap=2))
+    return url
+
+
+@pytest.fixture
+def scores(candidates: Path) -> Path:
+    path = candidates / "scores.jsonl"
+    rows = [
+        {"video": video.name, "score": (number * 7 % 12) / 12}
+        for number, video in enumerate(sorted(candidates.glob("*.mp4")))
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_import_simulate_quality_and_export_follow_each_other(
+    database: str, scores: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    label.run_import(label.ImportArguments(db=database, videos=[str(scores.parent)]))
+    assert "0 new task(s), 12 known" in capsys.readouterr().out
+    label.run_simulate(label.SimulateArguments(db=database, scores=str(scores)))
+    printed = capsys.readouterr().out
+    assert "24 ranking(s) by 3 simulated annotators" in printed
+    assert re.search(r"best possible pair accuracy \(overall\): 0\.\d{3}", printed)
+    label.run_quality(label.QualityArguments(db=database))
+    printed = capsys.readouterr().out
+    assert "24 rankings of 12 tasks, 144 pair labels" in printed
+    assert "simulated-3" in printed
+    output = tmp_path / "rankings.jsonl"
+    label.run_export(label.ExportArguments(db=database, output_file=str(output)))
+    assert len(output.read_text().splitlines()) == 24
+    label.run_users(label.UsersArguments(db=database))
+    assert "simulated-1\tsimulated" in capsys.readouterr().out
+
+
+def test_users_are_added_with_a_password_that_is_shown_once(
+    database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from labeling_app.store import Store
+
+    capsys.readouterr()
+    label.run_users(label.UsersArguments(db=database, add="ada", role="admin"))
+    found = re.fullmatch(r"admin ada, password (\S+) \(shown only now\)\n", capsys.readouterr().out)
+    assert found
+    assert Store(database).authenticate("ada", found[1])
+    label.run_users(label.UsersArguments(db=database, set_password="ada"))
+    assert not Store(database).authenticate("ada", found[1])
+    with pytest.raises(InputError, match="no person"):
+        label.run_users(label.UsersArguments(db=database, set_password="bob"))
+
+
+def test_a_port_that_is_taken_is_one_clear_sentence(database: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(InputError, match="choose another --port"):
+            label.run_serve(label.ServeArguments(db=database, port=taken.getsockname()[1]))
+
+
+def test_wrong_scores_are_one_clear_sentence(database: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="either --reward or --scores"):
+        label.run_simulate(label.SimulateArguments(db=database))
+    with pytest.raises(InputError, match="cannot be read"):
+        label.run_simulate(label.SimulateArguments(db=database, scores=str(tmp_path / "none.jsonl")))
+    (tmp_path / "bad.jsonl").write_text('{"video": "x.mp4"}\n')
+    with pytest.raises(InputError, match="not a file of scores"):
+        label.run_simulate(label.SimulateArguments(db=database, scores=str(tmp_path / "bad.jsonl")))
+
+
+def test_every_verb_has_help_and_every_argument_is_explained() -> None:
+    from dataclasses import fields
+
+    assert set(label.VERBS) == {"serve", "import", "export", "users", "quality", "simulate"}
+    for verb in label.VERBS.values():
+        assert verb.help
+        for arguments in verb.arguments:
+            assert all(field.metadata["help"] for field in fields(arguments))

@@ -1,0 +1,211 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from generator.output import InputError
+from generator.prompts import PromptRecord
+from generator.testing import tiny_generator
+from generator.video import read_video
+from reward.adherence.comparison import GenerationSettings, compare_models
+from reward.adherence.evaluate import Judgement, Sample, evaluate_videos, load_verifier, summarise
+from reward.adherence.report import best_and_worst
+from reward.adherence.statistics import paired_difference
+
+VERIFIER = """
+def brightness(videos, prompts):
+    calls.append(len(videos))
+    return [
+        {"score": float((v.mean() + 1) / 2), "parts": {"bright": bool(v.mean() > 0), "any": True}} for v in
+        videos
+    ]
+calls = []
+brightness.categories = lambda prompt: {"even" if len(prompt) % 2 == 0 else "odd"}
+def too_large(videos, prompts):
+    return [2.0] * len(videos)
+def text(videos, prompts):
+    return ["good"] * len(videos)
+"""
+
+
+@pytest.fixture
+def verifier(tmp_path, monkeypatch):
+    """The module of a user's verifier functions, fresh for each test."""
+    name = f"verifier_of_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(VERIFIER)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return name
+
+
+def made_up_samples(gain: float, prompts: int = 40, seeds: int = 3) -> list[Sample]:
+    rng = np.random.default_rng(0)
+    samples = []
+    for p in range(prompts):
+        for s in range(seeds):
+            score = rng.uniform(0.2, 0.6)
+            for model, extra in (("base", 0.0), ("new", gain)):
+                categories = ["object", "motion"] if p % 2 else ["object"]
+                parts = {"colour": score > 0.4, "motion": model == "new"}
+                value = score + extra + (0.01 * rng.normal() if extra else 0)
+                samples.append(Sample(model, f"prompt {p}", s, value, parts, categories))
+    return samples
+
+
+def test_a_summary_holds_means_paired_differences_and_questions():
+    samples = made_up_samples(0.05)
+    summary = summarise(samples)
+    base = [s.score for s in samples if s.model == "base"]
+    new = [s.score for s in samples if s.model == "new"]
+    assert summary["adherence"]["base"]["mean"] == pytest.approx(np.mean(base))
+    assert summary["adherence"]["base"]["n"] == 120
+    assert summary["adherence"]["base"]["clusters"] == 40
+    difference = summary["difference_to_base"]["new"]
+    assert difference["mean"] == pytest.approx(np.mean(new) - np.mean(base))
+    assert 0 < difference["low"] < difference["mean"] < difference["high"] < 0.06
+    prompts = [s.prompt for s in samples if s.model == "base"]
+    assert difference == paired_difference(new, base, prompts).as_dict()
+    assert summary["categories"]["motion"]["base"]["clusters"] == 20
+    assert summary["questions"]["motion"] == {"base": 0.0, "new": 1.0}
+    by_category = summary["category_differences"]["base"]["new"]
+    assert set(by_category) == {"object", "motion"}
+    assert by_category["motion"]["p_holm"] >= by_category["motion"]["p_value"]
+    assert summary["power"]["prompts_for_0.03"] >= summary["power"]["prompts_for_0.05"]
+
+
+def test_models_are_paired_by_prompt_and_seed_whatever_their_order():
+    samples = made_up_samples(0.05)
+    assert summarise(samples[::-1], ["base"])["difference_to_base"]["new"]["mean"] == pytest.approx(
+        summarise(samples)["difference_to_base"]["new"]["mean"]
+    )
+
+
+def test_models_without_common_videos_cannot_be_compared():
+    with pytest.raises(ValueError, match="no prompt and seed in common"):
+        summarise([Sample("a", "p", 0, 0.5), Sample("b", "p", 1, 0.5)])
+    with pytest.raises(ValueError, match="not among the models"):
+        summarise([Sample("a", "p", 0, 0.5)], ["z"])
+
+
+def test_galleries_show_the_largest_gains_and_losses_of_the_last_model():
+    samples = [Sample("base", f"p{i}", 0, 0.5) for i in range(6)]
+    samples += [Sample("new", f"p{i}", 0, 0.5 + (i - 2) / 10) for i in range(6)]
+    shown: list[str] = []
+
+    def load(sample: Sample):
+        shown.append(sample.prompt)
+        return torch.zeros(3, 2, 4, 4), 8.0
+
+    best_and_worst(samples, "base", load, count=2)
+    assert list(dict.fromkeys(shown)) == ["p5", "p4", "p0", "p1"]
+
+
+def test_a_users_function_judges(verifier):
+    videos = {"dark": torch.full((2, 3, 2, 4, 4), -1.0), "light": torch.full((2, 3, 2, 4, 4), 1.0)}
+    samples = evaluate_videos(videos, ["ab", "abc"], [0, 1], f"{verifier}:brightness")
+    assert [(s.model, s.score, s.categories) for s in samples] == [
+        ("dark", 0.0, ["even"]),
+        ("dark", 0.0, ["odd"]),
+        ("light", 1.0, ["even"]),
+        ("light", 1.0, ["odd"]),
+    ]
+    assert samples[0].parts == {"bright": False, "any": True}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("too_large", "must be in \\[0, 1\\]"),
+        ("text", "must return a number"),
+        ("none", "no function 'none'"),
+    ],
+)
+def test_verifiers_that_break_their_contract_are_named(verifier, name, message):
+    with pytest.raises(InputError, match=message):
+        load_verifier(f"{verifier}:{name}")[0](torch.zeros(1, 3, 2, 4, 4), ["p"])
+    with pytest.raises(InputError, match="no verifier 'unknown'"):
+        load_verifier("unknown")
+
+
+def compare(folder, verifier, models=("base", "new"), **changes):
+    records = [PromptRecord(f"prompt {'x' * i}") for i in range(3)]
+    loaders = {name: (lambda seed=seed: tiny_generator(seed)) for seed, name in enumerate(models)}
+    arguments = {
+        "num_videos_per_prompt": 2,
+        "generation": GenerationSettings(num_inference_steps=2, batch_size=4),
+        "progress": False,
+        **changes,
+    }
+    return compare_models(loaders, records, folder, f"{verifier}:brightness", **arguments)
+
+
+def test_a_comparison_writes_videos_metadata_and_both_reports(tmp_path, verifier):
+    summary = compare(tmp_path / "out", verifier)
+    rows = [json.loads(line) for line in (tmp_path / "out" / "metadata.jsonl").read_text().splitlines()]
+    assert len(rows) == 12
+    assert {row["seed"] for row in rows if row["model"] == "base"} == {0, 1, 2, 3, 4, 5}
+    video, _ = read_video(tmp_path / "out" / rows[0]["file_name"])
+    assert video.shape == (3, 9, 32, 32)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["adherence"] == summary["adherence"]
+    assert report["settings"]["seed"] == 0
+    assert len(report["samples"]) == 12
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "data:image/webp" in page
+    assert any(">" + row["prompt"] + "<" in page for row in rows)
+
+
+def test_equal_models_differ_by_exactly_zero(tmp_path, verifier):
+    records = [PromptRecord("p")]
+    summary = compare_models(
+        {"a": tiny_generator, "b": tiny_generator},
+        records,
+        tmp_path / "out",
+        f"{verifier}:brightness",
+        num_videos_per_prompt=2,
+        generation=GenerationSettings(num_inference_steps=2),
+        progress=False,
+    )
+    assert summary["difference_to_a"]["b"]["mean"] == 0
+    assert summary["difference_to_a"]["b"]["tie_rate"] == 1
+
+
+def test_an_interrupted_comparison_goes_on_and_ends_the_same(tmp_path, verifier):
+    import importlib
+
+    whole = compare(tmp_path / "whole", verifier)
+    module = importlib.import_module(verifier)
+    judged = module.brightness
+
+    def fails(videos, prompts):
+        if sum(module.calls) >= 8:
+            raise KeyboardInterrupt
+        return judged(videos, prompts)
+
+    module.calls.clear()
+    fails.categories = judged.categories
+    module.brightness = fails
+    with pytest.raises(KeyboardInterrupt):
+        compare(tmp_path / "part", verifier)
+    module.brightness = judged
+    done = sum(module.calls)
+    resumed = compare(tmp_path / "part", verifier)
+    assert sum(module.calls) - done == 12 - done
+    assert 0 < done < 12
+    assert resumed["adherence"] == whole["adherence"]
+    assert resumed["difference_to_base"] == whole["difference_to_base"]
+
+
+def test_an_output_folder_in_use_is_not_touched_unasked(tmp_path, verifier):
+    compare(tmp_path / "out", verifier)
+    with pytest.raises(InputError, match="exists and is not empty"):
+        compare(tmp_path / "out", verifier)
+    (tmp_path / "out" / "report.json").unlink()
+    with pytest.raises(InputError, match="other settings \\(seed differ\\)"):
+        compare(tmp_path / "out", verifier, seed=7)
+    assert compare(tmp_path / "out", verifier, seed=7, overwrite=True)["adherence"]["base"]["n"] == 6
+
+
+def test_judgements_have_no_parts_by_default():
+    assert Judgement(0.5).parts == {}

@@ -1,0 +1,153 @@
+import itertools
+import math
+
+import choix
+import numpy as np
+import pytest
+import torch
+
+from reward.losses import LOSSES, bradley_terry, davidson, plackett_luce, rao_kupper
+
+
+def scores(batch: int, size: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(batch, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_bradley_terry_is_choix_likelihood_of_the_pairs():
+    values = scores(1, 4)
+    ranks = torch.tensor([[2, 0, 3, 1]])
+    pairs = [(i, j) for i, j in itertools.permutations(range(4), 2) if ranks[0, i] < ranks[0, j]]
+    expected = -choix.utils.log_likelihood_pairwise(pairs, values[0].numpy()) / len(pairs)
+    assert bradley_terry(values, ranks).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_plackett_luce_is_choix_likelihood_of_the_ranking():
+    values = scores(3, 5)
+    ranks = torch.tensor([[2, 0, 3, 1, 4], [0, 1, 2, 3, 4], [9, 7, 5, 3, 1]])
+    for row in range(3):
+        order = torch.argsort(ranks[row]).tolist()
+        expected = -choix.utils.log_likelihood_rankings([order], values[row].numpy())
+        assert plackett_luce(values, ranks)[row].item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_plackett_luce_probabilities_of_all_permutations_sum_to_one():
+    values = scores(1, 4).expand(24, 4)
+    ranks = torch.tensor(list(itertools.permutations(range(4))))
+    assert plackett_luce(values, ranks).neg().exp().sum().item() == pytest.approx(1, abs=1e-12)
+
+
+def test_plackett_luce_of_two_is_bradley_terry():
+    values, ranks = scores(6, 2), torch.tensor([[0, 1], [1, 0]] * 3)
+    torch.testing.assert_close(plackett_luce(values, ranks), bradley_terry(values, ranks))
+
+
+def bucket_likelihood(values: list[float], ranks: list[int], efron: bool) -> float:
+    """Cox's partial likelihood with ties, written out as in a textbook."""
+    total = 0.0
+    for level in sorted({rank for rank in ranks if rank >= 0}):
+        group = [v for v, r in zip(values, ranks) if r == level]
+        rest = [v for v, r in zip(values, ranks) if r >= level]
+        for draw in range(len(group)):
+            share = draw / len(group) if efron else 0.0
+            total += group[draw] - math.log(
+                sum(math.exp(v) for v in rest) - share * sum(math.exp(v) for v in group)
+            )
+    return -total
+
+
+@pytest.mark.parametrize("ties", ["efron", "breslow"])
+@pytest.mark.parametrize("ranks", [[0, 1, 1, 2, 2], [1, 1, 1, 1, 1], [0, 0, 5, -1, 5], [3, -1, 1, -1, 3]])
+def test_tied_groups_follow_the_bucket_formulas(ties, ranks):
+    values = scores(1, 5)
+    expected = bucket_likelihood(values[0].tolist(), ranks, ties == "efron")
+    assert plackett_luce(values, torch.tensor([ranks]), ties=ties).item() == pytest.approx(
+        expected, rel=1e-12
+    )
+
+
+def test_efron_is_the_mean_over_all_orders_of_a_group_with_equal_scores():
+    values = torch.tensor([[0.7, -0.3, -0.3, -0.3, 1.1]], dtype=torch.float64)
+    orders = [[0, *order, 4] for order in itertools.permutations([1, 2, 3])]
+    strict = [plackett_luce(values, torch.tensor([order])).neg().exp().item() for order in orders]
+    efron = plackett_luce(values, torch.tensor([[0, 1, 1, 1, 4]])).neg().exp().item()
+    assert efron == pytest.approx(np.mean(strict), rel=1e-12)
+
+
+@pytest.mark.parametrize(("loss", "parameters"), [(rao_kupper, {"theta": 3.0}), (davidson, {"nu": 0.7})])
+def test_win_loss_and_tie_probabilities_sum_to_one(loss, parameters):
+    values = torch.linspace(-8, 8, 33, dtype=torch.float64)
+    pair = torch.stack([values, torch.zeros_like(values)], dim=1)
+    outcomes = torch.tensor([[0, 1], [1, 0], [0, 0]])
+    total = sum(loss(pair, o.expand(33, 2), **parameters).neg().exp() for o in outcomes)
+    torch.testing.assert_close(total, torch.ones_like(values))
+
+
+def test_rao_kupper_matches_its_definition_by_odds():
+    a, b, theta = 1.3, -0.4, 5.0
+    pa, pb = math.exp(a), math.exp(b)
+    pair = torch.tensor([[a, b]], dtype=torch.float64)
+    win = rao_kupper(pair, torch.tensor([[0, 1]]), theta=theta).neg().exp().item()
+    tie = rao_kupper(pair, torch.tensor([[0, 0]]), theta=theta).neg().exp().item()
+    assert win == pytest.approx(pa / (pa + theta * pb), rel=1e-12)
+    assert tie == pytest.approx((theta**2 - 1) * pa * pb / ((pa + theta * pb) * (theta * pa + pb)), rel=1e-12)
+
+
+def test_davidson_matches_its_definition_by_odds():
+    a, b, nu = 1.3, -0.4, 0.6
+    pa, pb = math.exp(a), math.exp(b)
+    pair = torch.tensor([[a, b]], dtype=torch.float64)
+    norm = pa + pb + nu * math.sqrt(pa * pb)
+    assert davidson(pair, torch.tensor([[0, 1]]), nu=nu).neg().exp().item() == pytest.approx(pa / norm)
+    assert davidson(pair, torch.tensor([[2, 2]]), nu=nu).neg().exp().item() == pytest.approx(
+        nu * math.sqrt(pa * pb) / norm
+    )
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradients_match_finite_differences(name):
+    ranks = torch.tensor([[0, 1, 1, 3], [2, -1, 0, 2], [0, 0, 0, 0]])
+    values = scores(3, 4).requires_grad_()
+    assert torch.autograd.gradcheck(lambda s: LOSSES[name](s, ranks), (values,))
+
+
+@pytest.mark.parametrize(("loss", "name", "start"), [(rao_kupper, "theta", 2.5), (davidson, "nu", 0.8)])
+def test_tie_parameters_have_correct_gradients(loss, name, start):
+    ranks, values = torch.tensor([[0, 1, 1, 3]]), scores(1, 4)
+    parameter = torch.tensor(start, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda p: loss(values, ranks, **{name: p}), (parameter,))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_missing_videos_do_not_matter(name):
+    values, ranks = scores(1, 5), torch.tensor([[1, -1, 0, 2, -1]])
+    torch.testing.assert_close(
+        LOSSES[name](values, ranks), LOSSES[name](values[:, [0, 2, 3]], torch.tensor([[1, 0, 2]]))
+    )
+    moved = values.clone()
+    moved[0, [1, 4]] = 1e4
+    torch.testing.assert_close(LOSSES[name](moved, ranks), LOSSES[name](values, ranks))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_stay_finite_for_huge_scores(name):
+    values = torch.tensor([[1e4, -1e4, 0.0, 0.0]], requires_grad=True)
+    loss = LOSSES[name](values, torch.tensor([[3, 0, 1, 1]])).sum()
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(values.grad).all()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_ranking_without_judgements_has_no_loss_and_no_gradient(name):
+    values = scores(1, 3).requires_grad_()
+    loss = LOSSES[name](values, torch.full((1, 3), -1)).sum()
+    loss.backward()
+    assert loss.item() == 0
+    assert values.grad.abs().sum() == 0
+
+
+def test_half_wins_pull_tied_scores_together_and_ignored_ties_do_nothing():
+    values, tie = torch.tensor([[2.0, 0.0]], requires_grad=True), torch.tensor([[0, 0]])
+    gradient = torch.autograd.grad(bradley_terry(values, tie, ties="half").sum(), values)[0]
+    assert gradient[0, 0] > 0 > gradient[0, 1]
+    assert bradley_terry(values, tie).item() == 0

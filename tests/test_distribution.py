@@ -1,0 +1,86 @@
+"""The wheel holds every package and the configurations, and finds them where it is installed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("generator", "reward", "labeling_app", "alignment")
+
+pytest.importorskip("setuptools", minversion="77")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    source = tmp_path_factory.mktemp("source")
+    for name in (*PACKAGES, "configs"):
+        ignored = shutil.ignore_patterns("__pycache__", "*.safetensors")  # the weights would only cost time
+        shutil.copytree(ROOT / name, source / name, ignore=ignored)
+    for name in ("pyproject.toml", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    (source / "README.md").write_text("# vidalign\n")
+    target = tmp_path_factory.mktemp("wheel")
+    build = f"from setuptools import build_meta; build_meta.build_wheel({str(target)!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", build], cwd=source, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return next(target.glob("vidalign-*.whl"))
+
+
+def test_the_wheel_holds_every_module_and_configuration(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    modules = {
+        path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py")
+    }
+    assert modules <= names
+    configs = {path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*") if path.is_file()}
+    held = {
+        "configs/" + name.split("share/vidalign/configs/")[1] for name in names if "share/vidalign/" in name
+    }
+    assert held == configs, "every folder of configs/ needs a line in [tool.setuptools.data-files]"
+    assert not any(name.split("/")[0] in {"tests", "benchmarks", "docs"} for name in names)
+
+
+@pytest.mark.parametrize("scheme", ["--target", "--prefix"])
+def test_an_installed_package_finds_its_configurations(wheel: Path, tmp_path: Path, scheme: str) -> None:
+    root = tmp_path / "site"
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--no-deps",
+        "--no-index",
+        "--ignore-installed",
+        "--quiet",
+    ]
+    install += [scheme, str(root)]
+    subprocess.run([*install, str(wheel)], check=True, capture_output=True)
+    site = next(root.rglob("alignment/cli.py")).parents[1]
+    program = (
+        "from alignment.config_files import find_config, CHECKOUT; assert not CHECKOUT.exists(), CHECKOUT\n"
+        "import yaml; path = find_config('zero2', 'accelerate')\n"
+        "beside = yaml.safe_load(path.read_text())['deepspeed_config']['deepspeed_config_file']\n"
+        "print((path.parent / beside).resolve())"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = Path(done.stdout.strip())
+    assert found.is_relative_to(root)
+    assert found.read_text() == (ROOT / "configs" / "deepspeed" / "zero2.json").read_text()
