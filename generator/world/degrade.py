@@ -62,11 +62,13 @@ def _h264_one(video: Tensor, fps: float, crf: int) -> Tensor:
         stream = container.add_stream("libx264", rate=round(fps), options={"crf": str(crf), "threads": "1"})
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
         for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+            container.mux(
+                stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24"))
+            )
         container.mux(stream.encode())
     buffer.seek(0)
-    with av.open(buffer) as container:
-        decoded = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+    with av.open(buffer, "r") as source:
+        decoded = np.stack([frame.to_ndarray(format="rgb24") for frame in source.decode(video=0)])
     return (torch.from_numpy(decoded).permute(3, 0, 1, 2).float() / 127.5 - 1).to(video)
 
 
