@@ -38,7 +38,9 @@ SLOTS = 3
 _CANDIDATES = 12
 _ROUNDS = 150
 _MARGIN = 0.01
-_STILL = MOTIONS.index("still")
+_GROWING, _SHRINKING, _SPINNING, _CIRCLING, _BOUNCING, _STILL = (
+    MOTIONS.index(name) for name in ("growing", "shrinking", "spinning", "circling", "bouncing", "still")
+)
 
 
 @dataclass
@@ -229,15 +231,15 @@ def _candidates(codes: Tensor, still_image: bool, generator: torch.Generator) ->
     motion = draws.choose(said[..., 3], len(MOTIONS))
     rest = torch.where(codes[:, 11:12] + codes[:, 10:11] > 2, 0.6, 0.15)
     often_still = (torch.rand(rows, SLOTS, generator=generator) < rest) | (camera >= 0)[:, None] | still_image
-    impossible = ((motion == 10) & ~_SPINNABLE[shape]) | (
-        ((motion == 8) | (motion == 9)) & (said[..., 2] >= 0)
+    impossible = ((motion == _SPINNING) & ~_SPINNABLE[shape]) | (
+        ((motion == _GROWING) | (motion == _SHRINKING)) & (said[..., 2] >= 0)
     )
     motion = torch.where((said[..., 3] < 0) & (often_still | impossible), _STILL, motion)
     motion = _share(motion, counted)
-    consistent = ((motion != 10) | _SPINNABLE[shape] | ~on).all(1)
+    consistent = ((motion != _SPINNING) | _SPINNABLE[shape] | ~on).all(1)
     consistent &= (codes[:, 11] != 2) | (colour[:, 0] != colour[:, 1])
 
-    changing = (motion == 8) | (motion == 9)
+    changing = (motion == _GROWING) | (motion == _SHRINKING)
     radius = _RADII[size] * draws.uniform(0.94, 1.06)
     in_between = draws.uniform(0.135, 0.175)
     radius = torch.where(changing | ((camera >= 2)[:, None] & (size == 2)), in_between, radius)
@@ -246,8 +248,12 @@ def _candidates(codes: Tensor, still_image: bool, generator: torch.Generator) ->
     axis, tilt = _AXES[motion], draws.uniform(-0.1, 0.1)
     vx = speed * (axis[..., 0] * tilt.cos() - axis[..., 1] * tilt.sin())
     vy = speed * (axis[..., 0] * tilt.sin() + axis[..., 1] * tilt.cos())
-    growth = draws.uniform(0.28, 0.38) * ((motion == 8).float() - (motion == 9).float())
-    turning, circling, bouncing = (motion == 10).float(), (motion == 11).float(), (motion == 12).float()
+    growth = draws.uniform(0.28, 0.38) * ((motion == _GROWING).float() - (motion == _SHRINKING).float())
+    turning, circling, bouncing = (
+        (motion == _SPINNING).float(),
+        (motion == _CIRCLING).float(),
+        (motion == _BOUNCING).float(),
+    )
     sign = torch.where(draws.uniform(-1, 1) < 0, -1.0, 1.0)
     unit = torch.rand(rows, 6, generator=generator)
     grey_bounds = _GREYS[torch.where(codes[:, 13] >= 0, codes[:, 13], (unit[:, 0] * 3).long())]
