@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -50,6 +51,24 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+@contextlib.contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Loading takes a second; its bars would tear those of the work around it."""
+    import diffusers.utils.logging as diffusers_logging
+    import transformers.utils.logging as transformers_logging
+
+    libraries = (diffusers_logging, transformers_logging)
+    enabled = [library.is_progress_bar_enabled() for library in libraries]
+    for library in libraries:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library, on in zip(libraries, enabled, strict=True):
+            if on:
+                library.enable_progress_bar()
+
+
 def load_generator(
     name_or_path: str | Path,
     adapter: str | Path | Sequence[str | Path] | None = None,
@@ -79,7 +98,8 @@ def load_generator(
     family = getattr(importlib.import_module(module_name), adapter_name)
     device = torch.device(device) if device is not None else default_device()
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
-    pipeline = family.pipeline_class.from_pretrained(folder, dtype=dtype).to(device)
+    with _no_progress_bars():
+        pipeline = family.pipeline_class.from_pretrained(folder, dtype=dtype).to(device)
     pipeline.set_progress_bar_config(disable=True)
     for component in pipeline.components.values():
         if isinstance(component, torch.nn.Module):
