@@ -127,7 +127,9 @@ class Phase:
         for name, module in self.modules.items():
             module.load_state_dict(state["modules"][name])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.average.average = [a.to(p.device) for a, p in zip(state["average"], self.average.live, strict=True)]
+        self.average.average = [
+            a.to(p.device) for a, p in zip(state["average"], self.average.live, strict=True)
+        ]
         self.average.steps = state["average_steps"]
         self.step, self.clips, self.elapsed = state["step"], state["clips"], state["elapsed"]
         self.history = state["history"]
@@ -178,7 +180,9 @@ class Phase:
         self.history.append(row)
 
 
-def autoencoder_loss(vae: NativeVideoAutoencoder, kl_weight: float, device: torch.device) -> Callable[..., Any]:
+def autoencoder_loss(
+    vae: NativeVideoAutoencoder, kl_weight: float, device: torch.device
+) -> Callable[..., Any]:
     """MSE + 0.1 L1 + KL of clips rendered on the fly."""
 
     def loss(batch: CaptionedScenes, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
@@ -235,10 +239,13 @@ def flow_matching_loss(
 
 
 @torch.no_grad()
-def measure_latents(vae: NativeVideoAutoencoder, batches: Iterable[CaptionedScenes], device: torch.device) -> None:
+def measure_latents(
+    vae: NativeVideoAutoencoder, batches: Iterable[CaptionedScenes], device: torch.device
+) -> None:
     """Stores mean and standard deviation of each latent channel in the autoencoder's configuration."""
     latents = [
-        vae.encode(batch.render(device)).latent_dist.mean.float().transpose(0, 1).flatten(1) for batch in batches
+        vae.encode(batch.render(device)).latent_dist.mean.float().transpose(0, 1).flatten(1)
+        for batch in batches
     ]
     joined = torch.cat(latents, dim=1)
     vae.register_to_config(
