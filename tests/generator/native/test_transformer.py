@@ -104,7 +104,9 @@ def test_the_loss_of_a_new_model_on_unit_variance_latents_is_two():
 
 def test_patches_come_back_where_they_were():
     """With token width equal to patch size and identity in- and output layers, only the permutation is left."""
-    model = build(in_channels=2, patch_size=(1, 2, 2), hidden_size=8, num_attention_heads=1, rope_axes_dim=(4, 2, 2))
+    model = build(
+        in_channels=2, patch_size=(1, 2, 2), hidden_size=8, num_attention_heads=1, rope_axes_dim=(4, 2, 2)
+    )
     model.blocks = torch.nn.ModuleList()
     model.norm_out = torch.nn.Identity()
     with torch.no_grad():
