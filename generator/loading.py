@@ -29,7 +29,8 @@ def find_pipeline(name_or_path: str | Path) -> Path:
     for folder in (PRETRAINED / str(name_or_path), Path(name_or_path)):
         if (folder / "model_index.json").is_file():
             return folder
-    known = f"a built-in model ({', '.join(built_in) or 'none is installed'}), a folder with model_index.json, or a hub id"
+    names = ", ".join(built_in) or "none is installed"
+    known = f"a built-in model ({names}), a folder with model_index.json, or a hub id"
     if Path(name_or_path).exists():
         raise InputError(f"{name_or_path} holds no model_index.json, but the model must be {known}.")
     if str(name_or_path).count("/") != 1:
