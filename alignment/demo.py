@@ -310,7 +310,7 @@ class Demo:
                 num_inference_steps=scale.num_inference_steps,
                 rollout_batch_size=scale.rollout_prompts * scale.num_generations,
                 learning_rate=5e-4,
-                sde_window_size=4,
+                sde_window_size=min(4, scale.num_inference_steps - 1),
                 beta=0.0,
                 step_weight="balanced",
             ),

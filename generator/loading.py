@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -66,6 +67,24 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+@contextlib.contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Loading takes a second; its bars would tear those of the work around it."""
+    import diffusers.utils.logging as diffusers_logging
+    import transformers.utils.logging as transformers_logging
+
+    libraries = (diffusers_logging, transformers_logging)
+    enabled = [library.is_progress_bar_enabled() for library in libraries]
+    for library in libraries:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library, on in zip(libraries, enabled, strict=True):
+            if on:
+                library.enable_progress_bar()
+
+
 def load_generator(
     name_or_path: str | Path,
     adapter: str | Path | Sequence[str | Path] | None = None,
@@ -96,7 +115,8 @@ def load_generator(
     device = torch.device(device) if device is not None else default_device()
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     try:
-        pipeline = family.pipeline_class.from_pretrained(folder, dtype=dtype).to(device)
+        with _no_progress_bars():
+            pipeline = family.pipeline_class.from_pretrained(folder, dtype=dtype).to(device)
     except (OSError, SafetensorError) as error:
         raise InputError(
             f"The model {name_or_path} cannot be read ({error}): restore its files or download it again."

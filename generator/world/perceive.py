@@ -140,7 +140,7 @@ def _widest(labels: Tensor) -> Tensor:
 
 def _components(mask: Tensor) -> Tensor:
     """Connected components (8 neighbours) of masks [n, h, w]: labels, 0 = none, as float [n, h, w]."""
-    n, height, width = mask.shape
+    _, height, width = mask.shape
     own = torch.arange(1, height * width + 1, device=mask.device, dtype=torch.float32).view(1, height, width)
     labels = own * mask
     for _ in range(height + width):
@@ -292,7 +292,9 @@ def perceive(videos: Tensor, fps: float = 8) -> Perception:
     radius = (safe / math.pi).sqrt()
     likeness, angle = _match(mattes.flatten(0, 1), x.flatten(), y.flatten(), radius.flatten().clamp_min(0.5))
 
-    lost = ((ground + (belongs * ~present[..., None, None]).sum(1)).clamp_max(1)) * (strength - _HAZE).clamp_min(0)
+    lost = ((ground + (belongs * ~present[..., None, None]).sum(1)).clamp_max(1)) * (
+        strength - _HAZE
+    ).clamp_min(0)
     other = ((spread > 0) & (belongs.sum(1) == 0)).float() * strength
     unexplained = ((lost + other).mean((1, 2)) / loudness).view(batch, frames).mean(1)
     tint = torch.hypot((first * ground).sum((1, 2)) / ground_sum, (second * ground).sum((1, 2)) / ground_sum)
@@ -317,7 +319,10 @@ def perceive(videos: Tensor, fps: float = 8) -> Perception:
     best = mean_likeness.argmax(-1)[:, :, None, None].expand(-1, -1, frames, 1)
     ground_planes = 1 - _widest(1 - ground)
     pan_x, pan_y, zoom = _camera(
-        grey.view(batch, frames, height, width), ground_planes.view(batch, frames, height, width), shorter, fps
+        grey.view(batch, frames, height, width),
+        ground_planes.view(batch, frames, height, width),
+        shorter,
+        fps,
     )
     return Perception(
         present=values["present"],

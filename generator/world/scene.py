@@ -120,7 +120,9 @@ class SceneBatch:
     @staticmethod
     def concatenate(batches: Sequence[SceneBatch]) -> SceneBatch:
         """Joins batches of scenes."""
-        return SceneBatch(*(torch.cat(parts) for parts in zip(*(batch.tensors() for batch in batches), strict=True)))
+        return SceneBatch(
+            *(torch.cat(parts) for parts in zip(*(batch.tensors() for batch in batches), strict=True))
+        )
 
 
 _PER_SCENE = {"background", "texture", "texture_x", "texture_y", "pan", "zoom"}
@@ -227,7 +229,9 @@ def _candidates(codes: Tensor, still_image: bool, generator: torch.Generator) ->
     motion = draws.choose(said[..., 3], len(MOTIONS))
     rest = torch.where(codes[:, 11:12] + codes[:, 10:11] > 2, 0.6, 0.15)
     often_still = (torch.rand(rows, SLOTS, generator=generator) < rest) | (camera >= 0)[:, None] | still_image
-    impossible = ((motion == 10) & ~_SPINNABLE[shape]) | (((motion == 8) | (motion == 9)) & (said[..., 2] >= 0))
+    impossible = ((motion == 10) & ~_SPINNABLE[shape]) | (
+        ((motion == 8) | (motion == 9)) & (said[..., 2] >= 0)
+    )
     motion = torch.where((said[..., 3] < 0) & (often_still | impossible), _STILL, motion)
     motion = _share(motion, counted)
     consistent = ((motion != 10) | _SPINNABLE[shape] | ~on).all(1)
