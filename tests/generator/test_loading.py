@@ -118,5 +118,5 @@ def test_a_damaged_index_is_an_input_error(tmp_path, index):
 def test_a_pipeline_without_weights_is_an_input_error(tmp_path):
     tiny_generator().pipeline.save_pretrained(tmp_path)
     shutil.rmtree(tmp_path / "transformer")
-    with pytest.raises(InputError, match="transformer"):
+    with pytest.raises(InputError, match=r"cannot be read .*config\.json"):
         load_generator(tmp_path)

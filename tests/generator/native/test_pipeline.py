@@ -103,13 +103,14 @@ def test_lora_weights_are_saved_and_loaded_through_the_pipeline(noise, tmp_path)
     trained = tiny_generator()
     before = sample(trained.pipeline, noise)
     torch.manual_seed(0)
-    trained.transformer.add_adapter(
-        LoraConfig(r=2, target_modules=trained.lora_target_modules, init_lora_weights=False)
-    )
+    lora = LoraConfig(r=2, lora_alpha=6, target_modules=trained.lora_target_modules, init_lora_weights=False)
+    trained.transformer.add_adapter(lora)
     adapted = sample(trained.pipeline, noise)
     assert (adapted - before).abs().max() > 1e-3
     NativeVideoPipeline.save_lora_weights(
-        tmp_path, transformer_lora_layers=get_peft_model_state_dict(trained.transformer)
+        tmp_path,
+        transformer_lora_layers=get_peft_model_state_dict(trained.transformer),
+        transformer_lora_adapter_metadata=lora.to_dict(),
     )
     fresh = tiny_generator().pipeline
     fresh.load_lora_weights(tmp_path)

@@ -181,8 +181,6 @@ def test_the_last_block_hears_the_first_through_its_skip():
     model = with_output(build())
     before = model(**inputs()).sample
     model.blocks[2].skip_linear.weight[:, 32:].normal_(std=0.5)
-    middle = model.blocks[1].attn.to_out[0].weight
-    assert middle.any()
     assert (model(**inputs()).sample - before).abs().amax() > 1e-4
 
 
