@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections import defaultdict
 from collections.abc import Sequence
@@ -109,7 +110,9 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _card(config: PretrainConfig, history: dict[str, list[dict[str, float]]], figures: dict[str, Any]) -> str:
+def model_card(
+    config: PretrainConfig, history: dict[str, list[dict[str, float]]], figures: dict[str, Any]
+) -> str:
     sizes = ", ".join(f"{f}×{h}×{w}" for f, h, w, _ in SIZES)
     phases = "\n".join(
         f"- {phase}: {rows[-1]['step']:.0f} steps, {rows[-1]['clips']:,.0f} clips, {rows[-1]['seconds']:.0f} s, "
@@ -151,7 +154,8 @@ def _card(config: PretrainConfig, history: dict[str, list[dict[str, float]]], fi
     return f"""# nano: the built-in text-to-video generator
 
 A U-ViT over spacetime latent patches, a causal video autoencoder (4×4×4) and a T5 text encoder, trained from
-scratch on clips of the built-in video world. Everything in this card is written by `vidalign pretrain`.
+scratch on clips of the built-in video world. `vidalign pretrain` writes this card;
+`python -m generator.native.model_card FOLDER --prompts {figures["prompts"]}` measures the figures again and rewrites it.
 
 ## Data
 Clips are rendered on the fly ({sizes}; {FPS:g} frames a second) with captions from the training split of the grammar.
@@ -163,7 +167,8 @@ guidance.
 {phases}
 
 ## Gold adherence
-Mean score of the world's verifier on held-out prompts (combinations never seen in training), guidance 1, 10 steps.
+Mean score of the world's verifier on {figures["prompts"]} held-out prompts (combinations never seen in training),
+guidance 1, 10 steps.
 
 {gold}
 
@@ -197,9 +202,26 @@ def write_model_card(
     """Measures `generator` and writes `README.md`, `metrics.json` and `samples.png` to `output_dir`."""
     from generator.video import contact_sheet
 
-    figures = measure(generator, config.evaluation_prompts)
+    figures = {"prompts": config.evaluation_prompts, **measure(generator, config.evaluation_prompts)}
     write_json(output_dir / "metrics.json", {**figures, "history": history, "config": asdict(config)})
-    write_text(output_dir / "README.md", _card(config, history, figures))
+    write_text(output_dir / "README.md", model_card(config, history, figures))
     prompts = sample_prompts(16, 3, "test")
     contact_sheet(generator.generate(prompts, seed=0), output_dir / "samples.png", labels=prompts)
     return figures
+
+
+def main() -> None:
+    """Measures a pretrained pipeline again and rewrites its card, `metrics.json` and `samples.png`."""
+    from generator.loading import load_generator
+
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("folder", type=Path, help="folder of a pipeline with metrics.json")
+    parser.add_argument("--prompts", type=int, default=512, help="held-out prompts a size")
+    arguments = parser.parse_args()
+    stored = json.loads((arguments.folder / "metrics.json").read_text(encoding="utf-8"))
+    config = PretrainConfig(**{**stored["config"], "evaluation_prompts": arguments.prompts})
+    write_model_card(load_generator(arguments.folder), config, stored["history"], arguments.folder)
+
+
+if __name__ == "__main__":
+    main()
