@@ -175,8 +175,8 @@ def _phrases() -> Iterator[tuple[str, str, Any]]:
         for form in forms:
             for text in form:
                 yield text, "motion", motion
-    for background, words in BACKGROUND_WORDS.items():
-        for word in words:
+    for background, greys in BACKGROUND_WORDS.items():
+        for word in greys:
             for phrase in BACKGROUND_PHRASES:
                 yield phrase.format(word), "background", background
     for text in _DELIMITERS:

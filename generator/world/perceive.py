@@ -45,6 +45,7 @@ class Perception:
         chroma: [batch, tracks, frames, 2] mean chroma of the object's core.
         angle: [batch, tracks, frames] orientation under the best shape, modulo its symmetry, in radians.
         likeness: [batch, tracks, 6] mean correlation of the matte with each of `SHAPES`.
+        constancy: [batch, tracks] share of the frames that look most like the shape of the whole clip.
         grey: [batch, frames] grey level of the background in [0, 1].
         tint: [batch, frames] mean chroma of the background.
         unexplained: [batch] share of the frame covered by colour that belongs to no track.
@@ -59,6 +60,7 @@ class Perception:
     chroma: Tensor
     angle: Tensor
     likeness: Tensor
+    constancy: Tensor
     grey: Tensor
     tint: Tensor
     unexplained: Tensor
@@ -317,6 +319,7 @@ def perceive(videos: Tensor, fps: float = 8) -> Perception:
     seen = values["present"].float()[..., None]
     mean_likeness = (values["likeness"] * seen).sum(2) / seen.sum(2).clamp_min(1)
     best = mean_likeness.argmax(-1)[:, :, None, None].expand(-1, -1, frames, 1)
+    alike = (values["likeness"].argmax(-1, keepdim=True) == best).float() * seen
     ground_planes = 1 - _widest(1 - ground)
     pan_x, pan_y, zoom = _camera(
         grey.view(batch, frames, height, width),
@@ -332,6 +335,7 @@ def perceive(videos: Tensor, fps: float = 8) -> Perception:
         chroma=values["chroma"],
         angle=values["angle"].gather(3, best)[..., 0],
         likeness=mean_likeness,
+        constancy=alike.sum((2, 3)) / seen.sum((2, 3)).clamp_min(1),
         grey=ground_grey.view(batch, frames),
         tint=tint.view(batch, frames),
         unexplained=unexplained,

@@ -51,6 +51,7 @@ class Track:
 
     shape: str
     likeness: float
+    constancy: float
     colour: str
     hue_error: float
     saturation: float
@@ -95,6 +96,7 @@ def _sight(row: int, seen: dict[str, NDArray], motions: dict[str, NDArray], hue:
         found = Track(
             SHAPES[int(likeness.argmax())],
             float(likeness.max()),
+            float(seen["constancy"][row, track]),
             COLOURS[int(hue["index"][row, track])],
             float(hue["error"][row, track]),
             float(hue["saturation"][row, track]),
@@ -106,6 +108,7 @@ def _sight(row: int, seen: dict[str, NDArray], motions: dict[str, NDArray], hue:
             numbers["colour_jitter"], 0.06, 0.15
         )
         blemish *= _exceeding(1 - found.likeness, 0.10, 0.15) * _exceeding(0.55 - found.saturation, 0.0, 0.2)
+        blemish *= _exceeding(1 - found.constancy, 0.3, 0.7)
     grey = seen["grey"][row]
     blemish *= _exceeding(fleeting, 0.12, 0.5) * _exceeding(float(seen["unexplained"][row]), 0.002, 0.02)
     blemish *= _exceeding(float(np.abs(np.diff(grey)).mean()) if len(grey) > 1 else 0.0, 0.02, 0.05)
@@ -141,7 +144,7 @@ def see(videos: Tensor, fps: float = 8) -> list[Sight]:
     for part in videos.split(rows):
         seen = perceive(part, fps).cpu()
         motions = measure_motion(seen)
-        names = ("likeness", "grey", "tint", "unexplained", "pan_x", "zoom")
+        names = ("likeness", "constancy", "grey", "tint", "unexplained", "pan_x", "zoom")
         seen_arrays = {name: getattr(seen, name).numpy() for name in names}
         motion_arrays = {field.name: getattr(motions, field.name).numpy() for field in fields(motions)}
         hues = _hues(seen)
