@@ -57,7 +57,7 @@ class PretrainConfig:
         default=2.0, metadata={"help": "Time shift towards noise, in training and sampling."}
     )
     num_layers: int = field(default=13, metadata={"help": "Blocks of the transformer (odd: long skips)."})
-    hidden_size: int = field(default=256, metadata={"help": "Width of the transformer."})
+    hidden_size: int = field(default=256, metadata={"help": "Width of the transformer, a multiple of 64."})
     compile: bool = field(
         default=False, metadata={"help": "Compile the transformer's blocks with torch.compile."}
     )

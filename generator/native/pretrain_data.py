@@ -7,6 +7,7 @@ dropped captions are drawn anew at every use.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -99,7 +100,8 @@ class SceneStream(IterableDataset[CaptionedScenes]):
         caption_dropout: share of captions replaced by "".
         seed: of everything.
         start: number of batches already consumed, for resuming; the pools start anew.
-        reuse: how often a captioned scene is used on average; 1 makes every clip new.
+        reuse: how often a captioned scene is used on average; with 1 every clip is new and a batch depends on its
+            number alone.
     """
 
     def __init__(
@@ -112,7 +114,7 @@ class SceneStream(IterableDataset[CaptionedScenes]):
         caption_dropout: float,
         seed: int,
         start: int = 0,
-        reuse: int = 8,
+        reuse: int = 1,
     ) -> None:
         self.tokenizer = tokenizer
         self.budget = budget
@@ -133,18 +135,30 @@ class SceneStream(IterableDataset[CaptionedScenes]):
 
     def batch(self, index: int) -> CaptionedScenes:
         """Batch number `index`; the same batches asked for in the same order are the same on every machine."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
+        seed = self.seed * 1_000_003 + index
+        generator = torch.Generator().manual_seed(seed)
         weights = torch.tensor([weight for *_, weight in SIZES])
         num_frames, height, width, _ = SIZES[int(torch.multinomial(weights, 1, generator=generator))]
         size = (num_frames, height, width)
         count = self.clips(*size)
-        if size not in self.pools:
-            self.pools[size] = ScenePool(count * self.reuse)
-        pool = self.pools[size]
-        fresh = -(-count // self.reuse) if pool.filled else count
+        packed, ids = self._captioned(size, count, seed, generator)
+        dropped = torch.rand(count, generator=generator) < self.caption_dropout
+        ids[dropped] = 0
+        ids[dropped, 0] = self.tokenizer.eos_token_id  # what "" becomes
+        mask = (ids != self.tokenizer.pad_token_id).long()
+        length = int(mask.sum(1).max())
+        return CaptionedScenes(size, packed, ids[:, :length].contiguous(), mask[:, :length].contiguous())
+
+    def _captioned(
+        self, size: tuple[int, int, int], count: int, seed: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """`count` packed scenes and their token ids, new ones or from the pool of this size."""
+        pool = self.pools.setdefault(size, ScenePool(count * self.reuse)) if self.reuse > 1 else None
+        fresh = count if pool is None or pool.filled == 0 else math.ceil(count / self.reuse)
+        num_frames, height, width = size
         prompts, scenes, _ = training_batch(
             fresh,
-            seed=self.seed * 1_000_003 + index,
+            seed=seed,
             split="train",
             num_frames=num_frames,
             height=height,
@@ -152,14 +166,11 @@ class SceneStream(IterableDataset[CaptionedScenes]):
             fps=FPS,
             wrong_share=self.wrong_share,
         )
-        pool.add(scenes.pack(), tokenize(self.tokenizer, prompts)[0])
-        packed, ids = pool.draw(count, generator)
-        dropped = torch.rand(count, generator=generator) < self.caption_dropout
-        ids[dropped] = 0
-        ids[dropped, 0] = self.tokenizer.eos_token_id  # what "" becomes
-        mask = (ids != self.tokenizer.pad_token_id).long()
-        length = int(mask.sum(1).max())
-        return CaptionedScenes(size, packed, ids[:, :length].contiguous(), mask[:, :length].contiguous())
+        packed, ids = scenes.pack(), tokenize(self.tokenizer, prompts)[0]
+        if pool is None:
+            return packed, ids
+        pool.add(packed, ids)
+        return pool.draw(count, generator)
 
     def __iter__(self) -> Iterator[CaptionedScenes]:
         worker = get_worker_info()

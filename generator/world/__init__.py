@@ -18,8 +18,8 @@ from .verify import Adherence, verify, verify_batch
 
 __all__ = [
     "CATEGORIES",
-    "Adherence",
     "VOCABULARY",
+    "Adherence",
     "Meaning",
     "ObjectMeaning",
     "SceneBatch",

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import difflib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 from generator.output import InputError
 
@@ -80,7 +81,11 @@ COLOUR_WORDS = {
     "purple": ("purple", "violet"),
     "pink": ("pink", "magenta"),
 }
-SIZE_WORDS = {"small": ("small", "little", "tiny"), "medium": ("medium", "medium-sized"), "large": ("large", "big", "huge")}
+SIZE_WORDS = {
+    "small": ("small", "little", "tiny"),
+    "medium": ("medium", "medium-sized"),
+    "large": ("large", "big", "huge"),
+}
 SPEED_WORDS = {"slowly": ("slowly", "gently", "at a slow pace"), "quickly": ("quickly", "fast", "rapidly")}
 TRAVEL_VERBS = (("moves", "move", "moving"), ("drifts", "drift", "drifting"), ("slides", "slide", "sliding"),
                 ("travels", "travel", "travelling"), ("glides", "glide", "gliding"))  # fmt: skip
@@ -95,13 +100,33 @@ DIRECTION_PHRASES = {
     "lower right": ("to the lower right", "down and right", "diagonally down and to the right"),
 }
 ACTIONS = {
-    "growing": (("grows", "grow", "growing"), ("gets bigger", "get bigger", "getting bigger"), ("expands", "expand", "expanding")),
+    "growing": (
+        ("grows", "grow", "growing"),
+        ("gets bigger", "get bigger", "getting bigger"),
+        ("expands", "expand", "expanding"),
+    ),
     "shrinking": (("shrinks", "shrink", "shrinking"), ("gets smaller", "get smaller", "getting smaller")),
-    "spinning": (("spins", "spin", "spinning"), ("rotates", "rotate", "rotating"), ("spins in place", "spin in place", "spinning in place")),
-    "circling": (("moves in a circle", "move in a circle", "moving in a circle"), ("orbits", "orbit", "orbiting"), ("goes round and round", "go round and round", "going round and round")),
-    "bouncing": (("bounces", "bounce", "bouncing"), ("bounces up and down", "bounce up and down", "bouncing up and down"), ("hops up and down", "hop up and down", "hopping up and down")),
-    "still": (("stays still", "stay still", "staying still"), ("rests", "rest", "resting"), ("does not move", "do not move", "not moving")),
-}  # fmt: skip
+    "spinning": (
+        ("spins", "spin", "spinning"),
+        ("rotates", "rotate", "rotating"),
+        ("spins in place", "spin in place", "spinning in place"),
+    ),
+    "circling": (
+        ("moves in a circle", "move in a circle", "moving in a circle"),
+        ("orbits", "orbit", "orbiting"),
+        ("goes round and round", "go round and round", "going round and round"),
+    ),
+    "bouncing": (
+        ("bounces", "bounce", "bouncing"),
+        ("bounces up and down", "bounce up and down", "bouncing up and down"),
+        ("hops up and down", "hop up and down", "hopping up and down"),
+    ),
+    "still": (
+        ("stays still", "stay still", "staying still"),
+        ("rests", "rest", "resting"),
+        ("does not move", "do not move", "not moving"),
+    ),
+}
 RELATION_PHRASES = {
     "left of": ("left of", "to the left of"),
     "right of": ("right of", "to the right of"),
@@ -126,14 +151,14 @@ def _plural(noun: str) -> str:
     return PLURALS.get(noun, noun + "s")
 
 
-def _phrases() -> Iterator[tuple[str, str, object]]:
+def _phrases() -> Iterator[tuple[str, str, Any]]:
     """Every phrase as (text, kind, value)."""
     for shape, nouns in NOUNS.items():
         for noun in nouns:
             yield noun, "noun", (shape, 1)
             yield _plural(noun), "noun", (shape, 2)
     yield "something", "noun", (None, 1)
-    for kind, words in (
+    said: tuple[tuple[str, Mapping[Any, tuple[str, ...]]], ...] = (
         ("colour", COLOUR_WORDS),
         ("size", SIZE_WORDS),
         ("speed", SPEED_WORDS),
@@ -141,16 +166,17 @@ def _phrases() -> Iterator[tuple[str, str, object]]:
         ("relation", RELATION_PHRASES),
         ("camera", CAMERA_PHRASES),
         ("count", COUNT_WORDS),
-    ):
-        for value, texts in words.items():  # type: ignore[attr-defined]
+    )
+    for kind, words in said:
+        for value, texts in words.items():
             for text in texts:
                 yield text, kind, value
     for motion, forms in ACTIONS.items():
         for form in forms:
             for text in form:
                 yield text, "motion", motion
-    for background, words in BACKGROUND_WORDS.items():
-        for word in words:
+    for background, greys in BACKGROUND_WORDS.items():
+        for word in greys:
             for phrase in BACKGROUND_PHRASES:
                 yield phrase.format(word), "background", background
     for text in _DELIMITERS:
@@ -200,7 +226,11 @@ def _motion_phrase(said: ObjectMeaning, rng: random.Random, participle: bool) ->
     if said.speed is None:
         return f"{verb} {direction}"
     speed = rng.choice(SPEED_WORDS[said.speed])
-    return f"{speed} {verb} {direction}" if speed in ("slowly", "quickly") and rng.random() < 0.3 else f"{verb} {direction} {speed}"
+    return (
+        f"{speed} {verb} {direction}"
+        if speed in ("slowly", "quickly") and rng.random() < 0.3
+        else f"{verb} {direction} {speed}"
+    )
 
 
 def _object_clause(said: ObjectMeaning, rng: random.Random, participle: bool) -> str:
@@ -241,10 +271,10 @@ def _tokens(prompt: str) -> list[str]:
     return prompt.lower().split()
 
 
-def _segment(prompt: str) -> list[tuple[str, object, str]]:
+def _segment(prompt: str) -> list[tuple[str, Any, str]]:
     """Cuts the prompt into (kind, value, text), longest phrase first."""
     tokens = _tokens(prompt)
-    phrases: list[tuple[str, object, str]] = []
+    phrases: list[tuple[str, Any, str]] = []
     start = 0
     while start < len(tokens):
         for length in range(min(_LONGEST_PHRASE, len(tokens) - start), 0, -1):
@@ -263,7 +293,7 @@ def _segment(prompt: str) -> list[tuple[str, object, str]]:
     return phrases
 
 
-def _put(claims: dict[str, object], kind: str, value: object, prompt: str) -> None:
+def _put(claims: dict[str, Any], kind: str, value: object, prompt: str) -> None:
     if claims.get(kind, value) != value:
         raise InputError(
             f"The prompt {prompt!r} says both {claims[kind]!r} and {value!r} of one thing, but one {kind} was "
@@ -279,14 +309,16 @@ def parse(prompt: str) -> Meaning:
     Raises:
         InputError: a word is not understood, no object is named, or the claims contradict each other.
     """
-    objects: list[dict[str, object]] = [{}]
-    world: dict[str, object] = {}
+    objects: list[dict[str, Any]] = [{}]
+    world: dict[str, Any] = {}
     for kind, value, text in _segment(prompt):
         if kind == "delimiter" or kind == "relation":
             if kind == "relation":
                 _put(world, "relation", value, prompt)
             if "noun" not in objects[-1]:
-                raise InputError(f"The prompt {prompt!r} names no object before {text!r}: name one, as in 'a circle'.")
+                raise InputError(
+                    f"The prompt {prompt!r} names no object before {text!r}: name one, as in 'a circle'."
+                )
             objects.append({"noun": (None, 1)} if text.endswith("something") else {})
         elif kind in ("background", "camera"):
             _put(world, kind, value, prompt)
@@ -297,17 +329,17 @@ def parse(prompt: str) -> Meaning:
             f"The prompt {prompt!r} names {sum('noun' in claims for claims in objects)} objects in "
             f"{len(objects)} clauses, but one or two were expected: write it as in 'a red circle above a square'."
         )
-    return Meaning(tuple(_object(claims, prompt) for claims in objects), **world)  # type: ignore[arg-type]
+    return Meaning(tuple(_object(claims, prompt) for claims in objects), **world)
 
 
-def _object(claims: dict[str, object], prompt: str) -> ObjectMeaning:
-    shape, number = claims.pop("noun")  # type: ignore[misc]
+def _object(claims: dict[str, Any], prompt: str) -> ObjectMeaning:
+    shape, number = claims.pop("noun")
     count = claims.get("count", 1)
     if (count == 1) != (number == 1):
         raise InputError(
             f"The prompt {prompt!r} mixes singular and plural: write 'two circles' or 'a circle'."
         )
-    return replace(ObjectMeaning(shape=shape), **claims)  # type: ignore[arg-type]
+    return replace(ObjectMeaning(shape=shape), **claims)
 
 
 def sample_prompts(n: int, seed: int = 0, split: str = "train", still_image: bool = False) -> list[str]:

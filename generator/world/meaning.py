@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
+from typing import Any
 
 from .shapes import COLOURS, HALF_HEIGHT, HALF_WIDTH, SHAPES, SYMMETRY
 
@@ -179,7 +180,9 @@ def _sample_object(rng: random.Random, still_image: bool, motion_share: float) -
 
 
 def _draw(rng: random.Random, still_image: bool) -> Meaning:
-    kind = rng.choices(("single", "count", "relation", "camera"), (0.5, 0.15, 0.2, 0.0 if still_image else 0.15))[0]
+    kind = rng.choices(
+        ("single", "count", "relation", "camera"), (0.5, 0.15, 0.2, 0.0 if still_image else 0.15)
+    )[0]
     background = rng.choice(tuple(BACKGROUNDS)) if rng.random() < 0.3 else None
     if kind == "single":
         return Meaning((_sample_object(rng, still_image, 0.75),), background=background)
@@ -206,7 +209,11 @@ def sample_meaning(rng: random.Random, split: str = "train", still_image: bool =
     least = 1 if rng.random() < 0.06 else 2
     while True:
         meaning = _draw(rng, still_image)
-        if is_held_out(meaning) == (split == "test") and count_claims(meaning) >= least and is_sayable(meaning):
+        if (
+            is_held_out(meaning) == (split == "test")
+            and count_claims(meaning) >= least
+            and is_sayable(meaning)
+        ):
             return meaning
 
 
@@ -215,7 +222,9 @@ def count_claims(meaning: Meaning) -> int:
     of_objects = sum(
         getattr(said, field.name) not in (None, 1) for said in meaning.objects for field in fields(said)
     )
-    return of_objects + sum(value is not None for value in (meaning.relation, meaning.background, meaning.camera))
+    return of_objects + sum(
+        value is not None for value in (meaning.relation, meaning.background, meaning.camera)
+    )
 
 
 def _other(rng: random.Random, options: tuple[str, ...], said: str) -> str:
@@ -223,7 +232,7 @@ def _other(rng: random.Random, options: tuple[str, ...], said: str) -> str:
 
 
 def _redraw_object(said: ObjectMeaning, rng: random.Random) -> ObjectMeaning:
-    changed = {}
+    changed: dict[str, Any] = {}
     options = {"shape": SHAPES, "colour": COLOURS, "size": SIZES, "motion": MOTIONS, "speed": tuple(SPEEDS)}
     for name, values in options.items():
         value = getattr(said, name)

@@ -59,7 +59,9 @@ def _line(values: Tensor, times: Tensor, weight: Tensor) -> tuple[Tensor, Tensor
     mean_time = (weight * times).sum(-1) / total
     mean = (weight * values).sum(-1) / total
     centred = times - mean_time[..., None]
-    slope = (weight * centred * (values - mean[..., None])).sum(-1) / (weight * centred**2).sum(-1).clamp_min(1e-6)
+    slope = (weight * centred * (values - mean[..., None])).sum(-1) / (weight * centred**2).sum(-1).clamp_min(
+        1e-6
+    )
     residual = values - mean[..., None] - slope[..., None] * centred
     return mean - slope * mean_time, slope, residual
 
@@ -146,7 +148,9 @@ def measure_motion(seen: Perception) -> Motions:
 
 def _turning(seen: Perception) -> tuple[Tensor, Tensor]:
     """Period of each track's orientation [batch, tracks] and its steps [batch, tracks, frames - 1] in radians."""
-    periods = torch.tensor([2 * math.pi / SYMMETRY.get(shape, 1) for shape in SHAPES], device=seen.angle.device)
+    periods = torch.tensor(
+        [2 * math.pi / SYMMETRY.get(shape, 1) for shape in SHAPES], device=seen.angle.device
+    )
     period = periods[seen.likeness.argmax(-1)]
     step = seen.angle[..., 1:] - seen.angle[..., :-1]
     half = period[..., None] / 2

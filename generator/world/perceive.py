@@ -45,6 +45,7 @@ class Perception:
         chroma: [batch, tracks, frames, 2] mean chroma of the object's core.
         angle: [batch, tracks, frames] orientation under the best shape, modulo its symmetry, in radians.
         likeness: [batch, tracks, 6] mean correlation of the matte with each of `SHAPES`.
+        constancy: [batch, tracks] share of the frames that look most like the shape of the whole clip.
         grey: [batch, frames] grey level of the background in [0, 1].
         tint: [batch, frames] mean chroma of the background.
         unexplained: [batch] share of the frame covered by colour that belongs to no track.
@@ -59,6 +60,7 @@ class Perception:
     chroma: Tensor
     angle: Tensor
     likeness: Tensor
+    constancy: Tensor
     grey: Tensor
     tint: Tensor
     unexplained: Tensor
@@ -140,7 +142,7 @@ def _widest(labels: Tensor) -> Tensor:
 
 def _components(mask: Tensor) -> Tensor:
     """Connected components (8 neighbours) of masks [n, h, w]: labels, 0 = none, as float [n, h, w]."""
-    n, height, width = mask.shape
+    _, height, width = mask.shape
     own = torch.arange(1, height * width + 1, device=mask.device, dtype=torch.float32).view(1, height, width)
     labels = own * mask
     for _ in range(height + width):
@@ -292,7 +294,9 @@ def perceive(videos: Tensor, fps: float = 8) -> Perception:
     radius = (safe / math.pi).sqrt()
     likeness, angle = _match(mattes.flatten(0, 1), x.flatten(), y.flatten(), radius.flatten().clamp_min(0.5))
 
-    lost = ((ground + (belongs * ~present[..., None, None]).sum(1)).clamp_max(1)) * (strength - _HAZE).clamp_min(0)
+    lost = ((ground + (belongs * ~present[..., None, None]).sum(1)).clamp_max(1)) * (
+        strength - _HAZE
+    ).clamp_min(0)
     other = ((spread > 0) & (belongs.sum(1) == 0)).float() * strength
     unexplained = ((lost + other).mean((1, 2)) / loudness).view(batch, frames).mean(1)
     tint = torch.hypot((first * ground).sum((1, 2)) / ground_sum, (second * ground).sum((1, 2)) / ground_sum)
@@ -315,9 +319,13 @@ def perceive(videos: Tensor, fps: float = 8) -> Perception:
     seen = values["present"].float()[..., None]
     mean_likeness = (values["likeness"] * seen).sum(2) / seen.sum(2).clamp_min(1)
     best = mean_likeness.argmax(-1)[:, :, None, None].expand(-1, -1, frames, 1)
+    alike = (values["likeness"].argmax(-1, keepdim=True) == best).float() * seen
     ground_planes = 1 - _widest(1 - ground)
     pan_x, pan_y, zoom = _camera(
-        grey.view(batch, frames, height, width), ground_planes.view(batch, frames, height, width), shorter, fps
+        grey.view(batch, frames, height, width),
+        ground_planes.view(batch, frames, height, width),
+        shorter,
+        fps,
     )
     return Perception(
         present=values["present"],
@@ -327,6 +335,7 @@ def perceive(videos: Tensor, fps: float = 8) -> Perception:
         chroma=values["chroma"],
         angle=values["angle"].gather(3, best)[..., 0],
         likeness=mean_likeness,
+        constancy=alike.sum((2, 3)) / seen.sum((2, 3)).clamp_min(1),
         grey=ground_grey.view(batch, frames),
         tint=tint.view(batch, frames),
         unexplained=unexplained,

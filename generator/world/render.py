@@ -54,7 +54,10 @@ def render_scenes(
         x = (screen_x - centre_x[rows, slots][:, :, None, None]) / r
         y = (screen_y[:, None] - centre_y[rows, slots][:, :, None, None]) / r
         if shape not in ("circle", "ring"):
-            cosine, sine = angle[rows, slots][:, :, None, None].cos(), angle[rows, slots][:, :, None, None].sin()
+            cosine, sine = (
+                angle[rows, slots][:, :, None, None].cos(),
+                angle[rows, slots][:, :, None, None].sin(),
+            )
             x, y = x * cosine + y * sine, y * cosine - x * sine
         alpha = (0.5 - signed_distance(shape, *torch.broadcast_tensors(x, y)) * (r * shorter)).clamp_(0, 1)
         colour = palette[scenes.colour[rows, slots]][:, :, None, None, None]

@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 
 import numpy as np
 import torch
@@ -22,11 +23,12 @@ from generator.output import InputError
 
 from .grammar import parse
 from .meaning import BACKGROUNDS, DIRECTIONS, RADII, SIZES, Meaning, ObjectMeaning
-from .motion import Motions, measure_motion
+from .motion import measure_motion
 from .perceive import Perception, perceive, to_chroma
 from .shapes import COLOURS, PALETTE, SHAPES, SYMMETRY
 
 _SIZE_LIMITS = (math.sqrt(RADII["small"] * RADII["medium"]), math.sqrt(RADII["medium"] * RADII["large"]))
+_NUMBERS = {2: "two", 3: "three"}
 _PIXELS_AT_ONCE = 4_000_000
 
 
@@ -49,6 +51,7 @@ class Track:
 
     shape: str
     likeness: float
+    constancy: float
     colour: str
     hue_error: float
     saturation: float
@@ -93,15 +96,19 @@ def _sight(row: int, seen: dict[str, NDArray], motions: dict[str, NDArray], hue:
         found = Track(
             SHAPES[int(likeness.argmax())],
             float(likeness.max()),
+            float(seen["constancy"][row, track]),
             COLOURS[int(hue["index"][row, track])],
             float(hue["error"][row, track]),
             float(hue["saturation"][row, track]),
             numbers,
         )
         tracks.append(found)
-        blemish *= _exceeding(1 - share, 0.0, 1.0) * _exceeding(found.hue_error, 12.0, 12.0)
-        blemish *= _exceeding(numbers["unsteadiness"], 0.06, 0.15) * _exceeding(numbers["colour_jitter"], 0.06, 0.15)
+        blemish *= _exceeding(1 - share, 0.0, 1.0) * _exceeding(found.hue_error, 14.0, 40.0)
+        blemish *= _exceeding(numbers["unsteadiness"], 0.06, 0.15) * _exceeding(
+            numbers["colour_jitter"], 0.06, 0.15
+        )
         blemish *= _exceeding(1 - found.likeness, 0.10, 0.15) * _exceeding(0.55 - found.saturation, 0.0, 0.2)
+        blemish *= _exceeding(1 - found.constancy, 0.3, 0.7)
     grey = seen["grey"][row]
     blemish *= _exceeding(fleeting, 0.12, 0.5) * _exceeding(float(seen["unexplained"][row]), 0.002, 0.02)
     blemish *= _exceeding(float(np.abs(np.diff(grey)).mean()) if len(grey) > 1 else 0.0, 0.02, 0.05)
@@ -116,7 +123,7 @@ def _sight(row: int, seen: dict[str, NDArray], motions: dict[str, NDArray], hue:
     )
 
 
-def _hues(seen: Perception, motions: Motions) -> dict[str, NDArray]:
+def _hues(seen: Perception) -> dict[str, NDArray]:
     """Nearest palette colour of each track, the angle from it in degrees, and the relative saturation."""
     weight = seen.present.float()[..., None]
     chroma = (seen.chroma * weight).sum(2) / weight.sum(2).clamp_min(1e-6)
@@ -137,9 +144,10 @@ def see(videos: Tensor, fps: float = 8) -> list[Sight]:
     for part in videos.split(rows):
         seen = perceive(part, fps).cpu()
         motions = measure_motion(seen)
-        seen_arrays = {name: getattr(seen, name).numpy() for name in ("likeness", "grey", "tint", "unexplained", "pan_x", "zoom")}
+        names = ("likeness", "constancy", "grey", "tint", "unexplained", "pan_x", "zoom")
+        seen_arrays = {name: getattr(seen, name).numpy() for name in names}
         motion_arrays = {field.name: getattr(motions, field.name).numpy() for field in fields(motions)}
-        hues = _hues(seen, motions)
+        hues = _hues(seen)
         sights += [_sight(row, seen_arrays, motion_arrays, hues) for row in range(len(part))]
     return sights
 
@@ -150,18 +158,34 @@ def _moves(track: Track, direction: str) -> bool:
     towards = DIRECTIONS[direction]
     cosine = (m["vx"] * towards[0] + m["vy"] * towards[1]) / (max(speed, 1e-9) * math.hypot(*towards))
     straight = m["departure"] < 0.012 + 0.10 * speed
-    return speed > 0.045 and cosine > math.cos(math.radians(24)) and straight and m["advance"] >= 0.6 and abs(m["growth"]) < 0.2
+    return (
+        speed > 0.045
+        and cosine > math.cos(math.radians(24))
+        and straight
+        and m["advance"] >= 0.6
+        and abs(m["growth"]) < 0.2
+    )
 
 
 def _grows(track: Track, sign: int) -> bool:
     m = track.motion
-    return sign * m["growth"] > 0.12 and m["unsteadiness"] < 0.09 and m["swelling"] >= 0.6 and m["departure"] < 0.04
+    return (
+        sign * m["growth"] > 0.12
+        and m["unsteadiness"] < 0.09
+        and m["swelling"] >= 0.6
+        and m["departure"] < 0.04
+    )
 
 
 def _rests(track: Track) -> bool:
     m = track.motion
     turns = track.shape in SYMMETRY and abs(m["spin"]) > 0.6 and m["spin_constancy"] > 1
-    return math.hypot(m["vx"], m["vy"]) < 0.045 and m["departure"] < 0.025 and abs(m["growth"]) < 0.12 and not turns
+    return (
+        math.hypot(m["vx"], m["vy"]) < 0.045
+        and m["departure"] < 0.025
+        and abs(m["growth"]) < 0.12
+        and not turns
+    )
 
 
 def _spins(track: Track) -> bool:
@@ -182,9 +206,9 @@ def _bounces(track: Track) -> bool:
 
 
 _MOTION_TESTS: dict[str, Callable[[Track], bool]] = {
-    **{direction: (lambda track, towards=direction: _moves(track, towards)) for direction in DIRECTIONS},
-    "growing": lambda track: _grows(track, 1),
-    "shrinking": lambda track: _grows(track, -1),
+    **{direction: partial(_moves, direction=direction) for direction in DIRECTIONS},
+    "growing": partial(_grows, sign=1),
+    "shrinking": partial(_grows, sign=-1),
     "spinning": _spins,
     "circling": _circles,
     "bouncing": _bounces,
@@ -257,37 +281,32 @@ def _world_parts(meaning: Meaning, sight: Sight) -> dict[str, bool]:
 
 def _best_parts(meaning: Meaning, sight: Sight) -> dict[str, bool]:
     """Parts about objects under the assignment of tracks to descriptions that answers most questions with yes."""
-    best: dict[str, bool] = {}
     first = meaning.objects[0]
-    wanted = first.count if len(meaning.objects) == 1 else 2
-    for chosen in itertools.permutations(sight.tracks, min(wanted, len(sight.tracks))):
-        if len(meaning.objects) == 1:
-            name = "object 1" if first.count == 1 else "objects"
-            parts = _object_parts(first, name, chosen, sight.is_video)
-            if first.count > 1:
-                word = {2: "two", 3: "three"}[first.count]
-                parts[f"there are {word}"] = len(sight.tracks) == first.count
-        else:
-            # With a single track, either description may be the one that is there.
-            for shown in ((chosen,) if len(chosen) != 1 else ((chosen[0], None), (None, chosen[0]))):
-                parts = {}
-                for place, said in enumerate(meaning.objects):
-                    track = shown[place] if place < len(shown) else None
-                    tracks = () if track is None else (track,)
-                    parts |= _object_parts(said, f"object {place + 1}", tracks, sight.is_video)
-                if meaning.relation is not None:
-                    both = len(shown) == 2 and shown[0] is not None and shown[1] is not None
-                    parts[f"object 1 is {meaning.relation} object 2"] = both and _relation_holds(
-                        meaning.relation,
-                        shown[0],
-                        shown[1],  # type: ignore[arg-type]
-                    )
-                if not best or sum(parts.values()) > sum(best.values()):
-                    best = parts
-            continue
-        if not best or sum(parts.values()) > sum(best.values()):
-            best = parts
-    return best
+    if len(meaning.objects) == 2:
+        # A missing object is None, so that either description may be the one that is there.
+        tracks = (*sight.tracks, *(None for _ in range(2 - len(sight.tracks))))
+        answers = [_pair_parts(meaning, *pair, sight.is_video) for pair in itertools.permutations(tracks, 2)]
+    else:
+        name = "object 1" if first.count == 1 else "objects"
+        groups = itertools.combinations(sight.tracks, min(first.count, len(sight.tracks)))
+        answers = [_object_parts(first, name, group, sight.is_video) for group in groups]
+        if first.count > 1:
+            counted = {f"there are {_NUMBERS[first.count]}": len(sight.tracks) == first.count}
+            answers = [parts | counted for parts in answers]
+    return max(answers, key=lambda parts: sum(parts.values()))
+
+
+def _pair_parts(
+    meaning: Meaning, first: Track | None, second: Track | None, is_video: bool
+) -> dict[str, bool]:
+    parts: dict[str, bool] = {}
+    for place, track in enumerate((first, second)):
+        shown = () if track is None else (track,)
+        parts |= _object_parts(meaning.objects[place], f"object {place + 1}", shown, is_video)
+    if meaning.relation is not None:
+        holds = first is not None and second is not None and _relation_holds(meaning.relation, first, second)
+        parts[f"object 1 is {meaning.relation} object 2"] = holds
+    return parts
 
 
 def judge(sight: Sight, meaning: Meaning) -> Adherence:
@@ -317,6 +336,8 @@ def verify_batch(videos: Tensor, prompts: Sequence[str], fps: float = 8) -> list
     if len(videos) != len(prompts):
         raise InputError(f"{len(videos)} videos came with {len(prompts)} prompts: give one prompt a video.")
     meanings = [parse(prompt) for prompt in prompts]
+    if not meanings:
+        return []
     return [judge(sight, meaning) for sight, meaning in zip(see(videos, fps), meanings, strict=True)]
 
 

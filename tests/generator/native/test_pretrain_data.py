@@ -1,105 +1,80 @@
-"""The stream of captioned scenes: sizes, pools, captions and determinism."""
-
-from __future__ import annotations
+"""Captioned scenes for pretraining."""
 
 import itertools
 
 import pytest
 import torch
 
-from generator.native.pretrain_data import ScenePool, SceneStream
+from generator.native.pretrain_data import FPS, SIZES, SceneStream
 from generator.native.text_encoder import build_tokenizer, tokenize
-from generator.world import VOCABULARY, SceneBatch, training_batch
+from generator.world import VOCABULARY, SceneBatch, render_scenes, training_batch
 
 
-def stream(**changes: object) -> SceneStream:
-    options = {
-        "tokenizer": build_tokenizer(VOCABULARY),
-        "budget": 1500,
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tokenizer(VOCABULARY)
+
+
+def stream(tokenizer, start=0, **changes):
+    arguments = {
+        "budget": 600,
         "patch": (4, 8),
         "text_cost": 24,
         "wrong_share": 0.5,
-        "caption_dropout": 0.0,
-        "seed": 3,
+        "caption_dropout": 0.3,
+        "seed": 5,
+        **changes,
     }
-    return SceneStream(**{**options, **changes})  # type: ignore[arg-type]
+    return SceneStream(tokenizer, **arguments, start=start)
 
 
-def test_two_streams_of_one_seed_give_the_same_batches() -> None:
-    first, second = stream(), stream()
-    for index in range(12):
-        a, b = first.batch(index), second.batch(index)
-        assert a.size == b.size
-        assert torch.equal(a.packed_scenes, b.packed_scenes)
-        assert torch.equal(a.input_ids, b.input_ids)
+def test_packed_scenes_come_back_exactly_and_render_the_same():
+    _, scenes, _ = training_batch(6, 3, "train", 5, 32, 32, fps=FPS)
+    unpacked = SceneBatch.unpack(scenes.pack())
+    for before, after in zip(scenes.tensors(), unpacked.tensors(), strict=True):
+        assert before.dtype == after.dtype
+        assert torch.equal(before, after)
+    clips = [render_scenes(part, 5, 32, 32, fps=FPS) for part in (scenes, unpacked)]
+    assert torch.equal(*clips)
 
 
-def test_no_scene_appears_twice_in_a_batch_and_one_part_in_reuse_is_new() -> None:
-    scenes = stream(reuse=4)
-    served: dict[tuple[int, int, int], int] = {}
-    for index in range(30):
-        batch = scenes.batch(index)
-        assert len({tuple(row) for row in batch.packed_scenes.tolist()}) == scenes.clips(*batch.size)
-        served[batch.size] = served.get(batch.size, 0) + 1
-    assert served[(9, 32, 32)] > 4
-    for size, pool in scenes.pools.items():
-        count = scenes.clips(*size)
-        assert pool.capacity == 4 * count
-        assert pool.added == count + (served[size] - 1) * -(-count // 4)
+def test_a_batch_is_of_one_training_size_within_its_budget(tokenizer):
+    for index in range(4):
+        batch = stream(tokenizer).batch(index)
+        frames, height, width = batch.size
+        assert batch.size in [size[:3] for size in SIZES]
+        units = ((frames - 1) // 4 + 1) * (height // 8) * (width // 8) + 24
+        count = len(batch.input_ids)
+        assert count == len(batch.packed_scenes) == len(batch.attention_mask)
+        assert count * units <= 600 < (count + 1) * units
+        clips = batch.render(torch.device("cpu"))
+        assert clips.shape == (count, 3, *batch.size)
+        assert clips.abs().max() <= 1
 
 
-def test_reuse_of_one_makes_every_clip_new() -> None:
-    scenes = stream(reuse=1)
-    batches = [batch for batch in map(scenes.batch, range(20)) if batch.size == (9, 32, 32)]
-    assert len(batches) > 1
-    for first, second in itertools.pairwise(batches):
-        assert not {tuple(row) for row in first.packed_scenes.tolist()} & {
-            tuple(row) for row in second.packed_scenes.tolist()
-        }
+def test_a_clip_dearer_than_the_budget_comes_alone(tokenizer):
+    assert stream(tokenizer, budget=10).clips(17, 64, 64) == 1
 
 
-def test_the_pool_drops_the_oldest_scenes_and_keeps_captions_with_scenes() -> None:
-    pool = ScenePool(5)
-    for value in range(8):
-        pool.add(torch.full((1, 2), float(value)), torch.full((1, 1 + value % 3), value + 1))
-    packed, ids = pool.draw(5, torch.Generator().manual_seed(0))
-    assert sorted(packed[:, 0].tolist()) == [3.0, 4.0, 5.0, 6.0, 7.0]
-    assert torch.equal(ids[:, 0], packed[:, 0].long() + 1)
-    assert torch.equal((ids != 0).sum(1), 1 + packed[:, 0].long() % 3)
-
-
-def test_a_dropped_caption_is_the_tokenised_empty_prompt() -> None:
-    scenes = stream(caption_dropout=1.0)
-    batch = scenes.batch(0)
-    ids, mask = tokenize(scenes.tokenizer, [""])
-    assert torch.equal(batch.input_ids, ids.expand(len(batch.input_ids), -1))
-    assert torch.equal(batch.attention_mask, mask.expand(len(batch.input_ids), -1))
-
-
-def test_captions_are_those_of_training_batch_and_lie_in_one_row_with_their_scene() -> None:
-    scenes = stream(wrong_share=0.0)
-    batch = scenes.batch(5)
-    prompts, sampled, _ = training_batch(
-        scenes.clips(*batch.size), 3 * 1_000_003 + 5, "train", *batch.size, fps=8.0, wrong_share=0.0
+def test_captions_are_those_of_the_scenes(tokenizer):
+    """Without dropout, the batch's ids are the ids of the prompts from which its scenes were drawn."""
+    batch = stream(tokenizer, caption_dropout=0.0).batch(2)
+    prompts, scenes, _ = training_batch(
+        len(batch.input_ids), 5 * 1_000_003 + 2, "train", *batch.size, fps=FPS, wrong_share=0.5
     )
-    caption = {tuple(row): prompt for row, prompt in zip(sampled.pack().tolist(), prompts, strict=True)}
-    matched = [caption[tuple(row)] for row in batch.packed_scenes.tolist()]
-    ids, mask = tokenize(scenes.tokenizer, matched)
-    assert torch.equal(batch.input_ids, ids)
-    assert torch.equal(batch.attention_mask, mask)
+    assert torch.equal(tokenize(tokenizer, prompts)[0], batch.input_ids)
+    assert torch.equal(scenes.pack(), batch.packed_scenes)
 
 
-@pytest.mark.parametrize("size", [(9, 32, 32), (17, 64, 64), (1, 32, 32)])
-def test_training_batch_gives_exactly_as_many_clips_as_asked(size: tuple[int, int, int]) -> None:
-    for seed, count in ((0, 1), (1, 60)):
-        prompts, scenes, wrong = training_batch(count, seed, "train", *size)
-        assert len(prompts) == len(scenes) == len(wrong) == count
-        assert isinstance(scenes, SceneBatch)
+def test_caption_dropout_empties_captions(tokenizer):
+    lengths = stream(tokenizer, caption_dropout=1.0).batch(0).attention_mask.sum(1)
+    assert (lengths == 1).all()
 
 
-def test_the_loader_serves_batches_from_worker_processes() -> None:
-    batches = list(itertools.islice(stream().loader(1), 3))
-    alone = list(itertools.islice(stream(), 3))
-    for a, b in zip(batches, alone, strict=True):
-        assert a.size == b.size
-        assert torch.equal(a.packed_scenes, b.packed_scenes)
+def test_a_resumed_stream_goes_on_where_the_first_stopped(tokenizer):
+    whole = list(itertools.islice(stream(tokenizer), 5))
+    rest = list(itertools.islice(stream(tokenizer, start=3), 2))
+    for before, after in zip(whole[3:], rest, strict=True):
+        assert before.size == after.size
+        assert torch.equal(before.input_ids, after.input_ids)
+        assert torch.equal(before.packed_scenes, after.packed_scenes)
