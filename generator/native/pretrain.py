@@ -155,9 +155,12 @@ class Phase:
         parameters = [p for module in self.modules.values() for p in module.parameters()]
         started = saved = 0.0
         bar = tqdm(total=round(self.seconds), initial=round(self.elapsed), desc=self.name, unit="s")
+        asked = waited = 0.0
         for batch in batches:
             if not started:  # the first batch waits for the worker processes, which is not training time
                 started, saved = time.monotonic() - self.elapsed, time.monotonic()
+            else:
+                waited += time.monotonic() - asked
             if self.elapsed >= self.seconds:
                 break
             factor = trapezoid(self.elapsed / self.seconds, self.step, 100, self.config.cooldown_share)
@@ -173,20 +176,22 @@ class Phase:
             self.step += 1
             self.clips += len(batch.input_ids)
             if self.step % 50 == 0:
-                self.record({**metrics, "loss": value.detach(), "gradient_norm": norm}, factor)
+                self.record({**metrics, "loss": value.detach(), "gradient_norm": norm}, factor, waited)
                 bar.set_postfix({k: f"{v:.4g}" for k, v in self.history[-1].items() if k in ("loss", "psnr")})
             self.elapsed = time.monotonic() - started
             bar.update(round(self.elapsed) - bar.n)
             if time.monotonic() - saved > self.config.save_seconds:
                 self.save()
                 saved = time.monotonic()
+            asked = time.monotonic()
         bar.close()
         self.average.copy_to_live()
 
-    def record(self, metrics: dict[str, Tensor], factor: float) -> None:
-        """Adds one row to the history."""
+    def record(self, metrics: dict[str, Tensor], factor: float, waited: float) -> None:
+        """Adds one row to the history; `waited` is the time in seconds spent waiting for batches so far."""
         row = {name: float(value) for name, value in metrics.items()}
         row |= {"step": self.step, "clips": self.clips, "seconds": self.elapsed, "lr_factor": factor}
+        row["waited_seconds"] = waited
         self.history.append(row)
 
 
@@ -279,7 +284,15 @@ def train_autoencoder(
     )
     phase.resume()
     stream = SceneStream(
-        pipeline.tokenizer, config.autoencoder_pixels, (1, 1), 0, 0.0, 0.0, config.seed + 1, start=phase.step
+        pipeline.tokenizer,
+        config.autoencoder_pixels,
+        (1, 1),
+        0,
+        0.0,
+        0.0,
+        config.seed + 1,
+        phase.step,
+        config.scene_reuse,
     )
     phase.run(stream.loader(config.num_workers), autoencoder_loss(vae, config.kl_weight, device), device)
     vae.eval()
@@ -314,6 +327,7 @@ def train_transformer(
         config.caption_dropout,
         config.seed,
         start=phase.step,
+        reuse=config.scene_reuse,
     )
     phase.run(stream.loader(config.num_workers), flow_matching_loss(pipeline, config.shift, device), device)
     for module in modules.values():

@@ -62,6 +62,10 @@ class PretrainConfig:
         default=False, metadata={"help": "Compile the transformer's blocks with torch.compile."}
     )
     num_workers: int = field(default=12, metadata={"help": "Processes that sample scenes and captions."})
+    scene_reuse: int = field(
+        default=8,
+        metadata={"help": "How often a sampled scene with its caption is used on average; 1 for once."},
+    )
     save_seconds: float = field(default=60.0, metadata={"help": "How often the resumable state is written."})
     evaluation_prompts: int = field(
         default=512, metadata={"help": "Held-out prompts for the gold scores in the model card."}
