@@ -33,7 +33,7 @@ COMMANDS = {
     "pretrain": "train the built-in model from scratch",
     "doctor": "what this machine has and what will run on it",
 }
-LAUNCHED = frozenset({"sft", "reward", "dpo", "ppo", "pretrain"})
+LAUNCHED = frozenset({"sft", "reward", "dpo", "ppo"})
 """Commands that take `--accelerate_config`."""
 
 DEFAULT_RESUME = "Run the same command again to go on from what is finished."

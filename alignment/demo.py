@@ -143,7 +143,7 @@ class Demo:
         with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
             yield
 
-    def _size(self) -> dict[str, int]:
+    def _size(self) -> dict[str, Any]:
         scale = self.scale
         return {"num_frames": scale.num_frames, "height": scale.height, "width": scale.width}
 
@@ -201,7 +201,7 @@ class Demo:
         scale, folder = self.scale, self.folder / "candidates"
         prompts = sample_prompts(scale.num_ranked_prompts, 2000 + self.config.seed, "train")
         generator = load_generator(self.config.model, adapter=self._adapter())
-        rows = [
+        rows: list[dict[str, Any]] = [
             {"file_name": f"{number:04d}.mp4", "prompt": prompt, "seed": 10_000 + number}
             for number, prompt in enumerate(p for p in prompts for _ in range(scale.num_candidates))
         ]
@@ -310,7 +310,7 @@ class Demo:
                 num_inference_steps=scale.num_inference_steps,
                 rollout_batch_size=scale.rollout_prompts * scale.num_generations,
                 learning_rate=5e-4,
-                sde_window_size=4,
+                sde_window_size=min(4, scale.num_inference_steps - 1),
                 beta=0.0,
                 step_weight="balanced",
             ),

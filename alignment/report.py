@@ -11,7 +11,14 @@ from generator.output import write_json, write_text
 from generator.video import read_video
 from reward.adherence import html
 from reward.adherence.evaluate import Sample
-from reward.adherence.report import best_and_worst, category_tables, gallery, headline, overview, question_table
+from reward.adherence.report import (
+    best_and_worst,
+    category_tables,
+    gallery,
+    headline,
+    overview,
+    question_table,
+)
 
 OWN_MODEL = """\
 # your own model (a folder or a hub id), prompts and demonstrations
@@ -39,7 +46,9 @@ def write_demo_report(folder: Path, settings: Mapping[str, Any], stages: Mapping
 
     best, worst = best_and_worst(samples, "base", load_video, count=4)
     sections = [
-        html.Section("Result", headline(summary, "base") + overview(summary, ["base", "sft"]), _introduction(summary)),
+        html.Section(
+            "Result", headline(summary, "base") + overview(summary, ["base", "sft"]), _introduction(summary)
+        ),
         html.Section("By category", category_tables(summary, "base")),
         html.Section("By question", question_table(summary)),
         html.Section("Annotators and reward model", _judges(stages)),
@@ -64,7 +73,8 @@ def write_demo_report(folder: Path, settings: Mapping[str, Any], stages: Mapping
     )
     subtitle = "Held-out prompts, judged from the pixels by a verifier that no training stage has seen."
     write_text(
-        folder / "report.html", html.page("A video generator, aligned with rankings of its videos", sections, subtitle)
+        folder / "report.html",
+        html.page("A video generator, aligned with rankings of its videos", sections, subtitle),
     )
     return folder / "report.html"
 

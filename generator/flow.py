@@ -1,7 +1,7 @@
 """The mathematics of rectified flow as pure functions: schedules, sampler steps, log-probabilities, KL.
 
-Notation: `sigma` in [0, 1] with 1 = noise, `x_sigma = (1 - sigma) x_0 + sigma noise`, velocity
-`v = noise - x_0`. A sampler step goes from `sigma` to `sigma_next < sigma`, and Δ is their difference.
+Notation: `sigma` in [0, 1] with 1 = noise, `x_sigma = (1 - sigma) x_0 + sigma noise`, velocity `v = noise - x_0`.
+A sampler step goes from `sigma` to `sigma_next < sigma`, and Δ is their difference.
 Latents are `[batch, ...]`; a sigma is a float, a scalar tensor, or `[batch]`, and is broadcast over the rest.
 
 A stochastic kernel returns `(mean, std)` of the Gaussian from which the next latents are drawn, `mean` shaped
@@ -141,8 +141,7 @@ def cps_step(
 ) -> tuple[Tensor, Tensor]:
     """Mean and std of a coefficients-preserving step (Wang & Yu 2025, arXiv 2509.05952).
 
-    mean = (1 − σ') x̂₀ + √(σ'² − std²) ε̂, std = σ' sin(a π / 2): the old and the new noise together have
-    exactly
+    mean = (1 − σ') x̂₀ + √(σ'² − std²) ε̂, std = σ' sin(a π / 2): the old and the new noise together have exactly
     the level σ', so no step leaves the noise that the network expects.
 
     Args:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from generator.base import VideoGenerator
 from generator.output import InputError
@@ -24,11 +26,12 @@ def find_pipeline(name_or_path: str | Path) -> Path:
     Raises:
         InputError: nothing of that name can be found.
     """
-    built_in = sorted(p.name for p in PRETRAINED.iterdir() if (p / "model_index.json").is_file())
+    built_in = sorted(index.parent.name for index in PRETRAINED.glob("*/model_index.json"))
     for folder in (PRETRAINED / str(name_or_path), Path(name_or_path)):
         if (folder / "model_index.json").is_file():
             return folder
-    known = f"a built-in model ({', '.join(built_in)}), a folder with model_index.json, or a hub id"
+    names = ", ".join(built_in) or "none is installed"
+    known = f"a built-in model ({names}), a folder with model_index.json, or a hub id"
     if Path(name_or_path).exists():
         raise InputError(f"{name_or_path} holds no model_index.json, but the model must be {known}.")
     if str(name_or_path).count("/") != 1:
@@ -45,9 +48,41 @@ def find_pipeline(name_or_path: str | Path) -> Path:
         ) from error
 
 
+def read_class_name(index: Path) -> str:
+    """The name of the pipeline class in a `model_index.json`.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    try:
+        return str(json.loads(index.read_text(encoding="utf-8"))["_class_name"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{index} names no pipeline class ({error!r}): restore it or download the model again."
+        ) from error
+
+
 def default_device() -> torch.device:
     """The first GPU if there is one, the CPU otherwise."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextlib.contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Loading takes a second; its bars would tear those of the work around it."""
+    import diffusers.utils.logging as diffusers_logging
+    import transformers.utils.logging as transformers_logging
+
+    libraries = (diffusers_logging, transformers_logging)
+    enabled = [library.is_progress_bar_enabled() for library in libraries]
+    for library in libraries:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library, on in zip(libraries, enabled, strict=True):
+            if on:
+                library.enable_progress_bar()
 
 
 def load_generator(
@@ -66,10 +101,10 @@ def load_generator(
             autoencoder stays in float32 on the CPU and follows `dtype` on a GPU.
 
     Raises:
-        InputError: the model or the adapter cannot be found, or does not fit.
+        InputError: the model or the adapter cannot be found or read, or does not fit.
     """
     folder = find_pipeline(name_or_path)
-    class_name = json.loads((folder / "model_index.json").read_text(encoding="utf-8")).get("_class_name")
+    class_name = read_class_name(folder / "model_index.json")
     if class_name not in FAMILIES:
         raise InputError(
             f"{name_or_path} is a {class_name}, but the supported pipelines are {', '.join(FAMILIES)}: "
@@ -79,7 +114,13 @@ def load_generator(
     family = getattr(importlib.import_module(module_name), adapter_name)
     device = torch.device(device) if device is not None else default_device()
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
-    pipeline = family.pipeline_class.from_pretrained(folder, dtype=dtype).to(device)
+    try:
+        with _no_progress_bars():
+            pipeline = family.pipeline_class.from_pretrained(folder, dtype=dtype).to(device)
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"The model {name_or_path} cannot be read ({error}): restore its files or download it again."
+        ) from error
     pipeline.set_progress_bar_config(disable=True)
     for component in pipeline.components.values():
         if isinstance(component, torch.nn.Module):

@@ -17,7 +17,8 @@ from labeling_app.store import NewTask, Store, VideoFile, check_task
 
 CONTENT_TYPES = {".mp4": "video/mp4", ".m4v": "video/mp4", ".webm": "video/webm"}
 BROWSER_CODECS = ("h264", "vp8", "vp9", "av1", "libdav1d", "libvpx", "libvpx-vp9")
-BROWSER_PIXELS = ("yuv420p", "yuvj420p")
+# Small clips are written with full colour resolution (`generator.video.write_video`), which Chromium plays.
+BROWSER_PIXELS = ("yuv420p", "yuvj420p", "yuv444p", "yuvj444p")
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def inspect_video(path: str | Path) -> VideoFile:
     if codec not in BROWSER_CODECS or pixels not in BROWSER_PIXELS:
         raise InputError(
             f"The video {path} is {codec} with {pixels} pixels, which browsers do not play reliably: "
-            "convert it to H.264 with yuv420p."
+            "convert it to H.264 with yuv420p or yuv444p."
         )
     return VideoFile(
         path=path.resolve(),

@@ -46,7 +46,9 @@ class ChannelNorm(nn.RMSNorm):
     """Divides by the root mean square over channels at each position, in the activation's dtype."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.normalized_shape, None if self.weight is None else self.weight.to(x.dtype), 1e-6)
+        return F.rms_norm(
+            x, self.normalized_shape, None if self.weight is None else self.weight.to(x.dtype), 1e-6
+        )
 
 
 class ResidualBlock(nn.Module):
@@ -104,7 +106,7 @@ class Upsample(nn.Module):
         return x[:, 1:]
 
 
-class NativeVideoAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class NativeVideoAutoencoder(ModelMixin, ConfigMixin):
     """Causal video autoencoder, 4 frames x 4 x 4 pixels to one latent position.
 
     Args:
@@ -153,7 +155,9 @@ class NativeVideoAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         )
 
     @apply_forward_hook
-    def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
+    def encode(
+        self, x: Tensor, return_dict: bool = True
+    ) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
         """Posterior over latents of videos `[batch, 3, 4k + 1, height, width]`; sides are multiples of 4."""
         hidden = rearrange(x, "b c f (h p) (w q) -> b f h w (c p q)", p=2, q=2)
         moments = rearrange(self.encoder(hidden), "b f h w c -> b c f h w")
@@ -183,7 +187,11 @@ class NativeVideoAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         mean, std = self._statistics(z)
         return z * std + mean
 
-    def forward(self, sample: Tensor, sample_posterior: bool = False, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
+    def forward(
+        self, sample: Tensor, sample_posterior: bool = False, return_dict: bool = True
+    ) -> DecoderOutput | tuple[Tensor]:
         """Reconstruction of videos, from the posterior's mean or a sample of it."""
         posterior = self.encode(sample).latent_dist
-        return self.decode(posterior.sample() if sample_posterior else posterior.mode(), return_dict=return_dict)
+        return self.decode(
+            posterior.sample() if sample_posterior else posterior.mode(), return_dict=return_dict
+        )

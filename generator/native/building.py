@@ -48,8 +48,12 @@ def build_pipeline(
     )
 
 
-def save_pipeline(pipeline: NativeVideoPipeline, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
+def save_pipeline(
+    pipeline: NativeVideoPipeline, folder: str | Path, dtype: torch.dtype = torch.float16
+) -> None:
     """Saves `pipeline` in `dtype`, in shards of at most 14 MB; its modules are converted in place."""
     for module in (pipeline.text_encoder, pipeline.vae, pipeline.transformer):
         torch.nn.Module.to(module, dtype=dtype)
+    for module in (pipeline.vae, pipeline.transformer):
+        module.register_to_config(_name_or_path="")  # where it once was loaded from means nothing elsewhere
     pipeline.save_pretrained(folder, max_shard_size=MAX_SHARD_SIZE)

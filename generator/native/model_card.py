@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections import defaultdict
 from collections.abc import Sequence
@@ -42,7 +43,9 @@ def reconstruction_quality(
     before = gold_scores(clips, prompts, generator.device)
     after = gold_scores(decoded, prompts, generator.device)
     answers = [
-        (name, answer, b.parts[name]) for a, b in zip(before, after, strict=True) for name, answer in a.parts.items()
+        (name, answer, b.parts[name])
+        for a, b in zip(before, after, strict=True)
+        for name, answer in a.parts.items()
     ]
     shape = [(x, y) for name, x, y in answers if "shape" in name]
     error = (decoded - clips).pow(2).mean()
@@ -82,13 +85,18 @@ def gold_by_category(
 
 
 def measure(generator: VideoGenerator, num_prompts: int) -> dict[str, Any]:
-    """All figures of the model card."""
+    """All figures of the model card, on `num_prompts` prompts and on half as many reconstructed clips."""
     prompts = sample_prompts(num_prompts, 1, "test")
     name = "{0}x{1}x{2}".format
     return {
-        "reconstruction": {name(*size): reconstruction_quality(generator, size) for size in EVALUATION_SIZES},
+        "reconstruction": {
+            name(*size): reconstruction_quality(generator, size, max(num_prompts // 2, 1))
+            for size in EVALUATION_SIZES
+        },
         "gold": {name(*size): gold_by_category(generator, prompts, size) for size in EVALUATION_SIZES},
-        "gold_guidance_3": {name(*EVALUATION_SIZES[0]): gold_by_category(generator, prompts, EVALUATION_SIZES[0], 3.0)},
+        "gold_guidance_3": {
+            name(*EVALUATION_SIZES[0]): gold_by_category(generator, prompts, EVALUATION_SIZES[0], 3.0)
+        },
         "gold_40_steps": {
             name(*EVALUATION_SIZES[0]): gold_by_category(
                 generator, prompts, EVALUATION_SIZES[0], num_inference_steps=40
@@ -102,7 +110,9 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _card(config: PretrainConfig, history: dict[str, list[dict[str, float]]], figures: dict[str, Any]) -> str:
+def model_card(
+    config: PretrainConfig, history: dict[str, list[dict[str, float]]], figures: dict[str, Any]
+) -> str:
     sizes = ", ".join(f"{f}×{h}×{w}" for f, h, w, _ in SIZES)
     phases = "\n".join(
         f"- {phase}: {rows[-1]['step']:.0f} steps, {rows[-1]['clips']:,.0f} clips, {rows[-1]['seconds']:.0f} s, "
@@ -113,10 +123,20 @@ def _card(config: PretrainConfig, history: dict[str, list[dict[str, float]]], fi
     columns = list(next(iter(figures["gold"].values())))
     gold = _table(
         ["size (frames×height×width)", *columns],
-        [[size, *(f"{values.get(c, float('nan')):.3f}" for c in columns)] for size, values in figures["gold"].items()],
+        [
+            [size, *(f"{values.get(c, float('nan')):.3f}" for c in columns)]
+            for size, values in figures["gold"].items()
+        ],
     )
     ceiling = _table(
-        ["size", "PSNR (dB)", "answers agree", "shape answers agree", "gold of clips", "gold of reconstructions"],
+        [
+            "size",
+            "PSNR (dB)",
+            "answers agree",
+            "shape answers agree",
+            "gold of clips",
+            "gold of reconstructions",
+        ],
         [
             [
                 size,
@@ -134,18 +154,21 @@ def _card(config: PretrainConfig, history: dict[str, list[dict[str, float]]], fi
     return f"""# nano: the built-in text-to-video generator
 
 A U-ViT over spacetime latent patches, a causal video autoencoder (4×4×4) and a T5 text encoder, trained from
-scratch on clips of the built-in video world. Everything in this card is written by `vidalign pretrain`.
+scratch on clips of the built-in video world. `vidalign pretrain` writes this card;
+`python -m generator.native.model_card FOLDER --prompts {figures["prompts"]}` measures again and rewrites it.
 
 ## Data
 Clips are rendered on the fly ({sizes}; {FPS:g} frames a second) with captions from the training split of the grammar.
 **{config.wrong_share:.0%} of the captions are wrong**, as web captions are: in these every claim is re-drawn with
-probability one half. This is what alignment mends. {config.caption_dropout:.0%} of the captions are empty, for guidance.
+probability one half. This is what alignment mends. {config.caption_dropout:.0%} of the captions are empty, for
+guidance.
 
 ## Training
 {phases}
 
 ## Gold adherence
-Mean score of the world's verifier on held-out prompts (combinations never seen in training), guidance 1, 10 steps.
+Mean score of the world's verifier on {figures["prompts"]} held-out prompts (combinations never seen in training),
+guidance 1, 10 steps.
 
 {gold}
 
@@ -179,9 +202,26 @@ def write_model_card(
     """Measures `generator` and writes `README.md`, `metrics.json` and `samples.png` to `output_dir`."""
     from generator.video import contact_sheet
 
-    figures = measure(generator, config.evaluation_prompts)
+    figures = {"prompts": config.evaluation_prompts, **measure(generator, config.evaluation_prompts)}
     write_json(output_dir / "metrics.json", {**figures, "history": history, "config": asdict(config)})
-    write_text(output_dir / "README.md", _card(config, history, figures))
+    write_text(output_dir / "README.md", model_card(config, history, figures))
     prompts = sample_prompts(16, 3, "test")
     contact_sheet(generator.generate(prompts, seed=0), output_dir / "samples.png", labels=prompts)
     return figures
+
+
+def main() -> None:
+    """Measures a pretrained pipeline again and rewrites its card, `metrics.json` and `samples.png`."""
+    from generator.loading import load_generator
+
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("folder", type=Path, help="folder of a pipeline with metrics.json")
+    parser.add_argument("--prompts", type=int, default=512, help="held-out prompts a size")
+    arguments = parser.parse_args()
+    stored = json.loads((arguments.folder / "metrics.json").read_text(encoding="utf-8"))
+    config = PretrainConfig(**{**stored["config"], "evaluation_prompts": arguments.prompts})
+    write_model_card(load_generator(arguments.folder), config, stored["history"], arguments.folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -27,7 +27,9 @@ class NativeVideoPipelineOutput(BaseOutput):
     frames: Tensor | np.ndarray
 
 
-def nearest_valid_size(num_frames: int, height: int, width: int, side: int, time: int) -> tuple[int, int, int]:
+def nearest_valid_size(
+    num_frames: int, height: int, width: int, side: int, time: int
+) -> tuple[int, int, int]:
     """The closest `(frames, height, width)` with `time * k + 1` frames and sides that are multiples of `side`."""
     return (
         max(round((num_frames - 1) / time), 0) * time + 1,
@@ -36,7 +38,7 @@ def nearest_valid_size(num_frames: int, height: int, width: int, side: int, time
     )
 
 
-class NativeVideoPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):  # type: ignore[misc]
+class NativeVideoPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):
     """Text to video: prompt -> T5 -> U-ViT on spacetime latent patches (rectified flow) -> causal autoencoder.
 
     The LoRA mixin is CogVideoX's because it converts no keys and serves any transformer with PEFT adapters.
@@ -153,7 +155,7 @@ class NativeVideoPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):  # type:
             frames: Tensor | np.ndarray = latents
         else:
             video = self.vae.decode(self.vae.denormalise(latents).to(self.vae.dtype)).sample.float()
-            frames = (video.clamp(-1, 1) / 2 + 0.5).permute(0, 2, 1, 3, 4).cpu()
-            frames = frames.numpy() if output_type == "np" else frames
+            video = (video.clamp(-1, 1) / 2 + 0.5).permute(0, 2, 1, 3, 4).cpu()
+            frames = video.numpy() if output_type == "np" else video
         self.maybe_free_model_hooks()
         return NativeVideoPipelineOutput(frames=frames) if return_dict else (frames,)

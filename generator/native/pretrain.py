@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
+import shutil
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -22,14 +24,16 @@ from tqdm import tqdm
 from generator.families.native import NativeGenerator
 from generator.flow import interpolate, sample_sigma, velocity_target
 from generator.native.autoencoder import NativeVideoAutoencoder
-from generator.native.building import build_pipeline, save_pipeline
+from generator.native.building import MAX_SHARD_SIZE, build_pipeline, save_pipeline
 from generator.native.model_card import write_model_card
 from generator.native.pipeline import NativeVideoPipeline
 from generator.native.pretrain_config import PretrainConfig
 from generator.native.pretrain_data import CaptionedScenes, SceneStream
-from generator.output import InputError, atomic_path
+from generator.output import InputError, atomic_path, write_json
 
 STATE = "pretraining-state.pt"
+HISTORY = "history.json"
+HEAD_DIM = 64
 
 
 def trapezoid(progress: float, step: int, warmup_steps: int, cooldown_share: float) -> float:
@@ -124,10 +128,18 @@ class Phase:
         state = torch.load(self.state_path, map_location="cpu", weights_only=True)
         if state["phase"] != self.name:
             return False
+        for name in ("num_layers", "hidden_size"):
+            if state["config"][name] != getattr(self.config, name):
+                raise InputError(
+                    f"{self.state_path} is an interrupted run with {name} {state['config'][name]}, but "
+                    f"{getattr(self.config, name)} was asked for: give the same value or another --output_dir."
+                )
         for name, module in self.modules.items():
             module.load_state_dict(state["modules"][name])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.average.average = [a.to(p.device) for a, p in zip(state["average"], self.average.live, strict=True)]
+        self.average.average = [
+            a.to(p.device) for a, p in zip(state["average"], self.average.live, strict=True)
+        ]
         self.average.steps = state["average_steps"]
         self.step, self.clips, self.elapsed = state["step"], state["clips"], state["elapsed"]
         self.history = state["history"]
@@ -143,9 +155,12 @@ class Phase:
         parameters = [p for module in self.modules.values() for p in module.parameters()]
         started = saved = 0.0
         bar = tqdm(total=round(self.seconds), initial=round(self.elapsed), desc=self.name, unit="s")
+        asked = waited = 0.0
         for batch in batches:
             if not started:  # the first batch waits for the worker processes, which is not training time
                 started, saved = time.monotonic() - self.elapsed, time.monotonic()
+            else:
+                waited += time.monotonic() - asked
             if self.elapsed >= self.seconds:
                 break
             factor = trapezoid(self.elapsed / self.seconds, self.step, 100, self.config.cooldown_share)
@@ -161,24 +176,28 @@ class Phase:
             self.step += 1
             self.clips += len(batch.input_ids)
             if self.step % 50 == 0:
-                self.record({**metrics, "loss": value.detach(), "gradient_norm": norm}, factor)
+                self.record({**metrics, "loss": value.detach(), "gradient_norm": norm}, factor, waited)
                 bar.set_postfix({k: f"{v:.4g}" for k, v in self.history[-1].items() if k in ("loss", "psnr")})
             self.elapsed = time.monotonic() - started
             bar.update(round(self.elapsed) - bar.n)
             if time.monotonic() - saved > self.config.save_seconds:
                 self.save()
                 saved = time.monotonic()
+            asked = time.monotonic()
         bar.close()
         self.average.copy_to_live()
 
-    def record(self, metrics: dict[str, Tensor], factor: float) -> None:
-        """Adds one row to the history."""
+    def record(self, metrics: dict[str, Tensor], factor: float, waited: float) -> None:
+        """Adds one row to the history; `waited` is the time in seconds spent waiting for batches so far."""
         row = {name: float(value) for name, value in metrics.items()}
         row |= {"step": self.step, "clips": self.clips, "seconds": self.elapsed, "lr_factor": factor}
+        row["waited_seconds"] = waited
         self.history.append(row)
 
 
-def autoencoder_loss(vae: NativeVideoAutoencoder, kl_weight: float, device: torch.device) -> Callable[..., Any]:
+def autoencoder_loss(
+    vae: NativeVideoAutoencoder, kl_weight: float, device: torch.device
+) -> Callable[..., Any]:
     """MSE + 0.1 L1 + KL of clips rendered on the fly."""
 
     def loss(batch: CaptionedScenes, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
@@ -235,10 +254,13 @@ def flow_matching_loss(
 
 
 @torch.no_grad()
-def measure_latents(vae: NativeVideoAutoencoder, batches: Iterable[CaptionedScenes], device: torch.device) -> None:
+def measure_latents(
+    vae: NativeVideoAutoencoder, batches: Iterable[CaptionedScenes], device: torch.device
+) -> None:
     """Stores mean and standard deviation of each latent channel in the autoencoder's configuration."""
     latents = [
-        vae.encode(batch.render(device)).latent_dist.mean.float().transpose(0, 1).flatten(1) for batch in batches
+        vae.encode(batch.render(device)).latent_dist.mean.float().transpose(0, 1).flatten(1)
+        for batch in batches
     ]
     joined = torch.cat(latents, dim=1)
     vae.register_to_config(
@@ -262,7 +284,15 @@ def train_autoencoder(
     )
     phase.resume()
     stream = SceneStream(
-        pipeline.tokenizer, config.autoencoder_pixels, (1, 1), 0, 0.0, 0.0, config.seed + 1, start=phase.step
+        pipeline.tokenizer,
+        config.autoencoder_pixels,
+        (1, 1),
+        0,
+        0.0,
+        0.0,
+        config.seed + 1,
+        phase.step,
+        config.scene_reuse,
     )
     phase.run(stream.loader(config.num_workers), autoencoder_loss(vae, config.kl_weight, device), device)
     vae.eval()
@@ -297,6 +327,7 @@ def train_transformer(
         config.caption_dropout,
         config.seed,
         start=phase.step,
+        reuse=config.scene_reuse,
     )
     phase.run(stream.loader(config.num_workers), flow_matching_loss(pipeline, config.shift, device), device)
     for module in modules.values():
@@ -305,24 +336,46 @@ def train_transformer(
     return phase.history
 
 
+def forget_finished_run(output_dir: Path, keep_autoencoder: bool) -> None:
+    """Removes what would make a new run in `output_dir` go on from the finished one instead of starting."""
+    (output_dir / "model_index.json").unlink()
+    (output_dir / STATE).unlink(missing_ok=True)
+    if not keep_autoencoder:
+        shutil.rmtree(output_dir / "autoencoder", ignore_errors=True)
+
+
 def pretrain(config: PretrainConfig, device: torch.device) -> Path:
     """Runs what is left of pretraining and writes the pipeline, its model card and `metrics.json`.
 
     An interrupted run goes on from its last state when called again with the same configuration.
 
     Raises:
-        InputError: `output_dir` holds a finished pipeline and `overwrite` is not set.
+        InputError: `output_dir` holds a finished pipeline and `overwrite` is not set, an interrupted run there is of
+            another architecture, or `hidden_size` does not divide into heads.
     """
     output_dir = Path(config.output_dir)
-    if (output_dir / "model_index.json").is_file() and not config.overwrite:
-        raise InputError(f"{output_dir} holds a finished pipeline: name another folder or pass --overwrite.")
+    if config.hidden_size % HEAD_DIM or config.hidden_size < HEAD_DIM:
+        raise InputError(
+            f"hidden_size is {config.hidden_size}, but must be a multiple of {HEAD_DIM}, the width of a head: "
+            f"give --hidden_size {max(round(config.hidden_size / HEAD_DIM), 1) * HEAD_DIM}."
+        )
+    if (output_dir / "model_index.json").is_file():
+        if not config.overwrite:
+            raise InputError(
+                f"{output_dir} holds a finished pipeline: name another folder or pass --overwrite."
+            )
+        forget_finished_run(output_dir, keep_autoencoder=config.autoencoder_from is not None)
     output_dir.mkdir(parents=True, exist_ok=True)
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
     pipeline = build_pipeline(
-        transformer={"num_layers": config.num_layers, "hidden_size": config.hidden_size},
+        transformer={
+            "num_layers": config.num_layers,
+            "hidden_size": config.hidden_size,
+            "num_attention_heads": config.hidden_size // HEAD_DIM,
+        },
         shift=config.shift,
         seed=config.seed,
     )
@@ -332,10 +385,14 @@ def pretrain(config: PretrainConfig, device: torch.device) -> Path:
     source = config.autoencoder_from or (autoencoder if (autoencoder / "vae").is_dir() else None)
     if source is not None:
         pipeline.vae = NativeVideoAutoencoder.from_pretrained(source, subfolder="vae").to(device).eval()
+        if source == autoencoder:
+            history["autoencoder"] = json.loads((autoencoder / HISTORY).read_text(encoding="utf-8"))
     else:
         history["autoencoder"] = train_autoencoder(pipeline, config, device)
-        half = copy.deepcopy(pipeline.vae).half()
-        half.save_pretrained(autoencoder / "vae", max_shard_size="14MB")
+        with atomic_path(autoencoder) as temporary:
+            half = copy.deepcopy(pipeline.vae).half()
+            half.save_pretrained(temporary / "vae", max_shard_size=MAX_SHARD_SIZE)
+            write_json(temporary / HISTORY, history["autoencoder"])
     pipeline.vae.requires_grad_(False)
     if config.transformer_seconds > 0:
         history["transformer"] = train_transformer(pipeline, config, device)

@@ -12,7 +12,9 @@ class PretrainConfig:
     Durations are wall-clock seconds, because learning rates follow elapsed time: the same recipe fits any machine.
     """
 
-    output_dir: str = field(metadata={"help": "Folder for the finished pipeline, its model card and metrics."})
+    output_dir: str = field(
+        metadata={"help": "Folder for the finished pipeline, its model card and metrics."}
+    )
     autoencoder_from: str | None = field(
         default=None, metadata={"help": "Pipeline whose autoencoder is used as it is; none trains a new one."}
     )
@@ -36,21 +38,34 @@ class PretrainConfig:
         default=50_000, metadata={"help": "Tokens (text and patches) of a transformer batch."}
     )
     autoencoder_learning_rate: float = field(default=1.5e-3, metadata={"help": "Peak rate, autoencoder."})
-    learning_rate: float = field(default=1.0e-3, metadata={"help": "Peak rate, transformer and text encoder."})
+    learning_rate: float = field(
+        default=1.0e-3, metadata={"help": "Peak rate, transformer and text encoder."}
+    )
     weight_decay: float = field(default=0.01, metadata={"help": "AdamW weight decay of matrices."})
     cooldown_share: float = field(
-        default=0.4, metadata={"help": "Last share of the time in which the learning rate falls linearly to zero."}
+        default=0.4,
+        metadata={"help": "Last share of the time in which the learning rate falls linearly to zero."},
     )
-    kl_weight: float = field(default=1e-5, metadata={"help": "Weight of the autoencoder's KL, mean per element."})
+    kl_weight: float = field(
+        default=1e-5, metadata={"help": "Weight of the autoencoder's KL, mean per element."}
+    )
     caption_dropout: float = field(
         default=0.1, metadata={"help": "Share of captions replaced by the empty one, for guidance."}
     )
     ema_decay: float = field(default=0.999, metadata={"help": "Final decay of the weights' moving average."})
-    shift: float = field(default=2.0, metadata={"help": "Time shift towards noise, in training and sampling."})
+    shift: float = field(
+        default=2.0, metadata={"help": "Time shift towards noise, in training and sampling."}
+    )
     num_layers: int = field(default=13, metadata={"help": "Blocks of the transformer (odd: long skips)."})
-    hidden_size: int = field(default=256, metadata={"help": "Width of the transformer."})
-    compile: bool = field(default=False, metadata={"help": "Compile the transformer's blocks with torch.compile."})
+    hidden_size: int = field(default=256, metadata={"help": "Width of the transformer, a multiple of 64."})
+    compile: bool = field(
+        default=False, metadata={"help": "Compile the transformer's blocks with torch.compile."}
+    )
     num_workers: int = field(default=12, metadata={"help": "Processes that sample scenes and captions."})
+    scene_reuse: int = field(
+        default=8,
+        metadata={"help": "How often a sampled scene with its caption is used on average; 1 for once."},
+    )
     save_seconds: float = field(default=60.0, metadata={"help": "How often the resumable state is written."})
     evaluation_prompts: int = field(
         default=512, metadata={"help": "Held-out prompts for the gold scores in the model card."}

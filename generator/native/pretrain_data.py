@@ -1,7 +1,14 @@
-"""Endless captioned clips for pretraining: worker processes sample scenes, the training device renders them."""
+"""Endless captioned clips for pretraining: worker processes sample scenes, the training device renders them.
+
+Sampling a scene costs a worker far more than reading one, so each worker keeps a pool of captioned scenes for every
+size: a batch is drawn from the pool without repetition, and one part in `reuse` of it is new. Noise, noise level and
+dropped captions are drawn anew at every use.
+"""
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import T5Tokenizer
 
-from generator.native.text_encoder import tokenize
+from generator.native.text_encoder import MAX_TEXT_TOKENS, tokenize
 from generator.world import SceneBatch, render_scenes, training_batch
 
 FPS = 8.0
@@ -49,6 +56,38 @@ class CaptionedScenes:
         return render_scenes(SceneBatch.unpack(self.packed_scenes), *self.size, fps=FPS, device=device)
 
 
+class ScenePool:
+    """Captioned scenes of one size that are used several times each; the oldest make room for new ones.
+
+    Args:
+        capacity: how many scenes the pool holds once enough have come in.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.scenes = torch.empty(0)
+        self.ids = torch.empty(0, MAX_TEXT_TOKENS, dtype=torch.int32)
+        self.filled = 0
+        self.added = 0
+
+    def add(self, packed_scenes: Tensor, input_ids: Tensor) -> None:
+        """Adds scenes `[n, columns]` with token ids `[n, length]`, over the oldest ones once the pool is full."""
+        if len(self.scenes) == 0:
+            self.scenes = packed_scenes.new_empty(self.capacity, packed_scenes.shape[1])
+            self.ids = torch.zeros(self.capacity, MAX_TEXT_TOKENS, dtype=torch.int32)
+        rows = (self.added + torch.arange(len(packed_scenes))) % self.capacity
+        self.scenes[rows] = packed_scenes
+        self.ids[rows] = 0
+        self.ids[rows, : input_ids.shape[1]] = input_ids.int()
+        self.added += len(rows)
+        self.filled = min(self.added, self.capacity)
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Different random scenes `[count, columns]` and their token ids `[count, MAX_TEXT_TOKENS]`."""
+        rows = torch.randperm(self.filled, generator=generator)[:count]
+        return self.scenes[rows], self.ids[rows].long()
+
+
 class SceneStream(IterableDataset[CaptionedScenes]):
     """Batches of random size from `SIZES`, by `cost` so that every batch costs about the same.
 
@@ -60,7 +99,9 @@ class SceneStream(IterableDataset[CaptionedScenes]):
         wrong_share: share of wrong captions.
         caption_dropout: share of captions replaced by "".
         seed: of everything.
-        start: number of batches already consumed, for resuming.
+        start: number of batches already consumed, for resuming; the pools start anew.
+        reuse: how often a captioned scene is used on average; with 1 every clip is new and a batch depends on its
+            number alone.
     """
 
     def __init__(
@@ -73,6 +114,7 @@ class SceneStream(IterableDataset[CaptionedScenes]):
         caption_dropout: float,
         seed: int,
         start: int = 0,
+        reuse: int = 1,
     ) -> None:
         self.tokenizer = tokenizer
         self.budget = budget
@@ -82,6 +124,8 @@ class SceneStream(IterableDataset[CaptionedScenes]):
         self.caption_dropout = caption_dropout
         self.seed = seed
         self.start = start
+        self.reuse = reuse
+        self.pools: dict[tuple[int, int, int], ScenePool] = {}
 
     def clips(self, num_frames: int, height: int, width: int) -> int:
         """Clips of this size in one batch."""
@@ -90,14 +134,31 @@ class SceneStream(IterableDataset[CaptionedScenes]):
         return max(self.budget // (units + self.text_cost), 1)
 
     def batch(self, index: int) -> CaptionedScenes:
-        """Batch number `index`, the same on every machine."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
+        """Batch number `index`; the same batches asked for in the same order are the same on every machine."""
+        seed = self.seed * 1_000_003 + index
+        generator = torch.Generator().manual_seed(seed)
         weights = torch.tensor([weight for *_, weight in SIZES])
         num_frames, height, width, _ = SIZES[int(torch.multinomial(weights, 1, generator=generator))]
-        count = self.clips(num_frames, height, width)
+        size = (num_frames, height, width)
+        count = self.clips(*size)
+        packed, ids = self._captioned(size, count, seed, generator)
+        dropped = torch.rand(count, generator=generator) < self.caption_dropout
+        ids[dropped] = 0
+        ids[dropped, 0] = self.tokenizer.eos_token_id  # what "" becomes
+        mask = (ids != self.tokenizer.pad_token_id).long()
+        length = int(mask.sum(1).max())
+        return CaptionedScenes(size, packed, ids[:, :length].contiguous(), mask[:, :length].contiguous())
+
+    def _captioned(
+        self, size: tuple[int, int, int], count: int, seed: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """`count` packed scenes and their token ids, new ones or from the pool of this size."""
+        pool = self.pools.setdefault(size, ScenePool(count * self.reuse)) if self.reuse > 1 else None
+        fresh = count if pool is None or pool.filled == 0 else math.ceil(count / self.reuse)
+        num_frames, height, width = size
         prompts, scenes, _ = training_batch(
-            count,
-            seed=self.seed * 1_000_003 + index,
+            fresh,
+            seed=seed,
             split="train",
             num_frames=num_frames,
             height=height,
@@ -105,26 +166,33 @@ class SceneStream(IterableDataset[CaptionedScenes]):
             fps=FPS,
             wrong_share=self.wrong_share,
         )
-        dropped = torch.rand(count, generator=generator) < self.caption_dropout
-        prompts = ["" if drop else prompt for prompt, drop in zip(prompts, dropped.tolist(), strict=True)]
-        ids, mask = tokenize(self.tokenizer, prompts)
-        return CaptionedScenes((num_frames, height, width), scenes.pack(), ids, mask)
+        packed, ids = scenes.pack(), tokenize(self.tokenizer, prompts)[0]
+        if pool is None:
+            return packed, ids
+        pool.add(packed, ids)
+        return pool.draw(count, generator)
 
     def __iter__(self) -> Iterator[CaptionedScenes]:
-        torch.set_num_threads(1)
         worker = get_worker_info()
         offset, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        if worker:  # many processes with a pool of threads each would only wait for one another
+            torch.set_num_threads(1)
+            os.environ["TOKENIZERS_PARALLELISM"] = "false"
         index = self.start + offset
         while True:
             yield self.batch(index)
             index += step
 
     def loader(self, num_workers: int) -> DataLoader[CaptionedScenes]:
-        """Batches in order from `num_workers` processes."""
+        """Batches from `num_workers` processes as they get ready: a slow one holds up nobody.
+
+        With more than one process the order of batches depends on timing, so it differs from run to run.
+        """
         return DataLoader(
             self,
             batch_size=None,
             num_workers=num_workers,
-            prefetch_factor=4 if num_workers else None,
+            prefetch_factor=8 if num_workers else None,
             multiprocessing_context="spawn" if num_workers else None,
+            in_order=num_workers == 0,
         )

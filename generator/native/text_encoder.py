@@ -20,7 +20,9 @@ def build_tokenizer(words: Sequence[str]) -> T5Tokenizer:
     """A unigram tokenizer with one token a word, and letters for every other word."""
     vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     vocabulary += [(word if word in string.punctuation else f"▁{word}", -1.0) for word in words]
-    letters = [c for c in "▁" + string.ascii_lowercase + string.digits + ".,-'!?" if c not in words]
+    pieces = {piece for piece, _ in vocabulary}
+    # The word "a" is the piece "▁a"; inside other words the letter is a piece of its own.
+    letters = [c for c in "▁" + string.ascii_lowercase + string.digits + ".,-'!?" if c not in pieces]
     vocabulary += [(letter, -10.0) for letter in letters]
     return T5Tokenizer(vocab=vocabulary, extra_ids=0, model_max_length=MAX_TEXT_TOKENS)
 

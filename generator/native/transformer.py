@@ -110,12 +110,14 @@ class Block(nn.Module):
         if self.scale_shift_table is None or modulation is None:
             x = x + self.attn(self.norm1(x), cos, sin, mask)
             return x + self.mlp(self.norm2(x))
-        shift1, scale1, gate1, shift2, scale2, gate2 = (self.scale_shift_table + modulation)[:, None].unbind(2)
+        shift1, scale1, gate1, shift2, scale2, gate2 = (self.scale_shift_table + modulation)[:, None].unbind(
+            2
+        )
         x = x + gate1 * self.attn(self.norm1(x) * (1 + scale1) + shift1, cos, sin, mask)
         return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
 
 
-class NativeVideoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin):  # type: ignore[misc]
+class NativeVideoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin):
     """Predicts the velocity `noise - latents` of rectified flow from noisy latents, noise level and text.
 
     Args:
@@ -190,6 +192,7 @@ class NativeVideoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, C
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
         for block in self.blocks:
+            assert isinstance(block, Block)
             if block.skip_linear is not None:
                 dim = block.skip_linear.out_features
                 with torch.no_grad():
@@ -214,7 +217,9 @@ class NativeVideoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, C
         frames, height, width = latents.shape[2] // p_t, latents.shape[3] // p_h, latents.shape[4] // p_w
         patches = rearrange(latents, "b c (f p) (h q) (w r) -> b (f h w) (c p q r)", p=p_t, q=p_h, r=p_w)
         coordinates = patch_coordinates(frames, height, width, seconds_per_frame).to(latents.device)
-        extent = coordinates.new_tensor([frames * seconds_per_frame * 2, height, width]).expand_as(coordinates)
+        extent = coordinates.new_tensor([frames * seconds_per_frame * 2, height, width]).expand_as(
+            coordinates
+        )
         place = sinusoidal_embedding(torch.cat([coordinates, extent], dim=1), 16, max_period=100.0).flatten(1)
         video = self.patch_embed(patches) + self.position_embed(place.to(latents.dtype))
         time = self.time_embed(sinusoidal_embedding(timestep, 256).to(latents.dtype))
@@ -227,7 +232,9 @@ class NativeVideoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, C
         tokens = torch.cat([*prefix, video], dim=1)
         num_prefix = tokens.shape[1] - video.shape[1]
         cos, sin = rotary_angles(
-            F.pad(coordinates, (0, 0, num_prefix, 0)), tuple(self.config.rope_axes_dim), self.config.rope_theta
+            F.pad(coordinates, (0, 0, num_prefix, 0)),
+            tuple(self.config.rope_axes_dim),
+            self.config.rope_theta,
         )
         mask = None
         if text_mask is not None and not (text_mask.device.type == "cpu" and bool(text_mask.all())):
@@ -298,7 +305,7 @@ class NativeVideoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, C
         num_blocks: int,
         seconds_per_frame: float = 0.5,
     ) -> tuple[Tensor, Tensor]:
-        """Tokens `[batch, tokens, dim]` after the first `num_blocks` blocks and the mask `[batch, tokens]` of real ones."""
+        """Tokens `[batch, tokens, dim]` after the first `num_blocks` blocks, and the mask of real ones."""
         embedded = self._embed(
             hidden_states, timestep, encoder_hidden_states, encoder_attention_mask, seconds_per_frame
         )

@@ -37,6 +37,7 @@ from .shapes import COLOURS, HALF_HEIGHT, HALF_WIDTH, REACH, SHAPES, SYMMETRY
 SLOTS = 3
 _CANDIDATES = 12
 _ROUNDS = 150
+_TRAINING_ROUNDS = 12
 _MARGIN = 0.01
 _GROWING, _SHRINKING, _SPINNING, _CIRCLING, _BOUNCING, _STILL = (
     MOTIONS.index(name) for name in ("growing", "shrinking", "spinning", "circling", "bouncing", "still")
@@ -322,7 +323,13 @@ def _place(
 
 
 def _solve(
-    meanings: Sequence[Meaning], rng_seed: int, num_frames: int, height: int, width: int, fps: float
+    meanings: Sequence[Meaning],
+    rng_seed: int,
+    num_frames: int,
+    height: int,
+    width: int,
+    fps: float,
+    rounds: int = _ROUNDS,
 ) -> tuple[SceneBatch, list[int], list[int]]:
     """Scenes of the meanings that fit, their rows in rising order, and the rows for which none was found."""
     generator = torch.Generator().manual_seed(rng_seed)
@@ -335,7 +342,7 @@ def _solve(
     pending = torch.arange(len(meanings))
     accepted: list[SceneBatch] = []
     rows: list[Tensor] = []
-    for attempt in range(_ROUNDS):
+    for attempt in range(rounds):
         if len(pending) == 0:
             break
         copies = max(_CANDIDATES, min(4 * _CANDIDATES * (attempt > 0), 4096 // len(pending)))
@@ -393,6 +400,9 @@ def training_batch(
 ) -> tuple[list[str], SceneBatch, Tensor]:
     """Captions and scenes for pretraining.
 
+    Meanings for which no scene is found within a few rounds are left out (about 1 in 100, mostly three moving
+    objects), so that every batch takes about the same time.
+
     Args:
         n: number of clips.
         seed: the same seed gives the same batch.
@@ -402,15 +412,31 @@ def training_batch(
 
     Returns:
         Prompts, scenes (render with `render_scenes`), and which captions are wrong [n].
+
+    Raises:
+        InputError: no scene at all fits into clips of that size.
     """
     rng = random.Random(f"{seed}-{split}")
-    # A few meanings find no room in a clip of this size, so some spare ones are drawn.
-    candidates = [sample_meaning(rng, split, num_frames == 1) for _ in range(n + n // 16 + 8)]
-    scenes, rows, _ = _solve(candidates, rng.getrandbits(60), num_frames, height, width, fps)
-    meanings = [candidates[row] for row in rows[:n]]
+    meanings: list[Meaning] = []
+    parts: list[SceneBatch] = []
+    while len(meanings) < n:
+        # Some meanings find no room, or only after hundreds of rounds: spare ones are cheaper than searching on.
+        missing = n - len(meanings)
+        candidates = [sample_meaning(rng, split, num_frames == 1) for _ in range(missing + missing // 16 + 8)]
+        solved, rows, _ = _solve(
+            candidates, rng.getrandbits(60), num_frames, height, width, fps, rounds=_TRAINING_ROUNDS
+        )
+        if not rows:
+            raise InputError(
+                f"No scene fits into {num_frames} frames of {width}x{height} at {fps:g} frames a second, but most "
+                "should: use shorter clips or a higher frame rate."
+            )
+        meanings += [candidates[row] for row in rows[:missing]]
+        parts.append(solved.index(slice(missing)))
+    scenes = SceneBatch.concatenate(parts)
     is_wrong = [rng.random() < wrong_share for _ in range(n)]
     prompts = [
         describe(corrupt(meaning, rng) if wrong else meaning, rng)
         for meaning, wrong in zip(meanings, is_wrong, strict=True)
     ]
-    return prompts, scenes.index(slice(n)), torch.tensor(is_wrong)
+    return prompts, scenes, torch.tensor(is_wrong)
