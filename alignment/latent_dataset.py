@@ -74,8 +74,12 @@ def nearest_size(generator: VideoGenerator, size: Size) -> Size:
 def _load_video(
     generator: VideoGenerator, path: Path, num_frames: int | None, height: int | None, width: int | None
 ) -> Tensor:
-    from generator.video import read_video, resample
+    from generator.video import read_clip, read_video, resample
 
+    if num_frames and height and width:
+        # Only the frames of the clip are held in memory, so long and large videos can be read.
+        size = nearest_size(generator, (num_frames, height, width))
+        return read_clip(path, *size, target_fps=generator.defaults.fps)
     video, fps = read_video(path)
     target_fps = generator.defaults.fps
     native_frames = max(1, round(video.shape[1] * target_fps / fps))

@@ -155,7 +155,7 @@ def model_card(
 
 A U-ViT over spacetime latent patches, a causal video autoencoder (4×4×4) and a T5 text encoder, trained from
 scratch on clips of the built-in video world. `vidalign pretrain` writes this card;
-`python -m generator.native.model_card FOLDER --prompts {figures["prompts"]}` measures the figures again and rewrites it.
+`python -m generator.native.model_card FOLDER --prompts {figures["prompts"]}` measures again and rewrites it.
 
 ## Data
 Clips are rendered on the fly ({sizes}; {FPS:g} frames a second) with captions from the training split of the grammar.
