@@ -221,13 +221,27 @@ def call_in_dtype(module: nn.Module, dtype: torch.dtype, *args: Any, **kwargs: A
     return torch.func.functional_call(module, weights, args, kwargs)
 
 
+def channel_weights(vae: NativeVideoAutoencoder, power: float) -> Tensor:
+    """Weights `[channels]` of mean 1 that grow with the latent channels' standard deviation to the `power`.
+
+    Normalised latents give every channel the same variance, but in the pixels an error of a channel counts about
+    as the square of that channel's own standard deviation: the faintest ones hold detail that nobody sees.
+    """
+    weights = torch.tensor(vae.config.latents_std).pow(power)
+    return weights / weights.mean()
+
+
 def flow_matching_loss(
-    pipeline: NativeVideoPipeline, shift: float, device: torch.device
+    pipeline: NativeVideoPipeline, shift: float, device: torch.device, channel_power: float = 0.0
 ) -> Callable[[CaptionedScenes, torch.Generator], tuple[Tensor, dict[str, Tensor]]]:
-    """Rectified-flow loss on clips rendered and encoded on the fly; text encoder and transformer get gradients."""
+    """Rectified-flow loss on clips rendered and encoded on the fly; text encoder and transformer get gradients.
+
+    The loss is weighted by `channel_weights`; the metric "mse" is the one without weights.
+    """
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     vae = copy.deepcopy(pipeline.vae).to(dtype=dtype).eval()
     transformer, text_encoder = pipeline.transformer, pipeline.text_encoder
+    weights = channel_weights(pipeline.vae, channel_power).to(device)
 
     def loss(batch: CaptionedScenes, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         with torch.no_grad():
@@ -248,7 +262,8 @@ def flow_matching_loss(
             seconds_per_frame=pipeline.seconds_per_latent_frame,
             return_dict=False,
         )[0].float()
-        return F.mse_loss(velocity, velocity_target(latents, noise)), {}
+        error = F.mse_loss(velocity, velocity_target(latents, noise), reduction="none").mean(dim=(0, 2, 3, 4))
+        return (weights * error).mean(), {"mse": error.detach().mean()}
 
     return loss
 
@@ -329,7 +344,8 @@ def train_transformer(
         start=phase.step,
         reuse=config.scene_reuse,
     )
-    phase.run(stream.loader(config.num_workers), flow_matching_loss(pipeline, config.shift, device), device)
+    loss = flow_matching_loss(pipeline, config.shift, device, config.channel_weight_power)
+    phase.run(stream.loader(config.num_workers), loss, device)
     for module in modules.values():
         module.eval()
     phase.save()
@@ -375,6 +391,7 @@ def pretrain(config: PretrainConfig, device: torch.device) -> Path:
             "num_layers": config.num_layers,
             "hidden_size": config.hidden_size,
             "num_attention_heads": config.hidden_size // HEAD_DIM,
+            "initialization": "xavier",
         },
         shift=config.shift,
         seed=config.seed,

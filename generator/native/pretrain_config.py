@@ -41,6 +41,13 @@ class PretrainConfig:
     learning_rate: float = field(
         default=1.0e-3, metadata={"help": "Peak rate, transformer and text encoder."}
     )
+    channel_weight_power: float = field(
+        default=1.0,
+        metadata={
+            "help": "Latent channels weigh in the transformer's loss as their standard deviation to this power; "
+            "0 weighs all alike."
+        },
+    )
     weight_decay: float = field(default=0.01, metadata={"help": "AdamW weight decay of matrices."})
     cooldown_share: float = field(
         default=0.4,

@@ -58,6 +58,17 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
 
 
+def linear_velocity(x: Tensor, sigma: Tensor) -> Tensor:
+    """Best linear prediction of `noise - latents` from noisy latents `x [batch, ...]` at `sigma [batch]`.
+
+    For latents of zero mean and unit variance that are independent of the noise it is E[v x] / E[x^2] times x, which
+    is (2 sigma - 1) / (sigma^2 + (1 - sigma)^2) x, as the skip connection of EDM (arXiv 2206.00364, appendix B.6).
+    """
+    sigma = sigma.float()
+    factor = (2 * sigma - 1) / (sigma.square() + (1 - sigma).square())
+    return factor.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1)) * x
+
+
 class Attention(nn.Module):
     """Multi-head self-attention over all tokens with RMS-normalised queries and keys."""
 
@@ -132,6 +143,9 @@ class NativeVideoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, C
         long_skips: join the blocks of the two halves.
         rope_axes_dim: channels of a head for time, rows and columns.
         rope_theta: base of the rotary frequencies.
+        initialization: `"normal"` draws matrices with standard deviation 0.02, `"xavier"` scales them by their
+            sides (Glorot and Bengio 2010), which learns faster at these widths.
+        linear_velocity: adds `linear_velocity(x, sigma)` to the output, so that the blocks learn what remains.
     """
 
     _supports_gradient_checkpointing = True
@@ -152,8 +166,12 @@ class NativeVideoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, C
         long_skips: bool = True,
         rope_axes_dim: tuple[int, int, int] = (16, 24, 24),
         rope_theta: float = 100.0,
+        initialization: str = "normal",
+        linear_velocity: bool = False,
     ) -> None:
         super().__init__()
+        if initialization not in ("normal", "xavier"):
+            raise ValueError(f"initialization is {initialization!r}, but must be 'normal' or 'xavier'.")
         if conditioning not in ("tokens", "adaln"):
             raise ValueError(f"conditioning is {conditioning!r}, but must be 'tokens' or 'adaln'.")
         if sum(rope_axes_dim) != hidden_size // num_attention_heads:
@@ -184,12 +202,15 @@ class NativeVideoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, C
         self.norm_out = nn.LayerNorm(hidden_size)
         self.proj_out = nn.Linear(hidden_size, patch_dim)
         self.gradient_checkpointing = False
-        self._initialise()
+        self._initialise(initialization)
 
-    def _initialise(self) -> None:
+    def _initialise(self, initialization: str) -> None:
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                if initialization == "xavier":
+                    nn.init.xavier_uniform_(module.weight)
+                else:
+                    nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
         for block in self.blocks:
             assert isinstance(block, Block)
@@ -294,6 +315,8 @@ class NativeVideoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, C
             q=p_h,
             r=p_w,
         )
+        if self.config.linear_velocity:
+            velocity = velocity + linear_velocity(hidden_states, timestep / 1000)
         return Transformer2DModelOutput(sample=velocity) if return_dict else (velocity,)
 
     def features(

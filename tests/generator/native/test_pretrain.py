@@ -264,3 +264,12 @@ def test_a_width_that_heads_do_not_divide_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match="--hidden_size 128"):
         pretrain.pretrain(configuration(tmp_path / "model", hidden_size=100), CPU)
     assert not (tmp_path / "model").exists()
+
+
+def test_channel_weights_follow_the_standard_deviation_and_average_one():
+    vae = build_pipeline(autoencoder={"channels": (8, 8), "num_blocks": 1}).vae
+    vae.register_to_config(latents_std=[0.5, 1.0, 2.0, 0.5, 1.0, 2.0, 1.0, 1.0])
+    assert torch.equal(pretrain.channel_weights(vae, 0.0), torch.ones(8))
+    weights = pretrain.channel_weights(vae, 2.0)
+    assert weights.mean().item() == pytest.approx(1.0)
+    assert (weights[2] / weights[0]).item() == pytest.approx(16.0)

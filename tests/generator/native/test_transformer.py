@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from generator.flow import interpolate, velocity_target
 from generator.native.transformer import (
     NativeVideoTransformer3DModel,
+    linear_velocity,
     patch_coordinates,
     rotary_angles,
     rotate,
@@ -252,3 +253,47 @@ def test_features_after_all_blocks_are_what_the_output_layer_reads():
 def test_an_impossible_configuration_is_an_error_that_names_it(changes, message):
     with pytest.raises(ValueError, match=message):
         build(**changes)
+
+
+def test_a_configuration_without_the_newer_fields_behaves_as_before():
+    """Weights saved before `initialization` and `linear_velocity` existed keep their outputs and their start."""
+    model = with_output(build())
+    old = {k: v for k, v in model.config.items() if k not in ("initialization", "linear_velocity")}
+    loaded = NativeVideoTransformer3DModel.from_config(old)
+    loaded.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        assert torch.equal(model(**inputs()).sample, loaded(**inputs()).sample)
+        expected = model.patch_embed.weight
+        torch.manual_seed(0)
+        fresh = NativeVideoTransformer3DModel.from_config(old)
+    assert torch.equal(fresh.patch_embed.weight, expected)
+    assert fresh.blocks[0].mlp[0].weight.std().item() == pytest.approx(0.02, rel=0.1)
+
+
+def test_xavier_initialization_scales_matrices_by_their_sides_but_keeps_skips_and_output():
+    model = build(initialization="xavier")
+    weight = model.blocks[0].mlp[0].weight
+    assert weight.abs().max() <= math.sqrt(6 / sum(weight.shape))
+    assert weight.std().item() == pytest.approx(math.sqrt(2 / sum(weight.shape)), rel=0.05)
+    assert torch.equal(model.blocks[-1].skip_linear.weight[:, :32], torch.eye(32))
+    assert not model.proj_out.weight.any()
+    with pytest.raises(ValueError, match="initialization"):
+        build(initialization="zeros")
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.1, 0.5, 0.8, 1.0])
+def test_linear_velocity_is_the_least_squares_fit_for_unit_latents(sigma):
+    generator = torch.Generator().manual_seed(0)
+    latents, noise = torch.randn(2, 200_000, generator=generator, dtype=torch.float64)
+    x = interpolate(latents, noise, sigma)
+    fit = torch.linalg.lstsq(x[:, None], velocity_target(latents, noise)[:, None]).solution.item()
+    factor = linear_velocity(torch.ones(1, 1), torch.tensor([sigma])).item()
+    assert factor == pytest.approx(fit, abs=0.01)
+
+
+def test_a_fresh_model_with_linear_velocity_predicts_the_linear_velocity():
+    values = inputs()
+    with torch.no_grad():
+        output = build(linear_velocity=True)(**values).sample
+    sigma = values["timestep"] / 1000
+    assert torch.equal(output, linear_velocity(values["hidden_states"], sigma))
