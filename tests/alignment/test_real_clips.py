@@ -20,7 +20,8 @@ SIZE = ["--num_frames", "9", "--height", "32", "--width", "48"]
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The camera clips that gradio's wheel holds, with captions."""
     specification = find_spec("gradio")
-    assert specification is not None and specification.origin is not None
+    assert specification is not None
+    assert specification.origin is not None
     source = Path(specification.origin).parent / "media_assets" / "videos"
     folder = tmp_path_factory.mktemp("clips")
     names = ["a.mp4", "b.mp4", "world.mp4"]
@@ -66,7 +67,9 @@ def test_sft_on_camera_clips(clips: Path, model: Path, tmp_path: Path) -> None:
     assert record["base_model"] == str(model)
 
 
-def test_dpo_and_reward_from_a_hand_written_rankings_file(model: Path, rankings: Path, tmp_path: Path) -> None:
+def test_dpo_and_reward_from_a_hand_written_rankings_file(
+    model: Path, rankings: Path, tmp_path: Path
+) -> None:
     common = ["--model", str(model), "--preferences", str(rankings)]
     assert main(["dpo", *common, "--output_dir", str(tmp_path / "dpo"), *SIZE, *TRAINING]) == 0
     assert (tmp_path / "dpo" / "pytorch_lora_weights.safetensors").is_file()
