@@ -391,6 +391,7 @@ def pretrain(config: PretrainConfig, device: torch.device) -> Path:
             "num_layers": config.num_layers,
             "hidden_size": config.hidden_size,
             "num_attention_heads": config.hidden_size // HEAD_DIM,
+            "conditioning": "adaln",
             "initialization": "xavier",
         },
         shift=config.shift,
