@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import inspect
 import json
 import math
 import re
@@ -47,13 +48,22 @@ class LoraAdapter:
 
 
 def model_fingerprint(transformer: torch.nn.Module) -> str:
-    """Class and hash of the configuration; the same for every copy of a model, whatever its weights."""
-    configuration = {
-        name: value
-        for name, value in dict(getattr(transformer, "config", {})).items()
-        if not name.startswith("_")
+    """Class and hash of the configuration; the same for every copy of a model, whatever its weights.
+
+    Values that are the constructor's defaults do not count, so a field that a later version adds changes no
+    fingerprint of a model that does not use it.
+    """
+    defaults = {
+        name: json.dumps(parameter.default, default=str)
+        for name, parameter in inspect.signature(type(transformer).__init__).parameters.items()
+        if parameter.default is not inspect.Parameter.empty
     }
-    text = json.dumps(configuration, sort_keys=True, default=str)
+    configuration = {
+        name: text
+        for name, value in dict(getattr(transformer, "config", {})).items()
+        if not name.startswith("_") and (text := json.dumps(value, default=str)) != defaults.get(name)
+    }
+    text = json.dumps(configuration, sort_keys=True)
     return f"{type(transformer).__name__}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 

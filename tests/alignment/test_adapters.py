@@ -166,3 +166,20 @@ def test_training_json_is_read_back(generator, tmp_path):
     write_adapter(tmp_path, trained_adapter(generator), record(generator))
     assert json.loads((tmp_path / "training.json").read_text())["base_model"] == "stand-in"
     assert read_adapter(tmp_path).training["model_fingerprint"].startswith("StandInTransformer-")
+
+
+def test_a_field_added_with_its_default_changes_no_fingerprint() -> None:
+    class Old(torch.nn.Module):
+        def __init__(self, width: int = 4) -> None:
+            super().__init__()
+            self.config = {"width": width}
+
+    class New(torch.nn.Module):
+        def __init__(self, width: int = 4, extra: bool = False) -> None:
+            super().__init__()
+            self.config = {"width": width, "extra": extra}
+
+    New.__name__ = "Old"
+    assert model_fingerprint(New(8)) == model_fingerprint(Old(8))
+    assert model_fingerprint(New(8, extra=True)) != model_fingerprint(Old(8))
+    assert model_fingerprint(Old(8)) != model_fingerprint(Old(16))
