@@ -43,3 +43,25 @@ class AlignmentConfig(TrainingArguments):
         self._n_gpu = min(self.n_gpu, 1)
         if not 0 <= self.ema_decay < 1:
             raise InputError(f"ema_decay is {self.ema_decay}, but must be at least 0 and below 1.")
+
+
+@dataclass
+class NoiseLevelConfig(AlignmentConfig):
+    """How the methods that train on noised videos draw their noise levels."""
+
+    shift: float | None = field(
+        default=None,
+        metadata={
+            "help": "Time shift of the training noise levels towards noise; unset: the model's own, 1: none."
+        },
+    )
+    logit_mean: float = field(
+        default=0.0, metadata={"help": "Mean of the logit-normal noise levels before shift."}
+    )
+    logit_std: float = field(
+        default=1.0, metadata={"help": "Standard deviation of the logit-normal noise levels."}
+    )
+    uniform_share: float = field(
+        default=0.1,
+        metadata={"help": "Share of noise levels drawn uniformly, which keeps both ends trained."},
+    )

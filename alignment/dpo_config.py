@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from alignment.alignment_config import AlignmentConfig
+from alignment.alignment_config import NoiseLevelConfig
 from generator.output import InputError
 
 
 @dataclass
-class DPOConfig(AlignmentConfig):
+class DPOConfig(NoiseLevelConfig):
     """Flow-DPO on pairs of videos."""
 
     learning_rate: float = field(
@@ -34,18 +34,6 @@ class DPOConfig(AlignmentConfig):
     )
     sft_weight: float = field(
         default=0.0, metadata={"help": "Weight of the flow-matching loss of the chosen video."}
-    )
-    shift: float | None = field(
-        default=None,
-        metadata={
-            "help": "Time shift of the training noise levels towards noise; unset: the model's own, 1: none."
-        },
-    )
-    logit_mean: float = field(
-        default=0.0, metadata={"help": "Mean of the logit-normal noise levels before shift."}
-    )
-    logit_std: float = field(
-        default=1.0, metadata={"help": "Standard deviation of the logit-normal noise levels."}
     )
     uniform_share: float = field(
         default=0.2,

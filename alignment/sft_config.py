@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from alignment.alignment_config import AlignmentConfig
+from alignment.alignment_config import NoiseLevelConfig
 from generator.output import InputError
 
 
 @dataclass
-class SFTConfig(AlignmentConfig):
+class SFTConfig(NoiseLevelConfig):
     """Flow matching on demonstrations (videos with prompts)."""
 
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate."})
@@ -21,22 +21,6 @@ class SFTConfig(AlignmentConfig):
         metadata={"help": "Share of the examples whose prompt is replaced by the empty one, which keeps "
                   "classifier-free guidance working."},
     )  # fmt: skip
-    shift: float | None = field(
-        default=None,
-        metadata={
-            "help": "Time shift of the training noise levels towards noise; unset: the model's own, 1: none."
-        },
-    )
-    logit_mean: float = field(
-        default=0.0, metadata={"help": "Mean of the logit-normal noise levels before shift."}
-    )
-    logit_std: float = field(
-        default=1.0, metadata={"help": "Standard deviation of the logit-normal noise levels."}
-    )
-    uniform_share: float = field(
-        default=0.1,
-        metadata={"help": "Share of noise levels drawn uniformly, which keeps both ends trained."},
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
