@@ -20,6 +20,9 @@ Conditions = dict[str, Tensor]
 """What the transformer sees beside latents and sigma. Every tensor has the batch as its first dimension."""
 
 
+_BLOCK_LISTS = ("transformer_blocks", "blocks", "layers")
+
+
 @dataclass(frozen=True)
 class GenerationDefaults:
     """What a family uses where the user says nothing.
@@ -113,6 +116,16 @@ class VideoGenerator(ABC):
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """`(channels, frames, height, width)` of the latents of a video of this size."""
 
+    def sigma_schedule(self, num_inference_steps: int, latent_shape: Sequence[int] | None = None) -> Tensor:
+        """Noise levels `[num_inference_steps + 1]` of the family's sampler, from 1 to exactly 0.
+
+        Args:
+            latent_shape: `(channels, frames, height, width)`, for families whose schedule depends on the size.
+        """
+        from generator import flow
+
+        return flow.sigma_schedule(num_inference_steps, self.defaults.shift)
+
     @abstractmethod
     def encode(self, videos: Tensor) -> Tensor:
         """Videos `[batch, 3, frames, height, width]` in [-1, 1] to normalised latents (posterior mean)."""
@@ -159,6 +172,22 @@ class VideoGenerator(ABC):
             Features `[batch, tokens, dim]` in the transformer's dtype, and a mask `[batch, tokens]` that is True
             where a token is real.
         """
+
+    def release_text_encoder(self) -> None:  # noqa: B027
+        """Frees the memory of the text encoder once all prompts are encoded; families with a small one keep it."""
+
+    def blocks(self) -> list[torch.nn.Module]:
+        """The transformer's repeated blocks in the order in which they run."""
+        return [block for name in _BLOCK_LISTS for block in getattr(self.transformer, name, [])]
+
+    def compile_blocks(self, **options: Any) -> None:
+        """Compiles each repeated block when it first runs (regional `torch.compile`); all share the code.
+
+        Args:
+            options: for `torch.compile`.
+        """
+        for block in self.blocks():
+            block.compile(**options)
 
     def generate(
         self,

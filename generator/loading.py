@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import json
 from collections.abc import Iterator, Sequence
@@ -11,12 +12,22 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from generator.base import VideoGenerator
+from generator.base import GenerationDefaults, VideoGenerator
 from generator.output import InputError
+
+DEFAULTS_NAME = "generation_defaults.json"
+"""In a model's folder: sizes and sampling settings instead of the family's own, as `GenerationDefaults` has them."""
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 
-FAMILIES = {"NativeVideoPipeline": "generator.families.native:NativeGenerator"}
+FAMILIES = {
+    "NativeVideoPipeline": "generator.families.native:NativeGenerator",
+    "WanPipeline": "generator.families.wan:WanGenerator",
+    "LTXPipeline": "generator.families.ltx:LTXGenerator",
+    "CogVideoXPipeline": "generator.families.cogvideox:CogVideoXGenerator",
+    "HunyuanVideoPipeline": "generator.families.hunyuan_video:HunyuanVideoGenerator",
+    "HunyuanVideo15Pipeline": "generator.families.hunyuan_video:HunyuanVideo15Generator",
+}
 """Pipeline class in `model_index.json` -> `module:class` of the adapter that serves it."""
 
 
@@ -59,6 +70,24 @@ def read_class_name(index: Path) -> str:
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{index} names no pipeline class ({error!r}): restore it or download the model again."
+        ) from error
+
+
+def read_defaults(folder: Path, defaults: GenerationDefaults) -> GenerationDefaults:
+    """`defaults` with what the model folder's `generation_defaults.json`, if it has one, says instead.
+
+    Raises:
+        InputError: the file is damaged or has an unknown field.
+    """
+    path = folder / DEFAULTS_NAME
+    if not path.is_file():
+        return defaults
+    try:
+        return dataclasses.replace(defaults, **json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        known = ", ".join(item.name for item in dataclasses.fields(defaults))
+        raise InputError(
+            f"{path} cannot be used ({error}): it must be a JSON object with some of {known}."
         ) from error
 
 
@@ -108,7 +137,7 @@ def load_generator(
     if class_name not in FAMILIES:
         raise InputError(
             f"{name_or_path} is a {class_name}, but the supported pipelines are {', '.join(FAMILIES)}: "
-            "see docs for how to add a family."
+            "docs/families.md says how to add a family."
         )
     module_name, adapter_name = FAMILIES[class_name].split(":")
     family = getattr(importlib.import_module(module_name), adapter_name)
@@ -126,6 +155,7 @@ def load_generator(
         if isinstance(component, torch.nn.Module):
             component.requires_grad_(False).eval()
     generator = family(pipeline, str(name_or_path))
+    generator.defaults = read_defaults(folder, generator.defaults)
     if adapter:
         from generator.adapters import load_adapters
 
