@@ -178,16 +178,36 @@ class VideoGenerator(ABC):
 
     def blocks(self) -> list[torch.nn.Module]:
         """The transformer's repeated blocks in the order in which they run."""
-        return [block for name in _BLOCK_LISTS for block in getattr(self.transformer, name, [])]
+        transformer: Any = self.transformer
+        return [block for name in _BLOCK_LISTS for block in getattr(transformer, name, [])]
 
     def compile_blocks(self, **options: Any) -> None:
         """Compiles each repeated block when it first runs (regional `torch.compile`); all share the code.
 
+        Shapes are compiled as they are: a rollout and an update have one each.
+
         Args:
-            options: for `torch.compile`.
+            options: for `torch.compile`, over `dynamic=False`.
         """
         for block in self.blocks():
-            block.compile(**options)
+            block.compile(**{"dynamic": False, **options})
+
+    def set_attention_backend(self, backend: str) -> None:
+        """Chooses the attention kernel by diffusers' name: `native`, `_native_cudnn`, `flash`, `_flash_3`, …
+
+        Raises:
+            InputError: there is no such kernel, it cannot run here, or the family has no choice.
+        """
+        from generator.output import InputError
+
+        models = [module for module in self.transformer.modules() if hasattr(module, "set_attention_backend")]
+        try:
+            for model in models:
+                model.set_attention_backend(backend)
+        except (ValueError, RuntimeError, ImportError) as error:
+            raise InputError(f"The attention kernel {backend!r} cannot be used: {error}") from error
+        if not models:
+            raise InputError(f"{self.name} has one attention kernel only: leave attention_backend unset.")
 
     def generate(
         self,

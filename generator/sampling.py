@@ -50,13 +50,18 @@ def guided_velocity(
         raise ValueError(f"guidance_scale is {guidance_scale}, which needs negative_conditions.")
     rows = next(iter(conditions.values())).shape[0]
     negative_rows = next(iter(negative_conditions.values())).shape[0]
-    both = concatenate([conditions, repeat(negative_conditions, rows // negative_rows)])
+    negative = repeat(negative_conditions, rows // negative_rows)
+    both = concatenate([conditions, negative])
 
     def velocity(latents: Tensor, sigma: Tensor) -> Tensor:
-        predicted = generator.velocity(latents.repeat(2, 1, 1, 1, 1), sigma.repeat(2), both, transformer)
-        conditional, unconditional = predicted.chunk(2)
-        if not unconditional_gradient:
-            unconditional = unconditional.detach()
+        if not unconditional_gradient and torch.is_grad_enabled():
+            # Apart, the unconditional branch keeps no activations and takes no backward pass.
+            with torch.no_grad():
+                unconditional = generator.velocity(latents, sigma, negative, transformer)
+            conditional = generator.velocity(latents, sigma, conditions, transformer)
+        else:
+            predicted = generator.velocity(latents.repeat(2, 1, 1, 1, 1), sigma.repeat(2), both, transformer)
+            conditional, unconditional = predicted.chunk(2)
         return flow.guide(conditional, unconditional, guidance_scale)
 
     return velocity
