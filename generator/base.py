@@ -200,7 +200,8 @@ class VideoGenerator(ABC):
         """
         from generator.output import InputError
 
-        models = [module for module in self.transformer.modules() if hasattr(module, "set_attention_backend")]
+        transformer: Any = self.transformer
+        models: list[Any] = [m for m in transformer.modules() if hasattr(m, "set_attention_backend")]
         try:
             for model in models:
                 model.set_attention_backend(backend)

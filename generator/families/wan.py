@@ -28,11 +28,11 @@ class WanExperts(nn.Module, PeftAdapterMixin):
     @property
     def config(self) -> dict[str, Any]:
         """Both configurations and where one hands over to the other."""
-        return {
-            "transformer": dict(self.transformer.config),  # type: ignore[arg-type]
-            "transformer_2": dict(self.transformer_2.config),  # type: ignore[arg-type]
-            "boundary": self.boundary,
-        }
+        first, second = (
+            {name: value for name, value in dict(expert.config).items() if not name.startswith("_")}
+            for expert in self.experts()
+        )
+        return {"transformer": first, "transformer_2": second, "boundary": self.boundary}
 
     @property
     def _keep_in_fp32_modules(self) -> list[str]:
