@@ -55,12 +55,17 @@ def stock_call(family: str, pipeline: Any, generator: VideoGenerator, guidance_s
         latents = pipeline(**arguments, latents=packed, frame_rate=25).frames
         return latents.unflatten(1, (frames, height, width)).permute(0, 4, 1, 2, 3)
     if family.startswith("cogvideox"):
-        seen = []
+        seen: list[Tensor] = []
+
+        def keep(_: Any, __: int, ___: int, values: dict[str, Any]) -> dict[str, Any]:
+            seen.append(values["latents"])
+            return values
+
         pipeline(
             **{**arguments, "output_type": "pt"},
             max_sequence_length=pipeline.transformer.config.max_text_seq_length,
             latents=noise.transpose(1, 2),
-            callback_on_step_end=lambda _, __, ___, values: seen.append(values["latents"]) or values,
+            callback_on_step_end=keep,
         )
         return seen[-1].transpose(1, 2)
     if family == "hunyuan_video":
