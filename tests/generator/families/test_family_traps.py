@@ -120,7 +120,7 @@ def test_the_schedule_of_ltx_depends_on_the_size(generator: VideoGenerator) -> N
     small, large = (
         generator.sigma_schedule(8, generator.latent_shape(*s)) for s in ((9, 32, 32), (33, 128, 128))
     )
-    assert (large[1:-1] > small[1:-1]).all()
+    assert (large[1:-2] > small[1:-2]).all()
     assert small[-2].item() == pytest.approx(0.1, abs=1e-6)
 
 
