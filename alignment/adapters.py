@@ -47,6 +47,23 @@ class GeneratorArguments:
         },
     )
 
+    quantization: str | None = field(
+        default=None,
+        metadata={"help": "Frozen weights in `8bit` or `4bit` (bitsandbytes): less memory, slower steps.",
+                  "choices": ["8bit", "4bit"]},
+    )  # fmt: skip
+    text_encoder_device: str | None = field(
+        default=None,
+        metadata={"help": "Where prompts are encoded, for example `cpu` where the text encoder and the transformer "
+                  "do not fit the GPU together. Unset: the GPU."},
+    )  # fmt: skip
+    tiling: bool = field(
+        default=False,
+        metadata={
+            "help": "Encode and decode videos tile by tile and one by one: less memory for large videos."
+        },
+    )
+
 
 @dataclass
 class LoraArguments:

@@ -52,6 +52,12 @@ class AlignmentConfig(TrainingArguments):
                   "from 0 (as without) to 1 (all: least memory, slowest)."},
     )  # fmt: skip
 
+    release_text_encoder: bool = field(
+        default=True,
+        metadata={"help": "Free the text encoder's memory once all prompts are encoded; it is read again if another "
+                  "prompt comes."},
+    )  # fmt: skip
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self.remove_unused_columns = False

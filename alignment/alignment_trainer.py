@@ -181,6 +181,8 @@ class AlignmentTrainer(Trainer):
             callbacks=list(callbacks),
         )
         self.can_return_loss = True
+        if args.release_text_encoder:
+            generator.release_text_encoder()  # all prompts are encoded by now
         self.ema: ExponentialMovingAverage | None = None
         if args.ema_decay:
             if self._zero_stage() == 3:
@@ -280,6 +282,7 @@ class AlignmentTrainer(Trainer):
         if self.lora.use_peft:
             write_adapter(folder, trained_adapter(self.generator, state_dict, PREFIX), self.training_record())
         elif not folder.name.startswith(PREFIX_CHECKPOINT_DIR):
+            self.generator.restore_text_encoder()
             with self.ema.swapped() if self.ema else nullcontext():
                 self.generator.pipeline.save_pretrained(folder)
             if self._zero_stage() == 3:

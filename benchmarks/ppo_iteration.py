@@ -183,6 +183,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--gradient_checkpointing", action="store_true")
     parser.add_argument("--gradient_checkpointing_share", type=float, default=1.0)
     parser.add_argument("--save_memory", action="store_true", help="checkpointing, and all batches of 1 or 2")
+    parser.add_argument("--dtype", choices=["bfloat16", "float32"], help="default: bfloat16 on a GPU, else float32")
     parser.add_argument("--no_compile", action="store_true", help="no regional torch.compile")
     parser.add_argument(
         "--attention_backend", help="diffusers' name of the kernel, for example _native_cudnn"
@@ -235,7 +236,7 @@ def configuration(arguments: argparse.Namespace, output_dir: str, bf16: bool) ->
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Trains `warmup + iterations` iterations; returns the mean figures of the latter."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype = getattr(torch, arguments.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
     generator = build_generator(arguments.architecture, device, dtype)
     clock = Clock(device)
     decode = generator.decode

@@ -244,7 +244,12 @@ def load_adapters(generator: VideoGenerator, paths: str | Path | Sequence[str | 
     total = concatenate_adapters(adapters)
     modules = dict(generator.transformer.named_modules())
     for name, (down, up) in total.pairs.items():
-        weight = modules[name].weight
+        weight: Tensor = modules[name].weight
+        if not weight.is_floating_point():
+            raise InputError(
+                f"Adapters cannot be merged into the quantised weights of {generator.name}: load it without "
+                "quantization."
+            )
         change = up.to(weight.device) @ down.to(weight.device)
         weight.copy_(weight.float() + change)
     before = merged_adapter(generator)

@@ -176,6 +176,9 @@ class VideoGenerator(ABC):
     def release_text_encoder(self) -> None:  # noqa: B027
         """Frees the memory of the text encoder once all prompts are encoded; families with a small one keep it."""
 
+    def restore_text_encoder(self) -> None:  # noqa: B027
+        """Undoes `release_text_encoder`; encoding another prompt does so by itself."""
+
     def blocks(self) -> list[torch.nn.Module]:
         """The transformer's repeated blocks in the order in which they run."""
         transformer: Any = self.transformer

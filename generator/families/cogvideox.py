@@ -86,7 +86,7 @@ class CogVideoXGenerator(PipelineGenerator):
             prompts,
             do_classifier_free_guidance=False,
             max_sequence_length=self.pipeline.transformer.config.max_text_seq_length,
-            device=self.device,
+            device=self.text_device,
         )
         return {"encoder_hidden_states": text}
 

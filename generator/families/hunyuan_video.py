@@ -67,7 +67,7 @@ class HunyuanVideoGenerator(PipelineGenerator):
 
     def _encode_prompts(self, prompts: list[str]) -> Conditions:
         text, pooled, mask = self.pipeline.encode_prompt(
-            prompts, device=self.device, max_sequence_length=self.max_sequence_length
+            prompts, device=self.text_device, max_sequence_length=self.max_sequence_length
         )
         text, mask = trim(text, mask)
         return {
@@ -124,7 +124,7 @@ class HunyuanVideo15Generator(HunyuanVideoGenerator):
 
     def _encode_prompts(self, prompts: list[str]) -> Conditions:
         text, mask, glyphs, glyph_mask = self.pipeline.encode_prompt(
-            prompts, device=self.device, batch_size=len(prompts)
+            prompts, device=self.text_device, batch_size=len(prompts)
         )
         text, mask = trim(text, mask)
         glyphs, glyph_mask = trim(glyphs, glyph_mask)

@@ -91,7 +91,7 @@ class LTXGenerator(PipelineGenerator):
             prompts,
             do_classifier_free_guidance=False,
             max_sequence_length=self.max_sequence_length,
-            device=self.device,
+            device=self.text_device,
         )
         text, mask = trim(text, mask)
         return {"encoder_hidden_states": text, "encoder_attention_mask": mask}

@@ -7,8 +7,8 @@ devices, dtypes, padding and features are handled here. `docs/families.md` shows
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -26,8 +26,7 @@ class PipelineGenerator(VideoGenerator):
     Attributes:
         block_lists: names of the transformer's lists of blocks, in the order in which they run.
         text_encoders: names of the components that encode prompts.
-        offload_text_encoders: keep the text encoders in the CPU's memory and bring them to the device only while
-            they encode prompts, with the transformer out of the way.
+        folder: what the pipeline was read from, or None if it was made in memory.
     """
 
     pipeline_class: ClassVar[Any]
@@ -38,7 +37,7 @@ class PipelineGenerator(VideoGenerator):
     def __init__(self, pipeline: Any, name: str) -> None:
         self.pipeline = pipeline
         self.name = name
-        self.offload_text_encoders = False
+        self.folder: Path | None = None
         self._released = False
         self.defaults = self._pipeline_defaults()
 
@@ -126,40 +125,38 @@ class PipelineGenerator(VideoGenerator):
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
         if self._released:
-            raise InputError(
-                f"The text encoder of {self.name} was released after the prompts were encoded, but another prompt "
-                "is to be encoded: encode all prompts first, or load the model again."
-            )
-        with self._text_encoders_ready():
-            return self._encode_prompts(list(prompts))
+            self.restore_text_encoder()
+        conditions = self._encode_prompts(list(prompts))
+        return {name: value.to(self.device) for name, value in conditions.items()}
 
     @abstractmethod
     def _encode_prompts(self, prompts: list[str]) -> Conditions:
         """The pipeline's own encoding, trimmed to the longest real prompt where the transformer allows it."""
 
+    @property
+    def text_device(self) -> torch.device:
+        """Where prompts are encoded."""
+        return next(getattr(self.pipeline, self.text_encoders[0]).parameters()).device
+
     def release_text_encoder(self) -> None:
-        """Frees the memory of the text encoders for good; only prompts that were encoded before can be used."""
+        """Frees the memory of the text encoders; they are read again from the model's folder when needed."""
+        if self.folder is None or self._released:
+            return
+        self._text_home = self.text_device, getattr(self.pipeline, self.text_encoders[0]).dtype
         for name in self.text_encoders:
             getattr(self.pipeline, name).to("meta")
         self._released = True
 
-    @contextmanager
-    def _text_encoders_ready(self) -> Iterator[None]:
-        """Inside, the text encoders are on the transformer's device; with offloading, instead of it."""
-        encoders = [getattr(self.pipeline, name) for name in self.text_encoders]
-        device = self.device
-        if not self.offload_text_encoders or device.type == "cpu":
-            yield
+    def restore_text_encoder(self) -> None:
+        """Reads the text encoders again after `release_text_encoder`."""
+        if not self._released:
             return
-        self.pipeline.transformer.to("cpu")
-        try:
-            for encoder in encoders:
-                encoder.to(device)
-            yield
-        finally:
-            for encoder in encoders:
-                encoder.to("cpu")
-            self.pipeline.transformer.to(device)
+        device, dtype = self._text_home
+        for name in self.text_encoders:
+            kind = type(getattr(self.pipeline, name))
+            encoder = kind.from_pretrained(self.folder, subfolder=name, dtype=dtype).to(device)
+            setattr(self.pipeline, name, encoder.requires_grad_(False).eval())
+        self._released = False
 
     # The transformer
 

@@ -127,7 +127,7 @@ class WanGenerator(PipelineGenerator):
             prompts,
             do_classifier_free_guidance=False,
             max_sequence_length=self.max_sequence_length,
-            device=self.device,
+            device=self.text_device,
         )
         # What is past the end of a prompt is exactly zero and is put back when the transformer is called.
         return {"encoder_hidden_states": trim(text, (text != 0).any(dim=2))[0]}
