@@ -183,7 +183,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--gradient_checkpointing", action="store_true")
     parser.add_argument("--gradient_checkpointing_share", type=float, default=1.0)
     parser.add_argument("--save_memory", action="store_true", help="checkpointing, and all batches of 1 or 2")
-    parser.add_argument("--dtype", choices=["bfloat16", "float32"], help="default: bfloat16 on a GPU, else float32")
+    parser.add_argument(
+        "--dtype", choices=["bfloat16", "float32"], help="default: bfloat16 on a GPU, else float32"
+    )
     parser.add_argument("--no_compile", action="store_true", help="no regional torch.compile")
     parser.add_argument(
         "--attention_backend", help="diffusers' name of the kernel, for example _native_cudnn"

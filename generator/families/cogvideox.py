@@ -90,6 +90,10 @@ class CogVideoXGenerator(PipelineGenerator):
         )
         return {"encoder_hidden_states": text}
 
+    def condition_shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        config = self.pipeline.transformer.config
+        return {"encoder_hidden_states": ((config.max_text_seq_length, config.text_embed_dim), self.dtype)}
+
     def _transformer_arguments(
         self, latents: Tensor, sigma: Tensor, conditions: Conditions
     ) -> dict[str, Any]:

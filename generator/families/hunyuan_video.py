@@ -76,6 +76,14 @@ class HunyuanVideoGenerator(PipelineGenerator):
             "pooled_projections": pooled,
         }
 
+    def condition_shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        config = self.pipeline.transformer.config
+        return {
+            "encoder_hidden_states": ((self.max_sequence_length, config.text_embed_dim), self.dtype),
+            "encoder_attention_mask": ((self.max_sequence_length,), torch.bool),
+            "pooled_projections": ((config.pooled_projection_dim,), self.dtype),
+        }
+
     def _transformer_arguments(
         self, latents: Tensor, sigma: Tensor, conditions: Conditions
     ) -> dict[str, Any]:
@@ -133,6 +141,16 @@ class HunyuanVideo15Generator(HunyuanVideoGenerator):
             "encoder_attention_mask": mask,
             "encoder_hidden_states_2": glyphs,
             "encoder_attention_mask_2": glyph_mask,
+        }
+
+    def condition_shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        config, pipeline = self.pipeline.transformer.config, self.pipeline
+        lengths = pipeline.tokenizer_max_length, pipeline.tokenizer_2_max_length
+        return {
+            "encoder_hidden_states": ((lengths[0], config.text_embed_dim), self.dtype),
+            "encoder_attention_mask": ((lengths[0],), torch.bool),
+            "encoder_hidden_states_2": ((lengths[1], config.text_embed_2_dim), self.dtype),
+            "encoder_attention_mask_2": ((lengths[1],), torch.bool),
         }
 
     def _transformer_arguments(

@@ -96,6 +96,13 @@ class LTXGenerator(PipelineGenerator):
         text, mask = trim(text, mask)
         return {"encoder_hidden_states": text, "encoder_attention_mask": mask}
 
+    def condition_shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        length, width = self.max_sequence_length, self.pipeline.transformer.config.caption_channels
+        return {
+            "encoder_hidden_states": ((length, width), self.dtype),
+            "encoder_attention_mask": ((length,), torch.bool),
+        }
+
     def _transformer_arguments(
         self, latents: Tensor, sigma: Tensor, conditions: Conditions
     ) -> dict[str, Any]:

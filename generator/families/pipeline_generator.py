@@ -133,6 +133,10 @@ class PipelineGenerator(VideoGenerator):
     def _encode_prompts(self, prompts: list[str]) -> Conditions:
         """The pipeline's own encoding, trimmed to the longest real prompt where the transformer allows it."""
 
+    @abstractmethod
+    def condition_shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """Size without the batch, and dtype, of the longest conditions; for forecasts of memory."""
+
     @property
     def text_device(self) -> torch.device:
         """Where prompts are encoded."""

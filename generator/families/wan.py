@@ -132,6 +132,10 @@ class WanGenerator(PipelineGenerator):
         # What is past the end of a prompt is exactly zero and is put back when the transformer is called.
         return {"encoder_hidden_states": trim(text, (text != 0).any(dim=2))[0]}
 
+    def condition_shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        width = self.pipeline.transformer.config.text_dim
+        return {"encoder_hidden_states": ((self.max_sequence_length, width), self.dtype)}
+
     def _transformer_arguments(
         self, latents: Tensor, sigma: Tensor, conditions: Conditions
     ) -> dict[str, Any]:
