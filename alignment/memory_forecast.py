@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils.checkpoint import checkpoint
 
 from alignment.adapters import LoraArguments, add_lora
-from generator.base import Conditions
+from generator.base import Conditions, GenerationDefaults
 from generator.families.pipeline_generator import PipelineGenerator
 from generator.loading import DEFAULTS_NAME, FAMILIES, read_class_name, read_defaults
 from generator.memory import StorageTracker, fused_attention
@@ -76,15 +76,23 @@ class Forecast:
     Attributes:
         resident: what is there all the time: weights, adapters, optimiser.
         transient: the most that each part of the work needs on top.
+        linear_weights: number of weights that can be quantised, in all transformers.
     """
 
     resident: dict[str, int] = field(default_factory=dict)
     transient: dict[str, int] = field(default_factory=dict)
+    linear_weights: int = 0
 
     @property
     def peak(self) -> int:
         """The most at any time."""
         return sum(self.resident.values()) + max(self.transient.values(), default=0)
+
+    def quantised(self, bits: str) -> Forecast:
+        """The same with the transformer's linear layers in `8bit` or `4bit` instead of bfloat16."""
+        saved = round(self.linear_weights * (2 - BYTES_OF_QUANTISED_WEIGHT[bits]))
+        resident = {**self.resident, "transformer": self.resident["transformer"] - saved}
+        return Forecast(resident, self.transient, self.linear_weights)
 
 
 def forecast(folder: Path, work: Work) -> Forecast:
@@ -94,6 +102,7 @@ def forecast(folder: Path, work: Work) -> Forecast:
         InputError: the pipeline is not of a family whose memory can be forecast, or the size is impossible.
     """
     probe = _Probe(folder, work, {})
+    probe.generator.check_size(work.num_frames, work.height, work.width)
     deeper = {blocks: _Probe(folder, work, {blocks: DEPTH + 1}) for blocks in probe.blocks_in_full}
 
     def whole(measure: Callable[[_Probe], float], share: float = 1.0) -> float:
@@ -118,7 +127,8 @@ def forecast(folder: Path, work: Work) -> Forecast:
         found.transient["sampling"] = probe.sampling_peak()
         if work.decode_batch:
             found.transient["decoding"] = probe.decoding_peak()
-    return found
+    found.linear_weights = round(copies * whole(_Probe.linear_weights))
+    return found if work.quantization is None else found.quantised(work.quantization)
 
 
 def _update(whole: Callable[..., float], share: float) -> float:
@@ -142,6 +152,15 @@ def text_encoder_bytes(folder: Path) -> dict[str, int]:
         if size:
             found[part.name] = size
     return found
+
+
+def model_defaults(folder: Path) -> GenerationDefaults:
+    """Sizes and sampling settings of the pipeline in `folder`.
+
+    Raises:
+        InputError: it is not of a family whose memory can be forecast.
+    """
+    return _Probe(folder, Work("generate", 0, 0, 0), {}).generator.defaults
 
 
 class _Probe:
@@ -176,14 +195,12 @@ class _Probe:
         }
         if (folder / DEFAULTS_NAME).is_file():
             self.generator.defaults = read_defaults(folder, self.generator.defaults)
-        self.generator.check_size(work.num_frames, work.height, work.width)
 
     def weight_bytes(self) -> float:
-        total = sum(parameter.nbytes for parameter in self.base.values())
-        if self.work.quantization is None:
-            return total
-        quantised = sum(module.weight.numel() for module in self.linear)
-        return total - quantised * (2 - BYTES_OF_QUANTISED_WEIGHT[self.work.quantization])
+        return sum(parameter.nbytes for parameter in self.base.values())
+
+    def linear_weights(self) -> float:
+        return sum(module.weight.numel() for module in self.linear)
 
     def autoencoder_bytes(self) -> int:
         return sum(parameter.nbytes for parameter in self.generator.pipeline.vae.parameters())
