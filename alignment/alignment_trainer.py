@@ -23,6 +23,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from alignment.adapters import LoraArguments, add_lora, trained_adapter
 from alignment.alignment_config import AlignmentConfig
+from alignment.allocator import keep_freed_memory
 from alignment.latent_dataset import BucketBatchSampler, LatentDataset, collate
 from generator.adapters import model_fingerprint, write_adapter
 from generator.base import Conditions, VideoGenerator, select
@@ -136,6 +137,8 @@ class AlignmentTrainer(Trainer):
         else:
             generator.transformer.requires_grad_(True)
             self.lora_layers = []
+        if generator.device.type == "cpu":
+            keep_freed_memory()
         self.policy = policy = Policy(generator.transformer, dropout)
         self._metrics: dict[str, list[Tensor]] = defaultdict(list)
         super().__init__(

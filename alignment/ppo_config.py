@@ -87,6 +87,11 @@ class PPOConfig(AlignmentConfig):
     )
     beta: float = field(default=0.01, metadata={"help": "Weight of the KL divergence to the reference."})
     monitor_kl: bool = field(default=True, metadata={"help": "Measure the KL divergence even if beta is 0."})
+    monitor_kl_generations: int = field(
+        default=2,
+        metadata={"help": "Videos of each group on which the divergence is measured where beta is 0; with a "
+                  "KL term it is measured on all."},
+    )  # fmt: skip
     target_kl: float | None = field(
         default=None, metadata={"help": "Stop training when a rollout's KL divergence is above this."}
     )

@@ -134,8 +134,9 @@ class PPOTrainer(AlignmentTrainer):
             self.sigmas,
             args.sde_settings(self._window_start(index)),
             self.guidance_scale,
-            self.measure_kl,
             args.rollout_batch_size,
+            self._compared(len(members)),
+            keep_reference_means=args.beta > 0,
         )
         rewards, scores = judge(
             self.reward,
@@ -224,6 +225,14 @@ class PPOTrainer(AlignmentTrainer):
         }
         chosen = torch.stack([orders[place // count][place % count] for place in wanted.tolist()])
         return chosen.chunk(args.world_size)[args.process_index]
+
+    def _compared(self, count: int) -> Tensor | None:
+        """Which trajectories are compared with the reference: all for a KL term, else some of each group."""
+        args = self.args
+        if not self.measure_kl:
+            return None
+        measured = args.num_generations if args.beta > 0 else args.monitor_kl_generations
+        return torch.arange(count) % args.num_generations < measured
 
     def _window_start(self, index: int) -> int:
         """First stochastic step: one for the whole rollout, so groups are compared over the same steps."""

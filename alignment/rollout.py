@@ -13,8 +13,10 @@ from alignment.adapters import adapters_disabled
 from generator.base import Conditions, VideoGenerator, select
 from generator.output import InputError
 from generator.sampling import (
+    Reference,
     SdeSettings,
     Trajectories,
+    Velocity,
     guided_velocity,
     join_trajectories,
     sample_trajectories,
@@ -85,15 +87,18 @@ def sample_groups(
     sigmas: Tensor,
     settings: SdeSettings,
     guidance_scale: float,
-    with_reference: bool,
     batch_size: int,
+    compared: Tensor | None = None,
+    keep_reference_means: bool = True,
 ) -> Trajectories:
     """Samples one trajectory a row of `conditions`, in batches; each depends on its own seed only.
 
     Args:
         policy: the module that predicts; with adapters disabled it is the reference.
         seeds: of the start and the noise of each trajectory.
-        with_reference: also record what the reference would have done.
+        compared: `[batch]` booleans, the trajectories whose divergence from the reference is measured; None
+            for none.
+        keep_reference_means: whether the means of the reference are kept; all must then be compared.
     """
     parts = []
     for start in range(0, len(seeds), batch_size):
@@ -106,9 +111,35 @@ def sample_groups(
             guidance_scale,
             policy,
         )
-        reference = (lambda: adapters_disabled(policy)) if with_reference else None
+        reference = None
+        if compared is not None and compared[rows].any():
+            chosen = compared[rows].nonzero().flatten()
+            of_chosen = velocity
+            if len(chosen) < len(noise):
+                of_chosen = guided_velocity(
+                    generator,
+                    select(conditions, start + chosen),
+                    None if negative_conditions is None else select(negative_conditions, start + chosen),
+                    guidance_scale,
+                    policy,
+                )
+            reference = Reference(
+                _without_adapters(policy, of_chosen),
+                None if len(chosen) == len(noise) else chosen.to(noise.device),
+                keep_reference_means,
+            )
         parts.append(sample_trajectories(velocity, noise, sigmas, settings, reference))
     return join_trajectories(parts)
+
+
+def _without_adapters(policy: torch.nn.Module, velocity: Velocity) -> Velocity:
+    """The velocity of the reference policy: the same network with its LoRA layers off."""
+
+    def reference_velocity(latents: Tensor, sigma: Tensor) -> Tensor:
+        with adapters_disabled(policy):
+            return velocity(latents, sigma)
+
+    return reference_velocity
 
 
 @torch.no_grad()

@@ -126,6 +126,26 @@ def test_kl_equals_the_analytic_one_and_has_a_gradient(generator, prompts, brigh
     assert min(gradients) > 0
 
 
+def test_without_a_kl_term_the_divergence_is_measured_on_some_videos_of_each_group(
+    make_generator, prompts, bright, quiet
+):
+    """It is the divergence of those very videos, and measuring it changes nothing."""
+    measured = {}
+    for generations in (1, 4):
+        trainer = make(
+            make_generator(), prompts, bright, quiet, beta=0.0, monitor_kl_generations=generations,
+            rollout_batch_size=5,
+        )  # fmt: skip
+        for name, parameter in trainer.policy.named_parameters():
+            if "lora_B" in name:
+                parameter.data.normal_(std=0.1, generator=torch.Generator().manual_seed(0))
+        measured[generations] = trainer._new_rollout(0).trajectories
+    assert measured[1].reference_means is None
+    assert measured[1].kl.shape == (3, 4)
+    assert torch.allclose(measured[1].kl, measured[4].kl[::4], rtol=1e-4)
+    assert torch.equal(measured[1].final, measured[4].final)
+
+
 def test_the_logged_policy_loss_does_not_contain_the_kl(make_generator, prompts, bright, quiet):
     logged = []
     for beta in (0.0, 100.0):
