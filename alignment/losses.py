@@ -69,6 +69,12 @@ def clipped_ratio_loss(
     return loss, ratio
 
 
+def adapted_beta(beta: float, kl: float, target: float, gain: float) -> float:
+    """β (1 + K clip((KL − target) / target, −0.2, 0.2)) (Ziegler et al. 2019, arXiv 1909.08593, section 2.2)."""
+    error = min(max((kl - target) / target, -0.2), 0.2)
+    return beta * (1 + gain * error)
+
+
 def step_weights(sigmas: Tensor, settings: SdeSettings, kind: str) -> Tensor:
     """Weights `[num_steps]` of the stochastic steps in the policy loss; their mean is 1.
 

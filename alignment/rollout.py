@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from alignment.adapters import adapters_disabled
 from generator.base import Conditions, VideoGenerator, select
-from generator.output import InputError
 from generator.sampling import (
     Reference,
     SdeSettings,
@@ -20,11 +18,9 @@ from generator.sampling import (
     guided_velocity,
     join_trajectories,
     sample_trajectories,
+    sample_latents,
     seeded_noise,
 )
-
-if TYPE_CHECKING:
-    from reward.models.base import RewardModel
 
 
 @dataclass
@@ -37,8 +33,8 @@ class Rollout:
         rows: `[batch]`, the row of each prompt in the trainer's table of conditions.
         trajectories: what was sampled.
         rewards: `[batch]`.
-        scores: every score that the reward model gave, `[batch]` each.
-        advantages: `[batch]`.
+        scores: every score that the reward models gave, `[batch]` each.
+        advantages: `[batch, W]`, of each stochastic step; `[batch, 1]` where there is none.
     """
 
     index: int
@@ -64,7 +60,7 @@ class StepRows:
         latents, next_latents: before and after the step.
         old_log_probs: under the policy that took it.
         reference_means: of the reference policy, or None.
-        advantages: of the step's trajectory.
+        advantages: of the step.
         rows: of the prompt in the table of conditions.
     """
 
@@ -142,49 +138,47 @@ def _without_adapters(policy: torch.nn.Module, velocity: Velocity) -> Velocity:
     return reference_velocity
 
 
-@torch.no_grad()
-def judge(
-    reward: RewardModel,
+def ode_samples(
     generator: VideoGenerator,
-    latents: Tensor,
+    policy: torch.nn.Module,
     conditions: Conditions,
-    prompts: Sequence[str],
-    dimension: str | None,
+    negative_conditions: Conditions | None,
+    seeds: Sequence[int],
+    latent_shape: Sequence[int],
+    sigmas: Tensor,
+    guidance_scale: float,
     batch_size: int,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Rewards `[batch]` and all scores of latents; videos are decoded only if the reward model needs pixels.
-
-    Args:
-        dimension: the score that is the reward; where None, `overall`, or the mean of all scores.
-    """
-    scores: dict[str, list[Tensor]] = {}
-    for start in range(0, len(latents), batch_size):
+) -> Trajectories:
+    """Samples of the ODE, as trajectories without a stochastic step; the arguments are `sample_groups`'."""
+    parts = []
+    for start in range(0, len(seeds), batch_size):
         rows = slice(start, start + batch_size)
-        if reward.scores_latents:
-            found = reward.score_latents(latents[rows], select(conditions, rows))
-        else:
-            found = reward.score(generator.decode(latents[rows]), prompts[rows])
-        for name, value in found.items():
-            scores.setdefault(name, []).append(value.float().to(latents.device))
-    joined = {name: torch.cat(parts) for name, parts in scores.items()}
-    if dimension is not None and dimension not in joined:
-        raise InputError(
-            f"The reward {reward.name!r} has no score {dimension!r}: set reward_dimension to one of "
-            f"{', '.join(joined)}."
+        velocity = guided_velocity(
+            generator,
+            select(conditions, rows),
+            None if negative_conditions is None else select(negative_conditions, rows),
+            guidance_scale,
+            policy,
         )
-    chosen = dimension or ("overall" if "overall" in joined else None)
-    rewards = joined[chosen] if chosen else torch.stack(list(joined.values())).mean(0)
-    if not torch.isfinite(rewards).all():
-        raise InputError(
-            f"The reward {reward.name!r} gave a score that is not a finite number: check its weights."
-        )
-    return rewards, joined
+        noise = seeded_noise(seeds[rows], latent_shape).to(generator.device)
+        parts.append(sample_latents(velocity, noise, sigmas))
+    final = torch.cat(parts)
+    return Trajectories(
+        final=final,
+        states=final.new_zeros(len(final), 0, *latent_shape),
+        log_probs=final.new_zeros(len(final), 0),
+        reference_means=None,
+        kl=None,
+        sigmas=sigmas.to(final.device),
+        settings=None,
+    )
 
 
 def step_rows(rollout: Rollout, rows: Tensor) -> StepRows:
     """The denoising steps `rows` `[batch]` of a rollout, numbered trajectory by trajectory."""
     trajectories = rollout.trajectories
-    member, step = rows // trajectories.settings.num_steps, rows % trajectories.settings.num_steps
+    num_steps = trajectories.log_probs.shape[1]
+    member, step = rows // num_steps, rows % num_steps
     means = trajectories.reference_means
     return StepRows(
         step=step,
@@ -192,6 +186,6 @@ def step_rows(rollout: Rollout, rows: Tensor) -> StepRows:
         next_latents=trajectories.states[member, step + 1],
         old_log_probs=trajectories.log_probs[member, step],
         reference_means=None if means is None else means[member, step],
-        advantages=rollout.advantages[member],
+        advantages=rollout.advantages[member, step],
         rows=rollout.rows[member.cpu()],
     )

@@ -134,7 +134,7 @@ class Trajectories:
             None.
         kl: `[compared, W]`, the divergence of each stochastic step from the reference's, or None.
         sigmas: the schedule `[steps + 1]`.
-        settings: the kernel and its window.
+        settings: the kernel and its window; None where every step was the ODE's.
     """
 
     final: Tensor
@@ -143,7 +143,7 @@ class Trajectories:
     reference_means: Tensor | None
     kl: Tensor | None
     sigmas: Tensor
-    settings: SdeSettings
+    settings: SdeSettings | None
 
 
 def join_trajectories(parts: Sequence[Trajectories]) -> Trajectories:
