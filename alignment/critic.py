@@ -75,7 +75,11 @@ class ValueNetwork(nn.Module):
         self.register_buffer("scale", torch.zeros(()))
 
     def forward(self, inputs: CriticInputs) -> Tensor:
-        angles = inputs.sigma[:, None] * math.pi * 2.0 ** torch.arange(FREQUENCIES // 2, device=inputs.sigma.device)
+        angles = (
+            inputs.sigma[:, None]
+            * math.pi
+            * 2.0 ** torch.arange(FREQUENCIES // 2, device=inputs.sigma.device)
+        )
         angles = torch.cat([angles, inputs.sigma[:, None] * torch.arange(1, 9, device=angles.device)], dim=1)
         condition = self.condition(torch.cat([angles.sin(), angles.cos(), inputs.text], dim=1))
         x = self.trunk(inputs.seen)
@@ -163,7 +167,9 @@ class ValueCritic:
         with torch.enable_grad():
             for _ in range(epochs):
                 losses = []
-                for rows in torch.randperm(len(returns), generator=random).to(returns.device).split(batch_size):
+                for rows in (
+                    torch.randperm(len(returns), generator=random).to(returns.device).split(batch_size)
+                ):
                     error = (self.network(inputs[rows]) - returns[rows]) / scale
                     loss = error.square().mean()
                     self.optimiser.zero_grad()

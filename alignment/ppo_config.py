@@ -88,7 +88,9 @@ class PPOConfig(RolloutConfig):
 
     ptx_coef: float = field(
         default=0.0,
-        metadata={"help": "Weight of the flow-matching loss on demonstrations (`ptx_dataset`) in each update."},
+        metadata={
+            "help": "Weight of the flow-matching loss on demonstrations (`ptx_dataset`) in each update."
+        },
     )
     ptx_batch_size: int = field(
         default=4, metadata={"help": "Demonstrations in each micro-batch, with ptx_coef."}

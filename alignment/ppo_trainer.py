@@ -67,7 +67,10 @@ class PPOTrainer(RolloutTrainer):
     ) -> None:
         self.beta = args.beta
         self.measure_kl = (
-            args.beta > 0 or args.monitor_kl or args.target_kl is not None or args.adaptive_kl_target is not None
+            args.beta > 0
+            or args.monitor_kl
+            or args.target_kl is not None
+            or args.adaptive_kl_target is not None
         )
         self._ratios: list[Tensor] = []
         super().__init__(
@@ -182,6 +185,8 @@ class PPOTrainer(RolloutTrainer):
     def _rows_loss(
         self, model: torch.nn.Module, rollout: Rollout, rows: Tensor, update: int, place: int
     ) -> Tensor:
+        if update == 0 and place == 0 and self._rounds:
+            self._recompute_log_probs(rollout)
         loss = self._update_loss(model, rollout, step_rows(rollout, rows), on_policy=update == 0)
         if self.args.ptx_coef > 0:
             error = self._demonstration_error(model, rollout.index, update, place)
@@ -189,21 +194,47 @@ class PPOTrainer(RolloutTrainer):
             loss = loss + self.args.ptx_coef * error
         return loss
 
+    @property
+    def _rounds(self) -> bool:
+        """Whether the network computes in a type in which another batch gives visibly other numbers."""
+        return self.generator.dtype != torch.float32 or self.args.bf16 or self.args.fp16
+
+    @torch.no_grad()
+    def _recompute_log_probs(self, rollout: Rollout) -> None:
+        """The old log-probabilities of later optimiser steps, in the very micro-batches that these will see.
+
+        In bfloat16 the ratio is otherwise off by 1e-4 before any update, which is the size of clip ranges.
+        """
+        trajectories = rollout.trajectories
+        flat = trajectories.log_probs.view(-1)
+        first = self.args.gradient_accumulation_steps * self.args.per_device_train_batch_size
+        later = self._row_order[first:]
+        for chosen in later.split(self.args.per_device_train_batch_size) if len(later) else ():
+            rows = step_rows(rollout, chosen)
+            mean, std, _ = self._step(self.policy, rollout, rows)
+            flat[chosen] = flow.gaussian_log_prob(rows.next_latents, mean, std)
+
+    def _step(
+        self, model: torch.nn.Module, rollout: Rollout, rows: StepRows
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean, std and velocity of the denoising steps under `model`."""
+        settings, sigmas = _window(rollout), rollout.trajectories.sigmas
+        step = settings.first_step + rows.step
+        velocity = self._velocity(model, rows)(rows.latents, sigmas[step])
+        return *sde_step(settings, sigmas, step, rows.latents, velocity), velocity
+
     def _update_loss(
         self, model: torch.nn.Module, rollout: Rollout, rows: StepRows, on_policy: bool
     ) -> Tensor:
         """The clipped-ratio loss with the KL divergence to the reference."""
         args, trajectories, settings = self.args, rollout.trajectories, _window(rollout)
-        sigmas = trajectories.sigmas
-        step = settings.first_step + rows.step
-        velocity = self._velocity(model, rows)(rows.latents, sigmas[step])
-        mean, std = sde_step(settings, sigmas, step, rows.latents, velocity)
+        mean, std, velocity = self._step(model, rollout, rows)
         log_probs = flow.gaussian_log_prob(rows.next_latents, mean, std)
         # Before the first update the old policy is this one: its own value has no rounding from another batch
         # size.
         old_log_probs = log_probs.detach() if on_policy else rows.old_log_probs
 
-        weights = step_weights(sigmas, settings, args.step_weight)[rows.step]
+        weights = step_weights(trajectories.sigmas, settings, args.step_weight)[rows.step]
         policy_loss, ratio = clipped_ratio_loss(log_probs, old_log_probs, rows.advantages, args.epsilon)
         policy_loss = weights * policy_loss
         loss = policy_loss.mean()
@@ -238,7 +269,9 @@ class PPOTrainer(RolloutTrainer):
     def _demonstration_error(self, model: torch.nn.Module, index: int, update: int, place: int) -> Tensor:
         """The flow-matching error of some demonstrations of one size, in place of a pretraining term."""
         args = self.args
-        micro_batch = (update * args.gradient_accumulation_steps + place) * args.world_size + args.process_index
+        micro_batch = (
+            update * args.gradient_accumulation_steps + place
+        ) * args.world_size + args.process_index
         random = self._random(PTX_STREAM, index, micro_batch)
         order = torch.randperm(len(self.demonstrations), generator=random).tolist()
         shape = self.demonstrations[order[0]].shape

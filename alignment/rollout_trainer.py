@@ -141,7 +141,9 @@ class RolloutTrainer(AlignmentTrainer):
             self.accelerator.reduce,
         )
         mean, std = mean_and_std(rewards, self.accelerator.reduce)
-        advantages = group_relative_advantages(rewards, args.scale_rewards, args.advantage_clip, global_std=std)
+        advantages = group_relative_advantages(
+            rewards, args.scale_rewards, args.advantage_clip, global_std=std
+        )
         steps = max(1, trajectories.log_probs.shape[1])
         rollout = Rollout(
             index,

@@ -20,7 +20,9 @@ def video_statistics(videos: Tensor) -> dict[str, Tensor]:
     `colour_entropy`: entropy in bits of the histogram of colours on a 4×4×4 grid, in [0, 6].
     """
     pixels = (videos.float() + 1) / 2
-    motion = pixels.diff(dim=2).abs().flatten(1).mean(1) if videos.shape[2] > 1 else pixels.new_zeros(len(videos))
+    motion = (
+        pixels.diff(dim=2).abs().flatten(1).mean(1) if videos.shape[2] > 1 else pixels.new_zeros(len(videos))
+    )
     levels = (pixels * COLOUR_LEVELS).long().clamp(0, COLOUR_LEVELS - 1)
     bins = (levels[:, 0] * COLOUR_LEVELS + levels[:, 1]) * COLOUR_LEVELS + levels[:, 2]
     counts = torch.zeros(len(videos), COLOUR_LEVELS**3, device=videos.device)
