@@ -68,9 +68,10 @@ class ValueNetwork(nn.Module):
         self.condition = nn.Linear(2 * FREQUENCIES + text_size, size)
         self.trunk = nn.Conv3d(seen_size, size, 3, padding=1) if own_trunk else nn.Linear(seen_size, size)
         self.blocks = nn.ModuleList(_Block(size) for _ in range(2 if own_trunk else 0))
-        self.head = nn.Sequential(nn.Linear(2 * size, size), nn.SiLU(), nn.Linear(size, 1))
-        nn.init.zeros_(self.head[-1].weight)
-        nn.init.zeros_(self.head[-1].bias)
+        last = nn.Linear(size, 1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.head = nn.Sequential(nn.Linear(2 * size, size), nn.SiLU(), last)
         self.register_buffer("offset", torch.zeros(()))
         self.register_buffer("scale", torch.zeros(()))
 

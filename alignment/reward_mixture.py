@@ -116,7 +116,8 @@ class RewardMixture:
                         scores = reward.score(videos, prompts[rows])
                     for name, value in scores.items():
                         parts.setdefault(name, []).append(value.float().to(latents.device))
-        rewards, named = [], {}
+        rewards: list[Tensor] = []
+        named: dict[str, Tensor] = {}
         for reward, label, parts in zip(self.rewards, self.labels, found):
             joined = {name: torch.cat(values) for name, values in parts.items()}
             rewards.append(chosen_score(reward, joined, self.dimension))

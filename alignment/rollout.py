@@ -17,8 +17,8 @@ from generator.sampling import (
     Velocity,
     guided_velocity,
     join_trajectories,
-    sample_trajectories,
     sample_latents,
+    sample_trajectories,
     seeded_noise,
 )
 

@@ -16,7 +16,6 @@ from alignment.commands import dpo, ppo, sft
 from alignment.latent_dataset import split_prompts
 from alignment.ppo_config import PPOConfig
 from alignment.ppo_trainer import PPOTrainer
-from alignment.rollout import step_rows
 from generator import flow
 from generator.output import InputError
 from generator.testing import tiny_generator
@@ -135,9 +134,9 @@ def test_trap_8_an_unknown_key_is_an_error_that_names_the_nearest(command, tmp_p
     parser = CommandParser(command.ARGUMENTS, prog="vidalign x")
     config = tmp_path / "config.yaml"
     config.write_text("lora_alfa: 4\n")
-    with pytest.raises(InputError, match="lora_alfa.*lora_alpha"):
+    with pytest.raises(InputError, match=r"lora_alfa.*lora_alpha"):
         parser.build(["--config", str(config), "--output_dir", str(tmp_path)])
-    with pytest.raises(InputError, match="--learning_rat.*--learning_rate"):
+    with pytest.raises(InputError, match=r"--learning_rat.*--learning_rate"):
         parser.build(["--learning_rat", "1", "--output_dir", str(tmp_path)])
 
 
