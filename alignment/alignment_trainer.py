@@ -177,7 +177,7 @@ class AlignmentTrainer(Trainer):
         dataset = self.train_dataset
         if not isinstance(dataset, LatentDataset):
             return super().get_train_dataloader()
-        sampler = BucketBatchSampler(dataset.shapes, self._train_batch_size, self.args.seed)
+        sampler = BucketBatchSampler(dataset.buckets, self._train_batch_size, self.args.seed)
         self.add_callback(_EpochOrder(sampler))
         return self.accelerator.prepare(
             DataLoader(dataset, batch_sampler=sampler, collate_fn=self.data_collator)
@@ -187,7 +187,7 @@ class AlignmentTrainer(Trainer):
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if not isinstance(dataset, LatentDataset):
             return super().get_eval_dataloader(eval_dataset)
-        sampler = BucketBatchSampler(dataset.shapes, self.args.eval_batch_size, seed=0)
+        sampler = BucketBatchSampler(dataset.buckets, self.args.eval_batch_size, seed=0)
         return self.accelerator.prepare(
             DataLoader(dataset, batch_sampler=sampler, collate_fn=self.data_collator)
         )

@@ -166,16 +166,21 @@ class PromptTable:
 
 
 class LatentDataset(Dataset):
-    """Rows of equally many latents each (one for SFT; chosen and rejected for DPO) with the row of their
-    prompt.
+    """Rows of latents (one each for SFT; those of a ranking for DPO) with the row of their prompt.
 
-    An item is `{"latents": [sides, C, F, H, W], "row": int, "key": int}`; all sides of an item have one
-    shape.
+    An item is `{"latents": [sides, C, F, H, W], "row": int, "key": int}`, and `"ranks": [sides]` where ranks
+    are given; all sides of an item have one shape.
     """
 
-    def __init__(self, latents: Sequence[Sequence[Tensor]], rows: Tensor) -> None:
+    def __init__(
+        self,
+        latents: Sequence[Sequence[Tensor]],
+        rows: Tensor,
+        ranks: Sequence[Sequence[int]] | None = None,
+    ) -> None:
         self.latents = latents
         self.rows = rows.tolist()
+        self.ranks = ranks
         for sides in latents:
             shapes = [tuple(side.shape) for side in sides]
             if len(set(shapes)) > 1:
@@ -188,26 +193,35 @@ class LatentDataset(Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"latents": torch.stack(list(self.latents[index])), "row": self.rows[index], "key": index}
+        item = {"latents": torch.stack(list(self.latents[index])), "row": self.rows[index], "key": index}
+        return item if self.ranks is None else {**item, "ranks": torch.tensor(self.ranks[index])}
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
         return [tuple(sides[0].shape) for sides in self.latents]
 
+    @property
+    def buckets(self) -> list[tuple[int, ...]]:
+        """Number of sides and their shape; items of one bucket can stand in one batch."""
+        return [(len(sides), *shape) for sides, shape in zip(self.latents, self.shapes)]
+
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
     """`latents [batch, sides, C, F, H, W]`, `rows [batch]`, `keys [batch, 2]`: index of the row and its
-    occurrence."""
+    occurrence; and `ranks [batch, sides]` where the items have them."""
     seen: dict[int, int] = {}
     keys = []
     for item in items:
         keys.append((item["key"], seen.get(item["key"], 0)))
         seen[item["key"]] = seen.get(item["key"], 0) + 1
-    return {
+    batch = {
         "latents": torch.stack([item["latents"] for item in items]),
         "rows": torch.tensor([item["row"] for item in items]),
         "keys": torch.tensor(keys),
     }
+    if "ranks" in items[0]:
+        batch["ranks"] = torch.stack([item["ranks"] for item in items])
+    return batch
 
 
 class BucketBatchSampler(Sampler[list[int]]):

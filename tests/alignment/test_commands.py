@@ -102,6 +102,22 @@ def test_dpo_from_rankings_drops_ties_and_splits_by_prompt(tmp_path, videos, sma
     check_adapter(tmp_path / "out", trainer)
 
 
+@pytest.mark.parametrize(
+    ("loss_type", "count", "size"), [("plackett_luce", 1, 4), ("rao_kupper", 2, 4), ("ipo", 5, 2)]
+)
+def test_dpo_learns_from_whole_rankings_or_their_pairs(tmp_path, videos, small, loss_type, count, size):
+    file = write_rankings_file(tmp_path / "data", videos)
+    rows = file.read_text().splitlines()
+    tied = json.loads(rows[1]) | {"ranks": [1, 1, 1, 1]}
+    file.write_text(f"{rows[0]}\n{json.dumps(tied)}\n")
+    data = dpo.DPOArguments(preferences=str(file), num_frames=5, height=16, width=16)
+    config = DPOConfig(**small, loss_type=loss_type)
+    trainer = dpo.run(MODEL, data, LoraArguments(), config, generator=tiny_generator())
+    assert len(trainer.train_dataset) == count
+    assert trainer.train_dataset[0]["latents"].shape[0] == size
+    check_adapter(tmp_path / "out", trainer)
+
+
 def test_ppo_from_prompts_and_a_reward(tmp_path, bright, quiet):
     bright.scores_latents = False
     (tmp_path / "prompts.txt").write_text("a circle\na square\n")
