@@ -42,6 +42,29 @@ def group_relative_advantages(
     return centred.clamp(-clip, clip).float()
 
 
+def generalised_advantages(
+    rewards: Tensor, values: Tensor, gamma: float = 1.0, gae_lambda: float = 0.95
+) -> tuple[Tensor, Tensor]:
+    """Advantages and returns `[batch, steps]` of denoising steps (GAE, arXiv 1506.02438, eq. 16).
+
+    δ_t = r_t + γ V(s_{t+1}) − V(s_t) and A_t = Σ_l (γλ)^l δ_{t+l}, where the reward comes after the last step and
+    the value of a finished video is 0. Returns are A + V.
+
+    Args:
+        rewards: `[batch]`, of the finished videos.
+        values: `[batch, steps]`, of the states before each step.
+    """
+    following = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)
+    deltas = gamma * following - values
+    deltas[:, -1] += rewards
+    advantages = torch.zeros_like(values)
+    running = torch.zeros_like(rewards)
+    for step in reversed(range(values.shape[1])):
+        running = deltas[:, step] + gamma * gae_lambda * running
+        advantages[:, step] = running
+    return advantages, advantages + values
+
+
 def share_without_spread(rewards: Tensor, epsilon: float = 1e-4) -> Tensor:
     """Share of the groups `[groups, num_generations]` whose std is at most `epsilon`: they teach nothing."""
     return (rewards.std(dim=1, correction=0) <= epsilon).float().mean()

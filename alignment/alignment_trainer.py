@@ -24,6 +24,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from alignment.adapters import LoraArguments, add_lora, trained_adapter
 from alignment.alignment_config import AlignmentConfig
+from alignment.allocator import keep_freed_memory
 from alignment.latent_dataset import BucketBatchSampler, LatentDataset, collate
 from generator.adapters import model_fingerprint, write_adapter
 from generator.base import Conditions, VideoGenerator, select
@@ -31,6 +32,7 @@ from generator.output import InputError, write_json
 
 TRAINED_NAME = "trained.safetensors"
 EMA_NAME = "ema.safetensors"
+EXTRA_NAME = "extra_state.pt"
 PREFIX = "transformer."
 
 
@@ -164,6 +166,8 @@ class AlignmentTrainer(Trainer):
         else:
             generator.transformer.requires_grad_(True)
             self.lora_layers = []
+        if generator.device.type == "cpu":
+            keep_freed_memory()
         if args.attention_backend is not None:
             generator.set_attention_backend(args.attention_backend)
         if args.compile_blocks:
@@ -181,8 +185,6 @@ class AlignmentTrainer(Trainer):
             callbacks=list(callbacks),
         )
         self.can_return_loss = True
-        if args.release_text_encoder:
-            generator.release_text_encoder()  # all prompts are encoded by now
         self.ema: ExponentialMovingAverage | None = None
         if args.ema_decay:
             if self._zero_stage() == 3:
@@ -198,6 +200,8 @@ class AlignmentTrainer(Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Trains; afterwards the network is in evaluation mode, ready to sample from."""
+        if self.args.release_text_encoder:
+            self.generator.release_text_encoder()  # all prompts are encoded by now
         try:
             return super().train(*args, **kwargs)
         finally:
@@ -209,7 +213,7 @@ class AlignmentTrainer(Trainer):
         dataset = self.train_dataset
         if not isinstance(dataset, LatentDataset):
             return super().get_train_dataloader()
-        sampler = BucketBatchSampler(dataset.shapes, self._train_batch_size, self.args.seed)
+        sampler = BucketBatchSampler(dataset.buckets, self._train_batch_size, self.args.seed)
         self.add_callback(_EpochOrder(sampler))
         return self.accelerator.prepare(
             DataLoader(dataset, batch_sampler=sampler, collate_fn=self.data_collator)
@@ -219,7 +223,7 @@ class AlignmentTrainer(Trainer):
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if not isinstance(dataset, LatentDataset):
             return super().get_eval_dataloader(eval_dataset)
-        sampler = BucketBatchSampler(dataset.shapes, self.args.eval_batch_size, seed=0)
+        sampler = BucketBatchSampler(dataset.buckets, self.args.eval_batch_size, seed=0)
         return self.accelerator.prepare(
             DataLoader(dataset, batch_sampler=sampler, collate_fn=self.data_collator)
         )
@@ -274,6 +278,9 @@ class AlignmentTrainer(Trainer):
             save_file(trained, folder / TRAINED_NAME)
             if self.ema:
                 save_file({n: v.cpu().contiguous() for n, v in self.ema.average.items()}, folder / EMA_NAME)
+            extra = self.extra_state()
+            if extra:
+                torch.save(extra, folder / EXTRA_NAME)
         if self.ema:
             state_dict = {**state_dict, **self.ema.average}
         self._export(folder, state_dict)
@@ -335,10 +342,27 @@ class AlignmentTrainer(Trainer):
                 "LoRA settings that it was started with."
             )
         self.policy.load_state_dict(trained, strict=False)
+
+    def extra_state(self) -> dict[str, Any]:
+        """What a method must remember beside weights and optimiser, for checkpoints."""
+        return {}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Takes back what `extra_state` gave."""
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Also what engines know nothing of: the averaged weights and the method's own state."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        folder = Path(checkpoint)
         if self.ema:
             if not (folder / EMA_NAME).is_file():
                 raise InputError(f"The checkpoint {folder} has no {EMA_NAME}: resume without ema_decay.")
             self.ema.average = load_file(folder / EMA_NAME)
+        if (folder / EXTRA_NAME).is_file():
+            path = folder / EXTRA_NAME
+            self.load_extra_state(torch.load(path, map_location=self.args.device, weights_only=True))
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """Frozen weights are not in checkpoints on purpose."""

@@ -29,11 +29,15 @@ COMMANDS = {
     "reward": "train a reward model on rankings",
     "dpo": "direct preference optimisation on rankings",
     "ppo": "proximal policy optimisation against a reward model",
+    "online_dpo": "DPO on the model's own videos, ordered by reward models",
+    "rwr": "reward-weighted regression on the model's own videos",
+    "nft": "DiffusionNFT: rewards on the forward process",
+    "backprop": "gradients of a latent reward through the last steps",
     "evaluate": "prompt adherence of models side by side, with intervals",
     "pretrain": "train the built-in model from scratch",
     "doctor": "what this machine has and what will run on it",
 }
-LAUNCHED = frozenset({"sft", "reward", "dpo", "ppo"})
+LAUNCHED = frozenset({"sft", "reward", "dpo", "ppo", "online_dpo", "rwr", "nft", "backprop"})
 """Commands that take `--accelerate_config`."""
 
 DEFAULT_RESUME = "Run the same command again to go on from what is finished."

@@ -299,7 +299,7 @@ class Demo:
         monitor = GoldMonitor(load_generator(self.config.model))
         trainer = ppo.run(
             GeneratorArguments(model=self.config.model, adapter=[self._adapter()]),
-            ppo.PPOArguments(prompts=str(prompts), reward=str(self.folder / "reward")),
+            ppo.PPOArguments(prompts=str(prompts), reward=[str(self.folder / "reward")]),
             LoraArguments(lora_r=16),
             PPOConfig(
                 **self._training("ppo", scale.num_rollouts * 2),

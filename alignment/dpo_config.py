@@ -27,13 +27,28 @@ class DPOConfig(NoiseLevelConfig):
     )
     loss_type: str = field(
         default="sigmoid",
-        metadata={"help": "`sigmoid` (DPO) or `ipo`.", "choices": ["sigmoid", "ipo"]},
+        metadata={
+            "help": "`sigmoid` (DPO) and `ipo` learn from pairs; `plackett_luce` from whole rankings; "
+            "`rao_kupper` from whole rankings with their ties.",
+            "choices": ["sigmoid", "ipo", "plackett_luce", "rao_kupper"],
+        },
+    )
+    tie_theta: float = field(
+        default=5.0, metadata={"help": "With rao_kupper: above 1; the larger, the likelier a tie."}
     )
     label_smoothing: float = field(
         default=0.0, metadata={"help": "Assumed share of wrong labels, from 0 to 0.5 (conservative DPO)."}
     )
     sft_weight: float = field(
         default=0.0, metadata={"help": "Weight of the flow-matching loss of the chosen video."}
+    )
+    precompute_ref_log_probs: bool = field(
+        default=False,
+        metadata={"help": "Compute the reference's errors before training, for `num_noise_draws` fixed draws "
+                  "of noise and noise level of each row; a training step then needs no reference pass."},
+    )  # fmt: skip
+    num_noise_draws: int = field(
+        default=8, metadata={"help": "Draws of noise a row, with precompute_ref_log_probs."}
     )
     uniform_share: float = field(
         default=0.2,
@@ -44,6 +59,10 @@ class DPOConfig(NoiseLevelConfig):
         super().__post_init__()
         if self.beta <= 0:
             raise InputError(f"beta is {self.beta}, but must be above 0.")
+        if self.tie_theta <= 1:
+            raise InputError(f"tie_theta is {self.tie_theta}, but must be above 1.")
+        if self.num_noise_draws < 1:
+            raise InputError(f"num_noise_draws is {self.num_noise_draws}, but must be at least 1.")
         if not 0 <= self.label_smoothing < 0.5:
             raise InputError(
                 f"label_smoothing is {self.label_smoothing}, but must be at least 0 and below 0.5."

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from tqdm.auto import tqdm
 
-from generator.base import Conditions, VideoGenerator
+from generator.base import Conditions, VideoGenerator, concatenate
 from generator.output import InputError, atomic_path
 from generator.sampling import encode_unique_prompts
 
@@ -151,6 +151,57 @@ def encode_files(
     return [latents[path] for path in paths]
 
 
+CACHED_ENCODER_SIZE = 50_000_000
+"""Prompt embeddings are kept on disk where the text encoders have at least this many weights."""
+
+
+def text_encoder_hash(generator: VideoGenerator) -> str | None:
+    """Fingerprint of the text encoders' weights; None where keeping their output would not pay."""
+    from reward.models.trunk import fingerprint
+
+    generator.restore_text_encoder()
+    components = getattr(generator.pipeline, "components", {})
+    encoders = {
+        name: part
+        for name, part in sorted(components.items())
+        if name.startswith("text_encoder") and isinstance(part, torch.nn.Module)
+    }
+    size = sum(weight.numel() for part in encoders.values() for weight in part.parameters())
+    if not encoders or size < CACHED_ENCODER_SIZE:
+        return None
+    return " ".join(f"{name} {fingerprint(part)}" for name, part in encoders.items())
+
+
+def encode_prompts_cached(
+    generator: VideoGenerator, prompts: Sequence[str], cache_dir: Path | None = None, batch_size: int = 64
+) -> Conditions:
+    """Conditions of distinct prompts, each read from disk if the same text encoders have encoded it before.
+
+    Args:
+        cache_dir: where embeddings are kept, by text and text encoders; `default_cache_dir() / "prompts"` if
+            None.
+    """
+    cache_dir = cache_dir or default_cache_dir() / "prompts"
+    encoder = text_encoder_hash(generator)
+    if encoder is None:
+        return encode_unique_prompts(generator, prompts, batch_size)[0]
+    files = {
+        prompt: cache_dir
+        / f"{hashlib.sha256(f'{encoder} {generator.dtype} {prompt}'.encode()).hexdigest()}.safetensors"
+        for prompt in prompts
+    }
+    missing = [prompt for prompt in prompts if not files[prompt].is_file()]
+    for start in tqdm(range(0, len(missing), batch_size), desc="Encoding prompts", disable=len(missing) < 2):
+        batch = missing[start : start + batch_size]
+        with torch.no_grad():
+            encoded = generator.encode_prompts(batch)
+        for row, prompt in enumerate(batch):
+            tensors = {name: value[row : row + 1].cpu().clone() for name, value in encoded.items()}
+            with atomic_path(files[prompt]) as temporary:
+                save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
+    return concatenate([load_file(files[prompt]) for prompt in prompts])
+
+
 @dataclass
 class PromptTable:
     """Conditions of all prompts of a data set; row 0 is the unconditional prompt."""
@@ -160,22 +211,30 @@ class PromptTable:
 
     @classmethod
     def encode(cls, generator: VideoGenerator, prompts: Sequence[str]) -> PromptTable:
-        """Encodes each distinct prompt once; `rows[i]` is the row of `prompts[i]`."""
-        conditions, rows = encode_unique_prompts(generator, ["", *prompts])
-        return cls({name: value.cpu() for name, value in conditions.items()}, rows[1:])
+        """Encodes each distinct prompt once (large text encoders: once ever); `rows[i]` is the row of
+        `prompts[i]`."""
+        row_of = {prompt: row for row, prompt in enumerate(dict.fromkeys(["", *prompts]))}
+        conditions = encode_prompts_cached(generator, list(row_of))
+        rows = torch.tensor([row_of[prompt] for prompt in prompts], dtype=torch.long)
+        return cls({name: value.cpu() for name, value in conditions.items()}, rows)
 
 
 class LatentDataset(Dataset):
-    """Rows of equally many latents each (one for SFT; chosen and rejected for DPO) with the row of their
-    prompt.
+    """Rows of latents (one each for SFT; those of a ranking for DPO) with the row of their prompt.
 
-    An item is `{"latents": [sides, C, F, H, W], "row": int, "key": int}`; all sides of an item have one
-    shape.
+    An item is `{"latents": [sides, C, F, H, W], "row": int, "key": int}`, and `"ranks": [sides]` where ranks
+    are given; all sides of an item have one shape.
     """
 
-    def __init__(self, latents: Sequence[Sequence[Tensor]], rows: Tensor) -> None:
+    def __init__(
+        self,
+        latents: Sequence[Sequence[Tensor]],
+        rows: Tensor,
+        ranks: Sequence[Sequence[int]] | None = None,
+    ) -> None:
         self.latents = latents
         self.rows = rows.tolist()
+        self.ranks = ranks
         for sides in latents:
             shapes = [tuple(side.shape) for side in sides]
             if len(set(shapes)) > 1:
@@ -188,26 +247,35 @@ class LatentDataset(Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"latents": torch.stack(list(self.latents[index])), "row": self.rows[index], "key": index}
+        item = {"latents": torch.stack(list(self.latents[index])), "row": self.rows[index], "key": index}
+        return item if self.ranks is None else {**item, "ranks": torch.tensor(self.ranks[index])}
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
         return [tuple(sides[0].shape) for sides in self.latents]
 
+    @property
+    def buckets(self) -> list[tuple[int, ...]]:
+        """Number of sides and their shape; items of one bucket can stand in one batch."""
+        return [(len(sides), *shape) for sides, shape in zip(self.latents, self.shapes)]
+
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
     """`latents [batch, sides, C, F, H, W]`, `rows [batch]`, `keys [batch, 2]`: index of the row and its
-    occurrence."""
+    occurrence; and `ranks [batch, sides]` where the items have them."""
     seen: dict[int, int] = {}
     keys = []
     for item in items:
         keys.append((item["key"], seen.get(item["key"], 0)))
         seen[item["key"]] = seen.get(item["key"], 0) + 1
-    return {
+    batch = {
         "latents": torch.stack([item["latents"] for item in items]),
         "rows": torch.tensor([item["row"] for item in items]),
         "keys": torch.tensor(keys),
     }
+    if "ranks" in items[0]:
+        batch["ranks"] = torch.stack([item["ranks"] for item in items])
+    return batch
 
 
 class BucketBatchSampler(Sampler[list[int]]):

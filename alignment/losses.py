@@ -10,11 +10,94 @@ from torch import Tensor
 
 from generator import flow
 from generator.sampling import SdeSettings, sde_step
+from reward.losses import plackett_luce, rao_kupper
 
 
 def flow_matching_error(velocity: Tensor, x0: Tensor, noise: Tensor) -> Tensor:
     """‖v − (ε − x₀)‖² `[batch]`, the mean over the elements of each sample (arXiv 2209.03003, eq. 1)."""
     return ((velocity - flow.velocity_target(x0, noise)) ** 2).flatten(1).mean(1)
+
+
+PREFERENCE_LOSSES = ("sigmoid", "ipo", "plackett_luce", "rao_kupper")
+
+
+def implicit_rewards(errors: Tensor, reference_errors: Tensor, beta: float) -> Tensor:
+    """−β/2 (error of the policy − error of the reference), the reward that a flow model implies.
+
+    Flow-DPO (Liu et al. 2025, arXiv 2501.13918, eq. 10, constant β; Wallace et al. 2023, arXiv 2311.12908).
+
+    Args:
+        errors, reference_errors: flow-matching errors of any shape, with the same noise and noise level for all
+            videos that are compared.
+        beta: strength of the pull to the reference; 100 to 5000, as errors are means over elements.
+    """
+    return -0.5 * beta * (errors - reference_errors)
+
+
+def preference_loss(
+    rewards: Tensor,
+    ranks: Tensor,
+    loss_type: str,
+    beta: float,
+    label_smoothing: float = 0.0,
+    theta: float = 5.0,
+) -> Tensor:
+    """Negative log-likelihood `[batch]` of rankings under implicit rewards.
+
+    Args:
+        rewards: `[batch, K]`.
+        ranks: `[batch, K]`, lower is better, equal is a tie, −1 is missing.
+        loss_type: `sigmoid`: −log σ(margin) of every untied pair (DPO). `ipo`: (margin / β − 1 / 2β)² of every
+            untied pair (arXiv 2310.12036, eq. 17). `plackett_luce`: the whole ranking, ties by Efron's
+            approximation (`reward.losses`). `rao_kupper`: pairs with ties (1967; `reward.losses`).
+        beta: of the implicit rewards, for `ipo`.
+        label_smoothing: assumed probability that a label is wrong (conservative DPO), for `sigmoid`.
+        theta: above 1, the larger the likelier a tie, for `rao_kupper`.
+    """
+    if loss_type == "plackett_luce":
+        return plackett_luce(rewards, ranks)
+    if loss_type == "rao_kupper":
+        return rao_kupper(rewards, ranks, theta)
+    i, j, ordered = ordered_pairs(ranks)
+    sign = torch.where(ranks[:, i] < ranks[:, j], 1.0, -1.0).to(rewards)
+    margin = sign * (rewards[:, i] - rewards[:, j])
+    if loss_type == "sigmoid":
+        loss = -(1 - label_smoothing) * F.logsigmoid(margin) - label_smoothing * F.logsigmoid(-margin)
+    elif loss_type == "ipo":
+        loss = (margin / beta - 1 / (2 * beta)) ** 2
+    else:
+        raise ValueError(f"loss_type is {loss_type!r}, but must be one of {', '.join(PREFERENCE_LOSSES)}.")
+    return (loss * ordered).sum(1) / ordered.sum(1).clamp(min=1)
+
+
+def ordered_pairs(ranks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Indices `i < j` `[pairs]` of all pairs of videos, and whether their labels differ `[batch, pairs]`."""
+    i, j = torch.triu_indices(ranks.shape[1], ranks.shape[1], offset=1, device=ranks.device)
+    return i, j, (ranks[:, i] >= 0) & (ranks[:, j] >= 0) & (ranks[:, i] != ranks[:, j])
+
+
+def preference_statistics(rewards: Tensor, ranks: Tensor) -> dict[str, Tensor]:
+    """Means over a batch of what is logged of rankings `[batch, K]`: rewards of the best and worst video, and
+    margin and accuracy of all pairs that are not tied; empty where there is no such pair."""
+    i, j, ordered = ordered_pairs(ranks)
+    if not ordered.any():
+        return {}
+    sign = torch.where(ranks[:, i] < ranks[:, j], 1.0, -1.0).to(rewards)
+    margins = (sign * (rewards[:, i] - rewards[:, j]))[ordered]
+    rows = ordered.any(1)
+    best, worst = best_and_worst(ranks[rows])
+    return {
+        "rewards/chosen": rewards[rows].gather(1, best).mean(),
+        "rewards/rejected": rewards[rows].gather(1, worst).mean(),
+        "rewards/margins": margins.mean(),
+        "rewards/accuracies": (margins > 0).to(rewards).mean(),
+    }
+
+
+def best_and_worst(ranks: Tensor) -> tuple[Tensor, Tensor]:
+    """Index `[batch, 1]` of the first video of the lowest and of the highest rank; −1 is missing."""
+    best = torch.where(ranks >= 0, ranks, ranks.max() + 1).argmin(1, keepdim=True)
+    return best, ranks.argmax(1, keepdim=True)
 
 
 @dataclass(frozen=True)
@@ -35,27 +118,12 @@ def dpo_loss(
     loss_type: str = "sigmoid",
     label_smoothing: float = 0.0,
 ) -> PreferenceTerms:
-    """Flow-DPO (Liu et al. 2025, arXiv 2501.13918, eq. 10, constant β; Wallace et al. 2023, arXiv
-    2311.12908).
-
-    The implicit reward of a video is −β/2 (error of the policy − error of the reference), with the same noise
-    and noise level in all four errors.
-
-    Args:
-        chosen_error, …: flow-matching errors `[batch]`.
-        beta: strength of the pull to the reference; 100 to 5000, as errors are means over elements.
-        loss_type: `sigmoid`: −log σ(margin) (DPO); `ipo`: (margin / β − 1 / 2β)² (arXiv 2310.12036, eq. 17).
-        label_smoothing: assumed probability that a label is wrong (conservative DPO), for `sigmoid`.
-    """
-    chosen = -0.5 * beta * (chosen_error - reference_chosen_error)
-    rejected = -0.5 * beta * (rejected_error - reference_rejected_error)
-    margin = chosen - rejected
-    if loss_type == "sigmoid":
-        loss = -(1 - label_smoothing) * F.logsigmoid(margin) - label_smoothing * F.logsigmoid(-margin)
-    elif loss_type == "ipo":
-        loss = (margin / beta - 1 / (2 * beta)) ** 2
-    else:
-        raise ValueError(f"loss_type is {loss_type!r}, but must be 'sigmoid' or 'ipo'.")
+    """`preference_loss` of pairs, from their flow-matching errors `[batch]`."""
+    chosen = implicit_rewards(chosen_error, reference_chosen_error, beta)
+    rejected = implicit_rewards(rejected_error, reference_rejected_error, beta)
+    rewards = torch.stack([chosen, rejected], dim=1)
+    ranks = torch.tensor([0, 1], device=rewards.device).expand(len(rewards), 2)
+    loss = preference_loss(rewards, ranks, loss_type, beta, label_smoothing)
     return PreferenceTerms(loss, chosen.detach(), rejected.detach())
 
 
@@ -67,6 +135,12 @@ def clipped_ratio_loss(
     ratio = torch.exp(log_probs - old_log_probs)
     loss = torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - epsilon, 1 + epsilon))
     return loss, ratio
+
+
+def adapted_beta(beta: float, kl: float, target: float, gain: float) -> float:
+    """β (1 + K clip((KL − target) / target, −0.2, 0.2)) (Ziegler et al. 2019, arXiv 1909.08593, section 2.2)."""
+    error = min(max((kl - target) / target, -0.2), 0.2)
+    return beta * (1 + gain * error)
 
 
 def step_weights(sigmas: Tensor, settings: SdeSettings, kind: str) -> Tensor:

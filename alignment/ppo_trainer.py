@@ -2,49 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler, SequentialSampler
 
 from alignment.adapters import LoraArguments
-from alignment.advantages import group_relative_advantages, mean_and_std, share_without_spread
-from alignment.alignment_trainer import AlignmentTrainer
+from alignment.advantages import generalised_advantages, mean_and_std
+from alignment.critic import CriticInputs, ValueCritic
 from alignment.latent_dataset import PromptTable, example_seeds
-from alignment.losses import clipped_ratio_loss, step_weights
+from alignment.losses import adapted_beta, clipped_ratio_loss, step_weights
 from alignment.ppo_config import PPOConfig
-from alignment.rollout import Rollout, StepRows, judge, sample_groups, step_rows
+from alignment.rollout import Rollout, StepRows, sample_groups, step_rows
+from alignment.rollout_trainer import (
+    NOISE_STREAM,
+    ORDER_STREAM,
+    PROMPT_STREAM,
+    PTX_STREAM,
+    WINDOW_STREAM,
+    Monitor,
+    RolloutTrainer,
+)
+from alignment.sft_trainer import demonstration_error
 from generator import flow
-from generator.base import VideoGenerator
+from generator.base import Conditions, VideoGenerator
 from generator.output import InputError
-from generator.sampling import guided_velocity, sde_step, video_size
+from generator.sampling import SdeSettings, Trajectories, guided_velocity, sde_step
 
 if TYPE_CHECKING:
     from reward.models.base import RewardModel
 
-Monitor = Callable[[Rollout], dict[str, float]]
-"""Called after each rollout; what it returns is logged. For metrics that are not optimised."""
+__all__ = ["NOISE_STREAM", "ORDER_STREAM", "PROMPT_STREAM", "Monitor", "PPOTrainer"]
 
-PROMPT_STREAM, WINDOW_STREAM, NOISE_STREAM, ORDER_STREAM = 1, 2, 3, 4
+CRITIC_STREAM = 20
+RATIO_QUANTILES = (0.01, 0.5, 0.99)
 
 
-class PPOTrainer(AlignmentTrainer):
+class PPOTrainer(RolloutTrainer):
     """Raises the reward of what the generator makes, near the reference policy.
 
-    The reference is the model without the LoRA layers that are trained here. A rollout is learnt from for
-    `args.updates_per_rollout` optimiser steps. All random numbers depend on seed, rollout and place in the
-    rollout only, so a run resumed at a checkpoint is the uninterrupted one.
+    The reference is the model without the LoRA layers that are trained here.
 
     Args:
-        generator: the generator to train.
-        args: configuration.
-        prompts: what rollouts are made for; each is used once before one is used again.
-        reward: judges rollouts; it stays outside the engine that wraps the policy.
-        negative_prompts: one a prompt, for guidance; `args.negative_prompt` where not given.
-        monitors: further measurements of rollouts.
-        lora, record, callbacks: see `AlignmentTrainer`.
+        generator, args, prompts, reward, negative_prompts, monitors, lora, record, callbacks: see
+            `RolloutTrainer`.
+        demonstrations: latents `[C, F, H, W]` and a prompt each, for `args.ptx_coef`.
     """
 
     args: PPOConfig
@@ -54,176 +57,119 @@ class PPOTrainer(AlignmentTrainer):
         generator: VideoGenerator,
         args: PPOConfig,
         prompts: Sequence[str],
-        reward: RewardModel,
+        reward: RewardModel | Sequence[RewardModel],
         negative_prompts: Sequence[str] | None = None,
         monitors: Sequence[Monitor] = (),
         lora: LoraArguments | None = None,
         record: dict[str, Any] | None = None,
         callbacks: Sequence[Any] = (),
+        demonstrations: tuple[Sequence[Tensor], Sequence[str]] | None = None,
     ) -> None:
-        if lora is not None and not lora.use_peft:
-            raise InputError(
-                "PPO was asked to train all weights, but its reference needs LoRA: set use_peft to true."
-            )
-        if len(prompts) < 1:
-            raise InputError("No prompt was given for PPO: give at least one.")
-        reward.check_generator(generator)
-        defaults = generator.defaults
-        size = video_size(generator, args.num_frames, args.height, args.width)
-        self.latent_shape = generator.latent_shape(*size)
-        self.guidance_scale = defaults.guidance_scale if args.guidance_scale is None else args.guidance_scale
-        self.sigmas = generator.sigma_schedule(args.num_inference_steps, self.latent_shape)
-        self.prompts = list(prompts)
-        negatives = list(negative_prompts or [args.negative_prompt] * len(prompts))
-        table = PromptTable.encode(generator, [*prompts, *negatives])
-        self.conditions = table.conditions
-        self.prompt_rows, self.negative_rows = table.rows.split(len(prompts))
-        self.reward = reward
-        self.monitors = list(monitors)
-        self.rollout: Rollout | None = None
-        self._row_order = torch.empty(0, dtype=torch.long)
-        self.measure_kl = args.beta > 0 or args.monitor_kl or args.target_kl is not None
-        slots = args.world_size * args.max_steps * args.gradient_accumulation_steps
-        super().__init__(
-            generator,
-            args,
-            train_dataset=_Slots(slots * args.per_device_train_batch_size),
-            lora=lora,
-            record=record,
-            callbacks=callbacks,
-            data_collator=_collate_slots,
+        self.beta = args.beta
+        self.measure_kl = (
+            args.beta > 0
+            or args.monitor_kl
+            or args.target_kl is not None
+            or args.adaptive_kl_target is not None
         )
-
-    # One micro-batch of the algorithm
-
-    def compute_loss(
-        self,
-        model: torch.nn.Module,
-        inputs: Any,
-        return_outputs: bool = False,
-        num_items_in_batch: Any = None,
-    ) -> Any:
-        index, update, place = self._locate(inputs["slots"])
-        if update == 0 and place == 0:
-            self.rollout = self._new_rollout(index)
-        if self.rollout is None or self.rollout.index != index:
-            raise InputError(
-                f"The checkpoint lies inside rollout {index}, which is not stored: resume from one at its "
-                f"end."
+        self._ratios: list[Tensor] = []
+        super().__init__(
+            generator, args, prompts, reward, negative_prompts, monitors, lora, record, callbacks
+        )
+        if args.ptx_coef > 0 and (demonstrations is None or len(demonstrations[0]) == 0):
+            raise InputError("ptx_coef is above 0, but there are no demonstrations: give ptx_dataset.")
+        self.demonstrations: list[Tensor] = list(demonstrations[0]) if demonstrations else []
+        if demonstrations:
+            table = PromptTable.encode(generator, demonstrations[1])
+            self.demonstration_conditions, self.demonstration_rows = table.conditions, table.rows
+        self.critic: ValueCritic | None = None
+        if args.advantage == "critic":
+            if args.critic_trunk == "shared" and self._zero_stage() == 3:
+                raise InputError(
+                    "critic_trunk is shared with DeepSpeed ZeRO-3, which partitions the trunk: set it to own."
+                )
+            self.critic = ValueCritic(
+                generator, args.critic_trunk, args.critic_learning_rate, args.seed, self._average
             )
-        rows = step_rows(self.rollout, self._rows_of(update, place))
-        loss = self._update_loss(model, self.rollout, rows, on_policy=update == 0)
-        return (loss, {}) if return_outputs else loss
 
-    def _new_rollout(self, index: int) -> Rollout:
-        """Prompts → rollouts → rewards → advantages."""
-        args, groups = self.args, self.args.num_prompts // self.args.world_size
-        prompts = self._prompts_of(index)
-        members = prompts.repeat_interleave(args.num_generations)
-        texts = [self.prompts[prompt] for prompt in members.tolist()]
-        conditions = self.conditions_of(self.conditions, self.prompt_rows[members])
-        guided = self.guidance_scale != 1
+    # The rollout
 
-        trajectories = sample_groups(
+    def _sample(self, index: int, members: Tensor, conditions: Conditions) -> Trajectories:
+        args = self.args
+        return sample_groups(
             self.generator,
             self.policy,
             conditions,
-            self.conditions_of(self.conditions, self.negative_rows[members]) if guided else None,
+            self._negative_conditions(members),
             self._seeds_of(index, len(members)),
             self.latent_shape,
             self.sigmas,
             args.sde_settings(self._window_start(index)),
             self.guidance_scale,
-            self.measure_kl,
             args.rollout_batch_size,
-        )
-        rewards, scores = judge(
-            self.reward,
-            self.generator,
-            trajectories.final,
-            conditions,
-            texts,
-            args.reward_dimension,
-            args.reward_batch_size,
-        )
-        mean, std = mean_and_std(rewards, self.accelerator.reduce)
-        advantages = group_relative_advantages(
-            rewards.reshape(groups, args.num_generations),
-            args.scale_rewards,
-            args.advantage_clip,
-            global_std=std,
-        )
-        rollout = Rollout(index, texts, members, trajectories, rewards, scores, advantages.flatten())
-        self._watch(rollout, mean, std)
-        return rollout
-
-    def _update_loss(
-        self, model: torch.nn.Module, rollout: Rollout, rows: StepRows, on_policy: bool
-    ) -> Tensor:
-        """The clipped-ratio loss with the KL divergence to the reference."""
-        args, trajectories = self.args, rollout.trajectories
-        settings, sigmas = trajectories.settings, trajectories.sigmas
-        step = settings.first_step + rows.step
-        velocity = self._velocity(model, rows)(rows.latents, sigmas[step])
-        mean, std = sde_step(settings, sigmas, step, rows.latents, velocity)
-        log_probs = flow.gaussian_log_prob(rows.next_latents, mean, std)
-        # Before the first update the old policy is this one: its own value has no rounding from another batch
-        # size.
-        old_log_probs = log_probs.detach() if on_policy else rows.old_log_probs
-
-        weights = step_weights(sigmas, settings, args.step_weight)[rows.step]
-        policy_loss, ratio = clipped_ratio_loss(log_probs, old_log_probs, rows.advantages, args.epsilon)
-        policy_loss = weights * policy_loss
-        loss = policy_loss.mean()
-        observed = {
-            "loss/policy": policy_loss,
-            "ratio": ratio,
-            "ratio/deviation": (ratio - 1).abs(),
-            "clip_ratio": ((ratio - 1).abs() > args.epsilon).float(),
-        }
-        if on_policy:
-            observed["log_prob_error"] = (log_probs - rows.old_log_probs).abs().amax()
-        if rows.reference_means is not None and args.beta > 0:
-            kl = flow.gaussian_kl(mean, rows.reference_means, std).mean()
-            loss = loss + args.beta * kl
-            observed["loss/kl"] = kl
-        self.observe(observed)
-        if args.log_step_gradients:
-            velocity.register_hook(lambda gradient: self._watch_gradients(gradient, rows.step))
-        return loss
-
-    def _velocity(self, model: torch.nn.Module, rows: StepRows) -> Any:
-        guided = self.guidance_scale != 1
-        return guided_velocity(
-            self.generator,
-            self.conditions_of(self.conditions, self.prompt_rows[rows.rows]),
-            self.conditions_of(self.conditions, self.negative_rows[rows.rows]) if guided else None,
-            self.guidance_scale,
-            model,
-            self.args.unconditional_gradient,
+            self._compared(len(members)),
+            keep_reference_means=args.beta > 0,
         )
 
-    # What is random, as functions of seed and place
+    def _finish_rollout(self, rollout: Rollout) -> None:
+        """Adapts β to the divergence, and replaces the advantages by the critic's where there is one."""
+        kl = rollout.trajectories.kl
+        if kl is not None:
+            mean = self._average(kl.mean())
+            self.observe({"kl": mean, "beta": mean.new_tensor(self.beta)})
+            self._stop_above_target_kl(mean)
+            if self.args.adaptive_kl_target is not None:
+                self.beta = adapted_beta(
+                    self.beta, mean.item(), self.args.adaptive_kl_target, self.args.adaptive_kl_gain
+                )
+        if self.critic is not None:
+            self._apply_critic(self.critic, rollout)
 
-    def _locate(self, slots: Tensor) -> tuple[int, int, int]:
-        """Which rollout, which optimiser step on it, and which micro-batch of that step the slots stand
-        for."""
+    def _apply_critic(self, critic: ValueCritic, rollout: Rollout) -> None:
+        """Advantages by GAE from the critic as it is, then one more lesson for the critic."""
         args = self.args
-        micro_batch = int(slots[0]) // args.per_device_train_batch_size // args.world_size
-        step, place = divmod(micro_batch, args.gradient_accumulation_steps)
-        return *divmod(step, args.updates_per_rollout), place
+        critic.set_scale(*mean_and_std(rollout.rewards, self.accelerator.reduce))
+        inputs = self._critic_inputs(critic, rollout)
+        values = critic.values(inputs).reshape(len(rollout.rewards), -1)
+        advantages, returns = generalised_advantages(rollout.rewards, values, args.gamma, args.gae_lambda)
+        mean, std = mean_and_std(advantages, self.accelerator.reduce)
+        clip = args.advantage_clip
+        rollout.advantages = ((advantages - mean) / (std + 1e-4)).clamp(-clip, clip)
+        error = critic.fit(
+            inputs,
+            returns.flatten(),
+            args.critic_epochs,
+            args.per_device_train_batch_size,
+            self._random(CRITIC_STREAM, rollout.index, args.process_index),
+        )
+        unexplained = (rollout.rewards[:, None] - values).var(correction=0)
+        explained = 1 - unexplained / rollout.rewards.var(correction=0).clamp(min=1e-8)
+        self.observe({"value/loss": error, "value/explained_variance": explained, "value/mean": values})
 
-    def _prompts_of(self, index: int) -> Tensor:
-        """Indices of this process's prompts in rollout `index`; epochs over all prompts follow each other."""
-        args, count = self.args, len(self.prompts)
-        first = index * args.num_prompts
-        wanted = torch.arange(first, first + args.num_prompts)
-        orders = {
-            epoch: torch.randperm(count, generator=self._random(PROMPT_STREAM, epoch))
-            for epoch in set((wanted // count).tolist())
-        }
-        chosen = torch.stack([orders[place // count][place % count] for place in wanted.tolist()])
-        return chosen.chunk(args.world_size)[args.process_index]
+    def _critic_inputs(self, critic: ValueCritic, rollout: Rollout) -> CriticInputs:
+        """The states before each stochastic step, trajectory by trajectory."""
+        trajectories, settings = rollout.trajectories, _window(rollout)
+        steps = settings.num_steps
+        sigmas = trajectories.sigmas[settings.first_step : settings.first_step + steps]
+        parts = []
+        for rows in torch.arange(len(rollout.rows)).split(max(1, self.args.rollout_batch_size // steps)):
+            states = trajectories.states[rows, :steps].flatten(0, 1)
+            members = rollout.rows[rows].repeat_interleave(steps)
+            conditions = self.conditions_of(self.conditions, self.prompt_rows[members])
+            parts.append(critic.inputs(states, sigmas.repeat(len(rows)), conditions))
+        return CriticInputs(
+            torch.cat([part.seen for part in parts]),
+            torch.cat([part.sigma for part in parts]),
+            torch.cat([part.text for part in parts]),
+        )
+
+    def _compared(self, count: int) -> Tensor | None:
+        """Which trajectories are compared with the reference: all for a KL term, else some of each group."""
+        args = self.args
+        if not self.measure_kl:
+            return None
+        measured = args.num_generations if args.beta > 0 else args.monitor_kl_generations
+        return torch.arange(count) % args.num_generations < measured
 
     def _window_start(self, index: int) -> int:
         """First stochastic step: one for the whole rollout, so groups are compared over the same steps."""
@@ -234,70 +180,143 @@ class PPOTrainer(AlignmentTrainer):
         random = self._random(WINDOW_STREAM, index)
         return int(torch.randint(args.sde_first_step, last + 1, (1,), generator=random))
 
-    def _seeds_of(self, index: int, count: int) -> list[int]:
-        places = torch.arange(count) + self.args.process_index * count
-        return example_seeds(self.args.seed, NOISE_STREAM, index, rows=places[:, None])
+    # The update
 
-    def _rows_of(self, update: int, place: int) -> Tensor:
-        """The rows of one micro-batch; each pass over the rollout has its own order."""
-        args = self.args
-        assert self.rollout is not None
-        iteration, mini_batch = divmod(update, args.num_mini_batches)
-        if mini_batch == 0 and place == 0:
-            random = self._random(ORDER_STREAM, self.rollout.index, iteration, args.process_index)
-            self._row_order = torch.randperm(self.rollout.num_rows, generator=random).to(args.device)
-        size = args.per_device_train_batch_size
-        start = (mini_batch * args.gradient_accumulation_steps + place) * size
-        return self._row_order[start : start + size]
+    def _rows_loss(
+        self, model: torch.nn.Module, rollout: Rollout, rows: Tensor, update: int, place: int
+    ) -> Tensor:
+        if update == 0 and place == 0 and self._rounds:
+            self._recompute_log_probs(rollout)
+        loss = self._update_loss(model, rollout, step_rows(rollout, rows), on_policy=update == 0)
+        if self.args.ptx_coef > 0:
+            error = self._demonstration_error(model, rollout.index, update, place)
+            self.observe({"loss/ptx": error})
+            loss = loss + self.args.ptx_coef * error
+        return loss
 
-    def _random(self, *key: int) -> torch.Generator:
-        return torch.Generator().manual_seed(example_seeds(self.args.seed, *key)[0])
+    @property
+    def _rounds(self) -> bool:
+        """Whether the network computes in a type in which another batch gives visibly other numbers."""
+        return self.generator.dtype != torch.float32 or self.args.bf16 or self.args.fp16
 
-    # What is logged
+    @torch.no_grad()
+    def _recompute_log_probs(self, rollout: Rollout) -> None:
+        """The old log-probabilities of later optimiser steps, in the very micro-batches that these will see.
 
-    def _watch(self, rollout: Rollout, mean: Tensor, std: Tensor) -> None:
-        args, trajectories = self.args, rollout.trajectories
-        grouped = rollout.rewards.reshape(-1, args.num_generations)
+        In bfloat16 the ratio is otherwise off by 1e-4 before any update, which is the size of clip ranges.
+        """
+        trajectories = rollout.trajectories
+        flat = trajectories.log_probs.view(-1)
+        first = self.args.gradient_accumulation_steps * self.args.per_device_train_batch_size
+        later = self._row_order[first:]
+        for chosen in later.split(self.args.per_device_train_batch_size) if len(later) else ():
+            rows = step_rows(rollout, chosen)
+            mean, std, _ = self._step(self.policy, rollout, rows)
+            flat[chosen] = flow.gaussian_log_prob(rows.next_latents, mean, std)
+
+    def _step(
+        self, model: torch.nn.Module, rollout: Rollout, rows: StepRows
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean, std and velocity of the denoising steps under `model`."""
+        settings, sigmas = _window(rollout), rollout.trajectories.sigmas
+        step = settings.first_step + rows.step
+        velocity = self._velocity(model, rows)(rows.latents, sigmas[step])
+        return *sde_step(settings, sigmas, step, rows.latents, velocity), velocity
+
+    def _update_loss(
+        self, model: torch.nn.Module, rollout: Rollout, rows: StepRows, on_policy: bool
+    ) -> Tensor:
+        """The clipped-ratio loss with the KL divergence to the reference."""
+        args, trajectories, settings = self.args, rollout.trajectories, _window(rollout)
+        mean, std, velocity = self._step(model, rollout, rows)
+        log_probs = flow.gaussian_log_prob(rows.next_latents, mean, std)
+        # Before the first update the old policy is this one: its own value has no rounding from another batch
+        # size.
+        old_log_probs = log_probs.detach() if on_policy else rows.old_log_probs
+
+        weights = step_weights(trajectories.sigmas, settings, args.step_weight)[rows.step]
+        policy_loss, ratio = clipped_ratio_loss(log_probs, old_log_probs, rows.advantages, args.epsilon)
+        policy_loss = weights * policy_loss
+        loss = policy_loss.mean()
         observed = {
-            "reward": mean,
-            "reward_std": std,
-            "frac_reward_zero_std": share_without_spread(grouped),
-            "advantages/absolute": rollout.advantages.abs(),
-            "latents/std": trajectories.final.std(),
+            "loss/policy": policy_loss,
+            "ratio": ratio,
+            "ratio/deviation": (ratio - 1).abs(),
+            "clip_ratio": ((ratio - 1).abs() > args.epsilon).float(),
         }
-        if trajectories.final.shape[2] > 1:
-            observed["latents/motion"] = trajectories.final.diff(dim=2).abs()
-        observed |= {f"rewards/{name}/mean": value for name, value in rollout.scores.items()}
-        if trajectories.kl is not None:
-            kl = self.accelerator.reduce(trajectories.kl.mean(), reduction="mean")
-            observed["kl"] = kl
-            if args.target_kl is not None and kl > args.target_kl:
-                self.control.should_training_stop = True
-        for monitor in self.monitors:
-            observed |= {name: torch.tensor(float(value)) for name, value in monitor(rollout).items()}
-        self.observe({name: value.to(args.device) for name, value in observed.items()})
+        self._ratios.append(ratio.detach())
+        if on_policy:
+            observed["log_prob_error"] = (log_probs - rows.old_log_probs).abs().amax()
+        if rows.reference_means is not None and args.beta > 0:
+            kl = flow.gaussian_kl(mean, rows.reference_means, std).mean()
+            loss = loss + self.beta * kl
+            observed["loss/kl"] = kl
+        self.observe(observed)
+        if args.log_step_gradients:
+            velocity.register_hook(lambda gradient: self._watch_gradients(gradient, rows.step))
+        return loss
+
+    def _velocity(self, model: torch.nn.Module, rows: StepRows) -> Any:
+        return guided_velocity(
+            self.generator,
+            self.conditions_of(self.conditions, self.prompt_rows[rows.rows]),
+            self._negative_conditions(rows.rows),
+            self.guidance_scale,
+            model,
+            self.args.unconditional_gradient,
+        )
+
+    def _demonstration_error(self, model: torch.nn.Module, index: int, update: int, place: int) -> Tensor:
+        """The flow-matching error of some demonstrations of one size, in place of a pretraining term."""
+        args = self.args
+        micro_batch = (
+            update * args.gradient_accumulation_steps + place
+        ) * args.world_size + args.process_index
+        random = self._random(PTX_STREAM, index, micro_batch)
+        order = torch.randperm(len(self.demonstrations), generator=random).tolist()
+        shape = self.demonstrations[order[0]].shape
+        chosen = [i for i in order if self.demonstrations[i].shape == shape][: args.ptx_batch_size]
+        x0 = torch.stack([self.demonstrations[i] for i in chosen]).to(args.device)
+        rows = self.demonstration_rows[torch.tensor(chosen)]
+        seeds = example_seeds(args.seed, PTX_STREAM, index, micro_batch, rows=torch.tensor(chosen)[:, None])
+        conditions = self.conditions_of(self.demonstration_conditions, rows)
+        return demonstration_error(self.generator, model, x0, conditions, seeds).mean()
+
+    # What is logged and remembered
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds quantiles of the ratio over all rows since the last log."""
+        if self._ratios and not any(name.startswith("eval_") for name in logs):
+            ratios = torch.cat(self._ratios).float()
+            self._ratios = []
+            levels = ratios.new_tensor(RATIO_QUANTILES)
+            for level, value in zip(RATIO_QUANTILES, torch.quantile(ratios, levels)):
+                self._metrics[f"ratio/q{round(100 * level):02d}"].append(value)
+        super().log(logs, start_time)
+
+    def extra_state(self) -> dict[str, Any]:
+        state: dict[str, Any] = {}
+        if self.args.adaptive_kl_target is not None:
+            state["beta"] = self.beta
+        if self.critic is not None:
+            state["critic"] = self.critic.state()
+        return state
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        self.beta = state.get("beta", self.beta)
+        if self.critic is not None:
+            self.critic.load_state(state["critic"])
+
+    def _average(self, value: Tensor) -> Tensor:
+        return self.accelerator.reduce(value, reduction="mean")
 
     def _watch_gradients(self, gradient: Tensor, step: Tensor) -> None:
         norms = gradient.flatten(1).norm(dim=1)
         for index in step.unique().tolist():
             self._metrics[f"step_gradients/{index}"].append(norms[step == index].mean().detach())
 
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
-        return SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
 
-
-def _collate_slots(slots: Sequence[int]) -> dict[str, Tensor]:
-    return {"slots": torch.tensor(slots)}
-
-
-class _Slots(Dataset):
-    """As many numbers as there are rows to learn from; `_locate` says what each stands for."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> int:
-        return index
+def _window(rollout: Rollout) -> SdeSettings:
+    settings = rollout.trajectories.settings
+    assert settings is not None
+    return settings

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from alignment.adapters import adapters_disabled
 from generator.base import Conditions, VideoGenerator, select
-from generator.output import InputError
 from generator.sampling import (
+    Reference,
     SdeSettings,
     Trajectories,
+    Velocity,
     guided_velocity,
     join_trajectories,
+    sample_latents,
     sample_trajectories,
     seeded_noise,
 )
-
-if TYPE_CHECKING:
-    from reward.models.base import RewardModel
 
 
 @dataclass
@@ -35,8 +33,8 @@ class Rollout:
         rows: `[batch]`, the row of each prompt in the trainer's table of conditions.
         trajectories: what was sampled.
         rewards: `[batch]`.
-        scores: every score that the reward model gave, `[batch]` each.
-        advantages: `[batch]`.
+        scores: every score that the reward models gave, `[batch]` each.
+        advantages: `[batch, W]`, of each stochastic step; `[batch, 1]` where there is none.
     """
 
     index: int
@@ -62,7 +60,7 @@ class StepRows:
         latents, next_latents: before and after the step.
         old_log_probs: under the policy that took it.
         reference_means: of the reference policy, or None.
-        advantages: of the step's trajectory.
+        advantages: of the step.
         rows: of the prompt in the table of conditions.
     """
 
@@ -85,15 +83,18 @@ def sample_groups(
     sigmas: Tensor,
     settings: SdeSettings,
     guidance_scale: float,
-    with_reference: bool,
     batch_size: int,
+    compared: Tensor | None = None,
+    keep_reference_means: bool = True,
 ) -> Trajectories:
     """Samples one trajectory a row of `conditions`, in batches; each depends on its own seed only.
 
     Args:
         policy: the module that predicts; with adapters disabled it is the reference.
         seeds: of the start and the noise of each trajectory.
-        with_reference: also record what the reference would have done.
+        compared: `[batch]` booleans, the trajectories whose divergence from the reference is measured; None
+            for none.
+        keep_reference_means: whether the means of the reference are kept; all must then be compared.
     """
     parts = []
     for start in range(0, len(seeds), batch_size):
@@ -106,54 +107,78 @@ def sample_groups(
             guidance_scale,
             policy,
         )
-        reference = (lambda: adapters_disabled(policy)) if with_reference else None
+        reference = None
+        if compared is not None and compared[rows].any():
+            chosen = compared[rows].nonzero().flatten()
+            of_chosen = velocity
+            if len(chosen) < len(noise):
+                of_chosen = guided_velocity(
+                    generator,
+                    select(conditions, start + chosen),
+                    None if negative_conditions is None else select(negative_conditions, start + chosen),
+                    guidance_scale,
+                    policy,
+                )
+            reference = Reference(
+                _without_adapters(policy, of_chosen),
+                None if len(chosen) == len(noise) else chosen.to(noise.device),
+                keep_reference_means,
+            )
         parts.append(sample_trajectories(velocity, noise, sigmas, settings, reference))
     return join_trajectories(parts)
 
 
-@torch.no_grad()
-def judge(
-    reward: RewardModel,
-    generator: VideoGenerator,
-    latents: Tensor,
-    conditions: Conditions,
-    prompts: Sequence[str],
-    dimension: str | None,
-    batch_size: int,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Rewards `[batch]` and all scores of latents; videos are decoded only if the reward model needs pixels.
+def _without_adapters(policy: torch.nn.Module, velocity: Velocity) -> Velocity:
+    """The velocity of the reference policy: the same network with its LoRA layers off."""
 
-    Args:
-        dimension: the score that is the reward; where None, `overall`, or the mean of all scores.
-    """
-    scores: dict[str, list[Tensor]] = {}
-    for start in range(0, len(latents), batch_size):
+    def reference_velocity(latents: Tensor, sigma: Tensor) -> Tensor:
+        with adapters_disabled(policy):
+            return velocity(latents, sigma)
+
+    return reference_velocity
+
+
+def ode_samples(
+    generator: VideoGenerator,
+    policy: torch.nn.Module,
+    conditions: Conditions,
+    negative_conditions: Conditions | None,
+    seeds: Sequence[int],
+    latent_shape: Sequence[int],
+    sigmas: Tensor,
+    guidance_scale: float,
+    batch_size: int,
+) -> Trajectories:
+    """Samples of the ODE, as trajectories without a stochastic step; the arguments are `sample_groups`'."""
+    parts = []
+    for start in range(0, len(seeds), batch_size):
         rows = slice(start, start + batch_size)
-        if reward.scores_latents:
-            found = reward.score_latents(latents[rows], select(conditions, rows))
-        else:
-            found = reward.score(generator.decode(latents[rows]), prompts[rows])
-        for name, value in found.items():
-            scores.setdefault(name, []).append(value.float().to(latents.device))
-    joined = {name: torch.cat(parts) for name, parts in scores.items()}
-    if dimension is not None and dimension not in joined:
-        raise InputError(
-            f"The reward {reward.name!r} has no score {dimension!r}: set reward_dimension to one of "
-            f"{', '.join(joined)}."
+        velocity = guided_velocity(
+            generator,
+            select(conditions, rows),
+            None if negative_conditions is None else select(negative_conditions, rows),
+            guidance_scale,
+            policy,
         )
-    chosen = dimension or ("overall" if "overall" in joined else None)
-    rewards = joined[chosen] if chosen else torch.stack(list(joined.values())).mean(0)
-    if not torch.isfinite(rewards).all():
-        raise InputError(
-            f"The reward {reward.name!r} gave a score that is not a finite number: check its weights."
-        )
-    return rewards, joined
+        noise = seeded_noise(seeds[rows], latent_shape).to(generator.device)
+        parts.append(sample_latents(velocity, noise, sigmas))
+    final = torch.cat(parts)
+    return Trajectories(
+        final=final,
+        states=final.new_zeros(len(final), 0, *latent_shape),
+        log_probs=final.new_zeros(len(final), 0),
+        reference_means=None,
+        kl=None,
+        sigmas=sigmas.to(final.device),
+        settings=None,
+    )
 
 
 def step_rows(rollout: Rollout, rows: Tensor) -> StepRows:
     """The denoising steps `rows` `[batch]` of a rollout, numbered trajectory by trajectory."""
     trajectories = rollout.trajectories
-    member, step = rows // trajectories.settings.num_steps, rows % trajectories.settings.num_steps
+    num_steps = trajectories.log_probs.shape[1]
+    member, step = rows // num_steps, rows % num_steps
     means = trajectories.reference_means
     return StepRows(
         step=step,
@@ -161,6 +186,6 @@ def step_rows(rollout: Rollout, rows: Tensor) -> StepRows:
         next_latents=trajectories.states[member, step + 1],
         old_log_probs=trajectories.log_probs[member, step],
         reference_means=None if means is None else means[member, step],
-        advantages=rollout.advantages[member],
+        advantages=rollout.advantages[member, step],
         rows=rollout.rows[member.cpu()],
     )

@@ -14,7 +14,7 @@ from alignment.latent_dataset import LatentDataset, PromptTable, example_seeds
 from alignment.losses import flow_matching_error
 from alignment.sft_config import SFTConfig
 from generator import flow
-from generator.base import VideoGenerator
+from generator.base import Conditions, VideoGenerator
 from generator.sampling import seeded_noise
 
 EVALUATION_STEP = 2**32 - 1
@@ -68,22 +68,40 @@ class SFTTrainer(AlignmentTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        x0 = inputs["latents"][:, 0]
+        args, x0 = self.args, inputs["latents"][:, 0]
         step = self.state.global_step if torch.is_grad_enabled() else EVALUATION_STEP
-        seeds = example_seeds(self.args.seed, step, rows=inputs["keys"])
-        noise = seeded_noise(seeds, x0.shape[1:]).to(x0)
-        shift = self.generator.defaults.shift if self.args.shift is None else self.args.shift
-        sigma = draw_sigmas(
-            seeds, shift, self.args.logit_mean, self.args.logit_std, self.args.uniform_share
-        ).to(x0)
+        seeds = example_seeds(args.seed, step, rows=inputs["keys"])
         rows = inputs["rows"].cpu()
         if torch.is_grad_enabled():
-            rows = torch.where(draw_dropout(seeds, self.args.caption_dropout), 0, rows)
-        velocity = self.generator.velocity(
-            flow.interpolate(x0, noise, sigma), sigma, self.conditions_of(self.conditions, rows), model
-        )
-        loss = flow_matching_error(velocity, x0, noise).mean()
+            rows = torch.where(draw_dropout(seeds, args.caption_dropout), 0, rows)
+        conditions = self.conditions_of(self.conditions, rows)
+        levels = (args.shift, args.logit_mean, args.logit_std, args.uniform_share)
+        loss = demonstration_error(self.generator, model, x0, conditions, seeds, *levels).mean()
         return (loss, {}) if return_outputs else loss
+
+
+def demonstration_error(
+    generator: VideoGenerator,
+    model: torch.nn.Module,
+    x0: Tensor,
+    conditions: Conditions,
+    seeds: list[int],
+    shift: float | None = None,
+    logit_mean: float = 0.0,
+    logit_std: float = 1.0,
+    uniform_share: float = 0.1,
+) -> Tensor:
+    """Flow-matching errors `[batch]` of `x0 [batch, C, F, H, W]`, with noise and noise level of each one's seed.
+
+    Args:
+        shift: time shift of the noise levels; the model's own where None.
+        logit_mean, logit_std, uniform_share: see `flow.sample_sigma`.
+    """
+    noise = seeded_noise(seeds, x0.shape[1:]).to(x0)
+    shift = generator.defaults.shift if shift is None else shift
+    sigma = draw_sigmas(seeds, shift, logit_mean, logit_std, uniform_share).to(x0)
+    velocity = generator.velocity(flow.interpolate(x0, noise, sigma), sigma, conditions, model)
+    return flow_matching_error(velocity, x0, noise)
 
 
 def draw_sigmas(seeds: list[int], shift: float, mean: float, std: float, uniform_share: float) -> Tensor:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers.trainer_utils import get_last_checkpoint
@@ -13,9 +13,15 @@ from transformers.trainer_utils import get_last_checkpoint
 from alignment.adapters import GeneratorArguments
 from alignment.alignment_config import AlignmentConfig
 from alignment.alignment_trainer import AlignmentTrainer
-from alignment.latent_dataset import file_hash
+from alignment.latent_dataset import encode_files, file_hash
+from alignment.rollout_config import RewardedSamplingConfig
 from generator.base import VideoGenerator
 from generator.output import InputError, prepare_output_dir
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from reward.models.base import RewardModel
 
 
 def load_generator_to_train(arguments: GeneratorArguments, config: AlignmentConfig) -> VideoGenerator:
@@ -32,6 +38,54 @@ def load_generator_to_train(arguments: GeneratorArguments, config: AlignmentConf
         text_encoder_device=arguments.text_encoder_device,
         tiling=arguments.tiling,
     )
+
+
+def read_training_prompts(source: str, config: RewardedSamplingConfig) -> tuple[list[str], list[str]]:
+    """Prompts to sample for and a negative prompt each, `config.negative_prompt` where a row has none."""
+    from generator.prompts import read_prompts
+
+    if not source:
+        raise InputError("No prompts were given: pass --prompts FILE.")
+    records = read_prompts(source)
+    return (
+        [record.prompt for record in records],
+        [record.negative_prompt or config.negative_prompt for record in records],
+    )
+
+
+def require_reward(given: RewardModel | Sequence[RewardModel] | None, names: Sequence[str]) -> None:
+    """Raises `InputError` where there is nothing that judges videos."""
+    if given is None and not names:
+        raise InputError("No reward model was given: pass --reward FOLDER.")
+
+
+def load_rewards(
+    given: RewardModel | Sequence[RewardModel] | None, names: Sequence[str], config: AlignmentConfig
+) -> list[RewardModel]:
+    """The reward models that were given, or those that the names stand for."""
+    from reward import load_reward
+
+    if given is None:
+        return [load_reward(name, device=config.device) for name in names]
+    return list(given) if isinstance(given, Sequence) else [given]
+
+
+def encode_demonstrations(
+    generator: VideoGenerator,
+    config: AlignmentConfig,
+    folder: str,
+    num_frames: int | None,
+    height: int | None,
+    width: int | None,
+) -> tuple[list[Tensor], list[str]]:
+    """Latents `[C, F, H, W]` and prompts of a folder of demonstrations; see `encode_files`."""
+    from generator.demonstrations import read_demonstrations
+
+    demonstrations = read_demonstrations(folder)
+    paths = [Path(demonstration.video) for demonstration in demonstrations]
+    with config.main_process_first():
+        latents = encode_files(generator, paths, num_frames, height, width, progress=not config.disable_tqdm)
+    return latents, [demonstration.prompt for demonstration in demonstrations]
 
 
 def checkpoint_to_resume(config: AlignmentConfig) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -138,9 +137,9 @@ class Trajectories:
         log_probs: `[batch, W]`, of each stochastic step under the policy that took it.
         reference_means: `[batch, W, C, F, H, W]`, the means that the reference gives for the same steps, or
             None.
-        kl: `[batch, W]`, the divergence of each stochastic step from the reference's, or None.
+        kl: `[compared, W]`, the divergence of each stochastic step from the reference's, or None.
         sigmas: the schedule `[steps + 1]`.
-        settings: the kernel and its window.
+        settings: the kernel and its window; None where every step was the ODE's.
     """
 
     final: Tensor
@@ -149,7 +148,7 @@ class Trajectories:
     reference_means: Tensor | None
     kl: Tensor | None
     sigmas: Tensor
-    settings: SdeSettings
+    settings: SdeSettings | None
 
 
 def join_trajectories(parts: Sequence[Trajectories]) -> Trajectories:
@@ -170,13 +169,28 @@ def join_trajectories(parts: Sequence[Trajectories]) -> Trajectories:
     )
 
 
+@dataclass(frozen=True)
+class Reference:
+    """What trajectories are compared with.
+
+    Attributes:
+        velocity: the reference policy's, of the trajectories `rows`.
+        rows: `[m]`, the trajectories that are compared; all where None.
+        keep_means: whether the means of the reference are kept, for a KL term in the loss.
+    """
+
+    velocity: Velocity
+    rows: Tensor | None = None
+    keep_means: bool = True
+
+
 @torch.no_grad()
 def sample_trajectories(
     velocity: Velocity,
     noise: Tensor,
     sigmas: Tensor,
     settings: SdeSettings,
-    reference: Callable[[], AbstractContextManager] | None = None,
+    reference: Reference | None = None,
 ) -> Trajectories:
     """Samples latents with stochastic steps inside the window and ODE steps elsewhere.
 
@@ -184,8 +198,7 @@ def sample_trajectories(
         velocity: from `guided_velocity`.
         noise: `[batch, 1 + W, C, F, H, W]`, float32: the start, then the noise of each stochastic step.
         sigmas: the schedule `[steps + 1]`.
-        reference: a context manager inside which `velocity` is the reference policy's; with it, the
-            reference's means are recorded.
+        reference: with it, the divergence from it is recorded.
     """
     window = range(settings.first_step, settings.first_step + settings.num_steps)
     if window.stop > len(sigmas) - 2:
@@ -208,10 +221,13 @@ def sample_trajectories(
         mean, std = sde_step(settings, sigmas, step, latents, predicted)
         states.append(latents)
         if reference is not None:
-            with reference():
-                reference_velocity = velocity(latents, sigma)
-            reference_means.append(sde_step(settings, sigmas, step, latents, reference_velocity)[0])
-            kl.append(flow.gaussian_kl(mean, reference_means[-1], std))
+            rows = slice(None) if reference.rows is None else reference.rows
+            compared = latents[rows]
+            other = reference.velocity(compared, sigma[: len(compared)])
+            reference_mean, _ = sde_step(settings, sigmas, step, compared, other)
+            kl.append(flow.gaussian_kl(mean[rows], reference_mean, std))
+            if reference.keep_means:
+                reference_means.append(reference_mean)
         latents = mean + std * noise[:, 1 + len(log_probs)]
         log_probs.append(flow.gaussian_log_prob(latents, mean, std))
         if step == window.stop - 1:

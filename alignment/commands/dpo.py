@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alignment.adapters import GeneratorArguments, LoraArguments
 from alignment.dpo_config import DPOConfig
-from alignment.dpo_trainer import DPOTrainer
+from alignment.dpo_trainer import RankingDPOTrainer
 from alignment.latent_dataset import encode_files
 from alignment.training_run import checkpoint_to_resume, data_record, load_generator_to_train, train_and_save
 from generator.base import VideoGenerator
 from generator.output import InputError
+
+if TYPE_CHECKING:
+    from reward.preferences import Ranking
 
 HELP = "Align a generator directly with rankings of its videos, without a reward model (flow-DPO)."
 EXAMPLE = (
@@ -53,17 +57,19 @@ def run(
     config: DPOConfig,
     generator: VideoGenerator | None = None,
     callbacks: Sequence[Any] = (),
-) -> DPOTrainer:
+) -> RankingDPOTrainer:
     """Trains and saves; `generator` takes the place of loading `model`. Returns the trainer after
     training."""
-    from reward.preferences import preference_pairs, read_rankings, split_by_prompt
+    from reward.preferences import read_rankings, split_by_prompt
 
     if not data.preferences:
         raise InputError("No rankings were given: pass --preferences FILE.jsonl.")
     rankings = [r for r in read_rankings(data.preferences) if r.dimension == data.dimension]
-    train, held_out = split_by_prompt(rankings, data.eval_fraction, config.seed)
-    pairs, eval_pairs = preference_pairs(train), preference_pairs(held_out)
-    if not pairs:
+    train, held_out = (
+        comparisons(part, config.loss_type)
+        for part in split_by_prompt(rankings, data.eval_fraction, config.seed)
+    )
+    if not train:
         raise InputError(
             f"{data.preferences} gives no pair of videos of which one is better in the dimension "
             f"{data.dimension!r}: "
@@ -71,7 +77,8 @@ def run(
         )
     checkpoint = checkpoint_to_resume(config)
     generator = generator or load_generator_to_train(model, config)
-    paths = [Path(pair[side]) for pair in [*pairs, *eval_pairs] for side in ("chosen", "rejected")]
+    both = [*train, *held_out]
+    paths = [path for comparison in both for path in comparison.videos]
     with config.main_process_first():
         latents = encode_files(
             generator,
@@ -81,24 +88,53 @@ def run(
             data.width,
             progress=not config.disable_tqdm,
         )
-    chosen, rejected = latents[::2], latents[1::2]
-    prompts = [pair["prompt"] for pair in [*pairs, *eval_pairs]]
-    cut = len(pairs)
-    trainer = DPOTrainer(
+    remaining = iter(latents)
+    videos = [list(itertools.islice(remaining, len(comparison.videos))) for comparison in both]
+    ranks = [comparison.ranks for comparison in both]
+    prompts = [comparison.prompt for comparison in both]
+    cut = len(train)
+    trainer = RankingDPOTrainer(
         generator,
         config,
-        chosen[:cut],
-        rejected[:cut],
+        videos[:cut],
+        ranks[:cut],
         prompts[:cut],
-        chosen[cut:],
-        rejected[cut:],
+        videos[cut:],
+        ranks[cut:],
         prompts[cut:],
         lora=lora,
-        record={"model": vars(model), "pairs": cut, **data_record(data.preferences, paths, prompts)},
+        record={"model": vars(model), "comparisons": cut, **data_record(data.preferences, paths, prompts)},
         callbacks=callbacks,
     )
     train_and_save(trainer, checkpoint)
     return trainer
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Videos of one prompt that are compared; lower ranks are better, equal ranks are ties."""
+
+    prompt: str
+    videos: list[Path]
+    ranks: list[int]
+
+
+def comparisons(rankings: Sequence[Ranking], loss_type: str) -> list[Comparison]:
+    """What the loss learns from: untied pairs, whole rankings that have an order, or with `rao_kupper` all."""
+    from reward.preferences import MISSING, preference_pairs
+
+    if loss_type in ("sigmoid", "ipo"):
+        return [
+            Comparison(pair["prompt"], [Path(pair["chosen"]), Path(pair["rejected"])], [0, 1])
+            for pair in preference_pairs(rankings)
+        ]
+    found = []
+    for ranking in rankings:
+        judged = [(video, rank) for video, rank in zip(ranking.videos, ranking.ranks) if rank != MISSING]
+        if len(judged) > 1 and (ranking.has_order or loss_type == "rao_kupper"):
+            videos, ranks = zip(*judged)
+            found.append(Comparison(ranking.prompt, list(videos), list(ranks)))
+    return found
 
 
 ARGUMENTS = (GeneratorArguments, DPOArguments, LoraArguments, DPOConfig)

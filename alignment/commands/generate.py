@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -14,6 +15,9 @@ from generator.demonstrations import METADATA
 from generator.output import InputError, prepare_output_dir, write_json, write_jsonl
 from generator.prompts import PromptRecord, read_prompts
 from generator.video import write_video
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 HELP = "Generates videos from prompts: mp4 files and a metadata.jsonl that names prompt, seed, model and adapter."
 EXAMPLE = "vidalign generate --model nano --prompts prompts.txt --output_dir videos --num_videos_per_prompt 2"
@@ -49,6 +53,24 @@ class GenerateArguments:
     seed: int = field(default=0, metadata={"help": "Video i, counted over all, takes the seed SEED + i."})
     num_videos_per_prompt: int = field(default=1, metadata={"help": "Videos of each prompt."})
     batch_size: int = field(default=8, metadata={"help": "Videos generated at once."})
+    reward: str | None = field(
+        default=None,
+        metadata={
+            "help": "Reward model for best_of and reward_guidance: a folder that `vidalign reward` wrote, "
+            "`world`, or module:function."
+        },
+    )
+    best_of: int = field(
+        default=1,
+        metadata={"help": "Candidates of each video, of which the one with the best reward is kept."},
+    )
+    reward_guidance: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight of the reward's gradient in every step of the sampler; 1 tilts the distribution by "
+            "e^reward. The reward must judge latents."
+        },
+    )
     overwrite: bool = field(
         default=False, metadata={"help": "Delete what is in the output folder, whatever made it."}
     )
@@ -82,11 +104,12 @@ def run(arguments: GenerateArguments) -> None:
 def _generate_missing(
     model: VideoGenerator, missing: list[dict[str, Any]], total: int, arguments: GenerateArguments
 ) -> None:
+    generate = model.generate if arguments.reward is None else _aligned(model, arguments)
     # Videos of one call share a negative prompt.
     missing = sorted(missing, key=lambda row: (row["negative_prompt"], row["index"]))
     with tqdm(total=total, initial=total - len(missing), desc="videos", unit="video") as progress:
         for batch in _batches(missing, arguments.batch_size):
-            videos = model.generate(
+            videos = generate(
                 [row["prompt"] for row in batch],
                 num_frames=arguments.num_frames,
                 height=arguments.height,
@@ -100,6 +123,23 @@ def _generate_missing(
             for row, video in zip(batch, videos, strict=True):
                 write_video(Path(arguments.output_dir) / row["file_name"], video, model.defaults.fps)
                 progress.update()
+
+
+def _aligned(model: VideoGenerator, arguments: GenerateArguments) -> Callable[..., Tensor]:
+    """`model.generate` with best-of-N and reward guidance."""
+    from alignment.guided_sampling import sample_aligned
+    from alignment.reward_mixture import RewardMixture
+    from reward import load_reward
+
+    rewards = RewardMixture([load_reward(str(arguments.reward), device=model.device)])
+
+    def generate(prompts: list[str], seed: list[int], **more: Any) -> Tensor:
+        samples = sample_aligned(
+            model, rewards, prompts, seed, arguments.best_of, arguments.reward_guidance, **more
+        )
+        return model.decode(samples.latents.to(model.device)).cpu()
+
+    return generate
 
 
 def video_rows(arguments: GenerateArguments, prompts: list[PromptRecord]) -> list[dict[str, Any]]:
@@ -125,7 +165,9 @@ def video_rows(arguments: GenerateArguments, prompts: list[PromptRecord]) -> lis
 
 
 def _check(arguments: GenerateArguments) -> None:
-    for name in (*SIZES, "num_inference_steps", "num_videos_per_prompt", "batch_size"):
+    if arguments.reward is None and (arguments.best_of != 1 or arguments.reward_guidance):
+        raise InputError("--best_of and --reward_guidance need a judge: pass --reward FOLDER.")
+    for name in (*SIZES, "num_inference_steps", "num_videos_per_prompt", "batch_size", "best_of"):
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise InputError(f"--{name} is {value}, but it must be at least 1.")

@@ -8,10 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from alignment.adapters import GeneratorArguments, LoraArguments
 from alignment.ppo_config import PPOConfig
-from alignment.ppo_trainer import Monitor, PPOTrainer
-from alignment.training_run import checkpoint_to_resume, data_record, load_generator_to_train, train_and_save
+from alignment.ppo_trainer import PPOTrainer
+from alignment.rollout_trainer import Monitor
+from alignment.training_run import (
+    checkpoint_to_resume,
+    data_record,
+    encode_demonstrations,
+    load_generator_to_train,
+    load_rewards,
+    read_training_prompts,
+    require_reward,
+    train_and_save,
+)
 from generator.base import VideoGenerator
-from generator.output import InputError
 
 if TYPE_CHECKING:
     from reward.models.base import RewardModel
@@ -29,10 +38,21 @@ class PPOArguments:
     prompts: str = field(
         default="", metadata={"help": "Prompts: a text file, one a line, or JSONL with `prompt`."}
     )
-    reward: str = field(
-        default="",
-        metadata={"help": "Reward model: the folder that `vidalign reward` wrote, or a built-in name."},
+    reward: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Reward models, one or several: a folder that `vidalign reward` wrote, `world` (the gold "
+            "score of the built-in world), or module:function."
+        },
     )
+    ptx_dataset: str = field(
+        default="",
+        metadata={"help": "Demonstrations for the term `ptx_coef`: a folder with videos and metadata.jsonl."},
+    )
+
+    def __post_init__(self) -> None:
+        if isinstance(self.reward, str):
+            self.reward = [self.reward] if self.reward else []
 
 
 def run(
@@ -41,7 +61,7 @@ def run(
     lora: LoraArguments,
     config: PPOConfig,
     generator: VideoGenerator | None = None,
-    reward: RewardModel | None = None,
+    reward: RewardModel | Sequence[RewardModel] | None = None,
     monitors: Sequence[Monitor] = (),
     callbacks: Sequence[Any] = (),
 ) -> PPOTrainer:
@@ -49,30 +69,31 @@ def run(
 
     Returns the trainer after training.
     """
-    from generator.prompts import read_prompts
-
-    if not data.prompts:
-        raise InputError("No prompts were given: pass --prompts FILE.")
-    if reward is None and not data.reward:
-        raise InputError("No reward model was given: pass --reward FOLDER.")
-    records = read_prompts(data.prompts)
+    require_reward(reward, data.reward)
+    prompts, negative_prompts = read_training_prompts(data.prompts, config)
     checkpoint = checkpoint_to_resume(config)
     generator = generator or load_generator_to_train(model, config)
-    if reward is None:
-        from reward import load_reward
-
-        reward = load_reward(data.reward, device=config.device)
-    prompts = [record.prompt for record in records]
+    rewards = load_rewards(reward, data.reward, config)
+    demonstrations = None
+    if data.ptx_dataset:
+        demonstrations = encode_demonstrations(
+            generator, config, data.ptx_dataset, config.num_frames, config.height, config.width
+        )
     trainer = PPOTrainer(
         generator,
         config,
         prompts,
-        reward,
-        negative_prompts=[record.negative_prompt or config.negative_prompt for record in records],
+        rewards,
+        negative_prompts=negative_prompts,
         monitors=monitors,
         lora=lora,
-        record={"model": vars(model), "reward": reward.name, **data_record(data.prompts, [], prompts)},
+        record={
+            "model": vars(model),
+            "reward": [each.name for each in rewards],
+            **data_record(data.prompts, [], prompts),
+        },
         callbacks=callbacks,
+        demonstrations=demonstrations,
     )
     train_and_save(trainer, checkpoint)
     return trainer

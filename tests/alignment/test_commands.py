@@ -7,9 +7,14 @@ import torch
 from trl import TrlParser
 
 from alignment.adapters import GeneratorArguments, LoraArguments
-from alignment.commands import dpo, ppo, sft
+from alignment.backprop_config import BackpropConfig
+from alignment.commands import backprop, dpo, nft, online_dpo, ppo, rwr, sft
 from alignment.dpo_config import DPOConfig
+from alignment.nft_config import NFTConfig
+from alignment.online_dpo_config import OnlineDPOConfig
 from alignment.ppo_config import PPOConfig
+from alignment.rollout_run import PromptsAndRewards
+from alignment.rwr_config import RWRConfig
 from alignment.sft_config import SFTConfig
 from generator.adapters import load_adapters
 from generator.demonstrations import write_demonstrations
@@ -102,6 +107,22 @@ def test_dpo_from_rankings_drops_ties_and_splits_by_prompt(tmp_path, videos, sma
     check_adapter(tmp_path / "out", trainer)
 
 
+@pytest.mark.parametrize(
+    ("loss_type", "count", "size"), [("plackett_luce", 1, 4), ("rao_kupper", 2, 4), ("ipo", 5, 2)]
+)
+def test_dpo_learns_from_whole_rankings_or_their_pairs(tmp_path, videos, small, loss_type, count, size):
+    file = write_rankings_file(tmp_path / "data", videos)
+    rows = file.read_text().splitlines()
+    tied = json.loads(rows[1]) | {"ranks": [1, 1, 1, 1]}
+    file.write_text(f"{rows[0]}\n{json.dumps(tied)}\n")
+    data = dpo.DPOArguments(preferences=str(file), num_frames=5, height=16, width=16)
+    config = DPOConfig(**small, loss_type=loss_type)
+    trainer = dpo.run(MODEL, data, LoraArguments(), config, generator=tiny_generator())
+    assert len(trainer.train_dataset) == count
+    assert trainer.train_dataset[0]["latents"].shape[0] == size
+    check_adapter(tmp_path / "out", trainer)
+
+
 def test_ppo_from_prompts_and_a_reward(tmp_path, bright, quiet):
     bright.scores_latents = False
     (tmp_path / "prompts.txt").write_text("a circle\na square\n")
@@ -153,7 +174,48 @@ def test_mistakes_are_one_clear_sentence(tmp_path, videos, small, quiet):
     assert (tmp_path / "out" / "kept").exists()
 
 
-@pytest.mark.parametrize("command", [sft, dpo, ppo])
+@pytest.mark.parametrize(
+    ("command", "config"),
+    [(rwr, RWRConfig), (nft, NFTConfig), (online_dpo, OnlineDPOConfig), (backprop, BackpropConfig)],
+)
+def test_further_policies_from_prompts_and_a_reward(tmp_path, quiet, bright, command, config):
+    (tmp_path / "prompts.txt").write_text("a circle\na square\n")
+    sizes = {"num_frames": 5, "height": 16, "width": 16, "num_inference_steps": 3, "learning_rate": 1e-2}
+    if command is backprop:
+        settings = config(max_steps=2, per_device_train_batch_size=2, **sizes, **quiet)
+    else:
+        settings = config(
+            num_rollouts=2, num_prompts=2, num_generations=2, num_mini_batches=1, **sizes, **quiet
+        )
+    data = PromptsAndRewards(prompts=str(tmp_path / "prompts.txt"))
+    trainer = command.run(
+        MODEL, data, LoraArguments(), settings, generator=tiny_generator(), reward=[bright, bright]
+    )
+    check_adapter(tmp_path / "out", trainer)
+    assert [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
+    with pytest.raises(InputError, match="--reward"):
+        command.run(MODEL, data, LoraArguments(), settings)
+
+
+def test_ppo_takes_demonstrations_and_a_reward_by_name(tmp_path, videos, quiet, monkeypatch):
+    (tmp_path / "paleness.py").write_text("def judge(videos, prompts): return videos.mean((1, 2, 3, 4))\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    write_demonstrations(tmp_path / "data", videos, ["a"] * 4, fps=8)
+    config = PPOConfig(
+        num_rollouts=1, num_prompts=2, num_generations=2, num_inference_steps=3, num_mini_batches=1,
+        num_frames=5, height=16, width=16, ptx_coef=0.5, reward_weights=[1.0, 2.0], **quiet,
+    )  # fmt: skip
+    data = ppo.PPOArguments(
+        prompts="world:train:3:0", reward=["world", "paleness:judge"], ptx_dataset=str(tmp_path / "data")
+    )
+    trainer = ppo.run(MODEL, data, LoraArguments(), config, generator=tiny_generator())
+    entry = next(e for e in trainer.state.log_history if "reward" in e)
+    assert {"loss/ptx", "rewards/world/overall/mean"} <= set(entry)
+    assert json.loads((tmp_path / "out" / "training.json").read_text())["reward"][0] == "world"
+    assert ppo.PPOArguments(reward="one").reward == ["one"]
+
+
+@pytest.mark.parametrize("command", [sft, dpo, ppo, online_dpo, rwr, nft, backprop])
 def test_every_argument_is_documented_and_parsed(command, tmp_path):
     parser = TrlParser(command.ARGUMENTS)
     undocumented = [action.dest for action in parser._actions if not action.help]

@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
+from alignment import latent_dataset
 from alignment.latent_dataset import (
     BucketBatchSampler,
     LatentDataset,
@@ -15,6 +16,7 @@ from alignment.latent_dataset import (
     split_prompts,
 )
 from generator.output import InputError
+from generator.testing import tiny_generator
 
 SHAPES = [(4, 1, 2, 2)] * 5 + [(4, 3, 2, 2)] * 3 + [(4, 1, 4, 2)]
 
@@ -73,3 +75,28 @@ def test_sizes_are_reduced_to_what_the_family_can_make(generator):
 def test_pairs_of_different_shapes_are_refused():
     with pytest.raises(InputError, match="different shapes"):
         LatentDataset([[torch.zeros(4, 1, 2, 2), torch.zeros(4, 2, 2, 2)]], torch.tensor([0]))
+
+
+def test_embeddings_of_large_text_encoders_are_kept_by_text_and_weights(tmp_path, monkeypatch):
+    monkeypatch.setenv("VIDALIGN_CACHE", str(tmp_path))
+    prompts = ["a red ball", "a blue cube rolls slowly to the left", "a red ball"]
+    generator = tiny_generator()
+    plain = latent_dataset.PromptTable.encode(generator, prompts)
+    assert not list(tmp_path.rglob("*.safetensors"))  # small encoders are faster than the disk
+
+    monkeypatch.setattr(latent_dataset, "CACHED_ENCODER_SIZE", 1)
+    first = latent_dataset.PromptTable.encode(generator, prompts)
+    assert len(list((tmp_path / "prompts").iterdir())) == 3
+    encoded = []
+    encode = generator.encode_prompts
+    monkeypatch.setattr(generator, "encode_prompts", lambda texts: encoded.extend(texts) or encode(texts))
+    again = latent_dataset.PromptTable.encode(generator, ["a star", *prompts])
+    assert encoded == ["a star"]
+    for table in (first, plain):
+        for name, value in table.conditions.items():
+            found = again.conditions[name][again.rows[1:]]
+            expected = value[table.rows]
+            assert torch.allclose(found[:, : expected.shape[1]].float(), expected.float(), atol=1e-6)
+
+    other = tiny_generator(seed=1)
+    assert latent_dataset.text_encoder_hash(other) != latent_dataset.text_encoder_hash(generator)

@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from alignment.advantages import group_relative_advantages, mean_and_std, share_without_spread
-from alignment.losses import clipped_ratio_loss, dpo_loss, flow_matching_error, step_weights
+from alignment.losses import (
+    best_and_worst,
+    clipped_ratio_loss,
+    dpo_loss,
+    flow_matching_error,
+    preference_loss,
+    preference_statistics,
+    step_weights,
+)
 from generator import flow
 from generator.sampling import SdeSettings
 
@@ -117,3 +125,62 @@ def test_balanced_step_weights_undo_the_small_gradient_of_early_steps():
     assert step_weights(sigmas, settings, "none").tolist() == [1] * 9
     inverse = step_weights(sigmas, settings, "inverse_std")
     assert inverse[0] < inverse[-1]
+
+
+RANKS = torch.tensor([[2, 0, 1, 3], [0, 1, 1, -1], [1, 0, 2, 0]])
+
+
+def implicit(seed=0):
+    return torch.randn(3, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_sigmoid_and_ipo_are_means_over_the_untied_pairs_of_a_ranking():
+    rewards = implicit()
+    sigmoid = preference_loss(rewards, RANKS, "sigmoid", 2.0, label_smoothing=0.1)
+    ipo = preference_loss(rewards, RANKS, "ipo", 2.0)
+    for row, (values, ranks) in enumerate(zip(rewards.tolist(), RANKS.tolist())):
+        margins = [values[i] - values[j] for i in range(4) for j in range(4) if 0 <= ranks[i] < ranks[j]]
+        losses = [0.9 * math.log1p(math.exp(-m)) + 0.1 * math.log1p(math.exp(m)) for m in margins]
+        assert sigmoid[row].item() == pytest.approx(sum(losses) / len(losses))
+        squares = [(m / 2 - 0.25) ** 2 for m in margins]
+        assert ipo[row].item() == pytest.approx(sum(squares) / len(squares))
+
+
+def test_plackett_luce_is_the_probability_of_the_order_of_draws():
+    rewards = implicit()[:1]
+    weights = rewards[0].exp().tolist()
+    order = [1, 2, 0, 3]
+    probability, left = 1.0, sum(weights)
+    for video in order:
+        probability *= weights[video] / left
+        left -= weights[video]
+    found = preference_loss(rewards, RANKS[:1], "plackett_luce", 1.0)
+    assert found.item() == pytest.approx(-math.log(probability))
+
+
+def test_rao_kupper_gives_ties_their_probability():
+    rewards = torch.tensor([[0.7, -0.2]], dtype=torch.float64)
+    a, b = math.exp(0.7), math.exp(-0.2)
+    win, lose = a / (a + 3 * b), b / (b + 3 * a)
+    for ranks, probability in (([0, 1], win), ([1, 0], lose), ([0, 0], 1 - win - lose)):
+        found = preference_loss(rewards, torch.tensor([ranks]), "rao_kupper", 1.0, theta=3.0)
+        assert found.item() == pytest.approx(-math.log(probability))
+
+
+@pytest.mark.parametrize("loss_type", ["sigmoid", "ipo", "plackett_luce", "rao_kupper"])
+def test_a_preference_loss_raises_the_best_and_lowers_the_worst(loss_type):
+    rewards = torch.zeros(3, 4, requires_grad=True)
+    preference_loss(rewards, RANKS, loss_type, 1.0).sum().backward()
+    best, worst = best_and_worst(RANKS)
+    assert (rewards.grad.gather(1, best) < 0).all()
+    assert (rewards.grad.gather(1, worst) > 0).all()
+    assert rewards.grad[1, 3] == 0  # missing
+
+
+def test_statistics_leave_ties_and_missing_videos_out():
+    rewards = torch.tensor([[1.0, 3.0, 2.0, 0.0], [5.0, 4.0, 6.0, 99.0], [0.0, 0.0, 0.0, 0.0]])
+    found = preference_statistics(rewards[:2], RANKS[:2])
+    assert found["rewards/accuracies"].item() == pytest.approx((6 + 1) / 8)
+    assert found["rewards/margins"].item() == pytest.approx((2 + 1 + 3 + 1 + 1 + 2 + 1 - 1) / 8)
+    assert found["rewards/chosen"].item() == pytest.approx((3 + 5) / 2)
+    assert preference_statistics(rewards[2:], torch.zeros(1, 4, dtype=torch.long)) == {}

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from alignment.adapters import adapters_disabled
+from alignment.losses import adapted_beta
 from alignment.ppo_config import PPOConfig
 from alignment.ppo_trainer import PPOTrainer
 from alignment.rollout import step_rows
@@ -126,6 +127,26 @@ def test_kl_equals_the_analytic_one_and_has_a_gradient(generator, prompts, brigh
     assert min(gradients) > 0
 
 
+def test_without_a_kl_term_the_divergence_is_measured_on_some_videos_of_each_group(
+    make_generator, prompts, bright, quiet
+):
+    """It is the divergence of those very videos, and measuring it changes nothing."""
+    measured = {}
+    for generations in (1, 4):
+        trainer = make(
+            make_generator(), prompts, bright, quiet, beta=0.0, monitor_kl_generations=generations,
+            rollout_batch_size=5,
+        )  # fmt: skip
+        for name, parameter in trainer.policy.named_parameters():
+            if "lora_B" in name:
+                parameter.data.normal_(std=0.1, generator=torch.Generator().manual_seed(0))
+        measured[generations] = trainer._new_rollout(0).trajectories
+    assert measured[1].reference_means is None
+    assert measured[1].kl.shape == (3, 4)
+    assert torch.allclose(measured[1].kl, measured[4].kl[::4], rtol=1e-4)
+    assert torch.equal(measured[1].final, measured[4].final)
+
+
 def test_the_logged_policy_loss_does_not_contain_the_kl(make_generator, prompts, bright, quiet):
     logged = []
     for beta in (0.0, 100.0):
@@ -206,3 +227,54 @@ def test_step_gradients_are_logged_for_each_step(generator, prompts, bright, qui
     trainer.train()
     norms = [history(trainer)[0][f"step_gradients/{step}"] for step in range(4)]
     assert all(norm > 0 for norm in norms)
+
+
+def test_beta_follows_the_divergence(generator, prompts, bright, quiet):
+    """It falls while the divergence is below its target, and its change is bounded."""
+    trainer = make(generator, prompts, bright, quiet, beta=0.5, adaptive_kl_target=10.0, num_rollouts=4)
+    trainer.train()
+    betas = [entry["beta"] for entry in history(trainer)]
+    assert betas == pytest.approx([0.5 * 0.98**rollout for rollout in range(4)])
+    assert adapted_beta(0.5, kl=3.0, target=1.0, gain=0.1) == pytest.approx(0.5 * 1.02)
+    assert adapted_beta(0.5, kl=1.1, target=1.0, gain=0.1) == pytest.approx(0.5 * 1.01)
+
+
+def test_quantiles_of_the_ratio_are_logged(generator, prompts, bright, quiet):
+    trainer = make(generator, prompts, bright, quiet, num_rollouts=1, num_iterations=2)
+    ratios = []
+    update_loss = trainer._update_loss
+
+    def spy(*arguments, **keywords):
+        loss = update_loss(*arguments, **keywords)
+        ratios.append(trainer._ratios[-1])
+        return loss
+
+    trainer._update_loss = spy
+    trainer.train()
+    expected = torch.cat(ratios).quantile(torch.tensor([0.01, 0.5, 0.99])).tolist()
+    entry = history(trainer)[0]
+    assert [entry[f"ratio/q{level}"] for level in ("01", "50", "99")] == pytest.approx(expected)
+    assert entry["ratio/q01"] < 1 < entry["ratio/q99"]
+
+
+def test_the_ptx_term_is_the_flow_matching_loss_of_demonstrations(
+    make_generator, prompts, bright, quiet, latents
+):
+    """It alone lowers the demonstrations' error, and it adds exactly its share to the loss."""
+    logged, bright_latents = [], [0.1 * latent + 2 for latent in latents]
+    for weight in (0.0, 3.0):
+        trainer = PPOTrainer(
+            make_generator(),
+            PPOConfig(num_rollouts=12, num_prompts=3, num_generations=2, num_inference_steps=4, beta=0.0,
+                      num_mini_batches=1, ptx_coef=weight, learning_rate=1e-2, **quiet),
+            prompts, bright, demonstrations=(bright_latents, prompts),
+        )  # fmt: skip
+        trainer.train()
+        logged.append(history(trainer))
+    assert "loss/ptx" not in logged[0][0]
+    first = logged[1][0]
+    assert first["loss"] == pytest.approx(first["loss/policy"] + 3 * first["loss/ptx"], rel=1e-3)
+    means = [sum(entry["loss/ptx"] for entry in part) / 4 for part in (logged[1][:4], logged[1][-4:])]
+    assert means[1] < 0.97 * means[0]
+    with pytest.raises(InputError, match="give ptx_dataset"):
+        make(make_generator(), prompts, bright, quiet, ptx_coef=1.0)

@@ -1,0 +1,27 @@
+"""`vidalign backprop`: reward back-propagation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from alignment.adapters import GeneratorArguments, LoraArguments
+from alignment.backprop_config import BackpropConfig
+from alignment.backprop_trainer import BackpropTrainer
+from alignment.rollout_run import PromptsAndRewards, run_on_rewards
+
+HELP = "Align a generator by the gradient of a latent reward model through its last steps (ReFL, DRaFT)."
+EXAMPLE = "vidalign backprop --model nano --prompts prompts.txt --reward reward/ --output_dir backprop/ --max_steps 100"
+
+
+def run(
+    model: GeneratorArguments,
+    data: PromptsAndRewards,
+    lora: LoraArguments,
+    config: BackpropConfig,
+    **more: Any,
+) -> BackpropTrainer:
+    """Trains and saves; `more` are arguments of `run_on_rewards`. Returns the trainer after training."""
+    return run_on_rewards(BackpropTrainer, model, data, lora, config, **more)
+
+
+ARGUMENTS = (GeneratorArguments, PromptsAndRewards, LoraArguments, BackpropConfig)

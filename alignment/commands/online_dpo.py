@@ -1,0 +1,27 @@
+"""`vidalign online_dpo`: online direct preference optimisation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from alignment.adapters import GeneratorArguments, LoraArguments
+from alignment.online_dpo_config import OnlineDPOConfig
+from alignment.online_dpo_trainer import OnlineDPOTrainer
+from alignment.rollout_run import PromptsAndRewards, run_on_rewards
+
+HELP = "DPO on videos that the current policy makes and reward models order (online DPO)."
+EXAMPLE = "vidalign online_dpo --model nano --prompts prompts.txt --reward reward/ --output_dir online/"
+
+
+def run(
+    model: GeneratorArguments,
+    data: PromptsAndRewards,
+    lora: LoraArguments,
+    config: OnlineDPOConfig,
+    **more: Any,
+) -> OnlineDPOTrainer:
+    """Trains and saves; `more` are arguments of `run_on_rewards`. Returns the trainer after training."""
+    return run_on_rewards(OnlineDPOTrainer, model, data, lora, config, **more)
+
+
+ARGUMENTS = (GeneratorArguments, PromptsAndRewards, LoraArguments, OnlineDPOConfig)

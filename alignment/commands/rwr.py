@@ -1,0 +1,27 @@
+"""`vidalign rwr`: reward-weighted regression."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from alignment.adapters import GeneratorArguments, LoraArguments
+from alignment.rollout_run import PromptsAndRewards, run_on_rewards
+from alignment.rwr_config import RWRConfig
+from alignment.rwr_trainer import RWRTrainer
+
+HELP = "Align a generator by flow matching on its own videos, weighted by their rewards (reward-weighted regression)."
+EXAMPLE = "vidalign rwr --model nano --prompts prompts.txt --reward reward/ --output_dir rwr/"
+
+
+def run(
+    model: GeneratorArguments,
+    data: PromptsAndRewards,
+    lora: LoraArguments,
+    config: RWRConfig,
+    **more: Any,
+) -> RWRTrainer:
+    """Trains and saves; `more` are arguments of `run_on_rewards`. Returns the trainer after training."""
+    return run_on_rewards(RWRTrainer, model, data, lora, config, **more)
+
+
+ARGUMENTS = (GeneratorArguments, PromptsAndRewards, LoraArguments, RWRConfig)

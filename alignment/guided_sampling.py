@@ -1,0 +1,143 @@
+"""Alignment without training: best-of-N, and reward guidance of the sampler.
+
+Reward guidance samples from p(x₀) e^{w r(x₀)} instead of p(x₀): the score gets w ∇ₓ r(x̂₀(x)), which in terms of the
+velocity is −w σ / (1 − σ) ∇ₓ r(x̂₀(x)) (Flow-NRG of VideoAlign, arXiv 2501.13918, section 4.3; the gradient goes
+through the prediction x̂₀ of the network, as in diffusion posterior sampling, arXiv 2209.14687).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from alignment.latent_dataset import example_seeds
+from alignment.reward_mixture import RewardMixture
+from generator import flow
+from generator.base import Conditions, VideoGenerator, select
+from generator.output import InputError
+from generator.sampling import (
+    Velocity,
+    encode_unique_prompts,
+    guided_velocity,
+    sample_latents,
+    seeded_noise,
+    video_size,
+)
+
+CANDIDATE_STREAM = 13
+
+
+def reward_guided_velocity(
+    velocity: Velocity, reward: Callable[[Tensor], Tensor], weight: float, largest_sigma: float
+) -> Velocity:
+    """`velocity` plus the pull of a reward of clean latents.
+
+    Args:
+        reward: differentiable, `latents [batch, …] -> [batch]`.
+        weight: w: 1 tilts the distribution by e^{reward}.
+        largest_sigma: σ in 1 − σ is at most this, which bounds the first step (σ = 1); the second-largest noise
+            level of the schedule, as in Flow-GRPO's SDE.
+    """
+
+    def guided(latents: Tensor, sigma: Tensor) -> Tensor:
+        with torch.enable_grad():
+            inputs = latents.detach().requires_grad_()
+            predicted = velocity(inputs, sigma)
+            judged = reward(flow.denoised(inputs, predicted, sigma))
+            (gradient,) = torch.autograd.grad(judged.sum(), inputs)
+        factor = flow.expand(sigma / (1 - sigma.clamp(max=largest_sigma)), latents)
+        return predicted.detach() - weight * factor * gradient
+
+    return guided
+
+
+@dataclass
+class AlignedSamples:
+    """What was sampled and judged.
+
+    Attributes:
+        latents: `[batch, C, F, H, W]`, on the CPU.
+        rewards: `[batch]` of the kept videos; `candidates [batch, best_of]` of all.
+        seeds: of the kept videos.
+    """
+
+    latents: Tensor
+    rewards: Tensor
+    candidates: Tensor
+    seeds: list[int]
+
+
+def candidate_seeds(seed: int, count: int) -> list[int]:
+    """Seeds of the candidates of one video; the first is the video's own."""
+    return [seed, *(example_seeds(seed, CANDIDATE_STREAM, number)[0] for number in range(1, count))]
+
+
+@torch.no_grad()
+def sample_aligned(
+    generator: VideoGenerator,
+    rewards: RewardMixture,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    best_of: int = 1,
+    reward_guidance: float = 0.0,
+    num_frames: int | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+    negative_prompt: str = "",
+    batch_size: int = 8,
+) -> AlignedSamples:
+    """Samples `best_of` candidates of each prompt, guided by the rewards' gradient, and keeps the best one.
+
+    Args:
+        prompts, seeds: one a video; the first candidate of a video has its seed.
+        reward_guidance: w of `reward_guided_velocity`; 0 is none.
+        num_frames, …: as in `VideoGenerator.generate`.
+
+    Raises:
+        InputError: a reward without gradients for guidance, or an impossible number.
+    """
+    if best_of < 1:
+        raise InputError(f"best_of is {best_of}, but must be at least 1.")
+    if reward_guidance and not rewards.differentiable:
+        raise InputError(
+            "reward_guidance needs rewards that judge latents with gradients: train one with `vidalign reward`, "
+            "or use best_of, which needs no gradient."
+        )
+    rewards.check_generator(generator)
+    defaults = generator.defaults
+    shape = generator.latent_shape(*video_size(generator, num_frames, height, width))
+    scale = defaults.guidance_scale if guidance_scale is None else guidance_scale
+    sigmas = generator.sigma_schedule(num_inference_steps or defaults.num_inference_steps, shape)
+    encoded, rows = encode_unique_prompts(generator, prompts)
+    negative = generator.encode_prompts([negative_prompt]) if scale != 1 else None
+    all_seeds = [seed for own in seeds for seed in candidate_seeds(own, best_of)]
+    owners = torch.arange(len(prompts)).repeat_interleave(best_of)
+    latents, judged = [], []
+    for start in range(0, len(all_seeds), batch_size):
+        batch = slice(start, start + batch_size)
+        conditions = select(encoded, rows[owners[batch]])
+        velocity = guided_velocity(generator, conditions, negative, scale)
+        if reward_guidance:
+            velocity = reward_guided_velocity(
+                velocity, _reward_of(rewards, conditions), reward_guidance, float(sigmas[1])
+            )
+        noise = seeded_noise(all_seeds[batch], shape).to(generator.device)
+        found = sample_latents(velocity, noise, sigmas)
+        texts = [prompts[owner] for owner in owners[batch].tolist()]
+        each, _ = rewards.judge(generator, found, conditions, texts, len(found))
+        latents.append(found.cpu())
+        judged.append(torch.einsum("m, m b -> b", rewards.weights.to(each), each).cpu())
+    candidates = torch.cat(judged).view(len(prompts), best_of)
+    best = candidates.argmax(1) + torch.arange(len(prompts)) * best_of
+    return AlignedSamples(
+        torch.cat(latents)[best], candidates.amax(1), candidates, [all_seeds[i] for i in best.tolist()]
+    )
+
+
+def _reward_of(rewards: RewardMixture, conditions: Conditions) -> Callable[[Tensor], Tensor]:
+    return lambda latents: rewards.differentiable_reward(latents, conditions)

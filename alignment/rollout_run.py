@@ -1,0 +1,78 @@
+"""What the commands do that learn from prompts and rewards: `rwr`, `nft`, `online_dpo`, `backprop`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from alignment.adapters import GeneratorArguments, LoraArguments
+from alignment.training_run import (
+    checkpoint_to_resume,
+    data_record,
+    load_generator_to_train,
+    load_rewards,
+    read_training_prompts,
+    require_reward,
+    train_and_save,
+)
+from generator.base import VideoGenerator
+
+if TYPE_CHECKING:
+    from reward.models.base import RewardModel
+
+
+@dataclass
+class PromptsAndRewards:
+    """What is learnt from."""
+
+    prompts: str = field(
+        default="",
+        metadata={"help": "Prompts: a text file, one a line, JSONL with `prompt`, or world:SPLIT:N[:SEED]."},
+    )
+    reward: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Reward models, one or several: a folder that `vidalign reward` wrote, `world` (the gold "
+            "score of the built-in world), or module:function."
+        },
+    )
+
+
+def run_on_rewards(
+    trainer_class: Any,
+    model: GeneratorArguments,
+    data: PromptsAndRewards,
+    lora: LoraArguments,
+    config: Any,
+    generator: VideoGenerator | None = None,
+    reward: RewardModel | Sequence[RewardModel] | None = None,
+    **more: Any,
+) -> Any:
+    """Trains with `trainer_class` and saves; returns the trainer after training.
+
+    Args:
+        generator, reward: take the place of loading `model` and `data.reward`.
+        more: further arguments of the trainer, such as `monitors` and `callbacks`.
+    """
+    require_reward(reward, data.reward)
+    prompts, negative_prompts = read_training_prompts(data.prompts, config)
+    checkpoint = checkpoint_to_resume(config)
+    generator = generator or load_generator_to_train(model, config)
+    rewards = load_rewards(reward, data.reward, config)
+    trainer = trainer_class(
+        generator,
+        config,
+        prompts,
+        rewards,
+        negative_prompts=negative_prompts,
+        lora=lora,
+        record={
+            "model": vars(model),
+            "reward": [each.name for each in rewards],
+            **data_record(data.prompts, [], prompts),
+        },
+        **more,
+    )
+    train_and_save(trainer, checkpoint)
+    return trainer
