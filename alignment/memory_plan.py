@@ -28,6 +28,7 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
 ]
 """Flags and what they change, from the fastest to the smallest."""
 
+COMMON = "--bf16 true --per_device_train_batch_size 1"
 SMALL_ROLLOUT = "--rollout_batch_size 1 --reward_batch_size 1"
 
 
@@ -92,8 +93,8 @@ def plan(
             if fits:
                 break
     encoders = text_encoder_bytes(folder)
-    heading = f"{frames} frames of {height}x{width}, batch 1, bfloat16" + (", guided" if guided else "")
-    lines = [heading, *_lines(methods), *_text_encoder_lines(encoders, usable)]
+    heading = f"{frames} frames of {height}x{width}, LoRA of rank {lora_r}" + (", guided" if guided else "")
+    lines = [f"{heading}; training with {COMMON}", *_lines(methods), *_text_encoder_lines(encoders, usable)]
     return {"size": [frames, height, width], "text_encoders": encoders, "methods": methods, "lines": lines}
 
 

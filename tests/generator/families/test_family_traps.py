@@ -12,9 +12,10 @@ from torch import Tensor
 from alignment.adapters import LoraArguments, add_lora
 from alignment.alignment_trainer import Policy, evenly_spread
 from generator import flow
-from generator.base import VideoGenerator
+from generator.base import VideoGenerator, repeat
 from generator.families.cogvideox import CogVideoXGenerator, velocity_from_v_prediction
 from generator.loading import load_generator
+from generator.sampling import guided_velocity
 from generator.testing_pipelines import TINY_PIPELINES, build_tiny_pipeline
 from generator.testing_stock import PROMPTS, noise_for
 
@@ -61,6 +62,45 @@ def test_trap_8_lora_on_a_frozen_base_gets_the_same_gradients_with_checkpointing
     assert {name for name, p in policy.named_parameters() if p.requires_grad} >= set(plain)
     assert any(gradient.abs().max() > 0 for gradient in plain.values())
     torch.testing.assert_close(checkpointed, plain, atol=1e-6, rtol=1e-4)
+
+
+@only("family", ["wan", "cogvideox"], indirect=True)
+def test_the_unconditional_branch_without_gradient_changes_no_velocity_and_only_its_own_gradient(
+    generator: VideoGenerator,
+) -> None:
+    add_lora(generator, LoraArguments(lora_r=2), seed=0)
+    latents, sigma, scale = noise_for(generator), torch.tensor([0.9, 0.4]), 3.0
+    conditions, negative = generator.encode_prompts(PROMPTS), generator.encode_prompts([""])
+    both, apart = (
+        guided_velocity(generator, conditions, negative, scale, unconditional_gradient=choice)(latents, sigma)
+        for choice in (True, False)
+    )
+    torch.testing.assert_close(both, apart, atol=1e-5, rtol=1e-5)
+    trained = [p for p in generator.transformer.parameters() if p.requires_grad]
+    found = torch.autograd.grad(apart.square().sum(), trained, allow_unused=True)
+    # d/dθ of w v_c(θ) + (1 − w) v_u with v_u fixed.
+    unconditional = generator.velocity(latents, sigma, repeat(negative, 2)).detach()
+    conditional = generator.velocity(latents, sigma, conditions)
+    guided = flow.guide(conditional, unconditional, scale)
+    expected = torch.autograd.grad(guided.square().sum(), trained, allow_unused=True)
+    for one, other in zip(found, expected):
+        assert (one is None) == (other is None)
+        if one is not None:
+            torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+
+
+@only("family", ["wan"], indirect=True)
+def test_under_autocast_lora_layers_keep_no_float32_copy_of_their_input(folder: Path) -> None:
+    generator = load_generator(folder, device="cpu", dtype=torch.bfloat16)
+    add_lora(generator, LoraArguments(lora_r=2), seed=0)
+    seen: list[torch.dtype] = []
+    layer: Any = next(m for m in generator.transformer.modules() if hasattr(m, "lora_A"))
+    layer.lora_A["default"].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
+    arguments = noise_for(generator), torch.tensor([0.9, 0.4]), generator.encode_prompts(PROMPTS)
+    generator.velocity(*arguments)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        generator.velocity(*arguments)
+    assert seen == [torch.float32, torch.bfloat16]
 
 
 def test_a_share_of_the_blocks_is_spread_evenly() -> None:
