@@ -145,6 +145,7 @@ class AlignmentTrainer(Trainer):
     """
 
     loss_is_scaled_for_ga = False
+    args: AlignmentConfig
 
     def __init__(
         self,
