@@ -90,6 +90,8 @@ class VideoGenerator(ABC):
     pipeline: Any
     defaults: GenerationDefaults
     lora_target_modules: list[str]
+    takes_known_frames = False
+    """Whether `frame_velocity` works, and with it videos as prompts (`generator.video_prompts`)."""
 
     @property
     @abstractmethod
@@ -155,6 +157,28 @@ class VideoGenerator(ABC):
             transformer: the module to call in place of `self.transformer`, for example the engine that
                 DeepSpeed or DDP wraps around it. Gradients flow through it.
         """
+
+    def frame_velocity(
+        self,
+        latents: Tensor,
+        sigma: Tensor,
+        conditions: Conditions,
+        seconds_per_frame: float | None = None,
+        key_frames: bool = False,
+    ) -> Tensor:
+        """Predicted velocity in float32 with a noise level for each latent frame; known frames have level 0.
+
+        Args:
+            latents: `[batch, channels, frames, height, width]`, float32.
+            sigma: `[batch, frames]`, float32 noise levels in [0, 1].
+            conditions: from `encode_prompts`, one row a video.
+            seconds_per_frame: time between latent frames; the family's own by default.
+            key_frames: every latent frame is an image of its own.
+
+        Raises:
+            NotImplementedError: the family has one noise level for all frames (`takes_known_frames` is False).
+        """
+        raise NotImplementedError(f"{self.name} has one noise level for all frames.")
 
     @abstractmethod
     def features(
