@@ -8,12 +8,17 @@ videos, 10 steps, guidance 5, 3 trained steps, LoRA of rank 64, bfloat16) is the
     python benchmarks/ppo_iteration.py --no_unconditional_gradient        # only the prompted branch is trained
     python benchmarks/ppo_iteration.py --save_memory                      # checkpointing, small batches
     python benchmarks/ppo_iteration.py --tiny                             # a few seconds on a CPU
+    accelerate launch --config_file configs/accelerate/zero2.yaml --num_processes 2 benchmarks/ppo_iteration.py
+
+On several processes each has the prompts of one (weak scaling), and the first one's figures are printed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -49,6 +54,8 @@ WAN_TINY = {
 ARCHITECTURES = {"1.3B": WAN_1_3B, "14B": WAN_14B, "tiny": WAN_TINY}
 PROMPTS = ["a red circle moves left on the dark background", "a blue square moves right"]
 GIB = 2**30
+PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
+FIRST = int(os.environ.get("RANK", "0")) == 0
 
 
 def build_generator(architecture: str, device: torch.device, dtype: torch.dtype) -> WanGenerator:
@@ -149,10 +156,11 @@ class Iterations(TrainerCallback):
             "total": total, "sampling": rollout - judging, "decode and reward": judging, "update": total - rollout
         }  # fmt: skip
         self.records.append(record)
-        print(
-            f"iteration {len(self.records)}: " + ", ".join(f"{k} {v:.2f} s" for k, v in record.items()),
-            flush=True,
-        )
+        if FIRST:
+            print(
+                f"iteration {len(self.records)}: " + ", ".join(f"{k} {v:.2f} s" for k, v in record.items()),
+                flush=True,
+            )
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -213,7 +221,7 @@ def configuration(arguments: argparse.Namespace, output_dir: str, bf16: bool) ->
         bf16=bf16,
         use_cpu=not torch.cuda.is_available(),
         num_rollouts=arguments.warmup + arguments.iterations,
-        num_prompts=arguments.num_prompts,
+        num_prompts=arguments.num_prompts * PROCESSES,
         num_generations=arguments.num_generations,
         num_mini_batches=1,
         num_frames=arguments.num_frames,
@@ -237,25 +245,28 @@ def configuration(arguments: argparse.Namespace, output_dir: str, bf16: bool) ->
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Trains `warmup + iterations` iterations; returns the mean figures of the latter."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = getattr(torch, arguments.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
+    dtype = getattr(torch, arguments.dtype or ("bfloat16" if torch.cuda.is_available() else "float32"))
+    output_dir = tempfile.mkdtemp()  # nothing is written, but the trainer wants a place
+    config = configuration(arguments, output_dir, dtype == torch.bfloat16)
+    device = config.device
     generator = build_generator(arguments.architecture, device, dtype)
     clock = Clock(device)
     decode = generator.decode
     # Decoding is all of the reward's time: brightness is a mean.
     vars(generator)["decode"] = lambda latents: clock.measure("decode", lambda: decode(latents))
     iterations = Iterations(clock)
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = TimedPPOTrainer(
-            generator,
-            configuration(arguments, folder, dtype == torch.bfloat16),
-            PROMPTS * -(-arguments.num_prompts // len(PROMPTS)),
-            FunctionReward(brightness, "brightness"),
-            lora=LoraArguments(lora_r=arguments.lora_r, lora_target_modules=arguments.lora_target_modules),
-            callbacks=[iterations],
-        )
-        trainer.clock = clock
-        trainer.train()
+    prompts = [PROMPTS[i % len(PROMPTS)] for i in range(config.num_prompts)]
+    trainer = TimedPPOTrainer(
+        generator,
+        config,
+        prompts,
+        FunctionReward(brightness, "brightness"),
+        lora=LoraArguments(lora_r=arguments.lora_r, lora_target_modules=arguments.lora_target_modules),
+        callbacks=[iterations],
+    )
+    trainer.clock = clock
+    trainer.train()
+    shutil.rmtree(output_dir, ignore_errors=True)
     counted = iterations.records[arguments.warmup :]
     mean = {name: sum(record[name] for record in counted) / len(counted) for name in counted[0]}
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -264,6 +275,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "torch": torch.__version__,
         "parameters": sum(p.numel() for p in generator.transformer.parameters() if not p.requires_grad),
         "trained_parameters": sum(p.numel() for p in generator.transformer.parameters() if p.requires_grad),
+        "processes": PROCESSES,
         "tokens": _tokens(generator, arguments),
         "seconds": {name: round(value, 3) for name, value in mean.items()},
         "peak_gib": {name: round(value, 2) for name, value in clock.peak.items()},
@@ -283,8 +295,10 @@ def _tokens(generator: WanGenerator, arguments: argparse.Namespace) -> int:
 def main() -> None:
     arguments = parse_arguments()
     found = run(arguments)
+    if not FIRST:
+        return
     seconds, peak = found["seconds"], found["peak_gib"]
-    print(f"{found['device']}, torch {found['torch']}, {found['parameters'] / 1e9:.2f} B parameters, "
+    print(f"{PROCESSES} x {found['device']}, torch {found['torch']}, {found['parameters'] / 1e9:.2f} B parameters, "
           f"{found['trained_parameters'] / 1e6:.1f} M trained, {found['tokens']} tokens a video")  # fmt: skip
     print("| total | sampling | decode and reward | update | peak GB | peak GB reserved |")
     print("|---|---|---|---|---|---|")
