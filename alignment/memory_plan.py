@@ -29,7 +29,7 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
 """Flags and what they change, from the fastest to the smallest."""
 
 COMMON = "--bf16 true --per_device_train_batch_size 1"
-SMALL_ROLLOUT = "--rollout_batch_size 1 --reward_batch_size 1"
+SMALL_ROLLOUT = "--rollout_batch_size 1 --reward_batch_size 1 --monitor_videos 1"
 
 
 def find_configurations(model: str) -> Path:

@@ -233,6 +233,7 @@ def configuration(arguments: argparse.Namespace, output_dir: str, bf16: bool) ->
         unconditional_gradient=not arguments.no_unconditional_gradient,
         beta=arguments.beta,
         monitor_kl=False,
+        monitor_videos=0,
         per_device_train_batch_size=arguments.micro_batch,
         rollout_batch_size=arguments.rollout_batch_size,
         reward_batch_size=arguments.reward_batch_size,
