@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +25,31 @@ if TYPE_CHECKING:
     from reward.models.base import RewardModel
 
 
+@contextmanager
+def outside_engine() -> Iterator[None]:
+    """Inside, models load whole under DeepSpeed ZeRO-3 too.
+
+    transformers otherwise partitions every model that it loads while a ZeRO-3 configuration is alive, which no
+    engine would gather again: text encoders and reward models belong to no engine, and the transformer that is
+    trained is partitioned by its engine later.
+    """
+    from transformers.integrations import deepspeed
+
+    held = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = held
+
+
 def load_generator_to_train(arguments: GeneratorArguments, config: AlignmentConfig) -> VideoGenerator:
     """The generator with the adapters to start from merged into its weights, on the training device."""
     from generator import load_generator
 
     dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
-    return load_generator(arguments.model, adapter=arguments.adapter, device=config.device, dtype=dtype)
+    with outside_engine():
+        return load_generator(arguments.model, adapter=arguments.adapter, device=config.device, dtype=dtype)
 
 
 def read_training_prompts(source: str, config: RewardedSamplingConfig) -> tuple[list[str], list[str]]:
@@ -58,7 +78,8 @@ def load_rewards(
     from reward import load_reward
 
     if given is None:
-        return [load_reward(name, device=config.device) for name in names]
+        with outside_engine():
+            return [load_reward(name, device=config.device) for name in names]
     return list(given) if isinstance(given, Sequence) else [given]
 
 
