@@ -12,6 +12,11 @@ ARGUMENTS = (PretrainConfig,)
 def run(config: PretrainConfig) -> None:
     """Pretrains, or goes on with an interrupted run, and prints where the pipeline is."""
     from generator.loading import default_device
-    from generator.native.pretrain import pretrain
+    from generator.native.pretrain import SliceDone, pretrain
 
-    print(f"The pretrained pipeline and its model card are in {pretrain(config, default_device())}.")
+    try:
+        folder = pretrain(config, default_device())
+    except SliceDone as slice_done:
+        print(f"{slice_done} Give the same command again to go on.")
+        return
+    print(f"The pretrained pipeline and its model card are in {folder}.")

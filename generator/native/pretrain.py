@@ -10,215 +10,75 @@ import copy
 import itertools
 import json
 import shutil
-import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from generator.families.native import NativeGenerator
 from generator.flow import interpolate, sample_sigma, velocity_target
 from generator.native.autoencoder import NativeVideoAutoencoder
 from generator.native.building import MAX_SHARD_SIZE, build_pipeline, save_pipeline
+from generator.native.latent_pool import LatentBatch, LatentPool
 from generator.native.model_card import write_model_card
 from generator.native.pipeline import NativeVideoPipeline
 from generator.native.pretrain_config import PretrainConfig
-from generator.native.pretrain_data import CaptionedScenes, SceneStream
+from generator.native.pretrain_data import CaptionedScenes, ClipKind, SceneStream
+from generator.native.pretrain_phase import STATE, Phase
 from generator.output import InputError, atomic_path, write_json
 
-STATE = "pretraining-state.pt"
 HISTORY = "history.json"
 HEAD_DIM = 64
+CAPTION_TOKENS = 12
 
 
-def trapezoid(progress: float, step: int, warmup_steps: int, cooldown_share: float) -> float:
-    """Learning-rate factor: linear warm-up by steps, constant, linear to zero over the last `cooldown_share`."""
-    return min((step + 1) / warmup_steps, 1.0, max(1.0 - progress, 0.0) / max(cooldown_share, 1e-9))
+@dataclass
+class AutoencoderLoss:
+    """MSE + 0.1 L1 + KL of clips rendered on the fly.
 
+    Attributes:
+        vae: the autoencoder.
+        kl_weight: weight of the KL, mean per element.
+        device: where clips are rendered.
+    """
 
-class Average:
-    """Exponential moving average of parameters with decay `min(decay, (1 + step) / (10 + step))`."""
+    vae: NativeVideoAutoencoder
+    kl_weight: float
+    device: torch.device
 
-    def __init__(self, modules: Iterable[nn.Module], decay: float) -> None:
-        self.live = [p for module in modules for p in module.parameters()]
-        self.average = [p.detach().clone().float() for p in self.live]
-        self.decay = decay
-        self.steps = 0
-
-    @torch.no_grad()
-    def update(self) -> None:
-        self.steps += 1
-        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        torch._foreach_lerp_(self.average, [p.detach().float() for p in self.live], 1 - decay)
-
-    @torch.no_grad()
-    def copy_to_live(self) -> None:
-        """Replaces the live weights by the average, at the end of training."""
-        for live, average in zip(self.live, self.average, strict=True):
-            live.copy_(average)
-
-
-def optimizer_groups(modules: Iterable[nn.Module], weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; biases, norms and embeddings of rank one do not."""
-    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-
-
-class Phase:
-    """One training phase with a wall-clock budget: loop, learning rate, average, resumable state, progress bar."""
-
-    def __init__(
-        self,
-        name: str,
-        modules: dict[str, nn.Module],
-        config: PretrainConfig,
-        seconds: float,
-        learning_rate: float,
-        state_path: Path,
-    ) -> None:
-        self.name = name
-        self.modules = modules
-        self.config = config
-        self.seconds = seconds
-        self.learning_rate = learning_rate
-        self.state_path = state_path
-        self.average = Average(modules.values(), config.ema_decay)
-        self.optimizer = torch.optim.AdamW(
-            optimizer_groups(modules.values(), config.weight_decay),
-            lr=learning_rate,
-            betas=(0.9, 0.95),
-            fused=next(iter(modules.values())).parameters().__next__().is_cuda,
+    def prepare(
+        self, batch: CaptionedScenes, generator: torch.Generator
+    ) -> tuple[tuple[int, ...], dict[str, Tensor]]:
+        """Clips `[batch, 3, frames, height, width]` and the noise of their latents."""
+        clips = batch.render(self.device)
+        time, space = self.vae.temporal_compression_ratio, self.vae.spatial_compression_ratio
+        _, _, frames, height, width = clips.shape
+        shape = (
+            len(clips),
+            self.vae.config.latent_channels,
+            (frames - 1) // time + 1,
+            height // space,
+            width // space,
         )
-        self.step = 0
-        self.clips = 0
-        self.elapsed = 0.0
-        self.history: list[dict[str, float]] = []
+        noise = torch.randn(shape, generator=generator, device=self.device)
+        return tuple(clips.shape), {"clips": clips, "noise": noise}
 
-    def save(self) -> None:
-        """Writes everything that `resume` needs, in one step."""
-        with atomic_path(self.state_path) as path:
-            torch.save(
-                {
-                    "phase": self.name,
-                    "step": self.step,
-                    "clips": self.clips,
-                    "elapsed": self.elapsed,
-                    "history": self.history,
-                    "average": self.average.average,
-                    "average_steps": self.average.steps,
-                    "optimizer": self.optimizer.state_dict(),
-                    "modules": {name: module.state_dict() for name, module in self.modules.items()},
-                    "config": asdict(self.config),
-                },
-                path,
-            )
-
-    def resume(self) -> bool:
-        """Takes up the state of an interrupted run of this phase, if there is one."""
-        if not self.state_path.is_file():
-            return False
-        state = torch.load(self.state_path, map_location="cpu", weights_only=True)
-        if state["phase"] != self.name:
-            return False
-        for name in ("num_layers", "hidden_size"):
-            if state["config"][name] != getattr(self.config, name):
-                raise InputError(
-                    f"{self.state_path} is an interrupted run with {name} {state['config'][name]}, but "
-                    f"{getattr(self.config, name)} was asked for: give the same value or another --output_dir."
-                )
-        for name, module in self.modules.items():
-            module.load_state_dict(state["modules"][name])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.average.average = [
-            a.to(p.device) for a, p in zip(state["average"], self.average.live, strict=True)
-        ]
-        self.average.steps = state["average_steps"]
-        self.step, self.clips, self.elapsed = state["step"], state["clips"], state["elapsed"]
-        self.history = state["history"]
-        return True
-
-    def run(
-        self,
-        batches: Iterable[CaptionedScenes],
-        loss: Callable[[CaptionedScenes, torch.Generator], tuple[Tensor, dict[str, Tensor]]],
-        device: torch.device,
-    ) -> None:
-        """Trains until the budget is used, then puts the average into the modules."""
-        parameters = [p for module in self.modules.values() for p in module.parameters()]
-        started = saved = 0.0
-        bar = tqdm(total=round(self.seconds), initial=round(self.elapsed), desc=self.name, unit="s")
-        asked = waited = 0.0
-        for batch in batches:
-            if not started:  # the first batch waits for the worker processes, which is not training time
-                started, saved = time.monotonic() - self.elapsed, time.monotonic()
-            else:
-                waited += time.monotonic() - asked
-            if self.elapsed >= self.seconds:
-                break
-            factor = trapezoid(self.elapsed / self.seconds, self.step, 100, self.config.cooldown_share)
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.learning_rate * factor
-            generator = torch.Generator(device).manual_seed(self.config.seed + self.step)
-            value, metrics = loss(batch, generator)
-            value.backward()
-            norm = nn.utils.clip_grad_norm_(parameters, 1.0)
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
-            self.average.update()
-            self.step += 1
-            self.clips += len(batch.input_ids)
-            if self.step % 50 == 0:
-                self.record({**metrics, "loss": value.detach(), "gradient_norm": norm}, factor, waited)
-                bar.set_postfix({k: f"{v:.4g}" for k, v in self.history[-1].items() if k in ("loss", "psnr")})
-            self.elapsed = time.monotonic() - started
-            bar.update(round(self.elapsed) - bar.n)
-            if time.monotonic() - saved > self.config.save_seconds:
-                self.save()
-                saved = time.monotonic()
-            asked = time.monotonic()
-        bar.close()
-        self.average.copy_to_live()
-
-    def record(self, metrics: dict[str, Tensor], factor: float, waited: float) -> None:
-        """Adds one row to the history; `waited` is the time in seconds spent waiting for batches so far."""
-        row = {name: float(value) for name, value in metrics.items()}
-        row |= {"step": self.step, "clips": self.clips, "seconds": self.elapsed, "lr_factor": factor}
-        row["waited_seconds"] = waited
-        self.history.append(row)
-
-
-def autoencoder_loss(
-    vae: NativeVideoAutoencoder, kl_weight: float, device: torch.device
-) -> Callable[..., Any]:
-    """MSE + 0.1 L1 + KL of clips rendered on the fly."""
-
-    def loss(batch: CaptionedScenes, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        clips = batch.render(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            posterior = vae.encode(clips).latent_dist
-            reconstruction = vae.decode(posterior.sample(generator)).sample.float()
+    def compute(self, key: Any, inputs: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, and PSNR in dB and KL in nats per element as metrics."""
+        clips = inputs["clips"]
+        with torch.autocast(clips.device.type, torch.bfloat16, enabled=clips.is_cuda):
+            posterior = self.vae.encode(clips).latent_dist
+            reconstruction = self.vae.decode(posterior.mean + posterior.std * inputs["noise"]).sample.float()
         error = reconstruction - clips
         mse = error.pow(2).mean()
         mean, log_variance = posterior.mean.float(), posterior.logvar.float()
         kl = 0.5 * (mean.pow(2) + log_variance.exp() - 1 - log_variance).mean()
-        value = mse + 0.1 * error.abs().mean() + kl_weight * kl
+        value = mse + 0.1 * error.abs().mean() + self.kl_weight * kl
         return value, {"psnr": 10 * torch.log10(4 / mse.detach()), "kl": kl.detach()}
-
-    return loss
-
-
-def call_in_dtype(module: nn.Module, dtype: torch.dtype, *args: Any, **kwargs: Any) -> Any:
-    """Calls `module` with its weights cast to `dtype`; gradients reach the float32 masters through the cast."""
-    weights = {name: value.to(dtype) for name, value in module.named_parameters()}
-    return torch.func.functional_call(module, weights, args, kwargs)
 
 
 def channel_weights(vae: NativeVideoAutoencoder, power: float) -> Tensor:
@@ -231,41 +91,114 @@ def channel_weights(vae: NativeVideoAutoencoder, power: float) -> Tensor:
     return weights / weights.mean()
 
 
-def flow_matching_loss(
-    pipeline: NativeVideoPipeline, shift: float, device: torch.device, channel_power: float = 0.0
-) -> Callable[[CaptionedScenes, torch.Generator], tuple[Tensor, dict[str, Tensor]]]:
-    """Rectified-flow loss on clips rendered and encoded on the fly; text encoder and transformer get gradients.
+class FlowMatchingKey(NamedTuple):
+    """What fixes the shapes and the control flow of one loss: kind and number of clips, text length, known frames."""
 
-    The loss is weighted by `channel_weights`; the metric "mse" is the one without weights.
+    kind: ClipKind
+    clips: int
+    length: int
+    known: bool
+
+
+class FlowMatchingLoss:
+    """Rectified-flow loss; text encoder and transformer get gradients.
+
+    Known frames come clean, at noise level 0, and do not count. The loss is weighted by `channel_weights`; the metric
+    "mse" is the one without weights.
+
+    Args:
+        pipeline: whose transformer and text encoder are trained.
+        shift: time shift of the noise levels.
+        channel_power: of `channel_weights`.
     """
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    vae = copy.deepcopy(pipeline.vae).to(dtype=dtype).eval()
-    transformer, text_encoder = pipeline.transformer, pipeline.text_encoder
-    weights = channel_weights(pipeline.vae, channel_power).to(device)
 
-    def loss(batch: CaptionedScenes, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        with torch.no_grad():
-            posterior = vae.encode(batch.render(device).to(dtype)).latent_dist
-        latents = vae.normalise(posterior.mean.float())
-        noise = torch.randn(latents.shape, generator=generator, device=device)
+    def __init__(self, pipeline: NativeVideoPipeline, shift: float, channel_power: float = 0.0) -> None:
+        self.pipeline = pipeline
+        self.shift = shift
+        device = next(pipeline.transformer.parameters()).device
+        self.weights = channel_weights(pipeline.vae, channel_power).to(device)
+
+    def prepare(
+        self, batch: LatentBatch, generator: torch.Generator
+    ) -> tuple[FlowMatchingKey, dict[str, Tensor]]:
+        """Draws noise and noise levels."""
+        latents = batch.latents
         on_cpu = torch.Generator().manual_seed(generator.initial_seed())
-        sigma = sample_sigma(len(latents), shift, on_cpu, uniform_share=0.15).to(device)
-        ids, mask = batch.input_ids.to(device), batch.attention_mask.to(device)
-        text = call_in_dtype(text_encoder, dtype, input_ids=ids, attention_mask=mask).last_hidden_state
-        velocity = call_in_dtype(
-            transformer,
-            dtype,
-            interpolate(latents, noise, sigma).to(dtype),
+        sigma = sample_sigma(len(latents), self.shift, on_cpu, uniform_share=0.15)
+        inputs = {
+            "latents": latents,
+            "noise": torch.randn(latents.shape, generator=generator, device=latents.device),
+            "sigma": sigma.to(latents.device, non_blocking=True),
+            "input_ids": batch.input_ids,
+            "attention_mask": batch.attention_mask,
+        }
+        if batch.known is not None:
+            inputs["known"] = batch.known
+        key = FlowMatchingKey(batch.kind, len(latents), batch.input_ids.shape[1], batch.known is not None)
+        return key, inputs
+
+    def compute(self, key: FlowMatchingKey, inputs: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, and its value without weights as metric "mse"."""
+        latents, noise, sigma = inputs["latents"], inputs["noise"], inputs["sigma"]
+        transformer, dtype = self.pipeline.transformer, self.pipeline.transformer.dtype
+        noisy = interpolate(latents, noise, sigma)
+        counted = torch.ones_like(latents[:, :1])
+        if key.known:
+            known = inputs["known"][:, None, :, None, None]
+            noisy = torch.where(known, latents, noisy)
+            sigma = sigma[:, None] * ~inputs["known"]
+            counted = counted * ~known
+        text = self.pipeline.text_encoder(
+            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
+        ).last_hidden_state
+        kind = key.kind
+        frames_per_latent = 1 if kind.key_frames else self.pipeline.vae.temporal_compression_ratio
+        velocity = transformer(
+            noisy.to(dtype),
             sigma * 1000,
             text,
-            mask,
-            seconds_per_frame=pipeline.seconds_per_latent_frame,
+            inputs["attention_mask"],
+            seconds_per_frame=frames_per_latent / kind.fps,
+            key_frames=kind.key_frames,
             return_dict=False,
         )[0].float()
-        error = F.mse_loss(velocity, velocity_target(latents, noise), reduction="none").mean(dim=(0, 2, 3, 4))
-        return (weights * error).mean(), {"mse": error.detach().mean()}
+        error = counted * (velocity - velocity_target(latents, noise)).pow(2)
+        error = error.sum(dim=(0, 2, 3, 4)) / counted.sum()
+        return (self.weights * error).mean(), {"mse": error.detach().mean()}
 
-    return loss
+
+@torch.no_grad()
+def encode_clips(vae: NativeVideoAutoencoder, clips: Tensor, key_frames: bool) -> Tensor:
+    """Normalised latents of clips `[batch, 3, frames, height, width]`; with `key_frames` each frame is an image."""
+    batch = len(clips)
+    if key_frames:
+        clips = rearrange(clips, "b c f h w -> (b f) c 1 h w")
+    latents = vae.normalise(vae.encode(clips.to(vae.dtype)).latent_dist.mean.float())
+    return rearrange(latents, "(b f) c 1 h w -> b c f h w", b=batch) if key_frames else latents
+
+
+def latent_batches(
+    pipeline: NativeVideoPipeline, config: PretrainConfig, stream: SceneStream, device: torch.device
+) -> Iterator[LatentBatch]:
+    """Endless batches for the transformer: one of new clips is rendered and encoded, `config.scene_reuse` are drawn."""
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    vae = copy.deepcopy(pipeline.vae).to(dtype=dtype).eval()
+    tokenizer = pipeline.tokenizer
+    pool = LatentPool(
+        config.pool_gigabytes,
+        tokenizer.pad_token_id,
+        tokenizer.eos_token_id,
+        config.caption_dropout,
+        config.known_frames_share,
+    )
+    for index, scenes in enumerate(stream.loader(config.num_workers), start=stream.start):
+        latents = encode_clips(vae, scenes.render(device), scenes.kind.key_frames).to(dtype)
+        pool.add(scenes.kind, stream.mix[scenes.kind], latents, scenes.input_ids)
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + index)
+        kinds = list(pool.rings)
+        shares = torch.tensor([stream.mix[kind] for kind in kinds])
+        for choice in torch.multinomial(shares, config.scene_reuse, True, generator=generator).tolist():
+            yield pool.draw(kinds[choice], stream.clips(kinds[choice]), generator)
 
 
 @torch.no_grad()
@@ -309,11 +242,21 @@ def train_autoencoder(
         phase.step,
         config.scene_reuse,
     )
-    phase.run(stream.loader(config.num_workers), autoencoder_loss(vae, config.kl_weight, device), device)
+    phase.run(stream.loader(config.num_workers), AutoencoderLoss(vae, config.kl_weight, device), device)
+    if not phase.finished:
+        raise SliceDone(phase)
     vae.eval()
     measure_latents(vae, itertools.islice(stream.loader(0), 16), device)
-    phase.save()
     return phase.history
+
+
+class SliceDone(Exception):
+    """A slice of a phase is over before its budget is used; the state is saved, and the next run goes on."""
+
+    def __init__(self, phase: Phase) -> None:
+        super().__init__(
+            f"The {phase.name} has been trained for {phase.elapsed:.0f} of {phase.seconds:.0f} s."
+        )
 
 
 def train_transformer(
@@ -328,27 +271,26 @@ def train_transformer(
         config.transformer_seconds,
         config.learning_rate,
         Path(config.output_dir) / STATE,
+        torch.bfloat16 if device.type == "cuda" else torch.float32,
     )
     phase.resume()
-    if config.compile:
-        for block in pipeline.transformer.blocks:
-            block.compile(dynamic=True)
     stream = SceneStream(
         pipeline.tokenizer,
         config.transformer_tokens,
         (4, 8),
-        24,
+        CAPTION_TOKENS,
         config.wrong_share,
-        config.caption_dropout,
+        0.0,
         config.seed,
-        start=phase.step,
-        reuse=config.scene_reuse,
+        start=phase.step // config.scene_reuse,
+        key_frame_share=config.key_frame_share,
     )
-    loss = flow_matching_loss(pipeline, config.shift, device, config.channel_weight_power)
-    phase.run(stream.loader(config.num_workers), loss, device)
+    loss = FlowMatchingLoss(pipeline, config.shift, config.channel_weight_power)
+    phase.run(latent_batches(pipeline, config, stream, device), loss, device)
+    if not phase.finished:
+        raise SliceDone(phase)
     for module in modules.values():
         module.eval()
-    phase.save()
     return phase.history
 
 
@@ -363,7 +305,8 @@ def forget_finished_run(output_dir: Path, keep_autoencoder: bool) -> None:
 def pretrain(config: PretrainConfig, device: torch.device) -> Path:
     """Runs what is left of pretraining and writes the pipeline, its model card and `metrics.json`.
 
-    An interrupted run goes on from its last state when called again with the same configuration.
+    An interrupted run goes on from its last state when called again with the same configuration. Bad weights are never
+    written: a slice that ends before its budget leaves only its state.
 
     Raises:
         InputError: `output_dir` holds a finished pipeline and `overwrite` is not set, an interrupted run there is of
@@ -386,13 +329,16 @@ def pretrain(config: PretrainConfig, device: torch.device) -> Path:
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
+        torch.set_num_threads(
+            1
+        )  # little is computed on the CPU, and launching kernels must not wait for a team
     pipeline = build_pipeline(
         transformer={
             "num_layers": config.num_layers,
             "hidden_size": config.hidden_size,
             "num_attention_heads": config.hidden_size // HEAD_DIM,
-            "conditioning": "adaln",
-            "initialization": "xavier",
+            "conditioning": config.conditioning,
+            "initialization": config.initialization,
         },
         shift=config.shift,
         seed=config.seed,

@@ -25,7 +25,7 @@ class PretrainConfig:
         default=480.0, metadata={"help": "Wall-clock seconds of transformer training; 0 stops before it."}
     )
     wrong_share: float = field(
-        default=0.5,
+        default=0.4,
         metadata={
             "help": "Share of captions that are wrong, as web captions are: in these every claim is re-drawn with "
             "probability one half. Alignment mends what this teaches."
@@ -35,7 +35,7 @@ class PretrainConfig:
         default=2_200_000, metadata={"help": "Pixels (frames x height x width) of an autoencoder batch."}
     )
     transformer_tokens: int = field(
-        default=50_000, metadata={"help": "Tokens (text and patches) of a transformer batch."}
+        default=25_000, metadata={"help": "Tokens (text and patches) of a transformer batch."}
     )
     autoencoder_learning_rate: float = field(default=1.5e-3, metadata={"help": "Peak rate, autoencoder."})
     learning_rate: float = field(
@@ -65,13 +65,42 @@ class PretrainConfig:
     )
     num_layers: int = field(default=13, metadata={"help": "Blocks of the transformer (odd: long skips)."})
     hidden_size: int = field(default=256, metadata={"help": "Width of the transformer, a multiple of 64."})
-    compile: bool = field(
-        default=False, metadata={"help": "Compile the transformer's blocks with torch.compile."}
+    cuda_graphs: bool = field(
+        default=True,
+        metadata={"help": "On a GPU, record forward and backward pass as CUDA graphs and replay them."},
     )
     num_workers: int = field(default=12, metadata={"help": "Processes that sample scenes and captions."})
     scene_reuse: int = field(
         default=8,
         metadata={"help": "How often a sampled scene with its caption is used on average; 1 for once."},
+    )
+    pool_gigabytes: float = field(
+        default=4.0, metadata={"help": "Encoded clips kept on the training device to be drawn again."}
+    )
+    known_frames_share: float = field(
+        default=0.25,
+        metadata={
+            "help": "Share of transformer batches in which some latent frames are given, so that the model animates "
+            "images, extends, connects and interpolates."
+        },
+    )
+    key_frame_share: float = field(
+        default=0.08,
+        metadata={
+            "help": "Share of transformer batches whose frames are encoded each as an image, up to 1/2 s apart."
+        },
+    )
+    conditioning: str = field(
+        default="adaln", metadata={"help": "How the noise level enters: 'tokens' or 'adaln'."}
+    )
+    initialization: str = field(
+        default="xavier", metadata={"help": "Of the transformer's matrices: 'normal' or 'xavier'."}
+    )
+    slice_seconds: float | None = field(
+        default=None,
+        metadata={
+            "help": "End after this many seconds of a phase, with its state saved; the same command goes on."
+        },
     )
     save_seconds: float = field(default=60.0, metadata={"help": "How often the resumable state is written."})
     evaluation_prompts: int = field(

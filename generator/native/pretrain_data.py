@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,19 +42,65 @@ SIZES: tuple[tuple[int, int, int, float], ...] = (
 )
 """`(frames, height, width, weight)` of the training mix; five aspect ratios, images and up to two seconds of video."""
 
+KEY_FRAME_SIZES: tuple[tuple[int, int, int, float, float], ...] = (
+    (5, 32, 32, 2.0, 0.5),
+    (5, 32, 32, 4.0, 0.5),
+    (9, 32, 32, 2.0, 2.0),
+    (9, 32, 32, 4.0, 2.0),
+    (9, 32, 32, 8.0, 2.0),
+    (9, 48, 48, 4.0, 0.5),
+    (9, 64, 64, 2.0, 0.5),
+    (9, 64, 64, 4.0, 0.5),
+    (9, 64, 64, 8.0, 0.5),
+)
+"""`(frames, height, width, fps, weight)` of clips whose frames are encoded each as an image, for long videos."""
+
+
+class ClipKind(NamedTuple):
+    """Size of a clip in frames and pixels, frames a second, and whether each frame is encoded as an image."""
+
+    num_frames: int
+    height: int
+    width: int
+    fps: float = FPS
+    key_frames: bool = False
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """`(num_frames, height, width)`."""
+        return self.num_frames, self.height, self.width
+
+
+def training_mix(key_frame_share: float = 0.0) -> dict[ClipKind, float]:
+    """Every kind of clip with its share of the batches; the shares sum to 1."""
+    videos = {ClipKind(f, h, w): weight for f, h, w, weight in SIZES}
+    stills = {ClipKind(f, h, w, fps, True): weight for f, h, w, fps, weight in KEY_FRAME_SIZES}
+    mix: dict[ClipKind, float] = {}
+    for kinds, share in ((videos, 1 - key_frame_share), (stills, key_frame_share)):
+        total = sum(kinds.values())
+        mix |= {kind: share * weight / total for kind, weight in kinds.items() if share > 0}
+    return mix
+
 
 @dataclass
 class CaptionedScenes:
-    """One batch of one size: scenes to render and the captions' token ids."""
+    """One batch of one kind: scenes to render and the captions' token ids."""
 
-    size: tuple[int, int, int]
+    kind: ClipKind
     packed_scenes: Tensor
     input_ids: Tensor
     attention_mask: Tensor
 
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """`(num_frames, height, width)` of the clips."""
+        return self.kind.size
+
     def render(self, device: torch.device) -> Tensor:
         """Clips `[batch, 3, frames, height, width]` in [-1, 1] on `device`."""
-        return render_scenes(SceneBatch.unpack(self.packed_scenes), *self.size, fps=FPS, device=device)
+        return render_scenes(
+            SceneBatch.unpack(self.packed_scenes), *self.size, fps=self.kind.fps, device=device
+        )
 
 
 class ScenePool:
@@ -102,6 +149,7 @@ class SceneStream(IterableDataset[CaptionedScenes]):
         start: number of batches already consumed, for resuming; the pools start anew.
         reuse: how often a captioned scene is used on average; with 1 every clip is new and a batch depends on its
             number alone.
+        key_frame_share: share of batches whose frames are to be encoded each as an image.
     """
 
     def __init__(
@@ -115,6 +163,7 @@ class SceneStream(IterableDataset[CaptionedScenes]):
         seed: int,
         start: int = 0,
         reuse: int = 1,
+        key_frame_share: float = 0.0,
     ) -> None:
         self.tokenizer = tokenizer
         self.budget = budget
@@ -125,45 +174,45 @@ class SceneStream(IterableDataset[CaptionedScenes]):
         self.seed = seed
         self.start = start
         self.reuse = reuse
-        self.pools: dict[tuple[int, int, int], ScenePool] = {}
+        self.mix = training_mix(key_frame_share)
+        self.pools: dict[ClipKind, ScenePool] = {}
 
-    def clips(self, num_frames: int, height: int, width: int) -> int:
-        """Clips of this size in one batch."""
+    def clips(self, kind: ClipKind) -> int:
+        """Clips of this kind in one batch."""
         time, side = self.patch
-        units = ((num_frames - 1) // time + 1) * (height // side) * (width // side)
+        frames = kind.num_frames if kind.key_frames else (kind.num_frames - 1) // time + 1
+        units = frames * (kind.height // side) * (kind.width // side)
         return max(self.budget // (units + self.text_cost), 1)
 
     def batch(self, index: int) -> CaptionedScenes:
         """Batch number `index`; the same batches asked for in the same order are the same on every machine."""
         seed = self.seed * 1_000_003 + index
         generator = torch.Generator().manual_seed(seed)
-        weights = torch.tensor([weight for *_, weight in SIZES])
-        num_frames, height, width, _ = SIZES[int(torch.multinomial(weights, 1, generator=generator))]
-        size = (num_frames, height, width)
-        count = self.clips(*size)
-        packed, ids = self._captioned(size, count, seed, generator)
+        shares = torch.tensor(list(self.mix.values()))
+        kind = list(self.mix)[int(torch.multinomial(shares, 1, generator=generator))]
+        count = self.clips(kind)
+        packed, ids = self._captioned(kind, count, seed, generator)
         dropped = torch.rand(count, generator=generator) < self.caption_dropout
         ids[dropped] = 0
         ids[dropped, 0] = self.tokenizer.eos_token_id  # what "" becomes
         mask = (ids != self.tokenizer.pad_token_id).long()
         length = int(mask.sum(1).max())
-        return CaptionedScenes(size, packed, ids[:, :length].contiguous(), mask[:, :length].contiguous())
+        return CaptionedScenes(kind, packed, ids[:, :length].contiguous(), mask[:, :length].contiguous())
 
     def _captioned(
-        self, size: tuple[int, int, int], count: int, seed: int, generator: torch.Generator
+        self, kind: ClipKind, count: int, seed: int, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """`count` packed scenes and their token ids, new ones or from the pool of this size."""
-        pool = self.pools.setdefault(size, ScenePool(count * self.reuse)) if self.reuse > 1 else None
+        """`count` packed scenes and their token ids, new ones or from the pool of this kind."""
+        pool = self.pools.setdefault(kind, ScenePool(count * self.reuse)) if self.reuse > 1 else None
         fresh = count if pool is None or pool.filled == 0 else math.ceil(count / self.reuse)
-        num_frames, height, width = size
         prompts, scenes, _ = training_batch(
             fresh,
             seed=seed,
             split="train",
-            num_frames=num_frames,
-            height=height,
-            width=width,
-            fps=FPS,
+            num_frames=kind.num_frames,
+            height=kind.height,
+            width=kind.width,
+            fps=kind.fps,
             wrong_share=self.wrong_share,
         )
         packed, ids = scenes.pack(), tokenize(self.tokenizer, prompts)[0]

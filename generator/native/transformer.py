@@ -31,14 +31,16 @@ def sinusoidal_embedding(value: Tensor, dim: int, max_period: float = 10_000.0) 
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-def patch_coordinates(frames: int, height: int, width: int, seconds_per_frame: float) -> Tensor:
+def patch_coordinates(
+    frames: int, height: int, width: int, seconds_per_frame: float, device: torch.device | None = None
+) -> Tensor:
     """Coordinates `[frames * height * width, 3]` of patches: seconds from the first, rows and columns from the centre.
 
     Time is given in units of half a second, so that one latent frame of a clip at 8 frames a second is one unit.
     """
-    time = torch.arange(frames) * seconds_per_frame * 2
-    rows = torch.arange(height) - (height - 1) / 2
-    columns = torch.arange(width) - (width - 1) / 2
+    time = torch.arange(frames, device=device) * seconds_per_frame * 2
+    rows = torch.arange(height, device=device) - (height - 1) / 2
+    columns = torch.arange(width, device=device) - (width - 1) / 2
     return torch.stack(torch.meshgrid(time, rows, columns, indexing="ij"), dim=-1).reshape(-1, 3).float()
 
 
@@ -58,15 +60,23 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
 
 
+def _repeat(x: Tensor, times: int, dim: int) -> Tensor:
+    """`repeat_interleave` by views, whose backward needs no synchronisation with the CPU."""
+    return x.unsqueeze(dim + 1).expand(*x.shape[: dim + 1], times, *x.shape[dim + 1 :]).flatten(dim, dim + 1)
+
+
 def linear_velocity(x: Tensor, sigma: Tensor) -> Tensor:
-    """Best linear prediction of `noise - latents` from noisy latents `x [batch, ...]` at `sigma [batch]`.
+    """Best linear prediction of `noise - latents` from noisy latents `x [batch, ...]` at `sigma [batch]`
+    or of a shape that broadcasts over `x`.
 
     For latents of zero mean and unit variance that are independent of the noise it is E[v x] / E[x^2] times x, which
     is (2 sigma - 1) / (sigma^2 + (1 - sigma)^2) x, as the skip connection of EDM (arXiv 2206.00364, appendix B.6).
     """
     sigma = sigma.float()
     factor = (2 * sigma - 1) / (sigma.square() + (1 - sigma).square())
-    return factor.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1)) * x
+    if factor.ndim == 1:
+        factor = factor.reshape(-1, *[1] * (x.ndim - 1))
+    return factor.to(x.dtype) * x
 
 
 class Attention(nn.Module):
@@ -121,9 +131,7 @@ class Block(nn.Module):
         if self.scale_shift_table is None or modulation is None:
             x = x + self.attn(self.norm1(x), cos, sin, mask)
             return x + self.mlp(self.norm2(x))
-        shift1, scale1, gate1, shift2, scale2, gate2 = (self.scale_shift_table + modulation)[:, None].unbind(
-            2
-        )
+        shift1, scale1, gate1, shift2, scale2, gate2 = (self.scale_shift_table + modulation).unbind(2)
         x = x + gate1 * self.attn(self.norm1(x) * (1 + scale1) + shift1, cos, sin, mask)
         return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
 
@@ -182,6 +190,7 @@ class NativeVideoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, C
         patch_dim = in_channels * math.prod(patch_size)
         modulated = conditioning == "adaln"
         self.patch_embed = nn.Linear(patch_dim, hidden_size)
+        self.frame_kind_embed = nn.Parameter(torch.zeros(2, hidden_size))
         self.position_embed = nn.Linear(6 * 16, hidden_size)
         self.text_embed = nn.Linear(text_dim, hidden_size)
         self.time_embed = nn.Sequential(
@@ -232,24 +241,38 @@ class NativeVideoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, C
         text: Tensor,
         text_mask: Tensor | None,
         seconds_per_frame: float,
+        key_frames: bool,
     ) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor | None]:
         """Tokens `[batch, tokens, dim]`, modulation, rotary cosine and sine, and the attention mask."""
         p_t, p_h, p_w = self.config.patch_size
         frames, height, width = latents.shape[2] // p_t, latents.shape[3] // p_h, latents.shape[4] // p_w
         patches = rearrange(latents, "b c (f p) (h q) (w r) -> b (f h w) (c p q r)", p=p_t, q=p_h, r=p_w)
-        coordinates = patch_coordinates(frames, height, width, seconds_per_frame).to(latents.device)
-        extent = coordinates.new_tensor([frames * seconds_per_frame * 2, height, width]).expand_as(
-            coordinates
+        coordinates = patch_coordinates(frames, height, width, seconds_per_frame, latents.device)
+        extent = [
+            torch.full_like(coordinates[:, :1], value)
+            for value in (frames * seconds_per_frame * 2, height, width)
+        ]
+        place = sinusoidal_embedding(torch.cat([coordinates, *extent], dim=1), 16, max_period=100.0).flatten(
+            1
         )
-        place = sinusoidal_embedding(torch.cat([coordinates, extent], dim=1), 16, max_period=100.0).flatten(1)
         video = self.patch_embed(patches) + self.position_embed(place.to(latents.dtype))
-        time = self.time_embed(sinusoidal_embedding(timestep, 256).to(latents.dtype))
+        single = frames if key_frames else 1
+        latent_frames, image_frames = self.frame_kind_embed.split(1)
+        kind = torch.cat([image_frames.expand(single, -1), latent_frames.expand(frames - single, -1)])
+        video = video + _repeat(kind, height * width, dim=0)
         prefix = [self.text_embed(text)]
         modulation = None
         if self.time_modulation is None:
-            prefix.insert(0, time[:, None])
+            whole = timestep if timestep.ndim == 1 else timestep.amax(dim=1)
+            time = self.time_embed(sinusoidal_embedding(whole, 256).to(latents.dtype))[:, None]
+            prefix.insert(0, time)
+            if (
+                timestep.ndim == 2
+            ):  # the time token holds the largest level; frames add their difference to it
+                own = self.time_embed(sinusoidal_embedding(timestep[:, ::p_t], 256).to(latents.dtype))
+                video = video + _repeat(own - time, height * width, dim=1)
         else:
-            modulation = rearrange(self.time_modulation(F.silu(time)), "b (k d) -> b k d", k=6)
+            modulation = self._modulation(timestep, latents.dtype, text.shape[1], height * width)
         tokens = torch.cat([*prefix, video], dim=1)
         num_prefix = tokens.shape[1] - video.shape[1]
         cos, sin = rotary_angles(
@@ -263,6 +286,22 @@ class NativeVideoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, C
             start = num_prefix - text.shape[1]
             mask[:, start:num_prefix] = text_mask.bool()
         return tokens, modulation, cos.to(tokens.dtype), sin.to(tokens.dtype), mask
+
+    def _modulation(
+        self, timestep: Tensor, dtype: torch.dtype, num_text: int, tokens_per_frame: int
+    ) -> Tensor:
+        """Modulation `[batch, 1 or tokens, 6, dim]`; with a level for each frame, text takes the largest one."""
+        assert self.time_modulation is not None
+        if timestep.ndim == 2:
+            timestep = torch.cat(
+                [timestep.amax(dim=1, keepdim=True), timestep[:, :: self.config.patch_size[0]]], 1
+            )
+        time = self.time_embed(sinusoidal_embedding(timestep, 256).to(dtype))
+        modulation = rearrange(self.time_modulation(F.silu(time)), "... (k d) -> ... k d", k=6)
+        if timestep.ndim == 1:
+            return modulation[:, None]
+        of_text = modulation[:, :1].expand(-1, num_text, -1, -1)
+        return torch.cat([of_text, _repeat(modulation[:, 1:], tokens_per_frame, dim=1)], dim=1)
 
     def _run_blocks(self, embedded: tuple[Any, ...], num_blocks: int) -> Tensor:
         x, modulation, cos, sin, mask = embedded
@@ -286,21 +325,30 @@ class NativeVideoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, C
         encoder_hidden_states: Tensor,
         encoder_attention_mask: Tensor | None = None,
         seconds_per_frame: float = 0.5,
+        key_frames: bool = False,
         return_dict: bool = True,
     ) -> Transformer2DModelOutput | tuple[Tensor]:
         """Velocity of noisy latents.
 
         Args:
             hidden_states: noisy latents `[batch, channels, frames, height, width]`.
-            timestep: `[batch]`, 1000 times the noise level sigma, float32.
+            timestep: 1000 times the noise level sigma, float32: `[batch]`, or `[batch, frames]` with a level for
+                each latent frame (0 for known ones; equal within a patch).
             encoder_hidden_states: text embeddings `[batch, length, text_dim]`.
             encoder_attention_mask: `[batch, length]`, 1 where a text token is real.
             seconds_per_frame: duration of one latent frame in seconds.
+            key_frames: every latent frame is an image of its own, `seconds_per_frame` after the one before; else
+                only the first is, and the others hold as many frames as the autoencoder compresses into one.
             return_dict: give a `Transformer2DModelOutput` instead of a tuple.
         """
         p_t, p_h, p_w = self.config.patch_size
         embedded = self._embed(
-            hidden_states, timestep, encoder_hidden_states, encoder_attention_mask, seconds_per_frame
+            hidden_states,
+            timestep,
+            encoder_hidden_states,
+            encoder_attention_mask,
+            seconds_per_frame,
+            key_frames,
         )
         x = self._run_blocks(embedded, len(self.blocks))
         frames, height, width = (hidden_states.shape[2 + i] // (p_t, p_h, p_w)[i] for i in range(3))
@@ -316,7 +364,8 @@ class NativeVideoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, C
             r=p_w,
         )
         if self.config.linear_velocity:
-            velocity = velocity + linear_velocity(hidden_states, timestep / 1000)
+            sigma = timestep / 1000 if timestep.ndim == 1 else timestep[:, None, :, None, None] / 1000
+            velocity = velocity + linear_velocity(hidden_states, sigma)
         return Transformer2DModelOutput(sample=velocity) if return_dict else (velocity,)
 
     def features(
@@ -327,10 +376,16 @@ class NativeVideoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, C
         encoder_attention_mask: Tensor | None,
         num_blocks: int,
         seconds_per_frame: float = 0.5,
+        key_frames: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Tokens `[batch, tokens, dim]` after the first `num_blocks` blocks, and the mask of real ones."""
         embedded = self._embed(
-            hidden_states, timestep, encoder_hidden_states, encoder_attention_mask, seconds_per_frame
+            hidden_states,
+            timestep,
+            encoder_hidden_states,
+            encoder_attention_mask,
+            seconds_per_frame,
+            key_frames,
         )
         mask = embedded[4]
         x = self._run_blocks(embedded, num_blocks)

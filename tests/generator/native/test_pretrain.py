@@ -11,8 +11,10 @@ from torch.nn import functional as F
 from generator import load_generator
 from generator.native import model_card, pretrain
 from generator.native.building import build_pipeline
+from generator.native.latent_pool import LatentBatch
 from generator.native.pretrain_config import PretrainConfig
 from generator.native.pretrain_data import SceneStream
+from generator.native.pretrain_phase import STATE, Average, MasterWeights, Phase, trapezoid
 from generator.output import InputError
 from generator.testing import tiny_generator
 
@@ -20,7 +22,7 @@ CPU = torch.device("cpu")
 
 
 def test_the_learning_rate_is_a_trapezoid():
-    factor = partial(pretrain.trapezoid, warmup_steps=10, cooldown_share=0.4)
+    factor = partial(trapezoid, warmup_steps=10, cooldown_share=0.4)
     assert factor(0.0, 0) == pytest.approx(0.1)
     assert factor(0.0, 9) == factor(0.3, 500) == factor(0.6, 500) == 1
     assert factor(0.8, 500) == pytest.approx(0.5)
@@ -30,7 +32,7 @@ def test_the_learning_rate_is_a_trapezoid():
 def test_the_average_is_the_exponential_moving_average():
     torch.manual_seed(0)
     layer = torch.nn.Linear(3, 2)
-    average = pretrain.Average([layer], decay=0.9)
+    average = Average(layer.parameters(), decay=0.9)
     expected = layer.weight.detach().double()
     for step in range(1, 200):
         with torch.no_grad():
@@ -39,60 +41,149 @@ def test_the_average_is_the_exponential_moving_average():
         decay = min(0.9, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * layer.weight.detach().double()
     torch.testing.assert_close(average.average[0].double(), expected, atol=1e-5, rtol=1e-5)
-    average.copy_to_live()
-    torch.testing.assert_close(layer.weight.detach().double(), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_weight_decay_is_for_matrices():
     layer = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.LayerNorm(2))
-    decayed, rest = pretrain.optimizer_groups([layer], 0.01)
+    matrix = layer[0].weight.detach().flatten().clone()
+    decayed, rest = MasterWeights([layer]).groups(0.01)
     assert decayed["weight_decay"] == 0.01
     assert rest["weight_decay"] == 0
-    assert [p.ndim for p in decayed["params"]] == [2]
-    assert len(rest["params"]) == 3
+    assert torch.equal(decayed["params"][0], matrix)
+    assert rest["params"][0].numel() == 6
 
 
-def test_gradients_of_a_call_in_bfloat16_reach_the_float32_masters():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_reach_the_float32_masters_and_rounded_weights_come_back(dtype):
     torch.manual_seed(0)
     layer = torch.nn.Linear(16, 4)
-    x = torch.randn(8, 16)
-    output = pretrain.call_in_dtype(layer, torch.bfloat16, x.bfloat16())
-    assert output.dtype == torch.bfloat16
-    output.float().pow(2).sum().backward()
-    assert layer.weight.dtype == layer.weight.grad.dtype == torch.float32
     exact = copy.deepcopy(layer).double()
-    exact.zero_grad()
+    weights = MasterWeights([layer], dtype)
+    x = torch.randn(8, 16)
+    for _ in range(2):  # the gradients of the first pass are cleared
+        weights.clear_gradients()
+        layer(x.to(dtype)).float().pow(2).sum().backward()
+    weights.take_gradients()
     exact(x.double()).pow(2).sum().backward()
-    for name, p in layer.named_parameters():
-        reference = exact.get_parameter(name).grad.float()
-        assert F.cosine_similarity(p.grad.flatten(), reference.flatten(), dim=0) > 0.999, name
+    for master, reference in zip(weights.masters, exact.parameters(), strict=True):
+        assert master.dtype == master.grad.dtype == torch.float32
+        assert F.cosine_similarity(master.grad, reference.grad.float().flatten(), dim=0) > 0.999
+    with torch.no_grad():
+        for master in weights.masters:
+            master.add_(1e-5)
+    weights.give()
+    assert torch.equal(layer.weight.flatten(), weights.masters[0].to(dtype))
+    assert torch.equal(layer.bias, weights.masters[1].to(dtype))
+    weights.finish([master + 1 for master in weights.masters])
+    assert layer.weight.dtype == torch.float32
+    assert torch.equal(layer.weight.flatten(), weights.masters[0])
+    assert layer.weight.untyped_storage().nbytes() == 4 * layer.weight.numel()
+
+
+def test_tied_weights_stay_tied():
+    first, second = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+    second.weight = first.weight
+    weights = MasterWeights([first, second])
+    assert first.weight is second.weight
+    assert weights.masters[0].numel() == 16
+    weights.finish([torch.ones_like(m) for m in weights.masters])
+    assert first.weight is second.weight
+    assert (second.weight == 1).all()
 
 
 def scenes(tokenizer):
     return SceneStream(tokenizer, 600, (4, 8), 24, 0.0, 0.1, 0).batch(0)
 
 
-def test_the_flow_matching_loss_of_a_new_model_is_two_and_trains_text_encoder_and_transformer():
-    pipeline = tiny_generator().pipeline
+def encoded(pipeline, key_frames=False):
     batch = scenes(pipeline.tokenizer)
     pretrain.measure_latents(pipeline.vae, [batch], CPU)
     with torch.no_grad():
-        pipeline.transformer.proj_out.weight.zero_()
+        latents = pretrain.encode_clips(pipeline.vae, batch.render(CPU), key_frames)
+    return LatentBatch(batch.kind, latents, batch.input_ids, batch.attention_mask)
+
+
+def evaluate(loss, batch):
+    return loss.compute(*loss.prepare(batch, torch.Generator().manual_seed(0)))
+
+
+def trainable(pipeline):
     for module in (pipeline.transformer, pipeline.text_encoder):
         module.requires_grad_(True)
-    loss = pretrain.flow_matching_loss(pipeline, 2.0, CPU)
-    value, _ = loss(batch, torch.Generator().manual_seed(0))
+    return pretrain.FlowMatchingLoss(pipeline, 2.0)
+
+
+def test_the_flow_matching_loss_of_a_new_model_is_two_and_trains_text_encoder_and_transformer():
+    pipeline = tiny_generator().pipeline
+    batch = encoded(pipeline)
+    with torch.no_grad():
+        pipeline.transformer.proj_out.weight.zero_()
+    loss = trainable(pipeline)
+    value, _ = evaluate(loss, batch)
     assert value.item() == pytest.approx(2, abs=0.15)
-    again, _ = loss(batch, torch.Generator().manual_seed(0))
+    again, _ = evaluate(loss, batch)
     assert again.item() == value.item()
     value.backward()
     assert pipeline.transformer.proj_out.weight.grad.any()
     with torch.no_grad():
         pipeline.transformer.proj_out.weight.normal_(std=0.1)
-    loss(batch, torch.Generator().manual_seed(0))[0].backward()
+    evaluate(loss, batch)[0].backward()
     assert all(p.grad.any() for p in pipeline.transformer.parameters())
     assert all(p.grad is not None and p.grad.any() for p in pipeline.text_encoder.parameters())
     assert all(p.grad is None for p in pipeline.vae.parameters())
+
+
+def test_known_frames_do_not_count_and_come_clean():
+    pipeline = tiny_generator().pipeline
+    batch = encoded(pipeline)
+    frames = batch.latents.shape[2]
+    assert frames > 1
+    batch.known = torch.zeros(len(batch.latents), frames, dtype=torch.bool)
+    batch.known[:, 0] = True
+    seen = {}
+
+    def spy(module, args, kwargs):
+        seen.update(latents=args[0], timestep=args[1])
+
+    handle = pipeline.transformer.register_forward_pre_hook(spy, with_kwargs=True)
+    loss = trainable(pipeline)
+    _, metrics = evaluate(loss, batch)
+    handle.remove()
+    assert torch.equal(seen["latents"][:, :, 0], batch.latents[:, :, 0])
+    assert (seen["timestep"][:, 0] == 0).all()
+    assert (seen["timestep"][:, 1:] > 0).all()
+    assert seen["timestep"].shape == (len(batch.latents), frames)
+    noise = torch.randn(batch.latents.shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        text = pipeline.text_encoder(batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state
+        velocity = pipeline.transformer(
+            seen["latents"], seen["timestep"], text, batch.attention_mask, seconds_per_frame=0.5
+        ).sample
+    expected = F.mse_loss(velocity[:, :, 1:], (noise - batch.latents)[:, :, 1:])
+    torch.testing.assert_close(metrics["mse"], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_key_frames_are_encoded_each_as_an_image():
+    pipeline = tiny_generator().pipeline
+    clips = torch.rand(2, 3, 5, 16, 16) * 2 - 1
+    with torch.no_grad():
+        latents = pretrain.encode_clips(pipeline.vae, clips, key_frames=True)
+        third = pretrain.encode_clips(pipeline.vae, clips[:, :, 3:4], key_frames=False)
+    assert latents.shape[2] == 5
+    torch.testing.assert_close(latents[:, :, 3:4], third, atol=1e-5, rtol=1e-5)
+
+
+def test_a_slice_ends_with_its_state_saved_and_the_next_goes_on(tmp_path):
+    first = phase(tmp_path / "state.pt", seconds=1.0)
+    first.config.slice_seconds = 0.2
+    first.run(iter(lambda: Batch(), None), ToyLoss(first, -1), CPU)
+    assert 0.2 <= first.elapsed < 0.9
+    assert not first.finished
+    second = phase(tmp_path / "state.pt", seconds=1.0)
+    assert second.resume()
+    assert second.step == first.step
+    second.run(iter(lambda: Batch(), None), ToyLoss(second, -1), CPU)
+    assert second.finished
 
 
 def test_measured_statistics_normalise_the_latents():
@@ -109,7 +200,7 @@ def test_measured_statistics_normalise_the_latents():
 def test_the_kl_of_the_autoencoder_is_the_closed_form():
     pipeline = tiny_generator().pipeline
     batch = scenes(pipeline.tokenizer)
-    _, metrics = pretrain.autoencoder_loss(pipeline.vae, 1e-5, CPU)(batch, torch.Generator().manual_seed(0))
+    _, metrics = evaluate(pretrain.AutoencoderLoss(pipeline.vae, 1e-5, CPU), batch)
     with torch.no_grad():
         posterior = pipeline.vae.encode(batch.render(CPU)).latent_dist
     normal = torch.distributions.Normal(posterior.mean, posterior.std)
@@ -125,27 +216,30 @@ class Interrupted(Exception):
 def phase(path, seed=0, seconds=1e6):
     torch.manual_seed(seed)
     config = PretrainConfig(output_dir="", save_seconds=0.0, num_layers=1, hidden_size=64)
-    return pretrain.Phase("toy", {"layer": torch.nn.Linear(8, 8)}, config, seconds, 1e-2, path)
+    return Phase("toy", {"layer": torch.nn.Linear(8, 8)}, config, seconds, 1e-2, path)
 
 
 class Batch:
     input_ids = torch.zeros(4, 1)
 
 
-def toy_loss(current, stop_at):
-    def loss(batch, generator):
-        if current.step == stop_at:
-            raise Interrupted
-        x = torch.randn(4, 8, generator=generator)
-        return (current.modules["layer"](x) - x).pow(2).mean(), {}
+class ToyLoss:
+    def __init__(self, current, stop_at):
+        self.current, self.stop_at = current, stop_at
 
-    return loss
+    def prepare(self, batch, generator):
+        if self.current.step == self.stop_at:
+            raise Interrupted
+        return "toy", {"x": torch.randn(4, 8, generator=generator)}
+
+    def compute(self, key, inputs):
+        return (self.current.modules["layer"](inputs["x"]) - inputs["x"]).pow(2).mean(), {}
 
 
 def test_an_interrupted_phase_goes_on_exactly(tmp_path):
     def run(current, stop_at):
         with pytest.raises(Interrupted):
-            current.run([Batch()] * 200, toy_loss(current, stop_at), CPU)
+            current.run([Batch()] * 200, ToyLoss(current, stop_at), CPU)
         return current
 
     whole = run(phase(tmp_path / "whole.pt"), 120)
@@ -181,9 +275,9 @@ def test_the_state_of_another_architecture_is_an_input_error(tmp_path):
 def test_a_phase_ends_with_its_budget_and_leaves_the_average(tmp_path):
     current = phase(tmp_path / "state.pt", seconds=0.2)
     endless = iter(lambda: Batch(), None)
-    current.run(endless, toy_loss(current, -1), CPU)
+    current.run(endless, ToyLoss(current, -1), CPU)
     assert 0.2 <= current.elapsed < 5
-    assert torch.equal(current.modules["layer"].weight, current.average.average[0])
+    assert torch.equal(current.modules["layer"].weight.flatten(), current.average.average[0])
 
 
 @pytest.fixture
@@ -250,7 +344,7 @@ def test_pretraining_resumes_after_an_interruption_and_writes_a_pipeline_that_lo
 
 
 def test_overwriting_a_finished_run_starts_anew(tmp_path):
-    for name in ("model_index.json", pretrain.STATE, "autoencoder/vae/config.json"):
+    for name in ("model_index.json", STATE, "autoencoder/vae/config.json"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("{}")
     pretrain.forget_finished_run(tmp_path, keep_autoencoder=True)

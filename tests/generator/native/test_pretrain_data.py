@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from generator.native.pretrain_data import FPS, SIZES, SceneStream
+from generator.native.pretrain_data import FPS, SIZES, ClipKind, SceneStream, training_mix
 from generator.native.text_encoder import build_tokenizer, tokenize
 from generator.world import VOCABULARY, SceneBatch, render_scenes, training_batch
 
@@ -53,7 +53,7 @@ def test_a_batch_is_of_one_training_size_within_its_budget(tokenizer):
 
 
 def test_a_clip_dearer_than_the_budget_comes_alone(tokenizer):
-    assert stream(tokenizer, budget=10).clips(17, 64, 64) == 1
+    assert stream(tokenizer, budget=10).clips(ClipKind(17, 64, 64)) == 1
 
 
 def test_captions_are_those_of_the_scenes(tokenizer):
@@ -78,3 +78,20 @@ def test_a_resumed_stream_goes_on_where_the_first_stopped(tokenizer):
         assert before.size == after.size
         assert torch.equal(before.input_ids, after.input_ids)
         assert torch.equal(before.packed_scenes, after.packed_scenes)
+
+
+def test_the_mix_holds_key_frame_clips_in_the_share_asked_for():
+    assert all(not kind.key_frames for kind in training_mix())
+    mix = training_mix(0.2)
+    assert sum(mix.values()) == pytest.approx(1)
+    assert sum(share for kind, share in mix.items() if kind.key_frames) == pytest.approx(0.2)
+    assert mix[ClipKind(9, 32, 32)] == pytest.approx(0.8 * 6 / sum(weight for *_, weight in SIZES))
+
+
+def test_key_frame_clips_cost_every_frame_and_are_rendered_at_their_rate(tokenizer):
+    batches = (stream(tokenizer, key_frame_share=1.0, budget=3000).batch(i) for i in range(20))
+    batch = next(b for b in batches if b.kind == ClipKind(9, 32, 32, 4.0, True))
+    assert len(batch.input_ids) == 3000 // (9 * 16 + 24)
+    clips = batch.render(torch.device("cpu"))
+    expected = render_scenes(SceneBatch.unpack(batch.packed_scenes), 9, 32, 32, fps=4.0)
+    assert torch.equal(clips, expected)

@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from generator.native.pretrain_data import ScenePool, SceneStream
+from generator.native.pretrain_data import ClipKind, ScenePool, SceneStream
 from generator.native.text_encoder import build_tokenizer, tokenize
 from generator.world import VOCABULARY, SceneBatch, training_batch
 
@@ -37,16 +37,16 @@ def test_two_streams_of_one_seed_give_the_same_batches() -> None:
 
 def test_no_scene_appears_twice_in_a_batch_and_one_part_in_reuse_is_new() -> None:
     scenes = stream(reuse=4)
-    served: dict[tuple[int, int, int], int] = {}
+    served: dict[ClipKind, int] = {}
     for index in range(30):
         batch = scenes.batch(index)
-        assert len({tuple(row) for row in batch.packed_scenes.tolist()}) == scenes.clips(*batch.size)
-        served[batch.size] = served.get(batch.size, 0) + 1
-    assert served[(9, 32, 32)] > 4
-    for size, pool in scenes.pools.items():
-        count = scenes.clips(*size)
+        assert len({tuple(row) for row in batch.packed_scenes.tolist()}) == scenes.clips(batch.kind)
+        served[batch.kind] = served.get(batch.kind, 0) + 1
+    assert served[ClipKind(9, 32, 32)] > 4
+    for kind, pool in scenes.pools.items():
+        count = scenes.clips(kind)
         assert pool.capacity == 4 * count
-        assert pool.added == count + (served[size] - 1) * -(-count // 4)
+        assert pool.added == count + (served[kind] - 1) * -(-count // 4)
 
 
 def test_reuse_of_one_makes_every_clip_new() -> None:
@@ -81,7 +81,7 @@ def test_captions_are_those_of_training_batch_and_lie_in_one_row_with_their_scen
     scenes = stream(wrong_share=0.0)
     batch = scenes.batch(5)
     prompts, sampled, _ = training_batch(
-        scenes.clips(*batch.size), 3 * 1_000_003 + 5, "train", *batch.size, fps=8.0, wrong_share=0.0
+        scenes.clips(batch.kind), 3 * 1_000_003 + 5, "train", *batch.size, fps=8.0, wrong_share=0.0
     )
     caption = {tuple(row): prompt for row, prompt in zip(sampled.pack().tolist(), prompts, strict=True)}
     matched = [caption[tuple(row)] for row in batch.packed_scenes.tolist()]

@@ -131,6 +131,7 @@ def test_a_patch_holds_the_channels_of_one_square_of_one_frame():
         "text": arguments["encoder_hidden_states"],
         "text_mask": None,
         "seconds_per_frame": 0.5,
+        "key_frames": False,
     }
     latents = arguments["hidden_states"]
     changed = latents.clone()
@@ -297,3 +298,44 @@ def test_a_fresh_model_with_linear_velocity_predicts_the_linear_velocity():
         output = build(linear_velocity=True)(**values).sample
     sigma = values["timestep"] / 1000
     assert torch.equal(output, linear_velocity(values["hidden_states"], sigma))
+
+
+@pytest.mark.parametrize("conditioning", ["tokens", "adaln"])
+def test_equal_levels_of_all_frames_are_one_level(conditioning):
+    model = with_output(build(conditioning=conditioning, initialization="xavier")).eval()
+    arguments = inputs()
+    with torch.no_grad():
+        if model.time_modulation is not None:
+            torch.nn.init.xavier_uniform_(model.time_modulation.weight)
+        one = model(**arguments).sample
+        arguments["timestep"] = arguments["timestep"][:, None].expand(-1, 3)
+        each = model(**arguments).sample
+    torch.testing.assert_close(each, one, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("conditioning", ["tokens", "adaln"])
+def test_a_frame_hears_its_own_level(conditioning):
+    model = with_output(build(conditioning=conditioning, initialization="xavier")).eval()
+    arguments = inputs()
+    arguments["timestep"] = torch.full((2, 3), 500.0)
+    with torch.no_grad():
+        if model.time_modulation is not None:
+            torch.nn.init.xavier_uniform_(model.time_modulation.weight)
+        before = model(**arguments).sample
+        arguments["timestep"][0, 1] = 0.0
+        after = model(**arguments).sample
+    assert torch.equal(before[1], after[1])
+    change = (before[0] - after[0]).abs().amax(dim=(0, 2, 3))
+    assert change[1] > change[[0, 2]].max()
+
+
+def test_key_frames_are_told_from_frames_of_a_video():
+    model = with_output(build()).eval()
+    with torch.no_grad():
+        model.frame_kind_embed.normal_()
+        video = model(**inputs()).sample
+        stills = model(**inputs(), key_frames=True).sample
+        one = {**inputs(), "hidden_states": inputs()["hidden_states"][:, :, :1]}
+        image, still = model(**one).sample, model(**one, key_frames=True).sample
+    assert not torch.allclose(video, stills)
+    assert torch.equal(image, still)

@@ -1,0 +1,92 @@
+"""The pool of encoded clips, and which frames are given."""
+
+import pytest
+import torch
+
+from generator.native.latent_pool import LatentPool, sample_known_frames
+from generator.native.pretrain_data import ClipKind
+
+KIND = ClipKind(9, 32, 32)
+
+
+def pool(gigabytes=1.0, **changes):
+    return LatentPool(gigabytes, pad_token_id=0, eos_token_id=1, **changes)
+
+
+def clips(first, count, length=5):
+    """Latents whose every element is the clip's number, and captions that spell the number."""
+    number = torch.arange(first, first + count)
+    latents = number.float()[:, None, None, None, None].expand(count, 2, 3, 4, 4).clone()
+    ids = torch.zeros(count, length, dtype=torch.long)
+    ids[:, 0] = number + 10
+    ids[:, 1] = 1
+    return latents, ids
+
+
+def test_drawn_captions_belong_to_their_clips_and_every_clip_is_drawn_about_equally_often():
+    filled = pool()
+    filled.add(KIND, 1.0, *clips(0, 4))
+    filled.add(KIND, 1.0, *clips(4, 12))
+    generator = torch.Generator().manual_seed(0)
+    counts = torch.zeros(16)
+    for _ in range(200):
+        batch = filled.draw(KIND, 16, generator)
+        assert batch.input_ids.shape == (16, 8)
+        assert torch.equal(batch.latents[:, 0, 0, 0, 0] + 10, batch.input_ids[:, 0].float())
+        counts += torch.bincount(batch.latents[:, 0, 0, 0, 0].long(), minlength=16)
+    assert counts.sum() == 3200
+    assert (counts - 200).abs().max() < 70
+
+
+def test_captions_of_a_batch_are_of_similar_length_without_bias():
+    filled = pool()
+    latents, _ = clips(0, 40)
+    ids = torch.zeros(40, 20, dtype=torch.long)
+    for row in range(40):
+        ids[row, : 1 + row // 2] = 5
+    filled.add(KIND, 1.0, latents, ids)
+    generator = torch.Generator().manual_seed(1)
+    widths, drawn = [], []
+    for _ in range(400):
+        batch = filled.draw(KIND, 20, generator)
+        widths.append(batch.input_ids.shape[1])
+        drawn.append(batch.attention_mask.sum(1).float().mean())
+    assert set(widths) == {8, 16, 32}
+    assert torch.stack(drawn).mean() == pytest.approx(10.5, abs=0.6)
+
+
+def test_a_full_pool_forgets_the_oldest():
+    row = 2 * 3 * 4 * 4 * 4
+    filled = pool(gigabytes=10 * row / 1e9)
+    for start in range(0, 40, 4):
+        filled.add(KIND, 1.0, *clips(start, 4))
+    batch = filled.draw(KIND, 64, torch.Generator().manual_seed(0))
+    assert batch.latents.min() >= 30
+    assert batch.latents.max() == 39
+
+
+def test_dropped_captions_are_the_end_token_alone():
+    filled = pool(caption_dropout=1.0)
+    filled.add(KIND, 1.0, *clips(0, 8))
+    batch = filled.draw(KIND, 8, torch.Generator().manual_seed(0))
+    assert (batch.input_ids[:, 0] == 1).all()
+    assert (batch.attention_mask.sum(1) == 1).all()
+
+
+def test_known_frames_come_in_their_share_of_batches():
+    filled = pool(known_share=0.5)
+    filled.add(KIND, 1.0, *clips(0, 8))
+    generator = torch.Generator().manual_seed(0)
+    known = [filled.draw(KIND, 4, generator).known for _ in range(200)]
+    assert 70 < sum(mask is not None for mask in known) < 130
+    assert {tuple(mask.shape) for mask in known if mask is not None} == {(4, 3)}
+
+
+def test_known_frames_are_never_all_and_hold_every_pattern_of_use():
+    masks = sample_known_frames(4000, 5, torch.Generator().manual_seed(0))
+    assert not masks.all(1).any()
+    seen = {tuple(row) for row in masks.int().tolist()}
+    animate, extend, backward = (1, 0, 0, 0, 0), (1, 1, 1, 0, 0), (0, 0, 0, 1, 1)
+    connect, interpolate, coarse = (1, 0, 0, 0, 1), (1, 0, 1, 0, 1), (0, 1, 0, 1, 0)
+    assert {animate, extend, backward, connect, interpolate, coarse} <= seen
+    assert not sample_known_frames(10, 1, torch.Generator().manual_seed(0)).any()
