@@ -174,10 +174,11 @@ class AlignmentTrainer(Trainer):
     # Data
 
     def get_train_dataloader(self) -> DataLoader:
-        dataset = self.train_dataset
-        if not isinstance(dataset, LatentDataset):
+        dataset: Any = self.train_dataset
+        buckets = getattr(dataset, "buckets", None)
+        if buckets is None:
             return super().get_train_dataloader()
-        sampler = BucketBatchSampler(dataset.buckets, self._train_batch_size, self.args.seed)
+        sampler = BucketBatchSampler(buckets, self._train_batch_size, self.args.seed)
         self.add_callback(_EpochOrder(sampler))
         return self.accelerator.prepare(
             DataLoader(dataset, batch_sampler=sampler, collate_fn=self.data_collator)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from alignment.adapters import GeneratorArguments
 from alignment.alignment_config import AlignmentConfig
@@ -119,10 +121,30 @@ def checkpoint_to_resume(config: AlignmentConfig) -> str | None:
             )
         return wanted
     if wanted and folder.is_dir():
-        return get_last_checkpoint(str(folder))
+        return newest_checkpoint(folder)
     if config.process_index == 0:
         prepare_output_dir(folder, config.overwrite)
     return None
+
+
+def newest_checkpoint(folder: Path) -> str | None:
+    """The newest whole checkpoint in `folder`, or None.
+
+    The trainer's state is the last file that is written into a checkpoint: one that lacks it, or in which it is
+    cut off, was being written when its run was killed, and is passed over.
+    """
+    for checkpoint in sorted(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=_step_of, reverse=True):
+        try:
+            json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        return str(checkpoint)
+    return None
+
+
+def _step_of(checkpoint: Path) -> int:
+    number = checkpoint.name.rpartition("-")[2]
+    return int(number) if number.isdigit() else -1
 
 
 def train_and_save(trainer: AlignmentTrainer, checkpoint: str | None) -> None:
