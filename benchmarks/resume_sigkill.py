@@ -90,18 +90,24 @@ def worker(kind: str, folder: Path) -> None:
     train_and_save(trainer, checkpoint)
 
 
-def start(kind: str, folder: Path) -> subprocess.Popen[str]:
+def start(kind: str, folder: Path) -> tuple[subprocess.Popen[str], str]:
+    """A training that has just begun, and the checkpoint that it goes on from."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, __file__, "--worker", kind, str(folder)]
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("resumed from"):
+            return process, line.split()[-1]
+    raise RuntimeError(f"The training {kind} ended before it began: run {' '.join(command)} to see why.")
 
 
-def resumption(output: str) -> str:
-    return next(
-        (line.split()[-1] for line in output.splitlines() if line.startswith("resumed from")), "start"
-    )
+def finish(process: subprocess.Popen[str]) -> None:
+    process.communicate()
+    if process.returncode != 0:
+        raise RuntimeError(f"A training failed with exit code {process.returncode}.")
 
 
 def logged_losses(run: Path) -> list[float]:
@@ -116,27 +122,24 @@ def compare(kind: str, kills: int, seed: int) -> bool:
     draw = random.Random(f"{seed} {kind}")
     with tempfile.TemporaryDirectory(prefix="vidalign-resume-") as folder:
         whole, killed = Path(folder) / "whole", Path(folder) / "killed"
+        process, _ = start(kind, whole)
         begin = time.perf_counter()
-        _, errors = (process := start(kind, whole)).communicate()
+        finish(process)
         duration = time.perf_counter() - begin
-        assert process.returncode == 0, errors[-3000:]
-        places: list[str] = []
-        done = 0
+        places, done = [], 0
         while done < kills:
-            process = start(kind, killed)
+            process, place = start(kind, killed)
+            places.append(place)
             try:
-                # From the middle of the start-up to the end: most kills fall into training.
-                output, errors = process.communicate(timeout=duration * draw.uniform(0.5, 0.8))
-                assert process.returncode == 0, errors[-3000:]
+                process.communicate(timeout=duration * draw.uniform(0.2, 1.5) / kills)
                 break
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
-                output, _ = process.communicate()
-                places.append(resumption(output))
+                process.communicate()
                 done += 1
-        output, errors = (process := start(kind, killed)).communicate()
-        assert process.returncode == 0, errors[-3000:]
-        places.append(resumption(output))
+        process, place = start(kind, killed)
+        places.append(place)
+        finish(process)
         files = [load_file(run / ADAPTER) for run in (whole, killed)]
         equal = all((files[0][name] == files[1][name]).all() for name in files[0])
         losses = [logged_losses(run) for run in (whole, killed)]
