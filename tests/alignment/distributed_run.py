@@ -73,7 +73,10 @@ def make_trainer(kind, stage, folder):
             num_rollouts=4, num_prompts=4, num_generations=4, num_inference_steps=4, num_mini_batches=1,
             per_device_train_batch_size=24, **common,
         )  # fmt: skip
-        return PPOTrainer(generator, config, PROMPTS, BrightReward())
+        # Only the first process observes this; its log must not wait for the others' values.
+        first = int(os.environ.get("RANK", "0")) == 0
+        monitors = [lambda rollout: {"first": 2.5}] if first else []
+        return PPOTrainer(generator, config, PROMPTS, BrightReward(), monitors=monitors)
     if kind in ("rwr", "nft", "online_dpo"):
         trainer_class, config_class = FURTHER[kind]
         config = config_class(
@@ -95,6 +98,8 @@ def train(kind, stage, folder, resume=False):
     trainer = make_trainer(kind, stage, str(folder))
     trainer.train(resume_from_checkpoint=str(folder / "checkpoint-2") if resume else None)
     trainer.save_model()
+    if kind == "ppo":
+        assert all(entry["first"] == 2.5 for entry in trainer.state.log_history if "reward" in entry)
     state = trainer.policy.state_dict()
     if stage == 3:
         state = trainer.accelerator.get_state_dict(trainer.model_wrapped) or {}
