@@ -145,6 +145,7 @@ class AlignmentTrainer(Trainer):
         dropout: whether the network's dropout is on while training.
     """
 
+    args: AlignmentConfig
     loss_is_scaled_for_ga = False
 
     def __init__(
