@@ -34,7 +34,7 @@ def launch(kinds, stage, folder, *arguments):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     result = subprocess.run(
         [*command, str(SCRIPT), kinds, str(stage), str(folder), *arguments],
-        env=environment, capture_output=True, text=True, timeout=300, check=False,
+        env=environment, capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-6000:]
 
@@ -101,7 +101,7 @@ def test_zero_3_from_the_command_line_with_a_latent_reward_in_the_process(tmp_pa
     environment = os.environ | ENVIRONMENT
     result = subprocess.run(
         [sys.executable, "-m", "alignment.cli", *words.split()],
-        env=environment, capture_output=True, text=True, timeout=300, check=False,
+        env=environment, capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-6000:]
     assert (tmp_path / "out" / ADAPTER).is_file()
