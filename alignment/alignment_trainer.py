@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -144,6 +145,7 @@ class AlignmentTrainer(Trainer):
         dropout: whether the network's dropout is on while training.
     """
 
+    args: AlignmentConfig
     loss_is_scaled_for_ga = False
     args: AlignmentConfig
 
@@ -211,10 +213,11 @@ class AlignmentTrainer(Trainer):
     # Data
 
     def get_train_dataloader(self) -> DataLoader:
-        dataset = self.train_dataset
-        if not isinstance(dataset, LatentDataset):
+        dataset: Any = self.train_dataset
+        buckets = getattr(dataset, "buckets", None)
+        if buckets is None:
             return super().get_train_dataloader()
-        sampler = BucketBatchSampler(dataset.buckets, self._train_batch_size, self.args.seed)
+        sampler = BucketBatchSampler(buckets, self._train_batch_size, self.args.seed)
         self.add_callback(_EpochOrder(sampler))
         return self.accelerator.prepare(
             DataLoader(dataset, batch_sampler=sampler, collate_fn=self.data_collator)
@@ -244,12 +247,27 @@ class AlignmentTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         evaluating = any(name.startswith("eval_") for name in logs)
-        names = sorted(name for name in self._metrics if name.startswith("eval_") == evaluating)
-        if names:
-            local = torch.stack([torch.stack(self._metrics.pop(name)).mean() for name in names])
-            means = self.accelerator.reduce(local, reduction="mean").tolist()
-            logs = {**logs, **dict(zip(names, means))}
+        logs = {**logs, **self._means(evaluating)}
         super().log(logs, start_time)
+
+    def _means(self, evaluating: bool) -> dict[str, float]:
+        """Means of what was observed since the last log, over the processes that observed it."""
+        found = {
+            name: torch.stack(self._metrics.pop(name)).mean()
+            for name in list(self._metrics)
+            if name.startswith("eval_") == evaluating
+        }
+        names = sorted(found)
+        if self.args.world_size > 1:
+            # A process whose rankings are all ties has no margin, say; all must reduce the same numbers.
+            names = sorted(set(gather_object(names)))
+        if not names:
+            return {}
+        missing = torch.zeros((), device=self.args.device)
+        values = torch.stack([found.get(name, missing).to(self.args.device) for name in names])
+        counts = values.new_tensor([float(name in found) for name in names])
+        sums, counts = self.accelerator.reduce(torch.stack([values, counts]), reduction="sum")
+        return dict(zip(names, (sums / counts).tolist()))
 
     def prediction_step(
         self, model: torch.nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None

@@ -159,8 +159,14 @@ class BackpropTrainer(AlignmentTrainer):
 
 
 class _Indices(Dataset):
+    """Numbers of prompts, all of one bucket, so that every batch is full."""
+
     def __init__(self, count: int) -> None:
         self.count = count
+
+    @property
+    def buckets(self) -> list[tuple[int, ...]]:
+        return [()] * self.count
 
     def __len__(self) -> int:
         return self.count

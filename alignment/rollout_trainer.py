@@ -241,8 +241,12 @@ class RolloutTrainer(AlignmentTrainer):
             count = min(args.monitor_videos, len(rollout.prompts))
             chosen = torch.linspace(0, len(rollout.prompts) - 1, count).long().to(trajectories.final.device)
             with torch.no_grad():
-                statistics = video_statistics(self.generator.decode(trajectories.final[chosen]))
-            observed |= {f"videos/{name}": value for name, value in statistics.items()}
+                # One by one: decoding takes much memory, while the network's is still held.
+                each = [
+                    video_statistics(self.generator.decode(latents))
+                    for latents in trajectories.final[chosen].split(1)
+                ]
+            observed |= {f"videos/{name}": torch.cat([found[name] for found in each]) for name in each[0]}
         for monitor in self.monitors:
             observed |= {name: torch.tensor(float(value)) for name, value in monitor(rollout).items()}
         self.observe({name: value.to(args.device) for name, value in observed.items()})

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from alignment.adapters import GeneratorArguments
 from alignment.alignment_config import AlignmentConfig
@@ -24,20 +27,39 @@ if TYPE_CHECKING:
     from reward.models.base import RewardModel
 
 
+@contextmanager
+def outside_engine() -> Iterator[None]:
+    """Inside, models load whole under DeepSpeed ZeRO-3 too.
+
+    transformers otherwise partitions every model that it loads while a ZeRO-3 configuration is alive, which no
+    engine would gather again: text encoders and reward models belong to no engine, and the transformer that is
+    trained is partitioned by its engine later.
+    """
+    from transformers.integrations import deepspeed
+
+    held = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = held
+
+
 def load_generator_to_train(arguments: GeneratorArguments, config: AlignmentConfig) -> VideoGenerator:
     """The generator with the adapters to start from merged into its weights, on the training device."""
     from generator import load_generator
 
     dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
-    return load_generator(
-        arguments.model,
-        adapter=arguments.adapter,
-        device=config.device,
-        dtype=dtype,
-        quantization=arguments.quantization,
-        text_encoder_device=arguments.text_encoder_device,
-        tiling=arguments.tiling,
-    )
+    with outside_engine():
+        return load_generator(
+            arguments.model,
+            adapter=arguments.adapter,
+            device=config.device,
+            dtype=dtype,
+            quantization=arguments.quantization,
+            text_encoder_device=arguments.text_encoder_device,
+            tiling=arguments.tiling,
+        )
 
 
 def read_training_prompts(source: str, config: RewardedSamplingConfig) -> tuple[list[str], list[str]]:
@@ -66,7 +88,8 @@ def load_rewards(
     from reward import load_reward
 
     if given is None:
-        return [load_reward(name, device=config.device) for name in names]
+        with outside_engine():
+            return [load_reward(name, device=config.device) for name in names]
     return list(given) if isinstance(given, Sequence) else [given]
 
 
@@ -106,10 +129,30 @@ def checkpoint_to_resume(config: AlignmentConfig) -> str | None:
             )
         return wanted
     if wanted and folder.is_dir():
-        return get_last_checkpoint(str(folder))
+        return newest_checkpoint(folder)
     if config.process_index == 0:
         prepare_output_dir(folder, config.overwrite)
     return None
+
+
+def newest_checkpoint(folder: Path) -> str | None:
+    """The newest whole checkpoint in `folder`, or None.
+
+    The trainer's state is the last file that is written into a checkpoint: one that lacks it, or in which it is
+    cut off, was being written when its run was killed, and is passed over.
+    """
+    for checkpoint in sorted(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=_step_of, reverse=True):
+        try:
+            json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        return str(checkpoint)
+    return None
+
+
+def _step_of(checkpoint: Path) -> int:
+    number = checkpoint.name.rpartition("-")[2]
+    return int(number) if number.isdigit() else -1
 
 
 def train_and_save(trainer: AlignmentTrainer, checkpoint: str | None) -> None:

@@ -1,7 +1,7 @@
 """Trains for a few steps and writes each process's trained weights; started by test_distributed.py.
 
-Arguments: kinds (of sft, dpo, ppo, separated by commas), ZeRO stage (0 for none), output folder, and
-`resume` to train each kind again from checkpoint-2.
+Arguments: kinds (of sft, dpo, ppo, rwr, nft, online_dpo, backprop, separated by commas), ZeRO stage (0 for none),
+output folder, `resume` to train each kind again from checkpoint-2, and `bfloat16` for a frozen base in bfloat16.
 """
 
 import os
@@ -15,12 +15,26 @@ from safetensors.torch import save_file
 sys.path.insert(0, str(Path(__file__).parent))
 from conftest import PROMPTS, BrightReward, StandInGenerator
 
+from alignment.backprop_config import BackpropConfig
+from alignment.backprop_trainer import BackpropTrainer
 from alignment.dpo_config import DPOConfig
 from alignment.dpo_trainer import DPOTrainer
+from alignment.nft_config import NFTConfig
+from alignment.nft_trainer import NFTTrainer
+from alignment.online_dpo_config import OnlineDPOConfig
+from alignment.online_dpo_trainer import OnlineDPOTrainer
 from alignment.ppo_config import PPOConfig
 from alignment.ppo_trainer import PPOTrainer
+from alignment.rwr_config import RWRConfig
+from alignment.rwr_trainer import RWRTrainer
 from alignment.sft_config import SFTConfig
 from alignment.sft_trainer import SFTTrainer
+
+FURTHER = {
+    "rwr": (RWRTrainer, RWRConfig),
+    "nft": (NFTTrainer, NFTConfig),
+    "online_dpo": (OnlineDPOTrainer, OnlineDPOConfig),
+}
 
 
 def deepspeed(stage):
@@ -49,6 +63,8 @@ def make_trainer(kind, stage, folder):
         "adam_epsilon": 1e-3, "deepspeed": deepspeed(stage) if stage else None,
     }  # fmt: skip
     generator = StandInGenerator()
+    if "bfloat16" in sys.argv:
+        generator.transformer.to(torch.bfloat16)
     random = torch.Generator().manual_seed(1)
     latents = [torch.randn(4, 2, 2, 2, generator=random) for _ in range(8)]
     prompts = (PROMPTS * 2)[:8]
@@ -57,8 +73,21 @@ def make_trainer(kind, stage, folder):
             num_rollouts=4, num_prompts=4, num_generations=4, num_inference_steps=4, num_mini_batches=1,
             per_device_train_batch_size=24, **common,
         )  # fmt: skip
-        return PPOTrainer(generator, config, PROMPTS, BrightReward())
+        # Only the first process observes this; its log must not wait for the others' values.
+        first = int(os.environ.get("RANK", "0")) == 0
+        monitors = [lambda rollout: {"first": 2.5}] if first else []
+        return PPOTrainer(generator, config, PROMPTS, BrightReward(), monitors=monitors)
+    if kind in ("rwr", "nft", "online_dpo"):
+        trainer_class, config_class = FURTHER[kind]
+        config = config_class(
+            num_rollouts=4, num_prompts=4, num_generations=4, num_inference_steps=4, num_mini_batches=1,
+            per_device_train_batch_size=24, **common,
+        )  # fmt: skip
+        return trainer_class(generator, config, PROMPTS, BrightReward())
     common |= {"max_steps": 4, "per_device_train_batch_size": 4 // world}
+    if kind == "backprop":
+        config = BackpropConfig(num_inference_steps=4, backprop_steps=2, **common)
+        return BackpropTrainer(generator, config, prompts, BrightReward())
     if kind == "sft":
         return SFTTrainer(generator, SFTConfig(**common), latents, prompts)
     return DPOTrainer(generator, DPOConfig(beta=100.0, **common), latents, latents[::-1], prompts)
@@ -69,6 +98,8 @@ def train(kind, stage, folder, resume=False):
     trainer = make_trainer(kind, stage, str(folder))
     trainer.train(resume_from_checkpoint=str(folder / "checkpoint-2") if resume else None)
     trainer.save_model()
+    if kind == "ppo":
+        assert all(entry["first"] == 2.5 for entry in trainer.state.log_history if "reward" in entry)
     state = trainer.policy.state_dict()
     if stage == 3:
         state = trainer.accelerator.get_state_dict(trainer.model_wrapped) or {}

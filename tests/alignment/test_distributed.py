@@ -12,24 +12,29 @@ from safetensors.torch import load_file
 sys.path.insert(0, str(Path(__file__).parent))
 from distributed_run import train
 
+from generator import load_generator
+from generator.testing import tiny_generator
+from reward.models.latent import LatentRewardConfig, LatentRewardModel
+
 SCRIPT = Path(__file__).with_name("distributed_run.py")
 ADAPTER = "pytorch_lora_weights.safetensors"
+
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu",
+    "ACCELERATE_USE_CPU": "1", "CUDA_VISIBLE_DEVICES": "",
+    "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]),
+}  # fmt: skip
 
 pytestmark = pytest.mark.slow
 
 
 def launch(kinds, stage, folder, *arguments):
     """Two processes that train one kind after the other."""
-    root = Path(__file__).parents[2]
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu",
-        "ACCELERATE_USE_CPU": "1", "CUDA_VISIBLE_DEVICES": "",
-        "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]),
-    }  # fmt: skip
+    environment = os.environ | ENVIRONMENT
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     result = subprocess.run(
         [*command, str(SCRIPT), kinds, str(stage), str(folder), *arguments],
-        env=environment, capture_output=True, text=True, timeout=300, check=False,
+        env=environment, capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-6000:]
 
@@ -41,7 +46,14 @@ def difference(first, second):
     return max((one[name] - other[name]).abs().max().item() for name in one)
 
 
-@pytest.mark.parametrize(("kinds", "stage"), [("sft,dpo,ppo", 0), ("sft,ppo", 2), ("sft,ppo", 3)])
+@pytest.mark.parametrize(
+    ("kinds", "stage"),
+    [
+        ("sft,dpo,ppo,rwr,nft,online_dpo,backprop", 0),
+        ("sft,dpo,ppo,rwr,nft,online_dpo,backprop", 2),
+        ("sft,dpo,ppo,rwr,online_dpo,backprop", 3),
+    ],
+)
 def test_two_processes_equal_one_with_the_whole_batch(kinds, stage, tmp_path):
     if stage:
         pytest.importorskip("deepspeed")
@@ -58,3 +70,38 @@ def test_deepspeed_resumes_as_if_uninterrupted(tmp_path):
     launch("sft", 2, tmp_path, "resume")
     whole, resumed = (load_file(tmp_path / "sft" / name) for name in ("whole.safetensors", ADAPTER))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_lora_masters_stay_float32_on_a_bfloat16_base_under_zero_2(tmp_path):
+    pytest.importorskip("deepspeed")
+    launch("sft", 2, tmp_path, "bfloat16")
+    one, other = (load_file(tmp_path / "sft" / f"rank{rank}.safetensors") for rank in (0, 1))
+    assert all(value.dtype == torch.float32 for value in one.values())
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    learnt = [value for name, value in one.items() if "lora_B" in name]
+    assert all(value.abs().max() > 1e-3 for value in learnt)
+    assert any((value != value.bfloat16().float()).any() for value in learnt)
+
+
+def test_zero_3_from_the_command_line_with_a_latent_reward_in_the_process(tmp_path):
+    """Text encoder and reward model are loaded from disk while a ZeRO-3 configuration is alive."""
+    pytest.importorskip("deepspeed")
+    model, reward, prompts = tmp_path / "model", tmp_path / "reward", tmp_path / "prompts.txt"
+    tiny_generator().pipeline.save_pretrained(model)
+    config = LatentRewardConfig(base_model=str(model), implicit_evidence=True)
+    LatentRewardModel(config, load_generator(str(model))).save_pretrained(reward)
+    prompts.write_text("a ball\na cube\n")
+    words = f"ppo --model {model} --reward {reward} --prompts {prompts} --output_dir {tmp_path / 'out'}"
+    words += (
+        " --num_rollouts 2 --num_prompts 2 --num_generations 2 --num_inference_steps 3 --num_mini_batches 1"
+    )
+    words += (
+        " --num_frames 5 --height 16 --width 16 --report_to none --accelerate_config zero3 --num_processes 2"
+    )
+    environment = os.environ | ENVIRONMENT
+    result = subprocess.run(
+        [sys.executable, "-m", "alignment.cli", *words.split()],
+        env=environment, capture_output=True, text=True, timeout=500, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-6000:]
+    assert (tmp_path / "out" / ADAPTER).is_file()

@@ -170,8 +170,15 @@ def test_a_checkpoint_of_other_layers_is_refused(make_generator, latents, prompt
         other.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-8"))
 
 
-def test_an_output_folder_in_use_is_refused_and_latest_finds_the_checkpoint(quiet, tmp_path):
-    (tmp_path / "out" / "checkpoint-4").mkdir(parents=True)
+def test_an_output_folder_in_use_is_refused_and_latest_finds_the_newest_whole_checkpoint(quiet, tmp_path):
+    for name, state in (
+        ("checkpoint-4", "{}"),
+        ("checkpoint-12", '{"epoch": 1.5, "lo'),
+        ("checkpoint-20", None),
+    ):
+        (tmp_path / "out" / name).mkdir(parents=True)
+        if state is not None:
+            (tmp_path / "out" / name / "trainer_state.json").write_text(state)
     with pytest.raises(InputError, match="pass --overwrite"):
         checkpoint_to_resume(SFTConfig(**quiet))
     latest = checkpoint_to_resume(SFTConfig(resume_from_checkpoint="latest", **quiet))
