@@ -12,13 +12,14 @@ from pathlib import Path
 
 from alignment.cli import Verb
 from generator.output import InputError
+from labeling_app.backup import backup, restore
 from labeling_app.export import export_rankings
 from labeling_app.importing import import_tasks
 from labeling_app.quality import agreement
 from labeling_app.simulate import Score, precomputed_scores, simulate
 from labeling_app.store import Store
 
-HELP = "collect human rankings of videos: serve, import, export, users, quality, simulate"
+HELP = "collect human rankings of videos: serve, import, export, users, quality, simulate, backup, restore"
 EXAMPLE = "vidalign label serve --db sqlite:///labels.db --port 7860"
 
 DB_HELP = "database: a path such as labels.db, or a SQLAlchemy URL such as sqlite:///labels.db"
@@ -126,6 +127,34 @@ class SimulateArguments:
         default=0.0, metadata={"help": "added for each standard deviation of more motion; people: negative"}
     )
     seed: int = field(default=0, metadata={"help": "seed of everything drawn"})
+
+
+@dataclass
+class BackupArguments:
+    """What is copied where. The server may go on; video files are not copied."""
+
+    db: str = field(metadata={"help": DB_HELP})
+    output_file: str = field(metadata={"help": "backup to write, an SQLite file such as labels.backup.db"})
+    overwrite: bool = field(default=False, metadata={"help": "replace the file if it exists"})
+
+
+@dataclass
+class RestoreArguments:
+    """Where a backup goes; from SQLite to PostgreSQL and back works too."""
+
+    db: str = field(metadata={"help": DB_HELP + "; it must be empty"})
+    backup: str = field(metadata={"help": "file that `label backup` wrote"})
+
+
+def run_backup(arguments: BackupArguments) -> None:
+    """Writes all rows of a moment into one file."""
+    count = backup(arguments.db, arguments.output_file, arguments.overwrite)
+    print(f"{count} row(s) in {arguments.output_file}")
+
+
+def run_restore(arguments: RestoreArguments) -> None:
+    """Fills an empty database from a backup."""
+    print(f"{restore(arguments.backup, arguments.db)} row(s) restored")
 
 
 def run_serve(arguments: ServeArguments) -> None:
@@ -298,6 +327,8 @@ VERBS = {
     "import": Verb("add videos to rank", (ImportArguments,), run_import),
     "export": Verb("write rankings as JSONL", (ExportArguments,), run_export),
     "users": Verb("add or list users", (UsersArguments,), run_users),
+    "backup": Verb("copy the database into one file", (BackupArguments,), run_backup),
+    "restore": Verb("fill an empty database from a backup", (RestoreArguments,), run_restore),
     "quality": Verb("print how far annotators agree", (QualityArguments,), run_quality),
     "simulate": Verb("let simulated annotators rank", (SimulateArguments,), run_simulate),
 }
