@@ -16,6 +16,7 @@ from labeling_app.backup import backup, restore
 from labeling_app.export import export_rankings
 from labeling_app.importing import import_tasks
 from labeling_app.quality import agreement
+from labeling_app.reliability import reliabilities
 from labeling_app.simulate import Score, precomputed_scores, simulate
 from labeling_app.store import Store
 
@@ -226,17 +227,20 @@ def run_quality(arguments: QualityArguments) -> None:
     """Prints how far the annotators agree."""
     with Store(arguments.db) as store:
         found = agreement(store, arguments.campaign, arguments.dimension)
+        reliability = {person.name: person for person in reliabilities(store, arguments.campaign)}
     print(f"{found.num_judgements} rankings of {found.num_tasks} tasks, {found.num_labels} pair labels")
     print(f"Krippendorff's alpha      {_number(found.alpha)}  [{_number(found.alpha_low)}, ", end="")
     print(f"{_number(found.alpha_high)}]")
     print(f"pairwise agreement        {_number(found.pairwise)}")
     print(f"  among labels, no ties   {_number(found.pairwise_without_ties)}")
     print(f"tie rate                  {_number(found.tie_rate)}")
-    print("annotator             tasks skips seconds  ties  agreement")
+    print("annotator             tasks skips seconds  ties  agreement  accuracy  look at")
     for person in found.annotators:
+        known = reliability.get(person.name)
         print(
             f"{person.name[:20]:20}  {person.judgements:5} {person.skips:5} {person.median_seconds:7.1f} "
-            f"{_number(person.tie_rate)}      {_number(person.agreement)}"
+            f"{_number(person.tie_rate)}      {_number(person.agreement)}     "
+            + (f"{_number(known.accuracy)}  {', '.join(known.flags)}" if known else "")
         )
 
 
