@@ -33,6 +33,9 @@ from generator.video import write_video
 from labeling_app.importing import inspect_video
 from labeling_app.store import NewTask, Store
 
+IDLE_SECONDS = 3.0
+"""After so long a client opens a new connection; uvicorn closes idle ones after five seconds."""
+
 
 @dataclass
 class Record:
@@ -51,9 +54,13 @@ class Connection:
     def __init__(self, port: int, cookie: str) -> None:
         self.port, self.cookie = port, cookie
         self.streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self.last_used = 0.0
 
     async def call(self, method: str, path: str, body: object = None) -> tuple[int, dict[str, object]]:
         """Status and JSON of the response; ConnectionError where the server went away."""
+        if self.streams is not None and time.perf_counter() - self.last_used > IDLE_SECONDS:
+            self.streams[1].close()
+            self.streams = None
         if self.streams is None:
             self.streams = await asyncio.open_connection("127.0.0.1", self.port)
         reader, writer = self.streams
@@ -70,6 +77,7 @@ class Connection:
         except (asyncio.IncompleteReadError, OSError) as error:
             self.streams = None
             raise ConnectionError from error
+        self.last_used = time.perf_counter()
         return int(head[0].split()[1]), json.loads(answer)
 
 

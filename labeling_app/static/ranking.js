@@ -198,7 +198,7 @@ class RankingPage {
       this.makeDraggable(card, index, 'mouse');
       return card;
     });
-    this.grid = make('section', `videos videos-${this.count}`, { role: 'radiogroup', 'aria-label': 'Videos' }, ...this.cards);
+    this.grid = make('div', `videos videos-${this.count}`, { role: 'radiogroup', 'aria-label': 'Videos' }, ...this.cards);
     return this.grid;
   }
 
@@ -230,7 +230,7 @@ class RankingPage {
     this.slots = Array.from({ length: this.count }, (_, index) => {
       const place = index + 1;
       const give = make('button', 'give-place', { type: 'button' });
-      give.append(make('strong', '', {}, ordinal(place)), make('span', '', {}, place === 1 ? 'best' : place === this.count ? 'worst' : ''));
+      give.append(make('strong', '', {}, ordinal(place)), ' ', make('span', '', {}, place === 1 ? 'best' : place === this.count ? 'worst' : ''));
       give.addEventListener('click', () => this.put(this.selected, place, true));
       return make('div', 'slot', { 'data-place': String(place), role: 'group' }, give, make('div', 'chips'));
     });
@@ -401,6 +401,7 @@ class RankingPage {
     this.promptText.classList.toggle('hidden-prompt', this.promptHidden);
     this.grid.classList.toggle('zoomed', this.zoomed);
     this.zoomButton.textContent = this.zoomed ? 'All' : 'Zoom';
+    this.zoomButton.setAttribute('aria-label', this.zoomed ? 'All videos (Z)' : 'Zoom: one video large (Z)');
     const position = dimensions.length > 1 ? `Question ${this.step + 1} of ${dimensions.length}. ` : '';
     this.hint.textContent = position + (places.complete
       ? 'Every video has a place. Change what you like, then submit.'
@@ -421,7 +422,8 @@ class RankingPage {
       this.fill(slot.querySelector('.chips'), videos);
       const holds = videos.length ? `: ${videos.map(letter).join(', ')}` : ', empty';
       slot.setAttribute('aria-label', `${ordinal(index + 1)} place${holds}`);
-      slot.querySelector('.give-place').setAttribute('aria-label', `Give video ${letter(this.selected)} the ${ordinal(index + 1)} place`);
+      const give = slot.querySelector('.give-place');
+      give.setAttribute('aria-label', `${[...give.children].map((part) => part.textContent).join(' ').trim()}: give this place to video ${letter(this.selected)}`);
       slot.classList.toggle('tied', videos.length > 1);
     });
     this.previousButton.hidden = !this.mayGoBack;
@@ -451,6 +453,7 @@ class RankingPage {
     if (!player) return;
     this.playButton.textContent = player.playing ? 'Pause' : 'Play';
     this.rateButton.textContent = { 1: '1×', 0.5: '½×', 0.25: '¼×' }[player.rate];
+    this.rateButton.setAttribute('aria-label', `${this.rateButton.textContent} speed (S)`);
     if (player.duration && document.activeElement !== this.scrub) this.scrub.value = Math.round((1000 * player.time) / player.duration);
     this.cards.forEach((card, index) => {
       card.classList.toggle('seen', player.seen[index]);

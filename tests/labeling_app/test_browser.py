@@ -374,3 +374,32 @@ def test_the_page_fits_a_phone_and_works_by_tapping(
     page.get_by_role("button", name="Submit").click()
     wait_for_task(page, 2)
     assert ranks_as_shown(filled, 0) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_axe_finds_nothing_serious_on_the_login_and_ranking_pages(
+    page: Page, filled: Store, serve: Callable[[Store], Any], width: int
+) -> None:
+    axe = (Path(__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+    filled.add_user("ada", PASSWORD)
+    page.set_viewport_size({"width": width, "height": 844})
+    server = serve(filled)
+
+    def serious() -> list[str]:
+        page.evaluate(axe)
+        found = page.evaluate("axe.run(document).then((result) => result.violations)")
+        return [rule["id"] for rule in found if rule["impact"] in ("serious", "critical")]
+
+    page.goto(server.url)
+    page.get_by_label("Name").wait_for()
+    assert serious() == []
+    log_in(page, server)
+    press(page, "212")
+    assert serious() == []
+    page.keyboard.press("z")
+    page.keyboard.press("!")
+    assert serious() == []
+    page.keyboard.press("Escape")
+    page.keyboard.press("k")
+    page.wait_for_selector("dialog[open]")
+    assert serious() == []
