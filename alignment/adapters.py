@@ -47,6 +47,23 @@ class GeneratorArguments:
         },
     )
 
+    quantization: str | None = field(
+        default=None,
+        metadata={"help": "Frozen weights in `8bit` or `4bit` (bitsandbytes): less memory, slower steps.",
+                  "choices": ["8bit", "4bit"]},
+    )  # fmt: skip
+    text_encoder_device: str | None = field(
+        default=None,
+        metadata={"help": "Where prompts are encoded, for example `cpu` where the text encoder and the transformer "
+                  "do not fit the GPU together. Unset: the GPU."},
+    )  # fmt: skip
+    tiling: bool = field(
+        default=False,
+        metadata={
+            "help": "Encode and decode videos tile by tile and one by one: less memory for large videos."
+        },
+    )
+
 
 @dataclass
 class LoraArguments:
@@ -106,11 +123,21 @@ def add_lora(generator: VideoGenerator, arguments: LoraArguments, seed: int) -> 
             f"linear layers, such as {', '.join(linear[:4])}."
         ) from None
     matched = [name for name, module in transformer.named_modules() if isinstance(module, LoraLayer)]
+    for module in transformer.modules():
+        if isinstance(module, LoraLayer):
+            vars(module)["_cast_input_dtype"] = _cast_unless_autocast
     for parameter in transformer.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     logger.info("LoRA of rank %d on %d layers: %s", arguments.lora_r, len(matched), ", ".join(matched))
     return matched
+
+
+def _cast_unless_autocast(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """PEFT casts a layer's input to the adapter's float32, of which autocast would at once keep another copy."""
+    if x is None or x.dtype == dtype or torch.is_autocast_enabled(x.device.type):
+        return x
+    return x.to(dtype)
 
 
 def remove_lora(generator: VideoGenerator) -> None:

@@ -36,6 +36,28 @@ class AlignmentConfig(TrainingArguments):
                   "saved and evaluated; 0 means none."},
     )  # fmt: skip
 
+    compile_blocks: bool = field(
+        default=False,
+        metadata={"help": "Compile the transformer's repeated blocks (regional torch.compile): faster and less "
+                  "memory on a GPU, after a minute or two at the start."},
+    )  # fmt: skip
+    attention_backend: str | None = field(
+        default=None,
+        metadata={"help": "Attention kernel by diffusers' name: native, _native_cudnn, flash, _flash_3, sage. "
+                  "Unset: PyTorch's choice."},
+    )  # fmt: skip
+    gradient_checkpointing_share: float = field(
+        default=1.0,
+        metadata={"help": "With gradient_checkpointing: share of the blocks whose activations are computed again, "
+                  "from 0 (as without) to 1 (all: least memory, slowest)."},
+    )  # fmt: skip
+
+    release_text_encoder: bool = field(
+        default=True,
+        metadata={"help": "Free the text encoder's memory once all prompts are encoded; it is read again if another "
+                  "prompt comes."},
+    )  # fmt: skip
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self.remove_unused_columns = False
@@ -43,6 +65,10 @@ class AlignmentConfig(TrainingArguments):
         self._n_gpu = min(self.n_gpu, 1)
         if not 0 <= self.ema_decay < 1:
             raise InputError(f"ema_decay is {self.ema_decay}, but must be at least 0 and below 1.")
+        if not 0 <= self.gradient_checkpointing_share <= 1:
+            raise InputError(
+                f"gradient_checkpointing_share is {self.gradient_checkpointing_share}, but must be from 0 to 1."
+            )
 
 
 @dataclass

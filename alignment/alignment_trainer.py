@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -45,10 +46,17 @@ class Policy(torch.nn.Module):
     accepts_loss_kwargs = False
     transformer: Any
 
-    def __init__(self, transformer: torch.nn.Module, dropout: bool = False) -> None:
+    def __init__(
+        self,
+        transformer: torch.nn.Module,
+        dropout: bool = False,
+        checkpointed: Sequence[torch.nn.Module] | None = None,
+    ) -> None:
+        """`checkpointed`: the blocks that gradient checkpointing is for; all where None."""
         super().__init__()
         self.transformer = transformer
         self.dropout = dropout
+        self._checkpointed = None if checkpointed is None else {id(block) for block in checkpointed}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.transformer(*args, **kwargs)
@@ -58,10 +66,30 @@ class Policy(torch.nn.Module):
         return self
 
     def gradient_checkpointing_enable(self, **_: Any) -> None:
-        self.transformer.enable_gradient_checkpointing()
+        if self._checkpointed is not None:
+            self.transformer.enable_gradient_checkpointing(self._checkpoint_chosen)
+        else:
+            self.transformer.enable_gradient_checkpointing()
+
+    def _checkpoint_chosen(self, block: torch.nn.Module, *args: Any) -> Any:
+        if self._checkpointed is not None and id(block) not in self._checkpointed:
+            return block(*args)
+        return checkpoint(block, *args, use_reentrant=False)
 
     def gradient_checkpointing_disable(self) -> None:
         self.transformer.disable_gradient_checkpointing()
+
+    # transformers renames these; both names are called, depending on its version.
+    activation_checkpointing_enable = gradient_checkpointing_enable
+    activation_checkpointing_disable = gradient_checkpointing_disable
+
+
+def evenly_spread(blocks: Sequence[torch.nn.Module], share: float) -> list[torch.nn.Module]:
+    """About `share` of the blocks, at equal distances, so that the peak of the backward pass is low throughout."""
+    count = round(share * len(blocks))
+    return [
+        block for i, block in enumerate(blocks) if (i + 1) * count // len(blocks) > i * count // len(blocks)
+    ]
 
 
 class ExponentialMovingAverage(TrainerCallback):
@@ -117,6 +145,7 @@ class AlignmentTrainer(Trainer):
     """
 
     loss_is_scaled_for_ga = False
+    args: AlignmentConfig
 
     def __init__(
         self,
@@ -140,7 +169,13 @@ class AlignmentTrainer(Trainer):
             self.lora_layers = []
         if generator.device.type == "cpu":
             keep_freed_memory()
-        self.policy = policy = Policy(generator.transformer, dropout)
+        if args.attention_backend is not None:
+            generator.set_attention_backend(args.attention_backend)
+        if args.compile_blocks:
+            generator.compile_blocks()
+        share = args.gradient_checkpointing_share
+        chosen = evenly_spread(generator.blocks(), share) if share < 1 else None
+        self.policy = policy = Policy(generator.transformer, dropout, chosen)
         self._metrics: dict[str, list[Tensor]] = defaultdict(list)
         super().__init__(
             model=policy,
@@ -166,6 +201,8 @@ class AlignmentTrainer(Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Trains; afterwards the network is in evaluation mode, ready to sample from."""
+        if self.args.release_text_encoder:
+            self.generator.release_text_encoder()  # all prompts are encoded by now
         try:
             return super().train(*args, **kwargs)
         finally:
@@ -253,6 +290,7 @@ class AlignmentTrainer(Trainer):
         if self.lora.use_peft:
             write_adapter(folder, trained_adapter(self.generator, state_dict, PREFIX), self.training_record())
         elif not folder.name.startswith(PREFIX_CHECKPOINT_DIR):
+            self.generator.restore_text_encoder()
             with self.ema.swapped() if self.ema else nullcontext():
                 self.generator.pipeline.save_pretrained(folder)
             if self._zero_stage() == 3:

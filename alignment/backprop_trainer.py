@@ -73,7 +73,7 @@ class BackpropTrainer(AlignmentTrainer):
         size = video_size(generator, args.num_frames, args.height, args.width)
         self.latent_shape = generator.latent_shape(*size)
         self.guidance_scale = defaults.guidance_scale if args.guidance_scale is None else args.guidance_scale
-        self.sigmas = flow.sigma_schedule(args.num_inference_steps, defaults.shift)
+        self.sigmas = generator.sigma_schedule(args.num_inference_steps, self.latent_shape)
         negatives = list(negative_prompts or [args.negative_prompt] * len(prompts))
         table = PromptTable.encode(generator, [*prompts, *negatives])
         self.conditions = table.conditions

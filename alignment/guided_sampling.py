@@ -112,7 +112,7 @@ def sample_aligned(
     defaults = generator.defaults
     shape = generator.latent_shape(*video_size(generator, num_frames, height, width))
     scale = defaults.guidance_scale if guidance_scale is None else guidance_scale
-    sigmas = flow.sigma_schedule(num_inference_steps or defaults.num_inference_steps, defaults.shift)
+    sigmas = generator.sigma_schedule(num_inference_steps or defaults.num_inference_steps, shape)
     encoded, rows = encode_unique_prompts(generator, prompts)
     negative = generator.encode_prompts([negative_prompt]) if scale != 1 else None
     all_seeds = [seed for own in seeds for seed in candidate_seeds(own, best_of)]

@@ -159,6 +159,7 @@ def text_encoder_hash(generator: VideoGenerator) -> str | None:
     """Fingerprint of the text encoders' weights; None where keeping their output would not pay."""
     from reward.models.trunk import fingerprint
 
+    generator.restore_text_encoder()
     components = getattr(generator.pipeline, "components", {})
     encoders = {
         name: part

@@ -17,7 +17,6 @@ from alignment.reward_mixture import RewardMixture, mix_rewards
 from alignment.rollout import Rollout, ode_samples
 from alignment.rollout_config import RolloutConfig
 from alignment.video_statistics import video_statistics
-from generator import flow
 from generator.base import Conditions, VideoGenerator
 from generator.output import InputError
 from generator.sampling import Trajectories, video_size
@@ -78,7 +77,7 @@ class RolloutTrainer(AlignmentTrainer):
         size = video_size(generator, args.num_frames, args.height, args.width)
         self.latent_shape = generator.latent_shape(*size)
         self.guidance_scale = defaults.guidance_scale if args.guidance_scale is None else args.guidance_scale
-        self.sigmas = flow.sigma_schedule(args.num_inference_steps, defaults.shift)
+        self.sigmas = generator.sigma_schedule(args.num_inference_steps, self.latent_shape)
         self.prompts = list(prompts)
         negatives = list(negative_prompts or [args.negative_prompt] * len(prompts))
         table = PromptTable.encode(generator, [*prompts, *negatives])

@@ -29,7 +29,15 @@ def load_generator_to_train(arguments: GeneratorArguments, config: AlignmentConf
     from generator import load_generator
 
     dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
-    return load_generator(arguments.model, adapter=arguments.adapter, device=config.device, dtype=dtype)
+    return load_generator(
+        arguments.model,
+        adapter=arguments.adapter,
+        device=config.device,
+        dtype=dtype,
+        quantization=arguments.quantization,
+        text_encoder_device=arguments.text_encoder_device,
+        tiling=arguments.tiling,
+    )
 
 
 def read_training_prompts(source: str, config: RewardedSamplingConfig) -> tuple[list[str], list[str]]:

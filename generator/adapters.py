@@ -3,6 +3,9 @@
 The file is diffusers' own (`pytorch_lora_weights.safetensors` with keys `transformer.<module>.lora_A.weight`
 and the LoRA configuration as metadata), so `pipeline.load_lora_weights(folder)` loads it too. Beside it,
 `training.json` says which model the adapter belongs to and how it was made.
+
+A model of two transformers (Wan 2.2 A14B) has a second file for its second one, which `load_lora_weights` reads with
+`weight_name="pytorch_lora_weights_2.safetensors", load_into_transformer_2=True`.
 """
 
 from __future__ import annotations
@@ -28,9 +31,11 @@ from generator.base import VideoGenerator
 from generator.output import InputError, atomic_path, write_json
 
 WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
+SECOND_WEIGHTS_NAME = "pytorch_lora_weights_2.safetensors"
 TRAINING_NAME = "training.json"
 METADATA_KEY = "lora_adapter_metadata"
 PREFIX = "transformer."
+SECOND_PREFIX = "transformer_2."
 
 
 @dataclass
@@ -89,6 +94,31 @@ def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, {name.removeprefix(PREFIX): value for name, value in metadata.items()}
 
 
+def _read_pairs(file: Path) -> dict[str, tuple[Tensor, Tensor]]:
+    tensors, configuration = _read_file(file)
+    pairs = {}
+    for name, down in tensors.items():
+        if not name.endswith(".lora_A.weight"):
+            if not name.endswith((".lora_B.weight", ".alpha")):
+                raise InputError(
+                    f"The adapter {file} holds {name!r}, but only plain LoRA of linear layers can be loaded: "
+                    "train it without DoRA and without `modules_to_save`."
+                )
+            continue
+        module = name.removesuffix(".lora_A.weight")
+        up = tensors.get(f"{module}.lora_B.weight")
+        if up is None or down.ndim != 2 or up.ndim != 2 or up.shape[1] != down.shape[0]:
+            raise InputError(
+                f"The adapter {file} has no matching pair of matrices for {module!r}: it is damaged."
+            )
+        alpha = tensors.get(f"{module}.alpha")
+        scaling = (
+            alpha.item() / len(down) if alpha is not None else _scaling(module, len(down), configuration)
+        )
+        pairs[module] = (down.float(), up.float() * scaling)
+    return pairs
+
+
 def read_adapter(path: str | Path) -> LoraAdapter:
     """Reads a folder with `pytorch_lora_weights.safetensors`, or such a file.
 
@@ -97,29 +127,13 @@ def read_adapter(path: str | Path) -> LoraAdapter:
     """
     path = Path(path)
     file = path / WEIGHTS_NAME if path.is_dir() else path
-    if not file.is_file():
+    second = path / SECOND_WEIGHTS_NAME
+    if not file.is_file() and not second.is_file():
         raise InputError(f"No adapter was found at {path}: give a folder that holds {WEIGHTS_NAME}.")
-    tensors, configuration = _read_file(file)
-    pairs = {}
-    for name, down in tensors.items():
-        if not name.endswith(".lora_A.weight"):
-            if not name.endswith((".lora_B.weight", ".alpha")):
-                raise InputError(
-                    f"The adapter {path} holds {name!r}, but only plain LoRA of linear layers can be loaded: "
-                    "train it without DoRA and without `modules_to_save`."
-                )
-            continue
-        module = name.removesuffix(".lora_A.weight")
-        up = tensors.get(f"{module}.lora_B.weight")
-        if up is None or down.ndim != 2 or up.ndim != 2 or up.shape[1] != down.shape[0]:
-            raise InputError(
-                f"The adapter {path} has no matching pair of matrices for {module!r}: it is damaged."
-            )
-        alpha = tensors.get(f"{module}.alpha")
-        scaling = (
-            alpha.item() / len(down) if alpha is not None else _scaling(module, len(down), configuration)
-        )
-        pairs[module] = (down.float(), up.float() * scaling)
+    pairs = _read_pairs(file) if file.is_file() else {}
+    if second.is_file():
+        pairs = {f"{PREFIX}{module}": pair for module, pair in pairs.items()}
+        pairs |= {f"{SECOND_PREFIX}{module}": pair for module, pair in _read_pairs(second).items()}
     if not pairs:
         raise InputError(
             f"The adapter {path} holds no LoRA weights: give a folder that a training command wrote."
@@ -144,24 +158,38 @@ def write_adapter(folder: str | Path, adapter: LoraAdapter, training: dict[str, 
     All modules get the highest rank among them (missing rows are zero), so one rank describes the file.
     """
     folder = Path(folder)
-    rank = max(len(down) for down, _ in adapter.pairs.values())
+    pairs = adapter.pairs
+    second = {name: pair for name, pair in pairs.items() if name.startswith(SECOND_PREFIX)}
+    if second:
+        pairs = {name: pair for name, pair in pairs.items() if name not in second}
+        _write_pairs(folder / SECOND_WEIGHTS_NAME, _without_prefix(second, SECOND_PREFIX))
+    if pairs:
+        _write_pairs(folder / WEIGHTS_NAME, _without_prefix(pairs, PREFIX))
+    write_json(folder / TRAINING_NAME, training)
+
+
+def _without_prefix(pairs: dict[str, tuple[Tensor, Tensor]], prefix: str) -> dict[str, tuple[Tensor, Tensor]]:
+    return {name.removeprefix(prefix): pair for name, pair in pairs.items()}
+
+
+def _write_pairs(file: Path, pairs: dict[str, tuple[Tensor, Tensor]]) -> None:
+    rank = max(len(down) for down, _ in pairs.values())
     tensors = {}
-    for module, (down, up) in adapter.pairs.items():
+    for module, (down, up) in pairs.items():
         missing = rank - len(down)
         tensors[f"{PREFIX}{module}.lora_A.weight"] = torch.nn.functional.pad(
             down, (0, 0, 0, missing)
         ).contiguous()
         tensors[f"{PREFIX}{module}.lora_B.weight"] = torch.nn.functional.pad(up, (0, missing)).contiguous()
-    configuration = LoraConfig(r=rank, lora_alpha=rank, target_modules=sorted(adapter.pairs)).to_dict()
+    configuration = LoraConfig(r=rank, lora_alpha=rank, target_modules=sorted(pairs)).to_dict()
     metadata = {
         f"{PREFIX}{name}": sorted(value) if isinstance(value, set) else value
         for name, value in configuration.items()
     }
-    with atomic_path(folder / WEIGHTS_NAME) as temporary:
+    with atomic_path(file) as temporary:
         save_file(
             tensors, temporary, metadata={"format": "pt", METADATA_KEY: json.dumps(metadata, default=str)}
         )
-    write_json(folder / TRAINING_NAME, training)
 
 
 def _check_model(generator: VideoGenerator, adapter: LoraAdapter, path: str | Path) -> None:
@@ -184,6 +212,16 @@ def _check_model(generator: VideoGenerator, adapter: LoraAdapter, path: str | Pa
             )
 
 
+def _for_experts(generator: VideoGenerator, adapter: LoraAdapter) -> LoraAdapter:
+    """An adapter of one file is that of the first of two transformers."""
+    names = {name.split(".")[0] + "." for name, _ in generator.transformer.named_children()}
+    if not {PREFIX, SECOND_PREFIX} <= names or any(
+        name.startswith((PREFIX, SECOND_PREFIX)) for name in adapter.pairs
+    ):
+        return adapter
+    return LoraAdapter({f"{PREFIX}{name}": pair for name, pair in adapter.pairs.items()}, adapter.training)
+
+
 def merged_adapter(generator: VideoGenerator) -> LoraAdapter | None:
     """What `load_adapters` has added to the generator's weights, or None."""
     return vars(generator).get("_merged_adapter")
@@ -200,13 +238,18 @@ def load_adapters(generator: VideoGenerator, paths: str | Path | Sequence[str | 
         InputError: an adapter is missing or belongs to another model; the model is then unchanged.
     """
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
-    adapters = [read_adapter(path) for path in paths]
+    adapters = [_for_experts(generator, read_adapter(path)) for path in paths]
     for path, adapter in zip(paths, adapters):
         _check_model(generator, adapter, path)
     total = concatenate_adapters(adapters)
     modules = dict(generator.transformer.named_modules())
     for name, (down, up) in total.pairs.items():
-        weight = modules[name].weight
+        weight: Tensor = modules[name].weight
+        if not weight.is_floating_point():
+            raise InputError(
+                f"Adapters cannot be merged into the quantised weights of {generator.name}: load it without "
+                "quantization."
+            )
         change = up.to(weight.device) @ down.to(weight.device)
         weight.copy_(weight.float() + change)
     before = merged_adapter(generator)

@@ -20,6 +20,9 @@ Conditions = dict[str, Tensor]
 """What the transformer sees beside latents and sigma. Every tensor has the batch as its first dimension."""
 
 
+_BLOCK_LISTS = ("transformer_blocks", "blocks", "layers")
+
+
 @dataclass(frozen=True)
 class GenerationDefaults:
     """What a family uses where the user says nothing.
@@ -87,6 +90,8 @@ class VideoGenerator(ABC):
     pipeline: Any
     defaults: GenerationDefaults
     lora_target_modules: list[str]
+    takes_known_frames = False
+    """Whether `frame_velocity` works, and with it videos as prompts (`generator.video_prompts`)."""
 
     @property
     @abstractmethod
@@ -112,6 +117,16 @@ class VideoGenerator(ABC):
     @abstractmethod
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """`(channels, frames, height, width)` of the latents of a video of this size."""
+
+    def sigma_schedule(self, num_inference_steps: int, latent_shape: Sequence[int] | None = None) -> Tensor:
+        """Noise levels `[num_inference_steps + 1]` of the family's sampler, from 1 to exactly 0.
+
+        Args:
+            latent_shape: `(channels, frames, height, width)`, for families whose schedule depends on the size.
+        """
+        from generator import flow
+
+        return flow.sigma_schedule(num_inference_steps, self.defaults.shift)
 
     @abstractmethod
     def encode(self, videos: Tensor) -> Tensor:
@@ -143,6 +158,28 @@ class VideoGenerator(ABC):
                 DeepSpeed or DDP wraps around it. Gradients flow through it.
         """
 
+    def frame_velocity(
+        self,
+        latents: Tensor,
+        sigma: Tensor,
+        conditions: Conditions,
+        seconds_per_frame: float | None = None,
+        key_frames: bool = False,
+    ) -> Tensor:
+        """Predicted velocity in float32 with a noise level for each latent frame; known frames have level 0.
+
+        Args:
+            latents: `[batch, channels, frames, height, width]`, float32.
+            sigma: `[batch, frames]`, float32 noise levels in [0, 1].
+            conditions: from `encode_prompts`, one row a video.
+            seconds_per_frame: time between latent frames; the family's own by default.
+            key_frames: every latent frame is an image of its own.
+
+        Raises:
+            NotImplementedError: the family has one noise level for all frames (`takes_known_frames` is False).
+        """
+        raise NotImplementedError(f"{self.name} has one noise level for all frames.")
+
     @abstractmethod
     def features(
         self, latents: Tensor, sigma: Tensor, conditions: Conditions, num_blocks: int
@@ -159,6 +196,46 @@ class VideoGenerator(ABC):
             Features `[batch, tokens, dim]` in the transformer's dtype, and a mask `[batch, tokens]` that is True
             where a token is real.
         """
+
+    def release_text_encoder(self) -> None:  # noqa: B027
+        """Frees the memory of the text encoder once all prompts are encoded; families with a small one keep it."""
+
+    def restore_text_encoder(self) -> None:  # noqa: B027
+        """Undoes `release_text_encoder`; encoding another prompt does so by itself."""
+
+    def blocks(self) -> list[torch.nn.Module]:
+        """The transformer's repeated blocks in the order in which they run."""
+        transformer: Any = self.transformer
+        return [block for name in _BLOCK_LISTS for block in getattr(transformer, name, [])]
+
+    def compile_blocks(self, **options: Any) -> None:
+        """Compiles each repeated block when it first runs (regional `torch.compile`); all share the code.
+
+        Shapes are compiled as they are: a rollout and an update have one each.
+
+        Args:
+            options: for `torch.compile`, over `dynamic=False`.
+        """
+        for block in self.blocks():
+            block.compile(**{"dynamic": False, **options})
+
+    def set_attention_backend(self, backend: str) -> None:
+        """Chooses the attention kernel by diffusers' name: `native`, `_native_cudnn`, `flash`, `_flash_3`, …
+
+        Raises:
+            InputError: there is no such kernel, it cannot run here, or the family has no choice.
+        """
+        from generator.output import InputError
+
+        transformer: Any = self.transformer
+        models: list[Any] = [m for m in transformer.modules() if hasattr(m, "set_attention_backend")]
+        try:
+            for model in models:
+                model.set_attention_backend(backend)
+        except (ValueError, RuntimeError, ImportError) as error:
+            raise InputError(f"The attention kernel {backend!r} cannot be used: {error}") from error
+        if not models:
+            raise InputError(f"{self.name} has one attention kernel only: leave attention_backend unset.")
 
     def generate(
         self,

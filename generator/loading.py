@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
+import importlib.util
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
-from generator.base import VideoGenerator
+from generator.base import GenerationDefaults, VideoGenerator
 from generator.output import InputError
+
+DEFAULTS_NAME = "generation_defaults.json"
+"""In a model's folder: sizes and sampling settings instead of the family's own, as `GenerationDefaults` has them."""
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 
-FAMILIES = {"NativeVideoPipeline": "generator.families.native:NativeGenerator"}
+FAMILIES = {
+    "NativeVideoPipeline": "generator.families.native:NativeGenerator",
+    "WanPipeline": "generator.families.wan:WanGenerator",
+    "LTXPipeline": "generator.families.ltx:LTXGenerator",
+    "CogVideoXPipeline": "generator.families.cogvideox:CogVideoXGenerator",
+    "HunyuanVideoPipeline": "generator.families.hunyuan_video:HunyuanVideoGenerator",
+    "HunyuanVideo15Pipeline": "generator.families.hunyuan_video:HunyuanVideo15Generator",
+}
 """Pipeline class in `model_index.json` -> `module:class` of the adapter that serves it."""
 
 
@@ -62,6 +75,24 @@ def read_class_name(index: Path) -> str:
         ) from error
 
 
+def read_defaults(folder: Path, defaults: GenerationDefaults) -> GenerationDefaults:
+    """`defaults` with what the model folder's `generation_defaults.json`, if it has one, says instead.
+
+    Raises:
+        InputError: the file is damaged or has an unknown field.
+    """
+    path = folder / DEFAULTS_NAME
+    if not path.is_file():
+        return defaults
+    try:
+        return dataclasses.replace(defaults, **json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        known = ", ".join(item.name for item in dataclasses.fields(defaults))
+        raise InputError(
+            f"{path} cannot be used ({error}): it must be a JSON object with some of {known}."
+        ) from error
+
+
 def default_device() -> torch.device:
     """The first GPU if there is one, the CPU otherwise."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -85,11 +116,55 @@ def _no_progress_bars() -> Iterator[None]:
                 library.enable_progress_bar()
 
 
+def quantization_options(quantization: str | None, class_name: str, dtype: torch.dtype) -> dict[str, Any]:
+    """What `from_pretrained` needs to quantise the transformer's weights as it reads them.
+
+    Raises:
+        InputError: bitsandbytes or a GPU is missing, or pipeline and number of bits are not what it can be used for.
+    """
+    if quantization is None:
+        return {}
+    if quantization not in ("8bit", "4bit"):
+        raise InputError(f"The quantization is {quantization!r}, but must be 8bit or 4bit.")
+    if class_name == "NativeVideoPipeline":
+        raise InputError("The built-in models are too small to be quantised: leave quantization out.")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise InputError(
+            f"{quantization} weights need bitsandbytes, which is not installed: pip install 'vidalign[quantization]'."
+        )
+    if not torch.cuda.is_available():
+        raise InputError(
+            f"{quantization} weights need a GPU that torch sees, and there is none: leave quantization out."
+        )
+    from diffusers import BitsAndBytesConfig, PipelineQuantizationConfig
+
+    if quantization == "8bit":
+        config = BitsAndBytesConfig(load_in_8bit=True)
+    else:
+        config = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
+        )
+    mapping = dict.fromkeys(("transformer", "transformer_2"), config)
+    return {"quantization_config": PipelineQuantizationConfig(quant_mapping=mapping)}
+
+
+def place(pipeline: Any, device: torch.device, text_encoder_device: torch.device | str | None) -> None:
+    """Moves each part of the pipeline to where it belongs; quantised parts are where they were read to."""
+    for name, component in pipeline.components.items():
+        if not isinstance(component, torch.nn.Module) or getattr(component, "is_loaded_in_8bit", False):
+            continue
+        home = text_encoder_device if name.startswith("text_encoder") and text_encoder_device else device
+        component.to(home)
+
+
 def load_generator(
     name_or_path: str | Path,
     adapter: str | Path | Sequence[str | Path] | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
+    quantization: str | None = None,
+    text_encoder_device: torch.device | str | None = None,
+    tiling: bool = False,
 ) -> VideoGenerator:
     """Loads a text-to-video generator.
 
@@ -99,16 +174,21 @@ def load_generator(
         device: where to put it; the first GPU if there is one, otherwise the CPU.
         dtype: of the transformer and text encoder; bfloat16 on a GPU and float32 on the CPU by default. The
             autoencoder stays in float32 on the CPU and follows `dtype` on a GPU.
+        quantization: `8bit` or `4bit` weights of the transformer (bitsandbytes), to train LoRA on.
+        text_encoder_device: where prompts are encoded, for example `cpu` if the text encoder and the transformer do
+            not fit the GPU together; `device` where not given.
+        tiling: encode and decode videos tile by tile and one by one, for large videos.
 
     Raises:
-        InputError: the model or the adapter cannot be found or read, or does not fit.
+        InputError: the model or the adapter cannot be found or read, does not fit, or the family or machine cannot
+            do what was asked for.
     """
     folder = find_pipeline(name_or_path)
     class_name = read_class_name(folder / "model_index.json")
     if class_name not in FAMILIES:
         raise InputError(
             f"{name_or_path} is a {class_name}, but the supported pipelines are {', '.join(FAMILIES)}: "
-            "see docs for how to add a family."
+            "docs/families.md says how to add a family."
         )
     module_name, adapter_name = FAMILIES[class_name].split(":")
     family = getattr(importlib.import_module(module_name), adapter_name)
@@ -116,7 +196,9 @@ def load_generator(
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     try:
         with _no_progress_bars():
-            pipeline = family.pipeline_class.from_pretrained(folder, dtype=dtype).to(device)
+            quantized = quantization_options(quantization, class_name, dtype)
+            pipeline = family.pipeline_class.from_pretrained(folder, dtype=dtype, **quantized)
+            place(pipeline, device, text_encoder_device)
     except (OSError, SafetensorError) as error:
         raise InputError(
             f"The model {name_or_path} cannot be read ({error}): restore its files or download it again."
@@ -126,6 +208,12 @@ def load_generator(
         if isinstance(component, torch.nn.Module):
             component.requires_grad_(False).eval()
     generator = family(pipeline, str(name_or_path))
+    vars(generator)["folder"] = folder
+    if tiling:
+        if not hasattr(generator, "save_decoding_memory"):
+            raise InputError(f"{name_or_path} has no tiling, and is too small to need it: leave it out.")
+        generator.save_decoding_memory()
+    generator.defaults = read_defaults(folder, generator.defaults)
     if adapter:
         from generator.adapters import load_adapters
 

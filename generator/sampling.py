@@ -49,13 +49,18 @@ def guided_velocity(
         raise ValueError(f"guidance_scale is {guidance_scale}, which needs negative_conditions.")
     rows = next(iter(conditions.values())).shape[0]
     negative_rows = next(iter(negative_conditions.values())).shape[0]
-    both = concatenate([conditions, repeat(negative_conditions, rows // negative_rows)])
+    negative = repeat(negative_conditions, rows // negative_rows)
+    both = concatenate([conditions, negative])
 
     def velocity(latents: Tensor, sigma: Tensor) -> Tensor:
-        predicted = generator.velocity(latents.repeat(2, 1, 1, 1, 1), sigma.repeat(2), both, transformer)
-        conditional, unconditional = predicted.chunk(2)
-        if not unconditional_gradient:
-            unconditional = unconditional.detach()
+        if not unconditional_gradient and torch.is_grad_enabled():
+            # Apart, the unconditional branch keeps no activations and takes no backward pass.
+            with torch.no_grad():
+                unconditional = generator.velocity(latents, sigma, negative, transformer)
+            conditional = generator.velocity(latents, sigma, conditions, transformer)
+        else:
+            predicted = generator.velocity(latents.repeat(2, 1, 1, 1, 1), sigma.repeat(2), both, transformer)
+            conditional, unconditional = predicted.chunk(2)
         return flow.guide(conditional, unconditional, guidance_scale)
 
     return velocity
@@ -294,14 +299,16 @@ def generate_latents(
     size = video_size(generator, num_frames, height, width)
     seeds = one_seed_each(seed, len(prompts))
     scale = defaults.guidance_scale if guidance_scale is None else guidance_scale
-    sigmas = flow.sigma_schedule(num_inference_steps or defaults.num_inference_steps, defaults.shift)
+    steps = num_inference_steps or defaults.num_inference_steps
+    latent_shape = generator.latent_shape(*size)
+    sigmas = generator.sigma_schedule(steps, latent_shape)
     conditions, rows = encode_unique_prompts(generator, prompts)
     negative = generator.encode_prompts([negative_prompt]) if scale != 1 else None
     finished = []
     with tqdm(total=len(prompts), desc="Generating", unit="video", disable=not progress) as bar:
         for start in range(0, len(prompts), batch_size):
             batch = slice(start, start + batch_size)
-            noise = seeded_noise(seeds[batch], generator.latent_shape(*size)).to(generator.device)
+            noise = seeded_noise(seeds[batch], latent_shape).to(generator.device)
             velocity = guided_velocity(generator, select(conditions, rows[batch]), negative, scale)
             finished.append(sample_latents(velocity, noise, sigmas).cpu())
             bar.update(len(noise))

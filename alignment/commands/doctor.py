@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import av
 import torch
 from packaging.requirements import Requirement
 
@@ -20,7 +19,7 @@ from generator.output import write_json
 HELP = (
     "Says what this machine has (processors, memory, GPUs, packages, codecs, disk) and what will run on it."
 )
-EXAMPLE = "vidalign doctor"
+EXAMPLE = "vidalign doctor --model Wan-AI/Wan2.1-T2V-1.3B-Diffusers --num_frames 33 --height 240 --width 416"
 
 GIB = 2**30
 
@@ -31,6 +30,21 @@ class DoctorArguments:
 
     output_dir: str = field(default=".", metadata={"help": "Folder whose disk is looked at."})
     json: str | None = field(default=None, metadata={"help": "Also write what was found to this file."})
+    model: str | None = field(
+        default=None,
+        metadata={"help": "Also say how much GPU memory each method needs on this model (a folder or a hub id, of "
+                  "which only configurations are read), and with which flags it fits."},
+    )  # fmt: skip
+    num_frames: int | None = field(
+        default=None, metadata={"help": "Frames; the model's own number if unset."}
+    )
+    height: int | None = field(default=None, metadata={"help": "Pixels; the model's own height if unset."})
+    width: int | None = field(default=None, metadata={"help": "Pixels; the model's own width if unset."})
+    lora_r: int = field(default=16, metadata={"help": "Rank of the adapters."})
+    gpu_memory: float | None = field(
+        default=None,
+        metadata={"help": "Memory of the GPU in GB to plan for; that of the smallest GPU here if unset."},
+    )
 
 
 ARGUMENTS = (DoctorArguments,)
@@ -52,8 +66,25 @@ def run(arguments: DoctorArguments) -> None:
         ("What will run", advice(found)),
     ):
         print("\n".join([title, *(f"  {text}" for text in lines)]) + "\n")
+    if arguments.model is not None:
+        found["model"] = model_plan(arguments, found["gpus"])
+        print(
+            "\n".join([f"Memory of {arguments.model}", *(f"  {text}" for text in found["model"]["lines"])])
+            + "\n"
+        )
     if arguments.json is not None:
         write_json(arguments.json, found)
+
+
+def model_plan(arguments: DoctorArguments, found_gpus: list[dict[str, Any]]) -> dict[str, Any]:
+    """Forecast and advice for `arguments.model`, with the lines to print; see `alignment.memory_plan`."""
+    from alignment.memory_plan import plan
+
+    memory = arguments.gpu_memory
+    if memory is None and found_gpus:
+        memory = min(gpu["memory"] for gpu in found_gpus) / 1e9
+    size = (arguments.num_frames, arguments.height, arguments.width)
+    return plan(str(arguments.model), size, arguments.lora_r, memory)
 
 
 def machine(folder: Path) -> dict[str, Any]:
@@ -108,6 +139,10 @@ def packages() -> list[dict[str, Any]]:
 
 def video_codecs() -> dict[str, bool]:
     """What the FFmpeg libraries inside PyAV can do."""
+    try:
+        import av
+    except ImportError:
+        return {"read and write videos (PyAV is missing)": False}
     wanted = {"write H.264 (libx264)": ("libx264", "w"), "read H.264": ("h264", "r")}
     wanted |= {"read VP9 (webm)": ("vp9", "r"), "read AV1": ("libdav1d", "r"), "read GIF": ("gif", "r")}
     works = {}
@@ -148,7 +183,7 @@ def advice(found: dict[str, Any]) -> list[str]:
     """Which parts of vidalign work here."""
     cores, number = found["machine"]["cores"], len(found["gpus"])
     complete = all(package["fits"] for package in found["packages"] if package["name"] != "deepspeed")
-    video = found["video"]["write H.264 (libx264)"] and found["video"]["read H.264"]
+    video = all(found["video"].get(name) for name in ("write H.264 (libx264)", "read H.264"))
     nano = "on the GPU" if number else f"on {cores} CPU cores"
     deepspeed = importlib.util.find_spec("deepspeed") is not None
     smallest = min((gpu["memory"] for gpu in found["gpus"]), default=0)

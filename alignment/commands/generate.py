@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from alignment.prompted_generation import VideoPromptArguments, prompted
 from generator.base import VideoGenerator
 from generator.demonstrations import METADATA
 from generator.output import InputError, prepare_output_dir, write_json, write_jsonl
@@ -76,35 +77,46 @@ class GenerateArguments:
     )
 
 
-ARGUMENTS = (GenerateArguments,)
+ARGUMENTS = (GenerateArguments, VideoPromptArguments)
 
 
-def run(arguments: GenerateArguments) -> None:
+def run(arguments: GenerateArguments, prompt: VideoPromptArguments) -> None:
     """Generates every video that the output folder lacks, then writes `metadata.jsonl`."""
     from generator import load_generator
 
     _check(arguments)
+    if prompt.task and arguments.reward:
+        raise InputError(f"--{prompt.task} and --reward were both given: ask for one of them.")
     rows = video_rows(arguments, read_prompts(arguments.prompts))
     output_dir = Path(arguments.output_dir)
-    state = {**_what_matters(arguments), "prompts": [row["prompt"] for row in rows]}
+    state = {**_what_matters(arguments), **prompt.changed(), "prompts": [row["prompt"] for row in rows]}
     going_on = _is_unfinished(arguments, state)
     missing = [row for row in rows if not (going_on and (output_dir / row["file_name"]).is_file())]
     if missing:
         model = load_generator(arguments.model, adapter=arguments.adapter)
         sizes = [getattr(arguments, name) or getattr(model.defaults, name) for name in SIZES]
-        model.check_size(*sizes)
+        generate, fps = model.generate, model.defaults.fps
+        if prompt.task:
+            generate, fps = prompted(model, prompt, arguments.num_frames, *sizes[1:])
+        else:
+            model.check_size(*sizes)
+        if arguments.reward:
+            generate = _aligned(model, arguments)
         if not going_on:
             prepare_output_dir(output_dir, arguments.overwrite)
             write_json(output_dir / ARGUMENTS_FILE, state)
-        _generate_missing(model, missing, len(rows), arguments)
+        _generate_missing(generate, fps, missing, len(rows), arguments)
     write_jsonl(output_dir / METADATA, rows)
     print(f"{len(rows)} videos in {output_dir}")
 
 
 def _generate_missing(
-    model: VideoGenerator, missing: list[dict[str, Any]], total: int, arguments: GenerateArguments
+    generate: Callable[..., Tensor],
+    fps: float,
+    missing: list[dict[str, Any]],
+    total: int,
+    arguments: GenerateArguments,
 ) -> None:
-    generate = model.generate if arguments.reward is None else _aligned(model, arguments)
     # Videos of one call share a negative prompt.
     missing = sorted(missing, key=lambda row: (row["negative_prompt"], row["index"]))
     with tqdm(total=total, initial=total - len(missing), desc="videos", unit="video") as progress:
@@ -121,7 +133,7 @@ def _generate_missing(
                 batch_size=arguments.batch_size,
             )
             for row, video in zip(batch, videos, strict=True):
-                write_video(Path(arguments.output_dir) / row["file_name"], video, model.defaults.fps)
+                write_video(Path(arguments.output_dir) / row["file_name"], video, fps)
                 progress.update()
 
 
@@ -195,7 +207,7 @@ def _is_unfinished(arguments: GenerateArguments, state: dict[str, Any]) -> bool:
         found = json.loads((output_dir / ARGUMENTS_FILE).read_text(encoding="utf-8"))
     except ValueError:
         found = {}
-    differing = [name for name in state if found.get(name) != state[name]]
+    differing = [name for name in {**state, **found} if found.get(name) != state.get(name)]
     if differing:
         raise InputError(
             f"{output_dir} holds videos made with other arguments ({', '.join(differing)}): name another folder "

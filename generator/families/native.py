@@ -18,6 +18,7 @@ class NativeGenerator(VideoGenerator):
 
     pipeline_class = NativeVideoPipeline
     lora_target_modules = ["to_q", "to_k", "to_v", "to_out.0"]  # noqa: RUF012
+    takes_known_frames = True
 
     def __init__(self, pipeline: NativeVideoPipeline, name: str) -> None:
         self.pipeline = pipeline
@@ -70,6 +71,20 @@ class NativeGenerator(VideoGenerator):
         module = self.transformer if transformer is None else transformer
         arguments = self._transformer_arguments(latents, sigma, conditions)
         return module(**arguments, return_dict=False)[0].float()
+
+    @torch.no_grad()
+    def frame_velocity(
+        self,
+        latents: Tensor,
+        sigma: Tensor,
+        conditions: Conditions,
+        seconds_per_frame: float | None = None,
+        key_frames: bool = False,
+    ) -> Tensor:
+        arguments = self._transformer_arguments(latents, sigma, conditions)
+        if seconds_per_frame is not None:
+            arguments["seconds_per_frame"] = seconds_per_frame
+        return self.transformer(**arguments, key_frames=key_frames, return_dict=False)[0].float()
 
     def features(
         self, latents: Tensor, sigma: Tensor, conditions: Conditions, num_blocks: int

@@ -45,7 +45,7 @@ def record(generator):
 
 def test_lora_matches_layers_lists_them_and_leaves_the_output_unchanged(generator, caplog):
     before = output(generator)
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="alignment"):
         matched = add_lora(generator, LoraArguments(), seed=0)
     assert len(matched) == 8
     assert matched[0] in caplog.text

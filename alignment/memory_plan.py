@@ -1,0 +1,133 @@
+"""`vidalign doctor --model M`: which method fits a GPU, with which flags."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from alignment.memory_forecast import Forecast, Work, forecast, model_defaults, text_encoder_bytes
+from generator.loading import find_pipeline
+from generator.output import InputError
+
+CONFIGURATIONS = ["*.json"]
+ALLOWANCE = 0.10
+"""Share of the GPU left for the CUDA context, fragments of the allocator and kernels' workspaces."""
+
+OPTIONS: list[tuple[str, dict[str, Any]]] = [
+    ("", {}),
+    ("--gradient_checkpointing true", {"checkpointed_share": 1.0}),
+    (
+        "--gradient_checkpointing true --quantization 8bit",
+        {"checkpointed_share": 1.0, "quantization": "8bit"},
+    ),
+    (
+        "--gradient_checkpointing true --quantization 4bit",
+        {"checkpointed_share": 1.0, "quantization": "4bit"},
+    ),
+]
+"""Flags and what they change, from the fastest to the smallest."""
+
+COMMON = "--bf16 true --per_device_train_batch_size 1"
+SMALL_ROLLOUT = "--rollout_batch_size 1 --reward_batch_size 1 --monitor_videos 1"
+
+
+def find_configurations(model: str) -> Path:
+    """The folder of `model` with its configurations; of a hub id nothing else is fetched.
+
+    Raises:
+        InputError: nothing of that name can be found.
+    """
+    if model.count("/") == 1 and not Path(model).exists():
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+        try:
+            return Path(snapshot_download(model, allow_patterns=CONFIGURATIONS))
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+            raise InputError(
+                f"The configurations of {model!r} are neither here nor could they be fetched from the hub "
+                f"({type(error).__name__}): name a folder with model_index.json or a hub id."
+            ) from error
+    return find_pipeline(model)
+
+
+def plan(
+    model: str, size: tuple[int | None, int | None, int | None], lora_r: int, gpu_memory: float | None
+) -> dict[str, Any]:
+    """What each method needs on `model`, and the first of `OPTIONS` that fits.
+
+    Args:
+        size: frames, height, width; the model's own where None.
+        gpu_memory: GB of the GPU to plan for, or None to list every option.
+
+    Returns:
+        `{"size", "text_encoders", "methods": {method: [{"flags", "peak", "resident", "transient", "fits"}]}, "lines"}`
+        with sizes in bytes.
+
+    Raises:
+        InputError: the model is unknown, of a family that cannot be forecast, or cannot make this size.
+    """
+    folder = find_configurations(model)
+    defaults = model_defaults(folder)
+    own = (defaults.num_frames, defaults.height, defaults.width)
+    frames, height, width = (given or usual for given, usual in zip(size, own))
+    guided = defaults.guidance_scale != 1
+    work = Work("generate", frames, height, width, batch=1, decode_batch=1, guided=guided, lora_r=lora_r)
+    usable = None if gpu_memory is None else gpu_memory * 1e9 * (1 - ALLOWANCE)
+    methods: dict[str, list[dict[str, Any]]] = {}
+    for method in ("generate", "sft", "dpo", "ppo"):
+        options = OPTIONS[:1] if method == "generate" else OPTIONS
+        methods[method] = []
+        for flags, changes in options:
+            bits = changes.get("quantization")
+            share = changes.get("checkpointed_share", 0.0)
+            if bits is None:
+                unquantised = forecast(
+                    folder, replace(work, method=method, rollout_batch=1, checkpointed_share=share)
+                )
+            found = unquantised if bits is None else unquantised.quantised(bits)
+            fits = None if usable is None else found.peak <= usable
+            text = " ".join(part for part in (flags, SMALL_ROLLOUT if method == "ppo" else "") if part)
+            methods[method].append(_option(text, found, fits))
+            if fits:
+                break
+    encoders = text_encoder_bytes(folder)
+    heading = f"{frames} frames of {height}x{width}, LoRA of rank {lora_r}" + (", guided" if guided else "")
+    lines = [f"{heading}; training with {COMMON}", *_lines(methods), *_text_encoder_lines(encoders, usable)]
+    return {"size": [frames, height, width], "text_encoders": encoders, "methods": methods, "lines": lines}
+
+
+def _option(flags: str, found: Forecast, fits: bool | None) -> dict[str, Any]:
+    return {
+        "flags": flags,
+        "peak": found.peak,
+        "resident": found.resident,
+        "transient": found.transient,
+        "fits": fits,
+    }
+
+
+def _lines(methods: dict[str, list[dict[str, Any]]]) -> list[str]:
+    lines = []
+    for method, options in methods.items():
+        shown = options if options[-1]["fits"] is None else options[-1:]
+        for option in shown:
+            mark = {None: "  ", True: "ok", False: "--"}[option["fits"]]
+            flags = f"  {option['flags']}" if option["flags"] else ""
+            lines.append(f"{mark}  {method:<8} {option['peak'] / 1e9:6.1f} GB{flags}")
+        if shown[-1]["fits"] is False and method != "generate":
+            lines.append(
+                "      more than this GPU has: smaller videos, or several GPUs with --accelerate_config zero3"
+            )
+    return lines
+
+
+def _text_encoder_lines(encoders: dict[str, int], usable: float | None) -> list[str]:
+    if not encoders:
+        return []
+    total = sum(encoders.values())
+    text = f"text encoder {total / 1e9:.1f} GB as stored, freed once the prompts are encoded"
+    if usable is not None and total > usable:
+        text += "; it does not fit: --text_encoder_device cpu"
+    return [text]

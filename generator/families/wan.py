@@ -1,0 +1,172 @@
+"""Wan 2.1 and 2.2 (arXiv 2503.20314): one transformer (1.3B, 14B, TI2V-5B) or two (A14B)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import WanPipeline
+from diffusers.loaders import PeftAdapterMixin
+from torch import Tensor, nn
+
+from generator.base import Conditions, GenerationDefaults
+from generator.families.pipeline_generator import PipelineGenerator, trim, zero_pad
+
+
+class WanExperts(nn.Module, PeftAdapterMixin):
+    """The two transformers of Wan 2.2 A14B as one: noise levels from `boundary` on go to the first.
+
+    Its children have the names of the pipeline's components, so a layer is `transformer.…` or `transformer_2.…`.
+    """
+
+    def __init__(self, transformer: nn.Module, transformer_2: nn.Module, boundary: float) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.transformer_2 = transformer_2
+        self.boundary = boundary
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Both configurations and where one hands over to the other."""
+        first, second = (
+            {name: value for name, value in dict(expert.config).items() if not name.startswith("_")}
+            for expert in self.experts()
+        )
+        return {"transformer": first, "transformer_2": second, "boundary": self.boundary}
+
+    @property
+    def _keep_in_fp32_modules(self) -> list[str]:
+        return self.transformer._keep_in_fp32_modules  # type: ignore[return-value]
+
+    def experts(self) -> tuple[Any, Any]:
+        """The transformer of high noise levels and that of low ones."""
+        return self.transformer, self.transformer_2
+
+    def enable_gradient_checkpointing(self, gradient_checkpointing_func: Any = None) -> None:
+        for expert in self.experts():
+            expert.enable_gradient_checkpointing(gradient_checkpointing_func)
+
+    def disable_gradient_checkpointing(self) -> None:
+        for expert in self.experts():
+            expert.disable_gradient_checkpointing()
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        timestep: Tensor,
+        encoder_hidden_states: Tensor,
+        return_dict: bool = False,
+    ) -> tuple[Tensor]:
+        """The velocity `[batch, channels, frames, height, width]`, each row from the expert of its noise level."""
+        noisy = timestep >= self.boundary * 1000
+        if bool(noisy.all()):
+            return self.transformer(hidden_states, timestep, encoder_hidden_states, return_dict=False)
+        if not bool(noisy.any()):
+            return self.transformer_2(hidden_states, timestep, encoder_hidden_states, return_dict=False)
+        velocity = torch.empty_like(hidden_states)
+        for rows, expert in ((noisy, self.transformer), (~noisy, self.transformer_2)):
+            part = expert(
+                hidden_states[rows], timestep[rows], encoder_hidden_states[rows], return_dict=False
+            )[0]
+            velocity = velocity.to(part.dtype).index_put((rows.nonzero()[:, 0],), part)
+        return (velocity,)
+
+
+class WanGenerator(PipelineGenerator):
+    """Adapter of `WanPipeline`."""
+
+    pipeline_class = WanPipeline
+    block_lists = ("blocks",)
+    max_sequence_length = 512
+    """What the pipeline's own call uses; its `encode_prompt` alone would use 226."""
+
+    def __init__(self, pipeline: WanPipeline, name: str) -> None:
+        self._experts: WanExperts | None = None
+        if pipeline.transformer_2 is not None and pipeline.config.boundary_ratio is not None:
+            self._experts = WanExperts(
+                pipeline.transformer, pipeline.transformer_2, pipeline.config.boundary_ratio
+            )
+        super().__init__(pipeline, name)
+
+    @property
+    def transformer(self) -> nn.Module:
+        return self.pipeline.transformer if self._experts is None else self._experts
+
+    def _pipeline_defaults(self) -> GenerationDefaults:
+        scheduler = self.pipeline.scheduler.config
+        # UniPC calls it flow_shift; FlowMatchEuler, shift.
+        shift = scheduler.get("flow_shift", scheduler.get("shift", 3.0))
+        if self.pipeline.config.expand_timesteps:
+            return GenerationDefaults(121, 704, 1280, 24.0, 50, 5.0, shift)
+        if self._experts is not None:
+            return GenerationDefaults(81, 480, 832, 16.0, 40, 4.0, shift)
+        return GenerationDefaults(81, 480, 832, 16.0, 50, 5.0, shift)
+
+    def size_multiples(self) -> tuple[int, int]:
+        space, time = self._compression()
+        return space * self.pipeline.transformer.config.patch_size[1], time
+
+    def _compression(self) -> tuple[int, int]:
+        return self.pipeline.vae_scale_factor_spatial, self.pipeline.vae_scale_factor_temporal
+
+    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        config = self.pipeline.vae.config
+        mean, std = (torch.tensor(values).to(like) for values in (config.latents_mean, config.latents_std))
+        return mean.view(1, -1, 1, 1, 1), std.view(1, -1, 1, 1, 1)
+
+    def normalise(self, latents: Tensor) -> Tensor:
+        mean, std = self._statistics(latents)
+        return (latents - mean) / std
+
+    def denormalise(self, latents: Tensor) -> Tensor:
+        mean, std = self._statistics(latents)
+        return latents * std + mean
+
+    def _encode_prompts(self, prompts: list[str]) -> Conditions:
+        text, _ = self.pipeline.encode_prompt(
+            prompts,
+            do_classifier_free_guidance=False,
+            max_sequence_length=self.max_sequence_length,
+            device=self.text_device,
+        )
+        # What is past the end of a prompt is exactly zero and is put back when the transformer is called.
+        return {"encoder_hidden_states": trim(text, (text != 0).any(dim=2))[0]}
+
+    def condition_shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        width = self.pipeline.transformer.config.text_dim
+        return {"encoder_hidden_states": ((self.max_sequence_length, width), self.dtype)}
+
+    def _transformer_arguments(
+        self, latents: Tensor, sigma: Tensor, conditions: Conditions
+    ) -> dict[str, Any]:
+        text = zero_pad(conditions["encoder_hidden_states"], self.max_sequence_length)
+        return {
+            "hidden_states": latents.to(self.dtype),
+            "timestep": sigma.float() * 1000,
+            "encoder_hidden_states": text.to(self.dtype),
+        }
+
+    def blocks(self) -> list[nn.Module]:
+        if self._experts is None:
+            return super().blocks()
+        return [block for expert in self._experts.experts() for block in expert.blocks]
+
+    def features(
+        self, latents: Tensor, sigma: Tensor, conditions: Conditions, num_blocks: int
+    ) -> tuple[Tensor, Tensor]:
+        if self._experts is None:
+            return super().features(latents, sigma, conditions, num_blocks)
+        # A reward model looks at nearly clean latents, which the low-noise expert knows, so it is the trunk.
+        return _LowNoiseTrunk(self).features(latents, sigma, conditions, num_blocks)
+
+
+class _LowNoiseTrunk(WanGenerator):
+    """A generator whose transformer is the low-noise expert alone."""
+
+    def __init__(self, generator: WanGenerator) -> None:
+        vars(self).update(vars(generator))
+        self._experts = None
+
+    @property
+    def transformer(self) -> nn.Module:
+        return self.pipeline.transformer_2

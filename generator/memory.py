@@ -1,0 +1,87 @@
+"""Peak memory of a computation without computing it: the operations run on fake tensors, and storages are counted.
+
+A fake tensor has a shape, a dtype and a lifetime but no values, so a model of billions of parameters is followed
+through forward and backward pass in seconds on any machine. Counted is what PyTorch's allocator is asked for in eager
+mode: `torch.compile` needs less, the allocator's fragments and the kernels' own workspaces come on top.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class StorageTracker(TorchDispatchMode):
+    """Counts the bytes of all storages that are made inside, while they live.
+
+    Attributes:
+        current: bytes alive now.
+        peak: most bytes alive at any time.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.current = 0
+        self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        existing = {_key(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor) and _key(leaf) not in existing and _key(leaf) not in self._known:
+                self._count(leaf)
+        self.peak = max(self.peak, self.current)
+        return result
+
+    def _count(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        self._known.add(key)
+        self.current += size
+        weakref.finalize(storage, self._forget, key, size)
+
+    def _forget(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.current -= size
+
+
+def _key(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+class _FusedAttention(torch.autograd.Function):
+    """Attention as fused kernels keep it: queries, keys, values, output and one number a query."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        output = torch.empty_like(query)
+        log_sum_exp = query.new_empty(query.shape[:-1], dtype=torch.float32)
+        ctx.save_for_backward(query, key, value, output, log_sum_exp)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        query, key, value, _, _ = ctx.saved_tensors
+        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+
+
+def _fused_attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
+    return _FusedAttention.apply(query, key, value)
+
+
+@contextmanager
+def fused_attention() -> Iterator[None]:
+    """Inside, PyTorch's attention takes the memory of a GPU's fused kernels and computes nothing."""
+    with mock.patch("torch.nn.functional.scaled_dot_product_attention", _fused_attention):
+        yield

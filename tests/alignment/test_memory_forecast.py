@@ -1,0 +1,168 @@
+"""Memory is forecast from configurations alone, and equals what the real computation allocates."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from alignment import memory_plan
+from alignment.adapters import LoraArguments, add_lora
+from alignment.cli import main
+from alignment.memory_forecast import DEPTH, Forecast, Work, _Probe, forecast
+from generator.base import repeat
+from generator.loading import load_generator
+from generator.memory import StorageTracker, fused_attention
+from generator.output import InputError
+from generator.testing_pipelines import TINY_PIPELINES, save_tiny_pipeline
+
+FORECAST_FAMILIES = [family for family in TINY_PIPELINES if family != "hunyuan_video1.5"]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("pipelines")
+    return {family: save_tiny_pipeline(family, root / family) for family in TINY_PIPELINES}
+
+
+def deepen(folder: Path, target: Path, layers: int) -> Path:
+    """The configurations of the pipeline in `folder` with `layers` blocks, without weights."""
+    for file in folder.rglob("*.json"):
+        copy = target / file.relative_to(folder)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text(file.read_text())
+    config = target / "transformer" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "num_layers": layers}))
+    return target
+
+
+def test_the_tracker_counts_what_lives_at_the_same_time() -> None:
+    values = torch.zeros(1000)
+    with StorageTracker() as tracker:
+        first = values + 1
+        second = first * 2
+        del first
+        third = second.view(10, 100)[0]
+    assert tracker.peak == 2 * 4000
+    assert tracker.current == 4000
+    del second, third
+    assert tracker.current == 0
+
+
+def test_the_tracker_counts_activations_kept_for_the_backward_pass() -> None:
+    weight = torch.ones(256, requires_grad=True)
+    with StorageTracker() as tracker:
+        x = weight
+        for _ in range(10):
+            x = x.sin()
+        x.sum().backward()
+    # Ten outputs and ten saved inputs are the same tensors but for the first, which is the weight.
+    assert 10 * 1024 <= tracker.peak <= 13 * 1024
+
+
+def test_fake_tensors_need_what_real_tensors_allocate(folders: dict[str, Path]) -> None:
+    work = Work("sft", 9, 16, 16, batch=2, lora_r=4)
+    expected = _Probe(folders["wan"], work, {}).kept_peak()
+    generator = load_generator(folders["wan"], device="cpu", dtype=torch.bfloat16)
+    add_lora(generator, LoraArguments(lora_r=4), seed=0)
+    latents = torch.randn(2, *generator.latent_shape(9, 16, 16))
+    conditions = repeat(generator.encode_prompts(["a red circle"]), 2)
+    with fused_attention(), StorageTracker() as tracker, torch.autocast("cpu", dtype=torch.bfloat16):
+        generator.velocity(latents, torch.full((2,), 0.5), conditions).square().mean().backward()
+    assert tracker.peak == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_deep_model_is_forecast_from_shallow_ones(
+    folders: dict[str, Path], tmp_path: Path, share: float
+) -> None:
+    deep = deepen(folders["wan"], tmp_path / "deep", 7)
+    work = Work("sft", 9, 32, 32, batch=2, lora_r=4, checkpointed_share=share)
+    whole = _Probe(deep, work, {"blocks": 7})
+    found = forecast(deep, work)
+    assert found.resident["transformer"] == whole.weight_bytes()
+    assert found.resident["adapters and AdamW"] == 3 * whole.trained_bytes()
+    direct = whole.checkpointed_peak() if share else whole.kept_peak()
+    assert found.transient["update"] == pytest.approx(direct, rel=0.02)
+    assert whole.blocks_in_full == {"blocks": 7}
+    assert DEPTH < 7
+
+
+def test_checkpointing_a_share_lies_between_none_and_all(folders: dict[str, Path], tmp_path: Path) -> None:
+    deep = deepen(folders["wan"], tmp_path / "deep", 12)
+    peaks = [
+        forecast(deep, Work("sft", 9, 32, 32, batch=4, checkpointed_share=share)).transient["update"]
+        for share in (1.0, 0.5, 0.0)
+    ]
+    assert peaks == sorted(peaks)
+
+
+@pytest.mark.parametrize("family", FORECAST_FAMILIES)
+def test_every_family_but_one_can_be_forecast(family: str, folders: dict[str, Path]) -> None:
+    size = TINY_PIPELINES[family][1]
+    found = forecast(folders[family], Work("ppo", *size, rollout_batch=2, decode_batch=1))
+    assert set(found.transient) == {"update", "sampling", "decoding"}
+    files = sum(p.stat().st_size for p in (folders[family] / "transformer").glob("*.safetensors"))
+    experts = 2 if family == "wan2.2-a14b" else 1
+    # Stored in float32 with one block or two, counted in bfloat16: within the parts that stay in float32.
+    layers = json.loads((folders[family] / "transformer" / "config.json").read_text())["num_layers"]
+    assert layers in (1, 2)
+    assert 0.4 * files * experts < found.resident["transformer"] < 1.05 * files * experts
+    assert found.peak > sum(found.resident.values())
+
+
+def test_quantised_weights_are_smaller(folders: dict[str, Path]) -> None:
+    plain = forecast(folders["wan"], Work("generate", 9, 16, 16, decode_batch=0))
+    sizes = [f.resident["transformer"] for f in (plain, plain.quantised("8bit"), plain.quantised("4bit"))]
+    assert sizes[0] - sizes[1] == plain.linear_weights
+    assert sizes[1] > sizes[2]
+
+
+def test_a_family_that_cannot_be_forecast_says_so(folders: dict[str, Path]) -> None:
+    with pytest.raises(InputError, match="measure it"):
+        forecast(folders["hunyuan_video1.5"], Work("sft", 9, 16, 16))
+
+
+def test_doctor_says_what_fits_and_with_which_flags(
+    folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["doctor", "--model", str(folders["wan"]), "--json", str(tmp_path / "found.json")]
+    assert main([*arguments, "--gpu_memory", "24"]) == 0
+    shown = capsys.readouterr().out
+    assert "ok  sft" in shown
+    methods = json.loads((tmp_path / "found.json").read_text())["model"]["methods"]
+    assert set(methods) == {"generate", "sft", "dpo", "ppo"}
+    assert all(options[-1]["fits"] for options in methods.values())
+
+
+def test_the_fastest_flags_that_fit_are_advised(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pretend(folder: Path, work: Work) -> Forecast:
+        update = 30 * 10**9 if work.checkpointed_share == 0 else 4 * 10**9
+        return Forecast({"transformer": 14 * 10**9}, {"update": update}, 6 * 10**9)
+
+    monkeypatch.setattr(memory_plan, "forecast", pretend)
+    advised = {}
+    for memory in (60, 24, 16, 12, 8):
+        options = memory_plan.plan(str(folders["wan"]), (9, 16, 16), 16, memory)["methods"]["sft"]
+        advised[memory] = options[-1]["flags"] if options[-1]["fits"] else None
+    checkpointing = "--gradient_checkpointing true"
+    assert advised == {
+        60: "",
+        24: checkpointing,
+        16: f"{checkpointing} --quantization 8bit",
+        12: f"{checkpointing} --quantization 4bit",
+        8: None,
+    }
+    lines = memory_plan.plan(str(folders["wan"]), (9, 16, 16), 16, 8)["lines"]
+    assert any("several GPUs" in line for line in lines)
+
+
+def test_doctor_names_an_impossible_size(
+    folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor", "--model", str(folders["wan"]), "--height", "17"]) == 2
+    assert "nearest size" in capsys.readouterr().err

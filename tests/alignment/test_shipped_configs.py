@@ -1,0 +1,28 @@
+"""The configurations of whole stages that ship with vidalign are valid, and their sizes possible."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from alignment.command_parser import CommandParser
+from alignment.commands import dpo, ppo, sft
+from alignment.config_files import find_config
+
+COMMANDS = {"sft": sft, "dpo": dpo, "ppo": ppo}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_configurations_for_wan_are_read_without_an_unknown_key(name: str, tmp_path: Path) -> None:
+    command = COMMANDS[name]
+    path = find_config(f"wan/{name}")
+    parser = CommandParser(command.ARGUMENTS, prog=name, summary=command.HELP, example=command.EXAMPLE)
+    arguments = ["--config", str(path), "--output_dir", str(tmp_path), "--use_cpu", "true", "--bf16", "false"]
+    parsed = parser.build(arguments)
+    assert parsed[0].model == "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+    values = yaml.safe_load(path.read_text())
+    assert parsed[-1].compile_blocks == values["compile_blocks"]
+    assert (values["num_frames"] - 1) % 4 == 0
+    assert values["height"] % 16 == values["width"] % 16 == 0

@@ -1,0 +1,106 @@
+"""Options that save memory leave the results as they are, or as near as they must."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from alignment.adapters import LoraArguments, add_lora
+from alignment.latent_dataset import PromptTable
+from generator.adapters import load_adapters, write_adapter
+from generator.loading import load_generator
+from generator.output import InputError
+from generator.testing_stock import PROMPTS, noise_for
+
+HAS_BITSANDBYTES = importlib.util.find_spec("bitsandbytes") is not None
+
+
+def test_a_released_text_encoder_holds_no_memory_and_comes_back_for_another_prompt(generator: Any) -> None:
+    before = generator.encode_prompts(PROMPTS)
+    generator.release_text_encoder()
+    for name in generator.text_encoders:
+        encoder = getattr(generator.pipeline, name)
+        assert all(parameter.device.type == "meta" for parameter in encoder.parameters())
+    after = generator.encode_prompts(PROMPTS)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_pipeline_saved_after_its_text_encoder_was_released_is_whole(
+    generator: Any, tmp_path: Path
+) -> None:
+    generator.release_text_encoder()
+    generator.restore_text_encoder()
+    generator.pipeline.save_pretrained(tmp_path)
+    again = load_generator(tmp_path, device="cpu")
+    first, second = generator.encode_prompts(PROMPTS), again.encode_prompts(PROMPTS)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_prompts_are_encoded_once_each(generator: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    real = generator.encode_prompts
+    monkeypatch.setattr(generator, "encode_prompts", lambda prompts: seen.extend(prompts) or real(prompts))
+    table = PromptTable.encode(generator, [*PROMPTS, *PROMPTS, PROMPTS[0]])
+    assert sorted(seen) == sorted(["", *PROMPTS])
+    assert table.rows.tolist() == [1, 2, 1, 2, 1]
+
+
+def test_tiling_and_slicing_decode_a_small_video_as_before(folder: Path, generator: Any) -> None:
+    tiled = load_generator(folder, device="cpu", tiling=True)
+    latents = noise_for(generator)
+    torch.testing.assert_close(tiled.decode(latents), generator.decode(latents), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["wan"], indirect=True)
+def test_an_unknown_quantization_is_an_error(folder: Path) -> None:
+    with pytest.raises(InputError, match="8bit or 4bit"):
+        load_generator(folder, device="cpu", quantization="2bit")
+
+
+@pytest.mark.parametrize("family", ["wan"], indirect=True)
+def test_quantization_without_its_package_says_what_to_install(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="pip install"):
+        load_generator(folder, device="cpu", quantization="4bit")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("family", ["wan"], indirect=True)
+def test_quantization_without_a_gpu_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    with pytest.raises(InputError, match="GPU"):
+        load_generator(folder, device="cpu", quantization="4bit")
+
+
+@pytest.mark.skipif(
+    not (HAS_BITSANDBYTES and torch.cuda.is_available()), reason="needs bitsandbytes and a GPU"
+)
+@pytest.mark.parametrize("family", ["wan", "cogvideox"], indirect=True)
+def test_lora_trains_on_four_bit_weights(folder: Path, tmp_path: Path) -> None:
+    quantised = load_generator(folder, device="cuda", quantization="4bit")
+    linear = [m for m in quantised.transformer.modules() if type(m).__name__ == "Linear4bit"]
+    assert linear
+    generator = load_generator(folder, device="cuda")
+    latents, sigma = noise_for(generator).cuda(), torch.tensor([0.9, 0.4]).cuda()
+    exact = generator.velocity(latents, sigma, generator.encode_prompts(PROMPTS))
+    found = quantised.velocity(latents, sigma, quantised.encode_prompts(PROMPTS))
+    assert not torch.equal(found, exact)
+    assert torch.nn.functional.cosine_similarity(found.flatten(), exact.flatten(), dim=0) > 0.9
+
+    add_lora(quantised, LoraArguments(lora_r=2), seed=0)
+    quantised.velocity(latents, sigma, quantised.encode_prompts(PROMPTS)).square().mean().backward()
+    trained = [p for p in quantised.transformer.parameters() if p.requires_grad]
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in trained)
+
+    add_lora(generator, LoraArguments(lora_r=2), seed=0)
+    from alignment.adapters import trained_adapter
+
+    write_adapter(tmp_path, trained_adapter(generator), {})
+    with pytest.raises(InputError, match="quantised"):
+        load_adapters(load_generator(folder, device="cuda", quantization="4bit"), tmp_path)

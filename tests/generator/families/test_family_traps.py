@@ -1,0 +1,194 @@
+"""The traps of diffusers' pipelines and schedulers, each as a fact about this project."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from alignment.adapters import LoraArguments, add_lora
+from alignment.alignment_trainer import Policy, evenly_spread
+from generator import flow
+from generator.base import VideoGenerator, repeat
+from generator.families.cogvideox import CogVideoXGenerator, velocity_from_v_prediction
+from generator.loading import load_generator
+from generator.sampling import guided_velocity
+from generator.testing_pipelines import TINY_PIPELINES, build_tiny_pipeline
+from generator.testing_stock import PROMPTS, noise_for
+
+only = pytest.mark.parametrize
+
+
+@only("family", ["hunyuan_video1.5"], indirect=True)
+def test_trap_1_hunyuan_video_15_encodes_and_decodes_several_videos_at_once(generator: Any) -> None:
+    videos = torch.rand(3, 3, 9, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    latents = generator.encode(videos)
+    alone = torch.cat([generator.encode(video[None]) for video in videos])
+    torch.testing.assert_close(latents, alone, atol=1e-5, rtol=1e-5)
+    assert generator.decode(latents).shape == videos.shape
+
+
+@only("family", ["wan", "wan2.2-a14b", "wan2.2-ti2v"], indirect=True)
+def test_trap_6_the_shift_of_unipc_is_not_dropped(generator: VideoGenerator) -> None:
+    """`FlowMatchEulerDiscreteScheduler.from_config(unipc.config)` would have shift 1."""
+    assert generator.defaults.shift == 3.0
+    schedule = generator.sigma_schedule(8)
+    expected = torch.tensor([1, 0.9545, 0.9, 0.8333, 0.75, 0.6429, 0.5, 0.3, 0])
+    torch.testing.assert_close(schedule, expected, atol=1e-4, rtol=0)
+
+
+def lora_gradients(generator: VideoGenerator, policy: Policy) -> dict[str, Tensor]:
+    policy.zero_grad()
+    latents, sigma = noise_for(generator), torch.tensor([0.9, 0.4])
+    velocity = generator.velocity(latents, sigma, generator.encode_prompts(PROMPTS), policy)
+    velocity.square().mean().backward()
+    return {name: p.grad.clone() for name, p in policy.named_parameters() if p.grad is not None}
+
+
+@only("share", [1.0, 0.5])
+def test_trap_8_lora_on_a_frozen_base_gets_the_same_gradients_with_checkpointing(
+    generator: VideoGenerator, share: float
+) -> None:
+    add_lora(generator, LoraArguments(lora_r=2), seed=0)
+    chosen = evenly_spread(generator.blocks(), share) if share < 1 else None
+    policy = Policy(generator.transformer, checkpointed=chosen)
+    plain = lora_gradients(generator, policy)
+    policy.gradient_checkpointing_enable()
+    checkpointed = lora_gradients(generator, policy)
+    assert plain
+    assert {name for name, p in policy.named_parameters() if p.requires_grad} >= set(plain)
+    assert any(gradient.abs().max() > 0 for gradient in plain.values())
+    torch.testing.assert_close(checkpointed, plain, atol=1e-6, rtol=1e-4)
+
+
+@only("family", ["wan", "cogvideox"], indirect=True)
+def test_the_unconditional_branch_without_gradient_changes_no_velocity_and_only_its_own_gradient(
+    generator: VideoGenerator,
+) -> None:
+    add_lora(generator, LoraArguments(lora_r=2), seed=0)
+    latents, sigma, scale = noise_for(generator), torch.tensor([0.9, 0.4]), 3.0
+    conditions, negative = generator.encode_prompts(PROMPTS), generator.encode_prompts([""])
+    both, apart = (
+        guided_velocity(generator, conditions, negative, scale, unconditional_gradient=choice)(latents, sigma)
+        for choice in (True, False)
+    )
+    torch.testing.assert_close(both, apart, atol=1e-5, rtol=1e-5)
+    trained = [p for p in generator.transformer.parameters() if p.requires_grad]
+    found = torch.autograd.grad(apart.square().sum(), trained, allow_unused=True)
+    # d/dθ of w v_c(θ) + (1 − w) v_u with v_u fixed.
+    unconditional = generator.velocity(latents, sigma, repeat(negative, 2)).detach()
+    conditional = generator.velocity(latents, sigma, conditions)
+    guided = flow.guide(conditional, unconditional, scale)
+    expected = torch.autograd.grad(guided.square().sum(), trained, allow_unused=True)
+    for one, other in zip(found, expected):
+        assert (one is None) == (other is None)
+        if one is not None:
+            torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+
+
+@only("family", ["wan"], indirect=True)
+def test_under_autocast_lora_layers_keep_no_float32_copy_of_their_input(folder: Path) -> None:
+    generator = load_generator(folder, device="cpu", dtype=torch.bfloat16)
+    add_lora(generator, LoraArguments(lora_r=2), seed=0)
+    seen: list[torch.dtype] = []
+    layer: Any = next(m for m in generator.transformer.modules() if hasattr(m, "lora_A"))
+    layer.lora_A["default"].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
+    arguments = noise_for(generator), torch.tensor([0.9, 0.4]), generator.encode_prompts(PROMPTS)
+    generator.velocity(*arguments)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        generator.velocity(*arguments)
+    assert seen == [torch.float32, torch.bfloat16]
+
+
+def test_a_share_of_the_blocks_is_spread_evenly() -> None:
+    blocks = [torch.nn.Identity() for _ in range(10)]
+    places = [blocks.index(block) for block in evenly_spread(blocks, 0.3)]
+    assert places == [3, 6, 9]
+    assert evenly_spread(blocks, 1.0) == blocks
+    assert evenly_spread(blocks, 0.0) == []
+
+
+@only("family", ["hunyuan_video", "wan", "ltx"])
+def test_trap_9_tokenizers_are_the_same_in_every_build(family: str) -> None:
+    first, second = (build_tiny_pipeline(family) for _ in range(2))
+    for name in ("tokenizer", "tokenizer_2"):
+        if getattr(first, name, None) is not None:
+            assert getattr(first, name).get_vocab() == getattr(second, name).get_vocab()
+
+
+def test_trap_10_the_time_shift_goes_towards_noise(generator: VideoGenerator) -> None:
+    assert generator.defaults.shift >= 1
+    median = flow.shift_sigma(torch.tensor(0.5), generator.defaults.shift)
+    assert median >= 0.5
+
+
+def test_trap_11_timesteps_in_bfloat16_keep_their_resolution(family: str, folder: Path) -> None:
+    """999 is 1000 in bfloat16; the timestep must reach the sinusoids in float32 (or as an integer)."""
+    generator = load_generator(folder, device="cpu", dtype=torch.bfloat16)
+    latents = noise_for(generator)
+    conditions = generator.encode_prompts(PROMPTS)
+    arguments = [
+        generator._transformer_arguments(latents, torch.full((2,), level), conditions)["timestep"]  # type: ignore[attr-defined]
+        for level in (0.9990, 0.9970)
+    ]
+    assert arguments[0].dtype in {torch.float32, torch.int64}
+    assert not torch.equal(*arguments)
+    assert torch.isfinite(generator.velocity(latents, torch.full((2,), 0.999), conditions)).all()
+
+
+def test_text_encoders_give_the_same_embedding_twice(generator: VideoGenerator) -> None:
+    """A text encoder built from a configuration stays in training mode, and T5's dropout makes it random."""
+    first, second = (generator.encode_prompts(PROMPTS) for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    modules = [m for m in generator.pipeline.components.values() if isinstance(m, torch.nn.Module)]
+    assert not any(module.training for module in modules)
+
+
+@only("family", ["wan"], indirect=True)
+def test_wan_gets_512_text_tokens_although_its_encode_prompt_gives_226(generator: Any) -> None:
+    conditions = generator.encode_prompts(PROMPTS)
+    assert conditions["encoder_hidden_states"].shape[1] < 226
+    arguments = generator._transformer_arguments(noise_for(generator), torch.ones(2), conditions)
+    assert arguments["encoder_hidden_states"].shape[1] == 512
+
+
+@only("family", ["ltx"], indirect=True)
+def test_the_schedule_of_ltx_depends_on_the_size(generator: VideoGenerator) -> None:
+    small, large = (
+        generator.sigma_schedule(8, generator.latent_shape(*s)) for s in ((9, 32, 32), (33, 128, 128))
+    )
+    assert (large[1:-2] > small[1:-2]).all()
+    assert small[-2].item() == pytest.approx(0.1, abs=1e-6)
+
+
+def test_cogvideox_noise_levels_are_those_of_its_scheduler() -> None:
+    generator = CogVideoXGenerator(build_tiny_pipeline("cogvideox"), "tiny")
+    scheduler = generator.pipeline.scheduler
+    x0, noise = (torch.randn(4, 2, 3, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    steps = torch.tensor([0, 250, 700, 999])
+    noisy = scheduler.add_noise(x0, noise, steps)
+    sigma = generator.timestep_sigmas[steps]
+    norm = flow.expand(torch.sqrt((1 - sigma) ** 2 + sigma**2), x0)
+    torch.testing.assert_close(flow.interpolate(x0, noise, sigma) / norm, noisy, atol=1e-6, rtol=1e-6)
+    assert torch.equal(generator.timesteps(sigma), steps)
+    assert sigma[-1] == 1
+
+
+def test_velocity_from_v_prediction_is_exact_at_every_noise_level() -> None:
+    x0, noise = (
+        torch.randn(5, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(s)) for s in (0, 1)
+    )
+    sigma = torch.tensor([0.0, 0.2, 0.5, 0.9, 1.0], dtype=torch.float64)
+    level = sigma[:, None, None]
+    signal_weight, noise_weight = 1 - level, level
+    norm = torch.sqrt(signal_weight**2 + noise_weight**2)
+    prediction = (signal_weight * noise - noise_weight * x0) / norm
+    found = velocity_from_v_prediction(prediction, flow.interpolate(x0, noise, sigma.float()), sigma.float())
+    torch.testing.assert_close(found, noise - x0, atol=1e-6, rtol=1e-6)
+
+
+def test_tiny_videos_are_of_sizes_that_the_families_can_make(family: str, generator: VideoGenerator) -> None:
+    generator.check_size(*TINY_PIPELINES[family][1])
