@@ -133,3 +133,28 @@ def test_an_unanswered_campaign_has_no_annotators(store: Store, candidates: Path
     assignment.next_task(store, store.add_user("ada"))
     assert reliabilities(store, "main") == []
     assert aggregate(store, "main") == []
+
+
+@pytest.mark.parametrize(("merge", "count"), [(False, 24), (True, 12)])
+def test_the_reward_command_reads_a_campaign_from_the_store(
+    store: Store, candidates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, merge: bool, count: int
+) -> None:
+    from alignment.commands import reward as command
+    from reward.reward_config import RewardConfig
+
+    import_tasks(store, candidates, campaign="main", overlap=2)
+    simulate(store, "main", gold, annotators=2)
+    given: dict = {}
+
+    def train(generator: object, rankings: list, config: object, **keywords: object) -> tuple[None, dict]:
+        given.update(rankings=rankings, **keywords)
+        return None, {}
+
+    monkeypatch.setattr("generator.load_generator", lambda *_, **__: None)
+    monkeypatch.setattr("reward.reward_trainer.train_reward_model", train)
+    name = f"db:{tmp_path / 'labels.db'}#main"
+    arguments = command.RewardArguments(preferences=name, merge_annotators=merge)
+    command.run(arguments, RewardConfig(output_dir=str(tmp_path / "out")))
+    assert len(given["rankings"]) == count
+    # There is no file whose hash could be stored, and the URL may hold a password.
+    assert given["source"] is None
