@@ -16,9 +16,11 @@ from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import Session, aliased
 
 from labeling_app.models import Assignment, Campaign, Judgement, Media, Task, TaskVideo, User
-from labeling_app.store import Store
+from labeling_app.store import Store, is_storable
 
 MAXIMUM_TEXT = 10_000
+MAXIMUM_FLAG = 200
+MAXIMUM_ID = 2**31 - 1
 
 LEASE_EXPIRED = "Your time for this task ran out, so it was given back and your answer was not saved."
 
@@ -55,6 +57,22 @@ class AssignedTask:
     videos: tuple[Media, ...]
     permutation: tuple[int, ...]
     expires_at: float
+
+
+@dataclass(frozen=True)
+class Answered:
+    """An answer that may still be changed.
+
+    Attributes:
+        ranks: for each dimension the newest ranks, in the order in which the videos were shown.
+        answered_at: when the first version was given, seconds since the epoch.
+    """
+
+    task: AssignedTask
+    ranks: dict[str, list[int]]
+    comment: str
+    flag: str
+    answered_at: float
 
 
 @dataclass(frozen=True)
@@ -100,7 +118,7 @@ def renew(store: Store, user: User, assignment_id: int) -> float:
         AlreadyAnswered, LeaseExpired: it is not open any more.
     """
     with store.write() as session:
-        assignment = _require_open(session, user, assignment_id, store.clock())
+        assignment = _require_open(session, user, assignment_id, store)
         assignment.expires_at = store.clock() + store.lease_seconds
         return assignment.expires_at
 
@@ -112,6 +130,7 @@ def submit(
     ranks: Mapping[str, Sequence[int]],
     seconds: float,
     comment: str = "",
+    flag: str = "",
 ) -> int:
     """Stores an answer and returns its version, which is 1.
 
@@ -119,14 +138,15 @@ def submit(
         ranks: for each of the campaign's dimensions the ranks of the videos in the order shown, 1 is best,
             equal ranks are ties. They are stored in the task's order and without gaps.
         seconds: how long the annotator worked.
+        flag: why a lead should look at the task, or empty.
 
     Raises:
-        Refused: the assignment is not this user's, or the ranks, the seconds or the comment are illegal.
+        Refused: the assignment is not this user's, or the ranks, the seconds or a text are illegal.
         AlreadyAnswered, LeaseExpired: it is not open any more.
     """
     with store.write() as session:
-        assignment = _require_open(session, user, assignment_id, store.clock())
-        _store_ranks(session, assignment, ranks, seconds, comment, store.clock())
+        assignment = _require_open(session, user, assignment_id, store)
+        _store_ranks(session, assignment, ranks, seconds, (comment, flag), store.clock())
         assignment.state = "done"
         assignment.task.completed += 1
         return 1
@@ -139,17 +159,70 @@ def revise(
     ranks: Mapping[str, Sequence[int]],
     seconds: float,
     comment: str = "",
+    flag: str = "",
 ) -> int:
     """Stores a changed answer as the next version, which it returns; the earlier ones stay.
 
     Raises:
-        Refused: the assignment is not this user's or has no answer yet, or the new answer is illegal.
+        Refused: the assignment is not this user's or has no answer yet, the first answer is older than
+            `store.edit_seconds`, or the new answer is illegal.
     """
     with store.write() as session:
         assignment = _require_own(session, user, assignment_id)
         if assignment.state != "done":
             raise Refused("Only a task that you have ranked can be changed.")
-        return _store_ranks(session, assignment, ranks, seconds, comment, store.clock())
+        first = _versions(session, assignment)[0]
+        if first.created_at + store.edit_seconds < store.clock():
+            raise Refused("This answer is too old to be changed: tell the lead instead.")
+        return _store_ranks(session, assignment, ranks, seconds, (comment, flag), store.clock())
+
+
+def recent_answers(store: Store, user: User, limit: int = 20) -> list[Answered]:
+    """The user's answers that may still be changed, the latest first."""
+    since = store.clock() - store.edit_seconds
+    with store.read() as session:
+        latest = (
+            select(Judgement.task_id)
+            .where(
+                Judgement.user_id == user.id,
+                Judgement.version == 1,
+                Judgement.skip_reason == "",
+                Judgement.created_at >= since,
+            )
+            .group_by(Judgement.task_id)
+            .order_by(func.max(Judgement.id).desc())
+            .limit(limit)
+        )
+        found = [
+            session.scalars(
+                select(Assignment).where(Assignment.task_id == task_id, Assignment.user_id == user.id)
+            ).one()
+            for task_id in session.scalars(latest).all()
+        ]
+        return [_answered(session, assignment) for assignment in found]
+
+
+def _versions(session: Session, assignment: Assignment) -> list[Judgement]:
+    return list(
+        session.scalars(
+            select(Judgement)
+            .where(Judgement.task_id == assignment.task_id, Judgement.user_id == assignment.user_id)
+            .order_by(Judgement.version, Judgement.id)
+        )
+    )
+
+
+def _answered(session: Session, assignment: Assignment) -> Answered:
+    versions = _versions(session, assignment)
+    newest = [judgement for judgement in versions if judgement.version == versions[-1].version]
+    ranks = {
+        judgement.dimension: [judgement.ranks[position] for position in assignment.permutation]
+        for judgement in newest
+        if judgement.ranks is not None
+    }
+    return Answered(
+        _assigned(assignment), ranks, newest[0].comment, newest[0].flag, answered_at=versions[0].created_at
+    )
 
 
 def skip(
@@ -162,11 +235,11 @@ def skip(
         AlreadyAnswered, LeaseExpired: it is not open any more.
     """
     reason = reason.strip()
-    if not reason or len(reason) > MAXIMUM_TEXT:
+    if not reason or len(reason) > MAXIMUM_TEXT or not is_storable(reason):
         raise Refused(f"A skipped task needs a reason of 1 to {MAXIMUM_TEXT} characters.")
     with store.write() as session:
-        assignment = _require_open(session, user, assignment_id, store.clock())
-        _check_seconds_and_comment(seconds, comment)
+        assignment = _require_open(session, user, assignment_id, store)
+        _check_seconds_and_texts(seconds, comment, "")
         for dimension in assignment.task.campaign.dimensions:
             session.add(
                 Judgement(
@@ -282,6 +355,19 @@ def _free_for(user: User, campaign: Campaign, now: float) -> list[ColumnElement[
     ]
 
 
+def _lock_free_task(session: Session, user: User, campaign: Campaign, now: float) -> Task | None:
+    """A task with room, locked, so that no answer or renewal can fill it before this transaction ends."""
+    while True:
+        free = select(Task).where(*_free_for(user, campaign, now)).order_by(Task.id).limit(1)
+        task = session.scalar(free)
+        if task is None or session.get_bind().dialect.name == "sqlite":
+            return task
+        session.refresh(task, with_for_update={"of": Task})
+        # What was waited for may have filled it: only what is seen under the lock counts.
+        if session.scalar(select(Task.id).where(Task.id == task.id, *_free_for(user, campaign, now))):
+            return task
+
+
 def _claim(
     session: Session,
     user: User,
@@ -290,7 +376,7 @@ def _claim(
     lease_seconds: float,
     order: Callable[[Task], Sequence[int]],
 ) -> Assignment | None:
-    task = session.scalar(select(Task).where(*_free_for(user, campaign, now)).order_by(Task.id).limit(1))
+    task = _lock_free_task(session, user, campaign, now)
     if task is None:
         return None
     lapsed = session.scalar(
@@ -327,23 +413,27 @@ def _assigned(assignment: Assignment) -> AssignedTask:
 
 
 def _require_own(session: Session, user: User, assignment_id: int) -> Assignment:
-    assignment = session.scalar(
-        select(Assignment)
-        .where(Assignment.id == assignment_id, Assignment.user_id == user.id)
-        .with_for_update(of=Assignment)
-    )
-    if assignment is None:
+    own = (Assignment.id == assignment_id, Assignment.user_id == user.id)
+    if (
+        assignment_id > MAXIMUM_ID
+        or (task_id := session.scalar(select(Assignment.task_id).where(*own))) is None
+    ):
         raise Refused("This task is not assigned to you.")
-    # The counter of answers is the task's; other databases than SQLite need its row locked to add to it.
-    session.refresh(assignment.task, with_for_update={"of": Task})
-    return assignment
+    # SQLite has the whole file locked. Elsewhere the task's row is the lock of everything about the task.
+    session.scalar(select(Task.id).where(Task.id == task_id).with_for_update())
+    return (
+        session.scalars(select(Assignment).where(*own).execution_options(populate_existing=True))
+        .unique()
+        .one()
+    )
 
 
-def _require_open(session: Session, user: User, assignment_id: int, now: float) -> Assignment:
+def _require_open(session: Session, user: User, assignment_id: int, store: Store) -> Assignment:
     assignment = _require_own(session, user, assignment_id)
     if assignment.state != "open":
         raise AlreadyAnswered("You have answered this task already.")
-    if assignment.expires_at <= now:
+    # Read after the lock was got: while it was waited for, the task may have gone to somebody else.
+    if assignment.expires_at <= store.clock():
         raise LeaseExpired(LEASE_EXPIRED)
     return assignment
 
@@ -353,11 +443,12 @@ def _store_ranks(
     assignment: Assignment,
     ranks: Mapping[str, Sequence[int]],
     seconds: float,
-    comment: str,
+    texts: tuple[str, str],
     now: float,
 ) -> int:
     task = assignment.task
-    _check_seconds_and_comment(seconds, comment)
+    comment, flag = texts
+    _check_seconds_and_texts(seconds, comment, flag)
     if set(ranks) != set(task.campaign.dimensions):
         raise Refused(f"Ranks are needed for: {', '.join(task.campaign.dimensions)}.")
     version = 1 + (
@@ -382,6 +473,7 @@ def _store_ranks(
                 ranks=in_task_order,
                 seconds=seconds,
                 comment=comment,
+                flag=flag,
                 created_at=now,
             )
         )
@@ -399,8 +491,9 @@ def _legal_ranks(ranks: Sequence[int], count: int) -> Sequence[int]:
     return ranks
 
 
-def _check_seconds_and_comment(seconds: float, comment: str) -> None:
+def _check_seconds_and_texts(seconds: float, comment: str, flag: str) -> None:
     if not 0 <= seconds < 1e7:
         raise Refused("The time spent on the task is not a sensible number of seconds.")
-    if len(comment) > MAXIMUM_TEXT:
-        raise Refused(f"The comment is longer than {MAXIMUM_TEXT} characters.")
+    for name, given, longest in (("comment", comment, MAXIMUM_TEXT), ("flag", flag, MAXIMUM_FLAG)):
+        if len(given) > longest or not is_storable(given):
+            raise Refused(f"The {name} is longer than {longest} characters or holds a NUL character.")

@@ -142,6 +142,7 @@ class Judgement(Base):
     Attributes:
         ranks: in the task's order, 1 is best, equal ranks are ties; None where the task was skipped.
         seconds: how long the annotator worked on the task.
+        flag: why a lead should look at the task; empty for most. A flagged answer counts like any other.
     """
 
     __tablename__ = "judgements"
@@ -156,6 +157,19 @@ class Judgement(Base):
     seconds: Mapped[float]
     comment: Mapped[str] = mapped_column(Text, default="")
     skip_reason: Mapped[str] = mapped_column(Text, default="")
+    flag: Mapped[str] = mapped_column(String(200), default="", server_default="")
     created_at: Mapped[float]
     task: Mapped[Task] = relationship(lazy="joined")
     user: Mapped[User] = relationship(lazy="joined")
+
+
+class AuditEvent(Base):
+    """Something that somebody did; written once and never changed."""
+
+    __tablename__ = "audit_events"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    created_at: Mapped[float]
+    user_name: Mapped[str] = mapped_column(String(100))
+    action: Mapped[str] = mapped_column(String(50))
+    details: Mapped[dict[str, Any]]

@@ -142,7 +142,7 @@ def agreement(
     ]
     rankings = [judgement for judgement in everything if judgement.ranks is not None]
     names = sorted({judgement.user.name for judgement in everything})
-    values, task_of_unit = _label_table(rankings, {name: row for row, name in enumerate(names)})
+    values, task_of_unit, _ = label_table(rankings, {name: row for row, name in enumerate(names)})
     alpha, low, high = _alpha_with_interval(values, task_of_unit, num_samples, seed)
     same, compared, same_decided, decided = _label_comparisons(values)
     labelled = ~np.isnan(values)
@@ -163,22 +163,29 @@ def agreement(
     )
 
 
-def _label_table(rankings: list[Judgement], row_of: dict[str, int]) -> tuple[Array, NDArray[np.int64]]:
-    """Labels `[annotators, units]` and the task of each unit; a unit is a pair of a task in one dimension."""
+def label_table(
+    rankings: list[Judgement], row_of: dict[str, int]
+) -> tuple[Array, NDArray[np.int64], list[tuple[int, str]]]:
+    """Labels `[annotators, units]`, the task of each unit, and its task and dimension.
+
+    A unit is a pair of a task in one dimension; the pairs of a task stand together, as in `pair_labels`.
+    """
     by_task: dict[tuple[int, str], list[Judgement]] = defaultdict(list)
     for judgement in rankings:
         by_task[judgement.task_id, judgement.dimension].append(judgement)
     blocks: list[Array] = []
     tasks: list[int] = []
-    for (task, _), judgements in by_task.items():
+    keys: list[tuple[int, str]] = []
+    for (task, dimension), judgements in by_task.items():
         labels = {row_of[j.user.name]: pair_labels(j.ranks or []) for j in judgements}
         block = np.full((len(row_of), len(next(iter(labels.values())))), np.nan)
         for row, values in labels.items():
             block[row] = values
         blocks.append(block)
         tasks += [task] * block.shape[1]
+        keys += [(task, dimension)] * block.shape[1]
     table = np.concatenate(blocks, axis=1) if blocks else np.full((len(row_of), 0), np.nan)
-    return table, np.array(tasks, dtype=np.int64)
+    return table, np.array(tasks, dtype=np.int64), keys
 
 
 def _alpha_with_interval(

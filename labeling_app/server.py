@@ -22,10 +22,10 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from labeling_app import assignment
-from labeling_app.assignment import MAXIMUM_TEXT, AlreadyAnswered, LeaseExpired, Refused
+from labeling_app.assignment import MAXIMUM_FLAG, MAXIMUM_TEXT, AlreadyAnswered, LeaseExpired, Refused
 from labeling_app.login import LoginThrottle
 from labeling_app.models import User
-from labeling_app.store import MAXIMUM_VIDEOS, Store
+from labeling_app.store import MAXIMUM_VIDEOS, Store, is_storable
 
 STATIC = Path(__file__).parent / "static"
 COOKIE = "vidalign_session"
@@ -54,6 +54,7 @@ class Answer(BaseModel):
     ranks: dict[str, Annotated[list[StrictInt], Field(max_length=MAXIMUM_VIDEOS)]]
     seconds: float = Field(ge=0, le=1e6)
     comment: str = Field(default="", max_length=MAXIMUM_TEXT)
+    flag: str = Field(default="", max_length=MAXIMUM_FLAG)
 
 
 class SkipRequest(BaseModel):
@@ -94,6 +95,7 @@ class Door:
         user = self.store.authenticate(name, password)
         if user is None:
             return None
+        self.store.record(name, "login", address=address)
         self.names.succeeded(name)
         self.addresses.succeeded(address)
         return self.store.open_session(user)
@@ -180,6 +182,8 @@ def _add_login(app: FastAPI, door: Door) -> None:
         password: Annotated[str, Form(max_length=2000)],
     ) -> Response:
         address = request.client.host if request.client else ""
+        if not is_storable(name):
+            return login_page("Name or password is wrong.", 401)
         wait = door.wait(name, address)
         if wait > 0:
             response = login_page(f"Too many attempts: wait {wait:.0f} seconds and try again.", 429)
@@ -227,8 +231,34 @@ def _add_api(app: FastAPI, door: Door, campaign: str | None) -> None:
     @app.post("/api/assignments/{assignment_id}/judgement")
     def judge(user: Annotator, assignment_id: int, answer: Annotated[Answer, Body()]) -> dict[str, Any]:
         """Stores the ranks of the videos in the order shown."""
-        version = assignment.submit(store, user, assignment_id, answer.ranks, answer.seconds, answer.comment)
+        version = assignment.submit(
+            store, user, assignment_id, answer.ranks, answer.seconds, answer.comment, answer.flag
+        )
         return {"version": version}
+
+    @app.post("/api/assignments/{assignment_id}/revision")
+    def revise(user: Annotator, assignment_id: int, answer: Annotated[Answer, Body()]) -> dict[str, Any]:
+        """Stores a changed answer as the next version; the earlier ones stay."""
+        version = assignment.revise(
+            store, user, assignment_id, answer.ranks, answer.seconds, answer.comment, answer.flag
+        )
+        return {"version": version}
+
+    @app.get("/api/answers")
+    def answers(user: Annotator) -> dict[str, Any]:
+        """The user's latest answers that may still be changed, the newest first."""
+        return {
+            "answers": [
+                {
+                    **_task_for_page(answered.task),
+                    "ranks": answered.ranks,
+                    "comment": answered.comment,
+                    "flag": answered.flag,
+                    "answered_at": answered.answered_at,
+                }
+                for answered in assignment.recent_answers(store, user)
+            ]
+        }
 
     @app.post("/api/assignments/{assignment_id}/skip")
     def skip(user: Annotator, assignment_id: int, answer: Annotated[SkipRequest, Body()]) -> dict[str, Any]:
@@ -244,7 +274,7 @@ def _add_api(app: FastAPI, door: Door, campaign: str | None) -> None:
     @app.get("/media/{media_id}")
     def media(user: Annotator, media_id: str) -> Response:
         """A video of a task that the user was given; Range requests are answered."""
-        found = assignment.visible_media(store, user, media_id)
+        found = assignment.visible_media(store, user, media_id) if is_storable(media_id) else None
         if found is None or not Path(found.path).is_file():
             return JSONResponse({"message": "There is no such video among your tasks."}, 404)
         return FileResponse(

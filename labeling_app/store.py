@@ -1,9 +1,4 @@
-"""The labeling store: users, campaigns, tasks and append-only judgements in any SQLAlchemy database.
-
-On SQLite it runs in WAL mode and every writing transaction starts with `BEGIN IMMEDIATE`, so that a decision
-("is there room for one more annotator?") and the row that follows from it cannot be torn apart by another
-process. On other databases the campaign's row is locked for the same purpose.
-"""
+"""The labeling store: users, campaigns, tasks and append-only judgements in SQLite or PostgreSQL."""
 
 from __future__ import annotations
 
@@ -16,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, delete, event, func, select
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy import delete, func, select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from generator.output import InputError
+from labeling_app.database import database_url, open_database
 from labeling_app.login import (
     MAXIMUM_PASSWORD_LENGTH,
     MINIMUM_PASSWORD_LENGTH,
@@ -29,7 +24,7 @@ from labeling_app.login import (
     verify_password,
 )
 from labeling_app.models import (
-    Base,
+    AuditEvent,
     Campaign,
     Judgement,
     LoginSession,
@@ -78,19 +73,14 @@ class NewTask:
         return hashlib.sha256("\0".join(parts).encode(errors="surrogatepass")).hexdigest()
 
 
-def database_url(database: str | Path) -> str:
-    """A SQLAlchemy URL from a URL or from the path of an SQLite file."""
-    text = str(database)
-    return text if "://" in text else f"sqlite:///{text}"
-
-
 class Store:
-    """Opens the database and makes its tables if they are not there.
+    """Opens the database, makes its tables if they are not there and brings an older schema up to date.
 
     Args:
-        database: SQLAlchemy URL (`sqlite:///labels.db`, `postgresql+psycopg://…`) or the path of an
+        database: SQLAlchemy URL (`sqlite:///labels.db`, `postgresql://user@host/name`) or the path of an
             SQLite file.
         lease_seconds: how long an annotator may be silent before a task goes to somebody else.
+        edit_seconds: how long after an answer the annotator may still change it.
         clock: seconds since the epoch.
 
     Raises:
@@ -101,24 +91,15 @@ class Store:
         self,
         database: str | Path,
         lease_seconds: float = 900.0,
+        edit_seconds: float = 86400.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.url = database_url(database)
         self.lease_seconds = lease_seconds
+        self.edit_seconds = edit_seconds
         self.clock = clock
-        self._engine = _open_engine(self.url)
+        self._engine = open_database(self.url)
         self._reading = self._engine.execution_options(reading=True)
-        try:
-            Base.metadata.create_all(self._engine)
-        except SQLAlchemyError as error:
-            raise InputError(
-                f"The database {self._shown_url} cannot be opened ({_first_line(error)}): "
-                "check the path or URL and the permissions."
-            ) from error
-
-    @property
-    def _shown_url(self) -> str:
-        return make_url(self.url).render_as_string(hide_password=True)
 
     def close(self) -> None:
         """Closes all connections."""
@@ -141,6 +122,18 @@ class Store:
         """A transaction that only reads and holds up nobody."""
         with Session(self._reading, expire_on_commit=False) as session, session.begin():
             yield session
+
+    def record(self, user_name: str, action: str, **details: Any) -> None:
+        """Adds an event to the audit table, which nothing ever changes or deletes."""
+        with self.write() as session:
+            session.add(
+                AuditEvent(created_at=self.clock(), user_name=user_name[:100], action=action, details=details)
+            )
+
+    def audit_events(self, limit: int = 1000) -> list[AuditEvent]:
+        """The latest events, newest first."""
+        with self.read() as session:
+            return list(session.scalars(select(AuditEvent).order_by(AuditEvent.id.desc()).limit(limit)))
 
     # Users -----------------------------------------------------------------------------------------------
 
@@ -321,9 +314,16 @@ class Store:
             return list(session.scalars(query).unique())
 
 
+def is_storable(text: str) -> bool:
+    """Whether every database can keep this text: PostgreSQL takes no NUL, UTF-8 no lone surrogate."""
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def check_task(prompt: str, videos: Sequence[Path]) -> None:
     """Raises `InputError` unless there is a prompt and 2 to 9 different videos."""
     shown = prompt if len(prompt) <= 60 else prompt[:57] + "…"
+    if not is_storable(prompt):
+        raise InputError(f"The prompt {shown!r} holds a NUL or half a character: write it as plain UTF-8.")
     if not prompt.strip():
         raise InputError("A task has an empty prompt: every task needs the text that its videos answer.")
     if not MINIMUM_VIDEOS <= len(videos) <= MAXIMUM_VIDEOS:
@@ -403,47 +403,3 @@ def _checked_hash(password: str) -> str:
 
 def _hash(token: str) -> str:
     return hashlib.sha256(token.encode(errors="replace")).hexdigest()
-
-
-def _first_line(error: Exception) -> str:
-    return str(getattr(error, "orig", None) or error).splitlines()[0]
-
-
-def _open_engine(url: str) -> Engine:
-    try:
-        parsed = make_url(url)
-        if parsed.get_backend_name() != "sqlite":
-            return create_engine(parsed, pool_pre_ping=True)
-        folder = Path(parsed.database or ".").parent
-        if parsed.database in (None, "", ":memory:"):
-            raise InputError(
-                "The database is in memory, which threads and processes cannot share: name a file, for "
-                "example sqlite:///labels.db."
-            )
-        if not folder.is_dir():
-            raise InputError(f"The folder {folder} of the database does not exist: make it or name another.")
-        engine = create_engine(parsed, connect_args={"timeout": 60.0, "check_same_thread": False})
-    except (ArgumentError, NoSuchModuleError) as error:
-        raise InputError(
-            f"{url!r} is not a database URL ({_first_line(error)}): give a path or, for example, "
-            "sqlite:///labels.db."
-        ) from error
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"The database driver {error.name!r} is not installed: install it with pip or use another URL."
-        ) from error
-    event.listen(engine, "connect", _prepare_sqlite)
-    event.listen(engine, "begin", _begin_sqlite)
-    return engine
-
-
-def _prepare_sqlite(connection: Any, _: Any) -> None:
-    # The driver must not start transactions by itself; `_begin_sqlite` does.
-    connection.isolation_level = None
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    reading = connection.get_execution_options().get("reading", False)
-    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")

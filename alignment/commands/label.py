@@ -12,13 +12,15 @@ from pathlib import Path
 
 from alignment.cli import Verb
 from generator.output import InputError
+from labeling_app.backup import backup, restore
 from labeling_app.export import export_rankings
 from labeling_app.importing import import_tasks
 from labeling_app.quality import agreement
+from labeling_app.reliability import reliabilities
 from labeling_app.simulate import Score, precomputed_scores, simulate
 from labeling_app.store import Store
 
-HELP = "collect human rankings of videos: serve, import, export, users, quality, simulate"
+HELP = "collect human rankings of videos: serve, import, export, users, quality, simulate, backup, restore"
 EXAMPLE = "vidalign label serve --db sqlite:///labels.db --port 7860"
 
 DB_HELP = "database: a path such as labels.db, or a SQLAlchemy URL such as sqlite:///labels.db"
@@ -128,6 +130,34 @@ class SimulateArguments:
     seed: int = field(default=0, metadata={"help": "seed of everything drawn"})
 
 
+@dataclass
+class BackupArguments:
+    """What is copied where. The server may go on; video files are not copied."""
+
+    db: str = field(metadata={"help": DB_HELP})
+    output_file: str = field(metadata={"help": "backup to write, an SQLite file such as labels.backup.db"})
+    overwrite: bool = field(default=False, metadata={"help": "replace the file if it exists"})
+
+
+@dataclass
+class RestoreArguments:
+    """Where a backup goes; from SQLite to PostgreSQL and back works too."""
+
+    db: str = field(metadata={"help": DB_HELP + "; it must be empty"})
+    backup: str = field(metadata={"help": "file that `label backup` wrote"})
+
+
+def run_backup(arguments: BackupArguments) -> None:
+    """Writes all rows of a moment into one file."""
+    count = backup(arguments.db, arguments.output_file, arguments.overwrite)
+    print(f"{count} row(s) in {arguments.output_file}")
+
+
+def run_restore(arguments: RestoreArguments) -> None:
+    """Fills an empty database from a backup."""
+    print(f"{restore(arguments.backup, arguments.db)} row(s) restored")
+
+
 def run_serve(arguments: ServeArguments) -> None:
     """Serves the labeling app until it is interrupted."""
     import uvicorn
@@ -197,17 +227,20 @@ def run_quality(arguments: QualityArguments) -> None:
     """Prints how far the annotators agree."""
     with Store(arguments.db) as store:
         found = agreement(store, arguments.campaign, arguments.dimension)
+        reliability = {person.name: person for person in reliabilities(store, arguments.campaign)}
     print(f"{found.num_judgements} rankings of {found.num_tasks} tasks, {found.num_labels} pair labels")
     print(f"Krippendorff's alpha      {_number(found.alpha)}  [{_number(found.alpha_low)}, ", end="")
     print(f"{_number(found.alpha_high)}]")
     print(f"pairwise agreement        {_number(found.pairwise)}")
     print(f"  among labels, no ties   {_number(found.pairwise_without_ties)}")
     print(f"tie rate                  {_number(found.tie_rate)}")
-    print("annotator             tasks skips seconds  ties  agreement")
+    print("annotator             tasks skips seconds  ties  agreement  accuracy  look at")
     for person in found.annotators:
+        known = reliability.get(person.name)
         print(
             f"{person.name[:20]:20}  {person.judgements:5} {person.skips:5} {person.median_seconds:7.1f} "
-            f"{_number(person.tie_rate)}      {_number(person.agreement)}"
+            f"{_number(person.tie_rate)}      {_number(person.agreement)}     "
+            + (f"{_number(known.accuracy)}  {', '.join(known.flags)}" if known else "")
         )
 
 
@@ -298,6 +331,8 @@ VERBS = {
     "import": Verb("add videos to rank", (ImportArguments,), run_import),
     "export": Verb("write rankings as JSONL", (ExportArguments,), run_export),
     "users": Verb("add or list users", (UsersArguments,), run_users),
+    "backup": Verb("copy the database into one file", (BackupArguments,), run_backup),
+    "restore": Verb("fill an empty database from a backup", (RestoreArguments,), run_restore),
     "quality": Verb("print how far annotators agree", (QualityArguments,), run_quality),
     "simulate": Verb("let simulated annotators rank", (SimulateArguments,), run_simulate),
 }

@@ -16,7 +16,9 @@ EXAMPLE = "vidalign reward --model nano --preferences rankings.jsonl --output_di
 class RewardArguments:
     """What `vidalign reward` reads, beside the arguments of the training."""
 
-    preferences: str = field(metadata={"help": "Rankings file (JSONL)."})
+    preferences: str = field(
+        metadata={"help": "Rankings file (JSONL), or db:URL#campaign of the labeling app."}
+    )
     model: str = field(
         default="nano",
         metadata={"help": "Generator whose first blocks are the trunk: built-in model, folder or hub id."},
@@ -26,7 +28,10 @@ class RewardArguments:
     )
     merge_annotators: bool = field(
         default=False,
-        metadata={"help": "Merge the rankings of several annotators of the same videos by mean rank."},
+        metadata={
+            "help": "Merge the rankings of several annotators of the same videos: by mean rank, or from a "
+            "database weighed by how reliable each annotator is."
+        },
     )
     overwrite: bool = field(default=False, metadata={"help": "Empty an existing output folder first."})
 
@@ -40,9 +45,15 @@ def run(arguments: RewardArguments, config: RewardConfig) -> None:
     from reward.preferences import merge_annotators, read_rankings
     from reward.reward_trainer import train_reward_model
 
-    rankings = read_rankings(arguments.preferences)
-    if arguments.merge_annotators:
-        rankings = merge_annotators(rankings)
+    from_store = arguments.preferences.startswith("db:")
+    if from_store:
+        from labeling_app.reliability import read_store
+
+        rankings = read_store(arguments.preferences, weighted=arguments.merge_annotators)
+    else:
+        rankings = read_rankings(arguments.preferences)
+        if arguments.merge_annotators:
+            rankings = merge_annotators(rankings)
     generator = load_generator(arguments.model, adapter=arguments.adapter, device=config.device)
     if config.resume_from_checkpoint is None:
         prepare_output_dir(str(config.output_dir), arguments.overwrite)
@@ -52,7 +63,11 @@ def run(arguments: RewardArguments, config: RewardConfig) -> None:
         f"{without_order} of them carry no order (everything tied)."
     )
     _, metrics = train_reward_model(
-        generator, rankings, config, trunk_adapter=arguments.adapter, source=arguments.preferences
+        generator,
+        rankings,
+        config,
+        trunk_adapter=arguments.adapter,
+        source=None if from_store else arguments.preferences,
     )
     for dimension, figures in metrics.items():
         held_out = figures.get("held_out") if isinstance(figures, dict) else None

@@ -15,6 +15,9 @@ const QUESTIONS = {
   motion: 'Which video moves best: smooth, natural, as much as it should?',
   alignment: 'Which video shows best what the prompt says?',
 };
+// Asked before the prompt is shown: who knows the prompt rates looks and motion by how well they fit it.
+const BEFORE_PROMPT = ['visual', 'motion'];
+const ALL_BAD = 'All videos are bad';
 const SKIP_REASONS = ['A video does not play', 'I do not understand the prompt', 'The content is offensive or unsafe', 'Another reason'];
 
 // An element with a class, properties and children; strings become text.
@@ -66,6 +69,8 @@ class RankingPage {
   build() {
     this.progressText = make('span', 'progress-text');
     this.progressBar = make('progress', '', { max: 1, value: 0, 'aria-hidden': 'true' });
+    this.earlier = make('button', 'quiet earlier', { type: 'button' }, 'Change an answer (U)');
+    this.earlier.addEventListener('click', () => this.showEarlier());
     this.userName = make('span', 'user-name', { dir: 'auto' });
     this.logout = make('form', '', { method: 'post', action: new URL('logout', BASE).href }, make('button', 'quiet', { type: 'submit' }, 'Log out'));
     this.logout.addEventListener('submit', () => localStorage.removeItem(DRAFT));
@@ -73,7 +78,7 @@ class RankingPage {
     this.status = make('p', 'visually-hidden', { role: 'status', 'aria-live': 'polite' });
     this.main = make('div', 'ranking-main');
     this.root.replaceChildren(
-      make('div', 'top-bar', {}, make('div', 'progress', {}, this.progressText, this.progressBar), this.userName, this.logout),
+      make('div', 'top-bar', {}, make('div', 'progress', {}, this.progressText, this.progressBar), this.earlier, this.userName, this.logout),
       this.notice, this.main, this.status,
     );
   }
@@ -88,6 +93,7 @@ class RankingPage {
   // Tasks ----------------------------------------------------------------------------------------------
 
   async next() {
+    this.editing = null;
     const { status, data } = await call('api/next');
     if (status !== 200) {
       this.showNotice(data.message);
@@ -101,6 +107,7 @@ class RankingPage {
     this.progressText.textContent = data.task ? `Task ${done + 1} of ${done + left}` : `${done} of ${done + left} done`;
     this.progressBar.max = Math.max(1, done + left);
     this.progressBar.value = done;
+    this.earlier.hidden = done === 0;
     if (this.player) this.player.close();
     this.player = null;
     this.task = data.task;
@@ -115,9 +122,44 @@ class RankingPage {
     this.say(title);
   }
 
+  // The answers that may still be changed, the latest first.
+  async showEarlier() {
+    const { status, data } = await call('api/answers');
+    if (status !== 200 || !data.answers.length) {
+      this.showNotice(status === 200 ? 'You have no answer that can still be changed.' : data.message);
+      return;
+    }
+    const dialog = make('dialog', 'skip-dialog', { 'aria-label': 'Change an answer' }, make('h2', '', {}, 'Which answer do you want to change?'));
+    for (const answer of data.answers) {
+      const open = make('button', 'earlier-answer', { type: 'button', dir: 'auto', textContent: answer.prompt.slice(0, 120) });
+      open.addEventListener('click', () => { dialog.close(); this.edit(answer); });
+      dialog.append(open);
+    }
+    const cancel = make('button', 'quiet', { type: 'button' }, 'Go back');
+    cancel.addEventListener('click', () => dialog.close());
+    dialog.append(cancel);
+    dialog.addEventListener('close', () => dialog.remove());
+    this.root.append(dialog);
+    dialog.showModal();
+  }
+
+  edit(answer) {
+    if (this.player) this.player.close();
+    this.player = null;
+    this.showNotice('');
+    this.editing = answer;
+    this.task = answer;
+    this.progressText.textContent = 'Changing an earlier answer';
+    this.showTask();
+  }
+
   showTask() {
     const { task } = this;
-    const draft = this.readDraft();
+    task.dimensions.sort((one, other) => BEFORE_PROMPT.includes(other) - BEFORE_PROMPT.includes(one));
+    const draft = this.editing
+      ? { places: task.dimensions.map((name) => task.ranks[name]), comment: task.comment, flag: task.flag, seen: task.videos.map(() => true) }
+      : this.readDraft();
+    this.zoomed = false;
     this.count = task.videos.length;
     this.rankings = task.dimensions.map((_, index) => new Places(this.count, draft.places && draft.places[index]));
     this.step = Math.min(draft.step || 0, task.dimensions.length - 1);
@@ -134,13 +176,12 @@ class RankingPage {
     player.ready().then(() => {
       if (player === this.player && !matchMedia('(prefers-reduced-motion: reduce)').matches) player.play();
     });
-    this.say(`${this.progressText.textContent}. Prompt: ${task.prompt.slice(0, 300)}`);
+    this.say(`${this.progressText.textContent}. ${this.promptHidden ? this.question.textContent : `Prompt: ${task.prompt.slice(0, 300)}`}`);
   }
 
   promptPart() {
-    return make('section', 'prompt', { 'aria-label': 'Prompt' },
-      make('span', 'label', {}, 'Prompt'),
-      make('p', 'prompt-text', { dir: 'auto', tabIndex: 0, textContent: this.task.prompt }));
+    this.promptText = make('p', 'prompt-text', { dir: 'auto', tabIndex: 0 });
+    return make('section', 'prompt', { 'aria-label': 'Prompt' }, make('span', 'label', {}, 'Prompt'), this.promptText);
   }
 
   videosPart() {
@@ -152,11 +193,13 @@ class RankingPage {
       this.videos.push(video);
       const card = make('div', 'card', { role: 'radio', tabIndex: -1, 'data-video': String(index) },
         video, make('div', 'card-foot', {}, make('span', 'badge', {}, letter(index)), make('span', 'card-place')));
+      card.addEventListener('dblclick', () => this.toggleZoom());
       card.addEventListener('click', () => this.select(index, true));
       this.makeDraggable(card, index, 'mouse');
       return card;
     });
-    return make('section', `videos videos-${this.count}`, { role: 'radiogroup', 'aria-label': 'Videos' }, ...this.cards);
+    this.grid = make('div', `videos videos-${this.count}`, { role: 'radiogroup', 'aria-label': 'Videos' }, ...this.cards);
+    return this.grid;
   }
 
   playerPart() {
@@ -176,7 +219,8 @@ class RankingPage {
       if (this.player.playing) this.player.pause();
       this.player.seek((this.scrub.value / 1000) * this.player.duration);
     });
-    return make('section', 'player', { 'aria-label': 'Player of all videos' }, this.playButton, this.backButton, this.forwardButton, this.rateButton, this.scrub);
+    this.zoomButton = button('', 'One video large (Z)', () => this.toggleZoom());
+    return make('section', 'player', { 'aria-label': 'Player of all videos' }, this.playButton, this.backButton, this.forwardButton, this.rateButton, this.zoomButton, this.scrub);
   }
 
   rankingPart(draft) {
@@ -186,7 +230,7 @@ class RankingPage {
     this.slots = Array.from({ length: this.count }, (_, index) => {
       const place = index + 1;
       const give = make('button', 'give-place', { type: 'button' });
-      give.append(make('strong', '', {}, ordinal(place)), make('span', '', {}, place === 1 ? 'best' : place === this.count ? 'worst' : ''));
+      give.append(make('strong', '', {}, ordinal(place)), ' ', make('span', '', {}, place === 1 ? 'best' : place === this.count ? 'worst' : ''));
       give.addEventListener('click', () => this.put(this.selected, place, true));
       return make('div', 'slot', { 'data-place': String(place), role: 'group' }, give, make('div', 'chips'));
     });
@@ -196,6 +240,13 @@ class RankingPage {
     this.previousButton.addEventListener('click', () => this.goToStep(this.step - 1));
     const skip = make('button', 'quiet skip', { type: 'button' }, 'Skip…');
     skip.addEventListener('click', () => this.skipDialog.showModal());
+    const allBad = make('button', 'quiet all-bad', { type: 'button' }, 'All bad (N)');
+    allBad.addEventListener('click', () => this.allBad());
+    const cancel = make('button', 'quiet', { type: 'button', hidden: !this.editing }, 'Leave it as it was');
+    cancel.addEventListener('click', () => this.next());
+    skip.hidden = Boolean(this.editing);
+    this.flag = make('input', 'flag', { id: 'ranking-flag', maxLength: 200, dir: 'auto', value: draft.flag || '', placeholder: 'What should the lead look at?' });
+    this.flag.addEventListener('input', () => this.saveDraft());
     this.gate = make('p', 'gate', { id: 'ranking-gate' });
     this.submitButton.setAttribute('aria-describedby', 'ranking-gate');
     this.comment = make('textarea', '', { id: 'ranking-comment', rows: 2, maxLength: 10000, dir: 'auto', value: draft.comment || '' });
@@ -203,7 +254,8 @@ class RankingPage {
     this.skipDialog = this.makeSkipDialog();
     return make('section', 'ranking', { 'aria-label': 'Ranking' },
       this.question, this.hint, this.pool, make('div', 'slots', {}, ...this.slots),
-      make('div', 'actions', {}, this.submitButton, this.previousButton, skip, this.gate),
+      make('div', 'actions', {}, this.submitButton, this.previousButton, allBad, skip, cancel, this.gate),
+      this.flagPart = make('details', 'flag-part', { open: Boolean(draft.flag) }, make('summary', '', {}, 'Flag for the lead'), make('label', 'visually-hidden', { for: 'ranking-flag' }, 'Flag'), this.flag),
       make('details', 'comment', { open: Boolean(draft.comment) }, make('summary', '', {}, 'Add a comment'), make('label', 'visually-hidden', { for: 'ranking-comment' }, 'Comment'), this.comment),
       this.skipDialog);
   }
@@ -212,7 +264,7 @@ class RankingPage {
     const last = letter(this.count - 1);
     const rows = [
       [`A – ${last}`, 'choose a video'], [`1 – ${this.count}`, 'give it a place; the same place twice is a tie'], ['↑ ↓', 'one place better or worse'],
-      ['← →', 'previous or next video'], ['0', 'take its place away'], ['Space', 'play or pause'], [', .', 'one frame back or on'], ['S', 'speed'], ['Enter', 'submit'],
+      ['← →', 'previous or next video'], ['0', 'take its place away'], ['Space', 'play or pause'], [', .', 'one frame back or on'], ['S', 'speed'], ['Z', 'one video large, or all'], ['N', 'all are bad: all tied, and flagged'], ['!', 'flag for the lead'], ['K', 'skip'], ['U', 'change an earlier answer'], ['Enter', 'submit'],
     ];
     const list = make('dl', '', {}, ...rows.flatMap(([keys, what]) => [make('dt', '', {}, keys), make('dd', '', {}, what)]));
     return make('details', 'keys', {}, make('summary', '', {}, 'Keyboard'), list);
@@ -266,6 +318,28 @@ class RankingPage {
     if (this.root.contains(document.activeElement) && document.activeElement.classList.contains('card')) this.cards[this.selected].focus({ preventScroll: true });
   }
 
+  allBad() {
+    for (let video = 0; video < this.count; video += 1) this.places.put(video, this.count);
+    if (!this.flag.value) this.flag.value = ALL_BAD;
+    this.flagPart.open = true;
+    this.say('All videos are tied and flagged as bad.');
+    this.saveDraft();
+    this.refresh();
+  }
+
+  toggleZoom() {
+    this.zoomed = !this.zoomed;
+    this.refresh();
+    this.cards[this.selected].focus({ preventScroll: true });
+  }
+
+  get promptHidden() { return BEFORE_PROMPT.includes(this.task.dimensions[this.step]); }
+
+  // What was answered without the prompt is not answered again with it.
+  get mayGoBack() {
+    return this.step > 0 && BEFORE_PROMPT.includes(this.task.dimensions[this.step - 1]) === this.promptHidden;
+  }
+
   goToStep(step) {
     this.step = step;
     this.selectFirstUnplaced();
@@ -295,7 +369,7 @@ class RankingPage {
       this.goToStep(this.step + 1);
     } else {
       const ranks = Object.fromEntries(this.task.dimensions.map((dimension, index) => [dimension, this.rankings[index].ranks]));
-      this.send('judgement', { ranks, seconds: this.seconds, comment: this.comment.value });
+      this.send(this.editing ? 'revision' : 'judgement', { ranks, seconds: this.seconds, comment: this.comment.value, flag: this.flag.value });
     }
   }
 
@@ -307,7 +381,7 @@ class RankingPage {
     this.sending = false;
     const saved = status === 200 || status === 409;
     this.showNotice(saved ? '' : data.message);
-    if (saved) localStorage.removeItem(DRAFT);
+    if (saved && !this.editing) localStorage.removeItem(DRAFT);
     if (saved || status === 410 || status === 403) {
       await this.next();
       window.scrollTo({ top: 0 });
@@ -323,6 +397,11 @@ class RankingPage {
     const { dimensions } = this.task;
     const dimension = dimensions[this.step];
     this.question.textContent = QUESTIONS[dimension] || QUESTIONS.overall;
+    this.promptText.textContent = this.promptHidden ? 'The prompt is shown after this question, so that it does not colour the answer.' : this.task.prompt;
+    this.promptText.classList.toggle('hidden-prompt', this.promptHidden);
+    this.grid.classList.toggle('zoomed', this.zoomed);
+    this.zoomButton.textContent = this.zoomed ? 'All' : 'Zoom';
+    this.zoomButton.setAttribute('aria-label', this.zoomed ? 'All videos (Z)' : 'Zoom: one video large (Z)');
     const position = dimensions.length > 1 ? `Question ${this.step + 1} of ${dimensions.length}. ` : '';
     this.hint.textContent = position + (places.complete
       ? 'Every video has a place. Change what you like, then submit.'
@@ -343,11 +422,12 @@ class RankingPage {
       this.fill(slot.querySelector('.chips'), videos);
       const holds = videos.length ? `: ${videos.map(letter).join(', ')}` : ', empty';
       slot.setAttribute('aria-label', `${ordinal(index + 1)} place${holds}`);
-      slot.querySelector('.give-place').setAttribute('aria-label', `Give video ${letter(this.selected)} the ${ordinal(index + 1)} place`);
+      const give = slot.querySelector('.give-place');
+      give.setAttribute('aria-label', `${[...give.children].map((part) => part.textContent).join(' ').trim()}: give this place to video ${letter(this.selected)}`);
       slot.classList.toggle('tied', videos.length > 1);
     });
-    this.previousButton.hidden = this.step === 0;
-    this.submitButton.textContent = this.sending ? 'Saving…' : this.lastStep ? 'Submit' : 'Next question';
+    this.previousButton.hidden = !this.mayGoBack;
+    this.submitButton.textContent = this.sending ? 'Saving…' : this.lastStep ? (this.editing ? 'Save the change' : 'Submit') : 'Next question';
     this.refreshPlayer();
   }
 
@@ -373,6 +453,7 @@ class RankingPage {
     if (!player) return;
     this.playButton.textContent = player.playing ? 'Pause' : 'Play';
     this.rateButton.textContent = { 1: '1×', 0.5: '½×', 0.25: '¼×' }[player.rate];
+    this.rateButton.setAttribute('aria-label', `${this.rateButton.textContent} speed (S)`);
     if (player.duration && document.activeElement !== this.scrub) this.scrub.value = Math.round((1000 * player.time) / player.duration);
     this.cards.forEach((card, index) => {
       card.classList.toggle('seen', player.seen[index]);
@@ -391,9 +472,12 @@ class RankingPage {
   // Keyboard and drag ----------------------------------------------------------------------------------
 
   onKey(event) {
-    if (!this.task || !this.player || event.ctrlKey || event.metaKey || event.altKey || this.skipDialog.open) return;
+    if (!this.task || !this.player || event.ctrlKey || event.metaKey || event.altKey || this.root.querySelector('dialog[open]')) return;
     const { target } = event;
-    if (target.closest('textarea, select, input:not([type=range])')) return;
+    if (target.closest('textarea, select, input:not([type=range])')) {
+      if (event.key === 'Escape') this.cards[this.selected].focus({ preventScroll: true });
+      return;
+    }
     const onButton = target.closest('button, summary, a');
     const onScrub = target === this.scrub;
     const { key } = event;
@@ -404,6 +488,12 @@ class RankingPage {
       ',': () => this.player.step(-1),
       '.': () => this.player.step(1),
       s: () => this.nextRate(),
+      z: () => this.toggleZoom(),
+      n: () => this.allBad(),
+      k: () => this.editing ? false : this.skipDialog.showModal(),
+      u: () => { this.showEarlier(); },
+      '!': () => { this.flagPart.open = true; this.flag.focus(); },
+      Escape: () => this.zoomed && this.toggleZoom(),
       ArrowLeft: () => !onScrub && this.select((this.selected + this.count - 1) % this.count, true),
       ArrowRight: () => !onScrub && this.select((this.selected + 1) % this.count, true),
       ArrowUp: () => !onScrub && this.moveSelected(-1),
@@ -489,7 +579,7 @@ class RankingPage {
   }
 
   saveDraft() {
-    if (!this.task || !this.player) return;
+    if (!this.task || !this.player || this.editing) return;
     localStorage.setItem(DRAFT, JSON.stringify({
       assignment: this.task.assignment,
       places: this.rankings.map((ranking) => ranking.ranks),
@@ -497,6 +587,7 @@ class RankingPage {
       seen: this.player.seen,
       seconds: this.seconds,
       comment: this.comment.value,
+      flag: this.flag.value,
     }));
   }
 
@@ -505,7 +596,7 @@ class RankingPage {
     if (!this.task || !this.player || document.hidden || idle) return;
     this.seconds += 1;
     this.saveDraft();
-    if ((Date.now() - this.lastRenewal) / 1000 > this.leaseSeconds / 3) this.renew();
+    if (!this.editing && (Date.now() - this.lastRenewal) / 1000 > this.leaseSeconds / 3) this.renew();
   }
 
   async renew() {

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +17,10 @@ import av
 import numpy as np
 import pytest
 import uvicorn
+from postgresql_server import MISSING, running_server, server_binaries
+from sqlalchemy import create_engine
 
+from labeling_app.database import database_url
 from labeling_app.importing import import_tasks
 from labeling_app.server import create_app
 from labeling_app.store import Store
@@ -61,9 +68,58 @@ def candidates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_folder(tmp_path_factory.mktemp("generated") / "candidates", prompts)
 
 
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """The URL of a running PostgreSQL server; its database `prepared` has the newest schema."""
+    binaries = server_binaries()
+    if binaries is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail(MISSING, pytrace=False)
+        pytest.skip(MISSING)
+    # Not pytest's temporary folder: the server runs as a user who may not enter it.
+    folder = Path(tempfile.mkdtemp(prefix="vidalign-postgresql-"))
+    with running_server(folder, binaries) as url:
+        run_sql(url, "CREATE DATABASE prepared")
+        Store(url.replace("/postgres", "/prepared")).close()
+        yield url
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def run_sql(url: str, statement: str) -> None:
+    """Runs a statement outside of transactions."""
+    engine = create_engine(database_url(url), isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql(statement)
+    engine.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of an empty database, once on SQLite and once on PostgreSQL."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'labels.db'}"
+        return
+    server, name = request.getfixturevalue("postgresql"), f"test_{uuid.uuid4().hex}"
+    run_sql(server, f"CREATE DATABASE {name} TEMPLATE prepared")
+    yield server.replace("/postgres", f"/{name}")
+    run_sql(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def other_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Another empty database, on both kinds for each kind of `database`."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'other.db'}"
+        return
+    server, name = request.getfixturevalue("postgresql"), f"other_{uuid.uuid4().hex}"
+    run_sql(server, f"CREATE DATABASE {name} TEMPLATE prepared")
+    yield server.replace("/postgres", f"/{name}")
+    run_sql(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store(tmp_path / "labels.db") as opened:
+def store(database: str) -> Iterator[Store]:
+    with Store(database) as opened:
         yield opened
 
 

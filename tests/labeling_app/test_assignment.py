@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,11 @@ RANKS = {"overall": [1, 2, 3, 4]}
 
 
 @pytest.fixture
-def timed(tmp_path: Path, candidates: Path, clock: Any) -> Store:
+def timed(database: str, candidates: Path, clock: Any) -> Iterator[Store]:
     """A store with one annotator a task and a clock that tests turn."""
-    store = Store(tmp_path / "timed.db", lease_seconds=600.0, clock=clock)
-    import_tasks(store, candidates, campaign="main", overlap=1)
-    return store
+    with Store(database, lease_seconds=600.0, edit_seconds=3600.0, clock=clock) as store:
+        import_tasks(store, candidates, campaign="main", overlap=1)
+        yield store
 
 
 def work(database: str, name: str) -> list[int]:
@@ -157,6 +158,34 @@ def test_a_skipped_task_goes_to_others_and_never_back(timed: Store) -> None:
     assert his.task == task.task
     assert len(timed.judgements("main")) == 11
     assert len(timed.judgements("main", include_skips=True)) == 12
+
+
+def test_recent_answers_come_back_as_shown_and_can_be_changed_for_a_while(timed: Store, clock: Any) -> None:
+    ada, bob = timed.add_user("ada"), timed.add_user("bob")
+    for ranks in ([1, 2, 3, 4], [4, 3, 2, 1]):
+        task = assignment.next_task(timed, ada)
+        assert task is not None
+        assignment.submit(timed, ada, task.assignment, {"overall": ranks}, 1.0, "so", "odd prompt")
+        clock.now += 60
+    second, first = assignment.recent_answers(timed, ada)
+    assert (first.ranks, second.ranks) == ({"overall": [1, 2, 3, 4]}, {"overall": [4, 3, 2, 1]})
+    assert (first.comment, first.flag, first.answered_at) == ("so", "odd prompt", clock.now - 120)
+    assert assignment.recent_answers(timed, bob) == []
+    assignment.revise(timed, ada, first.task.assignment, {"overall": [1, 1, 1, 1]}, 1.0)
+    assert assignment.recent_answers(timed, ada)[1].ranks == {"overall": [1, 1, 1, 1]}
+    clock.now += 3600
+    assert assignment.recent_answers(timed, ada) == []
+    with pytest.raises(assignment.Refused, match="too old"):
+        assignment.revise(timed, ada, first.task.assignment, {"overall": [1, 2, 3, 4]}, 1.0)
+
+
+@pytest.mark.parametrize(("comment", "flag"), [("a\0b", ""), ("", "\0"), ("\ud800", ""), ("", "x" * 201)])
+def test_texts_that_no_database_keeps_are_refused(filled: Store, comment: str, flag: str) -> None:
+    ada = filled.add_user("ada")
+    task = assignment.next_task(filled, ada)
+    assert task is not None
+    with pytest.raises(assignment.Refused, match="NUL"):
+        assignment.submit(filled, ada, task.assignment, RANKS, 1.0, comment, flag)
 
 
 def test_progress_counts_what_is_done_and_what_is_left_for_this_person(timed: Store) -> None:

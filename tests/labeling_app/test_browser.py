@@ -38,6 +38,12 @@ if os.environ.get("CI") != "true":
 from playwright.sync_api import BrowserContext, Page, sync_playwright  # noqa: E402
 
 
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store(tmp_path / "labels.db") as opened:
+        yield opened
+
+
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserContext]:
     with sync_playwright() as playwright:
@@ -259,19 +265,93 @@ def test_hostile_prompts_and_comments_show_verbatim_and_run_nothing(
 def test_several_dimensions_are_asked_one_after_the_other(
     page: Page, store: Store, candidates: Path, serve: Callable[[Store], Any]
 ) -> None:
-    import_tasks(store, candidates, campaign="main", dimensions=["motion", "alignment"])
+    import_tasks(store, candidates, campaign="main", dimensions=["alignment", "motion"])
     store.add_user("ada", PASSWORD)
     log_in(page, serve(store))
+    # Motion is asked before the prompt is shown, and not again after it.
+    assert "take 0" not in page.locator(".ranking-page").inner_text()
     press(page, "1234")
     wait_until_seen(page)
     page.keyboard.press("Enter")
     page.wait_for_function("document.querySelector('.hint').textContent.startsWith('Question 2 of 2')")
+    assert page.locator(".prompt-text").inner_text() == "a red circle moves right, take 0"
+    assert not page.get_by_role("button", name="Back", exact=True).is_visible()
     press(page, "2222")
     page.keyboard.press("Enter")
     wait_for_task(page, 2)
     stored = {judgement.dimension: judgement.ranks for judgement in store.judgements("main")}
     assert sorted(stored["motion"] or []) == [1, 2, 3, 4]
     assert stored["alignment"] == [1, 1, 1, 1]
+
+
+def test_flag_all_bad_zoom_skip_and_a_changed_answer_by_keys_alone(
+    page: Page, filled: Store, serve: Callable[[Store], Any]
+) -> None:
+    filled.add_user("ada", PASSWORD)
+    log_in(page, serve(filled))
+    page.keyboard.press("b")
+    page.keyboard.press("z")
+    assert page.evaluate("[...document.querySelectorAll('.card')].map((c) => c.offsetParent !== null)") == [
+        False,
+        True,
+        False,
+        False,
+    ]
+    page.keyboard.press("Escape")
+    assert page.locator(".card:visible").count() == 4
+    page.keyboard.press("n")
+    page.keyboard.press("!")
+    page.keyboard.press("Control+a")
+    page.keyboard.type("<i>all</i> broken")
+    page.keyboard.press("Escape")
+    wait_until_seen(page)
+    page.keyboard.press("Enter")
+    wait_for_task(page, 2)
+    (judgement,) = filled.judgements("main")
+    assert (judgement.ranks, judgement.flag) == ([1, 1, 1, 1], "<i>all</i> broken")
+
+    page.keyboard.press("u")
+    page.wait_for_selector("dialog[open] .earlier-answer")
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.querySelector('.progress-text').textContent.startsWith('Changing')")
+    assert page.locator("#ranking-flag").input_value() == "<i>all</i> broken"
+    press(page, "a1b2c3d4")
+    page.keyboard.press("Enter")
+    wait_for_task(page, 2)
+    versions = filled.judgements("main", all_versions=True)
+    assert [judgement.version for judgement in versions] == [1, 2]
+    assert ranks_as_shown(filled, 0) == [1, 2, 3, 4]
+
+    page.keyboard.press("k")
+    page.wait_for_selector("dialog[open]")
+    page.keyboard.press("Enter")
+    wait_for_task(page, 3)
+    assert [j.skip_reason for j in filled.judgements("main", include_skips=True) if j.skip_reason] == [
+        "A video does not play"
+    ]
+
+
+def test_four_videos_are_within_a_frame_of_each_other_after_five_seconds(
+    page: Page, filled: Store, serve: Callable[[Store], Any]
+) -> None:
+    filled.add_user("ada", PASSWORD)
+    log_in(page, serve(filled))
+    wait_until_seen(page)
+    page.wait_for_timeout(5000)
+    spreads = page.evaluate(
+        """async () => {
+            const videos = [...document.querySelectorAll('.card video')];
+            const spreads = [];
+            for (let i = 0; i < 10; i += 1) {
+                const times = videos.map((video) => video.currentTime);
+                spreads.push(Math.max(...times) - Math.min(...times));
+                await new Promise((resolve) => setTimeout(resolve, 37));
+            }
+            return spreads.sort((a, b) => a - b);
+        }"""
+    )
+    # The middle one: a sample may fall into the moment in which all videos start again.
+    assert spreads[5] <= 1 / 8
 
 
 def test_the_page_fits_a_phone_and_works_by_tapping(
@@ -294,3 +374,32 @@ def test_the_page_fits_a_phone_and_works_by_tapping(
     page.get_by_role("button", name="Submit").click()
     wait_for_task(page, 2)
     assert ranks_as_shown(filled, 0) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_axe_finds_nothing_serious_on_the_login_and_ranking_pages(
+    page: Page, filled: Store, serve: Callable[[Store], Any], width: int
+) -> None:
+    axe = (Path(__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+    filled.add_user("ada", PASSWORD)
+    page.set_viewport_size({"width": width, "height": 844})
+    server = serve(filled)
+
+    def serious() -> list[str]:
+        page.evaluate(axe)
+        found = page.evaluate("axe.run(document).then((result) => result.violations)")
+        return [rule["id"] for rule in found if rule["impact"] in ("serious", "critical")]
+
+    page.goto(server.url)
+    page.get_by_label("Name").wait_for()
+    assert serious() == []
+    log_in(page, server)
+    press(page, "212")
+    assert serious() == []
+    page.keyboard.press("z")
+    page.keyboard.press("!")
+    assert serious() == []
+    page.keyboard.press("Escape")
+    page.keyboard.press("k")
+    page.wait_for_selector("dialog[open]")
+    assert serious() == []

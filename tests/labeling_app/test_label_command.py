@@ -89,8 +89,20 @@ def test_wrong_scores_are_one_clear_sentence(database: str, tmp_path: Path) -> N
 def test_every_verb_has_help_and_every_argument_is_explained() -> None:
     from dataclasses import fields
 
-    assert set(label.VERBS) == {"serve", "import", "export", "users", "quality", "simulate"}
+    verbs = {"serve", "import", "export", "users", "quality", "simulate", "backup", "restore"}
+    assert set(label.VERBS) == verbs
     for verb in label.VERBS.values():
         assert verb.help
         for arguments in verb.arguments:
             assert all(field.metadata["help"] for field in fields(arguments))
+
+
+def test_backup_and_restore_move_a_database(
+    database: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    label.run_users(label.UsersArguments(db=database, add="ada"))
+    label.run_backup(label.BackupArguments(db=database, output_file=str(tmp_path / "b.db")))
+    label.run_restore(label.RestoreArguments(db=str(tmp_path / "new.db"), backup=str(tmp_path / "b.db")))
+    capsys.readouterr()
+    label.run_users(label.UsersArguments(db=str(tmp_path / "new.db")))
+    assert "ada" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -51,6 +52,12 @@ def test_alpha_of_krippendorffs_own_example() -> None:
 def test_labels_of_pairs() -> None:
     assert pair_labels([1, 2, 2]) == [1, 1, 0]
     assert pair_labels([3, 1, 2]) == [-1, -1, 1]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store(tmp_path / "labels.db") as opened:
+        yield opened
 
 
 def judge_all(store: Store, name: str, ranks: list[int] | None, seconds: float = 1.0) -> None:

@@ -246,3 +246,37 @@ def test_the_api_describes_itself(ada: TestClient) -> None:
     paths = ada.get("/openapi.json").json()["paths"]
     assert "/api/next" in paths
     assert "/api/assignments/{assignment_id}/judgement" in paths
+
+
+def test_an_answer_is_found_again_and_changed(app: Any, ada: TestClient, filled: Store) -> None:
+    mine = ada.get("/api/next").json()["task"]["assignment"]
+    ada.post(f"/api/assignments/{mine}/judgement", json={**ANSWER, "flag": "odd"})
+    (found,) = ada.get("/api/answers").json()["answers"]
+    assert (found["assignment"], found["ranks"], found["flag"]) == (mine, {"overall": [1, 2, 2, 3]}, "odd")
+    changed = {**ANSWER, "ranks": {"overall": [4, 3, 2, 1]}}
+    assert ada.post(f"/api/assignments/{mine}/revision", json=changed).json() == {"version": 2}
+    eve = browser(app, "eve")
+    assert eve.post(f"/api/assignments/{mine}/revision", json=changed).status_code == 403
+    assert eve.get("/api/answers").json() == {"answers": []}
+    assert [judgement.version for judgement in filled.judgements("main")] == [2]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {**ANSWER, "comment": "a\0b"},
+        {**ANSWER, "flag": "\0"},
+        {**ANSWER, "seconds": "NaN"},
+        {**ANSWER, "x": 1},
+    ],
+)
+def test_answers_that_the_database_would_choke_on_are_refused(ada: TestClient, answer: Any) -> None:
+    mine = ada.get("/api/next").json()["task"]["assignment"]
+    response = ada.post(f"/api/assignments/{mine}/judgement", json=answer)
+    assert response.status_code in (403, 422)
+    assert ada.post(f"/api/assignments/{2**70}/judgement", json=ANSWER).status_code in (403, 422)
+    assert ada.get("/media/a%00b").status_code == 404
+
+
+def test_logins_are_in_the_audit_table(ada: TestClient, filled: Store) -> None:
+    assert [(event.user_name, event.action) for event in filled.audit_events()] == [("ada", "login")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 
@@ -22,6 +23,12 @@ from labeling_app.simulate import (
     simulate,
 )
 from labeling_app.store import Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store(tmp_path / "labels.db") as opened:
+        yield opened
 
 
 def gold(video: Path, prompt: str) -> float:

@@ -19,8 +19,8 @@ def test_a_path_and_a_url_open_the_same_database(tmp_path: Path) -> None:
         assert [user.name for user in store.users()] == ["ada"]
 
 
-def test_sqlite_runs_in_wal_mode(store: Store) -> None:
-    with store.read() as session:
+def test_sqlite_runs_in_wal_mode(tmp_path: Path) -> None:
+    with Store(tmp_path / "x.db") as store, store.read() as session:
         assert session.connection().exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
 
 
@@ -85,8 +85,8 @@ def test_a_new_password_ends_the_sessions(store: Store) -> None:
     assert store.authenticate("ada", "correct horse") is None
 
 
-def test_sessions_end_by_logging_out_and_by_time(tmp_path: Path, clock: object) -> None:
-    store = Store(tmp_path / "x.db", clock=clock)  # type: ignore[arg-type]
+def test_sessions_end_by_logging_out_and_by_time(database: str, clock: object) -> None:
+    store = Store(database, clock=clock)  # type: ignore[arg-type]
     ada = store.add_user("ada", "correct horse")
     token, other = store.open_session(ada, lifetime=60.0), store.open_session(ada, lifetime=600.0)
     assert store.session_user("forged") is None

@@ -1,0 +1,105 @@
+"""Backups of the labeling store, and moving a store from one kind of database to another.
+
+A backup is an SQLite file with the rows of all tables at one moment, whatever database they come from; the
+server may go on working meanwhile. Restoring copies the rows into an empty database of either kind, so the same
+two steps also move a store from SQLite to PostgreSQL or back. Video files are not part of it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from sqlalchemy import Connection, func, insert, select, text
+
+from generator.output import InputError, atomic_path
+from labeling_app.database import database_url, open_database, schema_version, shown_url
+from labeling_app.models import Base
+
+ROWS_AT_A_TIME = 1000
+
+
+def backup(database: str | Path, path: str | Path, overwrite: bool = False) -> int:
+    """Writes a backup in one step and returns the number of its rows.
+
+    Raises:
+        InputError: the file exists and `overwrite` is not set, or the database cannot be opened.
+    """
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise InputError(f"The file {path} exists: name another one or pass --overwrite.")
+    source = open_database(_existing(database))
+    try:
+        with atomic_path(path) as temporary:
+            target = open_database(database_url(temporary))
+            with _snapshot(source.connect()) as reading, target.begin() as writing:
+                count = _copy(reading, writing)
+            target.dispose()
+            with closing(sqlite3.connect(temporary)) as connection:
+                # One file: nothing of it stays behind in a write-ahead log when it is renamed.
+                connection.execute("PRAGMA journal_mode=DELETE")
+    finally:
+        source.dispose()
+    return count
+
+
+def restore(path: str | Path, database: str | Path) -> int:
+    """Copies a backup into an empty database, in one transaction; returns the number of rows.
+
+    Raises:
+        InputError: there is no such backup, it is none, or the database has rows already.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"The backup {path} does not exist: correct the path.")
+    source, target = open_database(database_url(path)), open_database(database_url(database))
+    try:
+        with source.execution_options(reading=True).connect() as reading, target.begin() as writing:
+            filled = [t.name for t in Base.metadata.sorted_tables if _count(writing, t.name)]
+            if filled:
+                raise InputError(
+                    f"The database {shown_url(database_url(database))} has rows already (in {filled[0]}): "
+                    "restore into an empty one."
+                )
+            return _copy(reading, writing)
+    finally:
+        source.dispose()
+        target.dispose()
+
+
+def _existing(database: str | Path) -> str:
+    url = database_url(database)
+    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).is_file():
+        raise InputError(f"There is no database {url.removeprefix('sqlite:///')}: correct the path.")
+    return url
+
+
+def _snapshot(connection: Connection) -> Connection:
+    if connection.dialect.name == "sqlite":
+        return connection.execution_options(reading=True)
+    return connection.execution_options(isolation_level="REPEATABLE READ")
+
+
+def _count(connection: Connection, table: str) -> int:
+    return connection.scalar(select(func.count()).select_from(Base.metadata.tables[table])) or 0
+
+
+def _copy(source: Connection, target: Connection) -> int:
+    version = schema_version(source), schema_version(target)
+    if version[0] != version[1]:
+        raise InputError(f"The schemas differ ({version[0]} and {version[1]}): use one version of vidalign.")
+    count = 0
+    for table in Base.metadata.sorted_tables:
+        for rows in source.execute(select(table)).mappings().partitions(ROWS_AT_A_TIME):
+            target.execute(insert(table), [dict(row) for row in rows])
+            count += len(rows)
+        if target.dialect.name == "postgresql" and "id" in table.c and table.c.id.type.python_type is int:
+            # Rows came with their ids, so the counter that gives out new ones has to catch up.
+            target.execute(
+                text(
+                    f"SELECT setval(pg_get_serial_sequence('{table.name}', 'id'), "
+                    f"GREATEST((SELECT max(id) FROM {table.name}), 1), "
+                    f"EXISTS (SELECT 1 FROM {table.name}))"
+                )
+            )
+    return count

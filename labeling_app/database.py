@@ -1,0 +1,140 @@
+"""Opening the database of the labeling store and bringing its schema up to date.
+
+On SQLite the database runs in WAL mode and every writing transaction starts with `BEGIN IMMEDIATE`, so that a
+decision ("is there room for one more annotator?") and the row that follows from it cannot be torn apart by
+another process. On PostgreSQL rows are locked for the same purpose.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+from generator.output import InputError
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+FIRST_VERSION, NEWEST_VERSION = "0001", "0002"
+MIGRATION_LOCK = 0x76_69_64_61_6C_69_67_6E
+"""Key of the advisory lock under which one process at a time migrates a PostgreSQL database."""
+
+
+def database_url(database: str | Path) -> str:
+    """A SQLAlchemy URL from a URL or from the path of an SQLite file; `postgresql://` means psycopg 3."""
+    given = str(database)
+    for short in ("postgres://", "postgresql://"):
+        if given.startswith(short):
+            return "postgresql+psycopg://" + given.removeprefix(short)
+    return given if "://" in given else f"sqlite:///{given}"
+
+
+def shown_url(url: str) -> str:
+    """The URL without its password."""
+    return make_url(url).render_as_string(hide_password=True)
+
+
+def open_database(url: str) -> Engine:
+    """An engine on a database whose schema is the newest.
+
+    Raises:
+        InputError: the URL is not one, its driver is not installed, the database cannot be opened, or a newer
+            version of vidalign made it.
+    """
+    engine = _open_engine(url)
+    try:
+        upgrade(engine)
+    except SQLAlchemyError as error:
+        raise InputError(
+            f"The database {shown_url(url)} cannot be opened ({first_line(error)}): "
+            "check the path or URL and the permissions."
+        ) from error
+    return engine
+
+
+def schema_version(connection: Connection) -> str | None:
+    """The version of the schema; None for an empty database. Databases from before Alembic are the first."""
+    tables = inspect(connection).get_table_names()
+    if "alembic_version" in tables:
+        return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return FIRST_VERSION if "judgements" in tables else None
+
+
+def upgrade(engine: Engine) -> None:
+    """Applies the missing migrations in one transaction; several processes may call this at once.
+
+    Raises:
+        InputError: the schema is newer than this program.
+    """
+    with engine.execution_options(reading=True).connect() as connection:
+        version = schema_version(connection)
+    if version == NEWEST_VERSION:
+        return
+    from alembic import command
+    from alembic.config import Config
+
+    if version is not None and version > NEWEST_VERSION:
+        raise InputError(
+            f"The database has schema {version}, but this vidalign knows schemas up to {NEWEST_VERSION}: "
+            "install the newer vidalign."
+        )
+    with engine.begin() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+        config = Config(attributes={"connection": connection})
+        config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+        if schema_version(connection) is not None and "alembic_version" not in _tables(connection):
+            command.stamp(config, FIRST_VERSION)
+        command.upgrade(config, NEWEST_VERSION)
+
+
+def _tables(connection: Connection) -> list[str]:
+    return inspect(connection).get_table_names()
+
+
+def first_line(error: Exception) -> str:
+    """What a database driver complains about, in its first line."""
+    return str(getattr(error, "orig", None) or error).splitlines()[0]
+
+
+def _open_engine(url: str) -> Engine:
+    try:
+        parsed = make_url(url)
+        if parsed.get_backend_name() != "sqlite":
+            return create_engine(parsed, pool_pre_ping=True, pool_size=10, max_overflow=10)
+        folder = Path(parsed.database or ".").parent
+        if parsed.database in (None, "", ":memory:"):
+            raise InputError(
+                "The database is in memory, which threads and processes cannot share: name a file, for "
+                "example sqlite:///labels.db."
+            )
+        if not folder.is_dir():
+            raise InputError(f"The folder {folder} of the database does not exist: make it or name another.")
+        engine = create_engine(parsed, connect_args={"timeout": 60.0, "check_same_thread": False})
+    except (ArgumentError, NoSuchModuleError) as error:
+        raise InputError(
+            f"{url!r} is not a database URL ({first_line(error)}): give a path or, for example, "
+            "sqlite:///labels.db."
+        ) from error
+    except ModuleNotFoundError as error:
+        advice = 'pip install "vidalign[postgresql]"' if error.name == "psycopg" else "install it with pip"
+        raise InputError(
+            f"The database driver {error.name!r} is not installed: {advice}, or use another URL."
+        ) from error
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _: Any) -> None:
+    # The driver must not start transactions by itself; `_begin_sqlite` does.
+    connection.isolation_level = None
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    reading = connection.get_execution_options().get("reading", False)
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")

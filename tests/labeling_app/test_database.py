@@ -1,0 +1,70 @@
+"""Migrations, and what a server that is killed leaves behind."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import create_engine, text
+
+from generator.output import InputError
+from labeling_app.database import NEWEST_VERSION, database_url, schema_version
+from labeling_app.models import Base
+from labeling_app.store import Store
+
+MEMORY_OF_FIRST_RELEASE = """
+CREATE TABLE users (id INTEGER PRIMARY KEY, name VARCHAR(100) NOT NULL UNIQUE, password_hash VARCHAR(300) NOT NULL,
+  role VARCHAR(20) NOT NULL, simulated BOOLEAN NOT NULL, created_at FLOAT NOT NULL);
+CREATE TABLE judgements (id INTEGER PRIMARY KEY, task_id INTEGER NOT NULL, user_id INTEGER NOT NULL,
+  dimension VARCHAR(50) NOT NULL, version INTEGER NOT NULL, ranks JSON, seconds FLOAT NOT NULL,
+  comment TEXT NOT NULL, skip_reason TEXT NOT NULL, created_at FLOAT NOT NULL);
+INSERT INTO users VALUES (1, 'ada', '', 'annotator', false, 5.0);
+INSERT INTO judgements VALUES (1, 1, 1, 'overall', 1, '[1, 2]', 3.0, 'kept', '', 6.0)
+"""
+
+
+def test_the_migrations_make_exactly_the_tables_of_the_models(database: str) -> None:
+    Store(database).close()
+    engine = create_engine(database_url(database))
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+        assert schema_version(connection) == NEWEST_VERSION
+    engine.dispose()
+
+
+def test_a_database_from_before_alembic_is_brought_up_to_date_and_keeps_its_rows(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'old.db'}"
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        for statement in MEMORY_OF_FIRST_RELEASE.split(";"):
+            connection.execute(text(statement))
+    engine.dispose()
+    with Store(url) as store, store.read() as session:
+        assert [user.name for user in store.users()] == ["ada"]
+        rows = session.execute(text("SELECT comment, flag FROM judgements")).all()
+    assert [tuple(row) for row in rows] == [("kept", "")]
+
+
+def test_a_database_of_a_newer_program_is_left_alone(database: str) -> None:
+    with Store(database) as store, store.write() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(InputError, match="install the newer vidalign"):
+        Store(database)
+
+
+def test_many_servers_may_start_at_once_on_an_empty_database(tmp_path: Path) -> None:
+    def start(_: int) -> int:
+        with Store(tmp_path / "new.db") as store:
+            return len(store.users())
+
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(start, range(6))) == [0] * 6
+
+
+def test_a_server_that_is_not_there_is_one_sentence_without_the_password() -> None:
+    with pytest.raises(InputError, match="cannot be opened") as caught:
+        Store("postgresql://ada:secret@127.0.0.1:1/labels")
+    assert "secret" not in str(caught.value)
