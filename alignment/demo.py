@@ -31,7 +31,7 @@ from alignment.rollout import Rollout
 from alignment.sft_config import SFTConfig
 from generator import load_generator
 from generator.base import VideoGenerator
-from generator.demonstrations import write_demonstrations
+from generator.demonstrations import read_demonstrations, write_demonstrations
 from generator.output import InputError, prepare_output_dir, write_json, write_jsonl
 from generator.prompts import PromptRecord
 from generator.video import read_video, write_video
@@ -248,7 +248,7 @@ class Demo:
         }
 
     def reward(self) -> dict[str, Any]:
-        """The reward model, trained on the rankings; its trunk is the first half of the SFT model."""
+        """The reward model: matching from the demonstrations, then what the rankings say; trunk of the SFT model."""
         output_dir = self.folder / "reward"
         shutil.rmtree(output_dir, ignore_errors=True)
         source = self.folder / "rankings.jsonl"
@@ -266,6 +266,7 @@ class Demo:
             trunk_adapter=self._adapter(),
             source=source,
             callbacks=[Fraction(self.advance)],
+            demonstrations=read_demonstrations(self.folder / "demonstrations"),
         )
         return {"metrics": metrics}
 

@@ -104,7 +104,7 @@ SCALES = {
         batch_size=16,
         rollout_prompts=4,
         num_generations=8,
-        reward_epochs=30,
+        reward_epochs=8,
         seconds={
             "demonstrations": 4,
             "sft": 60,
@@ -135,7 +135,7 @@ SCALES = {
         batch_size=32,
         rollout_prompts=16,
         num_generations=16,
-        reward_epochs=30,
+        reward_epochs=8,
         seconds={
             "demonstrations": 10,
             "sft": 40,

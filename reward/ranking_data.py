@@ -41,6 +41,7 @@ class EncodedVideos:
         latents: `[videos, channels, frames, height, width]`.
         conditions: one row a video.
         features: of the frozen trunk; None where the trunk is trained.
+        text: `[videos, words, text_size]` embeddings of the prompts where the head reads them.
         evidence: `[videos, numbers]` implicit evidence, always of the untrained trunk.
     """
 
@@ -49,6 +50,7 @@ class EncodedVideos:
     conditions: Conditions
     features: Features | None
     evidence: Tensor
+    text: Tensor
 
 
 @torch.no_grad()
@@ -91,7 +93,7 @@ def encode_videos(
         features.append(
             part
             if not config.lora_rank
-            else Features(part.tokens[:, :, :0], part.is_video[:, :0], part.evidence)
+            else Features(part.tokens[:, :, :0], part.is_video[:, :0], part.evidence, part.text)
         )
     joined = Features.concatenate(features)
     return EncodedVideos(
@@ -100,6 +102,7 @@ def encode_videos(
         conditions={name: value.cpu() for name, value in conditions.items()},
         features=None if config.lora_rank else joined,
         evidence=joined.evidence,
+        text=joined.text,
     )
 
 
@@ -149,6 +152,7 @@ class RankingCollator:
             "ranks": ranks,
             "dimension": torch.stack([item["dimension"] for item in items]),
             "evidence": self.encoded.evidence[rows],
+            "text": self.encoded.text[rows],
         }
         if self.encoded.features is not None:
             batch["tokens"] = self.encoded.features.tokens[rows]

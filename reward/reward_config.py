@@ -8,6 +8,7 @@ from transformers import TrainingArguments
 
 from generator.output import InputError
 from reward.losses import LOSSES
+from reward.models.latent_config import ARCHITECTURES
 from reward.preferences import DIMENSIONS
 
 
@@ -62,14 +63,35 @@ class RewardConfig(TrainingArguments):
         default=8,
         metadata={"help": "Stop after so many evaluations without a better one; 0 never stops early."},
     )
+    architecture: str = field(
+        default="auto",
+        metadata={
+            "help": "pooled (prompt and video pass the trunk together) or matching (each word of the prompt looks "
+            "for its evidence in the video; learns from demonstrations too); auto is matching where there are "
+            "demonstrations."
+        },
+    )
+    matching_steps: int = field(
+        default=600, metadata={"help": "Contrastive steps on the demonstrations before the rankings."}
+    )
+    matching_batch_size: int = field(default=16, metadata={"help": "Demonstrations in a contrastive step."})
+    matching_learning_rate: float = field(
+        default=2e-3, metadata={"help": "Highest learning rate of the contrastive steps."}
+    )
     num_blocks: int = field(
-        default=0, metadata={"help": "Transformer blocks in the trunk; 0 takes the first half."}
+        default=0,
+        metadata={"help": "Transformer blocks in the trunk; 0 takes the first half (matching: third)."},
     )
     sigmas: list[float] = field(
-        default_factory=lambda: [0.1, 0.4], metadata={"help": "Noise levels at which features are taken."}
+        default_factory=list,
+        metadata={
+            "help": "Noise levels at which features are taken; empty takes 0.1 and 0.4 (matching: 0.1)."
+        },
     )
     num_queries: int = field(default=4, metadata={"help": "Learned queries of the attention pooling."})
-    hidden_size: int = field(default=128, metadata={"help": "Width of pooling and head."})
+    hidden_size: int = field(
+        default=0, metadata={"help": "Width of pooling and head; 0 takes 128 (matching: 64)."}
+    )
     dropout: float = field(default=0.1, metadata={"help": "Dropout on pooled features."})
     implicit_evidence: bool = field(
         default=False,
@@ -104,6 +126,10 @@ class RewardConfig(TrainingArguments):
     encode_batch_size: int = field(default=16, metadata={"help": "Videos encoded at a time."})
 
     def __post_init__(self) -> None:
+        if self.architecture not in ("auto", *ARCHITECTURES):
+            raise InputError(
+                f"The architecture {self.architecture!r} is unknown: use auto, {' or '.join(ARCHITECTURES)}."
+            )
         if self.loss_type not in LOSSES:
             raise InputError(f"The loss {self.loss_type!r} is unknown: use one of {', '.join(LOSSES)}.")
         for dimension in self.dimensions:

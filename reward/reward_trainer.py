@@ -24,8 +24,10 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, set_seed
 
 from generator.base import VideoGenerator
+from generator.demonstrations import Demonstration
 from generator.output import InputError, write_json
 from reward.losses import LOSSES
+from reward.matching_training import DemonstrationMatching
 from reward.metrics import Pairs, evaluate_pairs, pairs_of_rankings
 from reward.models.latent import Features, LatentRewardConfig, LatentRewardModel
 from reward.preferences import DIMENSIONS, Ranking, split_by_prompt
@@ -76,6 +78,7 @@ class RankingModel(nn.Module):
         ranks: Tensor,
         dimension: Tensor,
         evidence: Tensor,
+        text: Tensor,
         tokens: Tensor | None = None,
         is_video: Tensor | None = None,
         latents: Tensor | None = None,
@@ -86,7 +89,7 @@ class RankingModel(nn.Module):
             assert latents is not None
             assert conditions is not None
             tokens, is_video = self.reward_model.trunk_tokens(latents, conditions)
-        raw = self.reward_model(Features(tokens, is_video, evidence))
+        raw = self.reward_model(Features(tokens, is_video, evidence, text))
         raw = raw[videos].take_along_dim(dimension[:, None, None, None], dim=3).squeeze(3)
         # Each noise level is scored on its own, which augments the data; the score in use is their mean.
         loss = torch.stack([self.likelihood(scores, ranks) for scores in raw.unbind(dim=2)]).mean()
@@ -136,6 +139,8 @@ class RewardTrainer(Trainer):
             temperature; may be empty.
         test_dataset: rankings of yet other prompts for the final figures; may be empty.
         latents: already known latents of video files, which then need not be read.
+        matching: demonstrations whose contrastive loss is added to that of the rankings, so that the matching
+            they taught is not forgotten.
     """
 
     def __init__(
@@ -146,9 +151,11 @@ class RewardTrainer(Trainer):
         eval_dataset: Sequence[Ranking] = (),
         test_dataset: Sequence[Ranking] = (),
         latents: dict[Path, Tensor] | None = None,
+        matching: DemonstrationMatching | None = None,
         **kwargs: Any,
     ) -> None:
         self.reward_model = model
+        self.matching = matching
         everything = [*train_dataset, *eval_dataset, *test_dataset]
         self.encoded: EncodedVideos = encode_videos(
             model, everything, args.encode_batch_size, latents, progress=not args.disable_tqdm
@@ -169,6 +176,9 @@ class RewardTrainer(Trainer):
         self._running: dict[str, list[float]] = defaultdict(list)
         if not len(validation):
             args.eval_strategy = "no"
+        elif matching is not None:
+            # What demonstrations taught may already be the best that validation sees.
+            args.eval_on_start = True
         self.ranking_model = RankingModel(model, args.loss_type)
         self.train_rankings, self.validation_rankings = train, validation
         self.loss_type = args.loss_type
@@ -199,6 +209,10 @@ class RewardTrainer(Trainer):
                 self._running["rewards/margins"].append(float(margins.mean()))
             for name, value in self.ranking_model.likelihood.parameters_of_loss().items():
                 self._running[f"loss/{name}"].append(value.item())
+            if self.matching is not None:
+                contrast = self.matching.loss()
+                self._running["loss/matching"].append(contrast.item())
+                loss = loss + contrast
         return (loss, {"scores": scores}) if return_outputs else loss
 
     def prediction_step(
@@ -224,14 +238,13 @@ class RewardTrainer(Trainer):
         model = self.reward_model.eval()
         parts = []
         for chunk in rows.split(batch_size):
-            evidence = self.encoded.evidence[chunk]
+            evidence, text = self.encoded.evidence[chunk], self.encoded.text[chunk]
             if self.encoded.features is not None:
-                features = Features(
-                    self.encoded.features.tokens[chunk], self.encoded.features.is_video[chunk], evidence
-                )
+                features = self.encoded.features[chunk]
             else:
                 conditions = {name: value[chunk] for name, value in self.encoded.conditions.items()}
-                features = Features(*model.trunk_tokens(self.encoded.latents[chunk], conditions), evidence)
+                tokens = model.trunk_tokens(self.encoded.latents[chunk], conditions)
+                features = Features(*tokens, evidence.to(model.device), text.to(model.device))
             parts.append(model(features.to(model.device)).mean(dim=1).cpu())
         return torch.cat(parts)
 
@@ -318,9 +331,14 @@ def build_reward_model(
     config: RewardConfig,
     rankings: Sequence[Ranking],
     trunk_adapter: str | Path | None = None,
+    has_demonstrations: bool = False,
 ) -> LatentRewardModel:
     """An untrained reward model on the blocks of `generator`, with one head for each dimension of the
     rankings."""
+    architecture = config.architecture
+    if architecture == "auto":
+        architecture = "matching" if has_demonstrations else "pooled"
+    matching = architecture == "matching"
     found = {ranking.dimension for ranking in rankings}
     dimensions = config.dimensions or [name for name in DIMENSIONS if name in found]
     missing = [name for name in dimensions if name not in found]
@@ -341,10 +359,11 @@ def build_reward_model(
         LatentRewardConfig(
             base_model=generator.name,
             dimensions=tuple(dimensions),
+            architecture=architecture,
             num_blocks=config.num_blocks,
-            sigmas=tuple(config.sigmas),
+            sigmas=tuple(config.sigmas) or ((0.1,) if matching else (0.1, 0.4)),
             num_queries=config.num_queries,
-            hidden_size=config.hidden_size,
+            hidden_size=config.hidden_size or (64 if matching else 128),
             dropout=config.dropout,
             implicit_evidence=config.implicit_evidence,
             evidence_sigmas=tuple(config.evidence_sigmas),
@@ -368,6 +387,7 @@ def train_reward_model(
     source: str | Path | None = None,
     latents: dict[Path, Tensor] | None = None,
     callbacks: list[TrainerCallback] | None = None,
+    demonstrations: Sequence[Demonstration] = (),
 ) -> tuple[LatentRewardModel, dict[str, Any]]:
     """Trains a reward model, writes it with `metrics.json` and `training.json` to `config.output_dir`.
 
@@ -379,15 +399,28 @@ def train_reward_model(
         source: the rankings file, whose hash is stored.
         latents: already known latents of video files, which then are not read.
         callbacks: further callbacks of the trainer.
+        demonstrations: videos that show what their prompts say; the matching head learns from them first.
 
     Returns:
         The model in evaluation mode and the figures of `metrics.json`:
         `{dimension: {train, held_out: {accuracy: {mean, low, high, n, clusters}, accuracy_with_ties, …}}}`.
     """
-    model = build_reward_model(generator, config, rankings, trunk_adapter)
+    model = build_reward_model(generator, config, rankings, trunk_adapter, bool(demonstrations))
     train, validation, held_out = split_rankings(
         rankings, config.held_out_fraction, config.validation_fraction, config.seed
     )
+    matching = None
+    if demonstrations:
+        matching = DemonstrationMatching(
+            model,
+            demonstrations,
+            config.matching_batch_size,
+            config.seed,
+            config.encode_batch_size,
+            latents,
+        )
+        if config.resume_from_checkpoint is None:
+            matching.pretrain(config.matching_steps, config.matching_learning_rate, not config.disable_tqdm)
     trainer = RewardTrainer(
         model,
         config,
@@ -395,6 +428,7 @@ def train_reward_model(
         eval_dataset=validation,
         test_dataset=held_out,
         latents=latents,
+        matching=matching,
         callbacks=callbacks,
     )
     trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
@@ -411,6 +445,7 @@ def train_reward_model(
                 "preferences": None
                 if source is None
                 else {"file": str(source), "sha256": file_hash(source), "rankings": len(rankings)},
+                "demonstrations": len(demonstrations),
                 "rankings_without_order": sum(not ranking.has_order for ranking in rankings),
                 "split": {
                     name: len({ranking.prompt for ranking in part})

@@ -26,6 +26,12 @@ class RewardArguments:
     adapter: str | None = field(
         default=None, metadata={"help": "Adapter that the trunk is loaded with, such as the one from sft."}
     )
+    demonstrations: str = field(
+        default="",
+        metadata={
+            "help": "Folder of demonstrations (videos with right prompts), from which matching is learned first."
+        },
+    )
     merge_annotators: bool = field(
         default=False,
         metadata={
@@ -42,6 +48,7 @@ ARGUMENTS = (RewardArguments, RewardConfig)
 def run(arguments: RewardArguments, config: RewardConfig) -> None:
     """Trains, writes the model with its figures, and prints the held-out accuracy of each dimension."""
     from generator import load_generator
+    from generator.demonstrations import read_demonstrations
     from reward.preferences import merge_annotators, read_rankings
     from reward.reward_trainer import train_reward_model
 
@@ -54,6 +61,7 @@ def run(arguments: RewardArguments, config: RewardConfig) -> None:
         rankings = read_rankings(arguments.preferences)
         if arguments.merge_annotators:
             rankings = merge_annotators(rankings)
+    demonstrations = read_demonstrations(arguments.demonstrations) if arguments.demonstrations else []
     generator = load_generator(arguments.model, adapter=arguments.adapter, device=config.device)
     if config.resume_from_checkpoint is None:
         prepare_output_dir(str(config.output_dir), arguments.overwrite)
@@ -68,6 +76,7 @@ def run(arguments: RewardArguments, config: RewardConfig) -> None:
         config,
         trunk_adapter=arguments.adapter,
         source=None if from_store else arguments.preferences,
+        demonstrations=demonstrations,
     )
     for dimension, figures in metrics.items():
         held_out = figures.get("held_out") if isinstance(figures, dict) else None

@@ -9,6 +9,9 @@ Optionally the head also sees the generator's *implicit evidence*: how much bett
 the prompt than without, ‖v(x_σ, "") − u‖² − ‖v(x_σ, prompt) − u‖² at a few noise levels, u = ε − x₀
 (Diffusion Classifier, arXiv 2303.16203). The same ε is used for all videos, so that its chance effect
 cancels in comparisons.
+
+The `matching` architecture runs the trunk without the prompt and lets the prompt's words look for their evidence
+in its tokens (`reward.models.matching`), which can be learned from demonstrations before any ranking.
 """
 
 from __future__ import annotations
@@ -17,203 +20,31 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from einops import rearrange, repeat
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from generator.base import Conditions, VideoGenerator, select
 from generator.output import InputError, atomic_path, write_json
 from reward.models.base import RewardModel, Scores
-from reward.models.trunk import fingerprint, latent_space_fingerprint, num_transformer_blocks, trunk_features
+from reward.models.heads import Features, MatchingHead, RewardHead
+from reward.models.latent_config import LatentRewardConfig
+from reward.models.trunk import (
+    fingerprint,
+    latent_space_fingerprint,
+    num_transformer_blocks,
+    text_tokens,
+    trunk_features,
+)
 
 CONFIG_NAME = "reward_config.json"
 WEIGHTS_NAME = "reward_model.safetensors"
 ADAPTER_NAME = "trunk_adapter"
 MODEL_TYPE = "latent"
-
-
-@dataclass
-class LatentRewardConfig:
-    """What a latent reward model is made of; stored beside its weights.
-
-    Attributes:
-        base_model: name of the generator whose blocks are the trunk.
-        dimensions: one head each.
-        num_blocks: how many transformer blocks; 0 takes the first half, at least one.
-        sigmas: noise levels in (0, 1) at which features are taken.
-        num_queries: learned queries of the attention pooling.
-        hidden_size: width of pooling and head.
-        num_heads: attention heads of the pooling.
-        dropout: on pooled features while training.
-        implicit_evidence: whether the head sees the generator's own evidence for the prompt.
-        evidence_sigmas: noise levels of the evidence.
-        evidence_draws: noise samples a level; their evidence is averaged.
-        lora_rank: rank of a LoRA on the trunk that is trained with the head; 0 freezes the trunk.
-        lora_target_modules: layers it adapts; empty takes the generator's own list.
-        num_frames, height, width: size of the videos it was trained on, 0 where unknown.
-        latent_space: fingerprint of the autoencoder and text encoder that it reads.
-        trunk: fingerprint of the trunk's base weights.
-        temperature: divides a score difference to give calibrated preference probabilities.
-    """
-
-    base_model: str
-    dimensions: tuple[str, ...] = ("overall",)
-    num_blocks: int = 0
-    sigmas: tuple[float, ...] = (0.1, 0.4)
-    num_queries: int = 4
-    hidden_size: int = 128
-    num_heads: int = 4
-    dropout: float = 0.1
-    implicit_evidence: bool = False
-    evidence_sigmas: tuple[float, ...] = (0.6, 0.85)
-    evidence_draws: int = 1
-    lora_rank: int = 0
-    lora_target_modules: tuple[str, ...] = ()
-    num_frames: int = 0
-    height: int = 0
-    width: int = 0
-    latent_space: str = ""
-    trunk: str = ""
-    temperature: dict[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name in ("dimensions", "sigmas", "evidence_sigmas", "lora_target_modules"):
-            setattr(self, name, tuple(getattr(self, name)))
-        for sigma in (*self.sigmas, *self.evidence_sigmas):
-            if not 0 < sigma < 1:
-                raise InputError(f"The noise level {sigma} of the reward model must lie between 0 and 1.")
-        if not self.sigmas:
-            raise InputError("The reward model needs at least one noise level in `sigmas`.")
-
-
-@dataclass
-class Features:
-    """What the head sees of a batch of videos; the trunk's part of the work, which can be kept.
-
-    Attributes:
-        tokens: `[batch, levels, tokens, dim]` layer-normalised hidden states; an all-zero token is padding.
-        is_video: `[batch, tokens]` which tokens are the video's, the others being text and time.
-        evidence: `[batch, numbers]` implicit evidence; no columns where it is off.
-    """
-
-    tokens: Tensor
-    is_video: Tensor
-    evidence: Tensor
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def __getitem__(self, index: Any) -> Features:
-        return Features(self.tokens[index], self.is_video[index], self.evidence[index])
-
-    def to(self, device: torch.device) -> Features:
-        return Features(self.tokens.to(device), self.is_video.to(device), self.evidence.to(device))
-
-    @staticmethod
-    def concatenate(parts: Sequence[Features]) -> Features:
-        """Joins batches; the token dimension is zero-padded to the longest."""
-        longest = max(part.tokens.shape[2] for part in parts)
-
-        def pad(value: Tensor, dim: int) -> Tensor:
-            shape = list(value.shape)
-            shape[dim] = longest - shape[dim]
-            return torch.cat([value, value.new_zeros(shape)], dim=dim) if shape[dim] else value
-
-        return Features(
-            torch.cat([pad(part.tokens, 2) for part in parts]),
-            torch.cat([pad(part.is_video, 1) for part in parts]),
-            torch.cat([part.evidence for part in parts]),
-        )
-
-
-class QueryPooling(nn.Module):
-    """Learned queries attend over some of the tokens; returns their values, joined `[batch, queries·dim]`.
-
-    This is multi-head attention whose queries do not depend on the input. So keys need no projection of
-    their own (it merges with the queries), and values are projected after the weighted mean, not before: a
-    tenth of the work.
-    """
-
-    def __init__(self, feature_size: int, hidden_size: int, num_queries: int, num_heads: int) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.queries = nn.Linear(feature_size, num_queries * num_heads, bias=False)
-        self.values = nn.Parameter(
-            torch.randn(num_heads, feature_size, hidden_size // num_heads) * feature_size**-0.5
-        )
-
-    def forward(self, tokens: Tensor, attended: Tensor) -> Tensor:
-        """`tokens [batch, tokens, dim]`, of which the queries see those where `attended [batch, tokens]` is
-        set.
-
-        A query may also attend to nothing (a logit and a value of 0), so that a family without text tokens
-        in its stream is no special case.
-        """
-        logits = self.queries(tokens).masked_fill(~attended[..., None], float("-inf"))
-        weights = torch.cat([logits, logits.new_zeros(len(logits), 1, logits.shape[2])], dim=1).softmax(dim=1)
-        pooled = torch.einsum("b t k, b t d -> b k d", weights[:, :-1], tokens)
-        pooled = rearrange(pooled, "b (q h) d -> b q h d", h=self.num_heads)
-        return torch.einsum("b q h d, h d e -> b q h e", pooled, self.values).flatten(1)
-
-
-def zero_initialised(layer: nn.Linear) -> nn.Linear:
-    """The layer with zero weights and bias: an untrained head scores everything 0."""
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
-
-
-class RewardHead(nn.Module):
-    """Pooled tokens and evidence to one score a dimension.
-
-    Text and video tokens are pooled apart, and the head sees both and their product: whether a video shows
-    what its prompt says is an interaction of the two, which a few hundred rankings do not teach a plain
-    perceptron.
-    """
-
-    evidence_mean: Tensor
-    evidence_std: Tensor
-
-    def __init__(self, config: LatentRewardConfig, feature_size: int, evidence_size: int) -> None:
-        super().__init__()
-        hidden = config.hidden_size
-        pooled = config.num_queries * hidden
-        self.video_pooling = QueryPooling(feature_size, hidden, config.num_queries, config.num_heads)
-        self.text_pooling = QueryPooling(feature_size, hidden, config.num_queries, config.num_heads)
-        self.video_norm, self.text_norm = nn.LayerNorm(pooled), nn.LayerNorm(pooled)
-        self.mlp = nn.Sequential(
-            nn.Dropout(config.dropout),
-            nn.Linear(3 * pooled, hidden),
-            nn.GELU(),
-            nn.Dropout(config.dropout),
-            zero_initialised(nn.Linear(hidden, len(config.dimensions))),
-        )
-        # Evidence has a linear path of its own, which a few hundred rankings are enough to fit.
-        self.evidence = (
-            zero_initialised(nn.Linear(evidence_size, len(config.dimensions))) if evidence_size else None
-        )
-        self.register_buffer("evidence_mean", torch.zeros(evidence_size))
-        self.register_buffer("evidence_std", torch.ones(evidence_size))
-
-    def forward(self, features: Features) -> Tensor:
-        """Raw scores `[batch, levels, dimensions]`."""
-        batch, levels = features.tokens.shape[:2]
-        tokens = rearrange(features.tokens.float(), "b s t d -> (b s) t d")
-        is_video = repeat(features.is_video, "b t -> (b s) t", s=levels)
-        present = (tokens != 0).any(dim=-1)
-        video = self.video_norm(self.video_pooling(tokens, present & is_video))
-        text = self.text_norm(self.text_pooling(tokens, present & ~is_video))
-        raw = self.mlp(torch.cat([video, text, video * text], dim=1))
-        scores = rearrange(raw, "(b s) k -> b s k", b=batch)
-        if self.evidence is not None:
-            evidence = (features.evidence - self.evidence_mean) / self.evidence_std
-            scores = scores + self.evidence(evidence)[:, None]
-        return scores
 
 
 def _fixed_noise(shape: Sequence[int], count: int, device: torch.device) -> Tensor:
@@ -244,10 +75,12 @@ class LatentRewardModel(nn.Module, RewardModel):
         self.config = config
         self.generator = generator
         self.trunk_adapter = Path(trunk_adapter) if trunk_adapter else None
+        self._empty_prompt: Conditions | None = None
         self.name = config.base_model
         self.dimensions = config.dimensions
         if config.num_blocks == 0:
-            config.num_blocks = max(1, (num_transformer_blocks(generator) or 2) // 2)
+            share = 3 if config.architecture == "matching" else 2
+            config.num_blocks = max(1, (num_transformer_blocks(generator) or share) // share)
         self._match_fingerprints()
         generator.transformer.requires_grad_(False)
         generator.transformer.eval()
@@ -256,7 +89,12 @@ class LatentRewardModel(nn.Module, RewardModel):
             self._inject_lora()
         with torch.no_grad():
             example = self.features(*self._example())
-        self.head = RewardHead(config, example.tokens.shape[-1], example.evidence.shape[-1])
+        sizes = (example.tokens.shape[-1], example.text.shape[-1], example.evidence.shape[-1])
+        self.head: RewardHead | MatchingHead = (
+            MatchingHead(config, *sizes)
+            if config.architecture == "matching"
+            else RewardHead(config, sizes[0], sizes[2])
+        )
         self.head.to(generator.device)
         self.register_buffer("score_mean", torch.zeros(len(config.dimensions), device=generator.device))
         self.register_buffer("score_std", torch.ones(len(config.dimensions), device=generator.device))
@@ -344,7 +182,23 @@ class LatentRewardModel(nn.Module, RewardModel):
         """The trunk's part of scoring `latents [batch, channels, frames, height, width]`; differentiable in
         them."""
         latents, conditions = self._on_trunk_device(latents, conditions)
-        return Features(*self.trunk_tokens(latents, conditions), self._evidence(latents, conditions))
+        return Features(
+            *self.trunk_tokens(latents, conditions),
+            self._evidence(latents, conditions),
+            self.text_of(conditions),
+        )
+
+    def text_of(self, conditions: Conditions) -> Tensor:
+        """Embeddings `[batch, words, text_size]` of the prompts where the head reads them, else no words."""
+        if self.config.architecture == "matching":
+            return text_tokens(conditions)
+        return next(iter(conditions.values())).new_zeros(len(next(iter(conditions.values()))), 0, 1).float()
+
+    def _without_prompt(self, count: int) -> Conditions:
+        """Conditions of the empty prompt for `count` videos; it is encoded once."""
+        if self._empty_prompt is None:
+            self._empty_prompt = self.generator.encode_prompts([""])
+        return select(self._empty_prompt, torch.zeros(count, dtype=torch.long))
 
     def _on_trunk_device(self, latents: Tensor, conditions: Conditions) -> tuple[Tensor, Conditions]:
         device = self.generator.device
@@ -355,6 +209,9 @@ class LatentRewardModel(nn.Module, RewardModel):
         """Hidden states `[batch, levels, tokens, dim]` at each noise level, and the mask of the video
         tokens."""
         latents, conditions = self._on_trunk_device(latents, conditions)
+        video_only = self.config.architecture == "matching"
+        if video_only:
+            conditions = self._without_prompt(len(latents))
         noise = _fixed_noise(latents.shape[1:], 1, latents.device)[0]
         levels = []
         for level in self.config.sigmas:
@@ -363,8 +220,10 @@ class LatentRewardModel(nn.Module, RewardModel):
             tokens, is_video = trunk_features(
                 self.generator, noisy, sigma, conditions, self.config.num_blocks
             )
-            levels.append(tokens)
+            levels.append(tokens[:, is_video[0]] if video_only else tokens)
         tokens = torch.stack(levels, dim=1)
+        if video_only:
+            is_video = is_video.new_ones(len(tokens), tokens.shape[2])
         # Normalised here, once for a cached video, and without weights, which would merge with those of the
         # pooling.
         return nn.functional.layer_norm(tokens, tokens.shape[-1:]), is_video
@@ -374,8 +233,7 @@ class LatentRewardModel(nn.Module, RewardModel):
         level."""
         if not self.config.implicit_evidence:
             return latents.new_zeros(len(latents), 0)
-        unconditional = self.generator.encode_prompts([""])
-        unconditional = select(unconditional, torch.zeros(len(latents), dtype=torch.long))
+        unconditional = self._without_prompt(len(latents))
         draws = _fixed_noise(latents.shape[1:], 1 + self.config.evidence_draws, latents.device)[1:]
         columns = []
         with self._without_own_lora() if self.trunk_lora else nullcontext():

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from generator.base import Conditions, VideoGenerator
+from generator.output import InputError
 
 _BLOCK_LISTS = ("transformer_blocks", "blocks", "layers")
 _SAMPLED_VALUES = 4096
@@ -39,6 +40,28 @@ def trunk_features(
         others, _ = generator.features(-1 - latents, sigma, conditions, 0)
         is_video = (embedded != others).any(dim=2).any(dim=0)
     return features.float() * is_real[..., None], is_video.expand(is_real.shape) & is_real
+
+
+def text_tokens(conditions: Conditions) -> Tensor:
+    """The prompts' token embeddings `[batch, words, dim]` in float32, zero where a word is padding.
+
+    They are the three-dimensional tensor of the conditions (the widest, where a family has several text
+    encoders); a mask of its length names the padding, where there is one.
+
+    Raises:
+        InputError: the conditions have no such tensor.
+    """
+    embeddings = [value for value in conditions.values() if value.ndim == 3 and value.is_floating_point()]
+    if not embeddings:
+        raise InputError(
+            "This family keeps no token embeddings of the prompt: use --architecture pooled for its reward model."
+        )
+    text = max(embeddings, key=lambda value: value.shape[2]).float()
+    for value in conditions.values():
+        if value.shape == text.shape[:2]:
+            text = text * (value != 0)[..., None]
+            break
+    return text
 
 
 def num_transformer_blocks(generator: VideoGenerator) -> int | None:

@@ -1,0 +1,71 @@
+"""What a latent reward model is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from generator.output import InputError
+
+ARCHITECTURES = ("pooled", "matching")
+
+
+@dataclass
+class LatentRewardConfig:
+    """What a latent reward model is made of; stored beside its weights.
+
+    Attributes:
+        base_model: name of the generator whose blocks are the trunk.
+        dimensions: one head each.
+        architecture: `pooled` (prompt and video pass the trunk together, each is pooled) or `matching` (the video
+            passes it alone, and each word of the prompt looks for its evidence in the video).
+        num_blocks: how many transformer blocks; 0 takes the first half (of `matching` the first third), at
+            least one.
+        sigmas: noise levels in (0, 1) at which features are taken.
+        num_queries: learned queries of the attention pooling.
+        hidden_size: width of pooling and head.
+        num_heads: attention heads of the pooling.
+        dropout: on pooled features while training.
+        implicit_evidence: whether the head sees the generator's own evidence for the prompt.
+        evidence_sigmas: noise levels of the evidence.
+        evidence_draws: noise samples a level; their evidence is averaged.
+        lora_rank: rank of a LoRA on the trunk that is trained with the head; 0 freezes the trunk.
+        lora_target_modules: layers it adapts; empty takes the generator's own list.
+        num_frames, height, width: size of the videos it was trained on, 0 where unknown.
+        latent_space: fingerprint of the autoencoder and text encoder that it reads.
+        trunk: fingerprint of the trunk's base weights.
+        temperature: divides a score difference to give calibrated preference probabilities.
+    """
+
+    base_model: str
+    dimensions: tuple[str, ...] = ("overall",)
+    architecture: str = "pooled"
+    num_blocks: int = 0
+    sigmas: tuple[float, ...] = (0.1, 0.4)
+    num_queries: int = 4
+    hidden_size: int = 128
+    num_heads: int = 4
+    dropout: float = 0.1
+    implicit_evidence: bool = False
+    evidence_sigmas: tuple[float, ...] = (0.6, 0.85)
+    evidence_draws: int = 1
+    lora_rank: int = 0
+    lora_target_modules: tuple[str, ...] = ()
+    num_frames: int = 0
+    height: int = 0
+    width: int = 0
+    latent_space: str = ""
+    trunk: str = ""
+    temperature: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("dimensions", "sigmas", "evidence_sigmas", "lora_target_modules"):
+            setattr(self, name, tuple(getattr(self, name)))
+        for sigma in (*self.sigmas, *self.evidence_sigmas):
+            if not 0 < sigma < 1:
+                raise InputError(f"The noise level {sigma} of the reward model must lie between 0 and 1.")
+        if not self.sigmas:
+            raise InputError("The reward model needs at least one noise level in `sigmas`.")
+        if self.architecture not in ARCHITECTURES:
+            raise InputError(
+                f"The architecture {self.architecture!r} is unknown: use {' or '.join(ARCHITECTURES)}."
+            )
