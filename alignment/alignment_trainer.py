@@ -147,7 +147,6 @@ class AlignmentTrainer(Trainer):
 
     args: AlignmentConfig
     loss_is_scaled_for_ga = False
-    args: AlignmentConfig
 
     def __init__(
         self,
