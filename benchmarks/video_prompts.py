@@ -8,7 +8,7 @@ interpolation also PSNR of the new frames against the rendered ones and against 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -49,19 +49,14 @@ def parts(videos: Tensor, prompts: Sequence[str]) -> dict[str, float]:
     """Mean score, and the share of right answers about identity (shape, colour) and motion."""
     judged = verify_batch(videos, list(prompts), fps=FPS)
 
-    def share(*names: str) -> float:
-        answers = [
-            float(answer)
-            for one in judged
-            for name, answer in one.parts.items()
-            if any(word in name for word in names)
-        ]
+    def share(chosen: Callable[[str], bool]) -> float:
+        answers = [float(answer) for one in judged for name, answer in one.parts.items() if chosen(name)]
         return sum(answers) / max(len(answers), 1)
 
     return {
         "gold": sum(one.score for one in judged) / len(judged),
-        "identity": share("shape", "colour"),
-        "motion": share("motion"),
+        "identity": share(lambda name: " is " in name and "there" not in name),
+        "motion": share(lambda name: name.startswith("object") and " is " not in name),
     }
 
 
