@@ -35,7 +35,7 @@ from generator.demonstrations import write_demonstrations
 from generator.output import InputError, prepare_output_dir, write_json, write_jsonl
 from generator.prompts import PromptRecord
 from generator.video import read_video, write_video
-from generator.world import parse, render_scenes, sample_prompts, sample_scenes, verify_batch
+from generator.world import render_scenes, sample_prompts, training_batch, verify_batch
 from labeling_app.export import export_rankings
 from labeling_app.importing import import_tasks
 from labeling_app.quality import agreement
@@ -171,8 +171,9 @@ class Demo:
 
     def demonstrations(self) -> dict[str, Any]:
         """Rendered clips with prompts of the training split, written as mp4 and metadata.jsonl."""
-        prompts = sample_prompts(self.scale.num_demonstrations, 1000 + self.config.seed, "train")
-        scenes = sample_scenes([parse(p) for p in prompts], self.config.seed, **self._size(), fps=FPS)
+        prompts, scenes, _ = training_batch(
+            self.scale.num_demonstrations, 1000 + self.config.seed, "train", **self._size(), fps=FPS
+        )
         clips = render_scenes(scenes, **self._size(), fps=FPS)
         folder = self.folder / "demonstrations"
         shutil.rmtree(folder, ignore_errors=True)
@@ -287,19 +288,20 @@ class Demo:
         return {"metrics": metrics}
 
     def dpo(self) -> dict[str, Any]:
-        """Direct preference optimisation on the pairs of the rankings, from the SFT adapter."""
+        """Direct preference optimisation on the annotators' merged rankings, from the SFT adapter."""
         trainer = dpo.run(
             GeneratorArguments(model=self.config.model, adapter=[self._adapter()]),
-            dpo.DPOArguments(preferences=str(self.folder / "rankings.jsonl")),
+            dpo.DPOArguments(preferences=str(self.folder / "rankings.jsonl"), merge_annotators=True),
             LoraArguments(lora_r=16),
             DPOConfig(
                 **self._training("dpo", self.scale.dpo_steps),
                 max_steps=self.scale.dpo_steps,
-                per_device_train_batch_size=self.scale.batch_size // 2,
+                per_device_train_batch_size=max(self.scale.batch_size // self.scale.num_candidates, 1),
+                loss_type="plackett_luce",
                 learning_rate=2e-3,
                 lr_scheduler_type="cosine",
                 warmup_steps=5,
-                beta=30.0,
+                beta=10.0,
                 logging_steps=5,
                 logit_mean=HIGH_NOISE,
             ),
@@ -321,8 +323,10 @@ class Demo:
             ppo.PPOArguments(prompts=str(prompts), reward=[str(self.folder / "reward")]),
             LoraArguments(lora_r=16),
             PPOConfig(
-                **self._training("ppo", scale.num_rollouts * 2),
+                **self._training("ppo", scale.num_rollouts * 4),
                 num_rollouts=scale.num_rollouts,
+                num_iterations=2,
+                lr_scheduler_type="cosine",
                 num_prompts=scale.rollout_prompts,
                 num_generations=scale.num_generations,
                 **self._size(),

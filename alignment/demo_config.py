@@ -35,7 +35,7 @@ class DemoScale:
         num_ppo_prompts: prompts that PPO samples for.
         num_test_prompts, num_videos_per_prompt: held-out prompts of the evaluation, and videos of each.
         sft_steps, dpo_steps, num_rollouts: lengths of the trainings.
-        batch_size: examples in a training step, and DPO pairs in one of its steps.
+        batch_size: videos in a training step of SFT and DPO.
         rollout_prompts, num_generations: groups of a PPO rollout and videos of each.
         reward_epochs: passes of the reward model over the rankings.
         seconds: expected duration of each stage, for the progress bar.
@@ -96,11 +96,11 @@ SCALES = {
         num_candidates=4,
         num_annotators=3,
         num_ppo_prompts=256,
-        num_test_prompts=112,
+        num_test_prompts=144,
         num_videos_per_prompt=1,
         sft_steps=70,
         dpo_steps=60,
-        num_rollouts=10,
+        num_rollouts=8,
         batch_size=16,
         rollout_prompts=4,
         num_generations=8,
