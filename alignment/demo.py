@@ -212,7 +212,7 @@ class Demo:
             for number, prompt in enumerate(p for p in prompts for _ in range(scale.num_candidates))
         ]
         missing = [row for row in rows if not (folder / row["file_name"]).is_file()]
-        size = 64 if generator.device.type == "cuda" else 16
+        size = scale.inference_batch_size
         for start in range(0, len(missing), size):
             batch = missing[start : start + size]
             for row, video in zip(batch, self._generate(generator, batch), strict=True):
@@ -279,6 +279,7 @@ class Demo:
                 evidence_draws=2,
                 disable_tqdm=True,
                 logging_steps=5,
+                encode_batch_size=self.scale.inference_batch_size,
                 **self._size(),
             ),
             trunk_adapter=self._adapter(),
@@ -332,6 +333,8 @@ class Demo:
                 **self._size(),
                 num_inference_steps=scale.num_inference_steps,
                 rollout_batch_size=scale.rollout_prompts * scale.num_generations,
+                reward_batch_size=max(scale.inference_batch_size, 32),
+                per_device_train_batch_size=max(scale.inference_batch_size, 32),
                 learning_rate=2e-3,
                 sde_window_size=min(4, scale.num_inference_steps - 1),
                 beta=0.0,
@@ -358,7 +361,9 @@ class Demo:
             num_videos_per_prompt=scale.num_videos_per_prompt,
             seed=50_000,
             generation=GenerationSettings(
-                **self._size(), num_inference_steps=scale.num_inference_steps, batch_size=16
+                **self._size(),
+                num_inference_steps=scale.num_inference_steps,
+                batch_size=scale.inference_batch_size,
             ),
             references=["base", "sft"],
             overwrite=(folder / "report.json").is_file(),
@@ -390,8 +395,15 @@ class GoldMonitor:
         return {"gold": sum(gold) / len(gold)}
 
 
-def _gold(videos: Tensor, prompts: list[str]) -> list[float]:
-    return [judged.score for judged in verify_batch(videos, prompts, fps=FPS)]
+def _gold(videos: Tensor, prompts: list[str], batch_size: int = 256) -> list[float]:
+    """Gold scores of the videos, on the GPU where there is one."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    scores: list[float] = []
+    for start in range(0, len(prompts), batch_size):
+        part = slice(start, start + batch_size)
+        judged = verify_batch(videos[part].to(device), prompts[part], fps=FPS)
+        scores += [adherence.score for adherence in judged]
+    return scores
 
 
 def _curve(trainer: Any, names: list[str]) -> dict[str, list[list[float]]]:

@@ -38,6 +38,7 @@ class DemoScale:
         batch_size: videos in a training step of SFT and DPO.
         rollout_prompts, num_generations: groups of a PPO rollout and videos of each.
         reward_epochs: passes of the reward model over the rankings.
+        inference_batch_size: videos in one pass where nothing is trained.
         seconds: expected duration of each stage, for the progress bar.
     """
 
@@ -59,6 +60,7 @@ class DemoScale:
     rollout_prompts: int
     num_generations: int
     reward_epochs: int
+    inference_batch_size: int
     seconds: dict[str, float]
 
 
@@ -84,6 +86,7 @@ SCALES = {
         rollout_prompts=2,
         num_generations=2,
         reward_epochs=2,
+        inference_batch_size=4,
         seconds=dict.fromkeys(STAGES, 4.0),
     ),
     "cpu": DemoScale(
@@ -105,6 +108,7 @@ SCALES = {
         rollout_prompts=4,
         num_generations=8,
         reward_epochs=8,
+        inference_batch_size=16,
         seconds={
             "demonstrations": 2,
             "sft": 36,
@@ -136,6 +140,7 @@ SCALES = {
         rollout_prompts=16,
         num_generations=16,
         reward_epochs=8,
+        inference_batch_size=128,
         seconds={
             "demonstrations": 10,
             "sft": 40,
