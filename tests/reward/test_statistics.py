@@ -5,10 +5,13 @@ import scipy.stats
 from reward.adherence.statistics import (
     _student_quantile,
     cluster_bootstrap,
+    detectable_difference,
+    deviation_of_differences,
     holm,
     paired_difference,
     prompts_needed,
     resampled_means,
+    upper_limit_of_deviation,
     win_rate,
 )
 
@@ -115,3 +118,22 @@ def test_the_number_of_prompts_gives_the_power_it_promises():
 def test_no_values_are_an_error():
     with pytest.raises(ValueError, match="No values"):
         cluster_bootstrap([], [])
+
+
+@pytest.mark.parametrize("count", [5, 20, 64, 400])
+def test_the_upper_limit_of_a_deviation_is_that_of_the_chi_squared_distribution(count):
+    exact = 0.3 * np.sqrt((count - 1) / scipy.stats.chi2.ppf(0.2, count - 1))
+    assert upper_limit_of_deviation(0.3, count) == pytest.approx(exact, rel=5e-3)
+    assert prompts_needed(0.05, 0.3, measured_on=count) >= prompts_needed(0.05, 0.3)
+
+
+def test_the_detectable_difference_is_the_one_that_the_prompts_are_needed_for():
+    for prompts in (10, 100, 1000):
+        assert prompts_needed(detectable_difference(prompts, 0.2), 0.2) in (prompts, prompts + 1)
+
+
+def test_the_deviation_is_of_the_prompts_mean_differences():
+    a, b = np.array([1.0, 2.0, 4.0, 8.0, 9.0]), np.array([0.0, 0.0, 1.0, 2.0, 3.0])
+    prompts = ["p", "p", "q", "r", "r"]
+    assert deviation_of_differences(a, b, prompts) == pytest.approx(np.std([1.5, 3.0, 6.0], ddof=1))
+    assert np.isnan(deviation_of_differences(a[:2], b[:2], prompts[:2]))
