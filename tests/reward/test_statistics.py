@@ -83,6 +83,17 @@ def test_p_value_agrees_with_the_paired_t_test():
     assert ours == pytest.approx(scipy.stats.ttest_rel(a, b).pvalue, abs=0.02)
 
 
+@pytest.mark.parametrize("prompts", [4, 6, 12])
+def test_p_values_of_few_prompts_are_as_careful_as_students(prompts):
+    rng = np.random.default_rng(prompts)
+    alarms = 0
+    for trial in range(400):
+        a = rng.normal(size=prompts)
+        result = paired_difference(a, np.zeros(prompts), np.arange(prompts), resamples=500, seed=trial)
+        alarms += result.p_value < 0.05
+    assert alarms / 400 < 0.08
+
+
 def test_a_model_compared_with_itself_ties_everywhere():
     values = np.random.default_rng(8).normal(size=20)
     result = paired_difference(values, values, np.arange(20))
