@@ -19,7 +19,14 @@ from reward.adherence.statistics import (
     paired_difference,
     prompts_needed,
 )
-from reward.adherence.verifiers import Categories, Judgement, Verifier, load_verifier, no_categories
+from reward.adherence.verifiers import (
+    Categories,
+    Judgement,
+    Verifier,
+    ask,
+    load_verifier,
+    no_categories,
+)
 
 __all__ = ["Judgement", "Sample", "evaluate_videos", "judge", "load_verifier", "summarise"]
 
@@ -88,7 +95,7 @@ def judge(
             measures={measure: float(values[number]) for measure, values in measured.items()},
         )
         for number, (prompt, seed, name, judgement) in enumerate(
-            zip(prompts, seeds, names, verifier(videos, prompts))
+            zip(prompts, seeds, names, ask(verifier, videos, prompts, fps))
         )
     ]
 

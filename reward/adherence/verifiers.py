@@ -37,13 +37,21 @@ class Judgement:
 
 
 Verifier = Callable[[Tensor, Sequence[str]], Sequence[Judgement]]
-"""Judges videos `[batch, 3, frames, height, width]` in [-1, 1], one prompt a video."""
+"""Judges videos `[batch, 3, frames, height, width]` in [-1, 1], one prompt a video; one with a parameter `fps` is told
+their frames a second."""
 
 Categories = Callable[[str], "set[str]"]
 """The categories that a prompt belongs to."""
 
 Graphs = Callable[[str], "QuestionGraph | None"]
 """The questions of a prompt; None where it has none."""
+
+
+def ask(verifier: Verifier, videos: Tensor, prompts: Sequence[str], fps: float) -> Sequence[Judgement]:
+    """The verifier's judgements; it is told the frames a second if it has a parameter for them."""
+    if "fps" in inspect.signature(verifier).parameters:
+        return verifier(videos, prompts, fps=fps)  # type: ignore[call-arg]
+    return verifier(videos, prompts)
 
 
 def no_categories(prompt: str) -> set[str]:
@@ -89,9 +97,10 @@ def load_verifier(name: str, questions: str | None = None) -> tuple[Verifier, Ca
     Args:
         name: `world`, the verifier of the built-in world; `vlm:FOLDER`, a vision-language model that answers the
             questions of a prompt (or the single question of VQAScore where it has none); `clip:FOLDER`, a CLIP
-            model's CLIPScore; or `module:function`, a function `(videos, prompts)` or `(videos, prompts, questions)`
-            that returns for each video a score in [0, 1], `{"score": …, "parts": {question: bool}}`, or, of a prompt
-            with questions, `{"parts": {question: bool or probability}}`. Its attribute `categories`, if it has one,
+            model's CLIPScore; or `module:function`, a function `(videos, prompts)`, also with the parameters
+            `questions` (`{name: text}` of each video) and `fps` if it has them, that
+            returns for each video a score in [0, 1], `{"score": …, "parts": {question: bool}}`, or, of
+            a prompt with questions, `{"parts": {question: bool or probability}}`. Its attribute `categories`, if it has one,
             maps a prompt to its categories.
         questions: source of the question graphs, for `load_graphs`.
 
@@ -135,21 +144,22 @@ def categories_of(graphs: Graphs) -> Categories:
     return categories
 
 
-def _world_verifier(videos: Tensor, prompts: Sequence[str]) -> list[Judgement]:
+def _world_verifier(videos: Tensor, prompts: Sequence[str], fps: float = 8.0) -> list[Judgement]:
     from generator.world import verify_batch
 
-    return [Judgement(float(a.score), dict(a.parts)) for a in verify_batch(videos, list(prompts))]
+    return [Judgement(float(a.score), dict(a.parts)) for a in verify_batch(videos, list(prompts), fps)]
 
 
 def vlm_verifier(model: Any, graphs: Graphs) -> Verifier:
-    """Asks a vision-language model with `probability_of_yes(videos, texts) -> [batch]` all questions of a prompt."""
+    """Asks a vision-language model with `probability_of_yes(videos, texts, fps) -> [batch]` all questions of a
+    prompt."""
 
-    def verify(videos: Tensor, prompts: Sequence[str]) -> list[Judgement]:
+    def verify(videos: Tensor, prompts: Sequence[str], fps: float = 8.0) -> list[Judgement]:
         judgements = []
         for video, prompt in zip(videos, prompts):
             graph = graphs(prompt) or single_question(prompt)
             texts = [question.text for question in graph.questions]
-            probabilities = model.probability_of_yes([video] * len(texts), texts)
+            probabilities = model.probability_of_yes([video] * len(texts), texts, fps)
             answers = {
                 question.name: float(probability)
                 for question, probability in zip(graph.questions, probabilities)
@@ -161,12 +171,13 @@ def vlm_verifier(model: Any, graphs: Graphs) -> Verifier:
 
 
 def _function_verifier(function: Callable[..., Any], name: str, graphs: Graphs) -> Verifier:
-    takes_questions = "questions" in inspect.signature(function).parameters
+    takes = inspect.signature(function).parameters
 
-    def verify(videos: Tensor, prompts: Sequence[str]) -> list[Judgement]:
+    def verify(videos: Tensor, prompts: Sequence[str], fps: float = 8.0) -> list[Judgement]:
         known = [graphs(prompt) for prompt in prompts]
         asked = [{q.name: q.text for q in graph.questions} if graph else {} for graph in known]
-        extra = {"questions": asked} if takes_questions else {}
+        offered = {"questions": asked, "fps": fps}
+        extra = {name: value for name, value in offered.items() if name in takes}
         values = list(function(videos, list(prompts), **extra))
         if len(values) != len(prompts):
             raise InputError(

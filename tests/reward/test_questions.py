@@ -139,7 +139,7 @@ def test_wrong_question_files_are_named_with_their_line(tmp_path, text, message)
 class Oracle:
     """Says yes with 0.9 to questions that hold the word it knows."""
 
-    def probability_of_yes(self, videos, texts):
+    def probability_of_yes(self, videos, texts, fps):
         assert len(videos) == len(texts)
         return torch.tensor([0.9 if "circle" in text else 0.1 for text in texts])
 
