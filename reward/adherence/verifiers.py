@@ -100,8 +100,8 @@ def load_verifier(name: str, questions: str | None = None) -> tuple[Verifier, Ca
             model's CLIPScore; or `module:function`, a function `(videos, prompts)`, also with the parameters
             `questions` (`{name: text}` of each video) and `fps` if it has them, that
             returns for each video a score in [0, 1], `{"score": …, "parts": {question: bool}}`, or, of
-            a prompt with questions, `{"parts": {question: bool or probability}}`. Its attribute `categories`, if it has one,
-            maps a prompt to its categories.
+            a prompt with questions, `{"parts": {question: bool or probability}}`. Its attribute
+            `categories`, if it has one, maps a prompt to its categories.
         questions: source of the question graphs, for `load_graphs`.
 
     Raises:

@@ -1,8 +1,8 @@
 """A reward model on a vision-language model: special tokens ask for the scores, linear heads read them (VideoReward,
 arXiv 2501.13918).
 
-The message is: the video; for each prompt-free dimension a line that ends in its token; then the prompt, and a line with
-the token of each other dimension. Attention is causal, so the quality tokens cannot see the prompt. The score of a
+The message is: the video; for each prompt-free dimension a line that ends in its token; then the prompt, and such a
+line for each other dimension. Attention is causal, so the quality tokens cannot see the prompt. The score of a
 dimension is a linear function of the last hidden state at its token. The model itself is frozen, or carries a LoRA.
 """
 
@@ -126,8 +126,7 @@ class VLMRewardModel(nn.Module, RewardModel):
         count = len(self.dimensions)
         self.register_buffer("score_mean", torch.tensor(config.score_mean or [0.0] * count))
         self.register_buffer("score_std", torch.tensor(config.score_std or [1.0] * count))
-        for module in (self.heads,):
-            module.to(vlm.device)
+        self.heads.to(vlm.device)
         self.score_mean, self.score_std = self.score_mean.to(vlm.device), self.score_std.to(vlm.device)
 
     vlm: VisionLanguageModel

@@ -146,7 +146,7 @@ class QwenPreparation(Preparation):
 
     def patches(self, frames: Tensor, budget: VideoBudget) -> tuple[Tensor, tuple[int, int, int]]:
         """Patches `[tokens, 3 · frames · patch²]` of sampled frames, merged neighbours together, and their grid."""
-        height, width = fit_size(*frames.shape[2:], self.patch * self.merge, budget)
+        height, width = fit_size(frames.shape[2], frames.shape[3], self.patch * self.merge, budget)
         pixels = (resize_frames(frames, height, width) - self.mean.to(frames.device)) / self.std.to(
             frames.device
         )
@@ -218,7 +218,7 @@ class ImagesPreparation(Preparation):
         contents, images = [], []
         for video, rate, text in zip(videos, fps, texts, strict=True):
             frames = sample_frames(video, rate, budget)
-            height, width = fit_size(*frames.shape[2:], 1, budget)
+            height, width = fit_size(frames.shape[2], frames.shape[3], 1, budget)
             pixels = (
                 (resize_frames(frames, height, width) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
             )
@@ -332,7 +332,7 @@ def load_vision_language_model(
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     try:
         config = AutoConfig.from_pretrained(path)
-        model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype)
+        model: Any = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype)
         preparation: Preparation
         if config.model_type in QWEN_FAMILIES:
             tokenizer = AutoTokenizer.from_pretrained(path)
