@@ -27,7 +27,7 @@ from reward.models.vlm import VLMRewardConfig, VLMRewardModel
 from reward.models.vlm_loading import VideoBudget, load_vision_language_model
 from reward.preferences import DIMENSIONS, MISSING, Ranking
 from reward.reward_config import RewardConfig
-from reward.reward_trainer import RankingLikelihood, file_hash, split_rankings, versions
+from reward.reward_trainer import KeepBest, RankingLikelihood, file_hash, split_rankings, versions
 
 _CACHED_VIDEOS = 256
 
@@ -122,6 +122,19 @@ class _RankedVideos(nn.Module):
         return self.likelihood(scores, ranks).mean(), scores
 
 
+class _TrainedPart:
+    """The part of a reward model that training changes, with a module's two operations on it."""
+
+    def __init__(self, model: VLMRewardModel) -> None:
+        self.model = model
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return self.model.trained_state()
+
+    def load_state_dict(self, weights: dict[str, Tensor]) -> None:
+        self.model.load_state_dict(weights, strict=False)
+
+
 class VLMRewardTrainer(Trainer):
     """`transformers.Trainer` for rankings of video files and a `VLMRewardModel`.
 
@@ -164,6 +177,10 @@ class VLMRewardTrainer(Trainer):
             eval_dataset=_Rankings(validation) if validation else None,
             **kwargs,
         )
+        part: Any = _TrainedPart(model)
+        self.keep_best = KeepBest(part, args.early_stopping_patience)
+        if args.select_best and validation:
+            self.add_callback(self.keep_best)
 
     def create_optimizer(self, *arguments: Any, **kwargs: Any) -> torch.optim.Optimizer:
         model: Any = self.model
@@ -218,6 +235,7 @@ class VLMRewardTrainer(Trainer):
             }
             if metrics[dimension]["train"] is not None:
                 model.config.temperature[dimension] = metrics[dimension]["train"]["temperature"]
+        metrics["best_epoch"] = self.keep_best.best_epoch
         return metrics
 
     @torch.no_grad()

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from generator.base import VideoGenerator
 from generator.output import InputError, atomic_path, write_json
 from reward.models.base import RewardModel, Scores
 from reward.models.trunk import fingerprint
@@ -187,12 +188,10 @@ class VLMRewardModel(nn.Module, RewardModel):
         lora = {name: value for name, value in self.state_dict().items() if ".reward." in name}
         return {**own, **lora}
 
-    def gradient_checkpointing_enable(
-        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None
-    ) -> None:
-        """Recomputes the language model's activations in the backward pass."""
+    def gradient_checkpointing_enable(self, **kwargs: Any) -> None:
+        """Recomputes the language model's activations in the backward pass; arguments as of transformers' models."""
         model: Any = self.backbone
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=gradient_checkpointing_kwargs)
+        model.gradient_checkpointing_enable(**kwargs)
         model.enable_input_require_grads()
 
     def prepare(
@@ -247,6 +246,10 @@ class VLMRewardModel(nn.Module, RewardModel):
 
         read = [read_video(path) for path in paths]
         return self._score([video for video, _ in read], [fps for _, fps in read], list(prompts), batch_size)
+
+    def check_generator(self, generator: VideoGenerator) -> None:
+        """Any generator's decoded videos will do; its frame rate is taken for that of the tensors to come."""
+        self.config.input_fps = generator.defaults.fps
 
     def save_pretrained(self, path: str | Path) -> None:
         """Writes configuration and trained weights into the folder `path`; the base model stays where it is."""

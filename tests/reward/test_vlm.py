@@ -162,7 +162,7 @@ def train(qwen, rankings, out, *more):
 
 def test_a_reward_model_is_trained_on_mp4_files_to_fit_a_small_set(qwen, rankings, tmp_path):
     out = tmp_path / "out"
-    more = ["--dimensions", "alignment", "--num_train_epochs", 30, "--per_device_train_batch_size", 8]
+    more = ["--dimensions", "alignment", "--num_train_epochs", 20, "--per_device_train_batch_size", 8]
     more += ["--lora_rank", 8, "--lora_learning_rate", 1e-2, "--learning_rate", 1e-2, "--weight_decay", 0]
     assert train(qwen, rankings, out, *more, "--held_out_fraction", 0, "--validation_fraction", 0) == 0
     metrics = json.loads((out / "metrics.json").read_text())
@@ -180,6 +180,26 @@ def test_a_reward_model_is_trained_on_mp4_files_to_fit_a_small_set(qwen, ranking
     other = save_tiny_qwen(tmp_path / "other", "qwen3_vl")
     with pytest.raises(InputError, match="are not those that this reward model was trained on"):
         VLMRewardModel.from_pretrained(out, vlm=load_vision_language_model(other, "cpu"))
+
+
+def test_the_best_epoch_is_kept_and_activations_may_be_recomputed(qwen, rankings, tmp_path):
+    out = tmp_path / "out"
+    more = [
+        "--num_train_epochs",
+        "3",
+        "--held_out_fraction",
+        "0",
+        "--validation_fraction",
+        "0.25",
+        "--lora_rank",
+        "2",
+    ]
+    assert train(qwen, rankings, out, *more, "--gradient_checkpointing", "true", "--learning_rate", 0.3) == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert set(metrics) == {"alignment", "visual", "best_epoch"}
+    assert metrics["best_epoch"] in (1, 2, 3)
+    assert metrics["alignment"]["calibrated_on"] == "validation"
+    assert metrics["visual"]["train"]["tie_rate"] == 1
 
 
 def test_a_frozen_model_trains_heads_and_tokens_only(qwen):
