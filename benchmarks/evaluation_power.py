@@ -130,15 +130,18 @@ def coverage(scores: Floats, prompts: int, arguments: argparse.Namespace) -> dic
     }
 
 
-def power(scores: Floats, arguments: argparse.Namespace) -> dict[str, float]:
-    """How often the difference is found at the number of prompts that the power analysis of a pilot says."""
+def power(scores: Floats, arguments: argparse.Namespace, pilot: int | None) -> dict[str, float]:
+    """How often the difference is found at the number of prompts that the power analysis of a pilot says.
+
+    `pilot` is its number of prompts, or None for a plan that takes the pilot's spread for the true one.
+    """
     rng = np.random.default_rng(1)
     share = share_of_replaced(scores, arguments.difference)
     found, wrong, counts, false_alarms = 0, 0, [], 0
     for repetition in range(arguments.repetitions):
         a, b, clusters = draw(scores, arguments.pilot, arguments.videos_per_prompt, share, rng)
         deviation = deviation_of_differences(b, a, clusters)
-        needed = prompts_needed(arguments.difference, deviation, measured_on=arguments.pilot)
+        needed = prompts_needed(arguments.difference, deviation, measured_on=pilot)
         counts.append(needed)
         options = {"resamples": arguments.resamples, "seed": repetition}
         a, b, clusters = draw(scores, needed, arguments.videos_per_prompt, share, rng)
@@ -187,8 +190,9 @@ def main() -> None:
     for prompts in arguments.sizes:
         row = results["coverage"][prompts] = coverage(scores, prompts, arguments)
         print(f"{prompts} prompts: " + ", ".join(f"{name} {value:.3f}" for name, value in row.items()))
-    results["power"] = power(scores, arguments)
-    print("power: " + ", ".join(f"{name} {value:.3f}" for name, value in results["power"].items()))
+    for name, pilot in (("power", arguments.pilot), ("power_without_upper_limit", None)):
+        results[name] = power(scores, arguments, pilot)
+        print(f"{name}: " + ", ".join(f"{key} {value:.3f}" for key, value in results[name].items()))
     path = Path(arguments.scores)
     write_json(path.with_name(f"{path.stem}-results.json"), {"arguments": vars(arguments), **results})
 
