@@ -58,7 +58,9 @@ class ClipScore:
                 f"{path} cannot be loaded as a CLIP model of transformers ({reason})."
             ) from error
         if not hasattr(model, "get_text_features") or not hasattr(model, "get_image_features"):
-            raise InputError(f"{path} holds a {type(model).__name__}, but a CLIP model was expected.")
+            raise InputError(
+                f"{path} holds a {type(model).__name__}, but a CLIP model was expected: give another."
+            )
         settings: dict[str, Any] = {}
         stored = Path(path) / "preprocessor_config.json"
         if stored.is_file():
