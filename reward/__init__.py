@@ -42,9 +42,13 @@ def load_reward(
     path = Path(name)
     if path.is_dir():
         kind = read_reward_config(path).get("model_type")
+        if kind == "vlm":
+            from reward.models.vlm import VLMRewardModel
+
+            return VLMRewardModel.from_pretrained(path, device=device)
         if kind != MODEL_TYPE:
             raise InputError(
-                f"{path} holds a reward model of the unknown type {kind!r}: {MODEL_TYPE!r} is known."
+                f"{path} holds a reward model of the unknown type {kind!r}: {MODEL_TYPE!r} and 'vlm' are known."
             )
         return LatentRewardModel.from_pretrained(path, device=device, generator=generator)
     if ":" in name and "/" not in name:

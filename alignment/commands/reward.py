@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from generator.output import prepare_output_dir
+from generator.output import InputError, prepare_output_dir
 from reward.reward_config import RewardConfig
+from reward.vlm_trainer import VLMArguments
 
 HELP = "Train a reward model on the rankings of people (or of simulated annotators)."
 EXAMPLE = "vidalign reward --model nano --preferences rankings.jsonl --output_dir runs/reward"
@@ -18,6 +19,12 @@ class RewardArguments:
 
     preferences: str = field(
         metadata={"help": "Rankings file (JSONL), or db:URL#campaign of the labeling app."}
+    )
+    model_type: str = field(
+        default="latent",
+        metadata={
+            "help": "latent (the generator's first blocks, no decoding) or vlm (a vision-language model, see --vlm)."
+        },
     )
     model: str = field(
         default="nano",
@@ -42,16 +49,19 @@ class RewardArguments:
     overwrite: bool = field(default=False, metadata={"help": "Empty an existing output folder first."})
 
 
-ARGUMENTS = (RewardArguments, RewardConfig)
+ARGUMENTS = (RewardArguments, RewardConfig, VLMArguments)
 
 
-def run(arguments: RewardArguments, config: RewardConfig) -> None:
+def run(arguments: RewardArguments, config: RewardConfig, vlm: VLMArguments) -> None:
     """Trains, writes the model with its figures, and prints the held-out accuracy of each dimension."""
     from generator import load_generator
     from generator.demonstrations import read_demonstrations
     from reward.preferences import merge_annotators, read_rankings
     from reward.reward_trainer import train_reward_model
+    from reward.vlm_trainer import train_vlm_reward_model, vlm_reward_config
 
+    if arguments.model_type not in ("latent", "vlm"):
+        raise InputError(f"The model type {arguments.model_type!r} is unknown: use latent or vlm.")
     from_store = arguments.preferences.startswith("db:")
     if from_store:
         from labeling_app.reliability import read_store
@@ -62,7 +72,11 @@ def run(arguments: RewardArguments, config: RewardConfig) -> None:
         if arguments.merge_annotators:
             rankings = merge_annotators(rankings)
     demonstrations = read_demonstrations(arguments.demonstrations) if arguments.demonstrations else []
-    generator = load_generator(arguments.model, adapter=arguments.adapter, device=config.device)
+    source = None if from_store else arguments.preferences
+    if arguments.model_type == "latent":
+        generator = load_generator(arguments.model, adapter=arguments.adapter, device=config.device)
+    else:
+        vlm_reward_config(vlm, config, rankings)
     if config.resume_from_checkpoint is None:
         prepare_output_dir(str(config.output_dir), arguments.overwrite)
     without_order = sum(not ranking.has_order for ranking in rankings)
@@ -70,14 +84,17 @@ def run(arguments: RewardArguments, config: RewardConfig) -> None:
         f"{len(rankings)} rankings of {len({ranking.prompt for ranking in rankings})} prompts; "
         f"{without_order} of them carry no order (everything tied)."
     )
-    _, metrics = train_reward_model(
-        generator,
-        rankings,
-        config,
-        trunk_adapter=arguments.adapter,
-        source=None if from_store else arguments.preferences,
-        demonstrations=demonstrations,
-    )
+    if arguments.model_type == "vlm":
+        _, metrics = train_vlm_reward_model(rankings, vlm, config, source)
+    else:
+        _, metrics = train_reward_model(
+            generator,
+            rankings,
+            config,
+            trunk_adapter=arguments.adapter,
+            source=source,
+            demonstrations=demonstrations,
+        )
     for dimension, figures in metrics.items():
         held_out = figures.get("held_out") if isinstance(figures, dict) else None
         if held_out:
