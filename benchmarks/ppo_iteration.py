@@ -208,6 +208,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--gradient_checkpointing", action="store_true")
     parser.add_argument("--gradient_checkpointing_share", type=float, default=1.0)
     parser.add_argument("--tiling", action="store_true", help="decode tile by tile and video by video")
+    parser.add_argument("--tile", type=int, default=256, help="largest side of a tile in pixels")
     parser.add_argument(
         "--small_rollout", type=int, default=4, help="videos sampled together with save_memory"
     )
@@ -279,7 +280,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         torch.cuda.reset_peak_memory_stats(device)
     generator = build_generator(arguments.architecture, device, dtype)
     if arguments.tiling:
-        generator.save_decoding_memory()
+        generator.save_decoding_memory(tile=arguments.tile)
     clock = Clock(device)
     decode = generator.decode
     # Decoding is all of the reward's time: brightness is a mean.

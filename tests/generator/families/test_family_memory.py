@@ -14,7 +14,9 @@ from alignment.latent_dataset import PromptTable
 from generator.adapters import load_adapters, write_adapter
 from generator.loading import load_generator
 from generator.output import InputError
+from generator.sampling import seeded_noise
 from generator.testing_stock import PROMPTS, noise_for
+from generator.tiling import even_tiles
 
 HAS_BITSANDBYTES = importlib.util.find_spec("bitsandbytes") is not None
 
@@ -53,6 +55,46 @@ def test_tiling_and_slicing_decode_a_small_video_as_before(folder: Path, generat
     tiled = load_generator(folder, device="cpu", tiling=True)
     latents = noise_for(generator)
     torch.testing.assert_close(tiled.decode(latents), generator.decode(latents), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("length", "tile", "expected"),
+    [(240, 256, (240, 240)), (416, 256, (208, 144)), (832, 256, (232, 168)), (32, 16, (16, 8))],
+)
+def test_tiles_are_even_cover_the_video_and_are_no_larger_than_allowed(
+    length: int, tile: int, expected: tuple[int, int]
+) -> None:
+    size, stride = even_tiles(length, tile, 64 if tile > 64 else 8, 8)
+    assert (size, stride) == expected
+    assert size <= tile
+    starts = list(range(0, length, stride))
+    assert starts[-1] + size >= length
+
+
+@pytest.mark.parametrize("family", ["wan", "wan2.2-ti2v", "hunyuan_video"], indirect=True)
+def test_a_video_of_several_tiles_has_the_size_and_far_from_seams_the_pixels_of_the_whole(
+    family: str, folder: Path, generator: Any
+) -> None:
+    side, time = generator.size_multiples()
+    height, width = 2 * side, 12 * side
+    latents = seeded_noise([0], generator.latent_shape(time + 1, height, width))
+    whole = generator.decode(latents)
+    tiled: Any = load_generator(folder, device="cpu")
+    tiled.save_decoding_memory(tile=6 * side)
+    found = tiled.decode(latents)
+    assert tiled.pipeline.vae.tile_sample_min_width < width
+    assert found.shape == whole.shape
+    assert not torch.equal(found, whole)
+    if family.startswith("wan"):  # HunyuanVideo's autoencoder looks at all pixels, mostly by attention
+        assert (found - whole)[..., : side // 2].abs().mean() < 0.1 * whole.abs().mean()
+
+
+def test_decoding_is_the_same_inside_a_trainers_autocast(generator: Any) -> None:
+    latents = noise_for(generator)
+    outside = generator.decode(latents)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(generator.decode(latents), outside)
+        assert torch.equal(generator.encode(outside), generator.encode(outside))
 
 
 @pytest.mark.parametrize("family", ["wan"], indirect=True)
