@@ -160,6 +160,11 @@ class AlignmentTrainer(Trainer):
         data_collator: Any = collate,
         dropout: bool = False,
     ) -> None:
+        if generator.needs_image:
+            raise InputError(
+                f"{generator.name} animates images, which no trainer shows it: train a text-to-video model, or one "
+                "that does both, such as LTX-Video or Wan 2.2 TI2V."
+            )
         self.generator = generator
         self.lora = lora or LoraArguments()
         self.record = record or {}

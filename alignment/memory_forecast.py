@@ -213,7 +213,10 @@ class _Probe:
         shape = self.generator.latent_shape(work.num_frames, work.height, work.width)
         conditions = {
             name: torch.empty(batch, *size, dtype=dtype)
-            for name, (size, dtype) in self.generator.condition_shapes().items()
+            for name, (size, dtype) in {
+                **self.generator.condition_shapes(),
+                **self.generator.image_condition_shapes(shape),
+            }.items()
         }
         return torch.empty(batch, *shape), torch.empty(batch), conditions
 

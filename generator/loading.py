@@ -25,8 +25,11 @@ PRETRAINED = Path(__file__).parent / "pretrained"
 FAMILIES = {
     "NativeVideoPipeline": "generator.families.native:NativeGenerator",
     "WanPipeline": "generator.families.wan:WanGenerator",
+    "WanImageToVideoPipeline": "generator.families.wan:WanImageToVideoGenerator",
     "LTXPipeline": "generator.families.ltx:LTXGenerator",
+    "LTXImageToVideoPipeline": "generator.families.ltx:LTXGenerator",
     "CogVideoXPipeline": "generator.families.cogvideox:CogVideoXGenerator",
+    "CogVideoXImageToVideoPipeline": "generator.families.cogvideox:CogVideoXImageToVideoGenerator",
     "HunyuanVideoPipeline": "generator.families.hunyuan_video:HunyuanVideoGenerator",
     "HunyuanVideo15Pipeline": "generator.families.hunyuan_video:HunyuanVideo15Generator",
 }

@@ -1,9 +1,10 @@
 """Images and videos as prompts: animate, extend, connect, interpolate, edit, and long videos from key frames.
 
 A model with a noise level for each latent frame takes known frames as they are, at level 0, and denoises the others
-(Ho et al., arXiv 2204.03458, replace this by guidance; Open-Sora 1.1 and Wan 2.2 train on it, as the built-in model
-does). Editing (SDEdit, arXiv 2108.01073) needs no such model and works with every family. Long videos follow Video LDM
-(arXiv 2304.08818, section 3.2): sparse key frames, then interpolation twice, each with one model.
+(Ho et al., arXiv 2204.03458, replace this by guidance; LTX-Video, Open-Sora 1.1 and Wan 2.2 TI2V train on it, as the
+built-in model does). Image-to-video models of another kind see the image beside the noise in all steps (Wan I2V,
+CogVideoX I2V); they can animate and edit. Editing (SDEdit, arXiv 2108.01073) works with every family. Long videos
+follow Video LDM (arXiv 2304.08818, section 3.2): sparse key frames, then interpolation twice, each with one model.
 
 Known pixels are returned as they came: only new frames pass through the decoder.
 """
@@ -19,7 +20,7 @@ from torch import Tensor
 from generator import flow
 from generator.base import VideoGenerator, concatenate, repeat
 from generator.output import InputError
-from generator.sampling import guided_velocity, sample_latents, seeded_noise
+from generator.sampling import Velocity, guided_velocity, sample_latents, seeded_noise
 
 KEY_FRAME_FPS = 2.0
 KEY_FRAME_WINDOW = 9
@@ -70,11 +71,12 @@ def sample_unknown_frames(
     if not generator.takes_known_frames:
         raise InputError(
             f"{generator.name} takes no frames as a prompt, but this needs a model with a noise level for each frame: "
-            "use the built-in model, or --edit, which works with all."
+            "use the built-in model, LTX-Video or Wan 2.2 TI2V, or --edit, which works with all."
         )
     defaults = generator.defaults
     scale = defaults.guidance_scale if sampling.guidance_scale is None else sampling.guidance_scale
-    sigmas = flow.sigma_schedule(sampling.num_inference_steps or defaults.num_inference_steps, defaults.shift)
+    steps = sampling.num_inference_steps or defaults.num_inference_steps
+    sigmas = generator.sigma_schedule(steps, latents.shape[1:])
     conditions = generator.encode_prompts(list(prompts))
     both = conditions
     if scale != 1:
@@ -120,6 +122,8 @@ def animate(
     """Videos `[batch, 3, num_frames, height, width]` that begin with `images [batch, 3, height, width]` in [-1, 1]."""
     frames = num_frames or generator.defaults.num_frames
     generator.check_size(frames, *images.shape[2:])
+    if generator.needs_image:
+        return _animate_beside(generator, images, prompts, frames, sampling)
     first = generator.encode(images[:, :, None].to(generator.device))
     count = generator.latent_shape(frames, *images.shape[2:])[1]
     latents = first.expand(-1, -1, count, -1, -1).clone()
@@ -127,6 +131,32 @@ def animate(
     video = generator.decode(sample_unknown_frames(generator, prompts, latents, known, sampling)).cpu()
     video[:, :, 0] = images
     return video
+
+
+def _animate_beside(
+    generator: VideoGenerator, images: Tensor, prompts: Sequence[str], num_frames: int, sampling: Sampling
+) -> Tensor:
+    """`animate` for models that see the image beside the noise; their first frame is decoded as all others."""
+    defaults = generator.defaults
+    scale = defaults.guidance_scale if sampling.guidance_scale is None else sampling.guidance_scale
+    shape = generator.latent_shape(num_frames, *images.shape[2:])
+    sigmas = generator.sigma_schedule(sampling.num_inference_steps or defaults.num_inference_steps, shape)
+    velocity = _velocity_from(generator, prompts, scale, images, num_frames)
+    noise = seeded_noise([sampling.seed + i for i in range(len(prompts))], shape).to(generator.device)
+    return generator.decode(sample_latents(velocity, noise, sigmas)).cpu()
+
+
+def _velocity_from(
+    generator: VideoGenerator, prompts: Sequence[str], scale: float, images: Tensor, num_frames: int
+) -> Velocity:
+    """The guided velocity of `prompts`, for models that need them with `images`, which both branches see."""
+    conditions = generator.encode_prompts(list(prompts))
+    negative = repeat(generator.encode_prompts([""]), len(prompts)) if scale != 1 else None
+    if generator.needs_image:
+        seen = generator.image_conditions(images.to(generator.device), num_frames)
+        conditions = {**conditions, **seen}
+        negative = None if negative is None else {**negative, **seen}
+    return guided_velocity(generator, conditions, negative, scale)
 
 
 def extend(
@@ -344,8 +374,7 @@ def edit(
     noise = seeded_noise([sampling.seed + i for i in range(len(prompts))], latents.shape[1:]).to(
         latents.device
     )
-    negative = generator.encode_prompts([""]) if scale != 1 else None
-    velocity = guided_velocity(generator, generator.encode_prompts(list(prompts)), negative, scale)
+    velocity = _velocity_from(generator, prompts, scale, videos[:, :, 0], videos.shape[2])
     noisy = flow.interpolate(latents, noise, sigmas[0])
     return generator.decode(sample_latents(velocity, noisy, sigmas)).cpu()
 

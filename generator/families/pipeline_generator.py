@@ -92,11 +92,14 @@ class PipelineGenerator(VideoGenerator):
 
     @torch.no_grad()
     def encode(self, videos: Tensor) -> Tensor:
+        return self.normalise(self._encode(videos).float())
+
+    def _encode(self, videos: Tensor) -> Tensor:
+        """The autoencoder's own latents, the mode of their distribution."""
         vae = self.pipeline.vae
         lay_tiles(vae, videos.shape[3], videos.shape[4], self._compression()[0], self.tile)
         with _own_precision(vae):
-            posterior = vae.encode(videos.to(vae.device, vae.dtype)).latent_dist
-        return self.normalise(posterior.mode().float())
+            return vae.encode(videos.to(vae.device, vae.dtype)).latent_dist.mode()
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -148,6 +151,12 @@ class PipelineGenerator(VideoGenerator):
     @abstractmethod
     def condition_shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         """Size without the batch, and dtype, of the longest conditions; for forecasts of memory."""
+
+    def image_condition_shapes(
+        self, latent_shape: Sequence[int]
+    ) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """The same of `image_conditions` for latents `(channels, frames, height, width)`."""
+        return {}
 
     @property
     def text_device(self) -> torch.device:
@@ -252,6 +261,15 @@ def hidden_states_after(
     finally:
         handle.remove()
     raise RuntimeError("the blocks of the transformer did not run")
+
+
+def refuse_key_frames(name: str, seconds_per_frame: float | None, key_frames: bool) -> None:
+    """Raises `InputError` for what only a model with `takes_key_frames` can do."""
+    if seconds_per_frame is not None or key_frames:
+        raise InputError(
+            f"{name} knows only frames that follow each other at its own frame rate: interpolation and long videos "
+            "need the built-in model."
+        )
 
 
 def zero_pad(tokens: Tensor, length: int) -> Tensor:
