@@ -29,6 +29,7 @@ from alignment.allocator import keep_freed_memory
 from alignment.latent_dataset import BucketBatchSampler, LatentDataset, collate
 from generator.adapters import model_fingerprint, write_adapter
 from generator.base import Conditions, VideoGenerator, select
+from generator.offloading import is_offloaded
 from generator.output import InputError, write_json
 
 TRAINED_NAME = "trained.safetensors"
@@ -164,6 +165,13 @@ class AlignmentTrainer(Trainer):
             raise InputError(
                 f"{generator.name} animates images, which no trainer shows it: train a text-to-video model, or one "
                 "that does both, such as LTX-Video or Wan 2.2 TI2V."
+            )
+        if is_offloaded(generator.transformer) and (
+            args.compile_blocks or not (lora or LoraArguments()).use_peft
+        ):
+            raise InputError(
+                "offload_weights is for LoRA without compile_blocks: set use_peft to true and compile_blocks to false, "
+                "or leave offload_weights out."
             )
         self.generator = generator
         self.lora = lora or LoraArguments()

@@ -25,6 +25,10 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
         "--gradient_checkpointing true --quantization 4bit",
         {"checkpointed_share": 1.0, "quantization": "4bit"},
     ),
+    (
+        "--gradient_checkpointing true --offload_weights true",
+        {"checkpointed_share": 1.0, "offload_weights": True},
+    ),
 ]
 """Flags and what they change, from the fastest to the smallest."""
 
@@ -79,14 +83,17 @@ def plan(
     for method in ("generate", "sft", "dpo", "ppo"):
         options = OPTIONS[:1] if method == "generate" else OPTIONS
         methods[method] = []
+        plain: dict[float, Forecast] = {}
         for flags, changes in options:
-            bits = changes.get("quantization")
             share = changes.get("checkpointed_share", 0.0)
-            if bits is None:
-                unquantised = forecast(
-                    folder, replace(work, method=method, rollout_batch=1, checkpointed_share=share)
-                )
-            found = unquantised if bits is None else unquantised.quantised(bits)
+            if share not in plain:
+                asked = replace(work, method=method, rollout_batch=1, checkpointed_share=share)
+                plain[share] = forecast(folder, asked)
+            found = plain[share]
+            if "quantization" in changes:
+                found = found.quantised(changes["quantization"])
+            elif "offload_weights" in changes:
+                found = found.offloaded()
             fits = None if usable is None else found.peak <= usable
             text = " ".join(part for part in (flags, SMALL_ROLLOUT if method == "ppo" else "") if part)
             methods[method].append(_option(text, found, fits))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,14 @@ def test_quantised_weights_are_smaller(folders: dict[str, Path]) -> None:
     assert sizes[1] > sizes[2]
 
 
+def test_offloaded_weights_are_gone_but_for_one_layer(folders: dict[str, Path]) -> None:
+    work = Work("sft", 9, 16, 16)
+    plain, offloaded = (forecast(folders["wan"], replace(work, offload_weights=o)) for o in (False, True))
+    saved = plain.resident["transformer"] - offloaded.resident["transformer"]
+    assert saved == 2 * plain.linear_weights
+    assert offloaded.transient["update"] - plain.transient["update"] == 2 * plain.largest_linear > 0
+
+
 def test_a_family_that_cannot_be_forecast_says_so(folders: dict[str, Path]) -> None:
     with pytest.raises(InputError, match="measure it"):
         forecast(folders["hunyuan_video1.5"], Work("sft", 9, 16, 16))
@@ -142,11 +151,11 @@ def test_the_fastest_flags_that_fit_are_advised(
 ) -> None:
     def pretend(folder: Path, work: Work) -> Forecast:
         update = 30 * 10**9 if work.checkpointed_share == 0 else 4 * 10**9
-        return Forecast({"transformer": 14 * 10**9}, {"update": update}, 6 * 10**9)
+        return Forecast({"transformer": 14 * 10**9}, {"update": update}, 6 * 10**9, 10**8)
 
     monkeypatch.setattr(memory_plan, "forecast", pretend)
     advised = {}
-    for memory in (60, 24, 16, 12, 8):
+    for memory in (60, 24, 16, 12, 8, 6):
         options = memory_plan.plan(str(folders["wan"]), (9, 16, 16), 16, memory)["methods"]["sft"]
         advised[memory] = options[-1]["flags"] if options[-1]["fits"] else None
     checkpointing = "--gradient_checkpointing true"
@@ -155,9 +164,10 @@ def test_the_fastest_flags_that_fit_are_advised(
         24: checkpointing,
         16: f"{checkpointing} --quantization 8bit",
         12: f"{checkpointing} --quantization 4bit",
-        8: None,
+        8: f"{checkpointing} --offload_weights true",
+        6: None,
     }
-    lines = memory_plan.plan(str(folders["wan"]), (9, 16, 16), 16, 8)["lines"]
+    lines = memory_plan.plan(str(folders["wan"]), (9, 16, 16), 16, 6)["lines"]
     assert any("several GPUs" in line for line in lines)
 
 

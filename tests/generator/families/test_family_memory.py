@@ -9,10 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from alignment.adapters import LoraArguments, add_lora
+from alignment.adapters import LoraArguments, add_lora, trained_adapter
+from alignment.alignment_trainer import Policy
 from alignment.latent_dataset import PromptTable
+from alignment.sft_config import SFTConfig
+from alignment.sft_trainer import SFTTrainer
 from generator.adapters import load_adapters, write_adapter
 from generator.loading import load_generator
+from generator.offloading import offload_linear_layers
 from generator.output import InputError
 from generator.sampling import seeded_noise
 from generator.testing_stock import PROMPTS, noise_for
@@ -97,6 +101,52 @@ def test_decoding_is_the_same_inside_a_trainers_autocast(generator: Any) -> None
         assert torch.equal(generator.encode(outside), generator.encode(outside))
 
 
+def test_offloaded_weights_give_the_same_velocity_and_the_same_lora_gradients(
+    folder: Path, generator: Any, tmp_path: Path
+) -> None:
+    offloaded: Any = load_generator(folder, device="cpu", offload_weights=True)
+    held = {name for block in offloaded.blocks() for name, _ in block.named_parameters()}
+    assert not [name for name in held if name.endswith("to_q.weight")]
+    latents, sigma = noise_for(generator), torch.tensor([0.9, 0.4])
+    gradients = []
+    for model in (generator, offloaded):
+        add_lora(model, LoraArguments(lora_r=2), seed=0)
+        policy = Policy(model.transformer)
+        policy.gradient_checkpointing_enable()
+        velocity = model.velocity(latents, sigma, model.encode_prompts(PROMPTS), policy)
+        velocity.square().mean().backward()
+        gradients.append({n: p.grad for n, p in model.transformer.named_parameters() if p.grad is not None})
+        gradients[-1]["velocity"] = velocity.detach()
+    assert len(gradients[0]) > 1
+    torch.testing.assert_close(gradients[1], gradients[0], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["wan"], indirect=True)
+def test_an_adapter_is_merged_into_offloaded_weights_and_trained_on_them(
+    folder: Path, generator: Any, tmp_path: Path
+) -> None:
+    add_lora(generator, LoraArguments(lora_r=2), seed=0)
+    for name, parameter in generator.transformer.named_parameters():
+        if "lora_B" in name:
+            parameter.data.fill_(0.1)
+    write_adapter(tmp_path, trained_adapter(generator), {})
+    loaded, offloaded = (
+        load_generator(folder, adapter=tmp_path, device="cpu", offload_weights=o) for o in (False, True)
+    )
+    arguments = noise_for(generator), torch.tensor([0.9, 0.4]), generator.encode_prompts(PROMPTS)
+    torch.testing.assert_close(offloaded.velocity(*arguments), loaded.velocity(*arguments))
+
+
+@pytest.mark.parametrize("family", ["wan"], indirect=True)
+def test_offloaded_weights_are_refused_where_they_do_not_work(folder: Path, tmp_path: Path) -> None:
+    offloaded = load_generator(folder, device="cpu", offload_weights=True)
+    config = SFTConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none", compile_blocks=True)
+    with pytest.raises(InputError, match="compile_blocks"):
+        SFTTrainer(offloaded, config, [], [])
+    with pytest.raises(InputError, match="no linear layers"):
+        offload_linear_layers([torch.nn.Conv3d(1, 1, 1)])
+
+
 @pytest.mark.parametrize("family", ["wan"], indirect=True)
 def test_an_unknown_quantization_is_an_error(folder: Path) -> None:
     with pytest.raises(InputError, match="8bit or 4bit"):
@@ -141,8 +191,6 @@ def test_lora_trains_on_four_bit_weights(folder: Path, tmp_path: Path) -> None:
     assert any(p.grad is not None and p.grad.abs().max() > 0 for p in trained)
 
     add_lora(generator, LoraArguments(lora_r=2), seed=0)
-    from alignment.adapters import trained_adapter
-
     write_adapter(tmp_path, trained_adapter(generator), {})
     with pytest.raises(InputError, match="quantised"):
         load_adapters(load_generator(folder, device="cuda", quantization="4bit"), tmp_path)
