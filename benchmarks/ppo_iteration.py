@@ -276,9 +276,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     output_dir = tempfile.mkdtemp()  # nothing is written, but the trainer wants a place
     config = configuration(arguments, output_dir, dtype == torch.bfloat16)
     device = config.device
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
     generator = build_generator(arguments.architecture, device, dtype)
+    if device.type == "cuda":  # the weights are made in float32 first
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
     if arguments.tiling:
         generator.save_decoding_memory(tile=arguments.tile)
     clock = Clock(device)
