@@ -150,7 +150,7 @@ def test_the_fastest_flags_that_fit_are_advised(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def pretend(folder: Path, work: Work) -> Forecast:
-        update = 30 * 10**9 if work.checkpointed_share == 0 else 4 * 10**9
+        update = work.batch * (30 * 10**9 if work.checkpointed_share == 0 else 4 * 10**9)
         return Forecast({"transformer": 14 * 10**9}, {"update": update}, 6 * 10**9, 10**8)
 
     monkeypatch.setattr(memory_plan, "forecast", pretend)
@@ -169,6 +169,20 @@ def test_the_fastest_flags_that_fit_are_advised(
     }
     lines = memory_plan.plan(str(folders["wan"]), (9, 16, 16), 16, 6)["lines"]
     assert any("several GPUs" in line for line in lines)
+
+
+def test_the_largest_micro_batch_that_fits_is_named_and_fits(folders: dict[str, Path]) -> None:
+    size = (9, 16, 16)
+    base = forecast(folders["wan"], Work("sft", *size, lora_r=16))
+    four = forecast(folders["wan"], Work("sft", *size, lora_r=16, batch=4))
+    # A GPU of which 90 % are a little more than a batch of 4 needs.
+    memory = (four.peak + 1000) / 0.9 / 1e9
+    option = memory_plan.plan(str(folders["wan"]), size, 16, memory)["methods"]["sft"][-1]
+    assert option["flags"] == ""
+    assert option["peak"] == base.peak
+    assert option["largest_batch"] in (4, 5)
+    lines = memory_plan.plan(str(folders["wan"]), size, 16, 24)["lines"]
+    assert any("up to --per_device_train_batch_size" in line for line in lines)
 
 
 def test_doctor_names_an_impossible_size(
