@@ -147,6 +147,8 @@ class AlignmentTrainer(Trainer):
     """
 
     args: AlignmentConfig
+    shows_first_frames = False
+    """Whether models that need an image are shown the first frames of the training videos."""
     loss_is_scaled_for_ga = False
 
     def __init__(
@@ -161,10 +163,10 @@ class AlignmentTrainer(Trainer):
         data_collator: Any = collate,
         dropout: bool = False,
     ) -> None:
-        if generator.needs_image:
+        if generator.needs_image and not self.shows_first_frames:
             raise InputError(
-                f"{generator.name} animates images, which no trainer shows it: train a text-to-video model, or one "
-                "that does both, such as LTX-Video or Wan 2.2 TI2V."
+                f"{generator.name} animates images, which {type(self).__name__.removesuffix('Trainer')} does not show "
+                "it: use sft or dpo, or a model that also makes videos from text, such as LTX-Video or Wan 2.2 TI2V."
             )
         if is_offloaded(generator.transformer) and (
             args.compile_blocks or not (lora or LoraArguments()).use_peft

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from generator import flow
-from generator.base import VideoGenerator, concatenate, repeat
+from generator.base import Conditions, VideoGenerator, concatenate, repeat
 from generator.output import InputError
 from generator.sampling import Velocity, guided_velocity, sample_latents, seeded_noise
 
@@ -157,6 +157,22 @@ def _velocity_from(
         conditions = {**conditions, **seen}
         negative = None if negative is None else {**negative, **seen}
     return guided_velocity(generator, conditions, negative, scale)
+
+
+@torch.no_grad()
+def with_first_frame(generator: VideoGenerator, conditions: Conditions, latents: Tensor) -> Conditions:
+    """`conditions` joined with what a model that needs an image sees of the first frame; others' are unchanged.
+
+    Args:
+        latents: of the videos `[batch, C, F, H, W]`, clean; their first frame is the image, as the autoencoder keeps it.
+    """
+    if not generator.needs_image:
+        return conditions
+    side, time = generator.size_multiples()
+    first, second = (generator.latent_shape(frames, side, side)[1] for frames in (1, 1 + time))
+    num_frames = (latents.shape[2] - first) // (second - first) * time + 1
+    images = generator.decode(latents[:, :, :first])[:, :, 0]
+    return {**conditions, **generator.image_conditions(images, num_frames)}
 
 
 def extend(

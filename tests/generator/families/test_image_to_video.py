@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -17,8 +18,8 @@ from torch import Tensor
 from alignment.adapters import LoraArguments, add_lora
 from alignment.cli import main
 from alignment.memory_forecast import Work, forecast
-from alignment.sft_config import SFTConfig
-from alignment.sft_trainer import SFTTrainer
+from alignment.ppo_config import PPOConfig
+from alignment.ppo_trainer import PPOTrainer
 from generator import video_prompts
 from generator.base import VideoGenerator
 from generator.loading import load_generator
@@ -27,8 +28,9 @@ from generator.sampling import seeded_noise
 from generator.testing_image_pipelines import TINY_IMAGE_PIPELINES
 from generator.testing_pipelines import save_tiny_pipeline
 from generator.testing_stock import STEPS, EulerWithExplicitSigmas
-from generator.video import read_video
-from generator.video_prompts import Sampling
+from generator.video import read_video, write_video
+from generator.video_prompts import Sampling, with_first_frame
+from reward.models.base import FunctionReward
 
 PROMPT = "a red circle moves left"
 WITH_KNOWN_FRAMES = ("wan2.2-ti2v", "ltx")
@@ -171,8 +173,53 @@ def test_one_noise_level_for_all_frames_is_the_plain_velocity(generator: Any) ->
 def test_a_model_that_needs_an_image_says_so(generator: Any, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--image"):
         generator.generate([PROMPT])
-    with pytest.raises(InputError, match="animates images"):
-        SFTTrainer(generator, SFTConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none"), [], [])
+    config = PPOConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none")
+    with pytest.raises(InputError, match="animates images, which PPO does not show it"):
+        PPOTrainer(generator, config, [PROMPT], FunctionReward(lambda videos, prompts: [0.0], "none"))
+
+
+@pytest.mark.parametrize("family", list(TINY_IMAGE_PIPELINES), indirect=True)
+def test_the_first_frame_of_clean_latents_is_the_image_that_is_shown(generator: Any) -> None:
+    size = generator.defaults
+    videos = torch.rand(2, 3, size.num_frames, size.height, size.width) * 2 - 1
+    latents = generator.encode(videos)
+    shown = with_first_frame(generator, generator.encode_prompts([PROMPT, PROMPT]), latents)
+    first = generator.latent_shape(1, size.height, size.width)[1]
+    image = generator.decode(latents[:, :, :first])[:, :, 0]
+    for name, expected in generator.image_conditions(image, size.num_frames).items():
+        torch.testing.assert_close(shown[name], expected)
+
+
+@pytest.mark.parametrize("family", list(TINY_IMAGE_PIPELINES), indirect=True)
+def test_sft_and_dpo_train_models_that_need_an_image(
+    family: str, folders: dict[str, Path], generator: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIDALIGN_CACHE", str(tmp_path / "cache"))
+    size = generator.defaults
+    (tmp_path / "videos").mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        video = torch.rand(3, size.num_frames, size.height, size.width) * 2 - 1
+        write_video(tmp_path / "videos" / name, video, fps=size.fps)
+    metadata = [json.dumps({"file_name": name, "prompt": PROMPT}) for name in ("a.mp4", "b.mp4")]
+    (tmp_path / "videos" / "metadata.jsonl").write_text("\n".join(metadata))
+    ranking = {"prompt": PROMPT, "videos": ["videos/a.mp4", "videos/b.mp4"], "ranks": [1, 2]}
+    (tmp_path / "rankings.jsonl").write_text(json.dumps(ranking))
+    common = ["--model", folders[family], "--max_steps", 1, "--lora_r", 2, "--learning_rate", 1e-2,
+              "--num_frames", size.num_frames, "--height", size.height, "--width", size.width,
+              "--per_device_train_batch_size", 1, "--report_to", "none", "--use_cpu", "true"]  # fmt: skip
+    data = {"sft": ["--dataset", tmp_path / "videos"], "dpo": ["--preferences", tmp_path / "rankings.jsonl"]}
+    for command, source in data.items():
+        words = [command, *common, *source, "--output_dir", tmp_path / command]
+        assert main([str(word) for word in words]) in (0, None)
+        image = pixels(picture(generator))
+        fast = Sampling(2, 1.0)
+        base, changed = (
+            video_prompts.animate(
+                load_generator(folders[family], adapter=adapter, device="cpu"), image, [PROMPT], sampling=fast
+            )
+            for adapter in (None, tmp_path / command)
+        )
+        assert not torch.equal(base, changed)
 
 
 @pytest.mark.parametrize("family", ["wan2.2-i2v-a14b"], indirect=True)
