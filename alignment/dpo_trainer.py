@@ -23,9 +23,9 @@ from alignment.losses import (
 from alignment.sft_trainer import EVALUATION_STEP, draw_sigmas
 from generator import flow
 from generator.base import VideoGenerator, repeat
+from generator.first_frames import with_first_frame
 from generator.output import InputError
 from generator.sampling import seeded_noise
-from generator.video_prompts import with_first_frame
 
 DRAW_STREAM = 11
 

@@ -15,8 +15,8 @@ from alignment.losses import flow_matching_error
 from alignment.sft_config import SFTConfig
 from generator import flow
 from generator.base import Conditions, VideoGenerator
+from generator.first_frames import with_first_frame
 from generator.sampling import seeded_noise
-from generator.video_prompts import with_first_frame
 
 EVALUATION_STEP = 2**32 - 1
 

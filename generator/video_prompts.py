@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from generator import flow
-from generator.base import Conditions, VideoGenerator, concatenate, repeat
+from generator.base import VideoGenerator, concatenate, repeat
+from generator.first_frames import velocity_with_image
 from generator.output import InputError
-from generator.sampling import Velocity, guided_velocity, sample_latents, seeded_noise
+from generator.sampling import sample_latents, seeded_noise
 
 KEY_FRAME_FPS = 2.0
 KEY_FRAME_WINDOW = 9
@@ -73,10 +74,8 @@ def sample_unknown_frames(
             f"{generator.name} takes no frames as a prompt, but this needs a model with a noise level for each frame: "
             "use the built-in model, LTX-Video or Wan 2.2 TI2V, or --edit, which works with all."
         )
-    defaults = generator.defaults
-    scale = defaults.guidance_scale if sampling.guidance_scale is None else sampling.guidance_scale
-    steps = sampling.num_inference_steps or defaults.num_inference_steps
-    sigmas = generator.sigma_schedule(steps, latents.shape[1:])
+    scale = _scale(generator, sampling)
+    sigmas = generator.sigma_schedule(_steps(generator, sampling), latents.shape[1:])
     conditions = generator.encode_prompts(list(prompts))
     both = conditions
     if scale != 1:
@@ -101,6 +100,15 @@ def sample_unknown_frames(
     return sample_latents(velocity, torch.where(mask, latents, noise), sigmas)
 
 
+def _scale(generator: VideoGenerator, sampling: Sampling) -> float:
+    scale = sampling.guidance_scale
+    return generator.defaults.guidance_scale if scale is None else scale
+
+
+def _steps(generator: VideoGenerator, sampling: Sampling) -> int:
+    return sampling.num_inference_steps or generator.defaults.num_inference_steps
+
+
 def _time(generator: VideoGenerator) -> int:
     """Frames that one latent frame after the first holds."""
     return generator.size_multiples()[1]
@@ -123,7 +131,12 @@ def animate(
     frames = num_frames or generator.defaults.num_frames
     generator.check_size(frames, *images.shape[2:])
     if generator.needs_image:
-        return _animate_beside(generator, images, prompts, frames, sampling)
+        velocity = velocity_with_image(generator, prompts, _scale(generator, sampling), images, frames)
+        shape = generator.latent_shape(frames, *images.shape[2:])
+        sigmas = generator.sigma_schedule(_steps(generator, sampling), shape)
+        noise = seeded_noise([sampling.seed + i for i in range(len(prompts))], shape).to(generator.device)
+        # These models' first frame is decoded as all others are.
+        return generator.decode(sample_latents(velocity, noise, sigmas)).cpu()
     first = generator.encode(images[:, :, None].to(generator.device))
     count = generator.latent_shape(frames, *images.shape[2:])[1]
     latents = first.expand(-1, -1, count, -1, -1).clone()
@@ -131,48 +144,6 @@ def animate(
     video = generator.decode(sample_unknown_frames(generator, prompts, latents, known, sampling)).cpu()
     video[:, :, 0] = images
     return video
-
-
-def _animate_beside(
-    generator: VideoGenerator, images: Tensor, prompts: Sequence[str], num_frames: int, sampling: Sampling
-) -> Tensor:
-    """`animate` for models that see the image beside the noise; their first frame is decoded as all others."""
-    defaults = generator.defaults
-    scale = defaults.guidance_scale if sampling.guidance_scale is None else sampling.guidance_scale
-    shape = generator.latent_shape(num_frames, *images.shape[2:])
-    sigmas = generator.sigma_schedule(sampling.num_inference_steps or defaults.num_inference_steps, shape)
-    velocity = _velocity_from(generator, prompts, scale, images, num_frames)
-    noise = seeded_noise([sampling.seed + i for i in range(len(prompts))], shape).to(generator.device)
-    return generator.decode(sample_latents(velocity, noise, sigmas)).cpu()
-
-
-def _velocity_from(
-    generator: VideoGenerator, prompts: Sequence[str], scale: float, images: Tensor, num_frames: int
-) -> Velocity:
-    """The guided velocity of `prompts`, for models that need them with `images`, which both branches see."""
-    conditions = generator.encode_prompts(list(prompts))
-    negative = repeat(generator.encode_prompts([""]), len(prompts)) if scale != 1 else None
-    if generator.needs_image:
-        seen = generator.image_conditions(images.to(generator.device), num_frames)
-        conditions = {**conditions, **seen}
-        negative = None if negative is None else {**negative, **seen}
-    return guided_velocity(generator, conditions, negative, scale)
-
-
-@torch.no_grad()
-def with_first_frame(generator: VideoGenerator, conditions: Conditions, latents: Tensor) -> Conditions:
-    """`conditions` joined with what a model that needs an image sees of the first frame; others' are unchanged.
-
-    Args:
-        latents: of the videos `[batch, C, F, H, W]`, clean; their first frame is the image, as the autoencoder keeps it.
-    """
-    if not generator.needs_image:
-        return conditions
-    side, time = generator.size_multiples()
-    first, second = (generator.latent_shape(frames, side, side)[1] for frames in (1, 1 + time))
-    num_frames = (latents.shape[2] - first) // (second - first) * time + 1
-    images = generator.decode(latents[:, :, :first])[:, :, 0]
-    return {**conditions, **generator.image_conditions(images, num_frames)}
 
 
 def extend(
@@ -380,17 +351,15 @@ def edit(
     if not 0 < strength <= 1:
         raise InputError(f"The strength is {strength}, but must be above 0 and at most 1.")
     generator.check_size(*videos.shape[2:])
-    defaults = generator.defaults
-    scale = defaults.guidance_scale if sampling.guidance_scale is None else sampling.guidance_scale
-    steps = sampling.num_inference_steps or defaults.num_inference_steps
-    taken = max(round(strength * steps), 1)
+    scale = _scale(generator, sampling)
+    taken = max(round(strength * _steps(generator, sampling)), 1)
     # The schedule from `strength` down, with as many steps as the whole would have there.
-    sigmas = flow.shift_sigma(torch.linspace(strength, 0, taken + 1), defaults.shift)
+    sigmas = flow.shift_sigma(torch.linspace(strength, 0, taken + 1), generator.defaults.shift)
     latents = generator.encode(videos.to(generator.device))
     noise = seeded_noise([sampling.seed + i for i in range(len(prompts))], latents.shape[1:]).to(
         latents.device
     )
-    velocity = _velocity_from(generator, prompts, scale, videos[:, :, 0], videos.shape[2])
+    velocity = velocity_with_image(generator, prompts, scale, videos[:, :, 0], videos.shape[2])
     noisy = flow.interpolate(latents, noise, sigmas[0])
     return generator.decode(sample_latents(velocity, noisy, sigmas)).cpu()
 

@@ -219,6 +219,10 @@ class PipelineGenerator(VideoGenerator):
             raise InputError(
                 f"Features after {num_blocks} blocks were asked for, but {self.name} has {len(blocks)} blocks."
             )
+        if self.needs_image and "image_latents" not in conditions:
+            raise InputError(
+                f"{self.name} animates images and cannot be the trunk of a reward model: use its text-to-video model."
+            )
         arguments = self._transformer_arguments(latents, sigma, conditions)
         tokens = hidden_states_after(self.transformer, blocks, num_blocks, arguments)
         return tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)

@@ -22,6 +22,7 @@ from alignment.ppo_config import PPOConfig
 from alignment.ppo_trainer import PPOTrainer
 from generator import video_prompts
 from generator.base import VideoGenerator
+from generator.first_frames import with_first_frame
 from generator.loading import load_generator
 from generator.output import InputError
 from generator.sampling import seeded_noise
@@ -29,7 +30,7 @@ from generator.testing_image_pipelines import TINY_IMAGE_PIPELINES
 from generator.testing_pipelines import save_tiny_pipeline
 from generator.testing_stock import STEPS, EulerWithExplicitSigmas
 from generator.video import read_video, write_video
-from generator.video_prompts import Sampling, with_first_frame
+from generator.video_prompts import Sampling
 from reward.models.base import FunctionReward
 
 PROMPT = "a red circle moves left"
@@ -173,6 +174,10 @@ def test_one_noise_level_for_all_frames_is_the_plain_velocity(generator: Any) ->
 def test_a_model_that_needs_an_image_says_so(generator: Any, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--image"):
         generator.generate([PROMPT])
+    size = generator.defaults
+    latents = seeded_noise([0], generator.latent_shape(size.num_frames, size.height, size.width))
+    with pytest.raises(InputError, match="trunk of a reward model"):
+        generator.features(latents, torch.tensor([0.1]), generator.encode_prompts([PROMPT]), 1)
     config = PPOConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none")
     with pytest.raises(InputError, match="animates images, which PPO does not show it"):
         PPOTrainer(generator, config, [PROMPT], FunctionReward(lambda videos, prompts: [0.0], "none"))
@@ -190,7 +195,7 @@ def test_the_first_frame_of_clean_latents_is_the_image_that_is_shown(generator: 
         torch.testing.assert_close(shown[name], expected)
 
 
-@pytest.mark.parametrize("family", list(TINY_IMAGE_PIPELINES), indirect=True)
+@pytest.mark.parametrize("family", ["wan-i2v", "cogvideox1.5-i2v"], indirect=True)
 def test_sft_and_dpo_train_models_that_need_an_image(
     family: str, folders: dict[str, Path], generator: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
