@@ -52,6 +52,7 @@ class Work:
         checkpointed_share: share of the blocks whose activations are computed again.
         quantization: None, `8bit` or `4bit`.
         offload_weights: the blocks' weights are in the host's memory.
+        tiling: videos are decoded tile by tile and one by one.
         keep_text_encoder: whether the text encoder stays on the GPU.
     """
 
@@ -68,6 +69,7 @@ class Work:
     checkpointed_share: float = 0.0
     quantization: str | None = None
     offload_weights: bool = False
+    tiling: bool = False
     keep_text_encoder: bool = False
 
 
@@ -286,8 +288,10 @@ class _Probe:
         return self._measure(step)
 
     def decoding_peak(self) -> int:
-        """Latents to videos."""
+        """Latents to videos; convolution kernels take workspace beside, which is not known here."""
         shape = self.generator.latent_shape(self.work.num_frames, self.work.height, self.work.width)
+        if self.work.tiling:
+            self.generator.save_decoding_memory()
         return self._measure(lambda: self.generator.decode(torch.empty(self.work.decode_batch, *shape)))
 
     def _one_transformer(self) -> Any:

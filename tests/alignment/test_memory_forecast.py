@@ -129,6 +129,14 @@ def test_offloaded_weights_are_gone_but_for_one_layer(folders: dict[str, Path]) 
     assert offloaded.transient["update"] - plain.transient["update"] == 2 * plain.largest_linear > 0
 
 
+def test_decoding_in_tiles_needs_less(folders: dict[str, Path]) -> None:
+    work = Work("generate", 5, 32, 512, decode_batch=2)
+    whole, tiled = (
+        forecast(folders["wan"], replace(work, tiling=t)).transient["decoding"] for t in (False, True)
+    )
+    assert tiled < 0.6 * whole
+
+
 def test_a_family_that_cannot_be_forecast_says_so(folders: dict[str, Path]) -> None:
     with pytest.raises(InputError, match="measure it"):
         forecast(folders["hunyuan_video1.5"], Work("sft", 9, 16, 16))
