@@ -57,6 +57,11 @@ class GeneratorArguments:
         metadata={"help": "Where prompts are encoded, for example `cpu` where the text encoder and the transformer "
                   "do not fit the GPU together. Unset: the GPU."},
     )  # fmt: skip
+    offload_weights: bool = field(
+        default=False,
+        metadata={"help": "Keep the blocks' frozen weights in the host's memory and copy each layer to the GPU when it "
+                  "is used: for models that do not fit it, LoRA only."},
+    )  # fmt: skip
     tiling: bool = field(
         default=False,
         metadata={
@@ -128,7 +133,8 @@ def add_lora(generator: VideoGenerator, arguments: LoraArguments, seed: int) -> 
             vars(module)["_cast_input_dtype"] = _cast_unless_autocast
     for parameter in transformer.parameters():
         if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+            # PEFT puts it beside the base weight, which may live in the host's memory.
+            parameter.data = parameter.data.to(generator.device, torch.float32)
     logger.info("LoRA of rank %d on %d layers: %s", arguments.lora_r, len(matched), ", ".join(matched))
     return matched
 

@@ -29,6 +29,7 @@ from alignment.allocator import keep_freed_memory
 from alignment.latent_dataset import BucketBatchSampler, LatentDataset, collate
 from generator.adapters import model_fingerprint, write_adapter
 from generator.base import Conditions, VideoGenerator, select
+from generator.offloading import is_offloaded
 from generator.output import InputError, write_json
 
 TRAINED_NAME = "trained.safetensors"
@@ -146,6 +147,8 @@ class AlignmentTrainer(Trainer):
     """
 
     args: AlignmentConfig
+    shows_first_frames = False
+    """Whether models that need an image are shown the first frames of the training videos."""
     loss_is_scaled_for_ga = False
 
     def __init__(
@@ -160,6 +163,18 @@ class AlignmentTrainer(Trainer):
         data_collator: Any = collate,
         dropout: bool = False,
     ) -> None:
+        if generator.needs_image and not self.shows_first_frames:
+            raise InputError(
+                f"{generator.name} animates images, which {type(self).__name__.removesuffix('Trainer')} does not show "
+                "it: use sft or dpo, or a model that also makes videos from text, such as LTX-Video or Wan 2.2 TI2V."
+            )
+        if is_offloaded(generator.transformer) and (
+            args.compile_blocks or not (lora or LoraArguments()).use_peft
+        ):
+            raise InputError(
+                "offload_weights is for LoRA without compile_blocks: set use_peft to true and compile_blocks to false, "
+                "or leave offload_weights out."
+            )
         self.generator = generator
         self.lora = lora or LoraArguments()
         self.record = record or {}

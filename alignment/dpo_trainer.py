@@ -23,6 +23,7 @@ from alignment.losses import (
 from alignment.sft_trainer import EVALUATION_STEP, draw_sigmas
 from generator import flow
 from generator.base import VideoGenerator, repeat
+from generator.first_frames import with_first_frame
 from generator.output import InputError
 from generator.sampling import seeded_noise
 
@@ -46,6 +47,7 @@ class RankingDPOTrainer(AlignmentTrainer):
     """
 
     args: DPOConfig
+    shows_first_frames = True
 
     def __init__(
         self,
@@ -96,6 +98,7 @@ class RankingDPOTrainer(AlignmentTrainer):
         seeds, draws = self._seeds(inputs["keys"])
         x0, x, sigma, noise = self._noised(inputs["latents"], seeds)
         conditions = repeat(self.conditions_of(self.conditions, inputs["rows"]), ranks.shape[1])
+        conditions = with_first_frame(self.generator, conditions, x0)
         velocity = self.generator.velocity(x, sigma, conditions, model)
         errors = flow_matching_error(velocity, x0, noise).view(ranks.shape)
         observed = {}
@@ -174,7 +177,8 @@ class RankingDPOTrainer(AlignmentTrainer):
                     rows = torch.tensor(indices)
                     seeds = self._fixed_seeds(rows, torch.full_like(rows, draw))
                     x0, x, sigma, noise = self._noised(inputs["latents"], seeds)
-                    velocity = self.generator.velocity(x, sigma, conditions, self.policy)
+                    shown = with_first_frame(self.generator, conditions, x0)
+                    velocity = self.generator.velocity(x, sigma, shown, self.policy)
                     errors = flow_matching_error(velocity, x0, noise).view(-1, size).cpu()
                     for index, error in zip(indices, errors):
                         if len(found[index]) == draw:

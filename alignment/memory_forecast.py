@@ -51,6 +51,8 @@ class Work:
         lora_r: rank of the adapters.
         checkpointed_share: share of the blocks whose activations are computed again.
         quantization: None, `8bit` or `4bit`.
+        offload_weights: the blocks' weights are in the host's memory.
+        tiling: videos are decoded tile by tile and one by one.
         keep_text_encoder: whether the text encoder stays on the GPU.
     """
 
@@ -66,6 +68,8 @@ class Work:
     lora_r: int = 16
     checkpointed_share: float = 0.0
     quantization: str | None = None
+    offload_weights: bool = False
+    tiling: bool = False
     keep_text_encoder: bool = False
 
 
@@ -76,12 +80,14 @@ class Forecast:
     Attributes:
         resident: what is there all the time: weights, adapters, optimiser.
         transient: the most that each part of the work needs on top.
-        linear_weights: number of weights that can be quantised, in all transformers.
+        linear_weights: number of weights that can be quantised or offloaded, in all transformers.
+        largest_linear: weights of the largest layer, which an offloaded model has on the GPU at a time.
     """
 
     resident: dict[str, int] = field(default_factory=dict)
     transient: dict[str, int] = field(default_factory=dict)
     linear_weights: int = 0
+    largest_linear: int = 0
 
     @property
     def peak(self) -> int:
@@ -92,7 +98,13 @@ class Forecast:
         """The same with the transformer's linear layers in `8bit` or `4bit` instead of bfloat16."""
         saved = round(self.linear_weights * (2 - BYTES_OF_QUANTISED_WEIGHT[bits]))
         resident = {**self.resident, "transformer": self.resident["transformer"] - saved}
-        return Forecast(resident, self.transient, self.linear_weights)
+        return Forecast(resident, self.transient, self.linear_weights, self.largest_linear)
+
+    def offloaded(self) -> Forecast:
+        """The same with the transformer's linear layers in the host's memory, one at a time on the GPU."""
+        resident = {**self.resident, "transformer": self.resident["transformer"] - 2 * self.linear_weights}
+        transient = {name: size + 2 * self.largest_linear for name, size in self.transient.items()}
+        return Forecast(resident, transient, self.linear_weights, self.largest_linear)
 
 
 def forecast(folder: Path, work: Work) -> Forecast:
@@ -128,6 +140,9 @@ def forecast(folder: Path, work: Work) -> Forecast:
         if work.decode_batch:
             found.transient["decoding"] = probe.decoding_peak()
     found.linear_weights = round(copies * whole(_Probe.linear_weights))
+    found.largest_linear = max(module.weight.numel() for module in probe.linear)
+    if work.offload_weights:
+        return found.offloaded()
     return found if work.quantization is None else found.quantised(work.quantization)
 
 
@@ -213,7 +228,10 @@ class _Probe:
         shape = self.generator.latent_shape(work.num_frames, work.height, work.width)
         conditions = {
             name: torch.empty(batch, *size, dtype=dtype)
-            for name, (size, dtype) in self.generator.condition_shapes().items()
+            for name, (size, dtype) in {
+                **self.generator.condition_shapes(),
+                **self.generator.image_condition_shapes(shape),
+            }.items()
         }
         return torch.empty(batch, *shape), torch.empty(batch), conditions
 
@@ -270,8 +288,10 @@ class _Probe:
         return self._measure(step)
 
     def decoding_peak(self) -> int:
-        """Latents to videos."""
+        """Latents to videos; convolution kernels take workspace beside, which is not known here."""
         shape = self.generator.latent_shape(self.work.num_frames, self.work.height, self.work.width)
+        if self.work.tiling:
+            self.generator.save_decoding_memory()
         return self._measure(lambda: self.generator.decode(torch.empty(self.work.decode_batch, *shape)))
 
     def _one_transformer(self) -> Any:

@@ -25,6 +25,10 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
         "--gradient_checkpointing true --quantization 4bit",
         {"checkpointed_share": 1.0, "quantization": "4bit"},
     ),
+    (
+        "--gradient_checkpointing true --offload_weights true",
+        {"checkpointed_share": 1.0, "offload_weights": True},
+    ),
 ]
 """Flags and what they change, from the fastest to the smallest."""
 
@@ -63,7 +67,8 @@ def plan(
 
     Returns:
         `{"size", "text_encoders", "methods": {method: [{"flags", "peak", "resident", "transient", "fits"}]}, "lines"}`
-        with sizes in bytes.
+        with sizes in bytes; an option of a training method that fits also has `largest_batch`, the most videos (pairs,
+        denoising steps) in one backward pass.
 
     Raises:
         InputError: the model is unknown, of a family that cannot be forecast, or cannot make this size.
@@ -79,23 +84,41 @@ def plan(
     for method in ("generate", "sft", "dpo", "ppo"):
         options = OPTIONS[:1] if method == "generate" else OPTIONS
         methods[method] = []
+        plain: dict[float, Forecast] = {}
         for flags, changes in options:
-            bits = changes.get("quantization")
             share = changes.get("checkpointed_share", 0.0)
-            if bits is None:
-                unquantised = forecast(
-                    folder, replace(work, method=method, rollout_batch=1, checkpointed_share=share)
-                )
-            found = unquantised if bits is None else unquantised.quantised(bits)
+            asked = replace(work, method=method, rollout_batch=1, checkpointed_share=share)
+            if share not in plain:
+                plain[share] = forecast(folder, asked)
+            found = plain[share]
+            if "quantization" in changes:
+                found = found.quantised(changes["quantization"])
+            elif "offload_weights" in changes:
+                found = found.offloaded()
             fits = None if usable is None else found.peak <= usable
             text = " ".join(part for part in (flags, SMALL_ROLLOUT if method == "ppo" else "") if part)
             methods[method].append(_option(text, found, fits))
+            if fits and usable is not None and method != "generate":
+                two = forecast(folder, replace(asked, batch=2))
+                growth = two.transient["update"] - plain[share].transient["update"]
+                methods[method][-1]["largest_batch"] = largest_batch(found, growth, usable)
             if fits:
                 break
     encoders = text_encoder_bytes(folder)
     heading = f"{frames} frames of {height}x{width}, LoRA of rank {lora_r}" + (", guided" if guided else "")
     lines = [f"{heading}; training with {COMMON}", *_lines(methods), *_text_encoder_lines(encoders, usable)]
     return {"size": [frames, height, width], "text_encoders": encoders, "methods": methods, "lines": lines}
+
+
+def largest_batch(found: Forecast, growth: float, usable: float) -> int:
+    """The largest micro-batch whose update fits `usable` bytes.
+
+    Args:
+        found: with a batch of 1.
+        growth: bytes that the update needs for each further member of the batch.
+    """
+    free = usable - sum(found.resident.values()) - found.transient["update"]
+    return 1 + max(0, int(free // max(growth, 1)))
 
 
 def _option(flags: str, found: Forecast, fits: bool | None) -> dict[str, Any]:
@@ -115,6 +138,8 @@ def _lines(methods: dict[str, list[dict[str, Any]]]) -> list[str]:
         for option in shown:
             mark = {None: "  ", True: "ok", False: "--"}[option["fits"]]
             flags = f"  {option['flags']}" if option["flags"] else ""
+            if option.get("largest_batch", 1) > 1:
+                flags += f"  (up to --per_device_train_batch_size {option['largest_batch']})"
             lines.append(f"{mark}  {method:<8} {option['peak'] / 1e9:6.1f} GB{flags}")
         if shown[-1]["fits"] is False and method != "generate":
             lines.append(

@@ -109,6 +109,7 @@ class PPOTrainer(RolloutTrainer):
             args.rollout_batch_size,
             self._compared(len(members)),
             keep_reference_means=args.beta > 0,
+            finished=self._finished,
         )
 
     def _finish_rollout(self, rollout: Rollout) -> None:

@@ -93,11 +93,7 @@ def prompted(
     """
     task = arguments.task
     assert task is not None
-    if task != "edit" and not generator.takes_known_frames:
-        raise InputError(
-            f"{generator.name} takes no frames as a prompt, but --{task} needs a model with a noise level for each "
-            "frame: use the built-in model, or --edit, which works with all."
-        )
+    _check_task(generator, task)
     fps = generator.defaults.fps
 
     def source(path: str, rate: float | None = fps, frames: int | None = None) -> tuple[Tensor, float]:
@@ -125,6 +121,23 @@ def prompted(
         return torch.cat(made)
 
     return generate, rate
+
+
+def _check_task(generator: VideoGenerator, task: str) -> None:
+    """Raises `InputError` if the model cannot do the task."""
+    if task == "edit" or (task == "image" and generator.needs_image):
+        return
+    if not generator.takes_known_frames:
+        can = "--image or --edit" if generator.needs_image else "--edit"
+        raise InputError(
+            f"{generator.name} takes no frames as a prompt, but --{task} needs a model with a noise level for each "
+            f"frame: use the built-in model, LTX-Video or Wan 2.2 TI2V, or {can}, which work with this one."
+        )
+    if task in ("interpolate", "long") and not generator.takes_key_frames:
+        raise InputError(
+            f"{generator.name} knows only frames that follow each other at its own frame rate, but --{task} makes "
+            "frames between key frames: use the built-in model."
+        )
 
 
 Make = Callable[[list[str], Sampling], Tensor]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from alignment.advantages import mean_and_std
+from alignment.judging import decode_for_reward
 from generator.base import Conditions, VideoGenerator, select
 from generator.output import InputError
 
@@ -59,6 +60,7 @@ class RewardMixture:
     Args:
         dimension: the score of each model that is its reward; where None, `overall`, or the mean of its
             scores.
+        num_frames, scale: what models that judge pixels are shown, see `decode_for_reward`.
 
     Raises:
         InputError: there is no reward, or not one weight a reward.
@@ -69,7 +71,10 @@ class RewardMixture:
         rewards: Sequence[RewardModel],
         weights: Sequence[float] | None = None,
         dimension: str | None = None,
+        num_frames: int | None = None,
+        scale: float = 1.0,
     ) -> None:
+        self.num_frames, self.scale = num_frames, scale
         if not rewards:
             raise InputError("No reward model was given: give at least one.")
         if weights is not None and len(weights) != len(rewards):
@@ -112,7 +117,8 @@ class RewardMixture:
                     if reward.scores_latents:
                         scores = reward.score_latents(latents[rows], select(conditions, rows))
                     else:
-                        videos = generator.decode(latents[rows]) if videos is None else videos
+                        if videos is None:
+                            videos = decode_for_reward(generator, latents[rows], self.num_frames, self.scale)
                         scores = reward.score(videos, prompts[rows])
                     for name, value in scores.items():
                         parts.setdefault(name, []).append(value.float().to(latents.device))

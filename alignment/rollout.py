@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -86,6 +86,7 @@ def sample_groups(
     batch_size: int,
     compared: Tensor | None = None,
     keep_reference_means: bool = True,
+    finished: Callable[[Tensor], None] | None = None,
 ) -> Trajectories:
     """Samples one trajectory a row of `conditions`, in batches; each depends on its own seed only.
 
@@ -95,6 +96,7 @@ def sample_groups(
         compared: `[batch]` booleans, the trajectories whose divergence from the reference is measured; None
             for none.
         keep_reference_means: whether the means of the reference are kept; all must then be compared.
+        finished: is given the clean latents of each batch as soon as it is sampled.
     """
     parts = []
     for start in range(0, len(seeds), batch_size):
@@ -125,6 +127,8 @@ def sample_groups(
                 keep_reference_means,
             )
         parts.append(sample_trajectories(velocity, noise, sigmas, settings, reference))
+        if finished is not None:
+            finished(parts[-1].final)
     return join_trajectories(parts)
 
 
@@ -148,6 +152,7 @@ def ode_samples(
     sigmas: Tensor,
     guidance_scale: float,
     batch_size: int,
+    finished: Callable[[Tensor], None] | None = None,
 ) -> Trajectories:
     """Samples of the ODE, as trajectories without a stochastic step; the arguments are `sample_groups`'."""
     parts = []
@@ -162,6 +167,8 @@ def ode_samples(
         )
         noise = seeded_noise(seeds[rows], latent_shape).to(generator.device)
         parts.append(sample_latents(velocity, noise, sigmas))
+        if finished is not None:
+            finished(parts[-1])
     final = torch.cat(parts)
     return Trajectories(
         final=final,

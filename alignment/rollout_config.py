@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, field
 
 from alignment.alignment_config import AlignmentConfig
+from alignment.judging import check_decoding
 from generator.output import InputError
 
 REWARD_NORMALISATIONS = ("none", "rollout", "group")
@@ -41,6 +42,21 @@ class RewardedSamplingConfig(AlignmentConfig):
                   "choices": ["none", "rollout", "group"]},
     )  # fmt: skip
     reward_batch_size: int = field(default=32, metadata={"help": "Videos judged in one batch."})
+    reward_num_frames: int | None = field(
+        default=None,
+        metadata={"help": "Frames, from the first, that a reward on pixels is shown; only these are decoded. "
+                  "Unset: all."},
+    )  # fmt: skip
+    reward_scale: float = field(
+        default=1.0,
+        metadata={"help": "Part of a video's sides at which a reward on pixels is shown it, roughly: latents are "
+                  "averaged before decoding."},
+    )  # fmt: skip
+    asynchronous_rewards: bool = field(
+        default=False,
+        metadata={"help": "Judge finished videos in a thread while further ones of the rollout are sampled; for "
+                  "rewards that wait for a CPU, a disk or a network. Same results."},
+    )  # fmt: skip
 
 
 @dataclass
@@ -103,6 +119,7 @@ class RolloutConfig(RewardedSamplingConfig):
             self.reward_normalisation in REWARD_NORMALISATIONS,
             "reward_normalisation", self.reward_normalisation, f"one of {', '.join(REWARD_NORMALISATIONS)}",
         )  # fmt: skip
+        check_decoding(self.reward_num_frames, self.reward_scale, check)
         rows = self.num_prompts // processes * self.rows_of_a_group
         check(
             rows % self.num_mini_batches == 0,

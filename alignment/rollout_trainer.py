@@ -12,12 +12,13 @@ from torch.utils.data import Dataset, Sampler, SequentialSampler
 from alignment.adapters import LoraArguments
 from alignment.advantages import group_relative_advantages, mean_and_std, share_without_spread
 from alignment.alignment_trainer import AlignmentTrainer
+from alignment.judging import Judged, Judging
 from alignment.latent_dataset import PromptTable, example_seeds
 from alignment.reward_mixture import RewardMixture, mix_rewards
 from alignment.rollout import Rollout, ode_samples
 from alignment.rollout_config import RolloutConfig
 from alignment.video_statistics import video_statistics
-from generator.base import Conditions, VideoGenerator
+from generator.base import Conditions, VideoGenerator, select
 from generator.output import InputError
 from generator.sampling import Trajectories, video_size
 
@@ -70,7 +71,11 @@ class RolloutTrainer(AlignmentTrainer):
         if len(prompts) < 1:
             raise InputError("No prompt was given: give at least one.")
         self.rewards = RewardMixture(
-            reward if isinstance(reward, Sequence) else [reward], args.reward_weights, args.reward_dimension
+            reward if isinstance(reward, Sequence) else [reward],
+            args.reward_weights,
+            args.reward_dimension,
+            args.reward_num_frames,
+            args.reward_scale,
         )
         self.rewards.check_generator(generator)
         defaults = generator.defaults
@@ -85,6 +90,7 @@ class RolloutTrainer(AlignmentTrainer):
         self.prompt_rows, self.negative_rows = table.rows.split(len(prompts))
         self.monitors = list(monitors)
         self.rollout: Rollout | None = None
+        self._finished: Callable[[Tensor], None] | None = None
         self._row_order = torch.empty(0, dtype=torch.long)
         slots = args.world_size * args.max_steps * args.gradient_accumulation_steps
         super().__init__(
@@ -129,10 +135,10 @@ class RolloutTrainer(AlignmentTrainer):
         members = self._prompts_of(index).repeat_interleave(args.num_generations)
         texts = [self.prompts[prompt] for prompt in members.tolist()]
         conditions = self.conditions_of(self.conditions, self.prompt_rows[members])
-        trajectories = self._sample(index, members, conditions)
-        each, scores = self.rewards.judge(
-            self.generator, trajectories.final, conditions, texts, args.reward_batch_size
-        )
+        with self._judging(conditions, texts) as judging:
+            self._finished = judging.add
+            trajectories = self._sample(index, members, conditions)
+            each, scores = judging.finish(trajectories.final)
         rewards = mix_rewards(
             each.reshape(len(each), -1, args.num_generations),
             self.rewards.weights,
@@ -157,6 +163,15 @@ class RolloutTrainer(AlignmentTrainer):
         self._watch(rollout, mean, std)
         return rollout
 
+    def _judging(self, conditions: Conditions, texts: Sequence[str]) -> Judging:
+        """What judges the videos of a rollout, with `conditions` and `texts` one a video."""
+        size = self.args.reward_batch_size
+
+        def judge(latents: Tensor, rows: slice) -> Judged:
+            return self.rewards.judge(self.generator, latents, select(conditions, rows), texts[rows], size)
+
+        return Judging(judge, size, self.args.device, self.args.asynchronous_rewards)
+
     def _sample(self, index: int, members: Tensor, conditions: Conditions) -> Trajectories:
         """Videos of the prompts `members` `[batch]`; by the ODE unless a method does otherwise."""
         return ode_samples(
@@ -169,6 +184,7 @@ class RolloutTrainer(AlignmentTrainer):
             self.sigmas,
             self.guidance_scale,
             self.args.rollout_batch_size,
+            self._finished,
         )
 
     def _finish_rollout(self, rollout: Rollout) -> None:

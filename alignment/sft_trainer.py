@@ -15,6 +15,7 @@ from alignment.losses import flow_matching_error
 from alignment.sft_config import SFTConfig
 from generator import flow
 from generator.base import Conditions, VideoGenerator
+from generator.first_frames import with_first_frame
 from generator.sampling import seeded_noise
 
 EVALUATION_STEP = 2**32 - 1
@@ -33,6 +34,7 @@ class SFTTrainer(AlignmentTrainer):
     """
 
     args: SFTConfig
+    shows_first_frames = True
 
     def __init__(
         self,
@@ -100,6 +102,7 @@ def demonstration_error(
     noise = seeded_noise(seeds, x0.shape[1:]).to(x0)
     shift = generator.defaults.shift if shift is None else shift
     sigma = draw_sigmas(seeds, shift, logit_mean, logit_std, uniform_share).to(x0)
+    conditions = with_first_frame(generator, conditions, x0)
     velocity = generator.velocity(flow.interpolate(x0, noise, sigma), sigma, conditions, model)
     return flow_matching_error(velocity, x0, noise)
 

@@ -59,6 +59,7 @@ def load_generator_to_train(arguments: GeneratorArguments, config: AlignmentConf
             quantization=arguments.quantization,
             text_encoder_device=arguments.text_encoder_device,
             tiling=arguments.tiling,
+            offload_weights=arguments.offload_weights,
         )
 
 

@@ -21,6 +21,7 @@ from alignment.alignment_trainer import Policy, evenly_spread
 from alignment.memory_forecast import Work, forecast
 from benchmarks.ppo_iteration import ARCHITECTURES, PROMPTS, build_generator
 from generator.base import repeat
+from generator.families.wan import WanGenerator
 
 SETTINGS: list[tuple[str, Work]] = [
     ("1.3B", Work("sft", 33, 240, 416, batch=1, lora_r=64)),
@@ -31,9 +32,13 @@ SETTINGS: list[tuple[str, Work]] = [
     ("1.3B", Work("dpo", 33, 240, 416, batch=1, lora_r=64)),
     ("1.3B", Work("dpo", 33, 240, 416, batch=2, lora_r=64, checkpointed_share=1.0)),
     ("1.3B", Work("sft", 81, 480, 832, batch=1, lora_r=64, checkpointed_share=1.0)),
+    ("1.3B", Work("generate", 33, 240, 416, batch=8, decode_batch=0)),
+    ("1.3B", Work("generate", 33, 240, 416, batch=1, decode_batch=1)),
+    ("1.3B", Work("generate", 33, 240, 416, batch=1, decode_batch=1, tiling=True)),
     ("14B", Work("sft", 81, 480, 832, batch=1, lora_r=64, checkpointed_share=1.0)),
 ]
 TINY = [
+    ("tiny", Work("generate", 5, 16, 32, batch=1, decode_batch=1, tiling=True)),
     ("tiny", Work("sft", 5, 16, 32, batch=1)),
     ("tiny", Work("dpo", 5, 16, 32, batch=1, checkpointed_share=1.0)),
 ]
@@ -58,6 +63,8 @@ def measured(architecture: str, work: Work) -> tuple[int, float]:
     """Peak bytes allocated and seconds of the second of two steps."""
     device = torch.device("cuda")
     generator = build_generator(architecture, device, torch.bfloat16)
+    if work.method == "generate":
+        return _generated(generator, work)
     branches = 2 if work.method == "dpo" else 1
     batch = work.batch * branches
     conditions = repeat(generator.encode_prompts(PROMPTS[:1]), batch)
@@ -85,6 +92,36 @@ def measured(architecture: str, work: Work) -> tuple[int, float]:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+        torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated(), time.perf_counter() - start
+
+
+def _method(work: Work) -> str:
+    if work.method != "generate":
+        return work.method
+    decoding = (
+        f", {work.decode_batch} decoded" + (" in tiles" if work.tiling else "") if work.decode_batch else ""
+    )
+    return f"a step of sampling{decoding}"
+
+
+@torch.no_grad()
+def _generated(generator: WanGenerator, work: Work) -> tuple[int, float]:
+    """The same of one guided step of the sampler, and of decoding `work.decode_batch` videos."""
+    if work.tiling:
+        generator.save_decoding_memory()
+    rows = 2 * work.batch
+    conditions = repeat(generator.encode_prompts(PROMPTS[:1]), rows)
+    generator.pipeline.text_encoder.to("cpu")
+    shape = generator.latent_shape(work.num_frames, work.height, work.width)
+    for _ in range(2):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        torch.cuda.reset_peak_memory_stats()
+        latents = torch.randn(rows, *shape, device=generator.device)
+        generator.velocity(latents, torch.full((rows,), 0.7, device=generator.device), conditions)
+        if work.decode_batch:
+            generator.decode(latents[: work.decode_batch])
         torch.cuda.synchronize()
     return torch.cuda.max_memory_allocated(), time.perf_counter() - start
 
@@ -119,7 +156,7 @@ def main() -> None:
             gc.collect()
             torch.cuda.empty_cache()
         print(
-            f"| Wan {architecture} | {work.method} | {work.num_frames} x {work.height} x {work.width} | {work.batch} "
+            f"| Wan {architecture} | {_method(work)} | {work.num_frames} x {work.height} x {work.width} | {work.batch} "
             f"| {work.checkpointed_share:.0%} | {expected:.2f} | {found} | {error} | {seconds} |",
             flush=True,
         )

@@ -2,13 +2,17 @@
 
 The weights are random and the reward is the brightness of the decoded videos, so nothing is downloaded; the
 trainer, the rollout and the update are the project's own. The published setting (240x416, 33 frames, 2 prompts x 4
-videos, 10 steps, guidance 5, 3 trained steps, LoRA of rank 64, bfloat16) is the default:
+videos, 10 steps, guidance 5, 3 trained steps, LoRA of rank 64, bfloat16) is the default, and one call measures
 
-    python benchmarks/ppo_iteration.py                                    # fastest
-    python benchmarks/ppo_iteration.py --no_unconditional_gradient        # only the prompted branch is trained
-    python benchmarks/ppo_iteration.py --save_memory                      # checkpointing, small batches
+- `fast`: both guidance branches are trained, all activations are kept;
+- `conditional_gradient`: only the prompted branch is trained;
+- `save_memory`: both branches, checkpointed blocks, rollouts of `--small_rollout` videos, tiled decoding.
+
+    python benchmarks/ppo_iteration.py                                    # all three
+    python benchmarks/ppo_iteration.py --variants save_memory             # one of them
     python benchmarks/ppo_iteration.py --tiny                             # a few seconds on a CPU
-    accelerate launch --config_file configs/accelerate/zero2.yaml --num_processes 2 benchmarks/ppo_iteration.py
+    accelerate launch --config_file configs/accelerate/zero2.yaml --num_processes 2 \\
+        benchmarks/ppo_iteration.py --variants fast
 
 On several processes each has the prompts of one (weak scaling), and the first one's figures are printed.
 """
@@ -16,6 +20,7 @@ On several processes each has the prompts of one (weak scaling), and the first o
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import shutil
@@ -52,6 +57,16 @@ WAN_TINY = {
 }  # fmt: skip
 
 ARCHITECTURES = {"1.3B": WAN_1_3B, "14B": WAN_14B, "tiny": WAN_TINY}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "fast": {"no_unconditional_gradient": False},
+    "conditional_gradient": {"no_unconditional_gradient": True},
+    "save_memory": {
+        "no_unconditional_gradient": False, "gradient_checkpointing": True, "tiling": True, "micro_batch": 1,
+        "reward_batch_size": 1,
+    },
+}  # fmt: skip
+"""What each variant sets beside what was asked for."""
+
 PROMPTS = ["a red circle moves left on the dark background", "a blue square moves right"]
 GIB = 2**30
 PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
@@ -139,8 +154,9 @@ class TimedPPOTrainer(PPOTrainer):
 class Iterations(TrainerCallback):
     """One record an optimiser step, which is one iteration here."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, name: str) -> None:
         self.clock = clock
+        self.name = name
         self.records: list[dict[str, float]] = []
         self.start = 0.0
 
@@ -158,7 +174,8 @@ class Iterations(TrainerCallback):
         self.records.append(record)
         if FIRST:
             print(
-                f"iteration {len(self.records)}: " + ", ".join(f"{k} {v:.2f} s" for k, v in record.items()),
+                f"{self.name}, iteration {len(self.records)}: "
+                + ", ".join(f"{k} {v:.2f} s" for k, v in record.items()),
                 flush=True,
             )
 
@@ -181,7 +198,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--lora_target_modules", nargs="+", help="default: the family's, all attention projections"
     )
-    parser.add_argument("--no_unconditional_gradient", action="store_true")
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument(
         "--beta", type=float, default=0.0, help="weight of the KL divergence, 0 measures none"
     )
@@ -190,7 +207,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--reward_batch_size", type=int, default=8, help="videos decoded together")
     parser.add_argument("--gradient_checkpointing", action="store_true")
     parser.add_argument("--gradient_checkpointing_share", type=float, default=1.0)
-    parser.add_argument("--save_memory", action="store_true", help="checkpointing, and all batches of 1 or 2")
+    parser.add_argument("--tiling", action="store_true", help="decode tile by tile and video by video")
+    parser.add_argument("--tile", type=int, default=256, help="largest side of a tile in pixels")
+    parser.add_argument(
+        "--small_rollout", type=int, default=4, help="videos sampled together with save_memory"
+    )
     parser.add_argument(
         "--dtype", choices=["bfloat16", "float32"], help="default: bfloat16 on a GPU, else float32"
     )
@@ -205,10 +226,15 @@ def parse_arguments() -> argparse.Namespace:
     if arguments.tiny:
         arguments.architecture = "tiny"
         arguments.num_frames, arguments.height, arguments.width = 5, 16, 32
-    if arguments.save_memory:
-        arguments.gradient_checkpointing = True
-        arguments.micro_batch, arguments.rollout_batch_size, arguments.reward_batch_size = 1, 2, 1
     return arguments
+
+
+def with_variant(arguments: argparse.Namespace, variant: str) -> argparse.Namespace:
+    """The arguments of one of `VARIANTS`."""
+    changes = dict(VARIANTS[variant])
+    if variant == "save_memory":
+        changes["rollout_batch_size"] = arguments.small_rollout
+    return argparse.Namespace(**{**vars(arguments), "variant": variant, **changes})
 
 
 def configuration(arguments: argparse.Namespace, output_dir: str, bf16: bool) -> PPOConfig:
@@ -251,11 +277,16 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     config = configuration(arguments, output_dir, dtype == torch.bfloat16)
     device = config.device
     generator = build_generator(arguments.architecture, device, dtype)
+    if device.type == "cuda":  # the weights are made in float32 first
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    if arguments.tiling:
+        generator.save_decoding_memory(tile=arguments.tile)
     clock = Clock(device)
     decode = generator.decode
     # Decoding is all of the reward's time: brightness is a mean.
     vars(generator)["decode"] = lambda latents: clock.measure("decode", lambda: decode(latents))
-    iterations = Iterations(clock)
+    iterations = Iterations(clock, arguments.variant)
     prompts = [PROMPTS[i % len(PROMPTS)] for i in range(config.num_prompts)]
     trainer = TimedPPOTrainer(
         generator,
@@ -272,6 +303,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     mean = {name: sum(record[name] for record in counted) / len(counted) for name in counted[0]}
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return {
+        "variant": arguments.variant,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "torch": torch.__version__,
         "parameters": sum(p.numel() for p in generator.transformer.parameters() if not p.requires_grad),
@@ -293,27 +325,46 @@ def _tokens(generator: WanGenerator, arguments: argparse.Namespace) -> int:
     return frames * height * width // 4
 
 
-def main() -> None:
-    arguments = parse_arguments()
-    found = run(arguments)
-    if not FIRST:
-        return
+def forget() -> None:
+    """Frees what the last variant has left, compiled code too."""
+    gc.collect()
+    torch.compiler.reset()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def row(found: dict[str, Any]) -> str:
+    """A line of the table."""
     seconds, peak = found["seconds"], found["peak_gib"]
-    print(f"{PROCESSES} x {found['device']}, torch {found['torch']}, {found['parameters'] / 1e9:.2f} B parameters, "
-          f"{found['trained_parameters'] / 1e6:.1f} M trained, {found['tokens']} tokens a video")  # fmt: skip
-    print("| total | sampling | decode and reward | update | peak GB | peak GB reserved |")
-    print("|---|---|---|---|---|---|")
     largest = f"{max(peak.values()) * GIB / 1e9:.1f}" if peak else "–"
     reserved = f"{found['reserved_gib'] * GIB / 1e9:.1f}" if found["reserved_gib"] else "–"
-    print(f"| {seconds['total']:.2f} s | {seconds['sampling']:.2f} s | {seconds['decode and reward']:.2f} s "
-          f"| {seconds['update']:.2f} s | {largest} | {reserved} |")  # fmt: skip
-    print(
-        "peak GB by part: "
-        + (", ".join(f"{k} {v * GIB / 1e9:.1f}" for k, v in peak.items()) or "CPU, not measured")
+    parts = ", ".join(f"{k} {v * GIB / 1e9:.1f}" for k, v in peak.items()) or "–"
+    return (
+        f"| {found['variant']} | {seconds['total']:.2f} s | {seconds['sampling']:.2f} s "
+        f"| {seconds['decode and reward']:.2f} s | {seconds['update']:.2f} s | {largest} | {reserved} | {parts} |"
     )
-    if arguments.json:
-        with open(arguments.json, "w", encoding="utf-8") as file:
-            json.dump(found, file, indent=2)
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    results = []
+    for variant in arguments.variants:
+        results.append(run(with_variant(arguments, variant)))
+        forget()
+        if FIRST and arguments.json:  # after each, so that a run that is cut short leaves what it has
+            with open(arguments.json, "w", encoding="utf-8") as file:
+                json.dump(results, file, indent=2)
+    if not FIRST:
+        return
+    found = results[0]
+    print(f"{PROCESSES} x {found['device']}, torch {found['torch']}, {found['parameters'] / 1e9:.2f} B parameters, "
+          f"{found['trained_parameters'] / 1e6:.1f} M trained, {found['tokens']} tokens a video")  # fmt: skip
+    print(
+        "| variant | total | sampling | decode and reward | update | peak GB | peak GB reserved | peak GB by part |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    for found in results:
+        print(row(found))
 
 
 if __name__ == "__main__":

@@ -90,8 +90,12 @@ class VideoGenerator(ABC):
     pipeline: Any
     defaults: GenerationDefaults
     lora_target_modules: list[str]
-    takes_known_frames = False
+    takes_known_frames: bool = False
     """Whether `frame_velocity` works, and with it videos as prompts (`generator.video_prompts`)."""
+    takes_key_frames: bool = False
+    """Whether `frame_velocity` also knows other distances between frames, and frames that are images of their own."""
+    needs_image: bool = False
+    """Whether every video begins with an image, which the transformer sees through `image_conditions`."""
 
     @property
     @abstractmethod
@@ -179,6 +183,18 @@ class VideoGenerator(ABC):
             NotImplementedError: the family has one noise level for all frames (`takes_known_frames` is False).
         """
         raise NotImplementedError(f"{self.name} has one noise level for all frames.")
+
+    def image_conditions(self, images: Tensor, num_frames: int) -> Conditions:
+        """What the transformer sees of the first frame, to be joined with the conditions of the prompt.
+
+        Args:
+            images: `[batch, 3, height, width]` in [-1, 1].
+            num_frames: of the videos that begin with them.
+
+        Raises:
+            NotImplementedError: the family makes videos from text alone (`needs_image` is False).
+        """
+        raise NotImplementedError(f"{self.name} makes videos from text alone.")
 
     @abstractmethod
     def features(

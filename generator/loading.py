@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 
 from generator.base import GenerationDefaults, VideoGenerator
+from generator.offloading import offload_linear_layers
 from generator.output import InputError
 
 DEFAULTS_NAME = "generation_defaults.json"
@@ -25,8 +26,11 @@ PRETRAINED = Path(__file__).parent / "pretrained"
 FAMILIES = {
     "NativeVideoPipeline": "generator.families.native:NativeGenerator",
     "WanPipeline": "generator.families.wan:WanGenerator",
+    "WanImageToVideoPipeline": "generator.families.wan:WanImageToVideoGenerator",
     "LTXPipeline": "generator.families.ltx:LTXGenerator",
+    "LTXImageToVideoPipeline": "generator.families.ltx:LTXGenerator",
     "CogVideoXPipeline": "generator.families.cogvideox:CogVideoXGenerator",
+    "CogVideoXImageToVideoPipeline": "generator.families.cogvideox:CogVideoXImageToVideoGenerator",
     "HunyuanVideoPipeline": "generator.families.hunyuan_video:HunyuanVideoGenerator",
     "HunyuanVideo15Pipeline": "generator.families.hunyuan_video:HunyuanVideo15Generator",
 }
@@ -165,6 +169,7 @@ def load_generator(
     quantization: str | None = None,
     text_encoder_device: torch.device | str | None = None,
     tiling: bool = False,
+    offload_weights: bool = False,
 ) -> VideoGenerator:
     """Loads a text-to-video generator.
 
@@ -178,6 +183,8 @@ def load_generator(
         text_encoder_device: where prompts are encoded, for example `cpu` if the text encoder and the transformer do
             not fit the GPU together; `device` where not given.
         tiling: encode and decode videos tile by tile and one by one, for large videos.
+        offload_weights: keep the weights of the transformer's blocks in the host's memory and copy each layer to the
+            device when it is used; not together with `quantization`.
 
     Raises:
         InputError: the model or the adapter cannot be found or read, does not fit, or the family or machine cannot
@@ -198,6 +205,8 @@ def load_generator(
         with _no_progress_bars():
             quantized = quantization_options(quantization, class_name, dtype)
             pipeline = family.pipeline_class.from_pretrained(folder, dtype=dtype, **quantized)
+            if offload_weights:  # before the device sees them
+                offload_linear_layers(family(pipeline, str(name_or_path)).blocks())
             place(pipeline, device, text_encoder_device)
     except (OSError, SafetensorError) as error:
         raise InputError(

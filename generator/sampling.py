@@ -295,6 +295,10 @@ def generate_latents(
     """Clean latents `[len(prompts), C, F, H, W]` on the CPU; the arguments are those of `generate_videos`."""
     if not prompts:
         raise InputError("No prompt was given: give at least one.")
+    if generator.needs_image:
+        raise InputError(
+            f"{generator.name} animates images, and none was given: pass --image FILE, or use a text-to-video model."
+        )
     defaults = generator.defaults
     size = video_size(generator, num_frames, height, width)
     seeds = one_seed_each(seed, len(prompts))

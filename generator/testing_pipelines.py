@@ -56,20 +56,24 @@ from generator.loading import DEFAULTS_NAME
 from generator.native.text_encoder import build_tokenizer
 from generator.output import InputError, write_json
 
+TinyPipeline = tuple[Callable[[], Any], tuple[int, int, int]]
+"""A builder, and `(frames, height, width)` of its tiny video."""
+
 WORDS = ("a", "the", "red", "blue", "circle", "square", "moves", "left", "right", "on", "dark", "background")
 
 
 def build_tiny_pipeline(family: str, seed: int = 0) -> Any:
-    """The tiny pipeline of `family`, one of `TINY_PIPELINES`, with random weights from `seed`.
+    """The tiny pipeline of `family`, one of `all_tiny_pipelines`, with random weights from `seed`.
 
     Raises:
         InputError: there is no such family.
     """
-    if family not in TINY_PIPELINES:
-        raise InputError(f"There is no tiny pipeline {family!r}: choose one of {', '.join(TINY_PIPELINES)}.")
+    known = all_tiny_pipelines()
+    if family not in known:
+        raise InputError(f"There is no tiny pipeline {family!r}: choose one of {', '.join(known)}.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        pipeline = TINY_PIPELINES[family][0]()
+        pipeline = known[family][0]()
     for component in pipeline.components.values():
         if isinstance(component, torch.nn.Module):
             # A text encoder built from a configuration is in training mode, and T5's dropout would make it random.
@@ -78,11 +82,18 @@ def build_tiny_pipeline(family: str, seed: int = 0) -> Any:
     return pipeline
 
 
+def all_tiny_pipelines() -> dict[str, TinyPipeline]:
+    """`TINY_PIPELINES` and, for models that need an image, `testing_image_pipelines.TINY_IMAGE_PIPELINES`."""
+    from generator.testing_image_pipelines import TINY_IMAGE_PIPELINES
+
+    return {**TINY_PIPELINES, **TINY_IMAGE_PIPELINES}
+
+
 def save_tiny_pipeline(family: str, folder: str | Path, seed: int = 0) -> Path:
     """Saves the tiny pipeline of `family` with the defaults of a tiny video; returns the folder."""
     folder = Path(folder)
     build_tiny_pipeline(family, seed).save_pretrained(folder)
-    num_frames, height, width = TINY_PIPELINES[family][1]
+    num_frames, height, width = all_tiny_pipelines()[family][1]
     write_json(
         folder / DEFAULTS_NAME,
         {"num_frames": num_frames, "height": height, "width": width, "num_inference_steps": 4},
@@ -110,22 +121,30 @@ def _wan_vae(**changes: Any) -> AutoencoderKLWan:
     return AutoencoderKLWan(**{**config, **changes})
 
 
-def _wan_transformer(channels: int = 16) -> WanTransformer3DModel:
-    return WanTransformer3DModel(
-        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=channels,
-        out_channels=channels, text_dim=32, freq_dim=256, ffn_dim=32, num_layers=2, cross_attn_norm=True,
-        qk_norm="rms_norm_across_heads", rope_max_seq_len=32,
-    )  # fmt: skip
+def _wan_transformer(channels: int = 16, **changes: Any) -> WanTransformer3DModel:
+    config: dict[str, Any] = {
+        "patch_size": (1, 2, 2), "num_attention_heads": 2, "attention_head_dim": 12, "in_channels": channels,
+        "out_channels": channels, "text_dim": 32, "freq_dim": 256, "ffn_dim": 32, "num_layers": 2,
+        "cross_attn_norm": True, "qk_norm": "rms_norm_across_heads", "rope_max_seq_len": 32,
+    }  # fmt: skip
+    return WanTransformer3DModel(**{**config, **changes})
 
 
-def _wan(vae: AutoencoderKLWan | None = None, experts: int = 1, **pipeline: Any) -> WanPipeline:
+def tiny_wan(
+    vae: AutoencoderKLWan | None = None,
+    experts: int = 1,
+    kind: Any = WanPipeline,
+    transformer: dict[str, Any] | None = None,
+    **pipeline: Any,
+) -> Any:
+    """A Wan pipeline of the class `kind`, with changes to its transformers' configuration."""
     tokenizer = _t5_tokenizer()
     encoder = UMT5EncoderModel(
         UMT5Config(vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
     )
     vae = vae or _wan_vae()
-    transformers = [_wan_transformer(vae.config.z_dim) for _ in range(experts)]
-    return WanPipeline(
+    transformers = [_wan_transformer(vae.config.z_dim, **(transformer or {})) for _ in range(experts)]
+    return kind(
         tokenizer=tokenizer,
         text_encoder=encoder,
         vae=vae,
@@ -139,7 +158,7 @@ def _wan(vae: AutoencoderKLWan | None = None, experts: int = 1, **pipeline: Any)
 
 
 def _wan22_a14b() -> WanPipeline:
-    return _wan(experts=2, boundary_ratio=0.875)
+    return tiny_wan(experts=2, boundary_ratio=0.875)
 
 
 def _wan22_ti2v() -> WanPipeline:
@@ -147,7 +166,7 @@ def _wan22_ti2v() -> WanPipeline:
         z_dim=48, in_channels=12, out_channels=12, is_residual=True, patch_size=2, latents_mean=[0.1] * 48,
         latents_std=[0.9] * 48, scale_factor_spatial=16, scale_factor_temporal=4, decoder_base_dim=3,
     )  # fmt: skip
-    return _wan(vae, expand_timesteps=True)
+    return tiny_wan(vae, expand_timesteps=True)
 
 
 def _ltx() -> LTXPipeline:
@@ -177,7 +196,10 @@ def _ltx() -> LTXPipeline:
     )
 
 
-def _cogvideox(**transformer: Any) -> CogVideoXPipeline:
+def tiny_cogvideox(
+    kind: Any = CogVideoXPipeline, vae_changes: dict[str, Any] | None = None, **transformer: Any
+) -> Any:
+    """A CogVideoX pipeline of the class `kind`, with changes to the configurations of autoencoder and transformer."""
     tokenizer = _t5_tokenizer()
     config: dict[str, Any] = {
         "num_attention_heads": 4, "attention_head_dim": 8, "in_channels": 4, "out_channels": 4, "time_embed_dim": 2,
@@ -187,21 +209,21 @@ def _cogvideox(**transformer: Any) -> CogVideoXPipeline:
     vae = AutoencoderKLCogVideoX(
         in_channels=3, out_channels=3, down_block_types=("CogVideoXDownBlock3D",) * 4,
         up_block_types=("CogVideoXUpBlock3D",) * 4, block_out_channels=(8,) * 4, latent_channels=4,
-        layers_per_block=1, norm_num_groups=2, temporal_compression_ratio=4,
+        layers_per_block=1, norm_num_groups=2, temporal_compression_ratio=4, **(vae_changes or {}),
     )  # fmt: skip
     scheduler = CogVideoXDDIMScheduler(
         prediction_type="v_prediction", beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
         rescale_betas_zero_snr=True, snr_shift_scale=3.0, timestep_spacing="trailing", set_alpha_to_one=True,
         clip_sample=False,
     )  # fmt: skip
-    return CogVideoXPipeline(
+    return kind(
         tokenizer=tokenizer, text_encoder=_t5(len(tokenizer)), vae=vae,
         transformer=CogVideoXTransformer3DModel(**{**config, **transformer}), scheduler=scheduler,
     )  # fmt: skip
 
 
 def _cogvideox15() -> CogVideoXPipeline:
-    return _cogvideox(
+    return tiny_cogvideox(
         attention_head_dim=16, patch_size_t=2, use_rotary_positional_embeddings=True, patch_bias=False
     )
 
@@ -299,12 +321,12 @@ def _hunyuan_video15() -> HunyuanVideo15Pipeline:
     )  # fmt: skip
 
 
-TINY_PIPELINES: dict[str, tuple[Callable[[], Any], tuple[int, int, int]]] = {
-    "wan": (_wan, (9, 16, 16)),
+TINY_PIPELINES: dict[str, TinyPipeline] = {
+    "wan": (tiny_wan, (9, 16, 16)),
     "wan2.2-a14b": (_wan22_a14b, (9, 16, 16)),
     "wan2.2-ti2v": (_wan22_ti2v, (9, 32, 32)),
     "ltx": (_ltx, (9, 32, 32)),
-    "cogvideox": (_cogvideox, (9, 16, 16)),
+    "cogvideox": (tiny_cogvideox, (9, 16, 16)),
     "cogvideox1.5": (_cogvideox15, (9, 16, 16)),
     "hunyuan_video": (_hunyuan_video, (9, 16, 16)),
     "hunyuan_video1.5": (_hunyuan_video15, (9, 16, 16)),

@@ -1,9 +1,10 @@
 """Images and videos as prompts: animate, extend, connect, interpolate, edit, and long videos from key frames.
 
 A model with a noise level for each latent frame takes known frames as they are, at level 0, and denoises the others
-(Ho et al., arXiv 2204.03458, replace this by guidance; Open-Sora 1.1 and Wan 2.2 train on it, as the built-in model
-does). Editing (SDEdit, arXiv 2108.01073) needs no such model and works with every family. Long videos follow Video LDM
-(arXiv 2304.08818, section 3.2): sparse key frames, then interpolation twice, each with one model.
+(Ho et al., arXiv 2204.03458, replace this by guidance; LTX-Video, Open-Sora 1.1 and Wan 2.2 TI2V train on it, as the
+built-in model does). Image-to-video models of another kind see the image beside the noise in all steps (Wan I2V,
+CogVideoX I2V); they can animate and edit. Editing (SDEdit, arXiv 2108.01073) works with every family. Long videos
+follow Video LDM (arXiv 2304.08818, section 3.2): sparse key frames, then interpolation twice, each with one model.
 
 Known pixels are returned as they came: only new frames pass through the decoder.
 """
@@ -18,8 +19,9 @@ from torch import Tensor
 
 from generator import flow
 from generator.base import VideoGenerator, concatenate, repeat
+from generator.first_frames import velocity_with_image
 from generator.output import InputError
-from generator.sampling import guided_velocity, sample_latents, seeded_noise
+from generator.sampling import sample_latents, seeded_noise
 
 KEY_FRAME_FPS = 2.0
 KEY_FRAME_WINDOW = 9
@@ -70,11 +72,10 @@ def sample_unknown_frames(
     if not generator.takes_known_frames:
         raise InputError(
             f"{generator.name} takes no frames as a prompt, but this needs a model with a noise level for each frame: "
-            "use the built-in model, or --edit, which works with all."
+            "use the built-in model, LTX-Video or Wan 2.2 TI2V, or --edit, which works with all."
         )
-    defaults = generator.defaults
-    scale = defaults.guidance_scale if sampling.guidance_scale is None else sampling.guidance_scale
-    sigmas = flow.sigma_schedule(sampling.num_inference_steps or defaults.num_inference_steps, defaults.shift)
+    scale = _scale(generator, sampling)
+    sigmas = generator.sigma_schedule(_steps(generator, sampling), latents.shape[1:])
     conditions = generator.encode_prompts(list(prompts))
     both = conditions
     if scale != 1:
@@ -99,6 +100,15 @@ def sample_unknown_frames(
     return sample_latents(velocity, torch.where(mask, latents, noise), sigmas)
 
 
+def _scale(generator: VideoGenerator, sampling: Sampling) -> float:
+    scale = sampling.guidance_scale
+    return generator.defaults.guidance_scale if scale is None else scale
+
+
+def _steps(generator: VideoGenerator, sampling: Sampling) -> int:
+    return sampling.num_inference_steps or generator.defaults.num_inference_steps
+
+
 def _time(generator: VideoGenerator) -> int:
     """Frames that one latent frame after the first holds."""
     return generator.size_multiples()[1]
@@ -120,6 +130,13 @@ def animate(
     """Videos `[batch, 3, num_frames, height, width]` that begin with `images [batch, 3, height, width]` in [-1, 1]."""
     frames = num_frames or generator.defaults.num_frames
     generator.check_size(frames, *images.shape[2:])
+    if generator.needs_image:
+        velocity = velocity_with_image(generator, prompts, _scale(generator, sampling), images, frames)
+        shape = generator.latent_shape(frames, *images.shape[2:])
+        sigmas = generator.sigma_schedule(_steps(generator, sampling), shape)
+        noise = seeded_noise([sampling.seed + i for i in range(len(prompts))], shape).to(generator.device)
+        # These models' first frame is decoded as all others are.
+        return generator.decode(sample_latents(velocity, noise, sigmas)).cpu()
     first = generator.encode(images[:, :, None].to(generator.device))
     count = generator.latent_shape(frames, *images.shape[2:])[1]
     latents = first.expand(-1, -1, count, -1, -1).clone()
@@ -334,18 +351,15 @@ def edit(
     if not 0 < strength <= 1:
         raise InputError(f"The strength is {strength}, but must be above 0 and at most 1.")
     generator.check_size(*videos.shape[2:])
-    defaults = generator.defaults
-    scale = defaults.guidance_scale if sampling.guidance_scale is None else sampling.guidance_scale
-    steps = sampling.num_inference_steps or defaults.num_inference_steps
-    taken = max(round(strength * steps), 1)
+    scale = _scale(generator, sampling)
+    taken = max(round(strength * _steps(generator, sampling)), 1)
     # The schedule from `strength` down, with as many steps as the whole would have there.
-    sigmas = flow.shift_sigma(torch.linspace(strength, 0, taken + 1), defaults.shift)
+    sigmas = flow.shift_sigma(torch.linspace(strength, 0, taken + 1), generator.defaults.shift)
     latents = generator.encode(videos.to(generator.device))
     noise = seeded_noise([sampling.seed + i for i in range(len(prompts))], latents.shape[1:]).to(
         latents.device
     )
-    negative = generator.encode_prompts([""]) if scale != 1 else None
-    velocity = guided_velocity(generator, generator.encode_prompts(list(prompts)), negative, scale)
+    velocity = velocity_with_image(generator, prompts, scale, videos[:, :, 0], videos.shape[2])
     noisy = flow.interpolate(latents, noise, sigmas[0])
     return generator.decode(sample_latents(velocity, noisy, sigmas)).cpu()
 

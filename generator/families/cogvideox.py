@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from diffusers import CogVideoXPipeline
+from diffusers import CogVideoXImageToVideoPipeline, CogVideoXPipeline
 from torch import Tensor
 
 from generator import flow
@@ -116,6 +116,42 @@ class CogVideoXGenerator(PipelineGenerator):
 
     def _to_velocity(self, output: Tensor, latents: Tensor, sigma: Tensor) -> Tensor:
         return velocity_from_v_prediction(output.transpose(1, 2), latents, sigma)
+
+
+class CogVideoXImageToVideoGenerator(CogVideoXGenerator):
+    """Adapter of `CogVideoXImageToVideoPipeline` (5B-I2V and 1.5-5B-I2V).
+
+    The image is seen as latents in further channels of the input: in the first latent frame, zero in the others.
+    """
+
+    pipeline_class = CogVideoXImageToVideoPipeline
+    needs_image = True
+
+    def _latent_channels(self) -> int:
+        return self.pipeline.transformer.config.in_channels // 2
+
+    @torch.no_grad()
+    def image_conditions(self, images: Tensor, num_frames: int) -> Conditions:
+        config = self.pipeline.vae.config
+        latents = self._encode(images[:, :, None]).float()
+        # The authors of 1.5 trained on latents divided by the factor that all others multiply by.
+        factor = 1 / config.scaling_factor if config.invert_scale_latents else config.scaling_factor
+        frames = self.latent_shape(num_frames, *images.shape[2:])[1]
+        later = latents.new_zeros(*latents.shape[:2], frames - 1, *latents.shape[3:])
+        return {"image_latents": torch.cat([factor * latents, later], dim=2)}
+
+    def image_condition_shapes(
+        self, latent_shape: Sequence[int]
+    ) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        return {"image_latents": (tuple(latent_shape), torch.float32)}
+
+    def _transformer_arguments(
+        self, latents: Tensor, sigma: Tensor, conditions: Conditions
+    ) -> dict[str, Any]:
+        arguments = super()._transformer_arguments(latents, sigma, conditions)
+        image = conditions["image_latents"].transpose(1, 2).to(arguments["hidden_states"])
+        arguments["hidden_states"] = torch.cat([arguments["hidden_states"], image], dim=2)
+        return arguments
 
 
 def _sum_of_weights(sigma: Tensor) -> Tensor:

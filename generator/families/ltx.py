@@ -13,7 +13,7 @@ from diffusers.pipelines.ltx.pipeline_ltx import calculate_shift
 from torch import Tensor
 
 from generator.base import Conditions, GenerationDefaults
-from generator.families.pipeline_generator import PipelineGenerator, trim
+from generator.families.pipeline_generator import PipelineGenerator, refuse_key_frames, trim
 
 
 class LTXGenerator(PipelineGenerator):
@@ -24,6 +24,7 @@ class LTXGenerator(PipelineGenerator):
     """
 
     pipeline_class = LTXPipeline
+    takes_known_frames = True
     max_sequence_length = 128
     decode_timestep = 0.0
 
@@ -118,6 +119,23 @@ class LTXGenerator(PipelineGenerator):
             "width": width,
             "rope_interpolation_scale": (time / self.defaults.fps, space, space),
         }
+
+    @torch.no_grad()
+    def frame_velocity(
+        self,
+        latents: Tensor,
+        sigma: Tensor,
+        conditions: Conditions,
+        seconds_per_frame: float | None = None,
+        key_frames: bool = False,
+    ) -> Tensor:
+        refuse_key_frames(self.name, seconds_per_frame, key_frames)
+        arguments = self._transformer_arguments(latents, sigma[:, 0], conditions)
+        space, time = self._patch()
+        tokens = latents.shape[3] * latents.shape[4] // space**2
+        arguments["timestep"] = (sigma.float() * 1000)[:, ::time].repeat_interleave(tokens, dim=1)
+        output = self.transformer(**arguments, return_dict=False)[0].float()
+        return self._to_velocity(output, latents, sigma)
 
     def _to_velocity(self, output: Tensor, latents: Tensor, sigma: Tensor) -> Tensor:
         return LTXPipeline._unpack_latents(output, *latents.shape[2:], *self._patch())

@@ -19,6 +19,7 @@ class NativeGenerator(VideoGenerator):
     pipeline_class = NativeVideoPipeline
     lora_target_modules = ["to_q", "to_k", "to_v", "to_out.0"]  # noqa: RUF012
     takes_known_frames = True
+    takes_key_frames = True
 
     def __init__(self, pipeline: NativeVideoPipeline, name: str) -> None:
         self.pipeline = pipeline

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from generator.base import Conditions, GenerationDefaults, VideoGenerator
 from generator.output import InputError
+from generator.tiling import TILE, lay_tiles
 
 ATTENTION_LAYERS = ["to_q", "to_k", "to_v", "to_out.0"]
 
@@ -27,12 +28,14 @@ class PipelineGenerator(VideoGenerator):
         block_lists: names of the transformer's lists of blocks, in the order in which they run.
         text_encoders: names of the components that encode prompts.
         folder: what the pipeline was read from, or None if it was made in memory.
+        tile: largest side in pixels of the tiles that `save_decoding_memory` works in.
     """
 
     pipeline_class: ClassVar[Any]
     block_lists: ClassVar[tuple[str, ...]] = ("transformer_blocks",)
     text_encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
     lora_target_modules: list[str] = ATTENTION_LAYERS
+    tile = TILE
 
     def __init__(self, pipeline: Any, name: str) -> None:
         self.pipeline = pipeline
@@ -89,14 +92,22 @@ class PipelineGenerator(VideoGenerator):
 
     @torch.no_grad()
     def encode(self, videos: Tensor) -> Tensor:
+        return self.normalise(self._encode(videos).float())
+
+    def _encode(self, videos: Tensor) -> Tensor:
+        """The autoencoder's own latents, the mode of their distribution."""
         vae = self.pipeline.vae
-        posterior = vae.encode(videos.to(vae.device, vae.dtype)).latent_dist
-        return self.normalise(posterior.mode().float())
+        lay_tiles(vae, videos.shape[3], videos.shape[4], self._compression()[0], self.tile)
+        with _own_precision(vae):
+            return vae.encode(videos.to(vae.device, vae.dtype)).latent_dist.mode()
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        vae = self.pipeline.vae
-        return self._decode(self.denormalise(latents.float()).to(vae.device, vae.dtype)).float().clamp(-1, 1)
+        vae, space = self.pipeline.vae, self._compression()[0]
+        lay_tiles(vae, latents.shape[3] * space, latents.shape[4] * space, space, self.tile)
+        with _own_precision(vae):
+            videos = self._decode(self.denormalise(latents.float()).to(vae.device, vae.dtype))
+        return videos.float().clamp(-1, 1)
 
     def _decode(self, latents: Tensor) -> Tensor:
         return self.pipeline.vae.decode(latents).sample
@@ -109,12 +120,16 @@ class PipelineGenerator(VideoGenerator):
     def denormalise(self, latents: Tensor) -> Tensor:
         """The inverse of `normalise`."""
 
-    def save_decoding_memory(self, tiling: bool = True, slicing: bool = True) -> None:
+    def save_decoding_memory(self, tiling: bool = True, slicing: bool = True, tile: int = TILE) -> None:
         """Decodes and encodes tile by tile, and video by video: less memory, a little slower.
 
         Tiles overlap and are blended, so their result differs slightly from that of the whole.
+
+        Args:
+            tile: largest side of a tile in pixels, for the autoencoders whose tiles can be laid evenly.
         """
         vae = self.pipeline.vae
+        self.tile = tile
         if tiling:
             vae.enable_tiling()
         if slicing:
@@ -136,6 +151,12 @@ class PipelineGenerator(VideoGenerator):
     @abstractmethod
     def condition_shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         """Size without the batch, and dtype, of the longest conditions; for forecasts of memory."""
+
+    def image_condition_shapes(
+        self, latent_shape: Sequence[int]
+    ) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """The same of `image_conditions` for latents `(channels, frames, height, width)`."""
+        return {}
 
     @property
     def text_device(self) -> torch.device:
@@ -198,9 +219,18 @@ class PipelineGenerator(VideoGenerator):
             raise InputError(
                 f"Features after {num_blocks} blocks were asked for, but {self.name} has {len(blocks)} blocks."
             )
+        if self.needs_image and "image_latents" not in conditions:
+            raise InputError(
+                f"{self.name} animates images and cannot be the trunk of a reward model: use its text-to-video model."
+            )
         arguments = self._transformer_arguments(latents, sigma, conditions)
         tokens = hidden_states_after(self.transformer, blocks, num_blocks, arguments)
         return tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+
+
+def _own_precision(module: Any) -> torch.autocast:
+    """The autoencoder computes in its own dtype, also inside a trainer's autocast, which would cost memory and time."""
+    return torch.autocast(module.device.type, enabled=False)
 
 
 class _Reached(Exception):
@@ -235,6 +265,15 @@ def hidden_states_after(
     finally:
         handle.remove()
     raise RuntimeError("the blocks of the transformer did not run")
+
+
+def refuse_key_frames(name: str, seconds_per_frame: float | None, key_frames: bool) -> None:
+    """Raises `InputError` for what only a model with `takes_key_frames` can do."""
+    if seconds_per_frame is not None or key_frames:
+        raise InputError(
+            f"{name} knows only frames that follow each other at its own frame rate: interpolation and long videos "
+            "need the built-in model."
+        )
 
 
 def zero_pad(tokens: Tensor, length: int) -> Tensor:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from diffusers import WanPipeline
+from diffusers import WanImageToVideoPipeline, WanPipeline
 from diffusers.loaders import PeftAdapterMixin
+from PIL import Image
 from torch import Tensor, nn
 
 from generator.base import Conditions, GenerationDefaults
-from generator.families.pipeline_generator import PipelineGenerator, trim, zero_pad
+from generator.families.pipeline_generator import PipelineGenerator, refuse_key_frames, trim, zero_pad
+
+CLIP_TOKENS = 257
+"""Of the image encoder of Wan 2.1 I2V: 16 x 16 patches and one of the whole image."""
 
 
 class WanExperts(nn.Module, PeftAdapterMixin):
@@ -63,7 +68,8 @@ class WanExperts(nn.Module, PeftAdapterMixin):
             return self.transformer(hidden_states, timestep, encoder_hidden_states, return_dict=False)
         if not bool(noisy.any()):
             return self.transformer_2(hidden_states, timestep, encoder_hidden_states, return_dict=False)
-        velocity = torch.empty_like(hidden_states)
+        # An image that is given stands in further channels of the input.
+        velocity = torch.empty_like(hidden_states[:, : self.experts()[0].config.out_channels])
         for rows, expert in ((noisy, self.transformer), (~noisy, self.transformer_2)):
             part = expert(
                 hidden_states[rows], timestep[rows], encoder_hidden_states[rows], return_dict=False
@@ -88,9 +94,15 @@ class WanGenerator(PipelineGenerator):
             )
         super().__init__(pipeline, name)
 
+        # TI2V-5B has a noise level for each token.
+        self.takes_known_frames = bool(pipeline.config.expand_timesteps)
+
     @property
     def transformer(self) -> nn.Module:
         return self.pipeline.transformer if self._experts is None else self._experts
+
+    def _latent_channels(self) -> int:
+        return self.pipeline.vae.config.z_dim
 
     def _pipeline_defaults(self) -> GenerationDefaults:
         scheduler = self.pipeline.scheduler.config
@@ -146,6 +158,22 @@ class WanGenerator(PipelineGenerator):
             "encoder_hidden_states": text.to(self.dtype),
         }
 
+    @torch.no_grad()
+    def frame_velocity(
+        self,
+        latents: Tensor,
+        sigma: Tensor,
+        conditions: Conditions,
+        seconds_per_frame: float | None = None,
+        key_frames: bool = False,
+    ) -> Tensor:
+        refuse_key_frames(self.name, seconds_per_frame, key_frames)
+        arguments = self._transformer_arguments(latents, sigma[:, 0], conditions)
+        _, height, width = self.pipeline.transformer.config.patch_size
+        tokens = (latents.shape[3] // height) * (latents.shape[4] // width)
+        arguments["timestep"] = (sigma.float() * 1000).repeat_interleave(tokens, dim=1)
+        return self.transformer(**arguments, return_dict=False)[0].float()
+
     def blocks(self) -> list[nn.Module]:
         if self._experts is None:
             return super().blocks()
@@ -170,3 +198,57 @@ class _LowNoiseTrunk(WanGenerator):
     @property
     def transformer(self) -> nn.Module:
         return self.pipeline.transformer_2
+
+
+class WanImageToVideoGenerator(WanGenerator):
+    """Adapter of `WanImageToVideoPipeline`: Wan 2.1 I2V 14B, Wan 2.2 I2V A14B, and TI2V-5B saved as that class.
+
+    The image is seen as the latents of a video that is grey after its first frame, with a mask of what is given, in
+    further channels of the input; Wan 2.1 also has its CLIP embedding.
+    """
+
+    pipeline_class = WanImageToVideoPipeline
+
+    def __init__(self, pipeline: WanImageToVideoPipeline, name: str) -> None:
+        super().__init__(pipeline, name)
+        self.needs_image = not self.takes_known_frames
+
+    @torch.no_grad()
+    def image_conditions(self, images: Tensor, num_frames: int) -> Conditions:
+        _, time = self._compression()
+        later = images.new_zeros(*images.shape[:2], num_frames - 1, *images.shape[2:])
+        latents = self.encode(torch.cat([images[:, :, None], later], dim=2))
+        # One channel a frame of a latent frame; the first latent frame is the first frame alone.
+        given = latents.new_zeros(len(latents), time, *latents.shape[2:])
+        given[:, :, 0] = 1
+        conditions = {"image_latents": torch.cat([given, latents], dim=1)}
+        if self.pipeline.transformer.config.image_dim is not None:
+            pixels = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu()
+            pictures = [Image.fromarray(picture.numpy()) for picture in pixels]
+            conditions["image_embeds"] = self.pipeline.encode_image(pictures, latents.device)
+        return conditions
+
+    def image_condition_shapes(
+        self, latent_shape: Sequence[int]
+    ) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        if not self.needs_image:
+            return {}
+        _, time = self._compression()
+        shapes: dict[str, Any] = {
+            "image_latents": ((time + latent_shape[0], *latent_shape[1:]), torch.float32)
+        }
+        config = self.pipeline.transformer.config
+        if config.image_dim is not None:
+            shapes["image_embeds"] = ((CLIP_TOKENS, config.image_dim), self.dtype)
+        return shapes
+
+    def _transformer_arguments(
+        self, latents: Tensor, sigma: Tensor, conditions: Conditions
+    ) -> dict[str, Any]:
+        arguments = super()._transformer_arguments(latents, sigma, conditions)
+        if self.needs_image:
+            with_image = torch.cat([latents, conditions["image_latents"].to(latents)], dim=1)
+            arguments["hidden_states"] = with_image.to(self.dtype)
+        if "image_embeds" in conditions:
+            arguments["encoder_hidden_states_image"] = conditions["image_embeds"].to(self.dtype)
+        return arguments

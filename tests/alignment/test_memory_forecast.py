@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,22 @@ def test_quantised_weights_are_smaller(folders: dict[str, Path]) -> None:
     assert sizes[1] > sizes[2]
 
 
+def test_offloaded_weights_are_gone_but_for_one_layer(folders: dict[str, Path]) -> None:
+    work = Work("sft", 9, 16, 16)
+    plain, offloaded = (forecast(folders["wan"], replace(work, offload_weights=o)) for o in (False, True))
+    saved = plain.resident["transformer"] - offloaded.resident["transformer"]
+    assert saved == 2 * plain.linear_weights
+    assert offloaded.transient["update"] - plain.transient["update"] == 2 * plain.largest_linear > 0
+
+
+def test_decoding_in_tiles_needs_less(folders: dict[str, Path]) -> None:
+    work = Work("generate", 5, 32, 512, decode_batch=2)
+    whole, tiled = (
+        forecast(folders["wan"], replace(work, tiling=t)).transient["decoding"] for t in (False, True)
+    )
+    assert tiled < 0.75 * whole
+
+
 def test_a_family_that_cannot_be_forecast_says_so(folders: dict[str, Path]) -> None:
     with pytest.raises(InputError, match="measure it"):
         forecast(folders["hunyuan_video1.5"], Work("sft", 9, 16, 16))
@@ -141,12 +158,12 @@ def test_the_fastest_flags_that_fit_are_advised(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def pretend(folder: Path, work: Work) -> Forecast:
-        update = 30 * 10**9 if work.checkpointed_share == 0 else 4 * 10**9
-        return Forecast({"transformer": 14 * 10**9}, {"update": update}, 6 * 10**9)
+        update = work.batch * (30 * 10**9 if work.checkpointed_share == 0 else 4 * 10**9)
+        return Forecast({"transformer": 14 * 10**9}, {"update": update}, 6 * 10**9, 10**8)
 
     monkeypatch.setattr(memory_plan, "forecast", pretend)
     advised = {}
-    for memory in (60, 24, 16, 12, 8):
+    for memory in (60, 24, 16, 12, 8, 6):
         options = memory_plan.plan(str(folders["wan"]), (9, 16, 16), 16, memory)["methods"]["sft"]
         advised[memory] = options[-1]["flags"] if options[-1]["fits"] else None
     checkpointing = "--gradient_checkpointing true"
@@ -155,10 +172,25 @@ def test_the_fastest_flags_that_fit_are_advised(
         24: checkpointing,
         16: f"{checkpointing} --quantization 8bit",
         12: f"{checkpointing} --quantization 4bit",
-        8: None,
+        8: f"{checkpointing} --offload_weights true",
+        6: None,
     }
-    lines = memory_plan.plan(str(folders["wan"]), (9, 16, 16), 16, 8)["lines"]
+    lines = memory_plan.plan(str(folders["wan"]), (9, 16, 16), 16, 6)["lines"]
     assert any("several GPUs" in line for line in lines)
+
+
+def test_the_largest_micro_batch_that_fits_is_named_and_fits(folders: dict[str, Path]) -> None:
+    size = (9, 16, 16)
+    base = forecast(folders["wan"], Work("sft", *size, lora_r=16))
+    four = forecast(folders["wan"], Work("sft", *size, lora_r=16, batch=4))
+    # A GPU of which 90 % are a little more than a batch of 4 needs.
+    memory = (four.peak + 1000) / 0.9 / 1e9
+    option = memory_plan.plan(str(folders["wan"]), size, 16, memory)["methods"]["sft"][-1]
+    assert option["flags"] == ""
+    assert option["peak"] == base.peak
+    assert option["largest_batch"] in (4, 5)
+    lines = memory_plan.plan(str(folders["wan"]), size, 16, 24)["lines"]
+    assert any("up to --per_device_train_batch_size" in line for line in lines)
 
 
 def test_doctor_names_an_impossible_size(

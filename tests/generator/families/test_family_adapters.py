@@ -17,7 +17,8 @@ from generator.adapters import SECOND_WEIGHTS_NAME, WEIGHTS_NAME, load_adapters,
 from generator.base import VideoGenerator, repeat
 from generator.loading import load_generator
 from generator.output import InputError
-from generator.testing_pipelines import TINY_PIPELINES
+from generator.testing_image_pipelines import TINY_IMAGE_PIPELINES
+from generator.testing_pipelines import TINY_PIPELINES, save_tiny_pipeline
 from generator.testing_stock import PROMPTS, noise_for, ours, stock_call
 
 
@@ -163,34 +164,77 @@ def test_an_adapter_of_another_family_is_refused(tiny_folders: dict[str, Path], 
 STOCK_PROCESS = """
 import sys, torch, diffusers
 assert "generator" not in sys.modules
-folder, adapter, noise, out = sys.argv[1:]
-pipeline = diffusers.DiffusionPipeline.from_pretrained(folder)
-pipeline.load_lora_weights(adapter)
-pipeline.scheduler.set_begin_index(0)
-t = torch.full((1,), 800.0)
-text = pipeline.encode_prompt(["a red circle"], do_classifier_free_guidance=False, max_sequence_length=512)[0]
-with torch.no_grad():
-    velocity = pipeline.transformer(torch.load(noise), t, text, return_dict=False)[0]
-torch.save(velocity, out)
+for job in torch.load(sys.argv[1]):
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(job["folder"])
+    outputs = []
+    for adapted in (False, True):
+        if adapted and hasattr(pipeline, "load_lora_weights"):
+            pipeline.load_lora_weights(job["adapter"], weight_name="pytorch_lora_weights.safetensors")
+            if len(job["calls"]) == 2:
+                second = "pytorch_lora_weights_2.safetensors"
+                pipeline.load_lora_weights(job["adapter"], weight_name=second, load_into_transformer_2=True)
+        elif adapted:
+            name = "pytorch_lora_weights.safetensors"
+            pipeline.transformer.load_lora_adapter(job["adapter"], weight_name=name, prefix="transformer")
+        with torch.no_grad():
+            outputs.append(
+                [getattr(pipeline, part)(**call, return_dict=False)[0] for part, call in job["calls"].items()]
+            )
+    torch.save(outputs, job["out"])
 """
 
 
-def test_an_adapter_works_in_stock_diffusers_in_a_fresh_process(
+def transformer_calls(generator: Any) -> dict[str, dict[str, Any]]:
+    """What each transformer of the pipeline is called with for one video, and a first frame where it needs one."""
+    size, noise = generator.defaults, noise_for(generator, 1)
+    conditions = generator.encode_prompts(["a red circle"])
+    if generator.needs_image:
+        conditions |= generator.image_conditions(
+            noise.new_zeros(1, 3, size.height, size.width), size.num_frames
+        )
+    levels = {"transformer": 0.95}
+    if getattr(generator.pipeline, "transformer_2", None) is not None:
+        levels["transformer_2"] = 0.5
+    return {
+        part: generator._transformer_arguments(noise, torch.tensor([level]), conditions)
+        for part, level in levels.items()
+    }
+
+
+def test_adapters_of_all_families_work_in_stock_diffusers_in_a_fresh_process(
     tiny_folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    generator = load_generator(tiny_folders["wan"], device="cpu")
-    train_by_chance(generator)
-    write_adapter(tmp_path / "adapter", trained_adapter(generator), {})
-    noise = noise_for(generator, 1)
-    torch.save(noise, tmp_path / "noise.pt")
-    arguments = [tiny_folders["wan"], tmp_path / "adapter", tmp_path / "noise.pt", tmp_path / "out.pt"]
+    folders = {**tiny_folders, **{f: save_tiny_pipeline(f, tmp_path / f) for f in TINY_IMAGE_PIPELINES}}
+    jobs, expected = [], []
+    for family, folder in folders.items():
+        generator: Any = load_generator(folder, device="cpu")
+        calls = transformer_calls(generator)
+        both = []
+        for adapted in (False, True):
+            if adapted:
+                train_by_chance(generator)
+                write_adapter(tmp_path / f"{family}-adapter", trained_adapter(generator), {})
+            with torch.no_grad():
+                both.append(
+                    [
+                        getattr(generator.pipeline, part)(**c, return_dict=False)[0]
+                        for part, c in calls.items()
+                    ]
+                )
+        expected.append(both)
+        jobs.append({"folder": str(folder), "adapter": str(tmp_path / f"{family}-adapter"), "calls": calls,
+                     "out": str(tmp_path / f"{family}.pt")})  # fmt: skip
+    torch.save(jobs, tmp_path / "jobs.pt")
     subprocess.run(
-        [sys.executable, "-c", STOCK_PROCESS, *map(str, arguments)],
-        check=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": ""}, timeout=120, capture_output=True,
+        [sys.executable, "-c", STOCK_PROCESS, str(tmp_path / "jobs.pt")],
+        check=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": ""}, timeout=240, capture_output=True,
     )  # fmt: skip
-    with torch.no_grad():
-        expected = generator.velocity(noise, torch.tensor([0.8]), generator.encode_prompts(["a red circle"]))
-    torch.testing.assert_close(torch.load(tmp_path / "out.pt"), expected, atol=1e-5, rtol=1e-5)
+    for job, (base, trained) in zip(jobs, expected):
+        found_base, found = torch.load(job["out"])
+        for index in range(len(base)):
+            assert (trained[index] - base[index]).abs().max() > 1e-3, job["folder"]
+            torch.testing.assert_close(found_base[index], base[index], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(found[index], trained[index], atol=2e-5, rtol=1e-4)
 
 
 def test_every_tiny_pipeline_is_covered(tiny_folders: dict[str, Path]) -> None:

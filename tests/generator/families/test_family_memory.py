@@ -9,12 +9,18 @@ from typing import Any
 import pytest
 import torch
 
-from alignment.adapters import LoraArguments, add_lora
+from alignment.adapters import LoraArguments, add_lora, trained_adapter
+from alignment.alignment_trainer import Policy
 from alignment.latent_dataset import PromptTable
+from alignment.sft_config import SFTConfig
+from alignment.sft_trainer import SFTTrainer
 from generator.adapters import load_adapters, write_adapter
 from generator.loading import load_generator
+from generator.offloading import offload_linear_layers
 from generator.output import InputError
+from generator.sampling import seeded_noise
 from generator.testing_stock import PROMPTS, noise_for
+from generator.tiling import even_tiles
 
 HAS_BITSANDBYTES = importlib.util.find_spec("bitsandbytes") is not None
 
@@ -53,6 +59,92 @@ def test_tiling_and_slicing_decode_a_small_video_as_before(folder: Path, generat
     tiled = load_generator(folder, device="cpu", tiling=True)
     latents = noise_for(generator)
     torch.testing.assert_close(tiled.decode(latents), generator.decode(latents), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("length", "tile", "expected"),
+    [(240, 256, (240, 240)), (416, 256, (208, 144)), (832, 256, (232, 168)), (32, 16, (16, 8))],
+)
+def test_tiles_are_even_cover_the_video_and_are_no_larger_than_allowed(
+    length: int, tile: int, expected: tuple[int, int]
+) -> None:
+    size, stride = even_tiles(length, tile, 64 if tile > 64 else 8, 8)
+    assert (size, stride) == expected
+    assert size <= tile
+    starts = list(range(0, length, stride))
+    assert starts[-1] + size >= length
+
+
+@pytest.mark.parametrize("family", ["wan", "wan2.2-ti2v", "hunyuan_video"], indirect=True)
+def test_a_video_of_several_tiles_has_the_size_and_far_from_seams_the_pixels_of_the_whole(
+    family: str, folder: Path, generator: Any
+) -> None:
+    side, time = generator.size_multiples()
+    height, width = 2 * side, 12 * side
+    latents = seeded_noise([0], generator.latent_shape(time + 1, height, width))
+    whole = generator.decode(latents)
+    tiled: Any = load_generator(folder, device="cpu")
+    tiled.save_decoding_memory(tile=6 * side)
+    found = tiled.decode(latents)
+    assert tiled.pipeline.vae.tile_sample_min_width < width
+    assert found.shape == whole.shape
+    assert not torch.equal(found, whole)
+    if family.startswith("wan"):  # HunyuanVideo's autoencoder looks at all pixels, mostly by attention
+        assert (found - whole)[..., : side // 2].abs().mean() < 0.1 * whole.abs().mean()
+
+
+def test_decoding_is_the_same_inside_a_trainers_autocast(generator: Any) -> None:
+    latents = noise_for(generator)
+    outside = generator.decode(latents)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(generator.decode(latents), outside)
+        assert torch.equal(generator.encode(outside), generator.encode(outside))
+
+
+def test_offloaded_weights_give_the_same_velocity_and_the_same_lora_gradients(
+    folder: Path, generator: Any, tmp_path: Path
+) -> None:
+    offloaded: Any = load_generator(folder, device="cpu", offload_weights=True)
+    held = {name for block in offloaded.blocks() for name, _ in block.named_parameters()}
+    assert not [name for name in held if name.endswith("to_q.weight")]
+    latents, sigma = noise_for(generator), torch.tensor([0.9, 0.4])
+    gradients = []
+    for model in (generator, offloaded):
+        add_lora(model, LoraArguments(lora_r=2), seed=0)
+        policy = Policy(model.transformer)
+        policy.gradient_checkpointing_enable()
+        velocity = model.velocity(latents, sigma, model.encode_prompts(PROMPTS), policy)
+        velocity.square().mean().backward()
+        gradients.append({n: p.grad for n, p in model.transformer.named_parameters() if p.grad is not None})
+        gradients[-1]["velocity"] = velocity.detach()
+    assert len(gradients[0]) > 1
+    torch.testing.assert_close(gradients[1], gradients[0], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["wan"], indirect=True)
+def test_an_adapter_is_merged_into_offloaded_weights_and_trained_on_them(
+    folder: Path, generator: Any, tmp_path: Path
+) -> None:
+    add_lora(generator, LoraArguments(lora_r=2), seed=0)
+    for name, parameter in generator.transformer.named_parameters():
+        if "lora_B" in name:
+            parameter.data.fill_(0.1)
+    write_adapter(tmp_path, trained_adapter(generator), {})
+    loaded, offloaded = (
+        load_generator(folder, adapter=tmp_path, device="cpu", offload_weights=o) for o in (False, True)
+    )
+    arguments = noise_for(generator), torch.tensor([0.9, 0.4]), generator.encode_prompts(PROMPTS)
+    torch.testing.assert_close(offloaded.velocity(*arguments), loaded.velocity(*arguments))
+
+
+@pytest.mark.parametrize("family", ["wan"], indirect=True)
+def test_offloaded_weights_are_refused_where_they_do_not_work(folder: Path, tmp_path: Path) -> None:
+    offloaded = load_generator(folder, device="cpu", offload_weights=True)
+    config = SFTConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none", compile_blocks=True)
+    with pytest.raises(InputError, match="compile_blocks"):
+        SFTTrainer(offloaded, config, [], [])
+    with pytest.raises(InputError, match="no linear layers"):
+        offload_linear_layers([torch.nn.Conv3d(1, 1, 1)])
 
 
 @pytest.mark.parametrize("family", ["wan"], indirect=True)
@@ -99,8 +191,6 @@ def test_lora_trains_on_four_bit_weights(folder: Path, tmp_path: Path) -> None:
     assert any(p.grad is not None and p.grad.abs().max() > 0 for p in trained)
 
     add_lora(generator, LoraArguments(lora_r=2), seed=0)
-    from alignment.adapters import trained_adapter
-
     write_adapter(tmp_path, trained_adapter(generator), {})
     with pytest.raises(InputError, match="quantised"):
         load_adapters(load_generator(folder, device="cuda", quantization="4bit"), tmp_path)

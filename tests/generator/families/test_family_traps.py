@@ -64,6 +64,16 @@ def test_trap_8_lora_on_a_frozen_base_gets_the_same_gradients_with_checkpointing
     torch.testing.assert_close(checkpointed, plain, atol=1e-6, rtol=1e-4)
 
 
+@only("family", ["ltx", "cogvideox"], indirect=True)
+def test_compiled_blocks_that_are_checkpointed_give_the_same_gradients(generator: VideoGenerator) -> None:
+    add_lora(generator, LoraArguments(lora_r=2), seed=0)
+    policy = Policy(generator.transformer)
+    plain = lora_gradients(generator, policy)
+    policy.gradient_checkpointing_enable()
+    generator.compile_blocks(backend="aot_eager")
+    torch.testing.assert_close(lora_gradients(generator, policy), plain, atol=1e-6, rtol=1e-4)
+
+
 @only("family", ["wan", "cogvideox"], indirect=True)
 def test_the_unconditional_branch_without_gradient_changes_no_velocity_and_only_its_own_gradient(
     generator: VideoGenerator,

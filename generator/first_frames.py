@@ -1,0 +1,45 @@
+"""The first frame as models see it that need an image beside the noise (`VideoGenerator.needs_image`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from generator.base import Conditions, VideoGenerator, repeat
+from generator.sampling import Velocity, guided_velocity
+
+
+def velocity_with_image(
+    generator: VideoGenerator, prompts: Sequence[str], guidance_scale: float, images: Tensor, num_frames: int
+) -> Velocity:
+    """The guided velocity of `prompts` for every family; those that need an image see it in both branches.
+
+    Args:
+        images: `[batch, 3, height, width]` in [-1, 1], one a prompt.
+        num_frames: of the videos that begin with them.
+    """
+    conditions = generator.encode_prompts(list(prompts))
+    negative = repeat(generator.encode_prompts([""]), len(prompts)) if guidance_scale != 1 else None
+    if generator.needs_image:
+        seen = generator.image_conditions(images.to(generator.device), num_frames)
+        conditions = {**conditions, **seen}
+        negative = None if negative is None else {**negative, **seen}
+    return guided_velocity(generator, conditions, negative, guidance_scale)
+
+
+@torch.no_grad()
+def with_first_frame(generator: VideoGenerator, conditions: Conditions, latents: Tensor) -> Conditions:
+    """`conditions` joined with what a model that needs an image sees of the first frame; others' are unchanged.
+
+    Args:
+        latents: of the videos `[batch, C, F, H, W]`, clean; their first frame is the image, as the autoencoder has it.
+    """
+    if not generator.needs_image:
+        return conditions
+    side, time = generator.size_multiples()
+    first, second = (generator.latent_shape(frames, side, side)[1] for frames in (1, 1 + time))
+    num_frames = (latents.shape[2] - first) // (second - first) * time + 1
+    images = generator.decode(latents[:, :, :first])[:, :, 0]
+    return {**conditions, **generator.image_conditions(images, num_frames)}

@@ -1,0 +1,80 @@
+"""Frozen weights that stay in the host's memory and visit the GPU one layer at a time.
+
+Both passes copy a layer's weight to the GPU when they need it and forget it afterwards, so LoRA training, too, needs
+one layer of the blocks at a time there. A pass over the blocks costs one copy of all their weights.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from generator.output import InputError
+
+
+class _VisitingWeight(torch.autograd.Function):
+    """x Wᵀ + b with a frozen W elsewhere; what is kept for the backward pass is W where it lives."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.weight = weight
+        return nn.functional.linear(x, weight.to(x.device, x.dtype, non_blocking=True), bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        gradient = gradients[0]
+        return gradient @ ctx.weight.to(gradient.device, gradient.dtype, non_blocking=True), None, None
+
+
+class OffloadedLinear(nn.Linear):
+    """A linear layer whose frozen weight is no parameter, so that `to` leaves it in the host's memory."""
+
+    host_weight: Tensor
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        return self.host_weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        kind = x.device.type
+        if torch.is_autocast_enabled(kind):
+            x = x.to(torch.get_autocast_dtype(kind))
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return _VisitingWeight.apply(x, self.host_weight, bias)
+
+
+def offload_linear_layers(blocks: list[nn.Module]) -> int:
+    """Keeps the weights of all linear layers of `blocks` in the host's memory; returns how many numbers these are.
+
+    The memory is page-locked where there is a GPU, for fast copies.
+
+    Raises:
+        InputError: the weights are quantised, or there is no linear layer.
+    """
+    count = 0
+    for block in blocks:
+        for module in block.modules():
+            if not isinstance(module, nn.Linear):
+                continue
+            if type(module) is not nn.Linear:
+                raise InputError(
+                    f"The weights are of the kind {type(module).__name__}, which cannot be offloaded: choose "
+                    "quantization or offload_weights, not both."
+                )
+            weight = module.weight.detach().cpu()
+            del module._parameters["weight"]
+            module.__class__ = OffloadedLinear
+            vars(module)["host_weight"] = weight.pin_memory() if torch.cuda.is_available() else weight
+            count += weight.numel()
+    if not count:
+        raise InputError(
+            "The model has no linear layers in its blocks to offload: leave offload_weights out."
+        )
+    return count
+
+
+def is_offloaded(module: nn.Module) -> bool:
+    """Whether some of the module's weights are kept in the host's memory."""
+    return any(isinstance(child, OffloadedLinear) for child in module.modules())
