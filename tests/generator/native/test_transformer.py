@@ -8,13 +8,8 @@ from peft import LoraConfig
 from torch.nn import functional as F
 
 from generator.flow import interpolate, velocity_target
-from generator.native.transformer import (
-    NativeVideoTransformer3DModel,
-    linear_velocity,
-    patch_coordinates,
-    rotary_angles,
-    rotate,
-)
+from generator.native.blocks import linear_velocity, patch_coordinates, rotary_angles, rotate
+from generator.native.transformer import NativeVideoTransformer3DModel
 
 TINY = {
     "in_channels": 4,
@@ -35,7 +30,9 @@ def with_output(model, seed=1):
     """The same model with an output layer that is not zero."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        model.proj_out.weight.copy_(0.1 * torch.randn(model.proj_out.weight.shape, generator=generator))
+        started_at_zero = [block.temporal_attn.to_out[0] for block in model.blocks if block.temporal_attn]
+        for layer in (model.proj_out, *started_at_zero):
+            layer.weight.copy_(0.1 * torch.randn(layer.weight.shape, generator=generator))
     return model
 
 
@@ -56,6 +53,8 @@ VARIANTS = [
     {"conditioning": "adaln", "long_skips": False},
     {"patch_size": (1, 1, 2)},
     {"num_layers": 4},
+    {"attention": "separable"},
+    {"attention": "separable", "conditioning": "adaln"},
 ]
 
 
