@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -90,6 +91,8 @@ class VideoGenerator(ABC):
     pipeline: Any
     defaults: GenerationDefaults
     lora_target_modules: list[str]
+    takes_packed = False
+    """Whether `packed_velocity` works, and with it training with `pack`."""
     takes_known_frames = False
     """Whether `frame_velocity` works, and with it videos as prompts (`generator.video_prompts`)."""
 
@@ -179,6 +182,42 @@ class VideoGenerator(ABC):
             NotImplementedError: the family has one noise level for all frames (`takes_known_frames` is False).
         """
         raise NotImplementedError(f"{self.name} has one noise level for all frames.")
+
+    def packed_velocity(
+        self,
+        latents: Sequence[Tensor],
+        sigma: Tensor,
+        conditions: Conditions,
+        transformer: torch.nn.Module | None = None,
+        row_length: int | None = None,
+        kept: Sequence[np.ndarray] | None = None,
+    ) -> list[Tensor]:
+        """Predicted velocities in float32 of clips of any sizes in one row of tokens; each is what the clip has alone.
+
+        Args:
+            latents: `[channels, frames, height, width]` each, float32.
+            sigma: `[clips]`, float32 noise levels in [0, 1].
+            conditions: from `encode_prompts`, one row a clip.
+            transformer: the module to call in place of `self.transformer`.
+            row_length: tokens of the row; just enough by default.
+            kept: numbers of the patches of each clip that are not dropped; the velocity of a dropped one is 0.
+
+        Raises:
+            NotImplementedError: the family takes clips of one size at a time (`takes_packed` is False).
+        """
+        raise NotImplementedError(f"{self.name} takes clips of one size at a time.")
+
+    def segment_lengths(self, latents: Sequence[Tensor], conditions: Conditions) -> list[int]:
+        """Tokens that each of `latents` `[channels, frames, height, width]` takes in a packed row, with its prompt."""
+        raise NotImplementedError(f"{self.name} takes clips of one size at a time.")
+
+    def video_tokens(self, latents: Tensor) -> int:
+        """Patches of latents `[channels, frames, height, width]`, where `takes_packed`."""
+        raise NotImplementedError(f"{self.name} takes clips of one size at a time.")
+
+    def kept_elements(self, latents: Tensor, kept: np.ndarray) -> Tensor:
+        """Booleans like `latents` `[channels, frames, height, width]`: True in the patches with the numbers `kept`."""
+        raise NotImplementedError(f"{self.name} takes clips of one size at a time.")
 
     @abstractmethod
     def features(

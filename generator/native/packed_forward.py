@@ -32,7 +32,7 @@ class PackedForward:
     patchify: Any
     clip_shape: Any
     _through_blocks: Any
-    _unpatchify: Any
+    unpatchify: Any
 
     def forward_packed(
         self,
@@ -127,8 +127,10 @@ class PackedForward:
         packed = self.forward_packed(patches, levels, text.flatten(0, 1), layout, level_index)
         velocity = torch.zeros_like(flat).index_add(0, places, packed.to(flat.dtype))
         return [
-            self._unpatchify(part[None], shape)[0]
-            for part, shape in zip(velocity.split([s.tokens for s in shapes]), shapes, strict=True)
+            self.unpatchify(part[None], shape, x.shape[1])[0]
+            for part, shape, x in zip(
+                velocity.split([s.tokens for s in shapes]), shapes, latents, strict=True
+            )
         ]
 
     def _levels(

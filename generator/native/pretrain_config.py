@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from generator.output import InputError
+
 
 @dataclass
 class PretrainConfig:
@@ -93,6 +95,33 @@ class PretrainConfig:
     conditioning: str = field(
         default="adaln", metadata={"help": "How the noise level enters: 'tokens' or 'adaln'."}
     )
+    patch_size: list[int] = field(
+        default_factory=lambda: [1, 2, 2],
+        metadata={
+            "help": "Frames, rows and columns of latents that make one token; 1 2 2 are spatial patches."
+        },
+    )
+    long_skips: bool = field(
+        default=True, metadata={"help": "Join the blocks of the transformer's two halves (U-ViT)."}
+    )
+    attention: str = field(
+        default="full",
+        metadata={"help": "'full', or 'separable': within frames, then along time."},
+    )
+    pack: bool = field(
+        default=False,
+        metadata={
+            "help": "Patch n' pack: a batch is one row of transformer_tokens tokens with clips of all sizes. Off: a "
+            "batch holds clips of one size."
+        },
+    )
+    token_dropping: float = field(
+        default=0.0,
+        metadata={
+            "help": "With pack: share of each clip's tokens left out at the start; it falls to none after four fifths "
+            "of the time."
+        },
+    )
     initialization: str = field(
         default="xavier", metadata={"help": "Of the transformer's matrices: 'normal' or 'xavier'."}
     )
@@ -108,3 +137,27 @@ class PretrainConfig:
     )
     seed: int = field(default=0, metadata={"help": "Seed of weights, data and noise."})
     overwrite: bool = field(default=False, metadata={"help": "Replace an existing output folder."})
+
+    def check(self) -> None:
+        """Raises `InputError` where settings do not go together."""
+        if not 0 <= self.token_dropping < 1:
+            raise InputError(f"token_dropping is {self.token_dropping}, but must be at least 0 and below 1.")
+        if self.token_dropping and not self.pack:
+            raise InputError(
+                f"token_dropping is {self.token_dropping}, which needs packed rows: pass --pack."
+            )
+        if len(self.patch_size) != 3 or min(self.patch_size) < 1 or self.patch_size[1] != self.patch_size[2]:
+            raise InputError(
+                f"patch_size is {self.patch_size}, but must be three numbers from 1 on, rows equal to columns, such as "
+                "--patch_size 1 2 2."
+            )
+        if self.patch_size[0] > 1 and (self.pack or self.known_frames_share or self.key_frame_share):
+            raise InputError(
+                f"patch_size is {self.patch_size}, but known frames, key frames and packed rows need patches of one "
+                "frame: pass --known_frames_share 0 --key_frame_share 0 and leave out --pack."
+            )
+        for name, choices in (("attention", ("full", "separable")), ("conditioning", ("tokens", "adaln"))):
+            if getattr(self, name) not in choices:
+                raise InputError(
+                    f"{name} is {getattr(self, name)!r}, but must be one of {', '.join(choices)}."
+                )

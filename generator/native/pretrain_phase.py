@@ -270,7 +270,7 @@ class Phase:
         """Trains until the budget or this slice of it is used; a used-up budget puts the average into the modules.
 
         Args:
-            batches: endless; each has `input_ids` with one row a clip.
+            batches: endless; each has `input_ids` with one row a clip, or says how many `clips` it has.
             loss: of a batch.
             device: of the random generator of each step.
         """
@@ -328,7 +328,7 @@ class Phase:
         self.weights.give()
         self.average.update()
         self.step += 1
-        self.clips += len(batch.input_ids)
+        self.clips += batch.clips if hasattr(batch, "clips") else len(batch.input_ids)
         return {**metrics, "loss": value}, norm
 
     def record(self, metrics: dict[str, Tensor], factor: float, waited: float) -> None:

@@ -44,7 +44,8 @@ class NativeVideoTransformer3DModel(PackedForward, ModelMixin, ConfigMixin, Peft
 
     Args:
         in_channels: channels of the latents.
-        patch_size: `(frames, rows, columns)` of latents that make one token.
+        patch_size: `(frames, rows, columns)` of latents that make one token: `(1, 2, 2)` are spatial patches, `(2, 2,
+            2)` spacetime patches.
         hidden_size: width of the tokens.
         num_layers: number of blocks; odd with long skips (one block in the middle).
         num_attention_heads: heads of the self-attention.
@@ -155,13 +156,13 @@ class NativeVideoTransformer3DModel(PackedForward, ModelMixin, ConfigMixin, Peft
         key_frames: bool,
     ) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor | None, int]:
         """Tokens `[batch, tokens, dim]`, modulation, rotary cosine and sine, mask of real tokens, prefix tokens."""
-        p_t, p_h, p_w = self.config.patch_size
-        frames, height, width = latents.shape[2] // p_t, latents.shape[3] // p_h, latents.shape[4] // p_w
+        p_t = self.config.patch_size[0]
+        frames, height, width, seconds_per_patch, _ = self.clip_shape(latents.shape, seconds_per_frame)
         patches = self.patchify(latents)
-        coordinates = patch_coordinates(frames, height, width, seconds_per_frame, latents.device)
+        coordinates = patch_coordinates(frames, height, width, seconds_per_patch, latents.device)
         extent = [
             torch.full_like(coordinates[:, :1], value)
-            for value in (frames * seconds_per_frame * 2, height, width)
+            for value in (frames * seconds_per_patch * 2, height, width)
         ]
         place = sinusoidal_embedding(torch.cat([coordinates, *extent], dim=1), 16, max_period=100.0).flatten(
             1
@@ -297,30 +298,37 @@ class NativeVideoTransformer3DModel(PackedForward, ModelMixin, ConfigMixin, Peft
             seconds_per_frame,
             key_frames,
         )
-        x = self._run_blocks(embedded, len(self.blocks), hidden_states.shape[2] // self.config.patch_size[0])
         shape = self.clip_shape(hidden_states.shape, seconds_per_frame, key_frames)
+        x = self._run_blocks(embedded, len(self.blocks), shape.frames)
         patches = self.proj_out(self.norm_out(x[:, -shape.tokens :]))
-        velocity = self._unpatchify(patches, shape)
+        velocity = self.unpatchify(patches, shape, hidden_states.shape[2])
         if self.config.linear_velocity:
             sigma = timestep / 1000 if timestep.ndim == 1 else timestep[:, None, :, None, None] / 1000
             velocity = velocity + linear_velocity(hidden_states, sigma)
         return Transformer2DModelOutput(sample=velocity) if return_dict else (velocity,)
 
     def patchify(self, latents: Tensor) -> Tensor:
-        """Patches `[batch, tokens, channels of a patch]` of latents `[batch, channels, frames, height, width]`."""
+        """Patches `[batch, tokens, channels of a patch]` of latents `[batch, channels, frames, height, width]`.
+
+        Where patches have several frames, zeros before the first frame fill them up.
+        """
         p_t, p_h, p_w = self.config.patch_size
+        latents = F.pad(latents, (0, 0, 0, 0, -latents.shape[2] % p_t, 0)) if p_t > 1 else latents
         return rearrange(latents, "b c (f p) (h q) (w r) -> b (f h w) (c p q r)", p=p_t, q=p_h, r=p_w)
 
     def clip_shape(
         self, shape: Sequence[int], seconds_per_frame: float, key_frames: bool = False
     ) -> ClipShape:
         """Size in patches of latents of `shape` `[…, frames, height, width]`."""
-        frames, height, width = (n // p for n, p in zip(shape[-3:], self.config.patch_size, strict=True))
-        return ClipShape(frames, height, width, float(seconds_per_frame), key_frames)
+        frames, height, width = (-(-n // p) for n, p in zip(shape[-3:], self.config.patch_size, strict=True))
+        return ClipShape(
+            frames, height, width, float(seconds_per_frame) * self.config.patch_size[0], key_frames
+        )
 
-    def _unpatchify(self, patches: Tensor, shape: ClipShape) -> Tensor:
+    def unpatchify(self, patches: Tensor, shape: ClipShape, num_frames: int) -> Tensor:
+        """The inverse of `patchify`, for latents of `num_frames` frames that are `shape` in patches."""
         p_t, p_h, p_w = self.config.patch_size
-        return rearrange(
+        latents = rearrange(
             patches,
             "b (f h w) (c p q r) -> b c (f p) (h q) (w r)",
             f=shape.frames,
@@ -330,6 +338,7 @@ class NativeVideoTransformer3DModel(PackedForward, ModelMixin, ConfigMixin, Peft
             q=p_h,
             r=p_w,
         )
+        return latents[:, :, -num_frames:]
 
     def features(
         self,
@@ -351,5 +360,6 @@ class NativeVideoTransformer3DModel(PackedForward, ModelMixin, ConfigMixin, Peft
             key_frames,
         )
         mask = embedded[4]
-        x = self._run_blocks(embedded, num_blocks, hidden_states.shape[2] // self.config.patch_size[0])
+        shape = self.clip_shape(hidden_states.shape, seconds_per_frame)
+        x = self._run_blocks(embedded, num_blocks, shape.frames)
         return x, torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask

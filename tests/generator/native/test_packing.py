@@ -68,6 +68,7 @@ VARIANTS = [
     {"conditioning": "tokens", "patch_size": (1, 1, 2), "long_skips": False},
     {"attention": "separable"},
     {"attention": "separable", "conditioning": "adaln"},
+    {"patch_size": (2, 2, 2)},
 ]
 
 
@@ -76,6 +77,8 @@ VARIANTS = [
 def test_packed_clips_have_the_velocities_and_gradients_of_single_ones(changes, per_frame):
     model, inputs = build(**changes), clips()
     timestep = inputs["timestep"]
+    if per_frame and changes.get("patch_size") == (2, 2, 2):
+        pytest.skip("levels of frames must be equal within a patch")
     if per_frame:
         known = [torch.arange(shape[0]) % 2 == 1 for shape in SHAPES]
         timestep = [torch.where(k, 0.0, level) for k, level in zip(known, timestep, strict=True)]
@@ -114,7 +117,7 @@ def test_dropping_no_token_changes_nothing_and_a_dropped_one_has_no_influence(ch
         patches = model.patchify(latents[None]).clone()
         dropped = np.setdiff1d(np.arange(patches.shape[1]), keep)
         patches[:, dropped] += 100.0
-        changed.append(model._unpatchify(patches, model.clip_shape(latents.shape, 0.5))[0])
+        changed.append(model.unpatchify(patches, model.clip_shape(latents.shape, 0.5), latents.shape[1])[0])
     again = model(changed, *arguments, kept=kept).sample
     for one, other, keep in zip(fewer, again, kept, strict=True):
         torch.testing.assert_close(other, one)
