@@ -288,6 +288,7 @@ class VideoGenerator(ABC):
         negative_prompt: str = "",
         batch_size: int = 8,
         progress: bool = False,
+        solver: str = "euler",
     ) -> Tensor:
         """Videos `[len(prompts), 3, frames, height, width]` in [-1, 1] on the CPU.
 
@@ -297,9 +298,10 @@ class VideoGenerator(ABC):
             prompts: one a video; repeat a prompt for several videos of it.
             seed: one seed a prompt, or one integer s, by which video i gets the seed s + i.
             negative_prompt: prompt of the unconditional branch when `guidance_scale` is above 1.
+            solver: of the ODE, one of `sampling.SOLVERS`.
 
         Raises:
-            InputError: the size is not one that the family can make.
+            InputError: the size is not one that the family can make, or there is no such solver.
         """
         from generator.sampling import generate_videos
 
@@ -315,4 +317,5 @@ class VideoGenerator(ABC):
             negative_prompt=negative_prompt,
             batch_size=batch_size,
             progress=progress,
+            solver=solver,
         )
