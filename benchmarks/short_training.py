@@ -178,6 +178,9 @@ def train(
         torch.set_num_threads(1)
     modules = {"transformer": pipeline.transformer.train(), "text_encoder": pipeline.text_encoder.train()}
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    if config.compile_blocks:
+        for block in pipeline.transformer.blocks:
+            block.compile(dynamic=False)
     with tempfile.TemporaryDirectory() as folder:
         config = replace(config, save_seconds=1e9)
         phase = Phase("run", modules, config, seconds, config.learning_rate, Path(folder) / "state.pt", dtype)

@@ -20,6 +20,7 @@ from generator.native.latent_pool import (
 )
 from generator.native.packing import ClipShape, pack_layout, pack_rows, sample_kept_tokens
 from generator.native.pretrain_data import ClipKind
+from generator.native.text_encoder import MAX_TEXT_TOKENS
 from generator.native.transformer import NativeVideoTransformer3DModel
 
 CLIP_STEP = 64
@@ -113,6 +114,7 @@ class RowsFromPool:
             [candidate.kept for candidate in row],
             self.transformer.config.attention == "separable",
             slots,
+            MAX_TEXT_TOKENS + 1 + max(self._shape(kind).tokens for kind in self.pool.rings),
         )
         patches, begins = self._patches(row)
         places = torch.where(

@@ -267,6 +267,7 @@ def pack_layout(
     kept: Sequence[np.ndarray] | None = None,
     separable: bool = False,
     num_clips: int | None = None,
+    longest: int = 0,
 ) -> PackedLayout:
     """One row of clips, in the order in which they are given.
 
@@ -279,6 +280,7 @@ def pack_layout(
         separable: prepare attention within frames and along time instead of full attention.
         num_clips: at least the number of clips; segments are filled up with empty ones to this number plus one, so that
             rows of different numbers of clips have tensors of equal shape.
+        longest: what the longest clip is taken to have at least, so that rows of different clips are alike.
 
     Raises:
         ValueError: the clips do not fit into `length`.
@@ -315,7 +317,7 @@ def pack_layout(
         is_video=padded(is_video),
         coordinates=padded(places[:, :6]),
         image=padded(places[:, 6].astype(np.int64)),
-        full=_segments(row, slots),
+        full=_segments(row, slots, longest),
         spatial=_spatial_segments(row, shapes, patch, is_video) if separable else None,
         temporal=_temporal_segments(row, shapes, patch, is_video) if separable else None,
         fill=total / length,
@@ -328,6 +330,7 @@ def _build(
     slots: int = 0,
     query_index: np.ndarray | None = None,
     key_index: np.ndarray | None = None,
+    longest: int = 0,
 ) -> Segments:
     """Segments of these lengths, in tensors that are filled up to `slots` segments with empty ones."""
     missing = max(slots - len(q_lengths), 0)
@@ -336,24 +339,24 @@ def _build(
         places = torch.from_numpy(np.pad(np.cumsum(lengths), (1, 0)).astype(np.int32))
         return torch.cat([places, places[-1:].expand(missing)])
 
-    def longest(lengths: np.ndarray) -> int:
-        return -(-int(lengths.max()) // LENGTH_STEP) * LENGTH_STEP
+    def rounded(lengths: np.ndarray) -> int:
+        return -(-max(int(lengths.max()), longest) // LENGTH_STEP) * LENGTH_STEP
 
     return Segments(
         lengths=tuple(zip(q_lengths.tolist(), k_lengths.tolist(), strict=True)),
         query_ends=ends(q_lengths),
         key_ends=ends(k_lengths),
-        longest=(longest(q_lengths), longest(k_lengths)),
+        longest=(rounded(q_lengths), rounded(k_lengths)),
         query_index=None if query_index is None else torch.from_numpy(query_index),
         key_index=None if key_index is None else torch.from_numpy(key_index),
         query_places=None if query_index is None else torch.from_numpy(np.argsort(query_index)),
     )
 
 
-def _segments(row: _Row, slots: int) -> Segments:
+def _segments(row: _Row, slots: int, longest: int) -> Segments:
     """One segment a clip, and one for the remainder of the row."""
     lengths = np.append(row.lengths, row.remainder) if row.remainder else row.lengths
-    return _build(lengths, lengths, slots + 1)
+    return _build(lengths, lengths, slots + 1, longest=longest)
 
 
 def _groups(row: _Row, group: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

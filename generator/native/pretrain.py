@@ -23,6 +23,7 @@ from generator.families.native import NativeGenerator
 from generator.native.autoencoder import NativeVideoAutoencoder
 from generator.native.building import MAX_SHARD_SIZE, build_pipeline, save_pipeline
 from generator.native.flow_loss import FlowMatchingLoss, PackedFlowMatchingLoss, seconds_per_latent
+from generator.native.footage import Footage, FootageBatch, MixedStream
 from generator.native.latent_pool import LatentBatch, LatentPool, PackedLatentBatch
 from generator.native.model_card import write_model_card
 from generator.native.packed_pool import RowsFromPool
@@ -30,6 +31,7 @@ from generator.native.packing import dropped_share
 from generator.native.pipeline import NativeVideoPipeline
 from generator.native.pretrain_config import PretrainConfig
 from generator.native.pretrain_data import CaptionedScenes, SceneStream
+from generator.native.pretrain_log import PretrainLog
 from generator.native.pretrain_phase import STATE, Phase
 from generator.output import InputError, atomic_path, write_json
 
@@ -96,7 +98,7 @@ def encode_clips(vae: NativeVideoAutoencoder, clips: Tensor, key_frames: bool) -
 def latent_batches(
     pipeline: NativeVideoPipeline,
     config: PretrainConfig,
-    stream: SceneStream,
+    stream: SceneStream | MixedStream,
     device: torch.device,
     progress: Callable[[], float] = lambda: 0.0,
 ) -> Iterator[LatentBatch | PackedLatentBatch]:
@@ -139,7 +141,7 @@ def latent_batches(
 
 @torch.no_grad()
 def measure_latents(
-    vae: NativeVideoAutoencoder, batches: Iterable[CaptionedScenes], device: torch.device
+    vae: NativeVideoAutoencoder, batches: Iterable[CaptionedScenes | FootageBatch], device: torch.device
 ) -> None:
     """Stores mean and standard deviation of each latent channel in the autoencoder's configuration."""
     latents = [
@@ -151,6 +153,20 @@ def measure_latents(
         latents_mean=[round(v, 5) for v in joined.mean(dim=1).tolist()],
         latents_std=[round(v, 5) for v in joined.std(dim=1).tolist()],
     )
+
+
+def with_footage(scenes: SceneStream, config: PretrainConfig) -> SceneStream | MixedStream:
+    """The stream of scenes, mixed with camera clips where `config` names a folder of them."""
+    if config.footage is None:
+        return scenes
+    footage = Footage(config.footage, scenes.tokenizer, config.footage_side, config.footage_frames)
+    return MixedStream(scenes, footage, config.footage_share, config.seed)
+
+
+def follow(phase: Phase, pipeline: NativeVideoPipeline, config: PretrainConfig) -> None:
+    """Lets TensorBoard follow the phase, if it is to."""
+    if config.tensorboard:
+        phase.log = PretrainLog(config.output_dir, pipeline)
 
 
 def train_autoencoder(
@@ -167,7 +183,8 @@ def train_autoencoder(
         Path(config.output_dir) / STATE,
     )
     phase.resume()
-    stream = SceneStream(
+    follow(phase, pipeline, config)
+    scenes = SceneStream(
         pipeline.tokenizer,
         config.autoencoder_pixels,
         (1, 1),
@@ -178,6 +195,7 @@ def train_autoencoder(
         phase.step,
         config.scene_reuse,
     )
+    stream = with_footage(scenes, config)
     phase.run(stream.loader(config.num_workers), AutoencoderLoss(vae, config.kl_weight, device), device)
     if not phase.finished:
         raise SliceDone(phase)
@@ -210,7 +228,11 @@ def train_transformer(
         torch.bfloat16 if device.type == "cuda" else torch.float32,
     )
     phase.resume()
-    stream = SceneStream(
+    if config.compile_blocks:
+        for block in pipeline.transformer.blocks:
+            block.compile(dynamic=False)
+    follow(phase, pipeline, config)
+    scenes = SceneStream(
         pipeline.tokenizer,
         config.transformer_tokens,
         (4, 8),
@@ -221,6 +243,7 @@ def train_transformer(
         start=phase.step // config.scene_reuse,
         key_frame_share=config.key_frame_share,
     )
+    stream = with_footage(scenes, config)
     kind = PackedFlowMatchingLoss if config.pack else FlowMatchingLoss
     loss = kind(pipeline, config.shift, config.channel_weight_power)
     batches = latent_batches(pipeline, config, stream, device, lambda: phase.elapsed / phase.seconds)
