@@ -53,8 +53,8 @@ def read_demonstrations(
             the folder that `metadata.jsonl` does not name.
 
     Raises:
-        InputError: no `metadata.jsonl` and no text files, a wrong line in it, no demonstration at all, or (without `skip_bad`)
-            missing or unreadable videos, all of which are named.
+        InputError: no `metadata.jsonl` and no text files, a wrong line in it, no demonstration at all, or (without
+            `skip_bad`) missing or unreadable videos, all of which are named.
     """
     folder = Path(folder)
     rows = _read_rows(folder, require_prompts)
@@ -148,8 +148,8 @@ def _read_rows(folder: Path, require_prompts: bool) -> list[dict[str, Any]]:
     if silent and require_prompts:
         listed = ", ".join(silent[:_NAMED_AT_MOST])
         raise InputError(
-            f"{len(silent)} of {len(videos)} videos in {folder} have no prompt ({listed}): write one into a text file of "
-            "the same name, or remove the video."
+            f"{len(silent)} of {len(videos)} videos in {folder} have no prompt ({listed}): write one into a text file "
+            "of the same name, or remove the video."
         )
     return rows
 
@@ -161,8 +161,8 @@ def _read_metadata(folder: Path, require_prompts: bool) -> list[dict[str, Any]]:
     metadata = folder / METADATA
     if not metadata.is_file():
         raise InputError(
-            f'{folder} holds no {METADATA}: write one with a line {{"file_name": "clip.mp4", "prompt": "…"}} a video, or '
-            "a text file with the prompt beside each video."
+            f'{folder} holds no {METADATA}: write one with a line {{"file_name": "clip.mp4", "prompt": "…"}} a video, '
+            "or a text file with the prompt beside each video."
         )
     rows = []
     try:

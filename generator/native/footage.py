@@ -51,7 +51,7 @@ class FootageBatch:
 
 
 def footage_size(height: int, width: int, longest_side: int) -> tuple[int, int]:
-    """Height and width in multiples of 8, of nearly the same aspect ratio, none above `longest_side` or the video's own.
+    """Height and width in multiples of 8, of nearly the same aspect ratio, none larger than asked for or the video's.
 
     Raises:
         InputError: the video is smaller than 8 pixels.
@@ -65,7 +65,7 @@ def footage_size(height: int, width: int, longest_side: int) -> tuple[int, int]:
 
 
 def windows(num_frames: int, fps: float, longest: int) -> list[tuple[float, int]]:
-    """Start in seconds and frames at 8 a second of the clips that cover a video: 4k + 1 frames each, at most `longest`."""
+    """Start in seconds and frames (4k + 1, at most `longest`) of the clips that cover a video, at 8 a second."""
     available = max(1, int(num_frames / fps * FPS + 1e-6)) if fps > FPS else num_frames
     rate = min(fps, FPS)
     found, start = [], 0
@@ -103,7 +103,9 @@ class Footage:
             for start, count in windows(video.shape[1], fps, num_frames):
                 clip = resample(video, fps, count, height, width, min(fps, FPS), start)
                 data = ((clip + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-                self.clips.setdefault(ClipKind(count, height, width), []).append((data, demonstration.prompt))
+                self.clips.setdefault(ClipKind(count, height, width, min(fps, FPS)), []).append(
+                    (data, demonstration.prompt)
+                )
         logger.info("%d windows of %d videos.", sum(map(len, self.clips.values())), len(videos))
 
     def shares(self) -> dict[ClipKind, float]:
