@@ -2,8 +2,8 @@
 
 Every variant is a new transformer, trained for `--seconds` on the same clips with clean captions by the recipe of
 `vidalign pretrain`; known frames and key frames are left out, as spacetime patches cannot have them. Gold adherence is
-the verifier's score of videos of held-out prompts. `VAE`, `AE` and `PCA` are autoencoders of equal latent size: the first
-two are trained for `--autoencoder_seconds` each, principal components are computed.
+the verifier's score of videos of held-out prompts. `vae`, `ae` and `pca` are autoencoders of equal latent size: the
+first two are trained for `--autoencoder_seconds` each, principal components are computed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Cropping to squares against native sizes: `python benchmarks/framing.py --device cuda --seconds 120`.
 
 Two models are trained for equally long on the same scenes of wide and tall clips: one on the clips as they are, one on
-their centre-cropped squares. Each then generates at native sizes and at squares. An object is whole in the frame when it
-is seen and never touches the frame's edge; the table has the share of such clips with Wilson's 95 % interval, and the
+their centre-cropped squares. Each then generates at native sizes and at squares. An object is whole in the frame when
+it is seen and never touches the frame's edge; the table has the share of such clips with Wilson's 95 % interval, and the
 same of the training clips.
 """
 
@@ -29,7 +29,7 @@ from generator.world import parse, sample_prompts, sample_scenes
 
 NATIVE = {ClipKind(9, *size): 0.25 for size in ((32, 48), (48, 32), (40, 72), (72, 40))}
 COLOURED = 0.35
-"""Least difference of the largest and smallest colour of a pixel, in [0, 1], that belongs to an object: grounds are grey."""
+"""Least difference in [0, 1] of the largest and smallest colour of an object's pixel: grounds are grey."""
 SEEN = 0.004
 """Least share of the pixels of a frame that an object covers."""
 

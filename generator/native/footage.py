@@ -103,9 +103,8 @@ class Footage:
             for start, count in windows(video.shape[1], fps, num_frames):
                 clip = resample(video, fps, count, height, width, min(fps, FPS), start)
                 data = ((clip + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-                self.clips.setdefault(ClipKind(count, height, width, min(fps, FPS)), []).append(
-                    (data, demonstration.prompt)
-                )
+                kind = ClipKind(count, height, width, min(fps, FPS))
+                self.clips.setdefault(kind, []).append((data, demonstration.prompt))
         logger.info("%d windows of %d videos.", sum(map(len, self.clips.values())), len(videos))
 
     def shares(self) -> dict[ClipKind, float]:

@@ -23,7 +23,7 @@ FRAMES_SHOWN = 5
 
 
 def sample_grid(videos: Tensor) -> Tensor:
-    """A picture `[3, height, width]` in [0, 1] of videos `[n, 3, f, h, w]` in [-1, 1]: a row each, from first to last."""
+    """A picture `[3, height, width]` in [0, 1] of videos `[n, 3, f, h, w]` in [-1, 1]: a row each."""
     frames = torch.linspace(0, videos.shape[2] - 1, min(FRAMES_SHOWN, videos.shape[2])).round().long()
     shown = torch.nn.functional.pad(videos[:, :, frames].float().cpu(), (1, 1, 1, 1), value=1.0)
     return (

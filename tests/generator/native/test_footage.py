@@ -139,6 +139,5 @@ def test_pretraining_on_camera_clips_alone_runs_and_shows_samples(tmp_path, monk
 def test_settings_of_footage_are_checked(tmp_path):
     for changes, message in (({"footage_share": 0.0}, "above 0"), ({"footage_frames": 16}, r"4k \+ 1")):
         with pytest.raises(InputError, match=message):
-            pretrain.pretrain(
-                PretrainConfig(output_dir=str(tmp_path / "o"), footage="x", **changes), torch.device("cpu")
-            )
+            config = PretrainConfig(output_dir=str(tmp_path / "o"), footage="x", **changes)
+            pretrain.pretrain(config, torch.device("cpu"))
