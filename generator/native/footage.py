@@ -68,7 +68,8 @@ def windows(num_frames: int, fps: float, longest: int) -> list[tuple[float, int]
     """Start in seconds and frames (4k + 1, at most `longest`) of the clips that cover a video, at 8 a second."""
     available = max(1, int(num_frames / fps * FPS + 1e-6)) if fps > FPS else num_frames
     rate = min(fps, FPS)
-    found, start = [], 0
+    found: list[tuple[float, int]] = []
+    start = 0
     while start < available:
         count = (min(longest, available - start) - 1) // 4 * 4 + 1
         if count == 1 and found:  # a rest of single frames would be images of what is known already

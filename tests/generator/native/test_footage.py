@@ -92,7 +92,7 @@ def test_the_mix_has_the_share_of_footage_that_was_asked_for(folder):
     footage = Footage(folder, tokenizer, 96, 17)
     mixed = MixedStream(stream(tokenizer), footage, 0.25, seed=0)
     assert sum(mixed.mix.values()) == pytest.approx(1)
-    assert sum(mixed.mix[kind] for kind in footage.clips) == pytest.approx(0.25, abs=0.02)
+    assert sum(mixed.mix[kind] for kind in footage.clips) == pytest.approx(0.25, abs=0.03)
     loader = mixed.loader(0)
     drawn = [isinstance(next(loader).render(torch.device("cpu")), torch.Tensor) for _ in range(4)]
     assert all(drawn)
@@ -138,6 +138,6 @@ def test_pretraining_on_camera_clips_alone_runs_and_shows_samples(tmp_path, monk
 
 def test_settings_of_footage_are_checked(tmp_path):
     for changes, message in (({"footage_share": 0.0}, "above 0"), ({"footage_frames": 16}, r"4k \+ 1")):
+        config = PretrainConfig(output_dir=str(tmp_path / "o"), footage="x", **changes)
         with pytest.raises(InputError, match=message):
-            config = PretrainConfig(output_dir=str(tmp_path / "o"), footage="x", **changes)
             pretrain.pretrain(config, torch.device("cpu"))
