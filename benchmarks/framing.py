@@ -2,8 +2,8 @@
 
 Two models are trained for equally long on the same scenes of wide and tall clips: one on the clips as they are, one on
 their centre-cropped squares. Each then generates at native sizes and at squares. An object is whole in the frame when
-it is seen and never touches the frame's edge; the table has the share of such clips with Wilson's 95 % interval, and that
-of the training clips.
+it is seen and never touches the frame's edge; the table has the share of such clips with Wilson's 95 % interval, and
+that of the training clips.
 """
 
 from __future__ import annotations
