@@ -89,12 +89,11 @@ def measure(
     """Figures of a variant, one a seed."""
     prompts = sample_prompts(arguments.prompts, 1, "test")
     rows = []
+    pool = encode(clips, new_pipeline(config, vae, device), config, device)
     for seed in range(arguments.seeds):
         seeded = replace(config, seed=seed)
         pipeline = new_pipeline(seeded, vae, device)
-        run = train(
-            pipeline, seeded, encode(clips, pipeline, seeded, device), clips.stream, device, arguments.seconds
-        )
+        run = train(pipeline, seeded, pool, clips.stream, device, arguments.seconds)
         mean, error = mean_and_error(gold(pipeline, prompts, EVALUATED))
         rows.append(
             {
@@ -129,6 +128,7 @@ def main() -> None:
     parser.add_argument("--hidden_size", type=int, default=256)
     parser.add_argument("--num_layers", type=int, default=13)
     parser.add_argument("--collect_seconds", type=float, default=40.0, help="of sampling scenes")
+    parser.add_argument("--batches", type=int, default=500, help="of scenes, at most")
     parser.add_argument("--num_workers", type=int, default=12)
     parser.add_argument("--output", type=Path, default=None)
     arguments = parser.parse_args()
@@ -147,7 +147,7 @@ def main() -> None:
         tensorboard=False,
     )
     nano = load_generator("nano", device=device).pipeline
-    clips = collect(nano.tokenizer, config, arguments.collect_seconds, 4, SIZES)
+    clips = collect(nano.tokenizer, config, arguments.collect_seconds, 4, arguments.batches, SIZES)
     while not any(scenes.kind.size == EVALUATED for scenes in clips.scenes):
         clips.scenes.append(clips.stream.batch(10_000_000 + len(clips.scenes)))
     print("| variant | seed | gold | tokens a second | clips a second | steps | parameters | PSNR (dB) |")

@@ -144,6 +144,7 @@ def main() -> None:
     parser.add_argument("--hidden_size", type=int, default=256)
     parser.add_argument("--num_layers", type=int, default=13)
     parser.add_argument("--collect_seconds", type=float, default=60.0)
+    parser.add_argument("--batches", type=int, default=500, help="of scenes, at most")
     parser.add_argument("--num_workers", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=None)
@@ -162,7 +163,7 @@ def main() -> None:
         seed=arguments.seed,
     )
     nano = load_generator("nano", device=device).pipeline
-    native = collect(nano.tokenizer, config, arguments.collect_seconds, 8, NATIVE)
+    native = collect(nano.tokenizer, config, arguments.collect_seconds, 8, arguments.batches, NATIVE)
     squares = cropped(native)
     prompts = single_object_prompts(arguments.prompts)
     batch = 128 if device.type == "cuda" else 8

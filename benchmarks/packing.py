@@ -146,6 +146,7 @@ def main() -> None:
     parser.add_argument("--hidden_size", type=int, default=256)
     parser.add_argument("--num_layers", type=int, default=13)
     parser.add_argument("--collect_seconds", type=float, default=30.0, help="of sampling scenes")
+    parser.add_argument("--batches", type=int, default=500, help="of scenes, at most")
     parser.add_argument("--num_workers", type=int, default=12)
     parser.add_argument("--output", type=Path, default=None, help="JSON file for the figures")
     arguments = parser.parse_args()
@@ -160,7 +161,13 @@ def main() -> None:
     )
     pipeline = load_generator("nano", device=device).pipeline
     least = 24 if device.type == "cuda" else 8
-    clips = collect(pipeline.tokenizer, config, arguments.collect_seconds, least)
+    clips = collect(
+        pipeline.tokenizer,
+        config,
+        arguments.collect_seconds,
+        min(least, arguments.batches),
+        arguments.batches,
+    )
     comparison = Comparison(pipeline, config, clips, device)
     print(
         f"{len(clips.scenes)} batches, captions of {mean_caption(comparison.pool):.1f} tokens\n", flush=True

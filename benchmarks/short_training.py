@@ -42,9 +42,10 @@ def collect(
     config: PretrainConfig,
     seconds: float,
     least: int = 1,
+    most: int = 500,
     sizes: dict[ClipKind, float] | None = None,
 ) -> Clips:
-    """Scenes sampled for `seconds`, at least `least` batches.
+    """Scenes sampled for `seconds`, at least `least` batches and at most `most`.
 
     Args:
         sizes: kinds of clips with their shares; those of pretraining by default.
@@ -65,7 +66,7 @@ def collect(
     for batch in stream.loader(config.num_workers):
         end = end or time.monotonic() + seconds  # starting the workers does not count
         scenes.append(batch)
-        if time.monotonic() > end and len(scenes) >= least:
+        if (time.monotonic() > end and len(scenes) >= least) or len(scenes) >= most:
             return Clips(stream, scenes)
     raise AssertionError("the stream is endless")
 

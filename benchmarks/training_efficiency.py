@@ -84,6 +84,7 @@ def main() -> None:
     )
     parser.add_argument("--compile", action="store_true", help="also with torch.compile of the blocks")
     parser.add_argument("--collect_seconds", type=float, default=15.0)
+    parser.add_argument("--batches", type=int, default=500, help="of scenes, at most")
     parser.add_argument("--num_workers", type=int, default=12)
     parser.add_argument("--output", type=Path, default=None)
     arguments = parser.parse_args()
@@ -100,7 +101,13 @@ def main() -> None:
     )
     generator = load_generator("nano", device=device)
     least = 24 if device.type == "cuda" else 8
-    clips = collect(generator.pipeline.tokenizer, config, arguments.collect_seconds, least)
+    clips = collect(
+        generator.pipeline.tokenizer,
+        config,
+        arguments.collect_seconds,
+        min(least, arguments.batches),
+        arguments.batches,
+    )
     rows = []
     print(
         "| width | blocks compiled | tokens a second | TFLOP/s | share of the ceiling |\n|---|---|---|---|---|"
