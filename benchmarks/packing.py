@@ -160,7 +160,7 @@ def main() -> None:
         wrong_share=0.0,
     )
     pipeline = load_generator("nano", device=device).pipeline
-    least = 24 if device.type == "cuda" else 8
+    least = min(24 if device.type == "cuda" else 8, arguments.batches)
     clips = collect(
         pipeline.tokenizer,
         config,

@@ -100,7 +100,7 @@ def main() -> None:
         pack=True,
     )
     generator = load_generator("nano", device=device)
-    least = 24 if device.type == "cuda" else 8
+    least = min(24 if device.type == "cuda" else 8, arguments.batches)
     clips = collect(
         generator.pipeline.tokenizer,
         config,

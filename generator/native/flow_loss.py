@@ -159,7 +159,7 @@ class PackedFlowMatchingLoss(FlowMatchingLoss):
             torch.cat([sigma * 1000, sigma.new_zeros(1)]),
             torch.cat(text),
             layout,
-            torch.where(known, len(sigma), layout.clip),
+            layout.clip.masked_fill(known, len(sigma)),
         ).float()
         counted = layout.is_video & ~known
         error = (counted[:, None] * (velocity - velocity_target(clean, noise)).pow(2)).sum(0) / counted.sum()

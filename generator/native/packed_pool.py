@@ -18,7 +18,7 @@ from generator.native.latent_pool import (
     sample_known_frames,
     text_length,
 )
-from generator.native.packing import ClipShape, pack_layout, pack_rows, sample_kept_tokens
+from generator.native.packing import ClipShape, on_device, pack_layout, pack_rows, sample_kept_tokens
 from generator.native.pretrain_data import ClipKind
 from generator.native.text_encoder import MAX_TEXT_TOKENS
 from generator.native.transformer import NativeVideoTransformer3DModel
@@ -102,7 +102,8 @@ class RowsFromPool:
         row = sorted(row, key=lambda candidate: candidate.text)  # captions of similar length stand together
         device = self.pool.rings[row[0].kind].latents.device
         slots = -(-len(row) // CLIP_STEP) * CLIP_STEP
-        ids, starts = self._captions(row, slots, device)
+        patches, begins, captions = self._gather(row)
+        ids, starts = self._captions(row, slots, captions)
         shapes = [self._shape(candidate.kind) for candidate in row]
         layout = pack_layout(
             shapes,
@@ -116,7 +117,6 @@ class RowsFromPool:
             slots,
             MAX_TEXT_TOKENS + 1 + max(self._shape(kind).tokens for kind in self.pool.rings),
         )
-        patches, begins = self._patches(row)
         places = torch.where(
             layout.is_video, torch.from_numpy(begins)[layout.clip] + layout.patch, len(patches) - 1
         )
@@ -125,11 +125,11 @@ class RowsFromPool:
         known = known[layout.clip, layout.patch // areas[layout.clip]] & layout.is_video
         lengths = tuple(group.shape[1] for group in ids)
         return PackedLatentBatch(
-            patches=patches.index_select(0, places.to(device, non_blocking=True)).float(),
+            patches=patches.index_select(0, on_device(places, device)).float(),
             layout=layout.to(device),
             captions=ids,
             masks=[(group != self.pool.pad_token_id).long() for group in ids],
-            known=known.to(device, non_blocking=True),
+            known=on_device(known, device),
             shape=(slots, *lengths, *layout.full.longest),
             clips=len(row),
         )
@@ -143,10 +143,13 @@ class RowsFromPool:
                 known[index, :count] = sample_known_frames(1, count, self.generator)[0]
         return known
 
-    def _captions(
-        self, row: list[Candidate], slots: int, device: torch.device
-    ) -> tuple[list[Tensor], list[int]]:
+    def _captions(self, row: list[Candidate], slots: int, ids: Tensor) -> tuple[list[Tensor], list[int]]:
         """Token ids in `LENGTH_GROUPS` groups `[slots / groups, length]`, and where each caption begins in them."""
+        empty = ids.new_full((1, ids.shape[1]), self.pool.pad_token_id)
+        empty[:, 0] = self.pool.eos_token_id
+        dropped = torch.tensor([candidate.text == 1 for candidate in row])  # one token: the empty caption
+        ids = torch.where(on_device(dropped, ids.device)[:, None], empty, ids)
+        ids = torch.cat([ids, empty.expand(slots - len(row), -1)])
         size = slots // LENGTH_GROUPS
         groups: list[Tensor] = []
         starts: list[int] = []
@@ -154,32 +157,29 @@ class RowsFromPool:
         for first in range(0, slots, size):
             part = row[first : first + size]
             length = text_length(max((candidate.text for candidate in part), default=1))
-            ids = torch.full((size, length), self.pool.pad_token_id, dtype=torch.int32, device=device)
-            ids[:, 0] = self.pool.eos_token_id
-            by_kind = defaultdict(list)
-            for place, candidate in enumerate(part):
-                if candidate.text > 1:  # a caption of one token is the empty one
-                    by_kind[candidate.kind].append((place, candidate.row))
-            for kind, pairs in by_kind.items():
-                places, rows = torch.tensor(pairs, device=device).unbind(1)
-                ids[places] = self.pool.rings[kind].ids[rows, :length]
-            groups.append(ids.long())
+            groups.append(ids[first : first + size, :length].long())
             starts += [offset + place * length for place in range(len(part))]
             offset += size * length
         return groups, starts
 
-    def _patches(self, row: list[Candidate]) -> tuple[Tensor, np.ndarray]:
-        """All patches of the clips, kind by kind, with a row of zeros at the end, and where each clip's begin."""
+    def _gather(self, row: list[Candidate]) -> tuple[Tensor, np.ndarray, Tensor]:
+        """All patches of the clips, kind by kind, with a row of zeros at the end; where each clip's begin; and the
+        captions `[clips, most tokens]` in the order of the row."""
         by_kind = defaultdict(list)
         for index, candidate in enumerate(row):
             by_kind[candidate.kind].append((index, candidate.row))
         begins, offset = np.zeros(len(row), dtype=np.int64), 0
         parts: list[Tensor] = []
+        captions: list[Tensor] = []
+        order = []
         for kind, pairs in by_kind.items():
             ring = self.pool.rings[kind]
-            rows = torch.tensor([place for _, place in pairs]).to(ring.latents.device, non_blocking=True)
-            patches = self.transformer.patchify(ring.latents[rows])
+            rows = on_device(torch.tensor([place for _, place in pairs]), ring.latents.device)
+            patches = self.transformer.patchify(ring.latents.index_select(0, rows))
             begins[[index for index, _ in pairs]] = offset + np.arange(len(pairs)) * patches.shape[1]
             parts.append(patches.flatten(0, 1))
+            captions.append(ring.ids.index_select(0, rows))
+            order += [index for index, _ in pairs]
             offset += len(parts[-1])
-        return F.pad(torch.cat(parts), (0, 0, 0, 1)), begins
+        place = on_device(torch.tensor(order).argsort(), parts[0].device)
+        return F.pad(torch.cat(parts), (0, 0, 0, 1)), begins, torch.cat(captions).index_select(0, place)

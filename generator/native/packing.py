@@ -143,7 +143,12 @@ class Segments:
         return out.transpose(0, 1)[None]
 
     def to(self, device: torch.device) -> Segments:
-        return _with(self, {n: v.to(device, non_blocking=True) for n, v in _tensors(self).items()})
+        return _with(self, {n: on_device(v, device) for n, v in _tensors(self).items()})
+
+
+def on_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy on `device`, made while the device works on what it was given before, as pinned memory allows."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def _tensors(data: Any) -> dict[str, Any]:
@@ -226,7 +231,7 @@ class PackedLayout:
     def to(self, device: torch.device) -> PackedLayout:
         """The layout with its tensors on `device`."""
         parts: dict[str, Any] = {n: s.to(device) for n, s in self._parts().items()}
-        return _with(self, parts | {n: v.to(device, non_blocking=True) for n, v in _tensors(self).items()})
+        return _with(self, parts | {n: on_device(v, device) for n, v in _tensors(self).items()})
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by name, for CUDA graphs, which need them at fixed places."""
