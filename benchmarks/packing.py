@@ -138,8 +138,13 @@ def losses(comparison: Comparison, seconds: float, seeds: int, drops: list[float
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each timed run")
-    parser.add_argument("--loss_seconds", type=float, default=30.0, help="of each run whose loss is compared")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each timed run; 0 leaves them out")
+    parser.add_argument(
+        "--loss_seconds",
+        type=float,
+        default=30.0,
+        help="of each run whose loss is compared; 0 leaves them out",
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--drops", type=float, nargs="*", default=[0.5])
     parser.add_argument("--tokens", type=int, default=25_000, help="tokens of a batch")
@@ -175,8 +180,9 @@ def main() -> None:
     print("| row (tokens) | padded to the longest | next fit | best fit |\n|---|---|---|---|")
     lengths = mixed_lengths(comparison.pool, clips, pipeline, config, 5000)
     figures: dict[str, Any] = {"fill": fill_table(lengths, [512, 1024, 2048, arguments.tokens])}
-    print("\n| way | real tokens a second | packed is faster by |\n|---|---|---|")
-    figures["speed"] = speeds(comparison, arguments.seconds, figures["fill"][0]["padded"])
+    if arguments.seconds:
+        print("\n| way | real tokens a second | packed is faster by |\n|---|---|---|")
+        figures["speed"] = speeds(comparison, arguments.seconds, figures["fill"][0]["padded"])
     if arguments.loss_seconds:
         print("\n| way | held-out loss ± std of seeds | clips a second | steps |\n|---|---|---|---|")
         figures["loss"] = losses(comparison, arguments.loss_seconds, arguments.seeds, arguments.drops)

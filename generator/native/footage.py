@@ -17,7 +17,7 @@ from generator.demonstrations import read_demonstrations
 from generator.native.pretrain_data import FPS, CaptionedScenes, ClipKind, SceneStream
 from generator.native.text_encoder import tokenize
 from generator.output import InputError
-from generator.video import read_video, resample
+from generator.video import frame_indices, read_resized
 
 logger = logging.getLogger(__name__)
 
@@ -99,13 +99,17 @@ class Footage:
         self.clips: dict[ClipKind, list[tuple[Tensor, str]]] = {}
         videos = read_demonstrations(folder, skip_bad=True, require_prompts=False)
         for demonstration in tqdm(videos, desc="Reading footage", unit="video"):
-            video, fps = read_video(demonstration.video)
-            height, width = footage_size(video.shape[2], video.shape[3], longest_side)
+            try:
+                video, fps = read_resized(demonstration.video, lambda h, w: footage_size(h, w, longest_side))
+            except InputError as error:
+                logger.warning("A video is left out: %s", error)
+                continue
             for start, count in windows(video.shape[1], fps, num_frames):
-                clip = resample(video, fps, count, height, width, min(fps, FPS), start)
-                data = ((clip + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-                kind = ClipKind(count, height, width, min(fps, FPS))
-                self.clips.setdefault(kind, []).append((data, demonstration.prompt))
+                clip = video[:, frame_indices(video.shape[1], fps, count, min(fps, FPS), start)]
+                kind = ClipKind(count, clip.shape[2], clip.shape[3], min(fps, FPS))
+                self.clips.setdefault(kind, []).append((clip.clone(), demonstration.prompt))
+        if not self.clips:
+            raise InputError(f"{folder} holds no usable video: name a folder with camera clips.")
         logger.info("%d windows of %d videos.", sum(map(len, self.clips.values())), len(videos))
 
     def shares(self) -> dict[ClipKind, float]:

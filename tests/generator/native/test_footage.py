@@ -105,7 +105,7 @@ def test_pretraining_on_camera_clips_alone_runs_and_shows_samples(tmp_path, monk
     source = Path(find_spec("gradio").origin).parent / "media_assets" / "videos"
     clips = tmp_path / "clips"
     clips.mkdir()
-    shutil.copy(source / "world.mp4", clips / "world.mp4")
+    shutil.copy(source / "muted_b.mp4", clips / "muted_b.mp4")
     monkeypatch.setattr(model_card, "EVALUATION_SIZES", ((5, 32, 32),))
     small = {
         "autoencoder": {"channels": (8, 16), "num_blocks": 1},
