@@ -143,7 +143,7 @@ def main() -> None:
         "--loss_seconds",
         type=float,
         default=30.0,
-        help="of each run whose loss is compared; 0 leaves them out",
+        help="of each run whose loss is compared, or 0",
     )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--drops", type=float, nargs="*", default=[0.5])

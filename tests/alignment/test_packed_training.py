@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from accelerate.data_loader import BatchSamplerShard
 
 from alignment.dpo_config import DPOConfig
 from alignment.dpo_trainer import RankingDPOTrainer
@@ -127,3 +128,12 @@ def test_mistakes_are_named(quiet, generator, latents, prompts):
         SFTConfig(token_dropping=0.3, **quiet)
     with pytest.raises(InputError, match=r"token_dropping is 1\.5"):
         SFTConfig(token_dropping=1.5, pack=True, **quiet)
+
+
+def test_two_processes_share_the_rows_evenly():
+    lengths = [100, 60, 300, 40, 90, 200, 500, 80, 30]
+    sampler = RowBatchSampler(lengths, 512, batch_size=1, seed=0)
+    shares = [list(BatchSamplerShard(sampler, 2, process)) for process in range(2)]
+    assert len(shares[0]) == len(shares[1])
+    seen = {row for share in shares for batch in share for row in batch}
+    assert sorted(i for row in seen for i in row) == list(range(len(lengths)))
