@@ -6,7 +6,7 @@ import copy
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +143,8 @@ class Run:
     phase: Phase
     tokens: float
     clips: int
+    times: list[float] = field(default_factory=list)
+    """Seconds of training before each batch."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -202,6 +204,7 @@ def train(
             while True:
                 batch = rows.draw() if config.pack else next(plain)
                 run.tokens += real_tokens(batch, pipeline, caption)
+                run.times.append(phase.elapsed)
                 yield batch
 
         phase.run(batches(), loss, device)

@@ -64,9 +64,8 @@ def efficiency(
         operations += 3 * forward_operations(pipeline.transformer.blocks, ends)
         tokens += sum(ends)
     run = train(pipeline, config, pool, clips.stream, device, warmup + seconds)
-    late = [row for row in run.phase.history if row["seconds"] >= warmup]
-    steps = late[-1]["step"] - late[0]["step"]
-    per_second = steps * config.transformer_tokens / (late[-1]["seconds"] - late[0]["seconds"])
+    late = [seconds for seconds in run.times if seconds >= warmup]
+    per_second = (len(late) - 1) * config.transformer_tokens / (late[-1] - late[0])
     return {"tokens_per_second": per_second, "operations_per_second": per_second * operations / tokens}
 
 
@@ -91,7 +90,7 @@ def main() -> None:
     device = torch.device(arguments.device)
     sizes = (4096, 8192) if device.type == "cuda" else (512,)
     ceiling = matrix_ceiling(device, sizes, 2.0)
-    print(f"ceiling of matrix products: {ceiling / 1e12:.1f} TFLOP/s\n", flush=True)
+    print(f"ceiling of matrix products: {ceiling / 1e12:.3g} TFLOP/s\n", flush=True)
     config = PretrainConfig(
         output_dir="",
         transformer_tokens=arguments.tokens,
@@ -120,7 +119,7 @@ def main() -> None:
             rows.append({"width": width, "compiled": compiled, "share": share, **found})
             print(
                 f"| {width} | {'yes' if compiled else 'no'} | {found['tokens_per_second']:,.0f} | "
-                f"{found['operations_per_second'] / 1e12:.2f} | {share:.1%} |",
+                f"{found['operations_per_second'] / 1e12:.3g} | {share:.1%} |",
                 flush=True,
             )
     if arguments.output:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from generator.native import packing
 from generator.native.packing import (
     ClipShape,
     Segments,
@@ -265,3 +266,30 @@ def test_token_dropping_ends_before_training_does():
     assert dropped_share(0.0, 0.5) == 0.5
     assert dropped_share(0.4, 0.5) == pytest.approx(0.25)
     assert dropped_share(0.8, 0.5) == dropped_share(1.0, 0.5) == 0.0
+
+
+@pytest.mark.parametrize("changes", [{}, {"attention": "separable"}], ids=str)
+def test_both_back_ends_are_told_the_same_segments(changes, monkeypatch):
+    """The one for CUDA reads where segments end; here a loop over those ends stands in for it."""
+    model, inputs = build(**changes), clips()
+    arguments = (inputs["latents"], inputs["timestep"], inputs["text"], inputs["mask"])
+    expected = model(*arguments, row_length=400).sample
+    longest = []
+
+    def by_ends(query, key, value, segments):
+        q_ends, k_ends = segments.query_ends.tolist(), segments.key_ends.tolist()
+        assert segments.query_ends.dtype == segments.key_ends.dtype == torch.int32
+        assert (q_ends[-1], k_ends[-1]) == (len(query), len(key))
+        outputs = []
+        for i in range(len(q_ends) - 1):
+            q, k, v = query[q_ends[i] : q_ends[i + 1]], *(x[k_ends[i] : k_ends[i + 1]] for x in (key, value))
+            longest.append((len(q) <= segments.longest[0], len(k) <= segments.longest[1]))
+            q, k, v = (x.transpose(0, 1) for x in (q, k, v))
+            outputs.append(F.scaled_dot_product_attention(q, k, v).transpose(0, 1))
+        return torch.cat(outputs)
+
+    monkeypatch.setattr(packing, "_by_segment", by_ends)
+    found = model(*arguments, row_length=400).sample
+    for one, other in zip(expected, found, strict=True):
+        torch.testing.assert_close(other, one, atol=1e-5, rtol=1e-5)
+    assert all(q and k for q, k in longest)

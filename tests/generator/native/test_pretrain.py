@@ -431,6 +431,23 @@ def test_packed_pretraining_goes_on_after_a_slice(small, tmp_path, more):
     assert loaded.transformer.config.attention == more.get("attention", "full")
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("compiled", [False, True])
+def test_packed_pretraining_on_a_gpu_records_and_replays_graphs(small, tmp_path, compiled):
+    config = configuration(
+        tmp_path / "nano",
+        pack=True,
+        transformer_tokens=4000,
+        transformer_seconds=60.0 if compiled else 15.0,
+        compile_blocks=compiled,
+    )
+    pretrain.pretrain(config, torch.device("cuda"))
+    metrics = json.loads((tmp_path / "nano" / "metrics.json").read_text())
+    rows = metrics["history"]["transformer"]
+    assert rows[-1]["loss"] < 0.9 * rows[0]["loss"]
+
+
 def test_settings_that_do_not_go_together_are_named(tmp_path):
     for changes, message in (
         ({"token_dropping": 0.5}, "needs packed rows"),
