@@ -21,6 +21,7 @@ from short_training import Clips, collect, encode, gold, mean_and_error, new_pip
 
 from generator import load_generator
 from generator.native.building import build_pipeline
+from generator.native.latent_pool import LatentPool
 from generator.native.pca import PCAVideoAutoencoder
 from generator.native.pretrain import AutoencoderLoss, measure_latents
 from generator.native.pretrain_config import PretrainConfig
@@ -83,13 +84,13 @@ def measure(
     vae: torch.nn.Module,
     config: PretrainConfig,
     clips: Clips,
+    pool: LatentPool,
     device: torch.device,
     arguments: Any,
 ) -> list[dict[str, Any]]:
-    """Figures of a variant, one a seed."""
+    """Figures of a variant, one a seed, trained on the clips as `vae` encodes them in `pool`."""
     prompts = sample_prompts(arguments.prompts, 1, "test")
     rows = []
-    pool = encode(clips, new_pipeline(config, vae, device), config, device)
     for seed in range(arguments.seeds):
         seeded = replace(config, seed=seed)
         pipeline = new_pipeline(seeded, vae, device)
@@ -134,6 +135,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if unknown := set(arguments.variants) - {*VARIANTS, *AUTOENCODERS}:
         parser.error(f"no variant {', '.join(unknown)}: choose among {', '.join([*VARIANTS, *AUTOENCODERS])}")
+    arguments.variants.sort(
+        key=lambda name: name in AUTOENCODERS
+    )  # those with nano's autoencoder share its latents
     device = torch.device(arguments.device)
     config = PretrainConfig(
         output_dir="",
@@ -153,13 +157,17 @@ def main() -> None:
     print("| variant | seed | gold | tokens a second | clips a second | steps | parameters | PSNR (dB) |")
     print("|---|---|---|---|---|---|---|---|", flush=True)
     rows = []
+    pool = None
     for name in arguments.variants:
         vae = nano.vae
         if name in AUTOENCODERS:
             vae = trained_autoencoder(
                 clips, config, AUTOENCODERS[name], arguments.autoencoder_seconds, device
             )
-        rows += measure(name, vae, replace(config, **VARIANTS.get(name, {})), clips, device, arguments)
+        if pool is None or name in AUTOENCODERS:
+            pool = encode(clips, new_pipeline(config, vae, device), config, device)
+        changed = replace(config, **VARIANTS.get(name, {}))
+        rows += measure(name, vae, changed, clips, pool, device, arguments)
         if arguments.output:
             arguments.output.write_text(json.dumps(rows, indent=1))
 

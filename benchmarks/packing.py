@@ -22,6 +22,7 @@ from short_training import (
     Run,
     collect,
     encode,
+    held_out,
     held_out_loss,
     mean_caption,
     new_pipeline,
@@ -34,6 +35,7 @@ from generator.native.latent_pool import LatentPool
 from generator.native.packing import pack_rows
 from generator.native.pipeline import NativeVideoPipeline
 from generator.native.pretrain_config import PretrainConfig
+from generator.native.pretrain_data import CaptionedScenes
 
 
 def next_fit(lengths: list[int], row_length: int) -> float:
@@ -83,6 +85,7 @@ class Comparison:
         self.clips = clips
         self.device = device
         self.pool = encode(clips, pipeline, config, device)
+        self.unseen: list[CaptionedScenes] = []
 
     def run(
         self, seconds: float, pool: LatentPool | None = None, **changes: Any
@@ -119,11 +122,12 @@ def losses(comparison: Comparison, seconds: float, seeds: int, drops: list[float
     ways: dict[str, dict[str, Any]] = {"buckets": {}, "packed": {"pack": True}}
     ways |= {f"packed, {drop:.0%} dropped": {"pack": True, "token_dropping": drop} for drop in drops}
     table = {}
+    comparison.unseen = held_out(comparison.clips, 24)
     for name, changes in ways.items():
         values, clips, curves = [], [], []
         for seed in range(seeds):
             run, pipeline = comparison.run(seconds, seed=seed, **changes)
-            values.append(held_out_loss(pipeline, comparison.clips, comparison.config, comparison.device, 24))
+            values.append(held_out_loss(pipeline, comparison.unseen, comparison.config, comparison.device))
             clips.append(run.clips / run.phase.elapsed)
             curves.append([(row["step"], row["mse"]) for row in run.phase.history])
         table[name] = {"loss": values, "clips_per_second": clips, "steps": run.phase.step, "curves": curves}

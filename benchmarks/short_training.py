@@ -214,17 +214,24 @@ def train(
     return run
 
 
-@torch.no_grad()
-def held_out_loss(
-    pipeline: NativeVideoPipeline, clips: Clips, config: PretrainConfig, device: torch.device, batches: int
-) -> float:
-    """Mean unweighted loss of the averaged weights on clips that no run has trained on, with fixed noise."""
+def held_out(clips: Clips, batches: int) -> list[CaptionedScenes]:
+    """Batches of scenes that no run trains on."""
     stream = copy.copy(clips.stream)
     stream.seed, stream.pools = HELD_OUT_SEED, {}
+    return [stream.batch(index) for index in range(batches)]
+
+
+@torch.no_grad()
+def held_out_loss(
+    pipeline: NativeVideoPipeline,
+    batches: list[CaptionedScenes],
+    config: PretrainConfig,
+    device: torch.device,
+) -> float:
+    """Mean unweighted loss of the averaged weights on these scenes, with fixed noise."""
     loss = FlowMatchingLoss(pipeline, config.shift)
     values = []
-    for index in range(batches):
-        scenes = stream.batch(index)
+    for index, scenes in enumerate(batches):
         latents = encode_clips(pipeline.vae, scenes.render(device), scenes.kind.key_frames)
         batch = LatentBatch(
             scenes.kind, latents, scenes.input_ids.to(device), scenes.attention_mask.to(device)

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from short_training import collect, encode, new_pipeline, rows_from_pool, train
+from short_training import Clips, collect, encode, new_pipeline, rows_from_pool, train
 from torch import nn
 
 from generator import load_generator
+from generator.native.latent_pool import LatentPool
 from generator.native.pretrain_config import PretrainConfig
 
 
@@ -52,11 +53,16 @@ def matrix_ceiling(device: torch.device, sizes: Sequence[int], seconds: float) -
 
 
 def efficiency(
-    config: PretrainConfig, generator: Any, clips: Any, device: torch.device, warmup: float, seconds: float
+    config: PretrainConfig,
+    vae: Any,
+    clips: Clips,
+    pool: LatentPool,
+    device: torch.device,
+    warmup: float,
+    seconds: float,
 ) -> dict[str, float]:
     """Tokens and operations a second of training with `config`; `warmup` seconds more come first and do not count."""
-    pool = encode(clips, generator.pipeline, config, device)
-    pipeline = new_pipeline(config, generator.pipeline.vae, device)
+    pipeline = new_pipeline(config, vae, device)
     rows = rows_from_pool(pool, clips.stream, pipeline, config, lambda: 0.0)
     operations = tokens = 0.0
     for _ in range(8):  # the mean row: operations of a token depend on the length of its clip
@@ -107,6 +113,7 @@ def main() -> None:
         min(least, arguments.batches),
         arguments.batches,
     )
+    pool = encode(clips, generator.pipeline, config, device)
     rows = []
     print(
         "| width | blocks compiled | tokens a second | TFLOP/s | share of the ceiling |\n|---|---|---|---|---|"
@@ -114,7 +121,8 @@ def main() -> None:
     for width in arguments.widths:
         for compiled in (False, True) if arguments.compile else (False,):
             changed = replace(config, hidden_size=width, compile_blocks=compiled)
-            found = efficiency(changed, generator, clips, device, arguments.warmup, arguments.seconds)
+            seconds = (arguments.warmup, arguments.seconds)
+            found = efficiency(changed, generator.pipeline.vae, clips, pool, device, *seconds)
             share = found["operations_per_second"] / ceiling
             rows.append({"width": width, "compiled": compiled, "share": share, **found})
             print(
