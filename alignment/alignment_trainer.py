@@ -27,6 +27,7 @@ from alignment.adapters import LoraArguments, add_lora, trained_adapter
 from alignment.alignment_config import AlignmentConfig
 from alignment.allocator import keep_freed_memory
 from alignment.latent_dataset import BucketBatchSampler, LatentDataset, collate
+from alignment.packed_data import RowBatchSampler, RowDataset, collate_rows
 from generator.adapters import model_fingerprint, write_adapter
 from generator.base import Conditions, VideoGenerator, select
 from generator.offloading import is_offloaded
@@ -128,7 +129,7 @@ class ExponentialMovingAverage(TrainerCallback):
 class _EpochOrder(TrainerCallback):
     """Tells the batch sampler the epoch, through whatever wraps it after resuming."""
 
-    def __init__(self, sampler: BucketBatchSampler) -> None:
+    def __init__(self, sampler: BucketBatchSampler | RowBatchSampler) -> None:
         self.sampler = sampler
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -144,6 +145,7 @@ class AlignmentTrainer(Trainer):
         lora: LoRA settings; the whole transformer is trained if `use_peft` is off.
         record: facts for `training.json` (data hashes, say).
         dropout: whether the network's dropout is on while training.
+        rows: packed rows of the training data, instead of batches of one size.
     """
 
     args: AlignmentConfig
@@ -162,6 +164,7 @@ class AlignmentTrainer(Trainer):
         callbacks: Sequence[TrainerCallback] = (),
         data_collator: Any = collate,
         dropout: bool = False,
+        rows: RowBatchSampler | None = None,
     ) -> None:
         if generator.needs_image and not self.shows_first_frames:
             raise InputError(
@@ -176,6 +179,7 @@ class AlignmentTrainer(Trainer):
                 "or leave offload_weights out."
             )
         self.generator = generator
+        self.rows = rows
         self.lora = lora or LoraArguments()
         self.record = record or {}
         if self.lora.use_peft:
@@ -228,6 +232,11 @@ class AlignmentTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         dataset: Any = self.train_dataset
+        if self.rows is not None:
+            self.add_callback(_EpochOrder(self.rows))
+            return self.accelerator.prepare(
+                DataLoader(RowDataset(dataset), batch_sampler=self.rows, collate_fn=collate_rows)
+            )
         buckets = getattr(dataset, "buckets", None)
         if buckets is None:
             return super().get_train_dataloader()

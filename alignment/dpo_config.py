@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from alignment.alignment_config import NoiseLevelConfig
+from alignment.packed_data import PackConfig
 from generator.output import InputError
 
 
 @dataclass
-class DPOConfig(NoiseLevelConfig):
+class DPOConfig(PackConfig, NoiseLevelConfig):
     """Flow-DPO on pairs of videos."""
 
     learning_rate: float = field(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,14 +21,48 @@ from alignment.losses import (
     preference_loss,
     preference_statistics,
 )
+from alignment.packed_data import packed_rows
 from alignment.sft_trainer import EVALUATION_STEP, draw_sigmas
 from generator import flow
-from generator.base import VideoGenerator, repeat
+from generator.base import Conditions, VideoGenerator
 from generator.first_frames import with_first_frame
 from generator.output import InputError
 from generator.sampling import seeded_noise
 
 DRAW_STREAM = 11
+
+
+@dataclass
+class NoisedVideos:
+    """All videos of some rankings, noised: tensors `[videos, C, F, H, W]`, or lists where sizes differ.
+
+    Attributes:
+        x0, x, noise: clean, at the noise level `sigma`, and the noise.
+        sigma: `[videos]`.
+        conditions: of the prompts, one row a video.
+    """
+
+    x0: Tensor | list[Tensor]
+    x: Tensor | list[Tensor]
+    sigma: Tensor
+    noise: Tensor | list[Tensor]
+    conditions: Conditions
+
+    def errors(self, velocity: Tensor | list[Tensor]) -> Tensor:
+        """Flow-matching error `[videos]` of the predicted velocities."""
+        if isinstance(velocity, Tensor) and isinstance(self.x0, Tensor) and isinstance(self.noise, Tensor):
+            return flow_matching_error(velocity, self.x0, self.noise)
+        triples = zip(velocity, self.x0, self.noise, strict=True)
+        return torch.stack([flow_matching_error(v[None], x0[None], e[None])[0] for v, x0, e in triples])
+
+    @staticmethod
+    def by_ranking(errors: Tensor, ranks: Tensor) -> Tensor:
+        """Errors `[videos]` as `[batch, K]`, with 0 where `ranks` `[batch, K]` are missing."""
+        if errors.numel() == ranks.numel():
+            return errors.view(ranks.shape)
+        return torch.zeros(ranks.shape, device=errors.device, dtype=errors.dtype).masked_scatter(
+            ranks >= 0, errors
+        )
 
 
 class RankingDPOTrainer(AlignmentTrainer):
@@ -71,14 +106,16 @@ class RankingDPOTrainer(AlignmentTrainer):
         self.conditions = table.conditions
         count = len(videos)
         held_out = LatentDataset(eval_videos, table.rows[count:], eval_ranks) if eval_videos else None
+        train_dataset = LatentDataset(videos, table.rows[:count], ranks)
         super().__init__(
             generator,
             args,
-            train_dataset=LatentDataset(videos, table.rows[:count], ranks),
+            train_dataset=train_dataset,
             eval_dataset=held_out,
             lora=lora,
             record=record,
             callbacks=callbacks,
+            rows=packed_rows(generator, args, train_dataset, self.conditions),
         )
         self._reference_errors: list[Tensor] | None = None
 
@@ -96,18 +133,17 @@ class RankingDPOTrainer(AlignmentTrainer):
     ) -> Any:
         args, ranks = self.args, inputs["ranks"]
         seeds, draws = self._seeds(inputs["keys"])
-        x0, x, sigma, noise = self._noised(inputs["latents"], seeds)
-        conditions = repeat(self.conditions_of(self.conditions, inputs["rows"]), ranks.shape[1])
-        conditions = with_first_frame(self.generator, conditions, x0)
-        velocity = self.generator.velocity(x, sigma, conditions, model)
-        errors = flow_matching_error(velocity, x0, noise).view(ranks.shape)
+        noised = self._noised(inputs["latents"], inputs["rows"], seeds)
+        velocity = self._velocity(noised, model)
+        errors = noised.by_ranking(noised.errors(velocity), ranks)
         observed = {}
         if draws is None:
             with torch.no_grad(), adapters_disabled(model):
-                reference = self.generator.velocity(x, sigma, conditions, self.policy)
-            reference_errors = flow_matching_error(reference, x0, noise).view(ranks.shape)
+                reference = self._velocity(noised, self.policy)
+            reference_errors = noised.by_ranking(noised.errors(reference), ranks)
             # The divergence of the two velocities as means of Gaussians of unit variance.
-            observed["kl"] = 0.5 * ((velocity.detach() - reference) ** 2).mean()
+            differences = [(v.detach() - r) ** 2 for v, r in zip(velocity, reference, strict=True)]
+            observed["kl"] = 0.5 * torch.cat([difference.flatten() for difference in differences]).mean()
         else:
             reference_errors = self._looked_up(inputs["keys"], draws).to(errors)
         rewards = implicit_rewards(errors, reference_errors, args.beta)
@@ -147,17 +183,39 @@ class RankingDPOTrainer(AlignmentTrainer):
     def _looked_up(self, keys: Tensor, draws: Tensor) -> Tensor:
         assert self._reference_errors is not None
         chosen = zip(keys[:, 0].tolist(), draws.tolist())
-        return torch.stack([self._reference_errors[row][draw] for row, draw in chosen])
+        errors = [self._reference_errors[row][draw] for row, draw in chosen]
+        return torch.nn.utils.rnn.pad_sequence(
+            errors, batch_first=True
+        )  # where packed rankings differ in size
 
-    def _noised(self, latents: Tensor, seeds: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Clean and noised latents `[batch · K, …]`, noise levels and noise, equal within a ranking."""
-        args, size = self.args, latents.shape[1]
-        noise = seeded_noise(seeds, latents.shape[2:]).to(latents).repeat_interleave(size, dim=0)
+    def _noised(self, latents: Tensor | Sequence[Tensor], rows: Tensor, seeds: list[int]) -> NoisedVideos:
+        """Videos of rankings `[batch, K, C, F, H, W]`, or a list of `[K, C, F, H, W]`, noised equally within each."""
+        args = self.args
         shift = self.generator.defaults.shift if args.shift is None else args.shift
         sigma = draw_sigmas(seeds, shift, args.logit_mean, args.logit_std, args.uniform_share)
-        sigma = sigma.to(latents).repeat_interleave(size)
-        x0 = latents.flatten(0, 1)
-        return x0, flow.interpolate(x0, noise, sigma), sigma, noise
+        sizes = torch.tensor([len(sides) for sides in latents])
+        conditions = self.conditions_of(self.conditions, rows.cpu().repeat_interleave(sizes))
+        sigma = sigma.to(latents[0]).repeat_interleave(sizes.to(latents[0].device))
+        if isinstance(latents, Tensor):
+            noise = (
+                seeded_noise(seeds, latents.shape[2:]).to(latents).repeat_interleave(latents.shape[1], dim=0)
+            )
+            x0 = latents.flatten(0, 1)
+            conditions = with_first_frame(self.generator, conditions, x0)
+            return NoisedVideos(x0, flow.interpolate(x0, noise, sigma), sigma, noise, conditions)
+        own = [
+            seeded_noise([s], sides.shape[1:])[0].to(sides) for s, sides in zip(seeds, latents, strict=True)
+        ]
+        noises = [noise for noise, sides in zip(own, latents, strict=True) for _ in sides]
+        clean = [x for sides in latents for x in sides]
+        noisy = [flow.interpolate(*parts) for parts in zip(clean, noises, sigma, strict=True)]
+        return NoisedVideos(clean, noisy, sigma, noises, conditions)
+
+    def _velocity(self, noised: NoisedVideos, model: torch.nn.Module) -> Tensor | list[Tensor]:
+        if isinstance(noised.x, Tensor):
+            return self.generator.velocity(noised.x, noised.sigma, noised.conditions, model)
+        length = None if self.rows is None else self.rows.fixed_length(self.args.compile_blocks)
+        return self.generator.packed_velocity(noised.x, noised.sigma, noised.conditions, model, length)
 
     @torch.no_grad()
     def _precompute(self) -> list[Tensor]:
@@ -172,14 +230,11 @@ class RankingDPOTrainer(AlignmentTrainer):
                 indices = list(dict.fromkeys(indices))
                 inputs: Any = self._prepare_inputs(collate([dataset[index] for index in indices]))
                 size = inputs["ranks"].shape[1]
-                conditions = repeat(self.conditions_of(self.conditions, inputs["rows"]), size)
                 for draw in range(args.num_noise_draws):
                     rows = torch.tensor(indices)
                     seeds = self._fixed_seeds(rows, torch.full_like(rows, draw))
-                    x0, x, sigma, noise = self._noised(inputs["latents"], seeds)
-                    shown = with_first_frame(self.generator, conditions, x0)
-                    velocity = self.generator.velocity(x, sigma, shown, self.policy)
-                    errors = flow_matching_error(velocity, x0, noise).view(-1, size).cpu()
+                    noised = self._noised(inputs["latents"], inputs["rows"], seeds)
+                    errors = noised.errors(self._velocity(noised, self.policy)).view(-1, size).cpu()
                     for index, error in zip(indices, errors):
                         if len(found[index]) == draw:
                             found[index].append(error)

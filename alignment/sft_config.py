@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from alignment.alignment_config import NoiseLevelConfig
+from alignment.packed_data import PackConfig
 from generator.output import InputError
 
 
 @dataclass
-class SFTConfig(NoiseLevelConfig):
+class SFTConfig(PackConfig, NoiseLevelConfig):
     """Flow matching on demonstrations (videos with prompts)."""
 
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate."})
@@ -22,7 +23,19 @@ class SFTConfig(NoiseLevelConfig):
                   "classifier-free guidance working."},
     )  # fmt: skip
 
+    token_dropping: float = field(
+        default=0.0,
+        metadata={"help": "With pack: share of each video's tokens left out at the start of training; it falls to none "
+                  "after four fifths of it."},
+    )  # fmt: skip
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not 0 <= self.token_dropping < 1:
+            raise InputError(f"token_dropping is {self.token_dropping}, but must be at least 0 and below 1.")
+        if self.token_dropping and not self.pack:
+            raise InputError(
+                f"token_dropping is {self.token_dropping}, which needs packed rows: pass --pack."
+            )
         if not 0 <= self.caption_dropout <= 1:
             raise InputError(f"caption_dropout is {self.caption_dropout}, but must be between 0 and 1.")

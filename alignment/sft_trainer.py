@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,10 +13,12 @@ from alignment.adapters import LoraArguments
 from alignment.alignment_trainer import AlignmentTrainer
 from alignment.latent_dataset import LatentDataset, PromptTable, example_seeds
 from alignment.losses import flow_matching_error
+from alignment.packed_data import kept_tokens, packed_rows
 from alignment.sft_config import SFTConfig
 from generator import flow
 from generator.base import Conditions, VideoGenerator
 from generator.first_frames import with_first_frame
+from generator.native.packing import dropped_share
 from generator.sampling import seeded_noise
 
 EVALUATION_STEP = 2**32 - 1
@@ -52,15 +55,17 @@ class SFTTrainer(AlignmentTrainer):
         self.conditions = table.conditions
         sides = [[latent] for latent in latents]
         eval_sides = [[latent] for latent in eval_latents]
+        train_dataset = LatentDataset(sides, table.rows[: len(sides)])
         super().__init__(
             generator,
             args,
-            train_dataset=LatentDataset(sides, table.rows[: len(sides)]),
+            train_dataset=train_dataset,
             eval_dataset=LatentDataset(eval_sides, table.rows[len(sides) :]) if eval_sides else None,
             lora=lora,
             record=record,
             callbacks=callbacks,
             dropout=True,
+            rows=packed_rows(generator, args, train_dataset, self.conditions),
         )
 
     def compute_loss(
@@ -70,7 +75,7 @@ class SFTTrainer(AlignmentTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        args, x0 = self.args, inputs["latents"][:, 0]
+        args = self.args
         step = self.state.global_step if torch.is_grad_enabled() else EVALUATION_STEP
         seeds = example_seeds(args.seed, step, rows=inputs["keys"])
         rows = inputs["rows"].cpu()
@@ -78,7 +83,18 @@ class SFTTrainer(AlignmentTrainer):
             rows = torch.where(draw_dropout(seeds, args.caption_dropout), 0, rows)
         conditions = self.conditions_of(self.conditions, rows)
         levels = (args.shift, args.logit_mean, args.logit_std, args.uniform_share)
-        loss = demonstration_error(self.generator, model, x0, conditions, seeds, *levels).mean()
+        if isinstance(inputs["latents"], Tensor):
+            x0 = inputs["latents"][:, 0]
+            errors = demonstration_error(self.generator, model, x0, conditions, seeds, *levels)
+        else:
+            clips = [sides[0] for sides in inputs["latents"]]
+            share = dropped_share(self.state.global_step / max(self.state.max_steps, 1), args.token_dropping)
+            kept = kept_tokens(self.generator, clips, share, seeds)
+            length = None if self.rows is None else self.rows.fixed_length(args.compile_blocks)
+            errors = packed_demonstration_error(
+                self.generator, model, clips, conditions, seeds, *levels, row_length=length, kept=kept
+            )
+        loss = errors.mean()
         return (loss, {}) if return_outputs else loss
 
 
@@ -105,6 +121,39 @@ def demonstration_error(
     conditions = with_first_frame(generator, conditions, x0)
     velocity = generator.velocity(flow.interpolate(x0, noise, sigma), sigma, conditions, model)
     return flow_matching_error(velocity, x0, noise)
+
+
+def packed_demonstration_error(
+    generator: VideoGenerator,
+    model: torch.nn.Module,
+    clips: Sequence[Tensor],
+    conditions: Conditions,
+    seeds: list[int],
+    shift: float | None = None,
+    logit_mean: float = 0.0,
+    logit_std: float = 1.0,
+    uniform_share: float = 0.1,
+    row_length: int | None = None,
+    kept: Sequence[np.ndarray] | None = None,
+) -> Tensor:
+    """`demonstration_error` `[clips]` of clips `[C, F, H, W]` of any sizes in one packed row.
+
+    Args:
+        row_length, kept: see `VideoGenerator.packed_velocity`; what is not kept does not count.
+    """
+    noise = [seeded_noise([seed], x0.shape)[0].to(x0) for seed, x0 in zip(seeds, clips, strict=True)]
+    shift = generator.defaults.shift if shift is None else shift
+    sigma = draw_sigmas(seeds, shift, logit_mean, logit_std, uniform_share).to(clips[0])
+    noised = [flow.interpolate(*parts) for parts in zip(clips, noise, sigma, strict=True)]
+    velocity = generator.packed_velocity(noised, sigma, conditions, model, row_length, kept)
+    errors = []
+    for i, (v, x0, e) in enumerate(zip(velocity, clips, noise, strict=True)):
+        if kept is None:
+            errors.append(flow_matching_error(v[None], x0[None], e[None])[0])
+        else:
+            chosen = generator.kept_elements(x0, kept[i])
+            errors.append(flow_matching_error(v[chosen][None], x0[chosen][None], e[chosen][None])[0])
+    return torch.stack(errors)
 
 
 def draw_sigmas(seeds: list[int], shift: float, mean: float, std: float, uniform_share: float) -> Tensor:

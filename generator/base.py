@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -90,6 +91,8 @@ class VideoGenerator(ABC):
     pipeline: Any
     defaults: GenerationDefaults
     lora_target_modules: list[str]
+    takes_packed: bool = False
+    """Whether `packed_velocity` works, and with it training with `pack`."""
     takes_known_frames: bool = False
     """Whether `frame_velocity` works, and with it videos as prompts (`generator.video_prompts`)."""
     takes_key_frames: bool = False
@@ -196,6 +199,42 @@ class VideoGenerator(ABC):
         """
         raise NotImplementedError(f"{self.name} makes videos from text alone.")
 
+    def packed_velocity(
+        self,
+        latents: Sequence[Tensor],
+        sigma: Tensor,
+        conditions: Conditions,
+        transformer: torch.nn.Module | None = None,
+        row_length: int | None = None,
+        kept: Sequence[np.ndarray] | None = None,
+    ) -> list[Tensor]:
+        """Predicted velocities in float32 of clips of any sizes in one row of tokens; each is what the clip has alone.
+
+        Args:
+            latents: `[channels, frames, height, width]` each, float32.
+            sigma: `[clips]`, float32 noise levels in [0, 1].
+            conditions: from `encode_prompts`, one row a clip.
+            transformer: the module to call in place of `self.transformer`.
+            row_length: tokens of the row; just enough by default.
+            kept: numbers of the patches of each clip that are not dropped; the velocity of a dropped one is 0.
+
+        Raises:
+            NotImplementedError: the family takes clips of one size at a time (`takes_packed` is False).
+        """
+        raise NotImplementedError(f"{self.name} takes clips of one size at a time.")
+
+    def segment_lengths(self, latents: Sequence[Tensor], conditions: Conditions) -> list[int]:
+        """Tokens that each of `latents` `[channels, frames, height, width]` takes in a packed row, with its prompt."""
+        raise NotImplementedError(f"{self.name} takes clips of one size at a time.")
+
+    def video_tokens(self, latents: Tensor) -> int:
+        """Patches of latents `[channels, frames, height, width]`, where `takes_packed`."""
+        raise NotImplementedError(f"{self.name} takes clips of one size at a time.")
+
+    def kept_elements(self, latents: Tensor, kept: np.ndarray) -> Tensor:
+        """Booleans like `latents` `[channels, frames, height, width]`: True in the patches with the numbers `kept`."""
+        raise NotImplementedError(f"{self.name} takes clips of one size at a time.")
+
     @abstractmethod
     def features(
         self, latents: Tensor, sigma: Tensor, conditions: Conditions, num_blocks: int
@@ -265,6 +304,7 @@ class VideoGenerator(ABC):
         negative_prompt: str = "",
         batch_size: int = 8,
         progress: bool = False,
+        solver: str = "euler",
     ) -> Tensor:
         """Videos `[len(prompts), 3, frames, height, width]` in [-1, 1] on the CPU.
 
@@ -274,9 +314,10 @@ class VideoGenerator(ABC):
             prompts: one a video; repeat a prompt for several videos of it.
             seed: one seed a prompt, or one integer s, by which video i gets the seed s + i.
             negative_prompt: prompt of the unconditional branch when `guidance_scale` is above 1.
+            solver: of the ODE, one of `sampling.SOLVERS`.
 
         Raises:
-            InputError: the size is not one that the family can make.
+            InputError: the size is not one that the family can make, or there is no such solver.
         """
         from generator.sampling import generate_videos
 
@@ -292,4 +333,5 @@ class VideoGenerator(ABC):
             negative_prompt=negative_prompt,
             batch_size=batch_size,
             progress=progress,
+            solver=solver,
         )

@@ -1,7 +1,8 @@
 """Demonstrations: a folder of videos with a prompt each.
 
 The layout is the `videofolder` of Hugging Face datasets: `metadata.jsonl` next to the videos, one line a video,
-`{"file_name": "0001.mp4", "prompt": "..."}`. Videos may have any size, duration and frame rate.
+`{"file_name": "0001.mp4", "prompt": "..."}`. Without that file, every video of the folder counts, and its prompt is the
+text of the file beside it: `0001.txt` for `0001.mp4`. Videos may have any size, duration and frame rate.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from generator.video import check_video, write_video
 logger = logging.getLogger(__name__)
 
 METADATA = "metadata.jsonl"
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".gif")
 _NAMED_AT_MOST = 20
 
 
@@ -37,21 +39,25 @@ class Demonstration:
     prompt: str
 
 
-def read_demonstrations(folder: str | Path, skip_bad: bool = False) -> list[Demonstration]:
-    """The demonstrations of a folder, in the order of its `metadata.jsonl`.
+def read_demonstrations(
+    folder: str | Path, skip_bad: bool = False, require_prompts: bool = True
+) -> list[Demonstration]:
+    """The demonstrations of a folder, in the order of its `metadata.jsonl`, or else of the names of its videos.
 
     The first frame of every video is decoded, so that a broken file is known before hours of training.
 
     Args:
-        folder: holds `metadata.jsonl` and the videos it names.
+        folder: holds `metadata.jsonl` and the videos it names, or videos with a text file beside each.
         skip_bad: leave out missing and unreadable videos with a warning, instead of failing.
+        require_prompts: every video needs a prompt; else one without has the empty prompt, and so has every video of
+            the folder that `metadata.jsonl` does not name.
 
     Raises:
-        InputError: no `metadata.jsonl`, a wrong line in it, no demonstration at all, or (without `skip_bad`)
-            missing or unreadable videos, all of which are named.
+        InputError: no `metadata.jsonl` and no text files, a wrong line in it, no demonstration at all, or (without
+            `skip_bad`) missing or unreadable videos, all of which are named.
     """
     folder = Path(folder)
-    rows = _read_metadata(folder)
+    rows = _read_rows(folder, require_prompts)
     demonstrations, bad = [], []
     for row in rows:
         video = folder / row["file_name"]
@@ -118,14 +124,45 @@ def write_demonstrations(
     return [folder / name for name in names]
 
 
-def _read_metadata(folder: Path) -> list[dict[str, Any]]:
+def _read_rows(folder: Path, require_prompts: bool) -> list[dict[str, Any]]:
+    """File and prompt of every video, from `metadata.jsonl` or from the text files beside the videos."""
+    videos = (
+        sorted(p for p in folder.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES) if folder.is_dir() else []
+    )
+    captioned = any(video.with_suffix(".txt").is_file() for video in videos)
+    if (folder / METADATA).is_file() or not videos or (require_prompts and not captioned):
+        rows = _read_metadata(folder, require_prompts)
+        if require_prompts:
+            return rows
+        named = {(folder / row["file_name"]).resolve() for row in rows}
+        videos = [video for video in videos if video.resolve() not in named]
+    else:
+        rows = []
+    silent = []
+    for video in videos:
+        text = video.with_suffix(".txt")
+        prompt = " ".join(text.read_text(encoding="utf-8").split()) if text.is_file() else ""
+        if not prompt:
+            silent.append(video.name)
+        rows.append({"file_name": str(video.relative_to(folder)), "prompt": prompt})
+    if silent and require_prompts:
+        listed = ", ".join(silent[:_NAMED_AT_MOST])
+        raise InputError(
+            f"{len(silent)} of {len(videos)} videos in {folder} have no prompt ({listed}): write one into a text file "
+            "of the same name, or remove the video."
+        )
+    return rows
+
+
+def _read_metadata(folder: Path, require_prompts: bool) -> list[dict[str, Any]]:
     if not folder.is_dir():
         found = "is a file" if folder.exists() else "does not exist"
         raise InputError(f"The data set {folder} {found}: name a folder with videos and a {METADATA}.")
     metadata = folder / METADATA
     if not metadata.is_file():
         raise InputError(
-            f'{folder} holds no {METADATA}: write one with a line {{"file_name": "clip.mp4", "prompt": "…"}} a video.'
+            f'{folder} holds no {METADATA}: write one with a line {{"file_name": "clip.mp4", "prompt": "…"}} a video, '
+            "or a text file with the prompt beside each video."
         )
     rows = []
     try:
@@ -140,8 +177,11 @@ def _read_metadata(folder: Path) -> list[dict[str, Any]]:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise InputError(f"{place}: not a JSON object ({error.msg}).") from error
+        if isinstance(row, dict) and not require_prompts:
+            row["prompt"] = row.get("prompt") or ""
         for key in ("file_name", "prompt"):
-            if not isinstance(row, dict) or not isinstance(row.get(key), str) or not row[key].strip():
+            value = row.get(key) if isinstance(row, dict) else None
+            if not isinstance(value, str) or not (value.strip() or (key == "prompt" and not require_prompts)):
                 raise InputError(f"{place}: expected an object with a non-empty text `{key}`.")
         rows.append(row)
     if not rows:

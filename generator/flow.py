@@ -101,6 +101,47 @@ def euler_step(x: Tensor, v: Tensor, sigma: Sigma, sigma_next: Sigma) -> Tensor:
     return x - (expand(sigma, x) - expand(sigma_next, x)) * v
 
 
+def heun_step(x: Tensor, v: Tensor, v_next: Tensor, sigma: Sigma, sigma_next: Sigma) -> Tensor:
+    """A step of Heun's method: x − (σ − σ') (v + v') / 2, with v' the velocity where an Euler step ends."""
+    return euler_step(x, (v + v_next) / 2, sigma, sigma_next)
+
+
+def adams_bashforth_step(
+    x: Tensor, v: Tensor, v_previous: Tensor, sigma_previous: Sigma, sigma: Sigma, sigma_next: Sigma
+) -> Tensor:
+    """A step of the two-step Adams–Bashforth method with steps of any length, by the line through two velocities.
+
+    x − Δ ((1 + r/2) v − r/2 v₋) with r = Δ / Δ₋ (Hairer, Nørsett and Wanner, Solving Ordinary Differential Equations
+    I, section III.5).
+
+    Args:
+        v_previous, sigma_previous: velocity and noise level of the step before.
+    """
+    half = (expand(sigma, x) - expand(sigma_next, x)) / (expand(sigma_previous, x) - expand(sigma, x)) / 2
+    return euler_step(x, v + half * (v - v_previous), sigma, sigma_next)
+
+
+def dpm_solver_step(
+    x: Tensor, x0: Tensor, x0_previous: Tensor, sigma_previous: Sigma, sigma: Sigma, sigma_next: Sigma
+) -> Tensor:
+    """A step of DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, algorithm 2) with α = 1 − σ.
+
+    x' = (σ'/σ) x + (α' − α σ'/σ) D, D = x̂₀ + (x̂₀ − x̂₀₋) / 2r, r = h₋ / h and h the step in λ = log(α/σ). Where
+    λ is infinite, after the first step (from λ = −∞) and in the last (to λ = ∞), D = x̂₀ and the step is Euler's.
+
+    Args:
+        x0, x0_previous: clean samples that the velocities of this and the step before imply.
+    """
+    sigma_previous, sigma, sigma_next = (expand(s, x) for s in (sigma_previous, sigma, sigma_next))
+    before, now, then = (torch.log((1 - s) / s) for s in (sigma_previous, sigma, sigma_next))
+    half = torch.where(
+        before.isinf() | then.isinf(), torch.zeros_like(now), (then - now) / (now - before) / 2
+    )
+    clean = x0 + half * (x0 - x0_previous)
+    ratio = sigma_next / sigma
+    return ratio * x + (1 - sigma_next - (1 - sigma) * ratio) * clean
+
+
 def flow_sde_step(
     x: Tensor, v: Tensor, sigma: Sigma, sigma_next: Sigma, noise_level: float, sigma_second: Sigma
 ) -> tuple[Tensor, Tensor]:

@@ -66,20 +66,42 @@ def guided_velocity(
     return velocity
 
 
+SOLVERS = ("euler", "heun", "ab2", "dpm")
+"""Euler; Heun, with two velocities a step; two-step Adams–Bashforth and DPM-Solver++(2M), with one a step."""
+
+
 @torch.no_grad()
-def sample_latents(velocity: Velocity, latents: Tensor, sigmas: Tensor) -> Tensor:
+def sample_latents(velocity: Velocity, latents: Tensor, sigmas: Tensor, solver: str = "euler") -> Tensor:
     """Latents `[batch, ...]` carried along the ODE from the noise level `sigmas[0]` to `sigmas[-1]`.
 
     Args:
         velocity: from `guided_velocity`.
         latents: float32, at the noise level `sigmas[0]`.
         sigmas: falling noise levels `[steps + 1]`, from `flow.sigma_schedule`.
+        solver: one of `SOLVERS`; all but `euler` are of second order, and start with or end in an Euler step.
+
+    Raises:
+        InputError: there is no such solver.
     """
+    if solver not in SOLVERS:
+        raise InputError(f"The solver is {solver!r}: choose one of {', '.join(SOLVERS)}.")
     sigmas = sigmas.to(latents.device)
-    for sigma, sigma_next in itertools.pairwise(sigmas):
-        latents = flow.euler_step(
-            latents, velocity(latents, sigma.expand(latents.shape[0])), sigma, sigma_next
-        )
+    before: tuple[Tensor, Tensor, Tensor] | None = None
+    for step, (sigma, sigma_next) in enumerate(itertools.pairwise(sigmas)):
+        last = step == len(sigmas) - 2
+        predicted = velocity(latents, sigma.expand(latents.shape[0]))
+        clean = flow.denoised(latents, predicted, sigma)
+        if solver == "heun" and not last:
+            end = flow.euler_step(latents, predicted, sigma, sigma_next)
+            at_end = velocity(end, sigma_next.expand(latents.shape[0]))
+            latents = flow.heun_step(latents, predicted, at_end, sigma, sigma_next)
+        elif solver == "ab2" and before is not None:
+            latents = flow.adams_bashforth_step(latents, predicted, before[0], before[2], sigma, sigma_next)
+        elif solver == "dpm" and before is not None:
+            latents = flow.dpm_solver_step(latents, clean, before[1], before[2], sigma, sigma_next)
+        else:
+            latents = flow.euler_step(latents, predicted, sigma, sigma_next)
+        before = predicted, clean, sigma
     return latents
 
 
@@ -291,6 +313,7 @@ def generate_latents(
     negative_prompt: str = "",
     batch_size: int = 8,
     progress: bool = False,
+    solver: str = "euler",
 ) -> Tensor:
     """Clean latents `[len(prompts), C, F, H, W]` on the CPU; the arguments are those of `generate_videos`."""
     if not prompts:
@@ -314,7 +337,7 @@ def generate_latents(
             batch = slice(start, start + batch_size)
             noise = seeded_noise(seeds[batch], latent_shape).to(generator.device)
             velocity = guided_velocity(generator, select(conditions, rows[batch]), negative, scale)
-            finished.append(sample_latents(velocity, noise, sigmas).cpu())
+            finished.append(sample_latents(velocity, noise, sigmas, solver).cpu())
             bar.update(len(noise))
     return torch.cat(finished)
 
@@ -332,6 +355,7 @@ def generate_videos(
     negative_prompt: str = "",
     batch_size: int = 8,
     progress: bool = False,
+    solver: str = "euler",
 ) -> Tensor:
     """Videos `[len(prompts), 3, frames, height, width]` on the CPU; see `VideoGenerator.generate`."""
     latents = generate_latents(
@@ -346,6 +370,7 @@ def generate_videos(
         negative_prompt=negative_prompt,
         batch_size=batch_size,
         progress=progress,
+        solver=solver,
     )
     return torch.cat(
         [generator.decode(part.to(generator.device)).cpu() for part in latents.split(batch_size)]

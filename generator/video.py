@@ -7,7 +7,7 @@ read and written with PyAV, which brings its own FFmpeg libraries.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -106,6 +106,22 @@ def read_clip(
         kept[index] = _fit_pixels(last, height, width)
     clip = torch.from_numpy(np.stack([kept[min(position, index)] for position in wanted]))
     return clip.permute(3, 0, 1, 2).float().div_(127.5).sub_(1.0).contiguous()
+
+
+def read_resized(path: str | Path, size: Callable[[int, int], tuple[int, int]]) -> tuple[Tensor, float]:
+    """A whole video reduced while it is decoded, so that long and large ones fit into memory.
+
+    Args:
+        path: as in `read_video`.
+        size: height and width of the result, from those of the video.
+
+    Returns:
+        `[3, frames, height, width]` in uint8, and its frames per second.
+    """
+    with _opened(path) as (container, stream):
+        fps = _frame_rate(path, stream)
+        frames = [_fit_pixels(frame, *size(*frame.shape[:2])) for frame in _decoded(path, container, stream)]
+    return torch.from_numpy(np.stack(frames)).permute(3, 0, 1, 2).contiguous(), fps
 
 
 def check_video(path: str | Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,13 @@ class GenerateArguments:
     num_inference_steps: int | None = field(
         default=None, metadata={"help": "Steps of the sampler; the model's own number by default."}
     )
+    solver: str = field(
+        default="euler",
+        metadata={
+            "help": "euler; heun (two network calls a step); ab2 or dpm (second order, one call a step).",
+            "choices": ["euler", "heun", "ab2", "dpm"],
+        },
+    )
     guidance_scale: float | None = field(
         default=None,
         metadata={"help": "Weight of classifier-free guidance, 1 for none; the model's own by default."},
@@ -87,6 +95,11 @@ def run(arguments: GenerateArguments, prompt: VideoPromptArguments) -> None:
     _check(arguments)
     if prompt.task and arguments.reward:
         raise InputError(f"--{prompt.task} and --reward were both given: ask for one of them.")
+    if arguments.solver != "euler" and (prompt.task or arguments.reward):
+        raise InputError(
+            f"--solver {arguments.solver} was given with a reward or a video as a prompt, which sample by Euler steps: "
+            "leave it out."
+        )
     rows = video_rows(arguments, read_prompts(arguments.prompts))
     output_dir = Path(arguments.output_dir)
     state = {**_what_matters(arguments), **prompt.changed(), "prompts": [row["prompt"] for row in rows]}
@@ -95,7 +108,8 @@ def run(arguments: GenerateArguments, prompt: VideoPromptArguments) -> None:
     if missing:
         model = load_generator(arguments.model, adapter=arguments.adapter)
         sizes = [getattr(arguments, name) or getattr(model.defaults, name) for name in SIZES]
-        generate, fps = model.generate, model.defaults.fps
+        generate: Callable[..., Tensor] = partial(model.generate, solver=arguments.solver)
+        fps = model.defaults.fps
         if prompt.task:
             generate, fps = prompted(model, prompt, arguments.num_frames, *sizes[1:])
         else:

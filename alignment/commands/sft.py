@@ -25,7 +25,10 @@ class SFTArguments:
 
     dataset: str = field(
         default="",
-        metadata={"help": 'Folder with videos and metadata.jsonl, one {"file_name": …, "prompt": …} a line.'},
+        metadata={
+            "help": 'Folder with videos and metadata.jsonl, one {"file_name": …, "prompt": …} a line; '
+            "or with a text file beside each video."
+        },
     )
     num_frames: int | None = field(
         default=None,

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from generator.base import Conditions, GenerationDefaults, VideoGenerator
+from generator.native.packing import ClipShape
 from generator.native.pipeline import NativeVideoPipeline
 from generator.native.text_encoder import encode_text
 
@@ -20,6 +22,7 @@ class NativeGenerator(VideoGenerator):
     lora_target_modules = ["to_q", "to_k", "to_v", "to_out.0"]  # noqa: RUF012
     takes_known_frames = True
     takes_key_frames = True
+    takes_packed = True
 
     def __init__(self, pipeline: NativeVideoPipeline, name: str) -> None:
         self.pipeline = pipeline
@@ -86,6 +89,45 @@ class NativeGenerator(VideoGenerator):
         if seconds_per_frame is not None:
             arguments["seconds_per_frame"] = seconds_per_frame
         return self.transformer(**arguments, key_frames=key_frames, return_dict=False)[0].float()
+
+    def packed_velocity(
+        self,
+        latents: Sequence[Tensor],
+        sigma: Tensor,
+        conditions: Conditions,
+        transformer: torch.nn.Module | None = None,
+        row_length: int | None = None,
+        kept: Sequence[np.ndarray] | None = None,
+    ) -> list[Tensor]:
+        module = self.transformer if transformer is None else transformer
+        velocities = module(
+            [x.to(self.dtype) for x in latents],
+            sigma.float() * 1000,
+            conditions["encoder_hidden_states"].to(self.dtype),
+            conditions["encoder_attention_mask"],
+            seconds_per_frame=self.pipeline.seconds_per_latent_frame,
+            return_dict=False,
+            row_length=row_length,
+            kept=kept,
+        )[0]
+        return [velocity.float() for velocity in velocities]
+
+    def video_tokens(self, latents: Tensor) -> int:
+        return self._clip_shape(latents).tokens
+
+    def segment_lengths(self, latents: Sequence[Tensor], conditions: Conditions) -> list[int]:
+        texts = conditions["encoder_attention_mask"].sum(dim=1).tolist()
+        prefix = self.pipeline.transformer.config.conditioning == "tokens"
+        return [self.video_tokens(x) + text + prefix for x, text in zip(latents, texts, strict=True)]
+
+    def kept_elements(self, latents: Tensor, kept: np.ndarray) -> Tensor:
+        transformer = self.pipeline.transformer
+        patches = torch.zeros_like(transformer.patchify(latents[None]), dtype=torch.bool)
+        patches[:, torch.from_numpy(kept).to(latents.device)] = True
+        return transformer.unpatchify(patches, self._clip_shape(latents), latents.shape[1])[0]
+
+    def _clip_shape(self, latents: Tensor) -> ClipShape:
+        return self.pipeline.transformer.clip_shape(latents.shape, self.pipeline.seconds_per_latent_frame)
 
     def features(
         self, latents: Tensor, sigma: Tensor, conditions: Conditions, num_blocks: int

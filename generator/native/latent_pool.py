@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from generator.native.packing import PackedLayout
 from generator.native.pretrain_data import ClipKind
 from generator.native.text_encoder import MAX_TEXT_TOKENS
 
@@ -34,6 +35,28 @@ class LatentBatch:
     input_ids: Tensor
     attention_mask: Tensor
     known: Tensor | None = None
+
+
+@dataclass
+class PackedLatentBatch:
+    """Clips of all kinds in one row, ready for the transformer.
+
+    Attributes:
+        patches: clean patches `[length, channels of a patch]`, 0 where the row holds something else.
+        layout: of the row.
+        captions, masks: token ids and attention mask, one tensor `[clips, length]` for each group of similar length.
+        known: patches that are given `[length]`.
+        shape: what fixes the shapes of all tensors, for CUDA graphs.
+        clips: how many there are.
+    """
+
+    patches: Tensor
+    layout: PackedLayout
+    captions: list[Tensor]
+    masks: list[Tensor]
+    known: Tensor
+    shape: tuple[int, ...]
+    clips: int
 
 
 def sample_known_frames(batch: int, frames: int, generator: torch.Generator) -> Tensor:
@@ -75,6 +98,7 @@ class _Ring:
         self.latents = torch.empty(0)
         self.ids = torch.empty(0)
         self.lengths = torch.empty(0, dtype=torch.long)
+        self.arrivals = torch.empty(0, dtype=torch.long)
         self.filled = 0
         self.added = 0
 
@@ -84,6 +108,7 @@ class _Ring:
             self._grow(min(max(2 * len(self.lengths), needed), self.capacity), latents, ids)
         rows = (self.added + torch.arange(len(latents))) % self.capacity
         self.lengths[rows] = lengths
+        self.arrivals[rows] = self.added + torch.arange(len(latents))
         rows = rows.to(latents.device)
         self.latents[rows] = latents
         self.ids[rows] = ids
@@ -91,7 +116,12 @@ class _Ring:
         self.filled = min(self.added, self.capacity)
 
     def _grow(self, size: int, latents: Tensor, ids: Tensor) -> None:
-        for name, like in (("latents", latents), ("ids", ids), ("lengths", self.lengths)):
+        for name, like in (
+            ("latents", latents),
+            ("ids", ids),
+            ("lengths", self.lengths),
+            ("arrivals", self.arrivals),
+        ):
             old = getattr(self, name)
             new = like.new_empty(size, *like.shape[1:])
             if self.filled:

@@ -71,8 +71,8 @@ class NativeVideoPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):
 
     def size_multiples(self) -> tuple[int, int]:
         """`(side, time)`: sides are multiples of `side` pixels, and frames are `time * k + 1`."""
-        p_t, p_h, _ = self.transformer.config.patch_size
-        return self.vae.spatial_compression_ratio * p_h, self.vae.temporal_compression_ratio * p_t
+        patch = self.transformer.config.patch_size[1]
+        return self.vae.spatial_compression_ratio * patch, self.vae.temporal_compression_ratio
 
     def check_size(self, num_frames: int, height: int, width: int) -> None:
         """Raises `InputError` with the nearest valid size if this one cannot be made."""

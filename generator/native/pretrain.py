@@ -10,24 +10,28 @@ import copy
 import itertools
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 from generator.families.native import NativeGenerator
-from generator.flow import interpolate, sample_sigma, velocity_target
 from generator.native.autoencoder import NativeVideoAutoencoder
 from generator.native.building import MAX_SHARD_SIZE, build_pipeline, save_pipeline
-from generator.native.latent_pool import LatentBatch, LatentPool
+from generator.native.flow_loss import FlowMatchingLoss, PackedFlowMatchingLoss, seconds_per_latent
+from generator.native.footage import Footage, FootageBatch, MixedStream
+from generator.native.latent_pool import LatentBatch, LatentPool, PackedLatentBatch
 from generator.native.model_card import write_model_card
+from generator.native.packed_pool import RowsFromPool
+from generator.native.packing import dropped_share
 from generator.native.pipeline import NativeVideoPipeline
 from generator.native.pretrain_config import PretrainConfig
-from generator.native.pretrain_data import CaptionedScenes, ClipKind, SceneStream
+from generator.native.pretrain_data import CaptionedScenes, SceneStream
+from generator.native.pretrain_log import PretrainLog
 from generator.native.pretrain_phase import STATE, Phase
 from generator.output import InputError, atomic_path, write_json
 
@@ -81,92 +85,6 @@ class AutoencoderLoss:
         return value, {"psnr": 10 * torch.log10(4 / mse.detach()), "kl": kl.detach()}
 
 
-def channel_weights(vae: NativeVideoAutoencoder, power: float) -> Tensor:
-    """Weights `[channels]` of mean 1 that grow with the latent channels' standard deviation to the `power`.
-
-    Normalised latents give every channel the same variance, but in the pixels an error of a channel counts about
-    as the square of that channel's own standard deviation: the faintest ones hold detail that nobody sees.
-    """
-    weights = torch.tensor(vae.config.latents_std).pow(power)
-    return weights / weights.mean()
-
-
-class FlowMatchingKey(NamedTuple):
-    """What fixes the shapes and the control flow of one loss: kind and number of clips, text length, known frames."""
-
-    kind: ClipKind
-    clips: int
-    length: int
-    known: bool
-
-
-class FlowMatchingLoss:
-    """Rectified-flow loss; text encoder and transformer get gradients.
-
-    Known frames come clean, at noise level 0, and do not count. The loss is weighted by `channel_weights`; the metric
-    "mse" is the one without weights.
-
-    Args:
-        pipeline: whose transformer and text encoder are trained.
-        shift: time shift of the noise levels.
-        channel_power: of `channel_weights`.
-    """
-
-    def __init__(self, pipeline: NativeVideoPipeline, shift: float, channel_power: float = 0.0) -> None:
-        self.pipeline = pipeline
-        self.shift = shift
-        device = next(pipeline.transformer.parameters()).device
-        self.weights = channel_weights(pipeline.vae, channel_power).to(device)
-
-    def prepare(
-        self, batch: LatentBatch, generator: torch.Generator
-    ) -> tuple[FlowMatchingKey, dict[str, Tensor]]:
-        """Draws noise and noise levels."""
-        latents = batch.latents
-        on_cpu = torch.Generator().manual_seed(generator.initial_seed())
-        sigma = sample_sigma(len(latents), self.shift, on_cpu, uniform_share=0.15)
-        inputs = {
-            "latents": latents,
-            "noise": torch.randn(latents.shape, generator=generator, device=latents.device),
-            "sigma": sigma.to(latents.device, non_blocking=True),
-            "input_ids": batch.input_ids,
-            "attention_mask": batch.attention_mask,
-        }
-        if batch.known is not None:
-            inputs["known"] = batch.known
-        key = FlowMatchingKey(batch.kind, len(latents), batch.input_ids.shape[1], batch.known is not None)
-        return key, inputs
-
-    def compute(self, key: FlowMatchingKey, inputs: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss, and its value without weights as metric "mse"."""
-        latents, noise, sigma = inputs["latents"], inputs["noise"], inputs["sigma"]
-        transformer, dtype = self.pipeline.transformer, self.pipeline.transformer.dtype
-        noisy = interpolate(latents, noise, sigma)
-        counted = torch.ones_like(latents[:, :1])
-        if key.known:
-            known = inputs["known"][:, None, :, None, None]
-            noisy = torch.where(known, latents, noisy)
-            sigma = sigma[:, None] * ~inputs["known"]
-            counted = counted * ~known
-        text = self.pipeline.text_encoder(
-            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
-        ).last_hidden_state
-        kind = key.kind
-        frames_per_latent = 1 if kind.key_frames else self.pipeline.vae.temporal_compression_ratio
-        velocity = transformer(
-            noisy.to(dtype),
-            sigma * 1000,
-            text,
-            inputs["attention_mask"],
-            seconds_per_frame=frames_per_latent / kind.fps,
-            key_frames=kind.key_frames,
-            return_dict=False,
-        )[0].float()
-        error = counted * (velocity - velocity_target(latents, noise)).pow(2)
-        error = error.sum(dim=(0, 2, 3, 4)) / counted.sum()
-        return (self.weights * error).mean(), {"mse": error.detach().mean()}
-
-
 @torch.no_grad()
 def encode_clips(vae: NativeVideoAutoencoder, clips: Tensor, key_frames: bool) -> Tensor:
     """Normalised latents of clips `[batch, 3, frames, height, width]`; with `key_frames` each frame is an image."""
@@ -178,9 +96,16 @@ def encode_clips(vae: NativeVideoAutoencoder, clips: Tensor, key_frames: bool) -
 
 
 def latent_batches(
-    pipeline: NativeVideoPipeline, config: PretrainConfig, stream: SceneStream, device: torch.device
-) -> Iterator[LatentBatch]:
-    """Endless batches for the transformer: one of new clips is rendered and encoded, `config.scene_reuse` are drawn."""
+    pipeline: NativeVideoPipeline,
+    config: PretrainConfig,
+    stream: SceneStream | MixedStream,
+    device: torch.device,
+    progress: Callable[[], float] = lambda: 0.0,
+) -> Iterator[LatentBatch | PackedLatentBatch]:
+    """Endless batches for the transformer: one of new clips is rendered and encoded, `config.scene_reuse` are drawn.
+
+    With `config.pack` they are packed rows, from which tokens are dropped as `progress` in [0, 1] says.
+    """
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     vae = copy.deepcopy(pipeline.vae).to(dtype=dtype).eval()
     tokenizer = pipeline.tokenizer
@@ -191,10 +116,23 @@ def latent_batches(
         config.caption_dropout,
         config.known_frames_share,
     )
+    rows = RowsFromPool(
+        pool,
+        pipeline.transformer,
+        config.transformer_tokens,
+        lambda kind: stream.mix[kind] * stream.clips(kind),
+        lambda kind: seconds_per_latent(pipeline.vae, kind),
+        lambda: dropped_share(progress(), config.token_dropping),
+        config.seed * 1_000_003 + stream.start,
+    )
     for index, scenes in enumerate(stream.loader(config.num_workers), start=stream.start):
         latents = encode_clips(vae, scenes.render(device), scenes.kind.key_frames).to(dtype)
         pool.add(scenes.kind, stream.mix[scenes.kind], latents, scenes.input_ids)
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + index)
+        if config.pack:
+            for _ in range(config.scene_reuse):
+                yield rows.draw()
+            continue
         kinds = list(pool.rings)
         shares = torch.tensor([stream.mix[kind] for kind in kinds])
         for choice in torch.multinomial(shares, config.scene_reuse, True, generator=generator).tolist():
@@ -203,7 +141,7 @@ def latent_batches(
 
 @torch.no_grad()
 def measure_latents(
-    vae: NativeVideoAutoencoder, batches: Iterable[CaptionedScenes], device: torch.device
+    vae: NativeVideoAutoencoder, batches: Iterable[CaptionedScenes | FootageBatch], device: torch.device
 ) -> None:
     """Stores mean and standard deviation of each latent channel in the autoencoder's configuration."""
     latents = [
@@ -215,6 +153,20 @@ def measure_latents(
         latents_mean=[round(v, 5) for v in joined.mean(dim=1).tolist()],
         latents_std=[round(v, 5) for v in joined.std(dim=1).tolist()],
     )
+
+
+def with_footage(scenes: SceneStream, config: PretrainConfig) -> SceneStream | MixedStream:
+    """The stream of scenes, mixed with camera clips where `config` names a folder of them."""
+    if config.footage is None:
+        return scenes
+    footage = Footage(config.footage, scenes.tokenizer, config.footage_side, config.footage_frames)
+    return MixedStream(scenes, footage, config.footage_share, config.seed)
+
+
+def follow(phase: Phase, pipeline: NativeVideoPipeline, config: PretrainConfig) -> None:
+    """Lets TensorBoard follow the phase, if it is to."""
+    if config.tensorboard:
+        phase.log = PretrainLog(config.output_dir, pipeline)
 
 
 def train_autoencoder(
@@ -231,7 +183,8 @@ def train_autoencoder(
         Path(config.output_dir) / STATE,
     )
     phase.resume()
-    stream = SceneStream(
+    follow(phase, pipeline, config)
+    scenes = SceneStream(
         pipeline.tokenizer,
         config.autoencoder_pixels,
         (1, 1),
@@ -242,6 +195,7 @@ def train_autoencoder(
         phase.step,
         config.scene_reuse,
     )
+    stream = with_footage(scenes, config)
     phase.run(stream.loader(config.num_workers), AutoencoderLoss(vae, config.kl_weight, device), device)
     if not phase.finished:
         raise SliceDone(phase)
@@ -274,7 +228,11 @@ def train_transformer(
         torch.bfloat16 if device.type == "cuda" else torch.float32,
     )
     phase.resume()
-    stream = SceneStream(
+    if config.compile_blocks:
+        for block in pipeline.transformer.blocks:
+            block.compile(dynamic=False)
+    follow(phase, pipeline, config)
+    scenes = SceneStream(
         pipeline.tokenizer,
         config.transformer_tokens,
         (4, 8),
@@ -285,8 +243,11 @@ def train_transformer(
         start=phase.step // config.scene_reuse,
         key_frame_share=config.key_frame_share,
     )
-    loss = FlowMatchingLoss(pipeline, config.shift, config.channel_weight_power)
-    phase.run(latent_batches(pipeline, config, stream, device), loss, device)
+    stream = with_footage(scenes, config)
+    kind = PackedFlowMatchingLoss if config.pack else FlowMatchingLoss
+    loss = kind(pipeline, config.shift, config.channel_weight_power)
+    batches = latent_batches(pipeline, config, stream, device, lambda: phase.elapsed / phase.seconds)
+    phase.run(batches, loss, device)
     if not phase.finished:
         raise SliceDone(phase)
     for module in modules.values():
@@ -313,6 +274,7 @@ def pretrain(config: PretrainConfig, device: torch.device) -> Path:
             another architecture, or `hidden_size` does not divide into heads.
     """
     output_dir = Path(config.output_dir)
+    config.check()
     if config.hidden_size % HEAD_DIM or config.hidden_size < HEAD_DIM:
         raise InputError(
             f"hidden_size is {config.hidden_size}, but must be a multiple of {HEAD_DIM}, the width of a head: "
@@ -337,7 +299,10 @@ def pretrain(config: PretrainConfig, device: torch.device) -> Path:
             "num_layers": config.num_layers,
             "hidden_size": config.hidden_size,
             "num_attention_heads": config.hidden_size // HEAD_DIM,
+            "patch_size": tuple(config.patch_size),
             "conditioning": config.conditioning,
+            "long_skips": config.long_skips,
+            "attention": config.attention,
             "initialization": config.initialization,
         },
         shift=config.shift,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from generator.output import InputError
+
 
 @dataclass
 class PretrainConfig:
@@ -65,6 +67,13 @@ class PretrainConfig:
     )
     num_layers: int = field(default=13, metadata={"help": "Blocks of the transformer (odd: long skips)."})
     hidden_size: int = field(default=256, metadata={"help": "Width of the transformer, a multiple of 64."})
+    compile_blocks: bool = field(
+        default=False,
+        metadata={
+            "help": "Compile the transformer's blocks (torch.compile). It pays with --pack, where all batches have one "
+            "shape; other batches compile for every size."
+        },
+    )
     cuda_graphs: bool = field(
         default=True,
         metadata={"help": "On a GPU, record forward and backward pass as CUDA graphs and replay them."},
@@ -93,6 +102,33 @@ class PretrainConfig:
     conditioning: str = field(
         default="adaln", metadata={"help": "How the noise level enters: 'tokens' or 'adaln'."}
     )
+    patch_size: list[int] = field(
+        default_factory=lambda: [1, 2, 2],
+        metadata={
+            "help": "Frames, rows and columns of latents that make one token; 1 2 2 are spatial patches."
+        },
+    )
+    long_skips: bool = field(
+        default=True, metadata={"help": "Join the blocks of the transformer's two halves (U-ViT)."}
+    )
+    attention: str = field(
+        default="full",
+        metadata={"help": "'full', or 'separable': within frames, then along time."},
+    )
+    pack: bool = field(
+        default=False,
+        metadata={
+            "help": "Patch n' pack: a batch is one row of transformer_tokens tokens with clips of all sizes. Off: a "
+            "batch holds clips of one size."
+        },
+    )
+    token_dropping: float = field(
+        default=0.0,
+        metadata={
+            "help": "With pack: share of each clip's tokens left out at the start; it falls to none after four fifths "
+            "of the time."
+        },
+    )
     initialization: str = field(
         default="xavier", metadata={"help": "Of the transformer's matrices: 'normal' or 'xavier'."}
     )
@@ -103,8 +139,62 @@ class PretrainConfig:
         },
     )
     save_seconds: float = field(default=60.0, metadata={"help": "How often the resumable state is written."})
+    tensorboard: bool = field(
+        default=True,
+        metadata={"help": "Write curves and grids of samples for TensorBoard into the output folder."},
+    )
+    sample_seconds: float = field(
+        default=120.0, metadata={"help": "How often a grid of samples is made for TensorBoard."}
+    )
+    footage: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder of camera clips to train on too: videos with captions in metadata.jsonl or in a text file "
+            "beside each; one without a caption has the empty prompt."
+        },
+    )
+    footage_share: float = field(
+        default=0.5, metadata={"help": "Share of batches that are footage; 1 renders no scenes at all."}
+    )
+    footage_side: int = field(
+        default=96, metadata={"help": "Longest side of footage in pixels; larger clips are reduced."}
+    )
+    footage_frames: int = field(
+        default=17, metadata={"help": "Frames of a window of footage at 8 frames a second, 4k + 1."}
+    )
     evaluation_prompts: int = field(
         default=512, metadata={"help": "Held-out prompts for the gold scores in the model card."}
     )
     seed: int = field(default=0, metadata={"help": "Seed of weights, data and noise."})
     overwrite: bool = field(default=False, metadata={"help": "Replace an existing output folder."})
+
+    def check(self) -> None:
+        """Raises `InputError` where settings do not go together."""
+        if not 0 <= self.token_dropping < 1:
+            raise InputError(f"token_dropping is {self.token_dropping}, but must be at least 0 and below 1.")
+        if self.token_dropping and not self.pack:
+            raise InputError(
+                f"token_dropping is {self.token_dropping}, which needs packed rows: pass --pack."
+            )
+        if len(self.patch_size) != 3 or min(self.patch_size) < 1 or self.patch_size[1] != self.patch_size[2]:
+            raise InputError(
+                f"patch_size is {self.patch_size}, but must be three numbers from 1 on, rows equal to columns, such as "
+                "--patch_size 1 2 2."
+            )
+        if self.patch_size[0] > 1 and (self.pack or self.known_frames_share or self.key_frame_share):
+            raise InputError(
+                f"patch_size is {self.patch_size}, but known frames, key frames and packed rows need patches of one "
+                "frame: pass --known_frames_share 0 --key_frame_share 0 and leave out --pack."
+            )
+        if not 0 < self.footage_share <= 1:
+            raise InputError(f"footage_share is {self.footage_share}, but must be above 0 and at most 1.")
+        if self.footage_frames % 4 != 1 or self.footage_side < 8:
+            raise InputError(
+                f"footage_frames is {self.footage_frames} and footage_side {self.footage_side}, but footage has 4k + 1 "
+                "frames and at least 8 pixels, for example --footage_frames 17 --footage_side 96."
+            )
+        for name, choices in (("attention", ("full", "separable")), ("conditioning", ("tokens", "adaln"))):
+            if getattr(self, name) not in choices:
+                raise InputError(
+                    f"{name} is {getattr(self, name)!r}, but must be one of {', '.join(choices)}."
+                )

@@ -134,6 +134,18 @@ class Loss(Protocol):
         ...
 
 
+class PhaseLog(Protocol):
+    """What follows a phase while it goes on."""
+
+    def curves(self, phase: Phase, row: dict[str, float]) -> None:
+        """Takes a new row of the history."""
+        ...
+
+    def samples(self, phase: Phase, batch: Any) -> None:
+        """Is called every `sample_seconds` with the batch that was just trained on."""
+        ...
+
+
 class GraphedLoss:
     """Forward and backward pass, recorded as a CUDA graph for every key that comes often.
 
@@ -215,6 +227,7 @@ class Phase:
         self.clips = 0
         self.elapsed = 0.0
         self.history: list[dict[str, float]] = []
+        self.log: PhaseLog | None = None
 
     @property
     def finished(self) -> bool:
@@ -270,7 +283,7 @@ class Phase:
         """Trains until the budget or this slice of it is used; a used-up budget puts the average into the modules.
 
         Args:
-            batches: endless; each has `input_ids` with one row a clip.
+            batches: endless; each has `input_ids` with one row a clip, or says how many `clips` it has.
             loss: of a batch.
             device: of the random generator of each step.
         """
@@ -288,6 +301,7 @@ class Phase:
     def _train(self, batches: Iterable[Any], loss: GraphedLoss, device: torch.device) -> None:
         """The loop of `run`."""
         started = saved = 0.0
+        sampled = float("-inf")
         end = self.seconds
         if self.config.slice_seconds is not None:
             end = min(end, self.elapsed + self.config.slice_seconds)
@@ -312,6 +326,10 @@ class Phase:
             if time.monotonic() - saved > self.config.save_seconds:
                 self.save()
                 saved = time.monotonic()
+            if self.log is not None and time.monotonic() - sampled > self.config.sample_seconds:
+                sampled = time.monotonic()
+                self.log.samples(self, batch)
+                started += time.monotonic() - sampled  # looking is not training
             asked = time.monotonic()
         bar.close()
 
@@ -328,7 +346,7 @@ class Phase:
         self.weights.give()
         self.average.update()
         self.step += 1
-        self.clips += len(batch.input_ids)
+        self.clips += batch.clips if hasattr(batch, "clips") else len(batch.input_ids)
         return {**metrics, "loss": value}, norm
 
     def record(self, metrics: dict[str, Tensor], factor: float, waited: float) -> None:
@@ -337,3 +355,5 @@ class Phase:
         row |= {"step": self.step, "clips": self.clips, "seconds": self.elapsed, "lr_factor": factor}
         row["waited_seconds"] = waited
         self.history.append(row)
+        if self.log is not None:
+            self.log.curves(self, row)

@@ -11,6 +11,7 @@ import pytest
 
 from alignment.cli import main
 from generator.testing import tiny_generator
+from generator.video import read_clip, write_video
 
 TRAINING = ["--max_steps", "1", "--per_device_train_batch_size", "2", "--report_to", "none", "--lora_r", "2"]
 SIZE = ["--num_frames", "9", "--height", "32", "--width", "48"]
@@ -89,3 +90,21 @@ def test_a_ranking_of_a_missing_video_is_one_sentence(
     assert "no.mp4" in message
     assert "Traceback" not in message
     assert not output.exists()
+
+
+def test_packed_training_takes_clips_of_different_length_with_text_files_and_resumes(
+    clips: Path, model: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for name, seconds in (("a", 9), ("b", 5), ("world", 13)):
+        video = read_clip(clips / f"{name}.mp4", seconds, 32, 48, 8.0)
+        write_video(folder / f"{name}.mp4", video, 8.0)
+        (folder / f"{name}.txt").write_text(f"a clip called {name}")
+    output = tmp_path / "sft"
+    command = ["sft", "--model", str(model), "--dataset", str(folder), "--output_dir", str(output), "--pack"]
+    command += [*TRAINING[2:], "--save_steps", "1", "--num_train_epochs", "50", "--token_dropping", "0.3"]
+    assert main([*command, "--max_steps", "2"]) == 0
+    assert main([*command, "--max_steps", "4", "--resume_from_checkpoint", str(output / "checkpoint-2")]) == 0
+    record = json.loads((output / "training.json").read_text())
+    assert record["global_step"] == 4

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from generator.native.latent_pool import LatentPool, sample_known_frames
+from generator.native.packed_pool import RowsFromPool
 from generator.native.pretrain_data import ClipKind
+from generator.testing import tiny_generator
 
 KIND = ClipKind(9, 32, 32)
 
@@ -90,3 +92,82 @@ def test_known_frames_are_never_all_and_hold_every_pattern_of_use():
     connect, interpolate, coarse = (1, 0, 0, 0, 1), (1, 0, 1, 0, 1), (0, 1, 0, 1, 0)
     assert {animate, extend, backward, connect, interpolate, coarse} <= seen
     assert not sample_known_frames(10, 1, torch.Generator().manual_seed(0)).any()
+
+
+def packed_rows(filled, pipeline, length=600, dropped=lambda: 0.0):
+    return RowsFromPool(
+        filled, pipeline.transformer, length, lambda kind: 1.0, lambda kind: 0.5, dropped, seed=0
+    )
+
+
+KINDS = {
+    ClipKind(9, 32, 32): (3, 8, 8),
+    ClipKind(1, 32, 48): (1, 8, 12),
+    ClipKind(9, 32, 32, 4.0, True): (9, 8, 8),
+}
+
+
+def filled_pool(**changes):
+    """A pool with clips of three kinds whose every element, and first token, is the clip's number."""
+    filled = pool(**changes)
+    for offset, (kind, shape) in enumerate(KINDS.items()):
+        number = torch.arange(20) + 20 * offset
+        latents = number.float()[:, None, None, None, None].expand(20, 4, *shape).clone()
+        ids = torch.zeros(20, 5 + offset, dtype=torch.long)
+        ids[:, 0], ids[:, 1:] = number + 10, 1
+        filled.add(kind, 1.0, latents, ids)
+    return filled
+
+
+def test_packed_rows_hold_clips_with_their_captions_and_are_nearly_full():
+    pipeline = tiny_generator().pipeline
+    rows = packed_rows(filled_pool(), pipeline)
+    fills, kinds = [], set()
+    for _ in range(30):
+        batch = rows.draw()
+        layout = batch.layout
+        assert batch.patches.shape == (600, 4 * 4)
+        table = torch.cat([ids.flatten() for ids in batch.captions])
+        assert not batch.patches[~layout.is_video].any()
+        for clip in range(batch.clips):
+            tokens = layout.clip[: round(600 * layout.fill)] == clip
+            tokens = torch.nn.functional.pad(tokens, (0, 600 - len(tokens)))
+            values = batch.patches[tokens & layout.is_video]
+            assert len(values.unique()) == 1
+            text = layout.prefix_source[tokens & ~layout.is_video & (layout.prefix_source < len(table))]
+            assert table[text][0] == values.flatten()[0] + 10
+            assert (table[text][1:] == 1).all()
+            kinds.add(int(values.flatten()[0]) // 20)
+        fills.append(layout.fill)
+    assert kinds == {0, 1, 2}
+    assert sum(fills) / len(fills) > 0.9  # rows are short here: nine clips
+
+
+def test_dropped_tokens_make_room_for_more_clips_and_captions_are_dropped_and_frames_known():
+    pipeline = tiny_generator().pipeline
+    whole = packed_rows(filled_pool(), pipeline)
+    half = packed_rows(filled_pool(), pipeline, dropped=lambda: 0.5)
+    count = {
+        name: sum(rows.draw().clips for _ in range(10)) for name, rows in (("whole", whole), ("half", half))
+    }
+    assert count["half"] > 1.5 * count["whole"]
+    batch = packed_rows(filled_pool(caption_dropout=1.0, known_share=1.0), pipeline).draw()
+    assert all((ids[:, 0] == 1).all() and not ids[:, 1:].any() for ids in batch.captions)
+    assert 0 < batch.known.sum() < batch.layout.is_video.sum()
+    assert not (batch.known & ~batch.layout.is_video).any()
+
+
+def test_clips_that_made_room_for_newer_ones_are_not_used():
+    pipeline = tiny_generator().pipeline
+    filled = filled_pool(gigabytes=1e-9)
+    rows = packed_rows(filled, pipeline)
+    rows.draw()
+    kind = ClipKind(9, 32, 32)
+    ids = torch.full((20, 5), 99)
+    filled.add(kind, 1.0, torch.full((20, 4, 3, 8, 8), 99.0), ids)
+    for _ in range(20):
+        batch = rows.draw()
+        table = torch.cat([group.flatten() for group in batch.captions])
+        values = batch.patches[batch.layout.is_video].unique().tolist()
+        assert (99.0 in values) == bool((table == 99).any())
+        assert not {*range(20)} & {int(value) for value in values}

@@ -9,9 +9,10 @@ import torch
 from torch.nn import functional as F
 
 from generator import load_generator
-from generator.native import model_card, pretrain
+from generator.native import flow_loss, model_card, pretrain
 from generator.native.building import build_pipeline
-from generator.native.latent_pool import LatentBatch
+from generator.native.latent_pool import LatentBatch, LatentPool
+from generator.native.packed_pool import RowsFromPool
 from generator.native.pretrain_config import PretrainConfig
 from generator.native.pretrain_data import SceneStream
 from generator.native.pretrain_phase import STATE, Average, MasterWeights, Phase, trapezoid
@@ -363,7 +364,96 @@ def test_a_width_that_heads_do_not_divide_is_an_input_error(tmp_path):
 def test_channel_weights_follow_the_standard_deviation_and_average_one():
     vae = build_pipeline(autoencoder={"channels": (8, 8), "num_blocks": 1}).vae
     vae.register_to_config(latents_std=[0.5, 1.0, 2.0, 0.5, 1.0, 2.0, 1.0, 1.0])
-    assert torch.equal(pretrain.channel_weights(vae, 0.0), torch.ones(8))
-    weights = pretrain.channel_weights(vae, 2.0)
+    assert torch.equal(flow_loss.channel_weights(vae, 0.0), torch.ones(8))
+    weights = flow_loss.channel_weights(vae, 2.0)
     assert weights.mean().item() == pytest.approx(1.0)
     assert (weights[2] / weights[0]).item() == pytest.approx(16.0)
+
+
+def test_the_packed_loss_of_a_row_of_one_kind_is_the_loss_of_the_batch():
+    pipeline = tiny_generator().pipeline
+    batch = encoded(pipeline)
+    pool = LatentPool(1.0, pipeline.tokenizer.pad_token_id, pipeline.tokenizer.eos_token_id)
+    pool.add(batch.kind, 1.0, batch.latents, batch.input_ids)
+    seconds = flow_loss.seconds_per_latent(pipeline.vae, batch.kind)
+    rows = RowsFromPool(pool, pipeline.transformer, 2000, lambda _: 1.0, lambda _: seconds, lambda: 0.0, 0)
+    row = rows.draw()
+    packed = flow_loss.PackedFlowMatchingLoss(pipeline, 2.0)
+    key, inputs = packed.prepare(row, torch.Generator().manual_seed(0))
+    found = packed.compute(key, inputs)[0]
+    # The same clips, noise and noise levels as a batch.
+    clip, video = row.layout.clip, row.layout.is_video
+    shape = pipeline.transformer.clip_shape(batch.latents.shape, seconds)
+    frames = batch.latents.shape[2]
+
+    def clips(patches):
+        chosen = [patches[(clip == i) & video] for i in range(row.clips)]
+        return pipeline.transformer.unpatchify(torch.stack(chosen), shape, frames)
+
+    captions = [ids for group in row.captions for ids in F.pad(group, (0, 64 - group.shape[1]))][: row.clips]
+    ids = torch.stack(captions)
+    same = {
+        "latents": clips(inputs["patches"]),
+        "noise": clips(inputs["noise"]),
+        "sigma": inputs["sigma"][: row.clips],
+        "input_ids": ids,
+        "attention_mask": (ids != 0).long(),
+    }
+    plain_key = flow_loss.FlowMatchingKey(batch.kind, row.clips, 64, False)
+    expected = flow_loss.FlowMatchingLoss(pipeline, 2.0).compute(plain_key, same)[0]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_known_patches_of_a_packed_row_come_clean_and_do_not_count():
+    pipeline = tiny_generator().pipeline
+    batch = encoded(pipeline)
+    pool = LatentPool(1.0, 0, 1, known_share=1.0)
+    pool.add(batch.kind, 1.0, batch.latents, batch.input_ids)
+    row = RowsFromPool(pool, pipeline.transformer, 2000, lambda _: 1.0, lambda _: 0.5, lambda: 0.0, 0).draw()
+    loss = flow_loss.PackedFlowMatchingLoss(pipeline, 2.0)
+    key, inputs = loss.prepare(row, torch.Generator().manual_seed(0))
+    before = loss.compute(key, inputs)[0]
+    noise = torch.where(row.known[:, None], 7.0, inputs["noise"])
+    assert torch.equal(loss.compute(key, {**inputs, "noise": noise})[0], before)
+    assert row.known.any()
+
+
+@pytest.mark.parametrize("more", [{}, {"attention": "separable", "token_dropping": 0.5}], ids=str)
+def test_packed_pretraining_goes_on_after_a_slice(small, tmp_path, more):
+    folder = tmp_path / "nano"
+    config = configuration(folder, pack=True, autoencoder_seconds=0.5, slice_seconds=0.7, **more)
+    with pytest.raises(pretrain.SliceDone):
+        pretrain.pretrain(config, CPU)
+    pretrain.pretrain(config, CPU)
+    state = torch.load(folder / STATE, weights_only=True)
+    assert state["clips"] > state["step"] > 0
+    loaded = load_generator(str(folder))
+    assert loaded.transformer.config.attention == more.get("attention", "full")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("compiled", [False, True])
+def test_packed_pretraining_on_a_gpu_records_and_replays_graphs(small, tmp_path, compiled):
+    config = configuration(
+        tmp_path / "nano",
+        pack=True,
+        transformer_tokens=4000,
+        transformer_seconds=60.0 if compiled else 15.0,
+        compile_blocks=compiled,
+    )
+    pretrain.pretrain(config, torch.device("cuda"))
+    metrics = json.loads((tmp_path / "nano" / "metrics.json").read_text())
+    rows = metrics["history"]["transformer"]
+    assert rows[-1]["loss"] < 0.9 * rows[0]["loss"]
+
+
+def test_settings_that_do_not_go_together_are_named(tmp_path):
+    for changes, message in (
+        ({"token_dropping": 0.5}, "needs packed rows"),
+        ({"patch_size": [2, 2, 2]}, "need patches of one frame"),
+        ({"patch_size": [2, 2]}, "must be three numbers"),
+        ({"attention": "sparse"}, "must be one of full, separable"),
+    ):
+        with pytest.raises(InputError, match=message):
+            pretrain.pretrain(PretrainConfig(output_dir=str(tmp_path / "o"), **changes), CPU)

@@ -8,13 +8,8 @@ from peft import LoraConfig
 from torch.nn import functional as F
 
 from generator.flow import interpolate, velocity_target
-from generator.native.transformer import (
-    NativeVideoTransformer3DModel,
-    linear_velocity,
-    patch_coordinates,
-    rotary_angles,
-    rotate,
-)
+from generator.native.blocks import linear_velocity, patch_coordinates, rotary_angles, rotate
+from generator.native.transformer import NativeVideoTransformer3DModel
 
 TINY = {
     "in_channels": 4,
@@ -35,7 +30,9 @@ def with_output(model, seed=1):
     """The same model with an output layer that is not zero."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        model.proj_out.weight.copy_(0.1 * torch.randn(model.proj_out.weight.shape, generator=generator))
+        started_at_zero = [block.temporal_attn.to_out[0] for block in model.blocks if block.temporal_attn]
+        for layer in (model.proj_out, *started_at_zero):
+            layer.weight.copy_(0.1 * torch.randn(layer.weight.shape, generator=generator))
     return model
 
 
@@ -55,7 +52,10 @@ VARIANTS = [
     {"long_skips": False},
     {"conditioning": "adaln", "long_skips": False},
     {"patch_size": (1, 1, 2)},
+    {"patch_size": (2, 2, 2)},
     {"num_layers": 4},
+    {"attention": "separable"},
+    {"attention": "separable", "conditioning": "adaln"},
 ]
 
 
@@ -339,3 +339,16 @@ def test_key_frames_are_told_from_frames_of_a_video():
         image, still = model(**one).sample, model(**one, key_frames=True).sample
     assert not torch.allclose(video, stills)
     assert torch.equal(image, still)
+
+
+@pytest.mark.parametrize("patch_size", [(1, 2, 2), (2, 2, 2), (3, 1, 2)])
+@pytest.mark.parametrize("frames", [1, 3, 4, 5])
+def test_patches_count_as_the_sizes_say_and_give_the_latents_back(patch_size, frames):
+    model = build(patch_size=patch_size)
+    latents = torch.randn(2, 4, frames, 4, 6, generator=torch.Generator().manual_seed(0))
+    patches, shape = model.patchify(latents), model.clip_shape(latents.shape, 0.5)
+    p_t, p_h, p_w = patch_size
+    assert patches.shape == (2, math.ceil(frames / p_t) * (4 // p_h) * (6 // p_w), 4 * p_t * p_h * p_w)
+    assert shape.tokens == patches.shape[1]
+    assert shape.seconds_per_patch == 0.5 * p_t
+    assert torch.equal(model.unpatchify(patches, shape, frames), latents)
