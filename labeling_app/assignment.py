@@ -12,15 +12,31 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, func, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import Select, bindparam, func, insert, or_, select, update
+from sqlalchemy.orm import Session
 
-from labeling_app.models import Assignment, Campaign, Judgement, Media, Task, TaskVideo, User
+from labeling_app.dispatch import choose_task, why_nothing
+from labeling_app.models import (
+    Assignment,
+    Campaign,
+    Guidelines,
+    Judgement,
+    LibraryVideo,
+    Media,
+    Task,
+    TaskVideo,
+    Upload,
+    User,
+)
+from labeling_app.progress import Progress as Progress
+from labeling_app.progress import progress as progress
 from labeling_app.store import Store, is_storable
 
 MAXIMUM_TEXT = 10_000
 MAXIMUM_FLAG = 200
 MAXIMUM_ID = 2**31 - 1
+
+UNFORESEEN = random.SystemRandom()
 
 LEASE_EXPIRED = "Your time for this task ran out, so it was given back and your answer was not saved."
 
@@ -76,11 +92,20 @@ class Answered:
 
 
 @dataclass(frozen=True)
-class Progress:
-    """How far an annotator is: tasks judged or skipped, and tasks that are still there for this person."""
+class _Held:
+    """An assignment as far as an answer needs it."""
 
-    done: int
-    left: int
+    id: int
+    task_id: int
+    user_id: int
+    permutation: list[int]
+    state: str
+    expires_at: float
+    kind: str
+    completed: int
+    overlap: int
+    dimensions: list[str]
+    guidelines_version: int
 
 
 def next_task(
@@ -88,26 +113,44 @@ def next_task(
     user: User,
     campaign: str | None = None,
     order: Callable[[Task], Sequence[int]] | None = None,
+    draw: Callable[[], float] = UNFORESEEN.random,
 ) -> AssignedTask | None:
     """The task that the user works on, or a new one, or None when nothing is left for this user.
 
     Args:
         campaign: only tasks of this campaign; by default of all campaigns, oldest first.
         order: gives the permutation in which a task's videos are shown; by default a random one.
+        draw: gives the number in [0, 1) that decides on gold items and repeats; by default a random one.
     """
     now = store.clock()
     only = store.campaign(campaign).id if campaign is not None else None
     with store.write() as session:
-        campaigns = _lock_campaigns(session, only)
-        assignment = _open_assignment(session, user, [row.id for row in campaigns], now)
-        for row in campaigns:
-            if assignment is None:
-                assignment = _claim(session, user, row, now, store.lease_seconds, order or random_order)
-        if assignment is None:
-            return None
-        assignment.expires_at = max(assignment.expires_at, now + store.lease_seconds)
-        session.flush()
-        return _assigned(assignment)
+        # One window of a person at a time. SQLite ignores FOR UPDATE; there BEGIN IMMEDIATE does it for all.
+        if session.get_bind().dialect.name != "sqlite":
+            session.scalar(select(User.id).where(User.id == user.id).with_for_update(key_share=True))
+        campaigns = {row.id: row for row in session.scalars(_campaigns(only))}
+        found = session.execute(OPEN, {"user": user.id, "now": now, "campaigns": list(campaigns)}).first()
+        expires_at = now + store.lease_seconds
+        if found is not None:
+            assignment_id, task_id, permutation, before = found
+            expires_at = max(before, expires_at)
+            _set_lease(session, assignment_id, now, expires_at)
+            return _assigned(session, assignment_id, task_id, permutation, expires_at)
+        for row in campaigns.values():
+            task = choose_task(session, user.id, row, now, draw)
+            if task is not None:
+                return _assign(session, user, task, now, expires_at, order)
+        return None
+
+
+def reason_for_nothing(store: Store, user: User, campaign: str | None = None) -> str:
+    """One sentence for an annotator to whom tasks are closed (daily limit, trial not passed), or empty."""
+    only = store.campaign(campaign).id if campaign is not None else None
+    with store.read() as session:
+        reasons = [
+            why_nothing(session, user.id, row, store.clock()) for row in session.scalars(_campaigns(only))
+        ]
+    return next((reason for reason in reasons if reason), "")
 
 
 def renew(store: Store, user: User, assignment_id: int) -> float:
@@ -119,8 +162,9 @@ def renew(store: Store, user: User, assignment_id: int) -> float:
     """
     with store.write() as session:
         assignment = _require_open(session, user, assignment_id, store)
-        assignment.expires_at = store.clock() + store.lease_seconds
-        return assignment.expires_at
+        expires_at = store.clock() + store.lease_seconds
+        _set_lease(session, assignment.id, store.clock(), expires_at)
+        return expires_at
 
 
 def submit(
@@ -146,9 +190,16 @@ def submit(
     """
     with store.write() as session:
         assignment = _require_open(session, user, assignment_id, store)
-        _store_ranks(session, assignment, ranks, seconds, (comment, flag), store.clock())
-        assignment.state = "done"
-        assignment.task.completed += 1
+        _store_ranks(session, assignment, ranks, seconds, (comment, flag), store.clock(), version=1)
+        _close(session, assignment, "done")
+        completed = assignment.completed + 1
+        session.execute(
+            update(Task)
+            .where(Task.id == assignment.task_id)
+            .values(
+                completed=completed, filled=assignment.kind == "normal" and completed >= assignment.overlap
+            )
+        )
         return 1
 
 
@@ -171,10 +222,12 @@ def revise(
         assignment = _require_own(session, user, assignment_id)
         if assignment.state != "done":
             raise Refused("Only a task that you have ranked can be changed.")
-        first = _versions(session, assignment)[0]
-        if first.created_at + store.edit_seconds < store.clock():
+        versions = _versions(session, assignment)
+        if versions[0].created_at + store.edit_seconds < store.clock():
             raise Refused("This answer is too old to be changed: tell the lead instead.")
-        return _store_ranks(session, assignment, ranks, seconds, (comment, flag), store.clock())
+        version = versions[-1].version + 1
+        _store_ranks(session, assignment, ranks, seconds, (comment, flag), store.clock(), version)
+        return version
 
 
 def recent_answers(store: Store, user: User, limit: int = 20) -> list[Answered]:
@@ -202,7 +255,7 @@ def recent_answers(store: Store, user: User, limit: int = 20) -> list[Answered]:
         return [_answered(session, assignment) for assignment in found]
 
 
-def _versions(session: Session, assignment: Assignment) -> list[Judgement]:
+def _versions(session: Session, assignment: Assignment | _Held) -> list[Judgement]:
     return list(
         session.scalars(
             select(Judgement)
@@ -220,9 +273,10 @@ def _answered(session: Session, assignment: Assignment) -> Answered:
         for judgement in newest
         if judgement.ranks is not None
     }
-    return Answered(
-        _assigned(assignment), ranks, newest[0].comment, newest[0].flag, answered_at=versions[0].created_at
+    task = _assigned(
+        session, assignment.id, assignment.task_id, assignment.permutation, assignment.expires_at
     )
+    return Answered(task, ranks, newest[0].comment, newest[0].flag, answered_at=versions[0].created_at)
 
 
 def skip(
@@ -240,59 +294,33 @@ def skip(
     with store.write() as session:
         assignment = _require_open(session, user, assignment_id, store)
         _check_seconds_and_texts(seconds, comment, "")
-        for dimension in assignment.task.campaign.dimensions:
-            session.add(
-                Judgement(
-                    task_id=assignment.task_id,
-                    user_id=user.id,
-                    dimension=dimension,
-                    version=1,
-                    ranks=None,
-                    seconds=seconds,
-                    comment=comment,
-                    skip_reason=reason,
-                    created_at=store.clock(),
-                )
-            )
-        assignment.state = "skipped"
-
-
-def progress(store: Store, user: User, campaign: str | None = None) -> Progress:
-    """How many tasks the user has answered or skipped, and how many are left for this user."""
-    now = store.clock()
-    only = store.campaign(campaign).id if campaign is not None else None
-    with store.read() as session:
-        finished = (
-            select(func.count())
-            .select_from(Assignment)
-            .join(Task, Task.id == Assignment.task_id)
-            .where(Assignment.user_id == user.id, Assignment.state != "open")
-        )
-        if only is not None:
-            finished = finished.where(Task.campaign_id == only)
-        done = session.scalar(finished) or 0
-        left = 0
-        for row in session.scalars(_campaigns(only)):
-            free = select(func.count()).select_from(Task).where(*_free_for(user, row, now))
-            left += session.scalar(free) or 0
-    return Progress(done=done, left=left)
+        given = {"seconds": seconds, "comment": comment, "flag": "", "skip_reason": reason}
+        _add_judgements(session, assignment, dict.fromkeys(assignment.dimensions), given, store.clock(), 1)
+        _close(session, assignment, "skipped")
 
 
 def visible_media(store: Store, user: User, media_id: str) -> Media | None:
-    """The video of this id if it belongs to a task that the user was ever given."""
+    """The video of this id if the user may see it: of a task that this person was ever given, an upload of the
+    person's own, one to choose as a demonstration, or any for a lead."""
+    if user.role != "annotator":
+        with store.read() as session:
+            return session.get(Media, media_id)
+    given = (
+        select(TaskVideo.media_id)
+        .join(Assignment, Assignment.task_id == TaskVideo.task_id)
+        .where(TaskVideo.media_id == media_id, Assignment.user_id == user.id)
+    )
+    own = select(Upload.media_id).where(Upload.media_id == media_id, Upload.user_id == user.id)
+    library = select(LibraryVideo.media_id).where(LibraryVideo.media_id == media_id)
     with store.read() as session:
         return session.scalar(
-            select(Media)
-            .join(TaskVideo, TaskVideo.media_id == Media.id)
-            .join(Assignment, Assignment.task_id == TaskVideo.task_id)
-            .where(Media.id == media_id, Assignment.user_id == user.id)
-            .limit(1)
+            select(Media).where(Media.id == media_id, or_(given.exists(), own.exists(), library.exists()))
         )
 
 
-def random_order(task: Task) -> list[int]:
+def random_order(count: int) -> list[int]:
     """A permutation that nobody can foresee."""
-    return random.SystemRandom().sample(range(len(task.videos)), len(task.videos))
+    return UNFORESEEN.sample(range(count), count)
 
 
 def dense_ranks(ranks: Sequence[int]) -> list[int]:
@@ -301,134 +329,148 @@ def dense_ranks(ranks: Sequence[int]) -> list[int]:
     return [places[rank] for rank in ranks]
 
 
+OPEN = (
+    select(Assignment.id, Assignment.task_id, Assignment.permutation, Assignment.expires_at)
+    .join(Task, Task.id == Assignment.task_id)
+    .where(
+        Assignment.user_id == bindparam("user"),
+        Assignment.state == "open",
+        Assignment.expires_at > bindparam("now"),
+        Task.campaign_id.in_(bindparam("campaigns", expanding=True)),
+    )
+    .order_by(Assignment.id)
+    .limit(1)
+)
+HELD = (
+    select(
+        Assignment.id,
+        Assignment.task_id,
+        Assignment.user_id,
+        Assignment.permutation,
+        Assignment.state,
+        Assignment.expires_at,
+        Task.kind,
+        Task.completed,
+        Campaign.overlap,
+        Campaign.dimensions,
+        func.coalesce(
+            select(func.max(Guidelines.version))
+            .where(Guidelines.campaign_id == Task.campaign_id)
+            .correlate(Task)
+            .scalar_subquery(),
+            0,
+        ),
+    )
+    .join(Task, Task.id == Assignment.task_id)
+    .join(Campaign, Campaign.id == Task.campaign_id)
+    .where(Assignment.id == bindparam("assignment"), Assignment.user_id == bindparam("user"))
+)
+SHOWN = (
+    select(Task.prompt, Campaign.name, Campaign.dimensions, Media)
+    .join(Campaign, Campaign.id == Task.campaign_id)
+    .join(TaskVideo, TaskVideo.task_id == Task.id)
+    .join(Media, Media.id == TaskVideo.media_id)
+    .where(Task.id == bindparam("task"))
+    .order_by(TaskVideo.position)
+)
+
+
 def _campaigns(only: int | None) -> Select[Any]:
     query = select(Campaign).order_by(Campaign.id)
     return query if only is None else query.where(Campaign.id == only)
 
 
-def _lock_campaigns(session: Session, only: int | None) -> list[Campaign]:
-    # SQLite ignores FOR UPDATE; there BEGIN IMMEDIATE does the same for the whole file.
-    return list(session.scalars(_campaigns(only).with_for_update()))
+def _set_lease(
+    session: Session, assignment_id: int, now: float, expires_at: float, new: bool = False
+) -> None:
+    values = {"expires_at": expires_at, **({"assigned_at": now} if new else {})}
+    session.execute(update(Assignment).where(Assignment.id == assignment_id).values(**values))
 
 
-def _open_assignment(session: Session, user: User, campaign_ids: list[int], now: float) -> Assignment | None:
-    return session.scalar(
-        select(Assignment)
-        .join(Task, Task.id == Assignment.task_id)
-        .where(
-            Assignment.user_id == user.id,
-            Assignment.state == "open",
-            Assignment.expires_at > now,
-            Task.campaign_id.in_(campaign_ids),
-        )
-        .order_by(Assignment.id)
-        .limit(1)
-    )
+def _close(session: Session, assignment: _Held, state: str) -> None:
+    session.execute(update(Assignment).where(Assignment.id == assignment.id).values(state=state))
 
 
-def _free_for(user: User, campaign: Campaign, now: float) -> list[ColumnElement[bool]]:
-    """Conditions on `Task`: room for one more annotator, and not answered or skipped by this user."""
-    others, own = aliased(Assignment), aliased(Assignment)
-    held = (
-        select(func.count())
-        .select_from(others)
-        .where(
-            others.task_id == Task.id,
-            others.state == "open",
-            others.expires_at > now,
-            others.user_id != user.id,
-        )
-        .correlate(Task)
-        .scalar_subquery()
-    )
-    finished = (
-        select(own.id)
-        .where(own.task_id == Task.id, own.user_id == user.id, own.state != "open")
-        .correlate(Task)
-        .exists()
-    )
-    return [
-        Task.campaign_id == campaign.id,
-        Task.completed < campaign.overlap,
-        Task.completed + held < campaign.overlap,
-        ~finished,
-    ]
-
-
-def _lock_free_task(session: Session, user: User, campaign: Campaign, now: float) -> Task | None:
-    """A task with room, locked, so that no answer or renewal can fill it before this transaction ends."""
-    while True:
-        free = select(Task).where(*_free_for(user, campaign, now)).order_by(Task.id).limit(1)
-        task = session.scalar(free)
-        if task is None or session.get_bind().dialect.name == "sqlite":
-            return task
-        session.refresh(task, with_for_update={"of": Task})
-        # What was waited for may have filled it: only what is seen under the lock counts.
-        if session.scalar(select(Task.id).where(Task.id == task.id, *_free_for(user, campaign, now))):
-            return task
-
-
-def _claim(
+def _assign(
     session: Session,
     user: User,
-    campaign: Campaign,
+    task_id: int,
     now: float,
-    lease_seconds: float,
-    order: Callable[[Task], Sequence[int]],
-) -> Assignment | None:
-    task = _lock_free_task(session, user, campaign, now)
-    if task is None:
-        return None
-    lapsed = session.scalar(
-        select(Assignment).where(Assignment.task_id == task.id, Assignment.user_id == user.id)
-    )
+    expires_at: float,
+    order: Callable[[Task], Sequence[int]] | None,
+) -> AssignedTask:
+    lapsed = session.execute(
+        select(Assignment.id, Assignment.permutation).where(
+            Assignment.task_id == task_id, Assignment.user_id == user.id
+        )
+    ).first()
     if lapsed is not None:
-        lapsed.assigned_at, lapsed.expires_at = now, now + lease_seconds
-        return lapsed
-    assignment = Assignment(
-        task_id=task.id,
-        user_id=user.id,
-        permutation=list(order(task)),
-        state="open",
-        assigned_at=now,
-        expires_at=now + lease_seconds,
+        _set_lease(session, lapsed[0], now, expires_at, new=True)
+        return _assigned(session, lapsed[0], task_id, lapsed[1], expires_at)
+    rows = session.execute(SHOWN, {"task": task_id}).all()
+    permutation = list(order(session.get_one(Task, task_id))) if order else random_order(len(rows))
+    while permutation == _order_before(session, user, task_id) and len(permutation) > 1:
+        permutation = random_order(len(rows))
+    made = {
+        "task_id": task_id,
+        "user_id": user.id,
+        "permutation": permutation,
+        "state": "open",
+        "assigned_at": now,
+        "expires_at": expires_at,
+    }
+    assignment_id = session.scalar(insert(Assignment).values(**made).returning(Assignment.id))
+    assert assignment_id is not None
+    return _assigned(session, assignment_id, task_id, permutation, expires_at, rows)
+
+
+def _order_before(session: Session, user: User, task_id: int) -> list[int] | None:
+    """The order in which the user saw the videos of a task that this one repeats."""
+    return session.scalar(
+        select(Assignment.permutation)
+        .join(Task, Task.copy_of == Assignment.task_id)
+        .where(Task.id == task_id, Assignment.user_id == user.id)
     )
-    assignment.task = task
-    session.add(assignment)
-    return assignment
 
 
-def _assigned(assignment: Assignment) -> AssignedTask:
-    task = assignment.task
+def _assigned(
+    session: Session,
+    assignment_id: int,
+    task_id: int,
+    permutation: Sequence[int],
+    expires_at: float,
+    rows: Sequence[Any] | None = None,
+) -> AssignedTask:
+    rows = rows or session.execute(SHOWN, {"task": task_id}).all()
+    prompt, campaign, dimensions, _ = rows[0]
     return AssignedTask(
-        assignment=assignment.id,
-        task=task.id,
-        campaign=task.campaign.name,
-        prompt=task.prompt,
-        dimensions=tuple(task.campaign.dimensions),
-        videos=tuple(task.videos[position].media for position in assignment.permutation),
-        permutation=tuple(assignment.permutation),
-        expires_at=assignment.expires_at,
+        assignment=assignment_id,
+        task=task_id,
+        campaign=campaign,
+        prompt=prompt,
+        dimensions=tuple(dimensions),
+        videos=tuple(rows[position][3] for position in permutation),
+        permutation=tuple(permutation),
+        expires_at=expires_at,
     )
 
 
-def _require_own(session: Session, user: User, assignment_id: int) -> Assignment:
-    own = (Assignment.id == assignment_id, Assignment.user_id == user.id)
-    if (
-        assignment_id > MAXIMUM_ID
-        or (task_id := session.scalar(select(Assignment.task_id).where(*own))) is None
-    ):
-        raise Refused("This task is not assigned to you.")
-    # SQLite has the whole file locked. Elsewhere the task's row is the lock of everything about the task.
-    session.scalar(select(Task.id).where(Task.id == task_id).with_for_update())
-    return (
-        session.scalars(select(Assignment).where(*own).execution_options(populate_existing=True))
-        .unique()
-        .one()
-    )
+def _require_own(session: Session, user: User, assignment_id: int) -> _Held:
+    known = {"assignment": assignment_id, "user": user.id}
+    if assignment_id <= MAXIMUM_ID:
+        if session.get_bind().dialect.name != "sqlite":
+            # SQLite has the whole file locked. Elsewhere the task's row is the lock of everything about the task.
+            task = select(Assignment.task_id).where(
+                Assignment.id == assignment_id, Assignment.user_id == user.id
+            )
+            session.scalar(select(Task.id).where(Task.id == task.scalar_subquery()).with_for_update())
+        found = session.execute(HELD, known).first()
+        if found is not None:
+            return _Held(*found)
+    raise Refused("This task is not assigned to you.")
 
 
-def _require_open(session: Session, user: User, assignment_id: int, store: Store) -> Assignment:
+def _require_open(session: Session, user: User, assignment_id: int, store: Store) -> _Held:
     assignment = _require_own(session, user, assignment_id)
     if assignment.state != "open":
         raise AlreadyAnswered("You have answered this task already.")
@@ -440,47 +482,56 @@ def _require_open(session: Session, user: User, assignment_id: int, store: Store
 
 def _store_ranks(
     session: Session,
-    assignment: Assignment,
+    assignment: _Held,
     ranks: Mapping[str, Sequence[int]],
     seconds: float,
     texts: tuple[str, str],
     now: float,
-) -> int:
-    task = assignment.task
+    version: int,
+) -> None:
     comment, flag = texts
     _check_seconds_and_texts(seconds, comment, flag)
-    if set(ranks) != set(task.campaign.dimensions):
-        raise Refused(f"Ranks are needed for: {', '.join(task.campaign.dimensions)}.")
-    version = 1 + (
-        session.scalar(
-            select(func.max(Judgement.version)).where(
-                Judgement.task_id == task.id, Judgement.user_id == assignment.user_id
-            )
-        )
-        or 0
-    )
-    for dimension in task.campaign.dimensions:
-        shown = dense_ranks(_legal_ranks(ranks[dimension], len(task.videos)))
+    if set(ranks) != set(assignment.dimensions):
+        raise Refused(f"Ranks are needed for: {', '.join(assignment.dimensions)}.")
+    stored: dict[str, list[int] | None] = {}
+    for dimension in assignment.dimensions:
+        shown = dense_ranks(legal_ranks(ranks[dimension], len(assignment.permutation)))
         in_task_order = [0] * len(shown)
         for place, position in enumerate(assignment.permutation):
             in_task_order[position] = shown[place]
-        session.add(
-            Judgement(
-                task_id=task.id,
-                user_id=assignment.user_id,
-                dimension=dimension,
-                version=version,
-                ranks=in_task_order,
-                seconds=seconds,
-                comment=comment,
-                flag=flag,
-                created_at=now,
-            )
-        )
-    return version
+        stored[dimension] = in_task_order
+    given = {"seconds": seconds, "comment": comment, "flag": flag, "skip_reason": ""}
+    _add_judgements(session, assignment, stored, given, now, version)
 
 
-def _legal_ranks(ranks: Sequence[int], count: int) -> Sequence[int]:
+def _add_judgements(
+    session: Session,
+    assignment: _Held,
+    ranks: Mapping[str, list[int] | None],
+    given: dict[str, Any],
+    now: float,
+    version: int,
+) -> None:
+    same = {
+        "task_id": assignment.task_id,
+        "user_id": assignment.user_id,
+        "version": version,
+        "guidelines_version": assignment.guidelines_version,
+        "created_at": now,
+        **given,
+    }
+    session.execute(
+        insert(Judgement),
+        [{**same, "dimension": dimension, "ranks": value} for dimension, value in ranks.items()],
+    )
+
+
+def legal_ranks(ranks: Sequence[int], count: int) -> Sequence[int]:
+    """The ranks, if they are `count` places from 1 to `count`.
+
+    Raises:
+        Refused: they are not.
+    """
     legal = (
         isinstance(ranks, (list, tuple))
         and len(ranks) == count

@@ -17,7 +17,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from generator.output import InputError
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-FIRST_VERSION, NEWEST_VERSION = "0001", "0002"
+FIRST_VERSION, NEWEST_VERSION = "0001", "0003"
 MIGRATION_LOCK = 0x76_69_64_61_6C_69_67_6E
 """Key of the advisory lock under which one process at a time migrates a PostgreSQL database."""
 

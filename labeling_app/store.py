@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,8 @@ class Store:
         self.clock = clock
         self._engine = open_database(self.url)
         self._reading = self._engine.execution_options(reading=True)
+        # SQLite makes a second writer sleep and try again; threads of one process wait here instead, in turn.
+        self._turn = threading.Lock() if self._engine.dialect.name == "sqlite" else nullcontext()
 
     def close(self) -> None:
         """Closes all connections."""
@@ -114,7 +117,7 @@ class Store:
     @contextmanager
     def write(self) -> Iterator[Session]:
         """A transaction that may write; committed at the end of the block, rolled back if the block fails."""
-        with Session(self._engine, expire_on_commit=False) as session, session.begin():
+        with self._turn, Session(self._engine, expire_on_commit=False) as session, session.begin():
             yield session
 
     @contextmanager
