@@ -84,6 +84,8 @@ class Store:
         lease_seconds: how long an annotator may be silent before a task goes to somebody else.
         edit_seconds: how long after an answer the annotator may still change it.
         clock: seconds since the epoch.
+        uploads: folder for videos that annotators send; by default beside an SQLite file (`labels.uploads`), else
+            `vidalign-uploads` in the working folder.
 
     Raises:
         InputError: the URL is not one, its driver is not installed, or the database cannot be opened.
@@ -95,11 +97,14 @@ class Store:
         lease_seconds: float = 900.0,
         edit_seconds: float = 86400.0,
         clock: Callable[[], float] = time.time,
+        uploads: str | Path | None = None,
     ) -> None:
         self.url = database_url(database)
         self.lease_seconds = lease_seconds
         self.edit_seconds = edit_seconds
         self.clock = clock
+        file = self.url.removeprefix("sqlite:///") if self.url.startswith("sqlite:///") else None
+        self.uploads = Path(uploads or (Path(file).with_suffix(".uploads") if file else "vidalign-uploads"))
         self._engine = open_database(self.url)
         self._reading = self._engine.execution_options(reading=True)
         # SQLite makes a second writer sleep and try again; threads of one process wait here instead, in turn.
