@@ -106,7 +106,9 @@ class Store:
         file = self.url.removeprefix("sqlite:///") if self.url.startswith("sqlite:///") else None
         self.uploads = Path(uploads or (Path(file).with_suffix(".uploads") if file else "vidalign-uploads"))
         self._engine = open_database(self.url)
-        self._reading = self._engine.execution_options(reading=True)
+        # Reading takes single statements, which need no transaction around them on PostgreSQL.
+        alone = {} if self._engine.dialect.name == "sqlite" else {"isolation_level": "AUTOCOMMIT"}
+        self._reading = self._engine.execution_options(reading=True, **alone)
         # SQLite makes a second writer sleep and try again; threads of one process wait here instead, in turn.
         self._turn = threading.Lock() if self._engine.dialect.name == "sqlite" else nullcontext()
 
