@@ -103,7 +103,8 @@ def _open_engine(url: str) -> Engine:
     try:
         parsed = make_url(url)
         if parsed.get_backend_name() != "sqlite":
-            return create_engine(parsed, pool_pre_ping=True, pool_size=10, max_overflow=10)
+            # No ping before each use: after a restart of the database one request fails, and the pool is renewed.
+            return create_engine(parsed, pool_size=10, max_overflow=10, pool_recycle=1800)
         folder = Path(parsed.database or ".").parent
         if parsed.database in (None, "", ":memory:"):
             raise InputError(

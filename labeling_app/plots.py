@@ -88,7 +88,7 @@ def _ranks(store: Store, campaign: str, axes: Axes) -> None:
     if counts:
         chance = float(np.mean([1 / count for count in counts]))
         axes.axhline(chance, color=INK, linestyle="--", linewidth=1)
-        axes.text(0, chance, " chance", va="bottom", color=INK)
+        axes.text(1.01, chance, "chance", va="center", color=INK, transform=axes.get_yaxis_transform())
     axes.set_ylim(0, 1)
     axes.set_ylabel("first shown ranked best")
     axes.set_xticks(
