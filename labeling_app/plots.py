@@ -47,7 +47,7 @@ def _annotators(store: Store, campaign: str, axes: Axes) -> None:
     axes.set_ylabel("share of pairs")
     # Names of people are drawn as text, never as mathematics.
     axes.set_xticks(
-        range(len(people)), [p["name"][:14].replace("$", r"\$") for p in people], rotation=35, ha="right"
+        range(len(people)), [p["name"][:20].replace("$", r"\$") for p in people], rotation=35, ha="right"
     )
     axes.legend(frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, 1.18))
 
@@ -60,7 +60,7 @@ def _speed(store: Store, campaign: str, axes: Axes) -> None:
     names = sorted(seconds)[:SHOWN_ANNOTATORS]
     if names:
         axes.boxplot([seconds[name] for name in names], showfliers=True)
-        labels = [name[:14].replace("$", r"\$") for name in names]
+        labels = [name[:20].replace("$", r"\$") for name in names]
         axes.set_xticks(range(1, len(names) + 1), labels, rotation=35, ha="right")
     axes.set_ylabel("seconds a task")
     axes.set_ylim(bottom=0)
@@ -92,7 +92,7 @@ def _ranks(store: Store, campaign: str, axes: Axes) -> None:
     axes.set_ylim(0, 1)
     axes.set_ylabel("first shown ranked best")
     axes.set_xticks(
-        range(len(people)), [p["name"][:14].replace("$", r"\$") for p in people], rotation=35, ha="right"
+        range(len(people)), [p["name"][:20].replace("$", r"\$") for p in people], rotation=35, ha="right"
     )
 
 
