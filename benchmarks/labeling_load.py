@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
 import signal
 import socket
@@ -111,6 +112,14 @@ class Server:
         """Ends it politely."""
         self.process.terminate()
         self.process.wait(timeout=30)
+
+    def cpu_seconds(self) -> float:
+        """Processor time of the server so far; NaN where the system does not tell (other than Linux)."""
+        try:
+            fields_of_process = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return float("nan")
+        return (int(fields_of_process[11]) + int(fields_of_process[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def prepare(store: Store, folder: Path, arguments: argparse.Namespace) -> dict[str, str]:
@@ -222,15 +231,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, Store(arguments.db) as store:
         cookies = prepare(store, Path(folder), arguments)
         server = Server(arguments.db, port)
-        begin = time.perf_counter()
+        begin, cpu_before = time.perf_counter(), server.cpu_seconds()
         try:
             record = asyncio.run(run(arguments, server, cookies))
+            cpu = server.cpu_seconds() - cpu_before
         finally:
             server.stop()
         taken = time.perf_counter() - begin
         result: dict[str, object] = {
             "arguments": {**vars(arguments), "db": store.url.split(":")[0].split("+")[0]},
             "seconds": round(taken, 1),
+            "server_cpu_milliseconds_a_request": None
+            if arguments.kill_every
+            else round(1000 * cpu / sum(map(len, record.seconds.values())), 2),
             "acknowledged": len(record.acknowledged),
             "refusals": dict(record.refusals),
             "kills": record.kills,

@@ -1,7 +1,7 @@
-"""The ranking page: a Gradio app whose one component is the synchronised player with the ranking below it.
+"""The pages: Gradio apps whose one component is filled by a script of `static/`.
 
-The component's template is a constant. Everything that comes from data (prompts, video ids) is fetched by
-`static/ranking.js` from the API and set as text, because Gradio evaluates templates as JavaScript literals.
+The component's template is a constant. Everything that comes from data (prompts, video ids) is fetched by the page's
+script from the API and set as text, because Gradio evaluates templates as JavaScript literals.
 """
 
 from __future__ import annotations
@@ -14,38 +14,47 @@ from fastapi import FastAPI, Request
 from labeling_app.models import User
 
 LOAD_PAGE = """
-import(new URL('../static/ranking.js', document.baseURI).href)
+import(new URL('../static/{script}.js', document.baseURI).href)
     .then((page) => page.start(element))
     .catch((error) => { element.textContent = 'The page could not be loaded: ' + error.message; });
 """
-STYLESHEET = '<link rel="icon" href="data:,"><link rel="stylesheet" href="../static/ranking.css">'
+STYLESHEETS = (
+    '<link rel="icon" href="data:,"><link rel="stylesheet" href="../static/ranking.css">'
+    '<link rel="stylesheet" href="../static/pages.css">'
+)
 
 
-def ranking_page() -> gr.Blocks:
-    """The page as a Gradio app without events."""
-    with gr.Blocks(title="Rank videos", analytics_enabled=False, fill_width=True) as page:
+def gradio_page(title: str, script: str) -> gr.Blocks:
+    """A page as a Gradio app without events.
+
+    Args:
+        script: name of the module in `static/` whose `start` fills the page.
+    """
+    with gr.Blocks(title=title, analytics_enabled=False, fill_width=True) as page:
         gr.HTML(
             "",
             html_template='<div class="ranking-page"></div>',
-            js_on_load=LOAD_PAGE,
+            js_on_load=LOAD_PAGE.replace("{script}", script),
             apply_default_css=False,
         )
     return page
 
 
-def mount_ranking_page(app: FastAPI, path: str, logged_in_user: Callable[[Request], User | None]) -> FastAPI:
-    """Mounts the page for users who are logged in."""
+def mount_page(
+    app: FastAPI, path: str, title: str, script: str, allowed_user: Callable[[Request], User | None]
+) -> FastAPI:
+    """Mounts a page for the users whom `allowed_user` finds in a request."""
 
     def user_name(request: Request) -> str | None:
-        user = logged_in_user(request)
+        user = allowed_user(request)
         return user.name if user else None
 
     return gr.mount_gradio_app(
         app,
-        ranking_page(),
+        gradio_page(title, script),
         path,
         auth_dependency=user_name,
-        head=STYLESHEET,
+        head=STYLESHEETS,
         footer_links=[],
         run_history=False,
         ssr_mode=False,

@@ -17,7 +17,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from generator.output import InputError
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-FIRST_VERSION, NEWEST_VERSION = "0001", "0002"
+FIRST_VERSION, NEWEST_VERSION = "0001", "0003"
 MIGRATION_LOCK = 0x76_69_64_61_6C_69_67_6E
 """Key of the advisory lock under which one process at a time migrates a PostgreSQL database."""
 
@@ -103,7 +103,8 @@ def _open_engine(url: str) -> Engine:
     try:
         parsed = make_url(url)
         if parsed.get_backend_name() != "sqlite":
-            return create_engine(parsed, pool_pre_ping=True, pool_size=10, max_overflow=10)
+            # No ping before each use: after a restart of the database one request fails, and the pool is renewed.
+            return create_engine(parsed, pool_size=10, max_overflow=10, pool_recycle=1800)
         folder = Path(parsed.database or ".").parent
         if parsed.database in (None, "", ":memory:"):
             raise InputError(

@@ -8,11 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from generator.output import InputError, write_jsonl
+from labeling_app.adjudication import final_rankings
 from labeling_app.store import Store
 
 
-def export_rankings(store: Store, campaign: str, path: str | Path, overwrite: bool = False) -> int:
+def export_rankings(
+    store: Store, campaign: str, path: str | Path, overwrite: bool = False, raw: bool = False
+) -> int:
     """Writes the newest version of every judgement, one a line, in one step; returns the number of lines.
+
+    Where a lead has decided, the decision stands in place of the annotators' rankings, unless `raw`. Gold items and
+    repeats are not in it.
 
     Each line is `{"prompt", "videos", "ranks", "dimension", "annotator", "seconds", "created_at"}`: videos
     as paths relative to the file, lower rank is better, equal ranks are ties, `created_at` in UTC (ISO
@@ -27,14 +33,14 @@ def export_rankings(store: Store, campaign: str, path: str | Path, overwrite: bo
         raise InputError(f"The file {path} exists: name another one or pass --overwrite.")
     if path.is_dir():
         raise InputError(f"{path} is a folder, but rankings are one file: name a .jsonl file.")
-    rows = ranking_rows(store, campaign, path.parent)
+    rows = ranking_rows(store, campaign, path.parent, raw)
     if not rows:
         raise InputError(f"The campaign {campaign!r} has no rankings yet: let annotators rank first.")
     write_jsonl(path, rows)
     return len(rows)
 
 
-def ranking_rows(store: Store, campaign: str, folder: Path) -> list[dict[str, Any]]:
+def ranking_rows(store: Store, campaign: str, folder: Path, raw: bool = False) -> list[dict[str, Any]]:
     """The rows of a rankings file that lies in `folder`."""
     tasks = {
         task.id: (
@@ -45,13 +51,13 @@ def ranking_rows(store: Store, campaign: str, folder: Path) -> list[dict[str, An
     }
     return [
         {
-            "prompt": tasks[judgement.task_id][0],
-            "videos": tasks[judgement.task_id][1],
-            "ranks": judgement.ranks,
-            "dimension": judgement.dimension,
-            "annotator": judgement.user.name,
-            "seconds": round(judgement.seconds, 3),
-            "created_at": datetime.fromtimestamp(judgement.created_at, UTC).isoformat(),
+            "prompt": tasks[ranking.task_id][0],
+            "videos": tasks[ranking.task_id][1],
+            "ranks": ranking.ranks,
+            "dimension": ranking.dimension,
+            "annotator": ranking.annotator,
+            "seconds": round(ranking.seconds, 3),
+            "created_at": datetime.fromtimestamp(ranking.created_at, UTC).isoformat(),
         }
-        for judgement in store.judgements(campaign)
+        for ranking in final_rankings(store, campaign, raw)
     ]

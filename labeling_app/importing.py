@@ -37,7 +37,7 @@ class ImportSummary:
 
 
 @dataclass(frozen=True)
-class _Candidates:
+class Candidates:
     """A prompt and the paths of its videos as a file names them."""
 
     prompt: str
@@ -72,7 +72,7 @@ def import_tasks(
             was imported.
     """
     sources = [source] if isinstance(source, (str, Path)) else list(source)
-    candidates = _read_sources([Path(item) for item in sources])
+    candidates = read_candidates([Path(item) for item in sources])
     paths = list(dict.fromkeys(path for task in candidates for path in task.videos))
     files: dict[Path, VideoFile] = {}
     problems: list[str] = []
@@ -139,9 +139,14 @@ def inspect_video(path: str | Path) -> VideoFile:
     )
 
 
-def _read_sources(sources: Sequence[Path]) -> list[_Candidates]:
+def read_candidates(sources: Sequence[Path]) -> list[Candidates]:
+    """The prompts of folders and JSONL files (see `import_tasks`), each with the paths of its videos.
+
+    Raises:
+        InputError: a source is not there or is none.
+    """
     pooled: dict[tuple[str, str], list[Path]] = {}
-    tasks: list[_Candidates] = []
+    tasks: list[Candidates] = []
     for source in sources:
         if source.is_dir():
             for prompt, group, path in _read_folder(source):
@@ -154,7 +159,7 @@ def _read_sources(sources: Sequence[Path]) -> list[_Candidates]:
             )
     # Several annotators' rankings of the same videos are one task.
     tasks = list({(task.prompt, frozenset(task.videos)): task for task in tasks}.values())
-    return [_Candidates(prompt, videos) for (prompt, _), videos in pooled.items()] + tasks
+    return [Candidates(prompt, videos) for (prompt, _), videos in pooled.items()] + tasks
 
 
 def _read_folder(folder: Path) -> Iterable[tuple[str, str, Path]]:
@@ -172,7 +177,7 @@ def _read_folder(folder: Path) -> Iterable[tuple[str, str, Path]]:
         yield prompt, json.dumps(group), folder / name
 
 
-def _read_jsonl_tasks(path: Path) -> list[_Candidates]:
+def _read_jsonl_tasks(path: Path) -> list[Candidates]:
     tasks = []
     for where, row in _read_jsonl(path):
         prompt, videos = row.get("prompt"), row.get("videos")
@@ -180,7 +185,7 @@ def _read_jsonl_tasks(path: Path) -> list[_Candidates]:
             raise InputError(
                 f'{where} lacks "prompt" (a string) or "videos" (a list of paths): each line needs both.'
             )
-        tasks.append(_Candidates(prompt, [path.parent / video for video in videos or []]))
+        tasks.append(Candidates(prompt, [path.parent / video for video in videos or []]))
     return tasks
 
 

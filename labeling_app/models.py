@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy import JSON, ForeignKey, Index, String, Text, UniqueConstraint, false
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 
@@ -45,20 +45,56 @@ class LoginSession(Base):
     user: Mapped[User] = relationship(lazy="joined")
 
 
+class Project(Base):
+    """Campaigns that belong together."""
+
+    __tablename__ = "projects"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(200), unique=True)
+    description: Mapped[str] = mapped_column(Text, default="")
+    created_at: Mapped[float]
+
+
 class Campaign(Base):
     """Tasks that are judged under one set of rules.
 
     Attributes:
         overlap: how many different annotators judge each task; never more.
         dimensions: what is judged, in the order in which it is asked.
+        gold_share: share of an annotator's tasks whose answer is known (hidden gold items).
+        repeat_share: share of an annotator's tasks that this person has ranked before, in another order.
+        daily_cap: answers a person may give in 24 hours; 0 is no limit.
+        quiz_size: gold items that a person ranks first, to qualify; 0 is no quiz.
+        quiz_pass: share of their pairs that must be right.
     """
 
     __tablename__ = "campaigns"
 
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(200), unique=True)
+    project_id: Mapped[int | None] = mapped_column(ForeignKey("projects.id", name="campaigns_project"))
     overlap: Mapped[int]
     dimensions: Mapped[list[str]]
+    gold_share: Mapped[float] = mapped_column(default=0.0, server_default="0")
+    repeat_share: Mapped[float] = mapped_column(default=0.0, server_default="0")
+    daily_cap: Mapped[int] = mapped_column(default=0, server_default="0")
+    quiz_size: Mapped[int] = mapped_column(default=0, server_default="0")
+    quiz_pass: Mapped[float] = mapped_column(default=0.7, server_default="0.7")
+    created_at: Mapped[float]
+    project: Mapped[Project | None] = relationship(lazy="joined")
+
+
+class Guidelines(Base):
+    """One version of what annotators of a campaign are asked to go by; versions are only added."""
+
+    __tablename__ = "guidelines"
+    __table_args__ = (UniqueConstraint("campaign_id", "version"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    campaign_id: Mapped[int] = mapped_column(ForeignKey("campaigns.id"))
+    version: Mapped[int]
+    text: Mapped[str] = mapped_column(Text)
     created_at: Mapped[float]
 
 
@@ -82,20 +118,29 @@ class Task(Base):
 
     Attributes:
         fingerprint: hash of the prompt and of the videos' contents; the same task is imported once.
+        kind: `normal`; `gold`, whose answer is known and which every annotator may get; or `repeat`, a copy of
+            a task for the one annotator who has ranked it before.
         completed: how many annotators have judged it (skips do not count).
+        filled: a normal task that as many have judged as the campaign's overlap asks for.
+        gold_ranks: the known ranks of a gold item for each dimension, in the task's order.
+        copy_of: the task that a repeat repeats, or that a gold item was made from.
     """
 
     __tablename__ = "tasks"
     __table_args__ = (
         UniqueConstraint("campaign_id", "fingerprint"),
-        Index("ix_tasks_open", "campaign_id", "completed", "id"),
+        Index("ix_tasks_queue", "campaign_id", "kind", "filled", "id"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     campaign_id: Mapped[int] = mapped_column(ForeignKey("campaigns.id"))
     prompt: Mapped[str] = mapped_column(Text)
     fingerprint: Mapped[str] = mapped_column(String(64))
+    kind: Mapped[str] = mapped_column(String(10), default="normal", server_default="normal")
     completed: Mapped[int] = mapped_column(default=0)
+    filled: Mapped[bool] = mapped_column(default=False, server_default=false())
+    gold_ranks: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    copy_of: Mapped[int | None] = mapped_column(ForeignKey("tasks.id", name="tasks_copy_of"), index=True)
     created_at: Mapped[float]
     campaign: Mapped[Campaign] = relationship(lazy="joined")
     videos: Mapped[list[TaskVideo]] = relationship(order_by="TaskVideo.position", lazy="selectin")
@@ -124,6 +169,7 @@ class Assignment(Base):
     __table_args__ = (
         UniqueConstraint("task_id", "user_id"),
         Index("ix_assignments_user", "user_id", "state"),
+        Index("ix_assignments_lease", "state", "expires_at"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -143,6 +189,7 @@ class Judgement(Base):
         ranks: in the task's order, 1 is best, equal ranks are ties; None where the task was skipped.
         seconds: how long the annotator worked on the task.
         flag: why a lead should look at the task; empty for most. A flagged answer counts like any other.
+        guidelines_version: of the guidelines that held when it was given; 0 where there were none.
     """
 
     __tablename__ = "judgements"
@@ -158,9 +205,94 @@ class Judgement(Base):
     comment: Mapped[str] = mapped_column(Text, default="")
     skip_reason: Mapped[str] = mapped_column(Text, default="")
     flag: Mapped[str] = mapped_column(String(200), default="", server_default="")
+    guidelines_version: Mapped[int] = mapped_column(default=0, server_default="0")
     created_at: Mapped[float]
     task: Mapped[Task] = relationship(lazy="joined")
     user: Mapped[User] = relationship(lazy="joined")
+
+
+class Adjudication(Base):
+    """A lead's decision where annotators disagree; the newest of a task and dimension holds.
+
+    Attributes:
+        ranks: in the task's order, 1 is best, equal ranks are ties.
+    """
+
+    __tablename__ = "adjudications"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    task_id: Mapped[int] = mapped_column(ForeignKey("tasks.id"), index=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
+    dimension: Mapped[str] = mapped_column(String(50))
+    ranks: Mapped[list[int]]
+    comment: Mapped[str] = mapped_column(Text, default="")
+    created_at: Mapped[float]
+    user: Mapped[User] = relationship(lazy="joined")
+
+
+class DemonstrationPrompt(Base):
+    """A prompt that annotators are asked to answer with a video.
+
+    Attributes:
+        fingerprint: hash of the prompt; a campaign has each prompt once.
+        wanted: how many demonstrations of it are asked for.
+    """
+
+    __tablename__ = "demonstration_prompts"
+    __table_args__ = (UniqueConstraint("campaign_id", "fingerprint"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    campaign_id: Mapped[int] = mapped_column(ForeignKey("campaigns.id"))
+    prompt: Mapped[str] = mapped_column(Text)
+    fingerprint: Mapped[str] = mapped_column(String(64))
+    wanted: Mapped[int]
+    created_at: Mapped[float]
+    campaign: Mapped[Campaign] = relationship(lazy="joined")
+
+
+class LibraryVideo(Base):
+    """A video that annotators of a campaign may choose as a demonstration."""
+
+    __tablename__ = "library_videos"
+
+    campaign_id: Mapped[int] = mapped_column(ForeignKey("campaigns.id"), primary_key=True)
+    media_id: Mapped[str] = mapped_column(ForeignKey("media.id"), primary_key=True)
+    media: Mapped[Media] = relationship(lazy="joined")
+
+
+class Upload(Base):
+    """A video that somebody sent: checked and written anew, so that nothing of the sent bytes is kept."""
+
+    __tablename__ = "uploads"
+
+    media_id: Mapped[str] = mapped_column(ForeignKey("media.id"), primary_key=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"), index=True)
+    created_at: Mapped[float]
+    media: Mapped[Media] = relationship(lazy="joined")
+
+
+class Demonstration(Base):
+    """A video with which an annotator answered a prompt.
+
+    Attributes:
+        source: `upload` or `library`.
+        state: `given`, or what a lead made of it: `accepted` or `rejected`.
+    """
+
+    __tablename__ = "demonstrations"
+    __table_args__ = (UniqueConstraint("prompt_id", "user_id"), UniqueConstraint("prompt_id", "media_id"))
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    prompt_id: Mapped[int] = mapped_column(ForeignKey("demonstration_prompts.id"))
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"), index=True)
+    media_id: Mapped[str] = mapped_column(ForeignKey("media.id"), index=True)
+    source: Mapped[str] = mapped_column(String(10))
+    comment: Mapped[str] = mapped_column(Text, default="")
+    state: Mapped[str] = mapped_column(String(10), default="given")
+    created_at: Mapped[float]
+    prompt: Mapped[DemonstrationPrompt] = relationship(lazy="joined")
+    user: Mapped[User] = relationship(lazy="joined")
+    media: Mapped[Media] = relationship(lazy="joined")
 
 
 class AuditEvent(Base):

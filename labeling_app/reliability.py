@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sqlalchemy import select
 
 from generator.output import InputError
+from labeling_app.adjudication import adjudications, final_rankings
 from labeling_app.models import Assignment, Judgement
 from labeling_app.quality import label_table
 from labeling_app.store import Store
@@ -127,7 +128,8 @@ def aggregate(store: Store, campaign: str) -> list[Ranking]:
     """One ranking for each task and dimension: annotators weigh as much as they are reliable.
 
     Videos are ordered by their expected wins under the posterior of every pair (a tie is half a win);
-    neighbours are tied where a tie is the most probable label of their pair.
+    neighbours are tied where a tie is the most probable label of their pair. Where a lead has decided, the decision
+    is the ranking.
 
     Raises:
         InputError: there is no such campaign.
@@ -137,6 +139,7 @@ def aggregate(store: Store, campaign: str) -> list[Ranking]:
     names, model = _fit(judgements)
     _, _, keys = label_table(judgements, {name: row for row, name in enumerate(names)})
     units = model.posterior[: len(keys)]
+    decided = adjudications(store, campaign)
     rankings = []
     for key in dict.fromkeys(keys):
         task = tasks[key[0]]
@@ -145,7 +148,9 @@ def aggregate(store: Store, campaign: str) -> list[Ranking]:
             Ranking(
                 prompt=task.prompt,
                 videos=[Path(video.media.path) for video in task.videos],
-                ranks=ranks_from_posterior(chosen, len(task.videos)),
+                ranks=decided[key].ranks
+                if key in decided
+                else ranks_from_posterior(chosen, len(task.videos)),
                 dimension=key[1],
                 annotator="weighted",
             )
@@ -190,21 +195,21 @@ def read_store(preferences: str, weighted: bool = False) -> list[Ranking]:
         raise InputError(f"There is no database {database}: correct the path.")
     with Store(database) as store:
         tasks = {task.id: task for task in store.tasks(campaign)}
-        judgements = store.judgements(campaign)
-        if not judgements:
+        final = final_rankings(store, campaign)
+        if not final:
             raise InputError(f"The campaign {campaign!r} has no rankings yet: let annotators rank first.")
         if weighted:
             return aggregate(store, campaign)
         return [
             Ranking(
-                prompt=tasks[judgement.task_id].prompt,
-                videos=[Path(video.media.path) for video in tasks[judgement.task_id].videos],
-                ranks=list(judgement.ranks or []),
-                dimension=judgement.dimension,
-                annotator=judgement.user.name,
-                seconds=judgement.seconds,
+                prompt=tasks[ranking.task_id].prompt,
+                videos=[Path(video.media.path) for video in tasks[ranking.task_id].videos],
+                ranks=ranking.ranks,
+                dimension=ranking.dimension,
+                annotator=ranking.annotator,
+                seconds=ranking.seconds,
             )
-            for judgement in judgements
+            for ranking in final
         ]
 
 

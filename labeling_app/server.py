@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import html
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from fastapi import Body, Depends, FastAPI, Form, Request
+from fastapi import Body, FastAPI, Form, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
@@ -21,17 +20,22 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from generator.output import InputError
 from labeling_app import assignment
+from labeling_app.access import COOKIE, LEADS, Annotator, Door, NotAllowed, NotLoggedIn
 from labeling_app.assignment import MAXIMUM_FLAG, MAXIMUM_TEXT, AlreadyAnswered, LeaseExpired, Refused
+from labeling_app.campaigns import guidelines
+from labeling_app.demonstration_api import demonstration_api
+from labeling_app.lead_api import lead_api
 from labeling_app.login import LoginThrottle
 from labeling_app.models import User
 from labeling_app.store import MAXIMUM_VIDEOS, Store, is_storable
+from labeling_app.transcoding import MAXIMUM_BYTES
 
 STATIC = Path(__file__).parent / "static"
-COOKIE = "vidalign_session"
-PAGE = "/rank"
+PAGE, DEMONSTRATE, LEAD = "/rank", "/demonstrate", "/lead"
 LARGEST_BODY = 1_000_000
-NOT_LOGGED_IN = "You are not logged in: log in and try again."
+UPLOADS = "/api/demonstrations/uploads"
 CONTENT_SECURITY_POLICY = (
     # Gradio compiles its templates in the browser, which needs 'unsafe-eval'.
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
@@ -41,10 +45,6 @@ CONTENT_SECURITY_POLICY = (
 
 
 GRADIO_FILES = re.compile(r"/+(gradio_api/+)?(file|proxy)=")
-
-
-class NotLoggedIn(Exception):
-    """The request carries no valid session."""
 
 
 class Answer(BaseModel):
@@ -66,63 +66,17 @@ class SkipRequest(BaseModel):
     comment: str = Field(default="", max_length=MAXIMUM_TEXT)
 
 
-@dataclass
-class Door:
-    """Who may come in: sessions in cookies, and the throttle on guessing passwords.
-
-    A name opens again after a minute at most, so that nobody can lock out a colleague for long; an address,
-    from which many names can be tried, after fifteen.
-    """
-
-    store: Store
-    names: LoginThrottle
-    addresses: LoginThrottle
-
-    def user(self, request: Request) -> User | None:
-        """The user who is logged in with this request's cookie."""
-        token = request.cookies.get(COOKIE)
-        return self.store.session_user(token) if token else None
-
-    def wait(self, name: str, address: str) -> float:
-        """Seconds until this name may be tried from this address."""
-        return max(self.names.wait(name), self.addresses.wait(address))
-
-    def log_in(self, name: str, password: str, address: str) -> str | None:
-        """The secret for the cookie, or None when name or password is wrong."""
-        # Counted before the check, so that many guesses at once do not slip through together.
-        self.names.failed(name)
-        self.addresses.failed(address)
-        user = self.store.authenticate(name, password)
-        if user is None:
-            return None
-        self.store.record(name, "login", address=address)
-        self.names.succeeded(name)
-        self.addresses.succeeded(address)
-        return self.store.open_session(user)
-
-
-def logged_in(request: Request) -> User:
-    """The user who is logged in; for routes that need one."""
-    door: Door = request.app.state.door
-    user = door.user(request)
-    if user is None:
-        raise NotLoggedIn(NOT_LOGGED_IN)
-    return user
-
-
-Annotator = Annotated[User, Depends(logged_in)]
-
-
-def create_app(store: Store, campaign: str | None = None) -> FastAPI:
+def create_app(store: Store, campaign: str | None = None, candidates: Path | None = None) -> FastAPI:
     """The whole labeling app on a store.
 
     Args:
         campaign: give out only tasks of this campaign; by default of all, oldest first.
+        candidates: folder whose subfolders of videos leads may import from their page; by default none.
 
     Raises:
         InputError: there is no such campaign.
     """
-    from labeling_app.app import mount_ranking_page
+    from labeling_app.app import mount_page
 
     if campaign is not None:
         store.campaign(campaign)
@@ -133,14 +87,20 @@ def create_app(store: Store, campaign: str | None = None) -> FastAPI:
     _add_error_messages(app)
     _add_login(app, door)
     _add_api(app, door, campaign)
+    app.include_router(demonstration_api(store, campaign))
+    app.include_router(lead_api(store, candidates))
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
-    return mount_ranking_page(app, PAGE, door.user)
+    mount_page(app, PAGE, "Rank videos", "ranking", door.user)
+    mount_page(app, DEMONSTRATE, "Demonstrate prompts", "demonstrate", door.user)
+    return mount_page(app, LEAD, "Lead", "lead", door.lead)
 
 
 def _add_error_messages(app: FastAPI) -> None:
     statuses: dict[type[Exception], int] = {
         NotLoggedIn: 401,
+        NotAllowed: 403,
         Refused: 403,
+        InputError: 400,
         AlreadyAnswered: 409,
         LeaseExpired: 410,
     }
@@ -223,10 +183,18 @@ def _add_api(app: FastAPI, door: Door, campaign: str | None) -> None:
         progress = assignment.progress(store, user, campaign)
         return {
             "user": user.name,
+            "lead": user.role in LEADS,
+            "reason": "" if task else assignment.reason_for_nothing(store, user, campaign),
             "lease_seconds": store.lease_seconds,
             "progress": {"done": progress.done, "left": progress.left},
             "task": _task_for_page(task) if task else None,
         }
+
+    @app.get("/api/guidelines")
+    def read_guidelines(user: Annotator, campaign: str) -> dict[str, Any]:
+        """The newest guidelines of a campaign; version 0 where there are none."""
+        found = guidelines(store, campaign)
+        return {"version": found.version if found else 0, "text": found.text if found else ""}
 
     @app.post("/api/assignments/{assignment_id}/judgement")
     def judge(user: Annotator, assignment_id: int, answer: Annotated[Answer, Body()]) -> dict[str, Any]:
@@ -292,6 +260,7 @@ def _add_api(app: FastAPI, door: Door, campaign: str | None) -> None:
 def _task_for_page(task: assignment.AssignedTask) -> dict[str, Any]:
     return {
         "assignment": task.assignment,
+        "campaign": task.campaign,
         "prompt": task.prompt,
         "dimensions": list(task.dimensions),
         "videos": [
@@ -337,16 +306,23 @@ class Guard:
             if foreign or (origin is not None and urlsplit(origin).netloc != headers.get("host")):
                 return JSONResponse({"message": "Requests from other sites are refused."}, 403)
             length = headers.get("content-length", "0" if "transfer-encoding" not in headers else "")
-            if not length.isdecimal() or int(length) > LARGEST_BODY:
+            largest = MAXIMUM_BYTES if path == UPLOADS else LARGEST_BODY
+            if not length.isdecimal() or int(length) > largest:
                 return JSONResponse({"message": "The request is too large."}, 413)
-        if path == PAGE or path.startswith(f"{PAGE}/"):
-            inner = path.removeprefix(PAGE)
+        for page in (PAGE, DEMONSTRATE, LEAD):
+            if path != page and not path.startswith(f"{page}/"):
+                continue
+            inner = path.removeprefix(page)
             if method not in ("GET", "HEAD") or GRADIO_FILES.match(inner):
                 return JSONResponse({"message": "There is nothing here."}, 404)
-            if inner in ("", "/") and not self._has_session(scope):
-                return RedirectResponse("/login" if inner == "" else "../login", 303)
+            if inner in ("", "/"):
+                user = self._user(scope)
+                if user is None:
+                    return RedirectResponse("/login" if inner == "" else "../login", 303)
+                if page == LEAD and user.role not in LEADS:
+                    return RedirectResponse(PAGE if inner == "" else f"..{PAGE}/", 303)
         return None
 
-    def _has_session(self, scope: Scope) -> bool:
+    def _user(self, scope: Scope) -> User | None:
         token = Request(scope).cookies.get(COOKIE)
-        return bool(token) and self.store.session_user(token or "") is not None
+        return self.store.session_user(token) if token else None

@@ -160,31 +160,52 @@ def simulate(
     by_dimension = _scores_by_dimension(score, row.dimensions, campaign)
     tasks = store.tasks(campaign)
     users = {annotator.name: _simulated_user(store, annotator.name) for annotator in annotators}
+    known = {task.id: task for task in [*tasks, *store.tasks(campaign, kind="gold")]}
+    draws = {name: random.Random(f"{seed}:hidden:{name}") for name in users}
     total = sum(max(0, row.overlap - task.completed) for task in tasks)
     with tqdm(total=total, desc="Simulated annotators", unit="ranking", disable=not progress) as bar:
-        gold = {
-            dimension: [[scorer(Path(v.media.path), task.prompt) for v in task.videos] for task in tasks]
-            for dimension, scorer in by_dimension.items()
+        scores = {
+            task.id: {
+                dimension: [scorer(Path(v.media.path), task.prompt) for v in task.videos]
+                for dimension, scorer in by_dimension.items()
+            }
+            for task in known.values()
         }
-        motions = [_task_motions(task, annotators) for task in tasks]
-        index = {task.id: place for place, task in enumerate(tasks)}
+        motions = {task.id: _task_motions(task, annotators) for task in known.values()}
         written = 0
         active = list(annotators)
         while active:
             for annotator in list(active):
                 user = users[annotator.name]
-                assigned = assignment.next_task(store, user, campaign, _order(seed, annotator.name))
+                assigned = assignment.next_task(
+                    store, user, campaign, _order(seed, annotator.name), draws[annotator.name].random
+                )
                 if assigned is None:
                     active.remove(annotator)
                     continue
-                place = index[assigned.task]
-                scores = {dimension: gold[dimension][place] for dimension in gold}
-                fingerprint = tasks[place].fingerprint
-                ranks, seconds = _answer(annotator, assigned, scores, motions[place], fingerprint, seed)
+                task, original = _shown_task(store, assigned.task, known)
+                ranks, seconds = _answer(
+                    annotator, assigned, scores[original], motions[original], task.fingerprint, seed
+                )
                 assignment.submit(store, user, assigned.assignment, ranks, seconds)
-                written += 1
-                bar.update()
-    return Simulation(tuple(annotators), written, gold, motions)
+                if task.kind == "normal":
+                    written += 1
+                    bar.update()
+    return Simulation(
+        tuple(annotators),
+        written,
+        {dimension: [scores[task.id][dimension] for task in tasks] for dimension in by_dimension},
+        [motions[task.id] for task in tasks],
+    )
+
+
+def _shown_task(store: Store, task_id: int, known: Mapping[int, Task]) -> tuple[Task, int]:
+    """The task that is shown, and the id of the one whose scores it has: a repeat has those of its original."""
+    if task_id in known:
+        return known[task_id], task_id
+    with store.read() as session:
+        task = session.get_one(Task, task_id)
+    return task, task.copy_of or task_id
 
 
 def _answer(

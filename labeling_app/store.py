@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ from labeling_app.models import (
 )
 
 DIMENSIONS = ("overall", "visual", "motion", "alignment")
-ROLES = ("annotator", "admin")
+ROLES = ("annotator", "lead", "admin")
+"""A lead sees and steers campaigns; an admin may also make leads and admins."""
 MINIMUM_VIDEOS, MAXIMUM_VIDEOS = 2, 9
 
 
@@ -82,6 +84,8 @@ class Store:
         lease_seconds: how long an annotator may be silent before a task goes to somebody else.
         edit_seconds: how long after an answer the annotator may still change it.
         clock: seconds since the epoch.
+        uploads: folder for videos that annotators send; by default beside an SQLite file (`labels.uploads`), else
+            `vidalign-uploads` in the working folder.
 
     Raises:
         InputError: the URL is not one, its driver is not installed, or the database cannot be opened.
@@ -93,13 +97,20 @@ class Store:
         lease_seconds: float = 900.0,
         edit_seconds: float = 86400.0,
         clock: Callable[[], float] = time.time,
+        uploads: str | Path | None = None,
     ) -> None:
         self.url = database_url(database)
         self.lease_seconds = lease_seconds
         self.edit_seconds = edit_seconds
         self.clock = clock
+        file = self.url.removeprefix("sqlite:///") if self.url.startswith("sqlite:///") else None
+        self.uploads = Path(uploads or (Path(file).with_suffix(".uploads") if file else "vidalign-uploads"))
         self._engine = open_database(self.url)
-        self._reading = self._engine.execution_options(reading=True)
+        # Reading takes single statements, which need no transaction around them on PostgreSQL.
+        alone = {} if self._engine.dialect.name == "sqlite" else {"isolation_level": "AUTOCOMMIT"}
+        self._reading = self._engine.execution_options(reading=True, **alone)
+        # SQLite makes a second writer sleep and try again; threads of one process wait here instead, in turn.
+        self._turn = threading.Lock() if self._engine.dialect.name == "sqlite" else nullcontext()
 
     def close(self) -> None:
         """Closes all connections."""
@@ -114,7 +125,7 @@ class Store:
     @contextmanager
     def write(self) -> Iterator[Session]:
         """A transaction that may write; committed at the end of the block, rolled back if the block fails."""
-        with Session(self._engine, expire_on_commit=False) as session, session.begin():
+        with self._turn, Session(self._engine, expire_on_commit=False) as session, session.begin():
             yield session
 
     @contextmanager
@@ -179,6 +190,23 @@ class Store:
                 raise InputError(f"There is no person {name!r} among the users: list them or add one.")
             user.password_hash = password_hash
             session.execute(delete(LoginSession).where(LoginSession.user_id == user.id))
+
+    def set_role(self, name: str, role: str) -> None:
+        """Makes a user an annotator, a lead or an admin.
+
+        Raises:
+            InputError: there is no such person, the role is unknown, or it would leave no admin.
+        """
+        if role not in ROLES:
+            raise InputError(f"The role {role!r} is unknown: choose one of {', '.join(ROLES)}.")
+        with self.write() as session:
+            user = session.scalar(select(User).where(User.name == name))
+            if user is None or user.simulated:
+                raise InputError(f"There is no person {name!r} among the users: list them or add one.")
+            admins = session.scalars(select(User.id).where(User.role == "admin")).all()
+            if list(admins) == [user.id] and role != "admin":
+                raise InputError(f"{name!r} is the only admin: make another one first.")
+            user.role = role
 
     def users(self) -> list[User]:
         """All users in the order in which they came."""
@@ -259,11 +287,11 @@ class Store:
         for task in tasks:
             check_task(task.prompt, [video.path for video in task.videos])
         with self.write() as session:
-            row = _campaign_row(session, campaign, overlap, dimensions, self.clock())
+            row = campaign_row(session, campaign, overlap, dimensions, self.clock())
             known = set(session.scalars(select(Task.fingerprint).where(Task.campaign_id == row.id)))
             added = 0
             for task in tasks:
-                media = [_media_row(session, video) for video in task.videos]
+                media = [media_row(session, video) for video in task.videos]
                 if task.fingerprint in known:
                     continue
                 known.add(task.fingerprint)
@@ -279,16 +307,23 @@ class Store:
                 added += 1
         return added
 
-    def tasks(self, campaign: str) -> list[Task]:
-        """The tasks of a campaign in the order in which they came, with their videos."""
+    def tasks(self, campaign: str, kind: str = "normal") -> list[Task]:
+        """The tasks of a campaign (normal ones, gold items or repeats) in the order in which they came, with their
+        videos."""
         row = self.campaign(campaign)
+        query = select(Task).where(Task.campaign_id == row.id, Task.kind == kind).order_by(Task.id)
         with self.read() as session:
-            return list(session.scalars(select(Task).where(Task.campaign_id == row.id).order_by(Task.id)))
+            return list(session.scalars(query))
 
     def judgements(
-        self, campaign: str, all_versions: bool = False, include_skips: bool = False
+        self,
+        campaign: str,
+        all_versions: bool = False,
+        include_skips: bool = False,
+        kind: str = "normal",
     ) -> list[Judgement]:
-        """Judgements of a campaign, by task, annotator, dimension; the newest version by default."""
+        """Judgements of a campaign's tasks of one kind, by task, annotator, dimension; the newest version by
+        default."""
         row = self.campaign(campaign)
         newest = (
             select(
@@ -299,7 +334,11 @@ class Store:
             .group_by(Judgement.task_id, Judgement.user_id)
             .subquery()
         )
-        query = select(Judgement).join(Task, Task.id == Judgement.task_id).where(Task.campaign_id == row.id)
+        query = (
+            select(Judgement)
+            .join(Task, Task.id == Judgement.task_id)
+            .where(Task.campaign_id == row.id, Task.kind == kind)
+        )
         if not all_versions:
             query = query.join(
                 newest,
@@ -335,7 +374,7 @@ def check_task(prompt: str, videos: Sequence[Path]) -> None:
         raise InputError(f"The prompt {shown!r} names the same video twice: name each video once.")
 
 
-def _campaign_row(
+def campaign_row(
     session: Session, name: str, overlap: int | None, dimensions: Sequence[str] | None, now: float
 ) -> Campaign:
     if overlap is not None and overlap < 1:
@@ -368,7 +407,7 @@ def _campaign_row(
     return row
 
 
-def _media_row(session: Session, video: VideoFile) -> Media:
+def media_row(session: Session, video: VideoFile) -> Media:
     path = str(video.path.resolve())
     row = session.scalar(select(Media).where(Media.path == path))
     if row is None:

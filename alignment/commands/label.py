@@ -11,20 +11,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from alignment.cli import Verb
+from alignment.label_verbs import CAMPAIGN_HELP, DB_HELP, LEAD_VERBS, reward_score
 from generator.output import InputError
 from labeling_app.backup import backup, restore
+from labeling_app.demonstrations import export_demonstrations
 from labeling_app.export import export_rankings
+from labeling_app.hidden_checks import HiddenChecks, hidden_checks
 from labeling_app.importing import import_tasks
 from labeling_app.quality import agreement
 from labeling_app.reliability import reliabilities
 from labeling_app.simulate import Score, precomputed_scores, simulate
 from labeling_app.store import Store
 
-HELP = "collect human rankings of videos: serve, import, export, users, quality, simulate, backup, restore"
+HELP = (
+    "collect human rankings and demonstrations: serve, import, select, export, quality, simulate, backup, …"
+)
 EXAMPLE = "vidalign label serve --db sqlite:///labels.db --port 7860"
-
-DB_HELP = "database: a path such as labels.db, or a SQLAlchemy URL such as sqlite:///labels.db"
-CAMPAIGN_HELP = "name of the campaign"
 
 
 @dataclass
@@ -41,6 +43,14 @@ class ServeArguments:
     )
     lease_minutes: float = field(
         default=15.0, metadata={"help": "minutes of silence after which a task goes to somebody else"}
+    )
+    candidates: str | None = field(
+        default=None,
+        metadata={"help": "folder whose subfolders of generated videos leads may import from their page"},
+    )
+    uploads: str | None = field(
+        default=None,
+        metadata={"help": "folder for uploaded demonstrations; beside an SQLite file by default"},
     )
 
 
@@ -76,20 +86,35 @@ class ExportArguments:
     """Where the rankings go."""
 
     db: str = field(metadata={"help": DB_HELP})
-    output_file: str = field(metadata={"help": "rankings file to write, for example rankings.jsonl"})
+    output_file: str | None = field(
+        default=None, metadata={"help": "rankings file to write, for example rankings.jsonl"}
+    )
     campaign: str = field(default="default", metadata={"help": CAMPAIGN_HELP})
-    overwrite: bool = field(default=False, metadata={"help": "replace the file if it exists"})
+    raw: bool = field(
+        default=False, metadata={"help": "annotators' own rankings also where a lead has decided"}
+    )
+    demonstrations: str | None = field(
+        default=None,
+        metadata={"help": "instead: folder for the demonstrations, which `vidalign sft --dataset` reads"},
+    )
+    accepted: bool = field(default=False, metadata={"help": "only demonstrations that a lead has accepted"})
+    overwrite: bool = field(default=False, metadata={"help": "replace the file or folder if it exists"})
 
 
 @dataclass
 class UsersArguments:
-    """Who may log in. Without --add and --set_password, all users are listed."""
+    """Who may log in. Without --add, --set_role and --set_password, all users are listed."""
 
     db: str = field(metadata={"help": DB_HELP})
     add: str | None = field(
         default=None, metadata={"help": "add a user of this name; prints the password once"}
     )
-    role: str = field(default="annotator", metadata={"help": "role of the new user: annotator or admin"})
+    role: str = field(
+        default="annotator", metadata={"help": "role of the new user: annotator, lead or admin"}
+    )
+    set_role: str | None = field(
+        default=None, metadata={"help": "give the user of this name the role that --role says"}
+    )
     set_password: str | None = field(
         default=None, metadata={"help": "give the user of this name a new password; prints it once"}
     )
@@ -166,8 +191,12 @@ def run_serve(arguments: ServeArguments) -> None:
 
     if arguments.lease_minutes <= 0:
         raise InputError(f"lease_minutes is {arguments.lease_minutes}: give a number above 0.")
-    with Store(arguments.db, lease_seconds=60.0 * arguments.lease_minutes) as store:
-        app = create_app(store, arguments.campaign)
+    candidates = Path(arguments.candidates) if arguments.candidates else None
+    if candidates is not None and not candidates.is_dir():
+        raise InputError(f"The folder {candidates} of candidates does not exist: make it or name another.")
+    lease = 60.0 * arguments.lease_minutes
+    with Store(arguments.db, lease_seconds=lease, uploads=arguments.uploads) as store:
+        app = create_app(store, arguments.campaign, candidates)
         listener = _listen(arguments.host, arguments.port)
         if not any(user.password_hash for user in store.users()):
             password = secrets.token_urlsafe(9)
@@ -202,10 +231,19 @@ def run_import(arguments: ImportArguments) -> None:
 
 
 def run_export(arguments: ExportArguments) -> None:
-    """Writes the rankings of a campaign."""
+    """Writes the rankings or the demonstrations of a campaign."""
+    if (arguments.output_file is None) == (arguments.demonstrations is None):
+        raise InputError("Say what to export: either --output_file for rankings or --demonstrations FOLDER.")
     with Store(arguments.db) as store:
-        count = export_rankings(store, arguments.campaign, arguments.output_file, arguments.overwrite)
-    print(f"{count} ranking(s) in {arguments.output_file}")
+        if arguments.demonstrations is not None:
+            count = export_demonstrations(
+                store, arguments.campaign, arguments.demonstrations, arguments.overwrite, arguments.accepted
+            )
+            print(f"{count} demonstration(s) in {arguments.demonstrations}")
+            return
+        path = Path(arguments.output_file or "")
+        count = export_rankings(store, arguments.campaign, path, arguments.overwrite, arguments.raw)
+    print(f"{count} ranking(s) in {path}")
 
 
 def run_users(arguments: UsersArguments) -> None:
@@ -215,6 +253,9 @@ def run_users(arguments: UsersArguments) -> None:
         if arguments.add is not None:
             user = store.add_user(arguments.add, password, role=arguments.role)
             print(f"{user.role} {user.name}, password {password} (shown only now)")
+        elif arguments.set_role is not None:
+            store.set_role(arguments.set_role, arguments.role)
+            print(f"{arguments.set_role} is {arguments.role} now")
         elif arguments.set_password is not None:
             store.set_password(arguments.set_password, password)
             print(f"{arguments.set_password}, new password {password} (shown only now)")
@@ -228,19 +269,22 @@ def run_quality(arguments: QualityArguments) -> None:
     with Store(arguments.db) as store:
         found = agreement(store, arguments.campaign, arguments.dimension)
         reliability = {person.name: person for person in reliabilities(store, arguments.campaign)}
+        hidden = hidden_checks(store, arguments.campaign)
     print(f"{found.num_judgements} rankings of {found.num_tasks} tasks, {found.num_labels} pair labels")
     print(f"Krippendorff's alpha      {_number(found.alpha)}  [{_number(found.alpha_low)}, ", end="")
     print(f"{_number(found.alpha_high)}]")
     print(f"pairwise agreement        {_number(found.pairwise)}")
     print(f"  among labels, no ties   {_number(found.pairwise_without_ties)}")
     print(f"tie rate                  {_number(found.tie_rate)}")
-    print("annotator             tasks skips seconds  ties  agreement  accuracy  look at")
+    print("annotator             tasks skips seconds  ties  agreement  accuracy   gold  repeats  look at")
     for person in found.annotators:
         known = reliability.get(person.name)
+        checks = hidden.get(person.name, HiddenChecks())
         print(
             f"{person.name[:20]:20}  {person.judgements:5} {person.skips:5} {person.median_seconds:7.1f} "
             f"{_number(person.tie_rate)}      {_number(person.agreement)}     "
-            + (f"{_number(known.accuracy)}  {', '.join(known.flags)}" if known else "")
+            f"{_number(known.accuracy if known else math.nan)}     {_number(checks.gold_accuracy)}    "
+            f"{_number(checks.self_consistency)}  {', '.join(known.flags) if known else ''}"
         )
 
 
@@ -251,7 +295,7 @@ def run_simulate(arguments: SimulateArguments) -> None:
     with Store(arguments.db) as store:
         dimensions = store.campaign(arguments.campaign).dimensions
         if arguments.reward is not None:
-            score = {dimension: _reward_score(arguments.reward, dimension) for dimension in dimensions}
+            score = {dimension: reward_score(arguments.reward, dimension) for dimension in dimensions}
         else:
             score = dict.fromkeys(dimensions, _scores_from_file(Path(arguments.scores or "")))
         done = simulate(
@@ -270,25 +314,6 @@ def run_simulate(arguments: SimulateArguments) -> None:
     for dimension in dimensions:
         best = done.best_possible_pair_accuracy(dimension)
         print(f"best possible pair accuracy ({dimension}): {_number(best)}")
-
-
-def _reward_score(name: str, dimension: str) -> Score:
-    from generator.video import read_video
-    from reward import load_reward
-
-    model = load_reward(name)
-
-    def score(video: Path, prompt: str) -> float:
-        frames, _ = read_video(video)
-        scores = model.score(frames[None], [prompt])
-        if dimension not in scores:
-            raise InputError(
-                f"The reward {name!r} has no dimension {dimension!r} (it has: {', '.join(scores)}): use "
-                f"another."
-            )
-        return float(scores[dimension][0])
-
-    return score
 
 
 def _scores_from_file(path: Path) -> Score:
@@ -334,5 +359,6 @@ VERBS = {
     "backup": Verb("copy the database into one file", (BackupArguments,), run_backup),
     "restore": Verb("fill an empty database from a backup", (RestoreArguments,), run_restore),
     "quality": Verb("print how far annotators agree", (QualityArguments,), run_quality),
+    **LEAD_VERBS,
     "simulate": Verb("let simulated annotators rank", (SimulateArguments,), run_simulate),
 }

@@ -2,8 +2,8 @@
 
 import { SyncPlayer } from './player.js';
 import { Places, letter, ordinal } from './places.js';
+import { BASE, call, make, pageLinks } from './dom.js';
 
-const BASE = new URL('../', import.meta.url);
 const DRAFT = 'vidalign-draft';
 const IDLE_SECONDS = 300;
 const DRAG_PIXELS = 6;
@@ -19,30 +19,6 @@ const QUESTIONS = {
 const BEFORE_PROMPT = ['visual', 'motion'];
 const ALL_BAD = 'All videos are bad';
 const SKIP_REASONS = ['A video does not play', 'I do not understand the prompt', 'The content is offensive or unsafe', 'Another reason'];
-
-// An element with a class, properties and children; strings become text.
-function make(tag, className, properties = {}, ...children) {
-  const element = document.createElement(tag);
-  if (className) element.className = className;
-  for (const [name, value] of Object.entries(properties)) {
-    if (name.includes('-') || name === 'role' || name === 'for') element.setAttribute(name, value); else element[name] = value;
-  }
-  element.append(...children);
-  return element;
-}
-
-async function call(path, body) {
-  const options = body === undefined ? {} : { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(body) };
-  let response;
-  try {
-    response = await fetch(new URL(path, BASE), options);
-  } catch {
-    return { status: 0, data: { message: 'The server cannot be reached. Nothing is lost: try again in a moment.' } };
-  }
-  if (response.status === 401) window.location.assign(new URL('login', BASE));
-  const data = await response.json().catch(() => ({ message: 'The server had a problem. Nothing is lost: try again in a moment.' }));
-  return { status: response.status, data };
-}
 
 export function start(element) {
   const root = element.querySelector('.ranking-page') || element;
@@ -71,6 +47,7 @@ class RankingPage {
     this.progressBar = make('progress', '', { max: 1, value: 0, 'aria-hidden': 'true' });
     this.earlier = make('button', 'quiet earlier', { type: 'button' }, 'Change an answer (U)');
     this.earlier.addEventListener('click', () => this.showEarlier());
+    this.pages = make('nav', 'pages', { 'aria-label': 'Pages' });
     this.userName = make('span', 'user-name', { dir: 'auto' });
     this.logout = make('form', '', { method: 'post', action: new URL('logout', BASE).href }, make('button', 'quiet', { type: 'submit' }, 'Log out'));
     this.logout.addEventListener('submit', () => localStorage.removeItem(DRAFT));
@@ -78,7 +55,7 @@ class RankingPage {
     this.status = make('p', 'visually-hidden', { role: 'status', 'aria-live': 'polite' });
     this.main = make('div', 'ranking-main');
     this.root.replaceChildren(
-      make('div', 'top-bar', {}, make('div', 'progress', {}, this.progressText, this.progressBar), this.earlier, this.userName, this.logout),
+      make('div', 'top-bar', {}, make('div', 'progress', {}, this.progressText, this.progressBar), this.earlier, this.pages, this.userName, this.logout),
       this.notice, this.main, this.status,
     );
   }
@@ -103,22 +80,28 @@ class RankingPage {
     this.userName.textContent = data.user;
     this.leaseSeconds = data.lease_seconds;
     this.lastRenewal = Date.now();
+    this.pages.replaceChildren(...pageLinks('rank', data.lead));
+    // How many are left is not said where it would give away which tasks are hidden checks.
     const { done, left } = data.progress;
-    this.progressText.textContent = data.task ? `Task ${done + 1} of ${done + left}` : `${done} of ${done + left} done`;
-    this.progressBar.max = Math.max(1, done + left);
+    const total = left === null ? null : done + left;
+    this.progressText.textContent = data.task
+      ? `Task ${done + 1}${total === null ? '' : ` of ${total}`}`
+      : `${done}${total === null ? '' : ` of ${total}`} done`;
+    this.progressBar.hidden = total === null;
+    this.progressBar.max = Math.max(1, total || 0);
     this.progressBar.value = done;
     this.earlier.hidden = done === 0;
     if (this.player) this.player.close();
     this.player = null;
     this.task = data.task;
-    if (this.task) this.showTask(); else this.showEnd(done ? 'All done. Thank you!' : 'There is nothing to rank yet.');
+    if (this.task) this.showTask(); else this.showEnd(data.reason ? 'No more tasks for you' : done ? 'All done. Thank you!' : 'There is nothing to rank yet.', false, data.reason);
   }
 
-  showEnd(title, failed = false) {
+  showEnd(title, failed = false, reason = '') {
     this.task = null;
     const again = make('button', 'primary', { type: 'button' }, failed ? 'Try again' : 'Look for new tasks');
     again.addEventListener('click', () => { this.showNotice(''); this.next(); });
-    this.main.replaceChildren(make('div', 'the-end', {}, make('h1', '', {}, title), failed ? '' : make('p', '', {}, 'No task is waiting for you right now.'), again));
+    this.main.replaceChildren(make('div', 'the-end', {}, make('h1', '', {}, title), failed ? '' : make('p', '', {}, reason || 'No task is waiting for you right now.'), again));
     this.say(title);
   }
 
@@ -181,7 +164,15 @@ class RankingPage {
 
   promptPart() {
     this.promptText = make('p', 'prompt-text', { dir: 'auto', tabIndex: 0 });
-    return make('section', 'prompt', { 'aria-label': 'Prompt' }, make('span', 'label', {}, 'Prompt'), this.promptText);
+    const text = make('p', 'guidelines-text', { dir: 'auto' });
+    const guidelines = make('details', 'guidelines', { hidden: true }, make('summary', '', {}, 'Guidelines'), text);
+    if (this.task.campaign) {
+      call(`api/guidelines?campaign=${encodeURIComponent(this.task.campaign)}`).then(({ status, data }) => {
+        guidelines.hidden = status !== 200 || !data.text;
+        text.textContent = data.text || '';
+      });
+    }
+    return make('section', 'prompt', { 'aria-label': 'Prompt' }, make('span', 'label', {}, 'Prompt'), this.promptText, guidelines);
   }
 
   videosPart() {

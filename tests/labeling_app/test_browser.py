@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import select
@@ -15,55 +14,16 @@ from labeling_app.importing import import_tasks
 from labeling_app.models import Assignment
 from labeling_app.store import Store
 
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
 PASSWORD = "correct horse"
-
-if not CHROMIUM.exists():
-    if os.environ.get("CI") == "true":
-        pytest.fail("chromium is missing: apt-get install chromium", pytrace=False)
-    pytest.skip("chromium is missing: apt-get install chromium", allow_module_level=True)
-
-if os.environ.get("CI") != "true":
-    pytest.importorskip("playwright")
-
-from playwright.sync_api import BrowserContext, Page, sync_playwright  # noqa: E402
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     with Store(tmp_path / "labels.db") as opened:
         yield opened
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserContext]:
-    with sync_playwright() as playwright:
-        context = playwright.chromium.launch_persistent_context(
-            str(tmp_path_factory.mktemp("chromium")),
-            executable_path=str(CHROMIUM),
-            args=FLAGS,
-            viewport={"width": 1280, "height": 900},
-        )
-        context.set_default_timeout(20_000)
-        yield context
-        context.close()
-
-
-@pytest.fixture
-def page(browser: BrowserContext) -> Iterator[Page]:
-    browser.clear_cookies()
-    opened = browser.new_page()
-    yield opened
-    opened.close()
 
 
 def log_in(page: Page, server: Any) -> None:
@@ -378,28 +338,25 @@ def test_the_page_fits_a_phone_and_works_by_tapping(
 
 @pytest.mark.parametrize("width", [1280, 390])
 def test_axe_finds_nothing_serious_on_the_login_and_ranking_pages(
-    page: Page, filled: Store, serve: Callable[[Store], Any], width: int
+    page: Page,
+    filled: Store,
+    serve: Callable[[Store], Any],
+    serious_findings: Callable[[Page], list[str]],
+    width: int,
 ) -> None:
-    axe = (Path(__file__).parent / "axe.min.js").read_text(encoding="utf-8")
     filled.add_user("ada", PASSWORD)
     page.set_viewport_size({"width": width, "height": 844})
     server = serve(filled)
-
-    def serious() -> list[str]:
-        page.evaluate(axe)
-        found = page.evaluate("axe.run(document).then((result) => result.violations)")
-        return [rule["id"] for rule in found if rule["impact"] in ("serious", "critical")]
-
     page.goto(server.url)
     page.get_by_label("Name").wait_for()
-    assert serious() == []
+    assert serious_findings(page) == []
     log_in(page, server)
     press(page, "212")
-    assert serious() == []
+    assert serious_findings(page) == []
     page.keyboard.press("z")
     page.keyboard.press("!")
-    assert serious() == []
+    assert serious_findings(page) == []
     page.keyboard.press("Escape")
     page.keyboard.press("k")
     page.wait_for_selector("dialog[open]")
-    assert serious() == []
+    assert serious_findings(page) == []

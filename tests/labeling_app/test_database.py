@@ -18,10 +18,20 @@ from labeling_app.store import Store
 MEMORY_OF_FIRST_RELEASE = """
 CREATE TABLE users (id INTEGER PRIMARY KEY, name VARCHAR(100) NOT NULL UNIQUE, password_hash VARCHAR(300) NOT NULL,
   role VARCHAR(20) NOT NULL, simulated BOOLEAN NOT NULL, created_at FLOAT NOT NULL);
+CREATE TABLE campaigns (id INTEGER PRIMARY KEY, name VARCHAR(200) NOT NULL UNIQUE, overlap INTEGER NOT NULL,
+  dimensions JSON NOT NULL, created_at FLOAT NOT NULL);
+CREATE TABLE tasks (id INTEGER PRIMARY KEY, campaign_id INTEGER NOT NULL REFERENCES campaigns (id),
+  prompt TEXT NOT NULL, fingerprint VARCHAR(64) NOT NULL, completed INTEGER NOT NULL, created_at FLOAT NOT NULL);
+CREATE INDEX ix_tasks_open ON tasks (campaign_id, completed, id);
+CREATE TABLE assignments (id INTEGER PRIMARY KEY, task_id INTEGER NOT NULL REFERENCES tasks (id),
+  user_id INTEGER NOT NULL REFERENCES users (id), permutation JSON NOT NULL, state VARCHAR(10) NOT NULL,
+  assigned_at FLOAT NOT NULL, expires_at FLOAT NOT NULL);
 CREATE TABLE judgements (id INTEGER PRIMARY KEY, task_id INTEGER NOT NULL, user_id INTEGER NOT NULL,
   dimension VARCHAR(50) NOT NULL, version INTEGER NOT NULL, ranks JSON, seconds FLOAT NOT NULL,
   comment TEXT NOT NULL, skip_reason TEXT NOT NULL, created_at FLOAT NOT NULL);
 INSERT INTO users VALUES (1, 'ada', '', 'annotator', false, 5.0);
+INSERT INTO campaigns VALUES (1, 'first', 2, '["overall"]', 5.0);
+INSERT INTO tasks VALUES (1, 1, 'a circle', 'a', 2, 5.0), (2, 1, 'a square', 'b', 1, 5.0);
 INSERT INTO judgements VALUES (1, 1, 1, 'overall', 1, '[1, 2]', 3.0, 'kept', '', 6.0)
 """
 
@@ -44,8 +54,10 @@ def test_a_database_from_before_alembic_is_brought_up_to_date_and_keeps_its_rows
     engine.dispose()
     with Store(url) as store, store.read() as session:
         assert [user.name for user in store.users()] == ["ada"]
-        rows = session.execute(text("SELECT comment, flag FROM judgements")).all()
-    assert [tuple(row) for row in rows] == [("kept", "")]
+        rows = session.execute(text("SELECT comment, flag, guidelines_version FROM judgements")).all()
+        tasks = session.execute(text("SELECT kind, filled FROM tasks ORDER BY id")).all()
+    assert [tuple(row) for row in rows] == [("kept", "", 0)]
+    assert [tuple(row) for row in tasks] == [("normal", 1), ("normal", 0)]
 
 
 def test_a_database_of_a_newer_program_is_left_alone(database: str) -> None:

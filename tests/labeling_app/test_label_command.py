@@ -90,6 +90,7 @@ def test_every_verb_has_help_and_every_argument_is_explained() -> None:
     from dataclasses import fields
 
     verbs = {"serve", "import", "export", "users", "quality", "simulate", "backup", "restore"}
+    verbs |= {"campaign", "gold", "demonstrations", "select"}
     assert set(label.VERBS) == verbs
     for verb in label.VERBS.values():
         assert verb.help
@@ -106,3 +107,69 @@ def test_backup_and_restore_move_a_database(
     capsys.readouterr()
     label.run_users(label.UsersArguments(db=str(tmp_path / "new.db")))
     assert "ada" in capsys.readouterr().out
+
+
+def test_rules_gold_items_and_demonstrations_are_set_by_command(
+    database: str, candidates: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "guidelines.md").write_text("Look twice.")
+    verb = label.LEAD_VERBS["campaign"]
+    rules = str(tmp_path / "guidelines.md")
+    verb.run(verb.arguments[0](db=database, project="spring", gold_share=0.1, guidelines=rules))
+    printed = capsys.readouterr().out
+    assert "Guidelines, version 1" in printed
+    assert "gold 10%" in printed
+    videos = [str(path) for path in sorted(candidates.glob("*-000-*.mp4"))]
+    gold = tmp_path / "gold.jsonl"
+    gold.write_text(json.dumps({"prompt": "known", "videos": videos, "ranks": [1, 2, 3, 4]}) + "\n")
+    label.LEAD_VERBS["gold"].run(label.LEAD_VERBS["gold"].arguments[0](db=database, rankings=str(gold)))
+    assert "1 new gold item(s) in campaign default." in capsys.readouterr().out
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a cat\na dog\n")
+    verb = label.LEAD_VERBS["demonstrations"]
+    verb.run(verb.arguments[0](db=database, prompts=str(prompts), library=str(candidates), wanted=2))
+    printed = capsys.readouterr().out
+    assert "2 new prompt(s) wait for 2 video(s) each." in printed
+    assert "48 new video(s) to choose from." in printed
+    with pytest.raises(InputError, match="no demonstrations"):
+        label.run_export(label.ExportArguments(db=database, demonstrations=str(tmp_path / "sft")))
+    with pytest.raises(InputError, match="either --output_file"):
+        label.run_export(label.ExportArguments(db=database))
+
+
+def test_select_adds_pairs_to_a_campaign_and_says_what_it_expects(
+    database: str,
+    candidates: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = tmp_path / "colour_rewards.py"
+    module.write_text(
+        "def blue(videos, prompts):\n    return 9 * videos[:, 2].mean(dim=(1, 2, 3))\n\n\n"
+        "def green(videos, prompts):\n    return 9 * videos[:, 1].mean(dim=(1, 2, 3))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    verb = label.LEAD_VERBS["select"]
+    fresh = f"sqlite:///{tmp_path / 'fresh.db'}"
+    output = tmp_path / "picked.jsonl"
+    arguments = verb.arguments[0](
+        db=fresh,
+        videos=[str(candidates)],
+        reward=["colour_rewards:blue", "colour_rewards:green"],
+        count=10,
+        campaign="next",
+        output_file=str(output),
+    )
+    verb.run(arguments)
+    printed = capsys.readouterr().out
+    assert "10 pair(s) in campaign next, 2 of them picked at random." in printed
+    worth = re.search(r"as much as (\d+) random pairs", printed)
+    assert worth is not None
+    assert int(worth[1]) > 10
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [row["random"] for row in rows] == [False] * 8 + [True] * 2
+    # The same pairs are not picked twice.
+    verb.run(arguments)
+    again = {tuple(json.loads(line)["videos"]) for line in output.read_text().splitlines()}
+    assert again.isdisjoint({tuple(row["videos"]) for row in rows})

@@ -1,0 +1,268 @@
+"""The verbs of `vidalign label` for a lead: campaign rules, gold items, demonstrations, active selection."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from alignment.cli import Verb
+from generator.output import InputError, write_jsonl
+from generator.prompts import read_prompts
+from labeling_app.campaigns import (
+    Rules,
+    add_campaign,
+    add_project,
+    import_gold,
+    projects,
+    set_guidelines,
+    set_rules,
+)
+from labeling_app.demonstrations import add_library, ask
+from labeling_app.importing import Candidates, inspect_video, read_candidates
+from labeling_app.selection import SelectedPair, select_pairs
+from labeling_app.simulate import Score
+from labeling_app.store import NewTask, Store
+
+DB_HELP = "database: a path such as labels.db, or a SQLAlchemy URL such as sqlite:///labels.db"
+CAMPAIGN_HELP = "name of the campaign"
+
+
+@dataclass
+class CampaignArguments:
+    """Rules of a campaign, from the next task on; those not given stay. A new name makes an empty campaign."""
+
+    db: str = field(metadata={"help": DB_HELP})
+    campaign: str = field(default="default", metadata={"help": CAMPAIGN_HELP + "; made if it is new"})
+    project: str | None = field(default=None, metadata={"help": "project it belongs to; made if it is new"})
+    gold_share: float | None = field(
+        default=None, metadata={"help": "share of hidden gold items among an annotator's tasks, 0 to 0.5"}
+    )
+    repeat_share: float | None = field(
+        default=None, metadata={"help": "share of tasks that an annotator ranks again, 0 to 0.5"}
+    )
+    daily_cap: int | None = field(
+        default=None, metadata={"help": "answers a person in 24 hours; 0: no limit"}
+    )
+    quiz_size: int | None = field(
+        default=None, metadata={"help": "gold items that a person ranks first; 0: none"}
+    )
+    quiz_pass: float | None = field(
+        default=None, metadata={"help": "share of their pairs that must be right to go on"}
+    )
+    guidelines: str | None = field(
+        default=None, metadata={"help": "text file with the guidelines; adds a version"}
+    )
+
+
+@dataclass
+class GoldArguments:
+    """Hidden items whose answers are known."""
+
+    db: str = field(metadata={"help": DB_HELP})
+    rankings: str = field(metadata={"help": "rankings file (JSONL) whose ranks are the known answers"})
+    campaign: str = field(default="default", metadata={"help": CAMPAIGN_HELP})
+
+
+@dataclass
+class DemonstrationArguments:
+    """What annotators are asked to show."""
+
+    db: str = field(metadata={"help": DB_HELP})
+    prompts: str | None = field(
+        default=None, metadata={"help": "prompts to demonstrate, one a line or JSONL"}
+    )
+    campaign: str = field(default="default", metadata={"help": CAMPAIGN_HELP + "; made if it is new"})
+    wanted: int = field(default=1, metadata={"help": "demonstrations a prompt, each by another person"})
+    library: str | None = field(
+        default=None, metadata={"help": "folder of videos that annotators may choose"}
+    )
+
+
+@dataclass
+class SelectArguments:
+    """Which pairs of candidates annotators compare next."""
+
+    db: str = field(metadata={"help": DB_HELP})
+    videos: list[str] = field(
+        metadata={"help": "folders or JSONL files with candidates, as for `label import`"}
+    )
+    reward: list[str] = field(
+        metadata={"help": "current reward models; two or more (other seeds) tell doubt from noise"}
+    )
+    count: int = field(metadata={"help": "pairs to pick"})
+    campaign: str = field(
+        default="default", metadata={"help": CAMPAIGN_HELP + " that gets them; made if new"}
+    )
+    overlap: int | None = field(
+        default=None, metadata={"help": "different annotators a pair, for a new campaign"}
+    )
+    dimension: str = field(
+        default="overall", metadata={"help": "dimension of the reward and of the campaign"}
+    )
+    random_share: float = field(
+        default=0.2, metadata={"help": "share picked at random, for evaluating reward models without bias"}
+    )
+    temperature: float = field(
+        default=1.0,
+        metadata={"help": "scale of score differences; below 1 for annotators surer than the rewards"},
+    )
+    seed: int = field(default=0, metadata={"help": "seed of the random share"})
+    output_file: str | None = field(
+        default=None, metadata={"help": "also write the pairs as JSONL, with their bits and which are random"}
+    )
+
+
+def run_campaign(arguments: CampaignArguments) -> None:
+    """Makes a campaign or changes its rules."""
+    text = _read_text(arguments.guidelines) if arguments.guidelines else None
+    with Store(arguments.db) as store:
+        if arguments.campaign not in {row.name for row in store.campaigns()}:
+            add_campaign(store, arguments.campaign)
+        if arguments.project and arguments.project not in {row.name for row in projects(store)}:
+            add_project(store, arguments.project)
+        rules = Rules(
+            arguments.gold_share,
+            arguments.repeat_share,
+            arguments.daily_cap,
+            arguments.quiz_size,
+            arguments.quiz_pass,
+        )
+        row = set_rules(store, arguments.campaign, rules, arguments.project)
+        if text is not None:
+            print(f"Guidelines, version {set_guidelines(store, arguments.campaign, text)}")
+    print(
+        f"Campaign {row.name}: overlap {row.overlap}, gold {row.gold_share:.0%}, repeats {row.repeat_share:.0%}, "
+        f"{row.daily_cap or 'any number of'} answers a day, trial of {row.quiz_size} ({row.quiz_pass:.0%} right)"
+    )
+
+
+def run_gold(arguments: GoldArguments) -> None:
+    """Adds gold items."""
+    with Store(arguments.db) as store:
+        added = import_gold(store, arguments.rankings, arguments.campaign)
+        share = store.campaign(arguments.campaign).gold_share
+    advice = "" if share else " Set their share: vidalign label campaign --gold_share 0.1."
+    print(f"{added} new gold item(s) in campaign {arguments.campaign}.{advice}")
+
+
+def run_demonstrations(arguments: DemonstrationArguments) -> None:
+    """Asks for demonstrations and offers videos to choose from."""
+    if arguments.prompts is None and arguments.library is None:
+        raise InputError("There is nothing to add: give --prompts, --library or both.")
+    prompts = [record.prompt for record in read_prompts(arguments.prompts)] if arguments.prompts else []
+    with Store(arguments.db) as store:
+        if arguments.campaign not in {row.name for row in store.campaigns()}:
+            add_campaign(store, arguments.campaign)
+        if prompts:
+            added = ask(store, arguments.campaign, prompts, arguments.wanted)
+            print(f"{added} new prompt(s) wait for {arguments.wanted} video(s) each.")
+        if arguments.library is not None:
+            print(f"{add_library(store, arguments.campaign, arguments.library)} new video(s) to choose from.")
+
+
+def run_select(arguments: SelectArguments) -> None:
+    """Picks pairs, adds them to the campaign and says what they are expected to bring."""
+    candidates = read_candidates([Path(source) for source in arguments.videos])
+    models = [reward_score(name, arguments.dimension) for name in arguments.reward]
+    scores = [
+        np.array([[score(path, item.prompt) for path in item.videos] for score in models])
+        for item in tqdm(candidates, desc="Scoring candidates", unit="prompt")
+    ]
+    with Store(arguments.db) as store:
+        picked = select_pairs(
+            scores,
+            arguments.count,
+            arguments.random_share,
+            arguments.temperature,
+            arguments.seed,
+            frozenset(_labelled(store, candidates)),
+        )
+        new = store.add_tasks(
+            arguments.campaign,
+            [_task(candidates, pair) for pair in picked.pairs],
+            overlap=arguments.overlap,
+            dimensions=[arguments.dimension],
+        )
+    if arguments.output_file:
+        write_jsonl(arguments.output_file, [_row(candidates, pair) for pair in picked.pairs])
+    at_random = sum(pair.random for pair in picked.pairs)
+    print(f"{new} pair(s) in campaign {arguments.campaign}, {at_random} of them picked at random.")
+    print(
+        f"Expected information: {picked.expected_bits:.2f} bits, as much as "
+        f"{picked.worth_in_random_pairs:.0f} random pairs."
+    )
+    if len(models) == 1:
+        print("With one reward model this counts the noise of annotators too: give two or more for less.")
+
+
+def _labelled(store: Store, candidates: Sequence[Candidates]) -> set[tuple[int, int, int]]:
+    """Pairs (prompt, first, second) that meet in a task of any campaign."""
+    met = {
+        (task.prompt, frozenset(pair))
+        for campaign in store.campaigns()
+        for task in store.tasks(campaign.name)
+        for pair in combinations([video.media.path for video in task.videos], 2)
+    }
+    return {
+        (number, first, second)
+        for number, item in enumerate(candidates)
+        for first, second in combinations(range(len(item.videos)), 2)
+        if (item.prompt, frozenset(str(item.videos[i].resolve()) for i in (first, second))) in met
+    }
+
+
+def _task(candidates: Sequence[Candidates], pair: SelectedPair) -> NewTask:
+    item = candidates[pair.prompt]
+    return NewTask(item.prompt, tuple(inspect_video(item.videos[i]) for i in (pair.first, pair.second)))
+
+
+def _row(candidates: Sequence[Candidates], pair: SelectedPair) -> dict[str, object]:
+    item = candidates[pair.prompt]
+    videos = [str(item.videos[i].resolve()) for i in (pair.first, pair.second)]
+    return {"prompt": item.prompt, "videos": videos, "bits": round(pair.bits, 6), "random": pair.random}
+
+
+def reward_score(name: str, dimension: str) -> Score:
+    """A reward model as a function of a video file and its prompt.
+
+    Raises:
+        InputError: there is no such reward, or (when called) it lacks the dimension.
+    """
+    from generator.video import read_video
+    from reward import load_reward
+
+    model = load_reward(name)
+
+    def score(video: Path, prompt: str) -> float:
+        frames, _ = read_video(video)
+        scores = model.score(frames[None], [prompt])
+        if dimension not in scores:
+            raise InputError(
+                f"The reward {name!r} has no dimension {dimension!r} (it has: {', '.join(scores)}): use "
+                f"another."
+            )
+        return float(scores[dimension][0])
+
+    return score
+
+
+def _read_text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"The text {path} cannot be read ({error}): give a text file in UTF-8.") from error
+
+
+LEAD_VERBS = {
+    "campaign": Verb("make a campaign or change its rules", (CampaignArguments,), run_campaign),
+    "gold": Verb("add hidden items with known answers", (GoldArguments,), run_gold),
+    "demonstrations": Verb(
+        "ask for videos that answer prompts", (DemonstrationArguments,), run_demonstrations
+    ),
+    "select": Verb("pick the pairs that teach the reward model most", (SelectArguments,), run_select),
+}

@@ -1,0 +1,84 @@
+"""Who may come in, and as what: sessions in cookies, roles, and the throttle on guessing passwords."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from labeling_app.login import LoginThrottle
+from labeling_app.models import User
+from labeling_app.store import Store
+
+COOKIE = "vidalign_session"
+NOT_LOGGED_IN = "You are not logged in: log in and try again."
+LEADS = ("lead", "admin")
+
+
+class NotLoggedIn(Exception):
+    """The request carries no valid session."""
+
+
+class NotAllowed(Exception):
+    """The user's role does not allow this."""
+
+
+@dataclass
+class Door:
+    """Who may come in: sessions in cookies, and the throttle on guessing passwords.
+
+    A name opens again after a minute at most, so that nobody can lock out a colleague for long; an address,
+    from which many names can be tried, after fifteen.
+    """
+
+    store: Store
+    names: LoginThrottle
+    addresses: LoginThrottle
+
+    def user(self, request: Request) -> User | None:
+        """The user who is logged in with this request's cookie."""
+        token = request.cookies.get(COOKIE)
+        return self.store.session_user(token) if token else None
+
+    def lead(self, request: Request) -> User | None:
+        """The lead or admin who is logged in with this request's cookie."""
+        user = self.user(request)
+        return user if user is not None and user.role in LEADS else None
+
+    def wait(self, name: str, address: str) -> float:
+        """Seconds until this name may be tried from this address."""
+        return max(self.names.wait(name), self.addresses.wait(address))
+
+    def log_in(self, name: str, password: str, address: str) -> str | None:
+        """The secret for the cookie, or None when name or password is wrong."""
+        # Counted before the check, so that many guesses at once do not slip through together.
+        self.names.failed(name)
+        self.addresses.failed(address)
+        user = self.store.authenticate(name, password)
+        if user is None:
+            return None
+        self.store.record(name, "login", address=address)
+        self.names.succeeded(name)
+        self.addresses.succeeded(address)
+        return self.store.open_session(user)
+
+
+def logged_in(request: Request) -> User:
+    """The user who is logged in; for routes that need one."""
+    door: Door = request.app.state.door
+    user = door.user(request)
+    if user is None:
+        raise NotLoggedIn(NOT_LOGGED_IN)
+    return user
+
+
+def logged_in_lead(user: Annotated[User, Depends(logged_in)]) -> User:
+    """The lead or admin who is logged in; for routes that need one."""
+    if user.role not in LEADS:
+        raise NotAllowed("This needs the role lead or admin: ask an admin for it.")
+    return user
+
+
+Annotator = Annotated[User, Depends(logged_in)]
+Lead = Annotated[User, Depends(logged_in_lead)]

@@ -1,0 +1,248 @@
+"""Taking answers: rankings, changed rankings and skips."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.orm import Session
+
+from labeling_app.held import (
+    MAXIMUM_FLAG,
+    MAXIMUM_TEXT,
+    AssignedTask,
+    Held,
+    Refused,
+    assigned_task,
+    close_assignment,
+    require_open,
+    require_own,
+)
+from labeling_app.models import Assignment, Judgement, Task, User
+from labeling_app.store import Store, is_storable
+
+
+@dataclass(frozen=True)
+class Answered:
+    """An answer that may still be changed.
+
+    Attributes:
+        ranks: for each dimension the newest ranks, in the order in which the videos were shown.
+        answered_at: when the first version was given, seconds since the epoch.
+    """
+
+    task: AssignedTask
+    ranks: dict[str, list[int]]
+    comment: str
+    flag: str
+    answered_at: float
+
+
+def submit(
+    store: Store,
+    user: User,
+    assignment_id: int,
+    ranks: Mapping[str, Sequence[int]],
+    seconds: float,
+    comment: str = "",
+    flag: str = "",
+) -> int:
+    """Stores an answer and returns its version, which is 1.
+
+    Args:
+        ranks: for each of the campaign's dimensions the ranks of the videos in the order shown, 1 is best,
+            equal ranks are ties. They are stored in the task's order and without gaps.
+        seconds: how long the annotator worked.
+        flag: why a lead should look at the task, or empty.
+
+    Raises:
+        Refused: the assignment is not this user's, or the ranks, the seconds or a text are illegal.
+        AlreadyAnswered, LeaseExpired: it is not open any more.
+    """
+    with store.write() as session:
+        assignment = require_open(session, user, assignment_id, store)
+        _store_ranks(session, assignment, ranks, seconds, (comment, flag), store.clock(), version=1)
+        close_assignment(session, assignment, "done")
+        completed = assignment.completed + 1
+        session.execute(
+            update(Task)
+            .where(Task.id == assignment.task_id)
+            .values(
+                completed=completed, filled=assignment.kind == "normal" and completed >= assignment.overlap
+            )
+        )
+        return 1
+
+
+def revise(
+    store: Store,
+    user: User,
+    assignment_id: int,
+    ranks: Mapping[str, Sequence[int]],
+    seconds: float,
+    comment: str = "",
+    flag: str = "",
+) -> int:
+    """Stores a changed answer as the next version, which it returns; the earlier ones stay.
+
+    Raises:
+        Refused: the assignment is not this user's or has no answer yet, the first answer is older than
+            `store.edit_seconds`, or the new answer is illegal.
+    """
+    with store.write() as session:
+        assignment = require_own(session, user, assignment_id)
+        if assignment.state != "done":
+            raise Refused("Only a task that you have ranked can be changed.")
+        versions = _versions(session, assignment)
+        if versions[0].created_at + store.edit_seconds < store.clock():
+            raise Refused("This answer is too old to be changed: tell the lead instead.")
+        version = versions[-1].version + 1
+        _store_ranks(session, assignment, ranks, seconds, (comment, flag), store.clock(), version)
+        return version
+
+
+def recent_answers(store: Store, user: User, limit: int = 20) -> list[Answered]:
+    """The user's answers that may still be changed, the latest first."""
+    since = store.clock() - store.edit_seconds
+    with store.read() as session:
+        latest = (
+            select(Judgement.task_id)
+            .where(
+                Judgement.user_id == user.id,
+                Judgement.version == 1,
+                Judgement.skip_reason == "",
+                Judgement.created_at >= since,
+            )
+            .group_by(Judgement.task_id)
+            .order_by(func.max(Judgement.id).desc())
+            .limit(limit)
+        )
+        found = [
+            session.scalars(
+                select(Assignment).where(Assignment.task_id == task_id, Assignment.user_id == user.id)
+            ).one()
+            for task_id in session.scalars(latest).all()
+        ]
+        return [_answered(session, assignment) for assignment in found]
+
+
+def _versions(session: Session, assignment: Assignment | Held) -> list[Judgement]:
+    return list(
+        session.scalars(
+            select(Judgement)
+            .where(Judgement.task_id == assignment.task_id, Judgement.user_id == assignment.user_id)
+            .order_by(Judgement.version, Judgement.id)
+        )
+    )
+
+
+def _answered(session: Session, assignment: Assignment) -> Answered:
+    versions = _versions(session, assignment)
+    newest = [judgement for judgement in versions if judgement.version == versions[-1].version]
+    ranks = {
+        judgement.dimension: [judgement.ranks[position] for position in assignment.permutation]
+        for judgement in newest
+        if judgement.ranks is not None
+    }
+    task = assigned_task(
+        session, assignment.id, assignment.task_id, assignment.permutation, assignment.expires_at
+    )
+    return Answered(task, ranks, newest[0].comment, newest[0].flag, answered_at=versions[0].created_at)
+
+
+def skip(
+    store: Store, user: User, assignment_id: int, reason: str, seconds: float, comment: str = ""
+) -> None:
+    """Gives a task back for good, with a reason.
+
+    Raises:
+        Refused: the assignment is not this user's or the reason is empty or too long.
+        AlreadyAnswered, LeaseExpired: it is not open any more.
+    """
+    reason = reason.strip()
+    if not reason or len(reason) > MAXIMUM_TEXT or not is_storable(reason):
+        raise Refused(f"A skipped task needs a reason of 1 to {MAXIMUM_TEXT} characters.")
+    with store.write() as session:
+        assignment = require_open(session, user, assignment_id, store)
+        _check_seconds_and_texts(seconds, comment, "")
+        given = {"seconds": seconds, "comment": comment, "flag": "", "skip_reason": reason}
+        _add_judgements(session, assignment, dict.fromkeys(assignment.dimensions), given, store.clock(), 1)
+        close_assignment(session, assignment, "skipped")
+
+
+def dense_ranks(ranks: Sequence[int]) -> list[int]:
+    """Ranks without gaps: 1, 3, 3, 4 becomes 1, 2, 2, 3."""
+    places = {rank: place for place, rank in enumerate(sorted(set(ranks)), start=1)}
+    return [places[rank] for rank in ranks]
+
+
+def _store_ranks(
+    session: Session,
+    assignment: Held,
+    ranks: Mapping[str, Sequence[int]],
+    seconds: float,
+    texts: tuple[str, str],
+    now: float,
+    version: int,
+) -> None:
+    comment, flag = texts
+    _check_seconds_and_texts(seconds, comment, flag)
+    if set(ranks) != set(assignment.dimensions):
+        raise Refused(f"Ranks are needed for: {', '.join(assignment.dimensions)}.")
+    stored: dict[str, list[int] | None] = {}
+    for dimension in assignment.dimensions:
+        shown = dense_ranks(legal_ranks(ranks[dimension], len(assignment.permutation)))
+        in_task_order = [0] * len(shown)
+        for place, position in enumerate(assignment.permutation):
+            in_task_order[position] = shown[place]
+        stored[dimension] = in_task_order
+    given = {"seconds": seconds, "comment": comment, "flag": flag, "skip_reason": ""}
+    _add_judgements(session, assignment, stored, given, now, version)
+
+
+def _add_judgements(
+    session: Session,
+    assignment: Held,
+    ranks: Mapping[str, list[int] | None],
+    given: dict[str, Any],
+    now: float,
+    version: int,
+) -> None:
+    same = {
+        "task_id": assignment.task_id,
+        "user_id": assignment.user_id,
+        "version": version,
+        "guidelines_version": assignment.guidelines_version,
+        "created_at": now,
+        **given,
+    }
+    session.execute(
+        insert(Judgement),
+        [{**same, "dimension": dimension, "ranks": value} for dimension, value in ranks.items()],
+    )
+
+
+def legal_ranks(ranks: Sequence[int], count: int) -> Sequence[int]:
+    """The ranks, if they are `count` places from 1 to `count`.
+
+    Raises:
+        Refused: they are not.
+    """
+    legal = (
+        isinstance(ranks, (list, tuple))
+        and len(ranks) == count
+        and all(isinstance(rank, int) and not isinstance(rank, bool) and 1 <= rank <= count for rank in ranks)
+    )
+    if not legal:
+        raise Refused(f"Every one of the {count} videos needs a place from 1 to {count}.")
+    return ranks
+
+
+def _check_seconds_and_texts(seconds: float, comment: str, flag: str) -> None:
+    if not 0 <= seconds < 1e7:
+        raise Refused("The time spent on the task is not a sensible number of seconds.")
+    for name, given, longest in (("comment", comment, MAXIMUM_TEXT), ("flag", flag, MAXIMUM_FLAG)):
+        if len(given) > longest or not is_storable(given):
+            raise Refused(f"The {name} is longer than {longest} characters or holds a NUL character.")

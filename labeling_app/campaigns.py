@@ -1,0 +1,227 @@
+"""Projects, campaigns and their rules: shares of gold items and repeats, limits, trials, guidelines."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from sqlalchemy import func, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from generator.output import InputError
+from labeling_app.importing import inspect_video
+from labeling_app.models import Campaign, Guidelines, Media, Project, Task, TaskVideo
+from labeling_app.store import NewTask, Store, campaign_row, check_task, is_storable, media_row
+from reward.preferences import read_rankings
+
+MAXIMUM_GUIDELINES = 50_000
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Changes to a campaign's rules; None leaves one as it is.
+
+    Attributes: see `labeling_app.models.Campaign`.
+    """
+
+    gold_share: float | None = None
+    repeat_share: float | None = None
+    daily_cap: int | None = None
+    quiz_size: int | None = None
+    quiz_pass: float | None = None
+
+
+def add_project(store: Store, name: str, description: str = "") -> Project:
+    """Makes a project.
+
+    Raises:
+        InputError: the name is taken, empty or too long, or a text cannot be stored.
+    """
+    name = name.strip()
+    if not name or len(name) > 200 or not name.isprintable() or not is_storable(description):
+        raise InputError(
+            f"The project {name[:60]!r} is not usable: give a name of 1 to 200 printable characters."
+        )
+    project = Project(name=name, description=description[:10_000], created_at=store.clock())
+    try:
+        with store.write() as session:
+            session.add(project)
+    except IntegrityError as error:
+        raise InputError(f"The project {name!r} exists already: choose another name.") from error
+    return project
+
+
+def projects(store: Store) -> list[Project]:
+    """All projects in the order in which they came."""
+    with store.read() as session:
+        return list(session.scalars(select(Project).order_by(Project.id)))
+
+
+def add_campaign(
+    store: Store, name: str, overlap: int = 1, dimensions: Sequence[str] = ("overall",)
+) -> Campaign:
+    """Makes a campaign without tasks; videos are imported, or demonstrations asked for, later.
+
+    Raises:
+        InputError: it exists, or its name, overlap or dimensions are illegal.
+    """
+    with store.write() as session:
+        if session.scalar(select(Campaign.id).where(Campaign.name == name)) is not None:
+            raise InputError(f"The campaign {name!r} exists already: choose another name.")
+        return campaign_row(session, name, overlap, dimensions, store.clock())
+
+
+def set_rules(store: Store, campaign: str, rules: Rules, project: str | None = None) -> Campaign:
+    """Changes the rules of a campaign, from the next task on, or puts it into another project.
+
+    Raises:
+        InputError: there is no such campaign or project, or a rule is out of range.
+    """
+    row_id = store.campaign(campaign).id
+    with store.write() as session:
+        row = session.get_one(Campaign, row_id)
+        for name, value in asdict(rules).items():
+            if value is not None:
+                setattr(row, name, value)
+        _check_rules(row)
+        if project is not None:
+            found = session.scalar(select(Project).where(Project.name == project))
+            if found is None:
+                raise InputError(f"There is no project {project!r}: make it first.")
+            row.project_id, row.project = found.id, found
+        return row
+
+
+def _check_rules(row: Campaign) -> None:
+    shares = row.gold_share, row.repeat_share
+    if not all(0 <= share <= 0.5 for share in shares) or sum(shares) > 0.8:
+        raise InputError(
+            f"The shares of gold items and repeats are {row.gold_share} and {row.repeat_share}: give numbers from "
+            "0 to 0.5, together at most 0.8."
+        )
+    if not 0 <= row.daily_cap < 1_000_000 or not 0 <= row.quiz_size <= 1000 or not 0 <= row.quiz_pass <= 1:
+        raise InputError(
+            f"daily_cap, quiz_size and quiz_pass are {row.daily_cap}, {row.quiz_size} and {row.quiz_pass}: give 0 "
+            "or more answers a day, up to 1000 trial tasks, and a share from 0 to 1."
+        )
+
+
+def guidelines(store: Store, campaign: str) -> Guidelines | None:
+    """The newest version of a campaign's guidelines.
+
+    Raises:
+        InputError: there is no such campaign.
+    """
+    row = store.campaign(campaign)
+    newest = (
+        select(Guidelines)
+        .where(Guidelines.campaign_id == row.id)
+        .order_by(Guidelines.version.desc())
+        .limit(1)
+    )
+    with store.read() as session:
+        return session.scalar(newest)
+
+
+def set_guidelines(store: Store, campaign: str, text: str) -> int:
+    """Adds a version of the guidelines and returns its number; each answer names the version that held.
+
+    Raises:
+        InputError: there is no such campaign, or the text is empty, too long or cannot be stored.
+    """
+    if not text.strip() or len(text) > MAXIMUM_GUIDELINES or not is_storable(text):
+        raise InputError(
+            f"The guidelines have {len(text)} characters: give 1 to {MAXIMUM_GUIDELINES}, without NUL."
+        )
+    row = store.campaign(campaign)
+    with store.write() as session:
+        session.scalar(select(Campaign.id).where(Campaign.id == row.id).with_for_update())
+        last = session.scalar(select(func.max(Guidelines.version)).where(Guidelines.campaign_id == row.id))
+        version = (last or 0) + 1
+        session.add(Guidelines(campaign_id=row.id, version=version, text=text, created_at=store.clock()))
+    return version
+
+
+def import_gold(store: Store, path: str | Path, campaign: str) -> int:
+    """Adds gold items from a rankings file, whose ranks are the known answers; returns how many are new.
+
+    Rows of the same prompt and videos with other dimensions belong to one item.
+
+    Raises:
+        InputError: the campaign does not exist, the file or a video cannot be read, or an item lacks one of the
+            campaign's dimensions. Then nothing was added.
+    """
+    row = store.campaign(campaign)
+    known: dict[tuple[str, tuple[Path, ...]], dict[str, list[int]]] = {}
+    for ranking in read_rankings(path):
+        videos = tuple(Path(video) for video in ranking.videos)
+        known.setdefault((ranking.prompt, videos), {})[ranking.dimension] = list(ranking.ranks)
+    added = 0
+    items = [
+        (NewTask(prompt, tuple(inspect_video(video) for video in videos)), ranks)
+        for (prompt, videos), ranks in known.items()
+    ]
+    with store.write() as session:
+        for task, ranks in items:
+            check_task(task.prompt, [video.path for video in task.videos])
+            media = [media_row(session, video) for video in task.videos]
+            added += _add_gold(session, row, task.prompt, media, ranks, store.clock()) is not None
+    return added
+
+
+def make_gold(store: Store, task_id: int, ranks: Mapping[str, Sequence[int]]) -> int | None:
+    """Makes a gold item of a task whose answer is now known; returns its id, or None where it was one already.
+
+    Who has ranked the task does not get the gold item.
+
+    Args:
+        ranks: for each dimension of the campaign, in the task's order.
+
+    Raises:
+        InputError: there is no such normal task, or the ranks are not legal.
+    """
+    with store.write() as session:
+        task = session.get(Task, task_id)
+        if task is None or task.kind != "normal":
+            raise InputError(f"There is no task {task_id} that a gold item can be made of: name another.")
+        media = [video.media for video in task.videos]
+        known = {dimension: list(places) for dimension, places in ranks.items()}
+        return _add_gold(session, task.campaign, task.prompt, media, known, store.clock(), task.id)
+
+
+def _add_gold(
+    session: Session,
+    campaign: Campaign,
+    prompt: str,
+    media: Sequence[Media],
+    ranks: dict[str, list[int]],
+    now: float,
+    copy_of: int | None = None,
+) -> int | None:
+    if set(ranks) != set(campaign.dimensions) or any(len(r) != len(media) for r in ranks.values()):
+        raise InputError(
+            f"The gold item {prompt[:60]!r} has known ranks for {', '.join(ranks) or 'nothing'}: give one rank a "
+            f"video for {', '.join(campaign.dimensions)}."
+        )
+    contents = "\0".join([prompt, *sorted(video.sha256 for video in media)])
+    # A gold item may have the prompt and videos of a normal task, so its fingerprint is another.
+    fingerprint = "gold-" + hashlib.sha256(contents.encode(errors="surrogatepass")).hexdigest()[:58]
+    same = select(Task.id).where(Task.campaign_id == campaign.id, Task.fingerprint == fingerprint)
+    if session.scalar(same) is not None:
+        return None
+    task = Task(
+        campaign_id=campaign.id,
+        prompt=prompt,
+        fingerprint=fingerprint,
+        kind="gold",
+        gold_ranks=ranks,
+        copy_of=copy_of,
+        created_at=now,
+    )
+    task.videos = [TaskVideo(position=place, media_id=video.id) for place, video in enumerate(media)]
+    session.add(task)
+    session.flush()
+    return task.id

@@ -1,0 +1,100 @@
+"""The API of the demonstration page."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Request
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
+
+from generator.output import InputError
+from labeling_app import demonstrations
+from labeling_app.access import LEADS, Annotator
+from labeling_app.assignment import MAXIMUM_TEXT
+from labeling_app.models import Media
+from labeling_app.store import Store
+from labeling_app.transcoding import MAXIMUM_BYTES, TOO_LARGE
+
+VIDEO_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+
+
+class NewDemonstration(BaseModel):
+    """Which video answers a prompt."""
+
+    model_config = ConfigDict(extra="forbid")
+    media: str = Field(min_length=1, max_length=32)
+    comment: str = Field(default="", max_length=MAXIMUM_TEXT)
+
+
+def demonstration_api(store: Store, campaign: str | None) -> APIRouter:
+    """The routes.
+
+    Args:
+        campaign: only prompts of this campaign; by default of all.
+    """
+    api = APIRouter(prefix="/api/demonstrations", tags=["demonstrations"])
+
+    @api.get("/prompts")
+    def prompts(user: Annotator) -> dict[str, Any]:
+        """Prompts that wait for a video of this user, in the user's own order, and the videos to choose from."""
+        waiting = demonstrations.open_prompts(store, user, campaign)
+        return {
+            "user": user.name,
+            "lead": user.role in LEADS,
+            "waiting": len(waiting),
+            "prompts": [{"id": found.id, "prompt": found.prompt} for found in waiting[:50]],
+            "library": [
+                media_for_page(video)
+                for video in (demonstrations.library(store, waiting[0].campaign_id) if waiting else [])
+            ],
+        }
+
+    @api.post("/uploads", openapi_extra=VIDEO_BODY)
+    async def upload(user: Annotator, request: Request) -> dict[str, Any]:
+        """Checks a video (the body of the request), writes it anew and keeps it for a preview."""
+        store.uploads.mkdir(parents=True, exist_ok=True)
+        received = store.uploads / f".received-{secrets.token_hex(16)}"
+        try:
+            await _receive(request, received)
+            return media_for_page(await run_in_threadpool(demonstrations.save_upload, store, user, received))
+        finally:
+            received.unlink(missing_ok=True)
+
+    @api.post("/{prompt_id}")
+    def demonstrate(
+        user: Annotator, prompt_id: int, answer: Annotated[NewDemonstration, Body()]
+    ) -> dict[str, Any]:
+        """Answers a prompt with an own upload or a video of the library."""
+        made = demonstrations.demonstrate(store, user, prompt_id, answer.media, answer.comment)
+        return {"demonstration": made}
+
+    return api
+
+
+async def _receive(request: Request, path: Path) -> None:
+    size = 0
+    with path.open("wb") as file:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > MAXIMUM_BYTES:
+                raise InputError(TOO_LARGE)
+            file.write(chunk)
+
+
+def media_for_page(video: Media) -> dict[str, Any]:
+    """What a page needs to play a video; nothing that tells where it comes from."""
+    return {
+        "id": video.id,
+        "fps": video.fps,
+        "num_frames": video.num_frames,
+        "width": video.width,
+        "height": video.height,
+    }

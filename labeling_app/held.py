@@ -1,0 +1,161 @@
+"""A task in the hands of an annotator: what is seen of it, who may answer it, and until when."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import bindparam, func, select, update
+from sqlalchemy.orm import Session
+
+from labeling_app.models import Assignment, Campaign, Guidelines, Media, Task, TaskVideo, User
+from labeling_app.store import Store
+
+MAXIMUM_TEXT = 10_000
+MAXIMUM_FLAG = 200
+MAXIMUM_ID = 2**31 - 1
+LEASE_EXPIRED = "Your time for this task ran out, so it was given back and your answer was not saved."
+
+
+class Refused(Exception):
+    """An answer or request that the rules do not allow. The message is one sentence for the annotator."""
+
+
+class LeaseExpired(Refused):
+    """The task was given back because nothing was heard for longer than the lease."""
+
+
+class AlreadyAnswered(Refused):
+    """This task has this annotator's answer already."""
+
+
+@dataclass(frozen=True)
+class AssignedTask:
+    """What an annotator sees of a task.
+
+    Attributes:
+        assignment: id of the assignment, which answers name.
+        task: id of the task.
+        videos: the videos in the order shown.
+        permutation: `permutation[i]` is the task's position of the video shown at place i.
+        expires_at: when the lease ends, seconds since the epoch.
+    """
+
+    assignment: int
+    task: int
+    campaign: str
+    prompt: str
+    dimensions: tuple[str, ...]
+    videos: tuple[Media, ...]
+    permutation: tuple[int, ...]
+    expires_at: float
+
+
+@dataclass(frozen=True)
+class Held:
+    """An assignment as far as an answer needs it."""
+
+    id: int
+    task_id: int
+    user_id: int
+    permutation: list[int]
+    state: str
+    expires_at: float
+    kind: str
+    completed: int
+    overlap: int
+    dimensions: list[str]
+    guidelines_version: int
+
+
+HELD = (
+    select(
+        Assignment.id,
+        Assignment.task_id,
+        Assignment.user_id,
+        Assignment.permutation,
+        Assignment.state,
+        Assignment.expires_at,
+        Task.kind,
+        Task.completed,
+        Campaign.overlap,
+        Campaign.dimensions,
+        func.coalesce(
+            select(func.max(Guidelines.version))
+            .where(Guidelines.campaign_id == Task.campaign_id)
+            .correlate(Task)
+            .scalar_subquery(),
+            0,
+        ),
+    )
+    .join(Task, Task.id == Assignment.task_id)
+    .join(Campaign, Campaign.id == Task.campaign_id)
+    .where(Assignment.id == bindparam("assignment"), Assignment.user_id == bindparam("user"))
+)
+
+
+SHOWN = (
+    select(Task.prompt, Campaign.name, Campaign.dimensions, Media)
+    .join(Campaign, Campaign.id == Task.campaign_id)
+    .join(TaskVideo, TaskVideo.task_id == Task.id)
+    .join(Media, Media.id == TaskVideo.media_id)
+    .where(Task.id == bindparam("task"))
+    .order_by(TaskVideo.position)
+)
+
+
+def assigned_task(
+    session: Session,
+    assignment_id: int,
+    task_id: int,
+    permutation: Sequence[int],
+    expires_at: float,
+    rows: Sequence[Any] | None = None,
+) -> AssignedTask:
+    rows = rows or session.execute(SHOWN, {"task": task_id}).all()
+    prompt, campaign, dimensions, _ = rows[0]
+    return AssignedTask(
+        assignment=assignment_id,
+        task=task_id,
+        campaign=campaign,
+        prompt=prompt,
+        dimensions=tuple(dimensions),
+        videos=tuple(rows[position][3] for position in permutation),
+        permutation=tuple(permutation),
+        expires_at=expires_at,
+    )
+
+
+def require_own(session: Session, user: User, assignment_id: int) -> Held:
+    known = {"assignment": assignment_id, "user": user.id}
+    if assignment_id <= MAXIMUM_ID:
+        if session.get_bind().dialect.name != "sqlite":
+            # SQLite has the whole file locked. Elsewhere the task's row is the lock of everything about the task.
+            task = select(Assignment.task_id).where(
+                Assignment.id == assignment_id, Assignment.user_id == user.id
+            )
+            session.scalar(select(Task.id).where(Task.id == task.scalar_subquery()).with_for_update())
+        found = session.execute(HELD, known).first()
+        if found is not None:
+            return Held(*found)
+    raise Refused("This task is not assigned to you.")
+
+
+def require_open(session: Session, user: User, assignment_id: int, store: Store) -> Held:
+    assignment = require_own(session, user, assignment_id)
+    if assignment.state != "open":
+        raise AlreadyAnswered("You have answered this task already.")
+    # Read after the lock was got: while it was waited for, the task may have gone to somebody else.
+    if assignment.expires_at <= store.clock():
+        raise LeaseExpired(LEASE_EXPIRED)
+    return assignment
+
+
+def set_lease(session: Session, assignment_id: int, now: float, expires_at: float, new: bool = False) -> None:
+    values = {"expires_at": expires_at, **({"assigned_at": now} if new else {})}
+    session.execute(update(Assignment).where(Assignment.id == assignment_id).values(**values))
+
+
+def close_assignment(session: Session, assignment: Held, state: str) -> None:
+    session.execute(update(Assignment).where(Assignment.id == assignment.id).values(state=state))

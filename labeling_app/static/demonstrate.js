@@ -1,0 +1,146 @@
+// The demonstration page: a prompt is answered with an uploaded video or one from the library.
+
+import { BASE, actionButton, call, field, logoutForm, make, pageLinks, previewVideo } from './dom.js';
+
+const CANNOT_REACH = 'The server cannot be reached. Nothing is lost: try again in a moment.';
+
+export function start(element) {
+  const root = element.querySelector('.ranking-page') || element;
+  if (root.dataset.started) return;
+  root.dataset.started = 'true';
+  new DemonstrationPage(root).load();
+}
+
+class DemonstrationPage {
+  constructor(root) {
+    this.root = root;
+    this.waiting = make('span', 'progress-text');
+    this.pages = make('nav', 'pages', { 'aria-label': 'Pages' });
+    this.userName = make('span', 'user-name', { dir: 'auto' });
+    this.notice = make('p', 'notice', { hidden: true, role: 'alert' });
+    this.status = make('p', 'status', { role: 'status', 'aria-live': 'polite' });
+    this.main = make('div', 'ranking-main');
+    this.skipped = 0;
+    root.replaceChildren(make('div', 'top-bar', {}, make('div', 'progress', {}, this.waiting), this.pages, this.userName, logoutForm()), this.notice, this.main, this.status);
+  }
+
+  showNotice(text) {
+    this.notice.textContent = text;
+    this.notice.hidden = !text;
+  }
+
+  async load() {
+    const { status, data } = await call('api/demonstrations/prompts');
+    if (status !== 200) { this.showNotice(data.message); return; }
+    this.data = data;
+    this.userName.textContent = data.user;
+    this.pages.replaceChildren(...pageLinks('demonstrate', data.lead));
+    this.waiting.textContent = data.waiting === 1 ? '1 prompt waits' : `${data.waiting} prompts wait`;
+    this.draw();
+  }
+
+  draw() {
+    const { prompts } = this.data;
+    this.video = null;
+    if (!prompts.length) {
+      this.main.replaceChildren(make('div', 'the-end', {}, make('h1', '', {}, 'No prompt waits for a video.'), actionButton('primary', 'Look again', () => this.load())));
+      return;
+    }
+    this.prompt = prompts[this.skipped % prompts.length];
+    this.main.replaceChildren(this.promptPart(), this.choosePart(), this.sendPart());
+    this.refresh();
+  }
+
+  promptPart() {
+    const another = make('button', 'quiet', { type: 'button', hidden: this.data.prompts.length < 2 }, 'Another prompt');
+    another.addEventListener('click', () => { this.skipped += 1; this.showNotice(''); this.draw(); });
+    return make('section', 'prompt', { 'aria-label': 'Prompt' },
+      make('span', 'label', {}, 'Prompt'), make('p', 'prompt-text', { dir: 'auto', tabIndex: 0 }, this.prompt.prompt), another);
+  }
+
+  choosePart() {
+    const file = make('input', '', { type: 'file', accept: 'video/mp4,video/webm,video/quicktime,.mkv' });
+    file.addEventListener('change', () => { if (file.files.length) this.upload(file.files[0]); });
+    this.bar = make('progress', 'upload-bar', { max: 1, value: 0, hidden: true, 'aria-label': 'Upload' });
+    this.preview = make('div', 'preview-place');
+    const drop = make('div', 'drop', {}, field('upload-file', 'Upload a video (mp4, mov or webm, at most 60 seconds and 200 MB)', file), this.bar);
+    drop.addEventListener('dragover', (event) => { event.preventDefault(); drop.classList.add('over'); });
+    drop.addEventListener('dragleave', () => drop.classList.remove('over'));
+    drop.addEventListener('drop', (event) => {
+      event.preventDefault();
+      drop.classList.remove('over');
+      if (event.dataTransfer.files.length) this.upload(event.dataTransfer.files[0]);
+    });
+    return make('section', 'ranking', { 'aria-label': 'Your video' },
+      make('h1', 'question', {}, 'Which video shows what the prompt says?'), drop, this.libraryPart(), this.preview);
+  }
+
+  libraryPart() {
+    if (!this.data.library.length) return '';
+    const cards = this.data.library.map((video, index) => {
+      const choose = make('button', 'choose', { type: 'button', 'aria-pressed': 'false', 'data-media': video.id }, `Take video ${index + 1}`);
+      choose.addEventListener('click', () => this.choose(video));
+      return make('li', 'library-card', {}, previewVideo(video, `Video ${index + 1} of the library`), choose);
+    });
+    return make('details', 'library', {}, make('summary', '', {}, `Or choose one of ${cards.length} videos`), make('ul', 'library-list', {}, ...cards));
+  }
+
+  sendPart() {
+    this.comment = make('textarea', '', { rows: 2, maxLength: 10000, dir: 'auto' });
+    this.submitButton = actionButton('primary submit', 'Give this video', () => this.send());
+    this.gate = make('p', 'gate');
+    return make('section', 'ranking', { 'aria-label': 'Send' }, field('demonstration-comment', 'Comment (optional)', this.comment), make('div', 'actions', {}, this.submitButton, this.gate));
+  }
+
+  refresh() {
+    this.gate.textContent = this.video ? '' : 'Upload or choose a video first.';
+    this.submitButton.setAttribute('aria-disabled', String(!this.video));
+    for (const button of this.root.querySelectorAll('.choose')) {
+      button.setAttribute('aria-pressed', String(Boolean(this.video) && button.dataset.media === this.video.id));
+    }
+  }
+
+  choose(video) {
+    this.video = video;
+    this.preview.replaceChildren(make('h2', '', {}, 'This is how it will look'), previewVideo(video, 'Preview of your video'), make('p', 'hint', {}, `${video.width} × ${video.height}, ${video.num_frames} frames, ${Math.round(video.fps * 100) / 100} frames per second`));
+    this.status.textContent = 'The video is ready: look at the preview, then give it.';
+    this.refresh();
+  }
+
+  upload(file) {
+    this.showNotice('');
+    this.video = null;
+    this.preview.replaceChildren();
+    this.refresh();
+    this.bar.hidden = false;
+    this.status.textContent = 'Uploading…';
+    return new Promise((resolve) => {
+      const request = new XMLHttpRequest();
+      request.open('POST', new URL('api/demonstrations/uploads', BASE));
+      request.setRequestHeader('Content-Type', 'application/octet-stream');
+      request.upload.addEventListener('progress', (event) => {
+        this.bar.value = event.total ? event.loaded / event.total : 0;
+        if (event.loaded === event.total) this.status.textContent = 'Checking the video…';
+      });
+      request.addEventListener('loadend', () => {
+        this.bar.hidden = true;
+        this.status.textContent = '';
+        let data = {};
+        try { data = JSON.parse(request.responseText); } catch { data = { message: CANNOT_REACH }; }
+        if (request.status === 200) this.choose(data); else this.showNotice(data.message || CANNOT_REACH);
+        resolve();
+      });
+      request.send(file);
+    });
+  }
+
+  async send() {
+    if (!this.video) { this.status.textContent = this.gate.textContent; return; }
+    const { status, data } = await call(`api/demonstrations/${this.prompt.id}`, { media: this.video.id, comment: this.comment.value });
+    this.showNotice(status === 200 ? '' : data.message);
+    if (status !== 200) return;
+    await this.load();
+    this.status.textContent = 'Saved. Thank you!';
+    window.scrollTo({ top: 0 });
+  }
+}

@@ -1,0 +1,64 @@
+// What all pages need: elements, calls of the API, links between the pages.
+// Data reaches the document only through textContent and properties, never through HTML.
+
+export const BASE = new URL('../', import.meta.url);
+
+// An element with a class, properties and children; strings become text.
+export function make(tag, className, properties = {}, ...children) {
+  const element = document.createElement(tag);
+  if (className) element.className = className;
+  for (const [name, value] of Object.entries(properties)) {
+    if (name.includes('-') || name === 'role' || name === 'for') element.setAttribute(name, value); else element[name] = value;
+  }
+  element.append(...children);
+  return element;
+}
+
+export async function call(path, body) {
+  const options = body === undefined ? {} : { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(body) };
+  let response;
+  try {
+    response = await fetch(new URL(path, BASE), options);
+  } catch {
+    return { status: 0, data: { message: 'The server cannot be reached. Nothing is lost: try again in a moment.' } };
+  }
+  if (response.status === 401) window.location.assign(new URL('login', BASE));
+  const data = await response.json().catch(() => ({ message: 'The server had a problem. Nothing is lost: try again in a moment.' }));
+  return { status: response.status, data };
+}
+
+// Links to the other pages of somebody with this role.
+export function pageLinks(current, lead) {
+  const pages = [['rank', 'Rank'], ['demonstrate', 'Demonstrate'], ...(lead ? [['lead', 'Lead']] : [])];
+  return pages.map(([path, title]) => {
+    const link = make('a', 'page-link', { href: new URL(`${path}/`, BASE).href }, title);
+    if (path === current) link.setAttribute('aria-current', 'page');
+    return link;
+  });
+}
+
+export function logoutForm() {
+  return make('form', '', { method: 'post', action: new URL('logout', BASE).href }, make('button', 'quiet', { type: 'submit' }, 'Log out'));
+}
+
+// A video with its own controls.
+export function previewVideo({ id, width, height }, label) {
+  const video = make('video', 'preview', { src: new URL(`media/${encodeURIComponent(id)}`, BASE).href, controls: true, muted: true, loop: true, playsInline: true, preload: 'metadata', 'aria-label': label });
+  video.style.aspectRatio = `${width} / ${height}`;
+  return video;
+}
+
+// A button that runs `action` and cannot be pressed again meanwhile.
+export function actionButton(className, text, action) {
+  const button = make('button', className, { type: 'button' }, text);
+  button.addEventListener('click', async () => {
+    button.disabled = true;
+    try { await action(); } finally { button.disabled = false; }
+  });
+  return button;
+}
+
+export function field(id, label, input) {
+  input.id = id;
+  return make('div', 'field', {}, make('label', '', { for: id }, label), input);
+}

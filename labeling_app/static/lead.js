@@ -1,0 +1,254 @@
+// The lead's pages: campaigns and projects, people, quality, adjudication, demonstrations, audit.
+
+import { BASE, actionButton, call, field, logoutForm, make, pageLinks, previewVideo } from './dom.js';
+import { letter } from './places.js';
+
+const TABS = [['campaigns', 'Campaigns'], ['people', 'People'], ['quality', 'Quality'], ['adjudication', 'Adjudication'], ['demonstrations', 'Demonstrations'], ['audit', 'Audit']];
+const PLOTS = [['annotators', 'Agreement with others, gold items right, same on repeats'], ['speed', 'Seconds a task'], ['positions', 'How often the video shown first is ranked best'], ['days', 'Answers a day']];
+const RULES = [['gold_share', 'Share of gold items', 0.01, 0.5], ['repeat_share', 'Share of repeats', 0.01, 0.5], ['daily_cap', 'Answers a person a day (0: no limit)', 1, 999999], ['quiz_size', 'Trial tasks (gold items first)', 1, 1000], ['quiz_pass', 'Share right to pass the trial', 0.01, 1]];
+const ROLES = ['annotator', 'lead', 'admin'];
+
+export function start(element) {
+  const root = element.querySelector('.ranking-page') || element;
+  if (root.dataset.started) return;
+  root.dataset.started = 'true';
+  new LeadPage(root).load();
+}
+
+function table(caption, heads, rows) {
+  const head = make('tr', '', {}, ...heads.map((text) => make('th', '', { scope: 'col' }, text)));
+  const lines = rows.map((cells) => make('tr', '', {}, ...cells.map((cell, index) => make('td', '', { 'data-head': heads[index] }, cell ?? '–'))));
+  return make('div', 'table-place', { tabIndex: 0, role: 'region', 'aria-label': caption }, make('table', '', {}, make('caption', 'visually-hidden', {}, caption), make('thead', '', {}, head), make('tbody', '', {}, ...lines)));
+}
+
+const share = (value) => (value === null || value === undefined ? '–' : `${Math.round(1000 * value) / 10} %`);
+const number = (value) => (value === null || value === undefined ? '–' : String(Math.round(1000 * value) / 1000));
+const text = (value) => make('span', '', { dir: 'auto' }, value);
+const input = (properties) => make('input', '', { ...properties });
+const section = (title, ...children) => make('section', 'ranking', { 'aria-label': title }, make('h2', '', {}, title), ...children);
+const select = (options, value) => {
+  const made = make('select', '', {}, ...options.map((option) => make('option', '', { value: option, selected: option === value }, option || '–')));
+  return made;
+};
+
+class LeadPage {
+  constructor(root) {
+    this.root = root;
+    this.notice = make('p', 'notice', { hidden: true, role: 'alert' });
+    this.status = make('p', 'status', { role: 'status', 'aria-live': 'polite' });
+    this.pages = make('nav', 'pages', { 'aria-label': 'Pages' });
+    this.userName = make('span', 'user-name', { dir: 'auto' });
+    this.main = make('div', 'ranking-main');
+    this.campaignChoice = make('select', '', {});
+    this.campaignChoice.addEventListener('change', () => this.show());
+    this.campaignField = field('campaign-choice', 'Campaign', this.campaignChoice);
+    this.tabs = make('nav', 'tabs', { 'aria-label': 'Parts' }, ...TABS.map(([path, title]) => make('a', 'tab', { href: `#${path}` }, title)));
+    root.replaceChildren(make('div', 'top-bar', {}, make('h1', 'page-title', {}, 'Lead'), this.pages, this.userName, logoutForm()), this.tabs, this.campaignField, this.notice, this.status, this.main);
+    window.addEventListener('hashchange', () => this.show());
+  }
+
+  showNotice(message) {
+    this.notice.textContent = message;
+    this.notice.hidden = !message;
+  }
+
+  // The data of a call, or null after its problem was shown.
+  async get(path, body) {
+    const { status, data } = await call(`api/lead/${path}`, body);
+    this.showNotice(status === 200 ? '' : data.message);
+    return status === 200 ? data : null;
+  }
+
+  get query() { return `campaign=${encodeURIComponent(this.campaignChoice.value)}`; }
+
+  async load() {
+    const data = await this.get('overview');
+    if (!data) return;
+    this.overview = data;
+    this.userName.textContent = `${data.user} (${data.role})`;
+    this.pages.replaceChildren(...pageLinks('lead', true));
+    const before = this.campaignChoice.value;
+    this.campaignChoice.replaceChildren(...data.campaigns.map(({ name }) => make('option', '', { value: name, selected: name === before }, name)));
+    await this.show();
+  }
+
+  async show() {
+    const current = TABS.some(([path]) => `#${path}` === window.location.hash) ? window.location.hash.slice(1) : 'campaigns';
+    for (const tab of this.tabs.children) {
+      if (tab.getAttribute('href') === `#${current}`) tab.setAttribute('aria-current', 'page'); else tab.removeAttribute('aria-current');
+    }
+    this.campaignField.hidden = ['people', 'audit'].includes(current) || !this.overview.campaigns.length;
+    const parts = await this[current]();
+    this.main.replaceChildren(...parts);
+    this.main.dataset.shown = current;
+  }
+
+  // After a change: what happened, and the page as it is now.
+  async changed(message) {
+    await this.load();
+    this.status.textContent = message;
+  }
+
+  // Campaigns ------------------------------------------------------------------------------------------
+
+  get campaign() { return this.overview.campaigns.find(({ name }) => name === this.campaignChoice.value); }
+
+  async campaigns() {
+    const { campaigns } = this.overview;
+    const rows = campaigns.map((c) => [text(c.name), text(c.project || '–'), c.dimensions.join(', '), `${c.answers} of ${c.answers_wanted}`, `${c.filled} of ${c.tasks}`, String(c.overlap), String(c.held), String(c.skips), String(c.flagged), String(c.gold), String(c.repeats), `${c.demonstrations} for ${c.prompts}`]);
+    return [
+      section('Progress', campaigns.length ? table('Campaigns', ['campaign', 'project', 'asks for', 'answers', 'tasks done', 'overlap', 'in hands', 'skips', 'flagged', 'gold', 'repeats', 'demonstrations'], rows) : make('p', '', {}, 'There is no campaign yet.')),
+      ...(this.campaign ? [this.rulesPart(), await this.guidelinesPart()] : []),
+      this.newCampaignPart(), this.newProjectPart(),
+    ];
+  }
+
+  rulesPart() {
+    const { campaign } = this;
+    const inputs = RULES.map(([name, label, step, max]) => [name, label, input({ type: 'number', min: 0, max, step, value: campaign[name] })]);
+    const project = select(['', ...this.overview.projects.map(({ name }) => name)], campaign.project);
+    const save = actionButton('primary', 'Save the rules', async () => {
+      const body = Object.fromEntries(inputs.map(([name, , made]) => [name, Number(made.value)]));
+      if (project.value) body.project = project.value;
+      if (await this.get(`rules?${this.query}`, body)) await this.changed('The rules are saved.');
+    });
+    return section(`Rules of ${campaign.name}`, make('div', 'fields', {}, ...inputs.map(([name, label, made]) => field(`rule-${name}`, label, made)), field('rule-project', 'Project', project)), make('div', 'actions', {}, save));
+  }
+
+  async guidelinesPart() {
+    const { data } = await call(`api/guidelines?${this.query}`);
+    const area = make('textarea', '', { rows: 4, dir: 'auto', maxLength: 50000, value: data.text || '' });
+    const save = actionButton('primary', 'Save as a new version', async () => {
+      const made = await this.get(`guidelines?${this.query}`, { text: area.value });
+      if (made) await this.changed(`Version ${made.version} of the guidelines holds from now on.`);
+    });
+    return section('Guidelines', field('guidelines-text', data.version ? `Version ${data.version}` : 'None yet', area), make('div', 'actions', {}, save));
+  }
+
+  newCampaignPart() {
+    const name = input({ type: 'text', maxLength: 200 });
+    const overlap = input({ type: 'number', min: 1, max: 1000, value: 2 });
+    const dimensions = input({ type: 'text', value: 'overall' });
+    const candidates = select(['', ...this.overview.candidates], '');
+    const project = select(['', ...this.overview.projects.map((p) => p.name)], '');
+    const add = actionButton('primary', 'Make the campaign', async () => {
+      const body = { name: name.value, overlap: Number(overlap.value), dimensions: dimensions.value.split(/[\s,]+/).filter(Boolean), project: project.value || null, candidates: candidates.value || null };
+      const made = await this.get('campaigns', body);
+      if (made) await this.changed(`The campaign ${made.name} has ${made.tasks} tasks.`);
+    });
+    return section('New campaign', make('div', 'fields', {}, field('new-campaign', 'Name', name), field('new-overlap', 'Annotators a task', overlap), field('new-dimensions', 'Asks for (overall, visual, motion, alignment)', dimensions), field('new-candidates', 'Candidates', candidates), field('new-campaign-project', 'Project', project)), make('div', 'actions', {}, add));
+  }
+
+  newProjectPart() {
+    const name = input({ type: 'text', maxLength: 200 });
+    const add = actionButton('', 'Make the project', async () => {
+      if (await this.get('projects', { name: name.value })) await this.changed('The project is made.');
+    });
+    return section('New project', make('p', '', {}, this.overview.projects.length ? `So far: ${this.overview.projects.map((p) => p.name).join(', ')}` : 'There is none yet.'), field('new-project', 'Name of the project', name), make('div', 'actions', {}, add));
+  }
+
+  // People ---------------------------------------------------------------------------------------------
+
+  async people() {
+    const data = await this.get('users');
+    if (!data) return [];
+    const admin = this.overview.role === 'admin';
+    const rows = data.users.map((user) => {
+      const role = select(ROLES, user.role);
+      role.setAttribute('aria-label', `Role of ${user.name}`);
+      role.addEventListener('change', async () => {
+        if (await this.get('users/role', { name: user.name, role: role.value })) await this.changed(`${user.name} is ${role.value} now.`); else role.value = user.role;
+      });
+      const reset = actionButton('quiet', 'New password', async () => {
+        const made = await this.get('users/password', { name: user.name });
+        if (made) this.status.textContent = `${made.name}, new password ${made.password} (shown only now)`;
+      });
+      return [text(user.name), user.simulated ? 'simulated' : admin ? role : user.role, user.simulated ? '' : reset];
+    });
+    const name = input({ type: 'text', maxLength: 100 });
+    const role = select(admin ? ROLES : ['annotator'], 'annotator');
+    const add = actionButton('primary', 'Add', async () => {
+      const made = await this.get('users', { name: name.value, role: role.value });
+      if (made) await this.changed(`${made.role} ${made.name}, password ${made.password} (shown only now)`);
+    });
+    return [section('People', table('People and roles', ['name', 'role', 'password'], rows)), section('Add somebody', make('div', 'fields', {}, field('new-user', 'Name', name), field('new-role', 'Role', role)), make('div', 'actions', {}, add))];
+  }
+
+  // Quality --------------------------------------------------------------------------------------------
+
+  async quality() {
+    if (!this.campaign) return [make('p', '', {}, 'There is no campaign yet.')];
+    const data = await this.get(`quality?${this.query}`);
+    if (!data) return [];
+    const summary = table('Agreement', ["Krippendorff's α", '95 % interval', 'same label', 'same, without ties', 'ties', 'rankings', 'tasks'], [[number(data.alpha), `${number(data.alpha_low)} to ${number(data.alpha_high)}`, share(data.pairwise), share(data.pairwise_without_ties), share(data.tie_rate), String(data.num_judgements), String(data.num_tasks)]]);
+    const rows = data.annotators.map((p) => [text(p.simulated ? `${p.name} (simulated)` : p.name), p.flags.join(', ') || '–', String(p.judgements), String(p.skips), number(p.median_seconds), share(p.tie_rate), share(p.agreement), share(p.accuracy), share(p.gold_accuracy), share(p.self_consistency), share(p.first_place_rate)]);
+    const people = table('Annotators', ['annotator', 'look at', 'tasks', 'skips', 'seconds', 'ties', 'agreement', 'weight', 'gold right', 'same on repeats', 'first shown best'], rows);
+    const plots = PLOTS.map(([name, title]) => make('figure', 'plot', {}, make('img', '', { src: new URL(`api/lead/plots/${name}.svg?${this.query}`, BASE).href, alt: `${title}; the numbers are in the table` }), make('figcaption', '', {}, title)));
+    const download = (raw, title) => make('a', 'download', { href: new URL(`api/lead/export?${this.query}&raw=${raw}`, BASE).href, download: 'rankings.jsonl' }, title);
+    return [section('Agreement', summary), section('Annotators', people), section('Plots', make('div', 'plots', {}, ...plots)), section('Export', make('div', 'actions', {}, download(false, 'Rankings with the decisions (JSONL)'), download(true, 'Rankings of annotators alone (JSONL)')))];
+  }
+
+  // Adjudication ---------------------------------------------------------------------------------------
+
+  async adjudication() {
+    if (!this.campaign) return [make('p', '', {}, 'There is no campaign yet.')];
+    const data = await this.get(`disagreements?${this.query}`);
+    if (!data) return [];
+    if (!data.tasks.length) return [section('Adjudication', make('p', '', {}, 'Annotators agree, and nothing is flagged.'))];
+    return [make('p', 'hint', {}, `${data.tasks.length} tasks to decide; the worst disagreement comes first.`), ...data.tasks.slice(0, 10).map((task) => this.decisionPart(task))];
+  }
+
+  decisionPart(task) {
+    const videos = task.videos.map((video, index) => make('li', 'library-card', {}, previewVideo(video, `Video ${letter(index)}`), make('span', 'badge', {}, letter(index))));
+    const choices = task.dimensions.map((dimension) => [dimension, task.videos.map((_, index) => {
+      const choice = select(['', ...task.videos.map((__, place) => String(place + 1))], '');
+      choice.setAttribute('aria-label', `Place of video ${letter(index)} (${dimension})`);
+      return choice;
+    })]);
+    const answers = task.dimensions.map((dimension) => table(`Places given (${dimension})`, [dimension, ...task.videos.map((_, index) => letter(index))],
+      [...Object.entries(task.answers[dimension] || {}).map(([name, ranks]) => [text(name), ...ranks.map(String)]), [make('strong', '', {}, 'your decision'), ...choices.find(([name]) => name === dimension)[1]]]));
+    const remarks = [...Object.entries(task.flags).map(([name, flag]) => `${name} flagged: ${flag}`), ...Object.entries(task.comments).map(([name, comment]) => `${name}: ${comment}`)];
+    const comment = input({ type: 'text', maxLength: 10000, dir: 'auto' });
+    const gold = input({ type: 'checkbox', id: `gold-${task.task}` });
+    const decide = actionButton('primary', 'Decide', async () => {
+      const ranks = Object.fromEntries(choices.map(([dimension, made]) => [dimension, made.map((choice) => Number(choice.value))]));
+      if (await this.get(`tasks/${task.task}/adjudication`, { ranks, comment: comment.value, gold: gold.checked })) await this.changed('Decided: the export uses your ranking.');
+    });
+    return make('section', 'ranking decision', { 'aria-label': `Task ${task.task}` },
+      make('p', 'prompt-text', { dir: 'auto', tabIndex: 0 }, task.prompt), make('p', 'hint', {}, `${share(task.share)} of the labels differ`),
+      make('ul', 'library-list', {}, ...videos), ...answers, ...remarks.map((remark) => make('p', '', { dir: 'auto' }, remark)),
+      field(`comment-${task.task}`, 'Why (optional)', comment), make('label', 'check', { for: `gold-${task.task}` }, gold, ' Use it as a hidden gold item'), make('div', 'actions', {}, decide));
+  }
+
+  // Demonstrations -------------------------------------------------------------------------------------
+
+  async demonstrations() {
+    if (!this.campaign) return [make('p', '', {}, 'There is no campaign yet.')];
+    const data = await this.get(`demonstrations?${this.query}`);
+    if (!data) return [];
+    const area = make('textarea', '', { rows: 4, dir: 'auto' });
+    const wanted = input({ type: 'number', min: 1, max: 1000, value: 1 });
+    const ask = actionButton('primary', 'Ask for demonstrations', async () => {
+      const prompts = area.value.split('\n').filter((line) => line.trim());
+      const made = await this.get(`demonstrations/prompts?${this.query}`, { prompts, wanted: Number(wanted.value) });
+      if (made) await this.changed(`${made.added} new prompts wait for a video.`);
+    });
+    const cards = data.demonstrations.map((row) => {
+      const review = (state, title) => {
+        const button = actionButton('', title, async () => {
+          if (await this.get(`demonstrations/${row.id}/review`, { state })) await this.changed(`Demonstration ${row.id} is ${state}.`);
+        });
+        button.setAttribute('aria-pressed', String(row.state === state));
+        return button;
+      };
+      return make('li', 'library-card', {}, previewVideo(row.video, `Demonstration by ${row.annotator}`), text(row.prompt), make('span', 'hint', { dir: 'auto' }, `${row.annotator}, ${row.source}, ${row.state}${row.comment ? `: ${row.comment}` : ''}`), make('div', 'actions', {}, review('accepted', 'Accept'), review('rejected', 'Reject')));
+    });
+    return [section('Demonstrations', cards.length ? make('ul', 'library-list', {}, ...cards) : make('p', '', {}, 'There is none yet.')), section('Ask for more', field('ask-prompts', 'Prompts, one a line', area), field('ask-wanted', 'Videos a prompt', wanted), make('div', 'actions', {}, ask))];
+  }
+
+  async audit() {
+    const data = await this.get('audit');
+    if (!data) return [];
+    return [section('Audit', table('Events', ['when', 'who', 'what', 'details'], data.events.map((e) => [new Date(1000 * e.at).toISOString().slice(0, 19).replace('T', ' '), text(e.user), e.action, text(JSON.stringify(e.details))])))];
+  }
+}

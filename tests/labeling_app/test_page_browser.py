@@ -1,0 +1,215 @@
+"""The demonstration page and the lead's pages in a real browser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from labeling_app import assignment
+from labeling_app.adjudication import adjudications
+from labeling_app.campaigns import set_guidelines
+from labeling_app.demonstrations import add_library, ask, demonstrations
+from labeling_app.store import Store
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+PASSWORD = "correct horse"
+HOSTILE = '<img src=x onerror="window.hacked = 1"> ${window.hacked = 1} \\u0 \u202e'
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store(tmp_path / "labels.db") as opened:
+        yield opened
+
+
+def open_page(page: Page, server: Any, name: str, path: str, selector: str) -> None:
+    page.goto(server.url)
+    page.get_by_label("Name").fill(name)
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Log in").click()
+    page.wait_for_url("**/rank/")
+    page.goto(f"{server.url}/{path}")
+    page.wait_for_selector(selector)
+
+
+def answer_everything(store: Store, names: dict[str, list[int]], limit: int = 3) -> None:
+    """Users of these names rank tasks alike, by position in the task."""
+    for name, ranks in names.items():
+        user = store.add_user(name)
+        for _ in range(limit):
+            task = assignment.next_task(store, user)
+            assert task is not None
+            shown = [ranks[position] for position in task.permutation]
+            assignment.submit(store, user, task.assignment, {"overall": shown}, 8.0, comment=HOSTILE)
+
+
+def small_targets(page: Page) -> list[str]:
+    return page.evaluate(
+        "[...document.querySelectorAll('.ranking-page :is(button, summary, a, select, input:not([type=checkbox]))')]"
+        ".filter((button) => button.offsetParent)"
+        ".map((button) => [button.outerHTML.slice(0, 80), button.getBoundingClientRect()])"
+        ".filter(([, box]) => box.height < 44 || box.width < 44).map(([text]) => text)"
+    )
+
+
+def test_a_video_is_uploaded_previewed_and_given_and_bad_ones_are_refused_in_one_sentence(
+    page: Page,
+    filled: Store,
+    serve: Callable[[Store], Any],
+    serious_findings: Callable[[Page], list[str]],
+    candidates: Path,
+    tmp_path: Path,
+) -> None:
+    ask(filled, "main", [HOSTILE])
+    filled.add_user("ada", PASSWORD)
+    open_page(page, serve(filled), "ada", "demonstrate/", ".prompt-text")
+    assert page.evaluate("document.querySelector('.prompt-text').textContent") == HOSTILE
+    give = page.get_by_role("button", name="Give this video")
+    give.click(force=True)
+    page.wait_for_function("document.querySelector('.status').textContent.startsWith('Upload or choose')")
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(b"\0\0\0\x18ftypmp42" + bytes(100))
+    page.locator("#upload-file").set_input_files(bad)
+    page.wait_for_selector(".notice:not([hidden])")
+    assert page.locator(".notice").inner_text() == (
+        "The video cannot be read to its end, so it may be damaged: save it anew and upload it again."
+    )
+    page.locator("#upload-file").set_input_files(sorted(candidates.glob("*.mp4"))[0])
+    page.wait_for_selector(".preview-place video")
+    assert page.locator(".notice").is_hidden()
+    page.wait_for_function("document.querySelector('.preview-place video').readyState >= 2")
+    page.locator("#demonstration-comment").fill(HOSTILE)
+    assert serious_findings(page) == []
+    give.click()
+    page.get_by_text("No prompt waits for a video.").wait_for()
+    (row,) = demonstrations(filled, "main")
+    assert (row.prompt.prompt, row.comment, row.source) == (HOSTILE, HOSTILE, "upload")
+    assert page.evaluate("window.hacked") is None
+
+
+def test_a_video_of_the_library_is_given_on_a_phone(
+    page: Page,
+    filled: Store,
+    serve: Callable[[Store], Any],
+    serious_findings: Callable[[Page], list[str]],
+    candidates: Path,
+    tmp_path: Path,
+) -> None:
+    ask(filled, "main", ["a red circle", "a blue circle"])
+    library = tmp_path / "library"
+    library.mkdir()
+    for path in sorted(candidates.glob("*.mp4"))[:2]:
+        (library / path.name).write_bytes(path.read_bytes())
+    add_library(filled, "main", library)
+    filled.add_user("ada", PASSWORD)
+    page.set_viewport_size({"width": 390, "height": 844})
+    open_page(page, serve(filled), "ada", "demonstrate/", ".prompt-text")
+    first = page.locator(".prompt-text").inner_text()
+    page.get_by_role("button", name="Another prompt").click()
+    page.wait_for_function(f"document.querySelector('.prompt-text').textContent !== '{first}'")
+    page.get_by_text("Or choose one of 2 videos").click()
+    page.get_by_role("button", name="Take video 2").click()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert small_targets(page) == []
+    assert serious_findings(page) == []
+    page.get_by_role("button", name="Give this video").click()
+    page.wait_for_function("document.querySelector('.progress-text').textContent === '1 prompt waits'")
+    (row,) = demonstrations(filled, "main")
+    assert row.source == "library"
+    assert row.prompt.prompt != first
+
+
+def test_a_lead_sets_rules_guidelines_people_and_asks_for_demonstrations(
+    page: Page, filled: Store, serve: Callable[[Store], Any], serious_findings: Callable[[Page], list[str]]
+) -> None:
+    filled.add_user("root", PASSWORD, role="admin")
+    filled.add_user("ada", PASSWORD)
+    server = serve(filled)
+    open_page(page, server, "root", "lead/", "[data-shown=campaigns]")
+    page.get_by_label("Share of gold items").fill("0.1")
+    page.get_by_label("Answers a person a day").fill("40")
+    page.get_by_role("button", name="Save the rules").click()
+    page.get_by_text("The rules are saved.").wait_for()
+    page.locator("#guidelines-text").fill(HOSTILE)
+    page.get_by_role("button", name="Save as a new version").click()
+    page.get_by_text("Version 1 of the guidelines holds from now on.").wait_for()
+    page.get_by_label("Name of the project").fill("spring")
+    page.get_by_role("button", name="Make the project").click()
+    page.get_by_text("So far: spring").wait_for()
+    page.locator("#new-campaign").fill("second")
+    page.get_by_role("button", name="Make the campaign").click()
+    page.get_by_text("The campaign second has 0 tasks.").wait_for()
+    assert serious_findings(page) == []
+    row = filled.campaign("main")
+    assert (row.gold_share, row.daily_cap, filled.campaign("second").overlap) == (0.1, 40, 2)
+
+    page.get_by_role("link", name="People").click()
+    page.locator("#new-user").fill("bob")
+    page.get_by_role("button", name="Add", exact=True).click()
+    page.get_by_text("(shown only now)").wait_for()
+    password = page.locator(".status").inner_text().split("password ")[1].split(" ")[0]
+    assert filled.authenticate("bob", password) is not None
+    page.get_by_label("Role of bob").select_option("lead")
+    page.get_by_text("bob is lead now.").wait_for()
+    assert serious_findings(page) == []
+
+    page.get_by_role("link", name="Demonstrations").click()
+    page.locator("#ask-prompts").fill("a cat\na dog")
+    page.get_by_role("button", name="Ask for demonstrations").click()
+    page.get_by_text("2 new prompts wait for a video.").wait_for()
+    page.get_by_role("link", name="Audit").click()
+    page.get_by_text("ask for demonstrations").wait_for()
+    assert serious_findings(page) == []
+    # The annotator reads the guidelines as they were written.
+    page.goto(f"{server.url}/rank/")
+    page.get_by_text("Guidelines").click()
+    assert page.evaluate("document.querySelector('.guidelines-text').textContent") == HOSTILE
+    assert page.evaluate("window.hacked") is None
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_lead_looks_at_quality_and_decides_a_disagreement(
+    page: Page,
+    filled: Store,
+    serve: Callable[[Store], Any],
+    serious_findings: Callable[[Page], list[str]],
+    width: int,
+) -> None:
+    answer_everything(filled, {"ann": [1, 2, 3, 4], HOSTILE[:12]: [4, 3, 2, 1]})
+    set_guidelines(filled, "main", "Look.")
+    filled.add_user("lea", PASSWORD, role="lead")
+    page.set_viewport_size({"width": width, "height": 900})
+    open_page(page, serve(filled), "lea", "lead/#quality", "[data-shown=quality]")
+    page.wait_for_function(
+        "[...document.querySelectorAll('.plot img')].every((image) => image.naturalWidth > 100)"
+    )
+    assert page.locator(".plot img").count() == 4
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert serious_findings(page) == []
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Rankings with the decisions").click()
+    assert len(Path(download.value.path()).read_text().splitlines()) == 6
+
+    page.get_by_role("link", name="Adjudication").click()
+    page.wait_for_selector("[data-shown=adjudication]")
+    assert page.locator(".decision").count() == 3
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    if width == 390:
+        assert small_targets(page) == []
+    assert serious_findings(page) == []
+    part = page.locator(".decision").first
+    for video, place in zip("ABCD", "2133"):
+        part.get_by_label(f"Place of video {video} (overall)").select_option(place)
+    part.get_by_label("Use it as a hidden gold item").check()
+    part.get_by_role("button", name="Decide").click()
+    page.get_by_text("Decided: the export uses your ranking.").wait_for()
+    assert page.locator(".decision").count() == 2
+    (decision,) = adjudications(filled, "main").values()
+    assert decision.ranks == [2, 1, 3, 3]
+    assert len(filled.tasks("main", kind="gold")) == 1
+    assert page.evaluate("window.hacked") is None
