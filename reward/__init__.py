@@ -24,8 +24,9 @@ def load_reward(
     """Loads what judges videos.
 
     Args:
-        name_or_path: the folder of a trained reward model; `world`, the verifier of the built-in world; or
-            `module:function`, a function `(videos, prompts) -> scores`.
+        name_or_path: the folder of a trained reward model or ensemble; several folders joined by commas, which judge
+            together; `world`, the verifier of the built-in world; `module:function`, a function `(videos, prompts)
+            -> scores`; or the address `http://…` of `vidalign reward serve`.
         device: where a trained model goes.
         generator: the trunk of a latent model, in place of loading it by the stored name. It must not be the
             generator that is being trained.
@@ -34,22 +35,42 @@ def load_reward(
         InputError: there is no such reward.
     """
     from reward.models.base import FunctionReward, WorldReward, import_function
-    from reward.models.latent import MODEL_TYPE, LatentRewardModel, read_reward_config
 
     name = str(name_or_path)
     if name == "world":
         return WorldReward()
+    if name.startswith(("http://", "https://")):
+        from reward.remote import RemoteReward
+
+        return RemoteReward(name)
     path = Path(name)
     if path.is_dir():
-        kind = read_reward_config(path).get("model_type")
-        if kind != MODEL_TYPE:
-            raise InputError(
-                f"{path} holds a reward model of the unknown type {kind!r}: {MODEL_TYPE!r} is known."
-            )
-        return LatentRewardModel.from_pretrained(path, device=device, generator=generator)
+        return _load_folder(path, device, generator)
+    if "," in name:
+        from reward.models.ensemble import EnsembleRewardModel
+
+        members = [load_reward(part.strip(), device, generator) for part in name.split(",") if part.strip()]
+        return EnsembleRewardModel(members, name)
     if ":" in name and "/" not in name:
         return FunctionReward(import_function(name), name)  # type: ignore[arg-type]
     raise InputError(
-        f"There is no reward {name!r}: give the folder of a trained reward model, `world`, or "
-        "module:function."
+        f"There is no reward {name!r}: give the folder of a trained reward model, several with commas between them, "
+        "`world`, module:function, or the address of `vidalign reward serve`."
     )
+
+
+def _load_folder(
+    path: Path, device: str | torch.device | None, generator: VideoGenerator | None
+) -> RewardModel:
+    from reward.models import ensemble, latent
+
+    loaders = {
+        latent.MODEL_TYPE: latent.LatentRewardModel.from_pretrained,
+        ensemble.MODEL_TYPE: ensemble.EnsembleRewardModel.from_pretrained,
+    }
+    kind = latent.read_reward_config(path).get("model_type")
+    if kind not in loaders:
+        raise InputError(
+            f"{path} holds a reward model of the unknown type {kind!r}: {' and '.join(map(repr, loaders))} are known."
+        )
+    return loaders[kind](path, device=device, generator=generator)

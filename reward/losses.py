@@ -93,7 +93,7 @@ def davidson(scores: Tensor, ranks: Tensor, nu: Tensor | float = 1.0) -> Tensor:
 def gaussian_bradley_terry(scores: Tensor, ranks: Tensor, log_variance: Tensor | float = 0.0) -> Tensor:
     """Bradley–Terry with scores that are Gaussian: mean over the untied pairs of a ranking.
 
-    With r_i ~ N(μ_i, s_i²) the probability that i wins, E sigmoid(r_i − r_j), in MacKay's approximation, good to 0.01,
+    With r_i ~ N(μ_i, s_i²) the probability that i wins, E sigmoid(r_i − r_j), is within 0.01 of MacKay's
     sigmoid((μ_i − μ_j) / √(1 + π(s_i² + s_j²) / 8)) (MacKay 1992, eq. 10; HPSv3, arXiv 2508.03789, section 3.2,
     has such scores). An uncertain score loses less by a wrong order and wins less by a right one.
 

@@ -50,7 +50,7 @@ def run(arguments: RewardArguments, config: RewardConfig) -> None:
     from generator import load_generator
     from generator.demonstrations import read_demonstrations
     from reward.preferences import merge_annotators, read_rankings
-    from reward.reward_trainer import train_reward_model
+    from reward.reward_training import train_reward_model
 
     from_store = arguments.preferences.startswith("db:")
     if from_store:

@@ -19,6 +19,12 @@ Scores = dict[str, Tensor]
 """One score a video `[batch]`, float32, for each dimension; higher is better."""
 
 
+def join_scores(parts: Sequence[Scores]) -> Scores:
+    """Scores of consecutive batches as one, float32 on the CPU."""
+    names = parts[0] if parts else ()
+    return {name: torch.cat([part[name].float().cpu() for part in parts]) for name in names}
+
+
 class RewardModel(ABC):
     """Judges videos of prompts.
 
@@ -26,11 +32,13 @@ class RewardModel(ABC):
         name: what it was loaded from.
         dimensions: the names of its scores, for example `("overall",)`.
         scores_latents: whether `score_latents` works and is differentiable.
+        scores_noisy_latents: whether `score_noisy_latents` does.
     """
 
     name: str = ""
     dimensions: tuple[str, ...] = ("overall",)
     scores_latents: bool = False
+    scores_noisy_latents: bool = False
 
     @abstractmethod
     def score(self, videos: Tensor, prompts: Sequence[str]) -> Scores:
@@ -42,6 +50,20 @@ class RewardModel(ABC):
             f"The reward {self.name!r} judges decoded videos only: use it where no gradient through it is "
             "needed."
         )
+
+    def score_noisy_latents(self, latents: Tensor, sigma: Tensor, conditions: dict[str, Tensor]) -> Scores:
+        """Scores of latents that hold the noise `sigma [batch]`, differentiable in `latents`."""
+        raise InputError(
+            f"The reward {self.name!r} does not judge noisy latents: train one with --noise_conditioned true."
+        )
+
+    def uncertainty(self, videos: Tensor, prompts: Sequence[str]) -> Scores:
+        """Standard deviation `[batch]` of each score as the model itself sees it; nothing where it has no idea."""
+        return {}
+
+    def uncertainty_of_latents(self, latents: Tensor, conditions: dict[str, Tensor]) -> Scores:
+        """As `uncertainty`, of a generator's normalised latents."""
+        return {}
 
     def check_generator(self, generator: VideoGenerator) -> None:  # noqa: B027
         """Raises `InputError` unless the latents and conditions of `generator` are ones this model

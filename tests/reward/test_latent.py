@@ -15,7 +15,9 @@ def trained_like(generator=None, **changes) -> LatentRewardModel:
     torch.manual_seed(0)
     config = LatentRewardConfig("tiny", dropout=0.0, hidden_size=16, **changes)
     model = LatentRewardModel(config, generator or tiny_generator())
-    for layer in (model.head.mlp[-1], model.head.evidence):
+    layers = [model.head.mlp[-1], model.head.evidence and model.head.evidence.linear]
+    layers.append(model.head.quality and model.head.quality.mlp[-1])
+    for layer in layers:
         if layer is not None:
             torch.nn.init.normal_(layer.weight)
     return model.eval()
