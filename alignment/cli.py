@@ -3,7 +3,8 @@
 A command `foo` is the module `alignment.commands.foo`, imported only when it is called. It defines `HELP` (one
 line), `EXAMPLE` (a command line), and either `ARGUMENTS` (dataclasses whose fields carry
 `metadata={"help": ...}`) with `run(*parsed)`, or `VERBS`, a dictionary of `Verb`, for commands such as
-`label serve`. `RESUME`, if there, says what to do after an interruption.
+`label serve`, or both: then words that are no verb's name go to `run`. `RESUME`, if there, says what to do after an
+interruption.
 
 Exit codes: 0 done, 1 failed, 2 a mistake in what the user gave or a full or forbidden disk, 130 interrupted.
 """
@@ -52,6 +53,8 @@ class Verb(NamedTuple):
     arguments: tuple[type, ...]
     run: Callable[..., None]
     example: str = ""
+    positional: str = ""
+    """The argument that takes words standing before the first flag, such as `compare A B`."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -110,8 +113,10 @@ def _run_command(name: str, arguments: list[str]) -> int:
     module = _load_command(name)
     prefix = f"vidalign {name}"
     verbs: dict[str, Verb] | None = getattr(module, "VERBS", None)
-    if verbs is None:
+    if verbs is None or (hasattr(module, "run") and (not arguments or arguments[0].startswith("-"))):
         verb = Verb(module.HELP, module.ARGUMENTS, module.run, module.EXAMPLE)
+        if verbs and {"-h", "--help"} & set(arguments):
+            print(_verb_overview(prefix, module, verbs) + "\n")
     elif not arguments or arguments[0] in {"-h", "--help"}:
         print(_verb_overview(prefix, module, verbs))
         return 0 if arguments else 2
@@ -120,6 +125,8 @@ def _run_command(name: str, arguments: list[str]) -> int:
         return _complain(f"{prefix} has no {arguments[0]}; the nearest is {nearest}: see {prefix} --help.")
     else:
         verb, prefix, arguments = verbs[arguments[0]], f"{prefix} {arguments[0]}", arguments[1:]
+        if verb.positional and arguments and not arguments[0].startswith("-"):
+            arguments = [f"--{verb.positional}", *arguments]
     return _run_verb(verb, prefix, arguments, launched=name in LAUNCHED)
 
 
@@ -173,7 +180,9 @@ def _overview() -> str:
 def _verb_overview(prefix: str, module: ModuleType, verbs: dict[str, Verb]) -> str:
     width = max(map(len, verbs))
     lines = [f"  {name:{width}}  {verb.help}" for name, verb in verbs.items()]
-    head = [f"usage: {prefix} {{{','.join(verbs)}}} [--ARGUMENT VALUE …]", "", module.HELP, ""]
+    names = f"{{{','.join(verbs)}}}"
+    names = f"[{names}]" if hasattr(module, "run") else names
+    head = [f"usage: {prefix} {names} [--ARGUMENT VALUE …]", "", module.HELP, ""]
     return "\n".join([*head, *lines, "", "example:", f"  {module.EXAMPLE}"])
 
 

@@ -60,11 +60,12 @@ def run(
 ) -> RankingDPOTrainer:
     """Trains and saves; `generator` takes the place of loading `model`. Returns the trainer after
     training."""
-    from reward.preferences import read_rankings, split_by_prompt
+    from reward.formats import read_preferences
+    from reward.preferences import split_by_prompt
 
     if not data.preferences:
         raise InputError("No rankings were given: pass --preferences FILE.jsonl.")
-    rankings = [r for r in read_rankings(data.preferences) if r.dimension == data.dimension]
+    rankings = [r for r in read_preferences(data.preferences) if r.dimension == data.dimension]
     train, held_out = (
         comparisons(part, config.loss_type)
         for part in split_by_prompt(rankings, data.eval_fraction, config.seed)

@@ -44,6 +44,24 @@ class RewardModel(ABC):
     def score(self, videos: Tensor, prompts: Sequence[str]) -> Scores:
         """Scores of videos `[batch, 3, frames, height, width]` in [-1, 1], one prompt a video."""
 
+    def video_size(self) -> dict[str, float] | None:
+        """`{num_frames, height, width, fps}` of the videos that this model wants; None where any will do."""
+        return None
+
+    def read_video(self, path: Path) -> Tensor:
+        """The video of a file `[3, frames, height, width]`: at `video_size`, or whole.
+
+        Raises:
+            InputError: it is missing or is not a video.
+        """
+        from generator.video import read_clip, read_video
+
+        size = self.video_size()
+        if size is None:
+            return read_video(path)[0]
+        frames, height, width = (int(size[name]) for name in ("num_frames", "height", "width"))
+        return read_clip(path, frames, height, width, size["fps"])
+
     def score_latents(self, latents: Tensor, conditions: dict[str, Tensor]) -> Scores:
         """Scores of a generator's normalised latents, differentiable in `latents`; see `check_generator`."""
         raise InputError(

@@ -96,6 +96,10 @@ class EnsembleRewardModel(RewardModel):
             features = shared[0].features(latents, conditions)
             return [member.score_features(features) for member in shared]
 
+    def video_size(self) -> dict[str, float] | None:
+        """The size that the first member wants."""
+        return self.members[0].video_size()
+
     def score_latents(self, latents: Tensor, conditions: Conditions) -> Scores:
         """Mean scores `[batch]` of normalised latents, differentiable in them; a common trunk runs once."""
         return self._reduce(self._of_latents(latents, conditions))

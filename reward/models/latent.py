@@ -339,6 +339,17 @@ class LatentRewardModel(nn.Module, RewardModel):
         deviation = (log_variance[:, :levels].mean(dim=1) / 2).exp() / self.score_std
         return dict(zip(self.dimensions, deviation.unbind(dim=1)))
 
+    def video_size(self) -> dict[str, float] | None:
+        """The size and frame rate that the model was trained on; the generator's where that is unknown."""
+        config, defaults = self.config, self.generator.defaults
+        known = config if config.num_frames and config.height and config.width else defaults
+        return {
+            "num_frames": known.num_frames,
+            "height": known.height,
+            "width": known.width,
+            "fps": defaults.fps,
+        }
+
     def score_latents(self, latents: Tensor, conditions: Conditions) -> Scores:
         """z-normalised scores `[batch]` of normalised latents; gradients reach `latents` where they ask for
         them."""
