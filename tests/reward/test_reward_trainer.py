@@ -187,7 +187,7 @@ def test_an_annotator_who_answers_at_random_is_found_and_not_listened_to(tmp_pat
     said = []
     for number, ranking in enumerate(rankings):
         said.append(Ranking(ranking.prompt, ranking.videos, ranking.ranks, annotator="careful"))
-        order = torch.randperm(3, generator=torch.Generator().manual_seed(number)).tolist()
+        order = torch.randperm(3, generator=torch.Generator().manual_seed(1000 + number)).tolist()
         said.append(Ranking(ranking.prompt, ranking.videos, order, annotator="random"))
     arguments = config(tmp_path, annotator_reliability=True, select_best=False)
     _, metrics = train_reward_model(ColourGenerator(), said, arguments, latents=latents)
