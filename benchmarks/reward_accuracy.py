@@ -13,6 +13,9 @@ prompts that it never saw, with 95 % intervals from resampled prompts:
   and every `--adapter`.
 
 Writes `reward_accuracy.json`, `.md` and `.png`.
+
+`--tune` instead compares settings of the model (`SETTINGS`) at `--compared` rankings, on prompts that are neither
+trained on nor the test's, and prints them best first; `--set name=value …` then uses one.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from torch import Tensor
 from transformers import PrinterCallback
 
@@ -50,6 +54,8 @@ from reward.metrics import (
     pairs_of_rankings,
     spearman,
 )
+from reward.models.heads import MatchingHead
+from reward.models.latent import LatentRewardModel
 from reward.preferences import MISSING, Ranking, split_by_prompt
 from reward.ranking_data import EncodedVideos, encode_videos
 from reward.reward_config import RewardConfig
@@ -61,6 +67,17 @@ FPS = 8
 NOISE, TIE = 0.15, 0.1
 MIXED_NOISES = (0.05, 0.1, 0.15, 0.3, 1.0, 3.0)
 """The annotators of the comparison of learned reliability: three careful, one middling, two nearly at random."""
+SETTINGS: tuple[dict[str, Any], ...] = (
+    {},
+    {"implicit_evidence": False},
+    {"hidden_size": 192},
+    {"num_blocks": 8, "hidden_size": 128},
+    {"sigmas": [0.1, 0.4], "hidden_size": 128},
+    {"lora_rank": 16, "hidden_size": 128},
+    {"lora_rank": 16, "hidden_size": 128, "num_blocks": 8},
+    {"architecture": "pooled", "lora_rank": 16},
+)
+"""What `--tune` compares; the empty one is the default."""
 
 
 @dataclass
@@ -185,8 +202,10 @@ class Study:
             "gold_accuracy_of_labels": self.oracle_agreement(),
             "runs": {},
         }
+        # Features and what the demonstrations taught are kept for the settings of the model that were used last.
+        self.key: tuple[Any, ...] = ()
         self.encoded: EncodedVideos | None = None
-        self.taught: dict[str, Tensor] | None = None
+        self.taught: list[dict[str, Tensor]] = []
 
     def say(self, text: str) -> None:
         print(f"[{time.perf_counter() - self.start:5.0f} s] {text}", flush=True)
@@ -200,34 +219,27 @@ class Study:
     def config(self, folder: str, count: int, seed: int, **changes: Any) -> RewardConfig:
         steps_an_epoch = max(1, -(-int(0.9 * count) // self.arguments.rankings_a_step))
         epochs = min(40, max(4, self.arguments.steps // steps_an_epoch))
-        return RewardConfig(
-            output_dir=folder, seed=seed, report_to="none", disable_tqdm=True, logging_steps=10**6,
-            per_device_train_batch_size=self.arguments.rankings_a_step, per_device_eval_batch_size=256,
-            num_train_epochs=epochs, early_stopping_patience=max(4, epochs // 4), architecture="matching",
-            implicit_evidence=self.arguments.evidence, encode_batch_size=self.arguments.batch_size,
-            matching_batch_size=self.arguments.matching_batch_size, use_cpu=self.arguments.device == "cpu",
-            **changes,
-        )  # fmt: skip
+        chosen = {
+            "output_dir": folder, "seed": seed, "report_to": "none", "disable_tqdm": True, "logging_steps": 10**6,
+            "per_device_train_batch_size": self.arguments.rankings_a_step, "per_device_eval_batch_size": 256,
+            "num_train_epochs": epochs, "early_stopping_patience": max(4, epochs // 4), "architecture": "matching",
+            "implicit_evidence": True, "encode_batch_size": self.arguments.batch_size,
+            "matching_batch_size": self.arguments.matching_batch_size, "use_cpu": self.arguments.device == "cpu",
+        }  # fmt: skip
+        return RewardConfig(**{**chosen, **self.arguments.settings, **changes})
 
     def train(self, name: str, rankings: Sequence[Ranking], seed: int, **changes: Any) -> Learned:
         """Learns from rankings, of which a tenth of the prompts choose epoch and temperature."""
         begun = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
             config = self.config(folder, len(rankings), seed, **changes)
-            model = build_reward_model(self.generator, config, rankings, has_demonstrations=True)
-            if self.encoded is None:
-                self.prepare(model)
-            matching = DemonstrationMatching(
-                model, self.shown, config.matching_batch_size, seed, config.encode_batch_size, self.known
-            )
-            if self.taught is None:
-                matching.pretrain(
-                    self.arguments.matching_steps, config.matching_learning_rate, progress=False
-                )
-                self.taught = {
-                    name: value.clone() for name, value in model.head.matching.state_dict().items()
-                }
-            model.head.matching.load_state_dict(self.taught)
+            # A LoRA is injected into its trunk, which then is that model's own.
+            trunk = self.generator
+            if config.lora_rank:
+                trunk = load_generator(self.arguments.model, device=self.arguments.device)
+            model = build_reward_model(trunk, config, rankings, has_demonstrations=True)
+            self.prepare(model)
+            matching = self.teach(model, config, seed)
             train, validation = split_by_prompt(rankings, 0.1, seed)
             trainer = RewardTrainer(
                 model, config, train, eval_dataset=validation, matching=matching, encoded=self.encoded
@@ -235,6 +247,7 @@ class Study:
             trainer.remove_callback(PrinterCallback)
             trainer.train()
         calibration = [self.scores_of(trainer, ranking) for ranking in validation]
+        assert self.encoded is not None
         rows = torch.tensor([self.encoded.index[r.prompt, v] for r in self.test for v in r.videos])
         scores = trainer.raw_scores(rows)[:, 0].double().numpy().reshape(len(self.test), -1)
         figures = self.measure(scores, calibration, validation)
@@ -248,8 +261,21 @@ class Study:
         )
         return Learned(scores, calibration, validation, figures, model)
 
-    def prepare(self, model: Any) -> None:
-        """Encodes all videos once; `latents` are known, so no file is read."""
+    def prepare(self, model: LatentRewardModel) -> None:
+        """Encodes all videos once for models of one kind; `latents` are known, so no file is read."""
+        c = model.config
+        key = (
+            c.architecture,
+            c.num_blocks,
+            c.sigmas,
+            c.implicit_evidence,
+            c.lora_rank,
+            c.hidden_size,
+            c.gaussian,
+        )
+        if key == self.key:
+            return
+        self.key, self.taught, self.encoded = key, [], None
         everything = [*annotate(self.clips, [self.annotator], 5), *self.test]
         known = {
             clips.path(row, column): clips.latents[row, column]
@@ -259,6 +285,23 @@ class Study:
         }
         self.encoded = encode_videos(model, everything, self.arguments.batch_size, known, progress=False)
         self.say("trunk features of all clips")
+
+    def teach(
+        self, model: LatentRewardModel, config: RewardConfig, seed: int
+    ) -> DemonstrationMatching | None:
+        """Lets a matching model learn from the demonstrations, or gives it what an earlier one of its kind learned."""
+        if not isinstance(model.head, MatchingHead):
+            return None
+        matching = DemonstrationMatching(
+            model, self.shown, config.matching_batch_size, seed, config.encode_batch_size, self.known
+        )
+        parts = [model.head.matching, model.trunk_lora]
+        if not self.taught:
+            matching.pretrain(self.arguments.matching_steps, config.matching_learning_rate, progress=False)
+            self.taught = [{n: v.detach().clone() for n, v in part.state_dict().items()} for part in parts]
+        for part, weights in zip(parts, self.taught):
+            part.load_state_dict(weights)
+        return matching
 
     def scores_of(self, trainer: RewardTrainer, ranking: Ranking) -> np.ndarray:
         assert self.encoded is not None
@@ -298,6 +341,33 @@ class Study:
         self.say(f"{name}: {interval.mean:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]")
 
     # What is run
+
+    def tune(self) -> None:
+        """Compares `SETTINGS`, judged on the prompts from the end of the training set."""
+        compared, count = self.arguments.compared, self.arguments.test_prompts
+        own = range(len(self.clips.prompts) - count, len(self.clips.prompts))
+        if own.start < compared:
+            raise SystemExit("--tune needs more clips than --compared and --test_prompts together.")
+        self.test_clips = Clips(
+            [self.clips.prompts[i] for i in own],
+            self.clips.latents[own.start :],
+            self.clips.gold[own.start :],
+        )
+        self.clips = Clips(
+            self.clips.prompts[: own.start], self.clips.latents[: own.start], self.clips.gold[: own.start]
+        )
+        self.test = annotate(self.test_clips, [self.annotator], 3)
+        self.best_possible = best_possible_pair_accuracy(
+            [list(row) for row in self.test_clips.gold], [self.annotator]
+        )
+        rankings = annotate(self.clips, [self.annotator], 6)[:compared]
+        shares = {}
+        for changes in SETTINGS:
+            name = " ".join(f"{key}={value}" for key, value in changes.items()) or "default"
+            run = self.train(name, rankings, 0, **changes)
+            shares[name] = run.figures["share_of_best"]
+        for name in sorted(shares, key=lambda each: -shares[each]):
+            print(f"{shares[name]:.1%} of the best possible: {name}")
 
     def run(self) -> None:
         arguments = self.arguments
@@ -485,13 +555,20 @@ def main() -> None:
     parser.add_argument("--policy_prompts", type=int, default=200)
     parser.add_argument("--best_of", type=int, default=16)
     parser.add_argument("--adapter", nargs="*", default=[], help="adapters of optimised policies")
-    parser.add_argument("--no_evidence", dest="evidence", action="store_false")
+    parser.add_argument(
+        "--set", nargs="*", default=[], help="settings of the model as name=value (YAML values)"
+    )
+    parser.add_argument("--tune", action="store_true", help="compare settings instead")
     arguments = parser.parse_args()
     if arguments.compared not in arguments.rankings:
         parser.error(f"--compared {arguments.compared} must be one of --rankings")
+    arguments.settings = {
+        name: yaml.safe_load(value) for name, value in (item.split("=", 1) for item in arguments.set)
+    }
     torch.set_float32_matmul_precision("high")
     Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)
-    Study(arguments).run()
+    study = Study(arguments)
+    study.tune() if arguments.tune else study.run()
 
 
 if __name__ == "__main__":
