@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from generator.base import Conditions, VideoGenerator, select
 from generator.output import InputError, atomic_path, write_json
 from reward.models.base import RewardModel, Scores, join_scores
+from reward.models.evidence import fixed_noise, implicit_evidence
 from reward.models.heads import Features, MatchingHead, NoiseScale, RewardHead
 from reward.models.latent_config import LatentRewardConfig
 from reward.models.trunk import (
@@ -40,17 +41,12 @@ from reward.models.trunk import (
     text_tokens,
     trunk_features,
 )
+from reward.models.trunk_lora import inject_lora, reached_parameters, without_lora
 
 CONFIG_NAME = "reward_config.json"
 WEIGHTS_NAME = "reward_model.safetensors"
 ADAPTER_NAME = "trunk_adapter"
 MODEL_TYPE = "latent"
-
-
-def _fixed_noise(shape: Sequence[int], count: int, device: torch.device) -> Tensor:
-    """`count` noise samples of `shape`, the same in every process and on every device."""
-    source = torch.Generator().manual_seed(20240229)
-    return torch.randn((count, *shape), generator=source).to(device)
 
 
 class LatentRewardModel(nn.Module, RewardModel):
@@ -86,7 +82,7 @@ class LatentRewardModel(nn.Module, RewardModel):
         generator.transformer.eval()
         self.trunk_lora = nn.ParameterDict()
         if config.lora_rank:
-            self._inject_lora()
+            self._add_lora()
         with torch.no_grad():
             example = self.features(*self._example())
         sizes = (example.tokens.shape[-1], example.text.shape[-1], example.evidence.shape[-1])
@@ -131,58 +127,16 @@ class LatentRewardModel(nn.Module, RewardModel):
                 )
         self.config.latent_space, self.config.trunk = space, trunk
 
-    def _inject_lora(self) -> None:
-        from peft import LoraConfig, inject_adapter_in_model
-
+    def _add_lora(self) -> None:
         targets = list(self.config.lora_target_modules or self.generator.lora_target_modules)
         self.config.lora_target_modules = tuple(targets)
-        transformer = self.generator.transformer
-        before = {name for name, _ in transformer.named_parameters()}
-        inject_adapter_in_model(
-            LoraConfig(r=self.config.lora_rank, lora_alpha=self.config.lora_rank, target_modules=targets),
-            transformer,
-            adapter_name="reward",
-        )
-        own = {
-            name: parameter
-            for name, parameter in transformer.named_parameters()
-            if name not in before and ".reward." in name
-        }
-        transformer.requires_grad_(False)
-        for name in self._reached_by_trunk(own):
+        own = inject_lora(self.generator.transformer, self.config.lora_rank, targets)
+        for name in reached_parameters(own, lambda: self.trunk_tokens(*self._example())[0]):
             self.trunk_lora[name.replace(".", "/")] = own[name].requires_grad_(True)
         if not self.trunk_lora:
             raise InputError(
                 f"No layer of the trunk is called {' or '.join(targets)}: name others for its LoRA."
             )
-
-    def _reached_by_trunk(self, parameters: dict[str, nn.Parameter]) -> list[str]:
-        """Names of those parameters that the trunk's features depend on, the others being of later blocks."""
-        if not parameters:
-            return []
-        for parameter in parameters.values():
-            parameter.requires_grad_(True)
-        with torch.enable_grad():
-            tokens, _ = self.trunk_tokens(*self._example())
-        gradients = torch.autograd.grad(tokens.sum(), list(parameters.values()), allow_unused=True)
-        for parameter in parameters.values():
-            parameter.requires_grad_(False)
-        return [name for name, gradient in zip(parameters, gradients) if gradient is not None]
-
-    @contextmanager
-    def _without_own_lora(self) -> Iterator[None]:
-        """Evidence comes from the generator as it was before this model trained a LoRA on its trunk."""
-        from peft.tuners.tuners_utils import BaseTunerLayer
-
-        layers = [m for m in self.generator.transformer.modules() if isinstance(m, BaseTunerLayer)]
-        before = [list(layer.active_adapters) for layer in layers]
-        for layer, names in zip(layers, before):
-            layer._active_adapter = [name for name in names if name != "reward"]
-        try:
-            yield
-        finally:
-            for layer, names in zip(layers, before):
-                layer._active_adapter = names
 
     def _example(self) -> tuple[Tensor, Conditions]:
         """Latents and conditions of a black video, for looking at shapes."""
@@ -232,7 +186,7 @@ class LatentRewardModel(nn.Module, RewardModel):
     def _noisy(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Latents `[batch, levels, …]` with the fixed noise at the levels of use, and the levels
         `[batch, levels]`."""
-        noise = _fixed_noise(latents.shape[1:], 1, latents.device)[0]
+        noise = fixed_noise(latents.shape[1:], 1, latents.device)[0]
         sigma = latents.new_tensor(self.config.sigmas).expand(len(latents), -1)
         level = sigma[:, :, None, None, None, None]
         return (1 - level) * latents[:, None] + level * noise, sigma
@@ -282,23 +236,17 @@ class LatentRewardModel(nn.Module, RewardModel):
         level."""
         if not self.config.implicit_evidence:
             return latents.new_zeros(len(latents), 0)
-        unconditional = self._without_prompt(len(latents))
-        draws = _fixed_noise(latents.shape[1:], 1 + self.config.evidence_draws, latents.device)[1:]
-        columns = []
-        with self._without_own_lora() if self.trunk_lora else nullcontext():
-            for level in self.config.evidence_sigmas:
-                sigma = latents.new_full((len(latents),), level)
-                gains, errors = [], []
-                for noise in draws:
-                    noisy, target = (1 - level) * latents + level * noise, noise - latents
-                    with_prompt = self.generator.velocity(noisy, sigma, conditions)
-                    without = self.generator.velocity(noisy, sigma, unconditional)
-                    error = (with_prompt - target).square().flatten(1).mean(1)
-                    gains.append((without - target).square().flatten(1).mean(1) - error)
-                    errors.append(error)
-                columns.append(torch.stack(gains).mean(0))
-                columns.append(torch.stack(errors).mean(0).clamp(min=1e-8).log())
-        return torch.stack(columns, dim=1)
+        draws = fixed_noise(latents.shape[1:], 1 + self.config.evidence_draws, latents.device)[1:]
+        # Evidence comes from the generator as it was before this model trained a LoRA on its trunk.
+        with without_lora(self.generator.transformer) if self.trunk_lora else nullcontext():
+            return implicit_evidence(
+                self.generator,
+                latents,
+                conditions,
+                self._without_prompt(len(latents)),
+                self.config.evidence_sigmas,
+                draws,
+            )
 
     def fit_evidence_scale(self, evidence: Tensor) -> None:
         """Stores mean and standard deviation of the training videos' evidence `[videos, numbers]`."""
