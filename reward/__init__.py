@@ -49,8 +49,7 @@ def load_reward(
     if "," in name:
         from reward.models.ensemble import EnsembleRewardModel
 
-        members = [load_reward(part.strip(), device, generator) for part in name.split(",") if part.strip()]
-        return EnsembleRewardModel(members, name)
+        return EnsembleRewardModel(_load_members(name, device, generator), name)
     if ":" in name and "/" not in name:
         return FunctionReward(import_function(name), name)  # type: ignore[arg-type]
     raise InputError(
@@ -74,3 +73,32 @@ def _load_folder(
             f"{path} holds a reward model of the unknown type {kind!r}: {' and '.join(map(repr, loaders))} are known."
         )
     return loaders[kind](path, device=device, generator=generator)
+
+
+def _load_members(
+    names: str, device: str | torch.device | None, generator: VideoGenerator | None
+) -> list[RewardModel]:
+    """The rewards of a list with commas; latent models on the same frozen trunk share one generator."""
+    from reward.models.latent import LatentRewardModel
+
+    members: list[RewardModel] = []
+    trunks: dict[tuple[str, str], VideoGenerator] = {}
+    for name in (part.strip() for part in names.split(",") if part.strip()):
+        known = trunks.get(_trunk_of(Path(name)), generator)
+        member = load_reward(name, device, known)
+        if isinstance(member, LatentRewardModel) and not member.trunk_lora and member.trunk_adapter is None:
+            trunks[_trunk_of(Path(name))] = member.generator
+        members.append(member)
+    return members
+
+
+def _trunk_of(folder: Path) -> tuple[str, str]:
+    """What the trunk of a saved model is, where it is the bare generator; else something that no other has."""
+    from reward.models.latent import ADAPTER_NAME, CONFIG_NAME, read_reward_config
+
+    if not (folder / CONFIG_NAME).is_file() or (folder / ADAPTER_NAME).exists():
+        return str(folder), ""
+    config = read_reward_config(folder)
+    if config.get("lora_rank"):
+        return str(folder), ""
+    return str(config.get("base_model", folder)), str(config.get("trunk", ""))

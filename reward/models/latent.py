@@ -419,7 +419,13 @@ class LatentRewardModel(nn.Module, RewardModel):
 
             generator = load_generator(config.base_model, adapter=adapter, device=device)
         model = cls(config, generator, trunk_adapter=adapter)
-        model.load_state_dict(load_file(path / WEIGHTS_NAME))
+        try:
+            model.load_state_dict(load_file(path / WEIGHTS_NAME))
+        except RuntimeError as error:
+            raise InputError(
+                f"The weights in {path} are not those of this version's reward model: train it again with "
+                "`vidalign reward`."
+            ) from error
         model.name = str(path)
         return model.eval()
 
