@@ -35,7 +35,7 @@ from generator.demonstrations import write_demonstrations
 from generator.output import InputError, prepare_output_dir, write_json, write_jsonl
 from generator.prompts import PromptRecord
 from generator.video import read_video, write_video
-from generator.world import parse, render_scenes, sample_prompts, sample_scenes, verify_batch
+from generator.world import render_scenes, sample_prompts, training_batch, verify_batch
 from labeling_app.export import export_rankings
 from labeling_app.importing import import_tasks
 from labeling_app.quality import agreement
@@ -171,8 +171,9 @@ class Demo:
 
     def demonstrations(self) -> dict[str, Any]:
         """Rendered clips with prompts of the training split, written as mp4 and metadata.jsonl."""
-        prompts = sample_prompts(self.scale.num_demonstrations, 1000 + self.config.seed, "train")
-        scenes = sample_scenes([parse(p) for p in prompts], self.config.seed, **self._size(), fps=FPS)
+        prompts, scenes, _ = training_batch(
+            self.scale.num_demonstrations, 1000 + self.config.seed, "train", **self._size(), fps=FPS
+        )
         clips = render_scenes(scenes, **self._size(), fps=FPS)
         folder = self.folder / "demonstrations"
         shutil.rmtree(folder, ignore_errors=True)
@@ -211,7 +212,7 @@ class Demo:
             for number, prompt in enumerate(p for p in prompts for _ in range(scale.num_candidates))
         ]
         missing = [row for row in rows if not (folder / row["file_name"]).is_file()]
-        size = 64 if generator.device.type == "cuda" else 16
+        size = scale.inference_batch_size
         for start in range(0, len(missing), size):
             batch = missing[start : start + size]
             for row, video in zip(batch, self._generate(generator, batch), strict=True):
@@ -278,6 +279,7 @@ class Demo:
                 evidence_draws=2,
                 disable_tqdm=True,
                 logging_steps=5,
+                encode_batch_size=self.scale.inference_batch_size,
                 **self._size(),
             ),
             trunk_adapter=self._adapter(),
@@ -287,19 +289,20 @@ class Demo:
         return {"metrics": metrics}
 
     def dpo(self) -> dict[str, Any]:
-        """Direct preference optimisation on the pairs of the rankings, from the SFT adapter."""
+        """Direct preference optimisation on the annotators' merged rankings, from the SFT adapter."""
         trainer = dpo.run(
             GeneratorArguments(model=self.config.model, adapter=[self._adapter()]),
-            dpo.DPOArguments(preferences=str(self.folder / "rankings.jsonl")),
+            dpo.DPOArguments(preferences=str(self.folder / "rankings.jsonl"), merge_annotators=True),
             LoraArguments(lora_r=16),
             DPOConfig(
                 **self._training("dpo", self.scale.dpo_steps),
                 max_steps=self.scale.dpo_steps,
-                per_device_train_batch_size=self.scale.batch_size // 2,
+                per_device_train_batch_size=max(self.scale.batch_size // self.scale.num_candidates, 1),
+                loss_type="plackett_luce",
                 learning_rate=2e-3,
                 lr_scheduler_type="cosine",
                 warmup_steps=5,
-                beta=30.0,
+                beta=10.0,
                 logging_steps=5,
                 logit_mean=HIGH_NOISE,
             ),
@@ -321,13 +324,17 @@ class Demo:
             ppo.PPOArguments(prompts=str(prompts), reward=[str(self.folder / "reward")]),
             LoraArguments(lora_r=16),
             PPOConfig(
-                **self._training("ppo", scale.num_rollouts * 2),
+                **self._training("ppo", scale.num_rollouts * 4),
                 num_rollouts=scale.num_rollouts,
+                num_iterations=2,
+                lr_scheduler_type="cosine",
                 num_prompts=scale.rollout_prompts,
                 num_generations=scale.num_generations,
                 **self._size(),
                 num_inference_steps=scale.num_inference_steps,
                 rollout_batch_size=scale.rollout_prompts * scale.num_generations,
+                reward_batch_size=max(scale.inference_batch_size, 32),
+                per_device_train_batch_size=max(scale.inference_batch_size, 32),
                 learning_rate=2e-3,
                 sde_window_size=min(4, scale.num_inference_steps - 1),
                 beta=0.0,
@@ -354,7 +361,9 @@ class Demo:
             num_videos_per_prompt=scale.num_videos_per_prompt,
             seed=50_000,
             generation=GenerationSettings(
-                **self._size(), num_inference_steps=scale.num_inference_steps, batch_size=16
+                **self._size(),
+                num_inference_steps=scale.num_inference_steps,
+                batch_size=scale.inference_batch_size,
             ),
             references=["base", "sft"],
             overwrite=(folder / "report.json").is_file(),
@@ -386,8 +395,15 @@ class GoldMonitor:
         return {"gold": sum(gold) / len(gold)}
 
 
-def _gold(videos: Tensor, prompts: list[str]) -> list[float]:
-    return [judged.score for judged in verify_batch(videos, prompts, fps=FPS)]
+def _gold(videos: Tensor, prompts: list[str], batch_size: int = 256) -> list[float]:
+    """Gold scores of the videos, on the GPU where there is one."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    scores: list[float] = []
+    for start in range(0, len(prompts), batch_size):
+        part = slice(start, start + batch_size)
+        judged = verify_batch(videos[part].to(device), prompts[part], fps=FPS)
+        scores += [adherence.score for adherence in judged]
+    return scores
 
 
 def _curve(trainer: Any, names: list[str]) -> dict[str, list[list[float]]]:

@@ -35,9 +35,10 @@ class DemoScale:
         num_ppo_prompts: prompts that PPO samples for.
         num_test_prompts, num_videos_per_prompt: held-out prompts of the evaluation, and videos of each.
         sft_steps, dpo_steps, num_rollouts: lengths of the trainings.
-        batch_size: examples in a training step, and DPO pairs in one of its steps.
+        batch_size: videos in a training step of SFT and DPO.
         rollout_prompts, num_generations: groups of a PPO rollout and videos of each.
         reward_epochs: passes of the reward model over the rankings.
+        inference_batch_size: videos in one pass where nothing is trained.
         seconds: expected duration of each stage, for the progress bar.
     """
 
@@ -59,6 +60,7 @@ class DemoScale:
     rollout_prompts: int
     num_generations: int
     reward_epochs: int
+    inference_batch_size: int
     seconds: dict[str, float]
 
 
@@ -84,6 +86,7 @@ SCALES = {
         rollout_prompts=2,
         num_generations=2,
         reward_epochs=2,
+        inference_batch_size=4,
         seconds=dict.fromkeys(STAGES, 4.0),
     ),
     "cpu": DemoScale(
@@ -92,11 +95,11 @@ SCALES = {
         width=32,
         num_inference_steps=8,
         num_demonstrations=256,
-        num_ranked_prompts=96,
+        num_ranked_prompts=120,
         num_candidates=4,
         num_annotators=3,
         num_ppo_prompts=256,
-        num_test_prompts=112,
+        num_test_prompts=176,
         num_videos_per_prompt=1,
         sft_steps=70,
         dpo_steps=60,
@@ -105,16 +108,17 @@ SCALES = {
         rollout_prompts=4,
         num_generations=8,
         reward_epochs=8,
+        inference_batch_size=16,
         seconds={
-            "demonstrations": 10,
-            "sft": 48,
-            "candidates": 50,
-            "annotators": 25,
+            "demonstrations": 2,
+            "sft": 36,
+            "candidates": 70,
+            "annotators": 11,
             "reward": 60,
-            "dpo": 80,
-            "ppo": 150,
-            "evaluation": 70,
-            "report": 5,
+            "dpo": 48,
+            "ppo": 135,
+            "evaluation": 67,
+            "report": 2,
         },
     ),
     "gpu": DemoScale(
@@ -129,13 +133,14 @@ SCALES = {
         num_ppo_prompts=2048,
         num_test_prompts=256,
         num_videos_per_prompt=2,
-        sft_steps=300,
-        dpo_steps=300,
-        num_rollouts=100,
+        sft_steps=150,
+        dpo_steps=150,
+        num_rollouts=40,
         batch_size=32,
         rollout_prompts=16,
         num_generations=16,
         reward_epochs=8,
+        inference_batch_size=128,
         seconds={
             "demonstrations": 10,
             "sft": 40,

@@ -40,6 +40,13 @@ class DPOArguments:
         default=0.0,
         metadata={"help": "Share of the prompts held out to measure accuracy on; never split a prompt."},
     )
+    merge_annotators: bool = field(
+        default=False,
+        metadata={
+            "help": "Learn from one ranking of each set of videos, the order of its mean ranks, instead of from "
+            "each annotator's own."
+        },
+    )
     num_frames: int | None = field(
         default=None,
         metadata={"help": "Frames to train on. Unset: each video's own duration at the model's rate."},
@@ -61,11 +68,13 @@ def run(
     """Trains and saves; `generator` takes the place of loading `model`. Returns the trainer after
     training."""
     from reward.formats import read_preferences
-    from reward.preferences import split_by_prompt
+    from reward.preferences import merge_annotators, split_by_prompt
 
     if not data.preferences:
         raise InputError("No rankings were given: pass --preferences FILE.jsonl.")
     rankings = [r for r in read_preferences(data.preferences) if r.dimension == data.dimension]
+    if data.merge_annotators:
+        rankings = merge_annotators(rankings)
     train, held_out = (
         comparisons(part, config.loss_type)
         for part in split_by_prompt(rankings, data.eval_fraction, config.seed)

@@ -249,14 +249,33 @@ def _match(mattes: Tensor, x: Tensor, y: Tensor, radius: Tensor) -> tuple[Tensor
     return torch.stack(likeness, 1), torch.stack(orientation, 1)
 
 
-def perceive(videos: Tensor, fps: float = 8) -> Perception:
-    """Objects, background and camera of videos [batch, 3, frames, height, width] in [-1, 1]."""
-    rgb = ((videos.float() + 1) / 2).clamp(0, 1)
-    factor = min(videos.shape[-2:]) // 48
-    if factor > 1:
-        rgb = functional.avg_pool3d(rgb, (1, factor, factor))
+@dataclass(frozen=True)
+class _Mattes:
+    """What is seen in single images.
+
+    Attributes:
+        alpha: `[images, tracks, height, width]` share of each pixel that the object of a track covers.
+        chroma: `[images, tracks, 2]` its mean chroma.
+        grey: `[images, height, width]` luma.
+        ground: `[images, height, width]` 1 where there is no object.
+        ground_grey, tint: `[images]` mean luma of the ground and how far it is from grey.
+        present: `[images, tracks]` whether an object is large enough to count.
+        unexplained: `[images]` colour that belongs to no object, relative to the palette's.
+    """
+
+    alpha: Tensor
+    chroma: Tensor
+    grey: Tensor
+    ground: Tensor
+    ground_grey: Tensor
+    tint: Tensor
+    present: Tensor
+    unexplained: Tensor
+
+
+def _mattes(rgb: Tensor) -> _Mattes:
+    """Separates the coloured objects of images `[batch, 3, frames, height, width]` in [0, 1] from the ground."""
     batch, _, frames, height, width = rgb.shape
-    shorter = min(height, width)
     images = batch * frames
     grey, first, second = (plane.reshape(images, height, width) for plane in to_chroma(rgb, 1))
     soft_first, soft_second = _soften(torch.stack([first, second], 1)).unbind(1)
@@ -272,59 +291,81 @@ def perceive(videos: Tensor, fps: float = 8) -> Perception:
     ground = (spread == 0).float()
     ground_sum = ground.sum((1, 2)).clamp_min(1)
     ground_grey = (grey * ground).sum((1, 2)) / ground_sum
+    tint = torch.hypot((first * ground).sum((1, 2)) / ground_sum, (second * ground).sum((1, 2)) / ground_sum)
     belongs = (spread[:, None] == top[:, :, None, None]).float()
     core = (labels[:, None] == top[:, :, None, None]).float()
     weight = (core * strength[:, None]).flatten(2)
     chroma = torch.stack([first.flatten(1), second.flatten(1)], -1)
     chroma = (weight @ chroma) / weight.sum(2, keepdim=True).clamp_min(1e-6)
-    hue = functional.normalize(chroma, dim=-1) @ functional.normalize(palette[:, 1:], dim=1).T
-    ink = palette[hue.argmax(-1)]
-    contrast = _LUMA_WEIGHT * (ink[..., 0] - ground_grey[:, None])
-    power = contrast**2 + ink[..., 1] ** 2 + ink[..., 2] ** 2
     planes = torch.stack([_LUMA_WEIGHT * (grey - ground_grey[:, None, None]), first, second], 1).flatten(2)
-    direction = torch.stack([contrast, ink[..., 1], ink[..., 2]], -1) / power[..., None]
-    mattes = (direction @ planes).view(images, TRACKS, height, width) * belongs
+    direction = _ink_direction(chroma, ground_grey)
+    alpha = (direction @ planes).view(images, TRACKS, height, width) * belongs
 
-    area = mattes.sum((2, 3))
-    present = area > _LEAST_AREA * shorter**2
-    columns = torch.arange(width, device=rgb.device) + 0.5
-    rows = torch.arange(height, device=rgb.device) + 0.5
-    safe = area.clamp_min(1e-3)
-    x, y = (mattes.sum(2) * columns).sum(2) / safe, (mattes.sum(3) * rows).sum(2) / safe
-    radius = (safe / math.pi).sqrt()
-    likeness, angle = _match(mattes.flatten(0, 1), x.flatten(), y.flatten(), radius.flatten().clamp_min(0.5))
-
+    present = alpha.sum((2, 3)) > _LEAST_AREA * min(height, width) ** 2
     lost = ((ground + (belongs * ~present[..., None, None]).sum(1)).clamp_max(1)) * (
         strength - _HAZE
     ).clamp_min(0)
     other = ((spread > 0) & (belongs.sum(1) == 0)).float() * strength
-    unexplained = ((lost + other).mean((1, 2)) / loudness).view(batch, frames).mean(1)
-    tint = torch.hypot((first * ground).sum((1, 2)) / ground_sum, (second * ground).sum((1, 2)) / ground_sum)
+    unexplained = (lost + other).mean((1, 2)) / loudness
+    return _Mattes(alpha, chroma, grey, ground, ground_grey, tint, present, unexplained)
 
-    def by_frame(value: Tensor) -> Tensor:
-        return value.view(batch, frames, TRACKS, *value.shape[2:])
 
+def _ink_direction(chroma: Tensor, ground_grey: Tensor) -> Tensor:
+    """Projection `[images, tracks, 3]` of (luma, chroma) off the ground onto the palette colour next to `chroma`.
+
+    It is 0 for the ground and 1 for the full colour.
+    """
+    palette = _palette(chroma.device)
+    hue = functional.normalize(chroma, dim=-1) @ functional.normalize(palette[:, 1:], dim=1).T
+    ink = palette[hue.argmax(-1)]
+    contrast = _LUMA_WEIGHT * (ink[..., 0] - ground_grey[:, None])
+    power = contrast**2 + ink[..., 1] ** 2 + ink[..., 2] ** 2
+    return torch.stack([contrast, ink[..., 1], ink[..., 2]], -1) / power[..., None]
+
+
+def _tracks(mattes: _Mattes, batch: int) -> dict[str, Tensor]:
+    """Place, size, colour and shape of each object over time, `[batch, tracks, frames, …]`."""
+    alpha = mattes.alpha
+    images, _, height, width = alpha.shape
+    shorter, frames = min(height, width), images // batch
+    columns = torch.arange(width, device=alpha.device) + 0.5
+    rows = torch.arange(height, device=alpha.device) + 0.5
+    safe = alpha.sum((2, 3)).clamp_min(1e-3)
+    x, y = (alpha.sum(2) * columns).sum(2) / safe, (alpha.sum(3) * rows).sum(2) / safe
+    radius = (safe / math.pi).sqrt()
+    likeness, angle = _match(alpha.flatten(0, 1), x.flatten(), y.flatten(), radius.flatten().clamp_min(0.5))
     values = {
-        "present": by_frame(present),
-        "x": by_frame((x - width / 2) / shorter),
-        "y": by_frame((y - height / 2) / shorter),
-        "radius": by_frame(radius / shorter),
-        "chroma": by_frame(chroma),
-        "likeness": by_frame(likeness.view(images, TRACKS, -1)),
-        "angle": by_frame(angle.view(images, TRACKS, -1)),
+        "present": mattes.present,
+        "x": (x - width / 2) / shorter,
+        "y": (y - height / 2) / shorter,
+        "radius": radius / shorter,
+        "chroma": mattes.chroma,
+        "likeness": likeness.view(images, TRACKS, -1),
+        "angle": angle.view(images, TRACKS, -1),
     }
+    values = {name: value.view(batch, frames, TRACKS, *value.shape[2:]) for name, value in values.items()}
     order = _follow(*(values[name] for name in ("x", "y", "radius", "chroma", "present")))
     at = (torch.arange(batch)[:, None, None], torch.arange(frames)[None, :, None], order.cpu())
-    values = {name: value[at].transpose(1, 2) for name, value in values.items()}
+    return {name: value[at].transpose(1, 2) for name, value in values.items()}
+
+
+def perceive(videos: Tensor, fps: float = 8) -> Perception:
+    """Objects, background and camera of videos [batch, 3, frames, height, width] in [-1, 1]."""
+    rgb = ((videos.float() + 1) / 2).clamp(0, 1)
+    factor = min(videos.shape[-2:]) // 48
+    if factor > 1:
+        rgb = functional.avg_pool3d(rgb, (1, factor, factor))
+    batch, _, frames, height, width = rgb.shape
+    mattes = _mattes(rgb)
+    values = _tracks(mattes, batch)
     seen = values["present"].float()[..., None]
     mean_likeness = (values["likeness"] * seen).sum(2) / seen.sum(2).clamp_min(1)
     best = mean_likeness.argmax(-1)[:, :, None, None].expand(-1, -1, frames, 1)
     alike = (values["likeness"].argmax(-1, keepdim=True) == best).float() * seen
-    ground_planes = 1 - _widest(1 - ground)
     pan_x, pan_y, zoom = _camera(
-        grey.view(batch, frames, height, width),
-        ground_planes.view(batch, frames, height, width),
-        shorter,
+        mattes.grey.view(batch, frames, height, width),
+        (1 - _widest(1 - mattes.ground)).view(batch, frames, height, width),
+        min(height, width),
         fps,
     )
     return Perception(
@@ -336,9 +377,9 @@ def perceive(videos: Tensor, fps: float = 8) -> Perception:
         angle=values["angle"].gather(3, best)[..., 0],
         likeness=mean_likeness,
         constancy=alike.sum((2, 3)) / seen.sum((2, 3)).clamp_min(1),
-        grey=ground_grey.view(batch, frames),
-        tint=tint.view(batch, frames),
-        unexplained=unexplained,
+        grey=mattes.ground_grey.view(batch, frames),
+        tint=mattes.tint.view(batch, frames),
+        unexplained=mattes.unexplained.view(batch, frames).mean(1),
         pan_x=pan_x,
         pan_y=pan_y,
         zoom=zoom,

@@ -151,7 +151,7 @@ def test_the_reward_command_reads_a_campaign_from_the_store(
         return None, {}
 
     monkeypatch.setattr("generator.load_generator", lambda *_, **__: None)
-    monkeypatch.setattr("reward.reward_trainer.train_reward_model", train)
+    monkeypatch.setattr("reward.reward_training.train_reward_model", train)
     name = f"db:{tmp_path / 'labels.db'}#main"
     arguments = command.RewardArguments(preferences=name, merge_annotators=merge)
     command.run(arguments, RewardConfig(output_dir=str(tmp_path / "out")))
