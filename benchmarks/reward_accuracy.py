@@ -546,7 +546,7 @@ def main() -> None:
     parser.add_argument("--test_prompts", type=int, default=500)
     parser.add_argument("--demonstrations", type=int, default=2048)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=500, help="training steps of a run, about")
+    parser.add_argument("--steps", type=int, default=400, help="training steps of a run, about")
     parser.add_argument("--rankings_a_step", type=int, default=64)
     parser.add_argument("--matching_steps", type=int, default=1000)
     parser.add_argument("--matching_batch_size", type=int, default=64)

@@ -161,6 +161,11 @@ class RewardConfig(TrainingArguments):
             raise InputError(f"--ensemble is {self.ensemble}, but it must be at least 1.")
         if self.ensemble > 1 and self.lora_rank:
             raise InputError("Members of an ensemble share their trunk: leave --lora_rank or --ensemble off.")
+        if self.ensemble > 1 and self.resume_from_checkpoint:
+            raise InputError(
+                "An ensemble cannot go on from a checkpoint: leave --resume_from_checkpoint off, or train the members "
+                "one by one and join their folders with commas."
+            )
         if self.dimension_weights and len(self.dimension_weights) != len(self.dimensions):
             raise InputError(
                 f"{len(self.dimension_weights)} dimension_weights were found for {len(self.dimensions)} dimensions: "
