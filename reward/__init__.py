@@ -68,9 +68,14 @@ def _load_folder(
         ensemble.MODEL_TYPE: ensemble.EnsembleRewardModel.from_pretrained,
     }
     kind = latent.read_reward_config(path).get("model_type")
+    if kind == "vlm":
+        from reward.models.vlm import VLMRewardModel
+
+        return VLMRewardModel.from_pretrained(path, device=device)
     if kind not in loaders:
         raise InputError(
-            f"{path} holds a reward model of the unknown type {kind!r}: {' and '.join(map(repr, loaders))} are known."
+            f"{path} holds a reward model of the unknown type {kind!r}: {', '.join(map(repr, loaders))} and 'vlm' "
+            "are known."
         )
     return loaders[kind](path, device=device, generator=generator)
 

@@ -70,7 +70,7 @@ class RankingLikelihood(nn.Module):
         parameters: dict[str, Any] = dict(self.parameters_of_loss())
         if self.loss_type == "soft_bradley_terry":
             parameters["votes"] = votes
-        if self.loss_type == "gaussian_bradley_terry":
+        if self.loss_type == "gaussian_bradley_terry" and log_variance is not None:
             parameters["log_variance"] = log_variance
         if self.reliability is not None and annotator is not None:
             scores = scaled_by_annotator(scores, self.log_reliability(), annotator)

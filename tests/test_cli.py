@@ -101,11 +101,12 @@ def test_every_command_module_keeps_the_contract(capsys: pytest.CaptureFixture[s
         assert "\n" not in module.HELP
         assert module.EXAMPLE.startswith(f"vidalign {name}")
         verbs = getattr(module, "VERBS", None)
-        for words in [[name]] if verbs is None else [[name, verb] for verb in verbs]:
+        calls = [[name, verb] for verb in verbs or ()]
+        for words in [[name], *calls] if hasattr(module, "run") else calls:
             assert cli.main([*words, "--help"]) == 0
             shown = capsys.readouterr().out
             assert "usage: vidalign" in shown
-            arguments = module.ARGUMENTS if verbs is None else verbs[words[1]].arguments
+            arguments = module.ARGUMENTS if len(words) == 1 else verbs[words[1]].arguments
             for dtype in arguments:
                 for name_, field_ in dtype.__dataclass_fields__.items():
                     assert not field_.init or field_.metadata.get("help"), (
@@ -280,6 +281,25 @@ def test_nested_commands(install: Install, capsys: pytest.CaptureFixture[str]) -
     assert cli.main(["label", "serv"]) == 2
     _assert_one_sentence(capsys, "no serv; the nearest is serve")
     assert cli.main(["label"]) == 2
+
+
+def test_a_command_may_have_verbs_beside_its_own_arguments(
+    install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served: list[Any] = []
+    plain = install(
+        name="label", VERBS={"join": cli.Verb("Joins.", (Arguments,), served.append, "", "names")}
+    )
+    assert cli.main(["label", "--model", "m"]) == 0
+    assert plain == [(Arguments("m"),)]
+    assert cli.main(["label", "join", "a", "b", "--model", "m"]) == 0
+    assert served[0].names == ["a", "b"]
+    assert cli.main(["label", "joi"]) == 2
+    _assert_one_sentence(capsys, "no joi; the nearest is join")
+    assert cli.main(["label", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "[{join}]" in shown
+    assert "--num_frames" in shown
 
 
 def test_every_shipped_accelerate_configuration_is_understood() -> None:

@@ -1,10 +1,14 @@
-"""`vidalign evaluate`: prompt adherence of a model and its adapters, side by side."""
+"""`vidalign evaluate`: prompt adherence of a model and its adapters, side by side; `evaluate compare` of several
+runs; `evaluate vbench`, VBench's aggregation."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from alignment.cli import Verb
 from generator.output import InputError
 
 HELP = "Compare how well a model and its adapters follow prompts, with confidence intervals and a report."
@@ -30,11 +34,24 @@ class EvaluateArguments:
     )
     prompts: str = field(
         default="world:test:128",
-        metadata={"help": "Text file, JSONL, or world:SPLIT:N[:SEED] for prompts of the built-in world."},
+        metadata={
+            "help": "Text file, JSONL, world:SPLIT:N[:SEED] for prompts of the built-in world, suite:world[:N[:SEED]] "
+            "for its held-out combinations by category, vbench:FILE or t2v_compbench:PATH."
+        },
     )
     verifier: str = field(
         default="world",
-        metadata={"help": "What judges: world, or module:function of your own (videos, prompts) -> scores."},
+        metadata={
+            "help": "What judges: world, vlm:FOLDER (a vision-language model answers the questions), clip:FOLDER "
+            "(CLIPScore), or module:function of your own (videos, prompts) -> scores."
+        },
+    )
+    questions: str = field(
+        default="",
+        metadata={
+            "help": "Question graphs of the prompts for vlm:FOLDER and module:function: a .jsonl file, a .csv file of "
+            "DSG, or world for those of the built-in world's prompts."
+        },
     )
     reference: list[str] = field(
         default_factory=list,
@@ -54,6 +71,35 @@ class EvaluateArguments:
     batch_size: int = field(default=8, metadata={"help": "Videos generated at a time."})
     title: str = field(default="Prompt adherence", metadata={"help": "Title of the report."})
     overwrite: bool = field(default=False, metadata={"help": "Empty an existing output folder first."})
+
+
+@dataclass
+class CompareArguments:
+    """Arguments of `vidalign evaluate compare`."""
+
+    runs: list[str] = field(
+        metadata={"help": "Output folders of vidalign evaluate; NAME=FOLDER names one in the report."}
+    )
+    output_dir: str = field(metadata={"help": "Folder for report.html and report.json."})
+    reference: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Names of the models that the others are compared with; the first one by default."},
+    )
+    title: str = field(default="Comparison of evaluations", metadata={"help": "Title of the report."})
+    overwrite: bool = field(default=False, metadata={"help": "Empty an existing output folder first."})
+
+
+@dataclass
+class VBenchArguments:
+    """Arguments of `vidalign evaluate vbench`."""
+
+    results: list[str] = field(
+        metadata={
+            "help": "VBench's *_eval_results.json files, or folders of them, with all sixteen dimensions."
+        }
+    )
+    output: str = field(default="", metadata={"help": "JSON file for the aggregated scores."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace an existing file."})
 
 
 ARGUMENTS = (EvaluateArguments,)
@@ -89,9 +135,9 @@ def run(arguments: EvaluateArguments) -> None:
     from functools import partial
 
     from generator import load_generator
-    from generator.prompts import read_prompts
     from reward.adherence.comparison import GenerationSettings, compare_models
-    from reward.reward_trainer import file_hash, versions
+    from reward.adherence.suites import load_suite
+    from reward.reward_trainer import versions
 
     if arguments.num_videos_per_prompt < 1 or arguments.batch_size < 1:
         raise InputError("--num_videos_per_prompt and --batch_size must be at least 1.")
@@ -102,11 +148,10 @@ def run(arguments: EvaluateArguments) -> None:
     unknown = [name for name in arguments.reference if name not in models]
     if unknown:
         raise InputError(f"The reference {unknown[0]!r} is not among the models {', '.join(models)}.")
-    records = read_prompts(arguments.prompts)
-    source = Path(arguments.prompts)
+    suite = load_suite(arguments.prompts)
     summary = compare_models(
         models,
-        records,
+        suite.records,
         arguments.output_dir,
         verifier=arguments.verifier,
         num_videos_per_prompt=arguments.num_videos_per_prompt,
@@ -123,13 +168,101 @@ def run(arguments: EvaluateArguments) -> None:
         settings={
             "model": arguments.model,
             "adapters": adapters,
+            "adapter_sha256": {name: _folder_hash(path) for name, path in adapters.items()},
             "prompt_file": arguments.prompts,
-            "prompt_sha256": file_hash(source) if source.is_file() else None,
+            "prompt_sha256": _texts_hash(record.prompt for record in suite.records),
+            "questions_sha256": _file_hash(arguments.questions),
             "versions": versions(),
         },
         overwrite=arguments.overwrite,
         title=arguments.title,
+        questions=arguments.questions or None,
+        categories=suite.categories_of if suite.categories else None,
     )
+    print_summary(summary, arguments.output_dir)
+
+
+def run_compare(arguments: CompareArguments) -> None:
+    """Writes the joint report of several evaluations and prints the means with their intervals."""
+    from reward.adherence.runs import compare_runs, name_runs
+
+    runs = name_runs(arguments.runs)
+    summary = compare_runs(
+        runs, arguments.output_dir, arguments.reference, arguments.overwrite, arguments.title
+    )
+    print_summary(summary, arguments.output_dir)
+
+
+def run_vbench(arguments: VBenchArguments) -> None:
+    """Prints quality, semantic and total score of VBench's results."""
+    from generator.output import write_json
+    from reward.adherence.vbench import aggregate, read_results
+
+    target = Path(arguments.output) if arguments.output else None
+    if target is not None and target.exists() and not arguments.overwrite:
+        raise InputError(f"The file {target} exists: name another one or pass --overwrite.")
+    scores = read_results(arguments.results)
+    result = aggregate(scores)
+    if target is not None:
+        write_json(target, {"scores": scores, **result})
+    for name in ("quality", "semantic", "total"):
+        print(f"{name:10s} {100 * result[name]:.2f}")
+
+
+def print_summary(summary: dict[str, Any], output_dir: str) -> None:
+    """Means, differences to the first reference, what the number of prompts can show, and where the report is."""
+    from reward.adherence.report import power_text
+
     for name, interval in summary["adherence"].items():
         print(f"{name:12s} {interval['mean']:.3f}  [{interval['low']:.3f}, {interval['high']:.3f}]")
-    print(f"The report is {Path(arguments.output_dir) / 'report.html'}.")
+    reference = next(iter(summary["category_differences"]))
+    rows = summary[f"difference_to_{reference}"]
+    for name, row in rows.items():
+        print(
+            f"{name} − {reference}: {row['mean']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}], "
+            f"win rate {row['win_rate']['mean']:.1%}, ties {row['tie_rate']:.1%}"
+        )
+    if power_text(summary):
+        print(power_text(summary))
+    print(f"The report is {Path(output_dir) / 'report.html'}.")
+
+
+def _file_hash(path: str) -> str | None:
+    from reward.reward_trainer import file_hash
+
+    return file_hash(path) if Path(path).is_file() else None
+
+
+def _folder_hash(path: str) -> str:
+    """SHA-256 over the weights of an adapter folder."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for file in sorted(Path(path).glob("*.safetensors")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _texts_hash(texts: Iterable[str]) -> str:
+    """SHA-256 over texts, one a line."""
+    import hashlib
+
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
+
+
+VERBS = {
+    "compare": Verb(
+        "Compare several evaluations with each other, with intervals and a report.",
+        (CompareArguments,),
+        run_compare,
+        "vidalign evaluate compare runs/evaluation runs/other --output_dir runs/comparison",
+        positional="runs",
+    ),
+    "vbench": Verb(
+        "Aggregate VBench's sixteen dimensions to quality, semantic and total score.",
+        (VBenchArguments,),
+        run_vbench,
+        "vidalign evaluate vbench evaluation_results --output vbench.json",
+        positional="results",
+    ),
+}

@@ -11,6 +11,7 @@ from alignment.cli import Verb
 from generator.output import InputError, prepare_output_dir
 from reward.formats import FORMAT_HELP
 from reward.reward_config import RewardConfig
+from reward.vlm_trainer import VLMArguments
 
 if TYPE_CHECKING:
     from reward.preferences import Ranking
@@ -30,6 +31,12 @@ class RewardArguments:
         }
     )
     format: str = field(default="auto", metadata={"help": FORMAT_HELP})
+    model_type: str = field(
+        default="latent",
+        metadata={
+            "help": "latent (the generator's first blocks, no decoding) or vlm (a vision-language model, see --vlm)."
+        },
+    )
     model: str = field(
         default="nano",
         metadata={"help": "Generator whose first blocks are the trunk: built-in model, folder or hub id."},
@@ -134,16 +141,23 @@ def read_source(preferences: str, format: str, merge: bool) -> list[Ranking]:
     return merge_annotators(rankings) if merge else rankings
 
 
-def run(arguments: RewardArguments, config: RewardConfig) -> None:
+def run(arguments: RewardArguments, config: RewardConfig, vlm: VLMArguments) -> None:
     """Trains, writes the model with its figures, and prints the held-out accuracy of each dimension."""
     from generator import load_generator
     from generator.demonstrations import read_demonstrations
     from reward.reward_training import train_reward_model
+    from reward.vlm_trainer import train_vlm_reward_model, vlm_reward_config
 
+    if arguments.model_type not in ("latent", "vlm"):
+        raise InputError(f"The model type {arguments.model_type!r} is unknown: use latent or vlm.")
     from_store = arguments.preferences.startswith("db:")
     rankings = read_source(arguments.preferences, arguments.format, arguments.merge_annotators)
     demonstrations = read_demonstrations(arguments.demonstrations) if arguments.demonstrations else []
-    generator = load_generator(arguments.model, adapter=arguments.adapter, device=config.device)
+    source = None if from_store else arguments.preferences
+    if arguments.model_type == "latent":
+        generator = load_generator(arguments.model, adapter=arguments.adapter, device=config.device)
+    else:
+        vlm_reward_config(vlm, config, rankings)
     if config.resume_from_checkpoint is None:
         prepare_output_dir(str(config.output_dir), arguments.overwrite)
     without_order = sum(not ranking.has_order for ranking in rankings)
@@ -151,14 +165,17 @@ def run(arguments: RewardArguments, config: RewardConfig) -> None:
         f"{len(rankings)} rankings of {len({ranking.prompt for ranking in rankings})} prompts; "
         f"{without_order} of them carry no order (everything tied)."
     )
-    _, metrics = train_reward_model(
-        generator,
-        rankings,
-        config,
-        trunk_adapter=arguments.adapter,
-        source=None if from_store else arguments.preferences,
-        demonstrations=demonstrations,
-    )
+    if arguments.model_type == "vlm":
+        _, metrics = train_vlm_reward_model(rankings, vlm, config, source)
+    else:
+        _, metrics = train_reward_model(
+            generator,
+            rankings,
+            config,
+            trunk_adapter=arguments.adapter,
+            source=source,
+            demonstrations=demonstrations,
+        )
     for dimension, figures in metrics.items():
         held_out = figures.get("held_out") if isinstance(figures, dict) else None
         if held_out:
@@ -231,7 +248,7 @@ def run_serve(arguments: ServeArguments) -> None:
     serve(model, limits, arguments.host, arguments.port)
 
 
-ARGUMENTS = (RewardArguments, RewardConfig)
+ARGUMENTS = (RewardArguments, RewardConfig, VLMArguments)
 VERBS = {
     "evaluate": Verb(
         "How well a reward model agrees with people: accuracy, baselines, calibration, plots.",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,13 @@ from generator.prompts import PromptRecord
 from generator.video import read_video, write_video
 from reward.adherence.evaluate import Sample, judge, load_verifier, summarise
 from reward.adherence.report import write_report
+from reward.adherence.statistics import CONFIDENCE, RESAMPLES
+from reward.adherence.verifiers import Categories
 
 SETTINGS_NAME = "settings.json"
 METADATA_NAME = "metadata.jsonl"
 REPORT_NAME = "report.json"
+DEFAULTS_NAME = "defaults.json"
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,8 @@ def open_output_dir(output_dir: str | Path, settings: Mapping[str, Any], overwri
     return folder
 
 
-def _read_samples(path: Path) -> list[Sample]:
+def read_samples(path: Path) -> list[Sample]:
+    """The samples of `metadata.jsonl`; none where it does not exist."""
     if not path.is_file():
         return []
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -94,6 +98,8 @@ def compare_models(
     title: str = "Prompt adherence",
     progress: bool = True,
     on_progress: Callable[[float], None] | None = None,
+    questions: str | None = None,
+    categories: Categories | None = None,
 ) -> dict[str, Any]:
     """Compares models on the same prompts and seeds; writes videos, `metadata.jsonl`, `report.html`,
     `report.json`.
@@ -108,6 +114,8 @@ def compare_models(
         overwrite: whether an existing output folder is emptied.
         progress: whether to show a progress bar.
         on_progress: called after every batch with the finished share in [0, 1].
+        questions: source of question graphs for `load_verifier`.
+        categories: sorts the prompts; by default what belongs to the verifier.
 
     Returns:
         The summary of `reward.adherence.evaluate.summarise`.
@@ -115,7 +123,8 @@ def compare_models(
     Raises:
         InputError: the size or the verifier is not valid, or the output folder is in use.
     """
-    verify, categories = load_verifier(verifier)
+    verify, found_categories = load_verifier(verifier, questions)
+    categories = categories or found_categories
     references = list(references) or list(models)[:1]
     requests = [
         _Request(i, record, seed + i * num_videos_per_prompt + j)
@@ -128,11 +137,12 @@ def compare_models(
         "num_videos_per_prompt": num_videos_per_prompt,
         "seed": seed,
         "verifier": verifier,
+        **({"questions": questions} if questions else {}),
         **vars(generation),
         **(settings or {}),
     }
     folder = open_output_dir(output_dir, facts, overwrite)
-    samples = _read_samples(folder / METADATA_NAME)
+    samples = read_samples(folder / METADATA_NAME)
     done = {(sample.model, sample.file_name) for sample in samples if (folder / sample.file_name).is_file()}
     samples = [sample for sample in samples if (sample.model, sample.file_name) in done]
     with tqdm(
@@ -147,6 +157,7 @@ def compare_models(
             if not missing:
                 continue
             generator = load()
+            write_json(folder / DEFAULTS_NAME, asdict(generator.defaults))
             for start in range(0, len(missing), generation.batch_size):
                 batch = missing[start : start + generation.batch_size]
                 videos = _generate(generator, batch, generation)
@@ -160,6 +171,7 @@ def compare_models(
                     verify,
                     categories,
                     [request.file_name(name) for request in batch],
+                    generator.defaults.fps,
                 )
                 write_jsonl(folder / METADATA_NAME, [sample.as_row() for sample in samples])
                 bar.update(len(batch))
@@ -169,10 +181,20 @@ def compare_models(
     order = list(models)
     samples.sort(key=lambda sample: (order.index(sample.model), sample.file_name))
     summary = summarise(samples, references)
+    facts = {**facts, **repeatable(folder)}
     write_report(
         folder, samples, summary, facts, lambda s: read_video(folder / s.file_name), references, title
     )
     return summary
+
+
+def repeatable(folder: Path) -> dict[str, Any]:
+    """What a repetition needs beside the settings: the values that unset sizes stood for, and the bootstrap's."""
+    stored = folder / DEFAULTS_NAME
+    return {
+        "model_defaults": json.loads(stored.read_text(encoding="utf-8")) if stored.is_file() else {},
+        "bootstrap": {"resamples": RESAMPLES, "confidence": CONFIDENCE, "seed": 0, "clusters": "prompts"},
+    }
 
 
 def _generate(generator: VideoGenerator, batch: Sequence[_Request], settings: GenerationSettings) -> Tensor:

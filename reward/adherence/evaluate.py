@@ -3,35 +3,35 @@ seeds."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import Tensor
 
-from generator.output import InputError
-from reward.adherence.statistics import Interval, cluster_bootstrap, holm, paired_difference, prompts_needed
-from reward.models.base import import_function
+from reward.adherence.measures import measure_videos
+from reward.adherence.statistics import (
+    Interval,
+    cluster_bootstrap,
+    detectable_difference,
+    deviation_of_differences,
+    holm,
+    paired_difference,
+    prompts_needed,
+)
+from reward.adherence.verifiers import (
+    Categories,
+    Judgement,
+    Verifier,
+    ask,
+    load_verifier,
+    no_categories,
+)
+
+__all__ = ["Judgement", "Sample", "evaluate_videos", "judge", "load_verifier", "summarise"]
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """What a verifier says of one video.
-
-    Attributes:
-        score: adherence to the prompt, in [0, 1]; higher is better.
-        parts: name of each question and whether the video shows it; may be empty.
-    """
-
-    score: float
-    parts: Mapping[str, bool] = field(default_factory=dict)
-
-
-Verifier = Callable[[Tensor, Sequence[str]], Sequence[Judgement]]
-"""Judges videos `[batch, 3, frames, height, width]` in [-1, 1], one prompt a video."""
-
-Categories = Callable[[str], "set[str]"]
-"""The categories that a prompt belongs to."""
+POWER_DIFFERENCES = (0.03, 0.05)
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ class Sample:
         parts: answers to the questions.
         categories: of the prompt.
         file_name: where the video lies, relative to the report; empty where it was not written.
+        answers: probability of yes to each question, where the verifier gives one.
+        measures: motion, flicker and consistency (`reward.adherence.measures`).
     """
 
     model: str
@@ -55,74 +57,11 @@ class Sample:
     parts: dict[str, bool] = field(default_factory=dict)
     categories: list[str] = field(default_factory=list)
     file_name: str = ""
+    answers: dict[str, float] = field(default_factory=dict)
+    measures: dict[str, float] = field(default_factory=dict)
 
     def as_row(self) -> dict[str, Any]:
         return asdict(self)
-
-
-def _world_verifier(videos: Tensor, prompts: Sequence[str]) -> list[Judgement]:
-    from generator.world import verify_batch
-
-    return [Judgement(float(a.score), dict(a.parts)) for a in verify_batch(videos, list(prompts))]
-
-
-def _world_categories(prompt: str) -> set[str]:
-    from generator.world import categories
-
-    return set(categories(prompt))
-
-
-def _no_categories(prompt: str) -> set[str]:
-    return set()
-
-
-def _as_judgement(value: Any, name: str) -> Judgement:
-    if isinstance(value, Mapping) and "score" in value:
-        value = Judgement(
-            float(value["score"]), {k: bool(v) for k, v in dict(value.get("parts", {})).items()}
-        )
-    elif hasattr(value, "score"):
-        value = Judgement(float(value.score), dict(getattr(value, "parts", {})))
-    else:
-        try:
-            value = Judgement(float(value))
-        except (TypeError, ValueError):
-            raise InputError(
-                f"The verifier {name} returned {value!r} for a video: it must return a number in [0, 1], "
-                'or {"score": number, "parts": {question: true or false}}.'
-            ) from None
-    if not 0 <= value.score <= 1:
-        raise InputError(f"The verifier {name} returned the score {value.score}: scores must be in [0, 1].")
-    return value
-
-
-def load_verifier(name: str) -> tuple[Verifier, Categories]:
-    """What judges the videos, and what sorts the prompts into categories.
-
-    Args:
-        name: `world`, the verifier of the built-in world; or `module:function`, a function `(videos,
-            prompts)` that returns for each video a score in [0, 1] or `{"score": …, "parts": {question:
-            bool}}`. Its attribute `categories`, if it has one, maps a prompt to its categories.
-
-    Raises:
-        InputError: there is no such verifier.
-    """
-    if name == "world":
-        return _world_verifier, _world_categories
-    if ":" not in name:
-        raise InputError(f"There is no verifier {name!r}: name `world` or module:function.")
-    function = import_function(name)
-
-    def verify(videos: Tensor, prompts: Sequence[str]) -> list[Judgement]:
-        values = list(function(videos, list(prompts)))  # type: ignore[call-overload]
-        if len(values) != len(prompts):
-            raise InputError(
-                f"The verifier {name} returned {len(values)} results for {len(prompts)} videos: "
-                "it must return one a video."
-            )
-        return [_as_judgement(value, name) for value in values]
-
-    return verify, getattr(function, "categories", _no_categories)
 
 
 def judge(
@@ -131,15 +70,18 @@ def judge(
     prompts: Sequence[str],
     seeds: Sequence[int],
     verifier: Verifier,
-    categories: Categories = _no_categories,
+    categories: Categories = no_categories,
     file_names: Sequence[str] | None = None,
+    fps: float = 8.0,
 ) -> list[Sample]:
-    """Samples of one model's `videos [n, 3, frames, height, width]`, one prompt and one seed a video."""
+    """Samples of one model's `videos [n, 3, frames, height, width]`, one prompt and one seed a video; `fps` is
+    what their motion is measured with."""
     if not len(videos) == len(prompts) == len(seeds):
         raise ValueError(
             f"{len(videos)} videos, {len(prompts)} prompts and {len(seeds)} seeds do not belong together."
         )
     names = file_names if file_names is not None else [""] * len(prompts)
+    measured = measure_videos(videos, fps)
     return [
         Sample(
             model=model,
@@ -149,8 +91,12 @@ def judge(
             parts={question: bool(answer) for question, answer in judgement.parts.items()},
             categories=sorted(categories(prompt)),
             file_name=name,
+            answers={question: float(answer) for question, answer in judgement.answers.items()},
+            measures={measure: float(values[number]) for measure, values in measured.items()},
         )
-        for prompt, seed, name, judgement in zip(prompts, seeds, names, verifier(videos, prompts))
+        for number, (prompt, seed, name, judgement) in enumerate(
+            zip(prompts, seeds, names, ask(verifier, videos, prompts, fps))
+        )
     ]
 
 
@@ -168,7 +114,7 @@ def evaluate_videos(
         verifier: a name for `load_verifier`, or a function.
         categories: sorts prompts; by default what belongs to the named verifier.
     """
-    found: Categories = _no_categories
+    found: Categories = no_categories
     if isinstance(verifier, str):
         verifier, found = load_verifier(verifier)
     sort = categories or found
@@ -219,8 +165,9 @@ def summarise(
         `categories: {category: {model: interval}}`;
         `category_differences: {REFERENCE: {model: {category: {…, p_holm}}}}`, Holm-adjusted over the
         categories; `questions: {question: {model: share answered yes}}`;
-        `power`: prompts needed to show a difference of 0.03 and 0.05 with 80 % power, from the first
-        difference.
+        `measures: {measure: {model: interval}}`;
+        `power`: prompts needed to show a difference of 0.03 and 0.05 with 80 % power, the spread that this follows
+        from (of the first difference), and the difference that the prompts at hand show with 80 % power.
 
     Raises:
         ValueError: a reference is not among the models, or models share no prompt and seed.
@@ -259,6 +206,7 @@ def summarise(
         summary[f"difference_to_{reference}"] = differences
         summary["category_differences"][reference] = by_category
     summary["questions"] = _question_rates(models)
+    summary["measures"] = _measures(models, bootstrap_seed)
     summary["power"] = _power(models, references[0])
     return summary
 
@@ -292,19 +240,52 @@ def _question_rates(models: Mapping[str, Mapping[tuple[str, int], Sample]]) -> d
     }
 
 
-def _power(models: Mapping[str, Mapping[tuple[str, int], Sample]], reference: str) -> dict[str, int]:
-    """From the spread of per-prompt differences between the reference and the next model."""
+def _measures(
+    models: Mapping[str, Mapping[tuple[str, int], Sample]], seed: int
+) -> dict[str, dict[str, dict[str, float]]]:
+    names = dict.fromkeys(name for rows in models.values() for s in rows.values() for name in s.measures)
+    result: dict[str, dict[str, dict[str, float]]] = {}
+    for name in names:
+        for model, rows in models.items():
+            chosen = [sample for sample in rows.values() if name in sample.measures]
+            if chosen:
+                values = [sample.measures[name] for sample in chosen]
+                interval = cluster_bootstrap(values, [sample.prompt for sample in chosen], seed=seed)
+                result.setdefault(name, {})[model] = interval.as_dict()
+    return result
+
+
+def _power(
+    models: Mapping[str, Mapping[tuple[str, int], Sample]], reference: str
+) -> dict[str, float | int | str]:
+    """From the spread over prompts of the differences between the reference and the next model.
+
+    Of a single model, from the spread of its own prompt means times √2, which is that of the difference of two models
+    whose scores do not hang together: more than paired models have.
+    """
+    base = models[reference]
     others = [name for name in models if name != reference]
-    if not others:
+    if others:
+        rows = models[others[0]]
+        keys = [key for key in rows if key in base]
+        left, right = [rows[key].score for key in keys], [base[key].score for key in keys]
+        deviation = deviation_of_differences(left, right, [prompt for prompt, _ in keys])
+        source = f"{others[0]} and {reference}"
+    else:
+        keys = list(base)
+        scores = [base[key].score for key in keys]
+        deviation = 2**0.5 * deviation_of_differences(scores, [0.0] * len(keys), [p for p, _ in keys])
+        source = f"{reference} alone"
+    prompts = len({prompt for prompt, _ in keys})
+    if prompts < 2:
         return {}
-    base, rows = models[reference], models[others[0]]
-    by_prompt: dict[str, list[float]] = {}
-    for key, sample in rows.items():
-        if key in base:
-            by_prompt.setdefault(key[0], []).append(sample.score - base[key].score)
-    means = [sum(values) / len(values) for values in by_prompt.values()]
-    if len(means) < 2:
-        return {}
-    centre = sum(means) / len(means)
-    deviation = (sum((value - centre) ** 2 for value in means) / (len(means) - 1)) ** 0.5
-    return {f"prompts_for_{difference}": prompts_needed(difference, deviation) for difference in (0.03, 0.05)}
+    needed = {
+        f"prompts_for_{x}": prompts_needed(x, deviation, measured_on=prompts) for x in POWER_DIFFERENCES
+    }
+    return {
+        **needed,
+        "deviation": deviation,
+        "prompts": prompts,
+        "detectable_difference": detectable_difference(prompts, deviation),
+        "measured_on": source,
+    }

@@ -88,6 +88,44 @@ def question_table(summary: Mapping[str, Any]) -> str:
     return html.plain_table(["question", *models], rows, "Share of videos that show it.")
 
 
+def measure_table(summary: Mapping[str, Any]) -> str:
+    """Motion, flicker and consistency of each model; empty where they were not measured."""
+    measures = summary.get("measures") or {}
+    if not measures:
+        return ""
+    table = {
+        _MEASURES.get(name, (name, ""))[0]: {**by_model, "better": _MEASURES.get(name, ("", "–"))[1]}
+        for name, by_model in measures.items()
+    }
+    return html.interval_table(
+        table, "Measured from the pixels, whatever the prompt.", first_column="measure"
+    )
+
+
+_MEASURES = {
+    "motion": ("motion (shorter sides a second)", "–"),
+    "flicker": ("flicker (change without motion)", "lower"),
+    "temporal_flickering": ("VBench temporal flickering", "higher"),
+    "consistency": ("consistency of colours", "higher"),
+}
+
+
+def power_text(summary: Mapping[str, Any]) -> str:
+    """How many prompts a difference takes, and which difference these prompts show; empty where unknown."""
+    power = summary.get("power") or {}
+    if "detectable_difference" not in power:
+        return ""
+    needed = ", ".join(
+        f"{count} prompts for a difference of {name.removeprefix('prompts_for_')}"
+        for name, count in power.items()
+        if name.startswith("prompts_for_")
+    )
+    return (
+        f"With 80 % power, {power['prompts']} prompts show a difference of {power['detectable_difference']:.3f}; "
+        f"it takes {needed} (spread of {power['measured_on']})."
+    )
+
+
 def best_and_worst(
     samples: Sequence[Sample], reference: str, load_video: LoadVideo, count: int = 6
 ) -> tuple[str, str]:
@@ -174,7 +212,10 @@ def write_report(
     best, worst = best_and_worst(samples, references[0], load_video)
     sections = [
         html.Section(
-            "Result", headline(summary, references[0]) + overview(summary, references if several else [])
+            "Result",
+            headline(summary, references[0])
+            + overview(summary, references if several else [])
+            + (html.paragraph(power_text(summary)) if power_text(summary) else ""),
         ),
         html.Section("By category", category_tables(summary, references[0])),
         html.Section(
@@ -186,7 +227,10 @@ def write_report(
     ]
     questions = question_table(summary)
     if questions:
-        sections.insert(2, html.Section("By question", questions))
+        sections.append(html.Section("By question", questions))
+    measures = measure_table(summary)
+    if measures:
+        sections.insert(2, html.Section("Motion, flicker, consistency", measures))
     sections.append(html.Section("How to repeat this", html.facts(_flatten(settings))))
     write_json(
         output_dir / "report.json",

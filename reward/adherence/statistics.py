@@ -50,7 +50,7 @@ class Difference:
     Attributes:
         interval: mean difference with its interval.
         p_value: two-sided, from the resampled distribution of the mean difference (a shifted null, as in
-            Efron & Tibshirani 1993, ch. 16).
+            Efron & Tibshirani 1993, ch. 16), widened for few clusters as the interval is.
         win_rate: share of samples in which a is better, ties as ½, with its interval.
         tie_rate: share of samples with equal scores.
     """
@@ -121,6 +121,20 @@ def _expanded_tail(tail: float, clusters: int) -> float:
     return normal.cdf(np.sqrt(clusters / (clusters - 1)) * _student_quantile(tail, clusters - 1))
 
 
+def _widened_tail(tail: float, clusters: int) -> float:
+    """The inverse of `_expanded_tail`: which tail in [0, ½] of Student's width is `tail` of the bootstrap's."""
+    if clusters < 2 or tail >= 0.5:
+        return tail
+    low, high = 1e-9, 0.5
+    for _ in range(50):
+        middle = (low * high) ** 0.5
+        if _expanded_tail(middle, clusters) < tail:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
 def _student_quantile(probability: float, degrees: int) -> float:
     """Quantile of Student's t: exact for 1 and 2 degrees, else Hill's (1970) expansion around the normal."""
     if degrees == 1:
@@ -152,9 +166,10 @@ def paired_difference(
     interval = cluster_bootstrap(difference, clusters, confidence, resamples, seed)
     means = resampled_means(difference, clusters, resamples, seed)
     extreme = np.abs(means - interval.mean) >= abs(interval.mean) - 1e-12
+    p_value = float((extreme.sum() + 1) / (resamples + 1))
     return Difference(
         interval=interval,
-        p_value=float((extreme.sum() + 1) / (resamples + 1)),
+        p_value=2 * _widened_tail(p_value / 2, interval.clusters),
         win_rate=win_rate(a, b, clusters, confidence, resamples, seed),
         tie_rate=float(np.mean(difference == 0)),
     )
@@ -184,15 +199,58 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def prompts_needed(
-    difference: float, deviation: float, power: float = 0.8, confidence: float = CONFIDENCE
+    difference: float,
+    deviation: float,
+    power: float = 0.8,
+    confidence: float = CONFIDENCE,
+    measured_on: int | None = None,
 ) -> int:
-    """How many prompts show a mean paired `difference` of per-prompt means with standard deviation
-    `deviation`.
+    """How many prompts show a mean paired `difference` of per-prompt means with standard deviation `deviation`.
 
     Normal approximation: n = ((z_{1-α/2} + z_power) · deviation / difference)².
+
+    Args:
+        measured_on: number of prompts that the deviation was estimated from. A plan from the estimate itself has less
+            than its power on average, so the one-sided 80 % upper limit of the deviation is planned with (Browne
+            1995). None where the deviation is known.
     """
     if difference <= 0 or deviation < 0:
         raise ValueError("The difference must be above 0 and the deviation at least 0.")
+    if measured_on is not None:
+        deviation = upper_limit_of_deviation(deviation, measured_on)
     normal = NormalDist()
     quantiles = normal.inv_cdf(1 - (1 - confidence) / 2) + normal.inv_cdf(power)
     return max(2, int(np.ceil((quantiles * deviation / difference) ** 2)))
+
+
+def upper_limit_of_deviation(deviation: float, count: int, confidence: float = 0.8) -> float:
+    """One-sided upper confidence limit of a standard deviation estimated from `count` normal values.
+
+    s · √((m − 1) / χ²_{1−confidence, m−1}), the quantile by Wilson and Hilferty (1931).
+    """
+    if count < 2:
+        raise ValueError("A standard deviation needs at least two values.")
+    degrees = count - 1
+    spread = 2 / (9 * degrees)
+    cube = 1 - spread + NormalDist().inv_cdf(1 - confidence) * spread**0.5
+    return float(deviation * np.sqrt(1 / cube**3))
+
+
+def deviation_of_differences(a: ArrayLike, b: ArrayLike, clusters: ArrayLike | Sequence[str]) -> float:
+    """Standard deviation of the per-cluster means of the paired differences `a - b`; NaN below two clusters.
+
+    It is what `prompts_needed` and `detectable_difference` ask for.
+    """
+    sums, counts = _cluster_sums(np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64), clusters)
+    return float(np.std(sums / counts, ddof=1)) if len(sums) > 1 else float("nan")
+
+
+def detectable_difference(
+    prompts: int, deviation: float, power: float = 0.8, confidence: float = CONFIDENCE
+) -> float:
+    """The difference that so many prompts show with this power: the inverse of `prompts_needed`."""
+    if prompts < 2 or deviation < 0:
+        raise ValueError("At least two prompts and a deviation of at least 0 are needed.")
+    normal = NormalDist()
+    quantiles = normal.inv_cdf(1 - (1 - confidence) / 2) + normal.inv_cdf(power)
+    return float(quantiles * deviation / np.sqrt(prompts))

@@ -5,10 +5,13 @@ import scipy.stats
 from reward.adherence.statistics import (
     _student_quantile,
     cluster_bootstrap,
+    detectable_difference,
+    deviation_of_differences,
     holm,
     paired_difference,
     prompts_needed,
     resampled_means,
+    upper_limit_of_deviation,
     win_rate,
 )
 
@@ -80,6 +83,17 @@ def test_p_value_agrees_with_the_paired_t_test():
     assert ours == pytest.approx(scipy.stats.ttest_rel(a, b).pvalue, abs=0.02)
 
 
+@pytest.mark.parametrize("prompts", [4, 6, 12])
+def test_p_values_of_few_prompts_are_as_careful_as_students(prompts):
+    rng = np.random.default_rng(prompts)
+    alarms = 0
+    for trial in range(400):
+        a = rng.normal(size=prompts)
+        result = paired_difference(a, np.zeros(prompts), np.arange(prompts), resamples=500, seed=trial)
+        alarms += result.p_value < 0.05
+    assert alarms / 400 < 0.08
+
+
 def test_a_model_compared_with_itself_ties_everywhere():
     values = np.random.default_rng(8).normal(size=20)
     result = paired_difference(values, values, np.arange(20))
@@ -115,3 +129,22 @@ def test_the_number_of_prompts_gives_the_power_it_promises():
 def test_no_values_are_an_error():
     with pytest.raises(ValueError, match="No values"):
         cluster_bootstrap([], [])
+
+
+@pytest.mark.parametrize("count", [5, 20, 64, 400])
+def test_the_upper_limit_of_a_deviation_is_that_of_the_chi_squared_distribution(count):
+    exact = 0.3 * np.sqrt((count - 1) / scipy.stats.chi2.ppf(0.2, count - 1))
+    assert upper_limit_of_deviation(0.3, count) == pytest.approx(exact, rel=5e-3)
+    assert prompts_needed(0.05, 0.3, measured_on=count) >= prompts_needed(0.05, 0.3)
+
+
+def test_the_detectable_difference_is_the_one_that_the_prompts_are_needed_for():
+    for prompts in (10, 100, 1000):
+        assert prompts_needed(detectable_difference(prompts, 0.2), 0.2) in (prompts, prompts + 1)
+
+
+def test_the_deviation_is_of_the_prompts_mean_differences():
+    a, b = np.array([1.0, 2.0, 4.0, 8.0, 9.0]), np.array([0.0, 0.0, 1.0, 2.0, 3.0])
+    prompts = ["p", "p", "q", "r", "r"]
+    assert deviation_of_differences(a, b, prompts) == pytest.approx(np.std([1.5, 3.0, 6.0], ddof=1))
+    assert np.isnan(deviation_of_differences(a[:2], b[:2], prompts[:2]))

@@ -1,0 +1,211 @@
+"""What judges videos: the world's verifier, a vision-language model, CLIP, or a user's function."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from generator.output import InputError
+from reward.adherence.questions import (
+    YES,
+    QuestionGraph,
+    apply_dependencies,
+    graph_score,
+    read_question_graphs,
+    single_question,
+)
+from reward.models.base import import_function
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a verifier says of one video.
+
+    Attributes:
+        score: adherence to the prompt, in [0, 1]; higher is better.
+        parts: name of each question and whether the video shows it; may be empty.
+        answers: probability of yes of each question where the verifier gives one; may be empty.
+    """
+
+    score: float
+    parts: Mapping[str, bool] = field(default_factory=dict)
+    answers: Mapping[str, float] = field(default_factory=dict)
+
+
+Verifier = Callable[[Tensor, Sequence[str]], Sequence[Judgement]]
+"""Judges videos `[batch, 3, frames, height, width]` in [-1, 1], one prompt a video; one with a parameter `fps` is told
+their frames a second."""
+
+Categories = Callable[[str], "set[str]"]
+"""The categories that a prompt belongs to."""
+
+Graphs = Callable[[str], "QuestionGraph | None"]
+"""The questions of a prompt; None where it has none."""
+
+
+def ask(verifier: Verifier, videos: Tensor, prompts: Sequence[str], fps: float) -> Sequence[Judgement]:
+    """The verifier's judgements; it is told the frames a second if it has a parameter for them."""
+    if "fps" in inspect.signature(verifier).parameters:
+        return verifier(videos, prompts, fps=fps)  # type: ignore[call-arg]
+    return verifier(videos, prompts)
+
+
+def no_categories(prompt: str) -> set[str]:
+    return set()
+
+
+def no_graph(prompt: str) -> QuestionGraph | None:
+    return None
+
+
+def load_graphs(source: str | None) -> Graphs:
+    """The questions of prompts.
+
+    Args:
+        source: a file for `read_question_graphs`; `world` for the questions of the world's own prompts; None or
+            empty for none.
+
+    Raises:
+        InputError: there is no such file, or it is wrong.
+    """
+    if not source:
+        return no_graph
+    if source == "world":
+        from reward.adherence.world_questions import world_graph
+
+        return world_graph
+    return read_question_graphs(source).get
+
+
+def judge_answers(graph: QuestionGraph, answers: Mapping[str, float | bool]) -> Judgement:
+    """The judgement that follows from the answers to a prompt's questions, by DSG's rules."""
+    kept = apply_dependencies(graph, answers)
+    return Judgement(
+        graph_score(kept),
+        {name: answer >= YES for name, answer in kept.items()},
+        {name: float(answers[name]) for name in kept},
+    )
+
+
+def load_verifier(name: str, questions: str | None = None) -> tuple[Verifier, Categories]:
+    """What judges the videos, and what sorts the prompts into categories.
+
+    Args:
+        name: `world`, the verifier of the built-in world; `vlm:FOLDER`, a vision-language model that answers the
+            questions of a prompt (or the single question of VQAScore where it has none); `clip:FOLDER`, a CLIP
+            model's CLIPScore; or `module:function`, a function `(videos, prompts)`, also with the parameters
+            `questions` (`{name: text}` of each video) and `fps` if it has them, that
+            returns for each video a score in [0, 1], `{"score": …, "parts": {question: bool}}`, or, of
+            a prompt with questions, `{"parts": {question: bool or probability}}`. Its attribute
+            `categories`, if it has one, maps a prompt to its categories.
+        questions: source of the question graphs, for `load_graphs`.
+
+    Raises:
+        InputError: there is no such verifier, or it cannot ask these questions.
+    """
+    graphs = load_graphs(questions)
+    if name == "world":
+        if questions and questions != "world":
+            raise InputError("The world's verifier asks its own questions: leave --questions out.")
+        from reward.adherence.world_questions import world_categories
+
+        return _world_verifier, world_categories
+    if ":" not in name:
+        raise InputError(
+            f"There is no verifier {name!r}: name `world`, vlm:FOLDER, clip:FOLDER or module:function."
+        )
+    kind, _, path = name.partition(":")
+    if kind == "clip":
+        from reward.adherence.clip_score import ClipScore
+
+        if questions:
+            raise InputError("CLIPScore answers no questions: leave --questions out, or use vlm:FOLDER.")
+        return ClipScore.from_pretrained(path).judge, no_categories
+    if kind == "vlm":
+        from reward.models.vlm_loading import load_vision_language_model
+
+        return vlm_verifier(load_vision_language_model(path), graphs), categories_of(graphs)
+    function = import_function(name)
+    found = getattr(function, "categories", None)
+    return _function_verifier(function, name, graphs), found or categories_of(graphs)
+
+
+def categories_of(graphs: Graphs) -> Categories:
+    """Sorts prompts by what their questions are about."""
+
+    def categories(prompt: str) -> set[str]:
+        graph = graphs(prompt)
+        return graph.categories if graph else set()
+
+    return categories
+
+
+def _world_verifier(videos: Tensor, prompts: Sequence[str], fps: float = 8.0) -> list[Judgement]:
+    from generator.world import verify_batch
+
+    return [Judgement(float(a.score), dict(a.parts)) for a in verify_batch(videos, list(prompts), fps)]
+
+
+def vlm_verifier(model: Any, graphs: Graphs) -> Verifier:
+    """Asks a vision-language model with `probability_of_yes(videos, texts, fps) -> [batch]` all questions of a
+    prompt."""
+
+    def verify(videos: Tensor, prompts: Sequence[str], fps: float = 8.0) -> list[Judgement]:
+        judgements = []
+        for video, prompt in zip(videos, prompts):
+            graph = graphs(prompt) or single_question(prompt)
+            texts = [question.text for question in graph.questions]
+            probabilities = model.probability_of_yes([video] * len(texts), texts, fps)
+            answers = {
+                question.name: float(probability)
+                for question, probability in zip(graph.questions, probabilities)
+            }
+            judgements.append(judge_answers(graph, answers))
+        return judgements
+
+    return verify
+
+
+def _function_verifier(function: Callable[..., Any], name: str, graphs: Graphs) -> Verifier:
+    takes = inspect.signature(function).parameters
+
+    def verify(videos: Tensor, prompts: Sequence[str], fps: float = 8.0) -> list[Judgement]:
+        known = [graphs(prompt) for prompt in prompts]
+        asked = [{q.name: q.text for q in graph.questions} if graph else {} for graph in known]
+        offered = {"questions": asked, "fps": fps}
+        extra = {name: value for name, value in offered.items() if name in takes}
+        values = list(function(videos, list(prompts), **extra))
+        if len(values) != len(prompts):
+            raise InputError(
+                f"The verifier {name} returned {len(values)} results for {len(prompts)} videos: "
+                "it must return one a video."
+            )
+        return [_as_judgement(value, name, graph) for value, graph in zip(values, known)]
+
+    return verify
+
+
+def _as_judgement(value: Any, name: str, graph: QuestionGraph | None) -> Judgement:
+    if isinstance(value, Mapping) and graph is not None and "parts" in value and "score" not in value:
+        return judge_answers(graph, value["parts"])
+    if isinstance(value, Mapping) and "score" in value:
+        value = Judgement(
+            float(value["score"]), {k: bool(v) for k, v in dict(value.get("parts", {})).items()}
+        )
+    elif hasattr(value, "score"):
+        value = Judgement(float(value.score), dict(getattr(value, "parts", {})))
+    else:
+        try:
+            value = Judgement(float(value))
+        except (TypeError, ValueError):
+            raise InputError(
+                f"The verifier {name} returned {value!r} for a video: it must return a number in [0, 1], "
+                'or {"score": number, "parts": {question: true or false}}.'
+            ) from None
+    if not 0 <= value.score <= 1:
+        raise InputError(f"The verifier {name} returned the score {value.score}: scores must be in [0, 1].")
+    return value

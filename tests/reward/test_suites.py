@@ -1,0 +1,131 @@
+"""Prompt suites and VBench's aggregation."""
+
+import json
+from collections import Counter
+
+import pytest
+
+from generator.output import InputError
+from generator.world import parse
+from generator.world.meaning import is_held_out
+from reward.adherence.suites import WORLD_CATEGORIES, load_suite, world_category
+from reward.adherence.vbench import NORMALISATION, aggregate, read_results, total_score
+
+# Row of HunyuanVideo on VBench's leaderboard, in per cent, in the order of the dimensions; its quality, semantic and
+# total scores there are 85.09, 75.82 and 83.24.
+HUNYUAN = (97.37, 97.76, 99.44, 98.99, 70.83, 60.36, 67.56,
+           86.10, 68.55, 94.40, 91.60, 68.68, 53.88, 19.80, 23.89, 26.44)  # fmt: skip
+
+
+def published() -> dict[str, float]:
+    return {name: value / 100 for name, value in zip(NORMALISATION, HUNYUAN, strict=True)}
+
+
+def test_the_built_in_suite_holds_held_out_prompts_of_every_category():
+    suite = load_suite("suite:world:6")
+    assert len(suite.records) == 36
+    assert Counter(name for names in suite.categories.values() for name in names) == dict.fromkeys(
+        WORLD_CATEGORIES, 6
+    )
+    for prompt, (category,) in suite.categories.items():
+        meaning = parse(prompt)
+        assert is_held_out(meaning)
+        assert world_category(meaning) == category
+        moves = any(said.motion is not None for said in meaning.objects)
+        assert category == "combination" or moves == (category == "motion")
+        assert category == "combination" or (meaning.relation is not None) == (category == "relation")
+    assert load_suite("suite:world:6").records == suite.records
+    assert load_suite("suite:world:6:1").records != suite.records
+
+
+def test_files_of_vbench_and_of_t2v_compbench_are_read_with_their_categories(tmp_path):
+    rows = [
+        {"prompt_en": "a person", "dimension": ["subject_consistency", "dynamic_degree"]},
+        {"prompt_en": "a red bird", "dimension": ["color"], "auxiliary_info": {"color": {"color": "red"}}},
+        {"prompt_en": "a person", "dimension": ["human_action"]},
+    ]
+    (tmp_path / "VBench_full_info.json").write_text(json.dumps(rows))
+    suite = load_suite(f"vbench:{tmp_path / 'VBench_full_info.json'}")
+    assert [record.prompt for record in suite.records] == ["a person", "a red bird"]
+    assert suite.categories_of("a person") == {"subject_consistency", "dynamic_degree", "human_action"}
+    meta = tmp_path / "meta_data"
+    meta.mkdir()
+    fields = {"object_1": "cat", "d_1": "left", "object_2": "", "d_2": ""}
+    (meta / "motion_binding.json").write_text(
+        json.dumps([{"prompt": "A cat slinking to the left", **fields}])
+    )
+    (meta / "generative_numeracy.json").write_text(json.dumps([{"prompt": "two dogs", "objects": "dog"}]))
+    suite = load_suite(f"t2v_compbench:{meta}")
+    assert suite.categories == {
+        "two dogs": {"generative_numeracy"},
+        "A cat slinking to the left": {"motion_binding"},
+    }
+    texts = tmp_path / "prompts"
+    texts.mkdir()
+    (texts / "1_consistent_attr.txt").write_text("A blue car drives past a white picket fence\n")
+    assert load_suite(f"t2v_compbench:{texts}").categories == {
+        "A blue car drives past a white picket fence": {"consistent_attr"}
+    }
+
+
+def test_plain_prompt_sources_are_suites_without_categories():
+    suite = load_suite("world:test:3")
+    assert len(suite.records) == 3
+    assert suite.categories_of(suite.records[0].prompt) == set()
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("suite:vbench", "There is no suite"),
+        ("suite:world:0", "There is no suite"),
+        ("vbench:none.json", "does not exist"),
+        ("t2v_compbench:none", "does not exist"),
+    ],
+)
+def test_unknown_suites_are_named(source, message):
+    with pytest.raises(InputError, match=message):
+        load_suite(source)
+
+
+def test_entries_of_another_layout_are_named_with_file_and_number(tmp_path):
+    (tmp_path / "a.json").write_text('[{"prompt_en": "ok", "dimension": []}, {"prompt": "x"}]')
+    with pytest.raises(InputError, match=r"a\.json, entry 2"):
+        load_suite(f"vbench:{tmp_path / 'a.json'}")
+    with pytest.raises(InputError, match=r"a\.json, entry 1"):
+        load_suite(f"t2v_compbench:{tmp_path / 'a.json'}")
+
+
+def test_vbench_is_aggregated_to_the_published_row():
+    result = aggregate(published())
+    assert round(100 * result["quality"], 2) == 85.09
+    assert round(100 * result["semantic"], 2) == 75.82
+    assert round(100 * result["total"], 2) == 83.24
+    assert round(total_score(85.62, 72.94), 2) == 83.08
+
+
+@pytest.mark.parametrize("name", NORMALISATION)
+def test_a_missing_dimension_is_an_error_and_not_a_zero(name):
+    scores = published()
+    del scores[name]
+    with pytest.raises(InputError, match=f"{name} is missing"):
+        aggregate(scores)
+
+
+def test_percentages_and_unknown_dimensions_are_refused():
+    with pytest.raises(InputError, match="divide percentages"):
+        aggregate({**published(), "scene": 53.88})
+    with pytest.raises(InputError, match="'beauty' is no dimension"):
+        aggregate({**published(), "beauty": 0.5})
+
+
+def test_results_files_of_vbench_are_joined(tmp_path):
+    for name, value in published().items():
+        found = {name: [value, [{"video_path": "a-0.mp4", "video_results": value}]]}
+        (tmp_path / f"run_{name}_eval_results.json").write_text(json.dumps(found))
+    assert read_results([tmp_path]) == pytest.approx(published())
+    (tmp_path / "other.json").write_text('{"scene": [0.1, []]}')
+    with pytest.raises(InputError, match="keep one of them"):
+        read_results([tmp_path, tmp_path / "other.json"])
+    with pytest.raises(InputError, match="does not exist"):
+        read_results([tmp_path / "none.json"])
