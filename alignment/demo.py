@@ -44,7 +44,7 @@ from labeling_app.store import Store
 from reward.adherence.comparison import GenerationSettings, compare_models
 from reward.preferences import read_rankings
 from reward.reward_config import RewardConfig
-from reward.reward_trainer import train_reward_model
+from reward.reward_training import train_reward_model
 
 FPS = 8.0
 CAMPAIGN = "demo"

@@ -54,6 +54,29 @@ def reward_guided_velocity(
     return guided
 
 
+def noise_guided_velocity(
+    velocity: Velocity, reward: Callable[[Tensor, Tensor], Tensor], weight: float, largest_sigma: float
+) -> Velocity:
+    """`velocity` plus the pull of a reward that judges noisy latents, r(x, σ) = E[r(x₀) | x].
+
+    No gradient passes the generator, which costs a third of its time and most of its memory (VideoAlign's Flow-NRG,
+    arXiv 2501.13918, section 4.3; classifier guidance, arXiv 2105.05233).
+
+    Args:
+        reward: differentiable, `latents [batch, …], sigma [batch] -> [batch]`.
+        weight, largest_sigma: as in `reward_guided_velocity`.
+    """
+
+    def guided(latents: Tensor, sigma: Tensor) -> Tensor:
+        with torch.enable_grad():
+            inputs = latents.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(reward(inputs, sigma).sum(), inputs)
+        factor = flow.expand(sigma / (1 - sigma.clamp(max=largest_sigma)), latents)
+        return velocity(latents, sigma) - weight * factor * gradient
+
+    return guided
+
+
 @dataclass
 class AlignedSamples:
     """What was sampled and judged.
@@ -123,9 +146,11 @@ def sample_aligned(
         conditions = select(encoded, rows[owners[batch]])
         velocity = guided_velocity(generator, conditions, negative, scale)
         if reward_guidance:
-            velocity = reward_guided_velocity(
-                velocity, _reward_of(rewards, conditions), reward_guidance, float(sigmas[1])
-            )
+            pull = reward_guidance, float(sigmas[1])
+            if rewards.noise_conditioned:
+                velocity = noise_guided_velocity(velocity, _noisy_reward_of(rewards, conditions), *pull)
+            else:
+                velocity = reward_guided_velocity(velocity, _reward_of(rewards, conditions), *pull)
         noise = seeded_noise(all_seeds[batch], shape).to(generator.device)
         found = sample_latents(velocity, noise, sigmas)
         texts = [prompts[owner] for owner in owners[batch].tolist()]
@@ -141,3 +166,7 @@ def sample_aligned(
 
 def _reward_of(rewards: RewardMixture, conditions: Conditions) -> Callable[[Tensor], Tensor]:
     return lambda latents: rewards.differentiable_reward(latents, conditions)
+
+
+def _noisy_reward_of(rewards: RewardMixture, conditions: Conditions) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda latents, sigma: rewards.differentiable_noisy_reward(latents, sigma, conditions)

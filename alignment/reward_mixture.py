@@ -94,6 +94,11 @@ class RewardMixture:
         """Whether every model judges latents and passes gradients."""
         return all(reward.scores_latents for reward in self.rewards)
 
+    @property
+    def noise_conditioned(self) -> bool:
+        """Whether every model judges noisy latents too."""
+        return all(reward.scores_noisy_latents for reward in self.rewards)
+
     def check_generator(self, generator: VideoGenerator) -> None:
         for reward in self.rewards:
             reward.check_generator(generator)
@@ -136,6 +141,14 @@ class RewardMixture:
         total = latents.new_zeros(len(latents))
         for reward, weight in zip(self.rewards, self.weights.tolist()):
             scores = reward.score_latents(latents, conditions)
+            total = total + weight * chosen_score(reward, scores, self.dimension).to(total.device)
+        return total
+
+    def differentiable_noisy_reward(self, latents: Tensor, sigma: Tensor, conditions: Conditions) -> Tensor:
+        """The weighted sum `[batch]` of the rewards of latents that hold the noise `sigma [batch]`."""
+        total = latents.new_zeros(len(latents))
+        for reward, weight in zip(self.rewards, self.weights.tolist()):
+            scores = reward.score_noisy_latents(latents, sigma, conditions)
             total = total + weight * chosen_score(reward, scores, self.dimension).to(total.device)
         return total
 

@@ -45,7 +45,7 @@ from reward.adherence.statistics import Difference, cluster_bootstrap, paired_di
 from reward.models.base import RewardModel, WorldReward
 from reward.preferences import Ranking
 from reward.reward_config import RewardConfig
-from reward.reward_trainer import train_reward_model
+from reward.reward_training import train_reward_model
 
 FPS = 8
 FIGURE = "over-optimisation.png"

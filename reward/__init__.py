@@ -24,8 +24,9 @@ def load_reward(
     """Loads what judges videos.
 
     Args:
-        name_or_path: the folder of a trained reward model; `world`, the verifier of the built-in world; or
-            `module:function`, a function `(videos, prompts) -> scores`.
+        name_or_path: the folder of a trained reward model or ensemble; several folders joined by commas, which judge
+            together; `world`, the verifier of the built-in world; `module:function`, a function `(videos, prompts)
+            -> scores`; or the address `http://…` of `vidalign reward serve`.
         device: where a trained model goes.
         generator: the trunk of a latent model, in place of loading it by the stored name. It must not be the
             generator that is being trained.
@@ -34,26 +35,75 @@ def load_reward(
         InputError: there is no such reward.
     """
     from reward.models.base import FunctionReward, WorldReward, import_function
-    from reward.models.latent import MODEL_TYPE, LatentRewardModel, read_reward_config
 
     name = str(name_or_path)
     if name == "world":
         return WorldReward()
+    if name.startswith(("http://", "https://")):
+        from reward.remote import RemoteReward
+
+        return RemoteReward(name)
     path = Path(name)
     if path.is_dir():
-        kind = read_reward_config(path).get("model_type")
-        if kind == "vlm":
-            from reward.models.vlm import VLMRewardModel
+        return _load_folder(path, device, generator)
+    if "," in name:
+        from reward.models.ensemble import EnsembleRewardModel
 
-            return VLMRewardModel.from_pretrained(path, device=device)
-        if kind != MODEL_TYPE:
-            raise InputError(
-                f"{path} holds a reward model of the unknown type {kind!r}: {MODEL_TYPE!r} and 'vlm' are known."
-            )
-        return LatentRewardModel.from_pretrained(path, device=device, generator=generator)
+        return EnsembleRewardModel(_load_members(name, device, generator), name)
     if ":" in name and "/" not in name:
         return FunctionReward(import_function(name), name)  # type: ignore[arg-type]
     raise InputError(
-        f"There is no reward {name!r}: give the folder of a trained reward model, `world`, or "
-        "module:function."
+        f"There is no reward {name!r}: give the folder of a trained reward model, several with commas between them, "
+        "`world`, module:function, or the address of `vidalign reward serve`."
     )
+
+
+def _load_folder(
+    path: Path, device: str | torch.device | None, generator: VideoGenerator | None
+) -> RewardModel:
+    from reward.models import ensemble, latent
+
+    loaders = {
+        latent.MODEL_TYPE: latent.LatentRewardModel.from_pretrained,
+        ensemble.MODEL_TYPE: ensemble.EnsembleRewardModel.from_pretrained,
+    }
+    kind = latent.read_reward_config(path).get("model_type")
+    if kind == "vlm":
+        from reward.models.vlm import VLMRewardModel
+
+        return VLMRewardModel.from_pretrained(path, device=device)
+    if kind not in loaders:
+        raise InputError(
+            f"{path} holds a reward model of the unknown type {kind!r}: {', '.join(map(repr, loaders))} and 'vlm' "
+            "are known."
+        )
+    return loaders[kind](path, device=device, generator=generator)
+
+
+def _load_members(
+    names: str, device: str | torch.device | None, generator: VideoGenerator | None
+) -> list[RewardModel]:
+    """The rewards of a list with commas; latent models on the same frozen trunk share one generator."""
+    from reward.models.latent import LatentRewardModel
+
+    members: list[RewardModel] = []
+    trunks: dict[tuple[str, str], VideoGenerator] = {}
+    for name in (part.strip() for part in names.split(",") if part.strip()):
+        known = trunks.get(_trunk_of(Path(name)), generator)
+        member = load_reward(name, device, known)
+        if isinstance(member, LatentRewardModel) and not member.trunk_lora and member.trunk_adapter is None:
+            trunks[_trunk_of(Path(name))] = member.generator
+        members.append(member)
+    return members
+
+
+def _trunk_of(folder: Path) -> tuple[str, str]:
+    """What the trunk of a saved model is, where it is the bare generator; else something that no other has."""
+    from reward.models.latent import ADAPTER_NAME, CONFIG_NAME, read_reward_config
+
+    if not (folder / CONFIG_NAME).is_file() or (folder / ADAPTER_NAME).exists():
+        return str(folder), ""
+    config = read_reward_config(folder)
+    if config.get("lora_rank"):
+        return str(folder), ""
+    return str(config.get("base_model", folder)), str(config.get("trunk", ""))

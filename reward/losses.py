@@ -5,10 +5,14 @@ Every loss is `loss(scores, ranks, **parameters) -> [batch]` with `scores: [batc
 whole ranking. The pairwise losses are the mean over the ranking's pairs that carry a label, so K = 2 gives
 the loss of one pair. A ranking without anything to learn from has the loss 0 and no gradient. All are
 computed in the dtype of `scores` and are stable for any size of the scores.
+
+Three helpers put them to work: `informative` says which rankings a loss learns from, `masked_dimensions` joins the
+losses of several dimensions, and `scaled_by_annotator` lets each annotator have a reliability of their own.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -86,6 +90,43 @@ def davidson(scores: Tensor, ranks: Tensor, nu: Tensor | float = 1.0) -> Tensor:
     return _masked_mean(normaliser - torch.where(sign == 0, log_tie, sign * half), labelled)
 
 
+def gaussian_bradley_terry(scores: Tensor, ranks: Tensor, log_variance: Tensor | float = 0.0) -> Tensor:
+    """Bradley–Terry with scores that are Gaussian: mean over the untied pairs of a ranking.
+
+    With r_i ~ N(μ_i, s_i²) the probability that i wins, E sigmoid(r_i − r_j), is within 0.01 of MacKay's
+    sigmoid((μ_i − μ_j) / √(1 + π(s_i² + s_j²) / 8)) (MacKay 1992, eq. 10; HPSv3, arXiv 2508.03789, section 3.2,
+    has such scores). An uncertain score loses less by a wrong order and wins less by a right one.
+
+    Args:
+        log_variance: log s² of each score, `[batch, K]` or a number for all.
+    """
+    variance = torch.as_tensor(log_variance, dtype=scores.dtype, device=scores.device).exp().expand_as(scores)
+    i, j = torch.triu_indices(scores.shape[1], scores.shape[1], offset=1, device=scores.device)
+    difference, sign, labelled = _pairs(scores, ranks)
+    scale = torch.sqrt(1 + math.pi / 8 * (variance[:, i] + variance[:, j]))
+    return _masked_mean(-F.logsigmoid(sign * difference / scale), labelled & (sign != 0))
+
+
+def soft_bradley_terry(scores: Tensor, ranks: Tensor, votes: Tensor | None = None) -> Tensor:
+    """Bradley–Terry with soft labels: cross-entropy with the share of votes for each side, mean over the pairs.
+
+    The share of i against j is v_i / (v_i + v_j), Luce's choice among two. A ranking without votes has the shares
+    1, 0, and ½ for a tie; the minimum is then not 0 but the entropy of the labels.
+
+    Args:
+        votes: `[batch, K]` shares or numbers of votes, 0 or more; NaN where nobody voted and the ranks count.
+    """
+    i, j = torch.triu_indices(scores.shape[1], scores.shape[1], offset=1, device=scores.device)
+    difference, sign, labelled = _pairs(scores, ranks)
+    share = (1 + sign.to(scores.dtype)) / 2
+    if votes is not None:
+        votes = votes.to(scores)
+        total = votes[:, i] + votes[:, j]
+        voted = torch.isfinite(total) & (total > 0)
+        share = torch.where(voted, votes[:, i] / torch.where(voted, total, torch.ones_like(total)), share)
+    return _masked_mean(-share * F.logsigmoid(difference) - (1 - share) * F.logsigmoid(-difference), labelled)
+
+
 def plackett_luce(scores: Tensor, ranks: Tensor, ties: Literal["efron", "breslow"] = "efron") -> Tensor:
     """Plackett–Luce (1975) with tied groups as buckets: the negative log-likelihood of the whole ranking.
 
@@ -122,4 +163,54 @@ LOSSES: dict[str, Loss] = {
     "bradley_terry": bradley_terry,
     "rao_kupper": rao_kupper,
     "davidson": davidson,
+    "gaussian_bradley_terry": gaussian_bradley_terry,
+    "soft_bradley_terry": soft_bradley_terry,
 }
+
+ORDER_ONLY = ("bradley_terry", "gaussian_bradley_terry")
+"""Losses that learn nothing from a ranking in which everything is tied."""
+
+
+def informative(ranks: Tensor, loss_type: str) -> Tensor:
+    """Which rankings `[…]` of `ranks [..., K]` the loss can learn from: at least two judged videos, and an order
+    where ties say nothing to it."""
+    judged = ranks >= 0
+    found = judged.sum(-1) > 1
+    if loss_type in ORDER_ONLY:
+        highest = torch.where(judged, ranks, ranks.new_full((), -1)).amax(-1)
+        lowest = torch.where(judged, ranks, ranks.new_full((), torch.iinfo(ranks.dtype).max)).amin(-1)
+        found = found & (highest > lowest)
+    return found
+
+
+def masked_dimensions(losses: Tensor, mask: Tensor, weights: Tensor | None = None) -> Tensor:
+    """The weighted mean over dimensions of their mean losses; a scalar.
+
+    Each dimension is divided by the number of its own labels, so one with few labels counts as much as one with
+    many; a dimension without any label does not count.
+
+    Args:
+        losses: `[batch, dimensions]`.
+        mask: `[batch, dimensions]`, True where the ranking has labels in the dimension.
+        weights: `[dimensions]`, 1 by default.
+    """
+    count = mask.sum(0)
+    means = torch.where(mask, losses, torch.zeros_like(losses)).sum(0) / count.clamp(min=1)
+    weights = torch.ones_like(means) if weights is None else weights.to(means)
+    weights = weights * (count > 0)
+    return (means * weights).sum() / weights.sum().clamp(min=torch.finfo(means.dtype).tiny)
+
+
+def scaled_by_annotator(scores: Tensor, log_reliability: Tensor, annotator: Tensor) -> Tensor:
+    """Scores `[batch, K]` as the annotator of each ranking perceives them, for any loss.
+
+    Annotator a sees the scores times β_a = exp(ρ_a − mean ρ): all losses here are likelihoods of a random utility
+    r + noise, and a noise of 1/β is a score times β. Near 0, the annotator answers at random and is not listened to.
+    The geometric mean of all β is 1, which fixes the scale of the scores.
+
+    Args:
+        log_reliability: ρ `[annotators]`.
+        annotator: `[batch]` number of the annotator of each ranking.
+    """
+    reliability = (log_reliability - log_reliability.mean()).exp()
+    return scores * reliability[annotator][:, None].to(scores)

@@ -8,7 +8,7 @@ one prompt are not independent.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -108,9 +108,29 @@ def majority_baseline(label: ArrayLike) -> float:
     return float(max(np.mean(label == value) for value in (-1, 0, 1)))
 
 
-def expected_calibration_error(probability: ArrayLike, outcome: ArrayLike, bins: int = 10) -> float:
-    """Mean distance of confidence and accuracy over equally wide bins, weighted by their sizes (Guo et al.
-    2017).
+def position_baseline(label: ArrayLike) -> float:
+    """Accuracy without ties of always preferring the video that stands first; far from ½, the order tells."""
+    label = np.asarray(label)
+    return float(np.mean(label[label != 0] == 1)) if (label != 0).any() else float("nan")
+
+
+@dataclass(frozen=True)
+class ReliabilityCurve:
+    """Predicted against observed shares, bin by bin; bins without pairs are left out.
+
+    Attributes:
+        confidence: mean predicted probability of each bin.
+        accuracy: observed share of each bin.
+        count: pairs in each bin.
+    """
+
+    confidence: list[float]
+    accuracy: list[float]
+    count: list[int]
+
+
+def reliability_curve(probability: ArrayLike, outcome: ArrayLike, bins: int = 10) -> ReliabilityCurve:
+    """The curve whose mean distance from the diagonal is the expected calibration error.
 
     Args:
         probability: `[n]` in [0, 1], predicted probability that the outcome is 1.
@@ -119,22 +139,39 @@ def expected_calibration_error(probability: ArrayLike, outcome: ArrayLike, bins:
     probability, outcome = np.asarray(probability, dtype=np.float64), np.asarray(outcome, dtype=np.float64)
     index = np.minimum((probability * bins).astype(int), bins - 1)
     count = np.bincount(index, minlength=bins)
-    gap = np.abs(
-        np.bincount(index, weights=probability, minlength=bins)
-        - np.bincount(index, weights=outcome, minlength=bins)
-    )
-    return float(gap[count > 0].sum() / len(probability))
+    kept = count > 0
+    mean = [
+        np.bincount(index, weights=values, minlength=bins)[kept] / count[kept]
+        for values in (probability, outcome)
+    ]
+    return ReliabilityCurve(mean[0].tolist(), mean[1].tolist(), count[kept].tolist())
+
+
+def expected_calibration_error(probability: ArrayLike, outcome: ArrayLike, bins: int = 10) -> float:
+    """Mean distance of confidence and accuracy over equally wide bins, weighted by their sizes (Guo et al.
+    2017).
+
+    Args:
+        probability: `[n]` in [0, 1], predicted probability that the outcome is 1.
+        outcome: `[n]` of 0 and 1.
+    """
+    curve = reliability_curve(probability, outcome, bins)
+    gap = np.abs(np.array(curve.confidence) - np.array(curve.accuracy))
+    return float((gap * curve.count).sum() / max(sum(curve.count), 1))
+
+
+def confidences(pairs: Pairs, temperature: float = 1.0) -> tuple[Floats, Floats]:
+    """The probability sigmoid(|d| / temperature) of the likelier side of each untied pair, and whether it won."""
+    untied = pairs.label != 0
+    difference = pairs.difference[untied] / temperature
+    return 1 / (1 + np.exp(-np.abs(difference))), correct_without_ties(difference, pairs.label[untied])
 
 
 def pair_calibration_error(pairs: Pairs, temperature: float = 1.0, bins: int = 10) -> float:
     """Calibration error of sigmoid(d / temperature) on the untied pairs, each seen from its likelier side."""
-    untied = pairs.label != 0
-    if not untied.any():
+    if not (pairs.label != 0).any():
         return float("nan")
-    difference = pairs.difference[untied] / temperature
-    confidence = 1 / (1 + np.exp(-np.abs(difference)))
-    correct = correct_without_ties(difference, pairs.label[untied])
-    return expected_calibration_error(confidence, correct, bins)
+    return expected_calibration_error(*confidences(pairs, temperature), bins)
 
 
 def fit_temperature(pairs: Pairs) -> float:
@@ -190,10 +227,23 @@ def bootstrap_pairs(
     return cluster_bootstrap(values[kept], pairs.cluster[kept], seed=seed)
 
 
-def evaluate_pairs(pairs: Pairs, calibration: Pairs, seed: int = 0) -> dict[str, object]:
-    """All figures of a held-out split; tie threshold and temperature come from the `calibration` split."""
-    threshold = tie_threshold(calibration.difference, calibration.label) if len(calibration) else -1.0
-    temperature = fit_temperature(calibration)
+def evaluate_pairs(
+    pairs: Pairs,
+    calibration: Pairs | None,
+    seed: int = 0,
+    tie_threshold_of_model: float = -1.0,
+    temperature_of_model: float = 1.0,
+) -> dict[str, object]:
+    """All figures of a held-out split.
+
+    Args:
+        calibration: the split that tie threshold and temperature are chosen on; None takes those of the model.
+    """
+    threshold, temperature = tie_threshold_of_model, temperature_of_model
+    if calibration is not None:
+        threshold = tie_threshold(calibration.difference, calibration.label) if len(calibration) else -1.0
+        temperature = fit_temperature(calibration)
+    curve = reliability_curve(*confidences(pairs, temperature))
     return {
         "accuracy": bootstrap_pairs(pairs, correct_without_ties, seed).as_dict(),
         "accuracy_with_ties": bootstrap_pairs(
@@ -201,12 +251,15 @@ def evaluate_pairs(pairs: Pairs, calibration: Pairs, seed: int = 0) -> dict[str,
         ).as_dict(),
         "tie_threshold": threshold,
         "tie_rate": tie_rate(pairs.label),
+        "chance": 0.5,
         "majority_baseline": majority_baseline(pairs.label),
+        "position_baseline": position_baseline(pairs.label),
         "calibration_error": pair_calibration_error(pairs),
         "temperature": temperature,
         "calibration_error_after_temperature": pair_calibration_error(pairs, temperature),
+        "reliability": asdict(curve),
         "pairs": len(pairs),
         "untied_pairs": int((pairs.label != 0).sum()),
         "prompts": len(np.unique(pairs.cluster)),
-        "calibration_pairs": len(calibration),
+        "calibration_pairs": len(calibration) if calibration is not None else 0,
     }

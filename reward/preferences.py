@@ -40,6 +40,7 @@ class Ranking:
         annotator: who ranked; empty where unknown.
         seconds: how long it took, or None.
         created_at: ISO 8601 time, or None.
+        votes: votes (or shares of them) of several people for each video, where the ranking sums them up, or None.
     """
 
     prompt: str
@@ -49,6 +50,7 @@ class Ranking:
     annotator: str = ""
     seconds: float | None = None
     created_at: str | None = None
+    votes: list[float] | None = None
 
     @property
     def has_order(self) -> bool:
@@ -126,6 +128,16 @@ def _check_videos(row: dict[str, Any], path: Path, line: int) -> list[str]:
     return videos
 
 
+def _check_votes(row: dict[str, Any], videos: list[str], path: Path, line: int) -> list[float] | None:
+    votes = row.get("votes")
+    if votes is None:
+        return None
+    good = isinstance(votes, list) and len(votes) == len(videos)
+    if not good or not all(_is_number(vote) and vote >= 0 for vote in votes):
+        raise _fail(path, line, f"`votes` must hold one number from 0 on a video, but {votes!r} was found")
+    return [float(vote) for vote in votes]
+
+
 def _parse_row(text: str, path: Path, line: int) -> Ranking:
     try:
         row = json.loads(text)
@@ -153,6 +165,7 @@ def _parse_row(text: str, path: Path, line: int) -> Ranking:
         annotator=str(row.get("annotator") or ""),
         seconds=None if seconds is None else float(seconds),
         created_at=row.get("created_at"),
+        votes=_check_votes(row, videos, path, line),
     )
 
 
@@ -206,6 +219,8 @@ def write_rankings(path: str | Path, rankings: Sequence[Ranking]) -> None:
             row["seconds"] = ranking.seconds
         if ranking.created_at is not None:
             row["created_at"] = ranking.created_at
+        if ranking.votes is not None:
+            row["votes"] = ranking.votes
         rows.append(row)
     write_jsonl(path, rows)
 

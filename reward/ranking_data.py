@@ -40,17 +40,24 @@ class EncodedVideos:
         index: row of each (prompt, path).
         latents: `[videos, channels, frames, height, width]`.
         conditions: one row a video.
-        features: of the frozen trunk; None where the trunk is trained.
-        text: `[videos, words, text_size]` embeddings of the prompts where the head reads them.
-        evidence: `[videos, numbers]` implicit evidence, always of the untrained trunk.
+        features: of the frozen trunk, on its device where they fit there; where the trunk is trained, without
+            tokens.
     """
 
     index: dict[VideoKey, int]
     latents: Tensor
     conditions: Conditions
-    features: Features | None
-    evidence: Tensor
-    text: Tensor
+    features: Features
+
+
+def _place_of_features(first: Features, share: float, device: torch.device) -> torch.device:
+    """The trunk's device if all features, of which `first` is the given share, take at most 40 % of its free
+    memory; else the CPU."""
+    if device.type != "cuda":
+        return torch.device("cpu")
+    needed = sum(value.numel() * value.element_size() for value in first.tensors().values()) / share
+    free, _ = torch.cuda.mem_get_info(device)
+    return device if needed < 0.4 * free else torch.device("cpu")
 
 
 @torch.no_grad()
@@ -75,50 +82,62 @@ def encode_videos(
     encoded = concatenate([generator.encode_prompts(prompts[i : i + 64]) for i in range(0, len(prompts), 64)])
     row_of_prompt = {prompt: row for row, prompt in enumerate(prompts)}
     conditions = select(encoded, [row_of_prompt[prompt] for prompt, _ in keys])
-    all_latents, features = [], []
-    for start in tqdm(
-        range(0, len(keys), batch_size), desc="Encoding ranked videos", unit="batch", disable=not progress
-    ):
-        paths = [path for _, path in keys[start : start + batch_size]]
-        known = [latents.get(path) if latents else None for path in paths]
-        if all(value is not None for value in known):
-            chunk = torch.stack([value for value in known if value is not None]).to(generator.device)
-        else:
-            size = (config.num_frames, config.height, config.width)
-            chunk = generator.encode(load_videos(paths, *size, generator.defaults.fps).to(generator.device))
-        all_latents.append(chunk.cpu())
-        part = model.features(chunk, select(conditions, slice(start, start + len(paths)))).to(
-            torch.device("cpu")
-        )
-        features.append(
-            part
-            if not config.lora_rank
-            else Features(part.tokens[:, :, :0], part.is_video[:, :0], part.evidence, part.text)
-        )
-    joined = Features.concatenate(features)
+    all_latents: list[Tensor] = []
+    features: list[Features] = []
+    place = torch.device("cpu")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for start in tqdm(
+            range(0, len(keys), batch_size), desc="Encoding ranked videos", unit="batch", disable=not progress
+        ):
+            paths = [path for _, path in keys[start : start + batch_size]]
+            known = [latents.get(path) if latents else None for path in paths]
+            if all(value is not None for value in known):
+                chunk = torch.stack([value for value in known if value is not None]).to(generator.device)
+            else:
+                size = (config.num_frames, config.height, config.width)
+                videos = load_videos(paths, *size, generator.defaults.fps)
+                chunk = generator.encode(videos.to(generator.device))
+            all_latents.append(chunk.cpu())
+            part = model.features(chunk, select(conditions, slice(start, start + len(paths))), train=True)
+            if config.lora_rank:
+                part.tokens, part.is_video = part.tokens[:, :, :0], part.is_video[:, :0]
+                part.quality = part.quality[:, :, :0]
+            if not features:
+                place = _place_of_features(part, len(paths) / len(keys), generator.device)
+            features.append(part.to(place))
     return EncodedVideos(
         index={key: row for row, key in enumerate(keys)},
         latents=torch.cat(all_latents),
         conditions={name: value.cpu() for name, value in conditions.items()},
-        features=None if config.lora_rank else joined,
-        evidence=joined.evidence,
-        text=joined.text,
+        features=Features.concatenate(features),
     )
 
 
 class RankingDataset(Dataset[dict[str, Tensor]]):
-    """One ranking an item: `videos [K]` rows of `EncodedVideos`, `ranks [K]` and the number of its
-    `dimension`."""
+    """One ranking an item: `videos [K]` rows of `EncodedVideos`, `ranks [K]`, `votes [K]` (NaN where there are
+    none), and the numbers of its `dimension` and `annotator` (-1 where unknown).
+
+    Args:
+        annotators: the names of the annotators whose reliability is learned, in the order of their numbers.
+    """
 
     def __init__(
-        self, rankings: Sequence[Ranking], encoded: EncodedVideos, dimensions: Sequence[str]
+        self,
+        rankings: Sequence[Ranking],
+        encoded: EncodedVideos,
+        dimensions: Sequence[str],
+        annotators: Sequence[str] = (),
     ) -> None:
         self.rankings = [ranking for ranking in rankings if ranking.dimension in dimensions]
+        numbers = {name: number for number, name in enumerate(annotators)}
         self.items = [
             {
                 "videos": torch.tensor([encoded.index[ranking.prompt, video] for video in ranking.videos]),
                 "ranks": torch.tensor(ranking.ranks),
+                "votes": torch.tensor(ranking.votes or [float("nan")] * len(ranking.ranks)),
                 "dimension": torch.tensor(list(dimensions).index(ranking.dimension)),
+                "annotator": torch.tensor(numbers.get(ranking.annotator, -1)),
             }
             for ranking in self.rankings
         ]
@@ -135,29 +154,30 @@ class RankingCollator:
     """Pads rankings to the longest (rank -1) and looks up each distinct video of the batch once."""
 
     encoded: EncodedVideos
+    trains_trunk: bool = False
 
     def __call__(self, items: Sequence[dict[str, Tensor]]) -> dict[str, Any]:
         longest = max(len(item["ranks"]) for item in items)
         rows, slots = torch.unique(torch.cat([item["videos"] for item in items]), return_inverse=True)
         ranks = torch.full((len(items), longest), MISSING)
+        votes = torch.full((len(items), longest), float("nan"))
         videos = torch.zeros((len(items), longest), dtype=torch.long)
         start = 0
         for number, item in enumerate(items):
             size = len(item["ranks"])
-            ranks[number, :size] = item["ranks"]
+            ranks[number, :size], votes[number, :size] = item["ranks"], item["votes"]
             videos[number, :size] = slots[start : start + size]
             start += size
+        features = self.encoded.features
         batch: dict[str, Any] = {
             "videos": videos,
             "ranks": ranks,
+            "votes": votes,
             "dimension": torch.stack([item["dimension"] for item in items]),
-            "evidence": self.encoded.evidence[rows],
-            "text": self.encoded.text[rows],
+            "annotator": torch.stack([item["annotator"] for item in items]),
+            "features": features[rows.to(features.tokens.device)].tensors(),
         }
-        if self.encoded.features is not None:
-            batch["tokens"] = self.encoded.features.tokens[rows]
-            batch["is_video"] = self.encoded.features.is_video[rows]
-        else:
+        if self.trains_trunk:
             batch["latents"] = self.encoded.latents[rows]
             batch["conditions"] = select(self.encoded.conditions, rows)
         return batch

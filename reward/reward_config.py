@@ -39,13 +39,30 @@ class RewardConfig(TrainingArguments):
     loss_type: str = field(
         default="plackett_luce",
         metadata={
-            "help": "Likelihood of a ranking: plackett_luce, bradley_terry, rao_kupper or davidson; "
-            "the last two learn their tie parameter."
+            "help": "Likelihood of a ranking: plackett_luce, bradley_terry, rao_kupper or davidson (these two learn "
+            "their tie parameter), gaussian_bradley_terry (learns how uncertain each score is) or "
+            "soft_bradley_terry (shares of votes, ties as halves)."
         },
     )
     dimensions: list[str] = field(
         default_factory=list,
         metadata={"help": "Dimensions to learn, one head each; empty takes those of the rankings file."},
+    )
+    dimension_weights: list[float] = field(
+        default_factory=list,
+        metadata={"help": "Weight of the loss of each dimension; empty takes 1 for all."},
+    )
+    annotator_reliability: bool = field(
+        default=False,
+        metadata={
+            "help": "Learn with the scores how reliable each annotator is, and listen to them accordingly."
+        },
+    )
+    ensemble: int = field(
+        default=1,
+        metadata={
+            "help": "Models trained from different seeds; their mean judges, their spread is the doubt."
+        },
     )
     held_out_fraction: float = field(
         default=0.2, metadata={"help": "Share of the prompts that only the final figures are measured on."}
@@ -87,6 +104,14 @@ class RewardConfig(TrainingArguments):
         metadata={
             "help": "Noise levels at which features are taken; empty takes 0.1 and 0.4 (matching: 0.1)."
         },
+    )
+    noise_conditioned: bool = field(
+        default=False,
+        metadata={"help": "Learn to judge noisy latents too, for guidance and rewards inside the sampler."},
+    )
+    noise_levels: list[float] = field(
+        default_factory=lambda: [0.25, 0.6, 0.8, 0.95],
+        metadata={"help": "Noise levels of the noisy latents that a noise-conditioned model learns from."},
     )
     num_queries: int = field(default=4, metadata={"help": "Learned queries of the attention pooling."})
     hidden_size: int = field(
@@ -132,6 +157,20 @@ class RewardConfig(TrainingArguments):
             )
         if self.loss_type not in LOSSES:
             raise InputError(f"The loss {self.loss_type!r} is unknown: use one of {', '.join(LOSSES)}.")
+        if self.ensemble < 1:
+            raise InputError(f"--ensemble is {self.ensemble}, but it must be at least 1.")
+        if self.ensemble > 1 and self.lora_rank:
+            raise InputError("Members of an ensemble share their trunk: leave --lora_rank or --ensemble off.")
+        if self.ensemble > 1 and self.resume_from_checkpoint:
+            raise InputError(
+                "An ensemble cannot go on from a checkpoint: leave --resume_from_checkpoint off, or train the members "
+                "one by one and join their folders with commas."
+            )
+        if self.dimension_weights and len(self.dimension_weights) != len(self.dimensions):
+            raise InputError(
+                f"{len(self.dimension_weights)} dimension_weights were found for {len(self.dimensions)} dimensions: "
+                "name the dimensions and give one weight each."
+            )
         for dimension in self.dimensions:
             if dimension not in DIMENSIONS:
                 raise InputError(

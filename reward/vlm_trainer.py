@@ -22,12 +22,14 @@ from transformers import Trainer, set_seed
 
 from generator.output import InputError, write_json
 from generator.video import read_video
+from reward.losses import informative, masked_dimensions
 from reward.metrics import Pairs, evaluate_pairs, pairs_of_rankings
 from reward.models.vlm import VLMRewardConfig, VLMRewardModel
 from reward.models.vlm_loading import VideoBudget, load_vision_language_model
 from reward.preferences import DIMENSIONS, MISSING, Ranking
+from reward.ranking_model import RankingLikelihood
 from reward.reward_config import RewardConfig
-from reward.reward_trainer import KeepBest, RankingLikelihood, file_hash, split_rankings, versions
+from reward.reward_trainer import KeepBest, file_hash, split_rankings, versions
 
 _CACHED_VIDEOS = 256
 
@@ -119,7 +121,8 @@ class _RankedVideos(nn.Module):
         """Loss and scores `[batch, K]`; arguments as `VideoRankingCollator` makes them."""
         raw = self.reward_model(inputs)
         scores = raw[videos, dimension[:, None]]
-        return self.likelihood(scores, ranks).mean(), scores
+        mask = informative(ranks, self.likelihood.loss_type)
+        return masked_dimensions(self.likelihood(scores, ranks)[:, None], mask[:, None]), scores
 
 
 class _TrainedPart:

@@ -67,11 +67,12 @@ def run(
 ) -> RankingDPOTrainer:
     """Trains and saves; `generator` takes the place of loading `model`. Returns the trainer after
     training."""
-    from reward.preferences import merge_annotators, read_rankings, split_by_prompt
+    from reward.formats import read_preferences
+    from reward.preferences import merge_annotators, split_by_prompt
 
     if not data.preferences:
         raise InputError("No rankings were given: pass --preferences FILE.jsonl.")
-    rankings = [r for r in read_rankings(data.preferences) if r.dimension == data.dimension]
+    rankings = [r for r in read_preferences(data.preferences) if r.dimension == data.dimension]
     if data.merge_annotators:
         rankings = merge_annotators(rankings)
     train, held_out = (

@@ -66,7 +66,7 @@ class GenerateArguments:
         default=None,
         metadata={
             "help": "Reward model for best_of and reward_guidance: a folder that `vidalign reward` wrote, "
-            "`world`, or module:function."
+            "`world`, module:function, or http://… of `vidalign reward serve`."
         },
     )
     best_of: int = field(

@@ -42,7 +42,7 @@ class PPOArguments:
         default_factory=list,
         metadata={
             "help": "Reward models, one or several: a folder that `vidalign reward` wrote, `world` (the gold "
-            "score of the built-in world), or module:function."
+            "score of the built-in world), module:function, or http://… of `vidalign reward serve`."
         },
     )
     ptx_dataset: str = field(

@@ -1,13 +1,20 @@
-"""`vidalign reward`: trains a reward model on rankings."""
+"""`vidalign reward`: trains a reward model on rankings; `reward evaluate` says how well one agrees with people, and
+`reward serve` lets one judge over HTTP."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from alignment.cli import Verb
 from generator.output import InputError, prepare_output_dir
+from reward.formats import FORMAT_HELP
 from reward.reward_config import RewardConfig
 from reward.vlm_trainer import VLMArguments
+
+if TYPE_CHECKING:
+    from reward.preferences import Ranking
 
 HELP = "Train a reward model on the rankings of people (or of simulated annotators)."
 EXAMPLE = "vidalign reward --model nano --preferences rankings.jsonl --output_dir runs/reward"
@@ -18,8 +25,12 @@ class RewardArguments:
     """What `vidalign reward` reads, beside the arguments of the training."""
 
     preferences: str = field(
-        metadata={"help": "Rankings file (JSONL), or db:URL#campaign of the labeling app."}
+        metadata={
+            "help": "Rankings file (JSONL, or one of VideoGen-RewardBench, GenAI-Bench, ImageReward or Rapidata), "
+            "or db:URL#campaign of the labeling app."
+        }
     )
+    format: str = field(default="auto", metadata={"help": FORMAT_HELP})
     model_type: str = field(
         default="latent",
         metadata={
@@ -49,28 +60,98 @@ class RewardArguments:
     overwrite: bool = field(default=False, metadata={"help": "Empty an existing output folder first."})
 
 
-ARGUMENTS = (RewardArguments, RewardConfig, VLMArguments)
+@dataclass
+class EvaluateArguments:
+    """What `vidalign reward evaluate` reads."""
+
+    reward: str = field(
+        metadata={
+            "help": "Folder of a reward model, several joined by commas, world, module:function, or the address of "
+            "`reward serve`."
+        }
+    )
+    preferences: str = field(
+        metadata={"help": "Rankings file of any known layout, or db:URL#campaign of the labeling app."}
+    )
+    output_dir: str = field(
+        metadata={"help": "Folder for evaluation.html, evaluation.json and reliability.png."}
+    )
+    format: str = field(default="auto", metadata={"help": FORMAT_HELP})
+    calibration_fraction: float | None = field(
+        default=None,
+        metadata={
+            "help": "Share of the prompts that tie threshold and temperature are chosen on, left out of the figures; "
+            "by default 0 where the model has its own, else 0.2."
+        },
+    )
+    all_prompts: bool = field(
+        default=False,
+        metadata={
+            "help": "Evaluate on the training prompts too where this is the file that the model learned from."
+        },
+    )
+    best_possible: float | None = field(
+        default=None,
+        metadata={
+            "help": "Accuracy of a perfect model, where it is known (simulated annotators); for the report."
+        },
+    )
+    batch_size: int = field(default=16, metadata={"help": "Videos judged at a time."})
+    seed: int = field(default=0, metadata={"help": "Seed of the calibration split and the intervals."})
+    device: str | None = field(
+        default=None, metadata={"help": "Where the model runs; a GPU if there is one."}
+    )
+    overwrite: bool = field(default=False, metadata={"help": "Empty an existing output folder first."})
+
+
+@dataclass
+class ServeArguments:
+    """Where `vidalign reward serve` listens, and how much it takes at a time."""
+
+    reward: str = field(
+        metadata={"help": "Folder of a reward model, several joined by commas, world, or module:function."}
+    )
+    host: str = field(default="127.0.0.1", metadata={"help": "Address; 0.0.0.0 for the whole network."})
+    port: int = field(default=8765, metadata={"help": "Port; 0 takes a free one."})
+    max_batch_size: int = field(default=32, metadata={"help": "Videos that are judged together."})
+    max_wait_ms: float = field(
+        default=10.0,
+        metadata={"help": "Longest wait for more videos before a batch that is not full is judged."},
+    )
+    max_queue: int = field(
+        default=256,
+        metadata={"help": "Videos that may wait; more are refused with 503 and a Retry-After."},
+    )
+    max_megabytes: int = field(default=512, metadata={"help": "Largest request."})
+    device: str | None = field(
+        default=None, metadata={"help": "Where the model runs; a GPU if there is one."}
+    )
+
+
+def read_source(preferences: str, format: str, merge: bool) -> list[Ranking]:
+    """Rankings from a file of any known layout or from the labeling app's database."""
+    from reward.formats import read_preferences
+    from reward.preferences import merge_annotators
+
+    if preferences.startswith("db:"):
+        from labeling_app.reliability import read_store
+
+        return read_store(preferences, weighted=merge)
+    rankings = read_preferences(preferences, format)
+    return merge_annotators(rankings) if merge else rankings
 
 
 def run(arguments: RewardArguments, config: RewardConfig, vlm: VLMArguments) -> None:
     """Trains, writes the model with its figures, and prints the held-out accuracy of each dimension."""
     from generator import load_generator
     from generator.demonstrations import read_demonstrations
-    from reward.preferences import merge_annotators, read_rankings
-    from reward.reward_trainer import train_reward_model
+    from reward.reward_training import train_reward_model
     from reward.vlm_trainer import train_vlm_reward_model, vlm_reward_config
 
     if arguments.model_type not in ("latent", "vlm"):
         raise InputError(f"The model type {arguments.model_type!r} is unknown: use latent or vlm.")
     from_store = arguments.preferences.startswith("db:")
-    if from_store:
-        from labeling_app.reliability import read_store
-
-        rankings = read_store(arguments.preferences, weighted=arguments.merge_annotators)
-    else:
-        rankings = read_rankings(arguments.preferences)
-        if arguments.merge_annotators:
-            rankings = merge_annotators(rankings)
+    rankings = read_source(arguments.preferences, arguments.format, arguments.merge_annotators)
     demonstrations = read_demonstrations(arguments.demonstrations) if arguments.demonstrations else []
     source = None if from_store else arguments.preferences
     if arguments.model_type == "latent":
@@ -98,11 +179,87 @@ def run(arguments: RewardArguments, config: RewardConfig, vlm: VLMArguments) -> 
     for dimension, figures in metrics.items():
         held_out = figures.get("held_out") if isinstance(figures, dict) else None
         if held_out:
-            accuracy, with_ties = held_out["accuracy"], held_out["accuracy_with_ties"]
-            print(
-                f"{dimension}: held-out pair accuracy {accuracy['mean']:.3f} "
-                f"[{accuracy['low']:.3f}, {accuracy['high']:.3f}], with ties {with_ties['mean']:.3f} "
-                f"(majority {held_out['majority_baseline']:.3f}, tie rate {held_out['tie_rate']:.3f}, "
-                f"{held_out['pairs']} pairs of {held_out['prompts']} prompts)."
-            )
+            print(f"{dimension}: held-out {_summary(held_out)}")
     print(f"The reward model is in {Path(str(config.output_dir))}.")
+
+
+def run_evaluate(arguments: EvaluateArguments) -> None:
+    """Writes the report and prints the accuracy of each dimension beside its baselines."""
+    from dataclasses import asdict
+
+    from reward import load_reward
+    from reward.evaluation import calibration_of, evaluate_reward, held_out_of_training
+    from reward.evaluation_report import write_evaluation
+    from reward.reward_trainer import file_hash, versions
+
+    if arguments.batch_size < 1:
+        raise InputError(f"--batch_size is {arguments.batch_size}, but it must be at least 1.")
+    rankings = read_source(arguments.preferences, arguments.format, merge=False)
+    model = load_reward(arguments.reward, device=arguments.device)
+    held_out = None
+    if not arguments.all_prompts:
+        held_out = held_out_of_training(arguments.reward, arguments.preferences, rankings)
+    if held_out is not None:
+        print(f"The model learned from this file: only its {len(held_out)} held-out rankings are evaluated.")
+        rankings = held_out
+    fraction = arguments.calibration_fraction
+    if fraction is None:
+        fraction = 0.0 if calibration_of(model)[0] else 0.2
+    output_dir = prepare_output_dir(arguments.output_dir, arguments.overwrite)
+    result = evaluate_reward(
+        model, rankings, fraction, arguments.seed, arguments.batch_size, arguments.best_possible
+    )
+    source = Path(arguments.preferences)
+    settings = {
+        **asdict(arguments),
+        "calibration_fraction": fraction,
+        "held_out_only": held_out is not None,
+        "preferences_sha256": file_hash(source) if source.is_file() else None,
+        "versions": versions(),
+    }
+    write_evaluation(output_dir, result, settings)
+    for name, figures in result["dimensions"].items():
+        print(f"{name}: {_summary(figures)}")
+    if result["not_scored"]:
+        print(f"Not scored by this model: {', '.join(result['not_scored'])}.")
+    print(f"The report is {output_dir / 'evaluation.html'}.")
+
+
+def _summary(figures: dict[str, Any]) -> str:
+    accuracy, with_ties = figures["accuracy"], figures["accuracy_with_ties"]
+    return (
+        f"pair accuracy {accuracy['mean']:.3f} [{accuracy['low']:.3f}, {accuracy['high']:.3f}], with ties "
+        f"{with_ties['mean']:.3f} (majority {figures['majority_baseline']:.3f}, first video "
+        f"{figures['position_baseline']:.3f}, tie rate {figures['tie_rate']:.3f}, calibration error "
+        f"{figures['calibration_error_after_temperature']:.3f}, {figures['pairs']} pairs of "
+        f"{figures['prompts']} prompts)."
+    )
+
+
+def run_serve(arguments: ServeArguments) -> None:
+    """Judges what comes over HTTP until it is interrupted."""
+    from reward import load_reward
+    from reward.service import ServiceLimits, serve
+
+    limits = ServiceLimits(
+        arguments.max_batch_size, arguments.max_wait_ms / 1000, arguments.max_queue, arguments.max_megabytes
+    )
+    model = load_reward(arguments.reward, device=arguments.device)
+    serve(model, limits, arguments.host, arguments.port)
+
+
+ARGUMENTS = (RewardArguments, RewardConfig, VLMArguments)
+VERBS = {
+    "evaluate": Verb(
+        "How well a reward model agrees with people: accuracy, baselines, calibration, plots.",
+        (EvaluateArguments,),
+        run_evaluate,
+        "vidalign reward evaluate --reward runs/reward --preferences rankings.jsonl --output_dir runs/agreement",
+    ),
+    "serve": Verb(
+        "Let a reward model judge over HTTP, in batches.",
+        (ServeArguments,),
+        run_serve,
+        "vidalign reward serve --reward runs/reward --port 8765",
+    ),
+}

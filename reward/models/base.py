@@ -19,6 +19,12 @@ Scores = dict[str, Tensor]
 """One score a video `[batch]`, float32, for each dimension; higher is better."""
 
 
+def join_scores(parts: Sequence[Scores]) -> Scores:
+    """Scores of consecutive batches as one, float32 on the CPU."""
+    names = parts[0] if parts else ()
+    return {name: torch.cat([part[name].float().cpu() for part in parts]) for name in names}
+
+
 class RewardModel(ABC):
     """Judges videos of prompts.
 
@@ -26,15 +32,35 @@ class RewardModel(ABC):
         name: what it was loaded from.
         dimensions: the names of its scores, for example `("overall",)`.
         scores_latents: whether `score_latents` works and is differentiable.
+        scores_noisy_latents: whether `score_noisy_latents` does.
     """
 
     name: str = ""
     dimensions: tuple[str, ...] = ("overall",)
     scores_latents: bool = False
+    scores_noisy_latents: bool = False
 
     @abstractmethod
     def score(self, videos: Tensor, prompts: Sequence[str]) -> Scores:
         """Scores of videos `[batch, 3, frames, height, width]` in [-1, 1], one prompt a video."""
+
+    def video_size(self) -> dict[str, float] | None:
+        """`{num_frames, height, width, fps}` of the videos that this model wants; None where any will do."""
+        return None
+
+    def read_video(self, path: Path) -> Tensor:
+        """The video of a file `[3, frames, height, width]`: at `video_size`, or whole.
+
+        Raises:
+            InputError: it is missing or is not a video.
+        """
+        from generator.video import read_clip, read_video
+
+        size = self.video_size()
+        if size is None:
+            return read_video(path)[0]
+        frames, height, width = (int(size[name]) for name in ("num_frames", "height", "width"))
+        return read_clip(path, frames, height, width, size["fps"])
 
     def score_latents(self, latents: Tensor, conditions: dict[str, Tensor]) -> Scores:
         """Scores of a generator's normalised latents, differentiable in `latents`; see `check_generator`."""
@@ -42,6 +68,20 @@ class RewardModel(ABC):
             f"The reward {self.name!r} judges decoded videos only: use it where no gradient through it is "
             "needed."
         )
+
+    def score_noisy_latents(self, latents: Tensor, sigma: Tensor, conditions: dict[str, Tensor]) -> Scores:
+        """Scores of latents that hold the noise `sigma [batch]`, differentiable in `latents`."""
+        raise InputError(
+            f"The reward {self.name!r} does not judge noisy latents: train one with --noise_conditioned true."
+        )
+
+    def uncertainty(self, videos: Tensor, prompts: Sequence[str]) -> Scores:
+        """Standard deviation `[batch]` of each score as the model itself sees it; nothing where it has no idea."""
+        return {}
+
+    def uncertainty_of_latents(self, latents: Tensor, conditions: dict[str, Tensor]) -> Scores:
+        """As `uncertainty`, of a generator's normalised latents."""
+        return {}
 
     def check_generator(self, generator: VideoGenerator) -> None:  # noqa: B027
         """Raises `InputError` unless the latents and conditions of `generator` are ones this model

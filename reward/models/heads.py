@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from reward.models.latent_config import LatentRewardConfig
-from reward.models.matching import PROMPT_FREE, TextVideoMatching
+from reward.models.matching import TextVideoMatching
 
 
 @dataclass
@@ -24,41 +24,50 @@ class Features:
         evidence: `[batch, numbers]` implicit evidence; no columns where it is off.
         text: `[batch, words, text_size]` embeddings of the prompt where the trunk does not see it, zero where a
             word is padding; no words otherwise.
+        quality: `[batch, levels, tokens, dim]` hidden states of the video without its prompt, for the dimensions
+            that must not see it; no tokens where `tokens` do not see it either, or no such dimension exists.
+        sigma: `[batch, levels]` noise level of each.
     """
 
     tokens: Tensor
     is_video: Tensor
     evidence: Tensor
     text: Tensor
+    quality: Tensor
+    sigma: Tensor
 
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """The fields by name."""
+        return {item.name: getattr(self, item.name) for item in fields(self)}
+
     def __getitem__(self, index: Any) -> Features:
-        return Features(self.tokens[index], self.is_video[index], self.evidence[index], self.text[index])
+        return Features(**{name: value[index] for name, value in self.tensors().items()})
 
     def to(self, device: torch.device) -> Features:
-        return Features(
-            *(value.to(device) for value in (self.tokens, self.is_video, self.evidence, self.text))
-        )
+        return Features(**{name: value.to(device) for name, value in self.tensors().items()})
 
     @staticmethod
     def concatenate(parts: Sequence[Features]) -> Features:
         """Joins batches; tokens and words are zero-padded to the longest."""
-        longest_video = max(part.tokens.shape[2] for part in parts)
-        longest_text = max(part.text.shape[1] for part in parts)
 
-        def pad(value: Tensor, dim: int, longest: int) -> Tensor:
-            shape = list(value.shape)
-            shape[dim] = longest - shape[dim]
-            return torch.cat([value, value.new_zeros(shape)], dim=dim) if shape[dim] else value
+        def join(name: str) -> Tensor:
+            values = [getattr(part, name) for part in parts]
+            dim = {"tokens": 2, "quality": 2, "is_video": 1, "text": 1}.get(name)
+            if dim is not None:
+                longest = max(value.shape[dim] for value in values)
+                values = [_padded(value, dim, longest) for value in values]
+            return torch.cat(values)
 
-        return Features(
-            torch.cat([pad(part.tokens, 2, longest_video) for part in parts]),
-            torch.cat([pad(part.is_video, 1, longest_video) for part in parts]),
-            torch.cat([part.evidence for part in parts]),
-            torch.cat([pad(part.text, 1, longest_text) for part in parts]),
-        )
+        return Features(**{item.name: join(item.name) for item in fields(Features)})
+
+
+def _padded(value: Tensor, dim: int, longest: int) -> Tensor:
+    shape = list(value.shape)
+    shape[dim] = longest - shape[dim]
+    return torch.cat([value, value.new_zeros(shape)], dim=dim) if shape[dim] else value
 
 
 class QueryPooling(nn.Module):
@@ -98,21 +107,87 @@ def zero_initialised(layer: nn.Linear) -> nn.Linear:
     return layer
 
 
+class QualityHead(nn.Module):
+    """Pooled video tokens to numbers; it never sees the prompt."""
+
+    def __init__(self, config: LatentRewardConfig, feature_size: int, outputs: int) -> None:
+        super().__init__()
+        hidden = config.hidden_size
+        self.pooling = QueryPooling(feature_size, hidden, 1, config.num_heads)
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(hidden),
+            nn.Dropout(config.dropout),
+            nn.Linear(hidden, hidden),
+            nn.GELU(),
+            nn.Dropout(config.dropout),
+            zero_initialised(nn.Linear(hidden, outputs)),
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """`tokens [batch, tokens, dim]`, zero where padding, to `[batch, outputs]`."""
+        return self.mlp(self.pooling(tokens, (tokens != 0).any(dim=-1)))
+
+
+class NoiseScale(nn.Module):
+    """Scale and shift of the raw scores at each noise level: the noisier the latents, the less they tell.
+
+    It starts as the identity; the trunk itself knows the noise level of its tokens.
+    """
+
+    def __init__(self, num_outputs: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(2, 16), nn.GELU(), zero_initialised(nn.Linear(16, 2 * num_outputs))
+        )
+
+    def forward(self, raw: Tensor, sigma: Tensor) -> Tensor:
+        """`raw [batch, levels, outputs]` at `sigma [batch, levels]`."""
+        clamped = sigma.clamp(1e-3, 1 - 1e-3)
+        inputs = torch.stack([clamped, torch.log((1 - clamped) / clamped) / 4], dim=-1)
+        scale, shift = self.net(inputs.to(raw.dtype)).chunk(2, dim=-1)
+        return raw * (1 + scale) + shift
+
+
+class Evidence(nn.Module):
+    """Standardised implicit evidence to one number a dimension, linearly: a few hundred rankings fit that."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, size: int, outputs: int) -> None:
+        super().__init__()
+        self.linear = zero_initialised(nn.Linear(size, outputs))
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("std", torch.ones(size))
+
+    def fit(self, evidence: Tensor) -> None:
+        """Stores mean and standard deviation of `evidence [videos, numbers]`."""
+        self.mean.copy_(evidence.mean(0))
+        self.std.copy_(evidence.std(0, correction=0).clamp(min=1e-6))
+
+    def forward(self, evidence: Tensor) -> Tensor:
+        return self.linear((evidence - self.mean) / self.std)
+
+
 class RewardHead(nn.Module):
-    """Pooled tokens and evidence to one score a dimension.
+    """Pooled tokens and evidence to one score a dimension (and one log variance, where scores are Gaussian).
 
     Text and video tokens are pooled apart, and the head sees both and their product: whether a video shows
     what its prompt says is an interaction of the two, which a few hundred rankings do not teach a plain
-    perceptron.
+    perceptron. The dimensions of `PROMPT_FREE` are judged apart, from tokens that never met the prompt.
     """
-
-    evidence_mean: Tensor
-    evidence_std: Tensor
 
     def __init__(self, config: LatentRewardConfig, feature_size: int, evidence_size: int) -> None:
         super().__init__()
-        hidden = config.hidden_size
-        pooled = config.num_queries * hidden
+        self.config = config
+        numbers = 2 if config.gaussian else 1
+        with_prompt, without = len(config.judged_with_prompt), len(config.prompt_free)
+        self.order = [*config.judged_with_prompt, *config.prompt_free]
+        self.quality = QualityHead(config, feature_size, numbers * without) if without else None
+        self.evidence = Evidence(evidence_size, with_prompt) if evidence_size and with_prompt else None
+        if not with_prompt:
+            return
+        hidden, pooled = config.hidden_size, config.num_queries * config.hidden_size
         self.video_pooling = QueryPooling(feature_size, hidden, config.num_queries, config.num_heads)
         self.text_pooling = QueryPooling(feature_size, hidden, config.num_queries, config.num_heads)
         self.video_norm, self.text_norm = nn.LayerNorm(pooled), nn.LayerNorm(pooled)
@@ -121,40 +196,46 @@ class RewardHead(nn.Module):
             nn.Linear(3 * pooled, hidden),
             nn.GELU(),
             nn.Dropout(config.dropout),
-            zero_initialised(nn.Linear(hidden, len(config.dimensions))),
+            zero_initialised(nn.Linear(hidden, numbers * with_prompt)),
         )
-        # Evidence has a linear path of its own, which a few hundred rankings are enough to fit.
-        self.evidence = (
-            zero_initialised(nn.Linear(evidence_size, len(config.dimensions))) if evidence_size else None
-        )
-        self.register_buffer("evidence_mean", torch.zeros(evidence_size))
-        self.register_buffer("evidence_std", torch.ones(evidence_size))
 
     def forward(self, features: Features) -> Tensor:
-        """Raw scores `[batch, levels, dimensions]`."""
+        """`[batch, levels, dimensions]` raw scores; where they are Gaussian, their log variances follow."""
         batch, levels = features.tokens.shape[:2]
+        numbers = 2 if self.config.gaussian else 1
+        parts = []
+        if self.config.judged_with_prompt:
+            scores = self._with_prompt(features).unflatten(1, (numbers, -1))
+            if self.evidence is not None:
+                evidence = repeat(self.evidence(features.evidence), "b k -> (b s) k", s=levels)
+                scores = torch.cat([scores[:, :1] + evidence[:, None], scores[:, 1:]], dim=1)
+            parts.append(scores)
+        if self.quality is not None:
+            tokens = features.quality if self.config.judged_with_prompt else features.tokens
+            quality = self.quality(rearrange(tokens.float(), "b s t d -> (b s) t d"))
+            parts.append(quality.unflatten(1, (numbers, -1)))
+        places = [self.order.index(name) for name in self.config.dimensions]
+        return rearrange(torch.cat(parts, dim=2)[:, :, places], "(b s) n k -> b s (n k)", b=batch)
+
+    def _with_prompt(self, features: Features) -> Tensor:
+        """`[batch·levels, outputs]` of the dimensions that see the prompt."""
+        levels = features.tokens.shape[1]
         tokens = rearrange(features.tokens.float(), "b s t d -> (b s) t d")
         is_video = repeat(features.is_video, "b t -> (b s) t", s=levels)
         present = (tokens != 0).any(dim=-1)
         video = self.video_norm(self.video_pooling(tokens, present & is_video))
         text = self.text_norm(self.text_pooling(tokens, present & ~is_video))
-        raw = self.mlp(torch.cat([video, text, video * text], dim=1))
-        scores = rearrange(raw, "(b s) k -> b s k", b=batch)
-        if self.evidence is not None:
-            evidence = (features.evidence - self.evidence_mean) / self.evidence_std
-            scores = scores + self.evidence(evidence)[:, None]
-        return scores
+        return self.mlp(torch.cat([video, text, video * text], dim=1))
 
 
 class MatchingHead(nn.Module):
-    """Match of prompt and video, and what the video alone shows, to one score a dimension.
+    """Match of prompt and video, and what the video alone shows, to one score a dimension (and one log variance,
+    where scores are Gaussian).
 
     The dimensions of `PROMPT_FREE` get no match. Implicit evidence has a linear path, as in `RewardHead`.
     """
 
-    evidence_mean: Tensor
     sees_prompt: Tensor
-    evidence_std: Tensor
 
     def __init__(
         self, config: LatentRewardConfig, feature_size: int, text_size: int, evidence_size: int
@@ -163,29 +244,20 @@ class MatchingHead(nn.Module):
         hidden, count = config.hidden_size, len(config.dimensions)
         self.matching = TextVideoMatching(feature_size, text_size, hidden, config.num_heads, config.dropout)
         self.match_weight = nn.Parameter(torch.ones(count))
-        sees_prompt = torch.tensor([float(name not in PROMPT_FREE) for name in config.dimensions])
+        sees_prompt = torch.tensor([float(name in config.judged_with_prompt) for name in config.dimensions])
         self.register_buffer("sees_prompt", sees_prompt)
-        self.pooling = QueryPooling(feature_size, hidden, 1, config.num_heads)
-        self.quality = nn.Sequential(
-            nn.LayerNorm(hidden),
-            nn.Dropout(config.dropout),
-            nn.Linear(hidden, hidden),
-            nn.GELU(),
-            nn.Dropout(config.dropout),
-            zero_initialised(nn.Linear(hidden, count)),
-        )
-        self.evidence = zero_initialised(nn.Linear(evidence_size, count)) if evidence_size else None
-        self.register_buffer("evidence_mean", torch.zeros(evidence_size))
-        self.register_buffer("evidence_std", torch.ones(evidence_size))
+        self.quality = QualityHead(config, feature_size, (2 if config.gaussian else 1) * count)
+        self.evidence = Evidence(evidence_size, count) if evidence_size else None
 
     def forward(self, features: Features) -> Tensor:
-        """Raw scores `[batch, levels, dimensions]`."""
+        """`[batch, levels, dimensions]` raw scores; where they are Gaussian, their log variances follow."""
         batch, levels = features.tokens.shape[:2]
         tokens = rearrange(features.tokens.float(), "b s t d -> (b s) t d")
         text = repeat(features.text.float(), "b w d -> (b s) w d", s=levels)
-        match = self.matching(tokens, text)[:, None] * (self.match_weight * self.sees_prompt)
-        raw = match + self.quality(self.pooling(tokens, (tokens != 0).any(dim=-1)))
+        seen = self.matching(tokens, text)[:, None] * self.match_weight
         if self.evidence is not None:
-            evidence = self.evidence((features.evidence - self.evidence_mean) / self.evidence_std)
-            raw = raw + repeat(evidence * self.sees_prompt, "b k -> (b s) k", s=levels)
+            seen = seen + repeat(self.evidence(features.evidence), "b k -> (b s) k", s=levels)
+        count = len(self.sees_prompt)
+        raw = self.quality(tokens)
+        raw = torch.cat([raw[:, :count] + seen * self.sees_prompt, raw[:, count:]], dim=1)
         return rearrange(raw, "(b s) k -> b s k", b=batch)

@@ -30,8 +30,9 @@ from torch import Tensor, nn
 
 from generator.base import Conditions, VideoGenerator, select
 from generator.output import InputError, atomic_path, write_json
-from reward.models.base import RewardModel, Scores
-from reward.models.heads import Features, MatchingHead, RewardHead
+from reward.models.base import RewardModel, Scores, join_scores
+from reward.models.evidence import fixed_noise, implicit_evidence
+from reward.models.heads import Features, MatchingHead, NoiseScale, RewardHead
 from reward.models.latent_config import LatentRewardConfig
 from reward.models.trunk import (
     fingerprint,
@@ -40,17 +41,12 @@ from reward.models.trunk import (
     text_tokens,
     trunk_features,
 )
+from reward.models.trunk_lora import inject_lora, reached_parameters, without_lora
 
 CONFIG_NAME = "reward_config.json"
 WEIGHTS_NAME = "reward_model.safetensors"
 ADAPTER_NAME = "trunk_adapter"
 MODEL_TYPE = "latent"
-
-
-def _fixed_noise(shape: Sequence[int], count: int, device: torch.device) -> Tensor:
-    """`count` noise samples of `shape`, the same in every process and on every device."""
-    source = torch.Generator().manual_seed(20240229)
-    return torch.randn((count, *shape), generator=source).to(device)
 
 
 class LatentRewardModel(nn.Module, RewardModel):
@@ -86,7 +82,7 @@ class LatentRewardModel(nn.Module, RewardModel):
         generator.transformer.eval()
         self.trunk_lora = nn.ParameterDict()
         if config.lora_rank:
-            self._inject_lora()
+            self._add_lora()
         with torch.no_grad():
             example = self.features(*self._example())
         sizes = (example.tokens.shape[-1], example.text.shape[-1], example.evidence.shape[-1])
@@ -95,13 +91,26 @@ class LatentRewardModel(nn.Module, RewardModel):
             if config.architecture == "matching"
             else RewardHead(config, sizes[0], sizes[2])
         )
-        self.head.to(generator.device)
+        numbers = len(config.dimensions) * (2 if config.gaussian else 1)
+        self.noise_scale = NoiseScale(numbers) if config.noise_levels else None
+        self.to_trunk_device()
         self.register_buffer("score_mean", torch.zeros(len(config.dimensions), device=generator.device))
         self.register_buffer("score_std", torch.ones(len(config.dimensions), device=generator.device))
+
+    def to_trunk_device(self) -> None:
+        """Moves what this model adds to its trunk to the trunk's device."""
+        for part in (self.head, self.noise_scale):
+            if part is not None:
+                part.to(self.generator.device)
 
     @property
     def device(self) -> torch.device:
         return self.score_mean.device
+
+    @property
+    def scores_noisy_latents(self) -> bool:  # type: ignore[override]
+        """Whether the model was trained on noisy latents, and `score_noisy_latents` means something."""
+        return bool(self.config.noise_levels)
 
     def _match_fingerprints(self) -> None:
         space, trunk = latent_space_fingerprint(self.generator), fingerprint(self.generator.transformer)
@@ -118,58 +127,16 @@ class LatentRewardModel(nn.Module, RewardModel):
                 )
         self.config.latent_space, self.config.trunk = space, trunk
 
-    def _inject_lora(self) -> None:
-        from peft import LoraConfig, inject_adapter_in_model
-
+    def _add_lora(self) -> None:
         targets = list(self.config.lora_target_modules or self.generator.lora_target_modules)
         self.config.lora_target_modules = tuple(targets)
-        transformer = self.generator.transformer
-        before = {name for name, _ in transformer.named_parameters()}
-        inject_adapter_in_model(
-            LoraConfig(r=self.config.lora_rank, lora_alpha=self.config.lora_rank, target_modules=targets),
-            transformer,
-            adapter_name="reward",
-        )
-        own = {
-            name: parameter
-            for name, parameter in transformer.named_parameters()
-            if name not in before and ".reward." in name
-        }
-        transformer.requires_grad_(False)
-        for name in self._reached_by_trunk(own):
+        own = inject_lora(self.generator.transformer, self.config.lora_rank, targets)
+        for name in reached_parameters(own, lambda: self.trunk_tokens(*self._example())[0]):
             self.trunk_lora[name.replace(".", "/")] = own[name].requires_grad_(True)
         if not self.trunk_lora:
             raise InputError(
                 f"No layer of the trunk is called {' or '.join(targets)}: name others for its LoRA."
             )
-
-    def _reached_by_trunk(self, parameters: dict[str, nn.Parameter]) -> list[str]:
-        """Names of those parameters that the trunk's features depend on, the others being of later blocks."""
-        if not parameters:
-            return []
-        for parameter in parameters.values():
-            parameter.requires_grad_(True)
-        with torch.enable_grad():
-            tokens, _ = self.trunk_tokens(*self._example())
-        gradients = torch.autograd.grad(tokens.sum(), list(parameters.values()), allow_unused=True)
-        for parameter in parameters.values():
-            parameter.requires_grad_(False)
-        return [name for name, gradient in zip(parameters, gradients) if gradient is not None]
-
-    @contextmanager
-    def _without_own_lora(self) -> Iterator[None]:
-        """Evidence comes from the generator as it was before this model trained a LoRA on its trunk."""
-        from peft.tuners.tuners_utils import BaseTunerLayer
-
-        layers = [m for m in self.generator.transformer.modules() if isinstance(m, BaseTunerLayer)]
-        before = [list(layer.active_adapters) for layer in layers]
-        for layer, names in zip(layers, before):
-            layer._active_adapter = [name for name in names if name != "reward"]
-        try:
-            yield
-        finally:
-            for layer, names in zip(layers, before):
-                layer._active_adapter = names
 
     def _example(self) -> tuple[Tensor, Conditions]:
         """Latents and conditions of a black video, for looking at shapes."""
@@ -178,15 +145,26 @@ class LatentRewardModel(nn.Module, RewardModel):
         latents = torch.zeros((1, *shape), device=self.generator.device)
         return latents, self.generator.encode_prompts(["a video"])
 
-    def features(self, latents: Tensor, conditions: Conditions) -> Features:
-        """The trunk's part of scoring `latents [batch, channels, frames, height, width]`; differentiable in
-        them."""
+    def features(
+        self, latents: Tensor, conditions: Conditions, train: bool = False, evidence: bool = True
+    ) -> Features:
+        """The trunk's part of scoring `latents [batch, channels, frames, height, width]`; differentiable in them.
+
+        Args:
+            train: whether the noise levels that only training uses are added, with fresh noise for each video.
+            evidence: whether the implicit evidence is computed, where the model has it.
+        """
         latents, conditions = self._on_trunk_device(latents, conditions)
-        return Features(
-            *self.trunk_tokens(latents, conditions),
-            self._evidence(latents, conditions),
-            self.text_of(conditions),
-        )
+        noisy, sigma = self._noisy(latents)
+        if train and self.config.noise_levels:
+            more = latents.new_tensor(self.config.noise_levels).expand(len(latents), -1)
+            each = more[:, :, None, None, None, None]
+            fresh = torch.randn(latents.shape[:1] + more.shape[1:] + latents.shape[1:]).to(latents)
+            noisy = torch.cat([noisy, (1 - each) * latents[:, None] + each * fresh], dim=1)
+            sigma = torch.cat([sigma, more], dim=1)
+        tokens, is_video, quality = self._all_tokens(noisy, sigma, conditions)
+        found = self._evidence(latents, conditions) if evidence else latents.new_zeros(len(latents), 0)
+        return Features(tokens, is_video, found, self.text_of(conditions), quality, sigma)
 
     def text_of(self, conditions: Conditions) -> Tensor:
         """Embeddings `[batch, words, text_size]` of the prompts where the head reads them, else no words."""
@@ -205,24 +183,49 @@ class LatentRewardModel(nn.Module, RewardModel):
         moved = {name: value.to(device) for name, value in conditions.items()}
         return latents.to(device=device, dtype=torch.float32), moved
 
+    def _noisy(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents `[batch, levels, …]` with the fixed noise at the levels of use, and the levels
+        `[batch, levels]`."""
+        noise = fixed_noise(latents.shape[1:], 1, latents.device)[0]
+        sigma = latents.new_tensor(self.config.sigmas).expand(len(latents), -1)
+        level = sigma[:, :, None, None, None, None]
+        return (1 - level) * latents[:, None] + level * noise, sigma
+
     def trunk_tokens(self, latents: Tensor, conditions: Conditions) -> tuple[Tensor, Tensor]:
-        """Hidden states `[batch, levels, tokens, dim]` at each noise level, and the mask of the video
-        tokens."""
+        """Hidden states `[batch, levels, tokens, dim]` at each noise level of use, and the mask of the video
+        tokens; where no head sees the prompt in the trunk, the prompt plays no part in them."""
         latents, conditions = self._on_trunk_device(latents, conditions)
-        video_only = self.config.architecture == "matching"
-        if video_only:
-            conditions = self._without_prompt(len(latents))
-        noise = _fixed_noise(latents.shape[1:], 1, latents.device)[0]
+        return self._tokens(*self._noisy(latents), None if self._trunk_is_blind else conditions)
+
+    @property
+    def _trunk_is_blind(self) -> bool:
+        """Whether the tokens that all heads read come from the video alone."""
+        return self.config.architecture == "matching" or not self.config.judged_with_prompt
+
+    def _all_tokens(
+        self, noisy: Tensor, sigma: Tensor, conditions: Conditions
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens, mask of the video tokens, and tokens for the prompt-free dimensions, of `noisy [batch, levels,
+        …]`."""
+        if self._trunk_is_blind:
+            tokens, is_video = self._tokens(noisy, sigma, None)
+            return tokens, is_video, tokens[:, :, :0]
+        tokens, is_video = self._tokens(noisy, sigma, conditions)
+        if not self.config.prompt_free:
+            return tokens, is_video, tokens[:, :, :0]
+        return tokens, is_video, self._tokens(noisy, sigma, None)[0]
+
+    def _tokens(self, noisy: Tensor, sigma: Tensor, conditions: Conditions | None) -> tuple[Tensor, Tensor]:
+        """Hidden states `[batch, levels, tokens, dim]` of `noisy [batch, levels, …]` and the mask `[batch, tokens]`
+        of the video tokens, to which they are cut where no prompt is given."""
+        blind = conditions is None
+        given = self._without_prompt(len(noisy)) if conditions is None else conditions
         levels = []
-        for level in self.config.sigmas:
-            sigma = latents.new_full((len(latents),), level)
-            noisy = (1 - level) * latents + level * noise
-            tokens, is_video = trunk_features(
-                self.generator, noisy, sigma, conditions, self.config.num_blocks
-            )
-            levels.append(tokens[:, is_video[0]] if video_only else tokens)
+        for latents, level in zip(noisy.unbind(1), sigma.unbind(1)):
+            tokens, is_video = trunk_features(self.generator, latents, level, given, self.config.num_blocks)
+            levels.append(tokens[:, is_video[0]] if blind else tokens)
         tokens = torch.stack(levels, dim=1)
-        if video_only:
+        if blind:
             is_video = is_video.new_ones(len(tokens), tokens.shape[2])
         # Normalised here, once for a cached video, and without weights, which would merge with those of the
         # pooling.
@@ -233,48 +236,116 @@ class LatentRewardModel(nn.Module, RewardModel):
         level."""
         if not self.config.implicit_evidence:
             return latents.new_zeros(len(latents), 0)
-        unconditional = self._without_prompt(len(latents))
-        draws = _fixed_noise(latents.shape[1:], 1 + self.config.evidence_draws, latents.device)[1:]
-        columns = []
-        with self._without_own_lora() if self.trunk_lora else nullcontext():
-            for level in self.config.evidence_sigmas:
-                sigma = latents.new_full((len(latents),), level)
-                gains, errors = [], []
-                for noise in draws:
-                    noisy, target = (1 - level) * latents + level * noise, noise - latents
-                    with_prompt = self.generator.velocity(noisy, sigma, conditions)
-                    without = self.generator.velocity(noisy, sigma, unconditional)
-                    error = (with_prompt - target).square().flatten(1).mean(1)
-                    gains.append((without - target).square().flatten(1).mean(1) - error)
-                    errors.append(error)
-                columns.append(torch.stack(gains).mean(0))
-                columns.append(torch.stack(errors).mean(0).clamp(min=1e-8).log())
-        return torch.stack(columns, dim=1)
+        draws = fixed_noise(latents.shape[1:], 1 + self.config.evidence_draws, latents.device)[1:]
+        # Evidence comes from the generator as it was before this model trained a LoRA on its trunk.
+        with without_lora(self.generator.transformer) if self.trunk_lora else nullcontext():
+            return implicit_evidence(
+                self.generator,
+                latents,
+                conditions,
+                self._without_prompt(len(latents)),
+                self.config.evidence_sigmas,
+                draws,
+            )
 
     def fit_evidence_scale(self, evidence: Tensor) -> None:
         """Stores mean and standard deviation of the training videos' evidence `[videos, numbers]`."""
-        if evidence.shape[1]:
-            self.head.evidence_mean.copy_(evidence.mean(0))
-            self.head.evidence_std.copy_(evidence.std(0, correction=0).clamp(min=1e-6))
+        if evidence.shape[1] and self.head.evidence is not None:
+            self.head.evidence.fit(evidence)
+
+    def predict(self, features: Features) -> tuple[Tensor, Tensor | None]:
+        """Raw scores `[batch, levels, dimensions]`, before normalisation, and their log variances of the same
+        shape where the scores are Gaussian."""
+        raw = self.head(features)
+        if self.noise_scale is not None:
+            raw = self.noise_scale(raw, features.sigma)
+        if not self.config.gaussian:
+            return raw, None
+        scores, log_variance = raw.chunk(2, dim=-1)
+        return scores, log_variance.clamp(-10, 10)
 
     def forward(self, features: Features) -> Tensor:
         """Raw scores `[batch, levels, dimensions]`, before normalisation."""
-        return self.head(features)
+        return self.predict(features)[0]
 
     def normalise(self, raw: Tensor) -> Tensor:
         """Raw scores `[..., dimensions]` to z-scores of the training videos."""
         return (raw - self.score_mean) / self.score_std
 
     def score_features(self, features: Features) -> Scores:
-        """z-normalised scores `[batch]` for each dimension."""
-        scores = self.normalise(self(features.to(self.device)).mean(dim=1))
+        """z-normalised scores `[batch]` for each dimension: the mean over the noise levels of use."""
+        levels = len(self.config.sigmas)
+        scores = self.normalise(self(features.to(self.device))[:, :levels].mean(dim=1))
         return dict(zip(self.dimensions, scores.unbind(dim=1)))
+
+    def uncertainty_of_features(self, features: Features) -> Scores:
+        """Standard deviations `[batch]` of Gaussian scores, on the scale of the scores; nothing for others."""
+        _, log_variance = self.predict(features.to(self.device))
+        if log_variance is None:
+            return {}
+        levels = len(self.config.sigmas)
+        deviation = (log_variance[:, :levels].mean(dim=1) / 2).exp() / self.score_std
+        return dict(zip(self.dimensions, deviation.unbind(dim=1)))
+
+    def video_size(self) -> dict[str, float] | None:
+        """The size and frame rate that the model was trained on; the generator's where that is unknown."""
+        config, defaults = self.config, self.generator.defaults
+        known = config if config.num_frames and config.height and config.width else defaults
+        return {
+            "num_frames": known.num_frames,
+            "height": known.height,
+            "width": known.width,
+            "fps": defaults.fps,
+        }
 
     def score_latents(self, latents: Tensor, conditions: Conditions) -> Scores:
         """z-normalised scores `[batch]` of normalised latents; gradients reach `latents` where they ask for
         them."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and latents.requires_grad), self._evaluating():
             return self.score_features(self.features(latents, conditions))
+
+    def score_noisy_latents(self, latents: Tensor, sigma: Tensor, conditions: Conditions) -> Scores:
+        """z-normalised scores `[batch]` of latents that already hold the noise `sigma [batch]`, differentiable in
+        them: what the video that becomes of them is expected to score.
+
+        Raises:
+            InputError: the model was trained on clean latents only.
+        """
+        if not self.scores_noisy_latents:
+            raise InputError(
+                f"The reward model {self.name!r} judges clean latents only: train one with "
+                "--noise_conditioned true."
+            )
+        with torch.set_grad_enabled(torch.is_grad_enabled() and latents.requires_grad), self._evaluating():
+            latents, conditions = self._on_trunk_device(latents, conditions)
+            level = sigma.to(latents)[:, None]
+            tokens, is_video, quality = self._all_tokens(latents[:, None], level, conditions)
+            evidence = self._evidence(latents, conditions)
+            features = Features(tokens, is_video, evidence, self.text_of(conditions), quality, level)
+            scores = self.normalise(self(features)[:, 0])
+        return dict(zip(self.dimensions, scores.unbind(dim=1)))
+
+    @torch.no_grad()
+    def uncertainty_of_latents(self, latents: Tensor, conditions: Conditions) -> Scores:
+        """Standard deviations `[batch]` of Gaussian scores of latents; nothing for other models."""
+        if not self.config.gaussian:
+            return {}
+        with self._evaluating():
+            return self.uncertainty_of_features(self.features(latents, conditions))
+
+    def batches(
+        self, videos: Tensor, prompts: Sequence[str], batch_size: int
+    ) -> Iterator[tuple[Tensor, Conditions]]:
+        """Latents and conditions of the videos, `batch_size` at a time."""
+        if len(videos) != len(prompts):
+            raise InputError(
+                f"{len(videos)} videos and {len(prompts)} prompts were given: one prompt a video is needed."
+            )
+        self.generator.check_size(*videos.shape[2:])
+        for start in range(0, len(videos), batch_size):
+            chunk = slice(start, start + batch_size)
+            latents = self.generator.encode(videos[chunk].to(self.generator.device))
+            yield latents, self.generator.encode_prompts(list(prompts[chunk]))
 
     @torch.no_grad()
     def score(self, videos: Tensor, prompts: Sequence[str], batch_size: int = 16) -> Scores:
@@ -283,17 +354,15 @@ class LatentRewardModel(nn.Module, RewardModel):
         Raises:
             InputError: the size is not one of the generator, or there is not one prompt a video.
         """
-        if len(videos) != len(prompts):
-            raise InputError(
-                f"{len(videos)} videos and {len(prompts)} prompts were given: one prompt a video is needed."
-            )
-        self.generator.check_size(*videos.shape[2:])
-        parts: list[Scores] = []
-        for start in range(0, len(videos), batch_size):
-            chunk = slice(start, start + batch_size)
-            latents = self.generator.encode(videos[chunk].to(self.generator.device))
-            parts.append(self.score_latents(latents, self.generator.encode_prompts(list(prompts[chunk]))))
-        return {name: torch.cat([part[name].float().cpu() for part in parts]) for name in self.dimensions}
+        return join_scores([self.score_latents(*part) for part in self.batches(videos, prompts, batch_size)])
+
+    @torch.no_grad()
+    def uncertainty(self, videos: Tensor, prompts: Sequence[str], batch_size: int = 16) -> Scores:
+        """Standard deviations `[batch]` (CPU) of Gaussian scores; nothing for other models."""
+        if not self.config.gaussian:
+            return {}
+        batches = self.batches(videos, prompts, batch_size)
+        return join_scores([self.uncertainty_of_latents(*part) for part in batches])
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -350,7 +419,13 @@ class LatentRewardModel(nn.Module, RewardModel):
 
             generator = load_generator(config.base_model, adapter=adapter, device=device)
         model = cls(config, generator, trunk_adapter=adapter)
-        model.load_state_dict(load_file(path / WEIGHTS_NAME))
+        try:
+            model.load_state_dict(load_file(path / WEIGHTS_NAME))
+        except RuntimeError as error:
+            raise InputError(
+                f"The weights in {path} are not those of this version's reward model: train it again with "
+                "`vidalign reward`."
+            ) from error
         model.name = str(path)
         return model.eval()
 

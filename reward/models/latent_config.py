@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from generator.output import InputError
 
 ARCHITECTURES = ("pooled", "matching")
+PROMPT_FREE = ("visual", "motion")
+"""Dimensions that judge the video alone; their scores never see the prompt (arXiv 2501.13918, section 3.2)."""
 
 
 @dataclass
@@ -20,7 +22,10 @@ class LatentRewardConfig:
             passes it alone, and each word of the prompt looks for its evidence in the video).
         num_blocks: how many transformer blocks; 0 takes the first half (of `matching` the first third), at
             least one.
-        sigmas: noise levels in (0, 1) at which features are taken.
+        sigmas: noise levels in (0, 1) at which features are taken; a score is the mean over them.
+        noise_levels: further noise levels that the model is trained on, so that it also judges noisy latents;
+            none where it judges clean ones only.
+        gaussian: whether each score has a variance (`gaussian_bradley_terry`).
         num_queries: learned queries of the attention pooling.
         hidden_size: width of pooling and head.
         num_heads: attention heads of the pooling.
@@ -34,6 +39,7 @@ class LatentRewardConfig:
         latent_space: fingerprint of the autoencoder and text encoder that it reads.
         trunk: fingerprint of the trunk's base weights.
         temperature: divides a score difference to give calibrated preference probabilities.
+        tie_threshold: largest score difference that is called a tie, for each dimension.
     """
 
     base_model: str
@@ -41,6 +47,8 @@ class LatentRewardConfig:
     architecture: str = "pooled"
     num_blocks: int = 0
     sigmas: tuple[float, ...] = (0.1, 0.4)
+    noise_levels: tuple[float, ...] = ()
+    gaussian: bool = False
     num_queries: int = 4
     hidden_size: int = 128
     num_heads: int = 4
@@ -56,11 +64,12 @@ class LatentRewardConfig:
     latent_space: str = ""
     trunk: str = ""
     temperature: dict[str, float] = field(default_factory=dict)
+    tie_threshold: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("dimensions", "sigmas", "evidence_sigmas", "lora_target_modules"):
+        for name in ("dimensions", "sigmas", "noise_levels", "evidence_sigmas", "lora_target_modules"):
             setattr(self, name, tuple(getattr(self, name)))
-        for sigma in (*self.sigmas, *self.evidence_sigmas):
+        for sigma in (*self.sigmas, *self.noise_levels, *self.evidence_sigmas):
             if not 0 < sigma < 1:
                 raise InputError(f"The noise level {sigma} of the reward model must lie between 0 and 1.")
         if not self.sigmas:
@@ -69,3 +78,13 @@ class LatentRewardConfig:
             raise InputError(
                 f"The architecture {self.architecture!r} is unknown: use {' or '.join(ARCHITECTURES)}."
             )
+
+    @property
+    def prompt_free(self) -> tuple[str, ...]:
+        """The dimensions whose head never sees the prompt."""
+        return tuple(name for name in self.dimensions if name in PROMPT_FREE)
+
+    @property
+    def judged_with_prompt(self) -> tuple[str, ...]:
+        """The dimensions whose head sees the prompt."""
+        return tuple(name for name in self.dimensions if name not in PROMPT_FREE)

@@ -14,9 +14,6 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-PROMPT_FREE = ("visual", "motion")
-"""Dimensions that judge the video alone; their scores never see the prompt (arXiv 2501.13918, section 3.2)."""
-
 
 class TextVideoMatching(nn.Module):
     """How well videos match prompts.

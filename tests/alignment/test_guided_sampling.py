@@ -7,7 +7,12 @@ import pytest
 import torch
 
 from alignment.cli import main
-from alignment.guided_sampling import candidate_seeds, reward_guided_velocity, sample_aligned
+from alignment.guided_sampling import (
+    candidate_seeds,
+    noise_guided_velocity,
+    reward_guided_velocity,
+    sample_aligned,
+)
 from alignment.reward_mixture import RewardMixture
 from generator import flow
 from generator.output import InputError
@@ -37,6 +42,23 @@ def test_guidance_samples_from_the_distribution_tilted_by_the_reward(weight):
     assert samples.mean().item() == pytest.approx(MEAN + 1.5 * weight * SPREAD**2, abs=0.03)
     assert samples.std().item() == pytest.approx(SPREAD, rel=0.03)
     assert math.isfinite(samples.abs().max())
+
+
+@pytest.mark.parametrize("weight", [-1.0, 2.0])
+def test_guidance_by_a_reward_of_noisy_latents_samples_from_the_same_distribution(weight):
+    """The same Gaussian, with r(x, σ) = 1.5 E[x₀ | x], which is what a noise-conditioned model learns."""
+
+    def reward(x, sigma):
+        sigma = flow.expand(sigma, x)
+        gain = (1 - sigma) * SPREAD**2 / ((1 - sigma) ** 2 * SPREAD**2 + sigma**2)
+        return 1.5 * (MEAN + gain * (x - (1 - sigma) * MEAN)).flatten(1).sum(1)
+
+    torch.manual_seed(0)
+    sigmas = flow.sigma_schedule(200, 1.5)
+    velocity = noise_guided_velocity(exact_velocity, reward, weight, sigmas[1].item())
+    samples = sample_latents(velocity, torch.randn(20_000, 1), sigmas)
+    assert samples.mean().item() == pytest.approx(MEAN + 1.5 * weight * SPREAD**2, abs=0.03)
+    assert samples.std().item() == pytest.approx(SPREAD, rel=0.03)
 
 
 def test_guidance_raises_the_reward_of_a_network(generator, prompts, bright):

@@ -141,6 +141,7 @@ def test_the_reward_command_reads_a_campaign_from_the_store(
 ) -> None:
     from alignment.commands import reward as command
     from reward.reward_config import RewardConfig
+    from reward.vlm_trainer import VLMArguments
 
     import_tasks(store, candidates, campaign="main", overlap=2)
     simulate(store, "main", gold, annotators=2)
@@ -151,10 +152,10 @@ def test_the_reward_command_reads_a_campaign_from_the_store(
         return None, {}
 
     monkeypatch.setattr("generator.load_generator", lambda *_, **__: None)
-    monkeypatch.setattr("reward.reward_trainer.train_reward_model", train)
+    monkeypatch.setattr("reward.reward_training.train_reward_model", train)
     name = f"db:{tmp_path / 'labels.db'}#main"
     arguments = command.RewardArguments(preferences=name, merge_annotators=merge)
-    command.run(arguments, RewardConfig(output_dir=str(tmp_path / "out")))
+    command.run(arguments, RewardConfig(output_dir=str(tmp_path / "out")), VLMArguments())
     assert len(given["rankings"]) == count
     # There is no file whose hash could be stored, and the URL may hold a password.
     assert given["source"] is None

@@ -15,7 +15,9 @@ def trained_like(generator=None, **changes) -> LatentRewardModel:
     torch.manual_seed(0)
     config = LatentRewardConfig("tiny", dropout=0.0, hidden_size=16, **changes)
     model = LatentRewardModel(config, generator or tiny_generator())
-    for layer in (model.head.mlp[-1], model.head.evidence):
+    layers = [model.head.mlp[-1], model.head.evidence and model.head.evidence.linear]
+    layers.append(model.head.quality and model.head.quality.mlp[-1])
+    for layer in layers:
         if layer is not None:
             torch.nn.init.normal_(layer.weight)
     return model.eval()
@@ -168,3 +170,32 @@ def test_a_reward_of_a_user_function_is_called_and_checked(tmp_path, monkeypatch
 def test_unknown_rewards_are_input_errors(name):
     with pytest.raises(InputError):
         load_reward(name)
+
+
+def test_folders_with_commas_judge_together_on_one_trunk(tmp_path):
+    tiny_generator().pipeline.save_pretrained(tmp_path / "model")
+    model = trained_like()
+    model.config.base_model = str(tmp_path / "model")
+    for name, offset in (("a", 0.0), ("b", 1.0)):
+        model.score_mean.fill_(-offset)
+        model.save_pretrained(tmp_path / name)
+    both = load_reward(f"{tmp_path / 'a'},{tmp_path / 'b'}", device="cpu")
+    assert both.members[0].generator is both.members[1].generator
+    latents, conditions, _ = inputs(model.generator)
+    model.score_mean.zero_()
+    expected = model.score_latents(latents, conditions)["overall"]
+    torch.testing.assert_close(both.score_latents(latents, conditions)["overall"], expected + 0.5)
+    spread = both.uncertainty_of_latents(latents, conditions)["overall"]
+    torch.testing.assert_close(spread, torch.full((3,), 0.5**0.5))
+
+
+def test_weights_of_another_version_are_an_input_error(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    trained_like().save_pretrained(tmp_path)
+    path = tmp_path / "reward_model.safetensors"
+    weights = load_file(path)
+    weights["head.of_another_version"] = weights.pop("head.mlp.1.weight")
+    save_file(weights, path)
+    with pytest.raises(InputError, match="train it again"):
+        load_reward(tmp_path, generator=tiny_generator())

@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from reward.losses import LOSSES, bradley_terry, davidson, plackett_luce, rao_kupper
+from reward.losses import (
+    LOSSES,
+    bradley_terry,
+    davidson,
+    gaussian_bradley_terry,
+    informative,
+    masked_dimensions,
+    plackett_luce,
+    rao_kupper,
+    scaled_by_annotator,
+    soft_bradley_terry,
+)
 
 
 def scores(batch: int, size: int, seed: int = 0) -> torch.Tensor:
@@ -151,3 +162,88 @@ def test_half_wins_pull_tied_scores_together_and_ignored_ties_do_nothing():
     gradient = torch.autograd.grad(bradley_terry(values, tie, ties="half").sum(), values)[0]
     assert gradient[0, 0] > 0 > gradient[0, 1]
     assert bradley_terry(values, tie).item() == 0
+
+
+def test_gaussian_bradley_terry_is_the_expectation_over_gaussian_scores():
+    mean, variance = torch.tensor([[0.9, -0.2]], dtype=torch.float64), torch.tensor([[0.6, 0.3]])
+    nodes, weights = np.polynomial.hermite_e.hermegauss(80)
+    difference = 1.1 + math.sqrt(0.9) * nodes
+    expected = (weights / (1 + np.exp(-difference))).sum() / weights.sum()
+    found = gaussian_bradley_terry(mean, torch.tensor([[0, 1]]), variance.log()).neg().exp().item()
+    assert found == pytest.approx(1 / (1 + math.exp(-1.1 / math.sqrt(1 + math.pi * 0.9 / 8))), rel=1e-6)
+    assert found == pytest.approx(expected, abs=5e-3)
+
+
+def test_certain_gaussian_scores_are_bradley_terry():
+    values, ranks = scores(2, 4), torch.tensor([[0, 1, 1, 3], [2, -1, 0, 2]])
+    torch.testing.assert_close(gaussian_bradley_terry(values, ranks, -80.0), bradley_terry(values, ranks))
+
+
+def test_the_variance_of_gaussian_scores_has_a_correct_gradient():
+    values, ranks = scores(1, 4), torch.tensor([[0, 1, 1, 3]])
+    variance = scores(1, 4, seed=1).requires_grad_()
+    assert torch.autograd.gradcheck(lambda v: gaussian_bradley_terry(values, ranks, v), (variance,))
+
+
+def test_soft_labels_are_the_mean_over_the_single_votes():
+    values, votes = scores(1, 2), torch.tensor([[7.0, 3.0]])
+    for_first = bradley_terry(values, torch.tensor([[0, 1]]))
+    for_second = bradley_terry(values, torch.tensor([[1, 0]]))
+    expected = 0.7 * for_first + 0.3 * for_second
+    torch.testing.assert_close(soft_bradley_terry(values, torch.tensor([[0, 1]]), votes), expected)
+
+
+def test_soft_labels_without_votes_are_the_ranks_with_ties_as_halves():
+    values, ranks = scores(2, 4), torch.tensor([[0, 1, 1, 3], [2, -1, 0, 2]])
+    expected = bradley_terry(values, ranks, ties="half")
+    torch.testing.assert_close(soft_bradley_terry(values, ranks), expected)
+    unknown = torch.full((2, 4), float("nan"))
+    torch.testing.assert_close(soft_bradley_terry(values, ranks, unknown), expected)
+
+
+def test_soft_labels_are_best_where_the_odds_are_those_of_the_votes():
+    values = torch.tensor([[math.log(7 / 3), 0.0]], dtype=torch.float64, requires_grad=True)
+    loss = soft_bradley_terry(values, torch.tensor([[0, 1]]), torch.tensor([[0.7, 0.3]], dtype=torch.float64))
+    assert torch.autograd.grad(loss.sum(), values)[0].abs().max() < 1e-12
+
+
+def test_each_dimension_is_divided_by_its_own_labels():
+    losses = torch.tensor([[1.0, 10.0, 5.0], [3.0, float("nan"), 5.0]])
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    assert masked_dimensions(losses, mask).item() == pytest.approx((2 + 10) / 2)
+    assert masked_dimensions(losses, mask, torch.tensor([1.0, 3.0, 9.0])).item() == pytest.approx(32 / 4)
+    assert masked_dimensions(losses, torch.zeros_like(mask)).item() == 0
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_rankings_that_say_nothing_have_no_gradient(name):
+    ranks = torch.tensor([[2, -1, -1], [1, 1, 1], [0, 1, -1]])
+    values = scores(3, 3).requires_grad_()
+    gradient = torch.autograd.grad(LOSSES[name](values, ranks).sum(), values)[0].abs().sum(1) > 0
+    assert (gradient <= informative(ranks, name)).all()
+    assert informative(ranks, name).tolist() == [False, "bradley_terry" not in name or name[0] == "s", True]
+
+
+def test_an_annotator_with_twice_the_noise_is_seen_as_half_as_reliable():
+    """Maximum likelihood of jointly learned reliabilities finds the ratio of the noises."""
+    random = torch.Generator().manual_seed(0)
+    truth, noise = torch.randn(4000, 2, generator=random, dtype=torch.float64), torch.tensor([1.0, 2.0])
+    annotator = torch.arange(4000) % 2
+    first = torch.sigmoid((truth[:, 0] - truth[:, 1]) * 2 / noise[annotator])
+    ranks = (torch.rand(4000, generator=random) > first).long()
+    ranks = torch.stack([ranks, 1 - ranks], dim=1)
+    log_reliability = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    scale = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([log_reliability, scale], max_iter=50)
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        value = bradley_terry(
+            scaled_by_annotator(truth * scale.exp(), log_reliability, annotator), ranks
+        ).mean()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    assert (log_reliability[0] - log_reliability[1]).exp().item() == pytest.approx(2, rel=0.1)
+    assert scale.exp().item() == pytest.approx(2 / math.sqrt(2), rel=0.1)

@@ -9,7 +9,8 @@ from generator.output import InputError
 from reward import load_reward
 from reward.preferences import Ranking
 from reward.reward_config import RewardConfig
-from reward.reward_trainer import RewardTrainer, build_reward_model, split_rankings, train_reward_model
+from reward.reward_trainer import RewardTrainer, split_rankings
+from reward.reward_training import build_reward_model, train_reward_model
 from tests.reward.conftest import ColourGenerator, coloured_video
 
 Data = tuple[list[Ranking], dict[Path, Tensor]]
@@ -105,9 +106,13 @@ def test_a_lora_on_the_trunk_is_trained_saved_and_loaded(tmp_path, colour_rankin
 
 def test_two_dimensions_are_learned_from_rankings_of_each(tmp_path, colour_rankings: Data):
     rankings, latents = colour_rankings
-    reversed_order = [Ranking(r.prompt, r.videos, [1 - rank for rank in r.ranks], "visual") for r in rankings]
+    # What looks good must not depend on the prompt: here it is red in the video.
+    redness = [
+        Ranking(r.prompt, r.videos, [int(latents[video][0].mean() < 0) for video in r.videos], "visual")
+        for r in rankings
+    ]
     model, metrics = train_reward_model(
-        ColourGenerator(), [*rankings, *reversed_order], config(tmp_path), latents=latents
+        ColourGenerator(), [*rankings, *redness], config(tmp_path), latents=latents
     )
     assert model.dimensions == ("overall", "visual")
     assert metrics["overall"]["held_out"]["accuracy"]["mean"] > 0.8
@@ -158,3 +163,115 @@ def test_a_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(tmp_pa
     resumed, _ = train_reward_model(ColourGenerator(), rankings, arguments, latents=latents)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("loss_type", ["gaussian_bradley_terry", "soft_bradley_terry"])
+def test_losses_with_uncertainty_and_votes_learn_on_held_out_prompts(
+    tmp_path, colour_rankings: Data, loss_type
+):
+    rankings, latents = colour_rankings
+    voted = [
+        Ranking(r.prompt, r.videos, r.ranks, votes=[8.0 if rank == 0 else 1.0 for rank in r.ranks])
+        for r in rankings
+    ]
+    model, metrics = train_reward_model(
+        ColourGenerator(), voted, config(tmp_path, loss_type=loss_type), latents=latents
+    )
+    assert metrics["overall"]["held_out"]["accuracy"]["mean"] >= 0.85
+    doubt = model.uncertainty(coloured_video("red", 1)[None], ["red clip"])
+    assert (doubt["overall"] > 0).all() if loss_type.startswith("gaussian") else not doubt
+
+
+def test_an_annotator_who_answers_at_random_is_found_and_not_listened_to(tmp_path, colour_rankings: Data):
+    rankings, latents = colour_rankings
+    said = []
+    for number, ranking in enumerate(rankings):
+        said.append(Ranking(ranking.prompt, ranking.videos, ranking.ranks, annotator="careful"))
+        order = torch.randperm(3, generator=torch.Generator().manual_seed(1000 + number)).tolist()
+        said.append(Ranking(ranking.prompt, ranking.videos, order, annotator="random"))
+    arguments = config(tmp_path, annotator_reliability=True, select_best=False)
+    _, metrics = train_reward_model(ColourGenerator(), said, arguments, latents=latents)
+    assert metrics["annotators"]["careful"] > 2 * metrics["annotators"]["random"]
+    with pytest.raises(InputError, match="0 annotators"):
+        train_reward_model(ColourGenerator(), rankings, arguments, latents=latents)
+
+
+def test_an_ensemble_is_trained_on_one_encoding_and_loaded_as_saved(tmp_path, colour_rankings: Data):
+    rankings, latents = colour_rankings
+    generator = ColourGenerator()
+    trunk_calls = []
+    generator.net.transformer_blocks[0].register_forward_hook(lambda m, a, o: trunk_calls.append(len(o[0])))
+    model, metrics = train_reward_model(
+        generator, rankings, config(tmp_path, ensemble=3, num_train_epochs=8), latents=latents
+    )
+    assert sum(trunk_calls) == len(latents) + 3
+    assert len(metrics["overall"]["members"]) == 3
+    assert metrics["overall"]["held_out"]["accuracy"]["mean"] >= min(metrics["overall"]["members"])
+    loaded = load_reward(tmp_path, generator=ColourGenerator())
+    videos, prompts = torch.stack([coloured_video("red", 1), coloured_video("blue", 2)]), ["red clip"] * 2
+    scores = loaded.score(videos, prompts)["overall"]
+    torch.testing.assert_close(scores, model.score(videos, prompts)["overall"])
+    each = [load_reward(tmp_path / f"member-{n}", generator=ColourGenerator()) for n in range(3)]
+    stacked = torch.stack([member.score(videos, prompts)["overall"] for member in each])
+    torch.testing.assert_close(scores, stacked.mean(0))
+    torch.testing.assert_close(loaded.uncertainty(videos, prompts)["overall"], stacked.std(0))
+    assert stacked.std(0).min() > 0
+    loaded.pessimism = 1.0
+    torch.testing.assert_close(loaded.score(videos, prompts)["overall"], stacked.mean(0) - stacked.std(0))
+
+
+def test_a_noise_conditioned_model_orders_noisy_latents_and_others_refuse_them(
+    tmp_path, colour_rankings: Data
+):
+    rankings, latents = colour_rankings
+    arguments = config(
+        tmp_path,
+        noise_conditioned=True,
+        noise_levels=[0.3, 0.5, 0.7],
+        num_train_epochs=30,
+        learning_rate=5e-3,
+    )
+    model, metrics = train_reward_model(ColourGenerator(), rankings, arguments, latents=latents)
+    assert metrics["overall"]["held_out"]["accuracy"]["mean"] >= 0.8
+    generator = ColourGenerator()
+    conditions = generator.encode_prompts(["red clip"])
+    right, wrong = (
+        generator.encode(torch.stack([coloured_video(colour, n) for n in range(32)]))
+        for colour in ("red", "blue")
+    )
+    many = {name: value.expand(32, *value.shape[1:]) for name, value in conditions.items()}
+    noise = torch.randn(right.shape, generator=torch.Generator().manual_seed(5))
+    sigma = torch.full((32,), 0.5)
+    won = [
+        model.score_noisy_latents(0.5 * clean + 0.5 * noise, sigma, many)["overall"]
+        for clean in (right, wrong)
+    ]
+    assert (won[0] > won[1]).float().mean() > 0.75
+    loaded = load_reward(tmp_path, generator=ColourGenerator())
+    torch.testing.assert_close(
+        loaded.score_noisy_latents(0.5 * right + 0.5 * noise, sigma, many)["overall"], won[0]
+    )
+    noisy = (0.5 * right + 0.5 * noise).requires_grad_()
+    (gradient,) = torch.autograd.grad(model.score_noisy_latents(noisy, sigma, many)["overall"].sum(), noisy)
+    assert gradient.abs().sum() > 0
+    plain, _ = train_reward_model(
+        ColourGenerator(), rankings, config(tmp_path / "plain", num_train_epochs=1), latents=latents
+    )
+    with pytest.raises(InputError, match="clean latents only"):
+        plain.score_noisy_latents(right, sigma, many)
+
+
+def test_quality_heads_of_the_pooled_model_never_see_the_prompt(tmp_path, colour_rankings: Data):
+    rankings, latents = colour_rankings
+    named = [
+        Ranking(r.prompt, r.videos, r.ranks, dimension)
+        for r in rankings[:12]
+        for dimension in ("visual", "alignment")
+    ]
+    model, _ = train_reward_model(
+        ColourGenerator(), named, config(tmp_path, num_train_epochs=3, select_best=False), latents=latents
+    )
+    video = coloured_video("red", 3)[None]
+    red, blue = model.score(video, ["red clip"]), model.score(video, ["blue clip"])
+    torch.testing.assert_close(red["visual"], blue["visual"])
+    assert (red["alignment"] - blue["alignment"]).abs().item() > 1e-4

@@ -1,0 +1,180 @@
+"""How well a reward model agrees with people: figures, baselines and plots on rankings of any file.
+
+Every video is scored once, and all pairs of a ranking are compared. The tie threshold and the temperature come from
+the model, or from prompts that are then left out of the figures; never from the pairs that are reported.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from generator.output import InputError
+from reward.metrics import Pairs, evaluate_pairs, pairs_of_rankings
+from reward.models.base import RewardModel
+from reward.preferences import DIMENSIONS, MISSING, Ranking, split_by_prompt
+from reward.reward_trainer import file_hash, split_rankings
+
+VideoScores = dict[tuple[str, Path], dict[str, float]]
+
+
+def score_rankings(
+    reward: RewardModel, rankings: Sequence[Ranking], batch_size: int = 16, progress: bool = True
+) -> VideoScores:
+    """The scores of every video of the rankings for its prompt; each is read and judged once."""
+    keys = list(dict.fromkeys((ranking.prompt, video) for ranking in rankings for video in ranking.videos))
+    scores: VideoScores = {}
+    waiting: list[tuple[tuple[str, Path], Tensor]] = []
+
+    def judge() -> None:
+        if waiting:
+            videos = torch.stack([video for _, video in waiting])
+            found = reward.score(videos, [key[0] for key, _ in waiting])
+            for row, (key, _) in enumerate(waiting):
+                scores[key] = {name: float(value[row]) for name, value in found.items()}
+            waiting.clear()
+
+    for key in tqdm(keys, desc="Scoring videos", unit="video", disable=not progress):
+        video = reward.read_video(key[1])
+        if waiting and (len(waiting) == batch_size or waiting[0][1].shape != video.shape):
+            judge()
+        waiting.append((key, video))
+    judge()
+    return scores
+
+
+def chosen_dimension(scores: dict[str, float], dimension: str) -> float | None:
+    """The score for a dimension of the rankings; `overall` is the mean of all scores where the model has none."""
+    if dimension in scores:
+        return scores[dimension]
+    if dimension == "overall":
+        return sum(scores.values()) / len(scores)
+    return None
+
+
+def annotator_agreement(rankings: Sequence[Ranking]) -> dict[str, float] | None:
+    """How often two annotators who ordered the same pair agree, and what follows for any model.
+
+    With p the share of people who prefer the first of a pair, two of them agree with the probability
+    a = E[p² + (1 − p)²], and the best possible model is right with E max(p, 1 − p), which by Jensen's inequality is at
+    most (1 + √(2a − 1)) / 2 (equal where all pairs are equally hard).
+
+    Returns:
+        `{agreement, best_possible_at_most, pairs}`; None where no pair was ordered twice.
+    """
+    votes: dict[tuple[str, str, str], Counter[bool]] = defaultdict(Counter)
+    for ranking in rankings:
+        for (a, rank_a), (b, rank_b) in combinations(zip(map(str, ranking.videos), ranking.ranks), 2):
+            if MISSING not in (rank_a, rank_b) and rank_a != rank_b:
+                first, second = sorted((a, b))
+                votes[ranking.prompt, first, second][(rank_a < rank_b) == (a == first)] += 1
+    agreed = compared = pairs = 0
+    for count in votes.values():
+        yes, no = count[True], count[False]
+        if yes + no > 1:
+            pairs += 1
+            agreed += yes * (yes - 1) + no * (no - 1)
+            compared += (yes + no) * (yes + no - 1)
+    if not compared:
+        return None
+    agreement = agreed / compared
+    bound = (1 + max(0.0, 2 * agreement - 1) ** 0.5) / 2
+    return {"agreement": agreement, "best_possible_at_most": bound, "pairs": pairs}
+
+
+def _pairs(rankings: Sequence[Ranking], scores: VideoScores, dimension: str) -> Pairs:
+    chosen = [ranking for ranking in rankings if ranking.dimension == dimension]
+
+    def of(ranking: Ranking) -> list[float]:
+        found = [chosen_dimension(scores[ranking.prompt, video], dimension) for video in ranking.videos]
+        return [math.nan if score is None else score for score in found]
+
+    return pairs_of_rankings(
+        [of(ranking) for ranking in chosen],
+        [ranking.ranks for ranking in chosen],
+        [ranking.prompt for ranking in chosen],
+    )
+
+
+def held_out_of_training(
+    reward_folder: str | Path, preferences: str | Path, rankings: Sequence[Ranking]
+) -> list[Ranking] | None:
+    """The rankings of the prompts that a model did not train on, where this is the file it was trained from; else
+    None."""
+    record = Path(reward_folder) / "training.json"
+    if not record.is_file() or not Path(preferences).is_file():
+        return None
+    document = json.loads(record.read_text(encoding="utf-8"))
+    source, arguments = document.get("preferences"), document.get("arguments", {})
+    if not source or source.get("sha256") != file_hash(preferences):
+        return None
+    fractions = arguments["held_out_fraction"], arguments["validation_fraction"]
+    return split_rankings(rankings, *fractions, seed=arguments["seed"])[2]
+
+
+def evaluate_reward(
+    reward: RewardModel,
+    rankings: Sequence[Ranking],
+    calibration_fraction: float = 0.0,
+    seed: int = 0,
+    batch_size: int = 16,
+    best_possible: float | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Figures for each dimension that both the model and the rankings have; see `reward.metrics.evaluate_pairs`.
+
+    Args:
+        calibration_fraction: share of the prompts that tie threshold and temperature are chosen on and that is left
+            out of the figures; 0 takes those that the model learned from its own validation split.
+        best_possible: the accuracy without ties that a perfect model would reach, where it is known.
+
+    Raises:
+        InputError: no dimension of the rankings is one of the model, or there are too few prompts.
+    """
+    if not 0 <= calibration_fraction < 1:
+        raise InputError(
+            f"calibration_fraction is {calibration_fraction}, but it must be at least 0 and below 1."
+        )
+    scores = score_rankings(reward, rankings, batch_size, progress)
+    some = next(iter(scores.values()))
+    test, calibration = split_by_prompt(rankings, calibration_fraction, seed)
+    found = {ranking.dimension for ranking in rankings}
+    dimensions = [name for name in DIMENSIONS if name in found and chosen_dimension(some, name) is not None]
+    if not dimensions:
+        raise InputError(
+            f"The reward {reward.name!r} scores {', '.join(some)}, but the rankings judge {', '.join(sorted(found))}."
+        )
+    temperatures, thresholds = calibration_of(reward)
+    figures: dict[str, Any] = {}
+    for dimension in dimensions:
+        figures[dimension] = evaluate_pairs(
+            _pairs(test, scores, dimension),
+            _pairs(calibration, scores, dimension) if calibration_fraction else None,
+            seed,
+            thresholds.get(dimension, -1.0),
+            temperatures.get(dimension, 1.0),
+        )
+        own = [ranking for ranking in test if ranking.dimension == dimension]
+        figures[dimension]["annotators"] = annotator_agreement(own)
+        figures[dimension]["best_possible"] = best_possible
+    return {
+        "dimensions": figures,
+        "not_scored": sorted(found - set(dimensions)),
+        "videos": len(scores),
+        "rankings": len(test),
+    }
+
+
+def calibration_of(reward: RewardModel) -> tuple[dict[str, float], dict[str, float]]:
+    """Temperatures and tie thresholds that a model learned from its validation split; empty for others."""
+    stored = getattr(reward, "config", reward)
+    return dict(getattr(stored, "temperature", {})), dict(getattr(stored, "tie_threshold", {}))

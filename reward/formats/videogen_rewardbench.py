@@ -1,0 +1,83 @@
+"""VideoGen-RewardBench and VideoAlign's annotations: a CSV row for a pair of videos, with a label for each
+dimension (Liu et al., arXiv 2501.13918).
+
+    path_A,path_B,prompt,VQ,MQ,TA,Overall,A_model,B_model,fps_A,num_frames_A,fps_B,num_frames_B
+    ./videos/x.mp4,./videos/y.mp4,a red ball,A,same,B,A,gen2,pika,24.0,96.0,24.0,72.0
+
+A label is `A`, `B` or `same`; anything else means that the dimension was not judged. VideoAlign's own files have no
+`Overall` and no models.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from generator.output import InputError
+from reward.formats.tables import Row, find_video, read_rows, text_of, write_rows
+from reward.preferences import Ranking
+
+DIMENSIONS = {"VQ": "visual", "MQ": "motion", "TA": "alignment", "Overall": "overall"}
+RANKS = {"A": [1, 2], "B": [2, 1], "same": [1, 1]}
+COLUMNS = ("path_A", "path_B", "prompt")
+
+
+def fits(row: Row) -> bool:
+    """Whether a row has this layout."""
+    return set(COLUMNS) <= set(row)
+
+
+def read(path: Path) -> list[Ranking]:
+    """Each pair's rankings, one for each dimension that has a label."""
+    rankings = []
+    for number, row in enumerate(read_rows(path), start=1):
+        where = f"{path}, row {number}"
+        videos = [find_video(path.parent, row.get(column), where) for column in ("path_A", "path_B")]
+        prompt = text_of(row, "prompt", where)
+        for column, dimension in DIMENSIONS.items():
+            label = str(row.get(column) or "").strip()
+            if label in RANKS:
+                rankings.append(Ranking(prompt, videos, RANKS[label], dimension))
+    return rankings
+
+
+def write(path: Path, rankings: Sequence[Ranking]) -> None:
+    """Writes rankings of two videos; those of one pair share a row, and the files' own rates and lengths are noted.
+
+    Raises:
+        InputError: a ranking has more than two videos.
+    """
+    from generator.video import read_video
+
+    pairs: dict[tuple[str, Path, Path], dict[str, str]] = {}
+    for ranking in rankings:
+        if len(ranking.videos) != 2:
+            raise InputError(
+                f"The ranking of {ranking.prompt!r} has {len(ranking.videos)} videos, but this format holds pairs."
+            )
+        first, second = ranking.ranks
+        label = "same" if first == second else "A" if first < second else "B"
+        if -1 in (first, second):
+            label = ""
+        key = (ranking.prompt, *ranking.videos)
+        pairs.setdefault(key, {})[ranking.dimension] = label  # type: ignore[arg-type]
+    facts: dict[Path, tuple[float, int]] = {}
+    for _, *videos in pairs:
+        for video in videos:
+            if video not in facts:
+                frames, fps = read_video(video)
+                facts[video] = (fps, frames.shape[1])
+    rows = []
+    for (prompt, first_video, second_video), labels in pairs.items():
+        row: Row = {
+            "path_A": os.path.relpath(first_video, path.parent),
+            "path_B": os.path.relpath(second_video, path.parent),
+            "prompt": prompt,
+        }
+        row |= {column: labels.get(dimension, "") for column, dimension in DIMENSIONS.items()}
+        row |= {"A_model": "", "B_model": ""}
+        for side, video in (("A", first_video), ("B", second_video)):
+            row |= {f"fps_{side}": facts[video][0], f"num_frames_{side}": facts[video][1]}
+        rows.append(row)
+    write_rows(path, rows)

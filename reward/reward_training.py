@@ -1,0 +1,246 @@
+"""From rankings and a configuration to a saved reward model, or an ensemble of them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import TrainerCallback, set_seed
+
+from generator.base import VideoGenerator
+from generator.demonstrations import Demonstration
+from generator.output import InputError, write_json
+from reward.matching_training import DemonstrationMatching
+from reward.models.ensemble import MEMBER, EnsembleRewardModel
+from reward.models.latent import LatentRewardConfig, LatentRewardModel
+from reward.preferences import DIMENSIONS, Ranking
+from reward.ranking_data import EncodedVideos
+from reward.reward_config import RewardConfig
+from reward.reward_trainer import RewardTrainer, file_hash, split_rankings, versions
+
+
+def build_reward_model(
+    generator: VideoGenerator,
+    config: RewardConfig,
+    rankings: Sequence[Ranking],
+    trunk_adapter: str | Path | None = None,
+    has_demonstrations: bool = False,
+) -> LatentRewardModel:
+    """An untrained reward model on the blocks of `generator`, with one head for each dimension of the
+    rankings."""
+    architecture = config.architecture
+    if architecture == "auto":
+        architecture = "matching" if has_demonstrations else "pooled"
+    matching = architecture == "matching"
+    found = {ranking.dimension for ranking in rankings}
+    dimensions = config.dimensions or [name for name in DIMENSIONS if name in found]
+    missing = [name for name in dimensions if name not in found]
+    if missing:
+        raise InputError(
+            f"The rankings have no dimension {missing[0]!r}, only {', '.join(sorted(found))}: name one of "
+            "these."
+        )
+    defaults = generator.defaults
+    size = (
+        config.num_frames or defaults.num_frames,
+        config.height or defaults.height,
+        config.width or defaults.width,
+    )
+    generator.check_size(*size)
+    set_seed(config.seed)
+    return LatentRewardModel(
+        LatentRewardConfig(
+            base_model=generator.name,
+            dimensions=tuple(dimensions),
+            architecture=architecture,
+            num_blocks=config.num_blocks,
+            sigmas=tuple(config.sigmas) or ((0.1,) if matching else (0.1, 0.4)),
+            num_queries=config.num_queries,
+            hidden_size=config.hidden_size or (64 if matching else 128),
+            dropout=config.dropout,
+            noise_levels=tuple(config.noise_levels) if config.noise_conditioned else (),
+            gaussian=config.loss_type == "gaussian_bradley_terry",
+            implicit_evidence=config.implicit_evidence,
+            evidence_sigmas=tuple(config.evidence_sigmas),
+            evidence_draws=config.evidence_draws,
+            lora_rank=config.lora_rank,
+            lora_target_modules=tuple(config.lora_target_modules),
+            num_frames=size[0],
+            height=size[1],
+            width=size[2],
+        ),
+        generator,
+        trunk_adapter=trunk_adapter,
+    )
+
+
+@dataclass
+class RewardSplits:
+    """The rankings by what they are for; no prompt stands in two of them."""
+
+    train: list[Ranking]
+    validation: list[Ranking]
+    held_out: list[Ranking]
+
+
+def train_reward_model(
+    generator: VideoGenerator,
+    rankings: Sequence[Ranking],
+    config: RewardConfig,
+    trunk_adapter: str | Path | None = None,
+    source: str | Path | None = None,
+    latents: dict[Path, Tensor] | None = None,
+    callbacks: list[TrainerCallback] | None = None,
+    demonstrations: Sequence[Demonstration] = (),
+) -> tuple[LatentRewardModel | EnsembleRewardModel, dict[str, Any]]:
+    """Trains a reward model (or an ensemble), writes it with `metrics.json` and `training.json` to
+    `config.output_dir`.
+
+    Args:
+        generator: the trunk; an instance of its own, not the policy's (see `LatentRewardModel`).
+        rankings: from `reward.formats.read_preferences`.
+        config: see `RewardConfig`.
+        trunk_adapter: folder of the adapter that `generator` was loaded with, if any.
+        source: the rankings file, whose hash is stored.
+        latents: already known latents of video files, which then are not read.
+        callbacks: further callbacks of the trainer.
+        demonstrations: videos that show what their prompts say; the matching head learns from them first.
+
+    Returns:
+        The model in evaluation mode and the figures of `metrics.json`:
+        `{dimension: {train, held_out: {accuracy: {mean, low, high, n, clusters}, accuracy_with_ties, …}}}`.
+    """
+    splits = RewardSplits(
+        *split_rankings(rankings, config.held_out_fraction, config.validation_fraction, config.seed)
+    )
+    output_dir = Path(str(config.output_dir))
+    model: LatentRewardModel | EnsembleRewardModel
+    if config.ensemble == 1:
+        trainer, metrics = _train_one(
+            generator, rankings, splits, config, trunk_adapter, latents, callbacks, demonstrations
+        )
+        model, first = trainer.reward_model, trainer
+    else:
+        model, metrics, first = _train_ensemble(
+            generator, rankings, splits, config, trunk_adapter, latents, callbacks, demonstrations
+        )
+    if first.is_world_process_zero():
+        model.save_pretrained(output_dir)
+        write_json(output_dir / "metrics.json", metrics)
+        write_json(
+            output_dir / "training.json",
+            {
+                "base_model": generator.name,
+                "trunk_adapter": None if trunk_adapter is None else str(trunk_adapter),
+                "preferences": None
+                if source is None
+                else {"file": str(source), "sha256": file_hash(source), "rankings": len(rankings)},
+                "demonstrations": len(demonstrations),
+                "rankings_without_order": sum(not ranking.has_order for ranking in rankings),
+                "split": {
+                    name: len({ranking.prompt for ranking in part})
+                    for name, part in (
+                        ("train", splits.train),
+                        ("validation", splits.validation),
+                        ("held_out", splits.held_out),
+                    )
+                },
+                "arguments": config.to_sanitized_dict(),
+                "versions": versions(),
+                "metrics": metrics,
+            },
+        )
+    return model.eval(), metrics
+
+
+def _train_one(
+    generator: VideoGenerator,
+    rankings: Sequence[Ranking],
+    splits: RewardSplits,
+    config: RewardConfig,
+    trunk_adapter: str | Path | None,
+    latents: dict[Path, Tensor] | None,
+    callbacks: list[TrainerCallback] | None,
+    demonstrations: Sequence[Demonstration],
+    encoded: EncodedVideos | None = None,
+) -> tuple[RewardTrainer, dict[str, Any]]:
+    model = build_reward_model(generator, config, rankings, trunk_adapter, bool(demonstrations))
+    matching = None
+    if demonstrations:
+        matching = DemonstrationMatching(
+            model,
+            demonstrations,
+            config.matching_batch_size,
+            config.seed,
+            config.encode_batch_size,
+            latents,
+        )
+        if config.resume_from_checkpoint is None:
+            matching.pretrain(config.matching_steps, config.matching_learning_rate, not config.disable_tqdm)
+    trainer = RewardTrainer(
+        model,
+        config,
+        splits.train,
+        eval_dataset=splits.validation,
+        test_dataset=splits.held_out,
+        latents=latents,
+        matching=matching,
+        callbacks=callbacks,
+        encoded=encoded,
+    )
+    trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
+    return trainer, trainer.finish()
+
+
+def _train_ensemble(
+    generator: VideoGenerator,
+    rankings: Sequence[Ranking],
+    splits: RewardSplits,
+    config: RewardConfig,
+    trunk_adapter: str | Path | None,
+    latents: dict[Path, Tensor] | None,
+    callbacks: list[TrainerCallback] | None,
+    demonstrations: Sequence[Demonstration],
+) -> tuple[EnsembleRewardModel, dict[str, Any], RewardTrainer]:
+    """Members that differ in their initial weights, the order of the data and dropout; the trunk is shared, and the
+    videos are encoded once."""
+    members, scores, each = [], [], []
+    encoded: EncodedVideos | None = None
+    first: RewardTrainer | None = None
+    for number in range(config.ensemble):
+        own = copy.copy(config)
+        own.seed, own.data_seed = config.seed + number, None
+        own.output_dir = str(Path(str(config.output_dir)) / f"{MEMBER}-{number}")
+        trainer, metrics = _train_one(
+            generator, rankings, splits, own, trunk_adapter, latents, callbacks, demonstrations, encoded
+        )
+        first, encoded = first or trainer, trainer.encoded
+        members.append(trainer.reward_model)
+        scores.append(trainer.all_scores())
+        each.append(metrics)
+    assert first is not None
+    stacked = torch.stack(scores)
+    figures = first.measure(stacked.mean(0))
+    for dimension in members[0].dimensions:
+        accuracies = [
+            member[dimension]["held_out"]["accuracy"]["mean"]
+            for member in each
+            if member[dimension]["held_out"]
+        ]
+        figures[dimension]["members"] = accuracies
+    figures["disagreement"] = {
+        name: float(stacked[:, :, number].std(0).mean()) for number, name in enumerate(members[0].dimensions)
+    }
+    figures["loss"] = each[0]["loss"]
+    ensemble = EnsembleRewardModel(members, str(config.output_dir))
+    for name in ensemble.dimensions:
+        train = figures[name]["train"]
+        if train is not None:
+            ensemble.temperature[name] = train["temperature"]
+            ensemble.tie_threshold[name] = train["tie_threshold"]
+    return ensemble, figures, first

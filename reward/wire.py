@@ -1,0 +1,65 @@
+"""What the reward service and its clients say to each other.
+
+A request to `POST /score` is either
+
+- `application/octet-stream`: a safetensors file with `videos [batch, 3, frames, height, width]` in [-1, 1], float16,
+  and the prompts as JSON in the metadata under `prompts`; or
+- `application/json`: `{"prompts": [text…], "videos": [base64 of a video file…]}`.
+
+The answer is `{"scores": {dimension: [number…]}, "uncertainty": {dimension: [number…]}}`, the latter only where
+`?uncertainty=true` asks for it and the model knows it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from generator.output import InputError
+
+TENSORS = "application/octet-stream"
+
+
+def pack(videos: Tensor, prompts: Sequence[str]) -> bytes:
+    """Videos and prompts as the body of a request; 16-bit floats keep more than the 8 bits of a video file."""
+    tensors = {"videos": videos.detach().to(device="cpu", dtype=torch.float16).contiguous()}
+    return save(tensors, metadata={"prompts": json.dumps(list(prompts))})
+
+
+def unpack(body: bytes) -> tuple[Tensor, list[str]]:
+    """Videos (float32) and prompts of a request.
+
+    Raises:
+        InputError: the body is not what `pack` makes.
+    """
+    try:
+        videos = load(body)["videos"].float()
+        length = int.from_bytes(body[:8], "little")
+        prompts = json.loads(json.loads(body[8 : 8 + length])["__metadata__"]["prompts"])
+    except Exception as error:
+        raise InputError(
+            f"The request is not a safetensors file with videos and prompts ({error})."
+        ) from error
+    return check(videos, prompts)
+
+
+def check(videos: Tensor, prompts: object) -> tuple[Tensor, list[str]]:
+    """The videos and prompts of a request, if they fit each other.
+
+    Raises:
+        InputError: wrong shapes, other numbers than prompts, or values that are not finite.
+    """
+    if not isinstance(prompts, list) or not all(isinstance(prompt, str) for prompt in prompts):
+        raise InputError("`prompts` must be a list of texts.")
+    if videos.ndim != 5 or videos.shape[1] != 3 or len(videos) != len(prompts):
+        raise InputError(
+            f"Videos of shape {tuple(videos.shape)} and {len(prompts)} prompts were sent: [batch, 3, frames, height, "
+            "width] and one prompt a video are needed."
+        )
+    if not torch.isfinite(videos).all():
+        raise InputError("The videos hold values that are not finite numbers.")
+    return videos, prompts
