@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-import os
 import importlib.metadata
+import os
 import shutil
 from fractions import Fraction
 from pathlib import Path
