@@ -7,7 +7,7 @@ goes on where it stopped. Videos are judged as they were generated, before the m
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from generator.video import read_video, write_video
 from reward.adherence.evaluate import Sample, judge, load_verifier, summarise
 from reward.adherence.report import write_report
 from reward.adherence.statistics import CONFIDENCE, RESAMPLES
-from reward.adherence.verifiers import Categories
+from reward.adherence.verifiers import Categories, Verifier
 
 SETTINGS_NAME = "settings.json"
 METADATA_NAME = "metadata.jsonl"
@@ -158,21 +158,9 @@ def compare_models(
                 continue
             generator = load()
             write_json(folder / DEFAULTS_NAME, asdict(generator.defaults))
-            for start in range(0, len(missing), generation.batch_size):
-                batch = missing[start : start + generation.batch_size]
-                videos = _generate(generator, batch, generation)
-                for request, video in zip(batch, videos):
-                    write_video(folder / request.file_name(name), video, generator.defaults.fps)
-                samples += judge(
-                    name,
-                    videos,
-                    [request.record.prompt for request in batch],
-                    [request.seed for request in batch],
-                    verify,
-                    categories,
-                    [request.file_name(name) for request in batch],
-                    generator.defaults.fps,
-                )
+            judged = _judged_batches(name, generator, missing, folder, generation, verify, categories)
+            for batch in judged:
+                samples += batch
                 write_jsonl(folder / METADATA_NAME, [sample.as_row() for sample in samples])
                 bar.update(len(batch))
                 if on_progress is not None:
@@ -195,6 +183,34 @@ def repeatable(folder: Path) -> dict[str, Any]:
         "model_defaults": json.loads(stored.read_text(encoding="utf-8")) if stored.is_file() else {},
         "bootstrap": {"resamples": RESAMPLES, "confidence": CONFIDENCE, "seed": 0, "clusters": "prompts"},
     }
+
+
+def _judged_batches(
+    name: str,
+    generator: VideoGenerator,
+    requests: Sequence[_Request],
+    folder: Path,
+    generation: GenerationSettings,
+    verify: Verifier,
+    categories: Categories,
+) -> Iterator[list[Sample]]:
+    """Generates the videos of the model `name`, writes them into `folder` and judges them, batch after batch."""
+    for start in range(0, len(requests), generation.batch_size):
+        batch = requests[start : start + generation.batch_size]
+        videos = _generate(generator, batch, generation)
+        files = [request.file_name(name) for request in batch]
+        for file_name, video in zip(files, videos):
+            write_video(folder / file_name, video, generator.defaults.fps)
+        yield judge(
+            name,
+            videos,
+            [request.record.prompt for request in batch],
+            [request.seed for request in batch],
+            verify,
+            categories,
+            files,
+            generator.defaults.fps,
+        )
 
 
 def _generate(generator: VideoGenerator, batch: Sequence[_Request], settings: GenerationSettings) -> Tensor:
