@@ -24,6 +24,7 @@ from transformers import TrainerCallback
 from alignment.adapters import GeneratorArguments, LoraArguments
 from alignment.commands import dpo, ppo, sft
 from alignment.demo_config import STAGES, DemoConfig, demo_scale
+from alignment.demo_settings import dpo_settings, ppo_settings, reward_settings, sft_settings, video_size
 from alignment.dpo_config import DPOConfig
 from alignment.ppo_config import PPOConfig
 from alignment.report import write_demo_report
@@ -62,10 +63,6 @@ def sample_annotators(count: int) -> list[SimulatedAnnotator]:
         )
         for number in range(count)
     ]
-
-
-HIGH_NOISE = 1.5
-"""Mean of the logit-normal noise levels of SFT and DPO: what a video shows is decided where noise is high."""
 
 
 class Fraction(TrainerCallback):
@@ -148,11 +145,10 @@ class Demo:
             yield
 
     def _size(self) -> dict[str, Any]:
-        scale = self.scale
-        return {"num_frames": scale.num_frames, "height": scale.height, "width": scale.width}
+        return video_size(self.scale)
 
     def _training(self, stage: str, steps: int) -> dict[str, Any]:
-        """Arguments that all trainers share here."""
+        """Arguments that SFT, DPO and PPO share here."""
         return {
             "output_dir": str(self.folder / stage),
             "seed": self.config.seed,
@@ -187,17 +183,7 @@ class Demo:
             GeneratorArguments(model=self.config.model),
             sft.SFTArguments(dataset=str(self.folder / "demonstrations")),
             LoraArguments(lora_r=16),
-            SFTConfig(
-                **self._training("sft", self.scale.sft_steps),
-                max_steps=self.scale.sft_steps,
-                per_device_train_batch_size=self.scale.batch_size,
-                learning_rate=2e-3,
-                lr_scheduler_type="cosine",
-                warmup_steps=5,
-                logging_steps=5,
-                caption_dropout=0.0,
-                logit_mean=HIGH_NOISE,
-            ),
+            SFTConfig(**self._training("sft", self.scale.sft_steps), **sft_settings(self.scale)),
             callbacks=[Fraction(self.advance)],
         )
         return {"curve": _curve(trainer, ["loss"])}
@@ -254,11 +240,7 @@ class Demo:
         }
 
     def reward(self) -> dict[str, Any]:
-        """The reward model, trained on the rankings: a small head on the SFT model's blocks and on its evidence.
-
-        How much better the SFT model denoises a video with its prompt than without tells most of what so few
-        rankings can confirm; a large head would learn the training prompts by heart.
-        """
+        """The reward model, trained on the rankings."""
         output_dir = self.folder / "reward"
         shutil.rmtree(output_dir, ignore_errors=True)
         source = self.folder / "rankings.jsonl"
@@ -268,19 +250,8 @@ class Demo:
             RewardConfig(
                 output_dir=str(output_dir),
                 seed=self.config.seed,
-                num_train_epochs=self.scale.reward_epochs,
-                num_blocks=1,
-                num_queries=1,
-                hidden_size=16,
-                dropout=0.5,
-                sigmas=[0.3],
-                implicit_evidence=True,
-                evidence_sigmas=[0.8, 0.9, 0.97],
-                evidence_draws=2,
                 disable_tqdm=True,
-                logging_steps=5,
-                encode_batch_size=self.scale.inference_batch_size,
-                **self._size(),
+                **reward_settings(self.scale),
             ),
             trunk_adapter=self._adapter(),
             source=source,
@@ -294,18 +265,7 @@ class Demo:
             GeneratorArguments(model=self.config.model, adapter=[self._adapter()]),
             dpo.DPOArguments(preferences=str(self.folder / "rankings.jsonl"), merge_annotators=True),
             LoraArguments(lora_r=16),
-            DPOConfig(
-                **self._training("dpo", self.scale.dpo_steps),
-                max_steps=self.scale.dpo_steps,
-                per_device_train_batch_size=max(self.scale.batch_size // self.scale.num_candidates, 1),
-                loss_type="plackett_luce",
-                learning_rate=2e-3,
-                lr_scheduler_type="cosine",
-                warmup_steps=5,
-                beta=10.0,
-                logging_steps=5,
-                logit_mean=HIGH_NOISE,
-            ),
+            DPOConfig(**self._training("dpo", self.scale.dpo_steps), **dpo_settings(self.scale)),
             callbacks=[Fraction(self.advance)],
         )
         return {"curve": _curve(trainer, ["loss", "rewards/margins", "rewards/accuracies"])}
@@ -323,23 +283,7 @@ class Demo:
             GeneratorArguments(model=self.config.model, adapter=[self._adapter()]),
             ppo.PPOArguments(prompts=str(prompts), reward=[str(self.folder / "reward")]),
             LoraArguments(lora_r=16),
-            PPOConfig(
-                **self._training("ppo", scale.num_rollouts * 4),
-                num_rollouts=scale.num_rollouts,
-                num_iterations=2,
-                lr_scheduler_type="cosine",
-                num_prompts=scale.rollout_prompts,
-                num_generations=scale.num_generations,
-                **self._size(),
-                num_inference_steps=scale.num_inference_steps,
-                rollout_batch_size=scale.rollout_prompts * scale.num_generations,
-                reward_batch_size=max(scale.inference_batch_size, 32),
-                per_device_train_batch_size=max(scale.inference_batch_size, 32),
-                learning_rate=2e-3,
-                sde_window_size=min(4, scale.num_inference_steps - 1),
-                beta=0.0,
-                step_weight="balanced",
-            ),
+            PPOConfig(**self._training("ppo", scale.num_rollouts * 4), **ppo_settings(scale)),
             monitors=[monitor],
             callbacks=[Fraction(self.advance)],
         )
