@@ -252,7 +252,8 @@ def _add_api(app: FastAPI, door: Door, campaign: str | None) -> None:
                 "cache-control": "private, max-age=3600",
                 # The file's own date could tell which model made it.
                 "last-modified": "Thu, 01 Jan 1970 00:00:00 GMT",
-                "etag": f'"{found.id}"',
+                # Not the file's own either: a repeat would have the same.
+                "etag": f'"{media_id}"',
             },
         )
 
@@ -264,8 +265,13 @@ def _task_for_page(task: assignment.AssignedTask) -> dict[str, Any]:
         "prompt": task.prompt,
         "dimensions": list(task.dimensions),
         "videos": [
-            {"id": video.id, "fps": video.fps, "width": video.width, "height": video.height}
-            for video in task.videos
+            {
+                "id": assignment.shown_id(task.assignment, place),
+                "fps": video.fps,
+                "width": video.width,
+                "height": video.height,
+            }
+            for place, video in enumerate(task.videos)
         ],
         "expires_at": task.expires_at,
     }

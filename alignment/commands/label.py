@@ -15,6 +15,7 @@ from alignment.label_verbs import CAMPAIGN_HELP, DB_HELP, LEAD_VERBS, reward_sco
 from generator.output import InputError
 from labeling_app.backup import backup, restore
 from labeling_app.demonstrations import export_demonstrations
+from labeling_app.exchange import export_preferences, import_preferences
 from labeling_app.export import export_rankings
 from labeling_app.hidden_checks import HiddenChecks, hidden_checks
 from labeling_app.importing import import_tasks
@@ -22,6 +23,7 @@ from labeling_app.quality import agreement
 from labeling_app.reliability import reliabilities
 from labeling_app.simulate import Score, precomputed_scores, simulate
 from labeling_app.store import Store
+from reward.formats import FORMAT_HELP, FORMATS, OWN
 
 HELP = (
     "collect human rankings and demonstrations: serve, import, select, export, quality, simulate, backup, …"
@@ -56,24 +58,37 @@ class ServeArguments:
 
 @dataclass
 class ImportArguments:
-    """What is to be ranked."""
+    """What is to be ranked, or rankings that people gave elsewhere."""
 
     db: str = field(metadata={"help": DB_HELP})
-    videos: list[str] = field(
+    videos: list[str] | None = field(
+        default=None,
         metadata={
             "help": "folders with metadata.jsonl (as `vidalign generate` writes them) or JSONL files with "
             "prompt and videos; the videos of a prompt from several folders are put together"
-        }
+        },
+    )
+    preferences: str | None = field(
+        default=None,
+        metadata={"help": "instead: file of rankings that were given elsewhere, in a layout of --format"},
+    )
+    format: str = field(default="auto", metadata={"help": FORMAT_HELP})
+    annotator: str = field(
+        default="imported", metadata={"help": "name of the external annotator of --preferences"}
     )
     campaign: str = field(default="default", metadata={"help": CAMPAIGN_HELP + "; made if it is new"})
     overlap: int | None = field(
-        default=None, metadata={"help": "different annotators a task, for a new campaign (1 if not given)"}
+        default=None,
+        metadata={
+            "help": "different annotators a task, for a new campaign (1 if not given, "
+            "or as many as judged the tasks of --preferences)"
+        },
     )
     dimensions: list[str] | None = field(
         default=None,
         metadata={
-            "help": "what is judged, for a new campaign: overall, visual, motion, alignment (overall if not "
-            "given)"
+            "help": "what is judged, for a new campaign: overall, visual, motion, alignment (overall, or "
+            "those of --preferences, if not given)"
         },
     )
     skip_bad: bool = field(
@@ -90,6 +105,13 @@ class ExportArguments:
         default=None, metadata={"help": "rankings file to write, for example rankings.jsonl"}
     )
     campaign: str = field(default="default", metadata={"help": CAMPAIGN_HELP})
+    format: str = field(
+        default=OWN,
+        metadata={
+            "help": f"layout of the file: {', '.join([OWN, *FORMATS])}; those of other projects get the videos in a "
+            "folder `videos` beside the file (docs/data-formats.md)"
+        },
+    )
     raw: bool = field(
         default=False, metadata={"help": "annotators' own rankings also where a lead has decided"}
     )
@@ -214,7 +236,12 @@ def run_serve(arguments: ServeArguments) -> None:
 
 
 def run_import(arguments: ImportArguments) -> None:
-    """Imports candidates as tasks."""
+    """Imports candidates as tasks, or rankings with their tasks."""
+    if (arguments.videos is None) == (arguments.preferences is None):
+        raise InputError("Say what to import: either --videos to rank or --preferences, rankings of others.")
+    if arguments.videos is None:
+        _import_preferences(arguments)
+        return
     with Store(arguments.db) as store:
         summary = import_tasks(
             store,
@@ -230,6 +257,25 @@ def run_import(arguments: ImportArguments) -> None:
     print(f"Campaign {arguments.campaign}: {summary.added} new task(s), {summary.known} known already.")
 
 
+def _import_preferences(arguments: ImportArguments) -> None:
+    with Store(arguments.db) as store:
+        done = import_preferences(
+            store,
+            arguments.preferences or "",
+            campaign=arguments.campaign,
+            annotator=arguments.annotator,
+            format=arguments.format,
+            overlap=arguments.overlap,
+            dimensions=arguments.dimensions,
+            progress=True,
+        )
+    names = ", ".join(done.annotators[:5]) + (" …" if len(done.annotators) > 5 else "")
+    print(
+        f"Campaign {arguments.campaign}: {done.judgements} new ranking(s) of {names} (imported), {done.known} known "
+        f"already; {done.tasks} new task(s)."
+    )
+
+
 def run_export(arguments: ExportArguments) -> None:
     """Writes the rankings or the demonstrations of a campaign."""
     if (arguments.output_file is None) == (arguments.demonstrations is None):
@@ -242,6 +288,16 @@ def run_export(arguments: ExportArguments) -> None:
             print(f"{count} demonstration(s) in {arguments.demonstrations}")
             return
         path = Path(arguments.output_file or "")
+        if arguments.format != OWN:
+            count, left = export_preferences(
+                store, arguments.campaign, path, arguments.format, arguments.overwrite, arguments.raw
+            )
+            print(f"{count} row(s) of {arguments.format} in {path}, videos in {path.parent / 'videos'}")
+            if left:
+                print(
+                    f"{left} ranking(s) of other dimensions were left out: {arguments.format} has overall only."
+                )
+            return
         count = export_rankings(store, arguments.campaign, path, arguments.overwrite, arguments.raw)
     print(f"{count} ranking(s) in {path}")
 
