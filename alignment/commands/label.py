@@ -337,7 +337,7 @@ def run_quality(arguments: QualityArguments) -> None:
         known = reliability.get(person.name)
         checks = hidden.get(person.name, HiddenChecks())
         print(
-            f"{person.name[:20]:20}  {person.judgements:5} {person.skips:5} {person.median_seconds:7.1f} "
+            f"{person.name[:20]:20}  {person.judgements:5} {person.skips:5} {_seconds(person.median_seconds):>7} "
             f"{_number(person.tie_rate)}      {_number(person.agreement)}     "
             f"{_number(known.accuracy if known else math.nan)}     {_number(checks.gold_accuracy)}    "
             f"{_number(checks.self_consistency)}  {', '.join(known.flags) if known else ''}"
@@ -401,6 +401,10 @@ def _free_name(store: Store, name: str) -> str:
     return next(
         candidate for candidate in (name, *(f"{name}{i}" for i in range(2, 1000))) if candidate not in taken
     )
+
+
+def _seconds(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.1f}"
 
 
 def _number(value: float) -> str:
