@@ -14,6 +14,7 @@ from alignment.cli import Verb
 from alignment.label_verbs import CAMPAIGN_HELP, DB_HELP, LEAD_VERBS, reward_score
 from generator.output import InputError
 from labeling_app.backup import backup, restore
+from labeling_app.database import existing_database
 from labeling_app.demonstrations import export_demonstrations
 from labeling_app.exchange import export_preferences, import_preferences
 from labeling_app.export import export_rankings
@@ -280,7 +281,7 @@ def run_export(arguments: ExportArguments) -> None:
     """Writes the rankings or the demonstrations of a campaign."""
     if (arguments.output_file is None) == (arguments.demonstrations is None):
         raise InputError("Say what to export: either --output_file for rankings or --demonstrations FOLDER.")
-    with Store(arguments.db) as store:
+    with Store(existing_database(arguments.db)) as store:
         if arguments.demonstrations is not None:
             count = export_demonstrations(
                 store, arguments.campaign, arguments.demonstrations, arguments.overwrite, arguments.accepted
@@ -322,7 +323,7 @@ def run_users(arguments: UsersArguments) -> None:
 
 def run_quality(arguments: QualityArguments) -> None:
     """Prints how far the annotators agree."""
-    with Store(arguments.db) as store:
+    with Store(existing_database(arguments.db)) as store:
         found = agreement(store, arguments.campaign, arguments.dimension)
         reliability = {person.name: person for person in reliabilities(store, arguments.campaign)}
         hidden = hidden_checks(store, arguments.campaign)
@@ -348,7 +349,7 @@ def run_simulate(arguments: SimulateArguments) -> None:
     """Lets simulated annotators rank what is left to rank."""
     if (arguments.reward is None) == (arguments.scores is None):
         raise InputError("Simulated annotators need one gold score: give either --reward or --scores.")
-    with Store(arguments.db) as store:
+    with Store(existing_database(arguments.db)) as store:
         dimensions = store.campaign(arguments.campaign).dimensions
         if arguments.reward is not None:
             score = {dimension: reward_score(arguments.reward, dimension) for dimension in dimensions}
