@@ -182,9 +182,9 @@ def run(arguments: RewardArguments, config: RewardConfig, vlm: VLMArguments) -> 
             print(f"{dimension}: held-out {_summary(held_out)}")
         if isinstance(figures, dict) and _is_constant(figures):
             print(
-                f"Warning: {dimension} has the same score for every video, because no epoch was better on the validation "
-                "prompts than the untrained model: add rankings, train longer (--num_train_epochs) or lower "
-                "--warmup_steps."
+                f"Warning: {dimension} has the same score for every video, because no epoch was better on the "
+                "validation prompts than the untrained model: add rankings, train longer (--num_train_epochs) or "
+                "lower --warmup_steps."
             )
     print(f"The reward model is in {Path(str(config.output_dir))}.")
 
