@@ -131,6 +131,11 @@ def _add_login(app: FastAPI, door: Door) -> None:
         # Gradio's page asks for one.
         return JSONResponse({"name": "Rank videos", "start_url": f"{PAGE}/", "display": "browser"})
 
+    @app.get("/favicon.ico", include_in_schema=False)
+    def icon() -> Response:
+        # Browsers ask for one.
+        return Response(status_code=204)
+
     @app.get("/login", include_in_schema=False)
     def show_login() -> Response:
         return login_page()
