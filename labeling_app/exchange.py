@@ -105,8 +105,8 @@ def import_preferences(
     with store.write() as session:
         is_new = session.scalar(select(Campaign.id).where(Campaign.name == campaign)) is None
         if is_new:
-            overlap = overlap or max(per_task.values())
-            dimensions = dimensions or [name for name in DIMENSIONS if name in found]
+            overlap = max(per_task.values()) if overlap is None else overlap
+            dimensions = [name for name in DIMENSIONS if name in found] if dimensions is None else dimensions
         row = campaign_row(session, campaign, overlap, dimensions, store.clock())
         if not found <= set(row.dimensions):
             raise InputError(

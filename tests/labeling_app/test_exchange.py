@@ -199,6 +199,8 @@ def test_what_cannot_be_used_is_one_sentence_and_leaves_nothing(
         with pytest.raises(InputError, match="name another campaign"):
             import_preferences(store, tmp_path / "rankings.jsonl", "second")
         assert len(store.judgements("second")) == 2
+        with pytest.raises(InputError, match="overlap is 0"):
+            import_preferences(store, tmp_path / "v.json", "third", overlap=0)
         with pytest.raises(InputError, match="1 to 100 printable"):
             import_preferences(store, tmp_path / "v.json", "third", annotator=" ")
         assert "third" not in {row.name for row in store.campaigns()}
