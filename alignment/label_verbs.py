@@ -22,6 +22,7 @@ from labeling_app.campaigns import (
     set_guidelines,
     set_rules,
 )
+from labeling_app.database import existing_database
 from labeling_app.demonstrations import add_library, ask
 from labeling_app.importing import Candidates, inspect_video, read_candidates
 from labeling_app.selection import SelectedPair, select_pairs
@@ -143,7 +144,7 @@ def run_campaign(arguments: CampaignArguments) -> None:
 
 def run_gold(arguments: GoldArguments) -> None:
     """Adds gold items."""
-    with Store(arguments.db) as store:
+    with Store(existing_database(arguments.db)) as store:
         added = import_gold(store, arguments.rankings, arguments.campaign)
         share = store.campaign(arguments.campaign).gold_share
     advice = "" if share else " Set their share: vidalign label campaign --gold_share 0.1."

@@ -8,6 +8,7 @@ same person.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -62,11 +63,13 @@ __all__ = [
     "recent_answers",
     "renew",
     "revise",
+    "shown_id",
     "skip",
     "submit",
     "visible_media",
 ]
 
+SHOWN_ID = re.compile(r"[0-9]{1,10}\.[0-9]")
 UNFORESEEN = random.SystemRandom()
 OPEN = (
     select(Assignment.id, Assignment.task_id, Assignment.permutation, Assignment.expires_at)
@@ -141,23 +144,42 @@ def renew(store: Store, user: User, assignment_id: int) -> float:
         return expires_at
 
 
+def shown_id(assignment_id: int, place: int) -> str:
+    """The id under which an annotator sees the video at a place of a task.
+
+    It is made of the assignment alone, so that the same video in a repeat or a gold item has another one. No id of a
+    video in the store has a dot.
+    """
+    return f"{assignment_id}.{place}"
+
+
 def visible_media(store: Store, user: User, media_id: str) -> Media | None:
-    """The video of this id if the user may see it: of a task that this person was ever given, an upload of the
-    person's own, one to choose as a demonstration, or any for a lead."""
-    if user.role != "annotator":
-        with store.read() as session:
-            return session.get(Media, media_id)
-    given = (
-        select(TaskVideo.media_id)
-        .join(Assignment, Assignment.task_id == TaskVideo.task_id)
-        .where(TaskVideo.media_id == media_id, Assignment.user_id == user.id)
-    )
-    own = select(Upload.media_id).where(Upload.media_id == media_id, Upload.user_id == user.id)
-    library = select(LibraryVideo.media_id).where(LibraryVideo.media_id == media_id)
+    """The video of this id if the user may see it: one shown in a task that this person was ever given (`shown_id`), an
+    upload of the person's own, one to choose as a demonstration, or any for a lead."""
+    if "." in media_id:
+        return _shown_media(store, user, media_id)
     with store.read() as session:
-        return session.scalar(
-            select(Media).where(Media.id == media_id, or_(given.exists(), own.exists(), library.exists()))
-        )
+        if user.role != "annotator":
+            return session.get(Media, media_id)
+        own = select(Upload.media_id).where(Upload.media_id == media_id, Upload.user_id == user.id)
+        library = select(LibraryVideo.media_id).where(LibraryVideo.media_id == media_id)
+        return session.scalar(select(Media).where(Media.id == media_id, or_(own.exists(), library.exists())))
+
+
+def _shown_media(store: Store, user: User, media_id: str) -> Media | None:
+    assignment_id, _, place = media_id.partition(".")
+    if not (SHOWN_ID.fullmatch(media_id) and int(assignment_id) <= MAXIMUM_ID):
+        return None
+    with store.read() as session:
+        found = session.execute(
+            select(Assignment.task_id, Assignment.permutation).where(
+                Assignment.id == int(assignment_id), Assignment.user_id == user.id
+            )
+        ).first()
+        if found is None or int(place) >= len(found[1]):
+            return None
+        here = (TaskVideo.task_id == found[0]) & (TaskVideo.position == found[1][int(place)])
+        return session.scalar(select(Media).join(TaskVideo, TaskVideo.media_id == Media.id).where(here))
 
 
 def random_order(count: int) -> list[int]:

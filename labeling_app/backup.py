@@ -14,7 +14,7 @@ from pathlib import Path
 from sqlalchemy import Connection, func, insert, select, text
 
 from generator.output import InputError, atomic_path
-from labeling_app.database import database_url, open_database, schema_version, shown_url
+from labeling_app.database import database_url, existing_database, open_database, schema_version, shown_url
 from labeling_app.models import Base
 
 ROWS_AT_A_TIME = 1000
@@ -29,7 +29,7 @@ def backup(database: str | Path, path: str | Path, overwrite: bool = False) -> i
     path = Path(path)
     if path.exists() and not overwrite:
         raise InputError(f"The file {path} exists: name another one or pass --overwrite.")
-    source = open_database(_existing(database))
+    source = open_database(existing_database(database))
     try:
         with atomic_path(path) as temporary:
             target = open_database(database_url(temporary))
@@ -65,13 +65,6 @@ def restore(path: str | Path, database: str | Path) -> int:
     finally:
         source.dispose()
         target.dispose()
-
-
-def _existing(database: str | Path) -> str:
-    url = database_url(database)
-    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).is_file():
-        raise InputError(f"There is no database {url.removeprefix('sqlite:///')}: correct the path.")
-    return url
 
 
 def _snapshot(connection: Connection) -> Connection:

@@ -99,6 +99,18 @@ def first_line(error: Exception) -> str:
     return str(getattr(error, "orig", None) or error).splitlines()[0]
 
 
+def existing_database(database: str | Path) -> str:
+    """The URL of a database that is there: an SQLite file is not made.
+
+    Raises:
+        InputError: the URL is not one, or there is no such file.
+    """
+    url = database_url(database)
+    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).is_file():
+        raise InputError(f"There is no database {url.removeprefix('sqlite:///')}: correct the path.")
+    return url
+
+
 def _open_engine(url: str) -> Engine:
     try:
         parsed = make_url(url)

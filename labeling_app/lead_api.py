@@ -194,7 +194,13 @@ def _add_people(api: APIRouter, store: Store) -> None:
         """Everybody, with role."""
         return {
             "users": [
-                {"name": u.name, "role": u.role, "simulated": u.simulated, "created_at": u.created_at}
+                {
+                    "name": u.name,
+                    "role": u.role,
+                    "simulated": u.simulated,
+                    "imported": u.imported,
+                    "created_at": u.created_at,
+                }
                 for u in store.users()
             ]
         }

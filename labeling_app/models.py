@@ -11,13 +11,16 @@ from typing import Any, ClassVar
 from sqlalchemy import JSON, ForeignKey, Index, String, Text, UniqueConstraint, false
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
+IMPORTED = "imported"
+"""Role of external annotators, whose judgements came from a file (`labeling_app.exchange`)."""
+
 
 class Base(DeclarativeBase):
     type_annotation_map: ClassVar[dict[Any, Any]] = {list[int]: JSON, list[str]: JSON, dict[str, Any]: JSON}
 
 
 class User(Base):
-    """An annotator or an administrator.
+    """An annotator, lead or admin; a simulated annotator; or an external one whose judgements were imported.
 
     Attributes:
         password_hash: scrypt hash with its own salt; empty means that nobody can log in by this name.
@@ -32,6 +35,11 @@ class User(Base):
     role: Mapped[str] = mapped_column(String(20), default="annotator")
     simulated: Mapped[bool] = mapped_column(default=False)
     created_at: Mapped[float]
+
+    @property
+    def imported(self) -> bool:
+        """Whether this is an external annotator, who never logs in."""
+        return self.role == IMPORTED
 
 
 class LoginSession(Base):

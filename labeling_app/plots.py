@@ -33,6 +33,11 @@ def plot(store: Store, campaign: str, name: str) -> bytes:
     return file.getvalue()
 
 
+def _shown(name: str) -> str:
+    """A name as a label: at most 20 characters, and text, never mathematics."""
+    return (name if len(name) <= 20 else name[:19] + "…").replace("$", r"\$")
+
+
 def _annotators(store: Store, campaign: str, axes: Axes) -> None:
     """Agreement with others, gold accuracy and self-consistency of each annotator."""
     people = campaign_quality(store, campaign)["annotators"][:SHOWN_ANNOTATORS]
@@ -45,10 +50,7 @@ def _annotators(store: Store, campaign: str, axes: Axes) -> None:
         axes.plot(range(len(people)), [p[key] for p in people], marker, color=colour, label=label)
     axes.set_ylim(-0.03, 1.03)
     axes.set_ylabel("share of pairs")
-    # Names of people are drawn as text, never as mathematics.
-    axes.set_xticks(
-        range(len(people)), [p["name"][:20].replace("$", r"\$") for p in people], rotation=35, ha="right"
-    )
+    axes.set_xticks(range(len(people)), [_shown(p["name"]) for p in people], rotation=35, ha="right")
     axes.legend(frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, 1.18))
 
 
@@ -56,11 +58,13 @@ def _speed(store: Store, campaign: str, axes: Axes) -> None:
     """Seconds a task of each annotator."""
     seconds: dict[str, list[float]] = defaultdict(list)
     for judgement in store.judgements(campaign):
+        if judgement.user.imported and not judgement.seconds:
+            continue  # not known
         seconds[judgement.user.name].append(judgement.seconds)
     names = sorted(seconds)[:SHOWN_ANNOTATORS]
     if names:
         axes.boxplot([seconds[name] for name in names], showfliers=True)
-        labels = [name[:20].replace("$", r"\$") for name in names]
+        labels = [_shown(name) for name in names]
         axes.set_xticks(range(1, len(names) + 1), labels, rotation=35, ha="right")
     axes.set_ylabel("seconds a task")
     axes.set_ylim(bottom=0)
@@ -91,9 +95,7 @@ def _ranks(store: Store, campaign: str, axes: Axes) -> None:
         axes.text(1.01, chance, "chance", va="center", color=INK, transform=axes.get_yaxis_transform())
     axes.set_ylim(0, 1)
     axes.set_ylabel("first shown ranked best")
-    axes.set_xticks(
-        range(len(people)), [p["name"][:20].replace("$", r"\$") for p in people], rotation=35, ha="right"
-    )
+    axes.set_xticks(range(len(people)), [_shown(p["name"]) for p in people], rotation=35, ha="right")
 
 
 PLOTS: dict[str, Callable[[Store, str, Axes], None]] = {

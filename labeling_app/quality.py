@@ -23,6 +23,7 @@ class AnnotatorQuality:
     """One annotator's work.
 
     Attributes:
+        imported: an external annotator, whose rankings came from a file.
         judgements, skips: answers given and tasks skipped.
         median_seconds: seconds a task; NaN without judgements.
         tie_rate: share of this annotator's pairs that are ties.
@@ -32,6 +33,7 @@ class AnnotatorQuality:
 
     name: str
     simulated: bool
+    imported: bool
     judgements: int
     skips: int
     median_seconds: float
@@ -233,12 +235,15 @@ def _annotator(
 ) -> AnnotatorQuality:
     own = [judgement for judgement in judgements if judgement.user.name == name]
     ranked = {j.task_id: j.seconds for j in own if j.ranks is not None}
+    # An imported judgement of 0 seconds is one whose time is not known.
+    timed = [seconds for seconds in ranked.values() if seconds or not own[0].user.imported]
     return AnnotatorQuality(
         name=name,
         simulated=own[0].user.simulated,
+        imported=own[0].user.imported,
         judgements=len(ranked),
         skips=len({j.task_id for j in own if j.ranks is None}),
-        median_seconds=median(ranked.values()) if ranked else float("nan"),
+        median_seconds=median(timed) if timed else float("nan"),
         tie_rate=_ratio((labels == 0).sum(), (~np.isnan(labels)).sum()),
         agreement=_ratio(same, compared),
     )

@@ -104,7 +104,10 @@ def reliabilities(store: Store, campaign: str) -> list[Reliability]:
     names, model = _fit(rankings)
     chance = float((model.prior**2).sum())
     firsts = _first_places(store, rankings)
-    medians = {name: float(np.median([j.seconds for j in rankings if j.user.name == name])) for name in names}
+    # An imported judgement of 0 seconds is one whose time is not known.
+    timed = [j for j in rankings if j.seconds or not j.user.imported]
+    seconds = {name: [j.seconds for j in timed if j.user.name == name] for name in names}
+    medians = {name: float(np.median(given)) for name, given in seconds.items() if given}
     usual = float(np.median(list(medians.values()))) if medians else 0.0
     found = []
     for name, accuracy in zip(names, model.accuracy):
@@ -115,7 +118,7 @@ def reliabilities(store: Store, campaign: str) -> list[Reliability]:
             for flag, holds in (
                 ("spammer", accuracy < chance + 0.1),
                 ("position bias", p < 0.01 / len(names)),
-                ("too fast", medians[name] < usual / 4),
+                ("too fast", medians.get(name, usual) < usual / 4),
             )
             if holds
         ]
@@ -228,7 +231,8 @@ def _first_places(store: Store, judgements: list[Judgement]) -> dict[str, tuple[
     found: dict[str, tuple[list[bool], list[float]]] = {}
     for judgement in judgements:
         ranks = judgement.ranks or []
-        if ranks.count(1) != 1:
+        # Of imported judgements the order shown is not known.
+        if ranks.count(1) != 1 or (judgement.task_id, judgement.user_id) not in first_shown:
             continue
         shown_first, chances = found.setdefault(judgement.user.name, ([], []))
         shown_first.append(ranks[first_shown[judgement.task_id, judgement.user_id]] == 1)

@@ -113,6 +113,10 @@ def select_pairs(
                 if (prompt, first, second) not in taken:
                     bits = float(information[first, second])
                     pool.append(SelectedPair(prompt, first, second, bits, random=False))
+    if not pool:
+        raise InputError(
+            "No pair is left, since all candidates of each prompt have met in tasks: add candidates."
+        )
     if not 1 <= count <= len(pool):
         raise InputError(f"{count} pairs are asked for, but {len(pool)} are left: give 1 to {len(pool)}.")
     drawn = np.random.default_rng(seed)

@@ -131,6 +131,11 @@ def _add_login(app: FastAPI, door: Door) -> None:
         # Gradio's page asks for one.
         return JSONResponse({"name": "Rank videos", "start_url": f"{PAGE}/", "display": "browser"})
 
+    @app.get("/favicon.ico", include_in_schema=False)
+    def icon() -> Response:
+        # Browsers ask for one.
+        return Response(status_code=204)
+
     @app.get("/login", include_in_schema=False)
     def show_login() -> Response:
         return login_page()
@@ -252,7 +257,8 @@ def _add_api(app: FastAPI, door: Door, campaign: str | None) -> None:
                 "cache-control": "private, max-age=3600",
                 # The file's own date could tell which model made it.
                 "last-modified": "Thu, 01 Jan 1970 00:00:00 GMT",
-                "etag": f'"{found.id}"',
+                # Not the file's own either: a repeat would have the same.
+                "etag": f'"{media_id}"',
             },
         )
 
@@ -264,8 +270,13 @@ def _task_for_page(task: assignment.AssignedTask) -> dict[str, Any]:
         "prompt": task.prompt,
         "dimensions": list(task.dimensions),
         "videos": [
-            {"id": video.id, "fps": video.fps, "width": video.width, "height": video.height}
-            for video in task.videos
+            {
+                "id": assignment.shown_id(task.assignment, place),
+                "fps": video.fps,
+                "width": video.width,
+                "height": video.height,
+            }
+            for place, video in enumerate(task.videos)
         ],
         "expires_at": task.expires_at,
     }

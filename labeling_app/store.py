@@ -186,7 +186,7 @@ class Store:
         password_hash = _checked_hash(password)
         with self.write() as session:
             user = session.scalar(select(User).where(User.name == name))
-            if user is None or user.simulated:
+            if user is None or user.simulated or user.imported:
                 raise InputError(f"There is no person {name!r} among the users: list them or add one.")
             user.password_hash = password_hash
             session.execute(delete(LoginSession).where(LoginSession.user_id == user.id))
@@ -201,7 +201,7 @@ class Store:
             raise InputError(f"The role {role!r} is unknown: choose one of {', '.join(ROLES)}.")
         with self.write() as session:
             user = session.scalar(select(User).where(User.name == name))
-            if user is None or user.simulated:
+            if user is None or user.simulated or user.imported:
                 raise InputError(f"There is no person {name!r} among the users: list them or add one.")
             admins = session.scalars(select(User.id).where(User.role == "admin")).all()
             if list(admins) == [user.id] and role != "admin":
@@ -288,24 +288,7 @@ class Store:
             check_task(task.prompt, [video.path for video in task.videos])
         with self.write() as session:
             row = campaign_row(session, campaign, overlap, dimensions, self.clock())
-            known = set(session.scalars(select(Task.fingerprint).where(Task.campaign_id == row.id)))
-            added = 0
-            for task in tasks:
-                media = [media_row(session, video) for video in task.videos]
-                if task.fingerprint in known:
-                    continue
-                known.add(task.fingerprint)
-                new = Task(
-                    campaign_id=row.id,
-                    prompt=task.prompt,
-                    fingerprint=task.fingerprint,
-                    created_at=self.clock(),
-                )
-                new.videos = [TaskVideo(position=i, media_id=m.id) for i, m in enumerate(media)]
-                session.add(new)
-                session.flush()
-                added += 1
-        return added
+            return add_task_rows(session, row, tasks, self.clock())
 
     def tasks(self, campaign: str, kind: str = "normal") -> list[Task]:
         """The tasks of a campaign (normal ones, gold items or repeats) in the order in which they came, with their
@@ -405,6 +388,23 @@ def campaign_row(
             "which do not change while it runs: leave them out or name a new campaign."
         )
     return row
+
+
+def add_task_rows(session: Session, campaign: Campaign, tasks: Sequence[NewTask], now: float) -> int:
+    """Adds the tasks that the campaign does not have yet; returns how many."""
+    known = set(session.scalars(select(Task.fingerprint).where(Task.campaign_id == campaign.id)))
+    added = 0
+    for task in tasks:
+        media = [media_row(session, video) for video in task.videos]
+        if task.fingerprint in known:
+            continue
+        known.add(task.fingerprint)
+        new = Task(campaign_id=campaign.id, prompt=task.prompt, fingerprint=task.fingerprint, created_at=now)
+        new.videos = [TaskVideo(position=i, media_id=m.id) for i, m in enumerate(media)]
+        session.add(new)
+        session.flush()
+        added += 1
+    return added
 
 
 def media_row(session: Session, video: VideoFile) -> Media:

@@ -14,7 +14,9 @@ from alignment.cli import Verb
 from alignment.label_verbs import CAMPAIGN_HELP, DB_HELP, LEAD_VERBS, reward_score
 from generator.output import InputError
 from labeling_app.backup import backup, restore
+from labeling_app.database import existing_database
 from labeling_app.demonstrations import export_demonstrations
+from labeling_app.exchange import export_preferences, import_preferences
 from labeling_app.export import export_rankings
 from labeling_app.hidden_checks import HiddenChecks, hidden_checks
 from labeling_app.importing import import_tasks
@@ -22,6 +24,7 @@ from labeling_app.quality import agreement
 from labeling_app.reliability import reliabilities
 from labeling_app.simulate import Score, precomputed_scores, simulate
 from labeling_app.store import Store
+from reward.formats import FORMAT_HELP, FORMATS, OWN
 
 HELP = (
     "collect human rankings and demonstrations: serve, import, select, export, quality, simulate, backup, …"
@@ -56,24 +59,37 @@ class ServeArguments:
 
 @dataclass
 class ImportArguments:
-    """What is to be ranked."""
+    """What is to be ranked, or rankings that people gave elsewhere."""
 
     db: str = field(metadata={"help": DB_HELP})
-    videos: list[str] = field(
+    videos: list[str] | None = field(
+        default=None,
         metadata={
             "help": "folders with metadata.jsonl (as `vidalign generate` writes them) or JSONL files with "
             "prompt and videos; the videos of a prompt from several folders are put together"
-        }
+        },
+    )
+    preferences: str | None = field(
+        default=None,
+        metadata={"help": "instead: file of rankings that were given elsewhere, in a layout of --format"},
+    )
+    format: str = field(default="auto", metadata={"help": FORMAT_HELP})
+    annotator: str = field(
+        default="imported", metadata={"help": "name of the external annotator of --preferences"}
     )
     campaign: str = field(default="default", metadata={"help": CAMPAIGN_HELP + "; made if it is new"})
     overlap: int | None = field(
-        default=None, metadata={"help": "different annotators a task, for a new campaign (1 if not given)"}
+        default=None,
+        metadata={
+            "help": "different annotators a task, for a new campaign (1 if not given, "
+            "or as many as judged the tasks of --preferences)"
+        },
     )
     dimensions: list[str] | None = field(
         default=None,
         metadata={
-            "help": "what is judged, for a new campaign: overall, visual, motion, alignment (overall if not "
-            "given)"
+            "help": "what is judged, for a new campaign: overall, visual, motion, alignment (overall, or "
+            "those of --preferences, if not given)"
         },
     )
     skip_bad: bool = field(
@@ -90,6 +106,13 @@ class ExportArguments:
         default=None, metadata={"help": "rankings file to write, for example rankings.jsonl"}
     )
     campaign: str = field(default="default", metadata={"help": CAMPAIGN_HELP})
+    format: str = field(
+        default=OWN,
+        metadata={
+            "help": f"layout of the file: {', '.join([OWN, *FORMATS])}; those of other projects get the videos in a "
+            "folder `videos` beside the file (docs/data-formats.md)"
+        },
+    )
     raw: bool = field(
         default=False, metadata={"help": "annotators' own rankings also where a lead has decided"}
     )
@@ -214,7 +237,12 @@ def run_serve(arguments: ServeArguments) -> None:
 
 
 def run_import(arguments: ImportArguments) -> None:
-    """Imports candidates as tasks."""
+    """Imports candidates as tasks, or rankings with their tasks."""
+    if (arguments.videos is None) == (arguments.preferences is None):
+        raise InputError("Say what to import: either --videos to rank or --preferences, rankings of others.")
+    if arguments.videos is None:
+        _import_preferences(arguments)
+        return
     with Store(arguments.db) as store:
         summary = import_tasks(
             store,
@@ -230,11 +258,30 @@ def run_import(arguments: ImportArguments) -> None:
     print(f"Campaign {arguments.campaign}: {summary.added} new task(s), {summary.known} known already.")
 
 
+def _import_preferences(arguments: ImportArguments) -> None:
+    with Store(arguments.db) as store:
+        done = import_preferences(
+            store,
+            arguments.preferences or "",
+            campaign=arguments.campaign,
+            annotator=arguments.annotator,
+            format=arguments.format,
+            overlap=arguments.overlap,
+            dimensions=arguments.dimensions,
+            progress=True,
+        )
+    names = ", ".join(done.annotators[:5]) + (" …" if len(done.annotators) > 5 else "")
+    print(
+        f"Campaign {arguments.campaign}: {done.judgements} new ranking(s) of {names} (imported), {done.known} known "
+        f"already; {done.tasks} new task(s)."
+    )
+
+
 def run_export(arguments: ExportArguments) -> None:
     """Writes the rankings or the demonstrations of a campaign."""
     if (arguments.output_file is None) == (arguments.demonstrations is None):
         raise InputError("Say what to export: either --output_file for rankings or --demonstrations FOLDER.")
-    with Store(arguments.db) as store:
+    with Store(existing_database(arguments.db)) as store:
         if arguments.demonstrations is not None:
             count = export_demonstrations(
                 store, arguments.campaign, arguments.demonstrations, arguments.overwrite, arguments.accepted
@@ -242,6 +289,16 @@ def run_export(arguments: ExportArguments) -> None:
             print(f"{count} demonstration(s) in {arguments.demonstrations}")
             return
         path = Path(arguments.output_file or "")
+        if arguments.format != OWN:
+            count, left = export_preferences(
+                store, arguments.campaign, path, arguments.format, arguments.overwrite, arguments.raw
+            )
+            print(f"{count} row(s) of {arguments.format} in {path}, videos in {path.parent / 'videos'}")
+            if left:
+                print(
+                    f"{left} ranking(s) of other dimensions were left out: {arguments.format} has overall only."
+                )
+            return
         count = export_rankings(store, arguments.campaign, path, arguments.overwrite, arguments.raw)
     print(f"{count} ranking(s) in {path}")
 
@@ -266,7 +323,7 @@ def run_users(arguments: UsersArguments) -> None:
 
 def run_quality(arguments: QualityArguments) -> None:
     """Prints how far the annotators agree."""
-    with Store(arguments.db) as store:
+    with Store(existing_database(arguments.db)) as store:
         found = agreement(store, arguments.campaign, arguments.dimension)
         reliability = {person.name: person for person in reliabilities(store, arguments.campaign)}
         hidden = hidden_checks(store, arguments.campaign)
@@ -281,7 +338,7 @@ def run_quality(arguments: QualityArguments) -> None:
         known = reliability.get(person.name)
         checks = hidden.get(person.name, HiddenChecks())
         print(
-            f"{person.name[:20]:20}  {person.judgements:5} {person.skips:5} {person.median_seconds:7.1f} "
+            f"{person.name[:20]:20}  {person.judgements:5} {person.skips:5} {_seconds(person.median_seconds):>7} "
             f"{_number(person.tie_rate)}      {_number(person.agreement)}     "
             f"{_number(known.accuracy if known else math.nan)}     {_number(checks.gold_accuracy)}    "
             f"{_number(checks.self_consistency)}  {', '.join(known.flags) if known else ''}"
@@ -292,7 +349,7 @@ def run_simulate(arguments: SimulateArguments) -> None:
     """Lets simulated annotators rank what is left to rank."""
     if (arguments.reward is None) == (arguments.scores is None):
         raise InputError("Simulated annotators need one gold score: give either --reward or --scores.")
-    with Store(arguments.db) as store:
+    with Store(existing_database(arguments.db)) as store:
         dimensions = store.campaign(arguments.campaign).dimensions
         if arguments.reward is not None:
             score = {dimension: reward_score(arguments.reward, dimension) for dimension in dimensions}
@@ -345,6 +402,10 @@ def _free_name(store: Store, name: str) -> str:
     return next(
         candidate for candidate in (name, *(f"{name}{i}" for i in range(2, 1000))) if candidate not in taken
     )
+
+
+def _seconds(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.1f}"
 
 
 def _number(value: float) -> str:

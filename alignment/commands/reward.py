@@ -180,7 +180,19 @@ def run(arguments: RewardArguments, config: RewardConfig, vlm: VLMArguments) -> 
         held_out = figures.get("held_out") if isinstance(figures, dict) else None
         if held_out:
             print(f"{dimension}: held-out {_summary(held_out)}")
+        if isinstance(figures, dict) and _is_constant(figures):
+            print(
+                f"Warning: {dimension} has the same score for every video, because no epoch was better on the "
+                "validation prompts than the untrained model: add rankings, train longer (--num_train_epochs) or "
+                "lower --warmup_steps."
+            )
     print(f"The reward model is in {Path(str(config.output_dir))}.")
+
+
+def _is_constant(figures: dict[str, Any]) -> bool:
+    """Whether the model gave both videos of every training pair the same score: it is sure of none at all."""
+    confidence = (figures.get("train") or {}).get("reliability", {}).get("confidence", [])
+    return bool(confidence) and all(abs(value - 0.5) < 1e-6 for value in confidence)
 
 
 def run_evaluate(arguments: EvaluateArguments) -> None:

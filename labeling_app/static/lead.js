@@ -163,7 +163,7 @@ class LeadPage {
         const made = await this.get('users/password', { name: user.name });
         if (made) this.status.textContent = `${made.name}, new password ${made.password} (shown only now)`;
       });
-      return [text(user.name), user.simulated ? 'simulated' : admin ? role : user.role, user.simulated ? '' : reset];
+      return [text(user.name), user.simulated ? 'simulated' : user.imported ? 'imported' : admin ? role : user.role, user.simulated || user.imported ? '' : reset];
     });
     const name = input({ type: 'text', maxLength: 100 });
     const role = select(admin ? ROLES : ['annotator'], 'annotator');
@@ -181,7 +181,7 @@ class LeadPage {
     const data = await this.get(`quality?${this.query}`);
     if (!data) return [];
     const summary = table('Agreement', ["Krippendorff's α", '95 % interval', 'same label', 'same, without ties', 'ties', 'rankings', 'tasks'], [[number(data.alpha), `${number(data.alpha_low)} to ${number(data.alpha_high)}`, share(data.pairwise), share(data.pairwise_without_ties), share(data.tie_rate), String(data.num_judgements), String(data.num_tasks)]]);
-    const rows = data.annotators.map((p) => [text(p.simulated ? `${p.name} (simulated)` : p.name), p.flags.join(', ') || '–', String(p.judgements), String(p.skips), number(p.median_seconds), share(p.tie_rate), share(p.agreement), share(p.accuracy), share(p.gold_accuracy), share(p.self_consistency), share(p.first_place_rate)]);
+    const rows = data.annotators.map((p) => [text(p.simulated ? `${p.name} (simulated)` : p.imported ? `${p.name} (imported)` : p.name), p.flags.join(', ') || '–', String(p.judgements), String(p.skips), number(p.median_seconds), share(p.tie_rate), share(p.agreement), share(p.accuracy), share(p.gold_accuracy), share(p.self_consistency), share(p.first_place_rate)]);
     const people = table('Annotators', ['annotator', 'look at', 'tasks', 'skips', 'seconds', 'ties', 'agreement', 'weight', 'gold right', 'same on repeats', 'first shown best'], rows);
     const plots = PLOTS.map(([name, title]) => make('figure', 'plot', {}, make('img', '', { src: new URL(`api/lead/plots/${name}.svg?${this.query}`, BASE).href, alt: `${title}; the numbers are in the table` }), make('figcaption', '', {}, title)));
     const download = (raw, title) => make('a', 'download', { href: new URL(`api/lead/export?${this.query}&raw=${raw}`, BASE).href, download: 'rankings.jsonl' }, title);

@@ -115,6 +115,11 @@ def power_text(summary: Mapping[str, Any]) -> str:
     power = summary.get("power") or {}
     if "detectable_difference" not in power:
         return ""
+    if power["deviation"] == 0:
+        return (
+            f"All {power['prompts']} prompts came out alike ({power['measured_on']}), so these videos do not say "
+            "how many prompts a difference takes."
+        )
     needed = ", ".join(
         f"{count} prompts for a difference of {name.removeprefix('prompts_for_')}"
         for name, count in power.items()

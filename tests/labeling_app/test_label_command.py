@@ -173,3 +173,19 @@ def test_select_adds_pairs_to_a_campaign_and_says_what_it_expects(
     verb.run(arguments)
     again = {tuple(json.loads(line)["videos"]) for line in output.read_text().splitlines()}
     assert again.isdisjoint({tuple(row["videos"]) for row in rows})
+
+
+def test_a_misspelt_database_is_one_sentence_and_makes_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    verbs = label.VERBS
+    for name, arguments in {
+        "quality": label.QualityArguments(db="labelz.db"),
+        "export": label.ExportArguments(db="labelz.db", output_file="rankings.jsonl"),
+        "simulate": label.SimulateArguments(db="labelz.db", reward="world"),
+        "gold": verbs["gold"].arguments[0](db="labelz.db", rankings="known.jsonl"),
+    }.items():
+        with pytest.raises(InputError, match=r"There is no database labelz\.db"):
+            verbs[name].run(arguments)
+    assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,7 @@ from generator.testing import tiny_generator
 from generator.video import read_video
 from reward.adherence.comparison import GenerationSettings, compare_models
 from reward.adherence.evaluate import Judgement, Sample, evaluate_videos, load_verifier, summarise
-from reward.adherence.report import best_and_worst
+from reward.adherence.report import best_and_worst, power_text
 from reward.adherence.statistics import paired_difference
 
 VERIFIER = """
@@ -209,3 +209,14 @@ def test_an_output_folder_in_use_is_not_touched_unasked(tmp_path, verifier):
 
 def test_judgements_have_no_parts_by_default():
     assert Judgement(0.5).parts == {}
+
+
+def test_no_spread_is_no_plan():
+    measured = {
+        "prompts": 2,
+        "detectable_difference": 0.0,
+        "prompts_for_0.03": 2,
+        "measured_on": "base alone",
+    }
+    assert "do not say how many prompts" in power_text({"power": {**measured, "deviation": 0.0}})
+    assert "it takes 2 prompts" in power_text({"power": {**measured, "deviation": 0.1}})

@@ -41,6 +41,14 @@ def run_evaluate(*arguments: str) -> None:
     evaluate.run(*HfArgumentParser(evaluate.ARGUMENTS).parse_args_into_dataclasses(list(arguments)))
 
 
+def test_a_model_that_learned_nothing_is_said_so(folder, tmp_path, capsys):
+    arguments = ["--model", str(folder / "model"), "--preferences", str(folder / "rankings.jsonl")]
+    arguments += ["--output_dir", str(tmp_path / "out"), "--num_train_epochs", "1", "--report_to", "none"]
+    run_reward(*arguments, "--held_out_fraction", "0.34", "--learning_rate", "0", "--use_cpu", "true")
+    assert "Warning: overall has the same score for every video" in capsys.readouterr().out
+    assert not reward._is_constant({"train": {"reliability": {"confidence": [0.5, 0.61]}}})
+
+
 def test_a_reward_model_is_trained_from_a_rankings_file_of_mp4_files(folder, tmp_path, capsys):
     arguments = ["--model", str(folder / "model"), "--preferences", str(folder / "rankings.jsonl")]
     arguments += ["--output_dir", str(tmp_path / "out"), "--num_train_epochs", "2", "--report_to", "none"]
