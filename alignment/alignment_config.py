@@ -28,6 +28,11 @@ class AlignmentConfig(TrainingArguments):
     dataloader_pin_memory: bool = field(
         default=False, metadata={"help": "Pin the memory of batches, for faster copies to a GPU."}
     )
+    logging_nan_inf_filter: bool = field(
+        default=False,
+        metadata={"help": "Leave losses that are not finite out of the logged mean; looks at each loss, which waits "
+                  "for the GPU."},
+    )  # fmt: skip
     save_total_limit: int | None = field(default=2, metadata={"help": "How many checkpoints are kept."})
     ema_decay: float = field(
         default=0.0,

@@ -37,6 +37,8 @@ TRAINED_NAME = "trained.safetensors"
 EMA_NAME = "ema.safetensors"
 EXTRA_NAME = "extra_state.pt"
 PREFIX = "transformer."
+RESIDENT_BYTES = 2**28
+"""Tables of prompts up to this size are kept on the device; larger ones stay in the host's memory."""
 
 
 class Policy(torch.nn.Module):
@@ -197,6 +199,7 @@ class AlignmentTrainer(Trainer):
         chosen = evenly_spread(generator.blocks(), share) if share < 1 else None
         self.policy = policy = Policy(generator.transformer, dropout, chosen)
         self._metrics: dict[str, list[Tensor]] = defaultdict(list)
+        self._resident: dict[int, tuple[Conditions, Conditions]] = {}
         super().__init__(
             model=policy,
             args=args,
@@ -257,8 +260,13 @@ class AlignmentTrainer(Trainer):
 
     def conditions_of(self, table: Conditions, rows: Tensor) -> Conditions:
         """Rows of a prompt table, on the device."""
+        device = self.args.device
+        if device.type != "cpu" and sum(value.nbytes for value in table.values()) <= RESIDENT_BYTES:
+            if id(table) not in self._resident:  # the table is kept too, so that no other one gets its id
+                self._resident[id(table)] = table, {k: value.to(device) for k, value in table.items()}
+            return select(self._resident[id(table)][1], rows)
         chosen = select(table, rows.cpu())
-        return {name: value.to(self.args.device) for name, value in chosen.items()}
+        return {name: value.to(device) for name, value in chosen.items()}
 
     # Metrics
 

@@ -84,7 +84,7 @@ class NFTTrainer(ForwardProcessTrainer):
         """The sampling policy's velocities at every row, while its weights are at hand."""
         args = self.args
         count = len(rollout.prompts) * args.num_draws
-        rows = torch.arange(count, device=rollout.rewards.device)
+        rows = torch.arange(count)
         parts = []
         with torch.no_grad(), self._sampling_policy():
             for chosen in rows.split(args.rollout_batch_size):

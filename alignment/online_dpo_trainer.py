@@ -77,4 +77,4 @@ class OnlineDPOTrainer(ForwardProcessTrainer):
             worst = torch.where(best == worst, torch.full_like(worst, count - 1), worst)
             within = torch.cat([best, worst], dim=1)
             ranks = ranks.gather(1, within)
-        return within + (groups * count)[:, None], ranks
+        return within + (groups * count)[:, None].to(within.device), ranks

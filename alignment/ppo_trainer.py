@@ -202,7 +202,8 @@ class PPOTrainer(RolloutTrainer):
 
     @torch.no_grad()
     def _recompute_log_probs(self, rollout: Rollout) -> None:
-        """The old log-probabilities of later optimiser steps, in the very micro-batches that these will see.
+        """The old log-probabilities of the later optimiser steps of this pass, in the very micro-batches that these
+        will see. Those of the first step are noted when it computes them.
 
         In bfloat16 the ratio is otherwise off by 1e-4 before any update, which is the size of clip ranges.
         """
@@ -248,6 +249,8 @@ class PPOTrainer(RolloutTrainer):
         self._ratios.append(ratio.detach())
         if on_policy:
             observed["log_prob_error"] = (log_probs - rows.old_log_probs).abs().amax()
+            if self._rounds:  # for the next pass over the rollout
+                trajectories.log_probs.view(-1)[rows.index] = old_log_probs
         if rows.reference_means is not None and args.beta > 0:
             kl = flow.gaussian_kl(mean, rows.reference_means, std).mean()
             loss = loss + self.beta * kl

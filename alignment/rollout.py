@@ -62,6 +62,7 @@ class StepRows:
         reference_means: of the reference policy, or None.
         advantages: of the step.
         rows: of the prompt in the table of conditions.
+        index: number of the step in the rollout.
     """
 
     step: Tensor
@@ -71,6 +72,7 @@ class StepRows:
     reference_means: Tensor | None
     advantages: Tensor
     rows: Tensor
+    index: Tensor
 
 
 def sample_groups(
@@ -182,9 +184,10 @@ def ode_samples(
 
 
 def step_rows(rollout: Rollout, rows: Tensor) -> StepRows:
-    """The denoising steps `rows` `[batch]` of a rollout, numbered trajectory by trajectory."""
+    """The denoising steps `rows` `[batch]` of a rollout, numbered trajectory by trajectory; best on the CPU."""
     trajectories = rollout.trajectories
-    num_steps = trajectories.log_probs.shape[1]
+    num_steps, device = trajectories.log_probs.shape[1], trajectories.log_probs.device
+    own, rows = rows.cpu() // num_steps, rows.to(device, non_blocking=True)
     member, step = rows // num_steps, rows % num_steps
     means = trajectories.reference_means
     return StepRows(
@@ -194,5 +197,6 @@ def step_rows(rollout: Rollout, rows: Tensor) -> StepRows:
         old_log_probs=trajectories.log_probs[member, step],
         reference_means=None if means is None else means[member, step],
         advantages=rollout.advantages[member, step],
-        rows=rollout.rows[member.cpu()],
+        rows=rollout.rows[own],
+        index=rows,
     )

@@ -223,14 +223,15 @@ class RolloutTrainer(AlignmentTrainer):
         return example_seeds(self.args.seed, stream, index, rows=places[:, None])
 
     def _rows_of(self, update: int, place: int) -> Tensor:
-        """The rows of one micro-batch; each pass over the rollout has its own order."""
+        """The rows of one micro-batch, on the CPU, so that looking up their prompts does not wait for a GPU; each
+        pass over the rollout has its own order."""
         args = self.args
         assert self.rollout is not None
         iteration, mini_batch = divmod(update, args.num_mini_batches)
         if mini_batch == 0 and place == 0:
             random = self._random(ORDER_STREAM, self.rollout.index, iteration, args.process_index)
             count = args.num_prompts // args.world_size * args.rows_of_a_group
-            self._row_order = torch.randperm(count, generator=random).to(args.device)
+            self._row_order = torch.randperm(count, generator=random)
         size = args.per_device_train_batch_size
         start = (mini_batch * args.gradient_accumulation_steps + place) * size
         return self._row_order[start : start + size]

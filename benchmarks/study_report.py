@@ -213,7 +213,10 @@ def write_report(files: Sequence[Path], folder: Path) -> str:
         text += f"\nHeld-out pair accuracy of the reward model: {'; '.join(rewards)}.\n"
     if shown:
         text += "\n" + stop_table(shown)
-        draw(shown, folder / FIGURE)
+        try:
+            draw(shown, folder / FIGURE)
+        except ImportError:
+            text += "\nmatplotlib is not installed: --merge draws the figure where it is.\n"
     write_text(folder / "study.md", text)
     report = {"arms": entries, "early_stopping": {label: stops(curve) for label, curve in shown.items()}}
     write_json(folder / "study.json", plain(report))

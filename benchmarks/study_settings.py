@@ -68,7 +68,7 @@ def sft_settings(scale: Scale) -> Settings:
         "max_steps": scale.sft_steps,
         "per_device_train_batch_size": scale.sft_batch,
         "learning_rate": 2e-3,
-        "caption_dropout": 0.0,
+        "caption_dropout": 0.1,
         "logit_mean": 1.5,
     }
 

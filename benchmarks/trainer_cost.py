@@ -11,6 +11,7 @@ the share of the rollout that belongs to it.
 from __future__ import annotations
 
 import argparse
+import gc
 import resource
 import tempfile
 import time
@@ -137,12 +138,13 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--num_inference_steps", type=int, default=10)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--only", nargs="+", help="names of rows")
     arguments = parser.parse_args()
     print(
         "| trainer | s a step | MiB | s a step, checkpointing | MiB, checkpointing |\n|---|---|---|---|---|"
     )
+    failed: list[str] = []
     with tempfile.TemporaryDirectory(prefix="vidalign-cost-") as folder:
         for name, make in trainers(arguments, folder).items():
             if arguments.only and name not in arguments.only:
@@ -153,9 +155,18 @@ def main() -> None:
                     "output_dir": folder, "report_to": "none", "disable_tqdm": True, "save_strategy": "no",
                     "gradient_checkpointing": checkpointing, "logging_strategy": "no",
                 }  # fmt: skip
-                seconds, memory = measure(make(load(arguments.model), common), arguments.steps)
-                cells += [f"{seconds:.3f}", f"{memory:.0f}"]
+                gc.collect()  # what the row before held
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                try:
+                    seconds, memory = measure(make(load(arguments.model), common), arguments.steps)
+                except (RuntimeError, ValueError) as error:  # the other rows are still worth having
+                    failed.append(f"{name}, checkpointing {checkpointing}: {error!r}")
+                    cells += ["failed", "–"]
+                else:
+                    cells += [f"{seconds:.3f}", f"{memory:.0f}"]
             print(f"| {name} | {' | '.join(cells)} |", flush=True)
+    print("\n".join(["", *failed]) if failed else "", end="")
 
 
 if __name__ == "__main__":

@@ -109,16 +109,15 @@ def _sight(row: int, seen: dict[str, NDArray], motions: dict[str, NDArray], hue:
         )
         blemish *= _exceeding(1 - found.likeness, 0.10, 0.15) * _exceeding(0.55 - found.saturation, 0.0, 0.2)
         blemish *= _exceeding(1 - found.constancy, 0.3, 0.7)
-    grey = seen["grey"][row]
     blemish *= _exceeding(fleeting, 0.12, 0.5) * _exceeding(float(seen["unexplained"][row]), 0.002, 0.02)
-    blemish *= _exceeding(float(np.abs(np.diff(grey)).mean()) if len(grey) > 1 else 0.0, 0.02, 0.05)
-    blemish *= _exceeding(float(seen["tint"][row].mean()), 0.05, 0.05)
+    blemish *= _exceeding(float(seen["flicker"][row]), 0.02, 0.05)
+    blemish *= _exceeding(float(seen["mean_tint"][row]), 0.05, 0.05)
     return Sight(
         tuple(tracks),
-        float(np.median(grey)),
+        float(seen["median_grey"][row]),
         float(seen["pan_x"][row]),
         float(seen["zoom"][row]),
-        len(grey) > 1,
+        seen["grey"].shape[1] > 1,
         blemish,
     )
 
@@ -140,12 +139,18 @@ def _hues(seen: Perception) -> dict[str, NDArray]:
 def see(videos: Tensor, fps: float = 8) -> list[Sight]:
     """What is to be seen in each video [batch, 3, frames, height, width] in [-1, 1], whatever the prompt."""
     sights: list[Sight] = []
-    rows = max(1, _PIXELS_AT_ONCE // max(1, math.prod(videos.shape[2:])))
+    at_once = _PIXELS_AT_ONCE * (4 if videos.is_cuda else 1)  # on a GPU, launching kernels is what takes time
+    rows = max(1, at_once // max(1, math.prod(videos.shape[2:])))
     for part in videos.split(rows):
         seen = perceive(part, fps).cpu()
         motions = measure_motion(seen)
         names = ("likeness", "constancy", "grey", "tint", "unexplained", "pan_x", "zoom")
         seen_arrays = {name: getattr(seen, name).numpy() for name in names}
+        grey = seen_arrays["grey"]
+        seen_arrays["median_grey"] = np.median(grey, axis=1)
+        seen_arrays["mean_tint"] = seen_arrays["tint"].mean(axis=1)
+        steps = np.abs(np.diff(grey, axis=1))
+        seen_arrays["flicker"] = steps.mean(axis=1) if steps.shape[1] else np.zeros(len(grey))
         motion_arrays = {field.name: getattr(motions, field.name).numpy() for field in fields(motions)}
         hues = _hues(seen)
         sights += [_sight(row, seen_arrays, motion_arrays, hues) for row in range(len(part))]
