@@ -11,7 +11,8 @@ reward model trained on simulated rankings of the SFT model's videos. Parts:
 - `gold`: PPO on the gold score. `proxy`: rankings, reward model, DPO and PPO on them. Both for each of `--seeds`.
 - `over`: PPO on the proxy of the first seed with each of `--betas`, for the over-optimisation figure.
 - `ablations`: one setting of PPO (on gold) or DPO changed at a time, first seed, equal seconds each.
-- `tune`: settings of PPO on the gold score, first seed, without SFT; not part of the study.
+- `tune`: settings of PPO on the gold score from the base, first seed, on prompts of their own; `gold` then waits
+  for it and takes the best.
 
 Trainings run in processes side by side, as many as `--workers`, on one GPU or on a CPU. Every training has a budget in
 seconds (`--gold_seconds`, …) over which its learning rate falls, and all end `--seconds` after the start. Results are
@@ -35,8 +36,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from study_report import write_report
-from study_settings import DPO_ABLATIONS, GPU, SCALES, TUNED, ppo_ablations
+from study_report import measurements, read_rows, write_report
+from study_settings import DPO_ABLATIONS, SCALES, TUNED, ppo_ablations
 
 PARTS = ("gold", "proxy", "over", "ablations", "tune")
 RESULTS = "study.jsonl"
@@ -149,9 +150,17 @@ def run(arguments: argparse.Namespace, folder: Path, work: Path) -> None:
                     flush=True,
                 )
                 todo = []
-            ready = [job for job in todo if all((job.seed, name) in done for name in job.after)]
+            tuning = any(job.name.startswith("tune") for job in [*todo, *running.values()])
+            ready = [
+                job
+                for job in todo
+                if all((job.seed, name) in done for name in job.after)
+                and not (tuning and job.name == "ppo-gold")
+            ]
             for job in ready[: arguments.workers - len(running)]:
                 todo.remove(job)
+                if job.name == "ppo-gold" and "tune" in arguments.parts:
+                    job.arguments |= best_tuned(folder / RESULTS)
                 running[pool.submit(run_job, seeds[job.seed], job.kind, job.arguments)] = job
             if not running:
                 names = ", ".join(f"{job.name} ({job.seed})" for job in todo)
@@ -167,6 +176,29 @@ def run(arguments: argparse.Namespace, folder: Path, work: Path) -> None:
                 print(f"{job.name}, seed {job.seed}, failed:", flush=True)
                 traceback.print_exception(error)
             write_report([folder / RESULTS], folder)
+
+
+def best_tuned(results: Path) -> dict[str, Any]:
+    """Settings of the variant of `tune` with the highest gold score at any guidance scale, if one was measured."""
+    found = {
+        key: mean_of(by_seed)
+        for key, by_seed in measurements(read_rows([results])).items()
+        if key[0].startswith("tune: ")
+    }
+    if not found:
+        return {}
+    arm, guidance = max(found, key=lambda key: found[key])
+    print(
+        f"ppo-gold takes the settings of {arm!r}: {found[arm, guidance]:.3f} at guidance {guidance:g}",
+        flush=True,
+    )
+    return {"guidance_scale": 1.0, **TUNED[arm.removeprefix("tune: ")]}
+
+
+def mean_of(by_seed: dict[int, dict[str, Any]]) -> float:
+    """Mean of the scores of all seeds."""
+    scores = [score for row in by_seed.values() for score in row["scores"]]
+    return sum(scores) / len(scores)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -233,7 +265,7 @@ def main() -> None:
     work = arguments.work or Path(tempfile.mkdtemp(prefix="vidalign-study-"))
     settings = {name: str(value) for name, value in vars(arguments).items()}
     with (folder / RESULTS).open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"arguments": settings, "rankings": GPU.rankings}) + "\n")
+        file.write(json.dumps({"arguments": settings}) + "\n")
     try:
         run(arguments, folder, work)
         print(write_report([folder / RESULTS], folder))

@@ -199,8 +199,9 @@ def sample(
 
 @torch.no_grad()
 def measure(job: Seed, arm: str, generator: VideoGenerator, **more: Any) -> None:
-    """Gold scores on the held-out prompts; all models get the same noise."""
-    prompts = job.prompts(job.scale.test_prompts, 7, "test")
+    """Gold scores on the held-out prompts, of `tune` on others; all models get the same noise."""
+    stream, split = (8, "train") if arm.startswith("tune") else (7, "test")
+    prompts = job.prompts(job.scale.test_prompts, stream, split)
     for guidance in job.guidance:
         latents = sample(job, generator, prompts, 50_000, guidance)
         scores = gold_scores(generator, latents, prompts, job.scale.batch)
@@ -251,7 +252,8 @@ def ppo(
     """PPO on the gold score (`world`) or the seed's reward model (`proxy`); gold is logged whatever the reward is."""
     generator = job.load(adapter_of(job, start))
     judge: RewardModel = WorldReward() if reward == "world" else load_reward(str(job.folder / "reward"))
-    settings = ppo_settings(job.scale, job.rows) | changes
+    guided = changes.get("guidance_scale", 1.0) != 1
+    settings = ppo_settings(job.scale, max(1, job.rows // (2 if guided else 1))) | changes
     lora = LoraArguments(
         lora_r=settings.pop("lora_r", 32), lora_target_modules=settings.pop("lora_target_modules", None)
     )

@@ -37,7 +37,7 @@ class Scale:
     candidates: int = 6
     annotators: int = 2
     demonstrations: int = 2048
-    num_prompts: int = 64
+    num_prompts: int = 32
     num_generations: int = 16
     num_inference_steps: int = 8
     trained_steps: int = 4
@@ -148,14 +148,15 @@ TUNED: dict[str, Settings] = {
     "guidance 3": {"guidance_scale": 3.0},
     "all linear layers": {"lora_target_modules": ALL_LINEAR},
     "four passes": {"num_iterations": 4},
-    "16 prompts × 16": {"num_prompts": 16},
-    "32 prompts × 32": {"num_prompts": 32, "num_generations": 32},
+    "64 prompts × 16": {"num_prompts": 64},
+    "16 prompts × 32": {"num_prompts": 16, "num_generations": 32},
     "all steps": {"sde_window_size": None},
     "noise level 1": {"noise_level": 1.0},
     "wider clipping": {"epsilon": 1e-2},
     "dance_sde": {"sde_kernel": "dance_sde"},
 }
-"""Settings of PPO on the gold score that `--parts tune` compares; `lora_r`, `lora_target_modules` are the adapter's."""
+"""Settings of PPO on the gold score that `--parts tune` compares; `lora_r`, `lora_target_modules` are the adapter's.
+With `--parts tune gold`, `gold` takes the settings of the best."""
 
 
 def ppo_ablations(scale: Scale) -> dict[str, Settings]:

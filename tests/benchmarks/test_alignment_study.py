@@ -37,7 +37,7 @@ def test_every_job_comes_after_what_it_needs_and_names_are_unique(monkeypatch):
     assert by_name["ppo-proxy"].after == ("reward",)
     assert by_name["tune: guidance 3"].after == ()
     assert by_name["tune: guidance 3"].arguments["start"] == "base"
-    assert by_name["ppo, groups of 4"].arguments["num_prompts"] == 256
+    assert by_name["ppo, groups of 4"].arguments["num_prompts"] == 128
     assert {job.seed for job in jobs if job.name.startswith(("over", "ppo, "))} == {0}
 
 
@@ -117,3 +117,20 @@ def test_a_budget_that_begins_after_the_deadline_still_ends(monkeypatch):
     budget = arms.Budget("x", 60.0, deadline=time.time() - 100)
     budget.on_train_begin(None, None, argparse.Namespace())
     assert budget.seconds == 1.0
+
+
+def test_gold_takes_the_settings_of_the_best_variant_at_any_guidance_scale(tmp_path):
+    study = import_module("alignment_study")
+    rows = [
+        rows_of("tune: learning rate 5e-3", 0, [0.6, 0.7]),
+        rows_of("tune: guidance 3", 0, [0.5, 0.6]),
+        rows_of("tune: guidance 3", 0, [0.8, 0.7], guidance=3.0),
+        rows_of("ppo-gold", 0, [1.0, 1.0]),
+    ]
+    file = tmp_path / "study.jsonl"
+    file.write_text("\n".join(json.dumps(row) for row in rows))
+    assert study.best_tuned(file) == {"guidance_scale": 3.0}
+    file.write_text(json.dumps(rows[0]))
+    assert study.best_tuned(file) == {"guidance_scale": 1.0, "learning_rate": 5e-3}
+    file.write_text(json.dumps(rows[3]))
+    assert study.best_tuned(file) == {}
