@@ -14,10 +14,10 @@ reward model trained on simulated rankings of the SFT model's videos. Parts:
 - `tune`: settings of PPO on the gold score from the base, first seed, on prompts of their own; `gold` then waits
   for it and takes the best.
 
-Trainings run in processes side by side, as many as `--workers`, on one GPU or on a CPU. Every training has a budget in
+Trainings run in processes side by side, as many as `--workers`, on all GPUs of the machine or on a CPU. Every training has a budget in
 seconds (`--gold_seconds`, …) over which its learning rate falls, and all end `--seconds` after the start. Results are
-appended to `study.jsonl` as they come; after each job `study.md`, `study.json` and `over-optimisation.png` are written
-from it, and `--merge` writes them from the files of several runs.
+appended to `study.jsonl` as they come. At the end `study.md`, `study.json` and `over-optimisation.png` are written from
+it; `--merge` writes them from the files of several runs, killed ones too, and needs no GPU.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def run(arguments: argparse.Namespace, folder: Path, work: Path) -> None:
     from study_arms import Seed, run_job  # imports torch, which `--merge` and `--help` do not need
 
     deadline = time.time() + arguments.seconds
-    todo = jobs_of(arguments)
+    todo, gpus = jobs_of(arguments), visible_gpus()
     seeds = {
         seed: Seed(
             seed,
@@ -133,7 +133,7 @@ def run(arguments: argparse.Namespace, folder: Path, work: Path) -> None:
             work,
             arguments.model,
             deadline,
-            arguments.workers,
+            -(-arguments.workers // max(1, len(gpus))),
             arguments.rows,
             tuple(arguments.guidance),
         )
@@ -142,7 +142,8 @@ def run(arguments: argparse.Namespace, folder: Path, work: Path) -> None:
     done: set[tuple[int, str]] = set()
     running: dict[Future[None], Job] = {}
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(arguments.workers, mp_context=context) as pool:
+    place = (context.Value("i", 0), gpus)
+    with ProcessPoolExecutor(arguments.workers, context, initializer=choose_gpu, initargs=place) as pool:
         while todo or running:
             if time.time() > deadline and todo:
                 print(
@@ -175,7 +176,22 @@ def run(arguments: argparse.Namespace, folder: Path, work: Path) -> None:
                     continue
                 print(f"{job.name}, seed {job.seed}, failed:", flush=True)
                 traceback.print_exception(error)
-            write_report([folder / RESULTS], folder)
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs of this process, as `CUDA_VISIBLE_DEVICES` names them."""
+    import torch
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]
+
+
+def choose_gpu(counter: Any, gpus: list[str]) -> None:
+    """Gives a worker process one of the GPUs, in turn."""
+    with counter.get_lock():
+        number, counter.value = counter.value, counter.value + 1
+    if gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
 
 
 def best_tuned(results: Path) -> dict[str, Any]:
@@ -219,7 +235,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--workers", type=int, default=6, help="trainings side by side")
     parser.add_argument(
-        "--sft_seconds", type=float, default=60.0, help="at most; --scale says how many steps"
+        "--sft_seconds", type=float, default=90.0, help="at most; --scale says how many steps"
     )
     parser.add_argument(
         "--dpo_seconds", type=float, default=90.0, help="at most; --scale says how many steps"
@@ -250,6 +266,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--work", type=Path, help="folder for adapters and rankings; a temporary one by default"
     )
+    parser.add_argument("--no_report", action="store_true", help="write study.jsonl alone, for --merge later")
     parser.add_argument("--merge", nargs="+", type=Path, help="folders of runs: writes their common report")
     return parser.parse_args()
 
@@ -268,7 +285,8 @@ def main() -> None:
         file.write(json.dumps({"arguments": settings}) + "\n")
     try:
         run(arguments, folder, work)
-        print(write_report([folder / RESULTS], folder))
+        if not arguments.no_report:
+            print(write_report([folder / RESULTS], folder))
     finally:
         if arguments.work is None:
             shutil.rmtree(work, ignore_errors=True)

@@ -371,6 +371,7 @@ def run_job(job: Seed, kind: str, arguments: dict[str, Any]) -> None:
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True
+        gc.collect()  # what the job before held
         torch.cuda.empty_cache()
     job.folder.mkdir(parents=True, exist_ok=True)
     rows = job.rows or rows_that_fit(job.workers)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from generator.output import write_json, write_text
-from reward.adherence.statistics import Interval, cluster_bootstrap, paired_difference
+from reward.adherence.statistics import Interval, cluster_bootstrap
 
 Row = dict[str, Any]
 FIGURE = "over-optimisation.png"
@@ -62,7 +62,7 @@ def difference(by_seed: dict[int, Row], other: dict[int, Row], seeds: Sequence[i
         return None
     a = [score for seed in shared for score in by_seed[seed]["scores"]]
     b = [score for seed in shared for score in other[seed]["scores"]]
-    return paired_difference(a, b, _clusters(by_seed, shared)).interval
+    return cluster_bootstrap(np.subtract(a, b), _clusters(by_seed, shared))
 
 
 def text_of(interval: Interval | None, signed: bool = True) -> str:
