@@ -14,9 +14,9 @@ reward model trained on simulated rankings of the SFT model's videos. Parts:
 - `tune`: settings of PPO on the gold score from the base, first seed, on prompts of their own; `gold` then waits
   for it and takes the best.
 
-Trainings run in processes side by side, as many as `--workers`, on all GPUs of the machine or on a CPU. Every training has a budget in
-seconds (`--gold_seconds`, …) over which its learning rate falls, and all end `--seconds` after the start. Results are
-appended to `study.jsonl` as they come. At the end `study.md`, `study.json` and `over-optimisation.png` are written from
+Trainings run in processes side by side, as many as `--workers`, on all GPUs of the machine or on a CPU. Every
+training has a budget in seconds (`--gold_seconds`, …) over which its learning rate falls, and all end `--seconds` after
+the start. Results are appended to `study.jsonl` as they come. At the end `study.md`, `study.json` and `over-optimisation.png` are written from
 it; `--merge` writes them from the files of several runs, killed ones too, and needs no GPU.
 """
 
