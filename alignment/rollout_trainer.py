@@ -197,11 +197,11 @@ class RolloutTrainer(AlignmentTrainer):
 
     # What is random, as functions of seed and place
 
-    def _locate(self, slots: Tensor) -> tuple[int, int, int]:
+    def _locate(self, slots: Sequence[int]) -> tuple[int, int, int]:
         """Which rollout, which optimiser step on it, and which micro-batch of that step the slots stand
         for."""
         args = self.args
-        micro_batch = int(slots[0]) // args.per_device_train_batch_size // args.world_size
+        micro_batch = slots[0] // args.per_device_train_batch_size // args.world_size
         step, place = divmod(micro_batch, args.gradient_accumulation_steps)
         return *divmod(step, args.updates_per_rollout), place
 
@@ -277,8 +277,9 @@ class RolloutTrainer(AlignmentTrainer):
         return SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
 
 
-def _collate_slots(slots: Sequence[int]) -> dict[str, Tensor]:
-    return {"slots": torch.tensor(slots)}
+def _collate_slots(slots: Sequence[int]) -> dict[str, list[int]]:
+    """Not as a tensor: that would be moved to the GPU, and reading it there would wait for all work before."""
+    return {"slots": list(slots)}
 
 
 class _Slots(Dataset):

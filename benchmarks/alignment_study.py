@@ -16,8 +16,9 @@ reward model trained on simulated rankings of the SFT model's videos. Parts:
 
 Trainings run in processes side by side, as many as `--workers`, on all GPUs of the machine or on a CPU. Every
 training has a budget in seconds (`--gold_seconds`, …) over which its learning rate falls, and all end `--seconds` after
-the start. Results are appended to `study.jsonl` as they come. At the end `study.md`, `study.json` and `over-optimisation.png` are written from
-it; `--merge` writes them from the files of several runs, killed ones too, and needs no GPU.
+the start. Results are appended to `study.jsonl` as they come. At the end `study.md`, `study.json` and
+`over-optimisation.png` are written from it; `--merge` writes them from the files of several runs, killed ones too, and
+needs no GPU.
 """
 
 from __future__ import annotations
