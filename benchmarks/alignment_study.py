@@ -279,7 +279,6 @@ def main() -> None:
     if arguments.merge:
         print(write_report([source / RESULTS for source in arguments.merge], folder))
         return
-    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     work = arguments.work or Path(tempfile.mkdtemp(prefix="vidalign-study-"))
     settings = {name: str(value) for name, value in vars(arguments).items()}
     with (folder / RESULTS).open("a", encoding="utf-8") as file:

@@ -253,7 +253,8 @@ def ppo(
     generator = job.load(adapter_of(job, start))
     judge: RewardModel = WorldReward() if reward == "world" else load_reward(str(job.folder / "reward"))
     guided = changes.get("guidance_scale", 1.0) != 1
-    settings = ppo_settings(job.scale, max(1, job.rows // (2 if guided else 1))) | changes
+    settings = ppo_settings(job.scale, max(1, job.rows // (2 if guided else 1)))
+    settings |= {"monitor_kl": reward != "world"} | changes
     lora = LoraArguments(
         lora_r=settings.pop("lora_r", 32), lora_target_modules=settings.pop("lora_target_modules", None)
     )

@@ -173,6 +173,49 @@ def test_several_passes_use_every_row_once_each_and_then_the_ratio_moves(generat
     assert history(trainer)[0]["ratio/deviation"] > 0
 
 
+@pytest.mark.parametrize("num_mini_batches", [1, 2])
+def test_later_passes_compare_with_log_probabilities_of_their_own_micro_batches(
+    generator, prompts, bright, quiet, monkeypatch, num_mini_batches
+):
+    """Where the network rounds, those that were noted while sampling are used by no optimiser step."""
+    monkeypatch.setattr(PPOTrainer, "_rounds", True)
+    trainer = make(
+        generator, prompts, bright, quiet, num_rollouts=1, num_iterations=2, num_mini_batches=num_mini_batches,
+        learning_rate=1e-6,
+    )  # fmt: skip
+    new_rollout = trainer._new_rollout
+
+    def with_wrong_log_probs(index):
+        rollout = new_rollout(index)
+        rollout.trajectories.log_probs += 0.5
+        return rollout
+
+    trainer._new_rollout = with_wrong_log_probs
+    trainer.train()
+    assert history(trainer)[0]["log_prob_error"] == pytest.approx(0.5, abs=1e-3)
+    assert history(trainer)[0]["ratio/q01"] == pytest.approx(1.0, abs=1e-3)
+    assert history(trainer)[0]["ratio/q99"] == pytest.approx(1.0, abs=1e-3)
+
+
+def test_small_tables_of_prompts_stay_on_the_device_and_large_ones_do_not(
+    generator, prompts, bright, quiet, monkeypatch
+):
+    trainer = make(generator, prompts, bright, quiet)
+    table, rows = {"text": torch.arange(12.0).reshape(4, 3)}, torch.tensor([2, 0])
+    assert torch.equal(trainer.conditions_of(table, rows)["text"], table["text"][[2, 0]])
+    monkeypatch.setattr(type(trainer.args), "device", torch.device("meta"))
+    chosen = trainer.conditions_of(table, rows)["text"]
+    assert chosen.device.type == "meta"
+    assert chosen.shape == (2, 3)
+    resident = trainer._resident[id(table)][1]["text"]
+    trainer.conditions_of(table, rows)
+    assert trainer._resident[id(table)][1]["text"] is resident
+    monkeypatch.setattr("alignment.alignment_trainer.RESIDENT_BYTES", 47)
+    other = {"text": table["text"].clone()}
+    assert trainer.conditions_of(other, rows)["text"].device.type == "meta"
+    assert id(other) not in trainer._resident
+
+
 def test_rewards_that_need_pixels_get_decoded_videos(generator, prompts, bright, quiet):
     bright.scores_latents = False
     shapes = []
