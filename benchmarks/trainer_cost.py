@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from transformers import PrinterCallback
 
 from alignment.adapters import LoraArguments
 from alignment.backprop_config import BackpropConfig
@@ -116,6 +117,7 @@ def measure(trainer: Any, steps: int) -> tuple[float, float]:
         return step(*args, **kwargs)
 
     trainer.training_step = stamped
+    trainer.remove_callback(PrinterCallback)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
