@@ -74,7 +74,7 @@ def trained_autoencoder(
 @torch.no_grad()
 def reconstruction_psnr(vae: torch.nn.Module, scenes: CaptionedScenes, device: torch.device) -> float:
     """PSNR in dB of reconstructed clips."""
-    clips = scenes.render(device)
+    clips = scenes.render(device).to(vae.dtype)
     error = (vae.decode(vae.encode(clips).latent_dist.mode()).sample.clamp(-1, 1) - clips).square().mean()
     return float(10 * torch.log10(4 / error))
 

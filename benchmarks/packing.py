@@ -70,7 +70,7 @@ def mixed_lengths(
 ) -> list[int]:
     """Tokens of clips as training draws them, captions included."""
     rows = rows_from_pool(pool, clips.stream, pipeline, config, lambda: 0.0)
-    candidates = rows._candidates()
+    candidates = rows.candidates()
     return [next(candidates)[1] for _ in range(count)]
 
 
@@ -183,7 +183,8 @@ def main() -> None:
     )
     print("| row (tokens) | padded to the longest | next fit | best fit |\n|---|---|---|---|")
     lengths = mixed_lengths(comparison.pool, clips, pipeline, config, 5000)
-    figures: dict[str, Any] = {"fill": fill_table(lengths, [512, 1024, 2048, arguments.tokens])}
+    row_lengths = [length for length in (512, 1024, 2048, arguments.tokens) if length >= max(lengths)]
+    figures: dict[str, Any] = {"fill": fill_table(lengths, row_lengths)}
     if arguments.seconds:
         print("\n| way | real tokens a second | packed is faster by |\n|---|---|---|")
         figures["speed"] = speeds(comparison, arguments.seconds, figures["fill"][0]["padded"])
