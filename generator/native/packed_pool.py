@@ -12,19 +12,27 @@ import torch
 from torch import Tensor
 
 from generator.native.latent_pool import (
-    LENGTH_GROUPS,
     LatentPool,
     PackedLatentBatch,
     sample_known_frames,
     text_length,
 )
-from generator.native.packing import ClipShape, on_device, pack_layout, pack_rows, sample_kept_tokens
+from generator.native.packing import (
+    ClipShape,
+    PackedLayout,
+    on_device,
+    pack_layout,
+    pack_rows,
+    sample_kept_tokens,
+)
 from generator.native.pretrain_data import ClipKind
 from generator.native.text_encoder import MAX_TEXT_TOKENS
 from generator.native.transformer import NativeVideoTransformer3DModel
 
 CLIP_STEP = 64
 """Numbers of clips are rounded up to this, so that few different shapes of batches occur."""
+CAPTION_GROUPS = 2
+"""Captions are encoded in groups of similar length: more of them mean less padding, but more and smaller kernels."""
 
 
 class Candidate(NamedTuple):
@@ -126,7 +134,7 @@ class RowsFromPool:
         self.index: dict[ClipKind, ClipsByLength] = {}
         self.plan: RowPlan | None = None
         self.slots = 0
-        self.text_lengths = [0] * LENGTH_GROUPS
+        self.text_lengths = [0] * CAPTION_GROUPS
 
     def draw(self) -> PackedLatentBatch:
         """The next row."""
@@ -232,10 +240,10 @@ class RowsFromPool:
 
         The padded lengths of the groups never fall, so that few different shapes of batches occur.
         """
-        size = self.slots // LENGTH_GROUPS
+        size = self.slots // CAPTION_GROUPS
         starts: list[int] = []
         offset = 0
-        for group in range(LENGTH_GROUPS):
+        for group in range(CAPTION_GROUPS):
             part = row[group * size : (group + 1) * size]
             needed = text_length(max((candidate.text for candidate in part), default=1))
             length = self.text_lengths[group] = max(self.text_lengths[group], needed)
@@ -267,13 +275,13 @@ class RowsFromPool:
         return on_device(known.flatten(), device).index_select(0, plan.frame) & plan.layout.is_video
 
     def _captions(self, plan: RowPlan, ids: Tensor) -> list[Tensor]:
-        """Token ids in `LENGTH_GROUPS` groups `[slots / groups, length]` of gathered captions."""
+        """Token ids in `CAPTION_GROUPS` groups `[slots / groups, length]` of gathered captions."""
         empty = ids.new_full((1, ids.shape[1]), self.pool.pad_token_id)
         empty[:, 0] = self.pool.eos_token_id
         ids = torch.where(plan.dropped, empty, ids.index_select(0, plan.captions))
         slots = len(plan.layout.full.query_ends) - 2
         ids = torch.cat([ids, empty.expand(slots - len(ids), -1)]).long()
-        groups = ids.split(slots // LENGTH_GROUPS)
+        groups = ids.split(slots // CAPTION_GROUPS)
         return [group[:, :length] for group, length in zip(groups, plan.lengths, strict=True)]
 
     def _gather(self, rows: dict[ClipKind, np.ndarray], device: torch.device) -> tuple[Tensor, Tensor]:

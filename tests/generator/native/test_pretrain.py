@@ -54,6 +54,22 @@ def test_weight_decay_is_for_matrices():
     assert rest["params"][0].numel() == 6
 
 
+def test_a_parameter_without_a_gradient_has_the_gradient_zero():
+    layers = torch.nn.ModuleList([torch.nn.Linear(3, 2), torch.nn.Linear(2, 2)])
+    weights = MasterWeights([layers])
+    for used in (layers, layers[:1]):
+        weights.clear_gradients()
+        x = torch.ones(1, 3)
+        for layer in used:
+            x = layer(x)
+        x.sum().backward()
+        weights.collect_gradients()
+    weights.take_gradients()
+    first, second = weights.masters[0].grad.split([6, 4])
+    assert torch.equal(first, torch.ones(6))
+    assert not second.any()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_gradients_reach_the_float32_masters_and_rounded_weights_come_back(dtype):
     torch.manual_seed(0)
@@ -64,6 +80,7 @@ def test_gradients_reach_the_float32_masters_and_rounded_weights_come_back(dtype
     for _ in range(2):  # the gradients of the first pass are cleared
         weights.clear_gradients()
         layer(x.to(dtype)).float().pow(2).sum().backward()
+        weights.collect_gradients()
     weights.take_gradients()
     exact(x.double()).pow(2).sum().backward()
     for master, reference in zip(weights.masters, exact.parameters(), strict=True):
