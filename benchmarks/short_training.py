@@ -145,11 +145,19 @@ class Run:
     clips: int
     times: list[float] = field(default_factory=list)
     """Seconds of training before each batch."""
+    counts: list[float] = field(default_factory=list)
+    """Tokens up to each batch, that batch included."""
 
     @property
     def tokens_per_second(self) -> float:
         """Text and video tokens that were trained on, none of them padding."""
         return self.tokens / self.phase.elapsed
+
+    @property
+    def late_tokens_per_second(self) -> float:
+        """The same of the second half, when all graphs are recorded."""
+        half = len(self.times) // 2
+        return (self.counts[-1] - self.counts[half]) / max(self.times[-1] - self.times[half], 1e-9)
 
 
 def mean_caption(pool: LatentPool) -> float:
@@ -205,6 +213,7 @@ def train(
                 batch = rows.draw() if config.pack else next(plain)
                 run.tokens += real_tokens(batch, pipeline, caption)
                 run.times.append(phase.elapsed)
+                run.counts.append(run.tokens)
                 yield batch
 
         phase.run(batches(), loss, device)
