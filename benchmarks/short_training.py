@@ -190,6 +190,7 @@ def train(
     modules = {"transformer": pipeline.transformer.train(), "text_encoder": pipeline.text_encoder.train()}
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     if config.compile_blocks:
+        torch._dynamo.reset()  # an earlier run may have been of another size
         for block in pipeline.transformer.blocks:
             block.compile(dynamic=False)
     with tempfile.TemporaryDirectory() as folder:

@@ -20,6 +20,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from generator.families.native import NativeGenerator
+from generator.loading import load_generator
 from generator.native.autoencoder import NativeVideoAutoencoder
 from generator.native.building import MAX_SHARD_SIZE, build_pipeline, save_pipeline
 from generator.native.flow_loss import FlowMatchingLoss, PackedFlowMatchingLoss, seconds_per_latent
@@ -255,6 +256,31 @@ def train_transformer(
     return phase.history
 
 
+def start_from(pipeline: NativeVideoPipeline, name: str) -> None:
+    """Puts the transformer's and the text encoder's weights of another built-in pipeline into this one.
+
+    Raises:
+        InputError: `name` is no built-in pipeline, or one of another architecture.
+    """
+    source = load_generator(name, device="cpu")
+    if not isinstance(source, NativeGenerator):
+        raise InputError(f"weights_from is {name}, but must be a pipeline that `vidalign pretrain` made.")
+    for part in ("transformer", "text_encoder"):
+        mine = getattr(pipeline, part)
+        weights = {key: value.float() for key, value in getattr(source.pipeline, part).state_dict().items()}
+        shapes = {key: value.shape for key, value in mine.state_dict().items()}
+        if different := sorted(
+            key
+            for key in shapes.keys() | weights
+            if shapes.get(key) != getattr(weights.get(key), "shape", None)
+        ):
+            raise InputError(
+                f"The {part} of {name} is of another architecture ({different[0]} differs): give the same num_layers, "
+                "hidden_size, patch_size, conditioning, attention and long_skips as it was trained with."
+            )
+        mine.load_state_dict(weights)
+
+
 def forget_finished_run(output_dir: Path, keep_autoencoder: bool) -> None:
     """Removes what would make a new run in `output_dir` go on from the finished one instead of starting."""
     (output_dir / "model_index.json").unlink()
@@ -308,6 +334,8 @@ def pretrain(config: PretrainConfig, device: torch.device) -> Path:
         shift=config.shift,
         seed=config.seed,
     )
+    if config.weights_from is not None:
+        start_from(pipeline, config.weights_from)
     history: dict[str, list[dict[str, float]]] = {}
     pipeline.to(device)
     autoencoder = output_dir / "autoencoder"

@@ -20,6 +20,13 @@ class PretrainConfig:
     autoencoder_from: str | None = field(
         default=None, metadata={"help": "Pipeline whose autoencoder is used as it is; none trains a new one."}
     )
+    weights_from: str | None = field(
+        default=None,
+        metadata={
+            "help": "Pipeline whose transformer and text encoder are the start, for example nano, to go on with other "
+            "captions or clips; none starts from random weights."
+        },
+    )
     autoencoder_seconds: float = field(
         default=330.0, metadata={"help": "Wall-clock seconds of autoencoder training."}
     )

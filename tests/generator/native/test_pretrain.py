@@ -474,3 +474,18 @@ def test_settings_that_do_not_go_together_are_named(tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             pretrain.pretrain(PretrainConfig(output_dir=str(tmp_path / "o"), **changes), CPU)
+
+
+def test_pretraining_can_start_from_the_weights_of_another_pipeline(small, tmp_path):
+    first = configuration(tmp_path / "first", transformer_seconds=0.5)
+    pretrain.pretrain(first, CPU)
+    again = configuration(tmp_path / "again", weights_from=str(tmp_path / "first"), transformer_seconds=0.0)
+    pretrain.pretrain(again, CPU)
+    loaded, started = (load_generator(str(tmp_path / name)).pipeline for name in ("first", "again"))
+    for part in ("transformer", "text_encoder"):
+        expected = getattr(loaded, part).state_dict()
+        for name, value in getattr(started, part).state_dict().items():
+            assert torch.equal(value, expected[name])
+    other = configuration(tmp_path / "other", weights_from=str(tmp_path / "first"), num_layers=3)
+    with pytest.raises(InputError, match="another architecture"):
+        pretrain.pretrain(other, CPU)
