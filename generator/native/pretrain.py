@@ -10,6 +10,7 @@ import copy
 import itertools
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from generator.native.model_card import write_model_card
 from generator.native.packed_pool import RowsFromPool
 from generator.native.packing import dropped_share
 from generator.native.pipeline import NativeVideoPipeline
+from generator.native.prefetch import when_ready
 from generator.native.pretrain_config import PretrainConfig
 from generator.native.pretrain_data import CaptionedScenes, SceneStream
 from generator.native.pretrain_log import PretrainLog
@@ -96,6 +98,10 @@ def encode_clips(vae: NativeVideoAutoencoder, clips: Tensor, key_frames: bool) -
     return rearrange(latents, "(b f) c 1 h w -> b c f h w", b=batch) if key_frames else latents
 
 
+MOST_REUSES = 4
+"""Rounds of draws for each batch of new clips, at most."""
+
+
 def latent_batches(
     pipeline: NativeVideoPipeline,
     config: PretrainConfig,
@@ -105,7 +111,8 @@ def latent_batches(
 ) -> Iterator[LatentBatch | PackedLatentBatch]:
     """Endless batches for the transformer: one of new clips is rendered and encoded, `config.scene_reuse` are drawn.
 
-    With `config.pack` they are packed rows, from which tokens are dropped as `progress` in [0, 1] says.
+    While no new clips are ready, more are drawn of those that are kept, up to `MOST_REUSES` times as many. With
+    `config.pack` they are packed rows, from which tokens are dropped as `progress` in [0, 1] says.
     """
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     vae = copy.deepcopy(pipeline.vae).to(dtype=dtype).eval()
@@ -126,9 +133,18 @@ def latent_batches(
         lambda: dropped_share(progress(), config.token_dropping),
         config.seed * 1_000_003 + stream.start,
     )
-    for index, scenes in enumerate(stream.loader(config.num_workers), start=stream.start):
-        latents = encode_clips(vae, scenes.render(device), scenes.kind.key_frames).to(dtype)
-        pool.add(scenes.kind, stream.mix[scenes.kind], latents, scenes.input_ids)
+    new_scenes: Iterable[CaptionedScenes | FootageBatch | None] = stream.loader(config.num_workers)
+    if config.num_workers:
+        new_scenes = when_ready(new_scenes)
+    rounds = 0
+    for index, scenes in enumerate(new_scenes, start=stream.start):
+        rounds = 1 if scenes is not None else rounds + 1
+        if rounds > MOST_REUSES:
+            time.sleep(0.001)
+            continue
+        if scenes is not None:
+            latents = encode_clips(vae, scenes.render(device), scenes.kind.key_frames).to(dtype)
+            pool.add(scenes.kind, stream.mix[scenes.kind], latents, scenes.input_ids)
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + index)
         if config.pack:
             for _ in range(config.scene_reuse):

@@ -88,7 +88,9 @@ class PretrainConfig:
     num_workers: int = field(default=12, metadata={"help": "Processes that sample scenes and captions."})
     scene_reuse: int = field(
         default=8,
-        metadata={"help": "How often a sampled scene with its caption is used on average; 1 for once."},
+        metadata={
+            "help": "How often a sampled scene with its caption is used on average, at least; 1 for once."
+        },
     )
     pool_gigabytes: float = field(
         default=4.0, metadata={"help": "Encoded clips kept on the training device to be drawn again."}

@@ -438,7 +438,9 @@ def test_known_patches_of_a_packed_row_come_clean_and_do_not_count():
 @pytest.mark.parametrize("more", [{}, {"attention": "separable", "token_dropping": 0.5}], ids=str)
 def test_packed_pretraining_goes_on_after_a_slice(small, tmp_path, more):
     folder = tmp_path / "nano"
-    config = configuration(folder, pack=True, autoencoder_seconds=0.5, slice_seconds=0.7, **more)
+    config = configuration(
+        folder, pack=True, autoencoder_seconds=0.5, transformer_seconds=3.0, slice_seconds=0.7, **more
+    )
     with pytest.raises(pretrain.SliceDone):
         pretrain.pretrain(config, CPU)
     pretrain.pretrain(config, CPU)
@@ -486,6 +488,6 @@ def test_pretraining_can_start_from_the_weights_of_another_pipeline(small, tmp_p
         expected = getattr(loaded, part).state_dict()
         for name, value in getattr(started, part).state_dict().items():
             assert torch.equal(value, expected[name])
-    other = configuration(tmp_path / "other", weights_from=str(tmp_path / "first"), num_layers=3)
+    other = configuration(tmp_path / "other", weights_from=str(tmp_path / "first"), num_layers=5)
     with pytest.raises(InputError, match="another architecture"):
         pretrain.pretrain(other, CPU)
