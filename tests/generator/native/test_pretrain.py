@@ -438,12 +438,10 @@ def test_known_patches_of_a_packed_row_come_clean_and_do_not_count():
 @pytest.mark.parametrize("more", [{}, {"attention": "separable", "token_dropping": 0.5}], ids=str)
 def test_packed_pretraining_goes_on_after_a_slice(small, tmp_path, more):
     folder = tmp_path / "nano"
-    config = configuration(
-        folder, pack=True, autoencoder_seconds=0.5, transformer_seconds=3.0, slice_seconds=0.7, **more
-    )
+    more = {**more, "pack": True, "autoencoder_seconds": 0.5, "transformer_seconds": 3.0}
     with pytest.raises(pretrain.SliceDone):
-        pretrain.pretrain(config, CPU)
-    pretrain.pretrain(config, CPU)
+        pretrain.pretrain(configuration(folder, slice_seconds=0.7, **more), CPU)
+    pretrain.pretrain(configuration(folder, **more), CPU)
     state = torch.load(folder / STATE, weights_only=True)
     assert state["clips"] > state["step"] > 0
     loaded = load_generator(str(folder))
