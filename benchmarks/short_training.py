@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from generator.compilation import compile_each
 from generator.families.native import NativeGenerator
 from generator.native.building import build_pipeline
 from generator.native.flow_loss import FlowMatchingLoss, PackedFlowMatchingLoss, seconds_per_latent
@@ -191,8 +192,7 @@ def train(
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     if config.compile_blocks:
         torch._dynamo.reset()  # an earlier run may have been of another size
-        for block in pipeline.transformer.blocks:
-            block.compile(dynamic=False)
+        compile_each(pipeline.transformer.blocks)
     with tempfile.TemporaryDirectory() as folder:
         config = replace(config, save_seconds=1e9)
         phase = Phase("run", modules, config, seconds, config.learning_rate, Path(folder) / "state.pt", dtype)

@@ -20,6 +20,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from generator.compilation import compile_each
 from generator.families.native import NativeGenerator
 from generator.loading import load_generator
 from generator.native.autoencoder import NativeVideoAutoencoder
@@ -246,8 +247,7 @@ def train_transformer(
     )
     phase.resume()
     if config.compile_blocks:
-        for block in pipeline.transformer.blocks:
-            block.compile(dynamic=False)
+        compile_each(pipeline.transformer.blocks)
     follow(phase, pipeline, config)
     scenes = SceneStream(
         pipeline.tokenizer,
