@@ -12,6 +12,7 @@ from torch import Tensor
 
 from generator import video_prompts
 from generator.base import VideoGenerator
+from generator.editing import edit
 from generator.output import InputError
 from generator.video import read_video, resample
 from generator.video_prompts import Sampling
@@ -46,6 +47,13 @@ class VideoPromptArguments:
     strength: float = field(
         default=0.6, metadata={"help": "How much --edit may change: above 0, at most 1 (keeps nothing)."}
     )
+    source_prompt: str | None = field(
+        default=None,
+        metadata={
+            "help": "What the video of --edit shows now. With it, what old and new prompt have in common is kept; "
+            "--strength 1 then is a good start."
+        },
+    )
     long: float | None = field(
         default=None,
         metadata={"help": "Seconds of a long video: key frames, interpolated twice, in sliding windows."},
@@ -67,6 +75,8 @@ class VideoPromptArguments:
             raise InputError(f"--{task} needs a video to start from: pass --video FILE.")
         if self.video is not None and task not in ("extend", "interpolate"):
             raise InputError("--video was given alone: say what to do with it, --extend or --interpolate.")
+        if self.source_prompt is not None and task != "edit":
+            raise InputError("--source_prompt was given, but only --edit takes one: pass --edit VIDEO too.")
         if self.connect is not None and len(self.connect) != 2:
             raise InputError(f"--connect got {len(self.connect)} videos: give two.")
         return task
@@ -182,7 +192,8 @@ def _edit(
     _, time = model.size_multiples()
     count = min(frames or video.shape[1], video.shape[1])
     video = video[:, : (count - 1) // time * time + 1]
-    return lambda prompts, sampling: video_prompts.edit(model, video[None], prompts, asked.strength, sampling)
+    old = None if asked.source_prompt is None else [asked.source_prompt]
+    return lambda prompts, sampling: edit(model, video[None], prompts, asked.strength, sampling, old)
 
 
 def _long(model: VideoGenerator, asked: VideoPromptArguments, _: Any, __: Any, size: tuple[int, int]) -> Make:

@@ -2,7 +2,8 @@
 
 Every variant is a new transformer, trained for `--seconds` on the same clips with clean captions by the recipe of
 `vidalign pretrain`; known frames and key frames are left out, as spacetime patches cannot have them. Gold adherence is
-the verifier's score of videos of held-out prompts. `vae`, `ae` and `pca` are autoencoders of equal latent size: the
+the verifier's score of videos of held-out prompts; the held-out loss can be compared among variants of equal latents
+and patches. `vae`, `ae` and `pca` are autoencoders of equal latent size: the
 first two are trained for `--autoencoder_seconds` each, principal components are computed.
 """
 
@@ -17,7 +18,17 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from short_training import Clips, collect, encode, gold, mean_and_error, new_pipeline, train
+from short_training import (
+    Clips,
+    collect,
+    encode,
+    gold,
+    held_out,
+    held_out_loss,
+    mean_and_error,
+    new_pipeline,
+    train,
+)
 
 from generator import load_generator
 from generator.native.building import build_pipeline
@@ -74,7 +85,7 @@ def trained_autoencoder(
 @torch.no_grad()
 def reconstruction_psnr(vae: torch.nn.Module, scenes: CaptionedScenes, device: torch.device) -> float:
     """PSNR in dB of reconstructed clips."""
-    clips = scenes.render(device)
+    clips = scenes.render(device).to(vae.dtype)
     error = (vae.decode(vae.encode(clips).latent_dist.mode()).sample.clamp(-1, 1) - clips).square().mean()
     return float(10 * torch.log10(4 / error))
 
@@ -90,6 +101,7 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Figures of a variant, one a seed, trained on the clips as `vae` encodes them in `pool`."""
     prompts = sample_prompts(arguments.prompts, 1, "test")
+    unseen = held_out(clips, 12)
     rows = []
     for seed in range(arguments.seeds):
         seeded = replace(config, seed=seed)
@@ -102,6 +114,7 @@ def measure(
                 "seed": seed,
                 "gold": mean,
                 "error": error,
+                "loss": held_out_loss(pipeline, unseen, config, device),
                 "tokens_per_second": run.tokens_per_second,
                 "clips_per_second": run.clips / run.phase.elapsed,
                 "steps": run.phase.step,
@@ -110,8 +123,8 @@ def measure(
             }
         )
         print(
-            "| {variant} | {seed} | {gold:.3f} ± {error:.3f} | {tokens_per_second:,.0f} | {clips_per_second:,.0f} | "
-            "{steps} | {parameters:,} | {psnr:.1f} |".format(**rows[-1]),
+            "| {variant} | {seed} | {gold:.3f} ± {error:.3f} | {loss:.4f} | {tokens_per_second:,.0f} | "
+            "{clips_per_second:,.0f} | {steps} | {parameters:,} | {psnr:.1f} |".format(**rows[-1]),
             flush=True,
         )
     return rows
@@ -154,8 +167,10 @@ def main() -> None:
     clips = collect(nano.tokenizer, config, arguments.collect_seconds, 4, arguments.batches, SIZES)
     while not any(scenes.kind.size == EVALUATED for scenes in clips.scenes):
         clips.scenes.append(clips.stream.batch(10_000_000 + len(clips.scenes)))
-    print("| variant | seed | gold | tokens a second | clips a second | steps | parameters | PSNR (dB) |")
-    print("|---|---|---|---|---|---|---|---|", flush=True)
+    print(
+        "| variant | seed | gold | held-out loss | tokens a second | clips a second | steps | parameters | PSNR (dB) |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|", flush=True)
     rows = []
     pool = None
     for name in arguments.variants:

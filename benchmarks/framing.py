@@ -160,6 +160,7 @@ def main() -> None:
         known_frames_share=0.0,
         key_frame_share=0.0,
         tensorboard=False,
+        pack=True,
         seed=arguments.seed,
     )
     nano = load_generator("nano", device=device).pipeline

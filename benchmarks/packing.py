@@ -70,7 +70,7 @@ def mixed_lengths(
 ) -> list[int]:
     """Tokens of clips as training draws them, captions included."""
     rows = rows_from_pool(pool, clips.stream, pipeline, config, lambda: 0.0)
-    candidates = rows._candidates()
+    candidates = rows.candidates()
     return [next(candidates)[1] for _ in range(count)]
 
 
@@ -102,16 +102,19 @@ class Comparison:
         only = LatentPool(1.0, self.pool.pad_token_id, self.pool.eos_token_id)
         only.rings = {longest: self.pool.rings[longest]}
         run, _ = self.run(seconds, only)
-        return run.tokens_per_second * fill
+        return run.late_tokens_per_second * fill
 
 
 def speeds(comparison: Comparison, seconds: float, padding_fill: float) -> dict[str, float]:
-    """Real tokens a second."""
+    """Real tokens a second, in the second half of each run."""
     found = {
-        "packed": comparison.run(seconds, pack=True)[0].tokens_per_second,
-        "buckets": comparison.run(seconds)[0].tokens_per_second,
+        "packed": comparison.run(seconds, pack=True)[0].late_tokens_per_second,
+        "buckets": comparison.run(seconds)[0].late_tokens_per_second,
         "padded": comparison.padded_tokens_per_second(seconds, padding_fill),
     }
+    if comparison.device.type == "cuda":
+        compiled = comparison.run(seconds + 40, pack=True, compile_blocks=True)[0]
+        found["packed, blocks compiled"] = compiled.late_tokens_per_second
     for name, value in found.items():
         print(f"| {name} | {value:,.0f} | {found['packed'] / value:.2f} |", flush=True)
     return found
@@ -142,7 +145,9 @@ def losses(comparison: Comparison, seconds: float, seeds: int, drops: list[float
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each timed run; 0 leaves them out")
+    parser.add_argument(
+        "--seconds", type=float, default=20.0, help="of each timed run, half of it warm-up; 0 leaves them out"
+    )
     parser.add_argument(
         "--loss_seconds",
         type=float,
@@ -183,7 +188,8 @@ def main() -> None:
     )
     print("| row (tokens) | padded to the longest | next fit | best fit |\n|---|---|---|---|")
     lengths = mixed_lengths(comparison.pool, clips, pipeline, config, 5000)
-    figures: dict[str, Any] = {"fill": fill_table(lengths, [512, 1024, 2048, arguments.tokens])}
+    row_lengths = [length for length in (512, 1024, 2048, arguments.tokens) if length >= max(lengths)]
+    figures: dict[str, Any] = {"fill": fill_table(lengths, row_lengths)}
     if arguments.seconds:
         print("\n| way | real tokens a second | packed is faster by |\n|---|---|---|")
         figures["speed"] = speeds(comparison, arguments.seconds, figures["fill"][0]["padded"])

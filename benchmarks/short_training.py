@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from generator.compilation import compile_each
 from generator.families.native import NativeGenerator
 from generator.native.building import build_pipeline
 from generator.native.flow_loss import FlowMatchingLoss, PackedFlowMatchingLoss, seconds_per_latent
@@ -145,11 +146,19 @@ class Run:
     clips: int
     times: list[float] = field(default_factory=list)
     """Seconds of training before each batch."""
+    counts: list[float] = field(default_factory=list)
+    """Tokens up to each batch, that batch included."""
 
     @property
     def tokens_per_second(self) -> float:
         """Text and video tokens that were trained on, none of them padding."""
         return self.tokens / self.phase.elapsed
+
+    @property
+    def late_tokens_per_second(self) -> float:
+        """The same of the second half, when all graphs are recorded."""
+        half = len(self.times) // 2
+        return (self.counts[-1] - self.counts[half]) / max(self.times[-1] - self.times[half], 1e-9)
 
 
 def mean_caption(pool: LatentPool) -> float:
@@ -182,8 +191,8 @@ def train(
     modules = {"transformer": pipeline.transformer.train(), "text_encoder": pipeline.text_encoder.train()}
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     if config.compile_blocks:
-        for block in pipeline.transformer.blocks:
-            block.compile(dynamic=False)
+        torch._dynamo.reset()  # an earlier run may have been of another size
+        compile_each(pipeline.transformer.blocks)
     with tempfile.TemporaryDirectory() as folder:
         config = replace(config, save_seconds=1e9)
         phase = Phase("run", modules, config, seconds, config.learning_rate, Path(folder) / "state.pt", dtype)
@@ -205,6 +214,7 @@ def train(
                 batch = rows.draw() if config.pack else next(plain)
                 run.tokens += real_tokens(batch, pipeline, caption)
                 run.times.append(phase.elapsed)
+                run.counts.append(run.tokens)
                 yield batch
 
         phase.run(batches(), loss, device)

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from generator import load_generator, video_prompts
+from generator import editing, load_generator, video_prompts
 from generator.base import VideoGenerator
 from generator.output import InputError
 from generator.video import contact_sheet
@@ -74,11 +74,11 @@ def recoloured(prompts: Sequence[str]) -> list[str]:
 
 
 def measure(
-    generator: VideoGenerator, count: int, seed: int
+    generator: VideoGenerator, count: int, sampling: Sampling
 ) -> tuple[dict[str, dict[str, float]], list[Tensor]]:
     """Figures of every task, and a video of each for the picture."""
-    prompts, clips = sources(count, seed)
-    half, sampling = clips[:, :, :9], Sampling(seed=seed)
+    prompts, clips = sources(count, sampling.seed)
+    half = clips[:, :, :9]
     made = {
         "rendered clips": clips,
         "animate an image": video_prompts.animate(generator, clips[:, :, 0], prompts, 9, sampling),
@@ -104,11 +104,12 @@ def measure(
     table["blended linearly"] = {"psnr": psnr(between, clips[:, :, 1::2])}
     wanted = recoloured(prompts)
     for strength in (0.4, 0.6, 0.8, 1.0):
-        edited = video_prompts.edit(generator, half, wanted, strength, sampling)
-        table[f"edit the colour, strength {strength}"] = {
-            **parts(edited, wanted),
-            "old prompt": parts(edited, prompts)["gold"],
-        }
+        for way, old in (("", None), (", source prompt", prompts)):
+            edited = editing.edit(generator, half, wanted, strength, sampling, old)
+            table[f"edit the colour{way}, strength {strength}"] = {
+                **parts(edited, wanted),
+                "old prompt": parts(edited, prompts)["gold"],
+            }
     pictures = [videos[0] for videos in made.values()]
     long = video_prompts.generate_long(generator, [prompts[0]], 6.0, 32, 32, sampling)
     labels = [f"{name}: {prompts[0]}" for name in made]
@@ -124,8 +125,11 @@ def main() -> None:
     parser.add_argument("--model", default="nano")
     parser.add_argument("--count", type=int, default=32, help="source clips")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--num_inference_steps", type=int, default=None, help="the model's own by default")
+    parser.add_argument("--guidance_scale", type=float, default=None, help="the model's own by default")
     arguments = parser.parse_args()
-    table, _ = measure(load_generator(arguments.model), arguments.count, arguments.seed)
+    sampling = Sampling(arguments.num_inference_steps, arguments.guidance_scale, arguments.seed)
+    table, _ = measure(load_generator(arguments.model), arguments.count, sampling)
     columns = ("gold", "identity", "motion", "old prompt", "psnr")
     print("| task | gold | identity | motion | gold of the old prompt | PSNR of new frames (dB) |")
     print("|---|---|---|---|---|---|")

@@ -271,8 +271,9 @@ class VideoGenerator(ABC):
         Args:
             options: for `torch.compile`, over `dynamic=False`.
         """
-        for block in self.blocks():
-            block.compile(**{"dynamic": False, **options})
+        from generator.compilation import compile_each
+
+        compile_each(self.blocks(), **options)
 
     def set_attention_backend(self, backend: str) -> None:
         """Chooses the attention kernel by diffusers' name: `native`, `_native_cudnn`, `flash`, `_flash_3`, …

@@ -1,9 +1,9 @@
-"""Images and videos as prompts: animate, extend, connect, interpolate, edit, and long videos from key frames.
+"""Images and videos as prompts: animate, extend, connect, interpolate, and long videos from key frames.
 
 A model with a noise level for each latent frame takes known frames as they are, at level 0, and denoises the others
 (Ho et al., arXiv 2204.03458, replace this by guidance; LTX-Video, Open-Sora 1.1 and Wan 2.2 TI2V train on it, as the
 built-in model does). Image-to-video models of another kind see the image beside the noise in all steps (Wan I2V,
-CogVideoX I2V); they can animate and edit. Editing (SDEdit, arXiv 2108.01073) works with every family. Long videos
+CogVideoX I2V); they can animate and edit (`generator/editing.py`, which works with every family). Long videos
 follow Video LDM (arXiv 2304.08818, section 3.2): sparse key frames, then interpolation twice, each with one model.
 
 Known pixels are returned as they came: only new frames pass through the decoder.
@@ -42,6 +42,14 @@ class Sampling:
     guidance_scale: float | None = None
     seed: int = 0
 
+    def scale(self, generator: VideoGenerator) -> float:
+        """The weight of guidance, the model's own if none is set."""
+        return generator.defaults.guidance_scale if self.guidance_scale is None else self.guidance_scale
+
+    def steps(self, generator: VideoGenerator) -> int:
+        """The number of steps, the model's own if none is set."""
+        return self.num_inference_steps or generator.defaults.num_inference_steps
+
 
 def sample_unknown_frames(
     generator: VideoGenerator,
@@ -74,8 +82,8 @@ def sample_unknown_frames(
             f"{generator.name} takes no frames as a prompt, but this needs a model with a noise level for each frame: "
             "use the built-in model, LTX-Video or Wan 2.2 TI2V, or --edit, which works with all."
         )
-    scale = _scale(generator, sampling)
-    sigmas = generator.sigma_schedule(_steps(generator, sampling), latents.shape[1:])
+    scale = sampling.scale(generator)
+    sigmas = generator.sigma_schedule(sampling.steps(generator), latents.shape[1:])
     conditions = generator.encode_prompts(list(prompts))
     both = conditions
     if scale != 1:
@@ -100,15 +108,6 @@ def sample_unknown_frames(
     return sample_latents(velocity, torch.where(mask, latents, noise), sigmas)
 
 
-def _scale(generator: VideoGenerator, sampling: Sampling) -> float:
-    scale = sampling.guidance_scale
-    return generator.defaults.guidance_scale if scale is None else scale
-
-
-def _steps(generator: VideoGenerator, sampling: Sampling) -> int:
-    return sampling.num_inference_steps or generator.defaults.num_inference_steps
-
-
 def _time(generator: VideoGenerator) -> int:
     """Frames that one latent frame after the first holds."""
     return generator.size_multiples()[1]
@@ -131,9 +130,9 @@ def animate(
     frames = num_frames or generator.defaults.num_frames
     generator.check_size(frames, *images.shape[2:])
     if generator.needs_image:
-        velocity = velocity_with_image(generator, prompts, _scale(generator, sampling), images, frames)
+        velocity = velocity_with_image(generator, prompts, sampling.scale(generator), images, frames)
         shape = generator.latent_shape(frames, *images.shape[2:])
-        sigmas = generator.sigma_schedule(_steps(generator, sampling), shape)
+        sigmas = generator.sigma_schedule(sampling.steps(generator), shape)
         noise = seeded_noise([sampling.seed + i for i in range(len(prompts))], shape).to(generator.device)
         # These models' first frame is decoded as all others are.
         return generator.decode(sample_latents(velocity, noise, sigmas)).cpu()
@@ -328,40 +327,6 @@ def decode_images(generator: VideoGenerator, latents: Tensor) -> Tensor:
     batch, _, frames = latents.shape[:3]
     images = generator.decode(latents.transpose(1, 2).flatten(0, 1)[:, :, None])[:, :, 0].cpu()
     return images.unflatten(0, (batch, frames)).transpose(1, 2)
-
-
-def edit(
-    generator: VideoGenerator,
-    videos: Tensor,
-    prompts: Sequence[str],
-    strength: float,
-    sampling: Sampling = Sampling(),
-) -> Tensor:
-    """Videos changed towards `prompts` (SDEdit): noised to about level `strength`, then denoised. For every family.
-
-    Args:
-        videos: `[batch, 3, frames, height, width]` in [-1, 1], of a size that the model makes.
-        prompts: what they should show.
-        strength: in (0, 1]; small keeps much, 1 keeps nothing.
-        sampling: steps, guidance, seed; with strength s the last s of the steps are taken.
-
-    Raises:
-        InputError: the strength is out of its range, or the model cannot make the size.
-    """
-    if not 0 < strength <= 1:
-        raise InputError(f"The strength is {strength}, but must be above 0 and at most 1.")
-    generator.check_size(*videos.shape[2:])
-    scale = _scale(generator, sampling)
-    taken = max(round(strength * _steps(generator, sampling)), 1)
-    # The schedule from `strength` down, with as many steps as the whole would have there.
-    sigmas = flow.shift_sigma(torch.linspace(strength, 0, taken + 1), generator.defaults.shift)
-    latents = generator.encode(videos.to(generator.device))
-    noise = seeded_noise([sampling.seed + i for i in range(len(prompts))], latents.shape[1:]).to(
-        latents.device
-    )
-    velocity = velocity_with_image(generator, prompts, scale, videos[:, :, 0], videos.shape[2])
-    noisy = flow.interpolate(latents, noise, sigmas[0])
-    return generator.decode(sample_latents(velocity, noisy, sigmas)).cpu()
 
 
 def generate_long(

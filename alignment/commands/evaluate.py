@@ -67,6 +67,13 @@ class EvaluateArguments:
         default=None, metadata={"help": "Width in pixels; the model's default if unset."}
     )
     num_inference_steps: int | None = field(default=None, metadata={"help": "Sampling steps."})
+    solver: str = field(
+        default="euler",
+        metadata={
+            "help": "euler; heun (two network calls a step); ab2 or dpm (second order, one call a step).",
+            "choices": ["euler", "heun", "ab2", "dpm"],
+        },
+    )
     guidance_scale: float | None = field(default=None, metadata={"help": "Weight of guidance; 1 is none."})
     batch_size: int = field(default=8, metadata={"help": "Videos generated at a time."})
     title: str = field(default="Prompt adherence", metadata={"help": "Title of the report."})
@@ -163,6 +170,7 @@ def run(arguments: EvaluateArguments) -> None:
             num_inference_steps=arguments.num_inference_steps,
             guidance_scale=arguments.guidance_scale,
             batch_size=arguments.batch_size,
+            solver=arguments.solver,
         ),
         references=arguments.reference or ["base"],
         settings={

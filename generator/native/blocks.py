@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -54,6 +55,51 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def repeat_views(x: Tensor, times: int, dim: int) -> Tensor:
     """`repeat_interleave` by views, whose backward needs no synchronisation with the CPU."""
     return x.unsqueeze(dim + 1).expand(*x.shape[: dim + 1], times, *x.shape[dim + 1 :]).flatten(dim, dim + 1)
+
+
+class _GatherRows(torch.autograd.Function):
+    """`table[index]`; its backward pass is a product with `membership`, unless that is empty.
+
+    On a GPU, adding many rows of gradients to few rows of a table by atomic operations takes longer than the product
+    with the matrix that says which row belongs to which.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, index: Tensor, membership: Tensor) -> Tensor:
+        ctx.save_for_backward(index, membership)
+        ctx.rows = len(table)
+        return table.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        index, membership = ctx.saved_tensors
+        if membership.numel():
+            flat = membership @ gradient.flatten(1)
+            return flat.unflatten(1, gradient.shape[1:]), None, None
+        zeros = gradient.new_zeros(ctx.rows, *gradient.shape[1:])
+        return zeros.index_add(0, index, gradient), None, None
+
+
+class LevelModulation(NamedTuple):
+    """Modulation of packed tokens: a row for each noise level, and the level of each token.
+
+    Attributes:
+        table: `[levels, 6, dim]`.
+        level: row of the table of each token `[tokens]`.
+        membership: `[levels, tokens]`, 1 where a token has a level, for the backward pass on a GPU; empty elsewhere.
+    """
+
+    table: Tensor
+    level: Tensor
+    membership: Tensor
+
+    @classmethod
+    def of(cls, table: Tensor, level: Tensor) -> LevelModulation:
+        """With the membership that `level` says."""
+        membership = table.new_empty(0)
+        if table.is_cuda:
+            membership = (torch.arange(len(table), device=level.device)[:, None] == level).to(table.dtype)
+        return cls(table, level, membership)
 
 
 def linear_velocity(x: Tensor, sigma: Tensor) -> Tensor:
@@ -194,7 +240,7 @@ class Block(nn.Module):
         self,
         x: Tensor,
         skip: Tensor | None,
-        modulation: Tensor | None,
+        modulation: Tensor | LevelModulation | None,
         cos: Tensor,
         sin: Tensor,
         pattern: AttentionPattern | Tensor | None,
@@ -206,7 +252,12 @@ class Block(nn.Module):
             x = x + self.attn(self.norm1(x), cos, sin, pattern)
             x = self._along_time(x, cos, sin, temporal_pattern)
             return x + self.mlp(self.norm2(x))
-        shift1, scale1, gate1, shift2, scale2, gate2 = (self.scale_shift_table + modulation).unbind(2)
+        if isinstance(modulation, LevelModulation):
+            table = self.scale_shift_table + modulation.table
+            of_tokens = _GatherRows.apply(table, modulation.level, modulation.membership)[None]
+        else:
+            of_tokens = self.scale_shift_table + modulation
+        shift1, scale1, gate1, shift2, scale2, gate2 = of_tokens.unbind(2)
         x = x + gate1 * self.attn(self.norm1(x) * (1 + scale1) + shift1, cos, sin, pattern)
         x = self._along_time(x, cos, sin, temporal_pattern)
         return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)

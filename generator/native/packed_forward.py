@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from generator.native.blocks import linear_velocity, rotary_angles, sinusoidal_embedding
+from generator.native.blocks import LevelModulation, linear_velocity, rotary_angles, sinusoidal_embedding
 from generator.native.packing import ClipShape, PackedLayout, pack_layout
 
 
@@ -69,12 +69,13 @@ class PackedForward:
 
     def _embed_packed(
         self, patches: Tensor, levels: Tensor, text: Tensor, layout: PackedLayout, level_index: Tensor | None
-    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    ) -> tuple[Tensor, LevelModulation | None, Tensor, Tensor]:
         """Tokens `[1, length, dim]`, modulation, rotary cosine and sine; as `_embed` does it for equal clips."""
         dtype = patches.dtype
         place = sinusoidal_embedding(layout.coordinates, 16, max_period=100.0).flatten(1)
         video = self.patch_embed(patches) + self.position_embed(place.to(dtype))
-        video = video + self.frame_kind_embed.index_select(0, layout.image)
+        latent_frame, image = self.frame_kind_embed
+        video = video + torch.where(layout.image.bool()[:, None], image, latent_frame)
         time = self.time_embed(sinusoidal_embedding(levels, 256).to(dtype))
         slots = layout.full.query_ends.shape[0] - 2
         modulation = None
@@ -85,7 +86,7 @@ class PackedForward:
                 video = video + own - whole
         else:
             table = rearrange(self.time_modulation(F.silu(time)), "n (k d) -> n k d", k=6)
-            modulation = table.index_select(0, layout.clip if level_index is None else level_index)[None]
+            modulation = LevelModulation.of(table, layout.clip if level_index is None else level_index)
             times = time.new_zeros(slots, time.shape[1])
         sources = torch.cat([self.text_embed(text), times, times.new_zeros(1, times.shape[1])])
         x = sources.index_select(0, layout.prefix_source) + video * layout.is_video[:, None]

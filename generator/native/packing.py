@@ -228,6 +228,14 @@ class PackedLayout:
     temporal: Segments | None
     fill: float
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """What fixes the shapes of all tensors, and what attention is told of lengths."""
+        sizes = [len(self.clip)]
+        for part in self._parts().values():
+            sizes += [*part.longest, *(len(value) for value in _tensors(part).values())]
+        return tuple(sizes)
+
     def to(self, device: torch.device) -> PackedLayout:
         """The layout with its tensors on `device`."""
         parts: dict[str, Any] = {n: s.to(device) for n, s in self._parts().items()}

@@ -10,6 +10,7 @@ import copy
 import itertools
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,9 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from generator.compilation import compile_each
 from generator.families.native import NativeGenerator
+from generator.loading import load_generator
 from generator.native.autoencoder import NativeVideoAutoencoder
 from generator.native.building import MAX_SHARD_SIZE, build_pipeline, save_pipeline
 from generator.native.flow_loss import FlowMatchingLoss, PackedFlowMatchingLoss, seconds_per_latent
@@ -29,6 +32,7 @@ from generator.native.model_card import write_model_card
 from generator.native.packed_pool import RowsFromPool
 from generator.native.packing import dropped_share
 from generator.native.pipeline import NativeVideoPipeline
+from generator.native.prefetch import when_ready
 from generator.native.pretrain_config import PretrainConfig
 from generator.native.pretrain_data import CaptionedScenes, SceneStream
 from generator.native.pretrain_log import PretrainLog
@@ -95,6 +99,10 @@ def encode_clips(vae: NativeVideoAutoencoder, clips: Tensor, key_frames: bool) -
     return rearrange(latents, "(b f) c 1 h w -> b c f h w", b=batch) if key_frames else latents
 
 
+MOST_REUSES = 4
+"""Rounds of draws for each batch of new clips, at most."""
+
+
 def latent_batches(
     pipeline: NativeVideoPipeline,
     config: PretrainConfig,
@@ -104,7 +112,8 @@ def latent_batches(
 ) -> Iterator[LatentBatch | PackedLatentBatch]:
     """Endless batches for the transformer: one of new clips is rendered and encoded, `config.scene_reuse` are drawn.
 
-    With `config.pack` they are packed rows, from which tokens are dropped as `progress` in [0, 1] says.
+    While no new clips are ready, more are drawn of those that are kept, up to `MOST_REUSES` times as many. With
+    `config.pack` they are packed rows, from which tokens are dropped as `progress` in [0, 1] says.
     """
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     vae = copy.deepcopy(pipeline.vae).to(dtype=dtype).eval()
@@ -125,9 +134,18 @@ def latent_batches(
         lambda: dropped_share(progress(), config.token_dropping),
         config.seed * 1_000_003 + stream.start,
     )
-    for index, scenes in enumerate(stream.loader(config.num_workers), start=stream.start):
-        latents = encode_clips(vae, scenes.render(device), scenes.kind.key_frames).to(dtype)
-        pool.add(scenes.kind, stream.mix[scenes.kind], latents, scenes.input_ids)
+    new_scenes: Iterable[CaptionedScenes | FootageBatch | None] = stream.loader(config.num_workers)
+    if config.num_workers:
+        new_scenes = when_ready(new_scenes)
+    rounds = 0
+    for index, scenes in enumerate(new_scenes, start=stream.start):
+        rounds = 1 if scenes is not None else rounds + 1
+        if rounds > MOST_REUSES:
+            time.sleep(0.001)
+            continue
+        if scenes is not None:
+            latents = encode_clips(vae, scenes.render(device), scenes.kind.key_frames).to(dtype)
+            pool.add(scenes.kind, stream.mix[scenes.kind], latents, scenes.input_ids)
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + index)
         if config.pack:
             for _ in range(config.scene_reuse):
@@ -229,8 +247,7 @@ def train_transformer(
     )
     phase.resume()
     if config.compile_blocks:
-        for block in pipeline.transformer.blocks:
-            block.compile(dynamic=False)
+        compile_each(pipeline.transformer.blocks)
     follow(phase, pipeline, config)
     scenes = SceneStream(
         pipeline.tokenizer,
@@ -253,6 +270,31 @@ def train_transformer(
     for module in modules.values():
         module.eval()
     return phase.history
+
+
+def start_from(pipeline: NativeVideoPipeline, name: str) -> None:
+    """Puts the transformer's and the text encoder's weights of another built-in pipeline into this one.
+
+    Raises:
+        InputError: `name` is no built-in pipeline, or one of another architecture.
+    """
+    source = load_generator(name, device="cpu")
+    if not isinstance(source, NativeGenerator):
+        raise InputError(f"weights_from is {name}, but must be a pipeline that `vidalign pretrain` made.")
+    for part in ("transformer", "text_encoder"):
+        mine = getattr(pipeline, part)
+        weights = {key: value.float() for key, value in getattr(source.pipeline, part).state_dict().items()}
+        shapes = {key: value.shape for key, value in mine.state_dict().items()}
+        if different := sorted(
+            key
+            for key in shapes.keys() | weights
+            if shapes.get(key) != getattr(weights.get(key), "shape", None)
+        ):
+            raise InputError(
+                f"The {part} of {name} is of another architecture ({different[0]} differs): give the same num_layers, "
+                "hidden_size, patch_size, conditioning, attention and long_skips as it was trained with."
+            )
+        mine.load_state_dict(weights)
 
 
 def forget_finished_run(output_dir: Path, keep_autoencoder: bool) -> None:
@@ -308,6 +350,8 @@ def pretrain(config: PretrainConfig, device: torch.device) -> Path:
         shift=config.shift,
         seed=config.seed,
     )
+    if config.weights_from is not None:
+        start_from(pipeline, config.weights_from)
     history: dict[str, list[dict[str, float]]] = {}
     pipeline.to(device)
     autoencoder = output_dir / "autoencoder"

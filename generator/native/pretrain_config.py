@@ -20,6 +20,13 @@ class PretrainConfig:
     autoencoder_from: str | None = field(
         default=None, metadata={"help": "Pipeline whose autoencoder is used as it is; none trains a new one."}
     )
+    weights_from: str | None = field(
+        default=None,
+        metadata={
+            "help": "Pipeline whose transformer and text encoder are the start, for example nano, to go on with other "
+            "captions or clips; none starts from random weights."
+        },
+    )
     autoencoder_seconds: float = field(
         default=330.0, metadata={"help": "Wall-clock seconds of autoencoder training."}
     )
@@ -81,7 +88,9 @@ class PretrainConfig:
     num_workers: int = field(default=12, metadata={"help": "Processes that sample scenes and captions."})
     scene_reuse: int = field(
         default=8,
-        metadata={"help": "How often a sampled scene with its caption is used on average; 1 for once."},
+        metadata={
+            "help": "How often a sampled scene with its caption is used on average, at least; 1 for once."
+        },
     )
     pool_gigabytes: float = field(
         default=4.0, metadata={"help": "Encoded clips kept on the training device to be drawn again."}

@@ -7,7 +7,7 @@ and a rounded copy goes back.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Hashable, Iterable
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -54,13 +54,14 @@ class MasterWeights:
             module.to(dtype=dtype)
         self.live: list[Tensor] = []
         self.gradients: list[Tensor] = []
+        self.places: list[tuple[nn.Parameter, Tensor]] = []
         for master, group in zip(self.masters, filter(None, groups), strict=True):
             live, gradient = master.detach().to(dtype, copy=True), torch.zeros_like(master, dtype=dtype)
             offset = 0
             for p in group:
                 place = slice(offset, offset + p.numel())
                 p.data = live[place].view(p.shape)
-                p.grad = gradient[place].view(p.shape)
+                self.places.append((p, gradient[place].view(p.shape)))
                 offset += p.numel()
             self.live.append(live)
             self.gradients.append(gradient)
@@ -73,12 +74,20 @@ class MasterWeights:
         ]
 
     def clear_gradients(self) -> None:
-        """Sets the gradients of the modules to zero, in place."""
-        for gradient in self.gradients:
-            gradient.zero_()
+        """Forgets the gradients of the modules: the backward pass then need not add to them."""
+        for p, _ in self.places:
+            p.grad = None
+
+    def collect_gradients(self) -> None:
+        """Copies the gradients of the modules to the flat buffers, 0 where there is none."""
+        found = [(place, p.grad) for p, place in self.places if p.grad is not None]
+        if len(found) < len(self.places):
+            for gradient in self.gradients:
+                gradient.zero_()
+        torch._foreach_copy_([place for place, _ in found], [grad for _, grad in found])
 
     def take_gradients(self) -> None:
-        """Copies the gradients of the modules to the masters."""
+        """Copies the flat gradients to the masters."""
         for master, gradient in zip(self.masters, self.gradients, strict=True):
             master.grad = gradient.float() if gradient.dtype != master.dtype else gradient.clone()
 
@@ -153,14 +162,14 @@ class GraphedLoss:
 
     Args:
         loss: the loss.
-        clear: sets the gradients to zero, in place.
+        weights: whose gradients are computed.
         graphs: record graphs; else every call runs as it is.
         after: calls with one key before its graph is recorded.
     """
 
-    def __init__(self, loss: Loss, clear: Callable[[], None], graphs: bool, after: int = 2) -> None:
+    def __init__(self, loss: Loss, weights: MasterWeights, graphs: bool, after: int = 2) -> None:
         self.loss = loss
-        self.clear = clear
+        self.weights = weights
         self.graphs = graphs
         self.after = after
         self.calls: dict[Hashable, int] = {}
@@ -168,7 +177,7 @@ class GraphedLoss:
         self.memory = torch.cuda.graph_pool_handle() if graphs else None
 
     def __call__(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Leaves the gradients of `batch` in the parameters and returns the loss and its metrics."""
+        """Leaves the gradients of `batch` in the weights' flat buffers and returns the loss and its metrics."""
         key, inputs = self.loss.prepare(batch, generator)
         if key in self.recorded:
             graph, places, outputs = self.recorded[key]
@@ -190,9 +199,10 @@ class GraphedLoss:
         return outputs
 
     def _run(self, key: Any, inputs: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        self.clear()
+        self.weights.clear_gradients()
         value, metrics = self.loss.compute(key, inputs)
         value.backward()
+        self.weights.collect_gradients()
         return value.detach(), {name: metric.detach() for name, metric in metrics.items()}
 
 
@@ -290,7 +300,7 @@ class Phase:
         on_gpu = device.type == "cuda"
         # Graphs may not be recorded on the default stream, and gradients must come from the stream that recorded.
         with torch.cuda.stream(torch.cuda.Stream(device)) if on_gpu else nullcontext():
-            graphed = GraphedLoss(loss, self.weights.clear_gradients, on_gpu and self.config.cuda_graphs)
+            graphed = GraphedLoss(loss, self.weights, on_gpu and self.config.cuda_graphs)
             self._train(batches, graphed, device)
         if on_gpu:
             torch.cuda.synchronize(device)

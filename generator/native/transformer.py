@@ -28,6 +28,7 @@ from generator.native.blocks import (
     AlongTime,
     AttentionPattern,
     Block,
+    LevelModulation,
     WithinFrames,
     linear_velocity,
     patch_coordinates,
@@ -229,7 +230,7 @@ class NativeVideoTransformer3DModel(PackedForward, ModelMixin, ConfigMixin, Peft
     def _through_blocks(
         self,
         x: Tensor,
-        modulation: Tensor | None,
+        modulation: Tensor | LevelModulation | None,
         cos: Tensor,
         sin: Tensor,
         patterns: tuple[AttentionPattern | Tensor | None, AttentionPattern | None],

@@ -41,6 +41,7 @@ class GenerationSettings:
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     batch_size: int = 8
+    solver: str = "euler"
 
 
 @dataclass(frozen=True)
@@ -229,6 +230,7 @@ def _generate(generator: VideoGenerator, batch: Sequence[_Request], settings: Ge
             seed=[batch[i].seed for i in chosen],
             negative_prompt=negative,
             batch_size=settings.batch_size,
+            solver=settings.solver,
         )
         parts.update(zip(chosen, videos))
     return torch.stack([parts[i] for i in range(len(batch))])

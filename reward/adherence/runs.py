@@ -15,7 +15,9 @@ from reward.adherence.comparison import METADATA_NAME, REPORT_NAME, read_samples
 from reward.adherence.evaluate import Sample, summarise
 from reward.adherence.report import write_report
 
-_SIZES = ("num_frames", "height", "width", "num_inference_steps", "guidance_scale")
+_SIZES = ("num_frames", "height", "width", "num_inference_steps", "guidance_scale", "solver")
+_BEFORE = {"solver": "euler"}
+"""What evaluations used that are older than a setting."""
 
 
 def name_runs(runs: Sequence[str]) -> dict[str, Path]:
@@ -74,7 +76,9 @@ def differing_settings(settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
                 f"The runs were judged by different {judge} ({said}): evaluate them with the same."
             )
     return [
-        name for name in _SIZES if len({json.dumps(values.get(name)) for values in settings.values()}) > 1
+        name
+        for name in _SIZES
+        if len({json.dumps(values.get(name, _BEFORE.get(name))) for values in settings.values()}) > 1
     ]
 
 

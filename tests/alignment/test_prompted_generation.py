@@ -45,6 +45,7 @@ def generate(folder, **prompt):
         ({"connect": ["clip.mp4", "clip.mp4"]}, 26, 8),
         ({"video": "clip.mp4", "interpolate": 2}, 17, 16),
         ({"edit": "clip.mp4", "strength": 0.5}, 9, 8),
+        ({"edit": "clip.mp4", "strength": 1.0, "source_prompt": "a green square"}, 9, 8),
         ({"long": 2.0}, 17, 8),
     ],
 )
@@ -68,6 +69,7 @@ def test_every_task_writes_one_video_a_prompt(setting, prompt, frames, fps):
         ({"extend": "forward"}, "--extend needs a video"),
         ({"video": "a.mp4"}, "--video was given alone"),
         ({"connect": ["a.mp4"]}, "--connect got 1"),
+        ({"source_prompt": "a red circle", "long": 2.0}, "only --edit takes one"),
         ({"image": "missing.png"}, "missing.png does not exist"),
     ],
 )

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from generator import load_generator, video_prompts
+from generator import editing, load_generator, video_prompts
 from generator.output import InputError
 from generator.testing import tiny_generator
 from generator.video_prompts import Sampling
@@ -102,11 +102,37 @@ def test_images_of_a_video_come_back_from_their_latents_one_by_one(tiny):
     assert torch.allclose(decoded[:, :, 2:3], tiny.decode(latents[:, :, 2:3]), atol=1e-5)
 
 
+def test_an_edit_from_a_prompt_to_itself_changes_nothing_and_one_to_another_does(tiny):
+    given, sampling = clip(), Sampling(4, 1.0)
+    base = tiny.decode(tiny.encode(given))
+    same = editing.edit(tiny, given, ["a red circle"], 1.0, sampling, ["a red circle"])
+    torch.testing.assert_close(same, base.cpu(), atol=1e-4, rtol=0)
+    other = editing.edit(tiny, given, ["a blue square"], 1.0, sampling, ["a red circle"])
+    assert (other - base).abs().max() > 1e-3
+
+
+def test_flow_edit_carries_a_point_from_one_distribution_to_the_other():
+    """With x ~ N(m, 1) the velocity is exact; the difference of two such flows moves a point by the means' distance."""
+
+    def velocity_of(mean):
+        def velocity(x, sigma):
+            s = sigma[:, None]
+            clean = mean + (1 - s) / ((1 - s) ** 2 + s**2) * (x - (1 - s) * mean)
+            return (x - clean) / s
+
+        return velocity
+
+    points = torch.randn(64, 1, generator=torch.Generator().manual_seed(0)).double() + 2
+    sigmas = torch.linspace(1, 0, 401, dtype=torch.double)
+    moved = editing.flow_edit(velocity_of(2.0), velocity_of(-3.0), points, sigmas, list(range(64)))
+    torch.testing.assert_close(moved, points - 5, atol=0.02, rtol=0)
+
+
 def test_a_weak_edit_changes_less_than_a_strong_one(tiny):
     given = clip()
     base = tiny.decode(tiny.encode(given))
     change = [
-        (video_prompts.edit(tiny, given, ["a"], strength, Sampling(8)) - base).abs().mean()
+        (editing.edit(tiny, given, ["a"], strength, Sampling(8)) - base).abs().mean()
         for strength in (0.05, 0.5, 1.0)
     ]
     assert change[0] < change[1] < change[2]
@@ -126,7 +152,7 @@ def test_a_long_video_is_as_long_as_asked(tiny):
         (lambda g: video_prompts.connect(g, clip(), clip()[..., :16], ["a"], 4), "16x32"),
         (lambda g: video_prompts.interpolate(g, clip(), ["a"], 8.0, 3), "power of two"),
         (lambda g: video_prompts.interpolate(g, clip(1), ["a"], 8.0), "one frame"),
-        (lambda g: video_prompts.edit(g, clip(), ["a"], 0.0), "strength is 0.0"),
+        (lambda g: editing.edit(g, clip(), ["a"], 0.0), "strength is 0.0"),
         (lambda g: video_prompts.generate_long(g, ["a"], -1), "-1 seconds"),
     ],
 )

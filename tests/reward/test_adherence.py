@@ -156,6 +156,18 @@ def test_a_comparison_writes_videos_metadata_and_both_reports(tmp_path, verifier
     assert any(">" + row["prompt"] + "<" in page for row in rows)
 
 
+def test_the_solver_is_used_and_recorded(tmp_path, verifier):
+    generation = {"num_inference_steps": 3, "batch_size": 4}
+    pages = {}
+    for solver in ("euler", "heun"):
+        settings = GenerationSettings(**generation, solver=solver)
+        compare(tmp_path / solver, verifier, generation=settings, num_videos_per_prompt=1)
+        report = json.loads((tmp_path / solver / "report.json").read_text())
+        assert report["settings"]["solver"] == solver
+        pages[solver] = report["adherence"]
+    assert pages["euler"] != pages["heun"]
+
+
 def test_equal_models_differ_by_exactly_zero(tmp_path, verifier):
     records = [PromptRecord("p")]
     summary = compare_models(

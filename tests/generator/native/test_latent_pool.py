@@ -148,7 +148,7 @@ def test_dropped_tokens_make_room_for_more_clips_and_captions_are_dropped_and_fr
     whole = packed_rows(filled_pool(), pipeline)
     half = packed_rows(filled_pool(), pipeline, dropped=lambda: 0.5)
     count = {
-        name: sum(rows.draw().clips for _ in range(10)) for name, rows in (("whole", whole), ("half", half))
+        name: sum(rows.draw().clips for _ in range(80)) for name, rows in (("whole", whole), ("half", half))
     }
     assert count["half"] > 1.5 * count["whole"]
     batch = packed_rows(filled_pool(caption_dropout=1.0, known_share=1.0), pipeline).draw()

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from generator.native import packing
+from generator.native import blocks, packing
 from generator.native.packing import (
     ClipShape,
     Segments,
@@ -213,6 +213,19 @@ def mixed_lengths(count, seed=0):
     return random.choice(
         [40, 76, 92, 156, 332, 420, 744], size=count, p=[0.3, 0.25, 0.15, 0.1, 0.1, 0.06, 0.04]
     )
+
+
+@pytest.mark.parametrize("with_membership", [False, True])
+def test_rows_gathered_from_a_table_of_levels_have_the_gradients_of_indexing(with_membership):
+    table = torch.randn(5, 6, 3, dtype=torch.double, requires_grad=True)
+    level = torch.tensor([4, 0, 0, 2, 2, 2, 1])  # level 3 has no token
+    membership = (torch.arange(5)[:, None] == level).double() if with_membership else torch.empty(0)
+    weight = torch.randn(7, 6, 3, dtype=torch.double)
+    found = blocks._GatherRows.apply(table, level, membership)
+    assert torch.equal(found, table[level])
+    (found * weight).sum().backward()
+    expected = torch.autograd.grad((table[level] * weight).sum(), table)[0]
+    torch.testing.assert_close(table.grad, expected)
 
 
 @pytest.mark.parametrize("row_length", [1024, 2048])

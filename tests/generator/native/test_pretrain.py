@@ -54,6 +54,22 @@ def test_weight_decay_is_for_matrices():
     assert rest["params"][0].numel() == 6
 
 
+def test_a_parameter_without_a_gradient_has_the_gradient_zero():
+    layers = torch.nn.ModuleList([torch.nn.Linear(3, 2), torch.nn.Linear(2, 2)])
+    weights = MasterWeights([layers])
+    for used in (layers, layers[:1]):
+        weights.clear_gradients()
+        x = torch.ones(1, 3)
+        for layer in used:
+            x = layer(x)
+        x.sum().backward()
+        weights.collect_gradients()
+    weights.take_gradients()
+    first, second = weights.masters[0].grad.split([6, 4])
+    assert torch.equal(first, torch.ones(6))
+    assert not second.any()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_gradients_reach_the_float32_masters_and_rounded_weights_come_back(dtype):
     torch.manual_seed(0)
@@ -64,6 +80,7 @@ def test_gradients_reach_the_float32_masters_and_rounded_weights_come_back(dtype
     for _ in range(2):  # the gradients of the first pass are cleared
         weights.clear_gradients()
         layer(x.to(dtype)).float().pow(2).sum().backward()
+        weights.collect_gradients()
     weights.take_gradients()
     exact(x.double()).pow(2).sum().backward()
     for master, reference in zip(weights.masters, exact.parameters(), strict=True):
@@ -421,10 +438,10 @@ def test_known_patches_of_a_packed_row_come_clean_and_do_not_count():
 @pytest.mark.parametrize("more", [{}, {"attention": "separable", "token_dropping": 0.5}], ids=str)
 def test_packed_pretraining_goes_on_after_a_slice(small, tmp_path, more):
     folder = tmp_path / "nano"
-    config = configuration(folder, pack=True, autoencoder_seconds=0.5, slice_seconds=0.7, **more)
+    more = {**more, "pack": True, "autoencoder_seconds": 0.5, "transformer_seconds": 3.0}
     with pytest.raises(pretrain.SliceDone):
-        pretrain.pretrain(config, CPU)
-    pretrain.pretrain(config, CPU)
+        pretrain.pretrain(configuration(folder, slice_seconds=0.7, **more), CPU)
+    pretrain.pretrain(configuration(folder, **more), CPU)
     state = torch.load(folder / STATE, weights_only=True)
     assert state["clips"] > state["step"] > 0
     loaded = load_generator(str(folder))
@@ -457,3 +474,18 @@ def test_settings_that_do_not_go_together_are_named(tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             pretrain.pretrain(PretrainConfig(output_dir=str(tmp_path / "o"), **changes), CPU)
+
+
+def test_pretraining_can_start_from_the_weights_of_another_pipeline(small, tmp_path):
+    first = configuration(tmp_path / "first", transformer_seconds=0.5)
+    pretrain.pretrain(first, CPU)
+    again = configuration(tmp_path / "again", weights_from=str(tmp_path / "first"), transformer_seconds=0.0)
+    pretrain.pretrain(again, CPU)
+    loaded, started = (load_generator(str(tmp_path / name)).pipeline for name in ("first", "again"))
+    for part in ("transformer", "text_encoder"):
+        expected = getattr(loaded, part).state_dict()
+        for name, value in getattr(started, part).state_dict().items():
+            assert torch.equal(value, expected[name])
+    other = configuration(tmp_path / "other", weights_from=str(tmp_path / "first"), num_layers=5)
+    with pytest.raises(InputError, match="another architecture"):
+        pretrain.pretrain(other, CPU)
