@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from study_settings import (
+    ALL_LINEAR,
     FPS,
     SCALES,
     SIZE,
@@ -44,7 +45,7 @@ from alignment.sft_trainer import SFTTrainer
 from generator import load_generator
 from generator.base import VideoGenerator
 from generator.sampling import generate_latents
-from generator.world import parse, render_scenes, sample_prompts, sample_scenes, verify_batch
+from generator.world import render_scenes, sample_prompts, training_batch, verify_batch
 from labeling_app.simulate import ranks_from_perceived, sample_annotators
 from reward import load_reward
 from reward.models.base import RewardModel, WorldReward
@@ -52,6 +53,7 @@ from reward.preferences import Ranking, merge_annotators
 from reward.reward_config import RewardConfig
 from reward.reward_training import train_reward_model
 
+SFT_LORA = LoraArguments(lora_r=32, lora_target_modules=ALL_LINEAR)
 CURVES = {"reward": "reward", "gold": "gold", "kl": "kl", "clip_ratio": "clip_ratio"}
 
 
@@ -231,15 +233,15 @@ def sft(job: Seed, seconds: float) -> None:
     scale = job.scale
     generator = job.load()
     measure(job, "base", generator)
-    prompts = job.prompts(scale.demonstrations, 1)
-    scenes = sample_scenes([parse(p) for p in prompts], job.seed, **SIZE, fps=FPS)
+    # Of prompts that fit into the size, which those of the other arms need not.
+    prompts, scenes, _ = training_batch(scale.demonstrations, 1000 + job.seed, "train", **SIZE, fps=FPS)
     clips = render_scenes(scenes, **SIZE, fps=FPS)
-    latents = torch.cat([generator.encode(part.to(generator.device)).cpu() for part in clips.split(256)])
+    latents = [generator.encode(part.to(generator.device)).cpu() for part in clips.split(scale.batch)]
     settings = sft_settings(scale) | {"lr_scheduler_type": "cosine", "warmup_steps": 5}
     config = SFTConfig(**job.common("sft") | settings)
     budget = Budget(f"sft, seed {job.seed}", seconds, job.deadline, falling=False)
     trainer = SFTTrainer(
-        generator, config, list(latents), prompts, lora=LoraArguments(lora_r=32), callbacks=[budget]
+        generator, config, list(torch.cat(latents)), prompts, lora=SFT_LORA, callbacks=[budget]
     )
     spent = train(trainer)
     trainer.save_model()
