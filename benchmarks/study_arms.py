@@ -344,7 +344,7 @@ def dpo(job: Seed, arm: str, seconds: float, start: str = "sft", merge: bool = T
     config = DPOConfig(**job.common(arm) | settings)
     trainer = RankingDPOTrainer(
         generator, config, [[latents[v] for v in r.videos] for r in used], [r.ranks for r in used],
-        [r.prompt for r in used], lora=LoraArguments(lora_r=32),
+        [r.prompt for r in used], lora=LoraArguments(lora_r=16),
         callbacks=[Budget(f"{arm}, seed {job.seed}", seconds, job.deadline, falling=False)],
     )  # fmt: skip
     spent = train(trainer)

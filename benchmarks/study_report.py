@@ -93,9 +93,10 @@ def summary(rows: Sequence[Row]) -> list[Row]:
             "arm": arm, "guidance": guidance, "seeds": seeds, "gold": pooled(by_seed),
             "length": length_of(list(by_seed.values())),
         }  # fmt: skip
-        if arm != "base":
+        tuned = arm.startswith("tune")  # measured on other prompts
+        if arm != "base" and not tuned:
             entry["difference_to_base"] = difference(by_seed, base, seeds)
-        if arm not in ("base", "sft"):
+        if arm not in ("base", "sft") and not tuned:
             entry["difference_to_sft"] = difference(by_seed, sft, seeds)
         for name in ("difference_to_base", "difference_to_sft"):
             other = base if name.endswith("base") else sft

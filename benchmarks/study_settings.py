@@ -147,6 +147,8 @@ TUNED: dict[str, Settings] = {
     "learning rate 1e-3": {"learning_rate": 1e-3},
     "guidance 3": {"guidance_scale": 3.0},
     "all linear layers": {"lora_target_modules": ALL_LINEAR},
+    "guidance 3, all linear layers": {"guidance_scale": 3.0, "lora_target_modules": ALL_LINEAR},
+    "guidance 3, conditional gradient": {"guidance_scale": 3.0, "unconditional_gradient": False},
     "four passes": {"num_iterations": 4},
     "64 prompts × 16": {"num_prompts": 64},
     "16 prompts × 32": {"num_prompts": 16, "num_generations": 32},
