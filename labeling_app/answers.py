@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import func, insert, select, update
 from sqlalchemy.orm import Session
 
+from labeling_app.free_tasks import this_task
 from labeling_app.held import (
     MAXIMUM_FLAG,
     MAXIMUM_TEXT,
@@ -146,9 +147,8 @@ def _answered(session: Session, assignment: Assignment) -> Answered:
         for judgement in newest
         if judgement.ranks is not None
     }
-    task = assigned_task(
-        session, assignment.id, assignment.task_id, assignment.permutation, assignment.expires_at
-    )
+    shown = this_task(session, assignment.user_id, assignment.task_id)
+    task = assigned_task(assignment.id, shown, assignment.permutation, assignment.expires_at)
     return Answered(task, ranks, newest[0].comment, newest[0].flag, answered_at=versions[0].created_at)
 
 

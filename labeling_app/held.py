@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.orm import Session
 
-from labeling_app.models import Assignment, Campaign, Guidelines, Media, Task, TaskVideo, User
+from labeling_app.free_tasks import Candidate, ShownVideo
+from labeling_app.models import Assignment, Campaign, Guidelines, Task, User
 from labeling_app.store import Store
 
 MAXIMUM_TEXT = 10_000
@@ -47,7 +47,7 @@ class AssignedTask:
     campaign: str
     prompt: str
     dimensions: tuple[str, ...]
-    videos: tuple[Media, ...]
+    videos: tuple[ShownVideo, ...]
     permutation: tuple[int, ...]
     expires_at: float
 
@@ -92,51 +92,30 @@ HELD = (
     .join(Task, Task.id == Assignment.task_id)
     .join(Campaign, Campaign.id == Task.campaign_id)
     .where(Assignment.id == bindparam("assignment"), Assignment.user_id == bindparam("user"))
-)
-
-
-SHOWN = (
-    select(Task.prompt, Campaign.name, Campaign.dimensions, Media)
-    .join(Campaign, Campaign.id == Task.campaign_id)
-    .join(TaskVideo, TaskVideo.task_id == Task.id)
-    .join(Media, Media.id == TaskVideo.media_id)
-    .where(Task.id == bindparam("task"))
-    .order_by(TaskVideo.position)
+    # SQLite has the whole file locked. Elsewhere the task's row is the lock of everything about the task; of locked
+    # rows what is read is the newest, also after a wait.
+    .with_for_update(of=[Task, Assignment])
 )
 
 
 def assigned_task(
-    session: Session,
-    assignment_id: int,
-    task_id: int,
-    permutation: Sequence[int],
-    expires_at: float,
-    rows: Sequence[Any] | None = None,
+    assignment_id: int, candidate: Candidate, permutation: Sequence[int], expires_at: float
 ) -> AssignedTask:
-    rows = rows or session.execute(SHOWN, {"task": task_id}).all()
-    prompt, campaign, dimensions, _ = rows[0]
     return AssignedTask(
         assignment=assignment_id,
-        task=task_id,
-        campaign=campaign,
-        prompt=prompt,
-        dimensions=tuple(dimensions),
-        videos=tuple(rows[position][3] for position in permutation),
+        task=candidate.task,
+        campaign=candidate.campaign,
+        prompt=candidate.prompt,
+        dimensions=candidate.dimensions,
+        videos=tuple(candidate.videos[position] for position in permutation),
         permutation=tuple(permutation),
         expires_at=expires_at,
     )
 
 
 def require_own(session: Session, user: User, assignment_id: int) -> Held:
-    known = {"assignment": assignment_id, "user": user.id}
     if assignment_id <= MAXIMUM_ID:
-        if session.get_bind().dialect.name != "sqlite":
-            # SQLite has the whole file locked. Elsewhere the task's row is the lock of everything about the task.
-            task = select(Assignment.task_id).where(
-                Assignment.id == assignment_id, Assignment.user_id == user.id
-            )
-            session.scalar(select(Task.id).where(Task.id == task.scalar_subquery()).with_for_update())
-        found = session.execute(HELD, known).first()
+        found = session.execute(HELD, {"assignment": assignment_id, "user": user.id}).first()
         if found is not None:
             return Held(*found)
     raise Refused("This task is not assigned to you.")
