@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
 from labeling_app.free_tasks import this_task
@@ -21,7 +21,7 @@ from labeling_app.held import (
     require_open,
     require_own,
 )
-from labeling_app.models import Assignment, Judgement, Task, User
+from labeling_app.models import Assignment, Judgement, User
 from labeling_app.store import Store, is_storable
 
 
@@ -66,14 +66,6 @@ def submit(
         assignment = require_open(session, user, assignment_id, store)
         _store_ranks(session, assignment, ranks, seconds, (comment, flag), store.clock(), version=1)
         close_assignment(session, assignment, "done")
-        completed = assignment.completed + 1
-        session.execute(
-            update(Task)
-            .where(Task.id == assignment.task_id)
-            .values(
-                completed=completed, filled=assignment.kind == "normal" and completed >= assignment.overlap
-            )
-        )
         return 1
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
-from sqlalchemy import bindparam, func, select, update
+from sqlalchemy import Table, bindparam, func, select, update
 from sqlalchemy.orm import Session
 
 from labeling_app.free_tasks import Candidate, ShownVideo
@@ -69,6 +70,7 @@ class Held:
     guidelines_version: int
 
 
+_ASSIGNMENTS, _TASKS = cast(Table, Assignment.__table__), cast(Table, Task.__table__)
 HELD = (
     select(
         Assignment.id,
@@ -96,6 +98,20 @@ HELD = (
     # rows what is read is the newest, also after a wait.
     .with_for_update(of=[Task, Assignment])
 )
+
+
+_CLOSE = (
+    update(_ASSIGNMENTS)
+    .where(_ASSIGNMENTS.c.id == bindparam("assignment"))
+    .values(state=bindparam("new_state"))
+)
+_COUNT = (
+    update(_TASKS)
+    .where(_TASKS.c.id == bindparam("task"))
+    .values(completed=bindparam("number"), filled=bindparam("full"))
+)
+_CLOSE_AND_COUNT = _COUNT.add_cte(_CLOSE.returning(_ASSIGNMENTS.c.id).cte("closed"))
+"""Both in one statement, which SQLite does not know."""
 
 
 def assigned_task(
@@ -137,4 +153,16 @@ def set_lease(session: Session, assignment_id: int, now: float, expires_at: floa
 
 
 def close_assignment(session: Session, assignment: Held, state: str) -> None:
-    session.execute(update(Assignment).where(Assignment.id == assignment.id).values(state=state))
+    """Ends an assignment; one that is done counts for its task."""
+    closing = {"assignment": assignment.id, "new_state": state}
+    if state != "done":
+        session.execute(_CLOSE, closing)
+        return
+    completed = assignment.completed + 1
+    filled = assignment.kind == "normal" and completed >= assignment.overlap
+    counting = {"task": assignment.task_id, "number": completed, "full": filled}
+    if session.get_bind().dialect.name == "sqlite":
+        session.execute(_CLOSE, closing)
+        session.execute(_COUNT, counting)
+    else:
+        session.execute(_CLOSE_AND_COUNT, {**closing, **counting})
