@@ -97,7 +97,7 @@ def select_by_last_layer(
     Raises:
         InputError: the share is not from 0 to 1, or there are fewer than `count` pairs left.
     """
-    everything = [
+    everything: list[Pair] = [
         (prompt, i, j) for prompt, values in enumerate(scores) for i, j in combinations(range(len(values)), 2)
     ]
     pool = [pair for pair in everything if pair not in taken]
@@ -116,13 +116,18 @@ def select_by_last_layer(
         bits[best] = posterior.observe(best)
     usual = LastLayerPosterior(mean, differences, labelled)
     instead = drawn.choice(len(pool), size=count, replace=False).tolist()
-    picked = [SelectedPair(*pool[number], bits[number], False) for number in list(bits)[num_random:]]
-    picked += [SelectedPair(*pool[number], bits[number], True) for number in sorted(at_random)]
+    picked = [_selected(pool[number], bits[number], False) for number in list(bits)[num_random:]]
+    picked += [_selected(pool[number], bits[number], True) for number in sorted(at_random)]
     return Selection(
         tuple(picked),
         expected_bits=sum(bits.values()),
         random_bits=sum(usual.observe(number) for number in instead),
     )
+
+
+def _selected(pair: Pair, bits: float, random: bool) -> SelectedPair:
+    prompt, first, second = pair
+    return SelectedPair(prompt, first, second, bits, random)
 
 
 def _differences(values: Sequence[Array], pairs: Iterable[Pair]) -> Array:
