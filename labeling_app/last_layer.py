@@ -12,11 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from labeling_app.selection import SelectedPair, Selection, binary_entropy, check_request
+
+if TYPE_CHECKING:
+    from reward.models.latent import LatentRewardModel
 
 Array = NDArray[np.float64]
 Pair = tuple[int, int, int]
@@ -123,6 +128,26 @@ def select_by_last_layer(
         expected_bits=sum(bits.values()),
         random_bits=sum(usual.observe(number) for number in instead),
     )
+
+
+def read_last_layer(
+    model: LatentRewardModel, videos: Sequence[Path], prompt: str, dimension: str
+) -> tuple[Array, Array]:
+    """Scores `[videos]` of a prompt's videos, and `[videos, width]` what the last layer of the dimension reads.
+
+    Raises:
+        InputError: a file is missing or is not a video.
+    """
+    import torch
+
+    clips = torch.stack([model.read_video(path) for path in videos])
+    scores, inputs = [], []
+    with torch.no_grad():
+        for latents, conditions in model.batches(clips, [prompt] * len(clips), 16):
+            features = model.features(latents, conditions)
+            scores.append(model.score_features(features)[dimension].cpu())
+            inputs.append(model.last_layer(features, dimension).cpu())
+    return torch.cat(scores).double().numpy(), torch.cat(inputs).double().numpy()
 
 
 def _selected(pair: Pair, bits: float, random: bool) -> SelectedPair:
