@@ -279,8 +279,8 @@ class LatentRewardModel(nn.Module, RewardModel):
         return dict(zip(self.dimensions, scores.unbind(dim=1)))
 
     def last_layer(self, features: Features, dimension: str) -> Tensor:
-        """`[batch, numbers]`, in which the score of a dimension is linear (with Gaussian scores its mean): the
-        inputs of the head's last layer, mean over the noise levels of use."""
+        """`[batch, numbers]`, in which the raw score of a dimension is linear, up to a constant of the prompt (of
+        Gaussian scores the mean): the inputs of the head's last layer, mean over the noise levels of use."""
         found = self.head.last_layer(features.to(self.device), dimension)
         return found[:, : len(self.config.sigmas)].mean(dim=1)
 

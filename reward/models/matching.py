@@ -57,7 +57,8 @@ class TextVideoMatching(nn.Module):
         return self._interact(video, text, paired=False)
 
     def last_layer(self, video: Tensor, text: Tensor) -> Tensor:
-        """`[batch, hidden_size]`, in which the match score is linear: what the last layer reads of all words."""
+        """`[batch, hidden_size]`, in which the match score is linear, up to a constant of the prompt: what the last
+        layer reads of all words."""
         hidden, weight = self._look(video, text, paired=True)
         return self._over_words(F.gelu(hidden), weight[..., None])[:, 0]
 
