@@ -242,7 +242,15 @@ def labels_needed(labels: Array, curve: Array, accuracy: float) -> float:
 
 def interval(samples: Array) -> list[float]:
     """The 95 % interval of bootstrap samples."""
-    return [round(float(value), 4) for value in np.nanpercentile(samples, [2.5, 97.5])]
+    return [round(float(value), 4) for value in np.percentile(samples, [2.5, 97.5])]
+
+
+def _share(active: Array, random: Array, labels: Array, accuracy: float) -> float:
+    """Labels of active selection as a share of those of random pairs, on the safe side where a curve stays below the
+    accuracy: infinity if the active one does, and all labels if the random one does."""
+    needed = labels_needed(labels, active, accuracy)
+    instead = labels_needed(labels, random, accuracy)
+    return (np.inf if np.isnan(needed) else needed) / (labels[-1] if np.isnan(instead) else instead)
 
 
 def compare_selection(active: Array, random: Array, labels: Array) -> dict[str, object]:
@@ -254,21 +262,16 @@ def compare_selection(active: Array, random: Array, labels: Array) -> dict[str, 
     hull = np.maximum.accumulate(random.mean(axis=0))
     for reached, count in zip(hull[2:], labels[2:]):
         shares = np.array(
-            [
-                labels_needed(labels, active[row].mean(axis=0), reached)
-                / labels_needed(labels, random[row].mean(axis=0), reached)
-                for row in drawn
-            ]
+            [_share(active[row].mean(axis=0), random[row].mean(axis=0), labels, reached) for row in drawn]
         )
-        needed = labels_needed(labels, active.mean(axis=0), reached)
         rows.append(
             {
                 "accuracy": round(float(reached), 4),
-                "labels_random": int(count),
-                "labels_active": None if np.isnan(needed) else round(needed),
-                "share": None if np.isnan(needed) else round(needed / float(count), 4),
+                "labels_random": round(labels_needed(labels, random.mean(axis=0), reached)),
+                "labels_active": round(float(labels_needed(labels, active.mean(axis=0), reached)), 1),
+                "share": round(_share(active.mean(axis=0), random.mean(axis=0), labels, reached), 4),
                 "interval": interval(shares),
-                "resamples_that_reach_it": round(float(np.isfinite(shares).mean()), 4),
+                "p_share_above_0.7": round(float((shares > 0.7).mean()), 4),
             }
         )
     difference = active - random
