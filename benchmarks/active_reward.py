@@ -260,7 +260,7 @@ def compare_selection(active: Array, random: Array, labels: Array) -> dict[str, 
     drawn = np.random.default_rng(0).integers(seeds, size=(2000, seeds))
     rows = []
     hull = np.maximum.accumulate(random.mean(axis=0))
-    for reached, count in zip(hull[2:], labels[2:]):
+    for reached in hull[2:]:
         shares = np.array(
             [_share(active[row].mean(axis=0), random[row].mean(axis=0), labels, reached) for row in drawn]
         )
