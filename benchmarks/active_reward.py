@@ -1,7 +1,7 @@
 """Labels that active selection saves a latent reward model, and what reliability-weighted labels bring it.
 
     python benchmarks/active_reward.py --device cuda --output_dir runs/active_reward
-    python benchmarks/active_reward.py --output_dir runs/active_reward --seeds 4 --prompts 300 --rounds 6
+    python benchmarks/active_reward.py --output_dir runs/active_reward --device cpu --seeds 10
 
 Candidates are mp4 files: clips of the video world, each spoiled by one of six artefacts of random strength, so that
 their visual quality is known (`benchmarks/spoiled_clips.py`). Simulated annotators label pairs through the labeling
@@ -314,14 +314,14 @@ def main() -> None:
     parser.add_argument("--output_dir", default="runs/active_reward")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seeds", type=int, default=6)
-    parser.add_argument("--prompts", type=int, default=400)
+    parser.add_argument("--prompts", type=int, default=250)
     parser.add_argument("--candidates", type=int, default=6)
-    parser.add_argument("--test_prompts", type=int, default=200)
-    parser.add_argument("--round_size", type=int, default=60)
+    parser.add_argument("--test_prompts", type=int, default=120)
+    parser.add_argument("--round_size", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--random_share", type=float, default=0.2)
-    parser.add_argument("--weighted_pairs", type=int, default=200)
-    parser.add_argument("--steps", type=int, default=150, help="steps of each training")
+    parser.add_argument("--weighted_pairs", type=int, default=250)
+    parser.add_argument("--steps", type=int, default=120, help="steps of each training")
     parser.add_argument("--batch_size", type=int, default=32, help="pairs in a step")
     parser.add_argument("--encode_batch_size", type=int, default=128)
     arguments = parser.parse_args()
