@@ -240,9 +240,14 @@ def labels_needed(labels: Array, curve: Array, accuracy: float) -> float:
     return float(labels[place - 1] + share * (labels[place] - labels[place - 1]))
 
 
-def interval(samples: Array) -> list[float]:
-    """The 95 % interval of bootstrap samples."""
-    return [round(float(value), 4) for value in np.percentile(samples, [2.5, 97.5])]
+def interval(samples: Array) -> list[float | None]:
+    """The 95 % interval of bootstrap samples; None where its end is infinite."""
+    ends = np.percentile(samples, [2.5, 97.5], method="nearest")
+    return [round(float(value), 4) if np.isfinite(value) else None for value in ends]
+
+
+def _finite(value: float) -> float | None:
+    return round(float(value), 4) if np.isfinite(value) else None
 
 
 def _share(active: Array, random: Array, labels: Array, accuracy: float) -> float:
@@ -259,8 +264,7 @@ def compare_selection(active: Array, random: Array, labels: Array) -> dict[str, 
     seeds = len(active)
     drawn = np.random.default_rng(0).integers(seeds, size=(2000, seeds))
     rows = []
-    hull = np.maximum.accumulate(random.mean(axis=0))
-    for reached in hull[2:]:
+    for reached in np.unique(np.maximum.accumulate(random.mean(axis=0))[2:]):
         shares = np.array(
             [_share(active[row].mean(axis=0), random[row].mean(axis=0), labels, reached) for row in drawn]
         )
@@ -268,8 +272,8 @@ def compare_selection(active: Array, random: Array, labels: Array) -> dict[str, 
             {
                 "accuracy": round(float(reached), 4),
                 "labels_random": round(labels_needed(labels, random.mean(axis=0), reached)),
-                "labels_active": round(float(labels_needed(labels, active.mean(axis=0), reached)), 1),
-                "share": round(_share(active.mean(axis=0), random.mean(axis=0), labels, reached), 4),
+                "labels_active": _finite(labels_needed(labels, active.mean(axis=0), reached)),
+                "share": _finite(_share(active.mean(axis=0), random.mean(axis=0), labels, reached)),
                 "interval": interval(shares),
                 "p_share_above_0.7": round(float((shares > 0.7).mean()), 4),
             }
