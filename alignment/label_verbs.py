@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from tqdm import tqdm
@@ -25,9 +26,15 @@ from labeling_app.campaigns import (
 from labeling_app.database import existing_database
 from labeling_app.demonstrations import add_library, ask
 from labeling_app.importing import Candidates, inspect_video, read_candidates
-from labeling_app.selection import SelectedPair, select_pairs
+from labeling_app.last_layer import read_last_layer, select_by_last_layer
+from labeling_app.selection import SelectedPair, Selection, select_pairs
 from labeling_app.simulate import Score
 from labeling_app.store import NewTask, Store
+from reward import load_reward
+
+if TYPE_CHECKING:
+    from reward.models.base import RewardModel
+    from reward.models.latent import LatentRewardModel
 
 DB_HELP = "database: a path such as labels.db, or a SQLAlchemy URL such as sqlite:///labels.db"
 CAMPAIGN_HELP = "name of the campaign"
@@ -93,7 +100,10 @@ class SelectArguments:
         metadata={"help": "folders or JSONL files with candidates, as for `label import`"}
     )
     reward: list[str] = field(
-        metadata={"help": "current reward models; two or more (other seeds) tell doubt from noise"}
+        metadata={
+            "help": "current reward model: of a latent one the doubt of its last layer counts; of others give two or "
+            "more (other seeds), whose disagreement tells doubt from noise"
+        }
     )
     count: int = field(metadata={"help": "pairs to pick"})
     campaign: str = field(
@@ -169,20 +179,10 @@ def run_demonstrations(arguments: DemonstrationArguments) -> None:
 def run_select(arguments: SelectArguments) -> None:
     """Picks pairs, adds them to the campaign and says what they are expected to bring."""
     candidates = read_candidates([Path(source) for source in arguments.videos])
-    models = [reward_score(name, arguments.dimension) for name in arguments.reward]
-    scores = [
-        np.array([[score(path, item.prompt) for path in item.videos] for score in models])
-        for item in tqdm(candidates, desc="Scoring candidates", unit="prompt")
-    ]
+    models = [load_reward(name) for name in arguments.reward]
     with Store(arguments.db) as store:
-        picked = select_pairs(
-            scores,
-            arguments.count,
-            arguments.random_share,
-            arguments.temperature,
-            arguments.seed,
-            frozenset(_labelled(store, candidates)),
-        )
+        taken = frozenset(_labelled(store, candidates))
+        picked = _pick(arguments, candidates, models, taken)
         new = store.add_tasks(
             arguments.campaign,
             [_task(candidates, pair) for pair in picked.pairs],
@@ -197,8 +197,53 @@ def run_select(arguments: SelectArguments) -> None:
         f"Expected information: {picked.expected_bits:.2f} bits, as much as "
         f"{picked.worth_in_random_pairs:.0f} random pairs."
     )
-    if len(models) == 1:
-        print("With one reward model this counts the noise of annotators too: give two or more for less.")
+    if len(models) == 1 and not _has_last_layer(models[0]):
+        print(
+            "With one such reward model this counts the noise of annotators too: give two or more for less."
+        )
+
+
+def _pick(
+    arguments: SelectArguments,
+    candidates: Sequence[Candidates],
+    models: Sequence[RewardModel],
+    taken: frozenset[tuple[int, int, int]],
+) -> Selection:
+    """By the last layer of one latent reward model, else by what the reward models disagree about."""
+    asked = (arguments.count, arguments.random_share)
+    shown = tqdm(candidates, desc="Scoring candidates", unit="prompt")
+    if len(models) == 1 and _has_last_layer(models[0]):
+        model, dimension = cast("LatentRewardModel", models[0]), arguments.dimension
+        _check_dimension(arguments.reward[0], model, dimension)
+        read = [read_last_layer(model, item.videos, item.prompt, dimension) for item in shown]
+        temperature = arguments.temperature * model.config.temperature.get(dimension, 1.0)
+        return select_by_last_layer(
+            [scores for scores, _ in read],
+            [inputs for _, inputs in read],
+            *asked,
+            temperature,
+            arguments.seed,
+            taken,
+        )
+    judges = [score_of(model, name, arguments.dimension) for model, name in zip(models, arguments.reward)]
+    scores = [
+        np.array([[judge(path, item.prompt) for path in item.videos] for judge in judges]) for item in shown
+    ]
+    return select_pairs(scores, *asked, arguments.temperature, arguments.seed, taken)
+
+
+def _has_last_layer(model: RewardModel) -> bool:
+    from reward.models.latent import LatentRewardModel
+
+    return isinstance(model, LatentRewardModel)
+
+
+def _check_dimension(name: str, model: RewardModel, dimension: str) -> None:
+    if dimension not in model.dimensions:
+        raise InputError(
+            f"The reward {name!r} has no dimension {dimension!r} (it has: {', '.join(model.dimensions)}): use "
+            "another."
+        )
 
 
 def _labelled(store: Store, candidates: Sequence[Candidates]) -> set[tuple[int, int, int]]:
@@ -234,13 +279,14 @@ def reward_score(name: str, dimension: str) -> Score:
     Raises:
         InputError: there is no such reward, or (when called) it lacks the dimension.
     """
-    from generator.video import read_video
-    from reward import load_reward
+    return score_of(load_reward(name), name, dimension)
 
-    model = load_reward(name)
+
+def score_of(model: RewardModel, name: str, dimension: str) -> Score:
+    """As `reward_score`, of a loaded model."""
 
     def score(video: Path, prompt: str) -> float:
-        frames, _ = read_video(video)
+        frames = model.read_video(video)
         scores = model.score(frames[None], [prompt])
         if dimension not in scores:
             raise InputError(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, TypeVar
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Request
 
 from labeling_app.login import LoginThrottle
 from labeling_app.models import User
 from labeling_app.store import Store
 
+T = TypeVar("T")
 COOKIE = "vidalign_session"
 NOT_LOGGED_IN = "You are not logged in: log in and try again."
 LEADS = ("lead", "admin")
@@ -62,6 +65,36 @@ class Door:
         self.names.succeeded(name)
         self.addresses.succeeded(address)
         return self.store.open_session(user)
+
+
+class Workers:
+    """Threads for what every annotator does all the time: few, and one visit to them a request.
+
+    Python runs one thread at a time, so many that wait for the database only take turns from each other; and a
+    dependency of FastAPI would be a visit of its own.
+    """
+
+    def __init__(self, door: Door, threads: int = 4) -> None:
+        self.door = door
+        self.threads = threads
+        self._limiter: CapacityLimiter | None = None
+
+    async def run(self, request: Request, work: Callable[[User], T]) -> T:
+        """What `work` returns for the user who is logged in.
+
+        Raises:
+            NotLoggedIn: nobody is.
+        """
+        if self._limiter is None:
+            # Made where the server's event loop runs.
+            self._limiter = CapacityLimiter(self.threads)
+        return await to_thread.run_sync(lambda: work(self._user(request)), limiter=self._limiter)
+
+    def _user(self, request: Request) -> User:
+        user = self.door.user(request)
+        if user is None:
+            raise NotLoggedIn(NOT_LOGGED_IN)
+        return user
 
 
 def logged_in(request: Request) -> User:

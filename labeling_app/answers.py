@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
+from labeling_app.free_tasks import this_task
 from labeling_app.held import (
     MAXIMUM_FLAG,
     MAXIMUM_TEXT,
@@ -20,7 +21,7 @@ from labeling_app.held import (
     require_open,
     require_own,
 )
-from labeling_app.models import Assignment, Judgement, Task, User
+from labeling_app.models import Assignment, Judgement, User
 from labeling_app.store import Store, is_storable
 
 
@@ -65,14 +66,6 @@ def submit(
         assignment = require_open(session, user, assignment_id, store)
         _store_ranks(session, assignment, ranks, seconds, (comment, flag), store.clock(), version=1)
         close_assignment(session, assignment, "done")
-        completed = assignment.completed + 1
-        session.execute(
-            update(Task)
-            .where(Task.id == assignment.task_id)
-            .values(
-                completed=completed, filled=assignment.kind == "normal" and completed >= assignment.overlap
-            )
-        )
         return 1
 
 
@@ -146,9 +139,8 @@ def _answered(session: Session, assignment: Assignment) -> Answered:
         for judgement in newest
         if judgement.ranks is not None
     }
-    task = assigned_task(
-        session, assignment.id, assignment.task_id, assignment.permutation, assignment.expires_at
-    )
+    shown = this_task(session, assignment.user_id, assignment.task_id)
+    task = assigned_task(assignment.id, shown, assignment.permutation, assignment.expires_at)
     return Answered(task, ranks, newest[0].comment, newest[0].flag, answered_at=versions[0].created_at)
 
 

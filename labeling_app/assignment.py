@@ -12,8 +12,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import Select, bindparam, insert, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy import Select, bindparam, or_, select
+from sqlalchemy.orm import Session, lazyload
 
 from labeling_app.answers import (
     Answered,
@@ -25,12 +25,12 @@ from labeling_app.answers import (
     submit,
 )
 from labeling_app.dispatch import choose_task, why_nothing
+from labeling_app.free_tasks import Candidate, assign, first_free, this_task
 from labeling_app.held import (
     LEASE_EXPIRED,
     MAXIMUM_FLAG,
     MAXIMUM_ID,
     MAXIMUM_TEXT,
-    SHOWN,
     AlreadyAnswered,
     AssignedTask,
     LeaseExpired,
@@ -102,21 +102,22 @@ def next_task(
     now = store.clock()
     only = store.campaign(campaign).id if campaign is not None else None
     with store.write() as session:
-        # One window of a person at a time. SQLite ignores FOR UPDATE; there BEGIN IMMEDIATE does it for all.
-        if session.get_bind().dialect.name != "sqlite":
-            session.scalar(select(User.id).where(User.id == user.id).with_for_update(key_share=True))
-        campaigns = {row.id: row for row in session.scalars(_campaigns(only))}
+        campaigns = {row.id: row for row in session.scalars(_campaigns(only, user))}
         found = session.execute(OPEN, {"user": user.id, "now": now, "campaigns": list(campaigns)}).first()
         expires_at = now + store.lease_seconds
         if found is not None:
             assignment_id, task_id, permutation, before = found
             expires_at = max(before, expires_at)
             set_lease(session, assignment_id, now, expires_at)
-            return assigned_task(session, assignment_id, task_id, permutation, expires_at)
+            return assigned_task(assignment_id, this_task(session, user.id, task_id), permutation, expires_at)
         for row in campaigns.values():
-            task = choose_task(session, user.id, row, now, draw)
-            if task is not None:
-                return _assign(session, user, task, now, expires_at, order)
+            candidate = choose_task(session, user.id, row, now, draw)
+            while candidate is not None:
+                permutation = _order_to_show(session, user, candidate, order)
+                made = assign(session, user.id, row, candidate, permutation, now, expires_at)
+                if made is not None:
+                    return assigned_task(made, candidate, permutation, expires_at)
+                candidate = first_free(session, user.id, row, now)
         return None
 
 
@@ -187,48 +188,32 @@ def random_order(count: int) -> list[int]:
     return UNFORESEEN.sample(range(count), count)
 
 
-def _campaigns(only: int | None) -> Select[Any]:
-    query = select(Campaign).order_by(Campaign.id)
+def _campaigns(only: int | None, user: User | None = None) -> Select[Any]:
+    """Campaigns by age; with a user, whose row is locked: one window of a person at a time.
+
+    SQLite ignores FOR UPDATE; there BEGIN IMMEDIATE does it for all.
+    """
+    query = select(Campaign).options(lazyload(Campaign.project)).order_by(Campaign.id)
+    if user is not None:
+        query = query.join(User, User.id == user.id).with_for_update(of=User, key_share=True)
     return query if only is None else query.where(Campaign.id == only)
 
 
-def _assign(
-    session: Session,
-    user: User,
-    task_id: int,
-    now: float,
-    expires_at: float,
-    order: Callable[[Task], Sequence[int]] | None,
-) -> AssignedTask:
-    lapsed = session.execute(
-        select(Assignment.id, Assignment.permutation).where(
-            Assignment.task_id == task_id, Assignment.user_id == user.id
+def _order_to_show(
+    session: Session, user: User, candidate: Candidate, order: Callable[[Task], Sequence[int]] | None
+) -> list[int]:
+    """The order before where the lease ran out, else a new one; a repeat has another than what it repeats."""
+    if candidate.lapsed is not None:
+        return candidate.lapsed
+    count = len(candidate.videos)
+    permutation = list(order(session.get_one(Task, candidate.task))) if order else random_order(count)
+    if candidate.copy_of is None:
+        return permutation
+    before = session.scalar(
+        select(Assignment.permutation).where(
+            Assignment.task_id == candidate.copy_of, Assignment.user_id == user.id
         )
-    ).first()
-    if lapsed is not None:
-        set_lease(session, lapsed[0], now, expires_at, new=True)
-        return assigned_task(session, lapsed[0], task_id, lapsed[1], expires_at)
-    rows = session.execute(SHOWN, {"task": task_id}).all()
-    permutation = list(order(session.get_one(Task, task_id))) if order else random_order(len(rows))
-    while permutation == _order_before(session, user, task_id) and len(permutation) > 1:
-        permutation = random_order(len(rows))
-    made = {
-        "task_id": task_id,
-        "user_id": user.id,
-        "permutation": permutation,
-        "state": "open",
-        "assigned_at": now,
-        "expires_at": expires_at,
-    }
-    assignment_id = session.scalar(insert(Assignment).values(**made).returning(Assignment.id))
-    assert assignment_id is not None
-    return assigned_task(session, assignment_id, task_id, permutation, expires_at, rows)
-
-
-def _order_before(session: Session, user: User, task_id: int) -> list[int] | None:
-    """The order in which the user saw the videos of a task that this one repeats."""
-    return session.scalar(
-        select(Assignment.permutation)
-        .join(Task, Task.copy_of == Assignment.task_id)
-        .where(Task.id == task_id, Assignment.user_id == user.id)
     )
+    while permutation == before and count > 1:
+        permutation = random_order(count)
+    return permutation

@@ -10,14 +10,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from generator.output import InputError
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-FIRST_VERSION, NEWEST_VERSION = "0001", "0003"
+FIRST_VERSION, NEWEST_VERSION = "0001", "0004"
 MIGRATION_LOCK = 0x76_69_64_61_6C_69_67_6E
 """Key of the advisory lock under which one process at a time migrates a PostgreSQL database."""
 
@@ -116,7 +116,13 @@ def _open_engine(url: str) -> Engine:
         parsed = make_url(url)
         if parsed.get_backend_name() != "sqlite":
             # No ping before each use: after a restart of the database one request fails, and the pool is renewed.
-            return create_engine(parsed, pool_size=10, max_overflow=10, pool_recycle=1800)
+            return create_engine(
+                parsed,
+                pool_size=10,
+                max_overflow=10,
+                pool_recycle=1800,
+                connect_args=_postgresql_options(parsed),
+            )
         folder = Path(parsed.database or ".").parent
         if parsed.database in (None, "", ":memory:"):
             raise InputError(
@@ -139,6 +145,13 @@ def _open_engine(url: str) -> Engine:
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _postgresql_options(url: URL) -> dict[str, Any]:
+    """Queries here are short and always the same: compiling them, or planning them anew, takes longer than they do."""
+    if url.get_backend_name() != "postgresql" or url.get_driver_name() != "psycopg" or "options" in url.query:
+        return {}
+    return {"options": "-c jit=off -c plan_cache_mode=force_generic_plan", "prepare_threshold": 2}
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:

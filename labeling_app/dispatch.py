@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 from sqlalchemy import bindparam, func, insert, select
 from sqlalchemy.orm import Session, aliased
-from sqlalchemy.sql import false
 
+from labeling_app.free_tasks import Candidate, first_free, this_task
 from labeling_app.models import Assignment, Campaign, Judgement, Task, TaskVideo
 
 REPEAT_DISTANCE = 5
@@ -23,48 +22,6 @@ REPEAT_DISTANCE = 5
 DAY = 86400.0
 
 
-def _free_tasks() -> Any:
-    """Ids of tasks with room for one more, not answered or skipped by this user, oldest first.
-
-    Parameters: campaign, overlap, user, now. The index of the queue gives them in order, so that the search ends
-    at the first.
-    """
-    others, own = aliased(Assignment), aliased(Assignment)
-    held = (
-        select(func.count())
-        .select_from(others)
-        .where(
-            others.task_id == Task.id,
-            others.state == "open",
-            others.expires_at > bindparam("now"),
-            others.user_id != bindparam("user"),
-        )
-        .correlate(Task)
-        .scalar_subquery()
-    )
-    finished = (
-        select(own.id)
-        .where(own.task_id == Task.id, own.user_id == bindparam("user"), own.state != "open")
-        .correlate(Task)
-        .exists()
-    )
-    return (
-        select(Task.id)
-        .where(
-            Task.campaign_id == bindparam("campaign"),
-            Task.kind == "normal",
-            Task.filled == false(),
-            Task.completed + held < bindparam("overlap"),
-            ~finished,
-        )
-        .order_by(Task.id)
-        .limit(1)
-    )
-
-
-FREE = _free_tasks()
-FREE_AND_UNLOCKED = FREE.with_for_update(of=Task, skip_locked=True)
-STILL_FREE = FREE.where(Task.id == bindparam("task"))
 LAPSED = (
     select(Task.id)
     .join(Assignment, Assignment.task_id == Task.id)
@@ -80,34 +37,34 @@ LAPSED = (
 
 def choose_task(
     session: Session, user_id: int, campaign: Campaign, now: float, draw: Callable[[], float]
-) -> int | None:
-    """The id of the user's next task in a campaign, or None; on PostgreSQL its row is locked.
+) -> Candidate | None:
+    """The user's next task in a campaign, or None; on PostgreSQL the row of one from the queue is locked.
 
     Args:
         draw: a number in [0, 1) that decides whether it is a gold item, a repeat or a normal task.
     """
     if not (campaign.gold_share or campaign.repeat_share or campaign.daily_cap or campaign.quiz_size):
-        return _lock_free_task(session, user_id, campaign, now)
+        return first_free(session, user_id, campaign, now)
     if (lapsed := session.scalar(LAPSED, {"campaign": campaign.id, "user": user_id})) is not None:
-        return lapsed
+        return this_task(session, user_id, lapsed)
     if cap_reached(session, user_id, campaign, now):
         return None
     if campaign.quiz_size:
         answered = _answered_gold(session, user_id, campaign)
         if len(answered) < campaign.quiz_size and (gold := _unseen_gold(session, user_id, campaign)):
-            return gold
+            return this_task(session, user_id, gold)
         if not passes_quiz(answered, campaign):
             return None
     drawn = draw()
     if drawn < campaign.gold_share:
         if (gold := _unseen_gold(session, user_id, campaign)) is not None:
-            return gold
+            return this_task(session, user_id, gold)
     elif (
         drawn < campaign.gold_share + campaign.repeat_share
         and (task := _repeatable(session, user_id, campaign)) is not None
     ):
-        return _copy_for_repeat(session, task, user_id, now)
-    return _lock_free_task(session, user_id, campaign, now)
+        return this_task(session, user_id, _copy_for_repeat(session, task, user_id, now))
+    return first_free(session, user_id, campaign, now)
 
 
 def why_nothing(session: Session, user_id: int, campaign: Campaign, now: float) -> str:
@@ -231,21 +188,3 @@ def _copy_for_repeat(session: Session, task_id: int, user_id: int, now: float) -
         [{"task_id": new, "position": video.position, "media_id": video.media_id} for video in task.videos],
     )
     return new
-
-
-def _lock_free_task(session: Session, user_id: int, campaign: Campaign, now: float) -> int | None:
-    """A task with room, locked, so that no answer or renewal can fill it before this transaction ends."""
-    known = {"campaign": campaign.id, "overlap": campaign.overlap, "user": user_id, "now": now}
-    if session.get_bind().dialect.name == "sqlite":
-        return session.scalar(FREE, known)
-    while True:
-        # Tasks that others are just taking are passed over; only if there are no others they are waited for.
-        task = session.scalar(FREE_AND_UNLOCKED, known)
-        if task is None:
-            task = session.scalar(FREE, known)
-            if task is None:
-                return None
-            session.scalar(select(Task.id).where(Task.id == task).with_for_update())
-        # Only what is seen under the lock counts.
-        if session.scalar(STILL_FREE, {**known, "task": task}) is not None:
-            return task

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
-from sqlalchemy import bindparam, func, select, update
+from sqlalchemy import Table, bindparam, func, select, update
 from sqlalchemy.orm import Session
 
-from labeling_app.models import Assignment, Campaign, Guidelines, Media, Task, TaskVideo, User
+from labeling_app.free_tasks import Candidate, ShownVideo
+from labeling_app.models import Assignment, Campaign, Guidelines, Task, User
 from labeling_app.store import Store
 
 MAXIMUM_TEXT = 10_000
@@ -47,7 +48,7 @@ class AssignedTask:
     campaign: str
     prompt: str
     dimensions: tuple[str, ...]
-    videos: tuple[Media, ...]
+    videos: tuple[ShownVideo, ...]
     permutation: tuple[int, ...]
     expires_at: float
 
@@ -69,6 +70,7 @@ class Held:
     guidelines_version: int
 
 
+_ASSIGNMENTS, _TASKS = cast(Table, Assignment.__table__), cast(Table, Task.__table__)
 HELD = (
     select(
         Assignment.id,
@@ -92,51 +94,44 @@ HELD = (
     .join(Task, Task.id == Assignment.task_id)
     .join(Campaign, Campaign.id == Task.campaign_id)
     .where(Assignment.id == bindparam("assignment"), Assignment.user_id == bindparam("user"))
+    # SQLite has the whole file locked. Elsewhere the task's row is the lock of everything about the task; of locked
+    # rows what is read is the newest, also after a wait.
+    .with_for_update(of=[Task, Assignment])
 )
 
 
-SHOWN = (
-    select(Task.prompt, Campaign.name, Campaign.dimensions, Media)
-    .join(Campaign, Campaign.id == Task.campaign_id)
-    .join(TaskVideo, TaskVideo.task_id == Task.id)
-    .join(Media, Media.id == TaskVideo.media_id)
-    .where(Task.id == bindparam("task"))
-    .order_by(TaskVideo.position)
+_CLOSE = (
+    update(_ASSIGNMENTS)
+    .where(_ASSIGNMENTS.c.id == bindparam("assignment"))
+    .values(state=bindparam("new_state"))
 )
+_COUNT = (
+    update(_TASKS)
+    .where(_TASKS.c.id == bindparam("task"))
+    .values(completed=bindparam("number"), filled=bindparam("full"))
+)
+_CLOSE_AND_COUNT = _COUNT.add_cte(_CLOSE.returning(_ASSIGNMENTS.c.id).cte("closed"))
+"""Both in one statement, which SQLite does not know."""
 
 
 def assigned_task(
-    session: Session,
-    assignment_id: int,
-    task_id: int,
-    permutation: Sequence[int],
-    expires_at: float,
-    rows: Sequence[Any] | None = None,
+    assignment_id: int, candidate: Candidate, permutation: Sequence[int], expires_at: float
 ) -> AssignedTask:
-    rows = rows or session.execute(SHOWN, {"task": task_id}).all()
-    prompt, campaign, dimensions, _ = rows[0]
     return AssignedTask(
         assignment=assignment_id,
-        task=task_id,
-        campaign=campaign,
-        prompt=prompt,
-        dimensions=tuple(dimensions),
-        videos=tuple(rows[position][3] for position in permutation),
+        task=candidate.task,
+        campaign=candidate.campaign,
+        prompt=candidate.prompt,
+        dimensions=candidate.dimensions,
+        videos=tuple(candidate.videos[position] for position in permutation),
         permutation=tuple(permutation),
         expires_at=expires_at,
     )
 
 
 def require_own(session: Session, user: User, assignment_id: int) -> Held:
-    known = {"assignment": assignment_id, "user": user.id}
     if assignment_id <= MAXIMUM_ID:
-        if session.get_bind().dialect.name != "sqlite":
-            # SQLite has the whole file locked. Elsewhere the task's row is the lock of everything about the task.
-            task = select(Assignment.task_id).where(
-                Assignment.id == assignment_id, Assignment.user_id == user.id
-            )
-            session.scalar(select(Task.id).where(Task.id == task.scalar_subquery()).with_for_update())
-        found = session.execute(HELD, known).first()
+        found = session.execute(HELD, {"assignment": assignment_id, "user": user.id}).first()
         if found is not None:
             return Held(*found)
     raise Refused("This task is not assigned to you.")
@@ -158,4 +153,16 @@ def set_lease(session: Session, assignment_id: int, now: float, expires_at: floa
 
 
 def close_assignment(session: Session, assignment: Held, state: str) -> None:
-    session.execute(update(Assignment).where(Assignment.id == assignment.id).values(state=state))
+    """Ends an assignment; one that is done counts for its task."""
+    closing = {"assignment": assignment.id, "new_state": state}
+    if state != "done":
+        session.execute(_CLOSE, closing)
+        return
+    completed = assignment.completed + 1
+    filled = assignment.kind == "normal" and completed >= assignment.overlap
+    counting = {"task": assignment.task_id, "number": completed, "full": filled}
+    if session.get_bind().dialect.name == "sqlite":
+        session.execute(_CLOSE, closing)
+        session.execute(_COUNT, counting)
+    else:
+        session.execute(_CLOSE_AND_COUNT, {**closing, **counting})

@@ -177,7 +177,7 @@ class Assignment(Base):
     __table_args__ = (
         UniqueConstraint("task_id", "user_id"),
         Index("ix_assignments_user", "user_id", "state"),
-        Index("ix_assignments_lease", "state", "expires_at"),
+        Index("ix_assignments_open", "state", "task_id", "expires_at"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)

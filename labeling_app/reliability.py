@@ -93,7 +93,8 @@ class Reliability:
 def reliabilities(store: Store, campaign: str) -> list[Reliability]:
     """Every annotator of a campaign, by name.
 
-    A spammer labels no better than somebody who draws labels at random with the shares that all labels have. A
+    A spammer labels no better than somebody who draws labels at random with the shares that all labels have; nobody is
+    called one whose labels can be compared with no one's. A
     position bias is flagged at p < 0.01 divided by the number of annotators (Bonferroni), speed below a quarter of the
     median annotator's.
 
@@ -101,7 +102,7 @@ def reliabilities(store: Store, campaign: str) -> list[Reliability]:
         InputError: there is no such campaign.
     """
     rankings = store.judgements(campaign)
-    names, model = _fit(rankings)
+    names, model, compared = _fit(rankings)
     chance = float((model.prior**2).sum())
     firsts = _first_places(store, rankings)
     # An imported judgement of 0 seconds is one whose time is not known.
@@ -110,13 +111,13 @@ def reliabilities(store: Store, campaign: str) -> list[Reliability]:
     medians = {name: float(np.median(given)) for name, given in seconds.items() if given}
     usual = float(np.median(list(medians.values()))) if medians else 0.0
     found = []
-    for name, accuracy in zip(names, model.accuracy):
+    for name, accuracy, with_others in zip(names, model.accuracy, compared):
         shown_first, chances = firsts.get(name, ([], []))
         p = _binomial_p(int(sum(shown_first)), chances)
         flags = [
             flag
             for flag, holds in (
-                ("spammer", accuracy < chance + 0.1),
+                ("spammer", bool(with_others) and accuracy < chance + 0.1),
                 ("position bias", p < 0.01 / len(names)),
                 ("too fast", medians.get(name, usual) < usual / 4),
             )
@@ -139,7 +140,7 @@ def aggregate(store: Store, campaign: str) -> list[Ranking]:
     """
     judgements = store.judgements(campaign)
     tasks = {task.id: task for task in store.tasks(campaign)}
-    names, model = _fit(judgements)
+    names, model, _ = _fit(judgements)
     _, _, keys = label_table(judgements, {name: row for row, name in enumerate(names)})
     units = model.posterior[: len(keys)]
     decided = adjudications(store, campaign)
@@ -216,11 +217,14 @@ def read_store(preferences: str, weighted: bool = False) -> list[Ranking]:
         ]
 
 
-def _fit(judgements: list[Judgement]) -> tuple[list[str], DawidSkene]:
+def _fit(judgements: list[Judgement]) -> tuple[list[str], DawidSkene, NDArray[np.bool_]]:
+    """Names of the annotators, the model, and who of them labelled anything that somebody else labelled too."""
     names = sorted({judgement.user.name for judgement in judgements})
     values, _, _ = label_table(judgements, {name: row for row, name in enumerate(names)})
     # Which video of a pair is named first is arbitrary; with both directions the estimate does not depend on it.
-    return names, dawid_skene(np.concatenate([values, -values], axis=1))
+    given = np.isfinite(values)
+    compared = (given & (given.sum(axis=0) > 1)).any(axis=1)
+    return names, dawid_skene(np.concatenate([values, -values], axis=1)), compared
 
 
 def _first_places(store: Store, judgements: list[Judgement]) -> dict[str, tuple[list[bool], list[float]]]:

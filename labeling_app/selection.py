@@ -103,8 +103,6 @@ def select_pairs(
     Raises:
         InputError: the share is not from 0 to 1, or there are fewer than `count` pairs left.
     """
-    if not 0 <= random_share <= 1:
-        raise InputError(f"random_share is {random_share}: give a number from 0 to 1.")
     pool: list[SelectedPair] = []
     for prompt, values in enumerate(scores):
         information = pair_information(values, temperature)
@@ -113,14 +111,8 @@ def select_pairs(
                 if (prompt, first, second) not in taken:
                     bits = float(information[first, second])
                     pool.append(SelectedPair(prompt, first, second, bits, random=False))
-    if not pool:
-        raise InputError(
-            "No pair is left, since all candidates of each prompt have met in tasks: add candidates."
-        )
-    if not 1 <= count <= len(pool):
-        raise InputError(f"{count} pairs are asked for, but {len(pool)} are left: give 1 to {len(pool)}.")
+    num_random = check_request(len(pool), count, random_share)
     drawn = np.random.default_rng(seed)
-    num_random = round(random_share * count)
     at_random = set(drawn.choice(len(pool), size=num_random, replace=False).tolist())
     rest = sorted((p for n, p in enumerate(pool) if n not in at_random), key=lambda p: -p.bits)
     chosen = sorted(zip(_rounds(rest), rest), key=lambda item: (item[0], -item[1].bits))
@@ -134,6 +126,23 @@ def select_pairs(
         expected_bits=sum(pair.bits for pair in everything),
         random_bits=count * float(np.mean([pair.bits for pair in pool])),
     )
+
+
+def check_request(left: int, count: int, random_share: float) -> int:
+    """How many of `count` pairs are drawn at random.
+
+    Raises:
+        InputError: the share is not from 0 to 1, or there are not that many pairs left.
+    """
+    if not 0 <= random_share <= 1:
+        raise InputError(f"random_share is {random_share}: give a number from 0 to 1.")
+    if not left:
+        raise InputError(
+            "No pair is left, since all candidates of each prompt have met in tasks: add candidates."
+        )
+    if not 1 <= count <= left:
+        raise InputError(f"{count} pairs are asked for, but {left} are left: give 1 to {left}.")
+    return round(random_share * count)
 
 
 def _rounds(pairs: Sequence[SelectedPair]) -> list[int]:

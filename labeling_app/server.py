@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from generator.output import InputError
 from labeling_app import assignment
-from labeling_app.access import COOKIE, LEADS, Annotator, Door, NotAllowed, NotLoggedIn
+from labeling_app.access import COOKIE, LEADS, Annotator, Door, NotAllowed, NotLoggedIn, Workers
 from labeling_app.assignment import MAXIMUM_FLAG, MAXIMUM_TEXT, AlreadyAnswered, LeaseExpired, Refused
 from labeling_app.campaigns import guidelines
 from labeling_app.demonstration_api import demonstration_api
@@ -180,20 +180,12 @@ def _add_login(app: FastAPI, door: Door) -> None:
 
 def _add_api(app: FastAPI, door: Door, campaign: str | None) -> None:
     store = door.store
+    workers = Workers(door)
 
     @app.get("/api/next")
-    def next_task(user: Annotator) -> dict[str, Any]:
+    async def next_task(request: Request) -> dict[str, Any]:
         """The task that the user works on, or a new one; `task` is null when nothing is left."""
-        task = assignment.next_task(store, user, campaign)
-        progress = assignment.progress(store, user, campaign)
-        return {
-            "user": user.name,
-            "lead": user.role in LEADS,
-            "reason": "" if task else assignment.reason_for_nothing(store, user, campaign),
-            "lease_seconds": store.lease_seconds,
-            "progress": {"done": progress.done, "left": progress.left},
-            "task": _task_for_page(task) if task else None,
-        }
+        return await workers.run(request, lambda user: _next(store, user, campaign))
 
     @app.get("/api/guidelines")
     def read_guidelines(user: Annotator, campaign: str) -> dict[str, Any]:
@@ -202,12 +194,16 @@ def _add_api(app: FastAPI, door: Door, campaign: str | None) -> None:
         return {"version": found.version if found else 0, "text": found.text if found else ""}
 
     @app.post("/api/assignments/{assignment_id}/judgement")
-    def judge(user: Annotator, assignment_id: int, answer: Annotated[Answer, Body()]) -> dict[str, Any]:
+    async def judge(
+        request: Request, assignment_id: int, answer: Annotated[Answer, Body()]
+    ) -> dict[str, Any]:
         """Stores the ranks of the videos in the order shown."""
-        version = assignment.submit(
-            store, user, assignment_id, answer.ranks, answer.seconds, answer.comment, answer.flag
-        )
-        return {"version": version}
+
+        def store_answer(user: User) -> dict[str, Any]:
+            given = (answer.ranks, answer.seconds, answer.comment, answer.flag)
+            return {"version": assignment.submit(store, user, assignment_id, *given)}
+
+        return await workers.run(request, store_answer)
 
     @app.post("/api/assignments/{assignment_id}/revision")
     def revise(user: Annotator, assignment_id: int, answer: Annotated[Answer, Body()]) -> dict[str, Any]:
@@ -261,6 +257,19 @@ def _add_api(app: FastAPI, door: Door, campaign: str | None) -> None:
                 "etag": f'"{media_id}"',
             },
         )
+
+
+def _next(store: Store, user: User, campaign: str | None) -> dict[str, Any]:
+    task = assignment.next_task(store, user, campaign)
+    progress = assignment.progress(store, user, campaign)
+    return {
+        "user": user.name,
+        "lead": user.role in LEADS,
+        "reason": "" if task else assignment.reason_for_nothing(store, user, campaign),
+        "lease_seconds": store.lease_seconds,
+        "progress": {"done": progress.done, "left": progress.left},
+        "task": _task_for_page(task) if task else None,
+    }
 
 
 def _task_for_page(task: assignment.AssignedTask) -> dict[str, Any]:

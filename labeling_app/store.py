@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import bindparam, delete, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -39,6 +39,11 @@ DIMENSIONS = ("overall", "visual", "motion", "alignment")
 ROLES = ("annotator", "lead", "admin")
 """A lead sees and steers campaigns; an admin may also make leads and admins."""
 MINIMUM_VIDEOS, MAXIMUM_VIDEOS = 2, 9
+_USER_OF_SESSION = (
+    select(User)
+    .join(LoginSession, LoginSession.user_id == User.id)
+    .where(LoginSession.token_hash == bindparam("token"), LoginSession.expires_at > bindparam("now"))
+)
 
 
 @dataclass(frozen=True)
@@ -235,8 +240,7 @@ class Store:
     def session_user(self, token: str) -> User | None:
         """The user whose browser holds this secret."""
         with self.read() as session:
-            found = session.get(LoginSession, _hash(token))
-            return found.user if found is not None and found.expires_at > self.clock() else None
+            return session.scalar(_USER_OF_SESSION, {"token": _hash(token), "now": self.clock()})
 
     def close_session(self, token: str) -> None:
         """Logs a browser out."""

@@ -180,7 +180,7 @@ class LeadPage {
     if (!this.campaign) return [make('p', '', {}, 'There is no campaign yet.')];
     const data = await this.get(`quality?${this.query}`);
     if (!data) return [];
-    const summary = table('Agreement', ["Krippendorff's α", '95 % interval', 'same label', 'same, without ties', 'ties', 'rankings', 'tasks'], [[number(data.alpha), `${number(data.alpha_low)} to ${number(data.alpha_high)}`, share(data.pairwise), share(data.pairwise_without_ties), share(data.tie_rate), String(data.num_judgements), String(data.num_tasks)]]);
+    const summary = table('Agreement', ["Krippendorff's α", '95 % interval', 'same label', 'same, without ties', 'ties', 'rankings', 'tasks'], [[number(data.alpha), data.alpha_low === null ? number(null) : `${number(data.alpha_low)} to ${number(data.alpha_high)}`, share(data.pairwise), share(data.pairwise_without_ties), share(data.tie_rate), String(data.num_judgements), String(data.num_tasks)]]);
     const rows = data.annotators.map((p) => [text(p.simulated ? `${p.name} (simulated)` : p.imported ? `${p.name} (imported)` : p.name), p.flags.join(', ') || '–', String(p.judgements), String(p.skips), number(p.median_seconds), share(p.tie_rate), share(p.agreement), share(p.accuracy), share(p.gold_accuracy), share(p.self_consistency), share(p.first_place_rate)]);
     const people = table('Annotators', ['annotator', 'look at', 'tasks', 'skips', 'seconds', 'ties', 'agreement', 'weight', 'gold right', 'same on repeats', 'first shown best'], rows);
     const plots = PLOTS.map(([name, title]) => make('figure', 'plot', {}, make('img', '', { src: new URL(`api/lead/plots/${name}.svg?${this.query}`, BASE).href, alt: `${title}; the numbers are in the table` }), make('figcaption', '', {}, title)));
@@ -194,7 +194,7 @@ class LeadPage {
     if (!this.campaign) return [make('p', '', {}, 'There is no campaign yet.')];
     const data = await this.get(`disagreements?${this.query}`);
     if (!data) return [];
-    if (!data.tasks.length) return [section('Adjudication', make('p', '', {}, 'Annotators agree, and nothing is flagged.'))];
+    if (!data.tasks.length) return [section('Adjudication', make('p', '', {}, 'Nothing to decide: no answers of different annotators are far apart, and nothing is flagged.'))];
     return [make('p', 'hint', {}, `${data.tasks.length} tasks to decide; the worst disagreement comes first.`), ...data.tasks.slice(0, 10).map((task) => this.decisionPart(task))];
   }
 

@@ -463,6 +463,12 @@ class RankingPage {
   // Keyboard and drag ----------------------------------------------------------------------------------
 
   onKey(event) {
+    const plain = !event.ctrlKey && !event.metaKey && !event.altKey && !this.root.querySelector('dialog[open]');
+    if (plain && !this.task && !this.earlier.hidden && event.key.toLowerCase() === 'u') {
+      event.preventDefault();
+      this.showEarlier();
+      return;
+    }
     if (!this.task || !this.player || event.ctrlKey || event.metaKey || event.altKey || this.root.querySelector('dialog[open]')) return;
     const { target } = event;
     if (target.closest('textarea, select, input:not([type=range])')) {

@@ -125,7 +125,11 @@ class QualityHead(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """`tokens [batch, tokens, dim]`, zero where padding, to `[batch, outputs]`."""
-        return self.mlp(self.pooling(tokens, (tokens != 0).any(dim=-1)))
+        return self.mlp[-1](self.last_layer(tokens))
+
+    def last_layer(self, tokens: Tensor) -> Tensor:
+        """`[batch, hidden_size]`, of which the outputs are a linear layer."""
+        return self.mlp[:-1](self.pooling(tokens, (tokens != 0).any(dim=-1)))
 
 
 class NoiseScale(nn.Module):
@@ -166,7 +170,11 @@ class Evidence(nn.Module):
         self.std.copy_(evidence.std(0, correction=0).clamp(min=1e-6))
 
     def forward(self, evidence: Tensor) -> Tensor:
-        return self.linear((evidence - self.mean) / self.std)
+        return self.linear(self.standardised(evidence))
+
+    def standardised(self, evidence: Tensor) -> Tensor:
+        """Evidence `[videos, numbers]` with the training videos' mean taken away, in their standard deviations."""
+        return (evidence - self.mean) / self.std
 
 
 class RewardHead(nn.Module):
@@ -217,15 +225,38 @@ class RewardHead(nn.Module):
         places = [self.order.index(name) for name in self.config.dimensions]
         return rearrange(torch.cat(parts, dim=2)[:, :, places], "(b s) n k -> b s (n k)", b=batch)
 
+    def last_layer(self, features: Features, dimension: str) -> Tensor:
+        """`[batch, levels, numbers]`, in which the raw score of a dimension is linear."""
+        if dimension in self.config.judged_with_prompt:
+            found = self.mlp[:-1](self._pooled(features))
+            return _with_evidence(found, self.evidence, features)
+        assert self.quality is not None
+        tokens = features.quality if self.config.judged_with_prompt else features.tokens
+        found = self.quality.last_layer(rearrange(tokens.float(), "b s t d -> (b s) t d"))
+        return rearrange(found, "(b s) d -> b s d", b=len(features))
+
     def _with_prompt(self, features: Features) -> Tensor:
         """`[batch·levels, outputs]` of the dimensions that see the prompt."""
+        return self.mlp(self._pooled(features))
+
+    def _pooled(self, features: Features) -> Tensor:
+        """`[batch·levels, 3·queries·hidden_size]`: video, prompt and their product."""
         levels = features.tokens.shape[1]
         tokens = rearrange(features.tokens.float(), "b s t d -> (b s) t d")
         is_video = repeat(features.is_video, "b t -> (b s) t", s=levels)
         present = (tokens != 0).any(dim=-1)
         video = self.video_norm(self.video_pooling(tokens, present & is_video))
         text = self.text_norm(self.text_pooling(tokens, present & ~is_video))
-        return self.mlp(torch.cat([video, text, video * text], dim=1))
+        return torch.cat([video, text, video * text], dim=1)
+
+
+def _with_evidence(found: Tensor, evidence: Evidence | None, features: Features) -> Tensor:
+    """`found [batch·levels, numbers]` and the standardised evidence as `[batch, levels, all numbers]`."""
+    found = rearrange(found, "(b s) d -> b s d", b=len(features))
+    if evidence is None:
+        return found
+    seen = repeat(evidence.standardised(features.evidence), "b k -> b s k", s=found.shape[1])
+    return torch.cat([found, seen], dim=2)
 
 
 class MatchingHead(nn.Module):
@@ -243,6 +274,7 @@ class MatchingHead(nn.Module):
         super().__init__()
         hidden, count = config.hidden_size, len(config.dimensions)
         self.matching = TextVideoMatching(feature_size, text_size, hidden, config.num_heads, config.dropout)
+        self.config = config
         self.match_weight = nn.Parameter(torch.ones(count))
         sees_prompt = torch.tensor([float(name in config.judged_with_prompt) for name in config.dimensions])
         self.register_buffer("sees_prompt", sees_prompt)
@@ -261,3 +293,13 @@ class MatchingHead(nn.Module):
         raw = self.quality(tokens)
         raw = torch.cat([raw[:, :count] + seen * self.sees_prompt, raw[:, count:]], dim=1)
         return rearrange(raw, "(b s) k -> b s k", b=batch)
+
+    def last_layer(self, features: Features, dimension: str) -> Tensor:
+        """`[batch, levels, numbers]`, in which the raw score of a dimension is linear."""
+        tokens = rearrange(features.tokens.float(), "b s t d -> (b s) t d")
+        found = self.quality.last_layer(tokens)
+        if dimension not in self.config.judged_with_prompt:
+            return rearrange(found, "(b s) d -> b s d", b=len(features))
+        text = repeat(features.text.float(), "b w d -> (b s) w d", s=features.tokens.shape[1])
+        found = torch.cat([found, self.matching.last_layer(tokens, text)], dim=1)
+        return _with_evidence(found, self.evidence, features)

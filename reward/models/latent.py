@@ -278,6 +278,12 @@ class LatentRewardModel(nn.Module, RewardModel):
         scores = self.normalise(self(features.to(self.device))[:, :levels].mean(dim=1))
         return dict(zip(self.dimensions, scores.unbind(dim=1)))
 
+    def last_layer(self, features: Features, dimension: str) -> Tensor:
+        """`[batch, numbers]`, in which the raw score of a dimension is linear, up to a constant of the prompt (of
+        Gaussian scores the mean): the inputs of the head's last layer, mean over the noise levels of use."""
+        found = self.head.last_layer(features.to(self.device), dimension)
+        return found[:, : len(self.config.sigmas)].mean(dim=1)
+
     def uncertainty_of_features(self, features: Features) -> Scores:
         """Standard deviations `[batch]` of Gaussian scores, on the scale of the scores; nothing for others."""
         _, log_variance = self.predict(features.to(self.device))

@@ -56,7 +56,22 @@ class TextVideoMatching(nn.Module):
         """Match scores `[videos, prompts]` of every video with every prompt."""
         return self._interact(video, text, paired=False)
 
+    def last_layer(self, video: Tensor, text: Tensor) -> Tensor:
+        """`[batch, hidden_size]`, in which the match score is linear, up to a constant of the prompt: what the last
+        layer reads of all words."""
+        hidden, weight = self._look(video, text, paired=True)
+        return self._over_words(F.gelu(hidden), weight[..., None])[:, 0]
+
     def _interact(self, video: Tensor, text: Tensor, paired: bool) -> Tensor:
+        hidden, weight = self._look(video, text, paired)
+        return self._over_words(self.score(self.dropout(F.gelu(hidden)))[..., 0], weight)
+
+    @staticmethod
+    def _over_words(values: Tensor, weight: Tensor) -> Tensor:
+        return (values * weight).sum(dim=2) / weight.sum(dim=2).clamp(min=1).sqrt()
+
+    def _look(self, video: Tensor, text: Tensor, paired: bool) -> tuple[Tensor, Tensor]:
+        """What each word makes of what it found `[videos, prompts, words, hidden_size]`, and which are words."""
         is_token, is_word = (video != 0).any(dim=2), (text != 0).any(dim=2)
         tokens = self.video_norm(self.video(video))
         words = self.text(text) * is_word[..., None]
@@ -78,9 +93,7 @@ class TextVideoMatching(nn.Module):
         hidden = (
             self.from_text(asked) + self.from_video(found) + F.linear(found * asked, self.from_both.weight)
         )
-        scores = self.score(self.dropout(F.gelu(hidden)))[..., 0]
-        weight = (is_word[:, None] if paired else is_word[None]).to(scores.dtype)
-        return (scores * weight).sum(dim=2) / weight.sum(dim=2).clamp(min=1).sqrt()
+        return hidden, (is_word[:, None] if paired else is_word[None]).to(hidden.dtype)
 
 
 def contrastive_loss(scores: Tensor) -> Tensor:

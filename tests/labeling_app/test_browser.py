@@ -218,6 +218,9 @@ def test_hostile_prompts_and_comments_show_verbatim_and_run_nothing(
         wait_until_seen(page)
         page.get_by_role("button", name="Submit").click()
     page.get_by_role("heading", name="All done. Thank you!").wait_for()
+    page.keyboard.press("u")
+    page.wait_for_selector("dialog[open] .earlier-answer")
+    page.keyboard.press("Escape")
     assert [judgement.comment for judgement in store.judgements("main")] == HOSTILE
     assert page.evaluate("window.hacked") is None
 

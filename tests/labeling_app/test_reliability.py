@@ -159,3 +159,12 @@ def test_the_reward_command_reads_a_campaign_from_the_store(
     assert len(given["rankings"]) == count
     # There is no file whose hash could be stored, and the URL may hold a password.
     assert given["source"] is None
+
+
+def test_nobody_is_called_a_spammer_whose_labels_can_be_compared_with_no_ones(
+    store: Store, candidates: Path
+) -> None:
+    import_tasks(store, candidates, campaign="alone", overlap=1)
+    simulate(store, "alone", gold, [SimulatedAnnotator("simulated-1", noise=50.0)], seed=0)
+    (found,) = reliabilities(store, "alone")
+    assert "spammer" not in found.flags

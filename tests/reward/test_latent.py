@@ -199,3 +199,37 @@ def test_weights_of_another_version_are_an_input_error(tmp_path):
     save_file(weights, path)
     with pytest.raises(InputError, match="train it again"):
         load_reward(tmp_path, generator=tiny_generator())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"implicit_evidence": True},
+        {"dimensions": ("visual", "alignment")},
+        {"architecture": "matching", "dimensions": ("visual", "alignment"), "implicit_evidence": True},
+    ],
+)
+def test_scores_are_linear_in_what_the_last_layer_reads(changes):
+    generator = tiny_generator()
+    torch.manual_seed(0)
+    model = LatentRewardModel(
+        LatentRewardConfig("tiny", hidden_size=16, sigmas=(0.1,), **changes), generator
+    ).eval()
+    for name, parameter in model.head.named_parameters():
+        torch.nn.init.normal_(parameter, std=0.3) if "norm" not in name else None
+    if "architecture" in changes:
+        # A constant of the prompt, which no comparison of its videos sees.
+        torch.nn.init.zeros_(model.head.matching.score.bias)
+    latents = torch.randn(80, *generator.latent_shape(9, 32, 32))
+    conditions = generator.encode_prompts([f"{n} red squares move left" for n in range(80)])
+    with torch.no_grad():
+        features = model.features(latents, conditions)
+        scores = model.score_features(features)
+        for dimension in model.dimensions:
+            inputs = model.last_layer(features, dimension)
+            assert inputs.shape[1] < 60
+            design = torch.cat([inputs, torch.ones(80, 1)], dim=1).double()
+            target = scores[dimension].double()[:, None]
+            residual = target - design @ torch.linalg.lstsq(design, target, driver="gelsd").solution
+            assert target.std() > 1e-2
+            assert residual.abs().max() < 1e-3 * target.std()
