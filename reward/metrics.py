@@ -160,6 +160,21 @@ def expected_calibration_error(probability: ArrayLike, outcome: ArrayLike, bins:
     return float((gap * curve.count).sum() / max(sum(curve.count), 1))
 
 
+def calibration_error_by_chance(
+    probability: ArrayLike, bins: int = 10, draws: int = 200, seed: int = 0
+) -> float:
+    """Mean calibration error that `n` outcomes drawn with exactly these probabilities `[n]` show.
+
+    The binned error is never negative, so a perfectly calibrated model has a positive one on few pairs; an error about
+    as large as this is no sign of wrong calibration.
+    """
+    values = np.asarray(probability, dtype=np.float64)
+    if len(values) == 0:
+        return float("nan")
+    outcomes = np.random.default_rng(seed).random((draws, len(values))) < values
+    return float(np.mean([expected_calibration_error(values, row, bins) for row in outcomes]))
+
+
 def confidences(pairs: Pairs, temperature: float = 1.0) -> tuple[Floats, Floats]:
     """The probability sigmoid(|d| / temperature) of the likelier side of each untied pair, and whether it won."""
     untied = pairs.label != 0
@@ -257,6 +272,7 @@ def evaluate_pairs(
         "calibration_error": pair_calibration_error(pairs),
         "temperature": temperature,
         "calibration_error_after_temperature": pair_calibration_error(pairs, temperature),
+        "calibration_error_by_chance": calibration_error_by_chance(confidences(pairs, temperature)[0]),
         "reliability": asdict(curve),
         "pairs": len(pairs),
         "untied_pairs": int((pairs.label != 0).sum()),

@@ -19,8 +19,8 @@ from reward.matching_training import DemonstrationMatching
 from reward.models.ensemble import MEMBER, EnsembleRewardModel
 from reward.models.latent import LatentRewardConfig, LatentRewardModel
 from reward.preferences import DIMENSIONS, Ranking
-from reward.ranking_data import EncodedVideos
 from reward.pretraining import RankingPretraining
+from reward.ranking_data import EncodedVideos
 from reward.reward_config import RewardConfig
 from reward.reward_trainer import RewardTrainer, file_hash, split_rankings, versions
 

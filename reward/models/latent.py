@@ -265,6 +265,8 @@ class LatentRewardModel(nn.Module, RewardModel):
         """Raw scores `[batch, levels, dimensions]`, before normalisation, and their log variances of the same
         shape where the scores are Gaussian."""
         raw = self.head(features)
+        if raw.dtype in (torch.bfloat16, torch.float16):
+            raw = raw.float()
         if self.noise_scale is not None:
             raw = self.noise_scale(raw, features.sigma)
         if not self.config.gaussian:
