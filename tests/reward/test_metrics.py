@@ -8,6 +8,7 @@ from reward.metrics import (
     accuracy_with_ties,
     accuracy_without_ties,
     average_ranks,
+    calibration_error_by_chance,
     evaluate_pairs,
     expected_calibration_error,
     fit_temperature,
@@ -102,3 +103,13 @@ def test_evaluation_takes_the_threshold_from_the_calibration_split_only():
     assert figures["accuracy"]["low"] < figures["accuracy"]["mean"] < figures["accuracy"]["high"]
     assert figures["accuracy"]["clusters"] == 50
     assert figures["pairs"] == 300
+
+
+def test_the_calibration_error_by_chance_is_what_perfectly_calibrated_outcomes_show():
+    random = np.random.default_rng(1)
+    probability = random.uniform(0.5, 1, 300)
+    seen = [expected_calibration_error(probability, random.random(300) < probability) for _ in range(200)]
+    by_chance = calibration_error_by_chance(probability)
+    assert by_chance == pytest.approx(np.mean(seen), rel=0.1)
+    assert calibration_error_by_chance(np.repeat(probability, 100)) < 0.15 * by_chance
+    assert np.isnan(calibration_error_by_chance([]))
