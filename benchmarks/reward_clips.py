@@ -128,7 +128,8 @@ def near_miss_rankings(
     for prompts, ranks, scenes in DataLoader(
         _Groups(groups, videos, seed), batch_size=None, num_workers=workers()
     ):
-        packed.append(scenes)
+        # Copied, since what a worker sends holds an open file.
+        packed.append(scenes.clone())
         for names, rows in zip(prompts, ranks):
             number = len(rankings) // videos
             paths = [Path(f"near-miss/{number}-{clip}.mp4") for clip in range(videos)]

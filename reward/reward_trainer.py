@@ -147,6 +147,7 @@ class RewardTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimizer of `Trainer`, with the trunk in groups of their own learning rate."""
         optimizer = super().create_optimizer(model)
+        assert isinstance(self.args, RewardConfig)
         rate = self.args.trunk_learning_rate or (
             self.args.learning_rate / 10 if self.args.full_trunk else self.args.learning_rate
         )
