@@ -181,6 +181,15 @@ class RewardConfig(TrainingArguments):
             raise InputError(f"The loss {self.loss_type!r} is unknown: use one of {', '.join(LOSSES)}.")
         if self.ensemble < 1:
             raise InputError(f"--ensemble is {self.ensemble}, but it must be at least 1.")
+        if self.full_trunk and (self.lora_rank or self.implicit_evidence):
+            raise InputError(
+                "--full_trunk changes the trunk that --lora_rank and --implicit_evidence need as it was: leave one off."
+            )
+        if self.pretraining_steps < 0 or self.pretraining_batch_size < 1:
+            raise InputError(
+                f"--pretraining_steps is {self.pretraining_steps} and --pretraining_batch_size "
+                f"{self.pretraining_batch_size}, but at least 0 steps of at least 1 ranking are needed."
+            )
         if self.ensemble > 1 and (self.lora_rank or self.full_trunk):
             raise InputError(
                 "Members of an ensemble share their trunk: leave --lora_rank, --full_trunk or --ensemble off."

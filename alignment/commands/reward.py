@@ -159,6 +159,10 @@ def run(arguments: RewardArguments, config: RewardConfig, vlm: VLMArguments) -> 
 
     if arguments.model_type not in ("latent", "vlm"):
         raise InputError(f"The model type {arguments.model_type!r} is unknown: use latent or vlm.")
+    if arguments.model_type == "vlm" and (arguments.pretraining or arguments.demonstrations):
+        raise InputError(
+            "--pretraining and --demonstrations are for --model_type latent: leave them off with vlm."
+        )
     from_store = arguments.preferences.startswith("db:")
     rankings = read_source(arguments.preferences, arguments.format, arguments.merge_annotators)
     demonstrations = read_demonstrations(arguments.demonstrations) if arguments.demonstrations else []
