@@ -37,11 +37,16 @@ class KeepBest(TrainerCallback):
     better.
 
     The memory does not outlive the process: after a resume, the best evaluation since the resume is kept.
+
+    Args:
+        first_step: evaluations before it do not count. An untrained head gives every video the same score, and on few
+            validation prompts that is easily the best: such a model would be of no use.
     """
 
-    def __init__(self, model: nn.Module, patience: int) -> None:
+    def __init__(self, model: nn.Module, patience: int, first_step: int = 0) -> None:
         self.model = model
         self.patience = patience
+        self.first_step = first_step
         self.best_loss = float("inf")
         self.best_epoch: float | None = None
         self.best_weights: dict[str, Tensor] | None = None
@@ -49,7 +54,7 @@ class KeepBest(TrainerCallback):
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
         loss = (metrics or {}).get("eval_loss")
-        if loss is None:
+        if loss is None or state.global_step < min(self.first_step, state.max_steps):
             return
         if loss < self.best_loss:
             self.best_loss, self.best_epoch, self.waited = loss, state.epoch, 0
@@ -140,7 +145,10 @@ class RewardTrainer(Trainer):
             eval_dataset=validation if len(validation) else None,
             **kwargs,
         )
-        self.keep_best = KeepBest(self.ranking_model, args.early_stopping_patience)
+        untrained = matching is None and not pretrained
+        self.keep_best = KeepBest(
+            self.ranking_model, args.early_stopping_patience, int(args.warmup_steps) if untrained else 0
+        )
         if args.select_best and len(validation):
             self.add_callback(self.keep_best)
 

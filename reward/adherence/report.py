@@ -246,14 +246,17 @@ def write_report(
 
 
 def settings_table(settings: Mapping[str, Any]) -> str:
-    """Names and values; the settings of several runs stand side by side."""
+    """Names and values; what the settings of several runs do not share stands side by side."""
     shared = {name: value for name, value in settings.items() if name not in ("settings_of_runs", "subtitle")}
     runs = {name: _flatten(own) for name, own in settings.get("settings_of_runs", {}).items()}
     if not runs:
         return html.facts(_flatten(shared))
     names = list(dict.fromkeys(name for own in runs.values() for name in own))
-    rows = [[name, *(str(own.get(name, "–")) for own in runs.values())] for name in names]
-    return html.facts(_flatten(shared)) + html.plain_table(["setting", *runs], rows, "Settings of the runs.")
+    each = {name: [str(own.get(name, "–")) for own in runs.values()] for name in names}
+    alike = {name: values[0] for name, values in each.items() if len(set(values)) == 1}
+    rows = [[name, *values] for name, values in each.items() if name not in alike]
+    differing = html.plain_table(["setting", *runs], rows, "What the runs do not share.") if rows else ""
+    return differing + html.facts({**_flatten(shared), **alike})
 
 
 def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
