@@ -91,7 +91,11 @@ def _load_members(
     for name in (part.strip() for part in names.split(",") if part.strip()):
         known = trunks.get(_trunk_of(Path(name)), generator)
         member = load_reward(name, device, known)
-        if isinstance(member, LatentRewardModel) and not member.trunk_lora and member.trunk_adapter is None:
+        if (
+            isinstance(member, LatentRewardModel)
+            and not member.config.trains_trunk
+            and member.trunk_adapter is None
+        ):
             trunks[_trunk_of(Path(name))] = member.generator
         members.append(member)
     return members
@@ -104,6 +108,6 @@ def _trunk_of(folder: Path) -> tuple[str, str]:
     if not (folder / CONFIG_NAME).is_file() or (folder / ADAPTER_NAME).exists():
         return str(folder), ""
     config = read_reward_config(folder)
-    if config.get("lora_rank"):
+    if config.get("lora_rank") or config.get("full_trunk"):
         return str(folder), ""
     return str(config.get("base_model", folder)), str(config.get("trunk", ""))

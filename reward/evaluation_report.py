@@ -8,6 +8,7 @@ from typing import Any
 
 from generator.output import atomic_path, write_json, write_text
 from reward.adherence import html
+from reward.adherence.report import settings_table
 
 ACCURACY = "pair accuracy"
 TIES = "with ties"
@@ -46,8 +47,9 @@ def page_of(result: dict[str, Any], settings: dict[str, Any]) -> str:
             name,
             values["calibration_error"],
             values["calibration_error_after_temperature"],
+            values["calibration_error_by_chance"],
             values["temperature"],
-            values["tie_threshold"],
+            "never ties" if values["tie_threshold"] < 0 else values["tie_threshold"],
         ]
         for name, values in figures.items()
     }
@@ -62,15 +64,16 @@ def page_of(result: dict[str, Any], settings: dict[str, Any]) -> str:
         html.Section(
             "Calibration",
             html.plain_table(
-                ["dimension", "error", "after temperature", "temperature", "tie threshold"],
+                ["dimension", "error", "after temperature", "by chance", "temperature", "tie threshold"],
                 list(calibration.values()),
             )
             + html.line_chart(curves, "reliability", "predicted probability", "observed share"),
             "How far the predicted probability that the better-scored video is preferred is from the share in which it "
-            "was.",
+            "was; by chance: what a perfectly calibrated model would show on as many pairs.",
         ),
         html.Section(
-            "Settings", html.facts({**settings, "videos": result["videos"], "rankings": result["rankings"]})
+            "Settings",
+            settings_table({**settings, "videos": result["videos"], "rankings": result["rankings"]}),
         ),
     ]
     return html.page("Reward model", sections, str(settings.get("reward", "")))

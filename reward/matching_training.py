@@ -60,7 +60,7 @@ class DemonstrationMatching:
         for row, demonstration in enumerate(demonstrations):
             self.videos_of_prompt[prompts.index(demonstration.prompt)].append(row)
         self.latents = self._encode_videos(demonstrations, encode_batch_size, latents or {})
-        frozen = model.config.lora_rank == 0
+        frozen = not model.config.trains_trunk
         self.tokens = (
             torch.cat([self._trunk(part).cpu() for part in self.latents.split(encode_batch_size)])
             if frozen
@@ -99,7 +99,7 @@ class DemonstrationMatching:
         return tokens
 
     def tokens_are_trained(self) -> bool:
-        return self.model.config.lora_rank > 0
+        return self.model.config.trains_trunk
 
     def _any_conditions(self) -> dict[str, Tensor]:
         return self.model.generator.encode_prompts([""])
@@ -124,7 +124,7 @@ class DemonstrationMatching:
     def pretrain(self, steps: int, learning_rate: float, progress: bool = True) -> float:
         """Trains the matching head (and a LoRA of the trunk) for `steps` batches; returns the mean loss of the
         last tenth."""
-        parameters = [*self.head.matching.parameters(), *self.model.trunk_lora.parameters()]
+        parameters = [*self.head.matching.parameters(), *self.model.trunk_parameters()]
         optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.05)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, learning_rate, total_steps=max(steps, 2), pct_start=0.1

@@ -160,6 +160,21 @@ def expected_calibration_error(probability: ArrayLike, outcome: ArrayLike, bins:
     return float((gap * curve.count).sum() / max(sum(curve.count), 1))
 
 
+def calibration_error_by_chance(
+    probability: ArrayLike, bins: int = 10, draws: int = 200, seed: int = 0
+) -> float:
+    """Mean calibration error that `n` outcomes drawn with exactly these probabilities `[n]` show.
+
+    The binned error is never negative, so a perfectly calibrated model has a positive one on few pairs; an error about
+    as large as this is no sign of wrong calibration.
+    """
+    values = np.asarray(probability, dtype=np.float64)
+    if len(values) == 0:
+        return float("nan")
+    outcomes = np.random.default_rng(seed).random((draws, len(values))) < values
+    return float(np.mean([expected_calibration_error(values, row, bins) for row in outcomes]))
+
+
 def confidences(pairs: Pairs, temperature: float = 1.0) -> tuple[Floats, Floats]:
     """The probability sigmoid(|d| / temperature) of the likelier side of each untied pair, and whether it won."""
     untied = pairs.label != 0
@@ -175,10 +190,10 @@ def pair_calibration_error(pairs: Pairs, temperature: float = 1.0, bins: int = 1
 
 
 def fit_temperature(pairs: Pairs) -> float:
-    """The temperature T > 0 with the highest likelihood of sigmoid(d / T) on the untied pairs (golden
-    section).
+    """The most likely temperature T > 0 of sigmoid(d / T) on the untied pairs (golden section).
 
-    1.0 where there are no untied pairs.
+    log T has a standard normal prior, which a hundred pairs outweigh: without it a handful of pairs that are all
+    ordered right would make the model certain of everything. 1.0 where there are no untied pairs.
     """
     untied = pairs.label != 0
     signed = (pairs.difference * pairs.label)[untied]
@@ -186,7 +201,8 @@ def fit_temperature(pairs: Pairs) -> float:
         return 1.0
 
     def negative_log_likelihood(log_temperature: float) -> float:
-        return float(np.logaddexp(0, -signed / np.exp(log_temperature)).mean())
+        likelihood = np.logaddexp(0, -signed / np.exp(log_temperature)).mean()
+        return float(likelihood + log_temperature**2 / (2 * len(signed)))
 
     low, high = -4.0, 4.0
     ratio = (np.sqrt(5) - 1) / 2
@@ -257,6 +273,7 @@ def evaluate_pairs(
         "calibration_error": pair_calibration_error(pairs),
         "temperature": temperature,
         "calibration_error_after_temperature": pair_calibration_error(pairs, temperature),
+        "calibration_error_by_chance": calibration_error_by_chance(confidences(pairs, temperature)[0]),
         "reliability": asdict(curve),
         "pairs": len(pairs),
         "untied_pairs": int((pairs.label != 0).sum()),

@@ -100,7 +100,7 @@ def encode_videos(
                 chunk = generator.encode(videos.to(generator.device))
             all_latents.append(chunk.cpu())
             part = model.features(chunk, select(conditions, slice(start, start + len(paths))), train=True)
-            if config.lora_rank:
+            if config.trains_trunk:
                 part.tokens, part.is_video = part.tokens[:, :, :0], part.is_video[:, :0]
                 part.quality = part.quality[:, :, :0]
             if not features:

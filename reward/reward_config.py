@@ -138,6 +138,28 @@ class RewardConfig(TrainingArguments):
         default_factory=list,
         metadata={"help": "Layers that the LoRA adapts; empty takes the family's own list."},
     )
+    full_trunk: bool = field(
+        default=False,
+        metadata={
+            "help": "Train the trunk's own weights with the head; for many rankings, or --pretraining."
+        },
+    )
+    trunk_learning_rate: float = field(
+        default=0.0,
+        metadata={
+            "help": "Learning rate of the trunk; 0 takes that of the head, or with --full_trunk a tenth."
+        },
+    )
+    pretraining_steps: int = field(
+        default=1000, metadata={"help": "Steps on the rankings of --pretraining before those of people."}
+    )
+    pretraining_batch_size: int = field(
+        default=32, metadata={"help": "Rankings in a step of the pretraining."}
+    )
+    pretraining_learning_rate: float = field(
+        default=1e-3,
+        metadata={"help": "Highest learning rate of the pretraining; a full trunk's is four tenths of it."},
+    )
     num_frames: int = field(
         default=0,
         metadata={"help": "Frames of the videos as the model sees them; 0 takes the generator's default."},
@@ -159,8 +181,19 @@ class RewardConfig(TrainingArguments):
             raise InputError(f"The loss {self.loss_type!r} is unknown: use one of {', '.join(LOSSES)}.")
         if self.ensemble < 1:
             raise InputError(f"--ensemble is {self.ensemble}, but it must be at least 1.")
-        if self.ensemble > 1 and self.lora_rank:
-            raise InputError("Members of an ensemble share their trunk: leave --lora_rank or --ensemble off.")
+        if self.full_trunk and (self.lora_rank or self.implicit_evidence):
+            raise InputError(
+                "--full_trunk changes the trunk that --lora_rank and --implicit_evidence need as it was: leave one off."
+            )
+        if self.pretraining_steps < 0 or self.pretraining_batch_size < 1:
+            raise InputError(
+                f"--pretraining_steps is {self.pretraining_steps} and --pretraining_batch_size "
+                f"{self.pretraining_batch_size}, but at least 0 steps of at least 1 ranking are needed."
+            )
+        if self.ensemble > 1 and (self.lora_rank or self.full_trunk):
+            raise InputError(
+                "Members of an ensemble share their trunk: leave --lora_rank, --full_trunk or --ensemble off."
+            )
         if self.ensemble > 1 and self.resume_from_checkpoint:
             raise InputError(
                 "An ensemble cannot go on from a checkpoint: leave --resume_from_checkpoint off, or train the members "

@@ -37,11 +37,16 @@ class KeepBest(TrainerCallback):
     better.
 
     The memory does not outlive the process: after a resume, the best evaluation since the resume is kept.
+
+    Args:
+        first_step: evaluations before it do not count. An untrained head gives every video the same score, and on few
+            validation prompts that is easily the best: such a model would be of no use.
     """
 
-    def __init__(self, model: nn.Module, patience: int) -> None:
+    def __init__(self, model: nn.Module, patience: int, first_step: int = 0) -> None:
         self.model = model
         self.patience = patience
+        self.first_step = first_step
         self.best_loss = float("inf")
         self.best_epoch: float | None = None
         self.best_weights: dict[str, Tensor] | None = None
@@ -49,7 +54,7 @@ class KeepBest(TrainerCallback):
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
         loss = (metrics or {}).get("eval_loss")
-        if loss is None:
+        if loss is None or state.global_step < min(self.first_step, state.max_steps):
             return
         if loss < self.best_loss:
             self.best_loss, self.best_epoch, self.waited = loss, state.epoch, 0
@@ -78,6 +83,7 @@ class RewardTrainer(Trainer):
         matching: demonstrations whose contrastive loss is added to that of the rankings, so that the matching
             they taught is not forgotten.
         encoded: the videos of all these rankings where another member of an ensemble has encoded them.
+        pretrained: whether the model has learned something already, which then is evaluated too.
     """
 
     def __init__(
@@ -90,6 +96,7 @@ class RewardTrainer(Trainer):
         latents: dict[Path, Tensor] | None = None,
         matching: DemonstrationMatching | None = None,
         encoded: EncodedVideos | None = None,
+        pretrained: bool = False,
         **kwargs: Any,
     ) -> None:
         self.reward_model = model
@@ -123,8 +130,8 @@ class RewardTrainer(Trainer):
         self._running: dict[str, list[float]] = defaultdict(list)
         if not len(validation):
             args.eval_strategy = "no"
-        elif matching is not None:
-            # What demonstrations taught may already be the best that validation sees.
+        elif matching is not None or pretrained:
+            # What was taught before may already be the best that validation sees.
             args.eval_on_start = True
         likelihood = RankingLikelihood(args.loss_type, known, prior=1 / len(train))
         self.ranking_model = RankingModel(model, likelihood.to(model.device), args.dimension_weights)
@@ -133,14 +140,33 @@ class RewardTrainer(Trainer):
         super().__init__(
             model=self.ranking_model,
             args=args,
-            data_collator=RankingCollator(self.encoded, trains_trunk=model.config.lora_rank > 0),
+            data_collator=RankingCollator(self.encoded, trains_trunk=model.config.trains_trunk),
             train_dataset=train,
             eval_dataset=validation if len(validation) else None,
             **kwargs,
         )
-        self.keep_best = KeepBest(self.ranking_model, args.early_stopping_patience)
+        untrained = matching is None and not pretrained
+        self.keep_best = KeepBest(
+            self.ranking_model, args.early_stopping_patience, int(args.warmup_steps) if untrained else 0
+        )
         if args.select_best and len(validation):
             self.add_callback(self.keep_best)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The optimizer of `Trainer`, with the trunk in groups of their own learning rate."""
+        optimizer = super().create_optimizer(model)
+        assert isinstance(self.args, RewardConfig)
+        rate = self.args.trunk_learning_rate or (
+            self.args.learning_rate / 10 if self.args.full_trunk else self.args.learning_rate
+        )
+        trunk = {id(parameter) for parameter in self.reward_model.trunk_parameters()}
+        for group in list(optimizer.param_groups):
+            own = [parameter for parameter in group["params"] if id(parameter) in trunk]
+            if own:
+                group["params"] = [parameter for parameter in group["params"] if id(parameter) not in trunk]
+                settings = {name: value for name, value in group.items() if name != "params"}
+                optimizer.add_param_group({**settings, "params": own, "lr": rate})
+        return optimizer
 
     def compute_loss(
         self,
@@ -188,7 +214,7 @@ class RewardTrainer(Trainer):
         for chunk in rows.split(batch_size):
             known = self.encoded.features
             features = known[chunk.to(known.tokens.device)].to(model.device)
-            if model.config.lora_rank:
+            if model.config.trains_trunk:
                 conditions = {name: value[chunk] for name, value in self.encoded.conditions.items()}
                 features = with_trunk_tokens(model, features, self.encoded.latents[chunk], conditions)
             parts.append(model(features)[:, : len(model.config.sigmas)].mean(dim=1).cpu())

@@ -19,6 +19,7 @@ from reward.matching_training import DemonstrationMatching
 from reward.models.ensemble import MEMBER, EnsembleRewardModel
 from reward.models.latent import LatentRewardConfig, LatentRewardModel
 from reward.preferences import DIMENSIONS, Ranking
+from reward.pretraining import RankingPretraining
 from reward.ranking_data import EncodedVideos
 from reward.reward_config import RewardConfig
 from reward.reward_trainer import RewardTrainer, file_hash, split_rankings, versions
@@ -70,12 +71,34 @@ def build_reward_model(
             evidence_draws=config.evidence_draws,
             lora_rank=config.lora_rank,
             lora_target_modules=tuple(config.lora_target_modules),
+            full_trunk=config.full_trunk,
             num_frames=size[0],
             height=size[1],
             width=size[2],
         ),
         generator,
         trunk_adapter=trunk_adapter,
+    )
+
+
+def pretrain(
+    model: LatentRewardModel,
+    rankings: Sequence[Ranking],
+    config: RewardConfig,
+    latents: dict[Path, Tensor] | None = None,
+    max_seconds: float = float("inf"),
+) -> dict[str, float]:
+    """Teaches the model the rankings of `--pretraining` as `config` says; see `RankingPretraining.train`."""
+    rate = config.pretraining_learning_rate
+    return RankingPretraining(model, rankings, "plackett_luce", config.encode_batch_size, latents).train(
+        config.pretraining_steps,
+        config.pretraining_batch_size,
+        rate,
+        0.4 * rate if config.full_trunk else rate,
+        config.seed,
+        config.bf16,
+        max_seconds,
+        not config.disable_tqdm,
     )
 
 
@@ -97,6 +120,7 @@ def train_reward_model(
     latents: dict[Path, Tensor] | None = None,
     callbacks: list[TrainerCallback] | None = None,
     demonstrations: Sequence[Demonstration] = (),
+    pretraining: Sequence[Ranking] = (),
 ) -> tuple[LatentRewardModel | EnsembleRewardModel, dict[str, Any]]:
     """Trains a reward model (or an ensemble), writes it with `metrics.json` and `training.json` to
     `config.output_dir`.
@@ -110,6 +134,7 @@ def train_reward_model(
         latents: already known latents of video files, which then are not read.
         callbacks: further callbacks of the trainer.
         demonstrations: videos that show what their prompts say; the matching head learns from them first.
+        pretraining: rankings that the model learns from before those, such as of `generator.world.near_misses`.
 
     Returns:
         The model in evaluation mode and the figures of `metrics.json`:
@@ -122,12 +147,28 @@ def train_reward_model(
     model: LatentRewardModel | EnsembleRewardModel
     if config.ensemble == 1:
         trainer, metrics = _train_one(
-            generator, rankings, splits, config, trunk_adapter, latents, callbacks, demonstrations
+            generator,
+            rankings,
+            splits,
+            config,
+            trunk_adapter,
+            latents,
+            callbacks,
+            demonstrations,
+            pretraining,
         )
         model, first = trainer.reward_model, trainer
     else:
         model, metrics, first = _train_ensemble(
-            generator, rankings, splits, config, trunk_adapter, latents, callbacks, demonstrations
+            generator,
+            rankings,
+            splits,
+            config,
+            trunk_adapter,
+            latents,
+            callbacks,
+            demonstrations,
+            pretraining,
         )
     if first.is_world_process_zero():
         model.save_pretrained(output_dir)
@@ -141,6 +182,7 @@ def train_reward_model(
                 if source is None
                 else {"file": str(source), "sha256": file_hash(source), "rankings": len(rankings)},
                 "demonstrations": len(demonstrations),
+                "pretraining_rankings": len(pretraining),
                 "rankings_without_order": sum(not ranking.has_order for ranking in rankings),
                 "split": {
                     name: len({ranking.prompt for ranking in part})
@@ -167,9 +209,16 @@ def _train_one(
     latents: dict[Path, Tensor] | None,
     callbacks: list[TrainerCallback] | None,
     demonstrations: Sequence[Demonstration],
+    pretraining: Sequence[Ranking] = (),
     encoded: EncodedVideos | None = None,
 ) -> tuple[RewardTrainer, dict[str, Any]]:
     model = build_reward_model(generator, config, rankings, trunk_adapter, bool(demonstrations))
+    if pretraining and config.resume_from_checkpoint is None:
+        taught = pretrain(model, pretraining, config, latents)
+        print(
+            f"Pretraining: {taught['rankings_seen']} rankings seen in {taught['seconds']:.0f} s, pair accuracy "
+            f"{taught['accuracy']:.3f} at the end."
+        )
     matching = None
     if demonstrations:
         matching = DemonstrationMatching(
@@ -192,6 +241,7 @@ def _train_one(
         matching=matching,
         callbacks=callbacks,
         encoded=encoded,
+        pretrained=bool(pretraining),
     )
     trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
     return trainer, trainer.finish()
@@ -206,6 +256,7 @@ def _train_ensemble(
     latents: dict[Path, Tensor] | None,
     callbacks: list[TrainerCallback] | None,
     demonstrations: Sequence[Demonstration],
+    pretraining: Sequence[Ranking] = (),
 ) -> tuple[EnsembleRewardModel, dict[str, Any], RewardTrainer]:
     """Members that differ in their initial weights, the order of the data and dropout; the trunk is shared, and the
     videos are encoded once."""
@@ -217,7 +268,16 @@ def _train_ensemble(
         own.seed, own.data_seed = config.seed + number, None
         own.output_dir = str(Path(str(config.output_dir)) / f"{MEMBER}-{number}")
         trainer, metrics = _train_one(
-            generator, rankings, splits, own, trunk_adapter, latents, callbacks, demonstrations, encoded
+            generator,
+            rankings,
+            splits,
+            own,
+            trunk_adapter,
+            latents,
+            callbacks,
+            demonstrations,
+            pretraining,
+            encoded,
         )
         first, encoded = first or trainer, trainer.encoded
         members.append(trainer.reward_model)

@@ -263,7 +263,12 @@ def _from_files(body: bytes, reward: RewardModel) -> tuple[Tensor, list[str]]:
         for number, content in enumerate(contents):
             path = Path(folder) / f"{number}.mp4"
             path.write_bytes(content)
-            videos.append(reward.read_video(path))
+            try:
+                videos.append(reward.read_video(path))
+            except InputError as error:
+                # The caller knows no file of ours.
+                message = str(error).replace(str(path), f"Video {number + 1} of the request")
+                raise InputError(message) from error
     if not videos or any(video.shape != videos[0].shape for video in videos):
         raise InputError("The videos of one request must have one size, and there must be at least one.")
     return check(torch.stack(videos), prompts)

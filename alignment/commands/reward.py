@@ -50,6 +50,13 @@ class RewardArguments:
             "help": "Folder of demonstrations (videos with right prompts), from which matching is learned first."
         },
     )
+    pretraining: str = field(
+        default="",
+        metadata={
+            "help": "Rankings file to learn from before those of people, such as of near misses: "
+            "`python -m generator.world.near_misses`; best with --full_trunk true."
+        },
+    )
     merge_annotators: bool = field(
         default=False,
         metadata={
@@ -143,6 +150,8 @@ def read_source(preferences: str, format: str, merge: bool) -> list[Ranking]:
 
 def run(arguments: RewardArguments, config: RewardConfig, vlm: VLMArguments) -> None:
     """Trains, writes the model with its figures, and prints the held-out accuracy of each dimension."""
+    import torch
+
     from generator import load_generator
     from generator.demonstrations import read_demonstrations
     from reward.reward_training import train_reward_model
@@ -150,12 +159,21 @@ def run(arguments: RewardArguments, config: RewardConfig, vlm: VLMArguments) -> 
 
     if arguments.model_type not in ("latent", "vlm"):
         raise InputError(f"The model type {arguments.model_type!r} is unknown: use latent or vlm.")
+    if arguments.model_type == "vlm" and (arguments.pretraining or arguments.demonstrations):
+        raise InputError(
+            "--pretraining and --demonstrations are for --model_type latent: leave them off with vlm."
+        )
     from_store = arguments.preferences.startswith("db:")
     rankings = read_source(arguments.preferences, arguments.format, arguments.merge_annotators)
     demonstrations = read_demonstrations(arguments.demonstrations) if arguments.demonstrations else []
+    pretraining = read_source(arguments.pretraining, "auto", False) if arguments.pretraining else []
     source = None if from_store else arguments.preferences
     if arguments.model_type == "latent":
-        generator = load_generator(arguments.model, adapter=arguments.adapter, device=config.device)
+        # Weights that are trained themselves need the precision of float32; `--bf16` is for the arithmetic.
+        dtype = torch.float32 if config.full_trunk else None
+        generator = load_generator(
+            arguments.model, adapter=arguments.adapter, device=config.device, dtype=dtype
+        )
     else:
         vlm_reward_config(vlm, config, rankings)
     if config.resume_from_checkpoint is None:
@@ -175,6 +193,7 @@ def run(arguments: RewardArguments, config: RewardConfig, vlm: VLMArguments) -> 
             trunk_adapter=arguments.adapter,
             source=source,
             demonstrations=demonstrations,
+            pretraining=pretraining,
         )
     for dimension, figures in metrics.items():
         held_out = figures.get("held_out") if isinstance(figures, dict) else None

@@ -388,6 +388,19 @@ def sample_scenes(
     return scenes
 
 
+def solvable_scenes(
+    meanings: Sequence[Meaning],
+    rng_seed: int,
+    num_frames: int = 9,
+    height: int = 32,
+    width: int = 32,
+    fps: float = 8,
+) -> tuple[SceneBatch, list[int]]:
+    """Scenes of those meanings for which one is found within a few rounds, and their rows in rising order."""
+    scenes, rows, _ = _solve(meanings, rng_seed, num_frames, height, width, fps, rounds=_TRAINING_ROUNDS)
+    return scenes, rows
+
+
 def training_batch(
     n: int,
     seed: int,

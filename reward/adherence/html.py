@@ -127,13 +127,15 @@ def plain_table(
 
 
 def interval_cell(interval: Interval | Mapping[str, float], signed: bool = False) -> Cell:
-    """A mean with its interval; a signed one is marked better or worse where its interval excludes zero."""
+    """A mean with its interval; a signed one is marked better or worse where its interval excludes zero and its
+    `p_holm`, where it has one, is below 0.05."""
     values = interval.as_dict() if isinstance(interval, Interval) else interval
     mean, low, high = values["mean"], values["low"], values["high"]
     if math.isnan(mean):
         return Cell("–")
     sign = "+" if signed else ""
-    mark = ("better" if low > 0 else "worse" if high < 0 else "") if signed else ""
+    sure = signed and values.get("p_holm", 0.0) < 0.05
+    mark = ("better" if low > 0 else "worse" if high < 0 else "") if sure else ""
     return Cell(_minus(f"{mean:{sign}.3f}"), _minus(f"[{low:{sign}.3f}, {high:{sign}.3f}]"), mark)
 
 

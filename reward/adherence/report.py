@@ -69,7 +69,7 @@ def category_tables(summary: Mapping[str, Any], reference: str) -> str:
         caption = (
             "Paired differences; p-values are Holm-adjusted over the categories, intervals are not. "
             "Categories of few "
-            "prompts have wide intervals that are only roughly right."
+            "prompts have wide intervals that are only roughly right. Coloured: p below 0.05."
         )
         signed = [f"{model} − {reference}" for model in by_model]
         parts.append(html.interval_table(differences, caption, signed, first_column="category"))
@@ -236,13 +236,27 @@ def write_report(
     measures = measure_table(summary)
     if measures:
         sections.insert(2, html.Section("Motion, flicker, consistency", measures))
-    sections.append(html.Section("How to repeat this", html.facts(_flatten(settings))))
+    sections.append(html.Section("How to repeat this", settings_table(settings)))
     write_json(
         output_dir / "report.json",
         {**summary, "settings": dict(settings), "samples": [sample.as_row() for sample in samples]},
     )
     write_text(output_dir / "report.html", html.page(title, sections, str(settings.get("subtitle", ""))))
     return output_dir / "report.html"
+
+
+def settings_table(settings: Mapping[str, Any]) -> str:
+    """Names and values; what the settings of several runs do not share stands side by side."""
+    shared = {name: value for name, value in settings.items() if name not in ("settings_of_runs", "subtitle")}
+    runs = {name: _flatten(own) for name, own in settings.get("settings_of_runs", {}).items()}
+    if not runs:
+        return html.facts(_flatten(shared))
+    names = list(dict.fromkeys(name for own in runs.values() for name in own))
+    each = {name: [str(own.get(name, "–")) for own in runs.values()] for name in names}
+    alike = {name: values[0] for name, values in each.items() if len(set(values)) == 1}
+    rows = [[name, *values] for name, values in each.items() if name not in alike]
+    differing = html.plain_table(["setting", *runs], rows, "What the runs do not share.") if rows else ""
+    return differing + html.facts({**_flatten(shared), **alike})
 
 
 def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, object]:

@@ -65,7 +65,7 @@ class EnsembleRewardModel(RewardModel):
     def _shared(self) -> list[LatentRewardModel]:
         """The members where one pass of a common trunk serves them all, else none."""
         latent = [member for member in self.members if isinstance(member, LatentRewardModel)]
-        if len(latent) < len(self.members) or any(member.trunk_lora for member in latent):
+        if len(latent) < len(self.members) or any(member.config.trains_trunk for member in latent):
             return []
         alike = (
             "num_blocks",

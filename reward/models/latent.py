@@ -41,7 +41,7 @@ from reward.models.trunk import (
     text_tokens,
     trunk_features,
 )
-from reward.models.trunk_lora import inject_lora, reached_parameters, without_lora
+from reward.models.trunk_lora import inject_lora, trained_weights, without_lora
 
 CONFIG_NAME = "reward_config.json"
 WEIGHTS_NAME = "reward_model.safetensors"
@@ -81,8 +81,13 @@ class LatentRewardModel(nn.Module, RewardModel):
         generator.transformer.requires_grad_(False)
         generator.transformer.eval()
         self.trunk_lora = nn.ParameterDict()
+        self.trunk_weights = nn.ParameterDict()
         if config.lora_rank:
             self._add_lora()
+        elif config.full_trunk:
+            self.trunk_weights = trained_weights(
+                dict(generator.transformer.named_parameters()), lambda: self.trunk_tokens(*self._example())[0]
+            )
         with torch.no_grad():
             example = self.features(*self._example())
         sizes = (example.tokens.shape[-1], example.text.shape[-1], example.evidence.shape[-1])
@@ -131,12 +136,15 @@ class LatentRewardModel(nn.Module, RewardModel):
         targets = list(self.config.lora_target_modules or self.generator.lora_target_modules)
         self.config.lora_target_modules = tuple(targets)
         own = inject_lora(self.generator.transformer, self.config.lora_rank, targets)
-        for name in reached_parameters(own, lambda: self.trunk_tokens(*self._example())[0]):
-            self.trunk_lora[name.replace(".", "/")] = own[name].requires_grad_(True)
+        self.trunk_lora = trained_weights(own, lambda: self.trunk_tokens(*self._example())[0])
         if not self.trunk_lora:
             raise InputError(
                 f"No layer of the trunk is called {' or '.join(targets)}: name others for its LoRA."
             )
+
+    def trunk_parameters(self) -> list[nn.Parameter]:
+        """What is trained of the trunk: its own weights, a LoRA on them, or nothing."""
+        return [*self.trunk_lora.parameters(), *self.trunk_weights.parameters()]
 
     def _example(self) -> tuple[Tensor, Conditions]:
         """Latents and conditions of a black video, for looking at shapes."""
@@ -257,6 +265,8 @@ class LatentRewardModel(nn.Module, RewardModel):
         """Raw scores `[batch, levels, dimensions]`, before normalisation, and their log variances of the same
         shape where the scores are Gaussian."""
         raw = self.head(features)
+        if raw.dtype in (torch.bfloat16, torch.float16):
+            raw = raw.float()
         if self.noise_scale is not None:
             raw = self.noise_scale(raw, features.sigma)
         if not self.config.gaussian:

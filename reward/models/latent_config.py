@@ -35,6 +35,7 @@ class LatentRewardConfig:
         evidence_draws: noise samples a level; their evidence is averaged.
         lora_rank: rank of a LoRA on the trunk that is trained with the head; 0 freezes the trunk.
         lora_target_modules: layers it adapts; empty takes the generator's own list.
+        full_trunk: whether the trunk's own weights are trained with the head, instead of a LoRA.
         num_frames, height, width: size of the videos it was trained on, 0 where unknown.
         latent_space: fingerprint of the autoencoder and text encoder that it reads.
         trunk: fingerprint of the trunk's base weights.
@@ -58,6 +59,7 @@ class LatentRewardConfig:
     evidence_draws: int = 1
     lora_rank: int = 0
     lora_target_modules: tuple[str, ...] = ()
+    full_trunk: bool = False
     num_frames: int = 0
     height: int = 0
     width: int = 0
@@ -78,6 +80,21 @@ class LatentRewardConfig:
             raise InputError(
                 f"The architecture {self.architecture!r} is unknown: use {' or '.join(ARCHITECTURES)}."
             )
+
+        if self.full_trunk and self.lora_rank:
+            raise InputError(
+                "The trunk is trained either whole or by a LoRA: leave --lora_rank or --full_trunk off."
+            )
+        if self.full_trunk and self.implicit_evidence:
+            raise InputError(
+                "Implicit evidence needs the generator as it was, but --full_trunk changes it: use --lora_rank, or "
+                "leave --implicit_evidence off."
+            )
+
+    @property
+    def trains_trunk(self) -> bool:
+        """Whether the trunk is trained with the head, whole or by a LoRA."""
+        return self.full_trunk or self.lora_rank > 0
 
     @property
     def prompt_free(self) -> tuple[str, ...]:

@@ -85,14 +85,16 @@ def fingerprint(module: nn.Module) -> str:
     """SHA-256 (16 hex digits) over names, shapes and evenly spread values of the weights; adapters do not
     count.
 
-    At most 4096 values of each weight enter, in float32, so a model of billions of parameters takes seconds.
+    At most 4096 values of each weight enter, rounded to bfloat16, so a model of billions of parameters takes seconds.
     """
     digest = hashlib.sha256()
     for name, value in sorted(_weights(module), key=lambda item: item[0]):
         flat = value.detach().reshape(-1)
         sample = flat[:: max(1, flat.numel() // _SAMPLED_VALUES)][:_SAMPLED_VALUES]
         digest.update(f"{name}{tuple(value.shape)}".encode())
-        digest.update(sample.to(device="cpu", dtype=torch.float32).numpy().tobytes())
+        # Rounded, so that a model that was trained in bfloat16 on a GPU is known again in float32 on a CPU.
+        rounded = sample.to(device="cpu", dtype=torch.bfloat16).float()
+        digest.update(rounded.numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

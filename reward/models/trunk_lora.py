@@ -1,4 +1,5 @@
-"""A LoRA on the trunk of a reward model: injected, found by what the features depend on, and switched off."""
+"""What is trained of a reward model's trunk: a LoRA (injected, and switched off where the bare trunk is needed) or its
+own weights, found by what the features depend on."""
 
 from __future__ import annotations
 
@@ -39,6 +40,12 @@ def reached_parameters(parameters: dict[str, nn.Parameter], features: Callable[[
     for parameter in parameters.values():
         parameter.requires_grad_(False)
     return [name for name, gradient in zip(parameters, gradients) if gradient is not None]
+
+
+def trained_weights(parameters: dict[str, nn.Parameter], features: Callable[[], Tensor]) -> nn.ParameterDict:
+    """Those parameters that the features depend on, to be trained; a `/` stands for each `.` of their names."""
+    names = reached_parameters(parameters, features)
+    return nn.ParameterDict({name.replace(".", "/"): parameters[name].requires_grad_(True) for name in names})
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from reward.metrics import (
     accuracy_with_ties,
     accuracy_without_ties,
     average_ranks,
+    calibration_error_by_chance,
     evaluate_pairs,
     expected_calibration_error,
     fit_temperature,
@@ -67,15 +68,22 @@ def test_calibrated_probabilities_have_nearly_no_calibration_error():
     assert expected_calibration_error(probability, rng.uniform(size=40000) < probability) < 0.01
 
 
-def test_temperature_is_scipys_maximum_likelihood():
+def test_temperature_is_scipys_maximum_of_likelihood_and_prior():
     rng = np.random.default_rng(2)
     difference = rng.normal(size=500) * 3
     label = np.where(rng.uniform(size=500) < 1 / (1 + np.exp(-difference / 2.5)), 1, -1)
     pairs = Pairs(difference, label, np.arange(500))
     found = scipy.optimize.minimize_scalar(
-        lambda t: np.logaddexp(0, -difference * label / t).mean(), bounds=(0.1, 20), method="bounded"
+        lambda t: np.logaddexp(0, -difference * label / t).sum() + np.log(t) ** 2 / 2,
+        bounds=(0.1, 20),
+        method="bounded",
     )
     assert fit_temperature(pairs) == pytest.approx(found.x, rel=1e-3)
+
+
+def test_few_pairs_that_are_all_right_make_no_model_certain():
+    few = Pairs(np.array([0.5, 1.0, 0.8]), np.ones(3), np.arange(3))
+    assert 0.3 < fit_temperature(few) < 1
 
 
 def test_ranks_and_spearman_match_scipy_with_ties():
@@ -102,3 +110,13 @@ def test_evaluation_takes_the_threshold_from_the_calibration_split_only():
     assert figures["accuracy"]["low"] < figures["accuracy"]["mean"] < figures["accuracy"]["high"]
     assert figures["accuracy"]["clusters"] == 50
     assert figures["pairs"] == 300
+
+
+def test_the_calibration_error_by_chance_is_what_perfectly_calibrated_outcomes_show():
+    random = np.random.default_rng(1)
+    probability = random.uniform(0.5, 1, 300)
+    seen = [expected_calibration_error(probability, random.random(300) < probability) for _ in range(200)]
+    by_chance = calibration_error_by_chance(probability)
+    assert by_chance == pytest.approx(np.mean(seen), rel=0.1)
+    assert calibration_error_by_chance(np.repeat(probability, 100)) < 0.15 * by_chance
+    assert np.isnan(calibration_error_by_chance([]))

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from generator.output import InputError
 from reward import load_reward
 from reward.preferences import Ranking
 from reward.reward_config import RewardConfig
-from reward.reward_trainer import RewardTrainer, split_rankings
+from reward.reward_trainer import KeepBest, RewardTrainer, split_rankings
 from reward.reward_training import build_reward_model, train_reward_model
 from tests.reward.conftest import ColourGenerator, coloured_video
 
@@ -275,3 +276,20 @@ def test_quality_heads_of_the_pooled_model_never_see_the_prompt(tmp_path, colour
     red, blue = model.score(video, ["red clip"]), model.score(video, ["blue clip"])
     torch.testing.assert_close(red["visual"], blue["visual"])
     assert (red["alignment"] - blue["alignment"]).abs().item() > 1e-4
+
+
+def test_evaluations_of_the_warm_up_are_not_kept_as_the_best():
+    model = torch.nn.Linear(1, 1)
+    keep = KeepBest(model, patience=0, first_step=10)
+    control = SimpleNamespace(should_training_stop=False)
+    for step, loss in ((4, 0.1), (12, 0.5), (20, 0.7)):
+        model.weight.data.fill_(step)
+        keep.on_evaluate(
+            None, SimpleNamespace(global_step=step, max_steps=20, epoch=step), control, {"eval_loss": loss}
+        )
+    keep.on_train_end(None, None, control)
+    assert keep.best_epoch == 12
+    assert model.weight.item() == 12
+    short = KeepBest(model, patience=0, first_step=10)
+    short.on_evaluate(None, SimpleNamespace(global_step=3, max_steps=3, epoch=1), control, {"eval_loss": 0.1})
+    assert short.best_epoch == 1

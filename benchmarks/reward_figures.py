@@ -1,0 +1,83 @@
+"""The figures of `reward_accuracy.py`: correlations with gold, the tables and the plot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reward.metrics import spearman
+
+
+def correlation(proxy: np.ndarray, gold: np.ndarray, resamples: int = 500) -> dict[str, float]:
+    """Spearman's correlation over all videos of `[prompts, videos]`, with its interval from resampled prompts."""
+    random = np.random.default_rng(0)
+    drawn = [random.integers(0, len(proxy), len(proxy)) for _ in range(resamples)]
+    values = np.array([spearman(proxy[rows].ravel(), gold[rows].ravel()) for rows in drawn])
+    low, high = np.nanquantile(values, [0.025, 0.975]) if np.isfinite(values).any() else (np.nan, np.nan)
+    return {
+        "mean": spearman(proxy.ravel(), gold.ravel()), "low": float(low), "high": float(high), "prompts": len(proxy)
+    }  # fmt: skip
+
+
+def table(found: dict[str, Any]) -> str:
+    """The findings as Markdown."""
+    lines = [
+        f"Best possible pair accuracy on the test labels: {found['best_possible']:.3f}.",
+        "",
+        "| run | accuracy, mean of seeds | interval of the first seed | of the best possible | gold accuracy | "
+        "calibration error |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, runs in found["runs"].items():
+        accuracy = np.mean([run["accuracy"]["mean"] for run in runs])
+        first = runs[0]["accuracy"]
+        share = np.mean([run["share_of_best"] for run in runs])
+        gold = np.mean([run["gold_accuracy"] for run in runs])
+        error = np.mean([run["calibration_error_after_temperature"] for run in runs])
+        lines.append(
+            f"| {name} | {accuracy:.3f} | [{first['low']:.3f}, {first['high']:.3f}] | {share:.1%} | {gold:.3f} | "
+            f"{error:.3f} |"
+        )
+    lines += ["", "| comparison (accuracy) | difference | p |", "|---|---|---|"]
+    for name, value in found["comparisons"].items():
+        lines.append(
+            f"| {name} | {value['mean']:+.4f} [{value['low']:+.4f}, {value['high']:+.4f}] | {value['p_value']:.3f} |"
+        )
+    lines += ["", "| Spearman with gold | | prompts |", "|---|---|---|"]
+    rows = {**found["spearman"], **{f"policy: {n}": v["spearman"] for n, v in found["policies"].items()}}
+    for name, value in rows.items():
+        lines.append(
+            f"| {name} | {value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}] | {value['prompts']} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def plot(found: dict[str, Any], path: Path) -> None:
+    """Accuracy against the number of rankings, and the reliability curve."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    curve = {int(n.split()[1]): r for n, r in found["runs"].items() if n.startswith("plackett_luce ")}
+    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6))
+    for seed in range(len(next(iter(curve.values())))):
+        runs = [run[seed]["accuracy"] for run in curve.values()]
+        low = [r["mean"] - r["low"] for r in runs]
+        high = [r["high"] - r["mean"] for r in runs]
+        axes[0].errorbar(
+            list(curve), [r["mean"] for r in runs], [low, high], marker="o", label=f"seed {seed}"
+        )
+    axes[0].axhline(found["best_possible"], color="grey", linestyle=":", label="best possible")
+    axes[0].axhline(0.95 * found["best_possible"], color="grey", linestyle="--", label="95 % of it")
+    axes[0].set(xscale="log", xlabel="rankings", ylabel="held-out pair accuracy")
+    axes[0].legend(fontsize=8)
+    reliability = curve[max(curve)][0]["reliability"]
+    axes[1].plot([0.5, 1], [0.5, 1], color="grey", linestyle=":")
+    axes[1].plot(reliability["confidence"], reliability["accuracy"], marker="o")
+    axes[1].set(xlabel="predicted probability", ylabel="observed share")
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)

@@ -1,0 +1,157 @@
+"""Groups of clips that differ in a few claims: what a judge of prompt adherence must tell apart.
+
+    python -m generator.world.near_misses --output_dir near_misses --groups 200
+
+Every clip is a demonstration of its own caption. Under the caption of another clip of its group it is the worse the
+more claims of theirs differ, so each caption ranks the clips of its group: rankings in unlimited number, which no one
+had to judge (hard negatives, as in NegCLIP, arXiv 2210.01936, with the number of wrong claims as the order).
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from generator.output import atomic_path, prepare_output_dir, write_jsonl
+
+from .grammar import describe
+from .meaning import Meaning, ObjectMeaning, corrupt, sample_meaning
+from .render import render_scenes
+from .scene import SceneBatch, solvable_scenes
+
+_DRAWS = 4
+
+
+@dataclass(frozen=True)
+class NearMisses:
+    """Groups of `videos` clips each.
+
+    Attributes:
+        prompts: `[groups][videos]` caption of each clip.
+        ranks: `[groups][videos][videos]` how many claims of the second clip's caption differ from the first's.
+        scenes: of all clips, group by group; render them with `render_scenes`.
+    """
+
+    prompts: list[list[str]]
+    ranks: list[list[list[int]]]
+    scenes: SceneBatch
+
+
+def differing_claims(first: Meaning, second: Meaning) -> int:
+    """How many claims two meanings do not share; a missing object counts all that is said of it."""
+    count = sum(
+        getattr(first, name) != getattr(second, name) for name in ("relation", "background", "camera")
+    )
+    for number in range(max(len(first.objects), len(second.objects))):
+        pair = [said.objects[number] if number < len(said.objects) else None for said in (first, second)]
+        count += sum(
+            getattr(pair[0], f.name, None) != getattr(pair[1], f.name, None) for f in fields(ObjectMeaning)
+        )
+    return count
+
+
+def _misses(meaning: Meaning, count: int, rng: random.Random) -> list[Meaning]:
+    """`count` wrong meanings, the first of which is the nearest of several, and later ones farther off."""
+    found: list[Meaning] = []
+    while len(found) < count:
+        drawn = [corrupt(meaning, rng) for _ in range(1 if found else _DRAWS)]
+        found.append(min(drawn, key=lambda wrong: differing_claims(meaning, wrong)))
+    return found
+
+
+def near_misses(
+    groups: int,
+    videos: int = 4,
+    seed: int = 0,
+    split: str = "train",
+    num_frames: int = 9,
+    height: int = 32,
+    width: int = 32,
+    fps: float = 8,
+) -> NearMisses:
+    """Draws groups whose clips all fit into the given size.
+
+    Args:
+        groups: how many.
+        videos: clips of a group, at least 2.
+        seed: the same seed gives the same groups.
+        split: "train" says no held-out combination in any caption, "test" says one in the first.
+        num_frames, height, width, fps: size of the clips; at least 2 frames.
+    """
+    rng = random.Random(f"near misses {seed} {split}")
+    prompts: list[list[str]] = []
+    ranks: list[list[list[int]]] = []
+    scenes: list[SceneBatch] = []
+    while len(prompts) < groups:
+        drawn: list[list[Meaning]] = []
+        for _ in range(groups - len(prompts)):
+            meaning = sample_meaning(rng, split)
+            drawn.append([meaning, *_misses(meaning, videos - 1, rng)])
+        flat = [meaning for group in drawn for meaning in group]
+        solved, rows = solvable_scenes(flat, rng.getrandbits(60), num_frames, height, width, fps)
+        place = {row: number for number, row in enumerate(rows)}
+        for number, group in enumerate(drawn):
+            own = range(number * videos, (number + 1) * videos)
+            if not all(row in place for row in own):
+                continue
+            prompts.append([describe(meaning, rng) for meaning in group])
+            ranks.append([[differing_claims(asked, shown) for shown in group] for asked in group])
+            scenes.append(solved.index([place[row] for row in own]))
+    return NearMisses(prompts, ranks, SceneBatch.concatenate(scenes))
+
+
+def write_near_misses(
+    folder: str | Path,
+    groups: int,
+    videos: int = 4,
+    seed: int = 0,
+    num_frames: int = 9,
+    height: int = 32,
+    width: int = 32,
+    fps: float = 8,
+    overwrite: bool = False,
+) -> Path:
+    """Writes the clips and `rankings.jsonl`, one ranking a caption, into `folder`; returns the rankings file."""
+    from generator.video import write_video
+
+    drawn = near_misses(groups, videos, seed, "train", num_frames, height, width, fps)
+    folder = prepare_output_dir(folder, overwrite)
+    rows: list[dict[str, Any]] = []
+    for number, (prompts, ranks) in enumerate(zip(drawn.prompts, drawn.ranks)):
+        scenes = drawn.scenes.index(slice(number * videos, (number + 1) * videos))
+        names = [f"{number:05d}-{clip}.mp4" for clip in range(videos)]
+        for name, clip in zip(names, render_scenes(scenes, num_frames, height, width, fps)):
+            write_video(folder / name, clip, fps)
+        rows += [
+            {"prompt": prompt, "videos": names, "ranks": row, "dimension": "overall", "annotator": "claims"}
+            for prompt, row in zip(prompts, ranks)
+        ]
+    with atomic_path(folder / "rankings.jsonl") as temporary:
+        write_jsonl(temporary, rows)
+    return folder / "rankings.jsonl"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m generator.world.near_misses", description=__doc__)
+    parser.add_argument("--output_dir", required=True, help="folder of the clips and their rankings.jsonl")
+    parser.add_argument("--groups", type=int, default=200, help="groups of clips")
+    parser.add_argument("--videos", type=int, default=4, help="clips of a group")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--num_frames", type=int, default=9)
+    parser.add_argument("--height", type=int, default=32)
+    parser.add_argument("--width", type=int, default=32)
+    parser.add_argument("--fps", type=float, default=8)
+    parser.add_argument("--overwrite", action="store_true")
+    found = parser.parse_args(arguments)
+    if found.groups < 1 or not 2 <= found.videos <= 9 or found.num_frames < 2:
+        parser.error("--groups must be at least 1, --videos from 2 to 9 and --num_frames at least 2")
+    named = vars(found)
+    print(write_near_misses(named.pop("output_dir"), **named))
+
+
+if __name__ == "__main__":
+    main()
