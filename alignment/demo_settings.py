@@ -20,6 +20,19 @@ def video_size(scale: DemoScale) -> Settings:
     return {"num_frames": scale.num_frames, "height": scale.height, "width": scale.width}
 
 
+EVIDENCE_HEAD: Settings = {
+    "num_blocks": 1,
+    "num_queries": 1,
+    "hidden_size": 16,
+    "dropout": 0.5,
+    "sigmas": [0.3],
+    "implicit_evidence": True,
+    "evidence_sigmas": [0.8, 0.9, 0.97],
+    "evidence_draws": 2,
+}
+"""Of `RewardConfig`: a small head on the SFT model's first block and on its evidence for the prompt."""
+
+
 def sft_settings(scale: DemoScale) -> Settings:
     """Arguments of `SFTConfig`."""
     return {
@@ -42,14 +55,7 @@ def reward_settings(scale: DemoScale) -> Settings:
     """
     return {
         "num_train_epochs": scale.reward_epochs,
-        "num_blocks": 1,
-        "num_queries": 1,
-        "hidden_size": 16,
-        "dropout": 0.5,
-        "sigmas": [0.3],
-        "implicit_evidence": True,
-        "evidence_sigmas": [0.8, 0.9, 0.97],
-        "evidence_draws": 2,
+        **EVIDENCE_HEAD,
         "logging_steps": 5,
         "encode_batch_size": scale.inference_batch_size,
         **video_size(scale),

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
-Settings = dict[str, Any]
+from alignment.demo_settings import EVIDENCE_HEAD, HIGH_NOISE, Settings
 
 SIZE: Settings = {"num_frames": 9, "height": 32, "width": 32}
 FPS = 8
@@ -69,7 +68,7 @@ def sft_settings(scale: Scale) -> Settings:
         "per_device_train_batch_size": scale.sft_batch,
         "learning_rate": 2e-3,
         "caption_dropout": 0.1,
-        "logit_mean": 1.5,
+        "logit_mean": HIGH_NOISE,
     }
 
 
@@ -81,7 +80,7 @@ def dpo_settings(scale: Scale) -> Settings:
         "learning_rate": 2e-3,
         "loss_type": "plackett_luce",
         "beta": 10.0,
-        "logit_mean": 1.5,
+        "logit_mean": HIGH_NOISE,
     }
 
 
@@ -90,14 +89,7 @@ def reward_settings(scale: Scale) -> Settings:
     return {
         "num_train_epochs": scale.reward_epochs,
         "per_device_train_batch_size": 16 if scale.ranked_prompts < 500 else 64,
-        "num_blocks": 1,
-        "num_queries": 1,
-        "hidden_size": 16,
-        "dropout": 0.5,
-        "sigmas": [0.3],
-        "implicit_evidence": True,
-        "evidence_sigmas": [0.8, 0.9, 0.97],
-        "evidence_draws": 2,
+        **EVIDENCE_HEAD,
         "encode_batch_size": scale.batch,
         **SIZE,
     }

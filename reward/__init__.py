@@ -61,13 +61,13 @@ def load_reward(
 def _load_folder(
     path: Path, device: str | torch.device | None, generator: VideoGenerator | None
 ) -> RewardModel:
-    from reward.models import ensemble, latent
+    from reward.models import ensemble, latent, storage
 
     loaders = {
         latent.MODEL_TYPE: latent.LatentRewardModel.from_pretrained,
         ensemble.MODEL_TYPE: ensemble.EnsembleRewardModel.from_pretrained,
     }
-    kind = latent.read_reward_config(path).get("model_type")
+    kind = storage.read_reward_config(path).get("model_type")
     if kind == "vlm":
         from reward.models.vlm import VLMRewardModel
 
@@ -103,7 +103,8 @@ def _load_members(
 
 def _trunk_of(folder: Path) -> tuple[str, str]:
     """What the trunk of a saved model is, where it is the bare generator; else something that no other has."""
-    from reward.models.latent import ADAPTER_NAME, CONFIG_NAME, read_reward_config
+    from reward.models.latent import ADAPTER_NAME
+    from reward.models.storage import CONFIG_NAME, read_reward_config
 
     if not (folder / CONFIG_NAME).is_file() or (folder / ADAPTER_NAME).exists():
         return str(folder), ""

@@ -69,7 +69,38 @@ class KeepBest(TrainerCallback):
             self.model.load_state_dict(self.best_weights)
 
 
-class RewardTrainer(Trainer):
+class RankingTrainer(Trainer):
+    """A `Trainer` of a model that gives the loss of its inputs and its scores; evaluation needs the loss alone."""
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        loss, scores = model(**inputs)
+        return (loss, {"scores": scores}) if return_outputs else loss
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor | None, Any, Any]:
+        with torch.no_grad():
+            loss, _ = model(**self._prepare_inputs(inputs))
+        return loss.detach(), None, None
+
+
+def store_normalisation(model: Any, raw: Tensor) -> None:
+    """Mean and standard deviation of raw scores `[videos, dimensions]` become the model's z-normalisation."""
+    model.score_mean.copy_(raw.mean(0))
+    model.score_std.copy_(raw.std(0, correction=0).clamp(min=1e-6))
+
+
+class RewardTrainer(RankingTrainer):
     """`transformers.Trainer` for K-way rankings.
 
     Args:
@@ -189,17 +220,6 @@ class RewardTrainer(Trainer):
                 loss = loss + contrast
         return (loss, {"scores": scores}) if return_outputs else loss
 
-    def prediction_step(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-    ) -> tuple[Tensor | None, Any, Any]:
-        with torch.no_grad():
-            loss, _ = model(**self._prepare_inputs(inputs))
-        return loss.detach(), None, None
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             logs.update({name: float(np.mean(values)) for name, values in self._running.items() if values})
@@ -230,8 +250,7 @@ class RewardTrainer(Trainer):
         prompts."""
         model = self.reward_model
         raw = self.raw_scores(self._training_rows)
-        model.score_mean.copy_(raw.mean(0))
-        model.score_std.copy_(raw.std(0, correction=0).clamp(min=1e-6))
+        store_normalisation(model, raw)
         metrics = self.measure(self.all_scores())
         for dimension in model.dimensions:
             figures = metrics[dimension]["train"]

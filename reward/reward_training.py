@@ -143,33 +143,16 @@ def train_reward_model(
     splits = RewardSplits(
         *split_rankings(rankings, config.held_out_fraction, config.validation_fraction, config.seed)
     )
+    material = _Material(
+        generator, rankings, splits, trunk_adapter, latents, callbacks, demonstrations, pretraining
+    )
     output_dir = Path(str(config.output_dir))
     model: LatentRewardModel | EnsembleRewardModel
     if config.ensemble == 1:
-        trainer, metrics = _train_one(
-            generator,
-            rankings,
-            splits,
-            config,
-            trunk_adapter,
-            latents,
-            callbacks,
-            demonstrations,
-            pretraining,
-        )
+        trainer, metrics = _train_one(material, config)
         model, first = trainer.reward_model, trainer
     else:
-        model, metrics, first = _train_ensemble(
-            generator,
-            rankings,
-            splits,
-            config,
-            trunk_adapter,
-            latents,
-            callbacks,
-            demonstrations,
-            pretraining,
-        )
+        model, metrics, first = _train_ensemble(material, config)
     if first.is_world_process_zero():
         model.save_pretrained(output_dir)
         write_json(output_dir / "metrics.json", metrics)
@@ -200,63 +183,65 @@ def train_reward_model(
     return model.eval(), metrics
 
 
+@dataclass(frozen=True)
+class _Material:
+    """What all members of an ensemble have in common; see `train_reward_model`."""
+
+    generator: VideoGenerator
+    rankings: Sequence[Ranking]
+    splits: RewardSplits
+    trunk_adapter: str | Path | None
+    latents: dict[Path, Tensor] | None
+    callbacks: list[TrainerCallback] | None
+    demonstrations: Sequence[Demonstration]
+    pretraining: Sequence[Ranking]
+
+
 def _train_one(
-    generator: VideoGenerator,
-    rankings: Sequence[Ranking],
-    splits: RewardSplits,
+    material: _Material,
     config: RewardConfig,
-    trunk_adapter: str | Path | None,
-    latents: dict[Path, Tensor] | None,
-    callbacks: list[TrainerCallback] | None,
-    demonstrations: Sequence[Demonstration],
-    pretraining: Sequence[Ranking] = (),
     encoded: EncodedVideos | None = None,
 ) -> tuple[RewardTrainer, dict[str, Any]]:
-    model = build_reward_model(generator, config, rankings, trunk_adapter, bool(demonstrations))
-    if pretraining and config.resume_from_checkpoint is None:
-        taught = pretrain(model, pretraining, config, latents)
+    model = build_reward_model(
+        material.generator, config, material.rankings, material.trunk_adapter, bool(material.demonstrations)
+    )
+    if material.pretraining and config.resume_from_checkpoint is None:
+        taught = pretrain(model, material.pretraining, config, material.latents)
         print(
             f"Pretraining: {taught['rankings_seen']} rankings seen in {taught['seconds']:.0f} s, pair accuracy "
             f"{taught['accuracy']:.3f} at the end."
         )
     matching = None
-    if demonstrations:
+    if material.demonstrations:
         matching = DemonstrationMatching(
             model,
-            demonstrations,
+            material.demonstrations,
             config.matching_batch_size,
             config.seed,
             config.encode_batch_size,
-            latents,
+            material.latents,
         )
         if config.resume_from_checkpoint is None:
             matching.pretrain(config.matching_steps, config.matching_learning_rate, not config.disable_tqdm)
     trainer = RewardTrainer(
         model,
         config,
-        splits.train,
-        eval_dataset=splits.validation,
-        test_dataset=splits.held_out,
-        latents=latents,
+        material.splits.train,
+        eval_dataset=material.splits.validation,
+        test_dataset=material.splits.held_out,
+        latents=material.latents,
         matching=matching,
-        callbacks=callbacks,
+        callbacks=material.callbacks,
         encoded=encoded,
-        pretrained=bool(pretraining),
+        pretrained=bool(material.pretraining),
     )
     trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
     return trainer, trainer.finish()
 
 
 def _train_ensemble(
-    generator: VideoGenerator,
-    rankings: Sequence[Ranking],
-    splits: RewardSplits,
+    material: _Material,
     config: RewardConfig,
-    trunk_adapter: str | Path | None,
-    latents: dict[Path, Tensor] | None,
-    callbacks: list[TrainerCallback] | None,
-    demonstrations: Sequence[Demonstration],
-    pretraining: Sequence[Ranking] = (),
 ) -> tuple[EnsembleRewardModel, dict[str, Any], RewardTrainer]:
     """Members that differ in their initial weights, the order of the data and dropout; the trunk is shared, and the
     videos are encoded once."""
@@ -267,18 +252,7 @@ def _train_ensemble(
         own = copy.copy(config)
         own.seed, own.data_seed = config.seed + number, None
         own.output_dir = str(Path(str(config.output_dir)) / f"{MEMBER}-{number}")
-        trainer, metrics = _train_one(
-            generator,
-            rankings,
-            splits,
-            own,
-            trunk_adapter,
-            latents,
-            callbacks,
-            demonstrations,
-            pretraining,
-            encoded,
-        )
+        trainer, metrics = _train_one(material, own, encoded)
         first, encoded = first or trainer, trainer.encoded
         members.append(trainer.reward_model)
         scores.append(trainer.all_scores())

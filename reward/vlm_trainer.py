@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
-from transformers import Trainer, set_seed
+from transformers import set_seed
 
 from generator.output import InputError, write_json
 from generator.video import read_video
@@ -29,7 +29,14 @@ from reward.models.vlm_loading import VideoBudget, load_vision_language_model
 from reward.preferences import DIMENSIONS, MISSING, Ranking
 from reward.ranking_model import RankingLikelihood
 from reward.reward_config import RewardConfig
-from reward.reward_trainer import KeepBest, file_hash, split_rankings, versions
+from reward.reward_trainer import (
+    KeepBest,
+    RankingTrainer,
+    file_hash,
+    split_rankings,
+    store_normalisation,
+    versions,
+)
 
 _CACHED_VIDEOS = 256
 
@@ -138,7 +145,7 @@ class _TrainedPart:
         self.model.load_state_dict(weights, strict=False)
 
 
-class VLMRewardTrainer(Trainer):
+class VLMRewardTrainer(RankingTrainer):
     """`transformers.Trainer` for rankings of video files and a `VLMRewardModel`.
 
     Args:
@@ -197,35 +204,13 @@ class VLMRewardTrainer(Trainer):
         self.optimizer = torch.optim.AdamW(groups, lr=self.args.learning_rate, weight_decay=decay)
         return self.optimizer
 
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
-        loss, scores = model(**inputs)
-        return (loss, {"scores": scores}) if return_outputs else loss
-
-    def prediction_step(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-    ) -> tuple[Tensor | None, Any, Any]:
-        with torch.no_grad():
-            loss, _ = model(**self._prepare_inputs(inputs))
-        return loss.detach(), None, None
-
     def finish(self) -> dict[str, Any]:
         """Stores score normalisation and temperature in the model; returns the figures of each dimension."""
         model = self.reward_model
         train, validation, test = self.splits
         raw = self._raw_scores([*train, *validation, *test])
         known = torch.stack([raw[key] for key in dict.fromkeys(_keys(train))])
-        model.score_mean.copy_(known.mean(0))
-        model.score_std.copy_(known.std(0, correction=0).clamp(min=1e-6))
+        store_normalisation(model, known)
         scores = {key: model.normalise(value.to(model.device)).cpu() for key, value in raw.items()}
         metrics: dict[str, Any] = {}
         for number, dimension in enumerate(model.dimensions):

@@ -17,7 +17,8 @@ from torch import Tensor
 from generator.base import Conditions, VideoGenerator
 from generator.output import InputError, write_json
 from reward.models.base import RewardModel, Scores
-from reward.models.latent import CONFIG_NAME, LatentRewardModel, read_reward_config
+from reward.models.latent import LatentRewardModel
+from reward.models.storage import CONFIG_NAME, read_reward_config
 
 MODEL_TYPE = "ensemble"
 MEMBER = "member"

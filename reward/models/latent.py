@@ -16,24 +16,22 @@ in its tokens (`reward.models.matching`), which can be learned from demonstratio
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from generator.base import Conditions, VideoGenerator, select
-from generator.output import InputError, atomic_path, write_json
+from generator.output import InputError, atomic_path
 from reward.models.base import RewardModel, Scores, join_scores
 from reward.models.evidence import fixed_noise, implicit_evidence
 from reward.models.heads import Features, MatchingHead, NoiseScale, RewardHead
 from reward.models.latent_config import LatentRewardConfig
+from reward.models.storage import WEIGHTS_NAME, config_from, read_reward_config, write_reward_model
 from reward.models.trunk import (
     fingerprint,
     latent_space_fingerprint,
@@ -43,8 +41,6 @@ from reward.models.trunk import (
 )
 from reward.models.trunk_lora import inject_lora, trained_weights, without_lora
 
-CONFIG_NAME = "reward_config.json"
-WEIGHTS_NAME = "reward_model.safetensors"
 ADAPTER_NAME = "trunk_adapter"
 MODEL_TYPE = "latent"
 
@@ -408,9 +404,7 @@ class LatentRewardModel(nn.Module, RewardModel):
                 shutil.copytree(
                     self.trunk_adapter, copy, ignore=shutil.ignore_patterns("checkpoint-*", "runs")
                 )
-        with atomic_path(folder / WEIGHTS_NAME) as temporary:
-            save_file({k: v.contiguous().cpu() for k, v in self.state_dict().items()}, temporary)
-        write_json(folder / CONFIG_NAME, {"model_type": MODEL_TYPE, **asdict(self.config)})
+        write_reward_model(folder, MODEL_TYPE, self.config, self.state_dict())
 
     @classmethod
     def from_pretrained(
@@ -426,9 +420,7 @@ class LatentRewardModel(nn.Module, RewardModel):
             trained on.
         """
         path = Path(path)
-        document = read_reward_config(path)
-        known = {item.name for item in fields(LatentRewardConfig)}
-        config = LatentRewardConfig(**{name: value for name, value in document.items() if name in known})
+        config = config_from(read_reward_config(path), LatentRewardConfig)
         adapter = path / ADAPTER_NAME if (path / ADAPTER_NAME).is_dir() else None
         if generator is None:
             from generator import load_generator
@@ -444,17 +436,3 @@ class LatentRewardModel(nn.Module, RewardModel):
             ) from error
         model.name = str(path)
         return model.eval()
-
-
-def read_reward_config(path: Path) -> dict[str, Any]:
-    """The stored configuration of the reward model in the folder `path`.
-
-    Raises:
-        InputError: there is none.
-    """
-    if not (path / CONFIG_NAME).is_file():
-        raise InputError(
-            f"{path} holds no reward model ({CONFIG_NAME} is missing): "
-            "give the output folder of `vidalign reward`, `world`, or module:function."
-        )
-    return json.loads((path / CONFIG_NAME).read_text(encoding="utf-8"))

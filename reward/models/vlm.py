@@ -10,23 +10,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from generator.base import VideoGenerator
-from generator.output import InputError, atomic_path, write_json
+from generator.output import InputError
 from reward.models.base import RewardModel, Scores
+from reward.models.storage import WEIGHTS_NAME, config_from, read_reward_config, write_reward_model
 from reward.models.trunk import fingerprint
 from reward.models.vlm_loading import VideoBudget, VisionLanguageModel, load_vision_language_model
 
 MODEL_TYPE = "vlm"
-CONFIG_NAME = "reward_config.json"
-WEIGHTS_NAME = "reward_model.safetensors"
 PROMPT_FREE = ("visual", "motion")
 QUESTIONS = {
     "visual": "Rate how good each picture of this video looks: sharpness, detail, light, no malformed things.",
@@ -253,11 +252,7 @@ class VLMRewardModel(nn.Module, RewardModel):
 
     def save_pretrained(self, path: str | Path) -> None:
         """Writes configuration and trained weights into the folder `path`; the base model stays where it is."""
-        folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
-        with atomic_path(folder / WEIGHTS_NAME) as temporary:
-            save_file({k: v.contiguous().cpu() for k, v in self.trained_state().items()}, temporary)
-        write_json(folder / CONFIG_NAME, {"model_type": MODEL_TYPE, **asdict(self.config)})
+        write_reward_model(Path(path), MODEL_TYPE, self.config, self.trained_state())
 
     @classmethod
     def from_pretrained(
@@ -272,9 +267,7 @@ class VLMRewardModel(nn.Module, RewardModel):
             InputError: the folder holds no such model, or the base model is missing or another.
         """
         path = Path(path)
-        document = json.loads((path / CONFIG_NAME).read_text(encoding="utf-8"))
-        known = {item.name for item in fields(VLMRewardConfig)}
-        config = VLMRewardConfig(**{name: value for name, value in document.items() if name in known})
+        config = config_from(read_reward_config(path), VLMRewardConfig)
         model = cls(config, vlm or load_vision_language_model(config.base_model, device))
         weights = load_file(path / WEIGHTS_NAME)
         expected = set(model.trained_state())

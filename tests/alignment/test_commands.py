@@ -1,6 +1,7 @@
 """`vidalign sft`, `dpo` and `ppo` from files to an adapter, on the tiny native generator."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -151,7 +152,19 @@ def test_ppo_starts_from_an_adapter_and_saves_one_that_contains_it(tmp_path, vid
     )  # fmt: skip
     arguments = ppo.PPOArguments(prompts=str(tmp_path / "prompts.txt"))
     trainer = ppo.run(MODEL, arguments, LoraArguments(), config, generator=generator, reward=bright)
-    check_adapter(tmp_path / "out", trainer)
+    check_adapter(tmp_path / "out", trainer)  # the saved adapter alone gives the videos of both
+    from_base = ppo.run(
+        MODEL,
+        arguments,
+        LoraArguments(),
+        replace(config, output_dir=str(tmp_path / "from_base")),
+        generator=tiny_generator(),
+        reward=bright,
+    )
+    both, alone = (
+        one.generator.generate(["a"], 5, 16, 16, num_inference_steps=2) for one in (trainer, from_base)
+    )
+    assert not torch.allclose(both, alone, atol=1e-4)
 
 
 def test_mistakes_are_one_clear_sentence(tmp_path, videos, small, quiet):

@@ -1,0 +1,46 @@
+"""How trained reward models lie on disk: a configuration that says of what kind they are, and their weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from generator.output import InputError, atomic_path, write_json
+
+CONFIG_NAME = "reward_config.json"
+WEIGHTS_NAME = "reward_model.safetensors"
+Config = TypeVar("Config")
+
+
+def write_reward_model(folder: Path, model_type: str, config: Any, weights: Mapping[str, Tensor]) -> None:
+    """Writes weights and the configuration (a dataclass) into `folder`, which is made if it is missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_path(folder / WEIGHTS_NAME) as temporary:
+        save_file({name: value.contiguous().cpu() for name, value in weights.items()}, temporary)
+    write_json(folder / CONFIG_NAME, {"model_type": model_type, **asdict(config)})
+
+
+def read_reward_config(path: Path) -> dict[str, Any]:
+    """The stored configuration of the reward model in the folder `path`.
+
+    Raises:
+        InputError: there is none.
+    """
+    if not (path / CONFIG_NAME).is_file():
+        raise InputError(
+            f"{path} holds no reward model ({CONFIG_NAME} is missing): "
+            "give the output folder of `vidalign reward`, `world`, or module:function."
+        )
+    return json.loads((path / CONFIG_NAME).read_text(encoding="utf-8"))
+
+
+def config_from(document: Mapping[str, Any], kind: type[Config]) -> Config:
+    """The configuration of this dataclass in a stored document; what the dataclass does not know is left out."""
+    known = {item.name for item in fields(kind)}  # type: ignore[arg-type]
+    return kind(**{name: value for name, value in document.items() if name in known})
