@@ -78,7 +78,7 @@ def jobs_of(arguments: argparse.Namespace) -> list[Job]:
         jobs += [Job(seed, "rankings", "rankings", {"start": start}, ("sft",)) for seed in seeds]
     if parts & {"proxy", "over"}:
         seeds = arguments.seeds if "proxy" in parts else [first]
-        chosen = {"start": start, **parsed(arguments.reward_set)}
+        chosen = {"start": start, "weights_from": arguments.reward_from, **parsed(arguments.reward_set)}
         jobs += [Job(seed, "reward", "reward", chosen, ("rankings",)) for seed in seeds]
     if "gold" in parts:
         more = {"guidance_scale": arguments.gold_guidance}
@@ -260,6 +260,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of every PPO")
     parser.add_argument(
         "--reward_set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of the reward model"
+    )
+    parser.add_argument(
+        "--reward_from",
+        default="",
+        help="reward model that learns on from here: the folder `pretrained` of "
+        "`reward_accuracy.py --save_pretrained`",
     )
     parser.add_argument(
         "--rows", type=int, default=0, help="denoising steps in a micro-batch of PPO; 0: what fits"

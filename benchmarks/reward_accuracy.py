@@ -129,8 +129,9 @@ class Study:
         """Pretrains the model on near misses; returns its weights."""
         arguments = self.arguments
         rankings, known = near_miss_rankings(
-            self.generator, arguments.groups, arguments.videos, 100, arguments.batch_size
-        )
+            self.generator, arguments.groups, arguments.videos, 100, arguments.batch_size,
+            arguments.generated_groups, arguments.num_inference_steps,
+        )  # fmt: skip
         self.say(f"{len(known)} near misses rendered, {len(rankings)} rankings of them")
         pretraining = RankingPretraining(self.model, rankings, "plackett_luce", 1024, known)
         rate = arguments.pretraining_learning_rate

@@ -28,6 +28,12 @@ def read_arguments(description: str) -> argparse.Namespace:
         default=16384,
         help="groups of near misses, of as many clips as a ranking has videos",
     )
+    add(
+        "--generated_groups",
+        type=int,
+        default=0,
+        help="of them, groups whose clips the generator makes from their captions instead of being rendered",
+    )
     add("--pretraining_steps", type=int, default=10**6)
     add("--pretraining_seconds", type=float, default=140)
     add("--pretraining_batch_size", type=int, default=512)

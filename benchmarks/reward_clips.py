@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from generator.base import VideoGenerator
-from generator.sampling import guided_velocity, sample_latents
+from generator.sampling import generate_latents, guided_velocity, sample_latents
 from generator.world import SceneBatch, render_scenes, verify_batch
 from generator.world.near_misses import near_misses
 from labeling_app.simulate import SimulatedAnnotator, ranks_from_perceived
@@ -119,12 +119,23 @@ class _Groups(Dataset[tuple[list[list[str]], list[list[list[int]]], Tensor]]):
 
 @torch.no_grad()
 def near_miss_rankings(
-    generator: VideoGenerator, groups: int, videos: int, seed: int, batch: int
+    generator: VideoGenerator,
+    groups: int,
+    videos: int,
+    seed: int,
+    batch: int,
+    generated: int = 0,
+    steps: int = 10,
 ) -> tuple[list[Ranking], dict[Path, Tensor]]:
     """Rankings of near misses under the caption of each clip, and the latents of the clips by their (imagined)
-    files."""
+    files.
+
+    The clips of the first `generated` groups are not rendered: the generator makes them from their captions, with
+    guidance 3. A clip then shows its caption more often than the captions of the others, and looks as the clips do
+    that the model is to judge.
+    """
     rankings: list[Ranking] = []
-    packed = []
+    packed, captions = [], []
     for prompts, ranks, scenes in DataLoader(
         _Groups(groups, videos, seed), batch_size=None, num_workers=workers()
     ):
@@ -132,15 +143,27 @@ def near_miss_rankings(
         packed.append(scenes.clone())
         for names, rows in zip(prompts, ranks):
             number = len(rankings) // videos
+            captions += names
             paths = [Path(f"near-miss/{number}-{clip}.mp4") for clip in range(videos)]
             rankings += [Ranking(name, paths, row) for name, row in zip(names, rows)]
     scenes = torch.cat(packed)
-    known: dict[Path, Tensor] = {}
-    for start in range(0, len(scenes), batch):
+    own = min(generated * videos, len(scenes))
+    parts = []
+    if own:
+        parts.append(
+            generate_latents(
+                generator, captions[:own], *SIZE, num_inference_steps=steps, guidance_scale=3.0, seed=seed,
+                batch_size=batch,
+            ).float().cpu()
+        )  # fmt: skip
+    for start in range(own, len(scenes), batch):
         part = SceneBatch.unpack(scenes[start : start + batch])
-        encoded = generator.encode(render_scenes(part, *SIZE, fps=FPS, device=generator.device)).float().cpu()
-        for row, latents in enumerate(encoded, start):
-            known[Path(f"near-miss/{row // videos}-{row % videos}.mp4")] = latents
+        shown = render_scenes(part, *SIZE, fps=FPS, device=generator.device)
+        parts.append(generator.encode(shown).float().cpu())
+    latents = torch.cat(parts)
+    known = {
+        Path(f"near-miss/{row // videos}-{row % videos}.mp4"): latents[row] for row in range(len(latents))
+    }
     return rankings, known
 
 

@@ -30,6 +30,7 @@ from study_settings import (
     reward_settings,
     rows_that_fit,
     sft_settings,
+    taught_reward_settings,
 )
 from torch import Tensor
 from transformers import PrinterCallback, TrainerCallback
@@ -321,17 +322,28 @@ def read_rankings(job: Seed) -> tuple[list[Ranking], dict[Path, Tensor]]:
     }
 
 
-def reward(job: Seed, start: str = "sft", **changes: Any) -> None:
-    """A reward model on the seed's rankings, its trunk being the model that the trainings start from."""
+def reward(job: Seed, start: str = "sft", weights_from: str = "", **changes: Any) -> None:
+    """A reward model on the seed's rankings, its trunk being the model that the trainings start from; or one that
+    near misses have taught (`reward_accuracy.py --save_pretrained`), which learns on."""
     ranked, latents = read_rankings(job)
-    adapter = adapter_of(job, start)
+    adapter = None if weights_from else adapter_of(job, start)
+    settings = taught_reward_settings(job.scale) if weights_from else reward_settings(job.scale)
     common = job.common("reward") | {"logging_steps": 1000, "lr_scheduler_type": "cosine"}
-    config = RewardConfig(**common | reward_settings(job.scale) | changes)
+    config = RewardConfig(**common | settings | changes)
+    # Weights that are trained themselves need the precision of float32.
+    generator = load_generator(job.model, adapter=adapter, dtype=torch.float32 if weights_from else None)
     begun = time.time()
-    _, metrics = train_reward_model(job.load(adapter), ranked, config, trunk_adapter=adapter, latents=latents)
+    _, metrics = train_reward_model(
+        generator, ranked, config, trunk_adapter=adapter, latents=latents, weights_from=weights_from or None
+    )
     held_out = metrics["overall"]["held_out"]["accuracy"]
     print(f"reward model, seed {job.seed}: {held_out['mean']:.3f} of the held-out pairs right", flush=True)
-    job.add(reward_model=held_out, settings=changes, seconds=round(time.time() - begun, 1))
+    job.add(
+        reward_model=held_out,
+        settings=changes,
+        taught=bool(weights_from),
+        seconds=round(time.time() - begun, 1),
+    )
 
 
 def dpo(job: Seed, arm: str, seconds: float, start: str = "sft", merge: bool = True, **changes: Any) -> None:

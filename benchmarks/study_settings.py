@@ -95,6 +95,20 @@ def reward_settings(scale: Scale) -> Settings:
     }
 
 
+def taught_reward_settings(scale: Scale) -> Settings:
+    """Arguments of `RewardConfig` for a model that near misses have taught; its whole trunk learns on."""
+    return {
+        "num_train_epochs": min(8, scale.reward_epochs),
+        "per_device_train_batch_size": 16 if scale.ranked_prompts < 500 else 64,
+        "learning_rate": 3e-4,
+        "trunk_learning_rate": 1e-4,
+        "early_stopping_patience": 4,
+        "encode_batch_size": scale.batch,
+        "bf16": torch.cuda.is_available(),
+        **SIZE,
+    }
+
+
 def ppo_settings(scale: Scale, rows: int) -> Settings:
     """Arguments of `PPOConfig`: two passes over each rollout, with two optimiser steps each.
 

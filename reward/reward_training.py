@@ -17,7 +17,8 @@ from generator.demonstrations import Demonstration
 from generator.output import InputError, write_json
 from reward.matching_training import DemonstrationMatching
 from reward.models.ensemble import MEMBER, EnsembleRewardModel
-from reward.models.latent import LatentRewardConfig, LatentRewardModel
+from reward.models.latent import MODEL_TYPE, LatentRewardConfig, LatentRewardModel
+from reward.models.storage import read_reward_config
 from reward.preferences import DIMENSIONS, Ranking
 from reward.pretraining import RankingPretraining
 from reward.ranking_data import EncodedVideos
@@ -81,6 +82,40 @@ def build_reward_model(
     )
 
 
+def continued_reward_model(
+    folder: str | Path, generator: VideoGenerator, config: RewardConfig, rankings: Sequence[Ranking]
+) -> LatentRewardModel:
+    """The reward model in `folder`, to learn on from its weights; `config` takes over how its trunk is trained.
+
+    Raises:
+        InputError: the folder holds no latent reward model, `generator` is not its trunk, the loss needs variances
+            that it does not have, or the rankings have none of its dimensions.
+    """
+    stored = read_reward_config(Path(folder))
+    if stored.get("model_type") != MODEL_TYPE or config.ensemble > 1:
+        raise InputError(
+            f"--weights_from {folder} with --ensemble {config.ensemble} is a model of type "
+            f"{stored.get('model_type')!r}, but only single latent models learn on: train the members one by one and "
+            "join their folders with commas."
+        )
+    set_seed(config.seed)
+    model = LatentRewardModel.from_pretrained(folder, generator=generator)
+    if model.config.gaussian != (config.loss_type == "gaussian_bradley_terry"):
+        raise InputError(
+            f"The model in {folder} has {'' if model.config.gaussian else 'no '}variances, but --loss_type is "
+            f"{config.loss_type}: use {'' if model.config.gaussian else 'another than '}gaussian_bradley_terry."
+        )
+    found = sorted({ranking.dimension for ranking in rankings})
+    if not set(found) & set(model.dimensions):
+        raise InputError(
+            f"The model in {folder} judges {', '.join(model.dimensions)}, but the rankings have only "
+            f"{', '.join(found)}: give others, or leave --weights_from off."
+        )
+    model.name = generator.name
+    config.full_trunk, config.lora_rank = model.config.full_trunk, model.config.lora_rank
+    return model
+
+
 def pretrain(
     model: LatentRewardModel,
     rankings: Sequence[Ranking],
@@ -121,6 +156,7 @@ def train_reward_model(
     callbacks: list[TrainerCallback] | None = None,
     demonstrations: Sequence[Demonstration] = (),
     pretraining: Sequence[Ranking] = (),
+    weights_from: str | Path | None = None,
 ) -> tuple[LatentRewardModel | EnsembleRewardModel, dict[str, Any]]:
     """Trains a reward model (or an ensemble), writes it with `metrics.json` and `training.json` to
     `config.output_dir`.
@@ -135,6 +171,8 @@ def train_reward_model(
         callbacks: further callbacks of the trainer.
         demonstrations: videos that show what their prompts say; the matching head learns from them first.
         pretraining: rankings that the model learns from before those, such as of `generator.world.near_misses`.
+        weights_from: folder of a latent reward model that learns on; what it is made of comes from there, and
+            `generator` must be its trunk.
 
     Returns:
         The model in evaluation mode and the figures of `metrics.json`:
@@ -144,7 +182,15 @@ def train_reward_model(
         *split_rankings(rankings, config.held_out_fraction, config.validation_fraction, config.seed)
     )
     material = _Material(
-        generator, rankings, splits, trunk_adapter, latents, callbacks, demonstrations, pretraining
+        generator,
+        rankings,
+        splits,
+        trunk_adapter,
+        latents,
+        callbacks,
+        demonstrations,
+        pretraining,
+        weights_from,
     )
     output_dir = Path(str(config.output_dir))
     model: LatentRewardModel | EnsembleRewardModel
@@ -164,6 +210,7 @@ def train_reward_model(
                 "preferences": None
                 if source is None
                 else {"file": str(source), "sha256": file_hash(source), "rankings": len(rankings)},
+                "weights_from": None if weights_from is None else str(weights_from),
                 "demonstrations": len(demonstrations),
                 "pretraining_rankings": len(pretraining),
                 "rankings_without_order": sum(not ranking.has_order for ranking in rankings),
@@ -195,6 +242,7 @@ class _Material:
     callbacks: list[TrainerCallback] | None
     demonstrations: Sequence[Demonstration]
     pretraining: Sequence[Ranking]
+    weights_from: str | Path | None
 
 
 def _train_one(
@@ -202,9 +250,16 @@ def _train_one(
     config: RewardConfig,
     encoded: EncodedVideos | None = None,
 ) -> tuple[RewardTrainer, dict[str, Any]]:
-    model = build_reward_model(
-        material.generator, config, material.rankings, material.trunk_adapter, bool(material.demonstrations)
-    )
+    if material.weights_from is not None:
+        model = continued_reward_model(material.weights_from, material.generator, config, material.rankings)
+    else:
+        model = build_reward_model(
+            material.generator,
+            config,
+            material.rankings,
+            material.trunk_adapter,
+            bool(material.demonstrations),
+        )
     if material.pretraining and config.resume_from_checkpoint is None:
         taught = pretrain(model, material.pretraining, config, material.latents)
         print(
@@ -233,7 +288,7 @@ def _train_one(
         matching=matching,
         callbacks=material.callbacks,
         encoded=encoded,
-        pretrained=bool(material.pretraining),
+        pretrained=bool(material.pretraining) or material.weights_from is not None,
     )
     trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
     return trainer, trainer.finish()

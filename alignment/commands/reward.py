@@ -57,6 +57,13 @@ class RewardArguments:
             "`python -m generator.world.near_misses`; best with --full_trunk true."
         },
     )
+    weights_from: str = field(
+        default="",
+        metadata={
+            "help": "Folder of a latent reward model to go on from, when more rankings have come: it says what the "
+            "model is made of, and --model and --adapter are its own."
+        },
+    )
     merge_annotators: bool = field(
         default=False,
         metadata={
@@ -159,10 +166,14 @@ def run(arguments: RewardArguments, config: RewardConfig, vlm: VLMArguments) -> 
 
     if arguments.model_type not in ("latent", "vlm"):
         raise InputError(f"The model type {arguments.model_type!r} is unknown: use latent or vlm.")
-    if arguments.model_type == "vlm" and (arguments.pretraining or arguments.demonstrations):
+    if arguments.model_type == "vlm" and (
+        arguments.pretraining or arguments.demonstrations or arguments.weights_from
+    ):
         raise InputError(
-            "--pretraining and --demonstrations are for --model_type latent: leave them off with vlm."
+            "--pretraining, --demonstrations and --weights_from are for --model_type latent: leave them off with vlm."
         )
+    if arguments.weights_from:
+        _take_trunk(arguments, config)
     from_store = arguments.preferences.startswith("db:")
     rankings = read_source(arguments.preferences, arguments.format, arguments.merge_annotators)
     demonstrations = read_demonstrations(arguments.demonstrations) if arguments.demonstrations else []
@@ -194,6 +205,7 @@ def run(arguments: RewardArguments, config: RewardConfig, vlm: VLMArguments) -> 
             source=source,
             demonstrations=demonstrations,
             pretraining=pretraining,
+            weights_from=arguments.weights_from or None,
         )
     for dimension, figures in metrics.items():
         held_out = figures.get("held_out") if isinstance(figures, dict) else None
@@ -206,6 +218,28 @@ def run(arguments: RewardArguments, config: RewardConfig, vlm: VLMArguments) -> 
                 "lower --warmup_steps."
             )
     print(f"The reward model is in {Path(str(config.output_dir))}.")
+
+
+def _take_trunk(arguments: RewardArguments, config: RewardConfig) -> None:
+    """Lets the arguments name the trunk of the model that learns on."""
+    from reward.models.latent import ADAPTER_NAME
+    from reward.models.storage import read_reward_config
+
+    folder = Path(arguments.weights_from)
+    if arguments.adapter is not None:
+        raise InputError(
+            f"--adapter was given with --weights_from {folder}, whose trunk has its own: leave --adapter off."
+        )
+    if folder.resolve() == Path(str(config.output_dir)).resolve():
+        raise InputError(
+            f"--weights_from and --output_dir are both {folder}: write the new model to another folder."
+        )
+    stored = read_reward_config(folder)
+    if arguments.model == RewardArguments.model:
+        arguments.model = str(stored.get("base_model", arguments.model))
+    if (folder / ADAPTER_NAME).is_dir():
+        arguments.adapter = str(folder / ADAPTER_NAME)
+    config.full_trunk = bool(stored.get("full_trunk"))
 
 
 def _is_constant(figures: dict[str, Any]) -> bool:

@@ -1,5 +1,7 @@
 """Pretraining on rankings that no one judged, and trunks that are trained whole."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,51 @@ def test_a_whole_trunk_is_trained_after_pretraining_and_loaded_as_saved(tmp_path
     videos = torch.stack([coloured_video("red", 1), coloured_video("blue", 2)])
     loaded = load_reward(tmp_path, generator=ColourGenerator())
     torch.testing.assert_close(loaded.score(videos, ["red clip"] * 2), model.score(videos, ["red clip"] * 2))
+
+
+def test_a_reward_model_learns_on_from_its_weights(tmp_path, colour_rankings):
+    rankings, latents = colour_rankings
+    first = config(
+        tmp_path / "first", full_trunk=True, num_blocks=2, num_train_epochs=3, learning_rate=5e-3, lora_rank=0
+    )
+    before, _ = train_reward_model(ColourGenerator(), rankings[:24], first, latents=latents)
+    # A learning rate of nothing keeps the weights: what comes out is what went in, however the settings differ.
+    second = config(tmp_path / "second", num_blocks=1, hidden_size=8, learning_rate=0.0, num_train_epochs=1)
+    after, _ = train_reward_model(
+        ColourGenerator(), rankings[24:], second, latents=latents, weights_from=tmp_path / "first"
+    )
+    assert after.config.full_trunk
+    assert second.full_trunk
+    assert after.config.num_blocks == 2
+    normalisation = {"score_mean", "score_std"}
+    for name, value in before.state_dict().items():
+        if name not in normalisation:
+            torch.testing.assert_close(after.state_dict()[name], value)
+    training = json.loads((tmp_path / "second" / "training.json").read_text())
+    assert training["weights_from"] == str(tmp_path / "first")
+    third = config(tmp_path / "third", num_train_epochs=2, learning_rate=1e-3, select_best=False)
+    learned, _ = train_reward_model(
+        ColourGenerator(), rankings[24:], third, latents=latents, weights_from=tmp_path / "first"
+    )
+    assert any(
+        not torch.equal(value, before.state_dict()[name])
+        for name, value in learned.state_dict().items()
+        if name not in normalisation
+    )
+    for wrong, said in (
+        ({"ensemble": 2}, "only single latent models learn on"),
+        ({"loss_type": "gaussian_bradley_terry"}, "has no variances"),
+    ):
+        with pytest.raises(InputError, match=said):
+            train_reward_model(
+                ColourGenerator(), rankings, config(tmp_path / "wrong", **wrong), latents=latents,
+                weights_from=tmp_path / "first",
+            )  # fmt: skip
+    visual = [replace(ranking, dimension="visual") for ranking in rankings]
+    with pytest.raises(InputError, match="judges overall, but the rankings have only visual"):
+        train_reward_model(
+            ColourGenerator(), visual, config(tmp_path / "wrong"), latents=latents, weights_from=tmp_path / "first"
+        )  # fmt: skip
 
 
 def test_later_blocks_are_not_trained_and_the_trunk_has_its_own_learning_rate(tmp_path, colour_rankings):
