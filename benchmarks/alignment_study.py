@@ -11,7 +11,7 @@ reward model trained on simulated rankings of the SFT model's videos. Parts:
 - `gold`: PPO on the gold score. `proxy`: rankings, reward model, DPO and PPO on them. Both for each of `--seeds`.
 - `over`: PPO on the proxy of the first seed with each of `--betas`, for the over-optimisation figure.
 - `ablations`: one setting of PPO (on gold) or DPO changed at a time, first seed, equal seconds each.
-- `tune`: settings of PPO on the gold score from the base, first seed, on prompts of their own; `gold` then waits
+- `tune`: settings of PPO on the gold score from `--tune_start`, first seed, on prompts of their own; `gold` then waits
   for it and takes the best.
 
 Trainings run in processes side by side, as many as `--workers`, on all GPUs of the machine or on a CPU. Every
@@ -38,7 +38,7 @@ from typing import Any
 
 import yaml
 from study_report import measurements, read_rows, write_report
-from study_settings import DPO_ABLATIONS, SCALES, TUNED, ppo_ablations
+from study_settings import DPO_ABLATIONS, SCALES, TUNED, ppo_ablations, tuned
 
 PARTS = ("gold", "proxy", "over", "ablations", "tune")
 RESULTS = "study.jsonl"
@@ -71,7 +71,7 @@ def jobs_of(arguments: argparse.Namespace) -> list[Job]:
         given = {"arm": name, "seconds": seconds, "reward": reward, "start": start, **changes, **more}
         return Job(seed, name, "ppo", given, after)
 
-    if parts - {"tune"}:
+    if parts - {"tune"} or arguments.tune_start == "sft":
         jobs += [Job(seed, "sft", "sft", {"seconds": arguments.sft_seconds}) for seed in arguments.seeds]
     if parts & {"proxy", "over", "ablations"}:
         seeds = arguments.seeds if "proxy" in parts else [first]
@@ -101,9 +101,10 @@ def jobs_of(arguments: argparse.Namespace) -> list[Job]:
             jobs.append(Job(first, f"dpo, {name}", "dpo", given, ("rankings",)))
     if "tune" in parts:
         for name in arguments.variants or TUNED:
-            more = {**changes, **TUNED[name], "start": "base"}
+            more = {**changes, **tuned(name), "start": arguments.tune_start}
             job = ppo(first, f"tune: {name}", arguments.tune_seconds, "world", **more)
-            jobs.append(Job(first, job.name, "ppo", job.arguments))
+            after = ("sft",) if arguments.tune_start == "sft" else ()
+            jobs.append(Job(first, job.name, "ppo", job.arguments, after))
     return jobs
 
 
@@ -209,7 +210,7 @@ def best_tuned(results: Path) -> dict[str, Any]:
         f"ppo-gold takes the settings of {arm!r}: {found[arm, guidance]:.3f} at guidance {guidance:g}",
         flush=True,
     )
-    return {"guidance_scale": 1.0, **TUNED[arm.removeprefix("tune: ")]}
+    return {"guidance_scale": 1.0, **tuned(arm.removeprefix("tune: "))}
 
 
 def mean_of(by_seed: dict[int, dict[str, Any]]) -> float:
@@ -256,7 +257,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--betas", nargs="+", type=float, default=[0.0, 0.1, 1.0], help="KL coefficients of `over`"
     )
-    parser.add_argument("--variants", nargs="+", choices=list(TUNED), help="of `tune`; all by default")
+    parser.add_argument(
+        "--variants", nargs="+", help="of `tune`, some of study_settings.TUNED, or several joined by ' + '"
+    )
+    parser.add_argument(
+        "--tune_start", default="base", choices=["sft", "base"], help="what `tune` starts from"
+    )
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of every PPO")
     parser.add_argument(
         "--reward_set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of the reward model"
@@ -275,7 +281,13 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--no_report", action="store_true", help="write study.jsonl alone, for --merge later")
     parser.add_argument("--merge", nargs="+", type=Path, help="folders of runs: writes their common report")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    for name in arguments.variants or ():
+        try:
+            tuned(name)
+        except ValueError as error:
+            parser.error(str(error))
+    return arguments
 
 
 def main() -> None:

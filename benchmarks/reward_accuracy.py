@@ -26,6 +26,7 @@ import json
 import platform
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +35,9 @@ from typing import Any
 import numpy as np
 import torch
 from reward_arguments import read_arguments
-from reward_clips import Clips, annotate, make_clips, near_miss_rankings, without_ties
+from reward_clips import Clips, Mixture, annotate, make_clips, near_miss_rankings, without_ties
 from reward_figures import correlation, plot, table
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PrinterCallback
 
@@ -46,6 +48,7 @@ from generator.world import categories, sample_prompts
 from labeling_app.simulate import SimulatedAnnotator, best_possible_pair_accuracy
 from reward.adherence.statistics import cluster_bootstrap, paired_difference
 from reward.metrics import accuracy_without_ties, correct_without_ties, evaluate_pairs, pairs_of_rankings
+from reward.models.storage import WEIGHTS_NAME
 from reward.preferences import Ranking, split_by_prompt
 from reward.pretraining import RankingPretraining
 from reward.ranking_data import EncodedVideos, encode_videos
@@ -91,6 +94,8 @@ class Study:
         self.rankings = rankings
         self.model = build_reward_model(self.generator, self.config("none", 100, 0), rankings)
         self.untaught = self.weights()
+        if arguments.reward_from:
+            self.model.load_state_dict(load_file(Path(arguments.reward_from) / WEIGHTS_NAME))
         self.taught = self.teach()
         everything = [*rankings, *self.test]
         known = self.clips.known() | self.test_clips.known()
@@ -128,11 +133,13 @@ class Study:
     def teach(self) -> dict[str, Tensor]:
         """Pretrains the model on near misses; returns its weights."""
         arguments = self.arguments
-        rankings, known = near_miss_rankings(
-            self.generator, arguments.groups, arguments.videos, 100, arguments.batch_size,
-            arguments.generated_groups, arguments.num_inference_steps,
+        rankings, known, kinds = near_miss_rankings(
+            self.generator, arguments.groups, arguments.videos, 100, 8 * arguments.batch_size,
+            Mixture(*arguments.mixture),
         )  # fmt: skip
-        self.say(f"{len(known)} near misses rendered, {len(rankings)} rankings of them")
+        self.say(
+            f"{len(known)} clips of near misses, {len(rankings)} rankings of them: {dict(Counter(kinds))}"
+        )
         pretraining = RankingPretraining(self.model, rankings, "plackett_luce", 1024, known)
         rate = arguments.pretraining_learning_rate
         figures = pretraining.train(

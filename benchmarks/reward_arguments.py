@@ -25,23 +25,26 @@ def read_arguments(description: str) -> argparse.Namespace:
     add(
         "--groups",
         type=int,
-        default=16384,
+        default=65536,
         help="groups of near misses, of as many clips as a ranking has videos",
     )
     add(
-        "--generated_groups",
-        type=int,
-        default=0,
-        help="of them, groups whose clips the generator makes from their captions instead of being rendered",
+        "--mixture",
+        nargs=4,
+        type=float,
+        default=[0.1, 0.15, 0.4, 0.2],
+        metavar=("MADE", "MIXED", "APART", "TOGETHER"),
+        help="shares of the groups that are not near misses as rendered; see reward_clips.Mixture",
     )
+    add("--reward_from", help="folder of a pretrained reward model, which goes on learning from the groups")
     add("--pretraining_steps", type=int, default=10**6)
-    add("--pretraining_seconds", type=float, default=140)
-    add("--pretraining_batch_size", type=int, default=512)
+    add("--pretraining_seconds", type=float, default=220)
+    add("--pretraining_batch_size", type=int, default=256)
     add("--pretraining_learning_rate", type=float, default=1e-3)
     add("--num_blocks", type=int, default=8, help="blocks of the trunk")
-    add("--steps", type=int, default=200, help="training steps of a run, about")
+    add("--steps", type=int, default=90, help="training steps of a run, about; at least three epochs")
     add("--rankings_a_step", type=int, default=64)
-    add("--trunk_learning_rates", nargs="+", type=float, default=[1e-4, 3e-5])
+    add("--trunk_learning_rates", nargs="+", type=float, default=[1e-4, 2e-4])
     add("--num_inference_steps", type=int, default=10)
     add("--batch_size", type=int, default=1024, help="videos made at a time")
     add("--policy_prompts", type=int, default=200)

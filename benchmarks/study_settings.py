@@ -153,8 +153,8 @@ TUNED: dict[str, Settings] = {
     "learning rate 1e-3": {"learning_rate": 1e-3},
     "guidance 3": {"guidance_scale": 3.0},
     "all linear layers": {"lora_target_modules": ALL_LINEAR},
-    "guidance 3, all linear layers": {"guidance_scale": 3.0, "lora_target_modules": ALL_LINEAR},
-    "guidance 3, conditional gradient": {"guidance_scale": 3.0, "unconditional_gradient": False},
+    "conditional gradient": {"unconditional_gradient": False},
+    "compiled": {"compile_blocks": True},
     "four passes": {"num_iterations": 4},
     "64 prompts × 16": {"num_prompts": 64},
     "16 prompts × 32": {"num_prompts": 16, "num_generations": 32},
@@ -164,7 +164,21 @@ TUNED: dict[str, Settings] = {
     "dance_sde": {"sde_kernel": "dance_sde"},
 }
 """Settings of PPO on the gold score that `--parts tune` compares; `lora_r`, `lora_target_modules` are the adapter's.
-With `--parts tune gold`, `gold` takes the settings of the best."""
+`a + b` is both. With `--parts tune gold`, `gold` takes the settings of the best."""
+
+
+def tuned(name: str) -> Settings:
+    """The settings of a variant, or of several joined by ` + `.
+
+    Raises:
+        ValueError: there is no such variant.
+    """
+    settings: Settings = {}
+    for part in name.split(" + "):
+        if part not in TUNED:
+            raise ValueError(f"There is no variant {part!r}: use {', '.join(TUNED)}, joined by ' + '.")
+        settings |= TUNED[part]
+    return settings
 
 
 def ppo_ablations(scale: Scale) -> dict[str, Settings]:
