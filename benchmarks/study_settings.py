@@ -35,14 +35,14 @@ class Scale:
     ranked_prompts: int = 1000
     candidates: int = 6
     annotators: int = 2
-    demonstrations: int = 8192
+    demonstrations: int = 16384
     num_prompts: int = 32
     num_generations: int = 16
     num_inference_steps: int = 8
     trained_steps: int = 4
     batch: int = 512
-    sft_steps: int = 400
-    sft_batch: int = 128
+    sft_steps: int = 2000
+    sft_batch: int = 512
     dpo_steps: int = 120
     dpo_batch: int = 32
     reward_epochs: int = 15
