@@ -109,8 +109,8 @@ class ExponentialMovingAverage(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         decay = min(self.decay, (1 + state.global_step) / (10 + state.global_step))
         for name, parameter in self.live.items():
-            self.average[name] = self.average[name].to(parameter.device)
-            self.average[name].lerp_(parameter, 1 - decay)
+            self.average[name] = average = self.average[name].to(parameter.device)
+            average.lerp_(parameter.to(average.dtype), 1 - decay)  # an engine may have brought it to bfloat16
 
     @contextmanager
     def swapped(self) -> Iterator[None]:
@@ -369,6 +369,8 @@ class AlignmentTrainer(Trainer):
             "global_step": self.state.global_step,
             "metrics": last[-1] if last else {},
             "versions": versions,
+            "distributed_type": self.accelerator.distributed_type.value,
+            "num_processes": self.accelerator.num_processes,
             **self.record,
         }
 

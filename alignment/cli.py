@@ -76,7 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(f"there is no command {name}; the nearest is {nearest}: see vidalign --help.")
     _set_logging(verbose)
     try:
-        return _run_command(name, rest)
+        code = _run_command(name, rest)
+        _leave_processes()
+        return code
     except KeyboardInterrupt:
         print(f"\nvidalign: interrupted. {_resume_advice(name)}", file=sys.stderr)
         return 130
@@ -90,6 +92,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         logging.getLogger("alignment").info("The error came from here:", exc_info=error)
         return _complain(sentence)
+
+
+def _leave_processes() -> None:
+    """Ends the connection to the other processes of a launch, whose threads would abort the interpreter's end."""
+    if "RANK" not in os.environ:
+        return
+    import torch.distributed
+
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def explanation(error: BaseException) -> str | None:

@@ -81,6 +81,9 @@ def launch_command(arguments: argparse.Namespace, command: list[str], num_gpus: 
         # accelerate looks in the working directory; the path is meant from the file that states it.
         beside = (config_file.parent / deepspeed_file).resolve()
         words += ["--deepspeed_config_file", str(beside if beside.is_file() else deepspeed_file)]
+        if num_gpus == 0:
+            # accelerate alone knows DeepSpeed on GPUs only; the trainer knows it on a CPU too.
+            command = [*command, "--use_cpu", "true", "--deepspeed", words[-1]]
     return [*words, "--module", "alignment.cli", *command]
 
 
@@ -97,7 +100,7 @@ def launch(arguments: argparse.Namespace, command: list[str]) -> int:
         report = Path(folder) / "error.txt"
         environment = {**os.environ, _LAUNCHED: "1", "VIDALIGN_ERROR_FILE": str(report)}
         if num_gpus == 0:
-            environment["ACCELERATE_USE_CPU"] = "true"  # `--cpu` would drop all processes but one
+            environment |= environment_without_gpu(words)
         process = subprocess.Popen(words, env=environment)
         try:
             code = process.wait()
@@ -109,6 +112,25 @@ def launch(arguments: argparse.Namespace, command: list[str]) -> int:
             print(f"vidalign: error: {report.read_text(encoding='utf-8')}", file=sys.stderr)
             return 2
     return code
+
+
+def without_gpu() -> dict[str, Any]:
+    """Training arguments with which a launched process uses the CPU, and DeepSpeed where accelerate was told so."""
+    import torch
+
+    if torch.cuda.is_available():
+        return {}
+    return {"use_cpu": True, "deepspeed": os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE")}
+
+
+def environment_without_gpu(words: list[str]) -> dict[str, str]:
+    """What an `accelerate launch` command needs in its environment where there is no GPU.
+
+    `--cpu` would drop all processes but one, and `ACCELERATE_USE_CPU` would quietly take DDP in place of DeepSpeed.
+    """
+    if "--deepspeed_config_file" in words:
+        return {"DS_ACCELERATOR": "cpu"}
+    return {"ACCELERATE_USE_CPU": "true"}
 
 
 def _read(path: Path) -> dict[str, Any]:

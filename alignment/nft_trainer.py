@@ -114,7 +114,9 @@ class NFTTrainer(ForwardProcessTrainer):
     def _update_old(self, rollout: int) -> None:
         decay = min(self.args.old_decay_rate * rollout, self.args.old_decay_max)
         for name, parameter in self._live.items():
-            self._old[name] = self._old[name].to(parameter.device).lerp(parameter, 1 - decay)
+            # An engine may have brought the live weights, but not these, to bfloat16.
+            old = self._old[name].to(parameter.device)
+            self._old[name] = old.lerp(parameter.to(old.dtype), 1 - decay)
 
     @contextmanager
     def _sampling_policy(self) -> Iterator[None]:

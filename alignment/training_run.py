@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,29 +19,12 @@ from alignment.latent_dataset import encode_files, file_hash
 from alignment.rollout_config import RewardedSamplingConfig
 from generator.base import VideoGenerator
 from generator.output import InputError, prepare_output_dir
+from generator.zero import outside_engine
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from reward.models.base import RewardModel
-
-
-@contextmanager
-def outside_engine() -> Iterator[None]:
-    """Inside, models load whole under DeepSpeed ZeRO-3 too.
-
-    transformers otherwise partitions every model that it loads while a ZeRO-3 configuration is alive, which no
-    engine would gather again: text encoders and reward models belong to no engine, and the transformer that is
-    trained is partitioned by its engine later.
-    """
-    from transformers.integrations import deepspeed
-
-    held = deepspeed._hf_deepspeed_config_weak_ref
-    deepspeed.unset_hf_deepspeed_config()
-    try:
-        yield
-    finally:
-        deepspeed._hf_deepspeed_config_weak_ref = held
 
 
 def load_generator_to_train(arguments: GeneratorArguments, config: AlignmentConfig) -> VideoGenerator:

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from alignment.launcher import LaunchArguments, launch_command
+from alignment.launcher import LaunchArguments, environment_without_gpu, launch_command, without_gpu
 
 MODES = ("single", "multi_gpu", "zero2", "zero3")
 WARM_UP = 3
@@ -56,6 +56,7 @@ def worker(arguments: argparse.Namespace) -> None:
         output_dir=arguments.worker, max_steps=arguments.steps, learning_rate=1e-3, logging_steps=1,
         per_device_train_batch_size=arguments.batch // world, report_to="none", disable_tqdm=True,
         save_strategy="no", lr_scheduler_type="constant", bf16=torch.cuda.is_available() and arguments.bf16,
+        **without_gpu(),
     )  # fmt: skip
     head = arguments.hidden_size // arguments.num_heads
     axes = (head // 4, head // 8 * 3, head // 8 * 3)
@@ -86,6 +87,7 @@ def worker(arguments: argparse.Namespace) -> None:
             "samples_per_second": arguments.batch * (len(times) - 1) / (times[-1] - times[0]),
             "weights": sum(p.numel() for p in generator.transformer.parameters()),
             "trained": sum(p.numel() for p in trainer.policy.parameters() if p.requires_grad),
+            "engine": trainer.accelerator.distributed_type.value,
         }
         (Path(arguments.worker) / "result.json").write_text(json.dumps(result), encoding="utf-8")
 
@@ -101,7 +103,7 @@ def run(mode: str, arguments: argparse.Namespace, folder: Path) -> dict[str, Any
     command = [*words[: words.index("--module")], __file__, *passed, *sizes, "--worker", str(out)]
     environment = dict(os.environ)
     if torch.cuda.device_count() == 0:
-        environment |= {"ACCELERATE_USE_CPU": "true", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+        environment |= environment_without_gpu(words) | {"OMP_NUM_THREADS": "1"}
     start = time.perf_counter()
     with (out / "log.txt").open("w+", encoding="utf-8", errors="replace") as log:
         process = subprocess.Popen(

@@ -35,6 +35,7 @@ from torch import Tensor
 from transformers import TrainerCallback, UMT5Config, UMT5EncoderModel
 
 from alignment.adapters import LoraArguments
+from alignment.launcher import without_gpu
 from alignment.ppo_config import PPOConfig
 from alignment.ppo_trainer import PPOTrainer
 from alignment.rollout import Rollout
@@ -245,7 +246,7 @@ def configuration(arguments: argparse.Namespace, output_dir: str, bf16: bool) ->
         save_strategy="no",
         disable_tqdm=True,
         bf16=bf16,
-        use_cpu=not torch.cuda.is_available(),
+        **without_gpu(),
         num_rollouts=arguments.warmup + arguments.iterations,
         num_prompts=arguments.num_prompts * PROCESSES,
         num_generations=arguments.num_generations,

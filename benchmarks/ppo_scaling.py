@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from alignment.launcher import LaunchArguments, launch_command
+from alignment.launcher import LaunchArguments, environment_without_gpu, launch_command
 
 MODES = ("single", "multi_gpu", "zero2", "zero3")
 SCRIPT = Path(__file__).with_name("ppo_iteration.py")
@@ -32,7 +32,7 @@ def run(mode: str, processes: int, passed: list[str], folder: Path) -> dict[str,
                "--json", str(report), *passed]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])}
     if torch.cuda.device_count() == 0:
-        environment |= {"ACCELERATE_USE_CPU": "true", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+        environment |= environment_without_gpu(words) | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"{mode} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")

@@ -8,7 +8,6 @@ temperature are chosen on the validation split → figures are measured on held-
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import platform
 from collections import defaultdict
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
 from generator.output import InputError
+from generator.zero import whole_weights
 from reward.matching_training import DemonstrationMatching
 from reward.metrics import Pairs, evaluate_pairs, pairs_of_rankings
 from reward.models.latent import LatentRewardModel
@@ -58,7 +58,8 @@ class KeepBest(TrainerCallback):
             return
         if loss < self.best_loss:
             self.best_loss, self.best_epoch, self.waited = loss, state.epoch, 0
-            self.best_weights = copy.deepcopy(self.model.state_dict())
+            with whole_weights(self._trained().values()):
+                self.best_weights = {name: p.detach().clone() for name, p in self._trained().items()}
         else:
             self.waited += 1
             if self.patience and self.waited >= self.patience:
@@ -66,11 +67,25 @@ class KeepBest(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.best_weights is not None:
-            self.model.load_state_dict(self.best_weights)
+            trained = self._trained()
+            with torch.no_grad(), whole_weights(trained.values(), changed=True):
+                for name, value in self.best_weights.items():
+                    trained[name].copy_(value)
+
+    def _trained(self) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
 
 class RankingTrainer(Trainer):
     """A `Trainer` of a model that gives the loss of its inputs and its scores; evaluation needs the loss alone."""
+
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> Any:
+        """DeepSpeed brings all weights to bfloat16, so that float32 features need the autocast that `Trainer` only
+        enters without it."""
+        enabled = self.is_deepspeed_enabled and bool(self.args.bf16)
+        if not enabled:
+            return super().autocast_smart_context_manager(cache_enabled)
+        return torch.autocast(self.args.device.type, torch.bfloat16, cache_enabled=bool(cache_enabled))
 
     def compute_loss(
         self,
@@ -89,7 +104,7 @@ class RankingTrainer(Trainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Any, Any]:
-        with torch.no_grad():
+        with torch.no_grad(), self.autocast_smart_context_manager():
             loss, _ = model(**self._prepare_inputs(inputs))
         return loss.detach(), None, None
 
@@ -166,6 +181,15 @@ class RewardTrainer(RankingTrainer):
             args.eval_on_start = True
         likelihood = RankingLikelihood(args.loss_type, known, prior=1 / len(train))
         self.ranking_model = RankingModel(model, likelihood.to(model.device), args.dimension_weights)
+        engine: Any = getattr(args, "hf_deepspeed_config", None)
+        if model.config.trains_trunk and engine is not None and engine.is_zero3():
+            if model.config.full_trunk:
+                raise InputError(
+                    "--full_trunk is set with DeepSpeed ZeRO-3, which partitions the trunk's weights: use ZeRO-2, or a "
+                    "LoRA (--lora_rank)."
+                )
+            # ZeRO-3 gathers the weights of those modules alone that it knows.
+            self.ranking_model.trunk = model.generator.transformer
         self.train_rankings, self.validation_rankings = train, validation
         self.loss_type = args.loss_type
         super().__init__(
@@ -230,14 +254,17 @@ class RewardTrainer(RankingTrainer):
     def raw_scores(self, rows: Tensor, batch_size: int = 256) -> Tensor:
         """Raw scores `[rows, dimensions]` of encoded videos, on the CPU."""
         model = self.reward_model.eval()
+        autocast = self.autocast_smart_context_manager  # of weights that an engine has brought to bfloat16
         parts = []
         for chunk in rows.split(batch_size):
             known = self.encoded.features
             features = known[chunk.to(known.tokens.device)].to(model.device)
-            if model.config.trains_trunk:
-                conditions = {name: value[chunk] for name, value in self.encoded.conditions.items()}
-                features = with_trunk_tokens(model, features, self.encoded.latents[chunk], conditions)
-            parts.append(model(features)[:, : len(model.config.sigmas)].mean(dim=1).cpu())
+            with autocast():
+                if model.config.trains_trunk:
+                    conditions = {name: value[chunk] for name, value in self.encoded.conditions.items()}
+                    features = with_trunk_tokens(model, features, self.encoded.latents[chunk], conditions)
+                raw = model(features)[:, : len(model.config.sigmas)].float()
+            parts.append(raw.mean(dim=1).cpu())
         return torch.cat(parts)
 
     def all_scores(self) -> Tensor:

@@ -15,6 +15,7 @@ from transformers import TrainerCallback, set_seed
 from generator.base import VideoGenerator
 from generator.demonstrations import Demonstration
 from generator.output import InputError, write_json
+from generator.zero import whole_weights
 from reward.matching_training import DemonstrationMatching
 from reward.models.ensemble import MEMBER, EnsembleRewardModel
 from reward.models.latent import MODEL_TYPE, LatentRewardConfig, LatentRewardModel
@@ -178,6 +179,11 @@ def train_reward_model(
         The model in evaluation mode and the figures of `metrics.json`:
         `{dimension: {train, held_out: {accuracy: {mean, low, high, n, clusters}, accuracy_with_ties, …}}}`.
     """
+    if config.ensemble > 1 and getattr(config, "hf_deepspeed_config", None) is not None:
+        raise InputError(
+            "--ensemble trains several models in one process, which DeepSpeed refuses: train the members one by one "
+            "with other --seed and join their folders with commas, or use --accelerate_config multi_gpu."
+        )
     splits = RewardSplits(
         *split_rankings(rankings, config.held_out_fraction, config.validation_fraction, config.seed)
     )
@@ -199,8 +205,10 @@ def train_reward_model(
         model, first = trainer.reward_model, trainer
     else:
         model, metrics, first = _train_ensemble(material, config)
+    with whole_weights(first.reward_model.parameters()):
+        if first.is_world_process_zero():
+            model.save_pretrained(output_dir)
     if first.is_world_process_zero():
-        model.save_pretrained(output_dir)
         write_json(output_dir / "metrics.json", metrics)
         write_json(
             output_dir / "training.json",

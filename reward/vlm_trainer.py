@@ -22,6 +22,7 @@ from transformers import set_seed
 
 from generator.output import InputError, write_json
 from generator.video import read_video
+from generator.zero import outside_engine, whole_weights
 from reward.losses import informative, masked_dimensions
 from reward.metrics import Pairs, evaluate_pairs, pairs_of_rankings
 from reward.models.vlm import VLMRewardConfig, VLMRewardModel
@@ -132,19 +133,6 @@ class _RankedVideos(nn.Module):
         return masked_dimensions(self.likelihood(scores, ranks)[:, None], mask[:, None]), scores
 
 
-class _TrainedPart:
-    """The part of a reward model that training changes, with a module's two operations on it."""
-
-    def __init__(self, model: VLMRewardModel) -> None:
-        self.model = model
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return self.model.trained_state()
-
-    def load_state_dict(self, weights: dict[str, Tensor]) -> None:
-        self.model.load_state_dict(weights, strict=False)
-
-
 class VLMRewardTrainer(RankingTrainer):
     """`transformers.Trainer` for rankings of video files and a `VLMRewardModel`.
 
@@ -187,8 +175,7 @@ class VLMRewardTrainer(RankingTrainer):
             eval_dataset=_Rankings(validation) if validation else None,
             **kwargs,
         )
-        part: Any = _TrainedPart(model)
-        self.keep_best = KeepBest(part, args.early_stopping_patience)
+        self.keep_best = KeepBest(model, args.early_stopping_patience)
         if args.select_best and validation:
             self.add_callback(self.keep_best)
 
@@ -236,7 +223,8 @@ class VLMRewardTrainer(RankingTrainer):
             chunk = keys[start : start + size]
             read = [_decoded(path) for _, path in chunk]
             inputs = model.prepare([v for v, _ in read], [fps for _, fps in read], [p for p, _ in chunk])
-            scores.update(zip(chunk, model(inputs).cpu()))
+            with self.autocast_smart_context_manager():
+                scores.update(zip(chunk, model(inputs).float().cpu()))
         return scores
 
 
@@ -313,7 +301,9 @@ def train_vlm_reward_model(
     """
     set_seed(config.seed)
     made = vlm_reward_config(arguments, config, rankings)
-    model = VLMRewardModel(made, load_vision_language_model(made.base_model, config.device))
+    with outside_engine():
+        vlm = load_vision_language_model(made.base_model, config.device)
+    model = VLMRewardModel(made, vlm)
     rates = sorted(_decoded(path)[1] for path in list(dict.fromkeys(rankings[0].videos)))
     model.config.input_fps = rates[len(rates) // 2]
     splits = split_rankings(rankings, config.held_out_fraction, config.validation_fraction, config.seed)
@@ -321,9 +311,11 @@ def train_vlm_reward_model(
     trainer = VLMRewardTrainer(model, config, *splits, lora_learning_rate=rate, **kwargs)
     trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
     metrics = trainer.finish()
+    output_dir = Path(str(config.output_dir))
+    with whole_weights(p for p in model.parameters() if p.requires_grad):
+        if trainer.is_world_process_zero():
+            model.save_pretrained(output_dir)
     if trainer.is_world_process_zero():
-        output_dir = Path(str(config.output_dir))
-        model.save_pretrained(output_dir)
         write_json(output_dir / "metrics.json", metrics)
         write_json(
             output_dir / "training.json",

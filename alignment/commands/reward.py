@@ -161,6 +161,7 @@ def run(arguments: RewardArguments, config: RewardConfig, vlm: VLMArguments) -> 
 
     from generator import load_generator
     from generator.demonstrations import read_demonstrations
+    from generator.zero import outside_engine
     from reward.reward_training import train_reward_model
     from reward.vlm_trainer import train_vlm_reward_model, vlm_reward_config
 
@@ -182,18 +183,21 @@ def run(arguments: RewardArguments, config: RewardConfig, vlm: VLMArguments) -> 
     if arguments.model_type == "latent":
         # Weights that are trained themselves need the precision of float32; `--bf16` is for the arithmetic.
         dtype = torch.float32 if config.full_trunk else None
-        generator = load_generator(
-            arguments.model, adapter=arguments.adapter, device=config.device, dtype=dtype
-        )
+        with outside_engine():
+            generator = load_generator(
+                arguments.model, adapter=arguments.adapter, device=config.device, dtype=dtype
+            )
     else:
         vlm_reward_config(vlm, config, rankings)
-    if config.resume_from_checkpoint is None:
+    first = config.process_index == 0
+    if config.resume_from_checkpoint is None and first:
         prepare_output_dir(str(config.output_dir), arguments.overwrite)
-    without_order = sum(not ranking.has_order for ranking in rankings)
-    print(
-        f"{len(rankings)} rankings of {len({ranking.prompt for ranking in rankings})} prompts; "
-        f"{without_order} of them carry no order (everything tied)."
-    )
+    if first:
+        without_order = sum(not ranking.has_order for ranking in rankings)
+        print(
+            f"{len(rankings)} rankings of {len({ranking.prompt for ranking in rankings})} prompts; "
+            f"{without_order} of them carry no order (everything tied)."
+        )
     if arguments.model_type == "vlm":
         _, metrics = train_vlm_reward_model(rankings, vlm, config, source)
     else:
@@ -207,6 +211,13 @@ def run(arguments: RewardArguments, config: RewardConfig, vlm: VLMArguments) -> 
             pretraining=pretraining,
             weights_from=arguments.weights_from or None,
         )
+    if first:
+        _report(metrics)
+        print(f"The reward model is in {Path(str(config.output_dir))}.")
+
+
+def _report(metrics: dict[str, Any]) -> None:
+    """Prints the held-out figures of each dimension, and a warning where it has learned nothing."""
     for dimension, figures in metrics.items():
         held_out = figures.get("held_out") if isinstance(figures, dict) else None
         if held_out:
@@ -217,7 +228,6 @@ def run(arguments: RewardArguments, config: RewardConfig, vlm: VLMArguments) -> 
                 "validation prompts than the untrained model: add rankings, train longer (--num_train_epochs) or "
                 "lower --warmup_steps."
             )
-    print(f"The reward model is in {Path(str(config.output_dir))}.")
 
 
 def _take_trunk(arguments: RewardArguments, config: RewardConfig) -> None:

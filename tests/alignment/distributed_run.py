@@ -4,12 +4,14 @@ Arguments: kinds (of sft, dpo, ppo, rwr, nft, online_dpo, backprop, separated by
 output folder, `resume` to train each kind again from checkpoint-2, and `bfloat16` for a frozen base in bfloat16.
 """
 
+import json
 import os
 import shutil
 import sys
 from pathlib import Path
 
 import torch
+from accelerate.utils import DistributedType
 from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -30,6 +32,7 @@ from alignment.rwr_trainer import RWRTrainer
 from alignment.sft_config import SFTConfig
 from alignment.sft_trainer import SFTTrainer
 
+CONFIGS = Path(__file__).parents[2] / "configs" / "deepspeed"
 FURTHER = {
     "rwr": (RWRTrainer, RWRConfig),
     "nft": (NFTTrainer, NFTConfig),
@@ -38,20 +41,12 @@ FURTHER = {
 
 
 def deepspeed(stage):
-    return {
-        "train_micro_batch_size_per_gpu": "auto",
-        "gradient_accumulation_steps": "auto",
-        "gradient_clipping": "auto",
-        "zero_allow_untested_optimizer": True,
-        "zero_optimization": {
-            "stage": stage,
-            "stage3_gather_16bit_weights_on_model_save": True,
-            "stage3_param_persistence_threshold": 0,
-            "reduce_bucket_size": 1e6,
-            "stage3_prefetch_bucket_size": 1e6,
-        },
-        "bf16": {"enabled": False},
-    }
+    """The configuration that ships, with nothing too small to be divided."""
+    config = json.loads((CONFIGS / f"zero{stage}.json").read_text())
+    config["zero_allow_untested_optimizer"] = True
+    if stage == 3:
+        config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+    return config
 
 
 def make_trainer(kind, stage, folder):
@@ -96,6 +91,10 @@ def make_trainer(kind, stage, folder):
 def train(kind, stage, folder, resume=False):
     """Trains, saves the adapter, and writes each process's weights."""
     trainer = make_trainer(kind, stage, str(folder))
+    kind_found = (
+        trainer.accelerator.distributed_type
+    )  # ACCELERATE_USE_CPU would turn DeepSpeed off without a word
+    assert stage == 0 or kind_found == DistributedType.DEEPSPEED, f"{kind_found} is not what was asked for"
     trainer.train(resume_from_checkpoint=str(folder / "checkpoint-2") if resume else None)
     trainer.save_model()
     if kind == "ppo":

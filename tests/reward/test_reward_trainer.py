@@ -293,3 +293,15 @@ def test_evaluations_of_the_warm_up_are_not_kept_as_the_best():
     short = KeepBest(model, patience=0, first_step=10)
     short.on_evaluate(None, SimpleNamespace(global_step=3, max_steps=3, epoch=1), control, {"eval_loss": 0.1})
     assert short.best_epoch == 1
+
+
+def test_what_an_engine_cannot_train_is_refused_in_one_sentence(tmp_path, colour_rankings: Data):
+    rankings, latents = colour_rankings
+    several = config(tmp_path, ensemble=2)
+    several.hf_deepspeed_config = SimpleNamespace(is_zero3=lambda: False)
+    with pytest.raises(InputError, match="one by one"):
+        train_reward_model(ColourGenerator(), rankings, several, latents=latents)
+    divided = config(tmp_path, full_trunk=True)
+    divided.hf_deepspeed_config = SimpleNamespace(is_zero3=lambda: True)
+    with pytest.raises(InputError, match="use ZeRO-2, or a LoRA"):
+        train_reward_model(ColourGenerator(), rankings, divided, latents=latents)
