@@ -18,6 +18,7 @@ import torch
 from accelerate.utils import gather_object
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerCallback
@@ -56,11 +57,14 @@ class Policy(torch.nn.Module):
         transformer: torch.nn.Module,
         dropout: bool = False,
         checkpointed: Sequence[torch.nn.Module] | None = None,
+        blocks: Sequence[torch.nn.Module] = (),
     ) -> None:
-        """`checkpointed`: the blocks that gradient checkpointing is for; all where None."""
+        """`checkpointed`: those of the transformer's `blocks` that gradient checkpointing is for; all where None."""
         super().__init__()
         self.transformer = transformer
         self.dropout = dropout
+        # FSDP's units: each block, and the transformer with the rest, since samplers call it without this module.
+        self._no_split_modules = sorted({type(module).__name__ for module in (transformer, *blocks)})
         self._checkpointed = None if checkpointed is None else {id(block) for block in checkpointed}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -196,8 +200,10 @@ class AlignmentTrainer(Trainer):
         if args.compile_blocks:
             generator.compile_blocks()
         share = args.gradient_checkpointing_share
-        chosen = evenly_spread(generator.blocks(), share) if share < 1 else None
-        self.policy = policy = Policy(generator.transformer, dropout, chosen)
+        blocks = generator.blocks()
+        chosen = evenly_spread(blocks, share) if share < 1 else None
+        self.policy = policy = Policy(generator.transformer, dropout, chosen, blocks)
+        self.fingerprint = model_fingerprint(generator.transformer)  # FSDP renames the transformer's class
         self._metrics: dict[str, list[Tensor]] = defaultdict(list)
         self._resident: dict[int, tuple[Conditions, Conditions]] = {}
         super().__init__(
@@ -209,18 +215,27 @@ class AlignmentTrainer(Trainer):
             callbacks=list(callbacks),
         )
         self.can_return_loss = True
+        if self.divided_by == "FSDP" and not self.lora.use_peft:
+            raise InputError(
+                "use_peft is off with FSDP, which is for LoRA here: train all weights with zero3 instead."
+            )
         self.ema: ExponentialMovingAverage | None = None
         if args.ema_decay:
-            if self._zero_stage() == 3:
+            if self.divided_by:
                 raise InputError(
-                    "ema_decay is set with DeepSpeed ZeRO-3, which partitions the weights: use ZeRO-2."
+                    f"ema_decay is set with {self.divided_by}, which partitions the weights: use ZeRO-2."
                 )
             self.ema = ExponentialMovingAverage(policy, args.ema_decay)
             self.add_callback(self.ema)
 
-    def _zero_stage(self) -> int:
-        plugin = getattr(self.accelerator.state, "deepspeed_plugin", None)
-        return plugin.zero_stage if plugin is not None else 0
+    @property
+    def divided_by(self) -> str:
+        """The engine that divides the weights among the processes; empty where each has them all."""
+        state: Any = self.accelerator.state
+        deepspeed = getattr(state, "deepspeed_plugin", None)
+        if deepspeed is not None and deepspeed.zero_stage == 3:
+            return "DeepSpeed ZeRO-3"
+        return "FSDP" if getattr(state, "fsdp_plugin", None) is not None else ""
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Trains; afterwards the network is in evaluation mode, ready to sample from."""
@@ -342,7 +357,7 @@ class AlignmentTrainer(Trainer):
             self.generator.restore_text_encoder()
             with self.ema.swapped() if self.ema else nullcontext():
                 self.generator.pipeline.save_pretrained(folder)
-            if self._zero_stage() == 3:
+            if self.divided_by:
                 weights = {
                     name.removeprefix(PREFIX): value.contiguous() for name, value in state_dict.items()
                 }
@@ -362,7 +377,7 @@ class AlignmentTrainer(Trainer):
         return {
             "trainer": type(self).__name__,
             "base_model": self.generator.name,
-            "model_fingerprint": model_fingerprint(self.generator.transformer),
+            "model_fingerprint": self.fingerprint,
             "lora": vars(self.lora) if self.lora.use_peft else None,
             "lora_layers": self.lora_layers,
             "arguments": self.args.to_sanitized_dict(),
@@ -385,7 +400,7 @@ class AlignmentTrainer(Trainer):
                 f"{folder} is not a checkpoint of this trainer, as it has no {TRAINED_NAME}: give a "
                 f"checkpoint folder."
             )
-        trained = load_file(folder / TRAINED_NAME)
+        trained: dict[str, Any] = load_file(folder / TRAINED_NAME)
         expected = {name: p.shape for name, p in self.policy.named_parameters() if p.requires_grad}
         if expected != {name: value.shape for name, value in trained.items()}:
             raise InputError(
@@ -393,7 +408,11 @@ class AlignmentTrainer(Trainer):
                 f"and "
                 "LoRA settings that it was started with."
             )
-        self.policy.load_state_dict(trained, strict=False)
+        if self.divided_by == "FSDP":
+            options = StateDictOptions(full_state_dict=True, strict=False)
+            set_model_state_dict(self.policy, trained, options=options)
+        else:
+            self.policy.load_state_dict(trained, strict=False)
 
     def extra_state(self) -> dict[str, Any]:
         """What a method must remember beside weights and optimiser, for checkpoints."""

@@ -62,15 +62,15 @@ class NFTTrainer(ForwardProcessTrainer):
     `RolloutTrainer`'s.
 
     Raises:
-        InputError: with DeepSpeed ZeRO-3, which partitions the weights that would be averaged.
+        InputError: with DeepSpeed ZeRO-3 or FSDP, which partition the weights that would be averaged.
     """
 
     args: NFTConfig
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if self._zero_stage() == 3:
-            raise InputError("NFT averages weights, which DeepSpeed ZeRO-3 partitions: use ZeRO-2.")
+        if self.divided_by:
+            raise InputError(f"NFT averages weights, which {self.divided_by} partitions: use ZeRO-2.")
         trained = {name: p for name, p in self.policy.named_parameters() if p.requires_grad}
         self._live = trained
         self._old = {name: p.detach().clone() for name, p in trained.items()}

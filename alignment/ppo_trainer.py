@@ -84,9 +84,9 @@ class PPOTrainer(RolloutTrainer):
             self.demonstration_conditions, self.demonstration_rows = table.conditions, table.rows
         self.critic: ValueCritic | None = None
         if args.advantage == "critic":
-            if args.critic_trunk == "shared" and self._zero_stage() == 3:
+            if args.critic_trunk == "shared" and self.divided_by:
                 raise InputError(
-                    "critic_trunk is shared with DeepSpeed ZeRO-3, which partitions the trunk: set it to own."
+                    f"critic_trunk is shared with {self.divided_by}, which partitions the trunk: set it to own."
                 )
             self.critic = ValueCritic(
                 generator, args.critic_trunk, args.critic_learning_rate, args.seed, self._average

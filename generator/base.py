@@ -260,8 +260,8 @@ class VideoGenerator(ABC):
 
     def blocks(self) -> list[torch.nn.Module]:
         """The transformer's repeated blocks in the order in which they run."""
-        transformer: Any = self.transformer
-        return [block for name in _BLOCK_LISTS for block in getattr(transformer, name, [])]
+        parts: Any = dict(self.transformer.named_children())  # not the configuration's values of these names
+        return [block for name in _BLOCK_LISTS for block in parts.get(name, [])]
 
     def compile_blocks(self, **options: Any) -> None:
         """Compiles each repeated block when it first runs (regional `torch.compile`); all share the code.

@@ -77,7 +77,18 @@ class KeepBest(TrainerCallback):
 
 
 class RankingTrainer(Trainer):
-    """A `Trainer` of a model that gives the loss of its inputs and its scores; evaluation needs the loss alone."""
+    """A `Trainer` of a model that gives the loss of its inputs and its scores; evaluation needs the loss alone.
+
+    Raises:
+        InputError: with FSDP.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.is_fsdp_enabled:
+            raise InputError(
+                "reward does not train with FSDP: use --accelerate_config zero2, zero3 or multi_gpu."
+            )
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> Any:
         """DeepSpeed brings all weights to bfloat16, so that float32 features need the autocast that `Trainer` only

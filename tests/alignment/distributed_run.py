@@ -1,6 +1,6 @@
 """Trains for a few steps and writes each process's trained weights; started by test_distributed.py.
 
-Arguments: kinds (of sft, dpo, ppo, rwr, nft, online_dpo, backprop, separated by commas), ZeRO stage (0 for none),
+Arguments: kinds (of sft, dpo, ppo, rwr, nft, online_dpo, backprop, separated by commas), ZeRO stage (0: DDP; or fsdp),
 output folder, `resume` to train each kind again from checkpoint-2, and `bfloat16` for a frozen base in bfloat16.
 """
 
@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 
 import torch
+import yaml
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from safetensors.torch import save_file
 
@@ -32,7 +34,7 @@ from alignment.rwr_trainer import RWRTrainer
 from alignment.sft_config import SFTConfig
 from alignment.sft_trainer import SFTTrainer
 
-CONFIGS = Path(__file__).parents[2] / "configs" / "deepspeed"
+CONFIGS = Path(__file__).parents[2] / "configs"
 FURTHER = {
     "rwr": (RWRTrainer, RWRConfig),
     "nft": (NFTTrainer, NFTConfig),
@@ -42,11 +44,28 @@ FURTHER = {
 
 def deepspeed(stage):
     """The configuration that ships, with nothing too small to be divided."""
-    config = json.loads((CONFIGS / f"zero{stage}.json").read_text())
+    config = json.loads((CONFIGS / "deepspeed" / f"zero{stage}.json").read_text())
     config["zero_allow_untested_optimizer"] = True
-    if stage == 3:
+    if stage == "3":
         config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
     return config
+
+
+def use_fsdp():
+    """The configuration that ships, on a CPU, where accelerate itself would quietly take DDP."""
+    config = yaml.safe_load((CONFIGS / "accelerate" / "fsdp.yaml").read_text())
+    os.environ["ACCELERATE_USE_FSDP"] = "true"
+    for name, value in config["fsdp_config"].items():
+        os.environ[name.upper()] = str(value).lower() if isinstance(value, bool) else str(value)
+    initialise = AcceleratorState.__init__
+
+    def with_fsdp(self, *args, **kwargs):
+        initialise(self, *args, **kwargs)
+        plugin = kwargs.get("fsdp_plugin") or self.__dict__.get("fsdp_plugin")
+        if plugin is not None:
+            self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, plugin
+
+    AcceleratorState.__init__ = with_fsdp
 
 
 def make_trainer(kind, stage, folder):
@@ -55,7 +74,7 @@ def make_trainer(kind, stage, folder):
         "output_dir": folder, "report_to": "none", "disable_tqdm": True, "use_cpu": True, "seed": 3,
         "lr_scheduler_type": "constant", "save_strategy": "steps", "save_steps": 2, "logging_steps": 1,
         "save_total_limit": None, "learning_rate": 1e-2,
-        "adam_epsilon": 1e-3, "deepspeed": deepspeed(stage) if stage else None,
+        "adam_epsilon": 1e-3, "deepspeed": deepspeed(stage) if stage in ("1", "2", "3") else None,
     }  # fmt: skip
     generator = StandInGenerator()
     if "bfloat16" in sys.argv:
@@ -91,16 +110,14 @@ def make_trainer(kind, stage, folder):
 def train(kind, stage, folder, resume=False):
     """Trains, saves the adapter, and writes each process's weights."""
     trainer = make_trainer(kind, stage, str(folder))
-    kind_found = (
-        trainer.accelerator.distributed_type
-    )  # ACCELERATE_USE_CPU would turn DeepSpeed off without a word
-    assert stage == 0 or kind_found == DistributedType.DEEPSPEED, f"{kind_found} is not what was asked for"
+    engine = DistributedType.FSDP if stage == "fsdp" else DistributedType.DEEPSPEED
+    assert stage == "0" or trainer.accelerator.distributed_type == engine  # not DDP, which would be as right
     trainer.train(resume_from_checkpoint=str(folder / "checkpoint-2") if resume else None)
     trainer.save_model()
     if kind == "ppo":
         assert all(entry["first"] == 2.5 for entry in trainer.state.log_history if "reward" in entry)
     state = trainer.policy.state_dict()
-    if stage == 3:
+    if stage in ("3", "fsdp"):
         state = trainer.accelerator.get_state_dict(trainer.model_wrapped) or {}
     trained = {name: value.clone().contiguous() for name, value in state.items() if "lora" in name}
     if trained:
@@ -109,7 +126,9 @@ def train(kind, stage, folder, resume=False):
 
 
 def main():
-    kinds, stage, folder = sys.argv[1].split(","), int(sys.argv[2]), Path(sys.argv[3])
+    kinds, stage, folder = sys.argv[1].split(","), sys.argv[2], Path(sys.argv[3])
+    if stage == "fsdp":
+        use_fsdp()
     for kind in kinds:
         train(kind, stage, folder / kind)
         if "resume" in sys.argv:

@@ -61,26 +61,29 @@ def difference(first, second):
 @pytest.mark.parametrize(
     ("kinds", "stage"),
     [
-        ("sft,dpo,ppo,rwr,nft,online_dpo,backprop", 0),
-        ("sft,dpo,ppo,rwr,nft,online_dpo,backprop", 2),
-        ("sft,dpo,ppo,rwr,online_dpo,backprop", 3),
+        ("sft,dpo,ppo,rwr,nft,online_dpo,backprop", "0"),
+        ("sft,dpo,ppo,rwr,nft,online_dpo,backprop", "2"),
+        ("sft,dpo,ppo,rwr,online_dpo,backprop", "3"),
+        ("sft,dpo,ppo,rwr,online_dpo,backprop", "fsdp"),
     ],
 )
 def test_two_processes_equal_one_with_the_whole_batch(kinds, stage, tmp_path):
-    if stage:
+    if stage in ("2", "3"):
         pytest.importorskip("deepspeed")
     launch(kinds, stage, tmp_path / "two")
     for kind in kinds.split(","):
-        train(kind, 0, tmp_path / "one" / kind)
+        train(kind, "0", tmp_path / "one" / kind)
         two = tmp_path / "two" / kind
-        if stage < 3:  # else the parts are gathered on the first process alone
+        if stage in ("0", "2"):  # else the parts are gathered on the first process alone
             assert difference(two / "rank0.safetensors", two / "rank1.safetensors") == 0
         assert difference(tmp_path / "one" / kind / ADAPTER, two / ADAPTER) < 2e-5
 
 
-def test_deepspeed_resumes_as_if_uninterrupted(tmp_path):
-    pytest.importorskip("deepspeed")
-    launch("sft", 2, tmp_path, "resume")
+@pytest.mark.parametrize("stage", ["2", "fsdp"])
+def test_engines_resume_as_if_uninterrupted(stage, tmp_path):
+    if stage == "2":
+        pytest.importorskip("deepspeed")
+    launch("sft", stage, tmp_path, "resume")
     whole, resumed = (load_file(tmp_path / "sft" / name) for name in ("whole.safetensors", ADAPTER))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
