@@ -30,7 +30,8 @@ def run(mode: str, processes: int, passed: list[str], folder: Path) -> dict[str,
     report = folder / f"{mode}.json"
     command = [*words[: words.index("--module")], str(SCRIPT), "--variants", "fast", "--no_compile",
                "--json", str(report), *passed]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])}
+    path = os.pathsep.join([str(SCRIPT.parents[1]), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path}
     if torch.cuda.device_count() == 0:
         environment |= environment_without_gpu(words) | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

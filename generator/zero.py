@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
+import torch
 from torch import nn
+
+
+def zero_stage(arguments: Any) -> int:
+    """The ZeRO stage that training arguments ask for, by their own configuration or by the launcher's; 0 without
+    DeepSpeed."""
+    plugin = getattr(arguments, "deepspeed_plugin", None)
+    return 0 if plugin is None else int(plugin.zero_stage)
 
 
 @contextmanager
@@ -43,3 +52,14 @@ def whole_weights(parameters: Iterable[nn.Parameter], changed: bool = False) -> 
 
     with deepspeed.zero.GatheredParameters(divided, modifier_rank=0 if changed else None):
         yield
+
+
+def autocast_of(module: nn.Module) -> AbstractContextManager[Any]:
+    """Autocast for a module whose trained weights, made in float32, an engine has brought to bfloat16; else nothing.
+
+    It belongs inside the module's `forward`, since DeepSpeed turns an outer one off.
+    """
+    trained = next((parameter for parameter in module.parameters() if parameter.requires_grad), None)
+    if trained is None or trained.dtype != torch.bfloat16:
+        return nullcontext()
+    return torch.autocast(trained.device.type, torch.bfloat16)

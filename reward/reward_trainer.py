@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
 from generator.output import InputError
-from generator.zero import whole_weights
+from generator.zero import autocast_of, whole_weights, zero_stage
 from reward.matching_training import DemonstrationMatching
 from reward.metrics import Pairs, evaluate_pairs, pairs_of_rankings
 from reward.models.latent import LatentRewardModel
@@ -90,14 +90,6 @@ class RankingTrainer(Trainer):
                 "reward does not train with FSDP: use --accelerate_config zero2, zero3 or multi_gpu."
             )
 
-    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> Any:
-        """DeepSpeed brings all weights to bfloat16, so that float32 features need the autocast that `Trainer` only
-        enters without it."""
-        enabled = self.is_deepspeed_enabled and bool(self.args.bf16)
-        if not enabled:
-            return super().autocast_smart_context_manager(cache_enabled)
-        return torch.autocast(self.args.device.type, torch.bfloat16, cache_enabled=bool(cache_enabled))
-
     def compute_loss(
         self,
         model: nn.Module,
@@ -115,15 +107,16 @@ class RankingTrainer(Trainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Any, Any]:
-        with torch.no_grad(), self.autocast_smart_context_manager():
+        with torch.no_grad():
             loss, _ = model(**self._prepare_inputs(inputs))
         return loss.detach(), None, None
 
 
 def store_normalisation(model: Any, raw: Tensor) -> None:
     """Mean and standard deviation of raw scores `[videos, dimensions]` become the model's z-normalisation."""
-    model.score_mean.copy_(raw.mean(0))
-    model.score_std.copy_(raw.std(0, correction=0).clamp(min=1e-6))
+    # Anew and in float32, since an engine may have brought the buffers to bfloat16.
+    model.score_mean = raw.mean(0).to(model.score_mean.device)
+    model.score_std = raw.std(0, correction=0).clamp(min=1e-6).to(model.score_std.device)
 
 
 class RewardTrainer(RankingTrainer):
@@ -192,8 +185,7 @@ class RewardTrainer(RankingTrainer):
             args.eval_on_start = True
         likelihood = RankingLikelihood(args.loss_type, known, prior=1 / len(train))
         self.ranking_model = RankingModel(model, likelihood.to(model.device), args.dimension_weights)
-        engine: Any = getattr(args, "hf_deepspeed_config", None)
-        if model.config.trains_trunk and engine is not None and engine.is_zero3():
+        if model.config.trains_trunk and zero_stage(args) == 3:
             if model.config.full_trunk:
                 raise InputError(
                     "--full_trunk is set with DeepSpeed ZeRO-3, which partitions the trunk's weights: use ZeRO-2, or a "
@@ -265,12 +257,11 @@ class RewardTrainer(RankingTrainer):
     def raw_scores(self, rows: Tensor, batch_size: int = 256) -> Tensor:
         """Raw scores `[rows, dimensions]` of encoded videos, on the CPU."""
         model = self.reward_model.eval()
-        autocast = self.autocast_smart_context_manager  # of weights that an engine has brought to bfloat16
         parts = []
         for chunk in rows.split(batch_size):
             known = self.encoded.features
             features = known[chunk.to(known.tokens.device)].to(model.device)
-            with autocast():
+            with autocast_of(model):
                 if model.config.trains_trunk:
                     conditions = {name: value[chunk] for name, value in self.encoded.conditions.items()}
                     features = with_trunk_tokens(model, features, self.encoded.latents[chunk], conditions)

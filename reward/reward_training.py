@@ -15,7 +15,7 @@ from transformers import TrainerCallback, set_seed
 from generator.base import VideoGenerator
 from generator.demonstrations import Demonstration
 from generator.output import InputError, write_json
-from generator.zero import whole_weights
+from generator.zero import whole_weights, zero_stage
 from reward.matching_training import DemonstrationMatching
 from reward.models.ensemble import MEMBER, EnsembleRewardModel
 from reward.models.latent import MODEL_TYPE, LatentRewardConfig, LatentRewardModel
@@ -179,7 +179,7 @@ def train_reward_model(
         The model in evaluation mode and the figures of `metrics.json`:
         `{dimension: {train, held_out: {accuracy: {mean, low, high, n, clusters}, accuracy_with_ties, …}}}`.
     """
-    if config.ensemble > 1 and getattr(config, "hf_deepspeed_config", None) is not None:
+    if config.ensemble > 1 and zero_stage(config):
         raise InputError(
             "--ensemble trains several models in one process, which DeepSpeed refuses: train the members one by one "
             "with other --seed and join their folders with commas, or use --accelerate_config multi_gpu."

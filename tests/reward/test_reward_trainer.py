@@ -298,10 +298,10 @@ def test_evaluations_of_the_warm_up_are_not_kept_as_the_best():
 def test_what_an_engine_cannot_train_is_refused_in_one_sentence(tmp_path, colour_rankings: Data):
     rankings, latents = colour_rankings
     several = config(tmp_path, ensemble=2)
-    several.hf_deepspeed_config = SimpleNamespace(is_zero3=lambda: False)
+    several.deepspeed_plugin = SimpleNamespace(zero_stage=2)
     with pytest.raises(InputError, match="one by one"):
         train_reward_model(ColourGenerator(), rankings, several, latents=latents)
     divided = config(tmp_path, full_trunk=True)
-    divided.hf_deepspeed_config = SimpleNamespace(is_zero3=lambda: True)
+    divided.deepspeed_plugin = SimpleNamespace(zero_stage=3)
     with pytest.raises(InputError, match="use ZeRO-2, or a LoRA"):
         train_reward_model(ColourGenerator(), rankings, divided, latents=latents)
