@@ -1,11 +1,12 @@
 """How much a latent reward model learns from rankings with known noise, next to the best that is possible.
 
-    python benchmarks/reward_accuracy.py --device cuda --output_dir runs/reward_accuracy --seconds 480
+    python benchmarks/reward_accuracy.py --device cuda --output_dir runs/reward_accuracy --seconds 470
 
 The shipped generator makes videos of prompts of the built-in world, the verifier scores them (gold), and simulated
 annotators rank them by gold with noise and ties. The reward model's trunk is first taught on near misses, rendered
-clips that differ from one another in known claims (`--groups`, no gold, no annotator), and then learns from 100 to
-5,000 rankings; figures are on prompts that it never saw, with 95 % intervals from resampled prompts:
+clips that differ from one another in known claims (`--groups`, no gold, no annotator; `--made` of them are made by the
+generator instead), and then learns from 100 to 5,000 rankings; figures are on prompts that it never saw, with 95 %
+intervals from resampled prompts:
 
 - pair accuracy on the annotators' labels, beside that of an oracle that knows the gold score;
 - the same without any ranking, and without the near misses;
@@ -26,7 +27,6 @@ import json
 import platform
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 import torch
 from reward_arguments import read_arguments
-from reward_clips import Clips, Mixture, annotate, make_clips, near_miss_rankings, without_ties
+from reward_clips import Clips, annotate, make_clips, near_miss_rankings, without_ties
 from reward_figures import correlation, plot, table
 from safetensors.torch import load_file
 from torch import Tensor
@@ -133,13 +133,10 @@ class Study:
     def teach(self) -> dict[str, Tensor]:
         """Pretrains the model on near misses; returns its weights."""
         arguments = self.arguments
-        rankings, known, kinds = near_miss_rankings(
-            self.generator, arguments.groups, arguments.videos, 100, 8 * arguments.batch_size,
-            Mixture(*arguments.mixture),
-        )  # fmt: skip
-        self.say(
-            f"{len(known)} clips of near misses, {len(rankings)} rankings of them: {dict(Counter(kinds))}"
+        rankings, known = near_miss_rankings(
+            self.generator, arguments.groups, arguments.videos, 100, 8 * arguments.batch_size, arguments.made
         )
+        self.say(f"{len(known)} clips of near misses, {len(rankings)} rankings of them")
         pretraining = RankingPretraining(self.model, rankings, "plackett_luce", 1024, known)
         rate = arguments.pretraining_learning_rate
         figures = pretraining.train(

@@ -16,7 +16,7 @@ def read_arguments(description: str) -> argparse.Namespace:
     add("--clips_dir", help="folder that keeps the generated clips; the output folder by default")
     add("--model", default="nano")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    add("--seconds", type=float, default=480, help="no run begins later")
+    add("--seconds", type=float, default=470, help="no run begins later")
     add("--rankings", nargs="+", type=int, default=[100, 300, 1000, 2000, 5000])
     add("--compared", type=int, default=2000, help="rankings of the comparisons")
     add("--videos", type=int, default=4, help="videos of a ranking, at most 4")
@@ -29,22 +29,20 @@ def read_arguments(description: str) -> argparse.Namespace:
         help="groups of near misses, of as many clips as a ranking has videos",
     )
     add(
-        "--mixture",
-        nargs=4,
+        "--made",
         type=float,
-        default=[0.1, 0.15, 0.4, 0.2],
-        metavar=("MADE", "MIXED", "APART", "TOGETHER"),
-        help="shares of the groups that are not near misses as rendered; see reward_clips.Mixture",
+        default=0.25,
+        help="share of the groups that the generator makes with guidance 3",
     )
     add("--reward_from", help="folder of a pretrained reward model, which goes on learning from the groups")
     add("--pretraining_steps", type=int, default=10**6)
-    add("--pretraining_seconds", type=float, default=220)
-    add("--pretraining_batch_size", type=int, default=256)
+    add("--pretraining_seconds", type=float, default=140)
+    add("--pretraining_batch_size", type=int, default=512)
     add("--pretraining_learning_rate", type=float, default=1e-3)
     add("--num_blocks", type=int, default=8, help="blocks of the trunk")
-    add("--steps", type=int, default=90, help="training steps of a run, about; at least three epochs")
+    add("--steps", type=int, default=200, help="training steps of a run, about; at least three epochs")
     add("--rankings_a_step", type=int, default=64)
-    add("--trunk_learning_rates", nargs="+", type=float, default=[1e-4, 2e-4])
+    add("--trunk_learning_rates", nargs="+", type=float, default=[1e-4, 3e-5])
     add("--num_inference_steps", type=int, default=10)
     add("--batch_size", type=int, default=1024, help="videos made at a time")
     add("--policy_prompts", type=int, default=200)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from generator.base import Conditions, VideoGenerator, select
+from generator.base import VideoGenerator
 from generator.sampling import guided_velocity, sample_latents
 from generator.world import SceneBatch, render_scenes, verify_batch
 from generator.world.near_misses import near_misses
@@ -118,167 +117,52 @@ class _Groups(Dataset[tuple[list[list[str]], list[list[list[int]]], Tensor]]):
         return drawn.prompts, drawn.ranks, drawn.scenes.pack()
 
 
-@dataclass(frozen=True)
-class Mixture:
-    """Shares of the kinds of groups that a reward model learns from before it sees a ranking of anyone.
-
-    Attributes:
-        made: the generator makes the clips from their captions, with guidance 3; ranked by wrong claims.
-        mixed: clips from one noise and the velocities of two captions in turn weighted 0, …, 1, with guidance 3; the
-            less of a caption, the worse under it. What lies between is often ambiguous.
-        worn_apart: one clip, regenerated from noise levels that differ; the more noise, the worse.
-        worn_together: near misses regenerated from one noise level; ranked by wrong claims.
-
-    What is left are near misses as they were rendered.
-    """
-
-    made: float = 0.1
-    mixed: float = 0.15
-    worn_apart: float = 0.4
-    worn_together: float = 0.2
-
-
-_LEVELS = (0, 2, 3, 4, 5, 6)
-"""Steps of a schedule of ten after which a clip, brought to that noise level, is regenerated."""
-
-
-@torch.no_grad()
-def wear(
-    generator: VideoGenerator,
-    latents: Tensor,
-    starts: Tensor,
-    conditions: Conditions,
-    random: torch.Generator,
-) -> Tensor:
-    """Latents `[batch, C, F, H, W]`, each brought to the noise level of the step in `starts` of a schedule of ten and
-    denoised from there (SDEdit, arXiv 2108.01073); `starts` of 10 leaves a clip as it is."""
-    sigmas = generator.sigma_schedule(10, latents.shape[1:])
-    found = latents
-    for step in range(len(sigmas) - 1):
-        noise = torch.randn(latents.shape, generator=random, device=latents.device)
-        noisy = (1 - sigmas[step]) * latents + sigmas[step] * noise
-        found = torch.where((starts == step)[:, None, None, None, None], noisy, found)
-        active = (starts <= step).nonzero()[:, 0]
-        if len(active):
-            sigma = sigmas[step].to(latents.device).expand(len(active))
-            velocity = generator.velocity(found[active], sigma, select(conditions, active))
-            found[active] = found[active] + (sigmas[step + 1] - sigmas[step]) * velocity.float()
-    return found
-
-
-def _empty(negative: Conditions, count: int) -> Conditions:
-    return select(negative, [0] * count)
-
-
-def _mixed(generator: VideoGenerator, conditions: Conditions, negative: Conditions, noise: Tensor) -> Tensor:
-    """Clips `[groups · videos, …]` between the first two captions of each group, from the noise of its first clip."""
-    groups, videos = noise.shape[:2]
-    device = noise.device
-    first = torch.arange(groups, device=device).repeat_interleave(videos) * videos
-    weight = torch.linspace(0, 1, videos, device=device).repeat(groups)[:, None, None, None, None]
-    one = guided_velocity(generator, select(conditions, first), negative, 3.0)
-    other = guided_velocity(generator, select(conditions, first + 1), negative, 3.0)
-
-    def velocity(latents: Tensor, sigma: Tensor) -> Tensor:
-        return (1 - weight) * one(latents, sigma) + weight * other(latents, sigma)
-
-    same = noise[:, :1].expand_as(noise).flatten(0, 1)
-    return sample_latents(velocity, same, generator.sigma_schedule(10, same.shape[1:])).float()
-
-
-def _worn_apart(
-    generator: VideoGenerator, clips: Tensor, conditions: Conditions, random: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """The first clip of each group `[groups, videos, …]` at different noise levels, and their ranks."""
-    groups, videos = clips.shape[:2]
-    order = torch.rand(groups, len(_LEVELS) + 1, generator=random, device=clips.device).argsort(1)[:, :videos]
-    starts = torch.tensor([*_LEVELS, 10], device=clips.device)[order]
-    first = clips[:, :1].expand_as(clips).flatten(0, 1)
-    same = select(conditions, torch.arange(groups, device=clips.device).repeat_interleave(videos) * videos)
-    worn = wear(generator, first, starts.flatten(), same, random)
-    return worn, starts.argsort(1, descending=True).argsort(1)
-
-
 @torch.no_grad()
 def near_miss_rankings(
-    generator: VideoGenerator, groups: int, videos: int, seed: int, batch: int, mixture: Mixture
-) -> tuple[list[Ranking], dict[Path, Tensor], list[str]]:
-    """Rankings of near misses and worn clips, the latents of the clips by their (imagined) files, and the kind of
-    each ranking. Nobody judged them, and the verifier did not either."""
+    generator: VideoGenerator, groups: int, videos: int, seed: int, batch: int, made: float
+) -> tuple[list[Ranking], dict[Path, Tensor]]:
+    """Rankings of near misses by the number of wrong claims, and the latents of the clips by their (imagined) files.
+    Nobody judged them, and the verifier did not either.
+
+    Args:
+        made: share of the groups whose clips the generator makes from their captions, with guidance 3; what is left
+            is rendered.
+    """
     device = generator.device
     random = torch.Generator(device).manual_seed(seed)
     rankings: list[Ranking] = []
-    kinds: list[str] = []
     known: dict[Path, Tensor] = {}
     negative = generator.encode_prompts([""])
     chunks = max(1, batch // (videos * _CHUNK))
     waiting: list[tuple[list[list[str]], list[list[list[int]]], Tensor]] = []
-    shares = (mixture.made, mixture.mixed, mixture.worn_apart, mixture.worn_together)
     last = -(-groups // _CHUNK)
-    # Near misses are drawn by processes of the CPU while the GPU renders, encodes and regenerates.
+    # Near misses are drawn by processes of the CPU while the GPU renders, encodes and makes clips.
     jobs = DataLoader(_Groups(groups, videos, seed), batch_size=None, num_workers=workers())
     for number, (names, ranks, packed) in enumerate(jobs, 1):
         waiting.append((names, ranks, packed.clone()))  # copied, since what a worker sends holds an open file
         if len(waiting) < chunks and number < last:
             continue
         captions = [group for part in waiting for group in part[0]]
-        claims = torch.tensor([group for part in waiting for group in part[1]])
+        claims = [group for part in waiting for group in part[1]]
         scenes = SceneBatch.unpack(torch.cat([part[2] for part in waiting]))
         waiting = []
-        flat = [caption for group in captions for caption in group]
-        conditions = generator.encode_prompts(flat)
-        ends = [0, *(round(sum(shares[: kind + 1]) * len(captions)) for kind in range(4))]
-        made, mixed, apart, together = (slice(a * videos, b * videos) for a, b in itertools.pairwise(ends))
-        worn = slice(ends[2] * videos, ends[4] * videos)
+        count = round(made * len(captions)) * videos
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
             shown = render_scenes(scenes, *SIZE, fps=FPS, device=device)
             clips = torch.cat([generator.encode(part).float() for part in shown.split(1024)])
-            noise = torch.randn(clips.shape, generator=random, device=device)
-            if len(clips[made]):
-                own = guided_velocity(generator, select(conditions, made), negative, 3.0)
-                clips[made] = sample_latents(
-                    own, noise[made], generator.sigma_schedule(10, clips.shape[1:])
-                ).float()
-            if len(clips[mixed]):
-                grouped = noise[mixed].unflatten(0, (-1, videos))
-                clips[mixed] = _mixed(generator, select(conditions, mixed), negative, grouped)
-            levels: Tensor | None = None
-            if len(clips[apart]):
-                guided = select(conditions, apart)
-                if number // chunks % 2:  # every other batch without its prompt
-                    guided = _empty(negative, len(clips[apart]))
-                clips[apart], levels = _worn_apart(
-                    generator, clips[apart].unflatten(0, (-1, videos)), guided, random
-                )
-            if len(clips[together]):
-                drawn = torch.randint(1, len(_LEVELS), (ends[4] - ends[3],), generator=random, device=device)
-                starts = torch.tensor(_LEVELS, device=device)[drawn].repeat_interleave(videos)
-                clips[together] = wear(
-                    generator, clips[together], starts, select(conditions, together), random
-                )
-            # All worn clips pass the end of the sampling once more, lest its traces tell how worn they are.
-            if len(clips[worn]):
-                again = torch.full((len(clips[worn]),), 7, device=device)
-                clips[worn] = wear(generator, clips[worn], again, _empty(negative, len(again)), random)
+            if count:
+                own = generator.encode_prompts([caption for group in captions for caption in group][:count])
+                noise = torch.randn(clips[:count].shape, generator=random, device=device)
+                sigmas = generator.sigma_schedule(10, clips.shape[1:])
+                velocity = guided_velocity(generator, own, negative, 3.0)
+                clips[:count] = sample_latents(velocity, noise, sigmas).float()
         latents = clips.cpu()
         begun = len(known) // videos
         for row, group in enumerate(captions):
             paths = [Path(f"near-miss/{begun + row}-{clip}.mp4") for clip in range(videos)]
             known.update(zip(paths, latents[row * videos : (row + 1) * videos]))
-            if ends[1] <= row < ends[2]:
-                orders = [list(range(videos)), list(range(videos))[::-1]]
-                rankings += [Ranking(name, paths, order) for name, order in zip(group[:2], orders)]
-                kinds += ["mixed"] * 2
-                continue
-            if ends[2] <= row < ends[3]:
-                assert levels is not None
-                rankings.append(Ranking(group[0], paths, levels[row - ends[2]].tolist()))
-                kinds.append("worn apart")
-                continue
-            rankings += [Ranking(name, paths, order) for name, order in zip(group, claims[row].tolist())]
-            kind = "made" if row < ends[1] else "worn together" if row < ends[4] else "rendered"
-            kinds += [kind] * videos
-    return rankings, known, kinds
+            rankings += [Ranking(name, paths, order) for name, order in zip(group, claims[row])]
+    return rankings, known
 
 
 def annotate(clips: Clips, annotators: Sequence[SimulatedAnnotator], seed: int) -> list[Ranking]:
