@@ -61,7 +61,8 @@ def plot(found: dict[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    curve = {int(n.split()[1]): r for n, r in found["runs"].items() if n.startswith("plackett_luce ")}
+    numbers = {n: int(n.split()[1]) for n in found["runs"] if n.startswith("plackett_luce ")}
+    curve = {count: found["runs"][name] for name, count in sorted(numbers.items(), key=lambda item: item[1])}
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6))
     for seed in range(len(next(iter(curve.values())))):
         runs = [run[seed]["accuracy"] for run in curve.values()]

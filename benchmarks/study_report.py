@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from study_settings import DPO_ABLATIONS
 
 from generator.output import write_json, write_text
 from reward.adherence.statistics import Interval, cluster_bootstrap
@@ -125,6 +126,27 @@ def table(entries: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def ablations(rows: Sequence[Row]) -> list[Row]:
+    """Paired differences of each ablation to the study's own setting, an entry an arm and guidance scale."""
+    found = measurements(rows)
+    usual = {"ppo": "ppo, default", "dpo": f"dpo, {next(iter(DPO_ABLATIONS))}"}
+    entries = []
+    for (arm, guidance), by_seed in found.items():
+        reference = usual.get(arm.split(", ")[0], arm)
+        if arm != reference and (reference, guidance) in found and arm.startswith(("ppo, ", "dpo, ")):
+            shared = difference(by_seed, found[reference, guidance], sorted(by_seed))
+            entries.append({"arm": arm, "guidance": guidance, "to": reference, "difference": shared})
+    return sorted(entries, key=lambda entry: (entry["guidance"], entry["to"], entry["arm"]))
+
+
+def ablation_table(entries: Sequence[Row]) -> str:
+    lines = ["| ablation | guidance | against | difference |", "|---|---|---|---|"]
+    for entry in entries:
+        shown = text_of(entry["difference"])
+        lines.append(f"| {entry['arm']} | {entry['guidance']:g} | {entry['to']} | {shown} |")
+    return "\n".join(lines) + "\n"
+
+
 def smooth(values: Sequence[float], width: int = 5) -> list[float]:
     """Running means over up to `width` values."""
     return [float(np.mean(values[max(0, i - width + 1) : i + 1])) for i in range(len(values))]
@@ -148,11 +170,14 @@ def stops(curve: dict[str, list[float]]) -> list[Row]:
 
 
 def over_optimisation(found: dict[tuple[str, int], Row]) -> dict[str, dict[str, list[float]]]:
-    """The curves of PPO on a reward model, by a label."""
-    return {
-        f"{arm.removeprefix('over ')}, seed {seed}": row["curve"]
-        for (arm, seed), row in found.items()
+    """The curves of PPO on a reward model, by KL coefficient and seed."""
+    shown = [
+        (row.get("settings", {}).get("beta", 0.0), seed, row["curve"])
+        for (_, seed), row in found.items()
         if {"gold", "kl"} <= set(row["curve"]) and len(row["curve"]["kl"]) > 1
+    ]
+    return {
+        f"beta {beta:g}, seed {seed}": curve for beta, seed, curve in sorted(shown, key=lambda row: row[:2])
     }
 
 
@@ -164,10 +189,12 @@ def draw(shown: dict[str, dict[str, list[float]]], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), sharex=True)
+    betas = list(dict.fromkeys(label.split(",")[0] for label in shown))
     for label, curve in shown.items():
+        colour = f"C{betas.index(label.split(',')[0])}"
         distance = np.sqrt(np.maximum(curve["kl"], 0))
         for axis, key in zip(axes, ("reward", "gold"), strict=True):
-            axis.plot(distance, smooth(curve[key]), label=label, linewidth=1.2)
+            axis.plot(distance, smooth(curve[key]), label=label, linewidth=1.2, color=colour)
     for axis, title in zip(axes, ("proxy (reward model)", "gold (verifier)"), strict=True):
         axis.set(title=title, xlabel="√KL of a latent element")
     axes[0].legend(fontsize=7)
@@ -212,6 +239,9 @@ def write_report(files: Sequence[Path], folder: Path) -> str:
     ]
     if rewards:
         text += f"\nHeld-out pair accuracy of the reward model: {'; '.join(rewards)}.\n"
+    changed = ablations(rows)
+    if changed:
+        text += "\n" + ablation_table(changed)
     if shown:
         text += "\n" + stop_table(shown)
         try:
@@ -219,6 +249,10 @@ def write_report(files: Sequence[Path], folder: Path) -> str:
         except ImportError:
             text += "\nmatplotlib is not installed: --merge draws the figure where it is.\n"
     write_text(folder / "study.md", text)
-    report = {"arms": entries, "early_stopping": {label: stops(curve) for label, curve in shown.items()}}
+    report = {
+        "arms": entries,
+        "ablations": changed,
+        "early_stopping": {label: stops(curve) for label, curve in shown.items()},
+    }
     write_json(folder / "study.json", plain(report))
     return text

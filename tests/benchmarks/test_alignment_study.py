@@ -99,6 +99,25 @@ def test_differences_are_paired_within_each_seed_and_pooled_over_seeds(tmp_path)
     assert {arm["arm"] for arm in stored["arms"]} == {"base", "dpo"}
 
 
+def test_ablations_are_compared_with_the_usual_setting_on_the_same_prompts(tmp_path):
+    report = import_module("study_report")
+    usual, better = [0.2, 0.4, 0.6], [0.3, 0.5, 0.7]
+    rows = [
+        rows_of("ppo, default", 0, usual),
+        rows_of("ppo, critic", 0, better),
+        rows_of("ppo-gold", 0, better),
+    ]
+    rows += [rows_of("ppo, critic", 0, usual, guidance=3.0)]  # the usual one was not measured there
+    (found,) = report.ablations(rows)
+    assert (found["arm"], found["guidance"], found["to"]) == ("ppo, critic", 1.0, "ppo, default")
+    assert [found["difference"].mean, found["difference"].low] == pytest.approx([0.1, 0.1])
+    file = tmp_path / "study.jsonl"
+    file.write_text("\n".join(json.dumps(row) for row in rows))
+    assert "| ppo, critic | 1 | ppo, default | +0.100 [+0.100, +0.100] |" in report.write_report(
+        [file], tmp_path
+    )
+
+
 def test_early_stopping_is_at_the_first_rollout_above_the_target():
     report = import_module("study_report")
     kl = [0.0, 0.001, 0.004, 0.012, 0.03]
