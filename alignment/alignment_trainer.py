@@ -11,6 +11,7 @@ import importlib.metadata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from generator.adapters import model_fingerprint, write_adapter
 from generator.base import Conditions, VideoGenerator, select
 from generator.offloading import is_offloaded
 from generator.output import InputError, write_json
+from generator.zero import gather_as_one
 
 TRAINED_NAME = "trained.safetensors"
 EMA_NAME = "ema.safetensors"
@@ -66,6 +68,7 @@ class Policy(torch.nn.Module):
         # FSDP's units: each block, and the transformer with the rest, since samplers call it without this module.
         self._no_split_modules = sorted({type(module).__name__ for module in (transformer, *blocks)})
         self._checkpointed = None if checkpointed is None else {id(block) for block in checkpointed}
+        self.gathers_blocks = False
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.transformer(*args, **kwargs)
@@ -75,7 +78,7 @@ class Policy(torch.nn.Module):
         return self
 
     def gradient_checkpointing_enable(self, **_: Any) -> None:
-        if self._checkpointed is not None:
+        if self._checkpointed is not None or self.gathers_blocks:
             self.transformer.enable_gradient_checkpointing(self._checkpoint_chosen)
         else:
             self.transformer.enable_gradient_checkpointing()
@@ -83,7 +86,14 @@ class Policy(torch.nn.Module):
     def _checkpoint_chosen(self, block: torch.nn.Module, *args: Any) -> Any:
         if self._checkpointed is not None and id(block) not in self._checkpointed:
             return block(*args)
-        return checkpoint(block, *args, use_reentrant=False)
+        if not self.gathers_blocks:
+            return checkpoint(block, *args, use_reentrant=False)
+        # Within the block's hooks, lest the second forward pass gives the gathered weights away before the backward.
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        try:
+            return block(*args)
+        finally:
+            del block.forward
 
     def gradient_checkpointing_disable(self) -> None:
         self.transformer.disable_gradient_checkpointing()
@@ -215,6 +225,11 @@ class AlignmentTrainer(Trainer):
             callbacks=list(callbacks),
         )
         self.can_return_loss = True
+        if args.world_size > 1 and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            generator.run_all_experts(when_sampling=bool(self.divided_by))
+        if self.divided_by == "DeepSpeed ZeRO-3":
+            gather_as_one(policy, blocks)
+            policy.gathers_blocks = True
         if self.divided_by == "FSDP" and not self.lora.use_peft:
             raise InputError(
                 "use_peft is off with FSDP, which is for LoRA here: train all weights with zero3 instead."

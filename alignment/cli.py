@@ -76,9 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(f"there is no command {name}; the nearest is {nearest}: see vidalign --help.")
     _set_logging(verbose)
     try:
-        code = _run_command(name, rest)
-        _leave_processes()
-        return code
+        return _run_command(name, rest)
     except KeyboardInterrupt:
         print(f"\nvidalign: interrupted. {_resume_advice(name)}", file=sys.stderr)
         return 130
@@ -94,14 +92,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(sentence)
 
 
-def _leave_processes() -> None:
-    """Ends the connection to the other processes of a launch, whose threads would abort the interpreter's end."""
-    if "RANK" not in os.environ:
-        return
-    import torch.distributed
-
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+def _exit(code: int) -> None:
+    """Ends the process; one of several at once, since the threads of torch.distributed now and then abort the
+    interpreter's own end, after all is done."""
+    if "RANK" in os.environ and code == 0:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+    sys.exit(code)
 
 
 def explanation(error: BaseException) -> str | None:
@@ -237,4 +235,4 @@ if __name__ == "__main__":
     # Commands import this module by its name; the one that runs must be the same.
     from alignment.cli import main as run
 
-    sys.exit(run())
+    _exit(run())

@@ -258,6 +258,15 @@ class VideoGenerator(ABC):
     def restore_text_encoder(self) -> None:  # noqa: B027
         """Undoes `release_text_encoder`; encoding another prompt does so by itself."""
 
+    def run_all_experts(self, when_sampling: bool) -> None:
+        """Makes every pass run all transformers of a model whose noise level chooses among several, so that the
+        processes of an engine do the same; a model with one stays as it is.
+
+        Args:
+            when_sampling: passes without gradients too.
+        """
+        return
+
     def blocks(self) -> list[torch.nn.Module]:
         """The transformer's repeated blocks in the order in which they run."""
         parts: Any = dict(self.transformer.named_children())  # not the configuration's values of these names

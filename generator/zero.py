@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,6 +35,35 @@ def outside_engine() -> Iterator[None]:
         yield
     finally:
         deepspeed._hf_deepspeed_config_weak_ref = held
+
+
+def gather_as_one(module: nn.Module, blocks: Iterable[nn.Module]) -> None:
+    """Makes ZeRO-3 gather each of the blocks in `module` at once, instead of every layer in it.
+
+    Otherwise each small layer, such as the two of a LoRA, has four hooks and messages of its own in every pass.
+    """
+    from deepspeed.utils import set_z3_leaf_modules
+
+    blocks = list(blocks)
+    if not blocks:
+        return
+    set_z3_leaf_modules(module, sorted({type(block) for block in blocks}, key=lambda kind: kind.__name__))
+    for block in blocks:
+        block.register_forward_pre_hook(
+            partial(_with_gradient, inspect.signature(block.forward)), with_kwargs=True
+        )
+
+
+def _with_gradient(
+    signature: inspect.Signature, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The inputs as DeepSpeed must see them, which takes a block's gradients when those of its inputs are there: by
+    position, and one at least with a gradient."""
+    bound = signature.bind(*inputs, **named)
+    first = bound.args[0]
+    if torch.is_grad_enabled() and not first.requires_grad:
+        first.requires_grad_()
+    return bound.args, bound.kwargs
 
 
 @contextmanager

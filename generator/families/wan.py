@@ -29,6 +29,8 @@ class WanExperts(nn.Module, PeftAdapterMixin):
         self.transformer = transformer
         self.transformer_2 = transformer_2
         self.boundary = boundary
+        self.runs_all = False, False
+        """Whether passes with gradients, and without, run both experts: with a row of no weight where one has none."""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -64,17 +66,21 @@ class WanExperts(nn.Module, PeftAdapterMixin):
     ) -> tuple[Tensor]:
         """The velocity `[batch, channels, frames, height, width]`, each row from the expert of its noise level."""
         noisy = timestep >= self.boundary * 1000
-        if bool(noisy.all()):
+        alone = not self.runs_all[0 if torch.is_grad_enabled() else 1]
+        if alone and bool(noisy.all()):
             return self.transformer(hidden_states, timestep, encoder_hidden_states, return_dict=False)
-        if not bool(noisy.any()):
+        if alone and not bool(noisy.any()):
             return self.transformer_2(hidden_states, timestep, encoder_hidden_states, return_dict=False)
         # An image that is given stands in further channels of the input.
         velocity = torch.empty_like(hidden_states[:, : self.experts()[0].config.out_channels])
         for rows, expert in ((noisy, self.transformer), (~noisy, self.transformer_2)):
+            own = rows.nonzero()[:, 0]
+            shown = own if len(own) else own.new_zeros(1)
             part = expert(
-                hidden_states[rows], timestep[rows], encoder_hidden_states[rows], return_dict=False
+                hidden_states[shown], timestep[shown], encoder_hidden_states[shown], return_dict=False
             )[0]
-            velocity = velocity.to(part.dtype).index_put((rows.nonzero()[:, 0],), part)
+            velocity = velocity.to(part.dtype)
+            velocity = velocity.index_put((own,), part) if len(own) else velocity + 0 * part.sum()
         return (velocity,)
 
 
@@ -173,6 +179,10 @@ class WanGenerator(PipelineGenerator):
         tokens = (latents.shape[3] // height) * (latents.shape[4] // width)
         arguments["timestep"] = (sigma.float() * 1000).repeat_interleave(tokens, dim=1)
         return self.transformer(**arguments, return_dict=False)[0].float()
+
+    def run_all_experts(self, when_sampling: bool) -> None:
+        if self._experts is not None:
+            self._experts.runs_all = True, when_sampling
 
     def blocks(self) -> list[nn.Module]:
         if self._experts is None:

@@ -153,6 +153,29 @@ def test_a_batch_of_mixed_noise_levels_goes_to_both_experts_with_gradients(gener
     assert gradients == {"transformer", "transformer_2"}
 
 
+@pytest.mark.parametrize("family", ["wan2.2-a14b"], indirect=True)
+@pytest.mark.parametrize("levels", [(0.95, 0.9), (0.2, 0.5), (0.95, 0.2)])
+def test_an_expert_without_a_row_runs_along_with_gradients_of_zero(
+    generator: VideoGenerator, levels: tuple[float, float]
+) -> None:
+    train_by_chance(generator)
+    latents, sigma = noise_for(generator), torch.tensor(levels)
+    conditions = generator.encode_prompts(PROMPTS)
+    usual = generator.velocity(latents, sigma, conditions)
+    generator.run_all_experts(when_sampling=False)
+    along = generator.velocity(latents, sigma, conditions)
+    torch.testing.assert_close(along, usual)
+    along.square().mean().backward()
+    largest = {"transformer": 0.0, "transformer_2": 0.0}
+    for name, parameter in generator.transformer.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            expert = name.split(".")[0]
+            largest[expert] = max(largest[expert], parameter.grad.abs().max().item())
+    assert (largest["transformer"] > 0) == (max(levels) > 0.875)
+    assert (largest["transformer_2"] > 0) == (min(levels) < 0.875)
+
+
 def test_an_adapter_of_another_family_is_refused(tiny_folders: dict[str, Path], tmp_path: Path) -> None:
     wan = load_generator(tiny_folders["wan"], device="cpu")
     train_by_chance(wan)
