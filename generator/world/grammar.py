@@ -284,13 +284,20 @@ def _segment(prompt: str) -> list[tuple[str, Any, str]]:
                 start += length
                 break
         else:
-            near = difflib.get_close_matches(tokens[start], VOCABULARY, n=1)
-            hint = f" (the nearest known word is {near[0]!r})" if near else ""
             raise InputError(
-                f"The word {tokens[start]!r} in the prompt {prompt!r} was not understood{hint}: "
+                f"The word {tokens[start]!r} in the prompt {prompt!r} was not understood{_hint(tokens[start])}: "
                 "use the video world's vocabulary, as in 'a red circle moves left on a dark background'."
             )
     return phrases
+
+
+def _hint(word: str) -> str:
+    """What was meant perhaps: a phrase with the word, or the nearest word."""
+    phrases = [" ".join(phrase) for phrase in _TABLE if word in phrase]
+    if phrases:
+        return f" (it is known in {min(phrases, key=len)!r})"
+    near = difflib.get_close_matches(word, VOCABULARY, n=1)
+    return f" (the nearest known word is {near[0]!r})" if near else ""
 
 
 def _put(claims: dict[str, Any], kind: str, value: object, prompt: str) -> None:

@@ -154,6 +154,8 @@ def test_paraphrases_mean_what_they_say(prompt: str, meaning: Meaning) -> None:
         ("a red blue circle", "both 'red' and 'blue'"),
         ("a circle and a square and a star", "3 clauses"),
         ("two circle", "plural"),
+        ("a red disc still", "'still' .* known in 'stay still'"),
+        ("a redd disc", "nearest known word is 'red'"),
     ],
 )
 def test_a_prompt_that_is_not_understood_is_refused_by_name(prompt: str, named: str) -> None:
