@@ -119,8 +119,12 @@ def _add_error_messages(app: FastAPI) -> None:
 def _add_login(app: FastAPI, door: Door) -> None:
     template = (STATIC / "login.html").read_text(encoding="utf-8")
 
-    def login_page(message: str = "", status: int = 200) -> Response:
-        return HTMLResponse(template.replace("<!-- message -->", html.escape(message)), status)
+    def login_page(message: str = "", status: int = 200, name: str = "") -> Response:
+        page = template.replace("<!-- message -->", html.escape(message))
+        if name:  # the name is kept, and the cursor waits for the password
+            page = page.replace(" required autofocus>", f' value="{html.escape(name)}" required>')
+            page = page.replace(' type="password"', ' type="password" autofocus')
+        return HTMLResponse(page, status)
 
     @app.get("/", include_in_schema=False)
     def home() -> Response:
@@ -151,12 +155,12 @@ def _add_login(app: FastAPI, door: Door) -> None:
             return login_page("Name or password is wrong.", 401)
         wait = door.wait(name, address)
         if wait > 0:
-            response = login_page(f"Too many attempts: wait {wait:.0f} seconds and try again.", 429)
+            response = login_page(f"Too many attempts: wait {wait:.0f} seconds and try again.", 429, name)
             response.headers["retry-after"] = f"{wait:.0f}"
             return response
         token = door.log_in(name, password, address)
         if token is None:
-            return login_page("Name or password is wrong.", 401)
+            return login_page("Name or password is wrong.", 401, name)
         response = RedirectResponse(f"{PAGE[1:]}/", 303)
         response.set_cookie(
             COOKIE,
