@@ -227,7 +227,7 @@ class AlignmentTrainer(Trainer):
         self.can_return_loss = True
         if args.world_size > 1 and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
             generator.run_all_experts(when_sampling=bool(self.divided_by))
-        if self.divided_by == "DeepSpeed ZeRO-3":
+        if self.divided_by == "DeepSpeed ZeRO-3" and self.calls_once:
             gather_as_one(policy, blocks)
             policy.gathers_blocks = True
         if self.divided_by == "FSDP" and not self.lora.use_peft:
@@ -242,6 +242,11 @@ class AlignmentTrainer(Trainer):
                 )
             self.ema = ExponentialMovingAverage(policy, args.ema_decay)
             self.add_callback(self.ema)
+
+    @property
+    def calls_once(self) -> bool:
+        """Whether each loss calls the network once with gradients, so that ZeRO-3 may gather whole blocks."""
+        return True
 
     @property
     def divided_by(self) -> str:

@@ -88,6 +88,10 @@ class BackpropTrainer(AlignmentTrainer):
             data_collator=_collate_indices,
         )
 
+    @property
+    def calls_once(self) -> bool:
+        return self.args.method == "refl"
+
     def compute_loss(
         self,
         model: torch.nn.Module,

@@ -183,6 +183,10 @@ class PPOTrainer(RolloutTrainer):
 
     # The update
 
+    @property
+    def calls_once(self) -> bool:
+        return self.args.ptx_coef == 0
+
     def _rows_loss(
         self, model: torch.nn.Module, rollout: Rollout, rows: Tensor, update: int, place: int
     ) -> Tensor:

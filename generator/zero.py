@@ -40,7 +40,12 @@ def outside_engine() -> Iterator[None]:
 def gather_as_one(module: nn.Module, blocks: Iterable[nn.Module]) -> None:
     """Makes ZeRO-3 gather each of the blocks in `module` at once, instead of every layer in it.
 
-    Otherwise each small layer, such as the two of a LoRA, has four hooks and messages of its own in every pass.
+    Otherwise each small layer, such as the two of a LoRA, has four hooks and messages of its own in every pass. It is
+    for losses that call each block once: of two calls in one graph, DeepSpeed would take the first one's gradients
+    for all.
+
+    Raises:
+        RuntimeError: later, where a block is called again, with gradients, before its backward pass.
     """
     from deepspeed.utils import set_z3_leaf_modules
 
@@ -48,21 +53,30 @@ def gather_as_one(module: nn.Module, blocks: Iterable[nn.Module]) -> None:
     if not blocks:
         return
     set_z3_leaf_modules(module, sorted({type(block) for block in blocks}, key=lambda kind: kind.__name__))
+    called: set[nn.Module] = set()
     for block in blocks:
-        block.register_forward_pre_hook(
-            partial(_with_gradient, inspect.signature(block.forward)), with_kwargs=True
-        )
+        signature = inspect.signature(block.forward)
+        block.register_forward_pre_hook(partial(_with_gradient, signature, called), with_kwargs=True)
+        block.register_full_backward_hook(lambda block, *_: called.discard(block))
 
 
 def _with_gradient(
-    signature: inspect.Signature, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]
+    signature: inspect.Signature,
+    called: set[nn.Module],
+    block: nn.Module,
+    inputs: tuple[Any, ...],
+    named: dict[str, Any],
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The inputs as DeepSpeed must see them, which takes a block's gradients when those of its inputs are there: by
     position, and one at least with a gradient."""
     bound = signature.bind(*inputs, **named)
-    first = bound.args[0]
-    if torch.is_grad_enabled() and not first.requires_grad:
-        first.requires_grad_()
+    if torch.is_grad_enabled():
+        if block in called:
+            raise RuntimeError("A block that ZeRO-3 gathers as one was called twice in one loss.")
+        called.add(block)
+        first = bound.args[0]
+        if not first.requires_grad:
+            first.requires_grad_()
     return bound.args, bound.kwargs
 
 

@@ -1,7 +1,7 @@
 """Trains for a few steps and writes each process's trained weights; started by test_distributed.py.
 
-Arguments: kinds (of sft, dpo, ppo, rwr, nft, online_dpo, backprop, separated by commas), ZeRO stage (0: DDP; or fsdp),
-output folder, `resume` to train each kind again from checkpoint-2, and `bfloat16` for a frozen base in bfloat16.
+Arguments: kinds (of sft, dpo, ppo, ppo_ptx, rwr, nft, online_dpo, backprop, separated by commas), ZeRO stage (0: DDP;
+or fsdp), output folder, `resume` to train each kind again from checkpoint-2, and `bfloat16` for a frozen base of that.
 """
 
 import json
@@ -82,15 +82,19 @@ def make_trainer(kind, stage, folder):
     random = torch.Generator().manual_seed(1)
     latents = [torch.randn(4, 2, 2, 2, generator=random) for _ in range(8)]
     prompts = (PROMPTS * 2)[:8]
-    if kind == "ppo":
+    if kind in ("ppo", "ppo_ptx"):
+        ptx = {"ptx_coef": 0.1, "ptx_batch_size": 4} if kind == "ppo_ptx" else {}
         config = PPOConfig(
             num_rollouts=4, num_prompts=4, num_generations=4, num_inference_steps=4, num_mini_batches=1,
-            per_device_train_batch_size=24, **common,
+            per_device_train_batch_size=24, **ptx, **common,
         )  # fmt: skip
         # Only the first process observes this; its log must not wait for the others' values.
         first = int(os.environ.get("RANK", "0")) == 0
         monitors = [lambda rollout: {"first": 2.5}] if first else []
-        return PPOTrainer(generator, config, PROMPTS, BrightReward(), monitors=monitors)
+        demonstrations = (latents, prompts) if ptx else None
+        return PPOTrainer(
+            generator, config, PROMPTS, BrightReward(), demonstrations=demonstrations, monitors=monitors
+        )
     if kind in ("rwr", "nft", "online_dpo"):
         trainer_class, config_class = FURTHER[kind]
         config = config_class(
@@ -114,7 +118,7 @@ def train(kind, stage, folder, resume=False):
     assert stage == "0" or trainer.accelerator.distributed_type == engine  # not DDP, which would be as right
     trainer.train(resume_from_checkpoint=str(folder / "checkpoint-2") if resume else None)
     trainer.save_model()
-    if kind == "ppo":
+    if kind.startswith("ppo"):
         assert all(entry["first"] == 2.5 for entry in trainer.state.log_history if "reward" in entry)
     state = trainer.policy.state_dict()
     if stage in ("3", "fsdp"):

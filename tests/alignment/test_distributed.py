@@ -64,7 +64,7 @@ def difference(first, second):
     [
         ("sft,dpo,ppo,rwr,nft,online_dpo,backprop", "0"),
         ("sft,dpo,ppo,rwr,nft,online_dpo,backprop", "2"),
-        ("sft,dpo,ppo,rwr,online_dpo,backprop", "3"),
+        ("sft,dpo,ppo,ppo_ptx,rwr,online_dpo,backprop", "3"),
         ("sft,dpo,ppo,rwr,online_dpo,backprop", "fsdp"),
     ],
 )
