@@ -1,7 +1,8 @@
 """Trains for a few steps and writes each process's trained weights; started by test_distributed.py.
 
-Arguments: kinds (of sft, dpo, ppo, ppo_ptx, rwr, nft, online_dpo, backprop, separated by commas), ZeRO stage (0: DDP;
-or fsdp), output folder, `resume` to train each kind again from checkpoint-2, and `bfloat16` for a frozen base of that.
+Arguments: kinds (of sft, dpo, ppo, rwr, nft, online_dpo, backprop, or of VARIANTS, separated by commas), ZeRO stage (0:
+DDP; or fsdp), output folder, `resume` to train each kind again from checkpoint-2, and `bfloat16` for a frozen base in
+bfloat16.
 """
 
 import json
@@ -40,6 +41,22 @@ FURTHER = {
     "nft": (NFTTrainer, NFTConfig),
     "online_dpo": (OnlineDPOTrainer, OnlineDPOConfig),
 }
+VARIANTS = {
+    "sft_checkpoints": ("sft", {"gradient_checkpointing": True, "gradient_checkpointing_share": 0.5}),
+    "sft_accumulates": ("sft", {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 1}),
+    "dpo_ipo": ("dpo", {"loss_type": "ipo"}),
+    "dpo_precomputes": ("dpo", {"precompute_ref_log_probs": True, "gradient_checkpointing": True}),
+    "dpo_sft": ("dpo", {"sft_weight": 0.5, "num_noise_draws": 2}),
+    "ppo_guidance": ("ppo", {"guidance_scale": 3.0, "gradient_checkpointing": True, "beta": 0.1}),
+    "ppo_conditional": ("ppo", {"guidance_scale": 3.0, "unconditional_gradient": False}),
+    "ppo_critic": ("ppo", {"advantage": "critic", "critic_trunk": "own"}),
+    "ppo_passes": ("ppo", {"num_iterations": 2, "num_mini_batches": 2, "sde_window_size": 2}),
+    "ppo_ptx": ("ppo", {"ptx_coef": 0.1, "ptx_batch_size": 4, "gradient_checkpointing": True}),
+    "ppo_asynchronous": ("ppo", {"asynchronous_rewards": True, "per_device_train_batch_size": 6}),
+    "online_dpo_sft": ("online_dpo", {"guidance_scale": 3.0, "sft_weight": 0.1}),
+    "refl": ("backprop", {"method": "refl", "guidance_scale": 3.0, "beta": 0.1}),
+    "draft": ("backprop", {"guidance_scale": 3.0, "beta": 0.1, "gradient_checkpointing": True}),
+}
 
 
 def deepspeed(stage):
@@ -70,7 +87,8 @@ def use_fsdp():
 
 def make_trainer(kind, stage, folder):
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    common = {
+    kind, further = VARIANTS.get(kind, (kind, {}))
+    settings = {
         "output_dir": folder, "report_to": "none", "disable_tqdm": True, "use_cpu": True, "seed": 3,
         "lr_scheduler_type": "constant", "save_strategy": "steps", "save_steps": 2, "logging_steps": 1,
         "save_total_limit": None, "learning_rate": 1e-2,
@@ -82,33 +100,39 @@ def make_trainer(kind, stage, folder):
     random = torch.Generator().manual_seed(1)
     latents = [torch.randn(4, 2, 2, 2, generator=random) for _ in range(8)]
     prompts = (PROMPTS * 2)[:8]
-    if kind in ("ppo", "ppo_ptx"):
-        ptx = {"ptx_coef": 0.1, "ptx_batch_size": 4} if kind == "ppo_ptx" else {}
-        config = PPOConfig(
-            num_rollouts=4, num_prompts=4, num_generations=4, num_inference_steps=4, num_mini_batches=1,
-            per_device_train_batch_size=24, **ptx, **common,
-        )  # fmt: skip
+    if kind in ("ppo", "rwr", "nft", "online_dpo"):
+        settings |= {
+            "num_rollouts": 4, "num_prompts": 4, "num_generations": 4, "num_inference_steps": 4,
+            "num_mini_batches": 1, "per_device_train_batch_size": 24,
+        }  # fmt: skip
+    else:
+        settings |= {"max_steps": 4, "per_device_train_batch_size": 4 // world}
+    if kind == "backprop":
+        settings |= {"num_inference_steps": 4, "backprop_steps": 2}
+    if kind == "dpo":
+        settings |= {"beta": 100.0}
+    settings |= further
+    if kind == "ppo":
         # Only the first process observes this; its log must not wait for the others' values.
         first = int(os.environ.get("RANK", "0")) == 0
         monitors = [lambda rollout: {"first": 2.5}] if first else []
-        demonstrations = (latents, prompts) if ptx else None
+        demonstrations = (latents, prompts) if "ptx_coef" in further else None
         return PPOTrainer(
-            generator, config, PROMPTS, BrightReward(), demonstrations=demonstrations, monitors=monitors
+            generator,
+            PPOConfig(**settings),
+            PROMPTS,
+            BrightReward(),
+            demonstrations=demonstrations,
+            monitors=monitors,
         )
-    if kind in ("rwr", "nft", "online_dpo"):
+    if kind in FURTHER:
         trainer_class, config_class = FURTHER[kind]
-        config = config_class(
-            num_rollouts=4, num_prompts=4, num_generations=4, num_inference_steps=4, num_mini_batches=1,
-            per_device_train_batch_size=24, **common,
-        )  # fmt: skip
-        return trainer_class(generator, config, PROMPTS, BrightReward())
-    common |= {"max_steps": 4, "per_device_train_batch_size": 4 // world}
+        return trainer_class(generator, config_class(**settings), PROMPTS, BrightReward())
     if kind == "backprop":
-        config = BackpropConfig(num_inference_steps=4, backprop_steps=2, **common)
-        return BackpropTrainer(generator, config, prompts, BrightReward())
+        return BackpropTrainer(generator, BackpropConfig(**settings), prompts, BrightReward())
     if kind == "sft":
-        return SFTTrainer(generator, SFTConfig(**common), latents, prompts)
-    return DPOTrainer(generator, DPOConfig(beta=100.0, **common), latents, latents[::-1], prompts)
+        return SFTTrainer(generator, SFTConfig(**settings), latents, prompts)
+    return DPOTrainer(generator, DPOConfig(**settings), latents, latents[::-1], prompts)
 
 
 def train(kind, stage, folder, resume=False):

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parent))
-from distributed_run import train
+from distributed_run import VARIANTS, train
 
 from generator import load_generator
 from generator.testing import tiny_generator
@@ -64,7 +64,7 @@ def difference(first, second):
     [
         ("sft,dpo,ppo,rwr,nft,online_dpo,backprop", "0"),
         ("sft,dpo,ppo,rwr,nft,online_dpo,backprop", "2"),
-        ("sft,dpo,ppo,ppo_ptx,rwr,online_dpo,backprop", "3"),
+        ("sft,dpo,ppo,rwr,online_dpo,backprop", "3"),
         ("sft,dpo,ppo,rwr,online_dpo,backprop", "fsdp"),
     ],
 )
@@ -78,6 +78,23 @@ def test_two_processes_equal_one_with_the_whole_batch(kinds, stage, tmp_path):
         if stage in ("0", "2"):  # else the parts are gathered on the first process alone
             assert difference(two / "rank0.safetensors", two / "rank1.safetensors") == 0
         assert difference(tmp_path / "one" / kind / ADAPTER, two / ADAPTER) < 2e-5
+
+
+@pytest.fixture(scope="module")
+def variants(tmp_path_factory):
+    """Each variant trained by two processes without an engine."""
+    folder = tmp_path_factory.mktemp("variants")
+    launch(",".join(VARIANTS), "0", folder)
+    return folder
+
+
+@pytest.mark.parametrize("stage", ["2", "3", "fsdp"])
+def test_every_setting_trains_the_same_under_every_engine(stage, variants, tmp_path):
+    if stage in ("2", "3"):
+        pytest.importorskip("deepspeed")
+    launch(",".join(VARIANTS), stage, tmp_path)
+    for kind in VARIANTS:
+        assert difference(variants / kind / ADAPTER, tmp_path / kind / ADAPTER) < 2e-5, kind
 
 
 @pytest.mark.parametrize("stage", ["2", "fsdp"])
