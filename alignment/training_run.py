@@ -145,6 +145,9 @@ def train_and_save(trainer: AlignmentTrainer, checkpoint: str | None) -> None:
         trainer.evaluate()
     trainer.save_model()
     trainer.save_state()
+    if trainer.is_world_process_zero() and not trainer.args.disable_tqdm:
+        what = "adapter is" if trainer.lora.use_peft else "trained weights are"
+        print(f"The {what} in {Path(str(trainer.args.output_dir))}.")
 
 
 def data_record(source: str | Path, files: Iterable[Path], texts: Iterable[str]) -> dict[str, Any]:

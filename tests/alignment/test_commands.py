@@ -87,6 +87,15 @@ def test_sft_keeps_the_size_and_duration_of_each_video(tmp_path, small):
     assert shapes == [generator.latent_shape(*size) for size in [(9, 32, 48), (5, 16, 16), (9, 32, 48)]]
 
 
+def test_a_run_ends_with_where_the_result_is(tmp_path, videos, small, capsys):
+    write_demonstrations(tmp_path / "data", videos, ["a", "b", "c", "d"], fps=8)
+    data = sft.SFTArguments(dataset=str(tmp_path / "data"), num_frames=5, height=16, width=16)
+    for use_peft, sentence in ((True, "The adapter is in"), (False, "The trained weights are in")):
+        config = SFTConfig(**small | {"disable_tqdm": False, "overwrite": True})
+        sft.run(MODEL, data, LoraArguments(use_peft=use_peft), config, generator=tiny_generator())
+        assert capsys.readouterr().out.endswith(f"{sentence} {tmp_path / 'out'}.\n")
+
+
 def write_rankings_file(folder, videos, ranks=(1, 2, 2, 3)):
     folder.mkdir(exist_ok=True)
     rankings = []
