@@ -24,7 +24,7 @@ from alignment.adapters import LoraArguments, add_lora
 from generator.base import Conditions, GenerationDefaults
 from generator.families.pipeline_generator import PipelineGenerator
 from generator.loading import DEFAULTS_NAME, FAMILIES, read_class_name, read_defaults
-from generator.memory import StorageTracker, fused_attention
+from generator.memory import StorageTracker, WholeMasks, fused_attention
 from generator.output import InputError
 
 METHODS = ("sft", "dpo", "ppo", "generate")
@@ -237,10 +237,9 @@ class _Probe:
 
     def _measure(self, run: Any) -> int:
         try:
-            with self.mode, fused_attention(), StorageTracker() as tracker:
+            with self.mode, fused_attention(), StorageTracker() as tracker, WholeMasks():
                 run()
         except DataDependentOutputException as error:
-            # HunyuanVideo 1.5 asks in its forward pass whether its image is all zeros.
             raise InputError(
                 f"The memory of {type(self.generator.pipeline).__name__} cannot be forecast, as its transformer "
                 "looks at values: measure it with a run of two steps."

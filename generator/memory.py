@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
 
 
 class StorageTracker(TorchDispatchMode):
@@ -78,6 +79,32 @@ class _FusedAttention(torch.autograd.Function):
 
 def _fused_attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
     return _FusedAttention.apply(query, key, value)
+
+
+class WholeMasks(TorchDispatchMode):
+    """Answers what fake tensors cannot: a mask selects everything and its negation nothing, and a question about
+    values is answered with yes.
+
+    HunyuanVideo 1.5 asks whether its image is all zeros, and moves the words of a prompt before its padding.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._negations = WeakIdKeyDictionary()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].dtype == torch.bool:
+            return True
+        if func is torch.ops.aten.index.Tensor and args[1][0].dtype == torch.bool:
+            values, (mask,) = args
+            chosen = 0 if mask in self._negations else values.shape[0]
+            return values.new_empty(chosen, *values.shape[1:])
+        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.bitwise_not.default:
+            self._negations[result] = True
+        return result
 
 
 @contextmanager
