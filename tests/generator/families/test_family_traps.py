@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.models.autoencoders.autoencoder_kl_hunyuanvideo15 import HunyuanVideo15AttnBlock
 from torch import Tensor
 
 from alignment.adapters import LoraArguments, add_lora
@@ -14,6 +15,7 @@ from alignment.alignment_trainer import Policy, evenly_spread
 from generator import flow
 from generator.base import VideoGenerator, repeat
 from generator.families.cogvideox import CogVideoXGenerator, velocity_from_v_prediction
+from generator.families.hunyuan_video import frame_causal_mask
 from generator.loading import load_generator
 from generator.sampling import guided_velocity
 from generator.testing_pipelines import TINY_PIPELINES, build_tiny_pipeline
@@ -29,6 +31,13 @@ def test_trap_1_hunyuan_video_15_encodes_and_decodes_several_videos_at_once(gene
     alone = torch.cat([generator.encode(video[None]) for video in videos])
     torch.testing.assert_close(latents, alone, atol=1e-5, rtol=1e-5)
     assert generator.decode(latents).shape == videos.shape
+
+
+@only("batch", [None, 2])
+def test_trap_1_the_mask_of_hunyuan_video_15_is_made_frame_by_frame(batch: int | None) -> None:
+    arguments = (4, 6, torch.bfloat16, torch.device("cpu"), batch)
+    stock = HunyuanVideo15AttnBlock.prepare_causal_attention_mask(*arguments)
+    assert torch.equal(frame_causal_mask(*arguments), stock)
 
 
 @only("family", ["wan", "wan2.2-a14b", "wan2.2-ti2v"], indirect=True)
