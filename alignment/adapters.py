@@ -15,6 +15,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 from trl import ModelConfig, get_peft_config
 
+from alignment.loading_arguments import LoadingArguments
 from generator.adapters import LoraAdapter, concatenate_adapters, merged_adapter
 from generator.base import VideoGenerator
 from generator.output import InputError
@@ -25,7 +26,7 @@ ADAPTER_NAME = "default"
 
 
 @dataclass
-class GeneratorArguments:
+class _ModelArguments:
     """Which generator is trained, and from where."""
 
     model: str = field(
@@ -38,36 +39,11 @@ class GeneratorArguments:
         "part of "
                   "the reference policy, and of the adapter that is saved."},
     )  # fmt: skip
-    dtype: str | None = field(
-        default=None,
-        metadata={
-            "help": "Data type of the frozen weights; LoRA weights are float32 always. Unset: the model's "
-            "own.",
-            "choices": ["float32", "bfloat16", "float16"],
-        },
-    )
 
-    quantization: str | None = field(
-        default=None,
-        metadata={"help": "Frozen weights in `8bit` or `4bit` (bitsandbytes): less memory, slower steps.",
-                  "choices": ["8bit", "4bit"]},
-    )  # fmt: skip
-    text_encoder_device: str | None = field(
-        default=None,
-        metadata={"help": "Where prompts are encoded, for example `cpu` where the text encoder and the transformer "
-                  "do not fit the GPU together. Unset: the GPU."},
-    )  # fmt: skip
-    offload_weights: bool = field(
-        default=False,
-        metadata={"help": "Keep the blocks' frozen weights in the host's memory and copy each layer to the GPU when it "
-                  "is used: for models that do not fit it, LoRA only."},
-    )  # fmt: skip
-    tiling: bool = field(
-        default=False,
-        metadata={
-            "help": "Encode and decode videos tile by tile and one by one: less memory for large videos."
-        },
-    )
+
+@dataclass
+class GeneratorArguments(LoadingArguments, _ModelArguments):
+    """Which generator is trained, and how it is loaded."""
 
 
 @dataclass

@@ -33,6 +33,7 @@ class AlignmentConfig(TrainingArguments):
         metadata={"help": "Leave losses that are not finite out of the logged mean; looks at each loss, which waits "
                   "for the GPU."},
     )  # fmt: skip
+    disable_tqdm: bool | None = field(default=False, metadata={"help": "Hide the progress bars."})
     save_total_limit: int | None = field(default=2, metadata={"help": "How many checkpoints are kept."})
     ema_decay: float = field(
         default=0.0,

@@ -227,8 +227,10 @@ def _set_logging(verbose: bool) -> None:
         os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
         for category in (FutureWarning, DeprecationWarning, UserWarning):
             warnings.simplefilter("ignore", category)
-        for library in ("httpx", "httpcore", "torch", "accelerate", "deepspeed", "DeepSpeed", "absl"):
+        for library in ("httpx", "httpcore", "torch", "accelerate", "deepspeed", "absl"):
             logging.getLogger(library).setLevel(logging.ERROR)
+        # DeepSpeed sets its own level when it is imported.
+        logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import importlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -138,12 +139,23 @@ def forecast(folder: Path, work: Work) -> Forecast:
     if work.method in ("ppo", "generate"):
         found.transient["sampling"] = probe.sampling_peak()
         if work.decode_batch:
-            found.transient["decoding"] = probe.decoding_peak()
+            found.transient["decoding"] = _decoding_peak(
+                folder, work.num_frames, work.height, work.width, work.decode_batch, work.tiling
+            )
     found.linear_weights = round(copies * whole(_Probe.linear_weights))
     found.largest_linear = max(module.weight.numel() for module in probe.linear)
     if work.offload_weights:
         return found.offloaded()
     return found if work.quantization is None else found.quantised(work.quantization)
+
+
+@cache
+def _decoding_peak(
+    folder: Path, num_frames: int, height: int, width: int, decode_batch: int, tiling: bool
+) -> int:
+    """The same for every method."""
+    work = Work("generate", num_frames, height, width, decode_batch=decode_batch, tiling=tiling)
+    return _Probe(folder, work, {}).decoding_peak()
 
 
 def _update(whole: Callable[..., float], share: float) -> float:

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from alignment.memory_forecast import Forecast, Work, forecast, model_defaults, text_encoder_bytes
 from generator.loading import find_pipeline
 from generator.output import InputError
@@ -14,26 +16,35 @@ CONFIGURATIONS = ["*.json"]
 ALLOWANCE = 0.10
 """Share of the GPU left for the CUDA context, fragments of the allocator and kernels' workspaces."""
 
-OPTIONS: list[tuple[str, dict[str, Any]]] = [
-    ("", {}),
-    ("--gradient_checkpointing true", {"checkpointed_share": 1.0}),
-    (
-        "--gradient_checkpointing true --quantization 8bit",
-        {"checkpointed_share": 1.0, "quantization": "8bit"},
-    ),
-    (
-        "--gradient_checkpointing true --quantization 4bit",
-        {"checkpointed_share": 1.0, "quantization": "4bit"},
-    ),
-    (
-        "--gradient_checkpointing true --offload_weights true",
-        {"checkpointed_share": 1.0, "offload_weights": True},
-    ),
-]
+Options = list[tuple[str, dict[str, Any]]]
 """Flags and what they change, from the fastest to the smallest."""
 
+WEIGHTS: Options = [
+    ("--quantization 8bit", {"quantization": "8bit"}),
+    ("--quantization 4bit", {"quantization": "4bit"}),
+    ("--offload_weights true", {"offload_weights": True}),
+]
+CHECKPOINTING: Options = [("--gradient_checkpointing true", {"checkpointed_share": 1.0})]
+TILING: Options = [("--tiling true", {"tiling": True})]
+
+
+def options_of(method: str) -> Options:
+    """What a method can be run with. Tiling is for those that decode."""
+    first = CHECKPOINTING if method != "generate" else []
+    first = [*first, *(TILING if method in ("generate", "ppo") else [])]
+    options: Options = [("", {})]
+    for flags, changes in first:
+        before, so_far = options[-1]
+        options.append((f"{before} {flags}".strip(), {**so_far, **changes}))
+    before, so_far = options[-1]
+    return [*options, *((f"{before} {flags}", {**so_far, **changes}) for flags, changes in WEIGHTS)]
+
+
 COMMON = "--bf16 true --per_device_train_batch_size 1"
-SMALL_ROLLOUT = "--rollout_batch_size 1 --reward_batch_size 1 --monitor_videos 1"
+ONE_AT_A_TIME = {
+    "generate": "--batch_size 1",
+    "ppo": "--rollout_batch_size 1 --reward_batch_size 1 --monitor_videos 1",
+}
 
 
 def find_configurations(model: str) -> Path:
@@ -59,7 +70,7 @@ def find_configurations(model: str) -> Path:
 def plan(
     model: str, size: tuple[int | None, int | None, int | None], lora_r: int, gpu_memory: float | None
 ) -> dict[str, Any]:
-    """What each method needs on `model`, and the first of `OPTIONS` that fits.
+    """What each method needs on `model`, and the first of `options_of` it that fits.
 
     Args:
         size: frames, height, width; the model's own where None.
@@ -81,26 +92,25 @@ def plan(
     work = Work("generate", frames, height, width, batch=1, decode_batch=1, guided=guided, lora_r=lora_r)
     usable = None if gpu_memory is None else gpu_memory * 1e9 * (1 - ALLOWANCE)
     methods: dict[str, list[dict[str, Any]]] = {}
-    for method in ("generate", "sft", "dpo", "ppo"):
-        options = OPTIONS[:1] if method == "generate" else OPTIONS
+    for method in tqdm(("generate", "sft", "dpo", "ppo"), desc="Forecasting", unit="method", leave=False):
         methods[method] = []
-        plain: dict[float, Forecast] = {}
-        for flags, changes in options:
-            share = changes.get("checkpointed_share", 0.0)
-            asked = replace(work, method=method, rollout_batch=1, checkpointed_share=share)
-            if share not in plain:
-                plain[share] = forecast(folder, asked)
-            found = plain[share]
+        plain: dict[tuple[float, bool], Forecast] = {}
+        for flags, changes in options_of(method):
+            kind = (changes.get("checkpointed_share", 0.0), changes.get("tiling", False))
+            asked = replace(work, method=method, rollout_batch=1, checkpointed_share=kind[0], tiling=kind[1])
+            if kind not in plain:
+                plain[kind] = forecast(folder, asked)
+            found = plain[kind]
             if "quantization" in changes:
                 found = found.quantised(changes["quantization"])
             elif "offload_weights" in changes:
                 found = found.offloaded()
             fits = None if usable is None else found.peak <= usable
-            text = " ".join(part for part in (flags, SMALL_ROLLOUT if method == "ppo" else "") if part)
+            text = " ".join(part for part in (flags, ONE_AT_A_TIME.get(method, "")) if part)
             methods[method].append(_option(text, found, fits))
             if fits and usable is not None and method != "generate":
                 two = forecast(folder, replace(asked, batch=2))
-                growth = two.transient["update"] - plain[share].transient["update"]
+                growth = two.transient["update"] - plain[kind].transient["update"]
                 methods[method][-1]["largest_batch"] = largest_batch(found, growth, usable)
             if fits:
                 break
@@ -141,10 +151,9 @@ def _lines(methods: dict[str, list[dict[str, Any]]]) -> list[str]:
             if option.get("largest_batch", 1) > 1:
                 flags += f"  (up to --per_device_train_batch_size {option['largest_batch']})"
             lines.append(f"{mark}  {method:<8} {option['peak'] / 1e9:6.1f} GB{flags}")
-        if shown[-1]["fits"] is False and method != "generate":
-            lines.append(
-                "      more than this GPU has: smaller videos, or several GPUs with --accelerate_config zero3"
-            )
+        if shown[-1]["fits"] is False:
+            several = "" if method == "generate" else ", or several GPUs with --accelerate_config zero3"
+            lines.append(f"      more than this GPU has: smaller videos{several}")
     return lines
 
 

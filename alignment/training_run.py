@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -31,17 +30,9 @@ def load_generator_to_train(arguments: GeneratorArguments, config: AlignmentConf
     """The generator with the adapters to start from merged into its weights, on the training device."""
     from generator import load_generator
 
-    dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
     with outside_engine():
         return load_generator(
-            arguments.model,
-            adapter=arguments.adapter,
-            device=config.device,
-            dtype=dtype,
-            quantization=arguments.quantization,
-            text_encoder_device=arguments.text_encoder_device,
-            tiling=arguments.tiling,
-            offload_weights=arguments.offload_weights,
+            arguments.model, adapter=arguments.adapter, device=config.device, **arguments.options()
         )
 
 

@@ -25,6 +25,7 @@ class RewardConfig(TrainingArguments):
     warmup_steps: float = field(default=10, metadata={"help": "Steps of linear warm-up."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the learning rate."})
     logging_steps: float = field(default=10, metadata={"help": "Log every so many steps."})
+    disable_tqdm: bool | None = field(default=False, metadata={"help": "Hide the progress bars."})
     save_strategy: str = field(
         default="no", metadata={"help": "When checkpoints are written: no, steps or epoch."}
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.cli import Verb
+from alignment.loading_arguments import LoadingArguments
 from generator.output import InputError
 
 HELP = "Compare how well a model and its adapters follow prompts, with confidence intervals and a report."
@@ -109,7 +110,7 @@ class VBenchArguments:
     overwrite: bool = field(default=False, metadata={"help": "Replace an existing file."})
 
 
-ARGUMENTS = (EvaluateArguments,)
+ARGUMENTS = (EvaluateArguments, LoadingArguments)
 
 
 def name_adapters(adapters: list[str]) -> dict[str, str]:
@@ -137,7 +138,10 @@ def name_adapters(adapters: list[str]) -> dict[str, str]:
     return named
 
 
-def run(arguments: EvaluateArguments) -> None:
+def run(
+    arguments: EvaluateArguments,
+    loading: LoadingArguments | None = None,
+) -> None:
     """Generates, judges, and prints where the report is and the means with their intervals."""
     from functools import partial
 
@@ -146,12 +150,12 @@ def run(arguments: EvaluateArguments) -> None:
     from reward.adherence.suites import load_suite
     from reward.reward_trainer import versions
 
+    loading = loading or LoadingArguments()
     if arguments.num_videos_per_prompt < 1 or arguments.batch_size < 1:
         raise InputError("--num_videos_per_prompt and --batch_size must be at least 1.")
     adapters = name_adapters(arguments.adapter)
-    models = {"base": partial(load_generator, arguments.model)}
-    for name, path in adapters.items():
-        models[name] = partial(load_generator, arguments.model, adapter=path)
+    load = partial(load_generator, arguments.model, **loading.options())
+    models = {"base": load, **{name: partial(load, adapter=path) for name, path in adapters.items()}}
     unknown = [name for name in arguments.reference if name not in models]
     if unknown:
         raise InputError(f"The reference {unknown[0]!r} is not among the models {', '.join(models)}.")
@@ -175,6 +179,7 @@ def run(arguments: EvaluateArguments) -> None:
         references=arguments.reference or ["base"],
         settings={
             "model": arguments.model,
+            **loading.changing(),
             "adapters": adapters,
             "adapter_sha256": {name: _folder_hash(path) for name, path in adapters.items()},
             "prompt_file": arguments.prompts,

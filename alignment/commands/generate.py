@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from alignment.loading_arguments import LoadingArguments
 from alignment.prompted_generation import VideoPromptArguments, prompted
 from generator.base import VideoGenerator
 from generator.demonstrations import METADATA
@@ -85,13 +86,18 @@ class GenerateArguments:
     )
 
 
-ARGUMENTS = (GenerateArguments, VideoPromptArguments)
+ARGUMENTS = (GenerateArguments, VideoPromptArguments, LoadingArguments)
 
 
-def run(arguments: GenerateArguments, prompt: VideoPromptArguments) -> None:
+def run(
+    arguments: GenerateArguments,
+    prompt: VideoPromptArguments,
+    loading: LoadingArguments | None = None,
+) -> None:
     """Generates every video that the output folder lacks, then writes `metadata.jsonl`."""
     from generator import load_generator
 
+    loading = loading or LoadingArguments()
     _check(arguments)
     if prompt.task and arguments.reward:
         raise InputError(f"--{prompt.task} and --reward were both given: ask for one of them.")
@@ -102,11 +108,12 @@ def run(arguments: GenerateArguments, prompt: VideoPromptArguments) -> None:
         )
     rows = video_rows(arguments, read_prompts(arguments.prompts))
     output_dir = Path(arguments.output_dir)
-    state = {**_what_matters(arguments), **prompt.changed(), "prompts": [row["prompt"] for row in rows]}
+    changed = {**_what_matters(arguments), **prompt.changed(), **loading.changing()}
+    state = {**changed, "prompts": [row["prompt"] for row in rows]}
     going_on = _is_unfinished(arguments, state)
     missing = [row for row in rows if not (going_on and (output_dir / row["file_name"]).is_file())]
     if missing:
-        model = load_generator(arguments.model, adapter=arguments.adapter)
+        model = load_generator(arguments.model, adapter=arguments.adapter, **loading.options())
         sizes = [getattr(arguments, name) or getattr(model.defaults, name) for name in SIZES]
         generate: Callable[..., Tensor] = partial(model.generate, solver=arguments.solver)
         fps = model.defaults.fps

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import transformers
 from trl import TrlParser
 
 from alignment.adapters import GeneratorArguments, LoraArguments
@@ -23,6 +24,7 @@ from generator.output import InputError
 from generator.testing import tiny_generator
 from generator.video import write_video
 from reward.preferences import Ranking, write_rankings
+from reward.reward_config import RewardConfig
 
 MODEL = GeneratorArguments(model="tiny")
 
@@ -94,6 +96,16 @@ def test_a_run_ends_with_where_the_result_is(tmp_path, videos, small, capsys):
         config = SFTConfig(**small | {"disable_tqdm": False, "overwrite": True})
         sft.run(MODEL, data, LoraArguments(use_peft=use_peft), config, generator=tiny_generator())
         assert capsys.readouterr().out.endswith(f"{sentence} {tmp_path / 'out'}.\n")
+
+
+def test_progress_is_shown_where_the_libraries_are_silent(tmp_path):
+    before = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        for config in (SFTConfig, PPOConfig, RewardConfig):
+            assert config(output_dir=str(tmp_path), use_cpu=True).disable_tqdm is False
+    finally:
+        transformers.logging.set_verbosity(before)
 
 
 def write_rankings_file(folder, videos, ranks=(1, 2, 2, 3)):

@@ -45,7 +45,8 @@ class SeedPainter:
 def painter(monkeypatch: pytest.MonkeyPatch) -> SeedPainter:
     painter = SeedPainter()
 
-    def load(name: str, adapter: str | None = None) -> SeedPainter:
+    def load(name: str, adapter: str | None = None, **options: Any) -> SeedPainter:
+        painter.options = options
         if name != "painter":
             raise InputError(f"There is no model {name}: use painter.")
         return painter
@@ -107,6 +108,22 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     assert sum(len(call["prompts"]) for call in painter.calls) == 4
     assert (tmp_path / "out" / "0000.mp4").stat().st_mtime_ns == kept
     assert seeds_seen(tmp_path / "out") == [4, 5, 6, 7, 8, 9]
+
+
+def test_what_saves_memory_reaches_the_model_and_is_remembered(
+    painter: SeedPainter, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, "--dtype", "bfloat16", "--tiling", "true", "--offload_weights", "true"]) == 0
+    assert painter.options == {
+        "dtype": torch.bfloat16,
+        "quantization": None,
+        "text_encoder_device": None,
+        "tiling": True,
+        "offload_weights": True,
+    }
+    assert main([*command, "--dtype", "bfloat16", "--tiling", "true"]) == 0  # the same videos
+    assert main(command) == 2
+    assert "other arguments (dtype, tiling)" in capsys.readouterr().err
 
 
 def test_other_arguments_never_overwrite_videos_unasked(

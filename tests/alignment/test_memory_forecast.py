@@ -183,6 +183,30 @@ def test_the_fastest_flags_that_fit_are_advised(
     assert any("several GPUs" in line for line in lines)
 
 
+def test_tiling_is_advised_where_decoding_is_what_does_not_fit(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pretend(folder: Path, work: Work) -> Forecast:
+        decoding = 0 if work.method in ("sft", "dpo") else 2 * 10**9 if work.tiling else 40 * 10**9
+        return Forecast(
+            {"transformer": 4 * 10**9}, {"update": 10**9, "decoding": decoding}, 15 * 10**8, 10**8
+        )
+
+    monkeypatch.setattr(memory_plan, "forecast", pretend)
+    methods = memory_plan.plan(str(folders["wan"]), (9, 16, 16), 16, 8)["methods"]
+    advised = {name: options[-1]["flags"] for name, options in methods.items() if options[-1]["fits"]}
+    assert advised == {
+        "generate": "--tiling true --batch_size 1",
+        "sft": "",
+        "dpo": "",
+        "ppo": "--gradient_checkpointing true --tiling true --rollout_batch_size 1 --reward_batch_size 1 "
+        "--monitor_videos 1",
+    }
+    offloaded = memory_plan.plan(str(folders["wan"]), (9, 16, 16), 16, 4)["methods"]["generate"][-1]
+    assert offloaded["fits"]
+    assert offloaded["flags"] == "--tiling true --offload_weights true --batch_size 1"
+
+
 def test_the_largest_micro_batch_that_fits_is_named_and_fits(folders: dict[str, Path]) -> None:
     size = (9, 16, 16)
     base = forecast(folders["wan"], Work("sft", *size, lora_r=16))
