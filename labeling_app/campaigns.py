@@ -12,9 +12,10 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from generator.output import InputError
+from labeling_app.held import MAXIMUM_ID
 from labeling_app.importing import inspect_video
 from labeling_app.models import Campaign, Guidelines, Media, Project, Task, TaskVideo
-from labeling_app.store import NewTask, Store, campaign_row, check_task, is_storable, media_row
+from labeling_app.store import NewTask, Store, campaign_row, check_task, is_name, is_storable, media_row
 from reward.preferences import read_rankings
 
 MAXIMUM_GUIDELINES = 50_000
@@ -41,7 +42,7 @@ def add_project(store: Store, name: str, description: str = "") -> Project:
         InputError: the name is taken, empty or too long, or a text cannot be stored.
     """
     name = name.strip()
-    if not name or len(name) > 200 or not name.isprintable() or not is_storable(description):
+    if not is_name(name, 200) or not is_storable(description):
         raise InputError(
             f"The project {name[:60]!r} is not usable: give a name of 1 to 200 printable characters."
         )
@@ -69,7 +70,8 @@ def add_campaign(
         InputError: it exists, or its name, overlap or dimensions are illegal.
     """
     with store.write() as session:
-        if session.scalar(select(Campaign.id).where(Campaign.name == name)) is not None:
+        known = select(Campaign.id).where(Campaign.name == name)
+        if is_storable(name) and session.scalar(known) is not None:
             raise InputError(f"The campaign {name!r} exists already: choose another name.")
         return campaign_row(session, name, overlap, dimensions, store.clock())
 
@@ -88,7 +90,8 @@ def set_rules(store: Store, campaign: str, rules: Rules, project: str | None = N
                 setattr(row, name, value)
         _check_rules(row)
         if project is not None:
-            found = session.scalar(select(Project).where(Project.name == project))
+            query = select(Project).where(Project.name == project)
+            found = session.scalar(query) if is_storable(project) else None
             if found is None:
                 raise InputError(f"There is no project {project!r}: make it first.")
             row.project_id, row.project = found.id, found
@@ -184,7 +187,7 @@ def make_gold(store: Store, task_id: int, ranks: Mapping[str, Sequence[int]]) ->
         InputError: there is no such normal task, or the ranks are not legal.
     """
     with store.write() as session:
-        task = session.get(Task, task_id)
+        task = session.get(Task, task_id) if 0 < task_id <= MAXIMUM_ID else None
         if task is None or task.kind != "normal":
             raise InputError(f"There is no task {task_id} that a gold item can be made of: name another.")
         media = [video.media for video in task.videos]

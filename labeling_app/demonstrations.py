@@ -202,7 +202,8 @@ def review(store: Store, demonstration_id: int, state: str) -> None:
     if state not in STATES:
         raise InputError(f"The state {state!r} is unknown: choose one of {', '.join(STATES)}.")
     with store.write() as session:
-        found = session.get(Demonstration, demonstration_id)
+        known = 0 < demonstration_id <= MAXIMUM_ID
+        found = session.get(Demonstration, demonstration_id) if known else None
         if found is None:
             raise InputError(f"There is no demonstration {demonstration_id}: name another.")
         found.state = state

@@ -76,6 +76,12 @@ def test_unusable_users_are_refused(store: Store, name: str, password: str, role
         store.add_user(name, password, role)
 
 
+@pytest.mark.parametrize("name", ["علی\u200cرضا", "क\u094d\u200dष", "王小明", "José"])
+def test_names_of_any_script_are_usable(store: Store, name: str) -> None:
+    assert store.add_user(name).name == name
+    assert store.user(name) is not None
+
+
 def test_a_new_password_ends_the_sessions(store: Store) -> None:
     ada = store.add_user("ada", "correct horse")
     token = store.open_session(ada)
