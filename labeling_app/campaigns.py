@@ -15,7 +15,16 @@ from generator.output import InputError
 from labeling_app.held import MAXIMUM_ID
 from labeling_app.importing import inspect_video
 from labeling_app.models import Campaign, Guidelines, Media, Project, Task, TaskVideo
-from labeling_app.store import NewTask, Store, campaign_row, check_task, is_name, is_storable, media_row
+from labeling_app.store import (
+    NewTask,
+    Store,
+    add_task_rows,
+    campaign_row,
+    check_task,
+    is_name,
+    is_storable,
+    media_row,
+)
 from reward.preferences import read_rankings
 
 MAXIMUM_GUIDELINES = 50_000
@@ -62,22 +71,32 @@ def projects(store: Store) -> list[Project]:
 
 
 def add_campaign(
-    store: Store, name: str, overlap: int = 1, dimensions: Sequence[str] = ("overall",)
+    store: Store,
+    name: str,
+    overlap: int = 1,
+    dimensions: Sequence[str] = ("overall",),
+    project: str | None = None,
+    tasks: Sequence[NewTask] = (),
 ) -> Campaign:
-    """Makes a campaign without tasks; videos are imported, or demonstrations asked for, later.
+    """Makes a campaign; without tasks, videos are imported, or demonstrations asked for, later.
 
     Raises:
-        InputError: it exists, or its name, overlap or dimensions are illegal.
+        InputError: it exists, there is no such project, or its name, overlap or dimensions are illegal. Then nothing
+            was made.
     """
     with store.write() as session:
         known = select(Campaign.id).where(Campaign.name == name)
         if is_storable(name) and session.scalar(known) is not None:
             raise InputError(f"The campaign {name!r} exists already: choose another name.")
-        return campaign_row(session, name, overlap, dimensions, store.clock())
+        row = campaign_row(session, name, overlap, dimensions, store.clock())
+        if project is not None:
+            row.project = _project(session, project)
+        add_task_rows(session, row, tasks, store.clock())
+        return row
 
 
 def set_rules(store: Store, campaign: str, rules: Rules, project: str | None = None) -> Campaign:
-    """Changes the rules of a campaign, from the next task on, or puts it into another project.
+    """Changes the rules of a campaign, from the next task on, or puts it into another project ("": into none).
 
     Raises:
         InputError: there is no such campaign or project, or a rule is out of range.
@@ -90,12 +109,15 @@ def set_rules(store: Store, campaign: str, rules: Rules, project: str | None = N
                 setattr(row, name, value)
         _check_rules(row)
         if project is not None:
-            query = select(Project).where(Project.name == project)
-            found = session.scalar(query) if is_storable(project) else None
-            if found is None:
-                raise InputError(f"There is no project {project!r}: make it first.")
-            row.project_id, row.project = found.id, found
+            row.project = _project(session, project) if project else None
         return row
+
+
+def _project(session: Session, name: str) -> Project:
+    found = session.scalar(select(Project).where(Project.name == name)) if is_storable(name) else None
+    if found is None:
+        raise InputError(f"There is no project {name!r}: make it first.")
+    return found
 
 
 def _check_rules(row: Campaign) -> None:

@@ -109,7 +109,7 @@ class LeadPage {
     const project = select(['', ...this.overview.projects.map(({ name }) => name)], campaign.project);
     const save = actionButton('primary', 'Save the rules', async () => {
       const body = Object.fromEntries(inputs.map(([name, , made]) => [name, Number(made.value)]));
-      if (project.value) body.project = project.value;
+      body.project = project.value;
       if (await this.get(`rules?${this.query}`, body)) await this.changed('The rules are saved.');
     });
     return section(`Rules of ${campaign.name}`, make('div', 'fields', {}, ...inputs.map(([name, label, made]) => field(`rule-${name}`, label, made)), field('rule-project', 'Project', project)), make('div', 'actions', {}, save));

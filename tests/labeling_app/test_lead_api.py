@@ -103,6 +103,29 @@ def test_a_lead_makes_projects_and_campaigns_and_changes_rules(lea: TestClient, 
     assert actions[:4] == ["set guidelines", "set rules", "add campaign", "add project"]
 
 
+def test_a_campaign_that_cannot_be_made_leaves_nothing(
+    lea: TestClient, filled: Store, candidates: Path
+) -> None:
+    broken = candidates.parent / "broken"
+    broken.mkdir()
+    (broken / "metadata.jsonl").write_text('{"file_name": "gone.mp4", "prompt": "a cat"}\n')
+    for body in ({"project": "nowhere"}, {"candidates": "broken"}, {"dimensions": ["taste"]}):
+        refused = lea.post("/api/lead/campaigns", json={"name": "new", **body})
+        assert refused.status_code == 400, body
+    (broken / "metadata.jsonl").unlink()
+    assert [row.name for row in filled.campaigns()] == ["main"]
+    assert lea.post("/api/lead/campaigns", json={"name": " new "}).json() == {"name": "new", "tasks": 0}
+
+
+def test_a_campaign_leaves_its_project(lea: TestClient, filled: Store) -> None:
+    lea.post("/api/lead/projects", json={"name": "spring"})
+    assert lea.post("/api/lead/rules?campaign=main", json={"project": "spring"}).json()["project"] == "spring"
+    assert filled.audit_events(1)[0].details == {"campaign": "main", "project": "spring"}
+    assert lea.post("/api/lead/rules?campaign=main", json={"daily_cap": 5}).json()["project"] == "spring"
+    assert lea.post("/api/lead/rules?campaign=main", json={"project": ""}).json()["project"] == ""
+    assert lea.get("/api/lead/overview").json()["campaigns"][0]["project"] == ""
+
+
 def test_only_admins_make_leads_and_reset_their_passwords(app: Any, lea: TestClient, filled: Store) -> None:
     added = lea.post("/api/lead/users", json={"name": "new"}).json()
     assert filled.authenticate("new", added["password"]) is not None
