@@ -312,3 +312,20 @@ def test_the_api_describes_all_of_itself(app: Any) -> None:
     ):
         (operation,) = described[path].values()
         assert operation["description"]
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        (b'{"name": "new", "overlap": 0}', "'overlap', input should be greater than or equal to 1"),
+        (b'{"name": "new", "overlap": 1.5}', "'overlap'"),
+        (b'{"overlap": 1}', "'name', field required"),
+        (b'{"name": "new", "videos": 1}', "'videos', extra inputs are not permitted"),
+        (b'{"name": "new", "\\ud83d": 1}', "unicode"),
+        (b"{", "json"),
+    ],
+)
+def test_a_wrong_request_is_told_what_is_wrong(lea: TestClient, body: bytes, named: str) -> None:
+    refused = lea.post("/api/lead/campaigns", content=body, headers={"content-type": "application/json"})
+    assert refused.status_code == 422
+    assert named in refused.json()["message"].lower()
