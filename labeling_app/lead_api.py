@@ -22,7 +22,7 @@ from labeling_app.export import ranking_rows
 from labeling_app.importing import read_tasks
 from labeling_app.oversight import campaign_overview, campaign_quality
 from labeling_app.plots import PLOTS, plot
-from labeling_app.store import MAXIMUM_VIDEOS, NewTask, Store
+from labeling_app.store import MAXIMUM_OVERLAP, MAXIMUM_VIDEOS, NewTask, Store
 
 CampaignName = Annotated[str, Query(max_length=200)]
 Text = Annotated[str, Field(max_length=MAXIMUM_TEXT)]
@@ -45,7 +45,7 @@ class NewCampaign(Strict):
     """A campaign to make; its videos come from one of the folders that the server offers."""
 
     name: str = Field(max_length=200)
-    overlap: int = Field(default=1, ge=1, le=1000)
+    overlap: int = Field(default=1, ge=1, le=MAXIMUM_OVERLAP)
     dimensions: list[str] = Field(default=["overall"], max_length=4)
     project: str | None = None
     candidates: str | None = None

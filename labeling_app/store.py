@@ -39,6 +39,7 @@ DIMENSIONS = ("overall", "visual", "motion", "alignment")
 ROLES = ("annotator", "lead", "admin")
 """A lead sees and steers campaigns; an admin may also make leads and admins."""
 MINIMUM_VIDEOS, MAXIMUM_VIDEOS = 2, 9
+MAXIMUM_OVERLAP = 1000
 _NO_JOINERS = dict.fromkeys(map(ord, "\u200c\u200d"))
 _USER_OF_SESSION = (
     select(User)
@@ -369,8 +370,10 @@ def check_task(prompt: str, videos: Sequence[Path]) -> None:
 def campaign_row(
     session: Session, name: str, overlap: int | None, dimensions: Sequence[str] | None, now: float
 ) -> Campaign:
-    if overlap is not None and overlap < 1:
-        raise InputError(f"overlap is {overlap}: give the number of annotators a task, 1 or more.")
+    if overlap is not None and not 1 <= overlap <= MAXIMUM_OVERLAP:
+        raise InputError(
+            f"overlap is {overlap}: give the number of annotators a task, from 1 to {MAXIMUM_OVERLAP}."
+        )
     unknown = [d for d in dimensions or () if d not in DIMENSIONS]
     if unknown or (dimensions is not None and (not dimensions or len(set(dimensions)) < len(dimensions))):
         raise InputError(

@@ -111,6 +111,9 @@ def test_an_unknown_campaign_names_the_known_ones(filled: Store) -> None:
 def test_a_running_campaign_keeps_its_overlap(filled: Store, candidates: Path) -> None:
     with pytest.raises(InputError, match="overlap 2"):
         import_tasks(filled, candidates, campaign="main", overlap=3)
+    for overlap in (0, 1001, 10**20):
+        with pytest.raises(InputError, match=f"overlap is {overlap}: give"):
+            import_tasks(filled, candidates, campaign="other", overlap=overlap)
 
 
 def test_a_changed_answer_is_a_new_version_and_the_old_one_stays(filled: Store) -> None:
