@@ -304,8 +304,12 @@ def run_export(arguments: ExportArguments) -> None:
 
 
 def run_users(arguments: UsersArguments) -> None:
-    """Adds a user, sets a password, or lists all users."""
-    with Store(arguments.db) as store:
+    """Adds a user, sets a password or a role, or lists all users."""
+    if sum(name is not None for name in (arguments.add, arguments.set_role, arguments.set_password)) > 1:
+        raise InputError(
+            "More than one of --add, --set_role and --set_password was given: give one at a time."
+        )
+    with Store(arguments.db if arguments.add is not None else existing_database(arguments.db)) as store:
         password = secrets.token_urlsafe(9)
         if arguments.add is not None:
             user = store.add_user(arguments.add, password, role=arguments.role)

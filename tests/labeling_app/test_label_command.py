@@ -66,6 +66,9 @@ def test_users_are_added_with_a_password_that_is_shown_once(
     assert not Store(database).authenticate("ada", found[1])
     with pytest.raises(InputError, match="no person"):
         label.run_users(label.UsersArguments(db=database, set_password="bob"))
+    with pytest.raises(InputError, match="one at a time"):
+        label.run_users(label.UsersArguments(db=database, add="bob", set_role="ada"))
+    assert [user.name for user in Store(database).users()] == ["ada"]
 
 
 def test_a_port_that_is_taken_is_one_clear_sentence(database: str) -> None:
@@ -185,7 +188,13 @@ def test_a_misspelt_database_is_one_sentence_and_makes_no_file(
         "export": label.ExportArguments(db="labelz.db", output_file="rankings.jsonl"),
         "simulate": label.SimulateArguments(db="labelz.db", reward="world"),
         "gold": verbs["gold"].arguments[0](db="labelz.db", rankings="known.jsonl"),
+        "users": label.UsersArguments(db="labelz.db"),
     }.items():
         with pytest.raises(InputError, match=r"There is no database labelz\.db"):
             verbs[name].run(arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_quality_of_a_dimension_that_is_not_asked_for_is_one_sentence(database: str) -> None:
+    with pytest.raises(InputError, match="has no dimension 'taste': choose one of overall"):
+        label.run_quality(label.QualityArguments(db=database, dimension="taste"))
