@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import socket
 from pathlib import Path
@@ -77,6 +78,12 @@ def test_a_port_that_is_taken_is_one_clear_sentence(database: str) -> None:
         taken.listen()
         with pytest.raises(InputError, match="choose another --port"):
             label.run_serve(label.ServeArguments(db=database, port=taken.getsockname()[1]))
+
+
+@pytest.mark.parametrize("minutes", [0.0, -1.0, math.nan, math.inf])
+def test_a_lease_that_is_no_time_is_one_clear_sentence(database: str, minutes: float) -> None:
+    with pytest.raises(InputError, match=r"lease_minutes is .*: give a number above 0"):
+        label.run_serve(label.ServeArguments(db=database, port=0, lease_minutes=minutes))
 
 
 def test_wrong_scores_are_one_clear_sentence(database: str, tmp_path: Path) -> None:
