@@ -12,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from generator.output import InputError
+from labeling_app.answers import dense_ranks
 from labeling_app.held import MAXIMUM_ID
 from labeling_app.importing import inspect_video
 from labeling_app.models import Campaign, Guidelines, Media, Project, Task, TaskVideo
@@ -25,7 +26,7 @@ from labeling_app.store import (
     is_storable,
     media_row,
 )
-from reward.preferences import read_rankings
+from reward.preferences import MISSING, read_rankings
 
 MAXIMUM_GUIDELINES = 50_000
 
@@ -176,14 +177,20 @@ def import_gold(store: Store, path: str | Path, campaign: str) -> int:
     Rows of the same prompt and videos with other dimensions belong to one item.
 
     Raises:
-        InputError: the campaign does not exist, the file or a video cannot be read, or an item lacks one of the
-            campaign's dimensions. Then nothing was added.
+        InputError: the campaign does not exist, the file or a video cannot be read, an item lacks one of the
+            campaign's dimensions or a rank, or has another known answer already. Then nothing was added.
     """
     row = store.campaign(campaign)
     known: dict[tuple[str, tuple[Path, ...]], dict[str, list[int]]] = {}
     for ranking in read_rankings(path):
         videos = tuple(Path(video) for video in ranking.videos)
-        known.setdefault((ranking.prompt, videos), {})[ranking.dimension] = list(ranking.ranks)
+        order = dense_ranks(ranking.ranks)
+        answer = known.setdefault((ranking.prompt, videos), {})
+        if MISSING in ranking.ranks or answer.setdefault(ranking.dimension, order) != order:
+            raise InputError(
+                f"{path} ranks the videos of {ranking.prompt[:60]!r} in two ways, or not all of them: the known "
+                "answer of a gold item is one rank a video."
+            )
     added = 0
     items = [
         (NewTask(prompt, tuple(inspect_video(video) for video in videos)), ranks)
@@ -193,7 +200,13 @@ def import_gold(store: Store, path: str | Path, campaign: str) -> int:
         for task, ranks in items:
             check_task(task.prompt, [video.path for video in task.videos])
             media = [media_row(session, video) for video in task.videos]
-            added += _add_gold(session, row, task.prompt, media, ranks, store.clock()) is not None
+            if _add_gold(session, row, task.prompt, media, ranks, store.clock()) is not None:
+                added += 1
+            elif _known_order(session, row, task.prompt, media) != ranks:
+                raise InputError(
+                    f"The campaign {campaign!r} has a gold item {task.prompt[:60]!r} with these videos and another "
+                    "known answer, which does not change: leave it out."
+                )
     return added
 
 
@@ -231,9 +244,7 @@ def _add_gold(
             f"The gold item {prompt[:60]!r} has known ranks for {', '.join(ranks) or 'nothing'}: give one rank a "
             f"video for {', '.join(campaign.dimensions)}."
         )
-    contents = "\0".join([prompt, *sorted(video.sha256 for video in media)])
-    # A gold item may have the prompt and videos of a normal task, so its fingerprint is another.
-    fingerprint = "gold-" + hashlib.sha256(contents.encode(errors="surrogatepass")).hexdigest()[:58]
+    fingerprint = _gold_fingerprint(prompt, media)
     same = select(Task.id).where(Task.campaign_id == campaign.id, Task.fingerprint == fingerprint)
     if session.scalar(same) is not None:
         return None
@@ -250,3 +261,24 @@ def _add_gold(
     session.add(task)
     session.flush()
     return task.id
+
+
+def _gold_fingerprint(prompt: str, media: Sequence[Media]) -> str:
+    """Of a gold item, which may have the prompt and videos of a normal task, so its fingerprint is another."""
+    contents = "\0".join([prompt, *sorted(video.sha256 for video in media)])
+    return "gold-" + hashlib.sha256(contents.encode(errors="surrogatepass")).hexdigest()[:58]
+
+
+def _known_order(
+    session: Session, campaign: Campaign, prompt: str, media: Sequence[Media]
+) -> dict[str, list[int]]:
+    """The known answer of a gold item that is there, for its videos in the order of `media`."""
+    fingerprint = _gold_fingerprint(prompt, media)
+    task = session.scalars(
+        select(Task).where(Task.campaign_id == campaign.id, Task.fingerprint == fingerprint)
+    ).one()
+    places = {video.media.sha256: video.position for video in task.videos}
+    return {
+        dimension: dense_ranks([ranks[places[video.sha256]] for video in media])
+        for dimension, ranks in (task.gold_ranks or {}).items()
+    }

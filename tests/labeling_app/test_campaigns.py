@@ -122,6 +122,50 @@ def test_gold_accuracy_counts_the_pairs_that_the_known_answer_decides(filled: St
     assert pair_accuracy([1, 1, 2], [1, 2, 2]) == (1, 2)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"ranks": [1, 2, 3, 4]}, "another known answer"),
+        ({"ranks": [4, 3, 2, -1]}, "not all of them"),
+    ],
+)
+def test_gold_items_have_one_whole_known_answer(
+    filled: Store, gold_file: Path, change: dict[str, Any], said: str
+) -> None:
+    import_gold(filled, gold_file, "main")
+    rows = [json.loads(line) for line in gold_file.read_text().splitlines()]
+    turned = {**rows[0], "videos": rows[0]["videos"][::-1], "ranks": rows[0]["ranks"][::-1]}
+    other = gold_file.with_name("other.jsonl")
+    other.write_text(json.dumps(turned) + "\n")
+    assert import_gold(filled, other, "main") == 0
+    other.write_text(json.dumps({**rows[0], **change}) + "\n")
+    with pytest.raises(InputError, match=said):
+        import_gold(filled, other, "main")
+    other.write_text(
+        "".join(json.dumps({**rows[0], "ranks": ranks}) + "\n" for ranks in ([1, 2, 3, 4], [1, 1, 2, 3]))
+    )
+    with pytest.raises(InputError, match="in two ways"):
+        import_gold(filled, other, "main")
+
+
+def test_a_trial_counts_every_dimension(store: Store, gold_file: Path, candidates: Path) -> None:
+    rows = [json.loads(line) for line in gold_file.read_text().splitlines()]
+    both = [{**row, "dimension": name} for row in rows for name in ("visual", "motion")]
+    gold_file.write_text("".join(json.dumps(row) + "\n" for row in both))
+    import_tasks(store, candidates, campaign="main", dimensions=["visual", "motion"])
+    import_gold(store, gold_file, "main")
+    set_rules(store, "main", Rules(quiz_size=2, quiz_pass=0.8))
+    half = store.add_user("half")
+    for _ in range(2):
+        task = assignment.next_task(store, half)
+        assert task is not None
+        right = [[4, 3, 2, 1][position] for position in task.permutation]
+        ranks = {"visual": right, "motion": [5 - rank for rank in right]}
+        assignment.submit(store, half, task.assignment, ranks, 1.0)
+    assert assignment.next_task(store, half) is None
+    assert assignment.reason_for_nothing(store, half).startswith("The first tasks were a trial")
+
+
 def test_a_trial_opens_the_campaign_only_to_those_who_pass(filled: Store, gold_file: Path) -> None:
     import_gold(filled, gold_file, "main")
     set_rules(filled, "main", Rules(quiz_size=3, quiz_pass=0.8))
