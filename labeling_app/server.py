@@ -233,6 +233,7 @@ def _add_api(app: FastAPI, door: Door, campaign: str | None) -> None:
                 {
                     **_task_for_page(answered.task),
                     "ranks": answered.ranks,
+                    "seconds": answered.seconds,
                     "comment": answered.comment,
                     "flag": answered.flag,
                     "answered_at": answered.answered_at,
