@@ -44,16 +44,22 @@ def demonstration_api(store: Store, campaign: str | None) -> APIRouter:
 
     @api.get("/prompts")
     def prompts(user: Annotator) -> dict[str, Any]:
-        """Prompts that wait for a video of this user, in the user's own order, and the videos to choose from."""
+        """Prompts that wait for a video of this user, in the user's own order, and the videos to choose from in the
+        campaign of each."""
         waiting = demonstrations.open_prompts(store, user, campaign)
+        shown = waiting[:50]
+        campaigns = {found.campaign_id: found.campaign.name for found in shown}
         return {
             "user": user.name,
             "lead": user.role in LEADS,
             "waiting": len(waiting),
-            "prompts": [{"id": found.id, "prompt": found.prompt} for found in waiting[:50]],
+            "prompts": [
+                {"id": found.id, "prompt": found.prompt, "campaign": found.campaign.name} for found in shown
+            ],
             "library": [
-                media_for_page(video)
-                for video in (demonstrations.library(store, waiting[0].campaign_id) if waiting else [])
+                {**media_for_page(video), "campaign": name}
+                for number, name in campaigns.items()
+                for video in demonstrations.library(store, number)
             ],
         }
 
