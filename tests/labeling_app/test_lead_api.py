@@ -214,6 +214,10 @@ def test_an_uploaded_video_is_written_anew_and_answers_a_prompt(
     assert read_video(tmp_path / "sft" / rows[0]["file_name"])[0].shape == (3, 6, 720, 1280)
 
     (row,) = demonstrations(filled, "main")
+    away = Path(row.media.path).rename(tmp_path / "away.mp4")
+    with pytest.raises(InputError, match="not there any more"):
+        export_demonstrations(filled, "main", tmp_path / "other")
+    away.rename(row.media.path)
     assert (
         lea.post(f"/api/lead/demonstrations/{row.id}/review", json={"state": "rejected"}).status_code == 200
     )
