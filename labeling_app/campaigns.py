@@ -52,17 +52,21 @@ def add_project(store: Store, name: str, description: str = "") -> Project:
         InputError: the name is taken, empty or too long, or a text cannot be stored.
     """
     name = name.strip()
-    if not is_name(name, 200) or not is_storable(description):
-        raise InputError(
-            f"The project {name[:60]!r} is not usable: give a name of 1 to 200 printable characters."
-        )
-    project = Project(name=name, description=description[:10_000], created_at=store.clock())
+    project = _new_project(name, description, store.clock())
     try:
         with store.write() as session:
             session.add(project)
     except IntegrityError as error:
         raise InputError(f"The project {name!r} exists already: choose another name.") from error
     return project
+
+
+def _new_project(name: str, description: str, now: float) -> Project:
+    if not is_name(name, 200) or not is_storable(description):
+        raise InputError(
+            f"The project {name[:60]!r} is not usable: give a name of 1 to 200 printable characters."
+        )
+    return Project(name=name, description=description[:10_000], created_at=now)
 
 
 def projects(store: Store) -> list[Project]:
@@ -96,26 +100,37 @@ def add_campaign(
         return row
 
 
-def set_rules(store: Store, campaign: str, rules: Rules, project: str | None = None) -> Campaign:
+def set_rules(
+    store: Store, campaign: str, rules: Rules, project: str | None = None, make: bool = False
+) -> Campaign:
     """Changes the rules of a campaign, from the next task on, or puts it into another project ("": into none).
 
+    Args:
+        make: also makes the campaign and the project where they are new.
+
     Raises:
-        InputError: there is no such campaign or project, or a rule is out of range.
+        InputError: there is no such campaign or project, or a rule is out of range. Then nothing was changed.
     """
-    row_id = store.campaign(campaign).id
+    row_id = None if make else store.campaign(campaign).id
     with store.write() as session:
-        row = session.get_one(Campaign, row_id)
+        if row_id is None:
+            row = campaign_row(session, campaign, None, None, store.clock())
+        else:
+            row = session.get_one(Campaign, row_id)
         for name, value in asdict(rules).items():
             if value is not None:
                 setattr(row, name, value)
         _check_rules(row)
         if project is not None:
-            row.project = _project(session, project) if project else None
+            row.project = _project(session, project, store.clock() if make else None) if project else None
         return row
 
 
-def _project(session: Session, name: str) -> Project:
+def _project(session: Session, name: str, made_at: float | None = None) -> Project:
+    """The project of this name, which is made if it is new and `made_at` is given."""
     found = session.scalar(select(Project).where(Project.name == name)) if is_storable(name) else None
+    if found is None and made_at is not None:
+        return _new_project(name, "", made_at)
     if found is None:
         raise InputError(f"There is no project {name!r}: make it first.")
     return found
@@ -158,10 +173,7 @@ def set_guidelines(store: Store, campaign: str, text: str) -> int:
     Raises:
         InputError: there is no such campaign, or the text is empty, too long or cannot be stored.
     """
-    if not text.strip() or len(text) > MAXIMUM_GUIDELINES or not is_storable(text):
-        raise InputError(
-            f"The guidelines have {len(text)} characters: give 1 to {MAXIMUM_GUIDELINES}, without NUL."
-        )
+    check_guidelines(text)
     row = store.campaign(campaign)
     with store.write() as session:
         session.scalar(select(Campaign.id).where(Campaign.id == row.id).with_for_update())
@@ -169,6 +181,19 @@ def set_guidelines(store: Store, campaign: str, text: str) -> int:
         version = (last or 0) + 1
         session.add(Guidelines(campaign_id=row.id, version=version, text=text, created_at=store.clock()))
     return version
+
+
+def check_guidelines(text: str) -> str:
+    """The text, if it can be guidelines.
+
+    Raises:
+        InputError: it is empty, too long or cannot be stored.
+    """
+    if not text.strip() or len(text) > MAXIMUM_GUIDELINES or not is_storable(text):
+        raise InputError(
+            f"The guidelines have {len(text)} characters: give 1 to {MAXIMUM_GUIDELINES}, without NUL."
+        )
+    return text
 
 
 def import_gold(store: Store, path: str | Path, campaign: str) -> int:

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -179,8 +180,17 @@ def test_select_adds_pairs_to_a_campaign_and_says_what_it_expects(
     assert int(worth[1]) > 10
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     assert [row["random"] for row in rows] == [False] * 8 + [True] * 2
+    for wrong, said in (
+        ({}, "pass --overwrite"),
+        ({"output_file": str(tmp_path)}, "is a folder"),
+        ({"overwrite": True, "temperature": 0.0}, "temperature is 0"),
+        ({"overwrite": True, "temperature": math.nan}, "temperature is nan"),
+        ({"overwrite": True, "seed": -1}, "seed is -1"),
+    ):
+        with pytest.raises(InputError, match=said):
+            verb.run(replace(arguments, **wrong))
     # The same pairs are not picked twice.
-    verb.run(arguments)
+    verb.run(replace(arguments, overwrite=True))
     again = {tuple(json.loads(line)["videos"]) for line in output.read_text().splitlines()}
     assert again.isdisjoint({tuple(row["videos"]) for row in rows})
 
@@ -205,3 +215,19 @@ def test_a_misspelt_database_is_one_sentence_and_makes_no_file(
 def test_the_quality_of_a_dimension_that_is_not_asked_for_is_one_sentence(database: str) -> None:
     with pytest.raises(InputError, match="has no dimension 'taste': choose one of overall"):
         label.run_quality(label.QualityArguments(db=database, dimension="taste"))
+
+
+def test_a_campaign_whose_rules_are_wrong_is_not_made(database: str, tmp_path: Path) -> None:
+    from labeling_app.campaigns import projects
+    from labeling_app.store import Store
+
+    (tmp_path / "empty.md").touch()
+    verb = label.LEAD_VERBS["campaign"]
+    for wrong in ({"gold_share": 9.0}, {"guidelines": str(tmp_path / "empty.md")}):
+        with pytest.raises(InputError):
+            verb.run(verb.arguments[0](db=database, campaign="new", project="spring", **wrong))
+    with Store(database) as store:
+        assert [row.name for row in store.campaigns()] == ["default"]
+        assert projects(store) == []
+        verb.run(verb.arguments[0](db=database, campaign="new", project="spring", gold_share=0.2))
+        assert store.campaign("new").project is not None
