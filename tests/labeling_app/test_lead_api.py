@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
+import socket
 import struct
+import threading
+import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +21,7 @@ from fastapi.testclient import TestClient
 from generator.output import InputError
 from generator.video import read_video
 from labeling_app import assignment, transcoding
+from labeling_app.access import COOKIE
 from labeling_app.demonstrations import add_library, ask, demonstrations, export_demonstrations
 from labeling_app.server import create_app
 from labeling_app.store import Store
@@ -294,6 +301,61 @@ def test_an_upload_that_takes_too_much_memory_or_time_is_refused(
         transcoding.transcode(source, tmp_path / "written.mp4")
     assert str(caught.value) == transcoding.TOO_LARGE
     assert not (tmp_path / "written.mp4").exists()
+
+
+def test_many_uploads_at_once_hold_up_nobody_else(
+    filled: Store, serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = filled.add_user("ada", PASSWORD)
+    cookie = {"cookie": f"{COOKIE}={filled.open_session(ada)}"}
+    go_on = threading.Event()
+
+    def slow(*_: object) -> None:
+        go_on.wait(30)
+        raise InputError("No.")
+
+    monkeypatch.setattr("labeling_app.demonstrations.save_upload", slow)
+    server = serve(filled)
+
+    def upload() -> None:
+        with pytest.raises(urllib.error.HTTPError):
+            urllib.request.urlopen(
+                urllib.request.Request(f"{server.url}/api/demonstrations/uploads", b"x" * 99, cookie)
+            )
+
+    uploads = [threading.Thread(target=upload) for _ in range(50)]
+    try:
+        for thread in uploads:
+            thread.start()
+        time.sleep(1)
+        answers = urllib.request.Request(f"{server.url}/api/answers", headers=cookie)
+        with urllib.request.urlopen(answers, timeout=10) as response:
+            assert response.status == 200
+    finally:
+        go_on.set()
+        for thread in uploads:
+            thread.join()
+    assert list(filled.uploads.glob(".received-*")) == []
+
+
+def test_an_upload_that_breaks_off_leaves_nothing_and_logs_no_error(
+    filled: Store, serve: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    session = filled.open_session(filled.add_user("ada", PASSWORD))
+    host = serve(filled).url.removeprefix("http://")
+    logging.getLogger("uvicorn.error").addHandler(caplog.handler)
+    with socket.create_connection(tuple(host.split(":"))) as connection:
+        connection.sendall(
+            f"POST /api/demonstrations/uploads HTTP/1.1\r\nHost: {host}\r\nCookie: {COOKIE}={session}\r\n"
+            "Content-Length: 1000\r\n\r\nbegun".encode()
+        )
+        while not list(filled.uploads.glob(".received-*")):
+            time.sleep(0.02)
+    while list(filled.uploads.glob(".received-*")):
+        time.sleep(0.02)
+    time.sleep(0.2)
+    logging.getLogger("uvicorn.error").removeHandler(caplog.handler)
+    assert caplog.messages == []
 
 
 def test_uploads_beyond_the_largest_size_are_refused_before_they_are_read(ada: TestClient) -> None:
