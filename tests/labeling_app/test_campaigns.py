@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections import Counter
 from pathlib import Path
@@ -27,6 +28,8 @@ from labeling_app.export import export_rankings
 from labeling_app.hidden_checks import hidden_checks
 from labeling_app.importing import import_tasks
 from labeling_app.models import Assignment, Task, User
+from labeling_app.oversight import campaign_overview
+from labeling_app.plots import plot
 from labeling_app.reliability import aggregate, read_store
 from labeling_app.simulate import SimulatedAnnotator, simulate
 from labeling_app.store import Store
@@ -286,3 +289,24 @@ def test_roles_change_and_one_admin_stays(store: Store) -> None:
         store.set_role("root", "annotator")
     with pytest.raises(InputError, match="unknown"):
         store.set_role("ada", "queen")
+
+
+def test_a_flag_that_was_taken_back_does_not_count(filled: Store) -> None:
+    ada = filled.add_user("ada")
+    task = assignment.next_task(filled, ada)
+    assert task is not None
+    assignment.submit(filled, ada, task.assignment, RANKS, 1.0, flag="odd")
+    assert campaign_overview(filled, filled.campaign("main"))["flagged"] == 1
+    assignment.revise(filled, ada, task.assignment, RANKS, 1.0)
+    assert campaign_overview(filled, filled.campaign("main"))["flagged"] == 0
+
+
+def test_plots_name_annotators_in_any_script(filled: Store) -> None:
+    names = ["王小明", "محمد علي", "<b>$1$"]
+    for name in names:
+        person = filled.add_user(name)
+        task = assignment.next_task(filled, person)
+        assert task is not None
+        assignment.submit(filled, person, task.assignment, RANKS, 1.0)
+    shown = plot(filled, "main", "annotators").decode()
+    assert all(f">{html.escape(name)}</text>" in shown for name in names)
