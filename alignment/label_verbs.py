@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -17,9 +18,8 @@ from generator.prompts import read_prompts
 from labeling_app.campaigns import (
     Rules,
     add_campaign,
-    add_project,
+    check_guidelines,
     import_gold,
-    projects,
     set_guidelines,
     set_rules,
 )
@@ -126,16 +126,13 @@ class SelectArguments:
     output_file: str | None = field(
         default=None, metadata={"help": "also write the pairs as JSONL, with their bits and which are random"}
     )
+    overwrite: bool = field(default=False, metadata={"help": "replace the output file if it exists"})
 
 
 def run_campaign(arguments: CampaignArguments) -> None:
     """Makes a campaign or changes its rules."""
-    text = _read_text(arguments.guidelines) if arguments.guidelines else None
+    text = check_guidelines(_read_text(arguments.guidelines)) if arguments.guidelines else None
     with Store(arguments.db) as store:
-        if arguments.campaign not in {row.name for row in store.campaigns()}:
-            add_campaign(store, arguments.campaign)
-        if arguments.project and arguments.project not in {row.name for row in projects(store)}:
-            add_project(store, arguments.project)
         rules = Rules(
             arguments.gold_share,
             arguments.repeat_share,
@@ -143,7 +140,7 @@ def run_campaign(arguments: CampaignArguments) -> None:
             arguments.quiz_size,
             arguments.quiz_pass,
         )
-        row = set_rules(store, arguments.campaign, rules, arguments.project)
+        row = set_rules(store, arguments.campaign, rules, arguments.project, make=True)
         if text is not None:
             print(f"Guidelines, version {set_guidelines(store, arguments.campaign, text)}")
     print(
@@ -178,6 +175,7 @@ def run_demonstrations(arguments: DemonstrationArguments) -> None:
 
 def run_select(arguments: SelectArguments) -> None:
     """Picks pairs, adds them to the campaign and says what they are expected to bring."""
+    _check_selection(arguments)
     candidates = read_candidates([Path(source) for source in arguments.videos])
     models = [load_reward(name) for name in arguments.reward]
     with Store(arguments.db) as store:
@@ -201,6 +199,18 @@ def run_select(arguments: SelectArguments) -> None:
         print(
             "With one such reward model this counts the noise of annotators too: give two or more for less."
         )
+
+
+def _check_selection(arguments: SelectArguments) -> None:
+    if not 0 < arguments.temperature < math.inf:
+        raise InputError(f"temperature is {arguments.temperature}: give a number above 0.")
+    if arguments.seed < 0:
+        raise InputError(f"seed is {arguments.seed}: give 0 or more.")
+    path = Path(arguments.output_file) if arguments.output_file else None
+    if path is not None and path.is_dir():
+        raise InputError(f"{path} is a folder, but the pairs are one file: name a .jsonl file.")
+    if path is not None and path.exists() and not arguments.overwrite:
+        raise InputError(f"The file {path} exists: name another one or pass --overwrite.")
 
 
 def _pick(

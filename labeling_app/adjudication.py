@@ -11,7 +11,7 @@ import numpy as np
 from sqlalchemy import select
 
 from generator.output import InputError
-from labeling_app.assignment import MAXIMUM_TEXT, dense_ranks, legal_ranks
+from labeling_app.assignment import MAXIMUM_ID, MAXIMUM_TEXT, dense_ranks, legal_ranks
 from labeling_app.models import Adjudication, Judgement, Task, User
 from labeling_app.quality import pair_labels
 from labeling_app.store import Store, is_storable
@@ -103,7 +103,7 @@ def adjudicate(
     if len(comment) > MAXIMUM_TEXT or not is_storable(comment):
         raise InputError(f"The comment is longer than {MAXIMUM_TEXT} characters or holds a NUL: shorten it.")
     with store.write() as session:
-        task = session.get(Task, task_id)
+        task = session.get(Task, task_id) if 0 < task_id <= MAXIMUM_ID else None
         if task is None or task.kind != "normal":
             raise InputError(f"There is no task {task_id} to decide: name another.")
         if set(ranks) != set(task.campaign.dimensions):

@@ -31,11 +31,13 @@ class Answered:
 
     Attributes:
         ranks: for each dimension the newest ranks, in the order in which the videos were shown.
+        seconds: how long the annotator has worked on it so far.
         answered_at: when the first version was given, seconds since the epoch.
     """
 
     task: AssignedTask
     ranks: dict[str, list[int]]
+    seconds: float
     comment: str
     flag: str
     answered_at: float
@@ -141,7 +143,8 @@ def _answered(session: Session, assignment: Assignment) -> Answered:
     }
     shown = this_task(session, assignment.user_id, assignment.task_id)
     task = assigned_task(assignment.id, shown, assignment.permutation, assignment.expires_at)
-    return Answered(task, ranks, newest[0].comment, newest[0].flag, answered_at=versions[0].created_at)
+    last = newest[0]
+    return Answered(task, ranks, last.seconds, last.comment, last.flag, versions[0].created_at)
 
 
 def skip(

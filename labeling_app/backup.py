@@ -24,12 +24,20 @@ def backup(database: str | Path, path: str | Path, overwrite: bool = False) -> i
     """Writes a backup in one step and returns the number of its rows.
 
     Raises:
-        InputError: the file exists and `overwrite` is not set, or the database cannot be opened.
+        InputError: the file exists and `overwrite` is not set, it is a folder or the database itself, or the
+            database cannot be opened.
     """
     path = Path(path)
+    if path.is_dir():
+        raise InputError(
+            f"{path} is a folder, but a backup is one file: name a file such as labels.backup.db."
+        )
     if path.exists() and not overwrite:
         raise InputError(f"The file {path} exists: name another one or pass --overwrite.")
-    source = open_database(existing_database(database))
+    url = existing_database(database)
+    if path.exists() and url.startswith("sqlite:///") and path.samefile(url.removeprefix("sqlite:///")):
+        raise InputError(f"{path} is the database itself: name another file for its backup.")
+    source = open_database(url)
     try:
         with atomic_path(path) as temporary:
             target = open_database(database_url(temporary))
@@ -52,6 +60,10 @@ def restore(path: str | Path, database: str | Path) -> int:
     """
     if not Path(path).is_file():
         raise InputError(f"The backup {path} does not exist: correct the path.")
+    if not _is_backup(Path(path)):
+        raise InputError(
+            f"{path} is not a backup of the labeling app: name a file that `label backup` wrote."
+        )
     source, target = open_database(database_url(path)), open_database(database_url(database))
     try:
         with source.execution_options(reading=True).connect() as reading, target.begin() as writing:
@@ -65,6 +77,16 @@ def restore(path: str | Path, database: str | Path) -> int:
     finally:
         source.dispose()
         target.dispose()
+
+
+def _is_backup(path: Path) -> bool:
+    """Whether the file is an SQLite database with the tables of a store; nothing is written to it."""
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+            found = connection.execute("SELECT name FROM sqlite_master WHERE name = 'judgements'")
+            return found.fetchone() is not None
+    except sqlite3.Error:
+        return False
 
 
 def _snapshot(connection: Connection) -> Connection:

@@ -12,10 +12,21 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from generator.output import InputError
+from labeling_app.answers import dense_ranks
+from labeling_app.held import MAXIMUM_ID
 from labeling_app.importing import inspect_video
 from labeling_app.models import Campaign, Guidelines, Media, Project, Task, TaskVideo
-from labeling_app.store import NewTask, Store, campaign_row, check_task, is_storable, media_row
-from reward.preferences import read_rankings
+from labeling_app.store import (
+    NewTask,
+    Store,
+    add_task_rows,
+    campaign_row,
+    check_task,
+    is_name,
+    is_storable,
+    media_row,
+)
+from reward.preferences import MISSING, read_rankings
 
 MAXIMUM_GUIDELINES = 50_000
 
@@ -41,17 +52,21 @@ def add_project(store: Store, name: str, description: str = "") -> Project:
         InputError: the name is taken, empty or too long, or a text cannot be stored.
     """
     name = name.strip()
-    if not name or len(name) > 200 or not name.isprintable() or not is_storable(description):
-        raise InputError(
-            f"The project {name[:60]!r} is not usable: give a name of 1 to 200 printable characters."
-        )
-    project = Project(name=name, description=description[:10_000], created_at=store.clock())
+    project = _new_project(name, description, store.clock())
     try:
         with store.write() as session:
             session.add(project)
     except IntegrityError as error:
         raise InputError(f"The project {name!r} exists already: choose another name.") from error
     return project
+
+
+def _new_project(name: str, description: str, now: float) -> Project:
+    if not is_name(name, 200) or not is_storable(description):
+        raise InputError(
+            f"The project {name[:60]!r} is not usable: give a name of 1 to 200 printable characters."
+        )
+    return Project(name=name, description=description[:10_000], created_at=now)
 
 
 def projects(store: Store) -> list[Project]:
@@ -61,38 +76,64 @@ def projects(store: Store) -> list[Project]:
 
 
 def add_campaign(
-    store: Store, name: str, overlap: int = 1, dimensions: Sequence[str] = ("overall",)
+    store: Store,
+    name: str,
+    overlap: int = 1,
+    dimensions: Sequence[str] = ("overall",),
+    project: str | None = None,
+    tasks: Sequence[NewTask] = (),
 ) -> Campaign:
-    """Makes a campaign without tasks; videos are imported, or demonstrations asked for, later.
+    """Makes a campaign; without tasks, videos are imported, or demonstrations asked for, later.
 
     Raises:
-        InputError: it exists, or its name, overlap or dimensions are illegal.
+        InputError: it exists, there is no such project, or its name, overlap or dimensions are illegal. Then nothing
+            was made.
     """
     with store.write() as session:
-        if session.scalar(select(Campaign.id).where(Campaign.name == name)) is not None:
+        known = select(Campaign.id).where(Campaign.name == name)
+        if is_storable(name) and session.scalar(known) is not None:
             raise InputError(f"The campaign {name!r} exists already: choose another name.")
-        return campaign_row(session, name, overlap, dimensions, store.clock())
+        row = campaign_row(session, name, overlap, dimensions, store.clock())
+        if project is not None:
+            row.project = _project(session, project)
+        add_task_rows(session, row, tasks, store.clock())
+        return row
 
 
-def set_rules(store: Store, campaign: str, rules: Rules, project: str | None = None) -> Campaign:
-    """Changes the rules of a campaign, from the next task on, or puts it into another project.
+def set_rules(
+    store: Store, campaign: str, rules: Rules, project: str | None = None, make: bool = False
+) -> Campaign:
+    """Changes the rules of a campaign, from the next task on, or puts it into another project ("": into none).
+
+    Args:
+        make: also makes the campaign and the project where they are new.
 
     Raises:
-        InputError: there is no such campaign or project, or a rule is out of range.
+        InputError: there is no such campaign or project, or a rule is out of range. Then nothing was changed.
     """
-    row_id = store.campaign(campaign).id
+    row_id = None if make else store.campaign(campaign).id
     with store.write() as session:
-        row = session.get_one(Campaign, row_id)
+        if row_id is None:
+            row = campaign_row(session, campaign, None, None, store.clock())
+        else:
+            row = session.get_one(Campaign, row_id)
         for name, value in asdict(rules).items():
             if value is not None:
                 setattr(row, name, value)
         _check_rules(row)
         if project is not None:
-            found = session.scalar(select(Project).where(Project.name == project))
-            if found is None:
-                raise InputError(f"There is no project {project!r}: make it first.")
-            row.project_id, row.project = found.id, found
+            row.project = _project(session, project, store.clock() if make else None) if project else None
         return row
+
+
+def _project(session: Session, name: str, made_at: float | None = None) -> Project:
+    """The project of this name, which is made if it is new and `made_at` is given."""
+    found = session.scalar(select(Project).where(Project.name == name)) if is_storable(name) else None
+    if found is None and made_at is not None:
+        return _new_project(name, "", made_at)
+    if found is None:
+        raise InputError(f"There is no project {name!r}: make it first.")
+    return found
 
 
 def _check_rules(row: Campaign) -> None:
@@ -132,10 +173,7 @@ def set_guidelines(store: Store, campaign: str, text: str) -> int:
     Raises:
         InputError: there is no such campaign, or the text is empty, too long or cannot be stored.
     """
-    if not text.strip() or len(text) > MAXIMUM_GUIDELINES or not is_storable(text):
-        raise InputError(
-            f"The guidelines have {len(text)} characters: give 1 to {MAXIMUM_GUIDELINES}, without NUL."
-        )
+    check_guidelines(text)
     row = store.campaign(campaign)
     with store.write() as session:
         session.scalar(select(Campaign.id).where(Campaign.id == row.id).with_for_update())
@@ -145,20 +183,39 @@ def set_guidelines(store: Store, campaign: str, text: str) -> int:
     return version
 
 
+def check_guidelines(text: str) -> str:
+    """The text, if it can be guidelines.
+
+    Raises:
+        InputError: it is empty, too long or cannot be stored.
+    """
+    if not text.strip() or len(text) > MAXIMUM_GUIDELINES or not is_storable(text):
+        raise InputError(
+            f"The guidelines have {len(text)} characters: give 1 to {MAXIMUM_GUIDELINES}, without NUL."
+        )
+    return text
+
+
 def import_gold(store: Store, path: str | Path, campaign: str) -> int:
     """Adds gold items from a rankings file, whose ranks are the known answers; returns how many are new.
 
     Rows of the same prompt and videos with other dimensions belong to one item.
 
     Raises:
-        InputError: the campaign does not exist, the file or a video cannot be read, or an item lacks one of the
-            campaign's dimensions. Then nothing was added.
+        InputError: the campaign does not exist, the file or a video cannot be read, an item lacks one of the
+            campaign's dimensions or a rank, or has another known answer already. Then nothing was added.
     """
     row = store.campaign(campaign)
     known: dict[tuple[str, tuple[Path, ...]], dict[str, list[int]]] = {}
     for ranking in read_rankings(path):
         videos = tuple(Path(video) for video in ranking.videos)
-        known.setdefault((ranking.prompt, videos), {})[ranking.dimension] = list(ranking.ranks)
+        order = dense_ranks(ranking.ranks)
+        answer = known.setdefault((ranking.prompt, videos), {})
+        if MISSING in ranking.ranks or answer.setdefault(ranking.dimension, order) != order:
+            raise InputError(
+                f"{path} ranks the videos of {ranking.prompt[:60]!r} in two ways, or not all of them: the known "
+                "answer of a gold item is one rank a video."
+            )
     added = 0
     items = [
         (NewTask(prompt, tuple(inspect_video(video) for video in videos)), ranks)
@@ -168,7 +225,13 @@ def import_gold(store: Store, path: str | Path, campaign: str) -> int:
         for task, ranks in items:
             check_task(task.prompt, [video.path for video in task.videos])
             media = [media_row(session, video) for video in task.videos]
-            added += _add_gold(session, row, task.prompt, media, ranks, store.clock()) is not None
+            if _add_gold(session, row, task.prompt, media, ranks, store.clock()) is not None:
+                added += 1
+            elif _known_order(session, row, task.prompt, media) != ranks:
+                raise InputError(
+                    f"The campaign {campaign!r} has a gold item {task.prompt[:60]!r} with these videos and another "
+                    "known answer, which does not change: leave it out."
+                )
     return added
 
 
@@ -184,7 +247,7 @@ def make_gold(store: Store, task_id: int, ranks: Mapping[str, Sequence[int]]) ->
         InputError: there is no such normal task, or the ranks are not legal.
     """
     with store.write() as session:
-        task = session.get(Task, task_id)
+        task = session.get(Task, task_id) if 0 < task_id <= MAXIMUM_ID else None
         if task is None or task.kind != "normal":
             raise InputError(f"There is no task {task_id} that a gold item can be made of: name another.")
         media = [video.media for video in task.videos]
@@ -206,9 +269,7 @@ def _add_gold(
             f"The gold item {prompt[:60]!r} has known ranks for {', '.join(ranks) or 'nothing'}: give one rank a "
             f"video for {', '.join(campaign.dimensions)}."
         )
-    contents = "\0".join([prompt, *sorted(video.sha256 for video in media)])
-    # A gold item may have the prompt and videos of a normal task, so its fingerprint is another.
-    fingerprint = "gold-" + hashlib.sha256(contents.encode(errors="surrogatepass")).hexdigest()[:58]
+    fingerprint = _gold_fingerprint(prompt, media)
     same = select(Task.id).where(Task.campaign_id == campaign.id, Task.fingerprint == fingerprint)
     if session.scalar(same) is not None:
         return None
@@ -225,3 +286,24 @@ def _add_gold(
     session.add(task)
     session.flush()
     return task.id
+
+
+def _gold_fingerprint(prompt: str, media: Sequence[Media]) -> str:
+    """Of a gold item, which may have the prompt and videos of a normal task, so its fingerprint is another."""
+    contents = "\0".join([prompt, *sorted(video.sha256 for video in media)])
+    return "gold-" + hashlib.sha256(contents.encode(errors="surrogatepass")).hexdigest()[:58]
+
+
+def _known_order(
+    session: Session, campaign: Campaign, prompt: str, media: Sequence[Media]
+) -> dict[str, list[int]]:
+    """The known answer of a gold item that is there, for its videos in the order of `media`."""
+    fingerprint = _gold_fingerprint(prompt, media)
+    task = session.scalars(
+        select(Task).where(Task.campaign_id == campaign.id, Task.fingerprint == fingerprint)
+    ).one()
+    places = {video.media.sha256: video.position for video in task.videos}
+    return {
+        dimension: dense_ranks([ranks[places[video.sha256]] for video in media])
+        for dimension, ranks in (task.gold_ranks or {}).items()
+    }

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import secrets
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Body, Request
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 
 from generator.output import InputError
 from labeling_app import demonstrations
@@ -16,7 +18,7 @@ from labeling_app.access import LEADS, Annotator
 from labeling_app.assignment import MAXIMUM_TEXT
 from labeling_app.models import Media
 from labeling_app.store import Store
-from labeling_app.transcoding import MAXIMUM_BYTES, TOO_LARGE
+from labeling_app.transcoding import MAXIMUM_BYTES, PROCESSES, TOO_LARGE
 
 VIDEO_BODY = {
     "requestBody": {
@@ -42,18 +44,28 @@ def demonstration_api(store: Store, campaign: str | None) -> APIRouter:
     """
     api = APIRouter(prefix="/api/demonstrations", tags=["demonstrations"])
 
+    @cache
+    def turns() -> CapacityLimiter:
+        return CapacityLimiter(PROCESSES)
+
     @api.get("/prompts")
     def prompts(user: Annotator) -> dict[str, Any]:
-        """Prompts that wait for a video of this user, in the user's own order, and the videos to choose from."""
+        """Prompts that wait for a video of this user, in the user's own order, and the videos to choose from in the
+        campaign of each."""
         waiting = demonstrations.open_prompts(store, user, campaign)
+        shown = waiting[:50]
+        campaigns = {found.campaign_id: found.campaign.name for found in shown}
         return {
             "user": user.name,
             "lead": user.role in LEADS,
             "waiting": len(waiting),
-            "prompts": [{"id": found.id, "prompt": found.prompt} for found in waiting[:50]],
+            "prompts": [
+                {"id": found.id, "prompt": found.prompt, "campaign": found.campaign.name} for found in shown
+            ],
             "library": [
-                media_for_page(video)
-                for video in (demonstrations.library(store, waiting[0].campaign_id) if waiting else [])
+                {**media_for_page(video), "campaign": name}
+                for number, name in campaigns.items()
+                for video in demonstrations.library(store, number)
             ],
         }
 
@@ -64,7 +76,9 @@ def demonstration_api(store: Store, campaign: str | None) -> APIRouter:
         received = store.uploads / f".received-{secrets.token_hex(16)}"
         try:
             await _receive(request, received)
-            return media_for_page(await run_in_threadpool(demonstrations.save_upload, store, user, received))
+            work = partial(demonstrations.save_upload, store, user, received)
+            # Uploads wait for their turn here and not in the threads that everything else needs.
+            return media_for_page(await to_thread.run_sync(work, limiter=turns()))
         finally:
             received.unlink(missing_ok=True)
 
@@ -82,11 +96,14 @@ def demonstration_api(store: Store, campaign: str | None) -> APIRouter:
 async def _receive(request: Request, path: Path) -> None:
     size = 0
     with path.open("wb") as file:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > MAXIMUM_BYTES:
-                raise InputError(TOO_LARGE)
-            file.write(chunk)
+        try:
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > MAXIMUM_BYTES:
+                    raise InputError(TOO_LARGE)
+                file.write(chunk)
+        except ClientDisconnect as error:
+            raise InputError("The upload ended before its end: upload the video again.") from error
 
 
 def media_for_page(video: Media) -> dict[str, Any]:

@@ -202,7 +202,8 @@ def review(store: Store, demonstration_id: int, state: str) -> None:
     if state not in STATES:
         raise InputError(f"The state {state!r} is unknown: choose one of {', '.join(STATES)}.")
     with store.write() as session:
-        found = session.get(Demonstration, demonstration_id)
+        known = 0 < demonstration_id <= MAXIMUM_ID
+        found = session.get(Demonstration, demonstration_id) if known else None
         if found is None:
             raise InputError(f"There is no demonstration {demonstration_id}: name another.")
         found.state = state
@@ -233,8 +234,8 @@ def export_demonstrations(
     Returns the number of demonstrations. Rejected ones are left out.
 
     Raises:
-        InputError: there is no such campaign, it has no demonstrations, or the folder exists and `overwrite` is not
-            set.
+        InputError: there is no such campaign, it has no demonstrations, one of their videos is gone, or the folder
+            exists and `overwrite` is not set.
     """
     folder = Path(folder)
     states = ("accepted",) if only_accepted else ("given", "accepted")
@@ -245,6 +246,9 @@ def export_demonstrations(
         raise InputError(f"The folder {folder} exists: name another one or pass --overwrite.")
     if folder.is_file():
         raise InputError(f"{folder} is a file, but demonstrations are a folder: name a folder.")
+    gone = next((row.media.path for row in kept if not Path(row.media.path).is_file()), None)
+    if gone is not None:
+        raise InputError(f"The video {gone} of the campaign is not there any more: put it back.")
     with atomic_path(folder) as temporary:
         temporary.mkdir()
         rows = []

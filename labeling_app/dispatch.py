@@ -21,6 +21,9 @@ REPEAT_DISTANCE = 5
 
 DAY = 86400.0
 
+GoldAnswer = list[tuple[list[int] | None, list[int]]]
+"""For each dimension of a gold item the ranks given (None where it was skipped) and the known ones."""
+
 
 LAPSED = (
     select(Task.id)
@@ -103,32 +106,34 @@ def pair_accuracy(ranks: Sequence[int], gold: Sequence[int]) -> tuple[int, int]:
     return int(right), len(decided)
 
 
-def passes_quiz(answered: Sequence[tuple[list[int] | None, list[int]]], campaign: Campaign) -> bool:
+def passes_quiz(answered: Sequence[GoldAnswer], campaign: Campaign) -> bool:
     """Whether enough pairs of the first `quiz_size` gold items were right; a skipped one is wrong."""
     right = decided = 0
-    for ranks, gold in answered[: campaign.quiz_size]:
-        agreed, pairs = pair_accuracy(ranks or [1] * len(gold), gold)
-        right, decided = right + agreed, decided + pairs
+    for item in answered[: campaign.quiz_size]:
+        for ranks, gold in item:
+            agreed, pairs = pair_accuracy(ranks or [1] * len(gold), gold)
+            right, decided = right + agreed, decided + pairs
     return decided == 0 or right >= campaign.quiz_pass * decided
 
 
-def _answered_gold(
-    session: Session, user_id: int, campaign: Campaign
-) -> list[tuple[list[int] | None, list[int]]]:
+def _answered_gold(session: Session, user_id: int, campaign: Campaign) -> list[GoldAnswer]:
     """The user's first answers to gold items, and the known answers, in the order in which they were given."""
     rows = session.execute(
-        select(Judgement.ranks, Judgement.dimension, Task.gold_ranks)
+        select(Task.id, Judgement.ranks, Judgement.dimension, Task.gold_ranks)
         .join(Task, Task.id == Judgement.task_id)
         .where(
             Task.campaign_id == campaign.id,
             Task.kind == "gold",
             Judgement.user_id == user_id,
             Judgement.version == 1,
-            Judgement.dimension == campaign.dimensions[0],
         )
         .order_by(Judgement.id)
     )
-    return [(ranks, gold[dimension]) for ranks, dimension, gold in rows if gold and dimension in gold]
+    items: dict[int, GoldAnswer] = {}
+    for task, ranks, dimension, gold in rows:
+        if gold and dimension in gold:
+            items.setdefault(task, []).append((ranks, gold[dimension]))
+    return list(items.values())
 
 
 def _unseen_gold(session: Session, user_id: int, campaign: Campaign) -> int | None:

@@ -29,7 +29,7 @@ from labeling_app.store import (
     add_task_rows,
     campaign_row,
     check_task,
-    is_storable,
+    is_name,
 )
 from reward.formats import FORMATS, OWN, read_preferences, write_preferences
 from reward.preferences import MISSING, Ranking, merge_annotators
@@ -155,7 +155,7 @@ def _seconds_since_epoch(text: str | None, now: float) -> float:
 def _users(session: Session, names: Sequence[str], now: float) -> dict[str, User]:
     users = {}
     for name in names:
-        if not name.strip() or len(name) > 100 or not name.isprintable() or not is_storable(name):
+        if not is_name(name, 100):
             raise InputError(
                 f"The annotator {name[:100]!r} is not usable: give 1 to 100 printable characters."
             )

@@ -130,7 +130,7 @@ def assigned_task(
 
 
 def require_own(session: Session, user: User, assignment_id: int) -> Held:
-    if assignment_id <= MAXIMUM_ID:
+    if 0 < assignment_id <= MAXIMUM_ID:
         found = session.execute(HELD, {"assignment": assignment_id, "user": user.id}).first()
         if found is not None:
             return Held(*found)

@@ -71,6 +71,19 @@ def import_tasks(
         InputError: nothing is there to import, or, without `skip_bad`, something cannot be used. Then nothing
             was imported.
     """
+    tasks, problems = read_tasks(source, skip_bad, progress)
+    added = store.add_tasks(campaign, tasks, overlap=overlap, dimensions=dimensions)
+    return ImportSummary(added=added, known=len(tasks) - added, problems=tuple(problems))
+
+
+def read_tasks(
+    source: str | Path | Sequence[str | Path], skip_bad: bool = False, progress: bool = False
+) -> tuple[list[NewTask], list[str]]:
+    """What `import_tasks` imports, and the problems of what it leaves out.
+
+    Raises:
+        InputError: as `import_tasks`.
+    """
     sources = [source] if isinstance(source, (str, Path)) else list(source)
     candidates = read_candidates([Path(item) for item in sources])
     paths = list(dict.fromkeys(path for task in candidates for path in task.videos))
@@ -96,8 +109,7 @@ def import_tasks(
         tasks.append(NewTask(task.prompt, tuple(videos)))
     if not tasks:
         raise InputError(_summary_of_problems(problems) if problems else f"No prompts in {sources[0]}.")
-    added = store.add_tasks(campaign, tasks, overlap=overlap, dimensions=dimensions)
-    return ImportSummary(added=added, known=len(tasks) - added, problems=tuple(problems))
+    return tasks, problems
 
 
 def inspect_video(path: str | Path) -> VideoFile:

@@ -19,10 +19,10 @@ from labeling_app.assignment import MAXIMUM_TEXT
 from labeling_app.campaigns import Rules
 from labeling_app.demonstration_api import media_for_page
 from labeling_app.export import ranking_rows
-from labeling_app.importing import import_tasks
+from labeling_app.importing import read_tasks
 from labeling_app.oversight import campaign_overview, campaign_quality
 from labeling_app.plots import PLOTS, plot
-from labeling_app.store import MAXIMUM_VIDEOS, Store
+from labeling_app.store import MAXIMUM_OVERLAP, MAXIMUM_VIDEOS, NewTask, Store
 
 CampaignName = Annotated[str, Query(max_length=200)]
 Text = Annotated[str, Field(max_length=MAXIMUM_TEXT)]
@@ -45,7 +45,7 @@ class NewCampaign(Strict):
     """A campaign to make; its videos come from one of the folders that the server offers."""
 
     name: str = Field(max_length=200)
-    overlap: int = Field(default=1, ge=1, le=1000)
+    overlap: int = Field(default=1, ge=1, le=MAXIMUM_OVERLAP)
     dimensions: list[str] = Field(default=["overall"], max_length=4)
     project: str | None = None
     candidates: str | None = None
@@ -149,14 +149,15 @@ def _add_campaigns(api: APIRouter, store: Store, candidates: Path | None) -> Non
             raise InputError(
                 f"There is no folder {body.candidates!r} to import: choose one of those offered."
             )
-        campaigns.add_campaign(store, body.name, body.overlap, body.dimensions)
-        if body.project:
-            campaigns.set_rules(store, body.name, Rules(), body.project)
-        added = 0
+        tasks: list[NewTask] = []
         if body.candidates is not None and candidates is not None:
-            added = import_tasks(store, candidates / body.candidates, campaign=body.name).added
-        store.record(user.name, "add campaign", campaign=body.name, tasks=added)
-        return {"name": body.name, "tasks": added}
+            tasks, _ = read_tasks(candidates / body.candidates)
+        row = campaigns.add_campaign(
+            store, body.name.strip(), body.overlap, body.dimensions, body.project or None, tasks
+        )
+        added = len(store.tasks(row.name))
+        store.record(user.name, "add campaign", campaign=row.name, tasks=added)
+        return {"name": row.name, "tasks": added}
 
     @api.post("/rules")
     def set_rules(
@@ -164,8 +165,8 @@ def _add_campaigns(api: APIRouter, store: Store, candidates: Path | None) -> Non
     ) -> dict[str, Any]:
         """Changes a campaign's rules from the next task on."""
         given = body.model_dump(exclude_none=True)
-        project = given.pop("project", None)
-        row = campaigns.set_rules(store, campaign, Rules(**given), project)
+        rules = {rule: value for rule, value in given.items() if rule != "project"}
+        row = campaigns.set_rules(store, campaign, Rules(**rules), body.project)
         store.record(user.name, "set rules", campaign=campaign, **given)
         return campaign_overview(store, row)
 

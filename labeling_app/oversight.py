@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import Integer, func, select
+from sqlalchemy.orm import aliased
 
 from labeling_app.hidden_checks import HiddenChecks, hidden_checks
 from labeling_app.models import (
@@ -46,10 +47,18 @@ def campaign_overview(store: Store, row: Campaign) -> dict[str, Any]:
             select(func.count(Assignment.id)).join(Task, Task.id == Assignment.task_id).where(of_campaign)
         )
         held = states.where(Assignment.state == "open", Assignment.expires_at > store.clock())
+        newer = aliased(Judgement)
+        changed = (
+            select(newer.id)
+            .where(newer.task_id == Judgement.task_id, newer.user_id == Judgement.user_id)
+            .where(newer.version > Judgement.version)
+            .correlate(Judgement)
+            .exists()
+        )
         flagged = (
             select(func.count(func.distinct(Judgement.task_id)))
             .join(Task, Task.id == Judgement.task_id)
-            .where(of_campaign, Judgement.flag != "")
+            .where(of_campaign, Judgement.flag != "", ~changed)
         )
         prompts = select(func.count(DemonstrationPrompt.id)).where(DemonstrationPrompt.campaign_id == row.id)
         given = (

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,6 +17,8 @@ from labeling_app.store import Store
 
 INK, ACCENT, SECOND, THIRD = "#1d1f22", "#2456c9", "#b45309", "#15803d"
 SHOWN_ANNOTATORS = 25
+# Text stays text: the browser has fonts for names that matplotlib's own font cannot write.
+matplotlib.rcParams["svg.fonttype"] = "none"
 
 
 def plot(store: Store, campaign: str, name: str) -> bytes:

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from generator.output import InputError
 from labeling_app.models import Judgement
 from labeling_app.store import Store
 
@@ -135,8 +136,13 @@ def agreement(
         seed: of the bootstrap.
 
     Raises:
-        InputError: there is no such campaign.
+        InputError: there is no such campaign, or it does not ask for this dimension.
     """
+    asked = store.campaign(campaign).dimensions
+    if dimension is not None and dimension not in asked:
+        raise InputError(
+            f"The campaign {campaign!r} has no dimension {dimension!r}: choose one of {', '.join(asked)}."
+        )
     everything = [
         judgement
         for judgement in store.judgements(campaign, include_skips=True)

@@ -12,6 +12,7 @@ from sqlalchemy import select
 
 from generator.output import InputError
 from labeling_app.adjudication import adjudications, final_rankings
+from labeling_app.database import existing_database
 from labeling_app.models import Assignment, Judgement
 from labeling_app.quality import label_table
 from labeling_app.store import Store
@@ -195,9 +196,7 @@ def read_store(preferences: str, weighted: bool = False) -> list[Ranking]:
         raise InputError(
             f"{preferences!r} names no campaign: write db:URL#campaign, such as db:labels.db#first."
         )
-    if "://" not in database and not Path(database).is_file():
-        raise InputError(f"There is no database {database}: correct the path.")
-    with Store(database) as store:
+    with Store(existing_database(database)) as store:
         tasks = {task.id: task for task in store.tasks(campaign)}
         final = final_rankings(store, campaign)
         if not final:

@@ -109,11 +109,19 @@ def _add_error_messages(app: FastAPI) -> None:
         return JSONResponse({"message": str(error)}, statuses[type(error)])
 
     def illegal(request: Request, error: Exception) -> Response:
-        return JSONResponse({"message": "The request is not one that the ranking page sends."}, 422)
+        assert isinstance(error, RequestValidationError)
+        return JSONResponse({"message": _what_is_wrong(error)}, 422)
 
     for kind in statuses:
         app.add_exception_handler(kind, message)
     app.add_exception_handler(RequestValidationError, illegal)
+
+
+def _what_is_wrong(error: RequestValidationError) -> str:
+    found = error.errors()[0]
+    place = ".".join(str(part) for part in found["loc"][1:]) or str(found["loc"][0])
+    problem = found["msg"][:1].lower() + found["msg"][1:]
+    return f"The request is wrong at {place[:60]!r}, {problem}: correct it and send it again."
 
 
 def _add_login(app: FastAPI, door: Door) -> None:
@@ -225,6 +233,7 @@ def _add_api(app: FastAPI, door: Door, campaign: str | None) -> None:
                 {
                     **_task_for_page(answered.task),
                     "ranks": answered.ranks,
+                    "seconds": answered.seconds,
                     "comment": answered.comment,
                     "flag": answered.flag,
                     "answered_at": answered.answered_at,

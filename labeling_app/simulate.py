@@ -147,9 +147,10 @@ def simulate(
 
     Raises:
         InputError: there is no such campaign, fewer annotators than its overlap, a dimension without a
-            score, or a person has the name of a simulated annotator.
+            score, a score or size that is no finite number, or a person has the name of a simulated annotator.
     """
     if isinstance(annotators, int):
+        _check_sizes(noise, tie_threshold, position_bias, motion_bias)
         annotators = sample_annotators(annotators, seed, noise, tie_threshold, position_bias, motion_bias)
     row = store.campaign(campaign)
     if len(annotators) < row.overlap:
@@ -166,7 +167,7 @@ def simulate(
     with tqdm(total=total, desc="Simulated annotators", unit="ranking", disable=not progress) as bar:
         scores = {
             task.id: {
-                dimension: [scorer(Path(v.media.path), task.prompt) for v in task.videos]
+                dimension: [_finite(scorer, Path(v.media.path), task.prompt) for v in task.videos]
                 for dimension, scorer in by_dimension.items()
             }
             for task in known.values()
@@ -352,6 +353,20 @@ def _decided_probabilities(
     ]
     above, _, below = np.mean(outcomes, axis=0)
     return float(above), float(below)
+
+
+def _check_sizes(noise: float, tie_threshold: float, position_bias: float, motion_bias: float) -> None:
+    sizes = {"noise": noise, "tie_threshold": tie_threshold}
+    for name, value in {**sizes, "position_bias": position_bias, "motion_bias": motion_bias}.items():
+        if not math.isfinite(value) or (name in sizes and value < 0):
+            raise InputError(f"{name} is {value}: give a number{', 0 or more' if name in sizes else ''}.")
+
+
+def _finite(score: Score, video: Path, prompt: str) -> float:
+    value = score(video, prompt)
+    if not math.isfinite(value):
+        raise InputError(f"The score of the video {video} is {value}: give a number for each video.")
+    return value
 
 
 def _scores_by_dimension(

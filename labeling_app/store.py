@@ -39,6 +39,8 @@ DIMENSIONS = ("overall", "visual", "motion", "alignment")
 ROLES = ("annotator", "lead", "admin")
 """A lead sees and steers campaigns; an admin may also make leads and admins."""
 MINIMUM_VIDEOS, MAXIMUM_VIDEOS = 2, 9
+MAXIMUM_OVERLAP = 1000
+_NO_JOINERS = dict.fromkeys(map(ord, "\u200c\u200d"))
 _USER_OF_SESSION = (
     select(User)
     .join(LoginSession, LoginSession.user_id == User.id)
@@ -162,7 +164,7 @@ class Store:
             InputError: the name is taken, empty or too long, the password too short, or the role unknown.
         """
         name = name.strip()
-        if not name or len(name) > 100 or not name.isprintable():
+        if not is_name(name, 100):
             raise InputError(
                 f"The user name {name[:100]!r} is not usable: give 1 to 100 printable characters."
             )
@@ -190,9 +192,7 @@ class Store:
         """
         password_hash = _checked_hash(password)
         with self.write() as session:
-            user = session.scalar(select(User).where(User.name == name))
-            if user is None or user.simulated or user.imported:
-                raise InputError(f"There is no person {name!r} among the users: list them or add one.")
+            user = _person(session, name)
             user.password_hash = password_hash
             session.execute(delete(LoginSession).where(LoginSession.user_id == user.id))
 
@@ -205,9 +205,7 @@ class Store:
         if role not in ROLES:
             raise InputError(f"The role {role!r} is unknown: choose one of {', '.join(ROLES)}.")
         with self.write() as session:
-            user = session.scalar(select(User).where(User.name == name))
-            if user is None or user.simulated or user.imported:
-                raise InputError(f"There is no person {name!r} among the users: list them or add one.")
+            user = _person(session, name)
             admins = session.scalars(select(User.id).where(User.role == "admin")).all()
             if list(admins) == [user.id] and role != "admin":
                 raise InputError(f"{name!r} is the only admin: make another one first.")
@@ -220,6 +218,8 @@ class Store:
 
     def user(self, name: str) -> User | None:
         """The user of this name."""
+        if not is_storable(name):
+            return None
         with self.read() as session:
             return session.scalar(select(User).where(User.name == name))
 
@@ -261,7 +261,8 @@ class Store:
             InputError: there is none.
         """
         with self.read() as session:
-            campaign = session.scalar(select(Campaign).where(Campaign.name == name))
+            query = select(Campaign).where(Campaign.name == name)
+            campaign = session.scalar(query) if is_storable(name) else None
             names = list(session.scalars(select(Campaign.name).order_by(Campaign.id)))
         if campaign is None:
             known = ", ".join(names) if names else "none yet"
@@ -345,6 +346,11 @@ def is_storable(text: str) -> bool:
     return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
 
 
+def is_name(text: str, longest: int) -> bool:
+    """Whether this is a name of 1 to `longest` printable characters; joiners, which some scripts need, are such."""
+    return 0 < len(text.strip()) <= len(text) <= longest and text.translate(_NO_JOINERS).isprintable()
+
+
 def check_task(prompt: str, videos: Sequence[Path]) -> None:
     """Raises `InputError` unless there is a prompt and 2 to 9 different videos."""
     shown = prompt if len(prompt) <= 60 else prompt[:57] + "…"
@@ -364,18 +370,22 @@ def check_task(prompt: str, videos: Sequence[Path]) -> None:
 def campaign_row(
     session: Session, name: str, overlap: int | None, dimensions: Sequence[str] | None, now: float
 ) -> Campaign:
-    if overlap is not None and overlap < 1:
-        raise InputError(f"overlap is {overlap}: give the number of annotators a task, 1 or more.")
+    if overlap is not None and not 1 <= overlap <= MAXIMUM_OVERLAP:
+        raise InputError(
+            f"overlap is {overlap}: give the number of annotators a task, from 1 to {MAXIMUM_OVERLAP}."
+        )
     unknown = [d for d in dimensions or () if d not in DIMENSIONS]
     if unknown or (dimensions is not None and (not dimensions or len(set(dimensions)) < len(dimensions))):
         raise InputError(
             f"dimensions are {list(dimensions or ())}: give one or more of "
             f"{', '.join(DIMENSIONS)}, each once."
         )
-    if not name.strip() or len(name) > 200:
-        raise InputError("The campaign's name is empty or longer than 200 characters: give a short one.")
-    row = session.scalar(select(Campaign).where(Campaign.name == name))
+    row = session.scalar(select(Campaign).where(Campaign.name == name)) if is_storable(name) else None
     if row is None:
+        if not is_name(name, 200):
+            raise InputError(
+                f"The campaign's name {name[:60]!r} is not usable: give one of 1 to 200 printable characters."
+            )
         row = Campaign(
             name=name, overlap=overlap or 1, dimensions=list(dimensions or ("overall",)), created_at=now
         )
@@ -433,6 +443,13 @@ def media_row(session: Session, video: VideoFile) -> Media:
             "put the new videos in another folder and import that."
         )
     return row
+
+
+def _person(session: Session, name: str) -> User:
+    user = session.scalar(select(User).where(User.name == name)) if is_storable(name) else None
+    if user is None or user.simulated or user.imported:
+        raise InputError(f"There is no person {name!r} among the users: list them or add one.")
+    return user
 
 
 def _checked_hash(password: str) -> str:

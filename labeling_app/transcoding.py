@@ -32,7 +32,8 @@ MAXIMUM_FPS = 120
 LONGEST_SIDE_WRITTEN = 1280
 CPU_SECONDS = 120
 MEMORY_BYTES = 4 * 2**30
-AT_A_TIME = threading.BoundedSemaphore(2)
+PROCESSES = 2
+AT_A_TIME = threading.BoundedSemaphore(PROCESSES)
 
 NOT_A_VIDEO = "This is not an mp4, mov or webm video: convert it and upload it again."
 BROKEN = "The video cannot be read to its end, so it may be damaged: save it anew and upload it again."

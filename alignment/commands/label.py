@@ -30,6 +30,7 @@ HELP = (
     "collect human rankings and demonstrations: serve, import, select, export, quality, simulate, backup, …"
 )
 EXAMPLE = "vidalign label serve --db sqlite:///labels.db --port 7860"
+LONGEST_LEASE_MINUTES = 7 * 24 * 60
 
 
 @dataclass
@@ -212,8 +213,10 @@ def run_serve(arguments: ServeArguments) -> None:
 
     from labeling_app.server import create_app
 
-    if arguments.lease_minutes <= 0:
-        raise InputError(f"lease_minutes is {arguments.lease_minutes}: give a number above 0.")
+    if not 0 < arguments.lease_minutes <= LONGEST_LEASE_MINUTES:
+        raise InputError(
+            f"lease_minutes is {arguments.lease_minutes}: give a number above 0 and at most {LONGEST_LEASE_MINUTES}."
+        )
     candidates = Path(arguments.candidates) if arguments.candidates else None
     if candidates is not None and not candidates.is_dir():
         raise InputError(f"The folder {candidates} of candidates does not exist: make it or name another.")
@@ -304,8 +307,12 @@ def run_export(arguments: ExportArguments) -> None:
 
 
 def run_users(arguments: UsersArguments) -> None:
-    """Adds a user, sets a password, or lists all users."""
-    with Store(arguments.db) as store:
+    """Adds a user, sets a password or a role, or lists all users."""
+    if sum(name is not None for name in (arguments.add, arguments.set_role, arguments.set_password)) > 1:
+        raise InputError(
+            "More than one of --add, --set_role and --set_password was given: give one at a time."
+        )
+    with Store(arguments.db if arguments.add is not None else existing_database(arguments.db)) as store:
         password = secrets.token_urlsafe(9)
         if arguments.add is not None:
             user = store.add_user(arguments.add, password, role=arguments.role)

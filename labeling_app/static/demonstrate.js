@@ -42,6 +42,8 @@ class DemonstrationPage {
   draw() {
     const { prompts } = this.data;
     this.video = null;
+    this.endUpload();
+    this.status.textContent = '';
     if (!prompts.length) {
       this.main.replaceChildren(make('div', 'the-end', {}, make('h1', '', {}, 'No prompt waits for a video.'), actionButton('primary', 'Look again', () => this.load())));
       return;
@@ -76,8 +78,9 @@ class DemonstrationPage {
   }
 
   libraryPart() {
-    if (!this.data.library.length) return '';
-    const cards = this.data.library.map((video, index) => {
+    const videos = this.data.library.filter(({ campaign }) => campaign === this.prompt.campaign);
+    if (!videos.length) return '';
+    const cards = videos.map((video, index) => {
       const choose = make('button', 'choose', { type: 'button', 'aria-pressed': 'false', 'data-media': video.id }, `Take video ${index + 1}`);
       choose.addEventListener('click', () => this.choose(video));
       return make('li', 'library-card', {}, previewVideo(video, `Video ${index + 1} of the library`), choose);
@@ -114,15 +117,18 @@ class DemonstrationPage {
     this.refresh();
     this.bar.hidden = false;
     this.status.textContent = 'Uploading…';
+    this.endUpload();
     return new Promise((resolve) => {
       const request = new XMLHttpRequest();
+      this.request = request;
       request.open('POST', new URL('api/demonstrations/uploads', BASE));
       request.setRequestHeader('Content-Type', 'application/octet-stream');
       request.upload.addEventListener('progress', (event) => {
         this.bar.value = event.total ? event.loaded / event.total : 0;
-        if (event.loaded === event.total) this.status.textContent = 'Checking the video…';
+        if (event.loaded === event.total && this.request === request) this.status.textContent = 'Checking the video…';
       });
       request.addEventListener('loadend', () => {
+        if (this.request !== request) { resolve(); return; } // another video or prompt was chosen meanwhile
         this.bar.hidden = true;
         this.status.textContent = '';
         let data = {};
@@ -132,6 +138,12 @@ class DemonstrationPage {
       });
       request.send(file);
     });
+  }
+
+  endUpload() {
+    const { request } = this;
+    this.request = null;
+    request?.abort();
   }
 
   async send() {

@@ -44,7 +44,7 @@ class LeadPage {
     this.campaignField = field('campaign-choice', 'Campaign', this.campaignChoice);
     this.tabs = make('nav', 'tabs', { 'aria-label': 'Parts' }, ...TABS.map(([path, title]) => make('a', 'tab', { href: `#${path}` }, title)));
     root.replaceChildren(make('div', 'top-bar', {}, make('h1', 'page-title', {}, 'Lead'), this.pages, this.userName, logoutForm()), this.tabs, this.campaignField, this.notice, this.status, this.main);
-    window.addEventListener('hashchange', () => this.show());
+    window.addEventListener('hashchange', () => { this.status.textContent = ''; this.show(); });
   }
 
   showNotice(message) {
@@ -73,12 +73,16 @@ class LeadPage {
   }
 
   async show() {
+    this.turn = (this.turn || 0) + 1;
+    const { turn } = this;
     const current = TABS.some(([path]) => `#${path}` === window.location.hash) ? window.location.hash.slice(1) : 'campaigns';
     for (const tab of this.tabs.children) {
       if (tab.getAttribute('href') === `#${current}`) tab.setAttribute('aria-current', 'page'); else tab.removeAttribute('aria-current');
     }
     this.campaignField.hidden = ['people', 'audit'].includes(current) || !this.overview.campaigns.length;
     const parts = await this[current]();
+    // Meanwhile another part or campaign may have been chosen, or this one have been asked for again.
+    if (turn !== this.turn) return;
     this.main.replaceChildren(...parts);
     this.main.dataset.shown = current;
   }
@@ -109,7 +113,7 @@ class LeadPage {
     const project = select(['', ...this.overview.projects.map(({ name }) => name)], campaign.project);
     const save = actionButton('primary', 'Save the rules', async () => {
       const body = Object.fromEntries(inputs.map(([name, , made]) => [name, Number(made.value)]));
-      if (project.value) body.project = project.value;
+      body.project = project.value;
       if (await this.get(`rules?${this.query}`, body)) await this.changed('The rules are saved.');
     });
     return section(`Rules of ${campaign.name}`, make('div', 'fields', {}, ...inputs.map(([name, label, made]) => field(`rule-${name}`, label, made)), field('rule-project', 'Project', project)), make('div', 'actions', {}, save));
@@ -207,7 +211,7 @@ class LeadPage {
     })]);
     const answers = task.dimensions.map((dimension) => table(`Places given (${dimension})`, [dimension, ...task.videos.map((_, index) => letter(index))],
       [...Object.entries(task.answers[dimension] || {}).map(([name, ranks]) => [text(name), ...ranks.map(String)]), [make('strong', '', {}, 'your decision'), ...choices.find(([name]) => name === dimension)[1]]]));
-    const remarks = [...Object.entries(task.flags).map(([name, flag]) => `${name} flagged: ${flag}`), ...Object.entries(task.comments).map(([name, comment]) => `${name}: ${comment}`)];
+    const remarks = [...Object.entries(task.flags).map(([name, flag]) => [name, ' flagged: ', flag]), ...Object.entries(task.comments).map(([name, comment]) => [name, ': ', comment])];
     const comment = input({ type: 'text', maxLength: 10000, dir: 'auto' });
     const gold = input({ type: 'checkbox', id: `gold-${task.task}` });
     const decide = actionButton('primary', 'Decide', async () => {
@@ -216,7 +220,7 @@ class LeadPage {
     });
     return make('section', 'ranking decision', { 'aria-label': `Task ${task.task}` },
       make('p', 'prompt-text', { dir: 'auto', tabIndex: 0 }, task.prompt), make('p', 'hint', {}, `${share(task.share)} of the labels differ`),
-      make('ul', 'library-list', {}, ...videos), ...answers, ...remarks.map((remark) => make('p', '', { dir: 'auto' }, remark)),
+      make('ul', 'library-list', {}, ...videos), ...answers, ...remarks.map(([name, what, said]) => make('p', '', {}, text(name), what, text(said))),
       field(`comment-${task.task}`, 'Why (optional)', comment), make('label', 'check', { for: `gold-${task.task}` }, gold, ' Use it as a hidden gold item'), make('div', 'actions', {}, decide));
   }
 

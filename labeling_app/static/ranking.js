@@ -74,7 +74,7 @@ class RankingPage {
     const { status, data } = await call('api/next');
     if (status !== 200) {
       this.showNotice(data.message);
-      this.showEnd('', true);
+      this.showEnd('The next task could not be fetched.', true);
       return;
     }
     this.userName.textContent = data.user;
@@ -99,6 +99,8 @@ class RankingPage {
 
   showEnd(title, failed = false, reason = '') {
     this.task = null;
+    if (this.player) this.player.close();
+    this.player = null;
     const again = make('button', 'primary', { type: 'button' }, failed ? 'Try again' : 'Look for new tasks');
     again.addEventListener('click', () => { this.showNotice(''); this.next(); });
     this.main.replaceChildren(make('div', 'the-end', {}, make('h1', '', {}, title), failed ? '' : make('p', '', {}, reason || 'No task is waiting for you right now.'), again));
@@ -140,7 +142,7 @@ class RankingPage {
     const { task } = this;
     task.dimensions.sort((one, other) => BEFORE_PROMPT.includes(other) - BEFORE_PROMPT.includes(one));
     const draft = this.editing
-      ? { places: task.dimensions.map((name) => task.ranks[name]), comment: task.comment, flag: task.flag, seen: task.videos.map(() => true) }
+      ? { places: task.dimensions.map((name) => task.ranks[name]), comment: task.comment, flag: task.flag, seconds: task.seconds, seen: task.videos.map(() => true) }
       : this.readDraft();
     this.zoomed = false;
     this.count = task.videos.length;
@@ -371,7 +373,9 @@ class RankingPage {
     const { status, data } = await call(`api/assignments/${this.task.assignment}/${what}`, body);
     this.sending = false;
     const saved = status === 200 || status === 409;
-    this.showNotice(saved ? '' : data.message);
+    // Another window has sent one, or this one's acknowledgement was lost.
+    const notice = status === 409 ? `${data.message} What is stored is under “Change an answer”.` : data.message;
+    this.showNotice(status === 200 ? '' : notice);
     if (saved && !this.editing) localStorage.removeItem(DRAFT);
     if (saved || status === 410 || status === 403) {
       await this.next();

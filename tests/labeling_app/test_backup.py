@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -54,3 +56,31 @@ def test_a_backup_never_overwrites_unasked_and_never_makes_an_empty_database(tmp
     assert not (tmp_path / "y.db").exists()
     with pytest.raises(InputError, match="does not exist"):
         restore(tmp_path / "none.db", tmp_path / "z.db")
+
+
+def test_a_backup_never_takes_the_place_of_its_database(tmp_path: Path) -> None:
+    with Store(tmp_path / "x.db") as store:
+        (tmp_path / "link.db").symlink_to(tmp_path / "x.db")
+        (tmp_path / "folder").mkdir()
+        for name, said in (
+            ("x.db", "database itself"),
+            ("link.db", "database itself"),
+            ("folder", "is a folder"),
+        ):
+            with pytest.raises(InputError, match=said):
+                backup(tmp_path / "x.db", tmp_path / name, overwrite=True)
+        store.add_user("ada")
+    with Store(tmp_path / "x.db") as store:
+        assert [user.name for user in store.users()] == ["ada"]
+
+
+def test_what_is_no_backup_is_one_sentence_and_stays_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "empty.db").touch()
+    (tmp_path / "text.db").write_text("no database")
+    with closing(sqlite3.connect(tmp_path / "cats.db")) as connection:
+        connection.execute("CREATE TABLE cats (name TEXT)")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for name in before:
+        with pytest.raises(InputError, match="is not a backup"):
+            restore(tmp_path / name, tmp_path / "new.db")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

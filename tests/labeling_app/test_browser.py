@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import select
 
+from labeling_app import assignment
 from labeling_app.importing import import_tasks
 from labeling_app.models import Assignment
 from labeling_app.store import Store
@@ -190,6 +191,61 @@ def test_an_expired_lease_is_said_in_one_sentence_and_the_draft_survives(
     assert store.judgements("main") == []
     # Nobody else took the task, so it comes back with what was ranked.
     page.wait_for_function("document.querySelectorAll('.slot .chip').length === 4")
+
+
+def test_an_answer_of_another_window_is_said(
+    page: Page, filled: Store, serve: Callable[[Store], Any]
+) -> None:
+    filled.add_user("ada", PASSWORD)
+    log_in(page, serve(filled))
+    other = page.context.new_page()
+    other.goto(page.url)
+    for window, places in ((other, "1234"), (page, "4321")):
+        window.bring_to_front()
+        window.wait_for_selector(".card")
+        press(window, "".join(f"{video}{place}" for video, place in zip("abcd", places)))
+        wait_until_seen(window)
+        window.keyboard.press("Enter")
+        wait_for_task(window, 2)
+    other.close()
+    assert page.locator(".notice").inner_text().startswith("You have answered this task already.")
+    assert ranks_as_shown(filled, 0) == [1, 2, 3, 4]
+
+
+def test_the_time_of_a_change_is_added_to_that_of_the_answer(
+    page: Page, filled: Store, serve: Callable[[Store], Any]
+) -> None:
+    ada = filled.add_user("ada", PASSWORD)
+    task = assignment.next_task(filled, ada)
+    assert task is not None
+    assignment.submit(filled, ada, task.assignment, {"overall": [1, 2, 3, 4]}, 45.0)
+    log_in(page, serve(filled))
+    page.keyboard.press("u")
+    page.wait_for_selector("dialog[open] .earlier-answer")
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.querySelector('.progress-text').textContent.startsWith('Changing')")
+    press(page, "a4")
+    page.keyboard.press("Enter")
+    wait_for_task(page, 2)
+    (judgement,) = filled.judgements("main")
+    assert (judgement.version, judgement.seconds >= 45) == (2, True)
+
+
+def test_a_task_that_cannot_be_fetched_is_said_and_asked_for_again(
+    page: Page, filled: Store, serve: Callable[[Store], Any]
+) -> None:
+    filled.add_user("ada", PASSWORD)
+    log_in(page, serve(filled))
+    press(page, "1234")
+    wait_until_seen(page)
+    page.route("**/api/next", lambda route: route.abort())
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name="The next task could not be fetched.").wait_for()
+    assert "cannot be reached" in page.locator(".notice").inner_text()
+    page.unroute("**/api/next")
+    page.get_by_role("button", name="Try again").click()
+    wait_for_task(page, 2)
+    assert len(filled.judgements("main")) == 1
 
 
 HOSTILE = [

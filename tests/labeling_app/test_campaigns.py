@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections import Counter
 from pathlib import Path
@@ -27,6 +28,8 @@ from labeling_app.export import export_rankings
 from labeling_app.hidden_checks import hidden_checks
 from labeling_app.importing import import_tasks
 from labeling_app.models import Assignment, Task, User
+from labeling_app.oversight import campaign_overview
+from labeling_app.plots import plot
 from labeling_app.reliability import aggregate, read_store
 from labeling_app.simulate import SimulatedAnnotator, simulate
 from labeling_app.store import Store
@@ -120,6 +123,50 @@ def test_gold_accuracy_counts_the_pairs_that_the_known_answer_decides(filled: St
     assert checks["good"].gold_accuracy == 1.0
     assert checks["bad"].gold_accuracy == pytest.approx(5 / 6)
     assert pair_accuracy([1, 1, 2], [1, 2, 2]) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"ranks": [1, 2, 3, 4]}, "another known answer"),
+        ({"ranks": [4, 3, 2, -1]}, "not all of them"),
+    ],
+)
+def test_gold_items_have_one_whole_known_answer(
+    filled: Store, gold_file: Path, change: dict[str, Any], said: str
+) -> None:
+    import_gold(filled, gold_file, "main")
+    rows = [json.loads(line) for line in gold_file.read_text().splitlines()]
+    turned = {**rows[0], "videos": rows[0]["videos"][::-1], "ranks": rows[0]["ranks"][::-1]}
+    other = gold_file.with_name("other.jsonl")
+    other.write_text(json.dumps(turned) + "\n")
+    assert import_gold(filled, other, "main") == 0
+    other.write_text(json.dumps({**rows[0], **change}) + "\n")
+    with pytest.raises(InputError, match=said):
+        import_gold(filled, other, "main")
+    other.write_text(
+        "".join(json.dumps({**rows[0], "ranks": ranks}) + "\n" for ranks in ([1, 2, 3, 4], [1, 1, 2, 3]))
+    )
+    with pytest.raises(InputError, match="in two ways"):
+        import_gold(filled, other, "main")
+
+
+def test_a_trial_counts_every_dimension(store: Store, gold_file: Path, candidates: Path) -> None:
+    rows = [json.loads(line) for line in gold_file.read_text().splitlines()]
+    both = [{**row, "dimension": name} for row in rows for name in ("visual", "motion")]
+    gold_file.write_text("".join(json.dumps(row) + "\n" for row in both))
+    import_tasks(store, candidates, campaign="main", dimensions=["visual", "motion"])
+    import_gold(store, gold_file, "main")
+    set_rules(store, "main", Rules(quiz_size=2, quiz_pass=0.8))
+    half = store.add_user("half")
+    for _ in range(2):
+        task = assignment.next_task(store, half)
+        assert task is not None
+        right = [[4, 3, 2, 1][position] for position in task.permutation]
+        ranks = {"visual": right, "motion": [5 - rank for rank in right]}
+        assignment.submit(store, half, task.assignment, ranks, 1.0)
+    assert assignment.next_task(store, half) is None
+    assert assignment.reason_for_nothing(store, half).startswith("The first tasks were a trial")
 
 
 def test_a_trial_opens_the_campaign_only_to_those_who_pass(filled: Store, gold_file: Path) -> None:
@@ -242,3 +289,24 @@ def test_roles_change_and_one_admin_stays(store: Store) -> None:
         store.set_role("root", "annotator")
     with pytest.raises(InputError, match="unknown"):
         store.set_role("ada", "queen")
+
+
+def test_a_flag_that_was_taken_back_does_not_count(filled: Store) -> None:
+    ada = filled.add_user("ada")
+    task = assignment.next_task(filled, ada)
+    assert task is not None
+    assignment.submit(filled, ada, task.assignment, RANKS, 1.0, flag="odd")
+    assert campaign_overview(filled, filled.campaign("main"))["flagged"] == 1
+    assignment.revise(filled, ada, task.assignment, RANKS, 1.0)
+    assert campaign_overview(filled, filled.campaign("main"))["flagged"] == 0
+
+
+def test_plots_name_annotators_in_any_script(filled: Store) -> None:
+    names = ["王小明", "محمد علي", "<b>$1$"]
+    for name in names:
+        person = filled.add_user(name)
+        task = assignment.next_task(filled, person)
+        assert task is not None
+        assignment.submit(filled, person, task.assignment, RANKS, 1.0)
+    shown = plot(filled, "main", "annotators").decode()
+    assert all(f">{html.escape(name)}</text>" in shown for name in names)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,9 @@ def test_users_are_added_with_a_password_that_is_shown_once(
     assert not Store(database).authenticate("ada", found[1])
     with pytest.raises(InputError, match="no person"):
         label.run_users(label.UsersArguments(db=database, set_password="bob"))
+    with pytest.raises(InputError, match="one at a time"):
+        label.run_users(label.UsersArguments(db=database, add="bob", set_role="ada"))
+    assert [user.name for user in Store(database).users()] == ["ada"]
 
 
 def test_a_port_that_is_taken_is_one_clear_sentence(database: str) -> None:
@@ -74,6 +79,12 @@ def test_a_port_that_is_taken_is_one_clear_sentence(database: str) -> None:
         taken.listen()
         with pytest.raises(InputError, match="choose another --port"):
             label.run_serve(label.ServeArguments(db=database, port=taken.getsockname()[1]))
+
+
+@pytest.mark.parametrize("minutes", [0.0, -1.0, math.nan, math.inf])
+def test_a_lease_that_is_no_time_is_one_clear_sentence(database: str, minutes: float) -> None:
+    with pytest.raises(InputError, match=r"lease_minutes is .*: give a number above 0"):
+        label.run_serve(label.ServeArguments(db=database, port=0, lease_minutes=minutes))
 
 
 def test_wrong_scores_are_one_clear_sentence(database: str, tmp_path: Path) -> None:
@@ -169,8 +180,17 @@ def test_select_adds_pairs_to_a_campaign_and_says_what_it_expects(
     assert int(worth[1]) > 10
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     assert [row["random"] for row in rows] == [False] * 8 + [True] * 2
+    for wrong, said in (
+        ({}, "pass --overwrite"),
+        ({"output_file": str(tmp_path)}, "is a folder"),
+        ({"overwrite": True, "temperature": 0.0}, "temperature is 0"),
+        ({"overwrite": True, "temperature": math.nan}, "temperature is nan"),
+        ({"overwrite": True, "seed": -1}, "seed is -1"),
+    ):
+        with pytest.raises(InputError, match=said):
+            verb.run(replace(arguments, **wrong))
     # The same pairs are not picked twice.
-    verb.run(arguments)
+    verb.run(replace(arguments, overwrite=True))
     again = {tuple(json.loads(line)["videos"]) for line in output.read_text().splitlines()}
     assert again.isdisjoint({tuple(row["videos"]) for row in rows})
 
@@ -185,7 +205,29 @@ def test_a_misspelt_database_is_one_sentence_and_makes_no_file(
         "export": label.ExportArguments(db="labelz.db", output_file="rankings.jsonl"),
         "simulate": label.SimulateArguments(db="labelz.db", reward="world"),
         "gold": verbs["gold"].arguments[0](db="labelz.db", rankings="known.jsonl"),
+        "users": label.UsersArguments(db="labelz.db"),
     }.items():
         with pytest.raises(InputError, match=r"There is no database labelz\.db"):
             verbs[name].run(arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_quality_of_a_dimension_that_is_not_asked_for_is_one_sentence(database: str) -> None:
+    with pytest.raises(InputError, match="has no dimension 'taste': choose one of overall"):
+        label.run_quality(label.QualityArguments(db=database, dimension="taste"))
+
+
+def test_a_campaign_whose_rules_are_wrong_is_not_made(database: str, tmp_path: Path) -> None:
+    from labeling_app.campaigns import projects
+    from labeling_app.store import Store
+
+    (tmp_path / "empty.md").touch()
+    verb = label.LEAD_VERBS["campaign"]
+    for wrong in ({"gold_share": 9.0}, {"guidelines": str(tmp_path / "empty.md")}):
+        with pytest.raises(InputError):
+            verb.run(verb.arguments[0](db=database, campaign="new", project="spring", **wrong))
+    with Store(database) as store:
+        assert [row.name for row in store.campaigns()] == ["default"]
+        assert projects(store) == []
+        verb.run(verb.arguments[0](db=database, campaign="new", project="spring", gold_share=0.2))
+        assert store.campaign("new").project is not None

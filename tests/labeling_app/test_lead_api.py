@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
+import socket
 import struct
+import threading
+import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +21,7 @@ from fastapi.testclient import TestClient
 from generator.output import InputError
 from generator.video import read_video
 from labeling_app import assignment, transcoding
+from labeling_app.access import COOKIE
 from labeling_app.demonstrations import add_library, ask, demonstrations, export_demonstrations
 from labeling_app.server import create_app
 from labeling_app.store import Store
@@ -101,6 +108,29 @@ def test_a_lead_makes_projects_and_campaigns_and_changes_rules(lea: TestClient, 
     assert lea.get("/api/guidelines?campaign=second").json() == {"version": 1, "text": "Look."}
     actions = [event.action for event in filled.audit_events()]
     assert actions[:4] == ["set guidelines", "set rules", "add campaign", "add project"]
+
+
+def test_a_campaign_that_cannot_be_made_leaves_nothing(
+    lea: TestClient, filled: Store, candidates: Path
+) -> None:
+    broken = candidates.parent / "broken"
+    broken.mkdir()
+    (broken / "metadata.jsonl").write_text('{"file_name": "gone.mp4", "prompt": "a cat"}\n')
+    for body in ({"project": "nowhere"}, {"candidates": "broken"}, {"dimensions": ["taste"]}):
+        refused = lea.post("/api/lead/campaigns", json={"name": "new", **body})
+        assert refused.status_code == 400, body
+    (broken / "metadata.jsonl").unlink()
+    assert [row.name for row in filled.campaigns()] == ["main"]
+    assert lea.post("/api/lead/campaigns", json={"name": " new "}).json() == {"name": "new", "tasks": 0}
+
+
+def test_a_campaign_leaves_its_project(lea: TestClient, filled: Store) -> None:
+    lea.post("/api/lead/projects", json={"name": "spring"})
+    assert lea.post("/api/lead/rules?campaign=main", json={"project": "spring"}).json()["project"] == "spring"
+    assert filled.audit_events(1)[0].details == {"campaign": "main", "project": "spring"}
+    assert lea.post("/api/lead/rules?campaign=main", json={"daily_cap": 5}).json()["project"] == "spring"
+    assert lea.post("/api/lead/rules?campaign=main", json={"project": ""}).json()["project"] == ""
+    assert lea.get("/api/lead/overview").json()["campaigns"][0]["project"] == ""
 
 
 def test_only_admins_make_leads_and_reset_their_passwords(app: Any, lea: TestClient, filled: Store) -> None:
@@ -191,6 +221,10 @@ def test_an_uploaded_video_is_written_anew_and_answers_a_prompt(
     assert read_video(tmp_path / "sft" / rows[0]["file_name"])[0].shape == (3, 6, 720, 1280)
 
     (row,) = demonstrations(filled, "main")
+    away = Path(row.media.path).rename(tmp_path / "away.mp4")
+    with pytest.raises(InputError, match="not there any more"):
+        export_demonstrations(filled, "main", tmp_path / "other")
+    away.rename(row.media.path)
     assert (
         lea.post(f"/api/lead/demonstrations/{row.id}/review", json={"state": "rejected"}).status_code == 200
     )
@@ -269,6 +303,61 @@ def test_an_upload_that_takes_too_much_memory_or_time_is_refused(
     assert not (tmp_path / "written.mp4").exists()
 
 
+def test_many_uploads_at_once_hold_up_nobody_else(
+    filled: Store, serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = filled.add_user("ada", PASSWORD)
+    cookie = {"cookie": f"{COOKIE}={filled.open_session(ada)}"}
+    go_on = threading.Event()
+
+    def slow(*_: object) -> None:
+        go_on.wait(30)
+        raise InputError("No.")
+
+    monkeypatch.setattr("labeling_app.demonstrations.save_upload", slow)
+    server = serve(filled)
+
+    def upload() -> None:
+        with pytest.raises(urllib.error.HTTPError):
+            urllib.request.urlopen(
+                urllib.request.Request(f"{server.url}/api/demonstrations/uploads", b"x" * 99, cookie)
+            )
+
+    uploads = [threading.Thread(target=upload) for _ in range(50)]
+    try:
+        for thread in uploads:
+            thread.start()
+        time.sleep(1)
+        answers = urllib.request.Request(f"{server.url}/api/answers", headers=cookie)
+        with urllib.request.urlopen(answers, timeout=10) as response:
+            assert response.status == 200
+    finally:
+        go_on.set()
+        for thread in uploads:
+            thread.join()
+    assert list(filled.uploads.glob(".received-*")) == []
+
+
+def test_an_upload_that_breaks_off_leaves_nothing_and_logs_no_error(
+    filled: Store, serve: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    session = filled.open_session(filled.add_user("ada", PASSWORD))
+    host = serve(filled).url.removeprefix("http://")
+    logging.getLogger("uvicorn.error").addHandler(caplog.handler)
+    with socket.create_connection(tuple(host.split(":"))) as connection:
+        connection.sendall(
+            f"POST /api/demonstrations/uploads HTTP/1.1\r\nHost: {host}\r\nCookie: {COOKIE}={session}\r\n"
+            "Content-Length: 1000\r\n\r\nbegun".encode()
+        )
+        while not list(filled.uploads.glob(".received-*")):
+            time.sleep(0.02)
+    while list(filled.uploads.glob(".received-*")):
+        time.sleep(0.02)
+    time.sleep(0.2)
+    logging.getLogger("uvicorn.error").removeHandler(caplog.handler)
+    assert caplog.messages == []
+
+
 def test_uploads_beyond_the_largest_size_are_refused_before_they_are_read(ada: TestClient) -> None:
     headers = {"content-length": str(transcoding.MAXIMUM_BYTES + 1)}
     answer = ada.post("/api/demonstrations/uploads", content=b"x", headers=headers)
@@ -289,3 +378,20 @@ def test_the_api_describes_all_of_itself(app: Any) -> None:
     ):
         (operation,) = described[path].values()
         assert operation["description"]
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        (b'{"name": "new", "overlap": 0}', "'overlap', input should be greater than or equal to 1"),
+        (b'{"name": "new", "overlap": 1.5}', "'overlap'"),
+        (b'{"overlap": 1}', "'name', field required"),
+        (b'{"name": "new", "videos": 1}', "'videos', extra inputs are not permitted"),
+        (b'{"name": "new", "\\ud83d": 1}', "unicode"),
+        (b"{", "json"),
+    ],
+)
+def test_a_wrong_request_is_told_what_is_wrong(lea: TestClient, body: bytes, named: str) -> None:
+    refused = lea.post("/api/lead/campaigns", content=body, headers={"content-type": "application/json"})
+    assert refused.status_code == 422
+    assert named in refused.json()["message"].lower()

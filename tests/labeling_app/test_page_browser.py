@@ -10,7 +10,7 @@ import pytest
 
 from labeling_app import assignment
 from labeling_app.adjudication import adjudications
-from labeling_app.campaigns import set_guidelines
+from labeling_app.campaigns import add_campaign, set_guidelines
 from labeling_app.demonstrations import add_library, ask, demonstrations
 from labeling_app.store import Store
 
@@ -122,6 +122,78 @@ def test_a_video_of_the_library_is_given_on_a_phone(
     (row,) = demonstrations(filled, "main")
     assert row.source == "library"
     assert row.prompt.prompt != first
+
+
+def test_each_prompt_offers_the_library_of_its_campaign(
+    page: Page, filled: Store, serve: Callable[[Store], Any], candidates: Path, tmp_path: Path
+) -> None:
+    for number, (campaign, prompt) in enumerate((("main", "a red circle"), ("other", "a blue circle"))):
+        folder = tmp_path / campaign
+        folder.mkdir()
+        if campaign == "other":
+            add_campaign(filled, campaign)
+        for path in sorted(candidates.glob("*.mp4"))[number : 2 * number + 1]:
+            (folder / path.name).write_bytes(path.read_bytes())
+        add_library(filled, campaign, folder)
+        ask(filled, campaign, [prompt])
+    filled.add_user("ada", PASSWORD)
+    open_page(page, serve(filled), "ada", "demonstrate/", ".prompt-text")
+    page.get_by_role("button", name="Another prompt").click()
+    for waiting in ("1 prompt waits", "0 prompts wait"):
+        offered = {"a red circle": 1, "a blue circle": 2}[page.locator(".prompt-text").inner_text()]
+        page.get_by_text(f"Or choose one of {offered} videos").click()
+        page.get_by_role("button", name=f"Take video {offered}").click()
+        page.get_by_role("button", name="Give this video").click()
+        page.wait_for_function(f"document.querySelector('.progress-text').textContent === '{waiting}'")
+    assert {row.source for name in ("main", "other") for row in demonstrations(filled, name)} == {"library"}
+
+
+def test_an_upload_belongs_to_the_prompt_for_which_it_was_chosen(
+    page: Page, filled: Store, serve: Callable[[Store], Any], candidates: Path
+) -> None:
+    ask(filled, "main", ["a red circle", "a blue circle"])
+    filled.add_user("ada", PASSWORD)
+    open_page(page, serve(filled), "ada", "demonstrate/", ".prompt-text")
+    held: list[Any] = []
+    page.route("**/api/demonstrations/uploads", lambda route: held.append(route))
+    page.locator("#upload-file").set_input_files(min(candidates.glob("*.mp4")))
+    page.wait_for_function("document.querySelector('.status').textContent.endsWith('…')")
+    page.get_by_role("button", name="Another prompt").click()
+    page.wait_for_function("!document.querySelector('#upload-file').files.length")
+    assert page.locator(".preview-place video").count() == 0
+    assert page.locator(".notice").is_hidden()
+    assert page.locator(".gate").inner_text() == "Upload or choose a video first."
+    assert page.locator(".status").is_hidden()
+
+
+def test_the_part_that_was_chosen_last_stays(
+    page: Page, filled: Store, serve: Callable[[Store], Any]
+) -> None:
+    filled.add_user("lea", PASSWORD, role="lead")
+    open_page(page, serve(filled), "lea", "lead/", "[data-shown=campaigns]")
+    held: list[Any] = []
+    page.route("**/api/lead/quality*", lambda route: held.append(route))
+    page.get_by_role("link", name="Quality").click()
+    page.wait_for_function("document.querySelector('.tab[aria-current]').textContent === 'Quality'")
+    page.get_by_role("link", name="People").click()
+    page.wait_for_selector("[data-shown=people]")
+    with page.expect_response("**/api/lead/quality*"):
+        held[0].continue_()
+    page.wait_for_timeout(300)
+    assert page.locator("[data-shown=people] #new-user").is_visible()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_long_name_leaves_room_for_the_rest(
+    page: Page, filled: Store, serve: Callable[[Store], Any], width: int
+) -> None:
+    answer_everything(filled, {"x" * 100: [1, 2, 3, 4], "ann": [4, 3, 2, 1]}, limit=1)
+    filled.add_user("lea", PASSWORD, role="lead")
+    page.set_viewport_size({"width": width, "height": 900})
+    open_page(page, serve(filled), "lea", "lead/#adjudication", "[data-shown=adjudication]")
+    assert page.evaluate(
+        "[...document.querySelectorAll('.table-place')].every((place) => place.scrollWidth <= place.clientWidth)"
+    )
 
 
 def test_a_lead_sets_rules_guidelines_people_and_asks_for_demonstrations(

@@ -128,6 +128,13 @@ def test_a_wrong_name_of_a_campaign_is_one_sentence(name: str) -> None:
         read_store(name)
 
 
+def test_a_misspelt_database_is_not_made(tmp_path: Path) -> None:
+    for database in (str(tmp_path / "typo.db"), f"sqlite:///{tmp_path / 'typo.db'}"):
+        with pytest.raises(InputError, match="There is no database"):
+            read_store(f"db:{database}#first")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_unanswered_campaign_has_no_annotators(store: Store, candidates: Path) -> None:
     import_tasks(store, candidates, campaign="main")
     assignment.next_task(store, store.add_user("ada"))

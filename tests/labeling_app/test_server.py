@@ -301,5 +301,31 @@ def test_answers_that_the_database_would_choke_on_are_refused(ada: TestClient, a
     assert ada.get("/media/a%00b").status_code == 404
 
 
+def test_ids_and_names_that_no_database_takes_are_refused(app: Any, ada: TestClient, filled: Store) -> None:
+    filled.add_user("lea", PASSWORD, role="admin")
+    lea = browser(app, "lea")
+    for number in (2**31, 2**63, -(2**70)):
+        for what in ("judgement", "revision"):
+            assert ada.post(f"/api/assignments/{number}/{what}", json=ANSWER).status_code == 403
+        assert ada.post(f"/api/assignments/{number}/lease", json={}).status_code == 403
+        decision = lea.post(f"/api/lead/tasks/{number}/adjudication", json={"ranks": ANSWER["ranks"]})
+        assert decision.status_code == 400
+        reviewed = lea.post(f"/api/lead/demonstrations/{number}/review", json={"state": "accepted"})
+        assert reviewed.status_code == 400
+    for path in ("guidelines", "lead/quality", "lead/export", "lead/plots/days.svg", "lead/demonstrations"):
+        assert lea.get(f"/api/{path}?campaign=a%00b").status_code == 400
+    for path, body in (
+        ("campaigns", b'{"name": "a\\u0000b"}'),
+        ("campaigns", b'{"name": "two\\nlines"}'),
+        ("rules?campaign=main", b'{"project": "a\\u0000b"}'),
+        ("rules?campaign=main", b'{"project": "\\ud800"}'),
+        ("users/role", b'{"name": "a\\u0000b", "role": "lead"}'),
+        ("users/password", b'{"name": "a\\u0000b"}'),
+    ):
+        refused = lea.post(f"/api/lead/{path}", content=body, headers={"content-type": "application/json"})
+        assert (refused.status_code, refused.json()["message"][-1]) == (400, "."), (path, body)
+    assert [row.name for row in filled.campaigns()] == ["main"]
+
+
 def test_logins_are_in_the_audit_table(ada: TestClient, filled: Store) -> None:
     assert [(event.user_name, event.action) for event in filled.audit_events()] == [("ada", "login")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
@@ -111,6 +112,12 @@ def test_wrong_input_is_one_clear_sentence(filled: Store, candidates: Path, stor
         simulate(filled, "other", gold)
     with pytest.raises(InputError, match="has no score"):
         simulate(filled, "main", precomputed_scores({}))
+    for sizes in ({"noise": math.nan}, {"noise": -1.0}, {"tie_threshold": -0.1}, {"position_bias": math.inf}):
+        with pytest.raises(InputError, match=f"{next(iter(sizes))} is .*: give a number"):
+            simulate(filled, "main", gold, **sizes)
+    with pytest.raises(InputError, match=r"The score of the video .* is nan"):
+        simulate(filled, "main", lambda video, prompt: math.nan)
+    assert filled.judgements("main") == []
     import_tasks(filled, candidates, campaign="two", dimensions=["visual", "motion"])
     with pytest.raises(InputError, match="one for each dimension"):
         simulate(filled, "two", gold)

@@ -76,6 +76,12 @@ def test_unusable_users_are_refused(store: Store, name: str, password: str, role
         store.add_user(name, password, role)
 
 
+@pytest.mark.parametrize("name", ["علی\u200cرضا", "क\u094d\u200dष", "王小明", "José"])
+def test_names_of_any_script_are_usable(store: Store, name: str) -> None:
+    assert store.add_user(name).name == name
+    assert store.user(name) is not None
+
+
 def test_a_new_password_ends_the_sessions(store: Store) -> None:
     ada = store.add_user("ada", "correct horse")
     token = store.open_session(ada)
@@ -105,6 +111,9 @@ def test_an_unknown_campaign_names_the_known_ones(filled: Store) -> None:
 def test_a_running_campaign_keeps_its_overlap(filled: Store, candidates: Path) -> None:
     with pytest.raises(InputError, match="overlap 2"):
         import_tasks(filled, candidates, campaign="main", overlap=3)
+    for overlap in (0, 1001, 10**20):
+        with pytest.raises(InputError, match=f"overlap is {overlap}: give"):
+            import_tasks(filled, candidates, campaign="other", overlap=overlap)
 
 
 def test_a_changed_answer_is_a_new_version_and_the_old_one_stays(filled: Store) -> None:
