@@ -18,7 +18,7 @@ from labeling_app.models import (
     Judgement,
     Task,
 )
-from labeling_app.quality import agreement
+from labeling_app.quality import agreement, skips
 from labeling_app.reliability import Reliability, reliabilities
 from labeling_app.store import Store
 
@@ -94,7 +94,8 @@ def campaign_quality(store: Store, campaign: str) -> dict[str, Any]:
 
     Returns:
         the fields of `quality.Agreement`, and `annotators` with those of `quality.AnnotatorQuality`,
-        `reliability.Reliability` and `hidden_checks.HiddenChecks`; NaN where there is too little data.
+        `reliability.Reliability` and `hidden_checks.HiddenChecks`; NaN where there is too little data; `skipped`:
+        those of `quality.Skip` for each skipped task.
 
     Raises:
         InputError: there is no such campaign.
@@ -116,4 +117,8 @@ def campaign_quality(store: Store, campaign: str) -> dict[str, Any]:
                 "self_consistency": hidden.self_consistency,
             }
         )
-    return {**{k: v for k, v in asdict(found).items() if k != "annotators"}, "annotators": people}
+    return {
+        **{k: v for k, v in asdict(found).items() if k != "annotators"},
+        "annotators": people,
+        "skipped": [asdict(skip) for skip in skips(store, campaign)],
+    }

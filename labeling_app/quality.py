@@ -72,6 +72,29 @@ class Agreement:
     annotators: tuple[AnnotatorQuality, ...]
 
 
+@dataclass(frozen=True)
+class Skip:
+    """A task that an annotator skipped, and why."""
+
+    annotator: str
+    prompt: str
+    reason: str
+
+
+def skips(store: Store, campaign: str) -> list[Skip]:
+    """What annotators skipped, by task; several dimensions of a task are one skip.
+
+    Raises:
+        InputError: there is no such campaign.
+    """
+    found = {
+        (judgement.task_id, judgement.user_id): judgement
+        for judgement in store.judgements(campaign, include_skips=True)
+        if judgement.ranks is None
+    }
+    return [Skip(j.user.name, j.task.prompt, j.skip_reason) for j in found.values()]
+
+
 def pair_labels(ranks: list[int]) -> list[int]:
     """The label of each pair (i, j), i < j: 1 if video i is better, -1 if video j is, 0 for a tie."""
     return [int(np.sign(ranks[j] - ranks[i])) for i, j in combinations(range(len(ranks)), 2)]

@@ -7,6 +7,7 @@ import json
 import math
 import secrets
 import socket
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from labeling_app.exchange import export_preferences, import_preferences
 from labeling_app.export import export_rankings
 from labeling_app.hidden_checks import HiddenChecks, hidden_checks
 from labeling_app.importing import import_tasks
-from labeling_app.quality import agreement
+from labeling_app.quality import agreement, skips
 from labeling_app.reliability import reliabilities
 from labeling_app.simulate import Score, precomputed_scores, simulate
 from labeling_app.store import Store
@@ -334,6 +335,7 @@ def run_quality(arguments: QualityArguments) -> None:
         found = agreement(store, arguments.campaign, arguments.dimension)
         reliability = {person.name: person for person in reliabilities(store, arguments.campaign)}
         hidden = hidden_checks(store, arguments.campaign)
+        reasons = Counter(skip.reason for skip in skips(store, arguments.campaign))
     print(f"{found.num_judgements} rankings of {found.num_tasks} tasks, {found.num_labels} pair labels")
     print(f"Krippendorff's alpha      {_number(found.alpha)}  [{_number(found.alpha_low)}, ", end="")
     print(f"{_number(found.alpha_high)}]")
@@ -350,6 +352,8 @@ def run_quality(arguments: QualityArguments) -> None:
             f"{_number(known.accuracy if known else math.nan)}     {_number(checks.gold_accuracy)}    "
             f"{_number(checks.self_consistency)}  {', '.join(known.flags) if known else ''}"
         )
+    for reason, count in reasons.most_common(10):
+        print(f"skipped {count}: {' '.join(reason.split())[:100]}")
 
 
 def run_simulate(arguments: SimulateArguments) -> None:

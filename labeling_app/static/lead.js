@@ -189,7 +189,8 @@ class LeadPage {
     const people = table('Annotators', ['annotator', 'look at', 'tasks', 'skips', 'seconds', 'ties', 'agreement', 'weight', 'gold right', 'same on repeats', 'first shown best'], rows);
     const plots = PLOTS.map(([name, title]) => make('figure', 'plot', {}, make('img', '', { src: new URL(`api/lead/plots/${name}.svg?${this.query}`, BASE).href, alt: `${title}; the numbers are in the table` }), make('figcaption', '', {}, title)));
     const download = (raw, title) => make('a', 'download', { href: new URL(`api/lead/export?${this.query}&raw=${raw}`, BASE).href, download: 'rankings.jsonl' }, title);
-    return [section('Agreement', summary), section('Annotators', people), section('Plots', make('div', 'plots', {}, ...plots)), section('Export', make('div', 'actions', {}, download(false, 'Rankings with the decisions (JSONL)'), download(true, 'Rankings of annotators alone (JSONL)')))];
+    const skipped = data.skipped.length ? [section('Skipped', table('Skipped tasks', ['annotator', 'prompt', 'reason'], data.skipped.map((s) => [text(s.annotator), text(s.prompt), text(s.reason)])))] : [];
+    return [section('Agreement', summary), section('Annotators', people), ...skipped, section('Plots', make('div', 'plots', {}, ...plots)), section('Export', make('div', 'actions', {}, download(false, 'Rankings with the decisions (JSONL)'), download(true, 'Rankings of annotators alone (JSONL)')))];
   }
 
   // Adjudication ---------------------------------------------------------------------------------------

@@ -180,6 +180,16 @@ def test_quality_plots_adjudication_and_export(app: Any, lea: TestClient, filled
     assert len(lea.get("/api/lead/export?campaign=main&raw=true").text.splitlines()) == 4
 
 
+def test_why_tasks_were_skipped_is_shown(lea: TestClient, filled: Store) -> None:
+    ada = filled.user("ada")
+    assert ada is not None
+    task = assignment.next_task(filled, ada)
+    assert task is not None
+    assignment.skip(filled, ada, task.assignment, "a video is black", 2.0)
+    skipped = lea.get("/api/lead/quality?campaign=main").json()["skipped"]
+    assert skipped == [{"annotator": "ada", "prompt": task.prompt, "reason": "a video is black"}]
+
+
 def test_an_empty_campaign_has_quality_and_plots_too(lea: TestClient) -> None:
     assert lea.get("/api/lead/quality?campaign=main").json()["alpha"] is None
     for name in ("annotators", "speed", "positions", "days"):
