@@ -113,6 +113,9 @@ def encode_files(
     Raises:
         InputError: a file is missing or unreadable (named).
     """
+    for name, value in (("num_frames", num_frames), ("height", height), ("width", width)):
+        if value is not None and value < 1:
+            raise InputError(f"{name} is {value}, but must be at least 1.")
     cache_dir = cache_dir or default_cache_dir() / "latents"
     encoder = autoencoder_hash(generator)
     distinct = list(dict.fromkeys(paths))

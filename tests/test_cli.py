@@ -339,6 +339,9 @@ def test_the_launcher_runs_the_same_command_under_accelerate() -> None:
     words = launch_command(arguments, ["ppo"], num_gpus=4)
     assert words[words.index("--num_processes") + 1] == "8"
     assert words[words.index("--machine_rank") + 1] == "1"
+    arguments.num_processes = 0
+    with pytest.raises(InputError, match="num_processes is 0, but must be at least 1"):
+        launch_command(arguments, ["ppo"], num_gpus=4)
 
 
 def test_an_unknown_accelerate_configuration_lists_the_known_ones(

@@ -183,3 +183,11 @@ def test_a_field_added_with_its_default_changes_no_fingerprint() -> None:
     assert model_fingerprint(New(8)) == model_fingerprint(Old(8))
     assert model_fingerprint(New(8, extra=True)) != model_fingerprint(Old(8))
     assert model_fingerprint(Old(8)) != model_fingerprint(Old(16))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("lora_r", 0), ("lora_alpha", 0), ("lora_dropout", 1.5), ("lora_dropout", -0.1)]
+)
+def test_impossible_lora_settings_are_refused(name, value):
+    with pytest.raises(InputError, match=f"{name} is {value}, but must be"):
+        LoraArguments(**{name: value})

@@ -12,6 +12,7 @@ from alignment.latent_dataset import (
     PromptTable,
     _load_video,
     collate,
+    encode_files,
     example_seeds,
     nearest_size,
     split_prompts,
@@ -83,6 +84,11 @@ def test_a_clip_keeps_its_speed_at_any_frame_rate(generator, tmp_path, fps, size
     shown = torch.arange(video.shape[1]) / generator.defaults.fps
     assert video.shape[1] == (size[0] or (16 * 8 // fps - 1) // 2 * 2 + 1)
     assert torch.allclose(4 * video.mean((0, 2, 3)), shown.clamp(max=15 / fps), atol=1 / fps)
+
+
+def test_a_size_below_one_is_refused(generator):
+    with pytest.raises(InputError, match="num_frames is 0, but must be at least 1"):
+        encode_files(generator, [], num_frames=0)
 
 
 def test_a_video_that_is_too_small_is_named(generator, tmp_path):
