@@ -14,7 +14,7 @@ from tqdm import tqdm
 from alignment.prompted_generation import VideoPromptArguments, prompted
 from generator.base import VideoGenerator
 from generator.demonstrations import METADATA
-from generator.output import InputError, prepare_output_dir, write_json, write_jsonl
+from generator.output import InputError, prepare_output_dir, refuse_inputs_in, write_json, write_jsonl
 from generator.prompts import PromptRecord, read_prompts
 from generator.video import write_video
 
@@ -117,6 +117,8 @@ def run(arguments: GenerateArguments, prompt: VideoPromptArguments) -> None:
         if arguments.reward:
             generate = _aligned(model, arguments)
         if not going_on:
+            if arguments.overwrite:
+                refuse_inputs_in(output_dir, _inputs(arguments, prompt))
             prepare_output_dir(output_dir, arguments.overwrite)
             write_json(output_dir / ARGUMENTS_FILE, state)
         _generate_missing(generate, fps, missing, len(rows), arguments)
@@ -188,6 +190,14 @@ def video_rows(arguments: GenerateArguments, prompts: list[PromptRecord]) -> lis
             }
         )
     return rows
+
+
+def _inputs(arguments: GenerateArguments, prompt: VideoPromptArguments) -> list[str]:
+    """The files and folders that are read."""
+    named = [arguments.model, arguments.prompts, arguments.adapter, arguments.reward]
+    return [
+        name for name in (*named, prompt.image, prompt.video, prompt.edit, *(prompt.connect or [])) if name
+    ]
 
 
 def _check(arguments: GenerateArguments) -> None:

@@ -120,6 +120,17 @@ def test_other_arguments_never_overwrite_videos_unasked(
     assert read_video(tmp_path / "out" / "0000.mp4")[0].shape == (3, 3, 32, 24)
 
 
+def test_overwrite_keeps_what_is_read(
+    painter: SeedPainter, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = tmp_path / "out" / "prompts.txt"
+    prompts.parent.mkdir()
+    prompts.write_text("a\n")
+    assert main([*command, "--prompts", str(prompts), "--overwrite"]) == 2
+    assert "prompts.txt is read, but lies in the output folder" in capsys.readouterr().err
+    assert prompts.read_text() == "a\n"
+
+
 def test_a_foreign_folder_is_left_alone(
     painter: SeedPainter, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

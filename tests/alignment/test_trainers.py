@@ -186,4 +186,3 @@ def test_an_output_folder_in_use_is_refused_and_latest_finds_the_newest_whole_ch
     with pytest.raises(InputError, match="does not exist"):
         checkpoint_to_resume(SFTConfig(resume_from_checkpoint="nowhere", **quiet))
     assert checkpoint_to_resume(SFTConfig(overwrite=True, **quiet)) is None
-    assert not (tmp_path / "out" / "checkpoint-4").exists()
