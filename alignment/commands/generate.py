@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from tqdm import tqdm
 
 from alignment.prompted_generation import VideoPromptArguments, prompted
@@ -101,6 +102,10 @@ def run(arguments: GenerateArguments, prompt: VideoPromptArguments) -> None:
             "leave it out."
         )
     rows = video_rows(arguments, read_prompts(arguments.prompts))
+    if prompt.task and any(row["negative_prompt"] for row in rows):
+        raise InputError(
+            "A negative prompt was given, but images and videos as prompts take none: remove it."
+        )
     output_dir = Path(arguments.output_dir)
     state = {**_what_matters(arguments), **prompt.changed(), "prompts": [row["prompt"] for row in rows]}
     going_on = _is_unfinished(arguments, state)
@@ -148,6 +153,11 @@ def _generate_missing(
                 negative_prompt=batch[0]["negative_prompt"],
                 batch_size=arguments.batch_size,
             )
+            if not torch.isfinite(videos).all():
+                raise InputError(
+                    f"{arguments.model} made pixels that are not finite numbers: check its weights, the adapter's and "
+                    "the weight of guidance."
+                )
             for row, video in zip(batch, videos, strict=True):
                 write_video(Path(arguments.output_dir) / row["file_name"], video, fps)
                 progress.update()
@@ -207,6 +217,8 @@ def _check(arguments: GenerateArguments) -> None:
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise InputError(f"--{name} is {value}, but it must be at least 1.")
+    if abs(arguments.seed) >= 2**62:
+        raise InputError(f"--seed is {arguments.seed}, but it must be between -2^62 and 2^62.")
 
 
 def _what_matters(arguments: GenerateArguments) -> dict[str, Any]:
