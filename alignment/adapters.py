@@ -15,6 +15,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 from trl import ModelConfig, get_peft_config
 
+from alignment.alignment_config import check
 from alignment.loading_arguments import LoadingArguments
 from generator.adapters import LoraAdapter, concatenate_adapters, merged_adapter
 from generator.base import VideoGenerator
@@ -68,6 +69,11 @@ class LoraArguments:
         default=False,
         metadata={"help": "Scale by alpha / sqrt(r) (rank-stabilised LoRA) instead of alpha / r."},
     )
+
+    def __post_init__(self) -> None:
+        check(self.lora_r >= 1, "lora_r", self.lora_r, "at least 1")
+        check(self.lora_alpha is None or self.lora_alpha >= 1, "lora_alpha", self.lora_alpha, "at least 1")
+        check(0 <= self.lora_dropout < 1, "lora_dropout", self.lora_dropout, "at least 0 and below 1")
 
 
 def add_lora(generator: VideoGenerator, arguments: LoraArguments, seed: int) -> list[str]:

@@ -72,8 +72,7 @@ def share_without_spread(rewards: Tensor, epsilon: float = 1e-4) -> Tensor:
 
 def mean_and_std(rewards: Tensor, reduce_sum: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """Mean and std of rewards over all processes; `reduce_sum` adds a tensor over processes."""
-    sums = reduce_sum(
-        torch.stack([rewards.new_tensor(rewards.numel()), rewards.sum(), (rewards**2).sum()]).double()
-    )
+    rewards = rewards.double()  # In float32 the squares of large rewards drown their variance.
+    sums = reduce_sum(torch.stack([rewards.new_tensor(rewards.numel()), rewards.sum(), (rewards**2).sum()]))
     mean = sums[1] / sums[0]
     return mean.float(), (sums[2] / sums[0] - mean**2).clamp_min(0).sqrt().float()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from generator.output import InputError
 
@@ -66,6 +67,17 @@ class AlignmentConfig(TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in (
+            "per_device_train_batch_size",
+            "per_device_eval_batch_size",
+            "gradient_accumulation_steps",
+        ):
+            check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        check(0 <= self.seed < 2**32, "seed", self.seed, "between 0 and 4294967295")
+        check(self.learning_rate >= 0, "learning_rate", self.learning_rate, "at least 0")
+        for tracker in self.report_to or []:
+            known = tracker in INTEGRATION_TO_CALLBACK
+            check(known, "report_to", tracker, f"one of {', '.join(sorted(INTEGRATION_TO_CALLBACK))}, none")
         self.remove_unused_columns = False
         # Several GPUs in one process would be wrapped by DataParallel, which copies the network at each call.
         self._n_gpu = min(self.n_gpu, 1)
@@ -97,3 +109,15 @@ class NoiseLevelConfig(AlignmentConfig):
         default=0.1,
         metadata={"help": "Share of noise levels drawn uniformly, which keeps both ends trained."},
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self.shift is None or self.shift > 0, "shift", self.shift, "above 0")
+        check(self.logit_std >= 0, "logit_std", self.logit_std, "at least 0")
+        check(0 <= self.uniform_share <= 1, "uniform_share", self.uniform_share, "between 0 and 1")
+
+
+def check(condition: bool, name: str, value: object, expected: str) -> None:
+    """Raises `InputError` that says the value found and the one expected."""
+    if not condition:
+        raise InputError(f"{name} is {value}, but must be {expected}.")

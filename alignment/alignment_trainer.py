@@ -356,9 +356,16 @@ class AlignmentTrainer(Trainer):
             state_dict = self.policy.state_dict()
         if not self.args.should_save:
             return
+        names = [name for name, parameter in self.policy.named_parameters() if parameter.requires_grad]
+        lost = next((name for name in names if not torch.isfinite(state_dict[name]).all()), None)
+        if lost is not None:
+            raise InputError(
+                f"Training has diverged by step {self.state.global_step}: {lost} holds values that are not finite "
+                f"numbers, so nothing is saved at {folder}. Lower learning_rate, which is {self.args.learning_rate:g}, "
+                "and start again or from an earlier checkpoint."
+            )
         folder.mkdir(parents=True, exist_ok=True)
         if folder.name.startswith(PREFIX_CHECKPOINT_DIR):
-            names = [name for name, parameter in self.policy.named_parameters() if parameter.requires_grad]
             trained = {name: state_dict[name].detach().cpu().contiguous() for name in names}
             save_file(trained, folder / TRAINED_NAME)
             if self.ema:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from alignment.rollout_config import RewardedSamplingConfig, check
+from alignment.alignment_config import check
+from alignment.rollout_config import RewardedSamplingConfig
 
 
 @dataclass
@@ -33,6 +34,14 @@ class BackpropConfig(RewardedSamplingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("reward_normalisation", "reward_num_frames", "reward_scale", "asynchronous_rewards"):
+            unused = getattr(self, name) == getattr(BackpropConfig, name)
+            check(
+                unused,
+                name,
+                getattr(self, name),
+                "left out, as latents are judged with gradients as they are",
+            )
         check(
             1 <= self.backprop_steps <= self.num_inference_steps,
             "backprop_steps", self.backprop_steps, f"between 1 and num_inference_steps {self.num_inference_steps}",

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import difflib
 import inspect
+import math
 import os
 import re
 import shutil
@@ -41,6 +42,8 @@ class CommandParser(TrlParser):
         self.summary, self.example = summary, example
 
     def add_argument(self, *args: Any, **kwargs: Any) -> argparse.Action:
+        if kwargs.get("type") is float:
+            kwargs["type"] = _number
         # argparse takes a lone % for a format; in our help texts it means per cent.
         if isinstance(kwargs.get("help"), str):
             kwargs["help"] = re.sub(r"(?<!%)%(?![%(])", "%%", kwargs["help"])
@@ -133,6 +136,17 @@ class CommandParser(TrlParser):
                 raise InputError(f"{path} has the unknown key `{key}`; {self._nearest(str(key))}.")
             values[key] = _converted(actions[key], value, path)
         self.set_defaults_with_config(**values)
+
+
+def _number(text: str) -> float:
+    """A float; NaN would pass every comparison that guards a setting, and end in a model that is lost."""
+    number = float(text)
+    if math.isnan(number):
+        raise ValueError("NaN is no number to compute with.")
+    return number
+
+
+_number.__name__ = "float"  # as messages call it
 
 
 def _split_config(arguments: Sequence[str]) -> tuple[list[str], Path | None]:

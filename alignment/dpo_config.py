@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from alignment.alignment_config import NoiseLevelConfig
+from alignment.alignment_config import NoiseLevelConfig, check
 from alignment.packed_data import PackConfig
-from generator.output import InputError
 
 
 @dataclass
@@ -58,13 +57,17 @@ class DPOConfig(PackConfig, NoiseLevelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.beta <= 0:
-            raise InputError(f"beta is {self.beta}, but must be above 0.")
-        if self.tie_theta <= 1:
-            raise InputError(f"tie_theta is {self.tie_theta}, but must be above 1.")
-        if self.num_noise_draws < 1:
-            raise InputError(f"num_noise_draws is {self.num_noise_draws}, but must be at least 1.")
-        if not 0 <= self.label_smoothing < 0.5:
-            raise InputError(
-                f"label_smoothing is {self.label_smoothing}, but must be at least 0 and below 0.5."
-            )
+        check(self.beta > 0, "beta", self.beta, "above 0")
+        check(self.tie_theta > 1, "tie_theta", self.tie_theta, "above 1")
+        check(self.num_noise_draws >= 1, "num_noise_draws", self.num_noise_draws, "at least 1")
+        check(self.sft_weight >= 0, "sft_weight", self.sft_weight, "at least 0")
+        check(
+            0 <= self.label_smoothing < 0.5,
+            "label_smoothing",
+            self.label_smoothing,
+            "at least 0 and below 0.5",
+        )
+        check(
+            not self.label_smoothing or self.loss_type == "sigmoid", "label_smoothing", self.label_smoothing,
+            f"0 with loss_type {self.loss_type}, as only sigmoid has it",
+        )  # fmt: skip

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from alignment.adapters import adapters_disabled
-from alignment.alignment_config import NoiseLevelConfig
+from alignment.alignment_config import NoiseLevelConfig, check
 from alignment.latent_dataset import example_seeds
 from alignment.losses import flow_matching_error
 from alignment.rollout import Rollout
-from alignment.rollout_config import RolloutConfig, check
+from alignment.rollout_config import RolloutConfig
 from alignment.rollout_trainer import LEVEL_STREAM, RolloutTrainer
 from alignment.sft_trainer import draw_sigmas
 from generator import flow

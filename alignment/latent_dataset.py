@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 Size = tuple[int, int, int]
 """Frames, height, width of a video."""
 
+CACHE_VERSION = 2
+"""Of the latents on disk: greater by one whenever the same file gives other latents."""
+
 
 def default_cache_dir() -> Path:
     """`$VIDALIGN_CACHE`, or `vidalign` in the user's cache folder."""
@@ -53,8 +56,8 @@ def autoencoder_hash(generator: VideoGenerator) -> str | None:
     return digest.hexdigest()
 
 
-def nearest_size(generator: VideoGenerator, size: Size) -> Size:
-    """The largest size that the family can make with no dimension above `size`'s.
+def nearest_size(generator: VideoGenerator, size: Size, what: str = "A video") -> Size:
+    """The largest size that the family can make with no dimension above `size`'s; `what` has it, in messages.
 
     Raises:
         InputError: some dimension is below the smallest one possible.
@@ -64,7 +67,7 @@ def nearest_size(generator: VideoGenerator, size: Size) -> Size:
     height, width = size[1] // side * side, size[2] // side * side
     if min(frames, height, width) < 1:
         raise InputError(
-            f"A video of {size[0]} frames of {size[1]}x{size[2]} is smaller than anything {generator.name} "
+            f"{what} of {size[0]} frames of {size[1]}x{size[2]} is smaller than anything {generator.name} "
             "can make: use a larger video, or give --num_frames, --height and --width."
         )
     generator.check_size(frames, height, width)
@@ -84,10 +87,8 @@ def _load_video(
     target_fps = generator.defaults.fps
     native_frames = max(1, round(video.shape[1] * target_fps / fps))
     wanted = (num_frames or native_frames, height or video.shape[2], width or video.shape[3])
-    frames, height, width = nearest_size(generator, wanted)
-    return resample(
-        video, fps, num_frames=frames, height=height, width=width, target_fps=min(target_fps, fps)
-    )
+    frames, height, width = nearest_size(generator, wanted, f"The video {path}")
+    return resample(video, fps, num_frames=frames, height=height, width=width, target_fps=target_fps)
 
 
 def encode_files(
@@ -112,6 +113,9 @@ def encode_files(
     Raises:
         InputError: a file is missing or unreadable (named).
     """
+    for name, value in (("num_frames", num_frames), ("height", height), ("width", width)):
+        if value is not None and value < 1:
+            raise InputError(f"{name} is {value}, but must be at least 1.")
     cache_dir = cache_dir or default_cache_dir() / "latents"
     encoder = autoencoder_hash(generator)
     distinct = list(dict.fromkeys(paths))
@@ -121,7 +125,7 @@ def encode_files(
             raise InputError(
                 f"The video {path} does not exist: correct the path or remove the row that names it."
             )
-        content = f"{file_hash(path)} {encoder} {num_frames} {height} {width} {generator.defaults.fps}"
+        content = f"{file_hash(path)} {encoder} {num_frames} {height} {width} {generator.defaults.fps} {CACHE_VERSION}"
         keys[path] = hashlib.sha256(content.encode()).hexdigest()
     latents: dict[Path, Tensor] = {}
     waiting: dict[tuple[int, ...], list[tuple[Path, Tensor]]] = {}

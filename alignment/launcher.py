@@ -59,6 +59,8 @@ def launch_command(arguments: argparse.Namespace, command: list[str], num_gpus: 
     config_file = find_config(arguments.accelerate_config, "accelerate")
     config = _read(config_file)
     machines = arguments.num_machines if arguments.num_machines > 1 else config.get("num_machines") or 1
+    if arguments.num_processes is not None and arguments.num_processes < 1:
+        raise InputError(f"num_processes is {arguments.num_processes}, but must be at least 1.")
     processes = arguments.num_processes or max(num_gpus, 1) * machines
     if config.get("distributed_type") == "NO":
         processes = 1

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from alignment.alignment_config import check
 from alignment.forward_process import ForwardProcessConfig
-from alignment.rollout_config import check
 
 
 @dataclass
@@ -33,4 +33,5 @@ class NFTConfig(ForwardProcessConfig):
         check(
             0 < self.guidance_strength <= 1, "guidance_strength", self.guidance_strength, "above 0, at most 1"
         )
+        check(self.old_decay_rate >= 0, "old_decay_rate", self.old_decay_rate, "at least 0")
         check(0 <= self.old_decay_max < 1, "old_decay_max", self.old_decay_max, "at least 0 and below 1")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from alignment.alignment_config import check
 from alignment.forward_process import ForwardProcessConfig
-from alignment.rollout_config import check
 
 
 @dataclass
@@ -34,6 +34,11 @@ class OnlineDPOConfig(ForwardProcessConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check(self.beta > 0, "beta", self.beta, "above 0")
+        check(self.sft_weight >= 0, "sft_weight", self.sft_weight, "at least 0")
+        check(
+            not self.label_smoothing or self.loss_type == "sigmoid", "label_smoothing", self.label_smoothing,
+            f"0 with loss_type {self.loss_type}, as only sigmoid has it",
+        )  # fmt: skip
         check(
             0 <= self.label_smoothing < 0.5, "label_smoothing", self.label_smoothing, "at least 0, below 0.5"
         )

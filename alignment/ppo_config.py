@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from alignment.rollout_config import RolloutConfig, check
+from alignment.alignment_config import check
+from alignment.rollout_config import RolloutConfig
 from generator.sampling import SdeSettings
 
 DEFAULT_NOISE_LEVELS = {"flow_sde": 0.7, "dance_sde": 0.3, "cps": 0.7}
@@ -99,6 +100,16 @@ class PPOConfig(RolloutConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check(self.beta >= 0, "beta", self.beta, "at least 0")
+        level = self.noise_level
+        if self.sde_kernel == "cps":
+            check(level is None or 0 < level <= 1, "noise_level", level, "above 0 and at most 1 with cps")
+        check(level is None or level > 0, "noise_level", level, "above 0")
+        for name in ("ptx_batch_size", "critic_epochs"):
+            check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        check(
+            self.target_kl is None or self.beta > 0 or self.monitor_kl_generations >= 1,
+            "monitor_kl_generations", self.monitor_kl_generations, "at least 1 with target_kl",
+        )  # fmt: skip
         check(self.ptx_coef >= 0, "ptx_coef", self.ptx_coef, "at least 0")
         check(self.epsilon > 0, "epsilon", self.epsilon, "above 0")
         target = self.adaptive_kl_target
@@ -113,10 +124,16 @@ class PPOConfig(RolloutConfig):
     @property
     def window_size(self) -> int:
         """Stochastic steps of a trajectory."""
-        most = self.num_inference_steps - 1 - self.sde_first_step
+        last = self.num_inference_steps - 2
+        check(last >= 0, "num_inference_steps", self.num_inference_steps, "at least 2")
+        check(
+            0 <= self.sde_first_step <= last, "sde_first_step", self.sde_first_step,
+            f"between 0 and {last}, as the last of {self.num_inference_steps} steps is deterministic",
+        )  # fmt: skip
+        most = last + 1 - self.sde_first_step
         size = most if self.sde_window_size is None else self.sde_window_size
         check(
-            self.sde_first_step >= 0 and 1 <= size <= most,
+            1 <= size <= most,
             "sde_window_size", size,
             f"between 1 and {most}, as the last of {self.num_inference_steps} steps is deterministic",
         )  # fmt: skip

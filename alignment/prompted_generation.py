@@ -77,6 +77,14 @@ class VideoPromptArguments:
             raise InputError("--video was given alone: say what to do with it, --extend or --interpolate.")
         if self.source_prompt is not None and task != "edit":
             raise InputError("--source_prompt was given, but only --edit takes one: pass --edit VIDEO too.")
+        if self.strength != VideoPromptArguments.strength and task != "edit":
+            raise InputError(
+                f"--strength is {self.strength}, but only --edit takes one: pass --edit VIDEO too."
+            )
+        if self.new_frames != VideoPromptArguments.new_frames and task not in ("extend", "connect"):
+            raise InputError(
+                f"--new_frames is {self.new_frames}, but only --extend and --connect add so many frames: leave it out."
+            )
         if self.connect is not None and len(self.connect) != 2:
             raise InputError(f"--connect got {len(self.connect)} videos: give two.")
         return task
@@ -120,10 +128,6 @@ def prompted(
         rate = 4 * video_prompts.KEY_FRAME_FPS
 
     def generate(prompts: Sequence[str], seed: Sequence[int], **more: Any) -> Tensor:
-        if more.get("negative_prompt"):
-            raise InputError(
-                "A negative prompt was given, but images and videos as prompts take none: remove it."
-            )
         made = [
             make([prompt], Sampling(more["num_inference_steps"], more["guidance_scale"], one))
             for prompt, one in zip(prompts, seed, strict=True)

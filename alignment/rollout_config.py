@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
-from alignment.alignment_config import AlignmentConfig
+from alignment.alignment_config import AlignmentConfig, check
 from alignment.judging import check_decoding
-from generator.output import InputError
 
 REWARD_NORMALISATIONS = ("none", "rollout", "group")
 
@@ -57,6 +56,13 @@ class RewardedSamplingConfig(AlignmentConfig):
         metadata={"help": "Judge finished videos in a thread while further ones of the rollout are sampled; for "
                   "rewards that wait for a CPU, a disk or a network. Same results."},
     )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("num_frames", "height", "width", "num_inference_steps", "reward_batch_size"):
+            value = getattr(self, name)
+            check(value is None or value >= 1, name, value, "at least 1")
+        check_decoding(self.reward_num_frames, self.reward_scale, check)
 
 
 @dataclass
@@ -111,6 +117,14 @@ class RolloutConfig(RewardedSamplingConfig):
     def __post_init__(self) -> None:
         processes = int(os.environ.get("WORLD_SIZE", "1"))
         check(self.num_generations >= 2, "num_generations", self.num_generations, "at least 2")
+        for name in (
+            "num_inference_steps", "num_rollouts", "num_prompts", "num_iterations", "num_mini_batches",
+            "rollout_batch_size", "per_device_train_batch_size",
+        ):  # fmt: skip
+            check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        check(self.monitor_videos >= 0, "monitor_videos", self.monitor_videos, "at least 0")
+        check(self.advantage_clip > 0, "advantage_clip", self.advantage_clip, "above 0")
+        check(self.target_kl is None or self.target_kl > 0, "target_kl", self.target_kl, "above 0")
         check(
             self.num_prompts % processes == 0,
             "num_prompts", self.num_prompts, f"a multiple of the {processes} processes",
@@ -119,7 +133,6 @@ class RolloutConfig(RewardedSamplingConfig):
             self.reward_normalisation in REWARD_NORMALISATIONS,
             "reward_normalisation", self.reward_normalisation, f"one of {', '.join(REWARD_NORMALISATIONS)}",
         )  # fmt: skip
-        check_decoding(self.reward_num_frames, self.reward_scale, check)
         rows = self.num_prompts // processes * self.rows_of_a_group
         check(
             rows % self.num_mini_batches == 0,
@@ -130,8 +143,18 @@ class RolloutConfig(RewardedSamplingConfig):
         self.per_device_train_batch_size = max(
             size for size in range(1, self.per_device_train_batch_size + 1) if rows_per_update % size == 0
         )
-        self.gradient_accumulation_steps = rows_per_update // self.per_device_train_batch_size
-        self.max_steps = self.num_rollouts * self.updates_per_rollout
+        following = {
+            "gradient_accumulation_steps": (
+                rows_per_update // self.per_device_train_batch_size,
+                "num_mini_batches",
+            ),
+            "max_steps": (self.num_rollouts * self.updates_per_rollout, "num_rollouts"),
+        }
+        for name, (value, source) in following.items():
+            given = getattr(self, name)
+            free = given in (getattr(RolloutConfig, name), value)
+            check(free, name, given, f"left out, as it follows from {source}: set that")
+            setattr(self, name, value)
         for name in ("logging_steps", "save_steps"):
             wanted = getattr(self, name)
             wanted = wanted * self.max_steps if wanted < 1 else wanted
@@ -152,9 +175,3 @@ class RolloutConfig(RewardedSamplingConfig):
     def updates_per_rollout(self) -> int:
         """Optimiser steps on one rollout."""
         return self.num_iterations * self.num_mini_batches
-
-
-def check(condition: bool, name: str, value: object, expected: str) -> None:
-    """Raises `InputError` that says the value found and the one expected."""
-    if not condition:
-        raise InputError(f"{name} is {value}, but must be {expected}.")

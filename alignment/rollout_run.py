@@ -10,6 +10,7 @@ from alignment.adapters import GeneratorArguments, LoraArguments
 from alignment.training_run import (
     checkpoint_to_resume,
     data_record,
+    generator_inputs,
     load_generator_to_train,
     load_rewards,
     read_training_prompts,
@@ -57,7 +58,7 @@ def run_on_rewards(
     """
     require_reward(reward, data.reward)
     prompts, negative_prompts = read_training_prompts(data.prompts, config)
-    checkpoint = checkpoint_to_resume(config)
+    checkpoint = checkpoint_to_resume(config, [*generator_inputs(model), data.prompts, *data.reward])
     generator = generator or load_generator_to_train(model, config)
     rewards = load_rewards(reward, data.reward, config)
     trainer = trainer_class(

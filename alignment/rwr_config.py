@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from alignment.alignment_config import check
 from alignment.forward_process import ForwardProcessConfig
-from alignment.rollout_config import check
 
 
 @dataclass

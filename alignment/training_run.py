@@ -17,13 +17,18 @@ from alignment.alignment_trainer import AlignmentTrainer
 from alignment.latent_dataset import encode_files, file_hash
 from alignment.rollout_config import RewardedSamplingConfig
 from generator.base import VideoGenerator
-from generator.output import InputError, prepare_output_dir
+from generator.output import InputError, prepare_output_dir, refuse_inputs_in
 from generator.zero import outside_engine
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from reward.models.base import RewardModel
+
+
+def generator_inputs(arguments: GeneratorArguments) -> list[str]:
+    """The files and folders that `load_generator_to_train` reads."""
+    return [arguments.model, *(arguments.adapter or [])]
 
 
 def load_generator_to_train(arguments: GeneratorArguments, config: AlignmentConfig) -> VideoGenerator:
@@ -85,15 +90,19 @@ def encode_demonstrations(
     return latents, [demonstration.prompt for demonstration in demonstrations]
 
 
-def checkpoint_to_resume(config: AlignmentConfig) -> str | None:
-    """Prepares the output folder; returns the checkpoint to go on from, or None for a fresh start.
+def checkpoint_to_resume(config: AlignmentConfig, inputs: Iterable[str | Path] = ()) -> str | None:
+    """Checks the output folder; returns the checkpoint to go on from, or None for a fresh start.
 
     `resume_from_checkpoint` is a checkpoint folder, or `latest` (or `true`) for the newest one in the output
-    folder; without a checkpoint there, `latest` starts afresh.
+    folder; without a checkpoint there, `latest` starts afresh. What `overwrite` deletes goes when training starts, so
+    that a mistake in the other arguments costs nothing.
+
+    Args:
+        inputs: files and folders that the command reads.
 
     Raises:
-        InputError: the output folder is not empty, and neither `--overwrite` nor a resumption was asked for;
-            or the checkpoint does not exist.
+        InputError: the output folder is not empty, and neither `--overwrite` nor a resumption was asked for, or
+            it holds one of `inputs`; or the checkpoint does not exist.
     """
     wanted, folder = config.resume_from_checkpoint, Path(str(config.output_dir))
     if wanted and str(wanted).lower() not in {"latest", "true"}:
@@ -104,8 +113,10 @@ def checkpoint_to_resume(config: AlignmentConfig) -> str | None:
         return wanted
     if wanted and folder.is_dir():
         return newest_checkpoint(folder)
-    if config.process_index == 0:
-        prepare_output_dir(folder, config.overwrite)
+    if config.overwrite and folder.is_dir():
+        refuse_inputs_in(folder, inputs)
+    elif config.process_index == 0:
+        prepare_output_dir(folder)
     return None
 
 
@@ -131,6 +142,9 @@ def _step_of(checkpoint: Path) -> int:
 
 def train_and_save(trainer: AlignmentTrainer, checkpoint: str | None) -> None:
     """Trains, then writes the result and `trainer_state.json` (all logged metrics) into the output folder."""
+    args = trainer.args
+    if args.overwrite and not args.resume_from_checkpoint and args.process_index == 0:
+        prepare_output_dir(str(args.output_dir), overwrite=True)
     trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.eval_dataset is not None:
         trainer.evaluate()

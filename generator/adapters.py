@@ -138,8 +138,23 @@ def read_adapter(path: str | Path) -> LoraAdapter:
         raise InputError(
             f"The adapter {path} holds no LoRA weights: give a folder that a training command wrote."
         )
-    training = file.parent / TRAINING_NAME
-    return LoraAdapter(pairs, json.loads(training.read_text(encoding="utf-8")) if training.is_file() else {})
+    return LoraAdapter(pairs, _read_record(file.parent / TRAINING_NAME))
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """What `training.json` says; empty where there is none."""
+    if not path.is_file():
+        return {}
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        record = None
+    if not isinstance(record, dict):
+        raise InputError(
+            f"{path} is damaged, but says which model the adapter belongs to: restore it, or delete it to load the "
+            "adapter without that check."
+        )
+    return record
 
 
 def concatenate_adapters(adapters: Sequence[LoraAdapter]) -> LoraAdapter:

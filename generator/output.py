@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,17 @@ def write_json(path: str | Path, value: Any) -> None:
 def write_jsonl(path: str | Path, rows: list[dict[str, Any]]) -> None:
     """Writes one JSON object a line to `path` in one step."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def refuse_inputs_in(folder: str | Path, inputs: Iterable[str | Path]) -> None:
+    """Raises `InputError` if a file or folder that a command reads lies in the folder that it is to overwrite."""
+    whole = Path(folder).resolve()
+    for each in inputs:
+        if Path(each).exists() and Path(each).resolve().is_relative_to(whole):
+            raise InputError(
+                f"{each} is read, but lies in the output folder {folder}, which --overwrite deletes: name another "
+                "output folder."
+            )
 
 
 def prepare_output_dir(path: str | Path, overwrite: bool = False) -> Path:

@@ -141,6 +141,7 @@ def test_yaml_gives_defaults_and_flags_win(install: Install, tmp_path: Path) -> 
         ("model: m\nnum_frames: 1.5", "`num_frames` in .* is 1.5, expected int"),
         ("model: m\noverwrite: perhaps", "`overwrite` in .* expected true or false"),
         ("model: m\nkind: maybe", "expected one of yes, no"),
+        ("model: m\nscale: .nan", "`scale` in .* is nan, expected float"),
         ("- model", "must map argument names to values"),
         ("model: [", "is not YAML"),
         ("num_frames: 3", "required: --model"),
@@ -164,6 +165,7 @@ def test_a_mistake_in_yaml_is_one_sentence(
         ("--model m --num-frame 3", "no argument --num-frame; the nearest is --num_frames"),
         ("--model m --num_frames three", "--num_frames: invalid int value: 'three'"),
         ("--model m --kind maybe", "--kind: invalid choice"),
+        ("--model m --scale nan", "--scale: invalid float value: 'nan'"),
         ("--model m stray", "'stray' is not expected"),
         ("--num_frames 3", "required: --model"),
         ("--model m --config", "--config needs the path"),
@@ -337,6 +339,9 @@ def test_the_launcher_runs_the_same_command_under_accelerate() -> None:
     words = launch_command(arguments, ["ppo"], num_gpus=4)
     assert words[words.index("--num_processes") + 1] == "8"
     assert words[words.index("--machine_rank") + 1] == "1"
+    arguments.num_processes = 0
+    with pytest.raises(InputError, match="num_processes is 0, but must be at least 1"):
+        launch_command(arguments, ["ppo"], num_gpus=4)
 
 
 def test_an_unknown_accelerate_configuration_lists_the_known_ones(

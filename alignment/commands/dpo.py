@@ -12,7 +12,13 @@ from alignment.adapters import GeneratorArguments, LoraArguments
 from alignment.dpo_config import DPOConfig
 from alignment.dpo_trainer import RankingDPOTrainer
 from alignment.latent_dataset import encode_files
-from alignment.training_run import checkpoint_to_resume, data_record, load_generator_to_train, train_and_save
+from alignment.training_run import (
+    checkpoint_to_resume,
+    data_record,
+    generator_inputs,
+    load_generator_to_train,
+    train_and_save,
+)
 from generator.base import VideoGenerator
 from generator.output import InputError
 
@@ -85,10 +91,10 @@ def run(
             f"{data.dimension!r}: "
             "choose another --dimension or add rankings."
         )
-    checkpoint = checkpoint_to_resume(config)
-    generator = generator or load_generator_to_train(model, config)
     both = [*train, *held_out]
     paths = [path for comparison in both for path in comparison.videos]
+    checkpoint = checkpoint_to_resume(config, [*generator_inputs(model), data.preferences, *paths])
+    generator = generator or load_generator_to_train(model, config)
     with config.main_process_first():
         latents = encode_files(
             generator,

@@ -9,13 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from tqdm import tqdm
 
 from alignment.loading_arguments import LoadingArguments
 from alignment.prompted_generation import VideoPromptArguments, prompted
 from generator.base import VideoGenerator
 from generator.demonstrations import METADATA
-from generator.output import InputError, prepare_output_dir, write_json, write_jsonl
+from generator.output import InputError, prepare_output_dir, refuse_inputs_in, write_json, write_jsonl
 from generator.prompts import PromptRecord, read_prompts
 from generator.video import write_video
 
@@ -107,6 +108,10 @@ def run(
             "leave it out."
         )
     rows = video_rows(arguments, read_prompts(arguments.prompts))
+    if prompt.task and any(row["negative_prompt"] for row in rows):
+        raise InputError(
+            "A negative prompt was given, but images and videos as prompts take none: remove it."
+        )
     output_dir = Path(arguments.output_dir)
     changed = {**_what_matters(arguments), **prompt.changed(), **loading.changing()}
     state = {**changed, "prompts": [row["prompt"] for row in rows]}
@@ -124,6 +129,8 @@ def run(
         if arguments.reward:
             generate = _aligned(model, arguments)
         if not going_on:
+            if arguments.overwrite:
+                refuse_inputs_in(output_dir, _inputs(arguments, prompt))
             prepare_output_dir(output_dir, arguments.overwrite)
             write_json(output_dir / ARGUMENTS_FILE, state)
         _generate_missing(generate, fps, missing, len(rows), arguments)
@@ -153,6 +160,11 @@ def _generate_missing(
                 negative_prompt=batch[0]["negative_prompt"],
                 batch_size=arguments.batch_size,
             )
+            if not torch.isfinite(videos).all():
+                raise InputError(
+                    f"{arguments.model} made pixels that are not finite numbers: check its weights, the adapter's and "
+                    "the weight of guidance."
+                )
             for row, video in zip(batch, videos, strict=True):
                 write_video(Path(arguments.output_dir) / row["file_name"], video, fps)
                 progress.update()
@@ -197,6 +209,14 @@ def video_rows(arguments: GenerateArguments, prompts: list[PromptRecord]) -> lis
     return rows
 
 
+def _inputs(arguments: GenerateArguments, prompt: VideoPromptArguments) -> list[str]:
+    """The files and folders that are read."""
+    named = [arguments.model, arguments.prompts, arguments.adapter, arguments.reward]
+    return [
+        name for name in (*named, prompt.image, prompt.video, prompt.edit, *(prompt.connect or [])) if name
+    ]
+
+
 def _check(arguments: GenerateArguments) -> None:
     if arguments.reward is None and (arguments.best_of != 1 or arguments.reward_guidance):
         raise InputError("--best_of and --reward_guidance need a judge: pass --reward FOLDER.")
@@ -204,6 +224,8 @@ def _check(arguments: GenerateArguments) -> None:
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise InputError(f"--{name} is {value}, but it must be at least 1.")
+    if abs(arguments.seed) >= 2**62:
+        raise InputError(f"--seed is {arguments.seed}, but it must be between -2^62 and 2^62.")
 
 
 def _what_matters(arguments: GenerateArguments) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from alignment.training_run import (
     checkpoint_to_resume,
     data_record,
     encode_demonstrations,
+    generator_inputs,
     load_generator_to_train,
     load_rewards,
     read_training_prompts,
@@ -71,7 +72,9 @@ def run(
     """
     require_reward(reward, data.reward)
     prompts, negative_prompts = read_training_prompts(data.prompts, config)
-    checkpoint = checkpoint_to_resume(config)
+    checkpoint = checkpoint_to_resume(
+        config, [*generator_inputs(model), data.prompts, *data.reward, *filter(None, [data.ptx_dataset])]
+    )
     generator = generator or load_generator_to_train(model, config)
     rewards = load_rewards(reward, data.reward, config)
     demonstrations = None

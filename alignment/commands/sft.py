@@ -11,7 +11,13 @@ from alignment.adapters import GeneratorArguments, LoraArguments
 from alignment.latent_dataset import encode_files, split_prompts
 from alignment.sft_config import SFTConfig
 from alignment.sft_trainer import SFTTrainer
-from alignment.training_run import checkpoint_to_resume, data_record, load_generator_to_train, train_and_save
+from alignment.training_run import (
+    checkpoint_to_resume,
+    data_record,
+    generator_inputs,
+    load_generator_to_train,
+    train_and_save,
+)
 from generator.base import VideoGenerator
 from generator.output import InputError
 
@@ -65,7 +71,7 @@ def run(
     prompts = [demonstration.prompt for demonstration in demonstrations]
     paths = [Path(demonstration.video) for demonstration in demonstrations]
     train, held_out = split_prompts(prompts, data.eval_fraction, config.seed)
-    checkpoint = checkpoint_to_resume(config)
+    checkpoint = checkpoint_to_resume(config, [*generator_inputs(model), data.dataset, *paths])
     generator = generator or load_generator_to_train(model, config)
     with config.main_process_first():
         latents = encode_files(

@@ -118,10 +118,16 @@ class FunctionReward(RewardModel):
     def score(self, videos: Tensor, prompts: Sequence[str]) -> Scores:
         result = self.function(videos, prompts)
         named = result if isinstance(result, Mapping) else {"overall": result}
-        scores = {
-            dimension: torch.as_tensor(values, dtype=torch.float32).detach().cpu()
-            for dimension, values in named.items()
-        }
+        try:
+            scores = {
+                dimension: torch.as_tensor(values, dtype=torch.float32).detach().cpu()
+                for dimension, values in named.items()
+            }
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"The reward function {self.name} gave {type(result).__name__}, which holds other things than "
+                f"numbers ({error}): it must return one number a video, or such scores by name."
+            ) from error
         for dimension, values in scores.items():
             if values.shape != (len(prompts),):
                 raise InputError(

@@ -183,3 +183,20 @@ def test_a_field_added_with_its_default_changes_no_fingerprint() -> None:
     assert model_fingerprint(New(8)) == model_fingerprint(Old(8))
     assert model_fingerprint(New(8, extra=True)) != model_fingerprint(Old(8))
     assert model_fingerprint(Old(8)) != model_fingerprint(Old(16))
+
+
+@pytest.mark.parametrize("text", ['{"base_model": ', "[1]"])
+def test_a_damaged_record_beside_an_adapter_is_named(make_generator, tmp_path, text):
+    trained = train_randomly(make_generator(), 1)
+    write_adapter(tmp_path, trained_adapter(trained), record(trained))
+    (tmp_path / "training.json").write_text(text)
+    with pytest.raises(InputError, match=r"training\.json is damaged"):
+        load_adapters(make_generator(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("lora_r", 0), ("lora_alpha", 0), ("lora_dropout", 1.5), ("lora_dropout", -0.1)]
+)
+def test_impossible_lora_settings_are_refused(name, value):
+    with pytest.raises(InputError, match=f"{name} is {value}, but must be"):
+        LoraArguments(**{name: value})

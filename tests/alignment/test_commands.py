@@ -78,6 +78,28 @@ def test_sft_from_a_folder_of_videos_and_its_latents_are_cached(tmp_path, videos
     assert not torch.equal(first[0], trainer.train_dataset.latents[0][0])
 
 
+def test_overwrite_deletes_when_training_starts_and_never_what_is_read(tmp_path, videos, small):
+    old = tmp_path / "out" / "old.txt"
+    old.parent.mkdir()
+    old.write_text("dear")
+    write_demonstrations(tmp_path / "data", videos, [f"video {i}" for i in range(4)], fps=8)
+    write_demonstrations(tmp_path / "out" / "data", videos, [f"video {i}" for i in range(4)], fps=8)
+    config = SFTConfig(**small | {"overwrite": True})
+
+    def run(data, model=MODEL, **generator):
+        arguments = sft.SFTArguments(dataset=str(tmp_path / data), num_frames=5, height=16, width=16)
+        sft.run(model, arguments, LoraArguments(), config, **generator)
+
+    with pytest.raises(InputError, match=r"data is read, but lies in the output folder .*out"):
+        run("out/data", generator=tiny_generator())
+    with pytest.raises(InputError, match="'nowhere' is unknown"):
+        run("data", GeneratorArguments(model="nowhere"))
+    assert old.is_file()
+    run("data", generator=tiny_generator())
+    assert not old.exists()
+    assert (tmp_path / "out" / "training.json").is_file()
+
+
 def test_sft_keeps_the_size_and_duration_of_each_video(tmp_path, small):
     sizes = [(9, 32, 48), (5, 18, 16), (9, 32, 48)]
     videos = [torch.rand(3, *size) * 2 - 1 for size in sizes]

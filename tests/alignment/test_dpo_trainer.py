@@ -7,6 +7,7 @@ import torch
 
 from alignment.dpo_config import DPOConfig
 from alignment.dpo_trainer import DPOTrainer, RankingDPOTrainer
+from alignment.online_dpo_config import OnlineDPOConfig
 from generator.output import InputError
 
 
@@ -84,11 +85,31 @@ def test_held_out_pairs_are_measured_apart(generator, latents, prompts, quiet):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("beta", 0.0), ("label_smoothing", 0.6), ("tie_theta", 1.0), ("num_noise_draws", 0)]
+    ("name", "value"),
+    [
+        ("beta", 0.0),
+        ("beta", float("nan")),
+        ("label_smoothing", 0.6),
+        ("tie_theta", 1.0),
+        ("num_noise_draws", 0),
+        ("sft_weight", -1.0),
+        ("shift", 0.0),
+        ("logit_std", -1.0),
+        ("uniform_share", 2.0),
+        ("gradient_accumulation_steps", 0),
+    ],
 )
 def test_impossible_settings_are_refused(quiet, name, value):
     with pytest.raises(InputError, match=f"{name} is {value}"):
         DPOConfig(**{name: value}, **quiet)
+
+
+@pytest.mark.parametrize("config", [DPOConfig, OnlineDPOConfig])
+def test_label_smoothing_is_refused_where_the_loss_has_none(quiet, config):
+    with pytest.raises(
+        InputError, match=r"label_smoothing is 0\.1, but must be 0 with loss_type plackett_luce"
+    ):
+        config(loss_type="plackett_luce", label_smoothing=0.1, **quiet)
 
 
 def brightness_rankings(latents, tied=False):

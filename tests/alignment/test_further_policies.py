@@ -215,6 +215,12 @@ def test_backprop_needs_a_reward_with_gradients(generator, prompts, bright, quie
         ("nft", {"guidance_strength": 2.0}, "guidance_strength is 2.0"),
         ("online_dpo", {"beta": 0.0}, "beta is 0.0"),
         ("backprop", {"backprop_steps": 9}, "backprop_steps is 9"),
+        (
+            "backprop",
+            {"reward_normalisation": "group"},
+            "reward_normalisation is group, but must be left out",
+        ),
+        ("nft", {"old_decay_rate": -1.0}, "old_decay_rate is -1"),
     ],
 )
 def test_impossible_settings_are_refused(kind, arguments, message, generator, prompts, bright, quiet):

@@ -137,6 +137,25 @@ def test_other_arguments_never_overwrite_videos_unasked(
     assert read_video(tmp_path / "out" / "0000.mp4")[0].shape == (3, 3, 32, 24)
 
 
+def test_pixels_that_are_not_finite_are_one_sentence(
+    painter: SeedPainter, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    painter.generate = lambda prompts, **more: torch.full((len(prompts), 3, 3, 16, 24), torch.nan)  # type: ignore[method-assign]
+    assert main(command) == 2
+    assert "painter made pixels that are not finite numbers" in capsys.readouterr().err
+
+
+def test_overwrite_keeps_what_is_read(
+    painter: SeedPainter, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = tmp_path / "out" / "prompts.txt"
+    prompts.parent.mkdir()
+    prompts.write_text("a\n")
+    assert main([*command, "--prompts", str(prompts), "--overwrite"]) == 2
+    assert "prompts.txt is read, but lies in the output folder" in capsys.readouterr().err
+    assert prompts.read_text() == "a\n"
+
+
 def test_a_foreign_folder_is_left_alone(
     painter: SeedPainter, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -155,6 +174,7 @@ def test_a_foreign_folder_is_left_alone(
         (["--height", "33"], "not a size of this model"),
         (["--num_videos_per_prompt", "0"], "--num_videos_per_prompt is 0"),
         (["--prompts", "missing.txt"], "missing.txt does not exist"),
+        (["--seed", str(10**20)], "--seed is 100000000000000000000"),
     ],
 )
 def test_a_mistake_leaves_no_output(

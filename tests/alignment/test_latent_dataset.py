@@ -10,13 +10,16 @@ from alignment.latent_dataset import (
     BucketBatchSampler,
     LatentDataset,
     PromptTable,
+    _load_video,
     collate,
+    encode_files,
     example_seeds,
     nearest_size,
     split_prompts,
 )
 from generator.output import InputError
 from generator.testing import tiny_generator
+from generator.video import write_video
 
 SHAPES = [(4, 1, 2, 2)] * 5 + [(4, 3, 2, 2)] * 3 + [(4, 1, 4, 2)]
 
@@ -70,6 +73,28 @@ def test_sizes_are_reduced_to_what_the_family_can_make(generator):
     assert nearest_size(generator, (10, 31, 18)) == (9, 28, 16)
     with pytest.raises(InputError, match="smaller than anything"):
         nearest_size(generator, (3, 2, 8))
+
+
+@pytest.mark.parametrize("size", [(None, None, None), (None, 16, 16), (9, 16, 16)])
+@pytest.mark.parametrize("fps", [4, 8, 16])
+def test_a_clip_keeps_its_speed_at_any_frame_rate(generator, tmp_path, fps, size):
+    seconds = torch.arange(16) / fps
+    write_video(tmp_path / "clip.mp4", (seconds / 4)[None, :, None, None].expand(3, 16, 16, 16), fps)
+    video = _load_video(generator, tmp_path / "clip.mp4", *size)
+    shown = torch.arange(video.shape[1]) / generator.defaults.fps
+    assert video.shape[1] == (size[0] or (16 * 8 // fps - 1) // 2 * 2 + 1)
+    assert torch.allclose(4 * video.mean((0, 2, 3)), shown.clamp(max=15 / fps), atol=1 / fps)
+
+
+def test_a_size_below_one_is_refused(generator):
+    with pytest.raises(InputError, match="num_frames is 0, but must be at least 1"):
+        encode_files(generator, [], num_frames=0)
+
+
+def test_a_video_that_is_too_small_is_named(generator, tmp_path):
+    write_video(tmp_path / "dot.mp4", torch.zeros(3, 5, 2, 2), 8)
+    with pytest.raises(InputError, match=r"dot\.mp4 of 5 frames of 2x2 is smaller"):
+        _load_video(generator, tmp_path / "dot.mp4", None, None, None)
 
 
 def test_pairs_of_different_shapes_are_refused():

@@ -184,3 +184,10 @@ def test_statistics_leave_ties_and_missing_videos_out():
     assert found["rewards/margins"].item() == pytest.approx((2 + 1 + 3 + 1 + 1 + 2 + 1 - 1) / 8)
     assert found["rewards/chosen"].item() == pytest.approx((3 + 5) / 2)
     assert preference_statistics(rewards[2:], torch.zeros(1, 4, dtype=torch.long)) == {}
+
+
+def test_the_std_of_large_rewards_is_their_own():
+    rewards = 1000 + 0.01 * torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
+    mean, std = mean_and_std(rewards, lambda value: value)
+    assert mean.item() == pytest.approx(rewards.double().mean().item(), rel=1e-7)
+    assert std.item() == pytest.approx(rewards.double().std(correction=0).item(), rel=1e-3)

@@ -1,5 +1,7 @@
 """Proximal policy optimisation: groups, ratios, KL, and that it raises the reward."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -252,11 +254,44 @@ def test_saving_and_logging_fall_on_the_ends_of_rollouts(quiet):
         ({"num_generations": 1}, "num_generations is 1"),
         ({"num_mini_batches": 5}, "num_mini_batches is 5"),
         ({"sde_window_size": 5}, "the last of 5 steps is deterministic"),
+        ({"sde_first_step": 9}, "sde_first_step is 9, but must be between 0 and 3"),
+        ({"num_inference_steps": 1}, "num_inference_steps is 1, but must be at least 2"),
+        ({"num_prompts": 0}, "num_prompts is 0"),
+        ({"num_rollouts": 0}, "num_rollouts is 0"),
+        ({"num_iterations": 0}, "num_iterations is 0"),
+        ({"num_mini_batches": 0}, "num_mini_batches is 0"),
+        ({"rollout_batch_size": 0}, "rollout_batch_size is 0"),
+        ({"reward_batch_size": 0}, "reward_batch_size is 0"),
+        ({"per_device_train_batch_size": 0}, "per_device_train_batch_size is 0"),
+        ({"monitor_videos": -1}, "monitor_videos is -1"),
+        ({"num_frames": 0}, "num_frames is 0"),
+        ({"advantage_clip": -1.0}, r"advantage_clip is -1\.0"),
+        ({"target_kl": -1.0}, r"target_kl is -1\.0"),
+        (
+            {"target_kl": 0.1, "beta": 0.0, "monitor_kl_generations": 0},
+            "monitor_kl_generations is 0.*target_kl",
+        ),
+        ({"noise_level": 0.0}, r"noise_level is 0\.0"),
+        ({"noise_level": 1.5, "sde_kernel": "cps"}, r"noise_level is 1\.5.*at most 1 with cps"),
+        ({"max_steps": 3}, "max_steps is 3.*follows from num_rollouts"),
+        (
+            {"gradient_accumulation_steps": 3},
+            "gradient_accumulation_steps is 3.*follows from num_mini_batches",
+        ),
+        ({"seed": -1}, "seed is -1"),
+        ({"learning_rate": -1.0}, r"learning_rate is -1\.0"),
+        ({"report_to": "paper"}, "report_to is paper.*tensorboard"),
     ],
 )
 def test_impossible_settings_are_refused(quiet, arguments, message):
     with pytest.raises(InputError, match=message):
-        PPOConfig(**{"num_inference_steps": 5, "num_prompts": 2} | arguments, **quiet)
+        PPOConfig(**quiet | {"num_inference_steps": 5, "num_prompts": 2} | arguments)
+
+
+def test_a_configuration_is_made_again_from_what_it_became(quiet):
+    config = PPOConfig(num_rollouts=3, **quiet)
+    assert (again := dataclasses.replace(config)).max_steps == config.max_steps == 6
+    assert again.gradient_accumulation_steps == config.gradient_accumulation_steps
 
 
 def test_an_unknown_reward_dimension_names_the_known_ones(generator, prompts, bright, quiet):

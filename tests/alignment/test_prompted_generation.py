@@ -71,11 +71,22 @@ def test_every_task_writes_one_video_a_prompt(setting, prompt, frames, fps):
         ({"connect": ["a.mp4"]}, "--connect got 1"),
         ({"source_prompt": "a red circle", "long": 2.0}, "only --edit takes one"),
         ({"image": "missing.png"}, "missing.png does not exist"),
+        ({"strength": 0.3}, r"--strength is 0\.3, but only --edit takes one"),
+        ({"new_frames": 4, "long": 2.0}, "--new_frames is 4, but only --extend and --connect"),
     ],
 )
 def test_contradictions_and_missing_files_are_input_errors(setting, prompt, message):
     with pytest.raises(InputError, match=message):
         generate(setting, **prompt)
+    assert not (setting / "out").exists()
+
+
+def test_a_negative_prompt_is_refused_before_anything_is_made(setting):
+    (setting / "prompts.txt").rename(setting / "prompts.jsonl")
+    (setting / "prompts.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b", "negative_prompt": "c"}\n')
+    arguments = GenerateArguments("tiny", str(setting / "prompts.jsonl"), str(setting / "out"))
+    with pytest.raises(InputError, match="A negative prompt was given"):
+        run(arguments, VideoPromptArguments(image=str(setting / "clip.mp4")))
     assert not (setting / "out").exists()
 
 

@@ -72,3 +72,11 @@ def test_every_reward_needs_a_weight(bright):
         RewardMixture([bright], [1.0, 2.0])
     with pytest.raises(InputError, match="No reward model"):
         RewardMixture([])
+
+
+@pytest.mark.parametrize("given", [None, ["good", "bad"], {"overall": None}, [0.5], 0.5])
+def test_a_function_that_gives_no_numbers_is_named(given):
+    with pytest.raises(
+        InputError, match=r"The reward function mine gave .*: it must return one number a video"
+    ):
+        FunctionReward(lambda videos, prompts: given, "mine").score(torch.zeros(2, 3, 1, 4, 4), ["a", "b"])

@@ -154,6 +154,17 @@ def test_full_fine_tuning_trains_every_weight(generator, latents, prompts, quiet
     assert all(not torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.parametrize("folder", ["checkpoint-3", "result"])
+def test_weights_that_are_not_finite_are_never_saved(
+    folder, generator, latents, prompts, bright, quiet, tmp_path
+):
+    trainer = make_trainer("sft", generator, latents, prompts, bright, **quiet)
+    next(p for p in trainer.policy.parameters() if p.requires_grad).data[0, 0] = float("nan")
+    with pytest.raises(InputError, match=r"has diverged.*learning_rate, which is 0\.01"):
+        trainer.save_model(str(tmp_path / folder))
+    assert not (tmp_path / folder / "training.json").exists()
+
+
 @pytest.mark.parametrize("kind", ["dpo", "ppo"])
 def test_a_reference_needs_lora(kind, generator, latents, prompts, bright, quiet):
     with pytest.raises(InputError, match="its reference needs LoRA"):
@@ -186,4 +197,3 @@ def test_an_output_folder_in_use_is_refused_and_latest_finds_the_newest_whole_ch
     with pytest.raises(InputError, match="does not exist"):
         checkpoint_to_resume(SFTConfig(resume_from_checkpoint="nowhere", **quiet))
     assert checkpoint_to_resume(SFTConfig(overwrite=True, **quiet)) is None
-    assert not (tmp_path / "out" / "checkpoint-4").exists()
