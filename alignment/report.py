@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from generator.output import write_json, write_text
 from generator.video import read_video
 from reward.adherence import html
+from reward.adherence.comparison import METADATA_NAME, read_samples
 from reward.adherence.evaluate import Sample
 from reward.adherence.report import (
     best_and_worst,
@@ -39,7 +39,7 @@ vidalign evaluate --model MODEL --adapter sft/ dpo/ ppo/ --prompts test-prompts.
 def write_demo_report(folder: Path, settings: Mapping[str, Any], stages: Mapping[str, Any]) -> Path:
     """Writes `report.html` and `report.json` from what the stages found; returns the path of the page."""
     summary = stages["evaluation"]["summary"]
-    samples = _samples(folder / "evaluation")
+    samples = read_samples(folder / "evaluation" / METADATA_NAME)
 
     def load_video(sample: Sample) -> Any:
         return read_video(folder / "evaluation" / sample.file_name)
@@ -77,11 +77,6 @@ def write_demo_report(folder: Path, settings: Mapping[str, Any], stages: Mapping
         html.page("A video generator, aligned with rankings of its videos", sections, subtitle),
     )
     return folder / "report.html"
-
-
-def _samples(folder: Path) -> list[Sample]:
-    lines = (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
-    return [Sample(**json.loads(line)) for line in lines]
 
 
 def _introduction(summary: Mapping[str, Any]) -> str:

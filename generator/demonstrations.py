@@ -166,7 +166,8 @@ def _read_metadata(folder: Path, require_prompts: bool) -> list[dict[str, Any]]:
         )
     rows = []
     try:
-        lines = metadata.read_text(encoding="utf-8-sig").splitlines()
+        # Not `splitlines`, which also breaks at characters that JSON allows inside strings, such as U+2028.
+        lines = metadata.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise InputError(f"{metadata} is not UTF-8 text: save it as UTF-8.") from error
     for number, line in enumerate(lines, 1):

@@ -47,7 +47,8 @@ def read_prompts(path: str | Path) -> list[PromptRecord]:
             f"The prompt file {path} {found}: name a text file, a .jsonl file or world:SPLIT:N[:SEED]."
         )
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        # Not `splitlines`, which also breaks at characters that JSON allows inside strings, such as U+2028.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise InputError(f"The prompt file {path} is not UTF-8 text: save it as UTF-8.") from error
     parse = _json_prompt if path.suffix.lower() in {".jsonl", ".json"} else _plain_prompt

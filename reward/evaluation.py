@@ -41,6 +41,12 @@ def score_rankings(
             found = reward.score(videos, [key[0] for key, _ in waiting])
             for row, (key, _) in enumerate(waiting):
                 scores[key] = {name: float(value[row]) for name, value in found.items()}
+                wrong = [name for name, value in scores[key].items() if not math.isfinite(value)]
+                if wrong:
+                    raise InputError(
+                        f"The reward {reward.name!r} gave {key[1]} the {wrong[0]} score {scores[key][wrong[0]]}: it "
+                        "must give every video a finite number."
+                    )
             waiting.clear()
 
     for key in tqdm(keys, desc="Scoring videos", unit="video", disable=not progress):
@@ -106,19 +112,38 @@ def _pairs(rankings: Sequence[Ranking], scores: VideoScores, dimension: str) -> 
 
 
 def held_out_of_training(
-    reward_folder: str | Path, preferences: str | Path, rankings: Sequence[Ranking]
+    reward: str | Path, preferences: str | Path, rankings: Sequence[Ranking]
 ) -> list[Ranking] | None:
-    """The rankings of the prompts that a model did not train on, where this is the file it was trained from; else
-    None."""
-    record = Path(reward_folder) / "training.json"
-    if not record.is_file() or not Path(preferences).is_file():
+    """The rankings of the prompts that no model was trained or tuned on, where this is the file that one learned from;
+    else None.
+
+    Args:
+        reward: folder of a model, or several joined by commas.
+
+    Raises:
+        InputError: no such prompt is left.
+    """
+    if not Path(preferences).is_file():
         return None
-    document = json.loads(record.read_text(encoding="utf-8"))
-    source, arguments = document.get("preferences"), document.get("arguments", {})
-    if not source or source.get("sha256") != file_hash(preferences):
-        return None
-    fractions = arguments["held_out_fraction"], arguments["validation_fraction"]
-    return split_rankings(rankings, *fractions, seed=arguments["seed"])[2]
+    folders = [str(reward)] if Path(reward).is_dir() else [part.strip() for part in str(reward).split(",")]
+    held_out: list[Ranking] | None = None
+    for folder in folders:
+        record = Path(folder) / "training.json"
+        if not record.is_file():
+            continue
+        document = json.loads(record.read_text(encoding="utf-8"))
+        source, arguments = document.get("preferences"), document.get("arguments", {})
+        if not source or source.get("sha256") != file_hash(preferences):
+            continue
+        fractions = arguments["held_out_fraction"], arguments["validation_fraction"]
+        own = {ranking.prompt for ranking in split_rankings(rankings, *fractions, seed=arguments["seed"])[2]}
+        held_out = [r for r in (rankings if held_out is None else held_out) if r.prompt in own]
+    if held_out is not None and not held_out:
+        raise InputError(
+            f"{reward} learned from every prompt of {preferences}: give rankings of other prompts, or pass "
+            "--all_prompts true."
+        )
+    return held_out
 
 
 def evaluate_reward(
@@ -138,12 +163,15 @@ def evaluate_reward(
         best_possible: the accuracy without ties that a perfect model would reach, where it is known.
 
     Raises:
-        InputError: no dimension of the rankings is one of the model, or there are too few prompts.
+        InputError: no dimension of the rankings is one of the model, there are too few prompts, or a score is not
+            finite.
     """
     if not 0 <= calibration_fraction < 1:
         raise InputError(
             f"calibration_fraction is {calibration_fraction}, but it must be at least 0 and below 1."
         )
+    if best_possible is not None and not 0 <= best_possible <= 1:
+        raise InputError(f"best_possible is {best_possible}, but an accuracy lies in [0, 1].")
     scores = score_rankings(reward, rankings, batch_size, progress)
     some = next(iter(scores.values()))
     test, calibration = split_by_prompt(rankings, calibration_fraction, seed)

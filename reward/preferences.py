@@ -123,7 +123,7 @@ def _check_videos(row: dict[str, Any], path: Path, line: int) -> list[str]:
                 line,
                 f"the video {video} does not exist: paths are relative to the folder of the rankings file",
             )
-    if len(set(videos)) != len(videos):
+    if len({os.path.normpath(video) for video in videos}) != len(videos):
         raise _fail(path, line, "a video stands twice in one ranking: name each video once")
     return videos
 
@@ -184,11 +184,12 @@ def read_rankings(path: str | Path) -> list[Ranking]:
         raise InputError(
             f"The rankings file {path} does not exist: give the path of a JSONL file of rankings."
         )
-    rankings = [
-        _parse_row(text, path, number)
-        for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
-        if text.strip()
-    ]
+    try:
+        # Not `splitlines`, which also breaks at characters that JSON allows inside strings, such as U+2028.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"The rankings file {path} is not UTF-8 text: save it as UTF-8.") from error
+    rankings = [_parse_row(text, path, number) for number, text in enumerate(lines, start=1) if text.strip()]
     if not rankings:
         raise InputError(
             f"The rankings file {path} is empty: it needs at least one ranking, one JSON object a line."

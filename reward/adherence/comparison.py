@@ -81,8 +81,9 @@ def read_samples(path: Path) -> list[Sample]:
     """The samples of `metadata.jsonl`; none where it does not exist."""
     if not path.is_file():
         return []
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [Sample(**row) for row in rows]
+    # Not `splitlines`, which also breaks at characters that JSON allows inside strings, such as U+2028.
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [Sample(**json.loads(line)) for line in lines if line]
 
 
 def compare_models(

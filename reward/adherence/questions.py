@@ -146,7 +146,12 @@ def read_question_graphs(path: str | Path) -> dict[str, QuestionGraph]:
 
 def _read_jsonl(path: Path) -> dict[str, QuestionGraph]:
     graphs: dict[str, QuestionGraph] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+    try:
+        # Not `splitlines`, which also breaks at characters that JSON allows inside strings, such as U+2028.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"The question file {path} is not UTF-8 text: save it as UTF-8.") from error
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         place = f"{path}, line {number}"
@@ -184,8 +189,11 @@ _DSG_COLUMNS = ("text", "proposition_id", "dependency", "category_broad", "quest
 
 
 def _read_dsg(path: Path) -> dict[str, QuestionGraph]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file, restval=""))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} is not a readable .csv file ({error}): save it as UTF-8.") from error
     missing = [name for name in _DSG_COLUMNS if rows and name not in rows[0]]
     if missing:
         raise InputError(

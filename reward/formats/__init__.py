@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -59,14 +60,20 @@ def read_preferences(path: str | Path, format: str = "auto") -> list[Ranking]:
     """Rankings from a file of any known layout; see `FORMATS` and `reward.preferences.read_rankings`.
 
     Raises:
-        InputError: with file and row: an unknown layout, a missing video, an unusable label; or no ranking puts one
-            video above another.
+        InputError: with file and row: an unknown layout, a missing video, an unusable label; or a video is compared
+            with itself, or no ranking puts one video above another.
     """
     path = Path(path)
     module = _known(detect_format(path) if format == "auto" else format)
     if module is None:
         return read_rankings(path)
     rankings = module.read(path)
+    for ranking in rankings:
+        if len({os.path.normpath(video) for video in ranking.videos}) != len(ranking.videos):
+            raise InputError(
+                f"{path}: two videos of {ranking.prompt!r} are one file ({', '.join(v.name for v in ranking.videos)}): "
+                "name each video once, and keep files that share a name at the paths that the table names."
+            )
     if not any(ranking.has_order for ranking in rankings):
         raise InputError(f"{path} holds no order at all: at least one row must put one video above another.")
     return rankings

@@ -31,7 +31,7 @@ def read(path: Path) -> list[Ranking]:
     for number, row in enumerate(read_rows(path), start=1):
         where = f"{path}, row {number}"
         vote = row.get("vote_type")
-        if vote not in RANKS:
+        if not isinstance(vote, str) or vote not in RANKS:
             raise InputError(f"{where}: vote_type is {vote!r}, expected one of {', '.join(RANKS)}.")
         videos = [find_video(path.parent, row.get(side), where) for side in ("left_video", "right_video")]
         rankings.append(Ranking(text_of(row, "prompt", where), videos, RANKS[vote]))

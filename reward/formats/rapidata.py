@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -58,19 +59,20 @@ def _share(value: Any, where: str) -> float | None:
         raise InputError(f"{where}: the share of votes {value!r} is not a number.") from None
     if math.isnan(share):
         return None
-    if share < 0:
-        raise InputError(f"{where}: the share of votes {share} is below 0.")
+    if share < 0 or math.isinf(share):
+        raise InputError(f"{where}: the share of votes {share} must be a finite number, 0 or more.")
     return share
 
 
 def write(path: Path, rankings: Sequence[Ranking]) -> None:
-    """Writes rankings of two videos, those of one pair in a row. One without votes counts as one vote, or half a vote
-    each for a tie.
+    """Writes rankings of two videos, those of one pair in a row; a second answer to a question, such as of another
+    annotator, stands in a row of its own. One without votes counts as one vote, or half a vote each for a tie.
 
     Raises:
         InputError: a ranking has more than two videos or a video without a rank.
     """
-    rows: dict[tuple[str, Path, Path], Row] = {}
+    rows: dict[tuple[str, Path, Path, int], Row] = {}
+    answers: Counter[tuple[str, Path, Path, str]] = Counter()
     used = {ranking.dimension for ranking in rankings}
     columns = [question for question, dimension in QUESTIONS.items() if dimension in used]
     for ranking in rankings:
@@ -81,11 +83,13 @@ def write(path: Path, rankings: Sequence[Ranking]) -> None:
             )
         first, second = ranking.videos
         names = [os.path.relpath(video, path.parent) for video in ranking.videos]
+        asked = (ranking.prompt, first, second, ranking.dimension)
         row = rows.setdefault(
-            (ranking.prompt, first, second),
+            (ranking.prompt, first, second, answers[asked]),
             {"prompt": ranking.prompt, "video1": names[0], "video2": names[1]}
             | {f"{share}{question}": None for question in columns for share in SHARES},
         )
+        answers[asked] += 1
         question = next(name for name in columns if QUESTIONS[name] == ranking.dimension)
         difference = ranking.ranks[1] - ranking.ranks[0]
         votes = ranking.votes or (

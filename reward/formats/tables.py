@@ -43,14 +43,16 @@ def _read_csv(path: Path) -> list[Row]:
 
 
 def _read_json(path: Path) -> list[Row]:
-    document = json.loads(path.read_text(encoding="utf-8"))
+    document = json.loads(path.read_text(encoding="utf-8-sig"))
     if not isinstance(document, list):
         raise ValueError("a list of objects was expected")
     return document
 
 
 def _read_jsonl(path: Path) -> list[Row]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    # Not `splitlines`, which also breaks at characters that JSON allows inside strings, such as U+2028.
+    lines = path.read_text(encoding="utf-8-sig").split("\n")
+    return [json.loads(line) for line in lines if line.strip()]
 
 
 def _read_parquet(path: Path) -> list[Row]:

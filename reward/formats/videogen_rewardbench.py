@@ -44,13 +44,14 @@ def read(path: Path) -> list[Ranking]:
 
 def write(path: Path, rankings: Sequence[Ranking]) -> None:
     """Writes rankings of two videos; those of one pair share a row, and the files' own rates and lengths are noted.
+    A second label of a pair and dimension, such as of another annotator, stands in a row of its own.
 
     Raises:
         InputError: a ranking has more than two videos.
     """
     from generator.video import read_video
 
-    pairs: dict[tuple[str, Path, Path], dict[str, str]] = {}
+    pairs: dict[tuple[str, Path, Path], list[dict[str, str]]] = {}
     for ranking in rankings:
         if len(ranking.videos) != 2:
             raise InputError(
@@ -61,7 +62,10 @@ def write(path: Path, rankings: Sequence[Ranking]) -> None:
         if -1 in (first, second):
             label = ""
         key = (ranking.prompt, *ranking.videos)
-        pairs.setdefault(key, {})[ranking.dimension] = label  # type: ignore[arg-type]
+        own_rows = pairs.setdefault(key, [])  # type: ignore[arg-type]
+        if all(ranking.dimension in labels for labels in own_rows):
+            own_rows.append({})
+        next(labels for labels in own_rows if ranking.dimension not in labels)[ranking.dimension] = label
     facts: dict[Path, tuple[float, int]] = {}
     for _, *videos in pairs:
         for video in videos:
@@ -69,7 +73,9 @@ def write(path: Path, rankings: Sequence[Ranking]) -> None:
                 frames, fps = read_video(video)
                 facts[video] = (fps, frames.shape[1])
     rows = []
-    for (prompt, first_video, second_video), labels in pairs.items():
+    for (prompt, first_video, second_video), labels in (
+        (key, labels) for key, own_rows in pairs.items() for labels in own_rows
+    ):
         row: Row = {
             "path_A": os.path.relpath(first_video, path.parent),
             "path_B": os.path.relpath(second_video, path.parent),

@@ -123,11 +123,13 @@ class FunctionReward(RewardModel):
                 dimension: torch.as_tensor(values, dtype=torch.float32).detach().cpu()
                 for dimension, values in named.items()
             }
-        except (TypeError, ValueError, RuntimeError) as error:
+        except (TypeError, ValueError, RuntimeError):
+            scores = {}
+        if not scores:
             raise InputError(
-                f"The reward function {self.name} gave {type(result).__name__}, which holds other things than "
-                f"numbers ({error}): it must return one number a video, or such scores by name."
-            ) from error
+                f"The reward function {self.name} returned {str(result)[:100]!r}: it must return one number a video, "
+                "or {dimension: one number a video}."
+            )
         for dimension, values in scores.items():
             if values.shape != (len(prompts),):
                 raise InputError(

@@ -83,7 +83,7 @@ class EnsembleRewardModel(RewardModel):
         return latent if len(set(keys)) == 1 else []
 
     def _reduce(self, parts: Sequence[Scores]) -> Scores:
-        stacked = {name: torch.stack([part[name] for part in parts]) for name in self.dimensions}
+        stacked = self._stacked(parts)
         return {
             name: value.mean(0) - (self.pessimism * value.std(0) if self.pessimism else 0)
             for name, value in stacked.items()
@@ -137,7 +137,21 @@ class EnsembleRewardModel(RewardModel):
         return self._spread(self._of_latents(latents, conditions))
 
     def _spread(self, parts: Sequence[Scores]) -> Scores:
-        return {name: torch.stack([part[name] for part in parts]).std(0) for name in self.dimensions}
+        return {name: value.std(0) for name, value in self._stacked(parts).items()}
+
+    def _stacked(self, parts: Sequence[Scores]) -> Scores:
+        """Scores `[members, batch]`; what a user's function scores is known only now.
+
+        Raises:
+            InputError: the members scored different dimensions.
+        """
+        for member, part in zip(self.members, parts):
+            if set(part) != set(parts[0]):
+                raise InputError(
+                    f"{member.name!r} scores {', '.join(part)}, but {self.members[0].name!r} scores "
+                    f"{', '.join(parts[0])}: members of an ensemble need the same dimensions."
+                )
+        return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
 
     def check_generator(self, generator: VideoGenerator) -> None:
         """Raises `InputError` unless all members understand the latents of `generator`."""

@@ -14,10 +14,12 @@ from alignment import cli
 from generator.output import InputError
 from generator.testing import tiny_generator
 from generator.video import write_video
-from reward.evaluation import annotator_agreement, evaluate_reward
+from reward.evaluation import annotator_agreement, evaluate_reward, held_out_of_training
 from reward.metrics import expected_calibration_error, position_baseline, reliability_curve
 from reward.models.base import FunctionReward
+from reward.models.ensemble import EnsembleRewardModel
 from reward.preferences import Ranking, write_rankings
+from reward.reward_trainer import file_hash, split_rankings
 
 
 @pytest.fixture
@@ -147,3 +149,54 @@ def test_a_trained_model_is_evaluated_on_its_held_out_prompts_only(grey, tmp_pat
     assert cli.main([*evaluated, str(tmp_path / "b"), "--all_prompts", "true"]) == 0
     everything = json.loads((tmp_path / "b" / "evaluation.json").read_text())["dimensions"]["overall"]
     assert everything["prompts"] == 8
+
+
+def test_models_that_judge_together_are_evaluated_on_the_prompts_that_none_of_them_learned_from(
+    grey, tmp_path
+):
+    preferences = tmp_path / "rankings.jsonl"
+    write_rankings(preferences, grey)
+    for seed, share in ((0, 0.5), (1, 0.5), (2, 0.0)):
+        record = {
+            "preferences": {"sha256": file_hash(preferences)},
+            "arguments": {"held_out_fraction": share, "validation_fraction": 0.1, "seed": seed},
+        }
+        (tmp_path / f"{seed}").mkdir()
+        (tmp_path / f"{seed}" / "training.json").write_text(json.dumps(record))
+    first, second = ({r.prompt for r in split_rankings(grey, 0.5, 0.1, seed)[2]} for seed in (0, 1))
+    found = held_out_of_training(f"{tmp_path / '0'}, {tmp_path / '1'},world", preferences, grey)
+    assert found is not None
+    assert {ranking.prompt for ranking in found} == first & second
+    with pytest.raises(InputError, match="learned from every prompt of"):
+        held_out_of_training(tmp_path / "2", preferences, grey)
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (lambda prompts: None, "it must return one number a video"),
+        (lambda prompts: ["good" for _ in prompts], "it must return one number a video"),
+        (lambda prompts: {}, "it must return one number a video"),
+        (lambda prompts: [float("nan") for _ in prompts], "must give every video a finite number"),
+    ],
+)
+def test_scores_of_a_users_function_that_are_no_numbers_are_refused(grey, returned, message):
+    reward = FunctionReward(lambda videos, prompts: returned(prompts), "mine:judge")
+    with pytest.raises(InputError, match=message):
+        evaluate_reward(reward, grey[:2], progress=False)
+
+
+def test_users_functions_judge_together_in_the_dimensions_that_they_have(grey):
+    bright = FunctionReward(lambda v, p: {"visual": brightness(v, p)}, "bright")
+    dark = FunctionReward(lambda v, p: {"visual": -3 * brightness(v, p)}, "dark")
+    videos = torch.rand(4, 3, 2, 8, 8)
+    both = EnsembleRewardModel([bright, dark])
+    assert both.score(videos, list("abcd"))["visual"] == pytest.approx(-brightness(videos, None), abs=1e-6)
+    assert set(both.uncertainty(videos, list("abcd"))) == {"visual"}
+    with pytest.raises(InputError, match="'brightness' scores overall, but 'bright' scores visual"):
+        EnsembleRewardModel([bright, FunctionReward(brightness, "brightness")]).score(videos, list("abcd"))
+
+
+def test_a_best_possible_accuracy_outside_of_0_to_1_is_refused(grey):
+    with pytest.raises(InputError, match="best_possible is 75"):
+        evaluate_reward(FunctionReward(brightness, "brightness"), grey, best_possible=75, progress=False)

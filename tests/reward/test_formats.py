@@ -159,3 +159,58 @@ def test_mistakes_name_file_and_row(folder):
     for name in sorted(set(FORMATS) - {"imagereward"}):
         with pytest.raises(InputError, match="3 videos"):
             write_preferences(folder / "x.csv", three, name)
+
+
+def test_line_separators_inside_of_a_prompt_and_a_byte_order_mark_are_read(folder):
+    row = {
+        "prompt": "a\u2028cat",
+        "left_video": "videos/a.mp4",
+        "right_video": "videos/b.mp4",
+        "vote_type": "leftvote",
+    }
+    for name, text in (("a.jsonl", json.dumps(row, ensure_ascii=False)), ("b.json", json.dumps([row]))):
+        (folder / name).write_text("\ufeff" + text, encoding="utf-8")
+        assert said(read_preferences(folder / name)) == [
+            ("a\u2028cat", ["a.mp4", "b.mp4"], [1, 2], "overall", None)
+        ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "path_A,path_B,prompt,Overall\nvideos/a.mp4,./videos/a.mp4,a cat,A\n"),
+        ("b.csv", "path_A,path_B,prompt,Overall\ngen2/a.mp4,pika/a.mp4,a cat,A\n"),
+        ("c.json", '[{"prompt": "a cat", "generations": ["a.mp4", "a.mp4"], "ranking": [1, 2]}]'),
+        ("d.jsonl", '{"prompt": "a cat", "videos": ["videos/a.mp4", "./videos/a.mp4"], "ranks": [1, 2]}'),
+    ],
+)
+def test_a_video_that_is_compared_with_itself_is_refused(folder, name, text):
+    (folder / name).write_text(text)
+    with pytest.raises(InputError, match=r"name each video once"):
+        read_preferences(folder / name)
+
+
+def test_votes_that_are_no_votes_are_refused(folder):
+    pair = {"prompt": "a cat", "left_video": "a.mp4", "right_video": "b.mp4", "vote_type": ["leftvote"]}
+    (folder / "genai.json").write_text(json.dumps([pair]))
+    with pytest.raises(InputError, match="vote_type is"):
+        read_preferences(folder / "genai.json")
+    head = "prompt,video1,video2,weighted_results1_Preference,weighted_results2_Preference\n"
+    (folder / "rapidata.csv").write_text(head + "a cat,a.mp4,b.mp4,inf,1\n")
+    with pytest.raises(InputError, match="must be a finite number"):
+        read_preferences(folder / "rapidata.csv")
+
+
+@pytest.mark.parametrize("name", ["videogen-rewardbench", "rapidata", "genai-bench"])
+def test_the_labels_of_several_annotators_of_a_pair_are_all_written(folder, name):
+    videos = [folder / "videos/a.mp4", folder / "videos/b.mp4"]
+    dimensions = ["overall"] if name == "genai-bench" else ["overall", "motion"]
+    rankings = [
+        Ranking("a cat", videos, ranks, dimension)
+        for dimension in dimensions
+        for ranks in ([1, 2], [2, 1], [1, 1])
+    ]
+    path = folder / ("votes.json" if name == "genai-bench" else "votes.csv")
+    write_preferences(path, rankings, name)
+    found = [(ranking.dimension, ranking.ranks) for ranking in read_preferences(path, name)]
+    assert sorted(found) == sorted((ranking.dimension, ranking.ranks) for ranking in rankings)

@@ -150,3 +150,19 @@ def test_annotators_are_merged_by_mean_rank_whatever_their_scale_and_order_of_vi
 def test_opposite_annotators_merge_to_a_tie():
     a, b = Path("a"), Path("b")
     assert merge_annotators([Ranking("p", [a, b], [0, 1]), Ranking("p", [a, b], [1, 0])])[0].ranks == [1, 1]
+
+
+def test_a_rankings_file_may_have_a_byte_order_mark_and_unusual_line_separators_in_its_prompts(folder):
+    path = folder / "rankings.jsonl"
+    prompts = [f"a ball{mark}rolls" for mark in "\u2028\u2029\x85"]
+    videos = [folder / "videos/a.mp4", folder / "videos/b.mp4"]
+    write_rankings(path, [Ranking(prompt, videos, [1, 2]) for prompt in prompts])
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert [ranking.prompt for ranking in read_rankings(path)] == prompts
+
+
+def test_a_rankings_file_that_is_not_utf_8_is_refused(folder):
+    path = folder / "rankings.jsonl"
+    path.write_bytes(json.dumps(row(prompt="café"), ensure_ascii=False).encode("latin-1"))
+    with pytest.raises(InputError, match="is not UTF-8 text"):
+        read_rankings(path)

@@ -174,3 +174,10 @@ def test_a_users_function_answers_the_questions_that_it_is_given(tmp_path, monke
     (tmp_path / "q.jsonl").write_text('{"prompt": "p", "questions": [{"text": "a?"}]}')
     with pytest.raises(InputError, match="asks its own questions"):
         load_verifier("world", str(tmp_path / "q.jsonl"))
+
+
+@pytest.mark.parametrize("name", ["questions.jsonl", "questions.csv"])
+def test_a_question_file_that_is_not_utf_8_is_refused(tmp_path, name):
+    (tmp_path / name).write_bytes("café".encode("latin-1"))
+    with pytest.raises(InputError, match="UTF-8"):
+        read_question_graphs(tmp_path / name)

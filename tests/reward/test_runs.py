@@ -6,8 +6,9 @@ import re
 import pytest
 
 from alignment.cli import main
+from generator.demonstrations import read_demonstrations
 from generator.output import InputError
-from generator.prompts import PromptRecord
+from generator.prompts import PromptRecord, read_prompts
 from generator.testing import tiny_generator
 from reward.adherence.comparison import GenerationSettings, compare_models
 from reward.adherence.runs import compare_runs, name_runs
@@ -100,3 +101,19 @@ def test_vbench_results_are_aggregated_on_the_command_line(tmp_path, capsys):
     (results / "scene_eval_results.json").unlink()
     assert main(["evaluate", "vbench", str(results)]) == 2
     assert "scene is missing" in capsys.readouterr().err
+
+
+def test_prompts_with_unusual_line_separators_are_read_back(tmp_path):
+    (tmp_path / "prompts.jsonl").write_text(
+        json.dumps({"prompt": "a\u2028ball"}, ensure_ascii=False) + '\n{"prompt": "a\x85cube"}\n',
+        encoding="utf-8",
+    )
+    records = read_prompts(tmp_path / "prompts.jsonl")
+    assert [record.prompt for record in records] == ["a\u2028ball", "a\x85cube"]
+    for run in ("one", "two"):
+        evaluated(tmp_path / run, (0,), records)
+    summary = compare_runs({name: tmp_path / name for name in ("one", "two")}, tmp_path / "joint")
+    assert summary["adherence"]["two"]["clusters"] == 2
+    assert [d.prompt for d in read_demonstrations(tmp_path / "one")] == [
+        prompt for prompt in ("a\u2028ball", "a\x85cube") for _ in range(2)
+    ]
