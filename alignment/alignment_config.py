@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from transformers import TrainingArguments
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
+from generator.engines import EngineArguments
 from generator.output import InputError
 
 
 @dataclass
-class AlignmentConfig(TrainingArguments):
+class AlignmentConfig(EngineArguments):
     """`transformers.TrainingArguments` with defaults for training video generators."""
 
     overwrite: bool = field(

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from alignment.adapters import LoraArguments, add_lora, trained_adapter
@@ -32,6 +32,7 @@ from alignment.latent_dataset import BucketBatchSampler, LatentDataset, collate
 from alignment.packed_data import RowBatchSampler, RowDataset, collate_rows
 from generator.adapters import model_fingerprint, write_adapter
 from generator.base import Conditions, VideoGenerator, select
+from generator.engines import EngineTrainer
 from generator.offloading import is_offloaded
 from generator.output import InputError, write_json
 from generator.zero import gather_as_one
@@ -152,7 +153,7 @@ class _EpochOrder(TrainerCallback):
         self.sampler.set_epoch(int(state.epoch or 0))
 
 
-class AlignmentTrainer(Trainer):
+class AlignmentTrainer(EngineTrainer):
     """Trains a generator's transformer.
 
     Args:

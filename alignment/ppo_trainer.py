@@ -202,7 +202,7 @@ class PPOTrainer(RolloutTrainer):
     @property
     def _rounds(self) -> bool:
         """Whether the network computes in a type in which another batch gives visibly other numbers."""
-        return self.generator.dtype != torch.float32 or self.args.bf16 or self.args.fp16
+        return self.generator.dtype != torch.float32 or self.args.bfloat16_products or self.args.fp16
 
     @torch.no_grad()
     def _recompute_log_probs(self, rollout: Rollout) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -98,13 +98,3 @@ def whole_weights(parameters: Iterable[nn.Parameter], changed: bool = False) -> 
     with deepspeed.zero.GatheredParameters(divided, modifier_rank=0 if changed else None):
         yield
 
-
-def autocast_of(module: nn.Module) -> AbstractContextManager[Any]:
-    """Autocast for a module whose trained weights, made in float32, an engine has brought to bfloat16; else nothing.
-
-    It belongs inside the module's `forward`, since DeepSpeed turns an outer one off.
-    """
-    trained = next((parameter for parameter in module.parameters() if parameter.requires_grad), None)
-    if trained is None or trained.dtype != torch.bfloat16:
-        return nullcontext()
-    return torch.autocast(trained.device.type, torch.bfloat16)

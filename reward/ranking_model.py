@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from generator.zero import autocast_of
 from reward.losses import LOSSES, informative, masked_dimensions, scaled_by_annotator
 from reward.models.heads import Features
 from reward.models.latent import LatentRewardModel
@@ -118,10 +117,9 @@ class RankingModel(nn.Module):
         """Loss and scores `[batch, K]`; arguments as `RankingCollator` makes them."""
         model = self.reward_model
         known = Features(**features)
-        with autocast_of(model):
-            if latents is not None and conditions is not None:
-                known = with_trunk_tokens(model, known, latents, conditions)
-            raw, log_variance = model.predict(known)
+        if latents is not None and conditions is not None:
+            known = with_trunk_tokens(model, known, latents, conditions)
+        raw, log_variance = model.predict(known)
         chosen = dimension[:, None, None, None]
         raw = raw[videos].take_along_dim(chosen, dim=3).squeeze(3)
         if log_variance is not None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from transformers import TrainingArguments
-
+from generator.engines import EngineArguments
 from generator.output import InputError
 from reward.losses import LOSSES
 from reward.models.latent_config import ARCHITECTURES
@@ -13,7 +12,7 @@ from reward.preferences import DIMENSIONS
 
 
 @dataclass
-class RewardConfig(TrainingArguments):
+class RewardConfig(EngineArguments):
     """`transformers.TrainingArguments` with other defaults, and what a latent reward model and its training
     need."""
 

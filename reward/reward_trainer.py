@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 
+from generator.engines import EngineTrainer
 from generator.output import InputError
-from generator.zero import autocast_of, whole_weights, zero_stage
+from generator.zero import whole_weights, zero_stage
 from reward.matching_training import DemonstrationMatching
 from reward.metrics import Pairs, evaluate_pairs, pairs_of_rankings
 from reward.models.latent import LatentRewardModel
@@ -76,8 +77,8 @@ class KeepBest(TrainerCallback):
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
 
-class RankingTrainer(Trainer):
-    """A `Trainer` of a model that gives the loss of its inputs and its scores; evaluation needs the loss alone.
+class RankingTrainer(EngineTrainer):
+    """A trainer of a model that gives the loss of its inputs and its scores; evaluation needs the loss alone.
 
     Raises:
         InputError: with FSDP.
@@ -261,11 +262,10 @@ class RewardTrainer(RankingTrainer):
         for chunk in rows.split(batch_size):
             known = self.encoded.features
             features = known[chunk.to(known.tokens.device)].to(model.device)
-            with autocast_of(model):
-                if model.config.trains_trunk:
-                    conditions = {name: value[chunk] for name, value in self.encoded.conditions.items()}
-                    features = with_trunk_tokens(model, features, self.encoded.latents[chunk], conditions)
-                raw = model(features)[:, : len(model.config.sigmas)].float()
+            if model.config.trains_trunk:
+                conditions = {name: value[chunk] for name, value in self.encoded.conditions.items()}
+                features = with_trunk_tokens(model, features, self.encoded.latents[chunk], conditions)
+            raw = model(features)[:, : len(model.config.sigmas)].float()
             parts.append(raw.mean(dim=1).cpu())
         return torch.cat(parts)
 

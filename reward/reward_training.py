@@ -132,7 +132,7 @@ def pretrain(
         rate,
         0.4 * rate if config.full_trunk else rate,
         config.seed,
-        config.bf16,
+        config.bfloat16_products,
         max_seconds,
         not config.disable_tqdm,
     )

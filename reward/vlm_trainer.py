@@ -22,7 +22,7 @@ from transformers import set_seed
 
 from generator.output import InputError, write_json
 from generator.video import read_video
-from generator.zero import autocast_of, outside_engine, whole_weights
+from generator.zero import outside_engine, whole_weights
 from reward.losses import informative, masked_dimensions
 from reward.metrics import Pairs, evaluate_pairs, pairs_of_rankings
 from reward.models.vlm import VLMRewardConfig, VLMRewardModel
@@ -127,8 +127,7 @@ class _RankedVideos(nn.Module):
         self, inputs: dict[str, Tensor], videos: Tensor, ranks: Tensor, dimension: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Loss and scores `[batch, K]`; arguments as `VideoRankingCollator` makes them."""
-        with autocast_of(self.reward_model):
-            raw = self.reward_model(inputs).float()
+        raw = self.reward_model(inputs).float()
         scores = raw[videos, dimension[:, None]]
         mask = informative(ranks, self.likelihood.loss_type)
         return masked_dimensions(self.likelihood(scores, ranks)[:, None], mask[:, None]), scores
@@ -224,8 +223,7 @@ class VLMRewardTrainer(RankingTrainer):
             chunk = keys[start : start + size]
             read = [_decoded(path) for _, path in chunk]
             inputs = model.prepare([v for v, _ in read], [fps for _, fps in read], [p for p, _ in chunk])
-            with autocast_of(model):
-                scores.update(zip(chunk, model(inputs).float().cpu()))
+            scores.update(zip(chunk, model(inputs).float().cpu()))
         return scores
 
 
