@@ -116,7 +116,7 @@ def leave_engines_to_themselves() -> None:
     changed.__post_init__ = as_given
     changed = EngineTrainer
     changed.create_accelerator_and_postprocess = without_policy
-    changed.autocast_smart_context_manager = Trainer.autocast_smart_context_manager
+    changed.__init__ = Trainer.__init__
 
 
 def command(method: str, arguments: argparse.Namespace) -> list[str]:

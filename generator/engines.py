@@ -6,11 +6,12 @@ them, and what a network is called with, so that the timestep 798.63 arrives as 
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,9 +90,18 @@ class EngineArguments(TrainingArguments):
 
 
 class EngineTrainer(Trainer):
-    """A `Trainer` with `EngineArguments`, under whose engines `bf16` rounds products alone."""
+    """A `Trainer` with `EngineArguments`, under whose engines `bf16` rounds products alone.
+
+    Products are rounded wherever the model is called, in rollouts too, which do not go through the engine.
+    """
 
     args: EngineArguments
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.args.bfloat16_products:
+            model: Any = self.model
+            model.forward = in_bfloat16(model.forward, self.args.device.type)
 
     def create_accelerator_and_postprocess(self) -> None:
         state: dict[str, Any] = PartialState._shared_state
@@ -103,15 +113,16 @@ class EngineTrainer(Trainer):
         if plugin is not None:
             plugin.mixed_precision_policy = unrounded_policy(plugin.fsdp_version)
 
-    def autocast_smart_context_manager(
-        self, cache_enabled: bool | None = True
-    ) -> AbstractContextManager[Any]:
-        """Autocast also under DeepSpeed, whose own reaches the engine's forward pass but no rollout."""
-        if self.is_deepspeed_enabled and self.args.bfloat16_products:
-            return torch.autocast(
-                self.args.device.type, torch.bfloat16, cache_enabled=cache_enabled is not False
-            )
-        return super().autocast_smart_context_manager(cache_enabled)
+
+def in_bfloat16(forward: Callable[..., Any], device_type: str) -> Callable[..., Any]:
+    """`forward` under autocast to bfloat16; accelerate does this for DDP alone, and only once training starts."""
+
+    @functools.wraps(forward)
+    def rounded(*args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(device_type, torch.bfloat16):
+            return forward(*args, **kwargs)
+
+    return rounded
 
 
 def unrounded_policy(fsdp_version: int) -> Any:
