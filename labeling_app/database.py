@@ -121,17 +121,29 @@ def sqlite_file(url: str) -> Path | None:
     return Path(url.removeprefix("sqlite:///")) if url.startswith("sqlite:///") else None
 
 
+def is_new_file(url: str) -> bool:
+    """Whether this is an SQLite database that does not exist yet."""
+    file = sqlite_file(url)
+    return file is not None and not file.exists()
+
+
+def remove_unused(url: str) -> None:
+    """Deletes an SQLite database into which nothing was put."""
+    file = sqlite_file(url)
+    if file is not None and file.is_file() and not _has_rows(file):
+        for name in (file.name, f"{file.name}-wal", f"{file.name}-shm"):
+            file.with_name(name).unlink(missing_ok=True)
+
+
 @contextmanager
 def removed_if_unused(url: str) -> Iterator[None]:
     """Deletes an SQLite database again that a block made and failed to put anything into."""
-    file = sqlite_file(url)
-    is_new = file is not None and not file.exists()
+    is_new = is_new_file(url)
     try:
         yield
     except BaseException:
-        if is_new and file is not None and file.is_file() and not _has_rows(file):
-            for name in (file.name, f"{file.name}-wal", f"{file.name}-shm"):
-                file.with_name(name).unlink(missing_ok=True)
+        if is_new:
+            remove_unused(url)
         raise
 
 

@@ -7,7 +7,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from generator.output import InputError
-from labeling_app.database import database_url, open_database, removed_if_unused
+from labeling_app.database import database_url, is_new_file, open_database, remove_unused
 from labeling_app.login import (
     MAXIMUM_PASSWORD_LENGTH,
     MINIMUM_PASSWORD_LENGTH,
@@ -113,8 +113,7 @@ class Store:
         self.clock = clock
         file = self.url.removeprefix("sqlite:///") if self.url.startswith("sqlite:///") else None
         self.uploads = Path(uploads or (Path(file).with_suffix(".uploads") if file else "vidalign-uploads"))
-        self._unused = ExitStack()
-        self._unused.enter_context(removed_if_unused(self.url))
+        self._is_new = is_new_file(self.url)
         self._engine = open_database(self.url)
         # Reading takes single statements, which need no transaction around them on PostgreSQL.
         alone = {} if self._engine.dialect.name == "sqlite" else {"isolation_level": "AUTOCOMMIT"}
@@ -134,7 +133,8 @@ class Store:
     ) -> None:
         self.close()
         # A command that is refused leaves no new database behind.
-        self._unused.__exit__(kind, error, trace)
+        if error is not None and self._is_new:
+            remove_unused(self.url)
 
     @contextmanager
     def write(self) -> Iterator[Session]:

@@ -98,7 +98,7 @@ def test_overwrite_deletes_when_training_starts_and_never_what_is_read(tmp_path,
     write_demonstrations(out / "data", videos, [f"video {i}" for i in range(4)], fps=8)
     with pytest.raises(InputError, match=r"data is read, but lies in the output folder .*out"):
         run("out/data", generator=tiny_generator())
-    with pytest.raises(InputError, match="data/0000.mp4.* sft did not write"):
+    with pytest.raises(InputError, match=r"data/0000\.mp4.* sft did not write"):
         run("data", generator=tiny_generator())
     assert old.is_file()
     shutil.rmtree(out / "data")
