@@ -15,8 +15,19 @@ class AlignmentConfig(EngineArguments):
     """`transformers.TrainingArguments` with defaults for training video generators."""
 
     overwrite: bool = field(
-        default=False, metadata={"help": "Delete what is in the output folder, if there is anything."}
+        default=False,
+        metadata={"help": "Delete what this command wrote into the output folder before; other files are never "
+                  "deleted."},
+    )  # fmt: skip
+    discard_checkpoints: bool = field(
+        default=False,
+        metadata={"help": "With overwrite: also delete the checkpoints of a training that did not end."},
     )
+    save_minutes: float = field(
+        default=10.0,
+        metadata={"help": "Save a checkpoint whenever so many minutes have passed since the last one; 0: by "
+                  "save_steps alone."},
+    )  # fmt: skip
     logging_steps: float = field(default=10, metadata={"help": "Log every this many optimiser steps."})
     logging_first_step: bool = field(default=True, metadata={"help": "Also log the first optimiser step."})
     report_to: None | str | list[str] = field(  # noqa: RUF036 - the order that the argument parser understands
@@ -74,6 +85,7 @@ class AlignmentConfig(EngineArguments):
         ):
             check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         check(0 <= self.seed < 2**32, "seed", self.seed, "between 0 and 4294967295")
+        check(0 <= self.save_minutes < float("inf"), "save_minutes", self.save_minutes, "at least 0")
         check(self.learning_rate >= 0, "learning_rate", self.learning_rate, "at least 0")
         for tracker in self.report_to or []:
             known = tracker in INTEGRATION_TO_CALLBACK

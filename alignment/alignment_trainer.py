@@ -32,9 +32,9 @@ from alignment.latent_dataset import BucketBatchSampler, LatentDataset, collate
 from alignment.packed_data import RowBatchSampler, RowDataset, collate_rows
 from generator.adapters import model_fingerprint, write_adapter
 from generator.base import Conditions, VideoGenerator, select
-from generator.engines import EngineTrainer
+from generator.checkpoints import CheckpointingTrainer
 from generator.offloading import is_offloaded
-from generator.output import InputError, write_json
+from generator.output import InputError, files_into, write_json
 from generator.zero import gather_as_one
 
 TRAINED_NAME = "trained.safetensors"
@@ -153,7 +153,7 @@ class _EpochOrder(TrainerCallback):
         self.sampler.set_epoch(int(state.epoch or 0))
 
 
-class AlignmentTrainer(EngineTrainer):
+class AlignmentTrainer(CheckpointingTrainer):
     """Trains a generator's transformer.
 
     Args:
@@ -383,13 +383,13 @@ class AlignmentTrainer(EngineTrainer):
             write_adapter(folder, trained_adapter(self.generator, state_dict, PREFIX), self.training_record())
         elif not folder.name.startswith(PREFIX_CHECKPOINT_DIR):
             self.generator.restore_text_encoder()
-            with self.ema.swapped() if self.ema else nullcontext():
-                self.generator.pipeline.save_pretrained(folder)
-            if self.divided_by:
-                weights = {
-                    name.removeprefix(PREFIX): value.contiguous() for name, value in state_dict.items()
-                }
-                save_file(weights, folder / "transformer" / "diffusion_pytorch_model.safetensors")
+            with files_into(folder) as new, self.ema.swapped() if self.ema else nullcontext():
+                self.generator.pipeline.save_pretrained(new)
+                if self.divided_by:
+                    weights = {
+                        name.removeprefix(PREFIX): value.contiguous() for name, value in state_dict.items()
+                    }
+                    save_file(weights, new / "transformer" / "diffusion_pytorch_model.safetensors")
             write_json(folder / "training.json", self.training_record())
 
     def training_record(self) -> dict[str, Any]:

@@ -3,10 +3,11 @@
 A command `foo` is the module `alignment.commands.foo`, imported only when it is called. It defines `HELP` (one
 line), `EXAMPLE` (a command line), and either `ARGUMENTS` (dataclasses whose fields carry
 `metadata={"help": ...}`) with `run(*parsed)`, or `VERBS`, a dictionary of `Verb`, for commands such as
-`label serve`, or both: then words that are no verb's name go to `run`. `RESUME`, if there, says what to do after an
-interruption.
+`label serve`, or both: then words that are no verb's name go to `run`. `RESUME`, if there, is what the user reads after
+an interruption before the command that goes on; commands in `TRAINS` go on from a checkpoint.
 
-Exit codes: 0 done, 1 failed, 2 a mistake in what the user gave or a full or forbidden disk, 130 interrupted.
+Exit codes: 0 done, 1 failed, 2 a mistake in what the user gave or a full or forbidden disk, 130 interrupted (143 by
+SIGTERM, 129 by SIGHUP).
 """
 
 from __future__ import annotations
@@ -20,7 +21,11 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from alignment.invocation import begin, command_that_goes_on, same_command
+from generator.interruption import LAUNCH_FOLDER, ended_by_signals
+from generator.output_folder import forget_opened, no_empty_folder, results_begun, withdraw_unused
 
 COMMANDS = {
     "demo": "the whole loop on the built-in model, with a report",
@@ -40,10 +45,19 @@ COMMANDS = {
 }
 LAUNCHED = frozenset({"sft", "reward", "dpo", "ppo", "online_dpo", "rwr", "nft", "backprop"})
 """Commands that take `--accelerate_config`."""
+TRAINS = LAUNCHED
+"""Commands that go on with `--resume_from_checkpoint latest`."""
 
-DEFAULT_RESUME = "Run the same command again to go on from what is finished."
+DEFAULT_RESUME = "To go on:"
 _PACKAGES = ("generator", "reward", "labeling_app", "alignment")
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+_FULL = (
+    "No space left on device",
+    "disk is full",
+    "File too large",
+    "Disk quota exceeded",
+    "PytorchStreamWriter failed",
+)
 
 
 class Verb(NamedTuple):
@@ -75,11 +89,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         nearest = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0)[0]
         return _complain(f"there is no command {name}; the nearest is {nearest}: see vidalign --help.")
     _set_logging(verbose)
+    begin(sys.argv[1:] if argv is None else argv)
+    forget_opened()
     try:
-        return _run_command(name, rest)
-    except KeyboardInterrupt:
-        print(f"\nvidalign: interrupted. {_resume_advice(name)}", file=sys.stderr)
-        return 130
+        with ended_by_signals():
+            return _run_command(name, rest)
+    except KeyboardInterrupt as interruption:
+        withdraw_unused()
+        return _interrupted(name, rest, interruption)
     except BrokenPipeError:
         # The reader of our output, such as `head`, has left; nothing more can be said to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -88,6 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sentence = explanation(error)
         if sentence is None:
             raise
+        withdraw_unused()
         logging.getLogger("alignment").info("The error came from here:", exc_info=error)
         return _complain(sentence)
 
@@ -108,7 +126,7 @@ def explanation(error: BaseException) -> str | None:
 
     if isinstance(error, InputError):
         return str(error)
-    if "No space left on device" in str(error) or "disk is full" in str(error):
+    if any(said in str(error) for said in _FULL):
         where = f" while writing {error.filename}" if isinstance(error, OSError) and error.filename else ""
         return f"the disk is full{where}: free some space and run the same command again."
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
@@ -155,7 +173,9 @@ def _run_verb(verb: Verb, prefix: str, arguments: list[str], launched: bool) -> 
         if namespace.accelerate_config is not None:
             return launch(namespace, [*prefix.split()[1:], *arguments])
     parsed = parser.build(arguments)
-    verb.run(*(parsed[:-1] if launched else parsed))
+    output_dir = next((given.output_dir for given in parsed if hasattr(given, "output_dir")), None)
+    with no_empty_folder(output_dir):
+        verb.run(*(parsed[:-1] if launched else parsed))
     return 0
 
 
@@ -196,9 +216,28 @@ def _verb_overview(prefix: str, module: ModuleType, verbs: dict[str, Verb]) -> s
     return "\n".join([*head, *lines, "", "example:", f"  {module.EXAMPLE}"])
 
 
-def _resume_advice(name: str) -> str:
-    module: Any = sys.modules.get(f"alignment.commands.{name}")
-    return getattr(module, "RESUME", DEFAULT_RESUME)
+def _interrupted(name: str, arguments: list[str], interruption: KeyboardInterrupt) -> int:
+    """Says how to go on, and returns the exit code of an interrupted command."""
+    code = getattr(interruption, "code", 130)
+    if LAUNCH_FOLDER in os.environ:
+        # The launching process tells the user; a worker that saved has done what it was asked for.
+        return 0 if getattr(interruption, "saved", None) is not None else code
+    saved = getattr(interruption, "saved", None)
+    is_verb = bool(arguments) and arguments[0] in getattr(_loaded(name), "VERBS", {})
+    trains = name in TRAINS and not is_verb
+    begun = results_begun() or getattr(interruption, "begun", False)
+    if trains and begun:
+        where = f"The checkpoint is {saved}. " if saved else ""
+        said, command = f"{where}To go on:", command_that_goes_on(resume=True)
+    else:
+        said = DEFAULT_RESUME if is_verb else getattr(_loaded(name), "RESUME", DEFAULT_RESUME)
+        command = command_that_goes_on(resume=False) if begun else same_command()
+    print(f"\nvidalign: interrupted. {said}\n    {command}", file=sys.stderr)
+    return code
+
+
+def _loaded(name: str) -> ModuleType | None:
+    return sys.modules.get(f"alignment.commands.{name}")
 
 
 def _complain(sentence: str) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -24,6 +23,7 @@ from transformers import TrainerCallback
 from alignment.adapters import GeneratorArguments, LoraArguments
 from alignment.commands import dpo, ppo, sft
 from alignment.demo_config import STAGES, DemoConfig, demo_scale
+from alignment.demo_outputs import DEMONSTRATIONS, OUTPUTS, STAGES_FILE
 from alignment.demo_settings import dpo_settings, ppo_settings, reward_settings, sft_settings, video_size
 from alignment.dpo_config import DPOConfig
 from alignment.ppo_config import PPOConfig
@@ -32,8 +32,10 @@ from alignment.rollout import Rollout
 from alignment.sft_config import SFTConfig
 from generator import load_generator
 from generator.base import VideoGenerator
+from generator.checkpoints import newest_checkpoint
 from generator.demonstrations import write_demonstrations
-from generator.output import InputError, prepare_output_dir, write_json, write_jsonl
+from generator.output import InputError, write_json, write_jsonl
+from generator.output_folder import check_output_dir, empty_own, open_output_dir, require_own
 from generator.prompts import PromptRecord
 from generator.video import read_video, write_video
 from generator.world import render_scenes, sample_prompts, training_batch, verify_batch
@@ -45,6 +47,7 @@ from labeling_app.store import Store
 from reward.adherence.comparison import GenerationSettings, compare_models
 from reward.preferences import read_rankings
 from reward.reward_config import RewardConfig
+from reward.reward_outputs import OUTPUTS as REWARD_OUTPUTS
 from reward.reward_training import train_reward_model
 
 FPS = 8.0
@@ -82,7 +85,7 @@ class Demo:
         self.config = config
         self.scale = demo_scale(config.scale, torch.cuda.is_available())
         self.folder = Path(config.output_dir)
-        self.stages_file = self.folder / "stages.json"
+        self.stages_file = self.folder / STAGES_FILE
         self.stages: dict[str, Any] = {}
         self.advance: Callable[[float], None] = lambda share: None
 
@@ -125,16 +128,29 @@ class Demo:
         }
 
     def _open(self) -> None:
-        if self.stages_file.is_file() and not self.config.overwrite:
-            stored = json.loads(self.stages_file.read_text(encoding="utf-8"))
+        if not self.config.overwrite and self.stages_file.is_file():
+            require_own(self.folder, OUTPUTS)
+            stored = self._stored()
             if stored["settings"] != self._settings():
                 raise InputError(
                     f"{self.folder} holds a demo with other settings: name another folder, or pass --overwrite."
                 )
             self.stages = stored["stages"]
+            open_output_dir(self.folder, OUTPUTS, go_on=True)
             return
-        prepare_output_dir(self.folder, self.config.overwrite)
+        check_output_dir(self.folder, OUTPUTS, self.config.overwrite)
+        load_generator(self.config.model)  # a name that is wrong is found before anything is deleted
+        open_output_dir(self.folder, OUTPUTS, self.config.overwrite)
         write_json(self.stages_file, {"settings": self._settings(), "stages": {}})
+
+    def _stored(self) -> dict[str, Any]:
+        try:
+            stored = json.loads(self.stages_file.read_text(encoding="utf-8"))
+            return {"settings": stored["settings"], "stages": dict(stored["stages"])}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{self.stages_file} is damaged, so the demo cannot go on: pass --overwrite or name another folder."
+            ) from error
 
     @contextlib.contextmanager
     def _quietly(self, stage: str) -> Iterator[None]:
@@ -172,7 +188,7 @@ class Demo:
         )
         clips = render_scenes(scenes, **self._size(), fps=FPS)
         folder = self.folder / "demonstrations"
-        shutil.rmtree(folder, ignore_errors=True)
+        empty_own(folder, DEMONSTRATIONS)
         write_demonstrations(folder, clips, prompts, FPS)
         gold = _gold(clips, prompts)
         return {"videos": len(prompts), "gold": sum(gold) / len(gold)}
@@ -242,13 +258,14 @@ class Demo:
     def reward(self) -> dict[str, Any]:
         """The reward model, trained on the rankings."""
         output_dir = self.folder / "reward"
-        shutil.rmtree(output_dir, ignore_errors=True)
+        open_output_dir(output_dir, REWARD_OUTPUTS, go_on=True)
         source = self.folder / "rankings.jsonl"
         _, metrics = train_reward_model(
             load_generator(self.config.model, adapter=self._adapter()),
             read_rankings(source),
             RewardConfig(
                 output_dir=str(output_dir),
+                resume_from_checkpoint=newest_checkpoint(output_dir),
                 seed=self.config.seed,
                 disable_tqdm=True,
                 **reward_settings(self.scale),

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from alignment.cli import Verb
-from generator.output import InputError, write_jsonl
+from generator.output import InputError, check_output_file, has_rows_with, write_jsonl
 from generator.prompts import read_prompts
 from labeling_app.campaigns import (
     Rules,
@@ -207,10 +207,12 @@ def _check_selection(arguments: SelectArguments) -> None:
     if arguments.seed < 0:
         raise InputError(f"seed is {arguments.seed}: give 0 or more.")
     path = Path(arguments.output_file) if arguments.output_file else None
-    if path is not None and path.is_dir():
-        raise InputError(f"{path} is a folder, but the pairs are one file: name a .jsonl file.")
-    if path is not None and path.exists() and not arguments.overwrite:
-        raise InputError(f"The file {path} exists: name another one or pass --overwrite.")
+    if path is not None:
+        check_output_file(path, arguments.overwrite, _is_pairs_file, "a file of selected pairs")
+
+
+def _is_pairs_file(path: Path) -> bool:
+    return has_rows_with(path, "prompt", "videos", "bits", "random")
 
 
 def _pick(

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
@@ -137,13 +138,13 @@ def encode_files(
         for (path, _), latent in zip(batch, encoded):
             latents[path] = latent.clone(memory_format=torch.contiguous_format)
             if encoder is not None:
-                with atomic_path(cache_dir / f"{keys[path]}.safetensors") as temporary:
-                    save_file({"latents": latents[path]}, temporary)
+                write_cached(cache_dir / f"{keys[path]}.safetensors", {"latents": latents[path]})
 
     for path in tqdm(distinct, desc="Encoding videos", unit="video", disable=not progress):
         cached = cache_dir / f"{keys[path]}.safetensors"
-        if encoder is not None and cached.is_file():
-            latents[path] = load_file(cached)["latents"]
+        kept = read_cached(cached, ("latents",)) if encoder is not None else None
+        if kept is not None:
+            latents[path] = kept["latents"]
             continue
         video = _load_video(generator, path, num_frames, height, width)
         batch = waiting.setdefault(tuple(video.shape), [])
@@ -157,6 +158,39 @@ def encode_files(
 
 CACHED_ENCODER_SIZE = 50_000_000
 """Prompt embeddings are kept on disk where the text encoders have at least this many weights."""
+
+
+def read_cached(file: Path, names: Sequence[str] = ()) -> dict[str, Tensor] | None:
+    """The tensors of a file of the cache; None where there is none or, after a warning, where it cannot be used.
+
+    Args:
+        names: of the tensors that it must hold.
+    """
+    if not os.path.isfile(file):  # unlike `Path.is_file`, no error where the folder may not be looked into
+        return None
+    try:
+        found = load_file(file)
+        if found and set(names) <= found.keys():
+            return found
+        reason = "it holds other tensors"
+    except (SafetensorError, OSError, ValueError) as error:
+        reason = str(error)
+    logger.warning("%s in the cache is damaged (%s): it is made again.", file, reason)
+    return None
+
+
+def write_cached(file: Path, tensors: dict[str, Tensor]) -> None:
+    """Writes a file of the cache; where that cannot be written, a warning says so once and work goes on without it."""
+    try:
+        with atomic_path(file) as temporary:
+            save_file(tensors, temporary)
+    except (OSError, SafetensorError) as error:
+        if file.parent not in _unwritable:
+            _unwritable.add(file.parent)
+            logger.warning("The cache %s cannot be written (%s): nothing is kept there.", file.parent, error)
+
+
+_unwritable: set[Path] = set()
 
 
 def text_encoder_hash(generator: VideoGenerator) -> str | None:
@@ -194,16 +228,18 @@ def encode_prompts_cached(
         / f"{hashlib.sha256(f'{encoder} {generator.dtype} {prompt}'.encode()).hexdigest()}.safetensors"
         for prompt in prompts
     }
-    missing = [prompt for prompt in prompts if not files[prompt].is_file()]
+    known = {prompt: kept for prompt in prompts if (kept := read_cached(files[prompt])) is not None}
+    missing = [prompt for prompt in prompts if prompt not in known]
     for start in tqdm(range(0, len(missing), batch_size), desc="Encoding prompts", disable=len(missing) < 2):
         batch = missing[start : start + batch_size]
         with torch.no_grad():
             encoded = generator.encode_prompts(batch)
         for row, prompt in enumerate(batch):
-            tensors = {name: value[row : row + 1].cpu().clone() for name, value in encoded.items()}
-            with atomic_path(files[prompt]) as temporary:
-                save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
-    return concatenate([load_file(files[prompt]) for prompt in prompts])
+            known[prompt] = {
+                name: value[row : row + 1].cpu().clone().contiguous() for name, value in encoded.items()
+            }
+            write_cached(files[prompt], known[prompt])
+    return concatenate([known[prompt] for prompt in prompts])
 
 
 @dataclass

@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
+import signal
 import subprocess
 import sys
 import tempfile
+import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import yaml
 
 from alignment.config_files import find_config
+from alignment.invocation import COMMAND_LINE, typed
+from generator.interruption import (
+    LAUNCH_FOLDER,
+    SAME_SECONDS,
+    STOP,
+    STOPPED,
+    WORKING,
+    Interrupted,
+    handling,
+    say,
+)
 from generator.output import InputError
 
 _LAUNCHED = "VIDALIGN_LAUNCHED"
@@ -100,20 +116,60 @@ def launch(arguments: argparse.Namespace, command: list[str]) -> int:
     words = launch_command(arguments, command, num_gpus)
     with tempfile.TemporaryDirectory(prefix="vidalign-") as folder:
         report = Path(folder) / "error.txt"
-        environment = {**os.environ, _LAUNCHED: "1", "VIDALIGN_ERROR_FILE": str(report)}
+        environment = {
+            **os.environ,
+            _LAUNCHED: "1",
+            "VIDALIGN_ERROR_FILE": str(report),
+            LAUNCH_FOLDER: folder,
+            COMMAND_LINE: shlex.join(typed() or command),
+        }
         if num_gpus == 0:
             environment |= environment_without_gpu(words)
-        process = subprocess.Popen(words, env=environment)
-        try:
+        # In a session of its own, since the terminal would interrupt the launcher, which ends its processes unsaved.
+        process = subprocess.Popen(words, env=environment, start_new_session=True)
+        relay = _Relay(process, Path(folder))
+        with handling(relay.receive):
             code = process.wait()
-        except KeyboardInterrupt:
-            # The terminal interrupts the whole group: the processes stop by themselves.
-            process.wait()
-            raise
+        if relay.code is not None:
+            told = Path(folder) / STOPPED
+            saved = told.read_text(encoding="utf-8") if told.is_file() else ""
+            raise Interrupted("", relay.code, Path(saved) if saved else None, relay.begun)
         if report.is_file():
             print(f"vidalign: error: {report.read_text(encoding='utf-8')}", file=sys.stderr)
             return 2
     return code
+
+
+class _Relay:
+    """Passes signals on to the processes: the first lets a training save a checkpoint, a second Ctrl-C ends it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], folder: Path) -> None:
+        self.process = process
+        self.folder = folder
+        self.code: int | None = None
+        self.begun = False
+        self._since = 0.0
+        self._ended = False
+
+    def receive(self, number: int, frame: FrameType | None = None) -> None:
+        """Handles a signal."""
+        now = time.monotonic()
+        if self.code is None:
+            self.code, self._since = 128 + number, now
+            self.begun = (self.folder / WORKING).exists()
+            if self.begun:
+                (self.folder / STOP).touch()
+                say(
+                    "\nvidalign: a checkpoint is saved at the end of this step, then training stops (Ctrl-C stops at "
+                    "once)\n"
+                )
+                return
+        elif self._ended or number != signal.SIGINT or now - self._since <= SAME_SECONDS:
+            return
+        # The launcher passes it on to its processes, and kills those that have not ended after 30 s.
+        self._ended = True
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGINT)
 
 
 def without_gpu() -> dict[str, Any]:

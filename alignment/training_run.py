@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from alignment.adapters import GeneratorArguments
 from alignment.alignment_config import AlignmentConfig
 from alignment.alignment_trainer import AlignmentTrainer
 from alignment.latent_dataset import encode_files, file_hash
 from alignment.rollout_config import RewardedSamplingConfig
+from alignment.training_outputs import check_training_dir, command_of, goes_on_inside, training_outputs
+from generator.adapters import TRAINING_NAME
 from generator.base import VideoGenerator
-from generator.output import InputError, prepare_output_dir, refuse_inputs_in
+from generator.output import InputError
+from generator.output_folder import Outputs, open_output_dir
 from generator.zero import outside_engine
 
 if TYPE_CHECKING:
@@ -93,58 +92,28 @@ def encode_demonstrations(
 def checkpoint_to_resume(config: AlignmentConfig, inputs: Iterable[str | Path] = ()) -> str | None:
     """Checks the output folder; returns the checkpoint to go on from, or None for a fresh start.
 
-    `resume_from_checkpoint` is a checkpoint folder, or `latest` (or `true`) for the newest one in the output
-    folder; without a checkpoint there, `latest` starts afresh. What `overwrite` deletes goes when training starts, so
-    that a mistake in the other arguments costs nothing.
+    See `check_training_dir`. What `overwrite` deletes goes when training starts, so that a mistake in the other
+    arguments costs nothing.
 
     Args:
         inputs: files and folders that the command reads.
 
     Raises:
-        InputError: the output folder is not empty, and neither `--overwrite` nor a resumption was asked for, or
-            it holds one of `inputs`; or the checkpoint does not exist.
+        InputError: the output folder may not be used, or the checkpoint does not exist.
     """
-    wanted, folder = config.resume_from_checkpoint, Path(str(config.output_dir))
-    if wanted and str(wanted).lower() not in {"latest", "true"}:
-        if not Path(wanted).is_dir():
-            raise InputError(
-                f"The checkpoint {wanted} does not exist: name a folder checkpoint-N or say `latest`."
-            )
-        return wanted
-    if wanted and folder.is_dir():
-        return newest_checkpoint(folder)
-    if config.overwrite and folder.is_dir():
-        refuse_inputs_in(folder, inputs)
-    elif config.process_index == 0:
-        prepare_output_dir(folder)
-    return None
+    return check_training_dir(config, _outputs(config), TRAINING_NAME, inputs)
 
 
-def newest_checkpoint(folder: Path) -> str | None:
-    """The newest whole checkpoint in `folder`, or None.
-
-    The trainer's state is the last file that is written into a checkpoint: one that lacks it, or in which it is
-    cut off, was being written when its run was killed, and is passed over.
-    """
-    for checkpoint in sorted(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=_step_of, reverse=True):
-        try:
-            json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        return str(checkpoint)
-    return None
-
-
-def _step_of(checkpoint: Path) -> int:
-    number = checkpoint.name.rpartition("-")[2]
-    return int(number) if number.isdigit() else -1
+def _outputs(config: AlignmentConfig) -> Outputs:
+    return training_outputs(command_of(type(config).__name__))
 
 
 def train_and_save(trainer: AlignmentTrainer, checkpoint: str | None) -> None:
     """Trains, then writes the result and `trainer_state.json` (all logged metrics) into the output folder."""
     args = trainer.args
-    if args.overwrite and not args.resume_from_checkpoint and args.process_index == 0:
-        prepare_output_dir(str(args.output_dir), overwrite=True)
+    if args.process_index == 0:
+        go_on = goes_on_inside(args, checkpoint)
+        open_output_dir(str(args.output_dir), _outputs(args), args.overwrite, go_on)
     trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.eval_dataset is not None:
         trainer.evaluate()

@@ -16,6 +16,7 @@ import inspect
 import json
 import math
 import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,7 @@ from generator.output import InputError, atomic_path, write_json
 WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
 SECOND_WEIGHTS_NAME = "pytorch_lora_weights_2.safetensors"
 TRAINING_NAME = "training.json"
+ADAPTER_FILES = (WEIGHTS_NAME, SECOND_WEIGHTS_NAME, TRAINING_NAME)
 METADATA_KEY = "lora_adapter_metadata"
 PREFIX = "transformer."
 SECOND_PREFIX = "transformer_2."
@@ -205,6 +207,20 @@ def _write_pairs(file: Path, pairs: dict[str, tuple[Tensor, Tensor]]) -> None:
         save_file(
             tensors, temporary, metadata={"format": "pt", METADATA_KEY: json.dumps(metadata, default=str)}
         )
+
+
+def copy_adapter(source: str | Path, folder: Path) -> None:
+    """Copies the files of an adapter, a folder or a file as `read_adapter` takes, into `folder`; nothing else."""
+    source = Path(source)
+    if source.is_file():
+        shutil.copyfile(source, folder / WEIGHTS_NAME)
+        source = source.parent
+        names: tuple[str, ...] = (TRAINING_NAME,)
+    else:
+        names = ADAPTER_FILES
+    for name in names:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
 
 
 def _check_model(generator: VideoGenerator, adapter: LoraAdapter, path: str | Path) -> None:

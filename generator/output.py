@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,21 @@ def temporary_path(path: Path) -> Path:
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary path; renames it to `path` if the block succeeds and removes it if the block fails."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_path(path)
+    """Yields a temporary path; renames it to `path` if the block succeeds and removes it if the block fails.
+
+    A link is followed, the modes of what was written are those that the umask allows, and folders that were made for
+    a block that fails are taken away again.
+    """
+    path = Path(os.path.realpath(path))
+    with _folder_for(path):
+        temporary = temporary_path(path)
+        yield from _renamed(path, temporary)
+
+
+def _renamed(path: Path, temporary: Path) -> Iterator[Path]:
     try:
         yield temporary
+        allow_by_umask(temporary)
         if temporary.is_dir() and path.is_dir():
             retired = path.with_name(f".{path.name}.{os.getpid()}.old")
             path.rename(retired)
@@ -44,6 +53,64 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
         else:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _folder_for(path: Path) -> Iterator[None]:
+    """Makes the folder of `path`; takes what it made away again if the block fails."""
+    missing = [parent for parent in path.parents if not parent.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for parent in missing:
+            with suppress(OSError):
+                parent.rmdir()
+        raise
+
+
+def allow_by_umask(path: str | Path) -> None:
+    """Gives a file, or everything in a folder, the mode that the umask allows.
+
+    Some libraries write files that only their owner may read, whatever the umask says.
+    """
+    path = Path(path)
+    mask = _umask()
+    for each in [path, *path.rglob("*")] if path.is_dir() else [path]:
+        if each.is_symlink() or not each.exists():
+            continue
+        wanted = (0o777 if each.is_dir() else 0o666) & ~mask
+        found = each.stat().st_mode & 0o777
+        if found | wanted != found:
+            each.chmod(found | wanted)
+
+
+def _umask() -> int:
+    """The umask of this process, read without changing it where the system tells it."""
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+        return int(next(line for line in lines if line.startswith("Umask:")).split()[1], 8)
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+@contextmanager
+def files_into(folder: str | Path) -> Iterator[Path]:
+    """Yields a temporary folder; moves its files into `folder` if the block succeeds, and drops them if it fails."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_path(folder / "new")
+    try:
+        temporary.mkdir()
+        yield temporary
+        allow_by_umask(temporary)
+        for path in sorted(each for each in temporary.rglob("*") if each.is_file()):
+            target = folder / path.relative_to(temporary)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -62,31 +129,34 @@ def write_jsonl(path: str | Path, rows: list[dict[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def refuse_inputs_in(folder: str | Path, inputs: Iterable[str | Path]) -> None:
-    """Raises `InputError` if a file or folder that a command reads lies in the folder that it is to overwrite."""
-    whole = Path(folder).resolve()
-    for each in inputs:
-        if Path(each).exists() and Path(each).resolve().is_relative_to(whole):
-            raise InputError(
-                f"{each} is read, but lies in the output folder {folder}, which --overwrite deletes: name another "
-                "output folder."
-            )
+def check_output_file(path: str | Path, overwrite: bool, is_own: Callable[[Path], bool], what: str) -> None:
+    """Checks whether a command may write the file `path`.
 
-
-def prepare_output_dir(path: str | Path, overwrite: bool = False) -> Path:
-    """Makes the folder `path`.
+    Args:
+        is_own: whether an existing file is one that the command wrote.
+        what: what the command writes, such as `a rankings file`.
 
     Raises:
-        InputError: it exists and is not empty and `overwrite` is not set, or it is a file.
+        InputError: it is a folder; or it exists, and `overwrite` is not set or it is something else.
     """
     path = Path(path)
-    if path.exists() and not path.is_dir():
-        raise InputError(f"{path} is a file, but a folder is needed for the output: name another path.")
-    if path.is_dir() and any(path.iterdir()):
-        if not overwrite:
-            raise InputError(
-                f"The output folder {path} exists and is not empty: name another one or pass --overwrite."
-            )
-        shutil.rmtree(path)
-    path.mkdir(parents=True, exist_ok=True)
-    return path
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, but {what} is one file: name a file.")
+    if not path.exists():
+        return
+    if not overwrite:
+        raise InputError(f"The file {path} exists: name another one or pass --overwrite.")
+    if path.stat().st_size and not is_own(path):
+        raise InputError(
+            f"{path} is not {what}, so it is not replaced, --overwrite or not: name another file."
+        )
+
+
+def has_rows_with(path: Path, *keys: str) -> bool:
+    """Whether each line of the file is a JSON object with these keys."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+        rows = [json.loads(line) for line in lines if line.strip()]
+    except (OSError, ValueError):
+        return False
+    return all(isinstance(row, dict) and set(keys) <= row.keys() for row in rows)

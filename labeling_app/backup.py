@@ -13,11 +13,20 @@ from pathlib import Path
 
 from sqlalchemy import Connection, func, insert, select, text
 
-from generator.output import InputError, atomic_path
-from labeling_app.database import database_url, existing_database, open_database, schema_version, shown_url
+from generator.output import InputError, atomic_path, check_output_file
+from labeling_app.database import (
+    database_url,
+    existing_database,
+    open_database,
+    removed_if_unused,
+    schema_version,
+    shown_url,
+)
 from labeling_app.models import Base
 
 ROWS_AT_A_TIME = 1000
+WRITE_AHEAD_LOG = b"\x02\x02"
+"""Bytes 18 and 19 of an SQLite file whose journal is a write-ahead log (www.sqlite.org/fileformat.html)."""
 
 
 def backup(database: str | Path, path: str | Path, overwrite: bool = False) -> int:
@@ -28,15 +37,10 @@ def backup(database: str | Path, path: str | Path, overwrite: bool = False) -> i
             database cannot be opened.
     """
     path = Path(path)
-    if path.is_dir():
-        raise InputError(
-            f"{path} is a folder, but a backup is one file: name a file such as labels.backup.db."
-        )
-    if path.exists() and not overwrite:
-        raise InputError(f"The file {path} exists: name another one or pass --overwrite.")
     url = existing_database(database)
-    if path.exists() and url.startswith("sqlite:///") and path.samefile(url.removeprefix("sqlite:///")):
+    if path.is_file() and url.startswith("sqlite:///") and path.samefile(url.removeprefix("sqlite:///")):
         raise InputError(f"{path} is the database itself: name another file for its backup.")
+    check_output_file(path, overwrite, _is_backup_at_rest, "a backup of the labeling app")
     source = open_database(url)
     try:
         with atomic_path(path) as temporary:
@@ -64,13 +68,19 @@ def restore(path: str | Path, database: str | Path) -> int:
         raise InputError(
             f"{path} is not a backup of the labeling app: name a file that `label backup` wrote."
         )
-    source, target = open_database(database_url(path)), open_database(database_url(database))
+    url = database_url(database)
+    with removed_if_unused(url):
+        return _restore(Path(path), url)
+
+
+def _restore(path: Path, url: str) -> int:
+    source, target = open_database(database_url(path)), open_database(url)
     try:
         with source.execution_options(reading=True).connect() as reading, target.begin() as writing:
             filled = [t.name for t in Base.metadata.sorted_tables if _count(writing, t.name)]
             if filled:
                 raise InputError(
-                    f"The database {shown_url(database_url(database))} has rows already (in {filled[0]}): "
+                    f"The database {shown_url(url)} has rows already (in {filled[0]}): "
                     "restore into an empty one."
                 )
             return _copy(reading, writing)
@@ -87,6 +97,14 @@ def _is_backup(path: Path) -> bool:
             return found.fetchone() is not None
     except sqlite3.Error:
         return False
+
+
+def _is_backup_at_rest(path: Path) -> bool:
+    """Whether the file is a backup and no database that a server works with, which has a write-ahead log."""
+    with path.open("rb") as file:
+        header = file.read(20)
+    in_use = header[18:20] == WRITE_AHEAD_LOG
+    return _is_backup(path) and not in_use
 
 
 def _snapshot(connection: Connection) -> Connection:

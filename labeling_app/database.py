@@ -7,6 +7,9 @@ another process. On PostgreSQL rows are locked for the same purpose.
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +46,16 @@ def open_database(url: str) -> Engine:
         InputError: the URL is not one, its driver is not installed, the database cannot be opened, or a newer
             version of vidalign made it.
     """
-    engine = _open_engine(url)
-    try:
-        upgrade(engine)
-    except SQLAlchemyError as error:
-        raise InputError(
-            f"The database {shown_url(url)} cannot be opened ({first_line(error)}): "
-            "check the path or URL and the permissions."
-        ) from error
+    with removed_if_unused(url):
+        engine = _open_engine(url)
+        try:
+            upgrade(engine)
+        except SQLAlchemyError as error:
+            engine.dispose()
+            raise InputError(
+                f"The database {shown_url(url)} cannot be opened ({first_line(error)}): "
+                "check the path or URL and the permissions."
+            ) from error
     return engine
 
 
@@ -111,6 +116,52 @@ def existing_database(database: str | Path) -> str:
     return url
 
 
+def sqlite_file(url: str) -> Path | None:
+    """The file of an SQLite database; None for other databases."""
+    return Path(url.removeprefix("sqlite:///")) if url.startswith("sqlite:///") else None
+
+
+def is_new_file(url: str) -> bool:
+    """Whether this is an SQLite database that does not exist yet."""
+    file = sqlite_file(url)
+    return file is not None and not file.exists()
+
+
+def remove_unused(url: str) -> None:
+    """Deletes an SQLite database into which nothing was put."""
+    file = sqlite_file(url)
+    if file is not None and file.is_file() and not _has_rows(file):
+        for name in (file.name, f"{file.name}-wal", f"{file.name}-shm"):
+            file.with_name(name).unlink(missing_ok=True)
+
+
+@contextmanager
+def removed_if_unused(url: str) -> Iterator[None]:
+    """Deletes an SQLite database again that a block made and failed to put anything into."""
+    is_new = is_new_file(url)
+    try:
+        yield
+    except BaseException:
+        if is_new:
+            remove_unused(url)
+        raise
+
+
+def _has_rows(file: Path) -> bool:
+    try:
+        with closing(sqlite3.connect(file)) as connection:
+            names = [
+                row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            ]
+            return any(
+                connection.execute(f'SELECT 1 FROM "{name}" LIMIT 1').fetchone()
+                for name in names
+                if name != "alembic_version"
+            )
+    except sqlite3.Error:
+        return True
+
+
 def _open_engine(url: str) -> Engine:
     try:
         parsed = make_url(url)
@@ -131,6 +182,8 @@ def _open_engine(url: str) -> Engine:
             )
         if not folder.is_dir():
             raise InputError(f"The folder {folder} of the database does not exist: make it or name another.")
+        if not Path(parsed.database).exists():
+            Path(parsed.database).touch(0o666)  # SQLite would make a file that a shared group may not write
         engine = create_engine(parsed, connect_args={"timeout": 60.0, "check_same_thread": False})
     except (ArgumentError, NoSuchModuleError) as error:
         raise InputError(

@@ -11,7 +11,8 @@ from pathlib import Path
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from generator.output import InputError, atomic_path, write_jsonl
+from generator.output import InputError, files_into, has_rows_with, write_jsonl
+from generator.output_folder import MARK, Outputs, check_output_dir, empty_own, named_videos, open_output_dir
 from labeling_app.assignment import MAXIMUM_ID, MAXIMUM_TEXT, Refused
 from labeling_app.importing import CONTENT_TYPES, inspect_video
 from labeling_app.models import Demonstration, DemonstrationPrompt, LibraryVideo, Media, Upload, User
@@ -226,6 +227,22 @@ def demonstrations(store: Store, campaign: str) -> list[Demonstration]:
         return list(session.scalars(query))
 
 
+DEMONSTRATION_OUTPUTS = Outputs(
+    "label export --demonstrations",
+    ("metadata.jsonl",),
+    is_record=lambda folder: has_rows_with(
+        folder / "metadata.jsonl", "file_name", "annotator", "source", "state"
+    ),
+    listed=named_videos,
+)
+
+
+def _names_in(folder: Path, part: Path) -> list[str]:
+    """Files of a part of the folder, relative to the folder."""
+    whole = folder.resolve()
+    return [path.resolve().relative_to(whole).as_posix() for path in part.rglob("*")]
+
+
 def export_demonstrations(
     store: Store, campaign: str, folder: str | Path, overwrite: bool = False, only_accepted: bool = False
 ) -> int:
@@ -242,15 +259,12 @@ def export_demonstrations(
     kept = [row for row in demonstrations(store, campaign) if row.state in states]
     if not kept:
         raise InputError(f"The campaign {campaign!r} has no demonstrations yet: let annotators give some.")
-    if folder.exists() and not overwrite:
-        raise InputError(f"The folder {folder} exists: name another one or pass --overwrite.")
-    if folder.is_file():
-        raise InputError(f"{folder} is a file, but demonstrations are a folder: name a folder.")
+    check_output_dir(folder, DEMONSTRATION_OUTPUTS, overwrite, [row.media.path for row in kept])
     gone = next((row.media.path for row in kept if not Path(row.media.path).is_file()), None)
     if gone is not None:
         raise InputError(f"The video {gone} of the campaign is not there any more: put it back.")
-    with atomic_path(folder) as temporary:
-        temporary.mkdir()
+    folder = open_output_dir(folder, DEMONSTRATION_OUTPUTS, overwrite, rewrites=True)
+    with files_into(folder) as temporary:
         rows = []
         for number, row in enumerate(kept):
             name = f"{number:05d}{Path(row.media.path).suffix}"
@@ -265,4 +279,6 @@ def export_demonstrations(
                 }
             )
         write_jsonl(temporary / "metadata.jsonl", rows)
+        # All has been copied: what an earlier export left goes, just before the new files take its place.
+        empty_own(folder, DEMONSTRATION_OUTPUTS, keep=(MARK, *_names_in(folder, temporary)))
     return len(kept)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 from tqdm import tqdm
 
-from generator.output import InputError
+from generator.output import InputError, atomic_path, check_output_file
 from labeling_app.adjudication import final_rankings
 from labeling_app.answers import dense_ranks
 from labeling_app.importing import inspect_video
@@ -32,6 +33,7 @@ from labeling_app.store import (
     is_name,
 )
 from reward.formats import FORMATS, OWN, read_preferences, write_preferences
+from reward.formats.tables import read_rows
 from reward.preferences import MISSING, Ranking, merge_annotators
 
 PAIRS = ("videogen-rewardbench", "genai-bench", "rapidata")
@@ -257,8 +259,9 @@ def export_preferences(
         raise InputError(
             f"{path} cannot be in the layout {format}: its suffix must be {' or '.join(suffixes)}."
         )
-    if path.exists() and not overwrite:
-        raise InputError(f"The file {path} exists: name another one or pass --overwrite.")
+    check_output_file(
+        path, overwrite, lambda file: _has_layout(file, format), f"a file of the layout {format}"
+    )
     tasks = {task.id: task for task in store.tasks(campaign)}
     final = final_rankings(store, campaign, raw)
     if not final:
@@ -286,6 +289,18 @@ def export_preferences(
     with _videos_beside(folder, media):
         write_preferences(path, rankings, format)
     return len(rankings), len(final) - len(used)
+
+
+def _has_layout(path: Path, format: str) -> bool:
+    """Whether the file has the columns of a layout."""
+    example = Ranking("a", [path.parent / VIDEOS / "1.mp4", path.parent / VIDEOS / "2.mp4"], [1, 2])
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            made = Path(folder) / path.name
+            write_preferences(made, _fitted([example], format), format)
+            return read_rows(path)[0].keys() == read_rows(made)[0].keys()
+    except (InputError, OSError, ValueError, LookupError, AttributeError, TypeError):
+        return False
 
 
 def _name(media: Media) -> str:
@@ -337,7 +352,8 @@ def _videos_beside(folder: Path, media: dict[str, Path]) -> Iterator[None]:
             try:
                 os.link(source, target)
             except OSError:
-                shutil.copyfile(source, target)
+                with atomic_path(target) as temporary:
+                    shutil.copyfile(source, temporary)
         yield
     except BaseException:
         for target in made:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from generator.output import InputError, write_jsonl
+from generator.output import InputError, check_output_file, has_rows_with, write_jsonl
 from labeling_app.adjudication import final_rankings
 from labeling_app.store import Store
 
@@ -29,15 +29,17 @@ def export_rankings(
             is not set.
     """
     path = Path(path)
-    if path.exists() and not overwrite:
-        raise InputError(f"The file {path} exists: name another one or pass --overwrite.")
-    if path.is_dir():
-        raise InputError(f"{path} is a folder, but rankings are one file: name a .jsonl file.")
+    check_output_file(path, overwrite, is_rankings_file, "a rankings file")
     rows = ranking_rows(store, campaign, path.parent, raw)
     if not rows:
         raise InputError(f"The campaign {campaign!r} has no rankings yet: let annotators rank first.")
     write_jsonl(path, rows)
     return len(rows)
+
+
+def is_rankings_file(path: Path) -> bool:
+    """Whether the file is one that `export_rankings` writes."""
+    return has_rows_with(path, "prompt", "videos", "ranks", "dimension", "annotator")
 
 
 def ranking_rows(store: Store, campaign: str, folder: Path, raw: bool = False) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from sqlalchemy import bindparam, delete, func, select
@@ -17,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from generator.output import InputError
-from labeling_app.database import database_url, open_database
+from labeling_app.database import database_url, is_new_file, open_database, remove_unused
 from labeling_app.login import (
     MAXIMUM_PASSWORD_LENGTH,
     MINIMUM_PASSWORD_LENGTH,
@@ -112,6 +113,7 @@ class Store:
         self.clock = clock
         file = self.url.removeprefix("sqlite:///") if self.url.startswith("sqlite:///") else None
         self.uploads = Path(uploads or (Path(file).with_suffix(".uploads") if file else "vidalign-uploads"))
+        self._is_new = is_new_file(self.url)
         self._engine = open_database(self.url)
         # Reading takes single statements, which need no transaction around them on PostgreSQL.
         alone = {} if self._engine.dialect.name == "sqlite" else {"isolation_level": "AUTOCOMMIT"}
@@ -126,8 +128,13 @@ class Store:
     def __enter__(self) -> Store:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
+        # A command that is refused leaves no new database behind.
+        if error is not None and self._is_new:
+            remove_unused(self.url)
 
     @contextmanager
     def write(self) -> Iterator[Session]:

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
 
 from generator.output import atomic_path, write_json, write_text
+from generator.output_folder import Outputs
 from reward.adherence import html
 from reward.adherence.report import settings_table
 
 ACCURACY = "pair accuracy"
 TIES = "with ties"
+
+
+def _is_evaluation(folder: Path) -> bool:
+    try:
+        return "dimensions" in json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+EVALUATION_OUTPUTS = Outputs(
+    "reward evaluate",
+    ("evaluation.html", "evaluation.json", "reliability.png"),
+    is_record=_is_evaluation,
+)
 
 
 def write_evaluation(folder: str | Path, result: dict[str, Any], settings: dict[str, Any]) -> None:

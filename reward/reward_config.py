@@ -24,6 +24,18 @@ class RewardConfig(EngineArguments):
     warmup_steps: float = field(default=10, metadata={"help": "Steps of linear warm-up."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the learning rate."})
     logging_steps: float = field(default=10, metadata={"help": "Log every so many steps."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "How many checkpoints are kept."})
+    save_minutes: float = field(
+        default=10.0,
+        metadata={
+            "help": "Save a checkpoint whenever so many minutes have passed since the last one; 0: as save_strategy "
+            "says alone."
+        },
+    )
+    discard_checkpoints: bool = field(
+        default=False,
+        metadata={"help": "With overwrite: also delete the checkpoints of a training that did not end."},
+    )
     disable_tqdm: bool | None = field(default=False, metadata={"help": "Hide the progress bars."})
     save_strategy: str = field(
         default="no", metadata={"help": "When checkpoints are written: no, steps or epoch."}
@@ -185,6 +197,8 @@ class RewardConfig(EngineArguments):
             raise InputError(
                 "--full_trunk changes the trunk that --lora_rank and --implicit_evidence need as it was: leave one off."
             )
+        if not 0 <= self.save_minutes < float("inf"):
+            raise InputError(f"--save_minutes is {self.save_minutes}, but it must be at least 0.")
         if self.pretraining_steps < 0 or self.pretraining_batch_size < 1:
             raise InputError(
                 f"--pretraining_steps is {self.pretraining_steps} and --pretraining_batch_size "
@@ -193,11 +207,6 @@ class RewardConfig(EngineArguments):
         if self.ensemble > 1 and (self.lora_rank or self.full_trunk):
             raise InputError(
                 "Members of an ensemble share their trunk: leave --lora_rank, --full_trunk or --ensemble off."
-            )
-        if self.ensemble > 1 and self.resume_from_checkpoint:
-            raise InputError(
-                "An ensemble cannot go on from a checkpoint: leave --resume_from_checkpoint off, or train the members "
-                "one by one and join their folders with commas."
             )
         if self.dimension_weights and len(self.dimension_weights) != len(self.dimensions):
             raise InputError(

@@ -9,6 +9,7 @@ temperature are chosen on the validation split → figures are measured on held-
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 from collections import defaultdict
 from collections.abc import Sequence
@@ -18,11 +19,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from generator.engines import EngineTrainer
-from generator.output import InputError
+from generator.checkpoints import CheckpointingTrainer
+from generator.output import InputError, atomic_path
 from generator.zero import whole_weights, zero_stage
 from reward.matching_training import DemonstrationMatching
 from reward.metrics import Pairs, evaluate_pairs, pairs_of_rankings
@@ -32,12 +35,14 @@ from reward.ranking_data import EncodedVideos, RankingCollator, RankingDataset, 
 from reward.ranking_model import RankingLikelihood, RankingModel, with_trunk_tokens
 from reward.reward_config import RewardConfig
 
+BEST_NAME = "best.safetensors"
+
 
 class KeepBest(TrainerCallback):
     """Remembers the weights with the lowest validation loss, restores them, and stops when nothing gets
     better.
 
-    The memory does not outlive the process: after a resume, the best evaluation since the resume is kept.
+    Checkpoints hold the memory, so that a resumed run remembers what came before.
 
     Args:
         first_step: evaluations before it do not count. An untrained head gives every video the same score, and on few
@@ -73,11 +78,30 @@ class KeepBest(TrainerCallback):
                 for name, value in self.best_weights.items():
                     trained[name].copy_(value)
 
+    def save(self, folder: Path) -> None:
+        """Writes the memory into a checkpoint."""
+        if self.best_weights is not None:
+            memory = {"loss": self.best_loss, "epoch": self.best_epoch, "waited": self.waited}
+            with atomic_path(folder / BEST_NAME) as temporary:
+                weights = {name: value.cpu().contiguous() for name, value in self.best_weights.items()}
+                save_file(weights, temporary, metadata={"memory": json.dumps(memory)})
+
+    def load(self, folder: Path) -> None:
+        """Takes back what `save` wrote, if the checkpoint has it."""
+        if not (folder / BEST_NAME).is_file():
+            return
+        with safe_open(folder / BEST_NAME, "pt") as file:
+            memory = json.loads(file.metadata()["memory"])
+        trained = self._trained()
+        weights = load_file(folder / BEST_NAME)
+        self.best_weights = {name: value.to(trained[name].device) for name, value in weights.items()}
+        self.best_loss, self.best_epoch, self.waited = memory["loss"], memory["epoch"], memory["waited"]
+
     def _trained(self) -> dict[str, nn.Parameter]:
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
 
-class RankingTrainer(EngineTrainer):
+class RankingTrainer(CheckpointingTrainer):
     """A trainer of a model that gives the loss of its inputs and its scores; evaluation needs the loss alone.
 
     Raises:
@@ -90,6 +114,36 @@ class RankingTrainer(EngineTrainer):
             raise InputError(
                 "reward does not train with FSDP: use --accelerate_config zero2, zero3 or multi_gpu."
             )
+
+    keep_best: KeepBest
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Writes what is trained (frozen weights come from the base model again) and the best weights so far."""
+        if state_dict is None:
+            state_dict = self.model.state_dict()
+        frozen = {name for name, p in self.model.named_parameters() if not p.requires_grad}
+        own = {name: v.detach().cpu().contiguous() for name, v in state_dict.items() if name not in frozen}
+        super()._save(output_dir, own)
+        if self.args.should_save and output_dir is not None:
+            self.keep_best.save(Path(output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Loads the trained weights of a checkpoint."""
+        folder = Path(resume_from_checkpoint)
+        if not (folder / "model.safetensors").is_file():
+            raise InputError(
+                f"{folder} is not a checkpoint of a reward model, as it has no model.safetensors: give a checkpoint "
+                "folder."
+            )
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            self.keep_best.load(Path(checkpoint))
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Frozen weights are not in checkpoints on purpose."""
 
     def compute_loss(
         self,

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import TrainerCallback, set_seed
 
 from generator.base import VideoGenerator
+from generator.checkpoints import newest_checkpoint
 from generator.demonstrations import Demonstration
 from generator.output import InputError, write_json
 from generator.zero import whole_weights, zero_stage
@@ -314,7 +315,10 @@ def _train_ensemble(
     for number in range(config.ensemble):
         own = copy.copy(config)
         own.seed, own.data_seed = config.seed + number, None
-        own.output_dir = str(Path(str(config.output_dir)) / f"{MEMBER}-{number}")
+        folder = Path(str(config.output_dir)) / f"{MEMBER}-{number}"
+        own.output_dir = str(folder)
+        # A member that was trained to its end before an interruption goes on from its own newest state too.
+        own.resume_from_checkpoint = newest_checkpoint(folder) if config.resume_from_checkpoint else None
         trainer, metrics = _train_one(material, own, encoded)
         first, encoded = first or trainer, trainer.encoded
         members.append(trainer.reward_model)

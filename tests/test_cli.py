@@ -198,7 +198,7 @@ def test_an_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]
         ),
         (RuntimeError("PytorchStreamWriter: No space left on device"), 2, "disk is full"),
         (PermissionError(errno.EACCES, "Permission denied", "/root/x"), 2, "/root/x cannot be used"),
-        (KeyboardInterrupt(), 130, "interrupted. Run the same command again"),
+        (KeyboardInterrupt(), 130, "interrupted. To go on:\n    vidalign generate --model m"),
     ],
 )
 def test_expected_errors_are_one_sentence(

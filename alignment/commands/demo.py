@@ -6,7 +6,7 @@ from alignment.demo_config import DemoConfig
 
 HELP = "Run the whole loop on the built-in model and write a report."
 EXAMPLE = "vidalign demo --output_dir runs/demo"
-RESUME = "Run the same command again to go on."
+RESUME = "To go on:"
 ARGUMENTS = (DemoConfig,)
 
 

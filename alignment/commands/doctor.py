@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import json
 import os
 import platform
 import shutil
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from packaging.requirements import Requirement
 
-from generator.output import write_json
+from generator.output import check_output_file, write_json
 
 HELP = (
     "Says what this machine has (processors, memory, GPUs, packages, codecs, disk) and what will run on it."
@@ -52,6 +53,8 @@ ARGUMENTS = (DoctorArguments,)
 
 def run(arguments: DoctorArguments) -> None:
     """Prints what was found; a missing part is a line of the report and not an error."""
+    if arguments.json is not None:
+        check_output_file(arguments.json, True, _is_report, "a report of vidalign doctor")
     found: dict[str, Any] = {
         "machine": machine(Path(arguments.output_dir)),
         "gpus": gpus(),
@@ -74,6 +77,13 @@ def run(arguments: DoctorArguments) -> None:
         )
     if arguments.json is not None:
         write_json(arguments.json, found)
+
+
+def _is_report(path: Path) -> bool:
+    try:
+        return {"machine", "packages"} <= json.loads(path.read_text(encoding="utf-8")).keys()
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def model_plan(arguments: DoctorArguments, found_gpus: list[dict[str, Any]]) -> dict[str, Any]:

@@ -3,6 +3,7 @@ runs; `evaluate vbench`, VBench's aggregation."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -208,18 +209,25 @@ def run_compare(arguments: CompareArguments) -> None:
 
 def run_vbench(arguments: VBenchArguments) -> None:
     """Prints quality, semantic and total score of VBench's results."""
-    from generator.output import write_json
+    from generator.output import check_output_file, write_json
     from reward.adherence.vbench import aggregate, read_results
 
     target = Path(arguments.output) if arguments.output else None
-    if target is not None and target.exists() and not arguments.overwrite:
-        raise InputError(f"The file {target} exists: name another one or pass --overwrite.")
+    if target is not None:
+        check_output_file(target, arguments.overwrite, _is_aggregate, "a file of aggregated scores")
     scores = read_results(arguments.results)
     result = aggregate(scores)
     if target is not None:
         write_json(target, {"scores": scores, **result})
     for name in ("quality", "semantic", "total"):
         print(f"{name:10s} {100 * result[name]:.2f}")
+
+
+def _is_aggregate(path: Path) -> bool:
+    try:
+        return {"scores", "total"} <= json.loads(path.read_text(encoding="utf-8")).keys()
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def print_summary(summary: dict[str, Any], output_dir: str) -> None:

@@ -16,7 +16,8 @@ from alignment.loading_arguments import LoadingArguments
 from alignment.prompted_generation import VideoPromptArguments, prompted
 from generator.base import VideoGenerator
 from generator.demonstrations import METADATA
-from generator.output import InputError, prepare_output_dir, refuse_inputs_in, write_json, write_jsonl
+from generator.output import InputError, write_json, write_jsonl
+from generator.output_folder import Outputs, check_output_dir, named_videos, open_output_dir, require_own
 from generator.prompts import PromptRecord, read_prompts
 from generator.video import write_video
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 HELP = "Generates videos from prompts: mp4 files and a metadata.jsonl that names prompt, seed, model and adapter."
 EXAMPLE = "vidalign generate --model nano --prompts prompts.txt --output_dir videos --num_videos_per_prompt 2"
-RESUME = "Run the same command again: finished videos are kept."
+RESUME = "Finished videos are kept; to go on:"
 
 ARGUMENTS_FILE = "generation.json"
 """Says with which arguments a folder of videos is made, so that only the same command goes on with it."""
@@ -83,7 +84,10 @@ class GenerateArguments:
         },
     )
     overwrite: bool = field(
-        default=False, metadata={"help": "Delete what is in the output folder, whatever made it."}
+        default=False,
+        metadata={
+            "help": "Delete what this command wrote into the output folder before; other files are never deleted."
+        },
     )
 
 
@@ -115,7 +119,7 @@ def run(
     output_dir = Path(arguments.output_dir)
     changed = {**_what_matters(arguments), **prompt.changed(), **loading.changing()}
     state = {**changed, "prompts": [row["prompt"] for row in rows]}
-    going_on = _is_unfinished(arguments, state)
+    going_on = _is_unfinished(arguments, state, _inputs(arguments, prompt))
     missing = [row for row in rows if not (going_on and (output_dir / row["file_name"]).is_file())]
     if missing:
         model = load_generator(arguments.model, adapter=arguments.adapter, **loading.options())
@@ -128,10 +132,8 @@ def run(
             model.check_size(*sizes)
         if arguments.reward:
             generate = _aligned(model, arguments)
+        open_output_dir(output_dir, OUTPUTS, arguments.overwrite, going_on)
         if not going_on:
-            if arguments.overwrite:
-                refuse_inputs_in(output_dir, _inputs(arguments, prompt))
-            prepare_output_dir(output_dir, arguments.overwrite)
             write_json(output_dir / ARGUMENTS_FILE, state)
         _generate_missing(generate, fps, missing, len(rows), arguments)
     write_jsonl(output_dir / METADATA, rows)
@@ -190,13 +192,12 @@ def _aligned(model: VideoGenerator, arguments: GenerateArguments) -> Callable[..
 def video_rows(arguments: GenerateArguments, prompts: list[PromptRecord]) -> list[dict[str, Any]]:
     """The line of `metadata.jsonl` of every video, all videos of a prompt in a row."""
     total = len(prompts) * arguments.num_videos_per_prompt
-    digits = max(4, len(str(total - 1)))
     rows = []
     for index in range(total):
         record = prompts[index // arguments.num_videos_per_prompt]
         rows.append(
             {
-                "file_name": f"{index:0{digits}d}.mp4",
+                "file_name": _file_name(index, total),
                 "prompt": record.prompt,
                 "negative_prompt": record.negative_prompt,
                 "id": record.id,
@@ -234,22 +235,18 @@ def _what_matters(arguments: GenerateArguments) -> dict[str, Any]:
     return {name: value for name, value in asdict(arguments).items() if name not in neutral}
 
 
-def _is_unfinished(arguments: GenerateArguments, state: dict[str, Any]) -> bool:
+def _is_unfinished(arguments: GenerateArguments, state: dict[str, Any], inputs: list[str]) -> bool:
     """Whether the output folder holds work of the same arguments to go on with.
 
     Raises:
         InputError: it holds something else, and that may not be deleted.
     """
     output_dir = Path(arguments.output_dir)
-    if arguments.overwrite or not output_dir.exists():
+    if arguments.overwrite or not (output_dir / ARGUMENTS_FILE).is_file():
+        check_output_dir(output_dir, OUTPUTS, arguments.overwrite, inputs)
         return False
-    if not (output_dir / ARGUMENTS_FILE).is_file():
-        prepare_output_dir(output_dir)
-        return False
-    try:
-        found = json.loads((output_dir / ARGUMENTS_FILE).read_text(encoding="utf-8"))
-    except ValueError:
-        found = {}
+    require_own(output_dir, OUTPUTS)
+    found = _stored_arguments(output_dir)
     differing = [name for name in {**state, **found} if found.get(name) != state.get(name)]
     if differing:
         raise InputError(
@@ -257,6 +254,35 @@ def _is_unfinished(arguments: GenerateArguments, state: dict[str, Any]) -> bool:
             "or pass --overwrite."
         )
     return True
+
+
+def _stored_arguments(folder: Path) -> dict[str, Any]:
+    """What `generation.json` says; nothing where it is missing or damaged."""
+    try:
+        found = json.loads((folder / ARGUMENTS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _video_names(folder: Path) -> list[str]:
+    """The videos that the records of an output folder name."""
+    prompts = _stored_arguments(folder).get("prompts")  # one a video
+    total = len(prompts) if isinstance(prompts, list) else 0
+    return [*(_file_name(index, total) for index in range(total)), *named_videos(folder)]
+
+
+def _file_name(index: int, total: int) -> str:
+    return f"{index:0{max(4, len(str(total - 1)))}d}.mp4"
+
+
+OUTPUTS = Outputs(
+    "generate",
+    (METADATA, ARGUMENTS_FILE),
+    early=(ARGUMENTS_FILE,),
+    is_record=lambda folder: "prompts" in _stored_arguments(folder),
+    listed=_video_names,
+)
 
 
 def _batches(rows: list[dict[str, Any]], size: int) -> list[list[dict[str, Any]]]:

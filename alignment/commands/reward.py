@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignment.cli import Verb
-from generator.output import InputError, prepare_output_dir
+from alignment.training_outputs import check_training_dir, goes_on_inside
+from generator.output import InputError
+from generator.output_folder import check_output_dir, open_output_dir
 from reward.formats import FORMAT_HELP
 from reward.reward_config import RewardConfig
 from reward.vlm_trainer import VLMArguments
@@ -71,7 +73,12 @@ class RewardArguments:
             "database weighed by how reliable each annotator is."
         },
     )
-    overwrite: bool = field(default=False, metadata={"help": "Empty an existing output folder first."})
+    overwrite: bool = field(
+        default=False,
+        metadata={
+            "help": "Delete what this command wrote into the output folder before; other files are never deleted."
+        },
+    )
 
 
 @dataclass
@@ -115,7 +122,12 @@ class EvaluateArguments:
     device: str | None = field(
         default=None, metadata={"help": "Where the model runs; a GPU if there is one."}
     )
-    overwrite: bool = field(default=False, metadata={"help": "Empty an existing output folder first."})
+    overwrite: bool = field(
+        default=False,
+        metadata={
+            "help": "Delete what this command wrote into the output folder before; other files are never deleted."
+        },
+    )
 
 
 @dataclass
@@ -162,6 +174,8 @@ def run(arguments: RewardArguments, config: RewardConfig, vlm: VLMArguments) -> 
     from generator import load_generator
     from generator.demonstrations import read_demonstrations
     from generator.zero import outside_engine
+    from reward.models.storage import CONFIG_NAME
+    from reward.reward_outputs import OUTPUTS
     from reward.reward_training import train_reward_model
     from reward.vlm_trainer import train_vlm_reward_model, vlm_reward_config
 
@@ -175,6 +189,13 @@ def run(arguments: RewardArguments, config: RewardConfig, vlm: VLMArguments) -> 
         )
     if arguments.weights_from:
         _take_trunk(arguments, config)
+    config.overwrite = arguments.overwrite
+    inputs = [arguments.model, arguments.adapter, arguments.preferences, arguments.demonstrations]
+    inputs += [arguments.pretraining, arguments.weights_from, vlm.vlm, vlm.vlm_settings]
+    checkpoint = check_training_dir(config, OUTPUTS, CONFIG_NAME, [name for name in inputs if name])
+    go_on = goes_on_inside(config, checkpoint)
+    if config.ensemble == 1:  # the members of an ensemble look for their own
+        config.resume_from_checkpoint = checkpoint
     from_store = arguments.preferences.startswith("db:")
     rankings = read_source(arguments.preferences, arguments.format, arguments.merge_annotators)
     demonstrations = read_demonstrations(arguments.demonstrations) if arguments.demonstrations else []
@@ -190,9 +211,8 @@ def run(arguments: RewardArguments, config: RewardConfig, vlm: VLMArguments) -> 
     else:
         vlm_reward_config(vlm, config, rankings)
     first = config.process_index == 0
-    if config.resume_from_checkpoint is None and first:
-        prepare_output_dir(str(config.output_dir), arguments.overwrite)
     if first:
+        open_output_dir(str(config.output_dir), OUTPUTS, arguments.overwrite, go_on)
         without_order = sum(not ranking.has_order for ranking in rankings)
         print(
             f"{len(rankings)} rankings of {len({ranking.prompt for ranking in rankings})} prompts; "
@@ -264,11 +284,17 @@ def run_evaluate(arguments: EvaluateArguments) -> None:
 
     from reward import load_reward
     from reward.evaluation import calibration_of, evaluate_reward, held_out_of_training
-    from reward.evaluation_report import write_evaluation
+    from reward.evaluation_report import EVALUATION_OUTPUTS, write_evaluation
     from reward.reward_trainer import file_hash, versions
 
     if arguments.batch_size < 1:
         raise InputError(f"--batch_size is {arguments.batch_size}, but it must be at least 1.")
+    check_output_dir(
+        arguments.output_dir,
+        EVALUATION_OUTPUTS,
+        arguments.overwrite,
+        [arguments.preferences, arguments.reward],
+    )
     rankings = read_source(arguments.preferences, arguments.format, merge=False)
     model = load_reward(arguments.reward, device=arguments.device)
     held_out = None
@@ -280,7 +306,6 @@ def run_evaluate(arguments: EvaluateArguments) -> None:
     fraction = arguments.calibration_fraction
     if fraction is None:
         fraction = 0.0 if calibration_of(model)[0] else 0.2
-    output_dir = prepare_output_dir(arguments.output_dir, arguments.overwrite)
     result = evaluate_reward(
         model, rankings, fraction, arguments.seed, arguments.batch_size, arguments.best_possible
     )
@@ -292,6 +317,7 @@ def run_evaluate(arguments: EvaluateArguments) -> None:
         "preferences_sha256": file_hash(source) if source.is_file() else None,
         "versions": versions(),
     }
+    output_dir = open_output_dir(arguments.output_dir, EVALUATION_OUTPUTS, arguments.overwrite, rewrites=True)
     write_evaluation(output_dir, result, settings)
     for name, figures in result["dimensions"].items():
         print(f"{name}: {_summary(figures)}")

@@ -12,6 +12,7 @@ from generator.native.autoencoder import NativeVideoAutoencoder
 from generator.native.pipeline import NativeVideoPipeline
 from generator.native.text_encoder import build_text_encoder, build_tokenizer
 from generator.native.transformer import NativeVideoTransformer3DModel
+from generator.output import files_into
 from generator.world import VOCABULARY
 
 MAX_SHARD_SIZE = "14MB"
@@ -56,4 +57,5 @@ def save_pipeline(
         torch.nn.Module.to(module, dtype=dtype)
     for module in (pipeline.vae, pipeline.transformer):
         module.register_to_config(_name_or_path="")  # where it once was loaded from means nothing elsewhere
-    pipeline.save_pretrained(folder, max_shard_size=MAX_SHARD_SIZE)
+    with files_into(folder) as new:
+        pipeline.save_pretrained(new, max_shard_size=MAX_SHARD_SIZE)

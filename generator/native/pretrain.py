@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import itertools
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -35,9 +34,11 @@ from generator.native.pipeline import NativeVideoPipeline
 from generator.native.prefetch import when_ready
 from generator.native.pretrain_config import PretrainConfig
 from generator.native.pretrain_data import CaptionedScenes, SceneStream
-from generator.native.pretrain_log import PretrainLog
+from generator.native.pretrain_log import FOLDER, PretrainLog
 from generator.native.pretrain_phase import STATE, Phase
 from generator.output import InputError, atomic_path, write_json
+from generator.output_folder import MARK, Outputs, check_output_dir, empty_own, is_own, open_output_dir
+from generator.pipeline_files import COMPONENT_FILES, PIPELINE_FILES
 
 HISTORY = "history.json"
 HEAD_DIM = 64
@@ -298,11 +299,33 @@ def start_from(pipeline: NativeVideoPipeline, name: str) -> None:
 
 
 def forget_finished_run(output_dir: Path, keep_autoencoder: bool) -> None:
-    """Removes what would make a new run in `output_dir` go on from the finished one instead of starting."""
-    (output_dir / "model_index.json").unlink()
-    (output_dir / STATE).unlink(missing_ok=True)
-    if not keep_autoencoder:
-        shutil.rmtree(output_dir / "autoencoder", ignore_errors=True)
+    """Deletes what a finished run has written into `output_dir`, so that a new one starts there."""
+    kept = sorted(path.relative_to(output_dir).as_posix() for path in (output_dir / "autoencoder").rglob("*"))
+    empty_own(output_dir.resolve(), OUTPUTS, keep=(MARK, *(kept if keep_autoencoder else ())))
+
+
+def is_pretraining(folder: Path) -> bool:
+    """Whether a folder without a mark is that of a pretraining, finished or not."""
+    if (folder / STATE).is_file() or (folder / "autoencoder" / HISTORY).is_file():
+        return True
+    try:
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        return index["_class_name"] == NativeVideoPipeline.__name__ and (folder / "metrics.json").is_file()
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+OUTPUTS = Outputs(
+    "pretrain",
+    (
+        *PIPELINE_FILES,
+        *("README.md", "metrics.json", "samples.png", STATE, f"autoencoder/{HISTORY}"),
+        *(f"autoencoder/vae/{name}" for name in COMPONENT_FILES),
+        *(f"{FOLDER}/events.out.tfevents.*", f"{FOLDER}/*/events.out.tfevents.*"),
+    ),
+    early=(f"{FOLDER}/events.out.tfevents.*", f"{FOLDER}/*/events.out.tfevents.*"),
+    is_record=is_pretraining,
+)
 
 
 def pretrain(config: PretrainConfig, device: torch.device) -> Path:
@@ -322,13 +345,14 @@ def pretrain(config: PretrainConfig, device: torch.device) -> Path:
             f"hidden_size is {config.hidden_size}, but must be a multiple of {HEAD_DIM}, the width of a head: "
             f"give --hidden_size {max(round(config.hidden_size / HEAD_DIM), 1) * HEAD_DIM}."
         )
-    if (output_dir / "model_index.json").is_file():
-        if not config.overwrite:
-            raise InputError(
-                f"{output_dir} holds a finished pipeline: name another folder or pass --overwrite."
-            )
-        forget_finished_run(output_dir, keep_autoencoder=config.autoencoder_from is not None)
-    output_dir.mkdir(parents=True, exist_ok=True)
+    finished = (output_dir / "model_index.json").is_file()
+    unfinished = not finished and is_own(output_dir, OUTPUTS)
+    if not unfinished:
+        inputs = [config.weights_from] if config.weights_from is not None else []
+        advice = "it holds a finished pipeline: name another folder or pass --overwrite"
+        check_output_dir(
+            output_dir, OUTPUTS, config.overwrite, inputs, advice if is_own(output_dir, OUTPUTS) else ""
+        )
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
@@ -355,12 +379,16 @@ def pretrain(config: PretrainConfig, device: torch.device) -> Path:
     history: dict[str, list[dict[str, float]]] = {}
     pipeline.to(device)
     autoencoder = output_dir / "autoencoder"
-    source = config.autoencoder_from or (autoencoder if (autoencoder / "vae").is_dir() else None)
+    known = unfinished and (autoencoder / "vae").is_dir()
+    source = config.autoencoder_from or (autoencoder if known else None)
     if source is not None:
         pipeline.vae = NativeVideoAutoencoder.from_pretrained(source, subfolder="vae").to(device).eval()
         if source == autoencoder:
             history["autoencoder"] = json.loads((autoencoder / HISTORY).read_text(encoding="utf-8"))
-    else:
+    open_output_dir(output_dir, OUTPUTS, config.overwrite, go_on=unfinished, rewrites=True)
+    if finished:
+        forget_finished_run(output_dir, keep_autoencoder=config.autoencoder_from is not None)
+    if source is None:
         history["autoencoder"] = train_autoencoder(pipeline, config, device)
         with atomic_path(autoencoder) as temporary:
             half = copy.deepcopy(pipeline.vae).half()

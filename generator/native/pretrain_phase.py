@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from generator.interruption import Interrupted, StopRequest, stoppable
 from generator.native.pretrain_config import PretrainConfig
 from generator.output import InputError, atomic_path
 
@@ -238,6 +239,7 @@ class Phase:
         self.elapsed = 0.0
         self.history: list[dict[str, float]] = []
         self.log: PhaseLog | None = None
+        self.stop_code: int | None = None
 
     @property
     def finished(self) -> bool:
@@ -301,14 +303,20 @@ class Phase:
         # Graphs may not be recorded on the default stream, and gradients must come from the stream that recorded.
         with torch.cuda.stream(torch.cuda.Stream(device)) if on_gpu else nullcontext():
             graphed = GraphedLoss(loss, self.weights, on_gpu and self.config.cuda_graphs)
-            self._train(batches, graphed, device)
+            with stoppable("the state is saved at the end of this step, then training stops") as stop:
+                self._train(batches, graphed, device, stop)
+            self.stop_code = stop.code if stop else None
         if on_gpu:
             torch.cuda.synchronize(device)
         self.save()
+        if self.stop_code is not None and not self.finished:
+            raise Interrupted("pretraining was stopped", self.stop_code, self.state_path)
         if self.finished:
             self.weights.finish(self.average.average)
 
-    def _train(self, batches: Iterable[Any], loss: GraphedLoss, device: torch.device) -> None:
+    def _train(
+        self, batches: Iterable[Any], loss: GraphedLoss, device: torch.device, stop: StopRequest
+    ) -> None:
         """The loop of `run`."""
         started = saved = 0.0
         sampled = float("-inf")
@@ -322,7 +330,7 @@ class Phase:
                 started, saved = time.monotonic() - self.elapsed, time.monotonic()
             else:
                 waited += time.monotonic() - asked
-            if self.elapsed >= end:
+            if self.elapsed >= end or stop:
                 break
             factor = trapezoid(
                 self.elapsed / self.seconds, self.step, WARMUP_STEPS, self.config.cooldown_share

@@ -10,13 +10,15 @@ had to judge (hard negatives, as in NegCLIP, arXiv 2210.01936, with the number o
 from __future__ import annotations
 
 import argparse
+import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from generator.output import atomic_path, prepare_output_dir, write_jsonl
+from generator.output import InputError, atomic_path, write_jsonl
+from generator.output_folder import Outputs, check_output_dir, open_output_dir
 
 from .grammar import describe
 from .meaning import Meaning, ObjectMeaning, corrupt, sample_meaning
@@ -104,6 +106,18 @@ def near_misses(
     return NearMisses(prompts, ranks, SceneBatch.concatenate(scenes))
 
 
+def _has_claims(folder: Path) -> bool:
+    """Whether a folder without a mark holds rankings of near misses."""
+    try:
+        with (folder / "rankings.jsonl").open(encoding="utf-8") as file:
+            return json.loads(file.readline())["annotator"] == "claims"
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+OUTPUTS = Outputs("near_misses", ("#-#.mp4", "rankings.jsonl"), is_record=_has_claims)
+
+
 def write_near_misses(
     folder: str | Path,
     groups: int,
@@ -118,8 +132,9 @@ def write_near_misses(
     """Writes the clips and `rankings.jsonl`, one ranking a caption, into `folder`; returns the rankings file."""
     from generator.video import write_video
 
+    check_output_dir(folder, OUTPUTS, overwrite)
     drawn = near_misses(groups, videos, seed, "train", num_frames, height, width, fps)
-    folder = prepare_output_dir(folder, overwrite)
+    folder = open_output_dir(folder, OUTPUTS, overwrite)
     rows: list[dict[str, Any]] = []
     for number, (prompts, ranks) in enumerate(zip(drawn.prompts, drawn.ranks)):
         scenes = drawn.scenes.index(slice(number * videos, (number + 1) * videos))
@@ -150,7 +165,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if found.groups < 1 or not 2 <= found.videos <= 9 or found.num_frames < 2:
         parser.error("--groups must be at least 1, --videos from 2 to 9 and --num_frames at least 2")
     named = vars(found)
-    print(write_near_misses(named.pop("output_dir"), **named))
+    try:
+        print(write_near_misses(named.pop("output_dir"), **named))
+    except InputError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from generator.base import VideoGenerator
-from generator.output import InputError, prepare_output_dir, write_json, write_jsonl
+from generator.output import InputError, write_json, write_jsonl
+from generator.output_folder import Outputs, check_output_dir, named_videos, open_output_dir, require_own
 from generator.prompts import PromptRecord
 from generator.video import read_video, write_video
 from reward.adherence.evaluate import Sample, judge, load_verifier, summarise
@@ -51,30 +52,71 @@ class _Request:
     seed: int
 
     def file_name(self, model: str) -> str:
-        return f"videos/{model}/{self.number:04d}-{self.seed}.mp4"
+        return video_name(model, self.number, self.seed)
 
 
-def open_output_dir(output_dir: str | Path, settings: Mapping[str, Any], overwrite: bool) -> Path:
-    """Makes the output folder, or opens that of an interrupted run with the same settings.
+def video_name(model: str, number: int, seed: int) -> str:
+    """Where the video of a model, the number of a prompt and a seed lies in the output folder."""
+    return f"videos/{model}/{number:04d}-{seed}.mp4"
+
+
+def check_evaluation(output_dir: str | Path, settings: Mapping[str, Any], overwrite: bool) -> bool:
+    """Returns whether the output folder is that of an interrupted run with the same settings, to go on with.
 
     Raises:
-        InputError: it holds a finished report, or a run with other settings, and `overwrite` is not set.
+        InputError: it holds a finished report, a run with other settings or foreign files, and `overwrite` is not set
+            or may not delete them.
     """
     folder = Path(output_dir)
-    stored = folder / SETTINGS_NAME
     wanted = json.loads(json.dumps(settings))
-    if not overwrite and stored.is_file() and not (folder / REPORT_NAME).is_file():
-        found = json.loads(stored.read_text(encoding="utf-8"))
-        if found == wanted:
-            return folder
-        changed = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
-        raise InputError(
-            f"{folder} holds an unfinished evaluation with other settings ({', '.join(changed)} differ): "
-            "give the same settings to go on with it, name another folder, or pass --overwrite."
-        )
-    folder = prepare_output_dir(folder, overwrite)
-    write_json(stored, wanted)
-    return folder
+    if overwrite or not (folder / SETTINGS_NAME).is_file() or (folder / REPORT_NAME).is_file():
+        check_output_dir(folder, OUTPUTS, overwrite)
+        return False
+    require_own(folder, OUTPUTS)
+    found = _stored_settings(folder)
+    if found == wanted:
+        return True
+    changed = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
+    raise InputError(
+        f"{folder} holds an unfinished evaluation with other settings ({', '.join(changed)} differ): "
+        "give the same settings to go on with it, name another folder, or pass --overwrite."
+    )
+
+
+def _stored_settings(folder: Path) -> dict[str, Any]:
+    """What the settings of an evaluation's folder say; nothing where they are missing or damaged."""
+    try:
+        found = json.loads((folder / SETTINGS_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _video_names(folder: Path) -> list[str]:
+    """The videos that the settings and the metadata of an evaluation's folder tell of."""
+    found = _stored_settings(folder)
+    try:
+        each, seed = int(found["num_videos_per_prompt"]), int(found["seed"])
+        return [
+            *named_videos(folder, METADATA_NAME),
+            *(
+                video_name(str(model), number, seed + number * each + copy)
+                for model in found["models"]
+                for number in range(int(found["prompts"]))
+                for copy in range(each)
+            ),
+        ]
+    except (KeyError, TypeError, ValueError):
+        return named_videos(folder, METADATA_NAME)
+
+
+OUTPUTS = Outputs(
+    "evaluate",
+    (SETTINGS_NAME, DEFAULTS_NAME, METADATA_NAME, REPORT_NAME, "report.html"),
+    early=(SETTINGS_NAME, DEFAULTS_NAME),
+    is_record=lambda folder: {"models", "num_videos_per_prompt"} <= _stored_settings(folder).keys(),
+    listed=_video_names,
+)
 
 
 def read_samples(path: Path) -> list[Sample]:
@@ -143,8 +185,9 @@ def compare_models(
         **vars(generation),
         **(settings or {}),
     }
-    folder = open_output_dir(output_dir, facts, overwrite)
-    samples = read_samples(folder / METADATA_NAME)
+    folder, opened = Path(output_dir), False
+    going_on = check_evaluation(folder, facts, overwrite)
+    samples = read_samples(folder / METADATA_NAME) if going_on else []
     done = {(sample.model, sample.file_name) for sample in samples if (folder / sample.file_name).is_file()}
     samples = [sample for sample in samples if (sample.model, sample.file_name) in done]
     with tqdm(
@@ -159,6 +202,10 @@ def compare_models(
             if not missing:
                 continue
             generator = load()
+            if not opened:
+                open_output_dir(folder, OUTPUTS, overwrite, going_on)
+                write_json(folder / SETTINGS_NAME, json.loads(json.dumps(facts)))
+                opened = True
             write_json(folder / DEFAULTS_NAME, asdict(generator.defaults))
             judged = _judged_batches(name, generator, missing, folder, generation, verify, categories)
             for batch in judged:

@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from generator.output import InputError, prepare_output_dir
+from generator.output import InputError
+from generator.output_folder import Outputs, check_output_dir, open_output_dir
 from generator.video import read_video
 from reward.adherence.comparison import METADATA_NAME, REPORT_NAME, read_samples, repeatable
 from reward.adherence.evaluate import Sample, summarise
@@ -82,6 +83,16 @@ def differing_settings(settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
 
 
+def _is_comparison(folder: Path) -> bool:
+    try:
+        return "runs" in json.loads((folder / REPORT_NAME).read_text(encoding="utf-8"))["settings"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+COMPARISON_OUTPUTS = Outputs("evaluate compare", (REPORT_NAME, "report.html"), is_record=_is_comparison)
+
+
 def compare_runs(
     runs: Mapping[str, Path],
     output_dir: str | Path,
@@ -109,6 +120,7 @@ def compare_runs(
     settings = {name: _settings_of(folder) for name, folder in runs.items()}
     differing = differing_settings(settings)
     target = Path(output_dir)
+    check_output_dir(target, COMPARISON_OUTPUTS, overwrite, runs.values())
     samples = [s for name, folder in runs.items() for s in _samples_of_run(name, folder, target)]
     models = list(dict.fromkeys(sample.model for sample in samples))
     keys = [{(s.prompt, s.seed) for s in samples if s.model == model} for model in models]
@@ -122,16 +134,16 @@ def compare_runs(
     if unknown:
         raise InputError(f"The reference {unknown[0]!r} is not among the models {', '.join(models)}.")
     kept = [sample for sample in samples if (sample.prompt, sample.seed) in shared]
-    folder = prepare_output_dir(target, overwrite)
     summary = summarise(kept, references)
     facts = {
         "runs": {name: str(path) for name, path in runs.items()},
         "left_out": len(samples) - len(kept),
         "differing_settings": differing,
-        "bootstrap": repeatable(folder)["bootstrap"],
+        "bootstrap": repeatable(target)["bootstrap"],
         "settings_of_runs": settings,
         "subtitle": _subtitle(len(samples) - len(kept), differing),
     }
+    folder = open_output_dir(target, COMPARISON_OUTPUTS, overwrite, rewrites=True)
     write_report(folder, kept, summary, facts, lambda s: read_video(folder / s.file_name), references, title)
     return summary
 

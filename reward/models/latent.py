@@ -16,7 +16,6 @@ in its tokens (`reward.models.matching`), which can be learned from demonstratio
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -25,8 +24,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from generator.adapters import copy_adapter
 from generator.base import Conditions, VideoGenerator, select
-from generator.output import InputError, atomic_path
+from generator.output import InputError, files_into
 from reward.models.base import RewardModel, Scores, join_scores
 from reward.models.evidence import fixed_noise, implicit_evidence
 from reward.models.heads import Features, MatchingHead, NoiseScale, RewardHead
@@ -400,10 +400,8 @@ class LatentRewardModel(nn.Module, RewardModel):
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
         if self.trunk_adapter is not None and self.trunk_adapter != folder / ADAPTER_NAME:
-            with atomic_path(folder / ADAPTER_NAME) as copy:
-                shutil.copytree(
-                    self.trunk_adapter, copy, ignore=shutil.ignore_patterns("checkpoint-*", "runs")
-                )
+            with files_into(folder / ADAPTER_NAME) as copy:
+                copy_adapter(self.trunk_adapter, copy)
         write_reward_model(folder, MODEL_TYPE, self.config, self.state_dict())
 
     @classmethod

@@ -1,6 +1,7 @@
 """`vidalign sft`, `dpo` and `ppo` from files to an adapter, on the tiny native generator."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -79,25 +80,31 @@ def test_sft_from_a_folder_of_videos_and_its_latents_are_cached(tmp_path, videos
 
 
 def test_overwrite_deletes_when_training_starts_and_never_what_is_read(tmp_path, videos, small):
-    old = tmp_path / "out" / "old.txt"
-    old.parent.mkdir()
-    old.write_text("dear")
+    out = tmp_path / "out"
     write_demonstrations(tmp_path / "data", videos, [f"video {i}" for i in range(4)], fps=8)
-    write_demonstrations(tmp_path / "out" / "data", videos, [f"video {i}" for i in range(4)], fps=8)
     config = SFTConfig(**small | {"overwrite": True})
 
     def run(data, model=MODEL, **generator):
         arguments = sft.SFTArguments(dataset=str(tmp_path / data), num_frames=5, height=16, width=16)
         sft.run(model, arguments, LoraArguments(), config, **generator)
 
-    with pytest.raises(InputError, match=r"data is read, but lies in the output folder .*out"):
-        run("out/data", generator=tiny_generator())
+    run("data", generator=tiny_generator())
+    old = out / "pytorch_lora_weights_2.safetensors"
+    old.write_text("of an earlier run")
     with pytest.raises(InputError, match="'nowhere' is unknown"):
         run("data", GeneratorArguments(model="nowhere"))
+    with pytest.raises(InputError, match=r"out is read, but lies in the output folder .*out"):
+        run("data", GeneratorArguments(model="nano", adapter=[str(out)]), generator=tiny_generator())
+    write_demonstrations(out / "data", videos, [f"video {i}" for i in range(4)], fps=8)
+    with pytest.raises(InputError, match=r"data is read, but lies in the output folder .*out"):
+        run("out/data", generator=tiny_generator())
+    with pytest.raises(InputError, match=r"data/0000\.mp4.* sft did not write"):
+        run("data", generator=tiny_generator())
     assert old.is_file()
+    shutil.rmtree(out / "data")
     run("data", generator=tiny_generator())
     assert not old.exists()
-    assert (tmp_path / "out" / "training.json").is_file()
+    assert (out / "training.json").is_file()
 
 
 def test_sft_keeps_the_size_and_duration_of_each_video(tmp_path, small):

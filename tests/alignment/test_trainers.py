@@ -14,7 +14,8 @@ from alignment.sft_config import SFTConfig
 from alignment.sft_trainer import SFTTrainer
 from alignment.training_run import checkpoint_to_resume
 from generator.adapters import load_adapters
-from generator.output import InputError
+from generator.output import InputError, write_json
+from generator.output_folder import MARK
 
 
 def make_trainer(kind, generator, latents, prompts, reward, lora=None, **arguments):
@@ -190,10 +191,15 @@ def test_an_output_folder_in_use_is_refused_and_latest_finds_the_newest_whole_ch
         (tmp_path / "out" / name).mkdir(parents=True)
         if state is not None:
             (tmp_path / "out" / name / "trainer_state.json").write_text(state)
-    with pytest.raises(InputError, match="pass --overwrite"):
+    write_json(tmp_path / "out" / MARK, {"command": "sft"})
+    with pytest.raises(InputError, match=r"(?s)go on from its checkpoint-4 with.*--resume_from_checkpoint latest"):
         checkpoint_to_resume(SFTConfig(**quiet))
     latest = checkpoint_to_resume(SFTConfig(resume_from_checkpoint="latest", **quiet))
     assert latest == str(tmp_path / "out" / "checkpoint-4")
     with pytest.raises(InputError, match="does not exist"):
         checkpoint_to_resume(SFTConfig(resume_from_checkpoint="nowhere", **quiet))
-    assert checkpoint_to_resume(SFTConfig(overwrite=True, **quiet)) is None
+    with pytest.raises(InputError, match="checkpoint-4 of an unfinished training"):
+        checkpoint_to_resume(SFTConfig(overwrite=True, **quiet))
+    assert checkpoint_to_resume(SFTConfig(overwrite=True, discard_checkpoints=True, **quiet)) is None
+    with pytest.raises(InputError, match="output of vidalign sft"):
+        checkpoint_to_resume(PPOConfig(resume_from_checkpoint="latest", **quiet))

@@ -5,9 +5,7 @@ import json
 import pytest
 
 from generator.output import (
-    InputError,
     atomic_path,
-    prepare_output_dir,
     temporary_path,
     write_json,
     write_jsonl,
@@ -92,24 +90,3 @@ def test_a_value_that_json_does_not_know_leaves_no_file(tmp_path):
     with pytest.raises(TypeError):
         write_json(tmp_path / "a.json", {"path": tmp_path})
     assert list(tmp_path.iterdir()) == []
-
-
-def test_an_output_folder_is_made_or_taken_when_empty(tmp_path):
-    assert prepare_output_dir(tmp_path / "a" / "b").is_dir()
-    assert prepare_output_dir(tmp_path / "a" / "b") == tmp_path / "a" / "b"
-
-
-def test_a_full_output_folder_is_refused_and_kept_without_overwrite(tmp_path):
-    (tmp_path / "result").write_text("dear")
-    with pytest.raises(InputError, match=r"not empty.*--overwrite"):
-        prepare_output_dir(tmp_path)
-    assert (tmp_path / "result").read_text() == "dear"
-    prepare_output_dir(tmp_path, overwrite=True)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_file_is_no_output_folder(tmp_path):
-    (tmp_path / "file").write_text("dear")
-    with pytest.raises(InputError, match="is a file"):
-        prepare_output_dir(tmp_path / "file", overwrite=True)
-    assert (tmp_path / "file").read_text() == "dear"

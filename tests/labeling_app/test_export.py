@@ -66,5 +66,10 @@ def test_nothing_is_overwritten_unasked_and_nothing_is_written_without_rankings(
     with pytest.raises(InputError, match="--overwrite"):
         export_rankings(filled, "main", path)
     assert path.read_text() == "precious"
+    with pytest.raises(InputError, match="is not a rankings file"):
+        export_rankings(filled, "main", path, overwrite=True)
+    assert path.read_text() == "precious"
+    path.unlink()
+    assert export_rankings(filled, "main", path) == 1
     assert export_rankings(filled, "main", path, overwrite=True) == 1
     assert [item.name for item in tmp_path.iterdir() if item.suffix == ".jsonl"] == ["rankings.jsonl"]
