@@ -2,8 +2,10 @@
 
 Backgrounds of the world are achromatic and objects are saturated, so the chroma of a pixel says how much of it an
 object covers: connected components of the chroma are objects, the projection on an object's palette colour is its
-matte, and moments of the matte are sub-pixel centroid and area. The shape is found by analysis by synthesis: the
-matte, scaled to unit area, is correlated with every shape at every orientation and several softnesses.
+matte up to the strength of its ink, which a tint changes, and moments of the matte are sub-pixel centroid and area.
+The shape is found by analysis by synthesis: the matte, scaled to unit area under several strengths of ink, is
+correlated with every shape at every orientation and several softnesses; the best fit over the clip tells shape and
+strength together.
 Everything is batched and runs on the device of the videos; no prompt is known here.
 """
 
@@ -25,10 +27,15 @@ TRACKS = 4
 """Objects followed in a clip: one more than a prompt can ask for."""
 
 _MASK = 0.42
+_FAINT = 0.3
+_INK = 0.4
 _PATCH = 20
 _PATCH_REACH = 1.9
 _ANGLE_STEP = math.radians(7.5)
 _SOFTNESS = (0.10, 0.22, 0.36)
+_STRENGTHS = tuple(1.15**step for step in range(-6, 4))
+_STRENGTH_PRIOR = 0.04
+_STRENGTH_SLACK = 0.07
 _LUMA_WEIGHT = 0.5
 _LEAST_AREA = 0.004
 _HAZE = 0.12
@@ -154,6 +161,21 @@ def _components(mask: Tensor) -> Tensor:
     return labels
 
 
+def _coloured(strength: Tensor, loudness: Tensor) -> Tensor:
+    """Components of the objects in images of chroma [n, h, w]: labels as `_components` has them.
+
+    An object ends where its chroma falls below a share of its own peak, or of the palette's `loudness` where it is
+    more colourful than that: pale and dark tints are outlined as vivid ones are.
+    """
+    labels = _components((strength > _FAINT * loudness).float())
+    flat = labels.flatten(1).long()
+    peak = strength.new_zeros(len(flat), flat.shape[1] + 1)
+    peak.scatter_reduce_(1, flat, strength.flatten(1), "amax")
+    least = torch.where(peak > _INK * loudness, _MASK * peak.clamp_max(loudness), torch.inf)
+    least[:, 0] = torch.inf
+    return _components((strength > least.gather(1, flat).view_as(strength)).float())
+
+
 def _largest(labels: Tensor) -> Tensor:
     """Labels of the largest components of each image, [n, TRACKS], -1 where there is none."""
     n = labels.shape[0]
@@ -249,12 +271,49 @@ def _match(mattes: Tensor, x: Tensor, y: Tensor, radius: Tensor) -> tuple[Tensor
     return torch.stack(likeness, 1), torch.stack(orientation, 1)
 
 
+def _match_strengths(
+    mattes: Tensor, x: Tensor, y: Tensor, radius: Tensor, present: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`_match` under each of `_STRENGTHS`, for the objects that are there: two [n, strengths, 6], 0 elsewhere.
+
+    Under a strength s of its ink an object of a given sum of the matte has 1 / s times the area.
+    """
+    there = present.nonzero()[:, 0]
+    likeness = mattes.new_zeros(len(mattes), len(_STRENGTHS), len(SHAPES))
+    angle = torch.zeros_like(likeness)
+    mattes, x, y, radius = mattes[there], x[there], y[there], radius[there]
+    for index, strength in enumerate(_STRENGTHS):
+        likeness[there, index], angle[there, index] = _match(mattes, x, y, radius / math.sqrt(strength))
+    return likeness, angle
+
+
+def _fit_strength(likeness: Tensor) -> tuple[Tensor, Tensor]:
+    """Strength of each object's ink, from its mean likeness [batch, tracks, strengths, 6] over the clip.
+
+    The best fit, where the palette's own strength of 1 is what is expected: a blurred object in full colour and a
+    sharp one in half the colour are close. Deviations from 1 that the softness of an outline makes, too, do not count.
+
+    Returns:
+        Index into `_STRENGTHS`, and the strength, interpolated by a parabola: two [batch, tracks].
+    """
+    logarithm = likeness.new_tensor(_STRENGTHS).log()
+    fit = likeness.amax(-1) - _STRENGTH_PRIOR * logarithm**2
+    index = fit.argmax(-1)
+    inner = index.clamp(1, len(_STRENGTHS) - 2)
+    before, at, after = (fit.gather(-1, (inner + step)[..., None])[..., 0] for step in (-1, 0, 1))
+    bend = (2 * at - before - after).clamp_min(1e-6)
+    shift = ((after - before) / (2 * bend)).clamp(-1, 1)
+    found = logarithm[inner] + shift * (logarithm[1] - logarithm[0])
+    return index, (found.sign() * (found.abs() - _STRENGTH_SLACK).clamp_min(0)).exp()
+
+
 @dataclass(frozen=True)
 class _Mattes:
     """What is seen in single images.
 
     Attributes:
-        alpha: `[images, tracks, height, width]` share of each pixel that the object of a track covers.
+        alpha: `[images, tracks, height, width]` share of each pixel that the object of a track covers, times the
+            strength of its ink: 1 in the palette's colours.
         chroma: `[images, tracks, 2]` its mean chroma.
         grey: `[images, height, width]` luma.
         ground: `[images, height, width]` 1 where there is no object.
@@ -280,9 +339,8 @@ def _mattes(rgb: Tensor) -> _Mattes:
     grey, first, second = (plane.reshape(images, height, width) for plane in to_chroma(rgb, 1))
     soft_first, soft_second = _soften(torch.stack([first, second], 1)).unbind(1)
     strength = torch.hypot(soft_first, soft_second)
-    palette = _palette(rgb.device)
-    loudness = palette[:, 1:].norm(dim=1).mean()
-    labels = _components((strength > _MASK * loudness).float())
+    loudness = _palette(rgb.device)[:, 1:].norm(dim=1).mean()
+    labels = _coloured(strength, loudness)
     top = _largest(labels)
     spread = labels
     for _ in range(2):
@@ -294,7 +352,7 @@ def _mattes(rgb: Tensor) -> _Mattes:
     tint = torch.hypot((first * ground).sum((1, 2)) / ground_sum, (second * ground).sum((1, 2)) / ground_sum)
     belongs = (spread[:, None] == top[:, :, None, None]).float()
     core = (labels[:, None] == top[:, :, None, None]).float()
-    weight = (core * strength[:, None]).flatten(2)
+    weight = (core * strength[:, None] ** 2).flatten(2)
     chroma = torch.stack([first.flatten(1), second.flatten(1)], -1)
     chroma = (weight @ chroma) / weight.sum(2, keepdim=True).clamp_min(1e-6)
     planes = torch.stack([_LUMA_WEIGHT * (grey - ground_grey[:, None, None]), first, second], 1).flatten(2)
@@ -333,20 +391,28 @@ def _tracks(mattes: _Mattes, batch: int) -> dict[str, Tensor]:
     safe = alpha.sum((2, 3)).clamp_min(1e-3)
     x, y = (alpha.sum(2) * columns).sum(2) / safe, (alpha.sum(3) * rows).sum(2) / safe
     radius = (safe / math.pi).sqrt()
-    likeness, angle = _match(alpha.flatten(0, 1), x.flatten(), y.flatten(), radius.flatten().clamp_min(0.5))
+    places = (value.flatten() for value in (x, y, radius.clamp_min(0.5), mattes.present))
+    likeness, angle = _match_strengths(alpha.flatten(0, 1), *places)
     values = {
         "present": mattes.present,
         "x": (x - width / 2) / shorter,
         "y": (y - height / 2) / shorter,
         "radius": radius / shorter,
         "chroma": mattes.chroma,
-        "likeness": likeness.view(images, TRACKS, -1),
-        "angle": angle.view(images, TRACKS, -1),
+        "likeness": likeness.view(images, TRACKS, len(_STRENGTHS), -1),
+        "angle": angle.view(images, TRACKS, len(_STRENGTHS), -1),
     }
     values = {name: value.view(batch, frames, TRACKS, *value.shape[2:]) for name, value in values.items()}
     order = _follow(*(values[name] for name in ("x", "y", "radius", "chroma", "present")))
     at = (torch.arange(batch)[:, None, None], torch.arange(frames)[None, :, None], order.cpu())
-    return {name: value[at].transpose(1, 2) for name, value in values.items()}
+    values = {name: value[at].transpose(1, 2) for name, value in values.items()}
+    seen = values["present"].float().sum(2).clamp_min(1)
+    index, strength = _fit_strength(values["likeness"].sum(2) / seen[..., None, None])
+    values["radius"] = values["radius"] / strength.sqrt()[..., None]
+    for name in ("likeness", "angle"):
+        chosen = index[..., None, None, None].expand(-1, -1, frames, 1, len(SHAPES))
+        values[name] = values[name].gather(3, chosen)[:, :, :, 0]
+    return values
 
 
 def perceive(videos: Tensor, fps: float = 8) -> Perception:
@@ -359,7 +425,7 @@ def perceive(videos: Tensor, fps: float = 8) -> Perception:
     mattes = _mattes(rgb)
     values = _tracks(mattes, batch)
     seen = values["present"].float()[..., None]
-    mean_likeness = (values["likeness"] * seen).sum(2) / seen.sum(2).clamp_min(1)
+    mean_likeness = values["likeness"].sum(2) / seen.sum(2).clamp_min(1)
     best = mean_likeness.argmax(-1)[:, :, None, None].expand(-1, -1, frames, 1)
     alike = (values["likeness"].argmax(-1, keepdim=True) == best).float() * seen
     pan_x, pan_y, zoom = _camera(
