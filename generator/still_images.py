@@ -50,4 +50,4 @@ def _rgb(image: Image.Image) -> np.ndarray:
         return np.repeat(np.clip((grey + 128) // 257, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         return over_white(np.asarray(image.convert("RGBA")))
-    return np.asarray(image.convert("RGB"))
+    return np.array(image.convert("RGB"))

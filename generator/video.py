@@ -7,7 +7,7 @@ read and written with PyAV, which brings its own FFmpeg libraries.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -20,7 +20,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional
 
-from generator.output import atomic_path
+from generator.output import InputError, atomic_path
+from generator.pixel_formats import FULL_COLOUR_SIDE
 from generator.still_images import IMAGE_SUFFIXES
 from generator.video_decoding import ImageReader, file_address, film_rate, opened_video
 from generator.video_timing import even_indices, frame_indices, nearest_frames
@@ -30,6 +31,7 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "VIDEO_SUFFIXES",
     "check_video",
+    "check_videos",
     "contact_sheet",
     "frame_indices",
     "is_still",
@@ -43,10 +45,10 @@ __all__ = [
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".gif", ".webm", ".mov", ".mkv", ".m4v"})
 
-FULL_COLOUR_SIDE = 128
-"""Videos with a shorter side below this are written with full colour resolution (see `write_video`)."""
 SMALL_SIDE = 256
 """Videos of at most this side squared are encoded in one thread, which is faster for them."""
+
+_NAMED_AT_MOST = 20
 
 # ITU-R BT.709, limited range, 8 bits: rows give Y', Cb, Cr of R'G'B' in [0, 1].
 _BT709 = torch.tensor(
@@ -133,6 +135,30 @@ def check_video(path: str | Path) -> None:
     """Raises the `InputError` of `read_video` where a file is cut off or not even its first frame can be read."""
     with opened_video(path) as reader:
         next(reader.frames())
+
+
+def check_videos(paths: Iterable[str | Path]) -> None:
+    """Checks videos with `check_video`, each file once, so that a broken one is known before hours of training.
+
+    Raises:
+        InputError: some cannot be used; all of them are named, up to 20.
+    """
+    distinct = list(dict.fromkeys(Path(path) for path in paths))
+    problems = []
+    for path in distinct:
+        try:
+            check_video(path)
+        except InputError as error:
+            problems.append(str(error))
+    if len(problems) == 1:
+        raise InputError(problems[0])
+    if problems:
+        listed = "".join(f"\n  {problem}" for problem in problems[:_NAMED_AT_MOST])
+        more = len(problems) - _NAMED_AT_MOST
+        listed += f"\n  … and {more} more" if more > 0 else ""
+        raise InputError(
+            f"{len(problems)} of {len(distinct)} videos cannot be used: mend them, or remove what names them:{listed}"
+        )
 
 
 def is_still(path: str | Path) -> bool:

@@ -17,6 +17,7 @@ from alignment.prompted_generation import VideoPromptArguments, prompted
 from generator.base import VideoGenerator
 from generator.demonstrations import METADATA
 from generator.output import InputError, prepare_output_dir, refuse_inputs_in, write_json, write_jsonl
+from generator.pixel_formats import PIXEL_FORMAT_HELP, PIXEL_FORMATS, check_pixel_format
 from generator.prompts import PromptRecord, read_prompts
 from generator.video import write_video
 
@@ -81,6 +82,9 @@ class GenerateArguments:
             "help": "Weight of the reward's gradient in every step of the sampler; 1 tilts the distribution by "
             "e^reward. The reward must judge latents."
         },
+    )
+    pixel_format: str = field(
+        default="auto", metadata={"help": PIXEL_FORMAT_HELP, "choices": list(PIXEL_FORMATS)}
     )
     overwrite: bool = field(
         default=False, metadata={"help": "Delete what is in the output folder, whatever made it."}
@@ -166,7 +170,8 @@ def _generate_missing(
                     "the weight of guidance."
                 )
             for row, video in zip(batch, videos, strict=True):
-                write_video(Path(arguments.output_dir) / row["file_name"], video, fps)
+                path = Path(arguments.output_dir) / row["file_name"]
+                write_video(path, video, fps, full_colour=PIXEL_FORMATS[arguments.pixel_format])
                 progress.update()
 
 
@@ -224,6 +229,7 @@ def _check(arguments: GenerateArguments) -> None:
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise InputError(f"--{name} is {value}, but it must be at least 1.")
+    check_pixel_format(arguments.pixel_format, arguments.height, arguments.width)
     if abs(arguments.seed) >= 2**62:
         raise InputError(f"--seed is {arguments.seed}, but it must be between -2^62 and 2^62.")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,49 +13,10 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from alignment.cli import main
 from generator.output import InputError
 from generator.video import check_video, is_still, read_clip, read_resized, read_video, resample, write_video
 from generator.video_timing import even_rate, frames_in_clip, steady_rate
-
-VARIABLE_TIMES = [0, 0.5, 1, 1.5] + [2 + i / 30 for i in range(60)]
-
-
-def flat(level: int, height: int = 64, width: int = 64) -> np.ndarray:
-    return np.full((height, width, 3), level, np.uint8)
-
-
-def write(
-    path: Path,
-    frames: Sequence[np.ndarray],
-    codec: str = "libx264",
-    pixels: str = "yuv420p",
-    rate: int = 30,
-    times: Sequence[float] | None = None,
-    aspect: int | None = None,
-    options: dict[str, str] | None = None,
-    source: str = "rgb24",
-) -> Path:
-    """A film as other programs write it, without a line of ours."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=rate, options=options or {})
-        stream.height, stream.width = frames[0].shape[:2]
-        stream.pix_fmt = pixels
-        if times:
-            stream.codec_context.time_base = Fraction(1, 600)
-        if aspect:
-            stream.codec_context.sample_aspect_ratio = Fraction(aspect)
-        for index, pixel in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixel), format=source)
-            if times:
-                frame.pts, frame.time_base = round(600 * times[index]), Fraction(1, 600)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return path
-
-
-def noise(count: int = 60) -> list[np.ndarray]:
-    return list(np.random.default_rng(0).integers(0, 256, (count, 64, 64, 3), np.uint8))
+from tests.film_files import VARIABLE_TIMES, flat, noise, write
 
 
 def brightness(video: Tensor) -> list[float]:
@@ -152,21 +112,6 @@ def test_a_cut_image_is_refused(tmp_path: Path, suffix: str) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(InputError, match=f"a{suffix} is broken|a{suffix} is not an image"):
         read_video(path)
-
-
-def test_sft_refuses_a_cut_video_before_it_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = tmp_path / "set"
-    folder.mkdir()
-    write_video(folder / "half.mp4", torch.rand(3, 60, 64, 64) * 2 - 1, 30)
-    data = (folder / "half.mp4").read_bytes()
-    (folder / "half.mp4").write_bytes(data[: len(data) // 2])
-    (folder / "half.txt").write_text("a red circle")
-    out = tmp_path / "out"
-    assert main(["sft", "--model", "nano", "--dataset", str(folder), "--output_dir", str(out)]) == 2
-    said = capsys.readouterr().err
-    assert "half.mp4 is broken: its end is missing" in said
-    assert "Traceback" not in said
-    assert not out.exists()
 
 
 def test_frames_hidden_by_an_edit_list_do_not_count(tmp_path: Path) -> None:
