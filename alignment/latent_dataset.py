@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 Size = tuple[int, int, int]
 """Frames, height, width of a video."""
 
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 """Of the latents on disk: greater by one whenever the same file gives other latents."""
 
 
@@ -78,15 +78,18 @@ def nearest_size(generator: VideoGenerator, size: Size, what: str = "A video") -
 def _load_video(
     generator: VideoGenerator, path: Path, num_frames: int | None, height: int | None, width: int | None
 ) -> Tensor:
-    from generator.video import read_clip, read_video, resample
+    from generator.video import is_still, read_clip, read_video, resample
+    from generator.video_timing import frames_in_clip
 
+    if is_still(path):
+        num_frames = 1  # frozen frames would teach the model to stand still
     if num_frames and height and width:
         # Only the frames of the clip are held in memory, so long and large videos can be read.
         size = nearest_size(generator, (num_frames, height, width))
         return read_clip(path, *size, target_fps=generator.defaults.fps)
     video, fps = read_video(path)
     target_fps = generator.defaults.fps
-    native_frames = max(1, round(video.shape[1] * target_fps / fps))
+    native_frames = frames_in_clip(video.shape[1], fps, target_fps)
     wanted = (num_frames or native_frames, height or video.shape[2], width or video.shape[3])
     frames, height, width = nearest_size(generator, wanted, f"The video {path}")
     return resample(video, fps, num_frames=frames, height=height, width=width, target_fps=target_fps)

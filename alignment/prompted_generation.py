@@ -16,6 +16,7 @@ from generator.editing import edit
 from generator.output import InputError
 from generator.video import read_video, resample
 from generator.video_prompts import Sampling
+from generator.video_timing import frames_in_clip
 
 TASKS = ("image", "extend", "connect", "interpolate", "edit", "long")
 
@@ -117,7 +118,7 @@ def prompted(
     def source(path: str, rate: float | None = fps, frames: int | None = None) -> tuple[Tensor, float]:
         video, found = read_video(Path(path))
         target = rate or found
-        count = frames or max(int(video.shape[1] / found * target + 0.5), 1)
+        count = frames or frames_in_clip(video.shape[1], found, target)
         return resample(video, found, count, height, width, target), target
 
     make = _TASKS[task](generator, arguments, num_frames, source, (height, width))

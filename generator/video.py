@@ -7,27 +7,48 @@ read and written with PyAV, which brings its own FFmpeg libraries.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 import torch
-from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional
 
 from generator.output import InputError, atomic_path
+from generator.pixel_formats import FULL_COLOUR_SIDE
+from generator.still_images import IMAGE_SUFFIXES
+from generator.video_decoding import ImageReader, file_address, film_rate, opened_video
+from generator.video_timing import even_indices, frame_indices, nearest_frames
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
+__all__ = [
+    "FULL_COLOUR_SIDE",
+    "IMAGE_SUFFIXES",
+    "VIDEO_SUFFIXES",
+    "check_video",
+    "check_videos",
+    "contact_sheet",
+    "frame_indices",
+    "is_still",
+    "read_clip",
+    "read_resized",
+    "read_video",
+    "resample",
+    "video_grid",
+    "write_video",
+]
+
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".gif", ".webm", ".mov", ".mkv", ".m4v"})
 
-FULL_COLOUR_SIDE = 256
-"""Videos whose shorter side is at most this are written with full colour resolution (see `write_video`)."""
+SMALL_SIDE = 256
+"""Videos of at most this side squared are encoded in one thread, which is faster for them."""
+
+_NAMED_AT_MOST = 20
 
 # ITU-R BT.709, limited range, 8 bits: rows give Y', Cb, Cr of R'G'B' in [0, 1].
 _BT709 = torch.tensor(
@@ -41,20 +62,14 @@ _RANGE = torch.tensor([219.0, 224.0, 224.0])
 _OFFSET = torch.tensor([16.0, 128.0, 128.0])
 _BT709_TAG, _LIMITED_RANGE_TAG = 1, 1  # AVCOL_SPC_BT709 (also primaries and transfer), AVCOL_RANGE_MPEG
 
-# Chroma interpolated instead of repeated, arithmetic rounded instead of truncated.
-_EXACT = int(
-    Interpolation.BILINEAR
-    | Interpolation.FULL_CHR_H_INT
-    | Interpolation.FULL_CHR_H_INP
-    | Interpolation.ACCURATE_RND
-)
-
 
 def read_video(path: str | Path) -> tuple[Tensor, float]:
-    """All frames of a video file, or the one frame of an image.
+    """All frames of a video file, or the one frame of an image, as a viewer shows them.
 
-    The rotation that a camera noted in the file is applied, and transparency is laid over white. The whole video
-    is held in memory; `read_clip` reads a small clip of a long or large one.
+    Frames follow each other at a constant rate: of a file of variable rate each moment `i / fps` shows the frame
+    whose time stamp is nearest (see `generator.video_timing.even_rate`). The rotation that a camera noted is applied,
+    pixels are made square, and transparency is laid over white. The whole video is held in memory; `read_clip` reads
+    a small clip of a long or large one.
 
     Args:
         path: mp4, avi, gif, webm or anything else that FFmpeg reads; png and jpg give one frame.
@@ -65,14 +80,8 @@ def read_video(path: str | Path) -> tuple[Tensor, float]:
     Raises:
         InputError: the file is missing, empty, not a video, or broken.
     """
-    with _opened(path) as (container, stream):
-        fps = _frame_rate(path, stream)
-        frames = list(_decoded(path, container, stream))
-    sizes = {frame.shape for frame in frames}
-    if len(sizes) > 1:
-        frames = [_fit_pixels(frame, *frames[0].shape[:2]) for frame in frames]
-    pixels = torch.from_numpy(np.stack(frames))
-    return pixels.permute(3, 0, 1, 2).float().div_(127.5).sub_(1.0).contiguous(), fps
+    pixels, fps = _read_whole(path, lambda height, width: (height, width))
+    return _as_video(pixels), fps
 
 
 def read_clip(
@@ -86,26 +95,26 @@ def read_clip(
     """`resample(*read_video(path), …)` without ever holding more than the frames of the clip in memory.
 
     Args:
-        path, num_frames, height, width, target_fps, start: as in `read_video` and `resample`.
+        path, num_frames, height, width, target_fps, start: as in `read_video` and `resample`. Frames are chosen by
+            their time stamps, those spread over the whole video too.
 
     Returns:
         The clip `[3, num_frames, height, width]` in [-1, 1].
     """
-    with _opened(path) as (container, stream):
-        fps = _frame_rate(path, stream)
-        count = _count_frames(path, stream) if target_fps is None else None
-        wanted = frame_indices(count, fps, num_frames, target_fps, start)
-        kept: dict[int, np.ndarray] = {}
-        last, index = None, -1
-        for index, last in enumerate(_decoded(path, container, stream)):
-            if index in wanted:
-                kept[index] = _fit_pixels(last, height, width)
-            if index >= wanted[-1]:
-                break
-    if last is not None and index not in kept:
-        kept[index] = _fit_pixels(last, height, width)
-    clip = torch.from_numpy(np.stack([kept[min(position, index)] for position in wanted]))
-    return clip.permute(3, 0, 1, 2).float().div_(127.5).sub_(1.0).contiguous()
+    if target_fps is None:
+        with opened_video(path) as reader:
+            seconds = max(float(frame.time) for frame in reader.frames())
+        step, start = seconds / max(num_frames - 1, 1), 0.0
+    else:
+        step = 1 / target_fps
+    moments = [start + index * step for index in range(num_frames)]
+    fitted: list[np.ndarray] = []
+    previous = None
+    with opened_video(path) as reader:
+        for frame in nearest_frames(((float(frame.time), frame) for frame in reader.frames()), moments):
+            fitted.append(fitted[-1] if frame is previous else _fit_pixels(frame.pixels, height, width))
+            previous = frame
+    return _as_video(np.stack(fitted))
 
 
 def read_resized(path: str | Path, size: Callable[[int, int], tuple[int, int]]) -> tuple[Tensor, float]:
@@ -116,18 +125,50 @@ def read_resized(path: str | Path, size: Callable[[int, int], tuple[int, int]]) 
         size: height and width of the result, from those of the video.
 
     Returns:
-        `[3, frames, height, width]` in uint8, and its frames per second.
+        `[3, frames, height, width]` in uint8, and its frames per second, as in `read_video`.
     """
-    with _opened(path) as (container, stream):
-        fps = _frame_rate(path, stream)
-        frames = [_fit_pixels(frame, *size(*frame.shape[:2])) for frame in _decoded(path, container, stream)]
-    return torch.from_numpy(np.stack(frames)).permute(3, 0, 1, 2).contiguous(), fps
+    pixels, fps = _read_whole(path, size)
+    return torch.from_numpy(pixels).permute(3, 0, 1, 2).contiguous(), fps
 
 
 def check_video(path: str | Path) -> None:
-    """Raises the `InputError` of `read_video` where not even the first frame of a file can be read."""
-    with _opened(path) as (container, stream):
-        next(_decoded(path, container, stream))
+    """Raises the `InputError` of `read_video` where a file is cut off or not even its first frame can be read."""
+    with opened_video(path) as reader:
+        next(reader.frames())
+
+
+def check_videos(paths: Iterable[str | Path]) -> None:
+    """Checks videos with `check_video`, each file once, so that a broken one is known before hours of training.
+
+    Raises:
+        InputError: some cannot be used; all of them are named, up to 20.
+    """
+    distinct = list(dict.fromkeys(Path(path) for path in paths))
+    problems = []
+    for path in distinct:
+        try:
+            check_video(path)
+        except InputError as error:
+            problems.append(str(error))
+    if len(problems) == 1:
+        raise InputError(problems[0])
+    if problems:
+        listed = "".join(f"\n  {problem}" for problem in problems[:_NAMED_AT_MOST])
+        more = len(problems) - _NAMED_AT_MOST
+        listed += f"\n  … and {more} more" if more > 0 else ""
+        raise InputError(
+            f"{len(problems)} of {len(distinct)} videos cannot be used: mend them, or remove what names them:{listed}"
+        )
+
+
+def is_still(path: str | Path) -> bool:
+    """True for a file of one frame: an image, or a film that ends after its first frame.
+
+    Raises:
+        InputError: as `read_video`.
+    """
+    with opened_video(path) as reader:
+        return sum(1 for _ in islice(reader.frames(), 2)) == 1
 
 
 def write_video(
@@ -135,10 +176,11 @@ def write_video(
 ) -> None:
     """Writes H.264 in mp4, in one step: the file is complete or it is not there.
 
-    Colours are BT.709, limited range, and tagged so. By default a video whose shorter side is at most
+    Colours are BT.709, limited range, and tagged so. By default a video whose shorter side is below
     `FULL_COLOUR_SIDE` pixels, or that has an odd side, keeps a colour for each pixel (4:4:4), because halving the
     colour resolution of a 32x32 clip costs 15 dB; others take 4:2:0, which every player and hardware decoder
-    reads. Chromium and FFmpeg play both. Any size works; nothing is padded or scaled.
+    reads. Chromium and FFmpeg play both, Safari and most Firefoxes 4:2:0 only. Any size works; nothing is padded or
+    scaled.
 
     Args:
         path: file to write, with the suffix .mp4.
@@ -157,12 +199,12 @@ def write_video(
     height, width = video.shape[2:]
     odd = height % 2 or width % 2
     if full_colour is None:
-        full_colour = bool(odd) or min(height, width) <= FULL_COLOUR_SIDE
+        full_colour = bool(odd) or min(height, width) < FULL_COLOUR_SIDE
     if odd and not full_colour:
         raise ValueError(f"4:2:0 needs even sides, got {width}x{height}: pass full_colour=True.")
     with (
         atomic_path(path) as temporary,
-        av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"}) as container,
+        av.open(file_address(temporary), "w", format="mp4", options={"movflags": "faststart"}) as container,
     ):
         rate = Fraction(fps).limit_denominator(1001)
         stream: Any = container.add_stream("libx264", rate=rate)
@@ -172,36 +214,12 @@ def write_video(
         context = stream.codec_context
         context.colorspace = context.color_primaries = context.color_trc = _BT709_TAG
         context.color_range = _LIMITED_RANGE_TAG
-        if height * width <= FULL_COLOUR_SIDE**2:
+        if height * width <= SMALL_SIDE**2:
             context.thread_count = 1
         for index in range(video.shape[1]):
             frame = _encodable_frame(video[:, index])
             container.mux(stream.encode(frame.reformat(format=stream.pix_fmt, interpolation="AREA")))
         container.mux(stream.encode())
-
-
-def frame_indices(
-    count: int | None, fps: float, num_frames: int, target_fps: float | None, start: float = 0.0
-) -> list[int]:
-    """Which frames of a video make a clip of `num_frames` at `target_fps`.
-
-    Args:
-        count: frames in the video; None where unknown, and then indices may lie past its end.
-        fps: frames per second of the video.
-        num_frames: frames of the clip.
-        target_fps: frames per second of the clip: frame i shows the moment `start + i / target_fps`, and after
-            the end of the video its last frame. None spreads the frames evenly over the whole video.
-        start: seconds to skip at the beginning; ignored where `target_fps` is None.
-
-    Returns:
-        `num_frames` non-decreasing indices.
-    """
-    if target_fps is None:
-        if count is None:
-            raise ValueError("Spreading frames over a video needs its number of frames.")
-        return [math.floor(index * (count - 1) / max(num_frames - 1, 1) + 0.5) for index in range(num_frames)]
-    indices = [math.floor((start + index / target_fps) * fps + 0.5) for index in range(num_frames)]
-    return indices if count is None else [min(index, count - 1) for index in indices]
 
 
 def resample(
@@ -300,79 +318,28 @@ def contact_sheet(
         sheet.save(temporary, format="PNG")
 
 
-@contextmanager
-def _opened(path: str | Path) -> Iterator[tuple[Any, Any]]:
-    """The container and its first video stream; `InputError` where there is none."""
-    path = Path(path)
-    if not path.exists():
-        raise InputError(f"{path} does not exist, but a video file was expected there: check the path.")
-    if not path.is_file():
-        raise InputError(f"{path} is not a file, but a video file was expected: name one file.")
-    if path.stat().st_size == 0:
-        raise InputError(f"{path} is empty (0 bytes), but a video was expected: replace or remove the file.")
-    try:
-        container = av.open(str(path))
-    except av.error.FFmpegError as error:
-        raise InputError(
-            f"{path} cannot be read as a video ({error.strerror}): convert it to an mp4 file or remove it."
-        ) from error
-    except OSError as error:
-        raise InputError(f"{path} cannot be opened ({error.strerror}): check the permissions.") from error
-    with container:
-        # FFmpeg draws plain text as a video ("tty"); no one who passes a text file means that.
-        if not container.streams.video or container.format.name == "tty":
-            raise InputError(f"{path} holds no video stream ({container.format.long_name}): name a video.")
-        stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
-        yield container, stream
+def _read_whole(path: str | Path, size: Callable[[int, int], tuple[int, int]]) -> tuple[np.ndarray, float]:
+    """All frames at a constant rate, uint8 `[frames, height, width, 3]`, and their rate."""
+    with opened_video(path) as reader:
+        times, pictures, end = [], [], 0.0
+        for frame in reader.frames():
+            times.append(frame.time)
+            wanted = pictures[0].shape[:2] if pictures else size(*frame.pixels.shape[:2])
+            pictures.append(
+                frame.pixels if frame.pixels.shape[:2] == wanted else _fit_pixels(frame.pixels, *wanted)
+            )
+            end = float(frame.time) + frame.duration
+        still = isinstance(reader, ImageReader) and len(times) == 1
+        fps, steady = (1.0, True) if still else film_rate(times, reader.stated_rates)
+    if not steady:
+        seconds = [float(time) for time in times]
+        pictures = [pictures[index] for index in even_indices(seconds, max(end, seconds[-1] + 1 / fps), fps)]
+    return np.stack(pictures), fps
 
 
-def _decoded(path: str | Path, container: Any, stream: Any) -> Iterator[np.ndarray]:
-    """Upright frames `[height, width, 3]`, uint8 RGB; `InputError` where decoding breaks or yields nothing."""
-    count = 0
-    try:
-        for frame in container.decode(stream):
-            yield _upright_rgb(frame)
-            count += 1
-    except av.error.FFmpegError as error:
-        raise InputError(
-            f"{path} is broken after {count} frames ({error.strerror}): convert it again or remove it."
-        ) from error
-    if not count:
-        raise InputError(f"{path} holds no frame, but a video was expected: replace or remove the file.")
-
-
-def _upright_rgb(frame: Any) -> np.ndarray:
-    transparent = frame.format.name in {"rgba", "bgra", "argb", "abgr", "pal8", "ya8", "yuva420p", "rgba64be"}
-    # Untagged video is BT.601 by custom, as FFmpeg and its players take it.
-    matrix = {1: Colorspace.ITU709, 9: Colorspace.BT2020, 7: Colorspace.SMPTE240M, 4: Colorspace.FCC}
-    rgb = frame.reformat(
-        format="rgba" if transparent else "rgb24",
-        src_colorspace=int(matrix.get(frame.colorspace, Colorspace.ITU601)),
-        dst_color_range=int(ColorRange.JPEG),
-        interpolation=_EXACT,
-    ).to_ndarray()
-    if transparent:
-        alpha = rgb[..., 3:].astype(np.float32) / 255
-        rgb = np.rint(rgb[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
-    quarter_turns = round(frame.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(rgb, quarter_turns)) if quarter_turns else rgb
-
-
-def _frame_rate(path: str | Path, stream: Any) -> float:
-    if Path(path).suffix.lower() in IMAGE_SUFFIXES:
-        return 1.0
-    rate = stream.average_rate or stream.guessed_rate or stream.base_rate
-    if not rate:
-        raise InputError(f"{path} states no frame rate: convert it to an mp4 file.")
-    return float(rate)
-
-
-def _count_frames(path: str | Path, stream: Any) -> int:
-    if stream.frames:
-        return stream.frames
-    with _opened(path) as (container, other):
-        return sum(1 for _ in _decoded(path, container, other))
+def _as_video(pixels: np.ndarray) -> Tensor:
+    """uint8 `[frames, height, width, 3]` to `[3, frames, height, width]` in [-1, 1]."""
+    return torch.from_numpy(pixels).permute(3, 0, 1, 2).float().div_(127.5).sub_(1.0).contiguous()
 
 
 def _fit(frames: Tensor, height: int, width: int) -> Tensor:

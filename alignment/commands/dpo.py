@@ -73,6 +73,7 @@ def run(
 ) -> RankingDPOTrainer:
     """Trains and saves; `generator` takes the place of loading `model`. Returns the trainer after
     training."""
+    from generator.video import check_videos
     from reward.formats import read_preferences
     from reward.preferences import merge_annotators, split_by_prompt
 
@@ -93,6 +94,7 @@ def run(
         )
     both = [*train, *held_out]
     paths = [path for comparison in both for path in comparison.videos]
+    check_videos(paths)
     checkpoint = checkpoint_to_resume(config, [*generator_inputs(model), data.preferences, *paths])
     generator = generator or load_generator_to_train(model, config)
     with config.main_process_first():

@@ -12,6 +12,7 @@ from typing import Any
 from alignment.cli import Verb
 from alignment.loading_arguments import LoadingArguments
 from generator.output import InputError
+from generator.pixel_formats import PIXEL_FORMAT_HELP, PIXEL_FORMATS, check_pixel_format
 
 HELP = "Compare how well a model and its adapters follow prompts, with confidence intervals and a report."
 EXAMPLE = (
@@ -78,6 +79,9 @@ class EvaluateArguments:
     )
     guidance_scale: float | None = field(default=None, metadata={"help": "Weight of guidance; 1 is none."})
     batch_size: int = field(default=8, metadata={"help": "Videos generated at a time."})
+    pixel_format: str = field(
+        default="auto", metadata={"help": PIXEL_FORMAT_HELP, "choices": list(PIXEL_FORMATS)}
+    )
     title: str = field(default="Prompt adherence", metadata={"help": "Title of the report."})
     overwrite: bool = field(default=False, metadata={"help": "Empty an existing output folder first."})
 
@@ -154,6 +158,7 @@ def run(
     loading = loading or LoadingArguments()
     if arguments.num_videos_per_prompt < 1 or arguments.batch_size < 1:
         raise InputError("--num_videos_per_prompt and --batch_size must be at least 1.")
+    check_pixel_format(arguments.pixel_format, arguments.height, arguments.width)
     adapters = name_adapters(arguments.adapter)
     load = partial(load_generator, arguments.model, **loading.options())
     models = {"base": load, **{name: partial(load, adapter=path) for name, path in adapters.items()}}
@@ -176,6 +181,7 @@ def run(
             guidance_scale=arguments.guidance_scale,
             batch_size=arguments.batch_size,
             solver=arguments.solver,
+            pixel_format=arguments.pixel_format,
         ),
         references=arguments.reference or ["base"],
         settings={

@@ -18,6 +18,7 @@ from generator.base import VideoGenerator
 from generator.demonstrations import METADATA
 from generator.output import InputError, write_json, write_jsonl
 from generator.output_folder import Outputs, check_output_dir, named_videos, open_output_dir, require_own
+from generator.pixel_formats import PIXEL_FORMATS, PIXEL_FORMAT_HELP, check_pixel_format
 from generator.prompts import PromptRecord, read_prompts
 from generator.video import write_video
 
@@ -82,6 +83,9 @@ class GenerateArguments:
             "help": "Weight of the reward's gradient in every step of the sampler; 1 tilts the distribution by "
             "e^reward. The reward must judge latents."
         },
+    )
+    pixel_format: str = field(
+        default="auto", metadata={"help": PIXEL_FORMAT_HELP, "choices": list(PIXEL_FORMATS)}
     )
     overwrite: bool = field(
         default=False,
@@ -168,7 +172,8 @@ def _generate_missing(
                     "the weight of guidance."
                 )
             for row, video in zip(batch, videos, strict=True):
-                write_video(Path(arguments.output_dir) / row["file_name"], video, fps)
+                path = Path(arguments.output_dir) / row["file_name"]
+                write_video(path, video, fps, full_colour=PIXEL_FORMATS[arguments.pixel_format])
                 progress.update()
 
 
@@ -225,6 +230,7 @@ def _check(arguments: GenerateArguments) -> None:
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise InputError(f"--{name} is {value}, but it must be at least 1.")
+    check_pixel_format(arguments.pixel_format, arguments.height, arguments.width)
     if abs(arguments.seed) >= 2**62:
         raise InputError(f"--seed is {arguments.seed}, but it must be between -2^62 and 2^62.")
 

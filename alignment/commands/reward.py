@@ -173,6 +173,7 @@ def run(arguments: RewardArguments, config: RewardConfig, vlm: VLMArguments) -> 
 
     from generator import load_generator
     from generator.demonstrations import read_demonstrations
+    from generator.video import check_videos
     from generator.zero import outside_engine
     from reward.models.storage import CONFIG_NAME
     from reward.reward_outputs import OUTPUTS
@@ -200,6 +201,7 @@ def run(arguments: RewardArguments, config: RewardConfig, vlm: VLMArguments) -> 
     rankings = read_source(arguments.preferences, arguments.format, arguments.merge_annotators)
     demonstrations = read_demonstrations(arguments.demonstrations) if arguments.demonstrations else []
     pretraining = read_source(arguments.pretraining, "auto", False) if arguments.pretraining else []
+    check_videos(path for ranking in (*rankings, *pretraining) for path in ranking.videos)
     source = None if from_store else arguments.preferences
     if arguments.model_type == "latent":
         # Weights that are trained themselves need the precision of float32; `--bf16` is for the arithmetic.
@@ -282,6 +284,7 @@ def run_evaluate(arguments: EvaluateArguments) -> None:
     """Writes the report and prints the accuracy of each dimension beside its baselines."""
     from dataclasses import asdict
 
+    from generator.video import check_videos
     from reward import load_reward
     from reward.evaluation import calibration_of, evaluate_reward, held_out_of_training
     from reward.evaluation_report import EVALUATION_OUTPUTS, write_evaluation
@@ -296,6 +299,7 @@ def run_evaluate(arguments: EvaluateArguments) -> None:
         [arguments.preferences, arguments.reward],
     )
     rankings = read_source(arguments.preferences, arguments.format, merge=False)
+    check_videos(path for ranking in rankings for path in ranking.videos)
     model = load_reward(arguments.reward, device=arguments.device)
     held_out = None
     if not arguments.all_prompts:

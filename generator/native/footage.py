@@ -101,6 +101,7 @@ class Footage:
         for demonstration in tqdm(videos, desc="Reading footage", unit="video"):
             try:
                 video, fps = read_resized(demonstration.video, lambda h, w: footage_size(h, w, longest_side))
+                fps = fps if video.shape[1] > 1 else FPS  # a still has no rate of its own
             except InputError as error:
                 logger.warning("A video is left out: %s", error)
                 continue

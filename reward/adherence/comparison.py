@@ -19,6 +19,7 @@ from tqdm import tqdm
 from generator.base import VideoGenerator
 from generator.output import InputError, write_json, write_jsonl
 from generator.output_folder import Outputs, check_output_dir, named_videos, open_output_dir, require_own
+from generator.pixel_formats import PIXEL_FORMATS
 from generator.prompts import PromptRecord
 from generator.video import read_video, write_video
 from reward.adherence.evaluate import Sample, judge, load_verifier, summarise
@@ -43,6 +44,7 @@ class GenerationSettings:
     guidance_scale: float | None = None
     batch_size: int = 8
     solver: str = "euler"
+    pixel_format: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -249,7 +251,8 @@ def _judged_batches(
         videos = _generate(generator, batch, generation)
         files = [request.file_name(name) for request in batch]
         for file_name, video in zip(files, videos):
-            write_video(folder / file_name, video, generator.defaults.fps)
+            full_colour = PIXEL_FORMATS[generation.pixel_format]
+            write_video(folder / file_name, video, generator.defaults.fps, full_colour=full_colour)
         yield judge(
             name,
             videos,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from generator.output import InputError
-from generator.video import frame_indices
+from generator.video_timing import frame_indices, frames_in_clip
 
 QWEN_FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
 _YES, _NO = ("Yes", "yes", " Yes", " yes"), ("No", "no", " No", " no")
@@ -66,7 +66,7 @@ def sample_frames(video: Tensor, fps: float, budget: VideoBudget, multiple: int 
     """
     if fps <= 0:
         raise InputError(f"A video of {fps} frames a second was given: say its real frame rate.")
-    count = max(1, round(video.shape[1] / fps * budget.frame_rate))
+    count = frames_in_clip(video.shape[1], fps, budget.frame_rate)
     evenly = count > budget.max_frames
     count = min(count, budget.max_frames)
     count = max(multiple, math.ceil(count / multiple) * multiple)

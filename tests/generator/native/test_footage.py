@@ -19,6 +19,7 @@ from generator.native.text_encoder import build_tokenizer
 from generator.output import InputError
 from generator.video import read_video, write_video
 from generator.world import VOCABULARY
+from tests.film_files import VARIABLE_TIMES, flat, write
 
 
 def test_windows_cover_a_video_in_pieces_of_4k_plus_1_frames():
@@ -47,6 +48,23 @@ def folder(tmp_path):
     )
     (tmp_path / "b.txt").write_text("a blue\n square\n")
     return tmp_path
+
+
+def test_windows_of_a_film_of_variable_rate_and_of_a_still_show_the_right_moments(tmp_path):
+    write(tmp_path / "vfr.mp4", [flat(int(60 * t)) for t in VARIABLE_TIMES], times=VARIABLE_TIMES)
+    write(tmp_path / "still.mp4", [flat(200, 32, 32)], rate=1)
+    footage = Footage(tmp_path, build_tokenizer(VOCABULARY), 64, 17)
+    assert {kind.fps for kind in footage.clips} == {8.0}
+    assert [kind.size for kind in footage.clips if kind.size[1] == 32] == [(1, 32, 32)]
+    windows = [
+        clip.float().mean((0, 2, 3))
+        for kind in footage.clips
+        if kind.size[1] == 64
+        for clip, _ in footage.clips[kind]
+    ]
+    shown = torch.cat(sorted(windows, key=lambda levels: levels[0]))
+    moments = [min(VARIABLE_TIMES, key=lambda t: abs(t - i / 8 - 1e-6)) for i in range(len(shown))]
+    assert shown.tolist() == pytest.approx([int(60 * t) for t in moments], abs=3)
 
 
 def test_captions_come_from_metadata_or_text_files_or_are_empty(folder):
