@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -16,7 +16,10 @@ from alignment.alignment_config import AlignmentConfig
 from alignment.alignment_trainer import AlignmentTrainer
 from alignment.latent_dataset import encode_files, file_hash
 from alignment.rollout_config import RewardedSamplingConfig
+from alignment.training_memory import memory_check
+from alignment.training_table import show_before_training
 from generator.base import VideoGenerator
+from generator.one_or_several import as_list
 from generator.output import InputError, prepare_output_dir, refuse_inputs_in
 from generator.zero import outside_engine
 
@@ -54,6 +57,17 @@ def read_training_prompts(source: str, config: RewardedSamplingConfig) -> tuple[
     )
 
 
+def check_demonstration_term(ptx_coef: float, ptx_dataset: str) -> None:
+    """Raises `InputError` where the weight of demonstrations and their folder are not given together."""
+    if ptx_coef > 0 and not ptx_dataset:
+        raise InputError("ptx_coef is above 0, but there are no demonstrations: give ptx_dataset.")
+    if ptx_dataset and ptx_coef <= 0:
+        raise InputError(
+            f"--ptx_dataset is {ptx_dataset}, but ptx_coef is 0, so nothing would be learnt from it: set --ptx_coef, "
+            "or leave --ptx_dataset out."
+        )
+
+
 def require_reward(given: RewardModel | Sequence[RewardModel] | None, names: Sequence[str]) -> None:
     """Raises `InputError` where there is nothing that judges videos."""
     if given is None and not names:
@@ -64,12 +78,47 @@ def load_rewards(
     given: RewardModel | Sequence[RewardModel] | None, names: Sequence[str], config: AlignmentConfig
 ) -> list[RewardModel]:
     """The reward models that were given, or those that the names stand for."""
+    names = as_list(names)
     from reward import load_reward
 
     if given is None:
         with outside_engine():
             return [load_reward(name, device=config.device) for name in names]
     return list(given) if isinstance(given, Sequence) else [given]
+
+
+class SizeArguments(Protocol):
+    """Size at which a command trains on videos; see `alignment.latent_dataset.training_size`."""
+
+    num_frames: int | None
+    height: int | None
+    width: int | None
+    native_size: bool | None
+
+
+def encode_training_videos(
+    generator: VideoGenerator,
+    config: AlignmentConfig,
+    paths: Sequence[Path],
+    size: SizeArguments,
+    videos_of_an_example: int = 1,
+    tiling: bool = False,
+) -> list[Tensor]:
+    """Latents `[C, F, H, W]` of video files, refused before the first is encoded where they are too large for this
+    machine."""
+    native, packs = size.native_size, bool(getattr(config, "pack", False))
+    videos = config.per_device_train_batch_size * videos_of_an_example * (2 if packs else 1)
+    with config.main_process_first():
+        return encode_files(
+            generator,
+            paths,
+            size.num_frames,
+            size.height,
+            size.width,
+            progress=not config.disable_tqdm,
+            native_size=packs if native is None else native,
+            check=memory_check(generator, config, videos, tiling),
+        )
 
 
 def encode_demonstrations(
@@ -140,23 +189,30 @@ def _step_of(checkpoint: Path) -> int:
     return int(number) if number.isdigit() else -1
 
 
+def speaks(config: AlignmentConfig) -> bool:
+    """Whether this process says what is done: one of all, unless progress is hidden."""
+    return config.process_index == 0 and not config.disable_tqdm
+
+
 def train_and_save(trainer: AlignmentTrainer, checkpoint: str | None) -> None:
     """Trains, then writes the result and `trainer_state.json` (all logged metrics) into the output folder."""
     args = trainer.args
     if args.overwrite and not args.resume_from_checkpoint and args.process_index == 0:
         prepare_output_dir(str(args.output_dir), overwrite=True)
+    show_before_training(trainer)
     trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.eval_dataset is not None:
         trainer.evaluate()
     trainer.save_model()
     trainer.save_state()
-    if trainer.is_world_process_zero() and not trainer.args.disable_tqdm:
+    if speaks(trainer.args):
         what = "adapter is" if trainer.lora.use_peft else "trained weights are"
         print(f"The {what} in {Path(str(trainer.args.output_dir))}.")
 
 
 def data_record(source: str | Path, files: Iterable[Path], texts: Iterable[str]) -> dict[str, Any]:
     """Where data came from and a SHA-256 of all its files and texts."""
+    texts = as_list(texts)
     digest = hashlib.sha256()
     for path in dict.fromkeys(files):
         digest.update(file_hash(path).encode())

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from generator.one_or_several import as_list
+
 
 class InputError(ValueError):
     """A mistake in what the user gave.
@@ -64,6 +66,7 @@ def write_jsonl(path: str | Path, rows: list[dict[str, Any]]) -> None:
 
 def refuse_inputs_in(folder: str | Path, inputs: Iterable[str | Path]) -> None:
     """Raises `InputError` if a file or folder that a command reads lies in the folder that it is to overwrite."""
+    inputs = as_list(inputs)
     whole = Path(folder).resolve()
     for each in inputs:
         if Path(each).exists() and Path(each).resolve().is_relative_to(whole):
@@ -71,6 +74,19 @@ def refuse_inputs_in(folder: str | Path, inputs: Iterable[str | Path]) -> None:
                 f"{each} is read, but lies in the output folder {folder}, which --overwrite deletes: name another "
                 "output folder."
             )
+
+
+def refuse_unwritable(path: str | Path) -> None:
+    """Raises `InputError` where a folder `path` can be neither written to nor made; makes nothing."""
+    place = Path(path).absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise InputError(f"{place} is a file, but a folder is needed for the output: name another path.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise InputError(
+            f"{place} may not be written to, but the output {path} goes there: name another path."
+        )
 
 
 def prepare_output_dir(path: str | Path, overwrite: bool = False) -> Path:

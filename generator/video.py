@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional
 
+from generator.one_or_several import as_list
 from generator.output import InputError, atomic_path
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
@@ -122,6 +123,27 @@ def read_resized(path: str | Path, size: Callable[[int, int], tuple[int, int]]) 
         fps = _frame_rate(path, stream)
         frames = [_fit_pixels(frame, *size(*frame.shape[:2])) for frame in _decoded(path, container, stream)]
     return torch.from_numpy(np.stack(frames)).permute(3, 0, 1, 2).contiguous(), fps
+
+
+class VideoShape(NamedTuple):
+    """Size and rate of a video file: frames, upright height and width in pixels, frames per second."""
+
+    num_frames: int
+    height: int
+    width: int
+    fps: float
+
+
+def video_shape(path: str | Path) -> VideoShape:
+    """Size and rate of a video file, from its header and its first frame; the others are not held in memory.
+
+    Raises:
+        InputError: as `read_video`.
+    """
+    with _opened(path) as (container, stream):
+        fps = _frame_rate(path, stream)
+        frame = next(_decoded(path, container, stream))
+        return VideoShape(_count_frames(path, stream), *frame.shape[:2], fps)
 
 
 def check_video(path: str | Path) -> None:
@@ -276,6 +298,7 @@ def contact_sheet(
         num_frames: frames shown of each video, at most.
         min_side: frames with a shorter side are enlarged by whole factors to at least this.
     """
+    labels = None if labels is None else as_list(labels)
     if not len(videos):
         raise ValueError("A contact sheet needs at least one video.")
     strips = []

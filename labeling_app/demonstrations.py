@@ -11,6 +11,7 @@ from pathlib import Path
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from generator.one_or_several import as_list
 from generator.output import InputError, atomic_path, write_jsonl
 from labeling_app.assignment import MAXIMUM_ID, MAXIMUM_TEXT, Refused
 from labeling_app.importing import CONTENT_TYPES, inspect_video
@@ -31,6 +32,7 @@ def ask(store: Store, campaign: str, prompts: Sequence[str], wanted: int = 1) ->
     Raises:
         InputError: there is no such campaign, or a prompt or the number is not usable.
     """
+    prompts = as_list(prompts)
     row = store.campaign(campaign)
     if not 1 <= wanted <= 1000:
         raise InputError(f"{wanted} demonstrations a prompt are asked for: give a number from 1 to 1000.")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,15 +14,26 @@ import torch
 from tqdm import tqdm
 
 from alignment.loading_arguments import LoadingArguments
+from alignment.next_command import given_flags, new_folder, show_next
 from alignment.prompted_generation import VideoPromptArguments, prompted
 from generator.base import VideoGenerator
 from generator.demonstrations import METADATA
-from generator.output import InputError, prepare_output_dir, refuse_inputs_in, write_json, write_jsonl
+from generator.lost_words import warn_of_lost_words
+from generator.output import (
+    InputError,
+    prepare_output_dir,
+    refuse_inputs_in,
+    refuse_unwritable,
+    write_json,
+    write_jsonl,
+)
 from generator.prompts import PromptRecord, read_prompts
 from generator.video import write_video
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 HELP = "Generates videos from prompts: mp4 files and a metadata.jsonl that names prompt, seed, model and adapter."
 EXAMPLE = "vidalign generate --model nano --prompts prompts.txt --output_dir videos --num_videos_per_prompt 2"
@@ -119,6 +131,13 @@ def run(
     missing = [row for row in rows if not (going_on and (output_dir / row["file_name"]).is_file())]
     if missing:
         model = load_generator(arguments.model, adapter=arguments.adapter, **loading.options())
+        texts = [text for row in rows for text in (row["prompt"], row["negative_prompt"]) if text]
+        warn_of_lost_words(model, texts)
+        scale = (
+            model.defaults.guidance_scale if arguments.guidance_scale is None else arguments.guidance_scale
+        )
+        if scale == 1 and any(row["negative_prompt"] for row in rows):
+            logger.warning("Negative prompts have no effect without guidance: pass --guidance_scale above 1.")
         sizes = [getattr(arguments, name) or getattr(model.defaults, name) for name in SIZES]
         generate: Callable[..., Tensor] = partial(model.generate, solver=arguments.solver)
         fps = model.defaults.fps
@@ -127,15 +146,42 @@ def run(
         else:
             model.check_size(*sizes)
         if arguments.reward:
-            generate = _aligned(model, arguments)
-        if not going_on:
-            if arguments.overwrite:
-                refuse_inputs_in(output_dir, _inputs(arguments, prompt))
-            prepare_output_dir(output_dir, arguments.overwrite)
-            write_json(output_dir / ARGUMENTS_FILE, state)
-        _generate_missing(generate, fps, missing, len(rows), arguments)
+            generate = _aligned(model, arguments, [row["prompt"] for row in missing])
+        elif not prompt.task and model.needs_image:
+            raise InputError(
+                f"{arguments.model} animates images, and none was given: pass --image FILE, or use a text-to-video "
+                "model."
+            )
+        if arguments.overwrite:
+            refuse_inputs_in(output_dir, _inputs(arguments, prompt))
+        refuse_unwritable(output_dir)
+
+        def begin() -> None:
+            """Makes the folder when the first videos are there, so that whatever refuses them leaves nothing."""
+            if not going_on:
+                prepare_output_dir(output_dir, arguments.overwrite)
+                write_json(output_dir / ARGUMENTS_FILE, state)
+
+        _generate_missing(generate, fps, missing, len(rows), arguments, begin)
     write_jsonl(output_dir / METADATA, rows)
     print(f"{len(rows)} videos in {output_dir}")
+    _show_next(arguments, prompt, loading)
+
+
+def _show_next(arguments: GenerateArguments, prompt: VideoPromptArguments, loading: LoadingArguments) -> None:
+    """Several videos of a prompt can be ranked; of single ones, more are made first."""
+    if arguments.num_videos_per_prompt > 1:
+        name = Path(arguments.output_dir).resolve().name
+        show_next(
+            "label", "import", "--db", "labels.db", "--campaign", name, "--videos", arguments.output_dir
+        )
+    else:
+        given = [field.name for field in fields(arguments) if field.name not in ("output_dir", "overwrite")]
+        asked = [field.name for field in fields(prompt)]
+        words = [*given_flags(arguments, given), *given_flags(prompt, asked)]
+        words += given_flags(loading, [field.name for field in fields(loading)])
+        folder = new_folder(arguments.output_dir, "candidates")
+        show_next("generate", *words, "--num_videos_per_prompt", 4, "--output_dir", folder)
 
 
 def _generate_missing(
@@ -144,11 +190,13 @@ def _generate_missing(
     missing: list[dict[str, Any]],
     total: int,
     arguments: GenerateArguments,
+    begin: Callable[[], None],
 ) -> None:
     # Videos of one call share a negative prompt.
     missing = sorted(missing, key=lambda row: (row["negative_prompt"], row["index"]))
     with tqdm(total=total, initial=total - len(missing), desc="videos", unit="video") as progress:
-        for batch in _batches(missing, arguments.batch_size):
+        batches = _batches(missing, arguments.batch_size)
+        for batch in batches:
             videos = generate(
                 [row["prompt"] for row in batch],
                 num_frames=arguments.num_frames,
@@ -165,18 +213,23 @@ def _generate_missing(
                     f"{arguments.model} made pixels that are not finite numbers: check its weights, the adapter's and "
                     "the weight of guidance."
                 )
+            if batch is batches[0]:
+                begin()
             for row, video in zip(batch, videos, strict=True):
                 write_video(Path(arguments.output_dir) / row["file_name"], video, fps)
                 progress.update()
 
 
-def _aligned(model: VideoGenerator, arguments: GenerateArguments) -> Callable[..., Tensor]:
+def _aligned(
+    model: VideoGenerator, arguments: GenerateArguments, prompts: list[str]
+) -> Callable[..., Tensor]:
     """`model.generate` with best-of-N and reward guidance."""
-    from alignment.guided_sampling import sample_aligned
+    from alignment.guided_sampling import check_alignment, sample_aligned
     from alignment.reward_mixture import RewardMixture
     from reward import load_reward
 
     rewards = RewardMixture([load_reward(str(arguments.reward), device=model.device)])
+    check_alignment(model, rewards, prompts, arguments.reward_guidance)
 
     def generate(prompts: list[str], seed: list[int], **more: Any) -> Tensor:
         samples = sample_aligned(

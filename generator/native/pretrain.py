@@ -21,8 +21,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from generator.compilation import compile_each
+from generator.demonstrations import read_demonstrations
 from generator.families.native import NativeGenerator
-from generator.loading import load_generator
+from generator.loading import find_pipeline, load_generator
 from generator.native.autoencoder import NativeVideoAutoencoder
 from generator.native.building import MAX_SHARD_SIZE, build_pipeline, save_pipeline
 from generator.native.flow_loss import FlowMatchingLoss, PackedFlowMatchingLoss, seconds_per_latent
@@ -305,6 +306,22 @@ def forget_finished_run(output_dir: Path, keep_autoencoder: bool) -> None:
         shutil.rmtree(output_dir / "autoencoder", ignore_errors=True)
 
 
+def _check_sources(config: PretrainConfig) -> Path | None:
+    """The folder of the pipeline whose autoencoder is used, if one is.
+
+    Raises:
+        InputError: what is to be read is not there; found before anything is deleted or trained.
+    """
+    if config.weights_from is not None:
+        find_pipeline(config.weights_from)
+    if config.footage is not None:
+        read_demonstrations(config.footage, skip_bad=True, require_prompts=False)
+    if config.autoencoder_from is None:
+        return None
+    folder = Path(config.autoencoder_from)
+    return folder if (folder / "vae").is_dir() else find_pipeline(config.autoencoder_from)
+
+
 def pretrain(config: PretrainConfig, device: torch.device) -> Path:
     """Runs what is left of pretraining and writes the pipeline, its model card and `metrics.json`.
 
@@ -322,6 +339,7 @@ def pretrain(config: PretrainConfig, device: torch.device) -> Path:
             f"hidden_size is {config.hidden_size}, but must be a multiple of {HEAD_DIM}, the width of a head: "
             f"give --hidden_size {max(round(config.hidden_size / HEAD_DIM), 1) * HEAD_DIM}."
         )
+    vae_source = _check_sources(config)
     if (output_dir / "model_index.json").is_file():
         if not config.overwrite:
             raise InputError(
@@ -355,7 +373,7 @@ def pretrain(config: PretrainConfig, device: torch.device) -> Path:
     history: dict[str, list[dict[str, float]]] = {}
     pipeline.to(device)
     autoencoder = output_dir / "autoencoder"
-    source = config.autoencoder_from or (autoencoder if (autoencoder / "vae").is_dir() else None)
+    source = vae_source or (autoencoder if (autoencoder / "vae").is_dir() else None)
     if source is not None:
         pipeline.vae = NativeVideoAutoencoder.from_pretrained(source, subfolder="vae").to(device).eval()
         if source == autoencoder:

@@ -17,13 +17,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from generator.base import VideoGenerator
+from generator.one_or_several import as_list
 from generator.output import InputError, prepare_output_dir, write_json, write_jsonl
 from generator.prompts import PromptRecord
 from generator.video import read_video, write_video
 from reward.adherence.evaluate import Sample, judge, load_verifier, summarise
 from reward.adherence.report import write_report
 from reward.adherence.statistics import CONFIDENCE, RESAMPLES
-from reward.adherence.verifiers import Categories, Verifier
+from reward.adherence.verifiers import Categories, Verifier, check_prompts_of
 
 SETTINGS_NAME = "settings.json"
 METADATA_NAME = "metadata.jsonl"
@@ -126,8 +127,9 @@ def compare_models(
         InputError: the size or the verifier is not valid, or the output folder is in use.
     """
     verify, found_categories = load_verifier(verifier, questions)
+    check_prompts_of(verifier, questions, [record.prompt for record in prompts])
     categories = categories or found_categories
-    references = list(references) or list(models)[:1]
+    references = as_list(references) or list(models)[:1]
     requests = [
         _Request(i, record, seed + i * num_videos_per_prompt + j)
         for i, record in enumerate(prompts)
