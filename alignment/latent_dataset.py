@@ -105,12 +105,17 @@ def training_size(
         return nearest_size(generator, (num_frames, height, width)), False
     shape, defaults = video_shape(path), generator.defaults
     native_frames = max(1, round(shape.num_frames * defaults.fps / shape.fps))
+    nearest_size(
+        generator,
+        (num_frames or native_frames, height or shape.height, width or shape.width),
+        f"The video {path}",
+    )
     limits = (defaults.num_frames, defaults.height, defaults.width)
     asked, wanted, limited = (num_frames, height, width), [], False
     for given, own, limit in zip(asked, (native_frames, shape.height, shape.width), limits, strict=True):
         wanted.append(given or (own if native_size else min(own, limit)))
         limited |= given is None and not native_size and own > limit
-    return nearest_size(generator, (wanted[0], wanted[1], wanted[2]), f"The video {path}"), limited
+    return nearest_size(generator, (wanted[0], wanted[1], wanted[2])), limited
 
 
 def encode_files(
@@ -123,7 +128,7 @@ def encode_files(
     cache_dir: Path | None = None,
     progress: bool = True,
     native_size: bool = False,
-    check: Callable[[Path, Size], None] | None = None,
+    check: Callable[[Path, Size, bool], None] | None = None,
 ) -> list[Tensor]:
     """Latents `[C, F, H, W]` (float32, CPU) of video files, one a path; equal paths share one tensor.
 
@@ -131,8 +136,8 @@ def encode_files(
         num_frames, height, width, native_size: see `training_size`.
         cache_dir: where latents are kept, by the content of the file, the size, and the autoencoder's
             weights. `default_cache_dir() / "latents"` if None.
-        check: is called with every file and its size before the first is encoded, and raises `InputError` where that
-            is too much.
+        check: is called with every file, its size, and whether its latents are kept, before the first is encoded;
+            it raises `InputError` where that is too much.
 
     Raises:
         InputError: a file is missing or unreadable (named).
@@ -154,10 +159,11 @@ def encode_files(
             )
         sizes[path], reduced = training_size(generator, path, num_frames, height, width, native_size)
         reduced_count += reduced
-        if check is not None:
-            check(path, sizes[path])
         content = f"{file_hash(path)} {encoder} {sizes[path]} {generator.defaults.fps} {CACHE_VERSION}"
         keys[path] = hashlib.sha256(content.encode()).hexdigest()
+        if check is not None:
+            kept = encoder is not None and (cache_dir / f"{keys[path]}.safetensors").is_file()
+            check(path, sizes[path], kept)
     if reduced_count and progress:
         own = generator.defaults
         print(

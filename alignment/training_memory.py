@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +96,7 @@ def free_bytes() -> int:
 
 def memory_check(
     generator: VideoGenerator, args: AlignmentConfig, videos: int, tiling: bool = False
-) -> Callable[[Path, Size], None] | None:
+) -> Callable[[Path, Size, bool], None] | None:
     """Refuses videos that are too large to be encoded and trained on; None on a GPU.
 
     Args:
@@ -103,17 +104,19 @@ def memory_check(
         tiling: whether the autoencoder works tile by tile.
 
     Returns:
-        A function of a file and the size at which it is trained on, which raises `InputError`.
+        A function of a file, the size at which it is trained on, and whether it is encoded already, which raises
+        `InputError`.
     """
     if generator.device.type != "cpu":
         return None
-    a_pixel, free, own = encoding_bytes_a_pixel(generator), free_bytes(), generator.defaults
-    checked: set[Size] = set()
+    free, own = free_bytes(), generator.defaults
+    a_pixel = cache(lambda: 3 * 4.0 if tiling else encoding_bytes_a_pixel(generator))
+    checked: set[tuple[Size, bool]] = set()
 
-    def check(path: Path, size: Size) -> None:
-        if size in checked:
+    def check(path: Path, size: Size, is_encoded: bool) -> None:
+        if (size, is_encoded) in checked:
             return
-        encoding = math.prod(size) * (3 * 4 if tiling else a_pixel)
+        encoding = 0.0 if is_encoded else math.prod(size) * a_pixel()
         needed = max(encoding, update_bytes(generator, size, videos, args))
         if needed > free:
             tokens = count_tokens(generator, generator.latent_shape(*size))
@@ -123,6 +126,6 @@ def memory_check(
                 f"pass smaller --num_frames, --height and --width (the model's own are {own.num_frames}, "
                 f"{own.height} and {own.width}), leave --native_size out, or lower --per_device_train_batch_size."
             )
-        checked.add(size)
+        checked.add((size, is_encoded))
 
     return check

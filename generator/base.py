@@ -9,7 +9,7 @@ the velocity `noise - x_0`. Latents are float32, normalised to about unit varian
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -328,6 +328,7 @@ class VideoGenerator(ABC):
         batch_size: int = 8,
         progress: bool = False,
         solver: str = "euler",
+        stepped: Callable[[int], None] | None = None,
     ) -> Tensor:
         """Videos `[len(prompts), 3, frames, height, width]` in [-1, 1] on the CPU.
 
@@ -338,6 +339,7 @@ class VideoGenerator(ABC):
             seed: one seed a prompt, or one integer s, by which video i gets the seed s + i.
             negative_prompt: prompt of the unconditional branch when `guidance_scale` is not 1, or one for each prompt.
             solver: of the ODE, one of `sampling.SOLVERS`.
+            stepped: is given the number of videos in the batch after each denoising step, to show progress.
 
         Raises:
             InputError: the size is not one that the family can make, or there is no such solver.
@@ -357,4 +359,5 @@ class VideoGenerator(ABC):
             batch_size=batch_size,
             progress=progress,
             solver=solver,
+            stepped=stepped,
         )

@@ -345,6 +345,7 @@ def generate_latents(
     batch_size: int = 8,
     progress: bool = False,
     solver: str = "euler",
+    stepped: Callable[[int], None] | None = None,
 ) -> Tensor:
     """Clean latents `[len(prompts), C, F, H, W]` on the CPU; the arguments are those of `generate_videos`."""
     prompts = as_list(prompts)
@@ -374,7 +375,7 @@ def generate_latents(
             noise = seeded_noise(seeds[batch], latent_shape).to(generator.device)
             negative = None if negatives is None else select(negatives, negative_rows[batch])
             velocity = guided_velocity(generator, select(conditions, rows[batch]), negative, scale)
-            finished.append(sample_latents(velocity, noise, sigmas, solver).cpu())
+            finished.append(sample_latents(velocity, noise, sigmas, solver, stepped).cpu())
             bar.update(len(noise))
     return torch.cat(finished)
 
@@ -393,6 +394,7 @@ def generate_videos(
     batch_size: int = 8,
     progress: bool = False,
     solver: str = "euler",
+    stepped: Callable[[int], None] | None = None,
 ) -> Tensor:
     """Videos `[len(prompts), 3, frames, height, width]` on the CPU; see `VideoGenerator.generate`."""
     latents = generate_latents(
@@ -408,6 +410,7 @@ def generate_videos(
         batch_size=batch_size,
         progress=progress,
         solver=solver,
+        stepped=stepped,
     )
     return torch.cat(
         [generator.decode(part.to(generator.device)).cpu() for part in latents.split(batch_size)]

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tqdm import tqdm
 
 from alignment.loading_arguments import LoadingArguments
 from alignment.next_command import given_flags, new_folder, show_next
@@ -29,6 +28,7 @@ from generator.output import (
 )
 from generator.prompts import PromptRecord, read_prompts
 from generator.video import write_video
+from generator.video_bar import VideoBar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -162,7 +162,9 @@ def run(
                 prepare_output_dir(output_dir, arguments.overwrite)
                 write_json(output_dir / ARGUMENTS_FILE, state)
 
-        _generate_missing(generate, fps, missing, len(rows), arguments, begin)
+        plain = not prompt.task and not arguments.reward
+        steps = arguments.num_inference_steps or model.defaults.num_inference_steps
+        _generate_missing(generate, fps, missing, len(rows), arguments, begin, steps if plain else None)
     write_jsonl(output_dir / METADATA, rows)
     print(f"{len(rows)} videos in {output_dir}")
     _show_next(arguments, prompt, loading)
@@ -191,10 +193,13 @@ def _generate_missing(
     total: int,
     arguments: GenerateArguments,
     begin: Callable[[], None],
+    steps: int | None,
 ) -> None:
+    """Makes and writes videos; `steps` is the number of denoising steps where `generate` tells of each."""
     # Videos of one call share a negative prompt.
     missing = sorted(missing, key=lambda row: (row["negative_prompt"], row["index"]))
-    with tqdm(total=total, initial=total - len(missing), desc="videos", unit="video") as progress:
+    with VideoBar(total, total - len(missing), "videos") as progress:
+        stepping = {} if steps is None else {"stepped": progress.stepped(steps)}
         batches = _batches(missing, arguments.batch_size)
         for batch in batches:
             videos = generate(
@@ -207,6 +212,7 @@ def _generate_missing(
                 seed=[row["seed"] for row in batch],
                 negative_prompt=batch[0]["negative_prompt"],
                 batch_size=arguments.batch_size,
+                **stepping,
             )
             if not torch.isfinite(videos).all():
                 raise InputError(
@@ -217,7 +223,7 @@ def _generate_missing(
                 begin()
             for row, video in zip(batch, videos, strict=True):
                 write_video(Path(arguments.output_dir) / row["file_name"], video, fps)
-                progress.update()
+            progress.finish(len(batch))
 
 
 def _aligned(
