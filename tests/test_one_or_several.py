@@ -78,6 +78,7 @@ def test_a_string_is_one_prompt_of_whatever_judges_videos(generator) -> None:
     videos = generator.generate([PROMPT], **SIZE)
     assert len(verify_batch(videos, PROMPT)) == 1
     assert load_reward("world").score(videos, PROMPT)["overall"].shape == (1,)
+    assert load_reward(["world", "world"]).score(videos, PROMPT)["overall"].shape == (1,)
     samples = evaluate_videos({"base": videos, "other": videos}, PROMPT, [0])
     assert [sample.prompt for sample in samples] == [PROMPT, PROMPT]
     assert list(summarise(samples, "other")["category_differences"]) == ["other"]
