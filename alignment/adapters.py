@@ -19,6 +19,7 @@ from alignment.alignment_config import check
 from alignment.loading_arguments import LoadingArguments
 from generator.adapters import LoraAdapter, concatenate_adapters, merged_adapter
 from generator.base import VideoGenerator
+from generator.one_or_several import as_list
 from generator.output import InputError
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,9 @@ class _ModelArguments:
 class GeneratorArguments(LoadingArguments, _ModelArguments):
     """Which generator is trained, and how it is loaded."""
 
+    def __post_init__(self) -> None:
+        self.adapter = None if self.adapter is None else as_list(self.adapter)
+
 
 @dataclass
 class LoraArguments:
@@ -71,6 +75,8 @@ class LoraArguments:
     )
 
     def __post_init__(self) -> None:
+        if self.lora_target_modules is not None:
+            self.lora_target_modules = as_list(self.lora_target_modules)
         check(self.lora_r >= 1, "lora_r", self.lora_r, "at least 1")
         check(self.lora_alpha is None or self.lora_alpha >= 1, "lora_alpha", self.lora_alpha, "at least 1")
         check(0 <= self.lora_dropout < 1, "lora_dropout", self.lora_dropout, "at least 0 and below 1")

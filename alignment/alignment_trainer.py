@@ -28,12 +28,13 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from alignment.adapters import LoraArguments, add_lora, trained_adapter
 from alignment.alignment_config import AlignmentConfig
 from alignment.allocator import keep_freed_memory
+from alignment.checks import check_trainable
 from alignment.latent_dataset import BucketBatchSampler, LatentDataset, collate
 from alignment.packed_data import RowBatchSampler, RowDataset, collate_rows
+from alignment.training_table import describe_dataset
 from generator.adapters import model_fingerprint, write_adapter
 from generator.base import Conditions, VideoGenerator, select
 from generator.checkpoints import CheckpointingTrainer
-from generator.offloading import is_offloaded
 from generator.output import InputError, files_into, write_json
 from generator.zero import gather_as_one
 
@@ -183,18 +184,8 @@ class AlignmentTrainer(CheckpointingTrainer):
         dropout: bool = False,
         rows: RowBatchSampler | None = None,
     ) -> None:
-        if generator.needs_image and not self.shows_first_frames:
-            raise InputError(
-                f"{generator.name} animates images, which {type(self).__name__.removesuffix('Trainer')} does not show "
-                "it: use sft or dpo, or a model that also makes videos from text, such as LTX-Video or Wan 2.2 TI2V."
-            )
-        if is_offloaded(generator.transformer) and (
-            args.compile_blocks or not (lora or LoraArguments()).use_peft
-        ):
-            raise InputError(
-                "offload_weights is for LoRA without compile_blocks: set use_peft to true and compile_blocks to false, "
-                "or leave offload_weights out."
-            )
+        method = type(self).__name__.removesuffix("Trainer")
+        check_trainable(generator, args, lora or LoraArguments(), method, self.shows_first_frames)
         self.generator = generator
         self.rows = rows
         self.lora = lora or LoraArguments()
@@ -268,6 +259,14 @@ class AlignmentTrainer(CheckpointingTrainer):
             self.policy.eval()
 
     # Data
+
+    row_name = "examples"
+    """What a batch is counted in, in messages."""
+
+    def describe_data(self) -> dict[str, str]:
+        """Rows of the table that is shown before the first step: what is learnt from."""
+        dataset = self.train_dataset
+        return describe_dataset(self, dataset) if isinstance(dataset, LatentDataset) else {}
 
     def get_train_dataloader(self) -> DataLoader:
         dataset: Any = self.train_dataset

@@ -15,10 +15,12 @@ from alignment.alignment_trainer import AlignmentTrainer
 from alignment.backprop_config import BackpropConfig
 from alignment.latent_dataset import PromptTable, example_seeds
 from alignment.reward_mixture import RewardMixture
+from alignment.training_table import describe_sizes
 from generator import flow
 from generator.base import Conditions, VideoGenerator
+from generator.one_or_several import as_list
 from generator.output import InputError
-from generator.sampling import guided_velocity, sample_latents, seeded_noise, video_size
+from generator.sampling import guided_velocity, one_text_each, sample_latents, seeded_noise, video_size
 
 if TYPE_CHECKING:
     from reward.models.base import RewardModel
@@ -56,6 +58,7 @@ class BackpropTrainer(AlignmentTrainer):
         record: dict[str, Any] | None = None,
         callbacks: Sequence[Any] = (),
     ) -> None:
+        prompts = as_list(prompts)
         if lora is not None and not lora.use_peft and args.beta > 0:
             raise InputError(
                 "beta is above 0, but its reference needs LoRA: set use_peft to true or beta to 0."
@@ -69,12 +72,13 @@ class BackpropTrainer(AlignmentTrainer):
                 "`vidalign reward`, or use `ppo`, which needs no gradient."
             )
         self.rewards.check_generator(generator)
+        self.rewards.check_prompts(prompts)
         defaults = generator.defaults
         size = video_size(generator, args.num_frames, args.height, args.width)
         self.latent_shape = generator.latent_shape(*size)
         self.guidance_scale = defaults.guidance_scale if args.guidance_scale is None else args.guidance_scale
         self.sigmas = generator.sigma_schedule(args.num_inference_steps, self.latent_shape)
-        negatives = list(negative_prompts or [args.negative_prompt] * len(prompts))
+        negatives = one_text_each(negative_prompts or args.negative_prompt, len(prompts))
         table = PromptTable.encode(generator, [*prompts, *negatives])
         self.conditions = table.conditions
         self.prompt_rows, self.negative_rows = table.rows.split(len(prompts))
@@ -87,6 +91,14 @@ class BackpropTrainer(AlignmentTrainer):
             callbacks=callbacks,
             data_collator=_collate_indices,
         )
+
+    def describe_data(self) -> dict[str, str]:
+        return {
+            "prompts": str(len(self.prompt_rows)),
+            **describe_sizes(self.generator, [self.latent_shape]),
+            "sampling": f"{self.args.num_inference_steps} steps, guidance {self.guidance_scale:g}",
+            "reward": ", ".join(model.name for model in self.rewards.rewards),
+        }
 
     @property
     def calls_once(self) -> bool:

@@ -17,6 +17,7 @@ import errno
 import importlib
 import logging
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -72,7 +73,12 @@ class Verb(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `vidalign` with these arguments (those of the process by default) and returns its exit code."""
+    """Runs `vidalign` with these arguments, or with one command line in a string, and returns its exit code.
+
+    Without any, the arguments are the process's.
+    """
+    if isinstance(argv, str):
+        argv = shlex.split(argv)
     arguments = list(sys.argv[1:] if argv is None else argv)
     verbose = "--verbose" in arguments
     arguments = [argument for argument in arguments if argument != "--verbose"]

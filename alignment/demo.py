@@ -34,6 +34,7 @@ from generator import load_generator
 from generator.base import VideoGenerator
 from generator.checkpoints import newest_checkpoint
 from generator.demonstrations import write_demonstrations
+from generator.loading import find_pipeline
 from generator.output import InputError, write_json, write_jsonl
 from generator.output_folder import check_output_dir, empty_own, open_output_dir, require_own
 from generator.prompts import PromptRecord
@@ -97,6 +98,7 @@ class Demo:
         Raises:
             InputError: the folder holds something else than an unfinished demo with the same settings.
         """
+        find_pipeline(self.config.model)
         self._open()
         remaining = [stage for stage in STAGES if stage not in self.stages]
         total = sum(self.scale.seconds.values())
@@ -197,7 +199,7 @@ class Demo:
         """Supervised fine-tuning of a LoRA adapter on the demonstrations."""
         trainer = sft.run(
             GeneratorArguments(model=self.config.model),
-            sft.SFTArguments(dataset=str(self.folder / "demonstrations")),
+            sft.SFTArguments(dataset=str(self.folder / "demonstrations"), **self._size()),
             LoraArguments(lora_r=16),
             SFTConfig(**self._training("sft", self.scale.sft_steps), **sft_settings(self.scale)),
             callbacks=[Fraction(self.advance)],
@@ -280,7 +282,9 @@ class Demo:
         """Direct preference optimisation on the annotators' merged rankings, from the SFT adapter."""
         trainer = dpo.run(
             GeneratorArguments(model=self.config.model, adapter=[self._adapter()]),
-            dpo.DPOArguments(preferences=str(self.folder / "rankings.jsonl"), merge_annotators=True),
+            dpo.DPOArguments(
+                preferences=str(self.folder / "rankings.jsonl"), merge_annotators=True, **self._size()
+            ),
             LoraArguments(lora_r=16),
             DPOConfig(**self._training("dpo", self.scale.dpo_steps), **dpo_settings(self.scale)),
             callbacks=[Fraction(self.advance)],

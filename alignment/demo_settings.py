@@ -92,6 +92,7 @@ def ppo_settings(scale: DemoScale) -> Settings:
         "lr_scheduler_type": "cosine",
         "sde_window_size": min(4, scale.num_inference_steps - 1),
         "beta": 0.0,
+        "probe_prompts": 0,
         "step_weight": "balanced",
         **video_size(scale),
     }

@@ -26,6 +26,7 @@ from alignment.sft_trainer import EVALUATION_STEP, draw_sigmas
 from generator import flow
 from generator.base import Conditions, VideoGenerator
 from generator.first_frames import with_first_frame
+from generator.one_or_several import as_list
 from generator.output import InputError
 from generator.sampling import seeded_noise
 
@@ -98,6 +99,8 @@ class RankingDPOTrainer(AlignmentTrainer):
         record: dict[str, Any] | None = None,
         callbacks: Sequence[Any] = (),
     ) -> None:
+        prompts = as_list(prompts)
+        eval_prompts = as_list(eval_prompts)
         if lora is not None and not lora.use_peft:
             raise InputError(
                 "DPO was asked to train all weights, but its reference needs LoRA: set use_peft to true."
@@ -264,6 +267,7 @@ class DPOTrainer(RankingDPOTrainer):
         record: dict[str, Any] | None = None,
         callbacks: Sequence[Any] = (),
     ) -> None:
+        prompts = as_list(prompts)
         super().__init__(
             generator,
             args,

@@ -17,11 +17,13 @@ from alignment.latent_dataset import example_seeds
 from alignment.reward_mixture import RewardMixture
 from generator import flow
 from generator.base import Conditions, VideoGenerator, select
+from generator.one_or_several import as_list
 from generator.output import InputError
 from generator.sampling import (
     Velocity,
     encode_unique_prompts,
     guided_velocity,
+    one_text_each,
     sample_latents,
     seeded_noise,
     video_size,
@@ -98,6 +100,19 @@ def candidate_seeds(seed: int, count: int) -> list[int]:
     return [seed, *(example_seeds(seed, CANDIDATE_STREAM, number)[0] for number in range(1, count))]
 
 
+def check_alignment(
+    generator: VideoGenerator, rewards: RewardMixture, prompts: Sequence[str], reward_guidance: float = 0.0
+) -> None:
+    """Raises `InputError` where the rewards cannot judge what the generator makes of the prompts, or guide it."""
+    if reward_guidance and not rewards.differentiable:
+        raise InputError(
+            "reward_guidance needs rewards that judge latents with gradients: train one with `vidalign reward`, "
+            "or use best_of, which needs no gradient."
+        )
+    rewards.check_generator(generator)
+    rewards.check_prompts(prompts)
+
+
 @torch.no_grad()
 def sample_aligned(
     generator: VideoGenerator,
@@ -111,7 +126,7 @@ def sample_aligned(
     width: int | None = None,
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
-    negative_prompt: str = "",
+    negative_prompt: str | Sequence[str] = "",
     batch_size: int = 8,
 ) -> AlignedSamples:
     """Samples `best_of` candidates of each prompt, guided by the rewards' gradient, and keeps the best one.
@@ -124,26 +139,27 @@ def sample_aligned(
     Raises:
         InputError: a reward without gradients for guidance, or an impossible number.
     """
+    prompts = as_list(prompts)
     if best_of < 1:
         raise InputError(f"best_of is {best_of}, but must be at least 1.")
-    if reward_guidance and not rewards.differentiable:
-        raise InputError(
-            "reward_guidance needs rewards that judge latents with gradients: train one with `vidalign reward`, "
-            "or use best_of, which needs no gradient."
-        )
-    rewards.check_generator(generator)
+    check_alignment(generator, rewards, prompts, reward_guidance)
     defaults = generator.defaults
     shape = generator.latent_shape(*video_size(generator, num_frames, height, width))
     scale = defaults.guidance_scale if guidance_scale is None else guidance_scale
     sigmas = generator.sigma_schedule(num_inference_steps or defaults.num_inference_steps, shape)
     encoded, rows = encode_unique_prompts(generator, prompts)
-    negative = generator.encode_prompts([negative_prompt]) if scale != 1 else None
+    negatives = None
+    if scale != 1:
+        negatives, negative_rows = encode_unique_prompts(
+            generator, one_text_each(negative_prompt, len(prompts))
+        )
     all_seeds = [seed for own in seeds for seed in candidate_seeds(own, best_of)]
     owners = torch.arange(len(prompts)).repeat_interleave(best_of)
     latents, judged = [], []
     for start in range(0, len(all_seeds), batch_size):
         batch = slice(start, start + batch_size)
         conditions = select(encoded, rows[owners[batch]])
+        negative = None if negatives is None else select(negatives, negative_rows[owners[batch]])
         velocity = guided_velocity(generator, conditions, negative, scale)
         if reward_guidance:
             pull = reward_guidance, float(sigmas[1])

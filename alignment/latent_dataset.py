@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from torch.utils.data import Dataset, Sampler
 from tqdm.auto import tqdm
 
 from generator.base import Conditions, VideoGenerator, concatenate
+from generator.lost_words import warn_of_lost_words
+from generator.one_or_several import as_list
 from generator.output import InputError, atomic_path
 from generator.sampling import encode_unique_prompts
 
@@ -30,6 +33,9 @@ Size = tuple[int, int, int]
 
 CACHE_VERSION = 3
 """Of the latents on disk: greater by one whenever the same file gives other latents."""
+
+ENCODED_PIXELS = 2**24
+"""Most pixels of all frames of the videos that are encoded together, unless one has more."""
 
 
 def default_cache_dir() -> Path:
@@ -75,24 +81,45 @@ def nearest_size(generator: VideoGenerator, size: Size, what: str = "A video") -
     return frames, height, width
 
 
-def _load_video(
-    generator: VideoGenerator, path: Path, num_frames: int | None, height: int | None, width: int | None
-) -> Tensor:
-    from generator.video import is_still, read_clip, read_video, resample
+def training_size(
+    generator: VideoGenerator,
+    path: Path,
+    num_frames: int | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    native_size: bool = False,
+) -> tuple[Size, bool]:
+    """Size at which a video file is trained on, and whether the model's own size has limited it.
+
+    A dimension that is not given is the video's own, at the model's frame rate, and at most the model's own; all are
+    reduced to the nearest size that the family can make.
+
+    Args:
+        native_size: no upper limit.
+
+    Raises:
+        InputError: the file is no video, or smaller than anything the family can make.
+    """
+    from generator.video import is_still, video_shape
     from generator.video_timing import frames_in_clip
 
     if is_still(path):
         num_frames = 1  # frozen frames would teach the model to stand still
     if num_frames and height and width:
-        # Only the frames of the clip are held in memory, so long and large videos can be read.
-        size = nearest_size(generator, (num_frames, height, width))
-        return read_clip(path, *size, target_fps=generator.defaults.fps)
-    video, fps = read_video(path)
-    target_fps = generator.defaults.fps
-    native_frames = frames_in_clip(video.shape[1], fps, target_fps)
-    wanted = (num_frames or native_frames, height or video.shape[2], width or video.shape[3])
-    frames, height, width = nearest_size(generator, wanted, f"The video {path}")
-    return resample(video, fps, num_frames=frames, height=height, width=width, target_fps=target_fps)
+        return nearest_size(generator, (num_frames, height, width)), False
+    shape, defaults = video_shape(path), generator.defaults
+    native_frames = frames_in_clip(shape.num_frames, shape.fps, defaults.fps)
+    nearest_size(
+        generator,
+        (num_frames or native_frames, height or shape.height, width or shape.width),
+        f"The video {path}",
+    )
+    limits = (defaults.num_frames, defaults.height, defaults.width)
+    asked, wanted, limited = (num_frames, height, width), [], False
+    for given, own, limit in zip(asked, (native_frames, shape.height, shape.width), limits, strict=True):
+        wanted.append(given or (own if native_size else min(own, limit)))
+        limited |= given is None and not native_size and own > limit
+    return nearest_size(generator, (wanted[0], wanted[1], wanted[2])), limited
 
 
 def encode_files(
@@ -104,35 +131,52 @@ def encode_files(
     batch_size: int = 8,
     cache_dir: Path | None = None,
     progress: bool = True,
+    native_size: bool = False,
+    check: Callable[[Path, Size, bool], None] | None = None,
 ) -> list[Tensor]:
     """Latents `[C, F, H, W]` (float32, CPU) of video files, one a path; equal paths share one tensor.
 
-    Every dimension that is not given is the video's own, at the model's frame rate, reduced to the nearest
-    size that the family can make.
-
     Args:
+        num_frames, height, width, native_size: see `training_size`.
         cache_dir: where latents are kept, by the content of the file, the size, and the autoencoder's
             weights. `default_cache_dir() / "latents"` if None.
+        check: is called with every file, its size, and whether its latents are kept, before the first is encoded;
+            it raises `InputError` where that is too much.
 
     Raises:
         InputError: a file is missing or unreadable (named).
     """
+    paths = as_list(paths)
+    from generator.video import read_clip
+
     for name, value in (("num_frames", num_frames), ("height", height), ("width", width)):
         if value is not None and value < 1:
             raise InputError(f"{name} is {value}, but must be at least 1.")
     cache_dir = cache_dir or default_cache_dir() / "latents"
     encoder = autoencoder_hash(generator)
     distinct = list(dict.fromkeys(paths))
-    keys = {}
+    sizes, keys, reduced_count = {}, {}, 0
     for path in distinct:
         if not path.is_file():
             raise InputError(
                 f"The video {path} does not exist: correct the path or remove the row that names it."
             )
-        content = f"{file_hash(path)} {encoder} {num_frames} {height} {width} {generator.defaults.fps} {CACHE_VERSION}"
+        sizes[path], reduced = training_size(generator, path, num_frames, height, width, native_size)
+        reduced_count += reduced
+        content = f"{file_hash(path)} {encoder} {sizes[path]} {generator.defaults.fps} {CACHE_VERSION}"
         keys[path] = hashlib.sha256(content.encode()).hexdigest()
+        if check is not None:
+            kept = encoder is not None and (cache_dir / f"{keys[path]}.safetensors").is_file()
+            check(path, sizes[path], kept)
+    if reduced_count and progress:
+        own = generator.defaults
+        print(
+            f"{reduced_count} of {len(distinct)} videos are longer or larger than the model's own "
+            f"{own.num_frames} frames of {own.height}x{own.width} and are cut to it; --native_size true keeps them, "
+            "--num_frames, --height and --width set another size."
+        )
     latents: dict[Path, Tensor] = {}
-    waiting: dict[tuple[int, ...], list[tuple[Path, Tensor]]] = {}
+    waiting: dict[Size, list[tuple[Path, Tensor]]] = {}
 
     def encode(batch: list[tuple[Path, Tensor]]) -> None:
         videos = torch.stack([video for _, video in batch]).to(generator.device)
@@ -145,15 +189,15 @@ def encode_files(
 
     for path in tqdm(distinct, desc="Encoding videos", unit="video", disable=not progress):
         cached = cache_dir / f"{keys[path]}.safetensors"
-        kept = read_cached(cached, ("latents",)) if encoder is not None else None
-        if kept is not None:
-            latents[path] = kept["latents"]
+        found = read_cached(cached, ("latents",)) if encoder is not None else None
+        if found is not None:
+            latents[path] = found["latents"]
             continue
-        video = _load_video(generator, path, num_frames, height, width)
-        batch = waiting.setdefault(tuple(video.shape), [])
-        batch.append((path, video))
-        if len(batch) == batch_size:
-            encode(waiting.pop(tuple(video.shape)))
+        size = sizes[path]
+        batch = waiting.setdefault(size, [])
+        batch.append((path, read_clip(path, *size, target_fps=generator.defaults.fps)))
+        if len(batch) >= min(batch_size, max(1, ENCODED_PIXELS // math.prod(size))):
+            encode(waiting.pop(size))
     for batch in waiting.values():
         encode(batch)
     return [latents[path] for path in paths]
@@ -222,6 +266,8 @@ def encode_prompts_cached(
         cache_dir: where embeddings are kept, by text and text encoders; `default_cache_dir() / "prompts"` if
             None.
     """
+    prompts = as_list(prompts)
+    warn_of_lost_words(generator, prompts)
     cache_dir = cache_dir or default_cache_dir() / "prompts"
     encoder = text_encoder_hash(generator)
     if encoder is None:
@@ -256,6 +302,7 @@ class PromptTable:
     def encode(cls, generator: VideoGenerator, prompts: Sequence[str]) -> PromptTable:
         """Encodes each distinct prompt once (large text encoders: once ever); `rows[i]` is the row of
         `prompts[i]`."""
+        prompts = as_list(prompts)
         row_of = {prompt: row for row, prompt in enumerate(dict.fromkeys(["", *prompts]))}
         conditions = encode_prompts_cached(generator, list(row_of))
         rows = torch.tensor([row_of[prompt] for prompt in prompts], dtype=torch.long)
@@ -375,6 +422,7 @@ def split_prompts(prompts: Sequence[str], fraction: float, seed: int) -> tuple[l
     Raises:
         InputError: `fraction` is not in [0, 1), or leaves nothing to train on.
     """
+    prompts = as_list(prompts)
     distinct = sorted(set(prompts))
     count = max(1, round(fraction * len(distinct))) if fraction > 0 else 0
     if not 0 <= fraction < 1 or count >= len(distinct):

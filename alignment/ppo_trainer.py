@@ -110,6 +110,7 @@ class PPOTrainer(RolloutTrainer):
             self._compared(len(members)),
             keep_reference_means=args.beta > 0,
             finished=self._finished,
+            stepped=self._stepped,
         )
 
     def _finish_rollout(self, rollout: Rollout) -> None:
@@ -303,7 +304,7 @@ class PPOTrainer(RolloutTrainer):
         super().log(logs, start_time)
 
     def extra_state(self) -> dict[str, Any]:
-        state: dict[str, Any] = {}
+        state = super().extra_state()
         if self.args.adaptive_kl_target is not None:
             state["beta"] = self.beta
         if self.critic is not None:
@@ -311,6 +312,7 @@ class PPOTrainer(RolloutTrainer):
         return state
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
+        super().load_extra_state(state)
         self.beta = state.get("beta", self.beta)
         if self.critic is not None:
             self.critic.load_state(state["critic"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,8 +12,9 @@ from torch import Tensor
 from generator import video_prompts
 from generator.base import VideoGenerator
 from generator.editing import edit
+from generator.one_or_several import as_list
 from generator.output import InputError
-from generator.video import read_video, resample
+from generator.video import read_clip, video_shape
 from generator.video_prompts import Sampling
 from generator.video_timing import frames_in_clip
 
@@ -86,8 +86,9 @@ class VideoPromptArguments:
             raise InputError(
                 f"--new_frames is {self.new_frames}, but only --extend and --connect add so many frames: leave it out."
             )
-        if self.connect is not None and len(self.connect) != 2:
-            raise InputError(f"--connect got {len(self.connect)} videos: give two.")
+        connected = as_list(self.connect or [])
+        if self.connect is not None and len(connected) != 2:
+            raise InputError(f"--connect got {len(connected)} videos: give two.")
         return task
 
     def changed(self) -> dict[str, Any]:
@@ -116,15 +117,15 @@ def prompted(
     fps = generator.defaults.fps
 
     def source(path: str, rate: float | None = fps, frames: int | None = None) -> tuple[Tensor, float]:
-        video, found = read_video(Path(path))
-        target = rate or found
-        count = frames or frames_in_clip(video.shape[1], found, target)
-        return resample(video, found, count, height, width, target), target
+        shape = video_shape(path)
+        target = rate or shape.fps
+        count = frames or frames_in_clip(shape.num_frames, shape.fps, target)
+        return read_clip(path, count, height, width, target), target
 
     make = _TASKS[task](generator, arguments, num_frames, source, (height, width))
     rate = fps
     if task == "interpolate":
-        rate = read_video(Path(str(arguments.video)))[1] * (arguments.interpolate or 1)
+        rate = video_shape(str(arguments.video)).fps * (arguments.interpolate or 1)
     elif task == "long":
         rate = 4 * video_prompts.KEY_FRAME_FPS
 

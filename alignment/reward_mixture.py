@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from alignment.advantages import mean_and_std
 from alignment.judging import decode_for_reward
 from generator.base import Conditions, VideoGenerator, select
+from generator.one_or_several import as_list
 from generator.output import InputError
 
 if TYPE_CHECKING:
@@ -84,6 +85,9 @@ class RewardMixture:
         self.rewards = list(rewards)
         self.weights = torch.tensor(list(weights) if weights is not None else [1.0] * len(rewards))
         self.dimension = dimension
+        for reward in self.rewards:
+            if dimension is not None and reward.names_dimensions and dimension not in reward.dimensions:
+                raise _no_score(reward, dimension, reward.dimensions)
         names = [Path(reward.name).name or f"reward{i}" for i, reward in enumerate(rewards)]
         self.labels = [
             name if names.count(name) == 1 else f"{name}{index}" for index, name in enumerate(names)
@@ -99,6 +103,11 @@ class RewardMixture:
         """Whether every model judges noisy latents too."""
         return all(reward.scores_noisy_latents for reward in self.rewards)
 
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        """Raises `InputError` where a model cannot judge videos of some prompt."""
+        for reward in self.rewards:
+            reward.check_prompts(prompts)
+
     def check_generator(self, generator: VideoGenerator) -> None:
         for reward in self.rewards:
             reward.check_generator(generator)
@@ -113,6 +122,7 @@ class RewardMixture:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Rewards `[models, batch]` and all scores `[batch]` by name; videos are decoded at most once, and only
         if some model needs pixels."""
+        prompts = as_list(prompts)
         found: list[dict[str, list[Tensor]]] = [{} for _ in self.rewards]
         with torch.no_grad():
             for start in range(0, len(latents), batch_size):
@@ -153,6 +163,12 @@ class RewardMixture:
         return total
 
 
+def _no_score(reward: RewardModel, dimension: str, known: Iterable[str]) -> InputError:
+    return InputError(
+        f"The reward {reward.name!r} has no score {dimension!r}: set reward_dimension to one of {', '.join(known)}."
+    )
+
+
 def chosen_score(reward: RewardModel, scores: dict[str, Tensor], dimension: str | None) -> Tensor:
     """The score of `dimension`; where None, `overall`, or the mean of all scores.
 
@@ -160,10 +176,7 @@ def chosen_score(reward: RewardModel, scores: dict[str, Tensor], dimension: str 
         InputError: there is no such score, or it is not a finite number.
     """
     if dimension is not None and dimension not in scores:
-        raise InputError(
-            f"The reward {reward.name!r} has no score {dimension!r}: set reward_dimension to one of "
-            f"{', '.join(scores)}."
-        )
+        raise _no_score(reward, dimension, scores)
     chosen = dimension or ("overall" if "overall" in scores else None)
     rewards = scores[chosen] if chosen else torch.stack(list(scores.values())).mean(0)
     if not torch.isfinite(rewards).all():

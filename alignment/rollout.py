@@ -89,6 +89,7 @@ def sample_groups(
     compared: Tensor | None = None,
     keep_reference_means: bool = True,
     finished: Callable[[Tensor], None] | None = None,
+    stepped: Callable[[int], None] | None = None,
 ) -> Trajectories:
     """Samples one trajectory a row of `conditions`, in batches; each depends on its own seed only.
 
@@ -99,6 +100,7 @@ def sample_groups(
             for none.
         keep_reference_means: whether the means of the reference are kept; all must then be compared.
         finished: is given the clean latents of each batch as soon as it is sampled.
+        stepped: is given the number of videos after each denoising step.
     """
     parts = []
     for start in range(0, len(seeds), batch_size):
@@ -128,7 +130,7 @@ def sample_groups(
                 None if len(chosen) == len(noise) else chosen.to(noise.device),
                 keep_reference_means,
             )
-        parts.append(sample_trajectories(velocity, noise, sigmas, settings, reference))
+        parts.append(sample_trajectories(velocity, noise, sigmas, settings, reference, stepped))
         if finished is not None:
             finished(parts[-1].final)
     return join_trajectories(parts)
@@ -155,6 +157,7 @@ def ode_samples(
     guidance_scale: float,
     batch_size: int,
     finished: Callable[[Tensor], None] | None = None,
+    stepped: Callable[[int], None] | None = None,
 ) -> Trajectories:
     """Samples of the ODE, as trajectories without a stochastic step; the arguments are `sample_groups`'."""
     parts = []
@@ -168,7 +171,7 @@ def ode_samples(
             policy,
         )
         noise = seeded_noise(seeds[rows], latent_shape).to(generator.device)
-        parts.append(sample_latents(velocity, noise, sigmas))
+        parts.append(sample_latents(velocity, noise, sigmas, stepped=stepped))
         if finished is not None:
             finished(parts[-1])
     final = torch.cat(parts)

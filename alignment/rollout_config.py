@@ -103,6 +103,16 @@ class RolloutConfig(RewardedSamplingConfig):
                   "their entropy, which show a gamed reward; 0 for none."},
     )  # fmt: skip
 
+    probe_prompts: int = field(
+        default=4,
+        metadata={"help": "Prompts, evenly spread over the file, whose reward is logged as `probe/reward`: one video "
+                  "of each from a seed that never changes, so that rollouts can be compared; 0 for none."},
+    )  # fmt: skip
+    probe_rollouts: int | None = field(
+        default=None,
+        metadata={"help": "Rollouts between two measurements of `probe/reward`. Unset: a tenth of all."},
+    )
+
     scale_rewards: str = field(
         default="group",
         metadata={"help": "What rewards are divided by: the std of their `group`, the `global` one, or "
@@ -122,6 +132,10 @@ class RolloutConfig(RewardedSamplingConfig):
             "rollout_batch_size", "per_device_train_batch_size",
         ):  # fmt: skip
             check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        if self.probe_rollouts is None:
+            self.probe_rollouts = max(1, self.num_rollouts // 10)
+        check(self.probe_prompts >= 0, "probe_prompts", self.probe_prompts, "at least 0")
+        check(self.probe_rollouts >= 1, "probe_rollouts", self.probe_rollouts, "at least 1")
         check(self.monitor_videos >= 0, "monitor_videos", self.monitor_videos, "at least 0")
         check(self.advantage_clip > 0, "advantage_clip", self.advantage_clip, "above 0")
         check(self.target_kl is None or self.target_kl > 0, "target_kl", self.target_kl, "above 0")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from alignment.adapters import GeneratorArguments, LoraArguments
+from alignment.next_command import show_comparison
 from alignment.training_run import (
     checkpoint_to_resume,
     data_record,
@@ -15,9 +16,11 @@ from alignment.training_run import (
     load_rewards,
     read_training_prompts,
     require_reward,
+    speaks,
     train_and_save,
 )
 from generator.base import VideoGenerator
+from generator.one_or_several import as_list
 
 if TYPE_CHECKING:
     from reward.models.base import RewardModel
@@ -38,6 +41,9 @@ class PromptsAndRewards:
             "score of the built-in world), module:function, or http://… of `vidalign reward serve`."
         },
     )
+
+    def __post_init__(self) -> None:
+        self.reward = as_list(self.reward) if self.reward else []
 
 
 def run_on_rewards(
@@ -76,4 +82,6 @@ def run_on_rewards(
         **more,
     )
     train_and_save(trainer, checkpoint)
+    if speaks(config):
+        show_comparison(model, lora, config, prompts, data.prompts, config)
     return trainer

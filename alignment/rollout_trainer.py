@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,16 +15,22 @@ from alignment.advantages import group_relative_advantages, mean_and_std, share_
 from alignment.alignment_trainer import AlignmentTrainer
 from alignment.judging import Judged, Judging
 from alignment.latent_dataset import PromptTable, example_seeds
+from alignment.probe import PROBE_STREAM, Probe, probe_rows
 from alignment.reward_mixture import RewardMixture, mix_rewards
 from alignment.rollout import Rollout, ode_samples
 from alignment.rollout_config import RolloutConfig
+from alignment.rollout_progress import RolloutProgress
+from alignment.training_table import describe_sizes
 from alignment.video_statistics import video_statistics
 from generator.base import Conditions, VideoGenerator, select
+from generator.one_or_several import as_list
 from generator.output import InputError
-from generator.sampling import Trajectories, video_size
+from generator.sampling import Trajectories, one_text_each, video_size
 
 if TYPE_CHECKING:
     from reward.models.base import RewardModel
+
+logger = logging.getLogger(__name__)
 
 Monitor = Callable[[Rollout], dict[str, float]]
 """Called after each rollout; what it returns is logged. For metrics that are not optimised."""
@@ -63,6 +70,7 @@ class RolloutTrainer(AlignmentTrainer):
         record: dict[str, Any] | None = None,
         callbacks: Sequence[Any] = (),
     ) -> None:
+        prompts = as_list(prompts)
         if lora is not None and not lora.use_peft and self.needs_lora:
             name = type(self).__name__.removesuffix("Trainer")
             raise InputError(
@@ -78,18 +86,25 @@ class RolloutTrainer(AlignmentTrainer):
             args.reward_scale,
         )
         self.rewards.check_generator(generator)
+        self.rewards.check_prompts(prompts)
         defaults = generator.defaults
         size = video_size(generator, args.num_frames, args.height, args.width)
         self.latent_shape = generator.latent_shape(*size)
         self.guidance_scale = defaults.guidance_scale if args.guidance_scale is None else args.guidance_scale
         self.sigmas = generator.sigma_schedule(args.num_inference_steps, self.latent_shape)
         self.prompts = list(prompts)
-        negatives = list(negative_prompts or [args.negative_prompt] * len(prompts))
+        if self.guidance_scale == 1 and (args.negative_prompt or any(negative_prompts or [])):
+            logger.warning("Negative prompts have no effect without guidance: set guidance_scale above 1.")
+        negatives = one_text_each(negative_prompts or args.negative_prompt, len(prompts))
         table = PromptTable.encode(generator, [*prompts, *negatives])
         self.conditions = table.conditions
         self.prompt_rows, self.negative_rows = table.rows.split(len(prompts))
         self.monitors = list(monitors)
         self.rollout: Rollout | None = None
+        self.probe = Probe(args.probe_rollouts or 0 if args.probe_prompts else 0)
+        self.progress = RolloutProgress(
+            args.num_rollouts, disable=bool(args.disable_tqdm) or args.process_index > 0
+        )
         self._finished: Callable[[Tensor], None] | None = None
         self._row_order = torch.empty(0, dtype=torch.long)
         slots = args.world_size * args.max_steps * args.gradient_accumulation_steps
@@ -114,13 +129,20 @@ class RolloutTrainer(AlignmentTrainer):
     ) -> Any:
         index, update, place = self._locate(inputs["slots"])
         if update == 0 and place == 0:
+            if self.probe.is_due(index):
+                self._measure_probe(index)
             self.rollout = self._new_rollout(index)
+            passes = self.args.updates_per_rollout * self.args.gradient_accumulation_steps
+            self.progress.begin(index, "updating", passes, "passes")
         if self.rollout is None or self.rollout.index != index:
             raise InputError(
                 f"The checkpoint lies inside rollout {index}, which is not stored: resume from one at its "
                 f"end."
             )
         loss = self._rows_loss(model, self.rollout, self._rows_of(update, place), update, place)
+        self.progress.advance("updating")
+        if (update, place) == (self.args.updates_per_rollout - 1, self.args.gradient_accumulation_steps - 1):
+            self.progress.close()
         return (loss, {}) if return_outputs else loss
 
     def _rows_loss(
@@ -137,7 +159,10 @@ class RolloutTrainer(AlignmentTrainer):
         conditions = self.conditions_of(self.conditions, self.prompt_rows[members])
         with self._judging(conditions, texts) as judging:
             self._finished = judging.add
+            steps = len(members) * (len(self.sigmas) - 1)
+            self.progress.begin(index, "sampling", steps, "denoising steps")
             trajectories = self._sample(index, members, conditions)
+            self.progress.begin(index, "judging", len(members), "videos")
             each, scores = judging.finish(trajectories.final)
         rewards = mix_rewards(
             each.reshape(len(each), -1, args.num_generations),
@@ -168,7 +193,9 @@ class RolloutTrainer(AlignmentTrainer):
         size = self.args.reward_batch_size
 
         def judge(latents: Tensor, rows: slice) -> Judged:
-            return self.rewards.judge(self.generator, latents, select(conditions, rows), texts[rows], size)
+            judged = self.rewards.judge(self.generator, latents, select(conditions, rows), texts[rows], size)
+            self.progress.advance("judging", len(latents))
+            return judged
 
         return Judging(judge, size, self.args.device, self.args.asynchronous_rewards)
 
@@ -185,7 +212,32 @@ class RolloutTrainer(AlignmentTrainer):
             self.guidance_scale,
             self.args.rollout_batch_size,
             self._finished,
+            self._stepped,
         )
+
+    def _stepped(self, videos: int) -> None:
+        self.progress.advance("sampling", videos)
+
+    def _measure_probe(self, index: int) -> None:
+        """Logs the reward of the probe's prompts, whose noise is the same whenever they are sampled."""
+        args = self.args
+        members = probe_rows(len(self.prompts), args.probe_prompts, args.world_size, args.process_index)
+        conditions = self.conditions_of(self.conditions, self.prompt_rows[members])
+        self.progress.begin(index, "probe", 1, "times")
+        videos = ode_samples(
+            self.generator,
+            self.policy,
+            conditions,
+            self._negative_conditions(members),
+            self._seeds_of(0, len(members), PROBE_STREAM),
+            self.latent_shape,
+            self.sigmas,
+            self.guidance_scale,
+            args.rollout_batch_size,
+        ).final
+        texts = [self.prompts[member] for member in members.tolist()]
+        each, _ = self.rewards.judge(self.generator, videos, conditions, texts, args.reward_batch_size)
+        self.observe(self.probe.measured(torch.einsum("m, m b -> b", self.rewards.weights.to(each), each)))
 
     def _finish_rollout(self, rollout: Rollout) -> None:
         """What a method adds to a judged rollout, other advantages say."""
@@ -239,7 +291,21 @@ class RolloutTrainer(AlignmentTrainer):
     def _random(self, *key: int) -> torch.Generator:
         return torch.Generator().manual_seed(example_seeds(self.args.seed, *key)[0])
 
-    # What is logged
+    # What is said and logged
+
+    @property
+    def row_name(self) -> str:  # type: ignore[override]
+        return self.args.row_name
+
+    def describe_data(self) -> dict[str, str]:
+        args = self.args
+        return {
+            "prompts": f"{len(self.prompts)}, {args.num_prompts} in each of {args.num_rollouts} rollouts",
+            "videos": f"{args.num_generations} of each prompt, {args.num_prompts * args.num_generations} a rollout",
+            **describe_sizes(self.generator, [self.latent_shape]),
+            "sampling": f"{args.num_inference_steps} steps, guidance {self.guidance_scale:g}",
+            "reward": ", ".join(model.name for model in self.rewards.rewards),
+        }
 
     def _watch(self, rollout: Rollout, mean: Tensor, std: Tensor) -> None:
         args, trajectories = self.args, rollout.trajectories
@@ -256,17 +322,31 @@ class RolloutTrainer(AlignmentTrainer):
         observed |= {f"rewards/{name}/mean": value for name, value in rollout.scores.items()}
         if args.monitor_videos:
             count = min(args.monitor_videos, len(rollout.prompts))
+            self.progress.begin(rollout.index, "decoding", count, "videos")
             chosen = torch.linspace(0, len(rollout.prompts) - 1, count).long().to(trajectories.final.device)
             with torch.no_grad():
                 # One by one: decoding takes much memory, while the network's is still held.
-                each = [
-                    video_statistics(self.generator.decode(latents))
-                    for latents in trajectories.final[chosen].split(1)
-                ]
+                each = []
+                for latents in trajectories.final[chosen].split(1):
+                    each.append(video_statistics(self.generator.decode(latents)))
+                    self.progress.advance("decoding")
             observed |= {f"videos/{name}": torch.cat([found[name] for found in each]) for name in each[0]}
         for monitor in self.monitors:
             observed |= {name: torch.tensor(float(value)) for name, value in monitor(rollout).items()}
         self.observe({name: value.to(args.device) for name, value in observed.items()})
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self.progress.close()
+
+    def extra_state(self) -> dict[str, Any]:
+        return {**super().extra_state(), **self.probe.state()}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        super().load_extra_state(state)
+        self.probe.load_state(state)
 
     def _stop_above_target_kl(self, kl: Tensor) -> None:
         target = self.args.target_kl

@@ -19,6 +19,7 @@ from generator import flow
 from generator.base import Conditions, VideoGenerator
 from generator.first_frames import with_first_frame
 from generator.native.packing import dropped_share
+from generator.one_or_several import as_list
 from generator.sampling import seeded_noise
 
 EVALUATION_STEP = 2**32 - 1
@@ -51,6 +52,8 @@ class SFTTrainer(AlignmentTrainer):
         record: dict[str, Any] | None = None,
         callbacks: Sequence[Any] = (),
     ) -> None:
+        prompts = as_list(prompts)
+        eval_prompts = as_list(eval_prompts)
         table = PromptTable.encode(generator, [*prompts, *eval_prompts])
         self.conditions = table.conditions
         sides = [[latent] for latent in latents]

@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from alignment.adapters import GeneratorArguments
 from alignment.alignment_config import AlignmentConfig
 from alignment.alignment_trainer import AlignmentTrainer
 from alignment.latent_dataset import encode_files, file_hash
 from alignment.rollout_config import RewardedSamplingConfig
+from alignment.training_memory import memory_check
 from alignment.training_outputs import check_training_dir, command_of, goes_on_inside, training_outputs
+from alignment.training_table import show_before_training
 from generator.adapters import TRAINING_NAME
 from generator.base import VideoGenerator
+from generator.one_or_several import as_list
 from generator.output import InputError
 from generator.output_folder import Outputs, open_output_dir
 from generator.zero import outside_engine
@@ -53,6 +56,17 @@ def read_training_prompts(source: str, config: RewardedSamplingConfig) -> tuple[
     )
 
 
+def check_demonstration_term(ptx_coef: float, ptx_dataset: str) -> None:
+    """Raises `InputError` where the weight of demonstrations and their folder are not given together."""
+    if ptx_coef > 0 and not ptx_dataset:
+        raise InputError("ptx_coef is above 0, but there are no demonstrations: give ptx_dataset.")
+    if ptx_dataset and ptx_coef <= 0:
+        raise InputError(
+            f"--ptx_dataset is {ptx_dataset}, but ptx_coef is 0, so nothing would be learnt from it: set --ptx_coef, "
+            "or leave --ptx_dataset out."
+        )
+
+
 def require_reward(given: RewardModel | Sequence[RewardModel] | None, names: Sequence[str]) -> None:
     """Raises `InputError` where there is nothing that judges videos."""
     if given is None and not names:
@@ -63,12 +77,47 @@ def load_rewards(
     given: RewardModel | Sequence[RewardModel] | None, names: Sequence[str], config: AlignmentConfig
 ) -> list[RewardModel]:
     """The reward models that were given, or those that the names stand for."""
+    names = as_list(names)
     from reward import load_reward
 
     if given is None:
         with outside_engine():
             return [load_reward(name, device=config.device) for name in names]
     return list(given) if isinstance(given, Sequence) else [given]
+
+
+class SizeArguments(Protocol):
+    """Size at which a command trains on videos; see `alignment.latent_dataset.training_size`."""
+
+    num_frames: int | None
+    height: int | None
+    width: int | None
+    native_size: bool | None
+
+
+def encode_training_videos(
+    generator: VideoGenerator,
+    config: AlignmentConfig,
+    paths: Sequence[Path],
+    size: SizeArguments,
+    videos_of_an_example: int = 1,
+    tiling: bool = False,
+) -> list[Tensor]:
+    """Latents `[C, F, H, W]` of video files, refused before the first is encoded where they are too large for this
+    machine."""
+    native, packs = size.native_size, bool(getattr(config, "pack", False))
+    videos = config.per_device_train_batch_size * videos_of_an_example * (2 if packs else 1)
+    with config.main_process_first():
+        return encode_files(
+            generator,
+            paths,
+            size.num_frames,
+            size.height,
+            size.width,
+            progress=not config.disable_tqdm,
+            native_size=packs if native is None else native,
+            check=memory_check(generator, config, videos, tiling),
+        )
 
 
 def encode_demonstrations(
@@ -108,24 +157,31 @@ def _outputs(config: AlignmentConfig) -> Outputs:
     return training_outputs(command_of(type(config).__name__))
 
 
+def speaks(config: AlignmentConfig) -> bool:
+    """Whether this process says what is done: one of all, unless progress is hidden."""
+    return config.process_index == 0 and not config.disable_tqdm
+
+
 def train_and_save(trainer: AlignmentTrainer, checkpoint: str | None) -> None:
     """Trains, then writes the result and `trainer_state.json` (all logged metrics) into the output folder."""
     args = trainer.args
     if args.process_index == 0:
         go_on = goes_on_inside(args, checkpoint)
         open_output_dir(str(args.output_dir), _outputs(args), args.overwrite, go_on)
+    show_before_training(trainer)
     trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.eval_dataset is not None:
         trainer.evaluate()
     trainer.save_model()
     trainer.save_state()
-    if trainer.is_world_process_zero() and not trainer.args.disable_tqdm:
+    if speaks(trainer.args):
         what = "adapter is" if trainer.lora.use_peft else "trained weights are"
         print(f"The {what} in {Path(str(trainer.args.output_dir))}.")
 
 
 def data_record(source: str | Path, files: Iterable[Path], texts: Iterable[str]) -> dict[str, Any]:
     """Where data came from and a SHA-256 of all its files and texts."""
+    texts = as_list(texts)
     digest = hashlib.sha256()
     for path in dict.fromkeys(files):
         digest.update(file_hash(path).encode())

@@ -29,6 +29,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from generator.base import VideoGenerator
+from generator.one_or_several import as_list
 from generator.output import InputError, atomic_path, write_json
 
 WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
@@ -258,6 +259,20 @@ def merged_adapter(generator: VideoGenerator) -> LoraAdapter | None:
     return vars(generator).get("_merged_adapter")
 
 
+def check_adapters(generator: VideoGenerator, paths: str | Path | Sequence[str | Path]) -> list[LoraAdapter]:
+    """Reads adapters without adding them to the model.
+
+    Raises:
+        InputError: an adapter is missing or belongs to another model.
+    """
+    adapters = []
+    for path in as_list(paths):
+        adapter = _for_experts(generator, read_adapter(path))
+        _check_model(generator, adapter, path)
+        adapters.append(adapter)
+    return adapters
+
+
 @torch.no_grad()
 def load_adapters(generator: VideoGenerator, paths: str | Path | Sequence[str | Path]) -> LoraAdapter:
     """Adds adapters to the weights of the transformer in memory, so that sampling costs what the base costs.
@@ -268,10 +283,7 @@ def load_adapters(generator: VideoGenerator, paths: str | Path | Sequence[str | 
     Raises:
         InputError: an adapter is missing or belongs to another model; the model is then unchanged.
     """
-    paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
-    adapters = [_for_experts(generator, read_adapter(path)) for path in paths]
-    for path, adapter in zip(paths, adapters):
-        _check_model(generator, adapter, path)
+    adapters = check_adapters(generator, paths)
     total = concatenate_adapters(adapters)
     modules = dict(generator.transformer.named_modules())
     for name, (down, up) in total.pairs.items():

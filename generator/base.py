@@ -9,7 +9,7 @@ the velocity `noise - x_0`. Latents are float32, normalised to about unit varian
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -252,6 +252,19 @@ class VideoGenerator(ABC):
             where a token is real.
         """
 
+    @property
+    def max_prompt_tokens(self) -> int | None:
+        """Most tokens of a prompt that are read, marks of its end included; None where that is not known."""
+        return None
+
+    def lost_end(self, prompt: str) -> str:
+        """The end of a prompt that is not read, as it is longer than `max_prompt_tokens`; empty for most."""
+        return ""
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """Words of a prompt that the text encoder has never seen, where it reads whole words."""
+        return []
+
     def release_text_encoder(self) -> None:  # noqa: B027
         """Frees the memory of the text encoder once all prompts are encoded; families with a small one keep it."""
 
@@ -311,20 +324,22 @@ class VideoGenerator(ABC):
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         seed: int | Sequence[int] = 0,
-        negative_prompt: str = "",
+        negative_prompt: str | Sequence[str] = "",
         batch_size: int = 8,
         progress: bool = False,
         solver: str = "euler",
+        stepped: Callable[[int], None] | None = None,
     ) -> Tensor:
         """Videos `[len(prompts), 3, frames, height, width]` in [-1, 1] on the CPU.
 
         The noise of a video depends only on its own seed, so a video is the same in any batch.
 
         Args:
-            prompts: one a video; repeat a prompt for several videos of it.
+            prompts: one a video; repeat a prompt for several videos of it. A string is one prompt.
             seed: one seed a prompt, or one integer s, by which video i gets the seed s + i.
-            negative_prompt: prompt of the unconditional branch when `guidance_scale` is above 1.
+            negative_prompt: prompt of the unconditional branch when `guidance_scale` is not 1, or one for each prompt.
             solver: of the ODE, one of `sampling.SOLVERS`.
+            stepped: is given the number of videos in the batch after each denoising step, to show progress.
 
         Raises:
             InputError: the size is not one that the family can make, or there is no such solver.
@@ -344,4 +359,5 @@ class VideoGenerator(ABC):
             batch_size=batch_size,
             progress=progress,
             solver=solver,
+            stepped=stepped,
         )

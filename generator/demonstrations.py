@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
+from generator.one_or_several import as_list
 from generator.output import InputError, atomic_path, write_jsonl
 from generator.video import check_video, write_video
 
@@ -104,6 +105,7 @@ def write_demonstrations(
         InputError: the folder exists and is not empty.
         ValueError: the numbers of videos, prompts and extras differ.
     """
+    prompts = as_list(prompts)
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists and is not empty: name another folder for the demonstrations.")

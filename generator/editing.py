@@ -11,6 +11,7 @@ from torch import Tensor
 from generator import flow
 from generator.base import VideoGenerator
 from generator.first_frames import velocity_with_image
+from generator.one_or_several import as_list
 from generator.output import InputError
 from generator.sampling import Velocity, sample_latents, seeded_noise
 from generator.video_prompts import Sampling
@@ -43,6 +44,8 @@ def edit(
     Raises:
         InputError: the strength is out of its range, or the model cannot make the size.
     """
+    prompts = as_list(prompts)
+    source_prompts = None if source_prompts is None else as_list(source_prompts)
     if not 0 < strength <= 1:
         raise InputError(f"The strength is {strength}, but must be above 0 and at most 1.")
     generator.check_size(*videos.shape[2:])

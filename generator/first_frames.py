@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from generator.base import Conditions, VideoGenerator, repeat
+from generator.one_or_several import as_list
 from generator.sampling import Velocity, guided_velocity
 
 
@@ -20,6 +21,7 @@ def velocity_with_image(
         images: `[batch, 3, height, width]` in [-1, 1], one a prompt.
         num_frames: of the videos that begin with them.
     """
+    prompts = as_list(prompts)
     conditions = generator.encode_prompts(list(prompts))
     negative = repeat(generator.encode_prompts([""]), len(prompts)) if guidance_scale != 1 else None
     if generator.needs_image:

@@ -129,6 +129,19 @@ def write_jsonl(path: str | Path, rows: list[dict[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
+def refuse_unwritable(path: str | Path) -> None:
+    """Raises `InputError` where a folder `path` can be neither written to nor made; makes nothing."""
+    place = Path(path).absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise InputError(f"{place} is a file, but a folder is needed for the output: name another path.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise InputError(
+            f"{place} may not be written to, but the output {path} goes there: name another path."
+        )
+
+
 def check_output_file(path: str | Path, overwrite: bool, is_own: Callable[[Path], bool], what: str) -> None:
     """Checks whether a command may write the file `path`.
 

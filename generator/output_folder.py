@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from generator.one_or_several import as_list
 from generator.output import InputError, write_json
 
 MARK = ".vidalign.json"
@@ -169,7 +170,7 @@ def _names(names: list[str]) -> str:
 def refuse_inputs_in(folder: str | Path, inputs: Iterable[str | Path]) -> None:
     """Raises `InputError` if a file or folder that a command reads lies in the folder that it is to overwrite."""
     whole = Path(folder).resolve()
-    for each in inputs:
+    for each in as_list(inputs):
         if Path(each).exists() and Path(each).resolve().is_relative_to(whole):
             raise InputError(
                 f"{each} is read, but lies in the output folder {folder}, which --overwrite deletes: name another "

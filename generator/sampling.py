@@ -12,6 +12,8 @@ from tqdm.auto import tqdm
 
 from generator import flow
 from generator.base import Conditions, VideoGenerator, concatenate, repeat, select
+from generator.lost_words import warn_of_lost_words
+from generator.one_or_several import as_list
 from generator.output import InputError
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
@@ -71,7 +73,13 @@ SOLVERS = ("euler", "heun", "ab2", "dpm")
 
 
 @torch.no_grad()
-def sample_latents(velocity: Velocity, latents: Tensor, sigmas: Tensor, solver: str = "euler") -> Tensor:
+def sample_latents(
+    velocity: Velocity,
+    latents: Tensor,
+    sigmas: Tensor,
+    solver: str = "euler",
+    stepped: Callable[[int], None] | None = None,
+) -> Tensor:
     """Latents `[batch, ...]` carried along the ODE from the noise level `sigmas[0]` to `sigmas[-1]`.
 
     Args:
@@ -79,6 +87,7 @@ def sample_latents(velocity: Velocity, latents: Tensor, sigmas: Tensor, solver: 
         latents: float32, at the noise level `sigmas[0]`.
         sigmas: falling noise levels `[steps + 1]`, from `flow.sigma_schedule`.
         solver: one of `SOLVERS`; all but `euler` are of second order, and start with or end in an Euler step.
+        stepped: is given the number of latents after each step.
 
     Raises:
         InputError: there is no such solver.
@@ -102,6 +111,8 @@ def sample_latents(velocity: Velocity, latents: Tensor, sigmas: Tensor, solver: 
         else:
             latents = flow.euler_step(latents, predicted, sigma, sigma_next)
         before = predicted, clean, sigma
+        if stepped is not None:
+            stepped(len(latents))
     return latents
 
 
@@ -213,6 +224,7 @@ def sample_trajectories(
     sigmas: Tensor,
     settings: SdeSettings,
     reference: Reference | None = None,
+    stepped: Callable[[int], None] | None = None,
 ) -> Trajectories:
     """Samples latents with stochastic steps inside the window and ODE steps elsewhere.
 
@@ -221,6 +233,7 @@ def sample_trajectories(
         noise: `[batch, 1 + W, C, F, H, W]`, float32: the start, then the noise of each stochastic step.
         sigmas: the schedule `[steps + 1]`.
         reference: with it, the divergence from it is recorded.
+        stepped: is given the number of latents after each step.
     """
     window = range(settings.first_step, settings.first_step + settings.num_steps)
     if window.stop > len(sigmas) - 2:
@@ -235,6 +248,8 @@ def sample_trajectories(
     reference_means: list[Tensor] = []
     kl: list[Tensor] = []
     for step in range(len(sigmas) - 1):
+        if stepped is not None and step > 0:
+            stepped(len(latents))
         sigma = sigmas[step].expand(latents.shape[0])
         predicted = velocity(latents, sigma)
         if step not in window:
@@ -254,6 +269,8 @@ def sample_trajectories(
         log_probs.append(flow.gaussian_log_prob(latents, mean, std))
         if step == window.stop - 1:
             states.append(latents)
+    if stepped is not None:
+        stepped(len(latents))
     return Trajectories(
         final=latents,
         states=torch.stack(states, dim=1),
@@ -269,6 +286,8 @@ def encode_unique_prompts(
     generator: VideoGenerator, prompts: Sequence[str], batch_size: int = 64
 ) -> tuple[Conditions, Tensor]:
     """Conditions of the distinct prompts, each encoded once, and the row `[len(prompts)]` of every prompt."""
+    prompts = as_list(prompts)
+    warn_of_lost_words(generator, prompts)
     rows = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
     distinct = list(rows)
     with torch.no_grad():
@@ -300,6 +319,18 @@ def one_seed_each(seed: int | Sequence[int], count: int) -> list[int]:
     return list(seed)
 
 
+def one_text_each(text: str | Sequence[str], count: int) -> list[str]:
+    """`count` times one text; a sequence of `count` texts as it is."""
+    texts = as_list(text)
+    if len(texts) == 1:
+        return texts * count
+    if len(texts) != count:
+        raise InputError(
+            f"{len(texts)} negative prompts were given for {count} prompts: give one a prompt, or one for all."
+        )
+    return texts
+
+
 @torch.no_grad()
 def generate_latents(
     generator: VideoGenerator,
@@ -310,12 +341,14 @@ def generate_latents(
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
     seed: int | Sequence[int] = 0,
-    negative_prompt: str = "",
+    negative_prompt: str | Sequence[str] = "",
     batch_size: int = 8,
     progress: bool = False,
     solver: str = "euler",
+    stepped: Callable[[int], None] | None = None,
 ) -> Tensor:
     """Clean latents `[len(prompts), C, F, H, W]` on the CPU; the arguments are those of `generate_videos`."""
+    prompts = as_list(prompts)
     if not prompts:
         raise InputError("No prompt was given: give at least one.")
     if generator.needs_image:
@@ -330,14 +363,19 @@ def generate_latents(
     latent_shape = generator.latent_shape(*size)
     sigmas = generator.sigma_schedule(steps, latent_shape)
     conditions, rows = encode_unique_prompts(generator, prompts)
-    negative = generator.encode_prompts([negative_prompt]) if scale != 1 else None
+    negatives = None
+    if scale != 1:
+        negatives, negative_rows = encode_unique_prompts(
+            generator, one_text_each(negative_prompt, len(prompts))
+        )
     finished = []
     with tqdm(total=len(prompts), desc="Generating", unit="video", disable=not progress) as bar:
         for start in range(0, len(prompts), batch_size):
             batch = slice(start, start + batch_size)
             noise = seeded_noise(seeds[batch], latent_shape).to(generator.device)
+            negative = None if negatives is None else select(negatives, negative_rows[batch])
             velocity = guided_velocity(generator, select(conditions, rows[batch]), negative, scale)
-            finished.append(sample_latents(velocity, noise, sigmas, solver).cpu())
+            finished.append(sample_latents(velocity, noise, sigmas, solver, stepped).cpu())
             bar.update(len(noise))
     return torch.cat(finished)
 
@@ -352,10 +390,11 @@ def generate_videos(
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
     seed: int | Sequence[int] = 0,
-    negative_prompt: str = "",
+    negative_prompt: str | Sequence[str] = "",
     batch_size: int = 8,
     progress: bool = False,
     solver: str = "euler",
+    stepped: Callable[[int], None] | None = None,
 ) -> Tensor:
     """Videos `[len(prompts), 3, frames, height, width]` on the CPU; see `VideoGenerator.generate`."""
     latents = generate_latents(
@@ -371,6 +410,7 @@ def generate_videos(
         batch_size=batch_size,
         progress=progress,
         solver=solver,
+        stepped=stepped,
     )
     return torch.cat(
         [generator.decode(part.to(generator.device)).cpu() for part in latents.split(batch_size)]

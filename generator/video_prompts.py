@@ -20,6 +20,7 @@ from torch import Tensor
 from generator import flow
 from generator.base import VideoGenerator, concatenate, repeat
 from generator.first_frames import velocity_with_image
+from generator.one_or_several import as_list
 from generator.output import InputError
 from generator.sampling import sample_latents, seeded_noise
 
@@ -77,6 +78,7 @@ def sample_unknown_frames(
     Raises:
         InputError: the family takes no known frames.
     """
+    prompts = as_list(prompts)
     if not generator.takes_known_frames:
         raise InputError(
             f"{generator.name} takes no frames as a prompt, but this needs a model with a noise level for each frame: "
@@ -127,6 +129,7 @@ def animate(
     sampling: Sampling = Sampling(),
 ) -> Tensor:
     """Videos `[batch, 3, num_frames, height, width]` that begin with `images [batch, 3, height, width]` in [-1, 1]."""
+    prompts = as_list(prompts)
     frames = num_frames or generator.defaults.num_frames
     generator.check_size(frames, *images.shape[2:])
     if generator.needs_image:
@@ -170,6 +173,7 @@ def extend(
     Raises:
         InputError: no frames were asked for, or the direction is unknown.
     """
+    prompts = as_list(prompts)
     if num_new_frames < 1:
         raise InputError(f"{num_new_frames} new frames were asked for: ask for at least one.")
     if direction == "loop":
@@ -246,6 +250,7 @@ def connect(
     Raises:
         InputError: the sizes differ, or the number of frames is not such a multiple.
     """
+    prompts = as_list(prompts)
     time = _time(generator)
     if first.shape[3:] != second.shape[3:]:
         raise InputError(
@@ -295,6 +300,7 @@ def interpolate(
     Raises:
         InputError: the factor is not a power of two, or there is only one frame.
     """
+    prompts = as_list(prompts)
     if factor < 2 or factor & (factor - 1):
         raise InputError(f"The factor is {factor}, but must be 2, 4, 8 or another power of two.")
     if videos.shape[2] < 2:
@@ -351,6 +357,7 @@ def generate_long(
     Returns:
         Videos `[batch, 3, 4 * k + 1, height, width]` at `4 * KEY_FRAME_FPS` frames a second, at least `seconds` long.
     """
+    prompts = as_list(prompts)
     if seconds <= 0:
         raise InputError(f"{seconds:g} seconds were asked for: ask for more than 0.")
     height, width = height or generator.defaults.height, width or generator.defaults.width

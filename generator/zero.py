@@ -97,4 +97,3 @@ def whole_weights(parameters: Iterable[nn.Parameter], changed: bool = False) -> 
 
     with deepspeed.zero.GatheredParameters(divided, modifier_rank=0 if changed else None):
         yield
-

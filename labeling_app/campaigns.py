@@ -11,6 +11,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from generator.one_or_several import as_list
 from generator.output import InputError
 from labeling_app.answers import dense_ranks
 from labeling_app.held import MAXIMUM_ID
@@ -89,6 +90,7 @@ def add_campaign(
         InputError: it exists, there is no such project, or its name, overlap or dimensions are illegal. Then nothing
             was made.
     """
+    dimensions = as_list(dimensions)
     with store.write() as session:
         known = select(Campaign.id).where(Campaign.name == name)
         if is_storable(name) and session.scalar(known) is not None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from generator.one_or_several import as_list
 from generator.output import InputError, files_into, has_rows_with, write_jsonl
 from generator.output_folder import MARK, Outputs, check_output_dir, empty_own, named_videos, open_output_dir
 from labeling_app.assignment import MAXIMUM_ID, MAXIMUM_TEXT, Refused
@@ -32,6 +33,7 @@ def ask(store: Store, campaign: str, prompts: Sequence[str], wanted: int = 1) ->
     Raises:
         InputError: there is no such campaign, or a prompt or the number is not usable.
     """
+    prompts = as_list(prompts)
     row = store.campaign(campaign)
     if not 1 <= wanted <= 1000:
         raise InputError(f"{wanted} demonstrations a prompt are asked for: give a number from 1 to 1000.")

@@ -17,6 +17,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 from tqdm import tqdm
 
+from generator.one_or_several import as_list
 from generator.output import InputError, atomic_path, check_output_file
 from labeling_app.adjudication import final_rankings
 from labeling_app.answers import dense_ranks
@@ -99,6 +100,7 @@ def import_preferences(
         InputError: the file, a video or a name cannot be used, the campaign has other dimensions, or the annotator has
             ranked the same videos differently. Then nothing was imported.
     """
+    dimensions = None if dimensions is None else as_list(dimensions)
     votes = list(_votes(store, read_preferences(path, format), annotator, progress))
     found = {vote.ranking.dimension for vote in votes}
     per_task = Counter(

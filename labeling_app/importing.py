@@ -12,6 +12,7 @@ from typing import Any
 import av
 from tqdm import tqdm
 
+from generator.one_or_several import as_list
 from generator.output import InputError
 from labeling_app.store import NewTask, Store, VideoFile, check_task
 
@@ -71,6 +72,7 @@ def import_tasks(
         InputError: nothing is there to import, or, without `skip_bad`, something cannot be used. Then nothing
             was imported.
     """
+    dimensions = None if dimensions is None else as_list(dimensions)
     tasks, problems = read_tasks(source, skip_bad, progress)
     added = store.add_tasks(campaign, tasks, overlap=overlap, dimensions=dimensions)
     return ImportSummary(added=added, known=len(tasks) - added, problems=tuple(problems))

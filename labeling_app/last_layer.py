@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from generator.one_or_several import as_list
 from labeling_app.selection import SelectedPair, Selection, binary_entropy, check_request
 
 if TYPE_CHECKING:
@@ -138,6 +139,7 @@ def read_last_layer(
     Raises:
         InputError: a file is missing or is not a video.
     """
+    videos = as_list(videos)
     import torch
 
     clips = torch.stack([model.read_video(path) for path in videos])

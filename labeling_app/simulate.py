@@ -396,11 +396,11 @@ def _task_motions(task: Task, annotators: Sequence[SimulatedAnnotator]) -> list[
     """Mean absolute difference of neighbouring frames, standardised within the task."""
     if not any(annotator.motion_bias for annotator in annotators):
         return [0.0] * len(task.videos)
-    from generator.video import read_video
+    from generator.bounded_reading import read_within
 
     motions = []
     for video in task.videos:
-        frames, _ = read_video(video.media.path)
+        frames, _ = read_within(video.media.path)
         motions.append(float(frames.diff(dim=1).abs().mean()) if frames.shape[1] > 1 else 0.0)
     spread = float(np.std(motions))
     return [(motion - float(np.mean(motions))) / spread if spread else 0.0 for motion in motions]

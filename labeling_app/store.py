@@ -17,6 +17,7 @@ from sqlalchemy import bindparam, delete, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from generator.one_or_several import as_list
 from generator.output import InputError
 from labeling_app.database import database_url, is_new_file, open_database, remove_unused
 from labeling_app.login import (
@@ -296,6 +297,7 @@ class Store:
                 `overlap` or `dimensions` is illegal or differs from what the campaign has; a file has changed
                 since it was imported.
         """
+        dimensions = None if dimensions is None else as_list(dimensions)
         for task in tasks:
             check_task(task.prompt, [video.path for video in task.videos])
         with self.write() as session:
@@ -360,6 +362,7 @@ def is_name(text: str, longest: int) -> bool:
 
 def check_task(prompt: str, videos: Sequence[Path]) -> None:
     """Raises `InputError` unless there is a prompt and 2 to 9 different videos."""
+    videos = as_list(videos)
     shown = prompt if len(prompt) <= 60 else prompt[:57] + "…"
     if not is_storable(prompt):
         raise InputError(f"The prompt {shown!r} holds a NUL or half a character: write it as plain UTF-8.")
@@ -377,6 +380,7 @@ def check_task(prompt: str, videos: Sequence[Path]) -> None:
 def campaign_row(
     session: Session, name: str, overlap: int | None, dimensions: Sequence[str] | None, now: float
 ) -> Campaign:
+    dimensions = None if dimensions is None else as_list(dimensions)
     if overlap is not None and not 1 <= overlap <= MAXIMUM_OVERLAP:
         raise InputError(
             f"overlap is {overlap}: give the number of annotators a task, from 1 to {MAXIMUM_OVERLAP}."

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from generator.one_or_several import as_list
 from generator.output import InputError
 
 if TYPE_CHECKING:
@@ -17,16 +19,16 @@ __all__ = ["load_reward"]
 
 
 def load_reward(
-    name_or_path: str | Path,
+    name_or_path: str | Path | Sequence[str | Path],
     device: str | torch.device | None = None,
     generator: VideoGenerator | None = None,
 ) -> RewardModel:
     """Loads what judges videos.
 
     Args:
-        name_or_path: the folder of a trained reward model or ensemble; several folders joined by commas, which judge
-            together; `world`, the verifier of the built-in world; `module:function`, a function `(videos, prompts)
-            -> scores`; or the address `http://…` of `vidalign reward serve`.
+        name_or_path: the folder of a trained reward model or ensemble; several folders, in a list or joined by commas,
+            which judge together; `world`, the verifier of the built-in world; `module:function`, a function
+            `(videos, prompts) -> scores`; or the address `http://…` of `vidalign reward serve`.
         device: where a trained model goes.
         generator: the trunk of a latent model, in place of loading it by the stored name. It must not be the
             generator that is being trained.
@@ -36,7 +38,7 @@ def load_reward(
     """
     from reward.models.base import FunctionReward, WorldReward, import_function
 
-    name = str(name_or_path)
+    name = ",".join(map(str, as_list(name_or_path)))
     if name == "world":
         return WorldReward()
     if name.startswith(("http://", "https://")):

@@ -24,6 +24,9 @@ from reward.models.base import RewardModel
 from reward.preferences import DIMENSIONS, MISSING, Ranking, split_by_prompt
 from reward.reward_trainer import file_hash, split_rankings
 
+BATCH_BYTES = 2**28
+"""Most memory of the videos that are judged together, unless one takes more."""
+
 VideoScores = dict[tuple[str, Path], dict[str, float]]
 
 
@@ -51,7 +54,8 @@ def score_rankings(
 
     for key in tqdm(keys, desc="Scoring videos", unit="video", disable=not progress):
         video = reward.read_video(key[1])
-        if waiting and (len(waiting) == batch_size or waiting[0][1].shape != video.shape):
+        full = len(waiting) == batch_size or sum(v.nbytes for _, v in waiting) + video.nbytes > BATCH_BYTES
+        if waiting and (full or waiting[0][1].shape != video.shape):
             judge()
         waiting.append((key, video))
     judge()

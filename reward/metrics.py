@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from generator.one_or_several import as_list
 from reward.adherence.statistics import Interval, cluster_bootstrap
 
 Floats = NDArray[np.float64]
@@ -40,6 +41,7 @@ def pairs_of_rankings(
     scores: Sequence[ArrayLike], ranks: Sequence[ArrayLike], prompts: Sequence[str]
 ) -> Pairs:
     """All judged pairs i < j of several rankings; `scores[n]` and `ranks[n]` have one entry a video."""
+    prompts = as_list(prompts)
     difference: list[float] = []
     label: list[int] = []
     cluster: list[str] = []

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from generator.base import Conditions, concatenate, select
+from generator.one_or_several import as_list
 from generator.output import InputError
 from reward.models.latent import Features, LatentRewardModel
 from reward.preferences import MISSING, Ranking
@@ -27,6 +28,7 @@ def load_videos(paths: Sequence[Path], num_frames: int, height: int, width: int,
     Raises:
         InputError: a file is missing or is not a video; it is named.
     """
+    paths = as_list(paths)
     from generator.video import read_clip
 
     return torch.stack([read_clip(path, num_frames, height, width, fps) for path in paths])
@@ -129,6 +131,8 @@ class RankingDataset(Dataset[dict[str, Tensor]]):
         dimensions: Sequence[str],
         annotators: Sequence[str] = (),
     ) -> None:
+        dimensions = as_list(dimensions)
+        annotators = as_list(annotators)
         self.rankings = [ranking for ranking in rankings if ranking.dimension in dimensions]
         numbers = {name: number for number, name in enumerate(annotators)}
         self.items = [

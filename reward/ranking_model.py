@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from generator.one_or_several import as_list
 from reward.losses import LOSSES, informative, masked_dimensions, scaled_by_annotator
 from reward.models.heads import Features
 from reward.models.latent import LatentRewardModel
@@ -28,6 +29,7 @@ class RankingLikelihood(nn.Module):
     """
 
     def __init__(self, loss_type: str, annotators: Sequence[str] = (), prior: float = 0.0) -> None:
+        annotators = as_list(annotators)
         super().__init__()
         self.loss_type = loss_type
         self.annotators = list(annotators)

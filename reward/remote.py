@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from generator.one_or_several import as_list
 from generator.output import InputError
 from reward.models.base import RewardModel, Scores, join_scores
 from reward.wire import TENSORS, pack
@@ -34,6 +35,8 @@ class RemoteReward(RewardModel):
         InputError: there is no reward service at the address.
     """
 
+    names_dimensions = True
+
     def __init__(self, address: str, timeout: float = 600.0, patience: float = 3600.0) -> None:
         self.name = self.address = address.rstrip("/")
         self.timeout, self.patience = timeout, patience
@@ -54,10 +57,12 @@ class RemoteReward(RewardModel):
         Raises:
             InputError: the service refuses them, has gone, or stays busy.
         """
+        prompts = as_list(prompts)
         return self._judge(videos, prompts, "")["scores"]
 
     def uncertainty(self, videos: Tensor, prompts: Sequence[str]) -> Scores:
         """Standard deviations `[batch]` of the scores, where the model of the service knows them."""
+        prompts = as_list(prompts)
         return self._judge(videos, prompts, "?uncertainty=true")["uncertainty"]
 
     def _judge(self, videos: Tensor, prompts: Sequence[str], query: str) -> dict[str, Scores]:

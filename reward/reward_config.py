@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from generator.engines import EngineArguments
+from generator.one_or_several import as_list
 from generator.output import InputError
 from reward.losses import LOSSES
 from reward.models.latent_config import ARCHITECTURES
@@ -185,6 +186,8 @@ class RewardConfig(EngineArguments):
     encode_batch_size: int = field(default=16, metadata={"help": "Videos encoded at a time."})
 
     def __post_init__(self) -> None:
+        self.dimensions = as_list(self.dimensions)
+        self.lora_target_modules = as_list(self.lora_target_modules)
         if self.architecture not in ("auto", *ARCHITECTURES):
             raise InputError(
                 f"The architecture {self.architecture!r} is unknown: use auto, {' or '.join(ARCHITECTURES)}."

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,8 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 from transformers import set_seed
 
+from generator.bounded_reading import read_within
 from generator.output import InputError, write_json
-from generator.video import read_video
 from generator.zero import outside_engine, whole_weights
 from reward.losses import informative, masked_dimensions
 from reward.metrics import Pairs, evaluate_pairs, pairs_of_rankings
@@ -39,7 +38,8 @@ from reward.reward_trainer import (
     versions,
 )
 
-_CACHED_VIDEOS = 256
+CACHED_BYTES = 2**30
+"""Size of the decoded videos that are kept for the next batch."""
 
 
 @dataclass
@@ -80,9 +80,17 @@ class _Rankings(Dataset[Ranking]):
         return self.rankings[index]
 
 
-@lru_cache(maxsize=_CACHED_VIDEOS)
+_videos: dict[Path, tuple[Tensor, float]] = {}
+
+
 def _decoded(path: Path) -> tuple[Tensor, float]:
-    return read_video(path)
+    """A video and its frames a second; the latest ones are kept."""
+    if path not in _videos:
+        found = read_within(path)
+        while _videos and found[0].nbytes + sum(video.nbytes for video, _ in _videos.values()) > CACHED_BYTES:
+            _videos.pop(next(iter(_videos)))
+        _videos[path] = found
+    return _videos[path]
 
 
 @dataclass

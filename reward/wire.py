@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from generator.one_or_several import as_list
 from generator.output import InputError
 
 TENSORS = "application/octet-stream"
@@ -26,6 +27,7 @@ TENSORS = "application/octet-stream"
 
 def pack(videos: Tensor, prompts: Sequence[str]) -> bytes:
     """Videos and prompts as the body of a request; 16-bit floats keep more than the 8 bits of a video file."""
+    prompts = as_list(prompts)
     tensors = {"videos": videos.detach().to(device="cpu", dtype=torch.float16).contiguous()}
     return save(tensors, metadata={"prompts": json.dumps(list(prompts))})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from alignment.demo_config import DemoConfig
+from alignment.next_command import show_next
 
 HELP = "Run the whole loop on the built-in model and write a report."
 EXAMPLE = "vidalign demo --output_dir runs/demo"
@@ -27,3 +28,5 @@ def run(config: DemoConfig) -> None:
             )
         print(line)
     print(f"Report: {report}")
+    # The annotators of the demo are simulated; the labeling app shows what people would see.
+    show_next("label", "serve", "--db", report.parent / "labels.db")

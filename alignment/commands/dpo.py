@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignment.adapters import GeneratorArguments, LoraArguments
+from alignment.checks import check_equal_sizes, check_trainable
 from alignment.dpo_config import DPOConfig
 from alignment.dpo_trainer import RankingDPOTrainer
-from alignment.latent_dataset import encode_files
+from alignment.next_command import show_comparison
 from alignment.training_run import (
     checkpoint_to_resume,
     data_record,
+    encode_training_videos,
     generator_inputs,
     load_generator_to_train,
+    speaks,
     train_and_save,
 )
 from generator.base import VideoGenerator
@@ -55,12 +58,23 @@ class DPOArguments:
     )
     num_frames: int | None = field(
         default=None,
-        metadata={"help": "Frames to train on. Unset: each video's own duration at the model's rate."},
+        metadata={
+            "help": "Frames to train on. Unset: the video's own at the model's rate, at most the model's."
+        },
     )
     height: int | None = field(
-        default=None, metadata={"help": "Height to resize to. Unset: each video's own."}
+        default=None, metadata={"help": "Height to resize to. Unset: the video's own, at most the model's."}
     )
-    width: int | None = field(default=None, metadata={"help": "Width to resize to. Unset: each video's own."})
+    width: int | None = field(
+        default=None, metadata={"help": "Width to resize to. Unset: the video's own, at most the model's."}
+    )
+    native_size: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Keep the size and duration of videos that are larger than the model's own. Unset: on with --pack, "
+            "whose rows take clips of any size, else off."
+        },
+    )
 
 
 def run(
@@ -97,15 +111,16 @@ def run(
     check_videos(paths)
     checkpoint = checkpoint_to_resume(config, [*generator_inputs(model), data.preferences, *paths])
     generator = generator or load_generator_to_train(model, config)
-    with config.main_process_first():
-        latents = encode_files(
-            generator,
-            paths,
-            data.num_frames,
-            data.height,
-            data.width,
-            progress=not config.disable_tqdm,
-        )
+    check_trainable(generator, config, lora, "dpo", RankingDPOTrainer.shows_first_frames)
+    check_equal_sizes(generator, [comparison.videos for comparison in both], data)
+    latents = encode_training_videos(
+        generator,
+        config,
+        paths,
+        data,
+        videos_of_an_example=max(len(comparison.videos) for comparison in both),
+        tiling=model.tiling,
+    )
     remaining = iter(latents)
     videos = [list(itertools.islice(remaining, len(comparison.videos))) for comparison in both]
     ranks = [comparison.ranks for comparison in both]
@@ -125,6 +140,8 @@ def run(
         callbacks=callbacks,
     )
     train_and_save(trainer, checkpoint)
+    if speaks(config):
+        show_comparison(model, lora, config, prompts, data.preferences, data)
     return trainer
 
 

@@ -4,21 +4,31 @@ runs; `evaluate vbench`, VBench's aggregation."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alignment.cli import Verb
 from alignment.loading_arguments import LoadingArguments
-from generator.output import InputError
+from alignment.next_command import WORLD_PROMPTS, given_flags, new_folder, show_next
+from generator.one_or_several import as_list
+from generator.output import InputError, refuse_unwritable
 from generator.pixel_formats import PIXEL_FORMAT_HELP, PIXEL_FORMATS, check_pixel_format
+
+if TYPE_CHECKING:
+    from generator.base import VideoGenerator
 
 HELP = "Compare how well a model and its adapters follow prompts, with confidence intervals and a report."
 EXAMPLE = (
     "vidalign evaluate --model nano --adapter runs/dpo runs/ppo "
     "--prompts world:test:128 --output_dir runs/evaluation"
 )
+
+
+MOST_COMPARED = 9
+"""Videos in one ranking, at most."""
 
 
 @dataclass
@@ -85,6 +95,9 @@ class EvaluateArguments:
     title: str = field(default="Prompt adherence", metadata={"help": "Title of the report."})
     overwrite: bool = field(default=False, metadata={"help": "Empty an existing output folder first."})
 
+    def __post_init__(self) -> None:
+        self.adapter, self.reference = as_list(self.adapter), as_list(self.reference)
+
 
 @dataclass
 class CompareArguments:
@@ -100,6 +113,9 @@ class CompareArguments:
     )
     title: str = field(default="Comparison of evaluations", metadata={"help": "Title of the report."})
     overwrite: bool = field(default=False, metadata={"help": "Empty an existing output folder first."})
+
+    def __post_init__(self) -> None:
+        self.runs, self.reference = as_list(self.runs), as_list(self.reference)
 
 
 @dataclass
@@ -125,6 +141,7 @@ def name_adapters(adapters: list[str]) -> dict[str, str]:
         InputError: two would have one name, a name is `base` or not fit for a folder, or a folder does not
         exist.
     """
+    adapters = as_list(adapters)
     named: dict[str, str] = {}
     for text in adapters:
         name, separator, path = text.partition("=")
@@ -148,24 +165,26 @@ def run(
     loading: LoadingArguments | None = None,
 ) -> None:
     """Generates, judges, and prints where the report is and the means with their intervals."""
-    from functools import partial
-
     from generator import load_generator
     from reward.adherence.comparison import GenerationSettings, compare_models
     from reward.adherence.suites import load_suite
+    from reward.adherence.verifiers import check_prompts_of
     from reward.reward_trainer import versions
 
     loading = loading or LoadingArguments()
-    if arguments.num_videos_per_prompt < 1 or arguments.batch_size < 1:
-        raise InputError("--num_videos_per_prompt and --batch_size must be at least 1.")
+    _check_numbers(arguments)
     check_pixel_format(arguments.pixel_format, arguments.height, arguments.width)
     adapters = name_adapters(arguments.adapter)
-    load = partial(load_generator, arguments.model, **loading.options())
-    models = {"base": load, **{name: partial(load, adapter=path) for name, path in adapters.items()}}
-    unknown = [name for name in arguments.reference if name not in models]
+    names = ["base", *adapters]
+    unknown = [name for name in arguments.reference if name not in names]
     if unknown:
-        raise InputError(f"The reference {unknown[0]!r} is not among the models {', '.join(models)}.")
+        raise InputError(f"The reference {unknown[0]!r} is not among the models {', '.join(names)}.")
     suite = load_suite(arguments.prompts)
+    prompts = [record.prompt for record in suite.records]
+    check_prompts_of(arguments.verifier, arguments.questions or None, prompts)
+    refuse_unwritable(arguments.output_dir)
+    load = partial(load_generator, arguments.model, **loading.options())
+    models = _checked_models(arguments, adapters, load, prompts)
     summary = compare_models(
         models,
         suite.records,
@@ -200,6 +219,82 @@ def run(
         categories=suite.categories_of if suite.categories else None,
     )
     print_summary(summary, arguments.output_dir)
+    _show_next(arguments, 1 + len(adapters))
+
+
+def _show_next(arguments: EvaluateArguments, num_models: int) -> None:
+    """People can rank the videos of several models; of one model, candidates are made first."""
+    if 2 <= num_models * arguments.num_videos_per_prompt <= MOST_COMPARED:
+        name = Path(arguments.output_dir).resolve().name
+        show_next(
+            "label", "import", "--db", "labels.db", "--campaign", name, "--videos", arguments.output_dir
+        )
+        return
+    other_source = arguments.prompts.partition(":")[0] in ("suite", "vbench", "t2v_compbench")
+    sampling = ("num_frames", "height", "width", "num_inference_steps", "guidance_scale", "solver")
+    show_next(
+        "generate",
+        "--model",
+        arguments.model,
+        "--prompts",
+        WORLD_PROMPTS if other_source else arguments.prompts,
+        *given_flags(arguments, sampling),
+        "--num_videos_per_prompt",
+        4,
+        "--output_dir",
+        new_folder(arguments.output_dir, "candidates"),
+    )
+
+
+def _check_numbers(arguments: EvaluateArguments) -> None:
+    """Raises `InputError` where a number is out of its range."""
+    names = ("num_videos_per_prompt", "batch_size", "num_frames", "height", "width", "num_inference_steps")
+    for name in names:
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name} is {value}, but it must be at least 1.")
+    if abs(arguments.seed) >= 2**62:
+        raise InputError(f"--seed is {arguments.seed}, but it must be between -2^62 and 2^62.")
+
+
+def _checked_models(
+    arguments: EvaluateArguments,
+    adapters: dict[str, str],
+    load: Callable[..., VideoGenerator],
+    prompts: list[str],
+) -> dict[str, Callable[[], VideoGenerator]]:
+    """Functions that load the models, after the size and all adapters were found to fit the base model.
+
+    Raises:
+        InputError: one does not fit.
+    """
+    from generator.adapters import check_adapters
+    from generator.lost_words import looked_at, warn_of_lost_words
+    from generator.sampling import video_size
+
+    base = load()
+    if base.needs_image:
+        raise InputError(
+            f"{arguments.model} animates images, but prompts alone are evaluated: use a text-to-video model."
+        )
+    video_size(base, arguments.num_frames, arguments.height, arguments.width)
+    check_adapters(base, list(adapters.values()))
+    warn_of_lost_words(base, prompts)
+    held = [base]
+    told = set(looked_at(base))
+
+    def remembering(model: VideoGenerator) -> VideoGenerator:
+        looked_at(model).update(told)
+        return model
+
+    def load_base() -> VideoGenerator:
+        return held.pop() if held else remembering(load())
+
+    def load_adapted(path: str) -> VideoGenerator:
+        held.clear()  # one model is in memory at a time
+        return remembering(load(adapter=path))
+
+    return {"base": load_base, **{name: partial(load_adapted, path) for name, path in adapters.items()}}
 
 
 def run_compare(arguments: CompareArguments) -> None:

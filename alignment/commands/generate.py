@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tqdm import tqdm
 
 from alignment.loading_arguments import LoadingArguments
+from alignment.next_command import given_flags, new_folder, show_next
 from alignment.prompted_generation import VideoPromptArguments, prompted
 from generator.base import VideoGenerator
 from generator.demonstrations import METADATA
-from generator.output import InputError, write_json, write_jsonl
+from generator.lost_words import warn_of_lost_words
+from generator.output import InputError, refuse_unwritable, write_json, write_jsonl
 from generator.output_folder import Outputs, check_output_dir, named_videos, open_output_dir, require_own
-from generator.pixel_formats import PIXEL_FORMATS, PIXEL_FORMAT_HELP, check_pixel_format
+from generator.pixel_formats import PIXEL_FORMAT_HELP, PIXEL_FORMATS, check_pixel_format
 from generator.prompts import PromptRecord, read_prompts
 from generator.video import write_video
+from generator.video_bar import VideoBar
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 HELP = "Generates videos from prompts: mp4 files and a metadata.jsonl that names prompt, seed, model and adapter."
 EXAMPLE = "vidalign generate --model nano --prompts prompts.txt --output_dir videos --num_videos_per_prompt 2"
@@ -127,6 +132,13 @@ def run(
     missing = [row for row in rows if not (going_on and (output_dir / row["file_name"]).is_file())]
     if missing:
         model = load_generator(arguments.model, adapter=arguments.adapter, **loading.options())
+        texts = [text for row in rows for text in (row["prompt"], row["negative_prompt"]) if text]
+        warn_of_lost_words(model, texts)
+        scale = (
+            model.defaults.guidance_scale if arguments.guidance_scale is None else arguments.guidance_scale
+        )
+        if scale == 1 and any(row["negative_prompt"] for row in rows):
+            logger.warning("Negative prompts have no effect without guidance: pass --guidance_scale above 1.")
         sizes = [getattr(arguments, name) or getattr(model.defaults, name) for name in SIZES]
         generate: Callable[..., Tensor] = partial(model.generate, solver=arguments.solver)
         fps = model.defaults.fps
@@ -135,13 +147,42 @@ def run(
         else:
             model.check_size(*sizes)
         if arguments.reward:
-            generate = _aligned(model, arguments)
-        open_output_dir(output_dir, OUTPUTS, arguments.overwrite, going_on)
-        if not going_on:
-            write_json(output_dir / ARGUMENTS_FILE, state)
-        _generate_missing(generate, fps, missing, len(rows), arguments)
+            generate = _aligned(model, arguments, [row["prompt"] for row in missing])
+        elif not prompt.task and model.needs_image:
+            raise InputError(
+                f"{arguments.model} animates images, and none was given: pass --image FILE, or use a text-to-video "
+                "model."
+            )
+        refuse_unwritable(output_dir)
+
+        def begin() -> None:
+            """Makes the folder when the first videos are there, so that whatever refuses them leaves nothing."""
+            open_output_dir(output_dir, OUTPUTS, arguments.overwrite, going_on)
+            if not going_on:
+                write_json(output_dir / ARGUMENTS_FILE, state)
+
+        plain = not prompt.task and not arguments.reward
+        steps = arguments.num_inference_steps or model.defaults.num_inference_steps
+        _generate_missing(generate, fps, missing, len(rows), arguments, begin, steps if plain else None)
     write_jsonl(output_dir / METADATA, rows)
     print(f"{len(rows)} videos in {output_dir}")
+    _show_next(arguments, prompt, loading)
+
+
+def _show_next(arguments: GenerateArguments, prompt: VideoPromptArguments, loading: LoadingArguments) -> None:
+    """Several videos of a prompt can be ranked; of single ones, more are made first."""
+    if arguments.num_videos_per_prompt > 1:
+        name = Path(arguments.output_dir).resolve().name
+        show_next(
+            "label", "import", "--db", "labels.db", "--campaign", name, "--videos", arguments.output_dir
+        )
+    else:
+        given = [field.name for field in fields(arguments) if field.name not in ("output_dir", "overwrite")]
+        asked = [field.name for field in fields(prompt)]
+        words = [*given_flags(arguments, given), *given_flags(prompt, asked)]
+        words += given_flags(loading, [field.name for field in fields(loading)])
+        folder = new_folder(arguments.output_dir, "candidates")
+        show_next("generate", *words, "--num_videos_per_prompt", 4, "--output_dir", folder)
 
 
 def _generate_missing(
@@ -150,11 +191,16 @@ def _generate_missing(
     missing: list[dict[str, Any]],
     total: int,
     arguments: GenerateArguments,
+    begin: Callable[[], None],
+    steps: int | None,
 ) -> None:
+    """Makes and writes videos; `steps` is the number of denoising steps where `generate` tells of each."""
     # Videos of one call share a negative prompt.
     missing = sorted(missing, key=lambda row: (row["negative_prompt"], row["index"]))
-    with tqdm(total=total, initial=total - len(missing), desc="videos", unit="video") as progress:
-        for batch in _batches(missing, arguments.batch_size):
+    with VideoBar(total, total - len(missing), "videos") as progress:
+        stepping = {} if steps is None else {"stepped": progress.stepped(steps)}
+        batches = _batches(missing, arguments.batch_size)
+        for batch in batches:
             videos = generate(
                 [row["prompt"] for row in batch],
                 num_frames=arguments.num_frames,
@@ -165,25 +211,31 @@ def _generate_missing(
                 seed=[row["seed"] for row in batch],
                 negative_prompt=batch[0]["negative_prompt"],
                 batch_size=arguments.batch_size,
+                **stepping,
             )
             if not torch.isfinite(videos).all():
                 raise InputError(
                     f"{arguments.model} made pixels that are not finite numbers: check its weights, the adapter's and "
                     "the weight of guidance."
                 )
+            if batch is batches[0]:
+                begin()
             for row, video in zip(batch, videos, strict=True):
                 path = Path(arguments.output_dir) / row["file_name"]
                 write_video(path, video, fps, full_colour=PIXEL_FORMATS[arguments.pixel_format])
-                progress.update()
+            progress.finish(len(batch))
 
 
-def _aligned(model: VideoGenerator, arguments: GenerateArguments) -> Callable[..., Tensor]:
+def _aligned(
+    model: VideoGenerator, arguments: GenerateArguments, prompts: list[str]
+) -> Callable[..., Tensor]:
     """`model.generate` with best-of-N and reward guidance."""
-    from alignment.guided_sampling import sample_aligned
+    from alignment.guided_sampling import check_alignment, sample_aligned
     from alignment.reward_mixture import RewardMixture
     from reward import load_reward
 
     rewards = RewardMixture([load_reward(str(arguments.reward), device=model.device)])
+    check_alignment(model, rewards, prompts, arguments.reward_guidance)
 
     def generate(prompts: list[str], seed: list[int], **more: Any) -> Tensor:
         samples = sample_aligned(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from alignment.cli import Verb
 from alignment.label_verbs import CAMPAIGN_HELP, DB_HELP, LEAD_VERBS, reward_score
+from alignment.next_command import new_folder, show_next
 from generator.output import InputError
 from labeling_app.backup import backup, restore
 from labeling_app.database import existing_database
@@ -260,6 +261,7 @@ def run_import(arguments: ImportArguments) -> None:
     for problem in summary.problems:
         print(f"Left out: {problem}")
     print(f"Campaign {arguments.campaign}: {summary.added} new task(s), {summary.known} known already.")
+    show_next("label", "serve", "--db", arguments.db)
 
 
 def _import_preferences(arguments: ImportArguments) -> None:
@@ -291,6 +293,8 @@ def run_export(arguments: ExportArguments) -> None:
                 store, arguments.campaign, arguments.demonstrations, arguments.overwrite, arguments.accepted
             )
             print(f"{count} demonstration(s) in {arguments.demonstrations}")
+            folder = new_folder(arguments.demonstrations, "sft")
+            show_next("sft", "--model", "nano", "--dataset", arguments.demonstrations, "--output_dir", folder)
             return
         path = Path(arguments.output_file or "")
         if arguments.format != OWN:
@@ -305,6 +309,7 @@ def run_export(arguments: ExportArguments) -> None:
             return
         count = export_rankings(store, arguments.campaign, path, arguments.overwrite, arguments.raw)
     print(f"{count} ranking(s) in {path}")
+    show_next("reward", "--preferences", path, "--output_dir", new_folder(path.with_suffix(""), "reward"))
 
 
 def run_users(arguments: UsersArguments) -> None:
@@ -382,6 +387,10 @@ def run_simulate(arguments: SimulateArguments) -> None:
     for dimension in dimensions:
         best = done.best_possible_pair_accuracy(dimension)
         print(f"best possible pair accuracy ({dimension}): {_number(best)}")
+    file = f"{arguments.campaign}.jsonl"
+    show_next(
+        "label", "export", "--db", arguments.db, "--campaign", arguments.campaign, "--output_file", file
+    )
 
 
 def _scores_from_file(path: Path) -> Score:

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from alignment.adapters import GeneratorArguments, LoraArguments
+from alignment.next_command import show_comparison
 from alignment.ppo_config import PPOConfig
 from alignment.ppo_trainer import PPOTrainer
 from alignment.rollout_trainer import Monitor
 from alignment.training_run import (
+    check_demonstration_term,
     checkpoint_to_resume,
     data_record,
     encode_demonstrations,
@@ -19,9 +21,11 @@ from alignment.training_run import (
     load_rewards,
     read_training_prompts,
     require_reward,
+    speaks,
     train_and_save,
 )
 from generator.base import VideoGenerator
+from generator.one_or_several import as_list
 
 if TYPE_CHECKING:
     from reward.models.base import RewardModel
@@ -52,8 +56,7 @@ class PPOArguments:
     )
 
     def __post_init__(self) -> None:
-        if isinstance(self.reward, str):
-            self.reward = [self.reward] if self.reward else []
+        self.reward = as_list(self.reward) if self.reward else []
 
 
 def run(
@@ -71,6 +74,7 @@ def run(
     Returns the trainer after training.
     """
     require_reward(reward, data.reward)
+    check_demonstration_term(config.ptx_coef, data.ptx_dataset)
     prompts, negative_prompts = read_training_prompts(data.prompts, config)
     checkpoint = checkpoint_to_resume(
         config, [*generator_inputs(model), data.prompts, *data.reward, *filter(None, [data.ptx_dataset])]
@@ -99,6 +103,8 @@ def run(
         demonstrations=demonstrations,
     )
     train_and_save(trainer, checkpoint)
+    if speaks(config):
+        show_comparison(model, lora, config, prompts, data.prompts, config)
     return trainer
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from alignment.next_command import WORLD_PROMPTS, new_folder, show_next
 from generator.native.pretrain_config import PretrainConfig
 
 HELP = "Train the built-in generator from scratch on clips of the video world."
@@ -20,3 +21,12 @@ def run(config: PretrainConfig) -> None:
         print(f"{slice_done} Give the same command again to go on.")
         return
     print(f"The pretrained pipeline and its model card are in {folder}.")
+    show_next(
+        "generate",
+        "--model",
+        folder,
+        "--prompts",
+        WORLD_PROMPTS,
+        "--output_dir",
+        new_folder(folder, "videos"),
+    )

@@ -3,13 +3,19 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from transformers import TrainerCallback
+
 from alignment.cli import Verb
+from alignment.next_command import new_folder, show_next
 from alignment.training_outputs import check_training_dir, goes_on_inside
-from generator.output import InputError
+from alignment.training_table import describe_device, format_table, trained_share
+from generator.output import InputError, refuse_unwritable
 from generator.output_folder import check_output_dir, open_output_dir
 from reward.formats import FORMAT_HELP
 from reward.reward_config import RewardConfig
@@ -167,16 +173,50 @@ def read_source(preferences: str, format: str, merge: bool) -> list[Ranking]:
     return merge_annotators(rankings) if merge else rankings
 
 
+class RewardTable(TrainerCallback):
+    """Prints what a reward model learns from, once, when training starts."""
+
+    def __init__(self, rankings: Sequence[Ranking]) -> None:
+        self.rankings: Sequence[Ranking] | None = rankings
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        rankings, self.rankings = self.rankings, None
+        if rankings is None or args.disable_tqdm or not state.is_world_process_zero:
+            return
+        videos = {video for ranking in rankings for video in ranking.videos}
+        size = model.reward_model.video_size()
+        shown = (
+            "each video's own"
+            if size is None
+            else f"{size['num_frames']} frames of {size['height']}x{size['width']}"
+        )
+        tied = sum(not ranking.has_order for ranking in rankings)
+        rows = {
+            "rankings": f"{len(rankings)} of {len({ranking.prompt for ranking in rankings})} prompts; {tied} of them "
+            "carry no order (everything tied)",
+            "videos": str(len(videos)),
+            "size": shown,
+            "steps": f"{state.max_steps} of {args.per_device_train_batch_size * args.world_size} rankings",
+            "judges": ", ".join(model.reward_model.dimensions),
+            "trained": trained_share(model),
+            "device": describe_device(args, next(model.parameters()).dtype),
+        }
+        print(format_table("The reward model learns from", rows), flush=True)
+
+
 def run(arguments: RewardArguments, config: RewardConfig, vlm: VLMArguments) -> None:
     """Trains, writes the model with its figures, and prints the held-out accuracy of each dimension."""
     import torch
 
     from generator import load_generator
     from generator.demonstrations import read_demonstrations
+    from generator.lost_words import warn_of_lost_words
+    from generator.sampling import video_size
     from generator.video import check_videos
     from generator.zero import outside_engine
     from reward.models.storage import CONFIG_NAME
     from reward.reward_outputs import OUTPUTS
+    from reward.reward_trainer import split_rankings
     from reward.reward_training import train_reward_model
     from reward.vlm_trainer import train_vlm_reward_model, vlm_reward_config
 
@@ -201,8 +241,10 @@ def run(arguments: RewardArguments, config: RewardConfig, vlm: VLMArguments) -> 
     rankings = read_source(arguments.preferences, arguments.format, arguments.merge_annotators)
     demonstrations = read_demonstrations(arguments.demonstrations) if arguments.demonstrations else []
     pretraining = read_source(arguments.pretraining, "auto", False) if arguments.pretraining else []
-    check_videos(path for ranking in (*rankings, *pretraining) for path in ranking.videos)
     source = None if from_store else arguments.preferences
+    check_videos([video for ranking in (*rankings, *pretraining) for video in ranking.videos])
+    split_rankings(rankings, config.held_out_fraction, config.validation_fraction, config.seed)
+    refuse_unwritable(str(config.output_dir))
     if arguments.model_type == "latent":
         # Weights that are trained themselves need the precision of float32; `--bf16` is for the arithmetic.
         dtype = torch.float32 if config.full_trunk else None
@@ -210,18 +252,16 @@ def run(arguments: RewardArguments, config: RewardConfig, vlm: VLMArguments) -> 
             generator = load_generator(
                 arguments.model, adapter=arguments.adapter, device=config.device, dtype=dtype
             )
+        warn_of_lost_words(generator, [ranking.prompt for ranking in rankings])
+        video_size(generator, config.num_frames, config.height, config.width)
     else:
         vlm_reward_config(vlm, config, rankings)
     first = config.process_index == 0
     if first:
         open_output_dir(str(config.output_dir), OUTPUTS, arguments.overwrite, go_on)
-        without_order = sum(not ranking.has_order for ranking in rankings)
-        print(
-            f"{len(rankings)} rankings of {len({ranking.prompt for ranking in rankings})} prompts; "
-            f"{without_order} of them carry no order (everything tied)."
-        )
+    table = RewardTable(rankings)
     if arguments.model_type == "vlm":
-        _, metrics = train_vlm_reward_model(rankings, vlm, config, source)
+        _, metrics = train_vlm_reward_model(rankings, vlm, config, source, callbacks=[table])
     else:
         _, metrics = train_reward_model(
             generator,
@@ -229,6 +269,7 @@ def run(arguments: RewardArguments, config: RewardConfig, vlm: VLMArguments) -> 
             config,
             trunk_adapter=arguments.adapter,
             source=source,
+            callbacks=[table],
             demonstrations=demonstrations,
             pretraining=pretraining,
             weights_from=arguments.weights_from or None,
@@ -236,6 +277,24 @@ def run(arguments: RewardArguments, config: RewardConfig, vlm: VLMArguments) -> 
     if first:
         _report(metrics)
         print(f"The reward model is in {Path(str(config.output_dir))}.")
+        folder = str(config.output_dir)
+        if any(figures.get("held_out") for figures in metrics.values() if isinstance(figures, dict)):
+            show_next(
+                "reward", "evaluate", "--reward", folder, "--preferences", arguments.preferences,
+                "--output_dir", new_folder(folder, "agreement"),
+            )  # fmt: skip
+        elif arguments.model_type == "latent":
+            _show_ppo(folder, arguments.model, arguments.adapter, arguments.preferences)
+
+
+def _show_ppo(reward: str, model: str, adapter: str | None, preferences: str) -> None:
+    """PPO against the reward model, on the prompts of its rankings where their file is one of prompts too."""
+    prompts = preferences if Path(preferences).suffix.lower() == ".jsonl" else "world:train:256"
+    start = [] if adapter is None else ["--adapter", adapter]
+    folder = new_folder(reward, "ppo")
+    show_next(
+        "ppo", "--model", model, *start, "--prompts", prompts, "--reward", reward, "--output_dir", folder
+    )
 
 
 def _report(metrics: dict[str, Any]) -> None:
@@ -299,7 +358,6 @@ def run_evaluate(arguments: EvaluateArguments) -> None:
         [arguments.preferences, arguments.reward],
     )
     rankings = read_source(arguments.preferences, arguments.format, merge=False)
-    check_videos(path for ranking in rankings for path in ranking.videos)
     model = load_reward(arguments.reward, device=arguments.device)
     held_out = None
     if not arguments.all_prompts:
@@ -307,6 +365,8 @@ def run_evaluate(arguments: EvaluateArguments) -> None:
     if held_out is not None:
         print(f"The model learned from this file: only its {len(held_out)} held-out rankings are evaluated.")
         rankings = held_out
+    model.check_prompts([ranking.prompt for ranking in rankings])
+    check_videos([video for ranking in rankings for video in ranking.videos])
     fraction = arguments.calibration_fraction
     if fraction is None:
         fraction = 0.0 if calibration_of(model)[0] else 0.2
@@ -328,6 +388,12 @@ def run_evaluate(arguments: EvaluateArguments) -> None:
     if result["not_scored"]:
         print(f"Not scored by this model: {', '.join(result['not_scored'])}.")
     print(f"The report is {output_dir / 'evaluation.html'}.")
+    record = Path(arguments.reward) / "training.json"
+    if record.is_file():
+        trained = json.loads(record.read_text(encoding="utf-8"))
+        if "trunk_adapter" in trained:
+            start = trained["trunk_adapter"]
+            _show_ppo(arguments.reward, trained["base_model"], start, arguments.preferences)
 
 
 def _summary(figures: dict[str, Any]) -> str:

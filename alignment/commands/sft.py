@@ -8,14 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from alignment.adapters import GeneratorArguments, LoraArguments
-from alignment.latent_dataset import encode_files, split_prompts
+from alignment.checks import check_trainable
+from alignment.latent_dataset import split_prompts
+from alignment.next_command import prompt_file, show_generation
 from alignment.sft_config import SFTConfig
 from alignment.sft_trainer import SFTTrainer
 from alignment.training_run import (
     checkpoint_to_resume,
     data_record,
+    encode_training_videos,
     generator_inputs,
     load_generator_to_train,
+    speaks,
     train_and_save,
 )
 from generator.base import VideoGenerator
@@ -38,12 +42,23 @@ class SFTArguments:
     )
     num_frames: int | None = field(
         default=None,
-        metadata={"help": "Frames to train on. Unset: each video's own duration at the model's rate."},
+        metadata={
+            "help": "Frames to train on. Unset: the video's own at the model's rate, at most the model's."
+        },
     )
     height: int | None = field(
-        default=None, metadata={"help": "Height to resize to. Unset: each video's own."}
+        default=None, metadata={"help": "Height to resize to. Unset: the video's own, at most the model's."}
     )
-    width: int | None = field(default=None, metadata={"help": "Width to resize to. Unset: each video's own."})
+    width: int | None = field(
+        default=None, metadata={"help": "Width to resize to. Unset: the video's own, at most the model's."}
+    )
+    native_size: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Keep the size and duration of videos that are larger than the model's own. Unset: on with --pack, "
+            "whose rows take clips of any size, else off."
+        },
+    )
     skip_bad: bool = field(
         default=False,
         metadata={"help": "Leave out missing and unreadable videos with a warning instead of failing."},
@@ -73,15 +88,10 @@ def run(
     train, held_out = split_prompts(prompts, data.eval_fraction, config.seed)
     checkpoint = checkpoint_to_resume(config, [*generator_inputs(model), data.dataset, *paths])
     generator = generator or load_generator_to_train(model, config)
-    with config.main_process_first():
-        latents = encode_files(
-            generator,
-            paths,
-            data.num_frames,
-            data.height,
-            data.width,
-            progress=not config.disable_tqdm,
-        )
+    check_trainable(generator, config, lora, "sft", SFTTrainer.shows_first_frames)
+    latents = encode_training_videos(
+        generator, config, paths, data, videos_of_an_example=1, tiling=model.tiling
+    )
     trainer = SFTTrainer(
         generator,
         config,
@@ -94,6 +104,8 @@ def run(
         callbacks=callbacks,
     )
     train_and_save(trainer, checkpoint)
+    if speaks(config):
+        show_generation(model, lora, config, prompt_file(data.dataset), data)
     return trainer
 
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from generator.base import Conditions, GenerationDefaults, VideoGenerator
+from generator.lost_words import lost_end
 from generator.native.packing import ClipShape
 from generator.native.pipeline import NativeVideoPipeline
-from generator.native.text_encoder import encode_text
+from generator.native.text_encoder import MAX_TEXT_TOKENS, clean, encode_text, unknown_words
 
 
 class NativeGenerator(VideoGenerator):
@@ -64,6 +65,16 @@ class NativeGenerator(VideoGenerator):
     def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
         text, mask = encode_text(self.pipeline.text_encoder, self.pipeline.tokenizer, prompts)
         return {"encoder_hidden_states": text, "encoder_attention_mask": mask}
+
+    @property
+    def max_prompt_tokens(self) -> int | None:
+        return MAX_TEXT_TOKENS
+
+    def lost_end(self, prompt: str) -> str:
+        return lost_end(self.pipeline.tokenizer, clean(prompt), MAX_TEXT_TOKENS)
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        return unknown_words(self.pipeline.tokenizer, prompt)
 
     def velocity(
         self,

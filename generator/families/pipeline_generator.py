@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from generator.base import Conditions, GenerationDefaults, VideoGenerator
+from generator.lost_words import lost_end
+from generator.one_or_several import as_list
 from generator.output import InputError
 from generator.tiling import TILE, lay_tiles
 
@@ -139,6 +141,7 @@ class PipelineGenerator(VideoGenerator):
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
+        prompts = as_list(prompts)
         if self._released:
             self.restore_text_encoder()
         conditions = self._encode_prompts(list(prompts))
@@ -147,6 +150,14 @@ class PipelineGenerator(VideoGenerator):
     @abstractmethod
     def _encode_prompts(self, prompts: list[str]) -> Conditions:
         """The pipeline's own encoding, trimmed to the longest real prompt where the transformer allows it."""
+
+    @property
+    def max_prompt_tokens(self) -> int | None:
+        return self.condition_shapes()["encoder_hidden_states"][0][0]
+
+    def lost_end(self, prompt: str) -> str:
+        limit = self.max_prompt_tokens
+        return "" if limit is None else lost_end(self.pipeline.tokenizer, prompt, limit)
 
     @abstractmethod
     def condition_shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from generator.base import VideoGenerator
 from generator.native.pretrain_config import PretrainConfig
 from generator.native.pretrain_data import FPS, SIZES
+from generator.one_or_several import as_list
 from generator.output import write_json, write_text
 from generator.world import categories, render_scenes, sample_prompts, training_batch, verify_batch
 
@@ -25,6 +26,7 @@ EVALUATION_SIZES = ((9, 32, 32), (9, 48, 48), (17, 32, 32), (17, 48, 72), (17, 7
 
 def gold_scores(videos: Tensor, prompts: Sequence[str], device: torch.device, batch: int = 128) -> list[Any]:
     """The verifier's judgement of each video."""
+    prompts = as_list(prompts)
     judged: list[Any] = []
     for start in range(0, len(prompts), batch):
         part = slice(start, start + batch)
@@ -68,6 +70,7 @@ def gold_by_category(
     solver: str = "euler",
 ) -> dict[str, float]:
     """Mean gold score of generated videos, over all prompts (`all`) and over those of each category."""
+    prompts = as_list(prompts)
     videos = generator.generate(
         prompts,
         num_frames=size[0],

@@ -20,8 +20,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from generator.compilation import compile_each
+from generator.demonstrations import read_demonstrations
 from generator.families.native import NativeGenerator
-from generator.loading import load_generator
+from generator.loading import find_pipeline, load_generator
 from generator.native.autoencoder import NativeVideoAutoencoder
 from generator.native.building import MAX_SHARD_SIZE, build_pipeline, save_pipeline
 from generator.native.flow_loss import FlowMatchingLoss, PackedFlowMatchingLoss, seconds_per_latent
@@ -328,6 +329,22 @@ OUTPUTS = Outputs(
 )
 
 
+def _check_sources(config: PretrainConfig) -> Path | None:
+    """The folder of the pipeline whose autoencoder is used, if one is.
+
+    Raises:
+        InputError: what is to be read is not there; found before anything is deleted or trained.
+    """
+    if config.weights_from is not None:
+        find_pipeline(config.weights_from)
+    if config.footage is not None:
+        read_demonstrations(config.footage, skip_bad=True, require_prompts=False)
+    if config.autoencoder_from is None:
+        return None
+    folder = Path(config.autoencoder_from)
+    return folder if (folder / "vae").is_dir() else find_pipeline(config.autoencoder_from)
+
+
 def pretrain(config: PretrainConfig, device: torch.device) -> Path:
     """Runs what is left of pretraining and writes the pipeline, its model card and `metrics.json`.
 
@@ -345,6 +362,7 @@ def pretrain(config: PretrainConfig, device: torch.device) -> Path:
             f"hidden_size is {config.hidden_size}, but must be a multiple of {HEAD_DIM}, the width of a head: "
             f"give --hidden_size {max(round(config.hidden_size / HEAD_DIM), 1) * HEAD_DIM}."
         )
+    vae_source = _check_sources(config)
     finished = (output_dir / "model_index.json").is_file()
     unfinished = not finished and is_own(output_dir, OUTPUTS)
     if not unfinished:
@@ -380,7 +398,7 @@ def pretrain(config: PretrainConfig, device: torch.device) -> Path:
     pipeline.to(device)
     autoencoder = output_dir / "autoencoder"
     known = unfinished and (autoencoder / "vae").is_dir()
-    source = config.autoencoder_from or (autoencoder if known else None)
+    source = vae_source or (autoencoder if known else None)
     if source is not None:
         pipeline.vae = NativeVideoAutoencoder.from_pretrained(source, subfolder="vae").to(device).eval()
         if source == autoencoder:

@@ -13,11 +13,14 @@ import torch
 from torch import Tensor
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
+from generator.one_or_several import as_list
+
 MAX_TEXT_TOKENS = 64
 
 
 def build_tokenizer(words: Sequence[str]) -> T5Tokenizer:
     """A unigram tokenizer with one token a word, and letters for every other word."""
+    words = as_list(words)
     vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     vocabulary += [(word if word in string.punctuation else f"▁{word}", -1.0) for word in words]
     pieces = {piece for piece, _ in vocabulary}
@@ -47,10 +50,27 @@ def build_text_encoder(
     )
 
 
+def clean(prompt: str) -> str:
+    """A prompt as the tokenizer gets it."""
+    return prompt.lower().strip()
+
+
+def unknown_words(tokenizer: T5Tokenizer, prompt: str) -> list[str]:
+    """Words of a prompt that have no token of their own, so that they are spelled or not seen at all."""
+    found = []
+    for word in clean(prompt).split():
+        pieces = [piece for piece in tokenizer.tokenize(word) if piece not in string.punctuation]
+        whole = len(pieces) == 1 and pieces[0].startswith("▁") and pieces[0] != "▁"
+        if pieces and pieces != ["▁"] and not whole:
+            found.append(word.strip(string.punctuation) or word)
+    return found
+
+
 def tokenize(tokenizer: T5Tokenizer, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Token ids and mask `[batch, length]`, padded to the longest prompt of the batch."""
+    prompts = as_list(prompts)
     batch = tokenizer(
-        [prompt.lower().strip() for prompt in prompts],
+        [clean(prompt) for prompt in prompts],
         padding="longest",
         truncation=True,
         max_length=MAX_TEXT_TOKENS,

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from generator.one_or_several import as_list
 from generator.output import InputError
 
 from . import degrade
@@ -145,6 +146,7 @@ def false_accepts(videos: Tensor, prompts: Sequence[str], others: int = 20, fps:
         others: how many other prompts each clip is judged by: those that follow its own.
         fps: frames a second.
     """
+    prompts = as_list(prompts)
     meanings = [parse(prompt) for prompt in prompts]
     accepted = asked = 0
     for row, sight in enumerate(see(videos, fps)):

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import difflib
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
+from generator.one_or_several import as_list
 from generator.output import InputError
 
 from .meaning import (
@@ -337,6 +338,22 @@ def parse(prompt: str) -> Meaning:
             f"{len(objects)} clauses, but one or two were expected: write it as in 'a red circle above a square'."
         )
     return Meaning(tuple(_object(claims, prompt) for claims in objects), **world)
+
+
+def check_prompts(prompts: Sequence[str]) -> None:
+    """Raises `InputError` where a prompt is not one of the world; it counts them and explains the first."""
+    wrong: list[InputError] = []
+    prompts = as_list(prompts)
+    for prompt in prompts:
+        try:
+            parse(prompt)
+        except InputError as error:
+            wrong.append(error)
+    if wrong:
+        others = (
+            f" ({len(wrong)} of {len(prompts)} prompts are not the video world's.)" if len(wrong) > 1 else ""
+        )
+        raise InputError(f"{wrong[0]}{others}")
 
 
 def _object(claims: dict[str, Any], prompt: str) -> ObjectMeaning:

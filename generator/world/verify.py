@@ -19,6 +19,7 @@ import torch.nn.functional as functional
 from numpy.typing import NDArray
 from torch import Tensor
 
+from generator.one_or_several import as_list
 from generator.output import InputError
 
 from .grammar import parse
@@ -333,6 +334,7 @@ def verify_batch(videos: Tensor, prompts: Sequence[str], fps: float = 8) -> list
     Raises:
         InputError: the numbers differ, the layout is another, or a prompt is not understood.
     """
+    prompts = as_list(prompts)
     if videos.ndim != 5 or videos.shape[1] != 3:
         raise InputError(
             f"Videos have the shape {list(videos.shape)}, but [batch, 3, frames, height, width] was expected: "

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from generator.one_or_several import as_list
 from generator.output import InputError
 from reward.adherence.verifiers import Judgement
 
@@ -88,6 +89,7 @@ class ClipScore:
     @torch.no_grad()
     def cosines(self, videos: Tensor, prompts: Sequence[str]) -> Tensor:
         """Cosine of each frame of each video and its prompt `[batch, frames]`."""
+        prompts = as_list(prompts)
         device = next(self.model.parameters()).device
         limit = self.model.config.text_config.max_position_embeddings
         words = self.tokenizer(
@@ -101,6 +103,7 @@ class ClipScore:
 
     def judge(self, videos: Tensor, prompts: Sequence[str]) -> list[Judgement]:
         """CLIPScore w·max(cos, 0) of the mean cosine over the frames, w = 2.5, at most 1."""
+        prompts = as_list(prompts)
         means = self.cosines(videos, prompts).mean(1)
         return [Judgement(float(score)) for score in (WEIGHT * means.clamp(min=0)).clamp(max=1)]
 

@@ -14,18 +14,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from generator.base import VideoGenerator
+from generator.one_or_several import as_list
 from generator.output import InputError, write_json, write_jsonl
 from generator.output_folder import Outputs, check_output_dir, named_videos, open_output_dir, require_own
 from generator.pixel_formats import PIXEL_FORMATS
 from generator.prompts import PromptRecord
 from generator.video import read_video, write_video
+from generator.video_bar import VideoBar
 from reward.adherence.evaluate import Sample, judge, load_verifier, summarise
 from reward.adherence.report import write_report
 from reward.adherence.statistics import CONFIDENCE, RESAMPLES
-from reward.adherence.verifiers import Categories, Verifier
+from reward.adherence.verifiers import Categories, Verifier, check_prompts_of
 
 SETTINGS_NAME = "settings.json"
 METADATA_NAME = "metadata.jsonl"
@@ -170,8 +171,9 @@ def compare_models(
         InputError: the size or the verifier is not valid, or the output folder is in use.
     """
     verify, found_categories = load_verifier(verifier, questions)
+    check_prompts_of(verifier, questions, [record.prompt for record in prompts])
     categories = categories or found_categories
-    references = list(references) or list(models)[:1]
+    references = as_list(references) or list(models)[:1]
     requests = [
         _Request(i, record, seed + i * num_videos_per_prompt + j)
         for i, record in enumerate(prompts)
@@ -192,13 +194,7 @@ def compare_models(
     samples = read_samples(folder / METADATA_NAME) if going_on else []
     done = {(sample.model, sample.file_name) for sample in samples if (folder / sample.file_name).is_file()}
     samples = [sample for sample in samples if (sample.model, sample.file_name) in done]
-    with tqdm(
-        total=len(models) * len(requests),
-        initial=len(done),
-        desc="Evaluating",
-        unit="video",
-        disable=not progress,
-    ) as bar:
+    with VideoBar(len(models) * len(requests), len(done), "Evaluating", disable=not progress) as bar:
         for name, load in models.items():
             missing = [request for request in requests if (name, request.file_name(name)) not in done]
             if not missing:
@@ -209,11 +205,14 @@ def compare_models(
                 write_json(folder / SETTINGS_NAME, json.loads(json.dumps(facts)))
                 opened = True
             write_json(folder / DEFAULTS_NAME, asdict(generator.defaults))
-            judged = _judged_batches(name, generator, missing, folder, generation, verify, categories)
+            steps = generation.num_inference_steps or generator.defaults.num_inference_steps
+            judged = _judged_batches(
+                name, generator, missing, folder, generation, verify, categories, bar.stepped(steps)
+            )
             for batch in judged:
                 samples += batch
                 write_jsonl(folder / METADATA_NAME, [sample.as_row() for sample in samples])
-                bar.update(len(batch))
+                bar.finish(len(batch))
                 if on_progress is not None:
                     on_progress(len(samples) / (len(models) * len(requests)))
             del generator
@@ -244,11 +243,12 @@ def _judged_batches(
     generation: GenerationSettings,
     verify: Verifier,
     categories: Categories,
+    stepped: Callable[[int], None],
 ) -> Iterator[list[Sample]]:
     """Generates the videos of the model `name`, writes them into `folder` and judges them, batch after batch."""
     for start in range(0, len(requests), generation.batch_size):
         batch = requests[start : start + generation.batch_size]
-        videos = _generate(generator, batch, generation)
+        videos = _generate(generator, batch, generation, stepped)
         files = [request.file_name(name) for request in batch]
         for file_name, video in zip(files, videos):
             full_colour = PIXEL_FORMATS[generation.pixel_format]
@@ -265,7 +265,12 @@ def _judged_batches(
         )
 
 
-def _generate(generator: VideoGenerator, batch: Sequence[_Request], settings: GenerationSettings) -> Tensor:
+def _generate(
+    generator: VideoGenerator,
+    batch: Sequence[_Request],
+    settings: GenerationSettings,
+    stepped: Callable[[int], None],
+) -> Tensor:
     """Videos of the requests; those with one negative prompt are generated together."""
     negatives = {request.record.negative_prompt for request in batch}
     parts: dict[int, Tensor] = {}
@@ -282,6 +287,7 @@ def _generate(generator: VideoGenerator, batch: Sequence[_Request], settings: Ge
             negative_prompt=negative,
             batch_size=settings.batch_size,
             solver=settings.solver,
+            stepped=stepped,
         )
         parts.update(zip(chosen, videos))
     return torch.stack([parts[i] for i in range(len(batch))])

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from generator.one_or_several import as_list
 from reward.adherence.measures import measure_videos
 from reward.adherence.statistics import (
     Interval,
@@ -76,6 +77,8 @@ def judge(
 ) -> list[Sample]:
     """Samples of one model's `videos [n, 3, frames, height, width]`, one prompt and one seed a video; `fps` is
     what their motion is measured with."""
+    prompts = as_list(prompts)
+    file_names = None if file_names is None else as_list(file_names)
     if not len(videos) == len(prompts) == len(seeds):
         raise ValueError(
             f"{len(videos)} videos, {len(prompts)} prompts and {len(seeds)} seeds do not belong together."
@@ -114,6 +117,7 @@ def evaluate_videos(
         verifier: a name for `load_verifier`, or a function.
         categories: sorts prompts; by default what belongs to the named verifier.
     """
+    prompts = as_list(prompts)
     found: Categories = no_categories
     if isinstance(verifier, str):
         verifier, found = load_verifier(verifier)
@@ -173,7 +177,7 @@ def summarise(
         ValueError: a reference is not among the models, or models share no prompt and seed.
     """
     models = _by_model(samples)
-    references = list(references) or list(models)[:1]
+    references = as_list(references) or list(models)[:1]
     summary: dict[str, Any] = {
         "adherence": {
             name: _mean(list(rows.values()), bootstrap_seed).as_dict() for name, rows in models.items()

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from generator.one_or_several import as_list
 from generator.output import write_json, write_text
 from reward.adherence import html
 from reward.adherence.evaluate import Sample
@@ -18,6 +19,7 @@ LoadVideo = Callable[[Sample], "tuple[Tensor, float]"]
 
 def overview(summary: Mapping[str, Any], references: Sequence[str]) -> str:
     """Tables of all models: adherence and paired differences, and win rates, with 95 % intervals."""
+    references = as_list(references)
     means: dict[str, dict[str, Any]] = {}
     wins: dict[str, dict[str, Any]] = {}
     for model, interval in summary["adherence"].items():
@@ -212,6 +214,7 @@ def write_report(
         load_video: gives the videos for the galleries.
         references: models that the others are compared with.
     """
+    references = as_list(references)
     output_dir = Path(output_dir)
     several = len(summary["adherence"]) > 1
     best, worst = best_and_worst(samples, references[0], load_video)

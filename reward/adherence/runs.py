@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from generator.one_or_several import as_list
 from generator.output import InputError
 from generator.output_folder import Outputs, check_output_dir, open_output_dir
 from generator.video import read_video
@@ -27,6 +28,7 @@ def name_runs(runs: Sequence[str]) -> dict[str, Path]:
     Raises:
         InputError: there is only one, two would have one name, or a folder holds no finished evaluation.
     """
+    runs = as_list(runs)
     named: dict[str, Path] = {}
     for text in runs:
         name, separator, path = text.partition("=")
@@ -129,7 +131,7 @@ def compare_runs(
         raise InputError(
             "The runs have no prompt and seed in common: evaluate them with the same prompts and seed."
         )
-    references = list(references) or models[:1]
+    references = as_list(references) or models[:1]
     unknown = [name for name in references if name not in models]
     if unknown:
         raise InputError(f"The reference {unknown[0]!r} is not among the models {', '.join(models)}.")

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from generator.one_or_several import as_list
 from generator.output import InputError
 
 NORMALISATION: dict[str, tuple[float, float]] = {
@@ -94,6 +95,7 @@ def read_results(paths: Sequence[str | Path]) -> dict[str, float]:
     Raises:
         InputError: a file is missing or of another layout, or two files differ in a dimension.
     """
+    paths = as_list(paths)
     files: list[Path] = []
     for path in map(Path, paths):
         files += (

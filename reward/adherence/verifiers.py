@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from generator.one_or_several import as_list
 from generator.output import InputError
 from reward.adherence.questions import (
     YES,
@@ -49,6 +50,7 @@ Graphs = Callable[[str], "QuestionGraph | None"]
 
 def ask(verifier: Verifier, videos: Tensor, prompts: Sequence[str], fps: float) -> Sequence[Judgement]:
     """The verifier's judgements; it is told the frames a second if it has a parameter for them."""
+    prompts = as_list(prompts)
     if "fps" in inspect.signature(verifier).parameters:
         return verifier(videos, prompts, fps=fps)  # type: ignore[call-arg]
     return verifier(videos, prompts)
@@ -132,6 +134,14 @@ def load_verifier(name: str, questions: str | None = None) -> tuple[Verifier, Ca
     function = import_function(name)
     found = getattr(function, "categories", None)
     return _function_verifier(function, name, graphs), found or categories_of(graphs)
+
+
+def check_prompts_of(name: str, questions: str | None, prompts: Sequence[str]) -> None:
+    """Raises `InputError` where the verifier `name` cannot judge videos of some prompt; see `load_verifier`."""
+    if name == "world" or questions == "world":
+        from generator.world import check_prompts
+
+        check_prompts(prompts)
 
 
 def categories_of(graphs: Graphs) -> Categories:

@@ -49,7 +49,7 @@ def write(path: Path, rankings: Sequence[Ranking]) -> None:
     Raises:
         InputError: a ranking has more than two videos.
     """
-    from generator.video import read_video
+    from generator.video import video_shape
 
     pairs: dict[tuple[str, Path, Path], list[dict[str, str]]] = {}
     for ranking in rankings:
@@ -70,8 +70,8 @@ def write(path: Path, rankings: Sequence[Ranking]) -> None:
     for _, *videos in pairs:
         for video in videos:
             if video not in facts:
-                frames, fps = read_video(video)
-                facts[video] = (fps, frames.shape[1])
+                shape = video_shape(video)
+                facts[video] = (shape.fps, shape.num_frames)
     rows = []
     for (prompt, first_video, second_video), labels in (
         (key, labels) for key, own_rows in pairs.items() for labels in own_rows

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from generator.base import VideoGenerator
+from generator.one_or_several import as_list
 from generator.output import InputError
 
 Scores = dict[str, Tensor]
@@ -37,6 +38,8 @@ class RewardModel(ABC):
 
     name: str = ""
     dimensions: tuple[str, ...] = ("overall",)
+    names_dimensions: bool = False
+    """Whether `dimensions` is known before the first video is judged."""
     scores_latents: bool = False
     scores_noisy_latents: bool = False
 
@@ -49,16 +52,18 @@ class RewardModel(ABC):
         return None
 
     def read_video(self, path: Path) -> Tensor:
-        """The video of a file `[3, frames, height, width]`: at `video_size`, or whole.
+        """The video of a file `[3, frames, height, width]`: at `video_size`, or whole (a large one reduced, see
+        `generator.bounded_reading`).
 
         Raises:
             InputError: it is missing or is not a video.
         """
-        from generator.video import read_clip, read_video
+        from generator.bounded_reading import read_within
+        from generator.video import read_clip
 
         size = self.video_size()
         if size is None:
-            return read_video(path)[0]
+            return read_within(path)[0]
         frames, height, width = (int(size[name]) for name in ("num_frames", "height", "width"))
         return read_clip(path, frames, height, width, size["fps"])
 
@@ -83,6 +88,9 @@ class RewardModel(ABC):
         """As `uncertainty`, of a generator's normalised latents."""
         return {}
 
+    def check_prompts(self, prompts: Sequence[str]) -> None:  # noqa: B027
+        """Raises `InputError` where videos of some prompt cannot be judged; called before they are made."""
+
     def check_generator(self, generator: VideoGenerator) -> None:  # noqa: B027
         """Raises `InputError` unless the latents and conditions of `generator` are ones this model
         understands."""
@@ -92,8 +100,15 @@ class WorldReward(RewardModel):
     """The gold score: `generator.world.verify`, which reads the pixels. For studies of the built-in world."""
 
     name = "world"
+    names_dimensions = True
+
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        from generator.world import check_prompts
+
+        check_prompts(prompts)
 
     def score(self, videos: Tensor, prompts: Sequence[str]) -> Scores:
+        prompts = as_list(prompts)
         from generator.world import verify_batch
 
         return {
@@ -116,6 +131,7 @@ class FunctionReward(RewardModel):
         self.name = name
 
     def score(self, videos: Tensor, prompts: Sequence[str]) -> Scores:
+        prompts = as_list(prompts)
         result = self.function(videos, prompts)
         named = result if isinstance(result, Mapping) else {"overall": result}
         try:

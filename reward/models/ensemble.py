@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from generator.base import Conditions, VideoGenerator
+from generator.one_or_several import as_list
 from generator.output import InputError, write_json
 from reward.models.base import RewardModel, Scores
 from reward.models.latent import LatentRewardModel
@@ -35,6 +36,8 @@ class EnsembleRewardModel(RewardModel):
     Raises:
         InputError: there are fewer than two members, or their dimensions differ.
     """
+
+    names_dimensions = True
 
     def __init__(
         self, members: Sequence[RewardModel], name: str = "ensemble", pessimism: float = 0.0
@@ -110,8 +113,13 @@ class EnsembleRewardModel(RewardModel):
         parts = [member.score_noisy_latents(latents, sigma, conditions) for member in self.members]
         return self._reduce(parts)
 
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        for member in self.members:
+            member.check_prompts(prompts)
+
     def score(self, videos: Tensor, prompts: Sequence[str]) -> Scores:
         """Mean scores `[batch]` of videos `[batch, 3, frames, height, width]` in [-1, 1]."""
+        prompts = as_list(prompts)
         return self._reduce(self._of_videos(videos, prompts))
 
     @torch.no_grad()
@@ -129,6 +137,7 @@ class EnsembleRewardModel(RewardModel):
 
     def uncertainty(self, videos: Tensor, prompts: Sequence[str]) -> Scores:
         """Standard deviation `[batch]` of the members' scores."""
+        prompts = as_list(prompts)
         return self._spread(self._of_videos(videos, prompts))
 
     @torch.no_grad()

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from generator.adapters import copy_adapter
 from generator.base import Conditions, VideoGenerator, select
+from generator.one_or_several import as_list
 from generator.output import InputError, files_into
 from reward.models.base import RewardModel, Scores, join_scores
 from reward.models.evidence import fixed_noise, implicit_evidence
@@ -56,6 +57,7 @@ class LatentRewardModel(nn.Module, RewardModel):
         trunk_adapter: folder of the adapter that `generator` was loaded with; it is saved with this model.
     """
 
+    names_dimensions = True
     scores_latents = True
     score_mean: Tensor
     score_std: Tensor
@@ -366,11 +368,13 @@ class LatentRewardModel(nn.Module, RewardModel):
         Raises:
             InputError: the size is not one of the generator, or there is not one prompt a video.
         """
+        prompts = as_list(prompts)
         return join_scores([self.score_latents(*part) for part in self.batches(videos, prompts, batch_size)])
 
     @torch.no_grad()
     def uncertainty(self, videos: Tensor, prompts: Sequence[str], batch_size: int = 16) -> Scores:
         """Standard deviations `[batch]` (CPU) of Gaussian scores; nothing for other models."""
+        prompts = as_list(prompts)
         if not self.config.gaussian:
             return {}
         batches = self.batches(videos, prompts, batch_size)

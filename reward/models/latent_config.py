@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from generator.one_or_several import as_list
 from generator.output import InputError
 
 ARCHITECTURES = ("pooled", "matching")
@@ -70,7 +71,7 @@ class LatentRewardConfig:
 
     def __post_init__(self) -> None:
         for name in ("dimensions", "sigmas", "noise_levels", "evidence_sigmas", "lora_target_modules"):
-            setattr(self, name, tuple(getattr(self, name)))
+            setattr(self, name, tuple(as_list(getattr(self, name))))
         for sigma in (*self.sigmas, *self.noise_levels, *self.evidence_sigmas):
             if not 0 < sigma < 1:
                 raise InputError(f"The noise level {sigma} of the reward model must lie between 0 and 1.")

@@ -9,11 +9,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from generator.one_or_several import as_list
+
 ADAPTER = "reward"
 
 
 def inject_lora(transformer: nn.Module, rank: int, targets: Sequence[str]) -> dict[str, nn.Parameter]:
     """Injects a LoRA into the layers called `targets`; returns its parameters by name, none of which is trained yet."""
+    targets = as_list(targets)
     from peft import LoraConfig, inject_adapter_in_model
 
     before = {name for name, _ in transformer.named_parameters()}

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from generator.base import VideoGenerator
+from generator.one_or_several import as_list
 from generator.output import InputError
 from reward.models.base import RewardModel, Scores
 from reward.models.storage import WEIGHTS_NAME, config_from, read_reward_config, write_reward_model
@@ -67,7 +68,7 @@ class VLMRewardConfig:
         if isinstance(self.budget, dict):
             self.budget = VideoBudget(**self.budget)
         for name in ("dimensions", "lora_target_modules", "score_mean", "score_std"):
-            setattr(self, name, tuple(getattr(self, name)))
+            setattr(self, name, tuple(as_list(getattr(self, name))))
         self.lora_alpha = self.lora_alpha or self.lora_rank
         unknown = [name for name in self.dimensions if name not in QUESTIONS]
         if unknown or not self.dimensions:
@@ -81,6 +82,7 @@ def token_of(dimension: str) -> str:
 
 def message(prompt: str, dimensions: Sequence[str]) -> str:
     """The text after the video; the tokens of the prompt-free dimensions stand before the prompt."""
+    dimensions = as_list(dimensions)
     before = [f"{QUESTIONS[name]} {token_of(name)}" for name in dimensions if name in PROMPT_FREE]
     after = [f"{QUESTIONS[name]} {token_of(name)}" for name in dimensions if name not in PROMPT_FREE]
     return "\n".join([*before, *([f"Prompt: {prompt}", *after] if after else [])])
@@ -97,6 +99,7 @@ class VLMRewardModel(nn.Module, RewardModel):
         InputError: the model's weights are not those of the configuration.
     """
 
+    names_dimensions = True
     score_mean: Tensor
     score_std: Tensor
 
@@ -197,6 +200,7 @@ class VLMRewardModel(nn.Module, RewardModel):
         self, videos: Sequence[Tensor], fps: Sequence[float], prompts: Sequence[str]
     ) -> dict[str, Tensor]:
         """Inputs of `forward` for videos `[3, frames, height, width]` in [-1, 1], of any size each."""
+        prompts = as_list(prompts)
         if not len(videos) == len(fps) == len(prompts):
             raise InputError(
                 f"{len(videos)} videos and {len(prompts)} prompts were given: one prompt a video is needed."
@@ -233,6 +237,7 @@ class VLMRewardModel(nn.Module, RewardModel):
     def score(self, videos: Tensor, prompts: Sequence[str], batch_size: int = 4) -> Scores:
         """z-normalised scores `[batch]` (CPU) of videos `[batch, 3, frames, height, width]` in [-1, 1] of
         `config.input_fps` frames a second."""
+        prompts = as_list(prompts)
         if len(videos) != len(prompts):
             raise InputError(
                 f"{len(videos)} videos and {len(prompts)} prompts were given: one prompt a video is needed."
@@ -241,10 +246,16 @@ class VLMRewardModel(nn.Module, RewardModel):
 
     def score_files(self, paths: Sequence[str | Path], prompts: Sequence[str], batch_size: int = 4) -> Scores:
         """z-normalised scores of video files, decoded at their own frame rates."""
-        from generator.video import read_video
+        prompts = as_list(prompts)
+        paths = as_list(paths)
+        from generator.bounded_reading import read_within
 
-        read = [read_video(path) for path in paths]
-        return self._score([video for video, _ in read], [fps for _, fps in read], list(prompts), batch_size)
+        parts = []
+        for start in range(0, len(paths), batch_size):
+            chunk = slice(start, start + batch_size)
+            videos, fps = zip(*(read_within(path) for path in paths[chunk]))
+            parts.append(self._score(videos, fps, prompts[chunk], batch_size))
+        return {name: torch.cat([part[name] for part in parts]) for name in self.dimensions}
 
     def check_generator(self, generator: VideoGenerator) -> None:
         """Any generator's decoded videos will do; its frame rate is taken for that of the tensors to come."""

@@ -19,6 +19,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
+from generator.one_or_several import as_list
 from generator.output import InputError
 from generator.video_timing import frame_indices, frames_in_clip
 
@@ -260,6 +261,7 @@ class VisionLanguageModel:
         self, videos: Sequence[Tensor], fps: Sequence[float], texts: Sequence[str]
     ) -> dict[str, Tensor]:
         """Inputs on the model's device; floating ones in its precision. See `Preparation`."""
+        texts = as_list(texts)
         found = self.preparation(videos, fps, texts, self.budget)
         precision = next(self.model.parameters()).dtype
         return {
@@ -283,6 +285,7 @@ class VisionLanguageModel:
             questions: one a video.
             fps: frames a second of the videos.
         """
+        questions = as_list(questions)
         yes, no = self._answer_tokens()
         parts = []
         for start in range(0, len(videos), batch_size):

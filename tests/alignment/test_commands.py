@@ -111,7 +111,7 @@ def test_sft_keeps_the_size_and_duration_of_each_video(tmp_path, small):
     sizes = [(9, 32, 48), (5, 18, 16), (9, 32, 48)]
     videos = [torch.rand(3, *size) * 2 - 1 for size in sizes]
     write_demonstrations(tmp_path / "data", videos, ["a", "b", "c"], fps=8)
-    data = sft.SFTArguments(dataset=str(tmp_path / "data"))
+    data = sft.SFTArguments(dataset=str(tmp_path / "data"), native_size=True)
     generator = tiny_generator()
     trainer = sft.run(MODEL, data, LoraArguments(), SFTConfig(**small), generator=generator)
     shapes = trainer.train_dataset.shapes
@@ -124,7 +124,7 @@ def test_a_run_ends_with_where_the_result_is(tmp_path, videos, small, capsys):
     for use_peft, sentence in ((True, "The adapter is in"), (False, "The trained weights are in")):
         config = SFTConfig(**small | {"disable_tqdm": False, "overwrite": True})
         sft.run(MODEL, data, LoraArguments(use_peft=use_peft), config, generator=tiny_generator())
-        assert capsys.readouterr().out.endswith(f"{sentence} {tmp_path / 'out'}.\n")
+        assert f"{sentence} {tmp_path / 'out'}.\nNext:\n  vidalign generate" in capsys.readouterr().out
 
 
 def test_progress_is_shown_where_the_libraries_are_silent(tmp_path):

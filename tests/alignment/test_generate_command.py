@@ -24,18 +24,28 @@ class SeedPainter:
 
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []
-        self.defaults = SimpleNamespace(num_frames=3, height=16, width=24, fps=8.0)
+        self.defaults = SimpleNamespace(
+            num_frames=3, height=16, width=24, fps=8.0, num_inference_steps=10, guidance_scale=2.0
+        )
+        self.needs_image = False
         self.fail_after: int | None = None
 
     def check_size(self, num_frames: int, height: int, width: int) -> None:
         if height % 8 or width % 8:
             raise InputError(f"{width}x{height} is not a size of this model: use multiples of 8.")
 
+    def lost_end(self, prompt: str) -> str:
+        return ""
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        return []
+
     def generate(
         self, prompts: Sequence[str], seed: Sequence[int], height: int | None = None, **more: Any
     ) -> Tensor:
         if self.fail_after is not None and len(self.calls) >= self.fail_after:
             raise KeyboardInterrupt
+        more.pop("stepped", None)
         self.calls.append({"prompts": list(prompts), "seed": list(seed), "height": height, **more})
         levels = torch.tensor(seed).float() / 10 - 1
         return levels.view(-1, 1, 1, 1, 1).expand(len(prompts), 3, 3, height or 16, 24)
@@ -99,7 +109,10 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
 ) -> None:
     painter.fail_after = 1
     assert main(command) == 130
-    assert "Finished videos are kept; to go on:\n    vidalign generate --model painter" in capsys.readouterr().err
+    assert (
+        "Finished videos are kept; to go on:\n    vidalign generate --model painter"
+        in capsys.readouterr().err
+    )
     assert not (tmp_path / "out" / "metadata.jsonl").exists()
     kept = (tmp_path / "out" / "0000.mp4").stat().st_mtime_ns
     painter.fail_after = None

@@ -36,7 +36,8 @@ def trained(tmp_path: Path, asynchronous: bool, seen: list[str], **settings: obj
         output_dir=str(tmp_path / str(asynchronous)), report_to="none", use_cpu=True, disable_tqdm=True,
         save_strategy="no", num_rollouts=2, num_prompts=2, num_generations=4, num_mini_batches=1,
         num_inference_steps=4, sde_window_size=1, num_frames=9, height=16, width=16, rollout_batch_size=2,
-        reward_batch_size=3, monitor_videos=0, learning_rate=1e-2, asynchronous_rewards=asynchronous, **settings,
+        reward_batch_size=3, monitor_videos=0, probe_prompts=0, learning_rate=1e-2,
+        asynchronous_rewards=asynchronous, **settings,
     )  # fmt: skip
     trainer = PPOTrainer(generator, config, PROMPTS, FunctionReward(brightness, "brightness"))
     trainer.train()

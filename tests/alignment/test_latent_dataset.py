@@ -10,12 +10,12 @@ from alignment.latent_dataset import (
     BucketBatchSampler,
     LatentDataset,
     PromptTable,
-    _load_video,
     collate,
     encode_files,
     example_seeds,
     nearest_size,
     split_prompts,
+    training_size,
 )
 from generator.output import InputError
 from generator.testing import tiny_generator
@@ -77,10 +77,14 @@ def test_sizes_are_reduced_to_what_the_family_can_make(generator):
 
 @pytest.mark.parametrize("size", [(None, None, None), (None, 16, 16), (9, 16, 16)])
 @pytest.mark.parametrize("fps", [4, 8, 16])
-def test_a_clip_keeps_its_speed_at_any_frame_rate(generator, tmp_path, fps, size):
+def test_a_clip_keeps_its_speed_at_any_frame_rate(generator, tmp_path, monkeypatch, fps, size):
     seconds = torch.arange(16) / fps
     write_video(tmp_path / "clip.mp4", (seconds / 4)[None, :, None, None].expand(3, 16, 16, 16), fps)
-    video = _load_video(generator, tmp_path / "clip.mp4", *size)
+    seen = []
+    encode = generator.encode
+    monkeypatch.setattr(generator, "encode", lambda videos: seen.append(videos[0]) or encode(videos))
+    encode_files(generator, [tmp_path / "clip.mp4"], *size, progress=False, native_size=True)
+    (video,) = seen
     shown = torch.arange(video.shape[1]) / generator.defaults.fps
     assert video.shape[1] == (size[0] or (16 * 8 // fps - 1) // 2 * 2 + 1)
     assert torch.allclose(4 * video.mean((0, 2, 3)), shown.clamp(max=15 / fps), atol=1 / fps)
@@ -94,7 +98,7 @@ def test_a_size_below_one_is_refused(generator):
 def test_a_video_that_is_too_small_is_named(generator, tmp_path):
     write_video(tmp_path / "dot.mp4", torch.zeros(3, 5, 2, 2), 8)
     with pytest.raises(InputError, match=r"dot\.mp4 of 5 frames of 2x2 is smaller"):
-        _load_video(generator, tmp_path / "dot.mp4", None, None, None)
+        training_size(generator, tmp_path / "dot.mp4", None, None, None)
 
 
 def test_pairs_of_different_shapes_are_refused():

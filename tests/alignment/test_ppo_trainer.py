@@ -223,7 +223,7 @@ def test_rewards_that_need_pixels_get_decoded_videos(generator, prompts, bright,
     shapes = []
     score = bright.score
     bright.score = lambda videos, texts: shapes.append((videos.shape, len(texts))) or score(videos, texts)
-    make(generator, prompts, bright, quiet, num_rollouts=1, reward_batch_size=8).train()
+    make(generator, prompts, bright, quiet, num_rollouts=1, reward_batch_size=8, probe_prompts=0).train()
     assert shapes == [((8, 3, 3, 8, 8), 8), ((4, 3, 3, 8, 8), 4)]
 
 
