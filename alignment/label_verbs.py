@@ -13,20 +13,21 @@ import numpy as np
 from tqdm import tqdm
 
 from alignment.cli import Verb
+from alignment.label_campaign import (
+    CAMPAIGN_HELP,
+    DB_HELP,
+    CampaignArguments,
+    command_line_user,
+    run_campaign,
+)
 from generator.output import InputError, check_output_file, has_rows_with, write_jsonl
 from generator.prompts import read_prompts
-from labeling_app.campaigns import (
-    Rules,
-    add_campaign,
-    check_guidelines,
-    import_gold,
-    set_guidelines,
-    set_rules,
-)
+from labeling_app.campaigns import add_campaign, import_gold
 from labeling_app.database import existing_database
 from labeling_app.demonstrations import add_library, ask
 from labeling_app.importing import Candidates, inspect_video, read_candidates
 from labeling_app.last_layer import read_last_layer, select_by_last_layer
+from labeling_app.names import composed
 from labeling_app.selection import SelectedPair, Selection, select_pairs
 from labeling_app.simulate import Score
 from labeling_app.store import NewTask, Store
@@ -35,36 +36,6 @@ from reward import load_reward
 if TYPE_CHECKING:
     from reward.models.base import RewardModel
     from reward.models.latent import LatentRewardModel
-
-DB_HELP = "database: a path such as labels.db, or a SQLAlchemy URL such as sqlite:///labels.db"
-CAMPAIGN_HELP = "name of the campaign"
-
-
-@dataclass
-class CampaignArguments:
-    """Rules of a campaign, from the next task on; those not given stay. A new name makes an empty campaign."""
-
-    db: str = field(metadata={"help": DB_HELP})
-    campaign: str = field(default="default", metadata={"help": CAMPAIGN_HELP + "; made if it is new"})
-    project: str | None = field(default=None, metadata={"help": "project it belongs to; made if it is new"})
-    gold_share: float | None = field(
-        default=None, metadata={"help": "share of hidden gold items among an annotator's tasks, 0 to 0.5"}
-    )
-    repeat_share: float | None = field(
-        default=None, metadata={"help": "share of tasks that an annotator ranks again, 0 to 0.5"}
-    )
-    daily_cap: int | None = field(
-        default=None, metadata={"help": "answers a person in 24 hours; 0: no limit"}
-    )
-    quiz_size: int | None = field(
-        default=None, metadata={"help": "gold items that a person ranks first; 0: none"}
-    )
-    quiz_pass: float | None = field(
-        default=None, metadata={"help": "share of their pairs that must be right to go on"}
-    )
-    guidelines: str | None = field(
-        default=None, metadata={"help": "text file with the guidelines; adds a version"}
-    )
 
 
 @dataclass
@@ -129,30 +100,11 @@ class SelectArguments:
     overwrite: bool = field(default=False, metadata={"help": "replace the output file if it exists"})
 
 
-def run_campaign(arguments: CampaignArguments) -> None:
-    """Makes a campaign or changes its rules."""
-    text = check_guidelines(_read_text(arguments.guidelines)) if arguments.guidelines else None
-    with Store(arguments.db) as store:
-        rules = Rules(
-            arguments.gold_share,
-            arguments.repeat_share,
-            arguments.daily_cap,
-            arguments.quiz_size,
-            arguments.quiz_pass,
-        )
-        row = set_rules(store, arguments.campaign, rules, arguments.project, make=True)
-        if text is not None:
-            print(f"Guidelines, version {set_guidelines(store, arguments.campaign, text)}")
-    print(
-        f"Campaign {row.name}: overlap {row.overlap}, gold {row.gold_share:.0%}, repeats {row.repeat_share:.0%}, "
-        f"{row.daily_cap or 'any number of'} answers a day, trial of {row.quiz_size} ({row.quiz_pass:.0%} right)"
-    )
-
-
 def run_gold(arguments: GoldArguments) -> None:
     """Adds gold items."""
     with Store(existing_database(arguments.db)) as store:
         added = import_gold(store, arguments.rankings, arguments.campaign)
+        store.record(command_line_user(), "add gold items", campaign=arguments.campaign, items=added)
         share = store.campaign(arguments.campaign).gold_share
     advice = "" if share else " Set their share: vidalign label campaign --gold_share 0.1."
     print(f"{added} new gold item(s) in campaign {arguments.campaign}.{advice}")
@@ -164,13 +116,19 @@ def run_demonstrations(arguments: DemonstrationArguments) -> None:
         raise InputError("There is nothing to add: give --prompts, --library or both.")
     prompts = [record.prompt for record in read_prompts(arguments.prompts)] if arguments.prompts else []
     with Store(arguments.db) as store:
-        if arguments.campaign not in {row.name for row in store.campaigns()}:
+        if composed(arguments.campaign) not in {row.name for row in store.campaigns()}:
             add_campaign(store, arguments.campaign)
+            store.record(command_line_user(), "add campaign", campaign=arguments.campaign)
         if prompts:
             added = ask(store, arguments.campaign, prompts, arguments.wanted)
+            store.record(
+                command_line_user(), "ask for demonstrations", campaign=arguments.campaign, prompts=added
+            )
             print(f"{added} new prompt(s) wait for {arguments.wanted} video(s) each.")
         if arguments.library is not None:
-            print(f"{add_library(store, arguments.campaign, arguments.library)} new video(s) to choose from.")
+            added = add_library(store, arguments.campaign, arguments.library)
+            store.record(command_line_user(), "add library", campaign=arguments.campaign, videos=added)
+            print(f"{added} new video(s) to choose from.")
 
 
 def run_select(arguments: SelectArguments) -> None:
@@ -187,6 +145,7 @@ def run_select(arguments: SelectArguments) -> None:
             overlap=arguments.overlap,
             dimensions=[arguments.dimension],
         )
+        store.record(command_line_user(), "select pairs", campaign=arguments.campaign, tasks=new)
     if arguments.output_file:
         write_jsonl(arguments.output_file, [_row(candidates, pair) for pair in picked.pairs])
     at_random = sum(pair.random for pair in picked.pairs)
@@ -310,15 +269,10 @@ def score_of(model: RewardModel, name: str, dimension: str) -> Score:
     return score
 
 
-def _read_text(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"The text {path} cannot be read ({error}): give a text file in UTF-8.") from error
-
-
 LEAD_VERBS = {
-    "campaign": Verb("make a campaign or change its rules", (CampaignArguments,), run_campaign),
+    "campaign": Verb(
+        "list, make, change, pause, close or delete campaigns", (CampaignArguments,), run_campaign
+    ),
     "gold": Verb("add hidden items with known answers", (GoldArguments,), run_gold),
     "demonstrations": Verb(
         "ask for videos that answer prompts", (DemonstrationArguments,), run_demonstrations

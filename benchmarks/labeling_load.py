@@ -43,7 +43,7 @@ class Record:
     """What the clients saw: seconds of each kind of request, acknowledged answers, lost connections."""
 
     seconds: dict[str, list[float]] = field(default_factory=lambda: {"next": [], "judgement": []})
-    acknowledged: list[int] = field(default_factory=list)
+    acknowledged: list[str] = field(default_factory=list)
     lost_connections: int = 0
     refusals: Counter[int] = field(default_factory=Counter)
     kills: int = 0
@@ -67,7 +67,8 @@ class Connection:
         reader, writer = self.streams
         content = b"" if body is None else json.dumps(body).encode()
         writer.write(
-            f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nCookie: vidalign_session={self.cookie}\r\n"
+            f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\n"
+            f"Cookie: vidalign_session_{self.port}={self.cookie}\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n".encode()
             + content
         )
@@ -161,7 +162,7 @@ async def annotate(connection: Connection, record: Record, think_seconds: float,
             )
             record.seconds["judgement"].append(time.perf_counter() - begin)
             if status == 200:
-                record.acknowledged.append(int(task["assignment"]))
+                record.acknowledged.append(str(task["assignment"]))
             else:
                 record.refusals[status] += 1
             idle = 0
@@ -203,7 +204,7 @@ def check(store: Store, record: Record, overlap: int) -> dict[str, int]:
     rows = Counter((judgement.task_id, judgement.user_id) for judgement in judgements)
     annotators = Counter(task for task, _ in rows)
     with store.read() as session:
-        owners = {a.id: (a.task_id, a.user_id) for a in session.scalars(select(Assignment)).unique()}
+        owners = {a.token: (a.task_id, a.user_id) for a in session.scalars(select(Assignment)).unique()}
     return {
         "judgements": len(judgements),
         "lost": sum(owners[assignment] not in rows for assignment in record.acknowledged),

@@ -8,13 +8,16 @@ from typing import Annotated, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Request
+from starlette.requests import HTTPConnection
 
 from labeling_app.login import LoginThrottle
 from labeling_app.models import User
+from labeling_app.names import composed
 from labeling_app.store import Store
 
 T = TypeVar("T")
 COOKIE = "vidalign_session"
+"""First part of the cookie's name (`cookie_name`)."""
 NOT_LOGGED_IN = "You are not logged in: log in and try again."
 LEADS = ("lead", "admin")
 
@@ -25,6 +28,15 @@ class NotLoggedIn(Exception):
 
 class NotAllowed(Exception):
     """The user's role does not allow this."""
+
+
+def cookie_name(request: HTTPConnection) -> str:
+    """The name of the cookie at the address by which the browser knows this server.
+
+    Browsers send the cookies of a host to all its ports, so servers on several ports need several names.
+    """
+    port = request.headers.get("host", "").rpartition("]")[2].partition(":")[2]
+    return f"{COOKIE}_{port}" if port.isascii() and port.isdecimal() else COOKIE
 
 
 @dataclass
@@ -39,9 +51,9 @@ class Door:
     names: LoginThrottle
     addresses: LoginThrottle
 
-    def user(self, request: Request) -> User | None:
+    def user(self, request: HTTPConnection) -> User | None:
         """The user who is logged in with this request's cookie."""
-        token = request.cookies.get(COOKIE)
+        token = request.cookies.get(cookie_name(request))
         return self.store.session_user(token) if token else None
 
     def lead(self, request: Request) -> User | None:
@@ -51,20 +63,21 @@ class Door:
 
     def wait(self, name: str, address: str) -> float:
         """Seconds until this name may be tried from this address."""
-        return max(self.names.wait(name), self.addresses.wait(address))
+        return max(self.names.wait(composed(name)), self.addresses.wait(address))
 
-    def log_in(self, name: str, password: str, address: str) -> str | None:
-        """The secret for the cookie, or None when name or password is wrong."""
+    def log_in(self, name: str, password: str, address: str) -> tuple[str, User] | None:
+        """The secret for the cookie and its user, or None when name or password is wrong."""
         # Counted before the check, so that many guesses at once do not slip through together.
-        self.names.failed(name)
+        self.names.failed(composed(name))
         self.addresses.failed(address)
         user = self.store.authenticate(name, password)
         if user is None:
+            self.store.record(name, "failed login", address=address)
             return None
-        self.store.record(name, "login", address=address)
-        self.names.succeeded(name)
+        self.store.record(user.name, "login", address=address)
+        self.names.succeeded(composed(name))
         self.addresses.succeeded(address)
-        return self.store.open_session(user)
+        return self.store.open_session(user), user
 
 
 class Workers:

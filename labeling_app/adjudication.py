@@ -14,6 +14,7 @@ from generator.output import InputError
 from labeling_app.assignment import MAXIMUM_ID, MAXIMUM_TEXT, dense_ranks, legal_ranks
 from labeling_app.models import Adjudication, Judgement, Task, User
 from labeling_app.quality import pair_labels
+from labeling_app.remarks import Remark, named_videos, orders_shown, remarks_of
 from labeling_app.store import Store, is_storable
 
 
@@ -25,14 +26,13 @@ class Disagreement:
         task: with its videos.
         share: share of the pairs of annotators and videos that were labelled differently, over all dimensions.
         answers: `{dimension: {annotator: ranks}}` in the task's order.
-        comments, flags: what annotators wrote, by annotator; empty ones are left out.
+        remarks: what annotators wrote, and about which videos.
     """
 
     task: Task
     share: float
     answers: dict[str, dict[str, list[int]]]
-    comments: dict[str, str]
-    flags: dict[str, str]
+    remarks: list[Remark]
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class FinalRanking:
     ranks: list[int]
     seconds: float
     created_at: float
+    remarks: tuple[Remark, ...] = ()
 
 
 def disagreement_share(rankings: Sequence[Sequence[int]]) -> float:
@@ -72,6 +73,7 @@ def disagreements(
     for judgement in store.judgements(campaign):
         by_task[judgement.task_id].append(judgement)
     tasks = {task.id: task for task in store.tasks(campaign)}
+    orders = orders_shown(store, campaign)
     found = []
     for task_id, judgements in by_task.items():
         if task_id in done:
@@ -81,10 +83,9 @@ def disagreements(
             answers[judgement.dimension][judgement.user.name] = list(judgement.ranks or [])
         shares = [disagreement_share(list(ranks.values())) for ranks in answers.values()]
         share = float(np.nanmean(shares)) if not np.isnan(shares).all() else 0.0
-        flags = {j.user.name: j.flag for j in judgements if j.flag}
-        comments = {j.user.name: j.comment for j in judgements if j.comment}
-        if share >= at_least or flags:
-            found.append(Disagreement(tasks[task_id], share, dict(answers), comments, flags))
+        remarks = remarks_of(judgements, orders)
+        if share >= at_least or any(remark.kind == "flag" for remark in remarks):
+            found.append(Disagreement(tasks[task_id], share, dict(answers), remarks))
     return sorted(found, key=lambda item: (-item.share, item.task.id))[:limit]
 
 
@@ -149,13 +150,31 @@ def final_rankings(store: Store, campaign: str, raw: bool = False) -> list[Final
         InputError: there is no such campaign.
     """
     decided = {} if raw else adjudications(store, campaign)
+    orders = orders_shown(store, campaign)
     own = [
-        FinalRanking(j.task_id, j.user.name, j.dimension, list(j.ranks or []), j.seconds, j.created_at)
+        FinalRanking(
+            j.task_id,
+            j.user.name,
+            j.dimension,
+            list(j.ranks or []),
+            j.seconds,
+            j.created_at,
+            tuple(remarks_of([j], orders)),
+        )
         for j in store.judgements(campaign)
         if (j.task_id, j.dimension) not in decided
     ]
     leads = [
-        FinalRanking(task, f"adjudicated by {d.user.name}", dimension, d.ranks, 0.0, d.created_at)
+        FinalRanking(task, name, dimension, d.ranks, 0.0, d.created_at, _comment_of_lead(d, name))
         for (task, dimension), d in decided.items()
+        for name in [f"adjudicated by {d.user.name}"]
     ]
     return sorted([*own, *leads], key=lambda ranking: ranking.task_id)
+
+
+def _comment_of_lead(decision: Adjudication, name: str) -> tuple[Remark, ...]:
+    if not decision.comment:
+        return ()
+    order = tuple(range(len(decision.ranks)))
+    named = tuple(named_videos(decision.comment, len(order)))
+    return (Remark(name, "comment", decision.comment, named, order),)

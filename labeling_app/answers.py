@@ -21,7 +21,8 @@ from labeling_app.held import (
     require_open,
     require_own,
 )
-from labeling_app.models import Assignment, Judgement, User
+from labeling_app.models import Assignment, Campaign, Judgement, Task, User
+from labeling_app.remarks import named_videos
 from labeling_app.store import Store, is_storable
 
 
@@ -31,6 +32,7 @@ class Answered:
 
     Attributes:
         ranks: for each dimension the newest ranks, in the order in which the videos were shown.
+        remark_videos: for each remark the places shown of the videos that it is about.
         seconds: how long the annotator has worked on it so far.
         answered_at: when the first version was given, seconds since the epoch.
     """
@@ -40,17 +42,19 @@ class Answered:
     seconds: float
     comment: str
     flag: str
+    remark_videos: dict[str, list[int]]
     answered_at: float
 
 
 def submit(
     store: Store,
     user: User,
-    assignment_id: int,
+    token: str,
     ranks: Mapping[str, Sequence[int]],
     seconds: float,
     comment: str = "",
     flag: str = "",
+    remark_videos: Mapping[str, Sequence[int]] | None = None,
 ) -> int:
     """Stores an answer and returns its version, which is 1.
 
@@ -59,14 +63,17 @@ def submit(
             equal ranks are ties. They are stored in the task's order and without gaps.
         seconds: how long the annotator worked.
         flag: why a lead should look at the task, or empty.
+        remark_videos: places shown of the videos that the `flag` and the `comment` are about; by default those that
+            they name by letter ("Video B looks broken").
 
     Raises:
         Refused: the assignment is not this user's, or the ranks, the seconds or a text are illegal.
         AlreadyAnswered, LeaseExpired: it is not open any more.
     """
     with store.write() as session:
-        assignment = require_open(session, user, assignment_id, store)
-        _store_ranks(session, assignment, ranks, seconds, (comment, flag), store.clock(), version=1)
+        assignment = require_open(session, user, token, store)
+        given = _checked(assignment, seconds, {"comment": comment, "flag": flag}, remark_videos)
+        _store_ranks(session, assignment, ranks, given, store.clock(), version=1)
         close_assignment(session, assignment, "done")
         return 1
 
@@ -74,11 +81,12 @@ def submit(
 def revise(
     store: Store,
     user: User,
-    assignment_id: int,
+    token: str,
     ranks: Mapping[str, Sequence[int]],
     seconds: float,
     comment: str = "",
     flag: str = "",
+    remark_videos: Mapping[str, Sequence[int]] | None = None,
 ) -> int:
     """Stores a changed answer as the next version, which it returns; the earlier ones stay.
 
@@ -87,14 +95,17 @@ def revise(
             `store.edit_seconds`, or the new answer is illegal.
     """
     with store.write() as session:
-        assignment = require_own(session, user, assignment_id)
+        assignment = require_own(session, user, token)
         if assignment.state != "done":
             raise Refused("Only a task that you have ranked can be changed.")
+        if assignment.campaign_state == "closed":
+            raise Refused("The campaign is closed, so answers do not change any more: tell the lead instead.")
         versions = _versions(session, assignment)
         if versions[0].created_at + store.edit_seconds < store.clock():
             raise Refused("This answer is too old to be changed: tell the lead instead.")
         version = versions[-1].version + 1
-        _store_ranks(session, assignment, ranks, seconds, (comment, flag), store.clock(), version)
+        given = _checked(assignment, seconds, {"comment": comment, "flag": flag}, remark_videos)
+        _store_ranks(session, assignment, ranks, given, store.clock(), version)
         return version
 
 
@@ -104,7 +115,10 @@ def recent_answers(store: Store, user: User, limit: int = 20) -> list[Answered]:
     with store.read() as session:
         latest = (
             select(Judgement.task_id)
+            .join(Task, Task.id == Judgement.task_id)
+            .join(Campaign, Campaign.id == Task.campaign_id)
             .where(
+                Campaign.state != "closed",
                 Judgement.user_id == user.id,
                 Judgement.version == 1,
                 Judgement.skip_reason == "",
@@ -142,15 +156,29 @@ def _answered(session: Session, assignment: Assignment) -> Answered:
         if judgement.ranks is not None
     }
     shown = this_task(session, assignment.user_id, assignment.task_id)
-    task = assigned_task(assignment.id, shown, assignment.permutation, assignment.expires_at)
+    task = assigned_task(assignment.token, shown, assignment.permutation, assignment.expires_at)
     last = newest[0]
-    return Answered(task, ranks, last.seconds, last.comment, last.flag, versions[0].created_at)
+    places = {
+        kind: sorted(assignment.permutation.index(position) for position in positions)
+        for kind, positions in (last.remark_videos or {}).items()
+    }
+    return Answered(task, ranks, last.seconds, last.comment, last.flag, places, versions[0].created_at)
 
 
 def skip(
-    store: Store, user: User, assignment_id: int, reason: str, seconds: float, comment: str = ""
+    store: Store,
+    user: User,
+    token: str,
+    reason: str,
+    seconds: float,
+    comment: str = "",
+    remark_videos: Mapping[str, Sequence[int]] | None = None,
 ) -> None:
     """Gives a task back for good, with a reason.
+
+    Args:
+        remark_videos: places shown of the videos that the `skip_reason` and the `comment` are about; by default those
+            that they name by letter.
 
     Raises:
         Refused: the assignment is not this user's or the reason is empty or too long.
@@ -160,9 +188,8 @@ def skip(
     if not reason or len(reason) > MAXIMUM_TEXT or not is_storable(reason):
         raise Refused(f"A skipped task needs a reason of 1 to {MAXIMUM_TEXT} characters.")
     with store.write() as session:
-        assignment = require_open(session, user, assignment_id, store)
-        _check_seconds_and_texts(seconds, comment, "")
-        given = {"seconds": seconds, "comment": comment, "flag": "", "skip_reason": reason}
+        assignment = require_open(session, user, token, store)
+        given = _checked(assignment, seconds, {"comment": comment, "skip_reason": reason}, remark_videos)
         _add_judgements(session, assignment, dict.fromkeys(assignment.dimensions), given, store.clock(), 1)
         close_assignment(session, assignment, "skipped")
 
@@ -177,13 +204,10 @@ def _store_ranks(
     session: Session,
     assignment: Held,
     ranks: Mapping[str, Sequence[int]],
-    seconds: float,
-    texts: tuple[str, str],
+    given: dict[str, Any],
     now: float,
     version: int,
 ) -> None:
-    comment, flag = texts
-    _check_seconds_and_texts(seconds, comment, flag)
     if set(ranks) != set(assignment.dimensions):
         raise Refused(f"Ranks are needed for: {', '.join(assignment.dimensions)}.")
     stored: dict[str, list[int] | None] = {}
@@ -193,7 +217,6 @@ def _store_ranks(
         for place, position in enumerate(assignment.permutation):
             in_task_order[position] = shown[place]
         stored[dimension] = in_task_order
-    given = {"seconds": seconds, "comment": comment, "flag": flag, "skip_reason": ""}
     _add_judgements(session, assignment, stored, given, now, version)
 
 
@@ -235,9 +258,25 @@ def legal_ranks(ranks: Sequence[int], count: int) -> Sequence[int]:
     return ranks
 
 
-def _check_seconds_and_texts(seconds: float, comment: str, flag: str) -> None:
+def _checked(
+    assignment: Held,
+    seconds: float,
+    texts: Mapping[str, str],
+    remark_videos: Mapping[str, Sequence[int]] | None,
+) -> dict[str, Any]:
+    """What an answer says beside its ranks, with the videos of remarks by their positions in the task."""
     if not 0 <= seconds < 1e7:
         raise Refused("The time spent on the task is not a sensible number of seconds.")
-    for name, given, longest in (("comment", comment, MAXIMUM_TEXT), ("flag", flag, MAXIMUM_FLAG)):
-        if len(given) > longest or not is_storable(given):
+    for name, longest in (("comment", MAXIMUM_TEXT), ("flag", MAXIMUM_FLAG)):
+        text = texts.get(name, "")
+        if len(text) > longest or not is_storable(text):
             raise Refused(f"The {name} is longer than {longest} characters or holds a NUL character.")
+    count, about = len(assignment.permutation), {}
+    for kind, text in texts.items():
+        chosen = (remark_videos or {}).get(kind)
+        places = named_videos(text, count) if chosen is None else chosen
+        if not all(0 <= place < count for place in places):
+            raise Refused(f"A remark is about a video that is not there: the task has {count}.")
+        if text and places:
+            about[kind] = sorted({assignment.permutation[place] for place in places})
+    return {"flag": "", "skip_reason": "", "seconds": seconds, **texts, "remark_videos": about or None}

@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import Select, bindparam, or_, select
 from sqlalchemy.orm import Session, lazyload
+from sqlalchemy.sql import false
 
 from labeling_app.answers import (
     Answered,
@@ -26,6 +27,7 @@ from labeling_app.answers import (
 )
 from labeling_app.dispatch import choose_task, why_nothing
 from labeling_app.free_tasks import Candidate, assign, first_free, this_task
+from labeling_app.guideline_reading import GuidelinesUnread, is_unread
 from labeling_app.held import (
     LEASE_EXPIRED,
     MAXIMUM_FLAG,
@@ -51,6 +53,7 @@ __all__ = [
     "AlreadyAnswered",
     "Answered",
     "AssignedTask",
+    "GuidelinesUnread",
     "LeaseExpired",
     "Progress",
     "Refused",
@@ -66,13 +69,21 @@ __all__ = [
     "shown_id",
     "skip",
     "submit",
+    "task_to_look_at",
     "visible_media",
 ]
 
-SHOWN_ID = re.compile(r"[0-9]{1,10}\.[0-9]")
+SHOWN_ID = re.compile(r"([A-Za-z0-9_-]{22})\.([0-9])")
 UNFORESEEN = random.SystemRandom()
 OPEN = (
-    select(Assignment.id, Assignment.task_id, Assignment.permutation, Assignment.expires_at)
+    select(
+        Assignment.id,
+        Assignment.token,
+        Assignment.task_id,
+        Assignment.permutation,
+        Assignment.expires_at,
+        Task.campaign_id,
+    )
     .join(Task, Task.id == Assignment.task_id)
     .where(
         Assignment.user_id == bindparam("user"),
@@ -91,6 +102,7 @@ def next_task(
     campaign: str | None = None,
     order: Callable[[Task], Sequence[int]] | None = None,
     draw: Callable[[], float] = UNFORESEEN.random,
+    only_informed: bool = False,
 ) -> AssignedTask | None:
     """The task that the user works on, or a new one, or None when nothing is left for this user.
 
@@ -98,6 +110,10 @@ def next_task(
         campaign: only tasks of this campaign; by default of all campaigns, oldest first.
         order: gives the permutation in which a task's videos are shown; by default a random one.
         draw: gives the number in [0, 1) that decides on gold items and repeats; by default a random one.
+        only_informed: the user must have acknowledged the guidelines of the task's campaign.
+
+    Raises:
+        GuidelinesUnread: the user has not. Then no task was taken.
     """
     now = store.clock()
     only = store.campaign(campaign).id if campaign is not None else None
@@ -106,12 +122,16 @@ def next_task(
         found = session.execute(OPEN, {"user": user.id, "now": now, "campaigns": list(campaigns)}).first()
         expires_at = now + store.lease_seconds
         if found is not None:
-            assignment_id, task_id, permutation, before = found
+            assignment_id, token, task_id, permutation, before, campaign_id = found
+            if only_informed and is_unread(session, user.id, campaign_id):
+                raise GuidelinesUnread(campaigns[campaign_id].name)
             expires_at = max(before, expires_at)
             set_lease(session, assignment_id, now, expires_at)
-            return assigned_task(assignment_id, this_task(session, user.id, task_id), permutation, expires_at)
-        for row in campaigns.values():
+            return assigned_task(token, this_task(session, user.id, task_id), permutation, expires_at)
+        for row in (row for row in campaigns.values() if row.state == "open"):
             candidate = choose_task(session, user.id, row, now, draw)
+            if only_informed and candidate is not None and is_unread(session, user.id, row.id):
+                raise GuidelinesUnread(row.name)
             while candidate is not None:
                 permutation = _order_to_show(session, user, candidate, order)
                 made = assign(session, user.id, row, candidate, permutation, now, expires_at)
@@ -119,6 +139,26 @@ def next_task(
                     return assigned_task(made, candidate, permutation, expires_at)
                 candidate = first_free(session, user.id, row, now)
         return None
+
+
+def task_to_look_at(store: Store, campaign: str | None = None, after: int = 0) -> Task | None:
+    """A task that a lead looks at without taking it: the next of those that are given out, or of all where none is.
+
+    Args:
+        after: id of the task that was looked at before; after the last one the first comes again.
+    """
+    only = store.campaign(campaign).id if campaign is not None else None
+    normal = select(Task).where(Task.kind == "normal").order_by(Task.id).limit(1)
+    if only is not None:
+        normal = normal.where(Task.campaign_id == only)
+    waiting = normal.join(Campaign, Campaign.id == Task.campaign_id).where(
+        Task.filled == false(), Campaign.state == "open"
+    )
+    with store.read() as session:
+        for query in (waiting.where(Task.id > after), waiting, normal.where(Task.id > after), normal):
+            if (found := session.scalar(query)) is not None:
+                return found
+    return None
 
 
 def reason_for_nothing(store: Store, user: User, campaign: str | None = None) -> str:
@@ -131,7 +171,7 @@ def reason_for_nothing(store: Store, user: User, campaign: str | None = None) ->
     return next((reason for reason in reasons if reason), "")
 
 
-def renew(store: Store, user: User, assignment_id: int) -> float:
+def renew(store: Store, user: User, token: str) -> float:
     """Extends the lease; returns when it ends.
 
     Raises:
@@ -139,19 +179,20 @@ def renew(store: Store, user: User, assignment_id: int) -> float:
         AlreadyAnswered, LeaseExpired: it is not open any more.
     """
     with store.write() as session:
-        assignment = require_open(session, user, assignment_id, store)
+        assignment = require_open(session, user, token, store)
         expires_at = store.clock() + store.lease_seconds
         set_lease(session, assignment.id, store.clock(), expires_at)
         return expires_at
 
 
-def shown_id(assignment_id: int, place: int) -> str:
+def shown_id(token: str, place: int) -> str:
     """The id under which an annotator sees the video at a place of a task.
 
-    It is made of the assignment alone, so that the same video in a repeat or a gold item has another one. No id of a
-    video in the store has a dot.
+    It is made of the assignment's token alone, so that the same video in a repeat or a gold item has another one, and
+    that a browser never takes a video that it has kept for one of another database. No id of a video in the store has
+    a dot.
     """
-    return f"{assignment_id}.{place}"
+    return f"{token}.{place}"
 
 
 def visible_media(store: Store, user: User, media_id: str) -> Media | None:
@@ -168,18 +209,19 @@ def visible_media(store: Store, user: User, media_id: str) -> Media | None:
 
 
 def _shown_media(store: Store, user: User, media_id: str) -> Media | None:
-    assignment_id, _, place = media_id.partition(".")
-    if not (SHOWN_ID.fullmatch(media_id) and int(assignment_id) <= MAXIMUM_ID):
+    parts = SHOWN_ID.fullmatch(media_id)
+    if parts is None:
         return None
+    token, place = parts[1], int(parts[2])
     with store.read() as session:
         found = session.execute(
             select(Assignment.task_id, Assignment.permutation).where(
-                Assignment.id == int(assignment_id), Assignment.user_id == user.id
+                Assignment.token == token, Assignment.user_id == user.id
             )
         ).first()
-        if found is None or int(place) >= len(found[1]):
+        if found is None or place >= len(found[1]):
             return None
-        here = (TaskVideo.task_id == found[0]) & (TaskVideo.position == found[1][int(place)])
+        here = (TaskVideo.task_id == found[0]) & (TaskVideo.position == found[1][place])
         return session.scalar(select(Media).join(TaskVideo, TaskVideo.media_id == Media.id).where(here))
 
 

@@ -2,7 +2,8 @@
 
 A backup is an SQLite file with the rows of all tables at one moment, whatever database they come from; the
 server may go on working meanwhile. Restoring copies the rows into an empty database of either kind, so the same
-two steps also move a store from SQLite to PostgreSQL or back. Video files are not part of it.
+two steps also move a store from SQLite to PostgreSQL or back. Video files are not part of it, and logins are not:
+everybody logs in again.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ from labeling_app.database import (
     schema_version,
     shown_url,
 )
-from labeling_app.models import Base
+from labeling_app.models import Assignment, Base, LoginSession, new_token
 
 ROWS_AT_A_TIME = 1000
 WRITE_AHEAD_LOG = b"\x02\x02"
 """Bytes 18 and 19 of an SQLite file whose journal is a write-ahead log (www.sqlite.org/fileformat.html)."""
+NOT_COPIED = (LoginSession.__tablename__,)
+"""A copy knows no browser that is logged in to the original."""
 
 
 def backup(database: str | Path, path: str | Path, overwrite: bool = False) -> int:
@@ -123,8 +126,14 @@ def _copy(source: Connection, target: Connection) -> int:
         raise InputError(f"The schemas differ ({version[0]} and {version[1]}): use one version of vidalign.")
     count = 0
     for table in Base.metadata.sorted_tables:
+        if table.name in NOT_COPIED:
+            continue
+        # What a browser keeps of the original must not be taken for the copy's, where work goes on differently.
+        renewed = table.name == Assignment.__tablename__
         for rows in source.execute(select(table)).mappings().partitions(ROWS_AT_A_TIME):
-            target.execute(insert(table), [dict(row) for row in rows])
+            target.execute(
+                insert(table), [{**row, "token": new_token()} if renewed else dict(row) for row in rows]
+            )
             count += len(rows)
         if target.dialect.name == "postgresql" and "id" in table.c and table.c.id.type.python_type is int:
             # Rows came with their ids, so the counter that gives out new ones has to catch up.

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from generator.one_or_several import as_list
 from generator.output import InputError
 from labeling_app.answers import dense_ranks
+from labeling_app.campaign_rows import change_setup, find_campaign
 from labeling_app.held import MAXIMUM_ID
 from labeling_app.importing import inspect_video
 from labeling_app.models import Campaign, Guidelines, Media, Project, Task, TaskVideo
@@ -23,6 +24,7 @@ from labeling_app.store import (
     add_task_rows,
     campaign_row,
     check_task,
+    composed,
     is_name,
     is_storable,
     media_row,
@@ -30,13 +32,15 @@ from labeling_app.store import (
 from reward.preferences import MISSING, read_rankings
 
 MAXIMUM_GUIDELINES = 50_000
+SETUP = ("overlap", "dimensions")
 
 
 @dataclass(frozen=True)
 class Rules:
     """Changes to a campaign's rules; None leaves one as it is.
 
-    Attributes: see `labeling_app.models.Campaign`.
+    Attributes: see `labeling_app.models.Campaign`. Overlap and dimensions change only as far as
+        `labeling_app.campaign_rows.change_setup` lets them.
     """
 
     gold_share: float | None = None
@@ -44,6 +48,8 @@ class Rules:
     daily_cap: int | None = None
     quiz_size: int | None = None
     quiz_pass: float | None = None
+    overlap: int | None = None
+    dimensions: list[str] | None = None
 
 
 def add_project(store: Store, name: str, description: str = "") -> Project:
@@ -52,7 +58,7 @@ def add_project(store: Store, name: str, description: str = "") -> Project:
     Raises:
         InputError: the name is taken, empty or too long, or a text cannot be stored.
     """
-    name = name.strip()
+    name = composed(name) if is_storable(name) else name
     project = _new_project(name, description, store.clock())
     try:
         with store.write() as session:
@@ -92,8 +98,7 @@ def add_campaign(
     """
     dimensions = as_list(dimensions)
     with store.write() as session:
-        known = select(Campaign.id).where(Campaign.name == name)
-        if is_storable(name) and session.scalar(known) is not None:
+        if find_campaign(session, name) is not None:
             raise InputError(f"The campaign {name!r} exists already: choose another name.")
         row = campaign_row(session, name, overlap, dimensions, store.clock())
         if project is not None:
@@ -119,8 +124,9 @@ def set_rules(
             row = campaign_row(session, campaign, None, None, store.clock())
         else:
             row = session.get_one(Campaign, row_id)
+        change_setup(session, row, rules.overlap, rules.dimensions)
         for name, value in asdict(rules).items():
-            if value is not None:
+            if value is not None and name not in SETUP:
                 setattr(row, name, value)
         _check_rules(row)
         if project is not None:
@@ -130,6 +136,7 @@ def set_rules(
 
 def _project(session: Session, name: str, made_at: float | None = None) -> Project:
     """The project of this name, which is made if it is new and `made_at` is given."""
+    name = composed(name) if is_storable(name) else name
     found = session.scalar(select(Project).where(Project.name == name)) if is_storable(name) else None
     if found is None and made_at is not None:
         return _new_project(name, "", made_at)

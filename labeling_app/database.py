@@ -7,11 +7,13 @@ another process. On PostgreSQL rows are locked for the same purpose.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import make_url
@@ -20,23 +22,83 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from generator.output import InputError
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-FIRST_VERSION, NEWEST_VERSION = "0001", "0004"
+FIRST_VERSION, NEWEST_VERSION = "0001", "0005"
+_NETWORK_URL = re.compile(
+    r"((?P<user>[^@/?#\[\]]*)@)?(?P<host>[A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])(?P<port>:[^@/?#:]*)?"
+    r"(?P<database>/[^?#@]*)?([?][^#@]*)?"
+)
+"""What follows `://`. Special characters of a user, a password or a query must be percent-encoded, so that nobody has
+to guess where a part ends."""
 MIGRATION_LOCK = 0x76_69_64_61_6C_69_67_6E
 """Key of the advisory lock under which one process at a time migrates a PostgreSQL database."""
 
 
 def database_url(database: str | Path) -> str:
-    """A SQLAlchemy URL from a URL or from the path of an SQLite file; `postgresql://` means psycopg 3."""
+    """A SQLAlchemy URL from a URL or from the path of an SQLite file; `postgresql://` means psycopg 3.
+
+    Raises:
+        InputError: it looks like a URL, but is none.
+    """
     given = str(database)
     for short in ("postgres://", "postgresql://"):
         if given.startswith(short):
             return "postgresql+psycopg://" + given.removeprefix(short)
+    if _is_broken_url(given):
+        raise InputError(
+            f"The database {shown_url(given)} is neither a path nor a URL: a URL has ://, as in "
+            "postgresql://user@host/labels."
+        )
     return given if "://" in given else f"sqlite:///{given}"
 
 
 def shown_url(url: str) -> str:
-    """The URL without its password."""
-    return make_url(url).render_as_string(hide_password=True)
+    """The URL as far as it is no secret: without user and password, query and fragment.
+
+    Of a URL whose parts cannot be told apart for certain, only the kind of database is shown.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return f"{url.partition(':')[0]}:…" if _is_broken_url(url) else url
+    if scheme.partition("+")[0] == "sqlite":
+        return scheme + separator + re.split("[?#]", rest)[0]
+    parts = _NETWORK_URL.fullmatch(rest)
+    if parts is None:
+        return f"{scheme}://…"
+    user = "***@" if parts["user"] is not None else ""
+    port = parts["port"] or ""
+    port = port if re.fullmatch("(:[0-9]+)?", port) else ":…"
+    return f"{scheme}://{user}{parts['host']}{port}{parts['database'] or ''}"
+
+
+def shown_source(preferences: str) -> str:
+    """A source of rankings as far as it is no secret: a path as it is, `db:URL#campaign` as `shown_url` shows it."""
+    if not preferences.startswith("db:"):
+        return preferences
+    database, campaign = split_source(preferences)
+    return f"db:{shown_url(database)}" + (f"#{campaign}" if campaign else "")
+
+
+def split_source(preferences: str) -> tuple[str, str]:
+    """Database and campaign of `db:URL#campaign`; the campaign is empty where none is named.
+
+    The campaign's name may hold a `#` itself: the first one after an existing file, or after a URL of a server, ends
+    the database.
+    """
+    source = preferences.removeprefix("db:")
+    places = [place for place, character in enumerate(source) if character == "#"]
+    if "://" not in source or source.startswith("sqlite"):
+        for place in [*places, len(source)]:
+            if Path(source[:place].removeprefix("sqlite:///")).is_file():
+                return source[:place], source[place + 1 :]
+    database, _, campaign = source.partition("#")
+    return database, campaign
+
+
+def _is_broken_url(database: str) -> bool:
+    """Whether this was meant as the URL of a server, and not as a path."""
+    kind = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):", database)
+    looks_like_one = kind is not None and ("@" in database or kind[1].startswith(("postgres", "sqlite")))
+    return looks_like_one and "://" not in database and not Path(database).exists()
 
 
 def open_database(url: str) -> Engine:
@@ -50,13 +112,27 @@ def open_database(url: str) -> Engine:
         engine = _open_engine(url)
         try:
             upgrade(engine)
-        except SQLAlchemyError as error:
+        except InputError:
+            engine.dispose()
+            raise
+        except (SQLAlchemyError, ValueError, TypeError) as error:
             engine.dispose()
             raise InputError(
-                f"The database {shown_url(url)} cannot be opened ({first_line(error)}): "
+                f"The database {shown_url(url)} cannot be opened ({_without_secrets(first_line(error), url)}): "
                 "check the path or URL and the permissions."
-            ) from error
+            ) from None
     return engine
+
+
+def _without_secrets(message: str, url: str) -> str:
+    """What a driver complains about, without what the URL says of user, password and options."""
+    parsed = make_url(url)
+    given = [parsed.username, parsed.password, *parsed.query.values()]
+    secrets = {part for value in given if value for part in ([value] if isinstance(value, str) else value)}
+    for secret in sorted(secrets | {quote(part, safe="") for part in secrets}, key=len, reverse=True):
+        if secret:
+            message = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", message)
+    return message
 
 
 def schema_version(connection: Connection) -> str | None:
@@ -111,8 +187,9 @@ def existing_database(database: str | Path) -> str:
         InputError: the URL is not one, or there is no such file.
     """
     url = database_url(database)
-    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).is_file():
-        raise InputError(f"There is no database {url.removeprefix('sqlite:///')}: correct the path.")
+    if url.startswith("sqlite:///") and not Path(_parsed(url).database or "").is_file():
+        shown = str(database) if "://" not in str(database) else shown_url(url).removeprefix("sqlite:///")
+        raise InputError(f"There is no database {shown}: correct the path.")
     return url
 
 
@@ -162,9 +239,33 @@ def _has_rows(file: Path) -> bool:
         return True
 
 
-def _open_engine(url: str) -> Engine:
+def _parsed(url: str) -> URL:
+    """The parts of a URL.
+
+    Raises:
+        InputError: it is none. The message has nothing of it that may be secret.
+    """
+    is_network = not url.startswith("sqlite")
     try:
         parsed = make_url(url)
+        if is_network and _NETWORK_URL.fullmatch(url.partition("://")[2]) is None:
+            raise ArgumentError("its parts cannot be told apart")
+        _ = parsed.port, parsed.get_dialect()
+    except (ArgumentError, NoSuchModuleError, ValueError) as error:
+        kind = "no such kind of database" if isinstance(error, NoSuchModuleError) else "it is not a URL"
+        advice = (
+            "give postgresql://user:password@host:5432/labels, with special characters of user and password as %40 "
+            "for @, %3A for :, %2F for /, %23 for # and %3F for ?"
+            if is_network
+            else "give a path or, for example, sqlite:///labels.db"
+        )
+        raise InputError(f"The database {shown_url(url)} cannot be opened ({kind}): {advice}.") from None
+    return parsed
+
+
+def _open_engine(url: str) -> Engine:
+    try:
+        parsed = _parsed(url)
         if parsed.get_backend_name() != "sqlite":
             # No ping before each use: after a restart of the database one request fails, and the pool is renewed.
             return create_engine(
@@ -185,11 +286,13 @@ def _open_engine(url: str) -> Engine:
         if not Path(parsed.database).exists():
             Path(parsed.database).touch(0o666)  # SQLite would make a file that a shared group may not write
         engine = create_engine(parsed, connect_args={"timeout": 60.0, "check_same_thread": False})
-    except (ArgumentError, NoSuchModuleError) as error:
+    except InputError:
+        raise
+    except (ArgumentError, ValueError, TypeError) as error:
         raise InputError(
-            f"{url!r} is not a database URL ({first_line(error)}): give a path or, for example, "
-            "sqlite:///labels.db."
-        ) from error
+            f"{shown_url(url)} is not a database URL ({_without_secrets(first_line(error), url)}): give a path or, for "
+            "example, sqlite:///labels.db."
+        ) from None
     except ModuleNotFoundError as error:
         advice = 'pip install "vidalign[postgresql]"' if error.name == "psycopg" else "install it with pip"
         raise InputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +17,8 @@ from generator.output import InputError
 from labeling_app import demonstrations
 from labeling_app.access import LEADS, Annotator
 from labeling_app.assignment import MAXIMUM_TEXT
-from labeling_app.models import Media
+from labeling_app.guideline_reading import guidelines_for_page, is_unread
+from labeling_app.models import DemonstrationPrompt, Media, User
 from labeling_app.store import Store
 from labeling_app.transcoding import MAXIMUM_BYTES, PROCESSES, TOO_LARGE
 
@@ -36,11 +38,11 @@ class NewDemonstration(BaseModel):
     comment: str = Field(default="", max_length=MAXIMUM_TEXT)
 
 
-def demonstration_api(store: Store, campaign: str | None) -> APIRouter:
+def demonstration_api(store: Store, campaign: Callable[[], str | None]) -> APIRouter:
     """The routes.
 
     Args:
-        campaign: only prompts of this campaign; by default of all.
+        campaign: gives the only campaign whose prompts are shown, or None for all.
     """
     api = APIRouter(prefix="/api/demonstrations", tags=["demonstrations"])
 
@@ -51,14 +53,18 @@ def demonstration_api(store: Store, campaign: str | None) -> APIRouter:
     @api.get("/prompts")
     def prompts(user: Annotator) -> dict[str, Any]:
         """Prompts that wait for a video of this user, in the user's own order, and the videos to choose from in the
-        campaign of each."""
-        waiting = demonstrations.open_prompts(store, user, campaign)
+        campaign of each; none while the `guidelines` that come with them are not acknowledged."""
+        waiting = demonstrations.open_prompts(store, user, campaign())
         shown = waiting[:50]
+        unread = unread_campaign(store, user, shown)
+        if unread is not None:
+            waiting, shown = [], []
         campaigns = {found.campaign_id: found.campaign.name for found in shown}
         return {
             "user": user.name,
             "lead": user.role in LEADS,
             "waiting": len(waiting),
+            "guidelines": guidelines_for_page(store, unread) if unread else None,
             "prompts": [
                 {"id": found.id, "prompt": found.prompt, "campaign": found.campaign.name} for found in shown
             ],
@@ -104,6 +110,14 @@ async def _receive(request: Request, path: Path) -> None:
                 file.write(chunk)
         except ClientDisconnect as error:
             raise InputError("The upload ended before its end: upload the video again.") from error
+
+
+def unread_campaign(store: Store, user: User, prompts: Sequence[DemonstrationPrompt]) -> str | None:
+    """The first campaign of prompts whose guidelines an annotator has not acknowledged."""
+    names = {prompt.campaign_id: prompt.campaign.name for prompt in prompts}
+    with store.read() as session:
+        unread = (name for number, name in names.items() if is_unread(session, user.id, number))
+        return None if user.role in LEADS else next(unread, None)
 
 
 def media_for_page(video: Media) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,8 +14,17 @@ from generator.one_or_several import as_list
 from generator.output import InputError, files_into, has_rows_with, write_jsonl
 from generator.output_folder import MARK, Outputs, check_output_dir, empty_own, named_videos, open_output_dir
 from labeling_app.assignment import MAXIMUM_ID, MAXIMUM_TEXT, Refused
+from labeling_app.contents import copy_verified, is_unchanged, require_unchanged
 from labeling_app.importing import CONTENT_TYPES, inspect_video
-from labeling_app.models import Demonstration, DemonstrationPrompt, LibraryVideo, Media, Upload, User
+from labeling_app.models import (
+    Campaign,
+    Demonstration,
+    DemonstrationPrompt,
+    LibraryVideo,
+    Media,
+    Upload,
+    User,
+)
 from labeling_app.store import Store, is_storable, media_row
 from labeling_app.transcoding import transcode
 
@@ -110,7 +118,11 @@ def open_prompts(store: Store, user: User, campaign: str | None = None) -> list[
         .where(Demonstration.prompt_id == DemonstrationPrompt.id, Demonstration.user_id == user.id)
         .exists()
     )
-    query = select(DemonstrationPrompt).where(given < DemonstrationPrompt.wanted, ~own)
+    query = (
+        select(DemonstrationPrompt)
+        .join(Campaign, Campaign.id == DemonstrationPrompt.campaign_id)
+        .where(given < DemonstrationPrompt.wanted, ~own, Campaign.state == "open")
+    )
     if only is not None:
         query = query.where(DemonstrationPrompt.campaign_id == only)
     with store.read() as session:
@@ -167,6 +179,8 @@ def demonstrate(store: Store, user: User, prompt_id: int, media_id: str, comment
         )
         if prompt is None:
             raise Refused("There is no such prompt to demonstrate.")
+        if prompt.campaign.state == "closed":
+            raise Refused("The campaign is closed and takes no videos any more: ask the lead.")
         earlier = list(session.scalars(select(Demonstration).where(Demonstration.prompt_id == prompt.id)))
         if any(row.user_id == user.id for row in earlier):
             raise Refused("You have answered this prompt already.")
@@ -246,31 +260,39 @@ def _names_in(folder: Path, part: Path) -> list[str]:
 
 
 def export_demonstrations(
-    store: Store, campaign: str, folder: str | Path, overwrite: bool = False, only_accepted: bool = False
+    store: Store,
+    campaign: str,
+    folder: str | Path,
+    overwrite: bool = False,
+    only_accepted: bool = False,
+    skip_bad: bool = False,
 ) -> int:
     """Writes what `vidalign sft --dataset` reads: a folder with the videos and `metadata.jsonl`, in one step.
 
     Returns the number of demonstrations. Rejected ones are left out.
 
+    Args:
+        skip_bad: leave out videos whose files have changed or gone.
+
     Raises:
-        InputError: there is no such campaign, it has no demonstrations, one of their videos is gone, or the folder
-            exists and `overwrite` is not set.
+        InputError: there is no such campaign, it has no demonstrations, a video's file is not what was given and
+            `skip_bad` is not set, or the folder exists and `overwrite` is not set.
     """
     folder = Path(folder)
     states = ("accepted",) if only_accepted else ("given", "accepted")
     kept = [row for row in demonstrations(store, campaign) if row.state in states]
+    if skip_bad:
+        kept = [row for row in kept if is_unchanged(row.media)]
     if not kept:
         raise InputError(f"The campaign {campaign!r} has no demonstrations yet: let annotators give some.")
     check_output_dir(folder, DEMONSTRATION_OUTPUTS, overwrite, [row.media.path for row in kept])
-    gone = next((row.media.path for row in kept if not Path(row.media.path).is_file()), None)
-    if gone is not None:
-        raise InputError(f"The video {gone} of the campaign is not there any more: put it back.")
+    require_unchanged((row.media for row in kept), "pass --skip_bad to leave them out")
     folder = open_output_dir(folder, DEMONSTRATION_OUTPUTS, overwrite, rewrites=True)
     with files_into(folder) as temporary:
         rows = []
         for number, row in enumerate(kept):
             name = f"{number:05d}{Path(row.media.path).suffix}"
-            shutil.copyfile(row.media.path, temporary / name)
+            copy_verified(row.media.path, temporary / name, row.media.sha256)
             rows.append(
                 {
                     "file_name": name,

@@ -12,6 +12,7 @@ from itertools import combinations
 import numpy as np
 from sqlalchemy import bindparam, func, insert, select
 from sqlalchemy.orm import Session, aliased
+from sqlalchemy.sql import false
 
 from labeling_app.free_tasks import Candidate, first_free, this_task
 from labeling_app.models import Assignment, Campaign, Judgement, Task, TaskVideo
@@ -72,6 +73,13 @@ def choose_task(
 
 def why_nothing(session: Session, user_id: int, campaign: Campaign, now: float) -> str:
     """One sentence for an annotator who gets no task although there may be some; empty otherwise."""
+    if campaign.state != "open":
+        waiting = select(Task.id).where(
+            Task.campaign_id == campaign.id, Task.kind == "normal", Task.filled == false()
+        )
+        if campaign.state == "closed" or session.scalar(waiting.limit(1)) is None:
+            return ""
+        return f"The campaign {campaign.name} is paused: come back later, or ask the lead when it goes on."
     if cap_reached(session, user_id, campaign, now):
         return f"You have given {campaign.daily_cap} answers within 24 hours, which is the limit: come back later."
     if campaign.quiz_size and not passes_quiz(_answered_gold(session, user_id, campaign), campaign):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -18,9 +16,11 @@ from sqlalchemy.orm import Session
 from tqdm import tqdm
 
 from generator.one_or_several import as_list
-from generator.output import InputError, atomic_path, check_output_file
-from labeling_app.adjudication import final_rankings
+from generator.output import InputError, check_output_file
 from labeling_app.answers import dense_ranks
+from labeling_app.campaign_rows import find_campaign
+from labeling_app.contents import content_hash, copy_verified
+from labeling_app.export import countable_rankings
 from labeling_app.importing import inspect_video
 from labeling_app.models import IMPORTED, Campaign, Judgement, Media, Task, User
 from labeling_app.store import (
@@ -31,6 +31,7 @@ from labeling_app.store import (
     add_task_rows,
     campaign_row,
     check_task,
+    composed,
     is_name,
 )
 from reward.formats import FORMATS, OWN, read_preferences, write_preferences
@@ -93,8 +94,8 @@ def import_preferences(
     Args:
         annotator: name of the external annotator.
         format: a name of `reward.formats.FORMATS`, `vidalign`, or `auto`.
-        overlap: annotators a task, for a new campaign; by default as many as judged the task with the most.
-        dimensions: for a new campaign; by default those of the file.
+        overlap: annotators a task, for a new or empty campaign; by default as many as judged the task with the most.
+        dimensions: for a new or empty campaign; by default those of the file.
 
     Raises:
         InputError: the file, a video or a name cannot be used, the campaign has other dimensions, or the annotator has
@@ -107,8 +108,8 @@ def import_preferences(
         fingerprint for fingerprint, _ in {(vote.task.fingerprint, vote.annotator) for vote in votes}
     )
     with store.write() as session:
-        is_new = session.scalar(select(Campaign.id).where(Campaign.name == campaign)) is None
-        if is_new:
+        known = find_campaign(session, campaign)
+        if known is None or not session.scalar(select(Task.id).where(Task.campaign_id == known.id).limit(1)):
             overlap = max(per_task.values()) if overlap is None else overlap
             dimensions = [name for name in DIMENSIONS if name in found] if dimensions is None else dimensions
         row = campaign_row(session, campaign, overlap, dimensions, store.clock())
@@ -136,7 +137,7 @@ def _votes(store: Store, rankings: Sequence[Ranking], annotator: str, progress: 
         ranks = dense_ranks([rank for _, rank in judged])
         kept = replace(ranking, videos=[video.path for video, _ in judged], ranks=ranks)
         task = NewTask(ranking.prompt, tuple(video for video, _ in judged))
-        name = f"{annotator}/{ranking.annotator}" if ranking.annotator else annotator
+        name = composed(f"{annotator}/{ranking.annotator}" if ranking.annotator else annotator)
         key = (name, task.fingerprint, ranking.dimension)
         seen[key] += 1
         if seen[key] > 1:
@@ -237,7 +238,13 @@ def _in_task_order(task: Task, videos: Sequence[VideoFile], ranks: Sequence[int]
 
 
 def export_preferences(
-    store: Store, campaign: str, path: str | Path, format: str, overwrite: bool = False, raw: bool = False
+    store: Store,
+    campaign: str,
+    path: str | Path,
+    format: str,
+    overwrite: bool = False,
+    raw: bool = False,
+    skip_bad: bool = False,
 ) -> tuple[int, int]:
     """Writes the rankings that count of a campaign in a layout of another project, with the videos beside it.
 
@@ -251,7 +258,8 @@ def export_preferences(
 
     Raises:
         InputError: the layout is unknown, the file's suffix does not suit it, the file exists and `overwrite` is not
-            set, or there is nothing that it could hold. Then nothing was written.
+            set, a video's file is not what was judged and `skip_bad` is not set, or there is nothing that it could
+            hold. Then nothing was written.
     """
     path = Path(path)
     if format != OWN and format not in FORMATS:
@@ -264,8 +272,7 @@ def export_preferences(
     check_output_file(
         path, overwrite, lambda file: _has_layout(file, format), f"a file of the layout {format}"
     )
-    tasks = {task.id: task for task in store.tasks(campaign)}
-    final = final_rankings(store, campaign, raw)
+    tasks, final = countable_rankings(store, campaign, raw, skip_bad)
     if not final:
         raise InputError(f"The campaign {campaign!r} has no rankings yet: let annotators rank first.")
     used = [row for row in final if format not in OVERALL_ONLY or row.dimension == "overall"]
@@ -339,23 +346,23 @@ def _shares(pairs: Sequence[Ranking]) -> list[Ranking]:
 
 @contextlib.contextmanager
 def _videos_beside(folder: Path, media: dict[str, Path]) -> Iterator[None]:
-    """Links or copies videos into a folder; takes away again what it made if the block fails."""
+    """Copies videos into a folder; takes away again what it made if the block fails.
+
+    They are not linked: what is written into the original later would be in a linked one too.
+    """
     made: list[Path] = []
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
         for sha256, source in media.items():
             target = folder / f"{sha256[:20]}{source.suffix.lower()}"
-            if target.exists():
-                continue
-            if not source.is_file():
-                raise InputError(f"The video {source} of the campaign is not there any more: put it back.")
-            made.append(target)
-            try:
-                os.link(source, target)
-            except OSError:
-                with atomic_path(target) as temporary:
-                    shutil.copyfile(source, temporary)
+            if not target.exists():
+                made.append(target)
+                copy_verified(source, target, sha256)
+            elif content_hash(target) != sha256:
+                raise InputError(
+                    f"The file {target} does not hold the video after which it is named: remove it and try again."
+                )
         yield
     except BaseException:
         for target in made:

@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql import false
 
-from labeling_app.models import Assignment, Campaign, Media, Task, TaskVideo
+from labeling_app.models import Assignment, Campaign, Media, Task, TaskVideo, new_token
 
 
 def _free_tasks() -> Select[Any]:
@@ -106,23 +106,24 @@ _LOCK = select(Task.id).where(Task.id == bindparam("task")).with_for_update()
 _NEW = {
     "task_id": bindparam("task", type_=Integer),
     "user_id": bindparam("user", type_=Integer),
+    "token": bindparam("token", type_=String),
     "permutation": bindparam("permutation", type_=JSON),
     "state": literal("open", String),
     "assigned_at": bindparam("now", type_=Float),
     "expires_at": bindparam("lease_end", type_=Float),
 }
 _ASSIGNMENTS = cast(Table, Assignment.__table__)
-_ASSIGN = insert(_ASSIGNMENTS).from_select(list(_NEW), select(*_NEW.values())).returning(_ASSIGNMENTS.c.id)
+_ASSIGN = insert(_ASSIGNMENTS).from_select(list(_NEW), select(*_NEW.values())).returning(_ASSIGNMENTS.c.token)
 _ASSIGN_IF_FREE = (
     insert(_ASSIGNMENTS)
     .from_select(list(_NEW), select(*_NEW.values()).where(_STILL_FREE.exists()))
-    .returning(_ASSIGNMENTS.c.id)
+    .returning(_ASSIGNMENTS.c.token)
 )
 _AGAIN = (
     update(Assignment)
     .where(Assignment.task_id == bindparam("task"), Assignment.user_id == bindparam("user"))
     .values(assigned_at=bindparam("now"), expires_at=bindparam("lease_end"))
-    .returning(Assignment.id)
+    .returning(Assignment.token)
 )
 _AGAIN_IF_FREE = _AGAIN.where(_STILL_FREE.exists())
 
@@ -187,15 +188,16 @@ def assign(
     permutation: Sequence[int],
     now: float,
     expires_at: float,
-) -> int | None:
-    """The id of the user's assignment to the task; None where it lost its room before it was locked."""
+) -> str | None:
+    """The token of the user's assignment to the task; None where it lost its room before it was locked."""
     known: dict[str, Any] = {"task": candidate.task, "user": user_id, "now": now, "lease_end": expires_at}
     if candidate.free:
         known |= {"campaign": campaign.id, "overlap": campaign.overlap}
     if candidate.lapsed is not None:
         return session.scalar(_AGAIN_IF_FREE if candidate.free else _AGAIN, known)
     return session.scalar(
-        _ASSIGN_IF_FREE if candidate.free else _ASSIGN, {**known, "permutation": list(permutation)}
+        _ASSIGN_IF_FREE if candidate.free else _ASSIGN,
+        {**known, "permutation": list(permutation), "token": new_token()},
     )
 
 

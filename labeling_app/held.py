@@ -10,8 +10,8 @@ from sqlalchemy import Table, bindparam, func, select, update
 from sqlalchemy.orm import Session
 
 from labeling_app.free_tasks import Candidate, ShownVideo
-from labeling_app.models import Assignment, Campaign, Guidelines, Task, User
-from labeling_app.store import Store
+from labeling_app.models import Acknowledgement, Assignment, Campaign, Guidelines, Task, User
+from labeling_app.store import Store, is_storable
 
 MAXIMUM_TEXT = 10_000
 MAXIMUM_FLAG = 200
@@ -36,14 +36,14 @@ class AssignedTask:
     """What an annotator sees of a task.
 
     Attributes:
-        assignment: id of the assignment, which answers name.
+        assignment: token of the assignment, which answers name.
         task: id of the task.
         videos: the videos in the order shown.
         permutation: `permutation[i]` is the task's position of the video shown at place i.
         expires_at: when the lease ends, seconds since the epoch.
     """
 
-    assignment: int
+    assignment: str
     task: int
     campaign: str
     prompt: str
@@ -67,6 +67,7 @@ class Held:
     completed: int
     overlap: int
     dimensions: list[str]
+    campaign_state: str
     guidelines_version: int
 
 
@@ -83,7 +84,15 @@ HELD = (
         Task.completed,
         Campaign.overlap,
         Campaign.dimensions,
+        Campaign.state,
         func.coalesce(
+            select(func.max(Acknowledgement.version))
+            .where(
+                Acknowledgement.campaign_id == Task.campaign_id,
+                Acknowledgement.user_id == Assignment.user_id,
+            )
+            .correlate(Task, Assignment)
+            .scalar_subquery(),
             select(func.max(Guidelines.version))
             .where(Guidelines.campaign_id == Task.campaign_id)
             .correlate(Task)
@@ -93,7 +102,7 @@ HELD = (
     )
     .join(Task, Task.id == Assignment.task_id)
     .join(Campaign, Campaign.id == Task.campaign_id)
-    .where(Assignment.id == bindparam("assignment"), Assignment.user_id == bindparam("user"))
+    .where(Assignment.token == bindparam("assignment"), Assignment.user_id == bindparam("user"))
     # SQLite has the whole file locked. Elsewhere the task's row is the lock of everything about the task; of locked
     # rows what is read is the newest, also after a wait.
     .with_for_update(of=[Task, Assignment])
@@ -115,10 +124,10 @@ _CLOSE_AND_COUNT = _COUNT.add_cte(_CLOSE.returning(_ASSIGNMENTS.c.id).cte("close
 
 
 def assigned_task(
-    assignment_id: int, candidate: Candidate, permutation: Sequence[int], expires_at: float
+    token: str, candidate: Candidate, permutation: Sequence[int], expires_at: float
 ) -> AssignedTask:
     return AssignedTask(
-        assignment=assignment_id,
+        assignment=token,
         task=candidate.task,
         campaign=candidate.campaign,
         prompt=candidate.prompt,
@@ -129,16 +138,16 @@ def assigned_task(
     )
 
 
-def require_own(session: Session, user: User, assignment_id: int) -> Held:
-    if 0 < assignment_id <= MAXIMUM_ID:
-        found = session.execute(HELD, {"assignment": assignment_id, "user": user.id}).first()
+def require_own(session: Session, user: User, token: str) -> Held:
+    if is_storable(token):
+        found = session.execute(HELD, {"assignment": token, "user": user.id}).first()
         if found is not None:
             return Held(*found)
     raise Refused("This task is not assigned to you.")
 
 
-def require_open(session: Session, user: User, assignment_id: int, store: Store) -> Held:
-    assignment = require_own(session, user, assignment_id)
+def require_open(session: Session, user: User, token: str, store: Store) -> Held:
+    assignment = require_own(session, user, token)
     if assignment.state != "open":
         raise AlreadyAnswered("You have answered this task already.")
     # Read after the lock was got: while it was waited for, the task may have gone to somebody else.

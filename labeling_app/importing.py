@@ -63,8 +63,8 @@ def import_tasks(
             not read). Of several folders the videos of the same prompt are put together, so that models can
             be compared.
         campaign: made if it is new.
-        overlap: annotators a task; for a new campaign 1 by default.
-        dimensions: for a new campaign `("overall",)` by default.
+        overlap: annotators a task; for a new campaign 1 by default. May change until the first answer.
+        dimensions: for a new campaign `("overall",)` by default. May change until the first answer.
         skip_bad: leave out what cannot be used and say so in the summary, instead of importing nothing.
         progress: show a progress bar while videos are read.
 
@@ -74,7 +74,7 @@ def import_tasks(
     """
     dimensions = None if dimensions is None else as_list(dimensions)
     tasks, problems = read_tasks(source, skip_bad, progress)
-    added = store.add_tasks(campaign, tasks, overlap=overlap, dimensions=dimensions)
+    added = store.add_tasks(campaign, tasks, overlap=overlap, dimensions=dimensions, change=True)
     return ImportSummary(added=added, known=len(tasks) - added, problems=tuple(problems))
 
 

@@ -13,7 +13,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from generator.output import InputError
-from labeling_app import adjudication, campaigns, demonstrations
+from labeling_app import adjudication, campaigns, demonstrations, lifecycle
 from labeling_app.access import Lead, NotAllowed
 from labeling_app.assignment import MAXIMUM_TEXT
 from labeling_app.campaigns import Rules
@@ -59,7 +59,27 @@ class CampaignRules(Strict):
     daily_cap: int | None = None
     quiz_size: int | None = None
     quiz_pass: float | None = None
+    overlap: int | None = None
+    dimensions: list[str] | None = Field(default=None, max_length=4)
     project: str | None = None
+
+
+class NewName(Strict):
+    """Another name of a campaign."""
+
+    name: str = Field(max_length=200)
+
+
+class State(Strict):
+    """Whether tasks of a campaign are given out."""
+
+    state: Literal["open", "paused", "closed"]
+
+
+class Deletion(Strict):
+    """The name of the campaign to delete, typed once more."""
+
+    name: str = Field(max_length=200)
 
 
 class NewGuidelines(Strict):
@@ -170,6 +190,27 @@ def _add_campaigns(api: APIRouter, store: Store, candidates: Path | None) -> Non
         store.record(user.name, "set rules", campaign=campaign, **given)
         return campaign_overview(store, row)
 
+    @api.post("/campaigns/name")
+    def rename(user: Lead, campaign: CampaignName, body: Annotated[NewName, Body()]) -> dict[str, Any]:
+        """Gives a campaign another name."""
+        name = lifecycle.rename_campaign(store, campaign, body.name)
+        store.record(user.name, "rename campaign", campaign=campaign, name=name)
+        return {"name": name}
+
+    @api.post("/campaigns/state")
+    def set_state(user: Lead, campaign: CampaignName, body: Annotated[State, Body()]) -> dict[str, Any]:
+        """Opens, pauses or closes a campaign."""
+        lifecycle.set_state(store, campaign, body.state)
+        store.record(user.name, "set campaign state", campaign=campaign, state=body.state)
+        return {"state": body.state}
+
+    @api.post("/campaigns/delete")
+    def delete(user: Lead, campaign: CampaignName, body: Annotated[Deletion, Body()]) -> dict[str, Any]:
+        """Deletes a campaign with its tasks and answers; video files stay."""
+        deleted = lifecycle.delete_campaign(store, campaign, body.name)
+        store.record(user.name, "delete campaign", campaign=campaign, **deleted)
+        return dict(deleted)
+
     @api.post("/guidelines")
     def set_guidelines(
         user: Lead, campaign: CampaignName, body: Annotated[NewGuidelines, Body()]
@@ -269,8 +310,7 @@ def _add_quality(api: APIRouter, store: Store) -> None:
                     "videos": [media_for_page(video.media) for video in item.task.videos],
                     "share": round(item.share, 3),
                     "answers": item.answers,
-                    "comments": item.comments,
-                    "flags": item.flags,
+                    "remarks": [remark.as_json() for remark in item.remarks],
                 }
                 for item in found
             ]
@@ -285,12 +325,11 @@ def _add_quality(api: APIRouter, store: Store) -> None:
         return {"task": task_id, "gold": gold}
 
     @api.get("/export", response_class=Response)
-    def export(user: Lead, campaign: CampaignName, raw: bool = False) -> Response:
-        """The rankings of a campaign as JSONL; `raw` without the lead's decisions."""
-        rows = ranking_rows(store, campaign, Path("/"), raw)
+    def export(user: Lead, campaign: CampaignName, raw: bool = False, skip_bad: bool = False) -> Response:
+        """The rankings of a campaign as JSONL; `raw` without the lead's decisions, `skip_bad` without those of videos
+        whose files have changed or gone."""
+        rows = ranking_rows(store, campaign, None, raw, skip_bad)
         store.record(user.name, "export", campaign=campaign, rows=len(rows))
-        for row in rows:
-            row["videos"] = [f"/{video}" for video in row["videos"]]
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         attachment = {"content-disposition": 'attachment; filename="rankings.jsonl"'}
         return Response(text, media_type="application/x-ndjson", headers=attachment)

@@ -6,6 +6,7 @@ seconds since the epoch, so that they compare alike on every database.
 
 from __future__ import annotations
 
+import secrets
 from typing import Any, ClassVar
 
 from sqlalchemy import JSON, ForeignKey, Index, String, Text, UniqueConstraint, false
@@ -13,6 +14,11 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 IMPORTED = "imported"
 """Role of external annotators, whose judgements came from a file (`labeling_app.exchange`)."""
+
+
+def new_token() -> str:
+    """Random characters that nobody guesses and that stand in a URL as they are."""
+    return secrets.token_urlsafe(16)
 
 
 class Base(DeclarativeBase):
@@ -75,6 +81,7 @@ class Campaign(Base):
         daily_cap: answers a person may give in 24 hours; 0 is no limit.
         quiz_size: gold items that a person ranks first, to qualify; 0 is no quiz.
         quiz_pass: share of their pairs that must be right.
+        state: `open`; `paused` or `closed`, in which no tasks are given out (`labeling_app.campaign_states`).
     """
 
     __tablename__ = "campaigns"
@@ -89,6 +96,7 @@ class Campaign(Base):
     daily_cap: Mapped[int] = mapped_column(default=0, server_default="0")
     quiz_size: Mapped[int] = mapped_column(default=0, server_default="0")
     quiz_pass: Mapped[float] = mapped_column(default=0.7, server_default="0.7")
+    state: Mapped[str] = mapped_column(String(10), default="open", server_default="open")
     created_at: Mapped[float]
     project: Mapped[Project | None] = relationship(lazy="joined")
 
@@ -103,6 +111,19 @@ class Guidelines(Base):
     campaign_id: Mapped[int] = mapped_column(ForeignKey("campaigns.id"))
     version: Mapped[int]
     text: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[float]
+
+
+class Acknowledgement(Base):
+    """The confirmation of a person to have read a version of a campaign's guidelines."""
+
+    __tablename__ = "acknowledgements"
+    __table_args__ = (UniqueConstraint("campaign_id", "user_id", "version"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    campaign_id: Mapped[int] = mapped_column(ForeignKey("campaigns.id"))
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
+    version: Mapped[int]
     created_at: Mapped[float]
 
 
@@ -169,6 +190,8 @@ class Assignment(Base):
     """A task in the hands of an annotator.
 
     Attributes:
+        token: random name by which the browser knows it. No other database has the same, so nothing that a browser
+            keeps of one is taken for another's.
         permutation: `permutation[i]` is the task's position of the video shown at place i.
         state: open, done or skipped. An open one holds its place until `expires_at`.
     """
@@ -178,11 +201,13 @@ class Assignment(Base):
         UniqueConstraint("task_id", "user_id"),
         Index("ix_assignments_user", "user_id", "state"),
         Index("ix_assignments_open", "state", "task_id", "expires_at"),
+        Index("ix_assignments_token", "token", unique=True),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     task_id: Mapped[int] = mapped_column(ForeignKey("tasks.id"), index=True)
     user_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
+    token: Mapped[str] = mapped_column(String(32), default=new_token, server_default="")
     permutation: Mapped[list[int]]
     state: Mapped[str] = mapped_column(String(10), default="open")
     assigned_at: Mapped[float]
@@ -197,6 +222,8 @@ class Judgement(Base):
         ranks: in the task's order, 1 is best, equal ranks are ties; None where the task was skipped.
         seconds: how long the annotator worked on the task.
         flag: why a lead should look at the task; empty for most. A flagged answer counts like any other.
+        remark_videos: the videos that a remark (`flag`, `comment` or `skip_reason`) is about, by their positions in
+            the task's order; a remark that is not in it is about the whole task.
         guidelines_version: of the guidelines that held when it was given; 0 where there were none.
     """
 
@@ -213,6 +240,7 @@ class Judgement(Base):
     comment: Mapped[str] = mapped_column(Text, default="")
     skip_reason: Mapped[str] = mapped_column(Text, default="")
     flag: Mapped[str] = mapped_column(String(200), default="", server_default="")
+    remark_videos: Mapped[dict[str, list[int]] | None] = mapped_column(JSON(none_as_null=True))
     guidelines_version: Mapped[int] = mapped_column(default=0, server_default="0")
     created_at: Mapped[float]
     task: Mapped[Task] = relationship(lazy="joined")

@@ -8,6 +8,8 @@ from typing import Any
 from sqlalchemy import Integer, func, select
 from sqlalchemy.orm import aliased
 
+from labeling_app.campaign_rows import has_answers
+from labeling_app.contents import changed_files, task_media
 from labeling_app.hidden_checks import HiddenChecks, hidden_checks
 from labeling_app.models import (
     Assignment,
@@ -29,9 +31,9 @@ def campaign_overview(store: Store, row: Campaign) -> dict[str, Any]:
     """A campaign's rules and how far it is.
 
     Returns:
-        name, project, overlap, dimensions, the rules, and counts: `tasks`, `filled` (with as many answers as the
-        overlap), `answers` of `answers_wanted`, `held` now, `skips`, `flagged`, `gold`, `repeats`, `prompts` and
-        `demonstrations`, and the version of the guidelines.
+        name, `state`, `has_answers`, project, overlap, dimensions, the rules, and counts: `tasks`, `filled` (with as
+        many answers as the overlap), `answers` of `answers_wanted`, `held` now, `skips`, `flagged`, `gold`, `repeats`,
+        `prompts` and `demonstrations`, and the version of the guidelines.
     """
     of_campaign = Task.campaign_id == row.id
     with store.read() as session:
@@ -70,6 +72,8 @@ def campaign_overview(store: Store, row: Campaign) -> dict[str, Any]:
         tasks, filled, answers = kinds.get("normal", (0, 0, 0))
         return {
             "name": row.name,
+            "state": row.state,
+            "has_answers": has_answers(session, row),
             "project": row.project.name if row.project else "",
             "overlap": row.overlap,
             "dimensions": row.dimensions,
@@ -95,7 +99,8 @@ def campaign_quality(store: Store, campaign: str) -> dict[str, Any]:
     Returns:
         the fields of `quality.Agreement`, and `annotators` with those of `quality.AnnotatorQuality`,
         `reliability.Reliability` and `hidden_checks.HiddenChecks`; NaN where there is too little data; `skipped`:
-        those of `quality.Skip` for each skipped task.
+        who skipped which prompt and why, with the videos meant; `changed_files`: paths of videos that are not there
+        any more as they were judged.
 
     Raises:
         InputError: there is no such campaign.
@@ -120,5 +125,15 @@ def campaign_quality(store: Store, campaign: str) -> dict[str, Any]:
     return {
         **{k: v for k, v in asdict(found).items() if k != "annotators"},
         "annotators": people,
-        "skipped": [asdict(skip) for skip in skips(store, campaign)],
+        "skipped": [
+            {
+                "annotator": skip.annotator,
+                "prompt": skip.prompt,
+                "reason": skip.reason,
+                "remark": skip.remark.as_json(),
+                "media": list(skip.media),
+            }
+            for skip in skips(store, campaign)
+        ],
+        "changed_files": changed_files(task_media(store.tasks(campaign))),
     }

@@ -30,7 +30,13 @@ def _progress_query(one_campaign: bool) -> Select[Any]:
     """Counts that indexes answer: what this user has finished; tasks with room; those of them that this user has
     finished, and those that others hold so that there is no room; campaigns that mix in other tasks."""
     of_campaign = [Task.campaign_id == bindparam("campaign")] if one_campaign else []
-    has_room = [Task.kind == "normal", Task.filled == false(), *of_campaign]
+    given_out = select(Campaign.id).where(Campaign.state == "open")
+    has_room = [
+        Task.kind == "normal",
+        Task.filled == false(),
+        Task.campaign_id.in_(given_out),
+        *of_campaign,
+    ]
     finished = (
         select(func.count(Assignment.id))
         .join(Task, Task.id == Assignment.task_id)
@@ -57,7 +63,8 @@ def _progress_query(one_campaign: bool) -> Select[Any]:
         .subquery()
     )
     mixed = select(func.count(Campaign.id)).where(
-        (Campaign.gold_share > 0) | (Campaign.repeat_share > 0) | (Campaign.quiz_size > 0)
+        Campaign.state == "open",
+        (Campaign.gold_share > 0) | (Campaign.repeat_share > 0) | (Campaign.quiz_size > 0),
     )
     if one_campaign:
         mixed = mixed.where(Campaign.id == bindparam("campaign"))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from generator.output import InputError
 from labeling_app.models import Judgement
+from labeling_app.remarks import Remark, orders_shown, remarks_of
 from labeling_app.store import Store
 
 Level = Literal["nominal", "ordinal", "interval"]
@@ -74,11 +75,18 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Skip:
-    """A task that an annotator skipped, and why."""
+    """A task that an annotator skipped, and why.
+
+    Attributes:
+        remark: the reason, with the videos that it is about.
+        media: ids of the task's videos, in the task's order.
+    """
 
     annotator: str
     prompt: str
     reason: str
+    remark: Remark
+    media: tuple[str, ...]
 
 
 def skips(store: Store, campaign: str) -> list[Skip]:
@@ -92,7 +100,13 @@ def skips(store: Store, campaign: str) -> list[Skip]:
         for judgement in store.judgements(campaign, include_skips=True)
         if judgement.ranks is None
     }
-    return [Skip(j.user.name, j.task.prompt, j.skip_reason) for j in found.values()]
+    orders = orders_shown(store, campaign)
+    return [
+        Skip(j.user.name, j.task.prompt, j.skip_reason, remark, tuple(v.media_id for v in j.task.videos))
+        for j in found.values()
+        for remark in remarks_of([j], orders)
+        if remark.kind == "skip_reason"
+    ]
 
 
 def pair_labels(ranks: list[int]) -> list[int]:

@@ -12,7 +12,8 @@ from sqlalchemy import select
 
 from generator.output import InputError
 from labeling_app.adjudication import adjudications, final_rankings
-from labeling_app.database import existing_database
+from labeling_app.contents import require_unchanged, task_media
+from labeling_app.database import existing_database, shown_source, split_source
 from labeling_app.models import Assignment, Judgement
 from labeling_app.quality import label_table
 from labeling_app.store import Store
@@ -191,16 +192,20 @@ def read_store(preferences: str, weighted: bool = False) -> list[Ranking]:
     Raises:
         InputError: this is not `db:URL#campaign`, or the campaign does not exist or has no rankings.
     """
-    database, separator, campaign = preferences.removeprefix("db:").rpartition("#")
-    if not preferences.startswith("db:") or not separator or not database or not campaign:
+    database, campaign = split_source(preferences)
+    if not preferences.startswith("db:") or not database or not campaign:
         raise InputError(
-            f"{preferences!r} names no campaign: write db:URL#campaign, such as db:labels.db#first."
+            f"{shown_source(preferences)!r} names no campaign: write db:URL#campaign, such as db:labels.db#first."
         )
     with Store(existing_database(database)) as store:
         tasks = {task.id: task for task in store.tasks(campaign)}
         final = final_rankings(store, campaign)
         if not final:
             raise InputError(f"The campaign {campaign!r} has no rankings yet: let annotators rank first.")
+        used = [tasks[number] for number in dict.fromkeys(ranking.task_id for ranking in final)]
+        require_unchanged(
+            task_media(used), "train on a file that `vidalign label export --skip_bad` writes without them"
+        )
         if weighted:
             return aggregate(store, campaign)
         return [

@@ -7,44 +7,42 @@ user and still held, that the ranks are legal. No file name, path or model name 
 from __future__ import annotations
 
 import html
-import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Literal
 
-from fastapi import Body, FastAPI, Form, Request
+from fastapi import Body, FastAPI, Form, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from generator.output import InputError
-from labeling_app import assignment
-from labeling_app.access import COOKIE, LEADS, Annotator, Door, NotAllowed, NotLoggedIn, Workers
-from labeling_app.assignment import MAXIMUM_FLAG, MAXIMUM_TEXT, AlreadyAnswered, LeaseExpired, Refused
-from labeling_app.campaigns import guidelines
+from labeling_app import assignment, guideline_reading
+from labeling_app.access import LEADS, Annotator, Door, NotAllowed, NotLoggedIn, Workers, cookie_name
+from labeling_app.assignment import (
+    MAXIMUM_FLAG,
+    MAXIMUM_ID,
+    MAXIMUM_TEXT,
+    AlreadyAnswered,
+    LeaseExpired,
+    Refused,
+)
+from labeling_app.contents import is_unchanged
 from labeling_app.demonstration_api import demonstration_api
+from labeling_app.guard import DEMONSTRATE, LEAD, PAGE, Guard
 from labeling_app.lead_api import lead_api
 from labeling_app.login import LoginThrottle
 from labeling_app.models import User
 from labeling_app.store import MAXIMUM_VIDEOS, Store, is_storable
-from labeling_app.transcoding import MAXIMUM_BYTES
 
 STATIC = Path(__file__).parent / "static"
-PAGE, DEMONSTRATE, LEAD = "/rank", "/demonstrate", "/lead"
-LARGEST_BODY = 1_000_000
-UPLOADS = "/api/demonstrations/uploads"
-CONTENT_SECURITY_POLICY = (
-    # Gradio compiles its templates in the browser, which needs 'unsafe-eval'.
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data:; font-src 'self' data:; connect-src 'self'; object-src 'none'; base-uri 'self'; "
-    "form-action 'self'; frame-ancestors 'none'"
-)
 
 
-GRADIO_FILES = re.compile(r"/+(gradio_api/+)?(file|proxy)=")
+RemarkVideos = dict[
+    Literal["flag", "comment", "skip_reason"], Annotated[list[StrictInt], Field(max_length=MAXIMUM_VIDEOS)]
+]
+"""Places shown (from 0) of the videos that each remark is about; of one that is left out, those that it names."""
 
 
 class Answer(BaseModel):
@@ -55,6 +53,7 @@ class Answer(BaseModel):
     seconds: float = Field(ge=0, le=1e6)
     comment: str = Field(default="", max_length=MAXIMUM_TEXT)
     flag: str = Field(default="", max_length=MAXIMUM_FLAG)
+    remark_videos: RemarkVideos | None = None
 
 
 class SkipRequest(BaseModel):
@@ -64,6 +63,14 @@ class SkipRequest(BaseModel):
     reason: str = Field(min_length=1, max_length=MAXIMUM_TEXT)
     seconds: float = Field(ge=0, le=1e6)
     comment: str = Field(default="", max_length=MAXIMUM_TEXT)
+    remark_videos: RemarkVideos | None = None
+
+
+class ReadVersion(BaseModel):
+    """The version of the guidelines that was read."""
+
+    model_config = ConfigDict(extra="forbid")
+    version: int = Field(ge=1)
 
 
 def create_app(store: Store, campaign: str | None = None, candidates: Path | None = None) -> FastAPI:
@@ -78,21 +85,35 @@ def create_app(store: Store, campaign: str | None = None, candidates: Path | Non
     """
     from labeling_app.app import mount_page
 
-    if campaign is not None:
-        store.campaign(campaign)
+    only = _followed(store, campaign)
     door = Door(store, LoginThrottle(longest_wait=60.0), LoginThrottle(free_attempts=30))
     app = FastAPI(title="vidalign labeling", docs_url=None, redoc_url=None)
     app.state.door = door
-    app.add_middleware(Guard, store=store)
+    app.add_middleware(Guard, door=door)
     _add_error_messages(app)
     _add_login(app, door)
-    _add_api(app, door, campaign)
-    app.include_router(demonstration_api(store, campaign))
+    _add_api(app, door, only)
+    app.include_router(demonstration_api(store, only))
     app.include_router(lead_api(store, candidates))
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     mount_page(app, PAGE, "Rank videos", "ranking", door.user)
     mount_page(app, DEMONSTRATE, "Demonstrate prompts", "demonstrate", door.user)
     return mount_page(app, LEAD, "Lead", "lead", door.lead)
+
+
+def _followed(store: Store, campaign: str | None) -> Callable[[], str | None]:
+    """Gives the campaign's name, also after it was renamed."""
+    if campaign is None:
+        return lambda: None
+    number = store.campaign(campaign).id
+
+    def name() -> str:
+        found = next((row.name for row in store.campaigns() if row.id == number), None)
+        if found is None:
+            raise InputError("The campaign of this server was deleted: ask the lead.")
+        return found
+
+    return name
 
 
 def _add_error_messages(app: FastAPI) -> None:
@@ -166,13 +187,14 @@ def _add_login(app: FastAPI, door: Door) -> None:
             response = login_page(f"Too many attempts: wait {wait:.0f} seconds and try again.", 429, name)
             response.headers["retry-after"] = f"{wait:.0f}"
             return response
-        token = door.log_in(name, password, address)
-        if token is None:
+        entered = door.log_in(name, password, address)
+        if entered is None:
             return login_page("Name or password is wrong.", 401, name)
-        response = RedirectResponse(f"{PAGE[1:]}/", 303)
+        session, user = entered
+        response = RedirectResponse(f"{LEAD if user.role in LEADS else PAGE}/", 303)
         response.set_cookie(
-            COOKIE,
-            token,
+            cookie_name(request),
+            session,
             max_age=7 * 86400,
             httponly=True,
             samesite="lax",
@@ -182,47 +204,60 @@ def _add_login(app: FastAPI, door: Door) -> None:
 
     @app.post("/logout", include_in_schema=False)
     def log_out(request: Request) -> Response:
-        token = request.cookies.get(COOKIE)
+        token = request.cookies.get(cookie_name(request))
         if token:
             door.store.close_session(token)
         response = RedirectResponse("login", 303)
-        response.delete_cookie(COOKIE)
+        response.delete_cookie(cookie_name(request))
         return response
 
 
-def _add_api(app: FastAPI, door: Door, campaign: str | None) -> None:
+def _add_api(app: FastAPI, door: Door, campaign: Callable[[], str | None]) -> None:
     store = door.store
     workers = Workers(door)
 
     @app.get("/api/next")
-    async def next_task(request: Request) -> dict[str, Any]:
-        """The task that the user works on, or a new one; `task` is null when nothing is left."""
-        return await workers.run(request, lambda user: _next(store, user, campaign))
+    async def next_task(
+        request: Request, take: bool = False, after: Annotated[int, Query(ge=0, le=MAXIMUM_ID)] = 0
+    ) -> dict[str, Any]:
+        """The task that the user works on, or a new one; `task` is null when nothing is left, or while the
+        `guidelines` that come instead are not acknowledged. Leads look at tasks, one `after` the other, and get one to
+        answer only with `take`."""
+
+        def find(user: User) -> dict[str, Any]:
+            if user.role in LEADS and not take:
+                return _look(store, user, campaign(), after)
+            return _next(store, user, campaign())
+
+        return await workers.run(request, find)
 
     @app.get("/api/guidelines")
     def read_guidelines(user: Annotator, campaign: str) -> dict[str, Any]:
-        """The newest guidelines of a campaign; version 0 where there are none."""
-        found = guidelines(store, campaign)
-        return {"version": found.version if found else 0, "text": found.text if found else ""}
+        """The newest guidelines of a campaign, as Markdown and as HTML; version 0 where there are none."""
+        return guideline_reading.guidelines_for_page(store, campaign)
+
+    @app.post("/api/guidelines/acknowledgement")
+    def acknowledge(user: Annotator, campaign: str, body: Annotated[ReadVersion, Body()]) -> dict[str, Any]:
+        """Says that the user has read this version of a campaign's guidelines."""
+        guideline_reading.acknowledge(store, user, campaign, body.version)
+        return {}
 
     @app.post("/api/assignments/{assignment_id}/judgement")
     async def judge(
-        request: Request, assignment_id: int, answer: Annotated[Answer, Body()]
+        request: Request, assignment_id: str, answer: Annotated[Answer, Body()]
     ) -> dict[str, Any]:
         """Stores the ranks of the videos in the order shown."""
 
         def store_answer(user: User) -> dict[str, Any]:
-            given = (answer.ranks, answer.seconds, answer.comment, answer.flag)
+            given = _given(answer)
             return {"version": assignment.submit(store, user, assignment_id, *given)}
 
         return await workers.run(request, store_answer)
 
     @app.post("/api/assignments/{assignment_id}/revision")
-    def revise(user: Annotator, assignment_id: int, answer: Annotated[Answer, Body()]) -> dict[str, Any]:
+    def revise(user: Annotator, assignment_id: str, answer: Annotated[Answer, Body()]) -> dict[str, Any]:
         """Stores a changed answer as the next version; the earlier ones stay."""
-        version = assignment.revise(
-            store, user, assignment_id, answer.ranks, answer.seconds, answer.comment, answer.flag
-        )
+        version = assignment.revise(store, user, assignment_id, *_given(answer))
         return {"version": version}
 
     @app.get("/api/answers")
@@ -236,6 +271,7 @@ def _add_api(app: FastAPI, door: Door, campaign: str | None) -> None:
                     "seconds": answered.seconds,
                     "comment": answered.comment,
                     "flag": answered.flag,
+                    "remark_videos": answered.remark_videos,
                     "answered_at": answered.answered_at,
                 }
                 for answered in assignment.recent_answers(store, user)
@@ -243,13 +279,13 @@ def _add_api(app: FastAPI, door: Door, campaign: str | None) -> None:
         }
 
     @app.post("/api/assignments/{assignment_id}/skip")
-    def skip(user: Annotator, assignment_id: int, answer: Annotated[SkipRequest, Body()]) -> dict[str, Any]:
+    def skip(user: Annotator, assignment_id: str, answer: Annotated[SkipRequest, Body()]) -> dict[str, Any]:
         """Gives the task back for good, with a reason."""
-        assignment.skip(store, user, assignment_id, answer.reason, answer.seconds, answer.comment)
+        assignment.skip(store, user, assignment_id, *_given_skip(answer))
         return {}
 
     @app.post("/api/assignments/{assignment_id}/lease")
-    def renew(user: Annotator, assignment_id: int) -> dict[str, Any]:
+    def renew(user: Annotator, assignment_id: str) -> dict[str, Any]:
         """Keeps the task for another lease."""
         return {"expires_at": assignment.renew(store, user, assignment_id)}
 
@@ -259,6 +295,11 @@ def _add_api(app: FastAPI, door: Door, campaign: str | None) -> None:
         found = assignment.visible_media(store, user, media_id) if is_storable(media_id) else None
         if found is None or not Path(found.path).is_file():
             return JSONResponse({"message": "There is no such video among your tasks."}, 404)
+        if not is_unchanged(found):
+            changed = (
+                "This video's file has changed since it was imported, so it is not shown: tell the lead."
+            )
+            return JSONResponse({"message": changed}, 409)
         return FileResponse(
             found.path,
             media_type=found.content_type,
@@ -272,16 +313,61 @@ def _add_api(app: FastAPI, door: Door, campaign: str | None) -> None:
         )
 
 
+def _given(answer: Answer) -> tuple[Any, ...]:
+    return answer.ranks, answer.seconds, answer.comment, answer.flag, _by_name(answer.remark_videos)
+
+
+def _given_skip(answer: SkipRequest) -> tuple[Any, ...]:
+    return answer.reason, answer.seconds, answer.comment, _by_name(answer.remark_videos)
+
+
+def _by_name(videos: RemarkVideos | None) -> dict[str, list[int]]:
+    return {str(kind): places for kind, places in (videos or {}).items()}
+
+
 def _next(store: Store, user: User, campaign: str | None) -> dict[str, Any]:
-    task = assignment.next_task(store, user, campaign)
+    task, unread = None, None
+    try:
+        task = assignment.next_task(store, user, campaign, only_informed=True)
+    except assignment.GuidelinesUnread as error:
+        unread = guideline_reading.guidelines_for_page(store, error.campaign)
     progress = assignment.progress(store, user, campaign)
     return {
         "user": user.name,
         "lead": user.role in LEADS,
-        "reason": "" if task else assignment.reason_for_nothing(store, user, campaign),
+        "looking": False,
+        "reason": "" if task or unread else assignment.reason_for_nothing(store, user, campaign),
         "lease_seconds": store.lease_seconds,
         "progress": {"done": progress.done, "left": progress.left},
+        "guidelines": unread,
         "task": _task_for_page(task) if task else None,
+    }
+
+
+def _look(store: Store, user: User, campaign: str | None, after: int) -> dict[str, Any]:
+    """What a lead sees who does not take tasks."""
+    task = assignment.task_to_look_at(store, campaign, after)
+    shown = task and {
+        "assignment": None,
+        "task": task.id,
+        "campaign": task.campaign.name,
+        "prompt": task.prompt,
+        "dimensions": list(task.campaign.dimensions),
+        "videos": [
+            {"id": v.media.id, "fps": v.media.fps, "width": v.media.width, "height": v.media.height}
+            for v in task.videos
+        ],
+        "expires_at": None,
+    }
+    return {
+        "user": user.name,
+        "lead": True,
+        "looking": True,
+        "reason": "",
+        "lease_seconds": store.lease_seconds,
+        "progress": {"done": 0, "left": None},
+        "guidelines": None,
+        "task": shown,
     }
 
 
@@ -302,60 +388,3 @@ def _task_for_page(task: assignment.AssignedTask) -> dict[str, Any]:
         ],
         "expires_at": task.expires_at,
     }
-
-
-class Guard:
-    """Around everything: security headers, no foreign or huge posts, the login page for who is not logged in.
-
-    The mounted Gradio page only shows; it has no events and no files. So nothing but reading reaches it.
-    """
-
-    def __init__(self, app: ASGIApp, store: Store) -> None:
-        self.app = app
-        self.store = store
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-
-        async def send_guarded(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers["x-content-type-options"] = "nosniff"
-                headers["content-security-policy"] = CONTENT_SECURITY_POLICY
-                headers["referrer-policy"] = "same-origin"
-                headers.setdefault("cache-control", "no-store")
-            await send(message)
-
-        refusal = self._refusal(scope)
-        await (refusal or self.app)(scope, receive, send_guarded)
-
-    def _refusal(self, scope: Scope) -> Response | None:
-        headers, path, method = Headers(scope=scope), scope["path"], scope["method"]
-        if method not in ("GET", "HEAD"):
-            origin = headers.get("origin")
-            foreign = headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none")
-            if foreign or (origin is not None and urlsplit(origin).netloc != headers.get("host")):
-                return JSONResponse({"message": "Requests from other sites are refused."}, 403)
-            length = headers.get("content-length", "0" if "transfer-encoding" not in headers else "")
-            largest = MAXIMUM_BYTES if path == UPLOADS else LARGEST_BODY
-            if not length.isdecimal() or int(length) > largest:
-                return JSONResponse({"message": "The request is too large."}, 413)
-        for page in (PAGE, DEMONSTRATE, LEAD):
-            if path != page and not path.startswith(f"{page}/"):
-                continue
-            inner = path.removeprefix(page)
-            if method not in ("GET", "HEAD") or GRADIO_FILES.match(inner):
-                return JSONResponse({"message": "There is nothing here."}, 404)
-            if inner in ("", "/"):
-                user = self._user(scope)
-                if user is None:
-                    return RedirectResponse("/login" if inner == "" else "../login", 303)
-                if page == LEAD and user.role not in LEADS:
-                    return RedirectResponse(PAGE if inner == "" else f"..{PAGE}/", 303)
-        return None
-
-    def _user(self, scope: Scope) -> User | None:
-        token = Request(scope).cookies.get(COOKIE)
-        return self.store.session_user(token) if token else None

@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from generator.output import InputError
 from labeling_app import assignment
+from labeling_app.contents import require_unchanged, task_media
 from labeling_app.models import Task, User
 from labeling_app.store import Store
 
@@ -153,6 +154,8 @@ def simulate(
         _check_sizes(noise, tie_threshold, position_bias, motion_bias)
         annotators = sample_annotators(annotators, seed, noise, tie_threshold, position_bias, motion_bias)
     row = store.campaign(campaign)
+    if row.state != "open":
+        raise InputError(f"The campaign {campaign!r} is {row.state}: reopen it first.")
     if len(annotators) < row.overlap:
         raise InputError(
             f"{len(annotators)} simulated annotator(s) cannot fill the overlap of {row.overlap} of campaign "
@@ -160,8 +163,9 @@ def simulate(
         )
     by_dimension = _scores_by_dimension(score, row.dimensions, campaign)
     tasks = store.tasks(campaign)
-    users = {annotator.name: _simulated_user(store, annotator.name) for annotator in annotators}
     known = {task.id: task for task in [*tasks, *store.tasks(campaign, kind="gold")]}
+    require_unchanged(task_media(known.values()), "import the new ones in another campaign")
+    users = {annotator.name: _simulated_user(store, annotator.name) for annotator in annotators}
     draws = {name: random.Random(f"{seed}:hidden:{name}") for name in users}
     total = sum(max(0, row.overlap - task.completed) for task in tasks)
     with tqdm(total=total, desc="Simulated annotators", unit="ranking", disable=not progress) as bar:

@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 
 from generator.one_or_several import as_list
 from generator.output import InputError
+from labeling_app.campaign_rows import DIMENSIONS, MAXIMUM_OVERLAP, campaign_row, find_campaign
 from labeling_app.database import database_url, is_new_file, open_database, remove_unused
 from labeling_app.login import (
     MAXIMUM_PASSWORD_LENGTH,
@@ -36,13 +37,26 @@ from labeling_app.models import (
     TaskVideo,
     User,
 )
+from labeling_app.names import composed, is_name, is_storable
 
-DIMENSIONS = ("overall", "visual", "motion", "alignment")
+__all__ = [
+    "DIMENSIONS",
+    "MAXIMUM_OVERLAP",
+    "NewTask",
+    "Store",
+    "VideoFile",
+    "add_task_rows",
+    "campaign_row",
+    "check_task",
+    "composed",
+    "is_name",
+    "is_storable",
+    "media_row",
+]
+
 ROLES = ("annotator", "lead", "admin")
 """A lead sees and steers campaigns; an admin may also make leads and admins."""
 MINIMUM_VIDEOS, MAXIMUM_VIDEOS = 2, 9
-MAXIMUM_OVERLAP = 1000
-_NO_JOINERS = dict.fromkeys(map(ord, "\u200c\u200d"))
 _USER_OF_SESSION = (
     select(User)
     .join(LoginSession, LoginSession.user_id == User.id)
@@ -171,7 +185,7 @@ class Store:
         Raises:
             InputError: the name is taken, empty or too long, the password too short, or the role unknown.
         """
-        name = name.strip()
+        name = composed(name) if is_storable(name) else name
         if not is_name(name, 100):
             raise InputError(
                 f"The user name {name[:100]!r} is not usable: give 1 to 100 printable characters."
@@ -226,10 +240,8 @@ class Store:
 
     def user(self, name: str) -> User | None:
         """The user of this name."""
-        if not is_storable(name):
-            return None
         with self.read() as session:
-            return session.scalar(select(User).where(User.name == name))
+            return _find_user(session, name)
 
     def authenticate(self, name: str, password: str) -> User | None:
         """The user of this name if the password is right."""
@@ -269,8 +281,7 @@ class Store:
             InputError: there is none.
         """
         with self.read() as session:
-            query = select(Campaign).where(Campaign.name == name)
-            campaign = session.scalar(query) if is_storable(name) else None
+            campaign = find_campaign(session, name)
             names = list(session.scalars(select(Campaign.name).order_by(Campaign.id)))
         if campaign is None:
             known = ", ".join(names) if names else "none yet"
@@ -285,12 +296,14 @@ class Store:
         tasks: Sequence[NewTask],
         overlap: int | None = None,
         dimensions: Sequence[str] | None = None,
+        change: bool = False,
     ) -> int:
         """Adds tasks to a campaign, which is made if it is new; all or none. Returns how many were new.
 
         Args:
-            overlap: annotators a task, for a new campaign (default 1).
-            dimensions: what is judged, for a new campaign (default `overall`).
+            overlap: annotators a task, for a new or empty campaign (default 1).
+            dimensions: what is judged, for a new or empty campaign (default `overall`).
+            change: gives both also to a campaign that has tasks, as long as nothing was answered.
 
         Raises:
             InputError: a task has fewer than 2 or more than 9 videos, the same file twice or an empty prompt;
@@ -301,7 +314,7 @@ class Store:
         for task in tasks:
             check_task(task.prompt, [video.path for video in task.videos])
         with self.write() as session:
-            row = campaign_row(session, campaign, overlap, dimensions, self.clock())
+            row = campaign_row(session, campaign, overlap, dimensions, self.clock(), change)
             return add_task_rows(session, row, tasks, self.clock())
 
     def tasks(self, campaign: str, kind: str = "normal") -> list[Task]:
@@ -350,16 +363,6 @@ class Store:
             return list(session.scalars(query).unique())
 
 
-def is_storable(text: str) -> bool:
-    """Whether every database can keep this text: PostgreSQL takes no NUL, UTF-8 no lone surrogate."""
-    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def is_name(text: str, longest: int) -> bool:
-    """Whether this is a name of 1 to `longest` printable characters; joiners, which some scripts need, are such."""
-    return 0 < len(text.strip()) <= len(text) <= longest and text.translate(_NO_JOINERS).isprintable()
-
-
 def check_task(prompt: str, videos: Sequence[Path]) -> None:
     """Raises `InputError` unless there is a prompt and 2 to 9 different videos."""
     videos = as_list(videos)
@@ -375,44 +378,6 @@ def check_task(prompt: str, videos: Sequence[Path]) -> None:
         )
     if len(set(videos)) < len(videos):
         raise InputError(f"The prompt {shown!r} names the same video twice: name each video once.")
-
-
-def campaign_row(
-    session: Session, name: str, overlap: int | None, dimensions: Sequence[str] | None, now: float
-) -> Campaign:
-    dimensions = None if dimensions is None else as_list(dimensions)
-    if overlap is not None and not 1 <= overlap <= MAXIMUM_OVERLAP:
-        raise InputError(
-            f"overlap is {overlap}: give the number of annotators a task, from 1 to {MAXIMUM_OVERLAP}."
-        )
-    unknown = [d for d in dimensions or () if d not in DIMENSIONS]
-    if unknown or (dimensions is not None and (not dimensions or len(set(dimensions)) < len(dimensions))):
-        raise InputError(
-            f"dimensions are {list(dimensions or ())}: give one or more of "
-            f"{', '.join(DIMENSIONS)}, each once."
-        )
-    row = session.scalar(select(Campaign).where(Campaign.name == name)) if is_storable(name) else None
-    if row is None:
-        if not is_name(name, 200):
-            raise InputError(
-                f"The campaign's name {name[:60]!r} is not usable: give one of 1 to 200 printable characters."
-            )
-        row = Campaign(
-            name=name, overlap=overlap or 1, dimensions=list(dimensions or ("overall",)), created_at=now
-        )
-        session.add(row)
-        session.flush()
-        return row
-    given = (
-        overlap if overlap is not None else row.overlap,
-        list(dimensions) if dimensions is not None else row.dimensions,
-    )
-    if given != (row.overlap, row.dimensions):
-        raise InputError(
-            f"The campaign {name!r} has overlap {row.overlap} and dimensions {', '.join(row.dimensions)}, "
-            "which do not change while it runs: leave them out or name a new campaign."
-        )
-    return row
 
 
 def add_task_rows(session: Session, campaign: Campaign, tasks: Sequence[NewTask], now: float) -> int:
@@ -456,8 +421,15 @@ def media_row(session: Session, video: VideoFile) -> Media:
     return row
 
 
+def _find_user(session: Session, name: str) -> User | None:
+    if not is_storable(name):
+        return None
+    found = session.scalar(select(User).where(User.name == composed(name)))
+    return found or session.scalar(select(User).where(User.name == name))
+
+
 def _person(session: Session, name: str) -> User:
-    user = session.scalar(select(User).where(User.name == name)) if is_storable(name) else None
+    user = _find_user(session, name)
     if user is None or user.simulated or user.imported:
         raise InputError(f"There is no person {name!r} among the users: list them or add one.")
     return user

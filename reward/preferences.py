@@ -169,6 +169,19 @@ def _parse_row(text: str, path: Path, line: int) -> Ranking:
     )
 
 
+def refuse_database(path: str | Path) -> None:
+    """Refuses the URL of a database where a file is read, without showing it: it may hold a password.
+
+    Raises:
+        InputError: it is one.
+    """
+    if str(path).startswith("db:") or "://" in str(path):
+        raise InputError(
+            "A database was given where a file of rankings is read: write one with `vidalign label export` and give "
+            "that."
+        )
+
+
 def read_rankings(path: str | Path) -> list[Ranking]:
     """Reads and checks a rankings file; video paths come back joined to the file's folder.
 
@@ -179,6 +192,7 @@ def read_rankings(path: str | Path) -> list[Ranking]:
         InputError: with file and line: missing file or video, not JSON, wrong number of ranks or videos, no
             ranks, unknown dimension; and where no ranking of the whole file puts one video above another.
     """
+    refuse_database(path)
     path = Path(path)
     if not path.is_file():
         raise InputError(

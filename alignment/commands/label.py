@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from alignment.cli import Verb
-from alignment.label_verbs import CAMPAIGN_HELP, DB_HELP, LEAD_VERBS, reward_score
+from alignment.label_campaign import CAMPAIGN_HELP, DB_HELP, command_line_user
+from alignment.label_verbs import LEAD_VERBS, reward_score
 from alignment.next_command import new_folder, show_next
 from generator.output import InputError
 from labeling_app.backup import backup, restore
+from labeling_app.contents import changed_files, task_media
 from labeling_app.database import existing_database
 from labeling_app.demonstrations import export_demonstrations
 from labeling_app.exchange import export_preferences, import_preferences
@@ -124,6 +126,10 @@ class ExportArguments:
         metadata={"help": "instead: folder for the demonstrations, which `vidalign sft --dataset` reads"},
     )
     accepted: bool = field(default=False, metadata={"help": "only demonstrations that a lead has accepted"})
+    skip_bad: bool = field(
+        default=False,
+        metadata={"help": "leave out videos whose files have changed or gone since they were judged"},
+    )
     overwrite: bool = field(default=False, metadata={"help": "replace the file or folder if it exists"})
 
 
@@ -201,12 +207,17 @@ class RestoreArguments:
 def run_backup(arguments: BackupArguments) -> None:
     """Writes all rows of a moment into one file."""
     count = backup(arguments.db, arguments.output_file, arguments.overwrite)
+    with Store(existing_database(arguments.db)) as store:
+        store.record(command_line_user(), "backup", rows=count)
     print(f"{count} row(s) in {arguments.output_file}")
 
 
 def run_restore(arguments: RestoreArguments) -> None:
     """Fills an empty database from a backup."""
-    print(f"{restore(arguments.backup, arguments.db)} row(s) restored")
+    count = restore(arguments.backup, arguments.db)
+    with Store(arguments.db) as store:
+        store.record(command_line_user(), "restore", rows=count)
+    print(f"{count} row(s) restored")
 
 
 def run_serve(arguments: ServeArguments) -> None:
@@ -230,13 +241,23 @@ def run_serve(arguments: ServeArguments) -> None:
             password = secrets.token_urlsafe(9)
             name = _free_name(store, "admin")
             store.add_user(name, password, role="admin")
+            store.record(command_line_user(), "add user", user=name, role="admin")
             print(f"Made the first user: {name}, password {password} (shown only now).")
         if not store.campaigns():
             print("There is nothing to rank yet: vidalign label import adds videos while this runs.")
         host = "127.0.0.1" if arguments.host == "0.0.0.0" else arguments.host
         shown = f"[{host}]" if ":" in host else host
-        print(f"Labeling app: http://{shown}:{listener.getsockname()[1]}  (Ctrl+C ends it)", flush=True)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3))
+        address = f"http://{shown}:{listener.getsockname()[1]}"
+
+        class AnnouncedServer(uvicorn.Server):
+            """Says its address as soon as, and not before, it takes connections."""
+
+            async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+                await super().startup(sockets)
+                if self.started:
+                    print(f"Labeling app: {address}  (Ctrl+C ends it)", flush=True)
+
+        server = AnnouncedServer(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3))
         with contextlib.suppress(KeyboardInterrupt):
             server.run(sockets=[listener])
 
@@ -258,6 +279,7 @@ def run_import(arguments: ImportArguments) -> None:
             skip_bad=arguments.skip_bad,
             progress=True,
         )
+        store.record(command_line_user(), "import", campaign=arguments.campaign, tasks=summary.added)
     for problem in summary.problems:
         print(f"Left out: {problem}")
     print(f"Campaign {arguments.campaign}: {summary.added} new task(s), {summary.known} known already.")
@@ -276,6 +298,9 @@ def _import_preferences(arguments: ImportArguments) -> None:
             dimensions=arguments.dimensions,
             progress=True,
         )
+        store.record(
+            command_line_user(), "import rankings", campaign=arguments.campaign, judgements=done.judgements
+        )
     names = ", ".join(done.annotators[:5]) + (" …" if len(done.annotators) > 5 else "")
     print(
         f"Campaign {arguments.campaign}: {done.judgements} new ranking(s) of {names} (imported), {done.known} known "
@@ -290,26 +315,49 @@ def run_export(arguments: ExportArguments) -> None:
     with Store(existing_database(arguments.db)) as store:
         if arguments.demonstrations is not None:
             count = export_demonstrations(
-                store, arguments.campaign, arguments.demonstrations, arguments.overwrite, arguments.accepted
+                store,
+                arguments.campaign,
+                arguments.demonstrations,
+                arguments.overwrite,
+                arguments.accepted,
+                arguments.skip_bad,
+            )
+            store.record(
+                command_line_user(), "export demonstrations", campaign=arguments.campaign, rows=count
             )
             print(f"{count} demonstration(s) in {arguments.demonstrations}")
             folder = new_folder(arguments.demonstrations, "sft")
             show_next("sft", "--model", "nano", "--dataset", arguments.demonstrations, "--output_dir", folder)
             return
         path = Path(arguments.output_file or "")
+        how = (arguments.overwrite, arguments.raw, arguments.skip_bad)
         if arguments.format != OWN:
-            count, left = export_preferences(
-                store, arguments.campaign, path, arguments.format, arguments.overwrite, arguments.raw
-            )
+            count, left = export_preferences(store, arguments.campaign, path, arguments.format, *how)
+            _record_export(store, arguments, count)
             print(f"{count} row(s) of {arguments.format} in {path}, videos in {path.parent / 'videos'}")
+            _print_left_out(store, arguments)
             if left:
                 print(
                     f"{left} ranking(s) of other dimensions were left out: {arguments.format} has overall only."
                 )
             return
-        count = export_rankings(store, arguments.campaign, path, arguments.overwrite, arguments.raw)
+        count = export_rankings(store, arguments.campaign, path, *how)
+        _record_export(store, arguments, count)
+        _print_left_out(store, arguments)
     print(f"{count} ranking(s) in {path}")
     show_next("reward", "--preferences", path, "--output_dir", new_folder(path.with_suffix(""), "reward"))
+
+
+def _record_export(store: Store, arguments: ExportArguments, rows: int) -> None:
+    store.record(
+        command_line_user(), "export", campaign=arguments.campaign, format=arguments.format, rows=rows
+    )
+
+
+def _print_left_out(store: Store, arguments: ExportArguments) -> None:
+    if arguments.skip_bad:
+        for path in changed_files(task_media(store.tasks(arguments.campaign))):
+            print(f"Left out: rankings of {path}, which has changed or gone since it was judged.")
 
 
 def run_users(arguments: UsersArguments) -> None:
@@ -322,12 +370,15 @@ def run_users(arguments: UsersArguments) -> None:
         password = secrets.token_urlsafe(9)
         if arguments.add is not None:
             user = store.add_user(arguments.add, password, role=arguments.role)
+            store.record(command_line_user(), "add user", user=user.name, role=user.role)
             print(f"{user.role} {user.name}, password {password} (shown only now)")
         elif arguments.set_role is not None:
             store.set_role(arguments.set_role, arguments.role)
+            store.record(command_line_user(), "set role", user=arguments.set_role, role=arguments.role)
             print(f"{arguments.set_role} is {arguments.role} now")
         elif arguments.set_password is not None:
             store.set_password(arguments.set_password, password)
+            store.record(command_line_user(), "set password", user=arguments.set_password)
             print(f"{arguments.set_password}, new password {password} (shown only now)")
         else:
             for user in store.users():
@@ -382,6 +433,9 @@ def run_simulate(arguments: SimulateArguments) -> None:
             position_bias=arguments.position_bias,
             motion_bias=arguments.motion_bias,
             progress=True,
+        )
+        store.record(
+            command_line_user(), "simulate", campaign=arguments.campaign, judgements=done.num_judgements
         )
     print(f"{done.num_judgements} ranking(s) by {len(done.annotators)} simulated annotators")
     for dimension in dimensions:

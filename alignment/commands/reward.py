@@ -160,6 +160,15 @@ class ServeArguments:
     )
 
 
+def _shown(preferences: str) -> str:
+    """The source of rankings as a report may name it: the URL of a database has a password."""
+    if not preferences.startswith("db:"):
+        return preferences
+    from labeling_app.database import shown_source
+
+    return shown_source(preferences)
+
+
 def read_source(preferences: str, format: str, merge: bool) -> list[Ranking]:
     """Rankings from a file of any known layout or from the labeling app's database."""
     from reward.formats import read_preferences
@@ -376,6 +385,7 @@ def run_evaluate(arguments: EvaluateArguments) -> None:
     source = Path(arguments.preferences)
     settings = {
         **asdict(arguments),
+        "preferences": _shown(arguments.preferences),
         "calibration_fraction": fraction,
         "held_out_only": held_out is not None,
         "preferences_sha256": file_hash(source) if source.is_file() else None,

@@ -1,6 +1,7 @@
 // The demonstration page: a prompt is answered with an uploaded video or one from the library.
 
 import { BASE, actionButton, call, field, logoutForm, make, pageLinks, previewVideo } from './dom.js';
+import { guidelinesPage } from './guidelines.js';
 
 const CANNOT_REACH = 'The server cannot be reached. Nothing is lost: try again in a moment.';
 
@@ -44,6 +45,12 @@ class DemonstrationPage {
     this.video = null;
     this.endUpload();
     this.status.textContent = '';
+    if (this.data.guidelines) {
+      this.waiting.textContent = 'Guidelines';
+      const failed = (message, status) => { this.showNotice(message); if (status === 400) this.load(); };
+      this.main.replaceChildren(guidelinesPage(this.data.guidelines, () => { this.showNotice(''); return this.load(); }, failed));
+      return;
+    }
     if (!prompts.length) {
       this.main.replaceChildren(make('div', 'the-end', {}, make('h1', '', {}, 'No prompt waits for a video.'), actionButton('primary', 'Look again', () => this.load())));
       return;

@@ -58,6 +58,27 @@ export function actionButton(className, text, action) {
   return button;
 }
 
+// Asks before something is done that is not undone easily; resolves to whether it was confirmed. With `typed`, that text
+// must be typed first.
+export function confirmed(root, title, words, action, typed) {
+  return new Promise((resolve) => {
+    const name = make('input', '', { type: 'text', dir: 'auto', autocomplete: 'off', maxLength: 200 });
+    const confirm = make('button', 'primary', { type: 'submit' }, action);
+    const cancel = make('button', 'quiet', { type: 'button' }, 'Go back');
+    const form = make('form', '', { method: 'dialog' }, make('h2', '', {}, title), make('p', '', { dir: 'auto' }, words), ...(typed ? [field('typed-name', `Type ${typed} to go on`, name)] : []), make('div', 'actions', {}, confirm, cancel));
+    const dialog = make('dialog', 'skip-dialog', { 'aria-label': title }, form);
+    let sure = false;
+    const check = () => { confirm.disabled = Boolean(typed) && name.value.trim().normalize('NFC') !== typed; };
+    name.addEventListener('input', check);
+    check();
+    form.addEventListener('submit', () => { sure = true; });
+    cancel.addEventListener('click', () => dialog.close());
+    dialog.addEventListener('close', () => { dialog.remove(); resolve(sure); });
+    root.append(dialog);
+    dialog.showModal();
+  });
+}
+
 export function field(id, label, input) {
   input.id = id;
   return make('div', 'field', {}, make('label', '', { for: id }, label), input);

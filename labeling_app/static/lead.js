@@ -1,11 +1,12 @@
 // The lead's pages: campaigns and projects, people, quality, adjudication, demonstrations, audit.
 
-import { BASE, actionButton, call, field, logoutForm, make, pageLinks, previewVideo } from './dom.js';
+import { BASE, actionButton, call, confirmed, field, logoutForm, make, pageLinks, previewVideo } from './dom.js';
 import { letter } from './places.js';
 
 const TABS = [['campaigns', 'Campaigns'], ['people', 'People'], ['quality', 'Quality'], ['adjudication', 'Adjudication'], ['demonstrations', 'Demonstrations'], ['audit', 'Audit']];
 const PLOTS = [['annotators', 'Agreement with others, gold items right, same on repeats'], ['speed', 'Seconds a task'], ['positions', 'How often the video shown first is ranked best'], ['days', 'Answers a day']];
 const RULES = [['gold_share', 'Share of gold items', 0.01, 0.5], ['repeat_share', 'Share of repeats', 0.01, 0.5], ['daily_cap', 'Answers a person a day (0: no limit)', 1, 999999], ['quiz_size', 'Trial tasks (gold items first)', 1, 1000], ['quiz_pass', 'Share right to pass the trial', 0.01, 1]];
+const DIMENSIONS = ['overall', 'visual', 'motion', 'alignment'];
 const ROLES = ['annotator', 'lead', 'admin'];
 
 export function start(element) {
@@ -30,6 +31,29 @@ const select = (options, value) => {
   const made = make('select', '', {}, ...options.map((option) => make('option', '', { value: option, selected: option === value }, option || '–')));
   return made;
 };
+
+const VERBS = { flag: 'flagged', comment: 'commented', skip_reason: 'skipped' };
+
+// Which videos a remark is about, each by its letter here and by the one that the annotator saw.
+function aboutText({ annotator, videos }) {
+  if (!videos.length) return ', about all videos';
+  return `, about ${videos.map((video) => `video ${video.lead} here${video.annotator ? ` (${video.annotator} for ${annotator})` : ''}`).join(', ')}`;
+}
+
+// The letters in a remark's own words, where they are not those of this page.
+function lettersText({ annotator, letters }) {
+  return letters.length ? `Letters as ${annotator} saw them: ${letters.map((pair) => `${pair.annotator} is ${pair.lead} here`).join(', ')}.` : `The order in which ${annotator} saw the videos is not known.`;
+}
+
+function remarkPart(remark) {
+  return make('div', 'remark', {}, make('p', '', { dir: 'auto' }, text(remark.annotator), ` ${VERBS[remark.kind]}${aboutText(remark)}: `, make('q', '', { dir: 'auto' }, remark.text)), make('p', 'hint', {}, lettersText(remark)));
+}
+
+// Links to the videos of a skipped task that the reason is about, or to all of them.
+function skippedVideos({ remark, media }) {
+  const meant = remark.videos.length ? remark.videos : media.map((_, place) => ({ lead: letter(place), annotator: remark.letters.find((pair) => pair.lead === letter(place))?.annotator }));
+  return make('span', 'video-links', {}, ...meant.map((video) => make('a', 'page-link', { href: new URL(`media/${encodeURIComponent(media[video.lead.charCodeAt(0) - 65])}`, BASE).href, target: '_blank', rel: 'noopener' }, `${video.lead}${video.annotator ? ` (${video.annotator} for ${remark.annotator})` : ''}`)));
+}
 
 class LeadPage {
   constructor(root) {
@@ -61,13 +85,13 @@ class LeadPage {
 
   get query() { return `campaign=${encodeURIComponent(this.campaignChoice.value)}`; }
 
-  async load() {
+  async load(chosen) {
     const data = await this.get('overview');
     if (!data) return;
     this.overview = data;
     this.userName.textContent = `${data.user} (${data.role})`;
     this.pages.replaceChildren(...pageLinks('lead', true));
-    const before = this.campaignChoice.value;
+    const before = chosen || this.campaignChoice.value;
     this.campaignChoice.replaceChildren(...data.campaigns.map(({ name }) => make('option', '', { value: name, selected: name === before }, name)));
     await this.show();
   }
@@ -88,8 +112,8 @@ class LeadPage {
   }
 
   // After a change: what happened, and the page as it is now.
-  async changed(message) {
-    await this.load();
+  async changed(message, chosen) {
+    await this.load(chosen);
     this.status.textContent = message;
   }
 
@@ -99,24 +123,50 @@ class LeadPage {
 
   async campaigns() {
     const { campaigns } = this.overview;
-    const rows = campaigns.map((c) => [text(c.name), text(c.project || '–'), c.dimensions.join(', '), `${c.answers} of ${c.answers_wanted}`, `${c.filled} of ${c.tasks}`, String(c.overlap), String(c.held), String(c.skips), String(c.flagged), String(c.gold), String(c.repeats), `${c.demonstrations} for ${c.prompts}`]);
+    const rows = campaigns.map((c) => [text(c.state === 'open' ? c.name : `${c.name} (${c.state})`), text(c.project || '–'), c.dimensions.join(', '), `${c.answers} of ${c.answers_wanted}`, `${c.filled} of ${c.tasks}`, String(c.overlap), String(c.held), String(c.skips), String(c.flagged), String(c.gold), String(c.repeats), `${c.demonstrations} for ${c.prompts}`]);
     return [
       section('Progress', campaigns.length ? table('Campaigns', ['campaign', 'project', 'asks for', 'answers', 'tasks done', 'overlap', 'in hands', 'skips', 'flagged', 'gold', 'repeats', 'demonstrations'], rows) : make('p', '', {}, 'There is no campaign yet.')),
-      ...(this.campaign ? [this.rulesPart(), await this.guidelinesPart()] : []),
+      ...(this.campaign ? [this.lifePart(), this.rulesPart(), await this.guidelinesPart()] : []),
       this.newCampaignPart(), this.newProjectPart(),
     ];
   }
 
+  // What happens to the campaign as a whole.
+  lifePart() {
+    const { campaign } = this;
+    const states = { open: [['paused', 'Pause'], ['closed', 'Close…']], paused: [['open', 'Go on'], ['closed', 'Close…']], closed: [['open', 'Reopen']] };
+    const change = (state, title) => actionButton('', title, async () => {
+      if (state === 'closed' && !await confirmed(this.root, 'Close the campaign?', `No task of ${campaign.name} is given out any more, and its answers stay as they are.`, 'Close it')) return;
+      if (await this.get(`campaigns/state?${this.query}`, { state })) await this.changed(`The campaign ${campaign.name} is ${state}.`);
+    });
+    const name = input({ type: 'text', maxLength: 200, value: campaign.name, dir: 'auto' });
+    const rename = actionButton('', 'Rename', async () => {
+      const made = await this.get(`campaigns/name?${this.query}`, { name: name.value });
+      if (made) await this.changed(`The campaign is called ${made.name} now.`, made.name);
+    });
+    const remove = actionButton('quiet', 'Delete…', async () => {
+      const sure = await confirmed(this.root, 'Delete the campaign?', `${campaign.name} has ${campaign.tasks} tasks and ${campaign.answers} answers. All of it is deleted for good; video files stay.`, 'Delete it', campaign.name);
+      if (sure && await this.get(`campaigns/delete?${this.query}`, { name: campaign.name })) await this.changed(`The campaign ${campaign.name} is deleted.`);
+    });
+    return section(`Campaign ${campaign.name}: ${campaign.state}`, field('campaign-name', 'Name', name), make('div', 'actions', {}, rename, ...states[campaign.state].map(([state, title]) => change(state, title)), remove));
+  }
+
   rulesPart() {
     const { campaign } = this;
+    let extra;
     const inputs = RULES.map(([name, label, step, max]) => [name, label, input({ type: 'number', min: 0, max, step, value: campaign[name] })]);
     const project = select(['', ...this.overview.projects.map(({ name }) => name)], campaign.project);
     const save = actionButton('primary', 'Save the rules', async () => {
       const body = Object.fromEntries(inputs.map(([name, , made]) => [name, Number(made.value)]));
       body.project = project.value;
+      Object.assign(body, extra());
       if (await this.get(`rules?${this.query}`, body)) await this.changed('The rules are saved.');
     });
-    return section(`Rules of ${campaign.name}`, make('div', 'fields', {}, ...inputs.map(([name, label, made]) => field(`rule-${name}`, label, made)), field('rule-project', 'Project', project)), make('div', 'actions', {}, save));
+    const overlap = input({ type: 'number', min: campaign.has_answers ? campaign.overlap : 1, max: 1000, value: campaign.overlap });
+    const dimensions = DIMENSIONS.map((name) => [name, input({ type: 'checkbox', id: `dimension-${name}`, checked: campaign.dimensions.includes(name), disabled: campaign.has_answers })]);
+    const asked = make('fieldset', 'field', {}, make('legend', '', {}, campaign.has_answers ? 'Asks for (fixed: there are answers)' : 'Asks for'), make('div', 'actions', {}, ...dimensions.map(([name, box]) => make('label', 'check', { for: box.id }, box, ` ${name}`))));
+    extra = () => ({ overlap: Number(overlap.value), ...(campaign.has_answers ? {} : { dimensions: dimensions.filter(([, box]) => box.checked).map(([name]) => name) }) });
+    return section(`Rules of ${campaign.name}`, make('div', 'fields', {}, field('rule-overlap', campaign.has_answers ? 'Annotators a task (may only grow now)' : 'Annotators a task', overlap), asked, ...inputs.map(([name, label, made]) => field(`rule-${name}`, label, made)), field('rule-project', 'Project', project)), make('div', 'actions', {}, save));
   }
 
   async guidelinesPart() {
@@ -161,10 +211,12 @@ class LeadPage {
       const role = select(ROLES, user.role);
       role.setAttribute('aria-label', `Role of ${user.name}`);
       role.addEventListener('change', async () => {
-        if (await this.get('users/role', { name: user.name, role: role.value })) await this.changed(`${user.name} is ${role.value} now.`); else role.value = user.role;
+        const sure = await confirmed(this.root, 'Change the role?', `${user.name} is ${user.role} now and becomes ${role.value}.`, 'Change the role');
+        if (sure && await this.get('users/role', { name: user.name, role: role.value })) await this.changed(`${user.name} is ${role.value} now.`); else role.value = user.role;
       });
-      const reset = actionButton('quiet', 'New password', async () => {
-        const made = await this.get('users/password', { name: user.name });
+      const reset = actionButton('quiet', 'New password…', async () => {
+        const sure = await confirmed(this.root, 'Give a new password?', `The password that ${user.name} has now ends, and so does every login with it. The new one is shown once, here.`, 'Give a new password');
+        const made = sure && await this.get('users/password', { name: user.name });
         if (made) this.status.textContent = `${made.name}, new password ${made.password} (shown only now)`;
       });
       return [text(user.name), user.simulated ? 'simulated' : user.imported ? 'imported' : admin ? role : user.role, user.simulated || user.imported ? '' : reset];
@@ -188,9 +240,10 @@ class LeadPage {
     const rows = data.annotators.map((p) => [text(p.simulated ? `${p.name} (simulated)` : p.imported ? `${p.name} (imported)` : p.name), p.flags.join(', ') || '–', String(p.judgements), String(p.skips), number(p.median_seconds), share(p.tie_rate), share(p.agreement), share(p.accuracy), share(p.gold_accuracy), share(p.self_consistency), share(p.first_place_rate)]);
     const people = table('Annotators', ['annotator', 'look at', 'tasks', 'skips', 'seconds', 'ties', 'agreement', 'weight', 'gold right', 'same on repeats', 'first shown best'], rows);
     const plots = PLOTS.map(([name, title]) => make('figure', 'plot', {}, make('img', '', { src: new URL(`api/lead/plots/${name}.svg?${this.query}`, BASE).href, alt: `${title}; the numbers are in the table` }), make('figcaption', '', {}, title)));
-    const download = (raw, title) => make('a', 'download', { href: new URL(`api/lead/export?${this.query}&raw=${raw}`, BASE).href, download: 'rankings.jsonl' }, title);
-    const skipped = data.skipped.length ? [section('Skipped', table('Skipped tasks', ['annotator', 'prompt', 'reason'], data.skipped.map((s) => [text(s.annotator), text(s.prompt), text(s.reason)])))] : [];
-    return [section('Agreement', summary), section('Annotators', people), ...skipped, section('Plots', make('div', 'plots', {}, ...plots)), section('Export', make('div', 'actions', {}, download(false, 'Rankings with the decisions (JSONL)'), download(true, 'Rankings of annotators alone (JSONL)')))];
+    const changed = data.changed_files.length ? [make('p', 'notice', {}, `The export leaves out rankings of ${data.changed_files.length} video file(s) that have changed or gone since they were judged; put them back to have all: ${data.changed_files.slice(0, 5).join(', ')}${data.changed_files.length > 5 ? ' …' : ''}`)] : [];
+    const download = (raw, title) => make('a', 'download', { href: new URL(`api/lead/export?${this.query}&raw=${raw}&skip_bad=${changed.length > 0}`, BASE).href, download: 'rankings.jsonl' }, title);
+    const skipped = data.skipped.length ? [section('Skipped', table('Skipped tasks', ['annotator', 'prompt', 'reason', 'videos'], data.skipped.map((s) => [text(s.annotator), text(s.prompt), text(s.reason), skippedVideos(s)])))] : [];
+    return [section('Agreement', summary), section('Annotators', people), ...skipped, section('Plots', make('div', 'plots', {}, ...plots)), section('Export', ...changed, make('div', 'actions', {}, download(false, 'Rankings with the decisions (JSONL)'), download(true, 'Rankings of annotators alone (JSONL)')))];
   }
 
   // Adjudication ---------------------------------------------------------------------------------------
@@ -212,7 +265,6 @@ class LeadPage {
     })]);
     const answers = task.dimensions.map((dimension) => table(`Places given (${dimension})`, [dimension, ...task.videos.map((_, index) => letter(index))],
       [...Object.entries(task.answers[dimension] || {}).map(([name, ranks]) => [text(name), ...ranks.map(String)]), [make('strong', '', {}, 'your decision'), ...choices.find(([name]) => name === dimension)[1]]]));
-    const remarks = [...Object.entries(task.flags).map(([name, flag]) => [name, ' flagged: ', flag]), ...Object.entries(task.comments).map(([name, comment]) => [name, ': ', comment])];
     const comment = input({ type: 'text', maxLength: 10000, dir: 'auto' });
     const gold = input({ type: 'checkbox', id: `gold-${task.task}` });
     const decide = actionButton('primary', 'Decide', async () => {
@@ -220,8 +272,8 @@ class LeadPage {
       if (await this.get(`tasks/${task.task}/adjudication`, { ranks, comment: comment.value, gold: gold.checked })) await this.changed('Decided: the export uses your ranking.');
     });
     return make('section', 'ranking decision', { 'aria-label': `Task ${task.task}` },
-      make('p', 'prompt-text', { dir: 'auto', tabIndex: 0 }, task.prompt), make('p', 'hint', {}, `${share(task.share)} of the labels differ`),
-      make('ul', 'library-list', {}, ...videos), ...answers, ...remarks.map(([name, what, said]) => make('p', '', {}, text(name), what, text(said))),
+      make('p', 'prompt-text', { dir: 'auto', tabIndex: 0 }, task.prompt), make('p', 'hint', {}, `${share(task.share)} of the labels differ. Letters are of this page, except where it says of whom: each annotator saw another order.`),
+      make('ul', 'library-list', {}, ...videos), ...answers, ...task.remarks.map(remarkPart),
       field(`comment-${task.task}`, 'Why (optional)', comment), make('label', 'check', { for: `gold-${task.task}` }, gold, ' Use it as a hidden gold item'), make('div', 'actions', {}, decide));
   }
 

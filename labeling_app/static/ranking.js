@@ -3,8 +3,13 @@
 import { SyncPlayer } from './player.js';
 import { Places, letter, ordinal } from './places.js';
 import { BASE, call, make, pageLinks } from './dom.js';
+import { guidelinesPage, guidelinesText } from './guidelines.js';
+import { AboutVideos, makeSkipDialog } from './remarks.js';
 
-const DRAFT = 'vidalign-draft';
+// Of this server alone, also where several share a host behind a proxy.
+const DRAFT = `vidalign-draft ${BASE.pathname}`;
+// At the end of the address: a lead who ranks tasks instead of looking at them.
+const TAKE = '#take';
 const IDLE_SECONDS = 300;
 const DRAG_PIXELS = 6;
 const TOUCH = matchMedia('(hover: none)');
@@ -18,7 +23,6 @@ const QUESTIONS = {
 // Asked before the prompt is shown: who knows the prompt rates looks and motion by how well they fit it.
 const BEFORE_PROMPT = ['visual', 'motion'];
 const ALL_BAD = 'All videos are bad';
-const SKIP_REASONS = ['A video does not play', 'I do not understand the prompt', 'The content is offensive or unsafe', 'Another reason'];
 
 export function start(element) {
   const root = element.querySelector('.ranking-page') || element;
@@ -71,7 +75,9 @@ class RankingPage {
 
   async next() {
     this.editing = null;
-    const { status, data } = await call('api/next');
+    // A lead looks at tasks, one after the other, and takes one only when asked to.
+    const take = window.location.hash === TAKE;
+    const { status, data } = await call(`api/next?take=${take}&after=${this.task?.task || 0}`);
     if (status !== 200) {
       this.showNotice(data.message);
       this.showEnd('The next task could not be fetched.', true);
@@ -94,7 +100,26 @@ class RankingPage {
     if (this.player) this.player.close();
     this.player = null;
     this.task = data.task;
-    if (this.task) this.showTask(); else this.showEnd(data.reason ? 'No more tasks for you' : done ? 'All done. Thank you!' : 'There is nothing to rank yet.', false, data.reason);
+    this.looking = data.looking;
+    if (data.looking) this.progressText.textContent = 'Looking at tasks';
+    if (data.guidelines) this.showGuidelines(data.guidelines);
+    else if (this.task) this.showTask();
+    else this.showEnd(data.reason ? 'No more tasks for you' : done ? 'All done. Thank you!' : 'There is nothing to rank yet.', false, data.reason);
+  }
+
+  showGuidelines(data) {
+    this.progressText.textContent = 'Guidelines';
+    const failed = (message, status) => { this.showNotice(message); if (status === 400) this.next(); };
+    this.main.replaceChildren(guidelinesPage(data, () => { this.showNotice(''); return this.next(); }, failed));
+    this.main.querySelector('h1').focus();
+    window.scrollTo({ top: 0 });
+  }
+
+  // Above the videos of a task that a lead only looks at.
+  lookingPart() {
+    const rank = make('button', 'quiet', { type: 'button' }, 'Rank tasks myself');
+    rank.addEventListener('click', () => { window.location.hash = TAKE; this.task = null; this.next(); });
+    return make('p', 'looking', {}, 'You look at this task as a lead: it is not taken from anybody, and nothing is stored. ', rank);
   }
 
   showEnd(title, failed = false, reason = '') {
@@ -142,7 +167,7 @@ class RankingPage {
     const { task } = this;
     task.dimensions.sort((one, other) => BEFORE_PROMPT.includes(other) - BEFORE_PROMPT.includes(one));
     const draft = this.editing
-      ? { places: task.dimensions.map((name) => task.ranks[name]), comment: task.comment, flag: task.flag, seconds: task.seconds, seen: task.videos.map(() => true) }
+      ? { places: task.dimensions.map((name) => task.ranks[name]), comment: task.comment, flag: task.flag, about: task.remark_videos, seconds: task.seconds, seen: task.videos.map(() => true) }
       : this.readDraft();
     this.zoomed = false;
     this.count = task.videos.length;
@@ -152,7 +177,7 @@ class RankingPage {
     this.sending = false;
     this.selected = 0;
     this.seenBefore = 0;
-    this.main.replaceChildren(this.promptPart(), this.videosPart(), this.playerPart(), this.rankingPart(draft), this.keysPart());
+    this.main.replaceChildren(...(this.looking && !this.editing ? [this.lookingPart()] : []), this.promptPart(), this.videosPart(), this.playerPart(), this.rankingPart(draft), this.keysPart());
     this.player = new SyncPlayer(this.videos, task.videos.map((video) => video.fps), () => this.refreshPlayer());
     (draft.seen || []).forEach((seen, index) => { if (seen && index < this.count) this.player.seen[index] = true; });
     this.selectFirstUnplaced();
@@ -166,12 +191,11 @@ class RankingPage {
 
   promptPart() {
     this.promptText = make('p', 'prompt-text', { dir: 'auto', tabIndex: 0 });
-    const text = make('p', 'guidelines-text', { dir: 'auto' });
-    const guidelines = make('details', 'guidelines', { hidden: true }, make('summary', '', {}, 'Guidelines'), text);
+    const guidelines = make('details', 'guidelines', { hidden: true }, make('summary', '', {}, 'Guidelines'));
     if (this.task.campaign) {
       call(`api/guidelines?campaign=${encodeURIComponent(this.task.campaign)}`).then(({ status, data }) => {
         guidelines.hidden = status !== 200 || !data.text;
-        text.textContent = data.text || '';
+        if (!guidelines.hidden) guidelines.append(guidelinesText(data.html));
       });
     }
     return make('section', 'prompt', { 'aria-label': 'Prompt' }, make('span', 'label', {}, 'Prompt'), this.promptText, guidelines);
@@ -232,24 +256,31 @@ class RankingPage {
     this.previousButton = make('button', 'quiet', { type: 'button' }, 'Back');
     this.previousButton.addEventListener('click', () => this.goToStep(this.step - 1));
     const skip = make('button', 'quiet skip', { type: 'button' }, 'Skip…');
-    skip.addEventListener('click', () => this.skipDialog.showModal());
+    skip.addEventListener('click', () => this.askWhySkip());
     const allBad = make('button', 'quiet all-bad', { type: 'button' }, 'All bad (N)');
     allBad.addEventListener('click', () => this.allBad());
     const cancel = make('button', 'quiet', { type: 'button', hidden: !this.editing }, 'Leave it as it was');
     cancel.addEventListener('click', () => this.next());
-    skip.hidden = Boolean(this.editing);
+    skip.hidden = Boolean(this.editing) || this.looking;
+    allBad.hidden = this.looking && !this.editing;
     this.flag = make('input', 'flag', { id: 'ranking-flag', maxLength: 200, dir: 'auto', value: draft.flag || '', placeholder: 'What should the lead look at?' });
     this.flag.addEventListener('input', () => this.saveDraft());
     this.gate = make('p', 'gate', { id: 'ranking-gate' });
     this.submitButton.setAttribute('aria-describedby', 'ranking-gate');
     this.comment = make('textarea', '', { id: 'ranking-comment', rows: 2, maxLength: 10000, dir: 'auto', value: draft.comment || '' });
     this.comment.addEventListener('input', () => this.saveDraft());
-    this.skipDialog = this.makeSkipDialog();
+    const onlyLooking = this.looking && !this.editing;
+    this.skipDialog = makeSkipDialog(this.count, (reason, places) => this.send('skip', {
+      reason, seconds: this.seconds, comment: this.comment.value, remark_videos: { skip_reason: places, comment: this.commentAbout.places },
+    }));
+    const { flag: flagged, comment: commented } = draft.about || {};
+    this.flagAbout = new AboutVideos(this.flag, this.count, flagged, () => this.saveDraft());
+    this.commentAbout = new AboutVideos(this.comment, this.count, commented, () => this.saveDraft());
     return make('section', 'ranking', { 'aria-label': 'Ranking' },
       this.question, this.hint, this.pool, make('div', 'slots', {}, ...this.slots),
       make('div', 'actions', {}, this.submitButton, this.previousButton, allBad, skip, cancel, this.gate),
-      this.flagPart = make('details', 'flag-part', { open: Boolean(draft.flag) }, make('summary', '', {}, 'Flag for the lead'), make('label', 'visually-hidden', { for: 'ranking-flag' }, 'Flag'), this.flag),
-      make('details', 'comment', { open: Boolean(draft.comment) }, make('summary', '', {}, 'Add a comment'), make('label', 'visually-hidden', { for: 'ranking-comment' }, 'Comment'), this.comment),
+      this.flagPart = make('details', 'flag-part', { open: Boolean(draft.flag), hidden: onlyLooking }, make('summary', '', {}, 'Flag for the lead'), make('label', 'visually-hidden', { for: 'ranking-flag' }, 'Flag'), this.flag, this.flagAbout.element),
+      make('details', 'comment', { open: Boolean(draft.comment), hidden: onlyLooking }, make('summary', '', {}, 'Add a comment'), make('label', 'visually-hidden', { for: 'ranking-comment' }, 'Comment'), this.comment, this.commentAbout.element),
       this.skipDialog);
   }
 
@@ -261,26 +292,6 @@ class RankingPage {
     ];
     const list = make('dl', '', {}, ...rows.flatMap(([keys, what]) => [make('dt', '', {}, keys), make('dd', '', {}, what)]));
     return make('details', 'keys', {}, make('summary', '', {}, 'Keyboard'), list);
-  }
-
-  makeSkipDialog() {
-    const chosen = (index) => make('input', '', { type: 'radio', name: 'skip-reason', value: SKIP_REASONS[index], checked: index === 0 });
-    const more = make('textarea', '', { rows: 2, maxLength: 2000, id: 'skip-more', dir: 'auto' });
-    const cancel = make('button', 'quiet', { type: 'button' }, 'Go back');
-    const confirm = make('button', 'primary', { type: 'submit' }, 'Skip this task');
-    const form = make('form', '', { method: 'dialog' },
-      make('h2', '', {}, 'Why do you skip this task?'),
-      ...SKIP_REASONS.map((reason, index) => make('label', 'reason', {}, chosen(index), make('span', '', {}, reason))),
-      make('label', '', { for: 'skip-more' }, 'Details (optional)'), more,
-      make('div', 'actions', {}, confirm, cancel));
-    const dialog = make('dialog', 'skip-dialog', { 'aria-label': 'Skip this task' }, form);
-    cancel.addEventListener('click', () => dialog.close());
-    form.addEventListener('submit', () => {
-      const details = more.value.trim();
-      const reason = form.querySelector('input:checked').value + (details ? `: ${details}` : '');
-      this.send('skip', { reason, seconds: this.seconds, comment: this.comment.value });
-    });
-    return dialog;
   }
 
   // Ranking --------------------------------------------------------------------------------------------
@@ -342,6 +353,7 @@ class RankingPage {
 
   // Why the ranking cannot be submitted yet, or an empty string.
   get missing() {
+    if (this.looking && !this.editing) return '';
     if (this.player.failed.some(Boolean)) return 'A video does not play: skip this task and say so.';
     const unplaced = this.places.unplaced.map(letter);
     const unseen = this.player.seen.flatMap((seen, index) => (seen ? [] : [letter(index)]));
@@ -350,11 +362,18 @@ class RankingPage {
     return '';
   }
 
+  // Places of the videos that each remark is about.
+  get about() { return { flag: this.flagAbout.places, comment: this.commentAbout.places }; }
+
+  askWhySkip() { this.skipDialog.ask(this.player.failed.flatMap((failed, place) => (failed ? [place] : []))); }
+
   get lastStep() { return this.step === this.task.dimensions.length - 1; }
 
   submit() {
     if (this.sending) return;
-    if (this.missing) {
+    if (this.looking && !this.editing && this.lastStep) {
+      this.next();
+    } else if (this.missing) {
       this.say(this.missing);
       this.gate.classList.remove('nudge');
       requestAnimationFrame(() => this.gate.classList.add('nudge'));
@@ -362,7 +381,7 @@ class RankingPage {
       this.goToStep(this.step + 1);
     } else {
       const ranks = Object.fromEntries(this.task.dimensions.map((dimension, index) => [dimension, this.rankings[index].ranks]));
-      this.send(this.editing ? 'revision' : 'judgement', { ranks, seconds: this.seconds, comment: this.comment.value, flag: this.flag.value });
+      this.send(this.editing ? 'revision' : 'judgement', { ranks, seconds: this.seconds, comment: this.comment.value, flag: this.flag.value, remark_videos: this.about });
     }
   }
 
@@ -422,7 +441,7 @@ class RankingPage {
       slot.classList.toggle('tied', videos.length > 1);
     });
     this.previousButton.hidden = !this.mayGoBack;
-    this.submitButton.textContent = this.sending ? 'Saving…' : this.lastStep ? (this.editing ? 'Save the change' : 'Submit') : 'Next question';
+    this.submitButton.textContent = this.sending ? 'Saving…' : this.lastStep ? (this.editing ? 'Save the change' : this.looking ? 'Next task' : 'Submit') : 'Next question';
     this.refreshPlayer();
   }
 
@@ -490,10 +509,10 @@ class RankingPage {
       '.': () => this.player.step(1),
       s: () => this.nextRate(),
       z: () => this.toggleZoom(),
-      n: () => this.allBad(),
-      k: () => this.editing ? false : this.skipDialog.showModal(),
+      n: () => (this.looking && !this.editing ? false : this.allBad()),
+      k: () => this.editing || this.looking ? false : this.askWhySkip(),
       u: () => { this.showEarlier(); },
-      '!': () => { this.flagPart.open = true; this.flag.focus(); },
+      '!': () => { if (this.flagPart.hidden) return false; this.flagPart.open = true; this.flag.focus(); return true; },
       Escape: () => this.zoomed && this.toggleZoom(),
       ArrowLeft: () => !onScrub && this.select((this.selected + this.count - 1) % this.count, true),
       ArrowRight: () => !onScrub && this.select((this.selected + 1) % this.count, true),
@@ -580,7 +599,7 @@ class RankingPage {
   }
 
   saveDraft() {
-    if (!this.task || !this.player || this.editing) return;
+    if (!this.task || !this.player || this.editing || this.looking) return;
     localStorage.setItem(DRAFT, JSON.stringify({
       assignment: this.task.assignment,
       places: this.rankings.map((ranking) => ranking.ranks),
@@ -589,6 +608,7 @@ class RankingPage {
       seconds: this.seconds,
       comment: this.comment.value,
       flag: this.flag.value,
+      about: this.about,
     }));
   }
 
@@ -597,7 +617,7 @@ class RankingPage {
     if (!this.task || !this.player || document.hidden || idle) return;
     this.seconds += 1;
     this.saveDraft();
-    if (!this.editing && (Date.now() - this.lastRenewal) / 1000 > this.leaseSeconds / 3) this.renew();
+    if (!this.editing && !this.looking && (Date.now() - this.lastRenewal) / 1000 > this.leaseSeconds / 3) this.renew();
   }
 
   async renew() {

@@ -10,7 +10,7 @@ from types import ModuleType
 from generator.output import InputError
 from reward.formats import genai_bench, image_reward, rapidata, videogen_rewardbench
 from reward.formats.tables import read_rows
-from reward.preferences import Ranking, read_rankings, write_rankings
+from reward.preferences import Ranking, read_rankings, refuse_database, write_rankings
 
 FORMATS: dict[str, ModuleType] = {
     "videogen-rewardbench": videogen_rewardbench,
@@ -63,6 +63,7 @@ def read_preferences(path: str | Path, format: str = "auto") -> list[Ranking]:
         InputError: with file and row: an unknown layout, a missing video, an unusable label; or a video is compared
             with itself, or no ranking puts one video above another.
     """
+    refuse_database(path)
     path = Path(path)
     module = _known(detect_format(path) if format == "auto" else format)
     if module is None:

@@ -1,6 +1,8 @@
 """LoRA on the transformer: matching, reference, saving, loading, concatenation."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -95,6 +97,16 @@ def test_diffusers_itself_loads_a_saved_adapter(make_generator, tmp_path):
     loaded.transformer.load_lora_adapter(str(tmp_path), weight_name=WEIGHTS_NAME)
     assert any(isinstance(module, LoraLayer) for module in loaded.transformer.modules())
     assert torch.allclose(output(loaded), output(trained), atol=1e-5)
+
+
+def test_the_folder_of_an_adapter_holds_the_files_that_the_documentation_names(make_generator, tmp_path):
+    trained = train_randomly(make_generator(), 1, lora_r=4)
+    write_adapter(tmp_path, trained_adapter(trained), record(trained))
+    text = (Path(__file__).parents[2] / "docs" / "data-formats.md").read_text(encoding="utf-8")
+    section = text.split("## Adapters")[1].split("##")[0]
+    named = set(re.findall(r"`([a-z_0-9]+\.(?:json|safetensors))`", section))
+    assert {path.name for path in tmp_path.iterdir()} == {WEIGHTS_NAME, "training.json"}
+    assert named == {WEIGHTS_NAME, "pytorch_lora_weights_2.safetensors", "training.json"}
 
 
 def test_diffusers_own_files_are_read_with_their_alpha(make_generator, tmp_path):

@@ -168,31 +168,40 @@ def clock() -> Clock:
 class RunningServer:
     url: str
     store: Store
+    stop: Callable[[], None]
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[Store], RunningServer]]:
-    """Starts the labeling app on a free port of this machine."""
-    running: list[tuple[uvicorn.Server, threading.Thread]] = []
+def serve() -> Iterator[Callable[..., RunningServer]]:
+    """Starts the labeling app on this machine, by default on a free port."""
+    running: list[Callable[[], None]] = []
 
-    def start(store: Store) -> RunningServer:
+    def start(store: Store, port: int = 0) -> RunningServer:
         config = uvicorn.Config(
-            create_app(store), host="127.0.0.1", port=0, log_level="error", timeout_graceful_shutdown=1
+            create_app(store), host="127.0.0.1", port=port, log_level="error", timeout_graceful_shutdown=1
         )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
-        running.append((server, thread))
+
+        def stop() -> None:
+            server.should_exit = True
+            thread.join(timeout=10)
+
+        running.append(stop)
         while not server.started:
             assert thread.is_alive(), "the server did not start"
             time.sleep(0.02)
         port = server.servers[0].sockets[0].getsockname()[1]
-        return RunningServer(f"http://127.0.0.1:{port}", store)
+        return RunningServer(f"http://127.0.0.1:{port}", store, stop)
 
     yield start
-    for server, thread in running:
-        server.should_exit = True
-        thread.join(timeout=10)
+    for stop in running:
+        stop()
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import av
 import numpy as np
@@ -105,7 +106,8 @@ def test_a_lead_makes_projects_and_campaigns_and_changes_rules(lea: TestClient, 
     assert (changed["project"], changed["gold_share"], changed["daily_cap"]) == ("spring", 0.1, 50)
     assert lea.post("/api/lead/rules?campaign=second", json={"gold_share": 7}).status_code == 400
     assert lea.post("/api/lead/guidelines?campaign=second", json={"text": "Look."}).json() == {"version": 1}
-    assert lea.get("/api/guidelines?campaign=second").json() == {"version": 1, "text": "Look."}
+    shown = lea.get("/api/guidelines?campaign=second").json()
+    assert shown == {"campaign": "second", "version": 1, "text": "Look.", "html": "<p>Look.</p>\n"}
     actions = [event.action for event in filled.audit_events()]
     assert actions[:4] == ["set guidelines", "set rules", "add campaign", "add project"]
 
@@ -187,7 +189,9 @@ def test_why_tasks_were_skipped_is_shown(lea: TestClient, filled: Store) -> None
     assert task is not None
     assignment.skip(filled, ada, task.assignment, "a video is black", 2.0)
     skipped = lea.get("/api/lead/quality?campaign=main").json()["skipped"]
-    assert skipped == [{"annotator": "ada", "prompt": task.prompt, "reason": "a video is black"}]
+    assert [(row["annotator"], row["prompt"], row["reason"]) for row in skipped] == [
+        ("ada", task.prompt, "a video is black")
+    ]
 
 
 def test_an_empty_campaign_has_quality_and_plots_too(lea: TestClient) -> None:
@@ -317,7 +321,7 @@ def test_many_uploads_at_once_hold_up_nobody_else(
     filled: Store, serve: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ada = filled.add_user("ada", PASSWORD)
-    cookie = {"cookie": f"{COOKIE}={filled.open_session(ada)}"}
+    token = filled.open_session(ada)
     go_on = threading.Event()
 
     def slow(*_: object) -> None:
@@ -326,6 +330,7 @@ def test_many_uploads_at_once_hold_up_nobody_else(
 
     monkeypatch.setattr("labeling_app.demonstrations.save_upload", slow)
     server = serve(filled)
+    cookie = {"cookie": f"{COOKIE}_{urlsplit(server.url).port}={token}"}
 
     def upload() -> None:
         with pytest.raises(urllib.error.HTTPError):
@@ -356,7 +361,8 @@ def test_an_upload_that_breaks_off_leaves_nothing_and_logs_no_error(
     logging.getLogger("uvicorn.error").addHandler(caplog.handler)
     with socket.create_connection(tuple(host.split(":"))) as connection:
         connection.sendall(
-            f"POST /api/demonstrations/uploads HTTP/1.1\r\nHost: {host}\r\nCookie: {COOKIE}={session}\r\n"
+            f"POST /api/demonstrations/uploads HTTP/1.1\r\nHost: {host}\r\n"
+            f"Cookie: {COOKIE}_{host.partition(':')[2]}={session}\r\n"
             "Content-Length: 1000\r\n\r\nbegun".encode()
         )
         while not list(filled.uploads.glob(".received-*")):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 from fastapi.testclient import TestClient
@@ -90,7 +91,8 @@ def test_nobody_sees_the_media_of_others(app: Any, ada: TestClient, filled: Stor
     # A task that she was never given.
     unseen = filled.tasks("main")[5].videos[0].media.id
     assert ada.get(f"/media/{unseen}").status_code == 404
-    for made_up in ("1.4", "2.0", "99999999999.0", "1.-1", "1.", ".", "1.0.0", "²"):
+    token = media.removesuffix(".0")
+    for made_up in (f"{token}.4", "1.0", f"{'a' * 22}.0", f"{token}.-1", f"{token}.", ".", f"{media}.0", "²"):
         assert ada.get(f"/media/{made_up}").status_code == 404
 
 
@@ -184,6 +186,9 @@ def test_posts_from_other_sites_and_huge_posts_are_refused(ada: TestClient, fill
     mine = ada.get("/api/next").json()["task"]["assignment"]
     path = f"/api/assignments/{mine}/judgement"
     assert ada.post(path, json=ANSWER, headers={"origin": "https://evil.example"}).status_code == 403
+    refused = ada.post(path, json=ANSWER, headers={"origin": "http://labels.example:8082"}).json()["message"]
+    for named in ("'http://labels.example:8082'", "'testserver'", "proxy_set_header Host $http_host"):
+        assert named in refused
     assert ada.post(path, json=ANSWER, headers={"sec-fetch-site": "cross-site"}).status_code == 403
     assert ada.post(path, content=b"x" * 1_000_001).status_code == 413
     assert ada.post(path, content=iter([b"{}"])).status_code == 413
@@ -217,11 +222,31 @@ def test_guessing_a_password_is_throttled(app: Any) -> None:
     ]
     assert statuses[:5] == [401] * 5
     assert statuses[5:] == [429] * 3
+    # Nor does another spelling of the name open the door.
+    for name in (" ada", "ada ", "\u2003ada"):
+        assert client.post("/login", data={"name": name, "password": "guess"}).status_code == 429
     # Even the right password has to wait now; other names do not.
     refused = client.post("/login", data={"name": "ada", "password": PASSWORD})
     assert refused.status_code == 429
     assert int(refused.headers["retry-after"]) >= 1
     assert browser(app, "eve").get("/api/next").status_code == 200
+
+
+@pytest.mark.parametrize("first_user", ["ada", "eve"])
+def test_servers_on_two_ports_of_a_host_stay_logged_in(app: Any, filled: Store, first_user: str) -> None:
+    """One browser sends all cookies of a host to every port."""
+    client = TestClient(app, base_url="http://127.0.0.1:7895", follow_redirects=False)
+    jar: dict[str, str] = {}
+    for port, name in ((7895, first_user), (7896, "ada")):
+        client.cookies.clear()
+        address = f"http://127.0.0.1:{port}"
+        client.post(f"{address}/login", data={"name": name, "password": PASSWORD})
+        jar |= dict(client.cookies)
+    for port, name in ((7895, first_user), (7896, "ada")):
+        cookies = "; ".join(f"{key}={value}" for key, value in jar.items())
+        client.cookies.clear()
+        answer = client.get(f"http://127.0.0.1:{port}/api/next", headers={"cookie": cookies})
+        assert answer.json()["user"] == name
 
 
 def test_the_session_cookie_is_out_of_reach_of_scripts_and_ends_with_logout(app: Any) -> None:
@@ -246,6 +271,28 @@ def test_the_login_page_says_only_what_it_should(app: Any) -> None:
         texts.append(page.replace(kept, ""))
     assert texts[0] == texts[1] == texts[2]
     assert "<script>alert" not in texts[2]
+
+
+@pytest.mark.parametrize("name", [None, "ada", "lea"])
+def test_redirects_are_relative_so_that_a_proxy_may_put_the_app_under_a_path(
+    app: Any, filled: Store, name: str | None
+) -> None:
+    filled.add_user("lea", PASSWORD, role="lead")
+    client = browser(app, name)
+    seen = {}
+    for path in ("/", "/rank", "/lead", "/demonstrate", "/rank/", "/lead/", "/api/next/", "/static"):
+        answer = client.get(path, headers={"host": "inside"})
+        if answer.is_redirect:
+            seen[path] = urljoin(f"https://outside.example/label{path}", answer.headers["location"])
+    inside = "https://outside.example/label/"
+    assert all(address.startswith(inside) for address in seen.values())
+    login = dict.fromkeys(("/rank", "/lead", "/demonstrate", "/rank/", "/lead/"), f"{inside}login")
+    there = {path: f"{inside}{path[1:]}/" for path in ("/rank", "/lead", "/demonstrate")}
+    away = dict.fromkeys(("/lead", "/lead/"), f"{inside}rank/")
+    wanted = login if name is None else there | (away if name == "ada" else {})
+    assert {
+        path: where for path, where in seen.items() if path not in ("/", "/api/next/", "/static")
+    } == wanted
 
 
 def test_gradio_itself_takes_no_files_and_runs_no_events(ada: TestClient) -> None:
@@ -328,4 +375,7 @@ def test_ids_and_names_that_no_database_takes_are_refused(app: Any, ada: TestCli
 
 
 def test_logins_are_in_the_audit_table(ada: TestClient, filled: Store) -> None:
-    assert [(event.user_name, event.action) for event in filled.audit_events()] == [("ada", "login")]
+    assert ada.post("/login", data={"name": "ada", "password": "wrong horse"}).status_code == 401
+    found = [(event.user_name, event.action) for event in filled.audit_events()]
+    assert found == [("ada", "failed login"), ("ada", "login")]
+    assert filled.audit_events()[0].details == {"address": "testclient"}

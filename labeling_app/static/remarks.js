@@ -1,0 +1,77 @@
+// Which videos a remark is about: buttons with the letters of the page, beside the text.
+
+import { make } from './dom.js';
+import { letter } from './places.js';
+
+const NAMED = /\bvideos?\s+([a-i])\b/gi;
+
+// Places of the videos that a text names by their letters, as in "Video B looks broken".
+export function namedVideos(text, count) {
+  const places = [...text.matchAll(NAMED)].map((match) => match[1].toLowerCase().charCodeAt(0) - 97);
+  return [...new Set(places.filter((place) => place < count))].sort();
+}
+
+export class AboutVideos {
+  // input: the element with the text; chosen: places; onChange is called when the choice has changed.
+  constructor(input, count, chosen, onChange) {
+    this.chosen = new Set((chosen || []).filter((place) => place < count));
+    // A letter that was taken away by hand is not chosen again by the text.
+    this.refused = new Set();
+    this.buttons = Array.from({ length: count }, (_, place) => {
+      const button = make('button', 'about-video', { type: 'button', 'aria-label': `It is about video ${letter(place)}` }, letter(place));
+      button.addEventListener('click', () => {
+        if (this.chosen.delete(place)) this.refused.add(place); else this.chosen.add(place);
+        this.refresh();
+        onChange();
+      });
+      return button;
+    });
+    this.scope = make('span', 'about-scope', { role: 'status' });
+    this.element = make('div', 'about', { role: 'group', 'aria-label': 'Videos that it is about' }, make('span', '', {}, 'About'), ...this.buttons, this.scope);
+    input.addEventListener('input', () => {
+      namedVideos(input.value, count).filter((place) => !this.refused.has(place)).forEach((place) => this.chosen.add(place));
+      this.refresh();
+    });
+    this.refresh();
+  }
+
+  get places() { return [...this.chosen].sort(); }
+
+  choose(places) {
+    places.forEach((place) => this.chosen.add(place));
+    this.refresh();
+  }
+
+  refresh() {
+    this.buttons.forEach((button, place) => button.setAttribute('aria-pressed', String(this.chosen.has(place))));
+    this.scope.textContent = this.chosen.size ? '' : 'all videos';
+  }
+}
+
+const SKIP_REASONS = ['A video does not play', 'I do not understand the prompt', 'The content is offensive or unsafe', 'Another reason'];
+
+// The dialog that asks why a task is skipped; `skip(reason, places)` is called with the answer.
+export function makeSkipDialog(count, skip) {
+  const chosen = (index) => make('input', '', { type: 'radio', name: 'skip-reason', value: SKIP_REASONS[index], checked: index === 0 });
+  const more = make('textarea', '', { rows: 2, maxLength: 2000, id: 'skip-more', dir: 'auto' });
+  const about = new AboutVideos(more, count, [], () => {});
+  const cancel = make('button', 'quiet', { type: 'button' }, 'Go back');
+  const confirm = make('button', 'primary', { type: 'submit' }, 'Skip this task');
+  const form = make('form', '', { method: 'dialog' },
+    make('h2', '', {}, 'Why do you skip this task?'),
+    ...SKIP_REASONS.map((reason, index) => make('label', 'reason', {}, chosen(index), make('span', '', {}, reason))),
+    make('label', '', { for: 'skip-more' }, 'Details (optional)'), more, about.element,
+    make('div', 'actions', {}, confirm, cancel));
+  const dialog = make('dialog', 'skip-dialog', { 'aria-label': 'Skip this task' }, form);
+  cancel.addEventListener('click', () => dialog.close());
+  form.addEventListener('submit', () => {
+    const details = more.value.trim();
+    skip(form.querySelector('input:checked').value + (details ? `: ${details}` : ''), about.places);
+  });
+  // Opens it; `failed` are the places of videos that do not play.
+  dialog.ask = (failed) => {
+    about.choose(failed);
+    dialog.showModal();
+  };
+  return dialog;
+}
