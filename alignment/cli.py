@@ -22,6 +22,10 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from alignment.sibling_packages import PACKAGES, keep_together
+
+keep_together()
+
 COMMANDS = {
     "demo": "the whole loop on the built-in model, with a report",
     "generate": "videos from prompts, with metadata.jsonl",
@@ -42,7 +46,6 @@ LAUNCHED = frozenset({"sft", "reward", "dpo", "ppo", "online_dpo", "rwr", "nft",
 """Commands that take `--accelerate_config`."""
 
 DEFAULT_RESUME = "Run the same command again to go on from what is finished."
-_PACKAGES = ("generator", "reward", "labeling_app", "alignment")
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
@@ -75,6 +78,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         nearest = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0)[0]
         return _complain(f"there is no command {name}; the nearest is {nearest}: see vidalign --help.")
     _set_logging(verbose)
+    if "VIDALIGN_LAUNCHED" in os.environ:
+        from alignment.launcher import leave_safe_path
+
+        leave_safe_path()
     try:
         return _run_command(name, rest)
     except KeyboardInterrupt:
@@ -215,7 +222,7 @@ def _complain(sentence: str) -> int:
 def _set_logging(verbose: bool) -> None:
     """Our own warnings are shown; the libraries speak only where `--verbose` asks them to."""
     logging.basicConfig(format="vidalign: %(levelname)s: %(message)s", level=logging.WARNING)
-    for package in _PACKAGES:
+    for package in PACKAGES:
         logging.getLogger(package).setLevel(logging.INFO if verbose else logging.WARNING)
     level = "info" if verbose else "error"
     for library in ("TRANSFORMERS", "DIFFUSERS", "DATASETS", "HF_HUB"):

@@ -45,6 +45,12 @@ def is_launched() -> bool:
     return _LAUNCHED in os.environ
 
 
+def leave_safe_path() -> None:
+    """Gives the programs that a launched process starts the user's own `PYTHONSAFEPATH` again."""
+    if not os.environ.get(_LAUNCHED):
+        os.environ.pop("PYTHONSAFEPATH", None)
+
+
 def launch_command(arguments: argparse.Namespace, command: list[str], num_gpus: int) -> list[str]:
     """The `accelerate launch` command line.
 
@@ -100,7 +106,14 @@ def launch(arguments: argparse.Namespace, command: list[str]) -> int:
     words = launch_command(arguments, command, num_gpus)
     with tempfile.TemporaryDirectory(prefix="vidalign-") as folder:
         report = Path(folder) / "error.txt"
-        environment = {**os.environ, _LAUNCHED: "1", "VIDALIGN_ERROR_FILE": str(report)}
+        # `python -m`, with which the processes start, would look for modules in the working directory first: a folder
+        # `reward/` or a `generator.py` there would be taken for ours.
+        environment = {
+            **os.environ,
+            _LAUNCHED: os.environ.get("PYTHONSAFEPATH", ""),
+            "PYTHONSAFEPATH": "1",
+            "VIDALIGN_ERROR_FILE": str(report),
+        }
         if num_gpus == 0:
             environment |= environment_without_gpu(words)
         process = subprocess.Popen(words, env=environment)
