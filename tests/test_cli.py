@@ -114,6 +114,19 @@ def test_every_command_module_keeps_the_contract(capsys: pytest.CaptureFixture[s
                     )
 
 
+def test_every_example_writes_to_runs() -> None:
+    """A folder `reward/` or `sft/` beside the packages of a clone would be taken for source code, or hide it."""
+    paths = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "alignment" / "report.py"]
+    paths += [*(ROOT / "alignment" / "commands").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
+    written = {
+        f"{path.name}: {folder}"
+        for path in paths
+        for folder in re.findall(r"--output_dir[ =]([\w./-]+)", path.read_text(encoding="utf-8"))
+        if not folder.startswith("runs/") and not re.fullmatch(r"[A-Z](\W.*)?|FOLDER|are", folder)
+    }
+    assert not written
+
+
 def test_flags_reach_the_command(install: Install) -> None:
     seen = install()
     words = "--model m --num_frames 5 --names a b --kind no --size 3 --overwrite --no_smooth"

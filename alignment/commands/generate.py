@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 HELP = "Generates videos from prompts: mp4 files and a metadata.jsonl that names prompt, seed, model and adapter."
-EXAMPLE = "vidalign generate --model nano --prompts prompts.txt --output_dir videos --num_videos_per_prompt 2"
+EXAMPLE = "vidalign generate --model nano --prompts prompts.txt --output_dir runs/videos --num_videos_per_prompt 2"
 RESUME = "Run the same command again: finished videos are kept."
 
 ARGUMENTS_FILE = "generation.json"
