@@ -25,8 +25,11 @@ from types import ModuleType
 from typing import NamedTuple
 
 from alignment.invocation import begin, command_that_goes_on, same_command
+from alignment.sibling_packages import PACKAGES, keep_together
 from generator.interruption import LAUNCH_FOLDER, ended_by_signals
 from generator.output_folder import forget_opened, no_empty_folder, results_begun, withdraw_unused
+
+keep_together()
 
 COMMANDS = {
     "demo": "the whole loop on the built-in model, with a report",
@@ -50,7 +53,6 @@ TRAINS = LAUNCHED
 """Commands that go on with `--resume_from_checkpoint latest`."""
 
 DEFAULT_RESUME = "To go on:"
-_PACKAGES = ("generator", "reward", "labeling_app", "alignment")
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 _FULL = (
     "No space left on device",
@@ -97,6 +99,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     _set_logging(verbose)
     begin(sys.argv[1:] if argv is None else argv)
     forget_opened()
+    if "VIDALIGN_LAUNCHED" in os.environ:
+        from alignment.launcher import leave_safe_path
+
+        leave_safe_path()
     try:
         with ended_by_signals():
             return _run_command(name, rest)
@@ -260,7 +266,7 @@ def _complain(sentence: str) -> int:
 def _set_logging(verbose: bool) -> None:
     """Our own warnings are shown; the libraries speak only where `--verbose` asks them to."""
     logging.basicConfig(format="vidalign: %(levelname)s: %(message)s", level=logging.WARNING)
-    for package in _PACKAGES:
+    for package in PACKAGES:
         logging.getLogger(package).setLevel(logging.INFO if verbose else logging.WARNING)
     level = "info" if verbose else "error"
     for library in ("TRANSFORMERS", "DIFFUSERS", "DATASETS", "HF_HUB"):

@@ -61,6 +61,12 @@ def is_launched() -> bool:
     return _LAUNCHED in os.environ
 
 
+def leave_safe_path() -> None:
+    """Gives the programs that a launched process starts the user's own `PYTHONSAFEPATH` again."""
+    if not os.environ.get(_LAUNCHED):
+        os.environ.pop("PYTHONSAFEPATH", None)
+
+
 def launch_command(arguments: argparse.Namespace, command: list[str], num_gpus: int) -> list[str]:
     """The `accelerate launch` command line.
 
@@ -116,9 +122,12 @@ def launch(arguments: argparse.Namespace, command: list[str]) -> int:
     words = launch_command(arguments, command, num_gpus)
     with tempfile.TemporaryDirectory(prefix="vidalign-") as folder:
         report = Path(folder) / "error.txt"
+        # `python -m`, with which the processes start, would look for modules in the working directory first: a folder
+        # `reward/` or a `generator.py` there would be taken for ours.
         environment = {
             **os.environ,
-            _LAUNCHED: "1",
+            _LAUNCHED: os.environ.get("PYTHONSAFEPATH", ""),
+            "PYTHONSAFEPATH": "1",
             "VIDALIGN_ERROR_FILE": str(report),
             LAUNCH_FOLDER: folder,
             COMMAND_LINE: shlex.join(typed() or command),

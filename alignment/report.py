@@ -22,17 +22,17 @@ from reward.adherence.report import (
 
 OWN_MODEL = """\
 # your own model (a folder or a hub id), prompts and demonstrations
-vidalign sft --model MODEL --dataset demonstrations/ --output_dir sft/
-vidalign generate --model MODEL --adapter sft/ --prompts prompts.txt --num_videos_per_prompt 4 --output_dir candidates/
+vidalign sft --model MODEL --dataset demonstrations/ --output_dir runs/sft
+vidalign generate --model MODEL --adapter runs/sft --prompts prompts.txt --num_videos_per_prompt 4 --output_dir runs/candidates
 # your own annotators, in a browser
-vidalign label import --db labels.db --campaign first --videos candidates/
+vidalign label import --db labels.db --campaign first --videos runs/candidates
 vidalign label serve --db labels.db
 vidalign label export --db labels.db --campaign first --output_file rankings.jsonl
 # the same training and evaluation
-vidalign reward --model MODEL --adapter sft/ --preferences rankings.jsonl --output_dir reward/
-vidalign dpo --model MODEL --adapter sft/ --preferences rankings.jsonl --output_dir dpo/
-vidalign ppo --model MODEL --adapter sft/ --prompts prompts.txt --reward reward/ --output_dir ppo/
-vidalign evaluate --model MODEL --adapter sft/ dpo/ ppo/ --prompts test-prompts.txt --output_dir evaluation/
+vidalign reward --model MODEL --adapter runs/sft --preferences rankings.jsonl --output_dir runs/reward
+vidalign dpo --model MODEL --adapter runs/sft --preferences rankings.jsonl --output_dir runs/dpo
+vidalign ppo --model MODEL --adapter runs/sft --prompts prompts.txt --reward runs/reward --output_dir runs/ppo
+vidalign evaluate --model MODEL --adapter runs/sft runs/dpo runs/ppo --prompts test-prompts.txt --output_dir runs/evaluation
 """
 
 

@@ -36,7 +36,8 @@ def load_reward(
     Raises:
         InputError: there is no such reward.
     """
-    from reward.models.base import FunctionReward, WorldReward, import_function
+    from reward.models.base import FunctionReward, WorldReward
+    from reward.user_functions import import_function
 
     name = ",".join(map(str, as_list(name_or_path)))
     if name == "world":

@@ -114,6 +114,19 @@ def test_every_command_module_keeps_the_contract(capsys: pytest.CaptureFixture[s
                     )
 
 
+def test_every_example_writes_to_runs() -> None:
+    """A folder `reward/` or `sft/` beside the packages of a clone would be taken for source code, or hide it."""
+    paths = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "alignment" / "report.py"]
+    paths += [*(ROOT / "alignment" / "commands").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
+    written = {
+        f"{path.name}: {folder}"
+        for path in paths
+        for folder in re.findall(r"--output_dir[ =]([\w./-]+)", path.read_text(encoding="utf-8"))
+        if not folder.startswith("runs/") and not re.fullmatch(r"[A-Z](\W.*)?|FOLDER|are", folder)
+    }
+    assert not written
+
+
 def test_flags_reach_the_command(install: Install) -> None:
     seen = install()
     words = "--model m --num_frames 5 --names a b --kind no --size 3 --overwrite --no_smooth"
@@ -383,6 +396,81 @@ def test_two_processes_run_the_command_and_report_its_mistake(tmp_path: Path) ->
     done = subprocess.run([*command, "--fail"], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1] == "vidalign: error: The data set is missing: give one."
+
+
+@pytest.mark.slow
+def test_what_lies_in_the_working_directory_does_not_replace_ours_in_launched_processes(
+    tmp_path: Path,
+) -> None:
+    hook, work = tmp_path / "hook", tmp_path / "work"
+    for folder in (hook, work / "reward", work / "alignment"):
+        folder.mkdir(parents=True)
+    for name in ("generator", "labeling_app", "queue"):
+        (work / f"{name}.py").write_text(
+            "raise RuntimeError('the file of the working directory was imported')\n"
+        )
+    (work / "mine.py").write_text(
+        "import os\ndef score(videos, prompts):\n    return [len(os.environ['HOME'])]\n"
+    )
+    (hook / "sitecustomize.py").write_text(
+        "import sys, types\n"
+        "from dataclasses import dataclass\n"
+        "module = types.ModuleType('alignment.commands.sft')\n"
+        "@dataclass\n"
+        "class Arguments:\n"
+        "    reward: str\n"
+        "Arguments.__module__ = __name__\n"
+        "def run(arguments):\n"
+        "    import generator, labeling_app, os, queue, reward\n"
+        "    reward.load_reward(arguments.reward)\n"
+        "    files = [module.__file__ for module in (generator, labeling_app, reward)]\n"
+        "    with open('found', 'w') as file:\n"
+        "        print(*files, os.environ.get('PYTHONSAFEPATH'), sep='\\n', file=file)\n"
+        "module.HELP, module.EXAMPLE, module.ARGUMENTS, module.run = 'x', 'x', (Arguments,), run\n"
+        "sys.modules['alignment.commands.sft'] = module\n"
+    )
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(hook), str(ROOT)]),
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    environment.pop("PYTHONSAFEPATH", None)
+    program = "import sys; from alignment.cli import main; sys.exit(main())"
+    words = ["sft", "--reward", "mine:score", "--accelerate_config", "single"]
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program, *words],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=work,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    *files, safe_path = (work / "found").read_text().splitlines()
+    assert all(Path(file).is_relative_to(ROOT) for file in files), files
+    assert safe_path == "None", "programs that a reward starts would not find their neighbours"
+
+
+def test_a_module_on_the_python_path_does_not_replace_ours(tmp_path: Path) -> None:
+    for name in ("generator", "reward"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('the file of the user was imported')\n")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    words = [sys.executable, "-m", "alignment.cli"]
+    for folder in (tmp_path, ROOT):  # `python -m` looks in the working directory first
+        done = subprocess.run(
+            [*words, "labels"], capture_output=True, text=True, env=environment, cwd=folder, check=False
+        )
+        assert "no command labels; the nearest is label" in done.stderr, done.stderr
+        program = "import alignment.cli, reward, generator.output; print(reward.load_reward.__module__)"
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            capture_output=True,
+            text=True,
+            env=environment,
+            cwd=folder,
+            check=False,
+        )
+        assert done.stdout == "reward\n", done.stderr
 
 
 def _assert_one_sentence(capsys: pytest.CaptureFixture[str], message: str) -> None:

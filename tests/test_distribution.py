@@ -84,3 +84,40 @@ def test_an_installed_package_finds_its_configurations(wheel: Path, tmp_path: Pa
     found = Path(done.stdout.strip())
     assert found.is_relative_to(root)
     assert found.read_text() == (ROOT / "configs" / "deepspeed" / "zero2.json").read_text()
+
+
+def test_an_editable_install_wins_over_a_folder_in_the_working_directory(tmp_path: Path) -> None:
+    target = tmp_path / "wheel"
+    target.mkdir()
+    source = tmp_path / "clone"
+    for name in PACKAGES:
+        shutil.copytree(
+            ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "pretrained")
+        )
+        (tmp_path / "work" / name).mkdir(parents=True)  # such as `--output_dir reward/`
+    for name in ("pyproject.toml", "LICENSE", "README.md"):
+        shutil.copy(ROOT / name, source / name)
+    build = f"from setuptools import build_meta; build_meta.build_editable({str(target)!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", build], cwd=source, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    site = tmp_path / "site"
+    zipfile.ZipFile(next(target.glob("vidalign-*.whl"))).extractall(site)
+    program = (
+        f"import sys; sys.path = [path for path in sys.path if {str(ROOT)!r} != path]; import site\n"
+        f"sys.path_importer_cache.clear(); site.addsitedir({str(site)!r})\n"
+        "from reward import load_reward; from generator import InputError; import alignment.cli, labeling_app\n"
+        "print(load_reward.__code__.co_filename, alignment.cli.__file__, labeling_app.__file__, sep='\\n')"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path / "work",
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert all(Path(line).is_relative_to(source) for line in done.stdout.split()), done.stdout

@@ -10,7 +10,10 @@ from alignment.backprop_trainer import BackpropTrainer
 from alignment.rollout_run import PromptsAndRewards, run_on_rewards
 
 HELP = "Align a generator by the gradient of a latent reward model through its last steps (ReFL, DRaFT)."
-EXAMPLE = "vidalign backprop --model nano --prompts prompts.txt --reward reward/ --output_dir backprop/ --max_steps 100"
+EXAMPLE = (
+    "vidalign backprop --model nano --prompts prompts.txt --reward runs/reward --output_dir runs/backprop "
+    "--max_steps 100"
+)
 
 
 def run(

@@ -29,9 +29,7 @@ if TYPE_CHECKING:
     from reward.preferences import Ranking
 
 HELP = "Align a generator directly with rankings of its videos, without a reward model (flow-DPO)."
-EXAMPLE = (
-    "vidalign dpo --model nano --adapter sft/ --preferences rankings.jsonl --output_dir dpo/ --max_steps 200"
-)
+EXAMPLE = "vidalign dpo --model nano --adapter runs/sft --preferences rankings.jsonl --output_dir runs/dpo"
 
 
 @dataclass

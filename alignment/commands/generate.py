@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HELP = "Generates videos from prompts: mp4 files and a metadata.jsonl that names prompt, seed, model and adapter."
-EXAMPLE = "vidalign generate --model nano --prompts prompts.txt --output_dir videos --num_videos_per_prompt 2"
+EXAMPLE = (
+    "vidalign generate --model nano --prompts prompts.txt --output_dir runs/videos --num_videos_per_prompt 2"
+)
 RESUME = "Finished videos are kept; to go on:"
 
 ARGUMENTS_FILE = "generation.json"

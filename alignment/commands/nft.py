@@ -12,7 +12,7 @@ from alignment.rollout_run import PromptsAndRewards, run_on_rewards
 HELP = (
     "Align a generator with rewards on the forward process: no log-probabilities, any sampler (DiffusionNFT)."
 )
-EXAMPLE = "vidalign nft --model nano --prompts prompts.txt --reward reward/ --output_dir nft/"
+EXAMPLE = "vidalign nft --model nano --prompts prompts.txt --reward runs/reward --output_dir runs/nft"
 
 
 def run(

@@ -10,7 +10,7 @@ from alignment.rwr_config import RWRConfig
 from alignment.rwr_trainer import RWRTrainer
 
 HELP = "Align a generator by flow matching on its own videos, weighted by their rewards (reward-weighted regression)."
-EXAMPLE = "vidalign rwr --model nano --prompts prompts.txt --reward reward/ --output_dir rwr/"
+EXAMPLE = "vidalign rwr --model nano --prompts prompts.txt --reward runs/reward --output_dir runs/rwr"
 
 
 def run(

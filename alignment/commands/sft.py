@@ -26,7 +26,7 @@ from generator.base import VideoGenerator
 from generator.output import InputError
 
 HELP = "Fine-tune a generator on demonstrations: videos with the prompts they should answer."
-EXAMPLE = "vidalign sft --model nano --dataset demonstrations/ --output_dir sft/ --max_steps 200"
+EXAMPLE = "vidalign sft --model nano --dataset demonstrations/ --output_dir runs/sft --max_steps 200"
 
 
 @dataclass

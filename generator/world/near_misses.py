@@ -1,6 +1,6 @@
 """Groups of clips that differ in a few claims: what a judge of prompt adherence must tell apart.
 
-    python -m generator.world.near_misses --output_dir near_misses --groups 200
+    python -m generator.world.near_misses --output_dir runs/near_misses --groups 200
 
 Every clip is a demonstration of its own caption. Under the caption of another clip of its group it is the worse the
 more claims of theirs differ, so each caption ranks the clips of its group: rankings in unlimited number, which no one

@@ -3,8 +3,6 @@ functions."""
 
 from __future__ import annotations
 
-import importlib
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -154,28 +152,3 @@ class FunctionReward(RewardModel):
                     f"{len(prompts)} videos: it must return one number a video."
                 )
         return scores
-
-
-def import_function(name: str) -> Callable[..., object]:
-    """The function that `module:function` names; modules of the current folder are found too.
-
-    Raises:
-        InputError: the module cannot be imported, or has no such function.
-    """
-    module_name, _, attribute = name.partition(":")
-    folder = str(Path.cwd())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise InputError(
-            f"The module of {name!r} cannot be imported ({error}): name it as module:function, "
-            "with the module on the Python path or in the current folder."
-        ) from error
-    function = getattr(module, attribute, None)
-    if not callable(function):
-        raise InputError(
-            f"The module {module_name!r} has no function {attribute!r}: check the name {name!r}."
-        )
-    return function
