@@ -25,11 +25,9 @@ from types import ModuleType
 from typing import NamedTuple
 
 from alignment.invocation import begin, command_that_goes_on, same_command
-from alignment.sibling_packages import PACKAGES, keep_together
+from alignment.sibling_packages import PACKAGES
 from generator.interruption import LAUNCH_FOLDER, ended_by_signals
 from generator.output_folder import forget_opened, no_empty_folder, results_begun, withdraw_unused
-
-keep_together()
 
 COMMANDS = {
     "demo": "the whole loop on the built-in model, with a report",

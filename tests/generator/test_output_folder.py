@@ -175,9 +175,14 @@ def test_a_command_that_is_refused_leaves_no_folder(tmp_path):
     write_text(folder / "picture-1.png", "a result")
     withdraw_unused()
     assert files(folder) == [MARK, "picture-1.png"]
-    with pytest.raises(ValueError, match="refused"), no_empty_folder(tmp_path / "x" / "y"):
-        (tmp_path / "x" / "y" / "z").mkdir(parents=True)
-        raise ValueError("refused")
+
+    def refuse() -> None:
+        with no_empty_folder(tmp_path / "x" / "y"):
+            (tmp_path / "x" / "y" / "z").mkdir(parents=True)
+            raise ValueError("refused")
+
+    with pytest.raises(ValueError, match="refused"):
+        refuse()
     assert not (tmp_path / "x").exists()
 
 
