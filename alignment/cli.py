@@ -22,6 +22,8 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from generator.output import is_storable
+
 COMMANDS = {
     "demo": "the whole loop on the built-in model, with a report",
     "generate": "videos from prompts, with metadata.jsonl",
@@ -71,6 +73,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"vidalign {version('vidalign')}")
         return 0
     name, *rest = arguments
+    unusable = next((argument for argument in arguments if not is_storable(argument)), None)
+    if unusable is not None:
+        return _complain(
+            f"the argument {unusable!r} is not UTF-8 text: rename the file or folder that it names."
+        )
     if name not in COMMANDS:
         nearest = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0)[0]
         return _complain(f"there is no command {name}; the nearest is {nearest}: see vidalign --help.")
@@ -207,7 +214,7 @@ def _complain(sentence: str) -> int:
     if report is None or os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"vidalign: error: {sentence}", file=sys.stderr)
     if report is not None:
-        with open(report, "w", encoding="utf-8") as file:
+        with open(report, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(sentence)
     return 2
 

@@ -33,7 +33,14 @@ from alignment.sft_config import SFTConfig
 from generator import load_generator
 from generator.base import VideoGenerator
 from generator.demonstrations import write_demonstrations
-from generator.output import InputError, prepare_output_dir, write_json, write_jsonl
+from generator.output import (
+    InputError,
+    prepare_output_dir,
+    read_json,
+    read_jsonl,
+    write_json,
+    write_jsonl,
+)
 from generator.prompts import PromptRecord
 from generator.video import read_video, write_video
 from generator.world import render_scenes, sample_prompts, training_batch, verify_batch
@@ -126,7 +133,7 @@ class Demo:
 
     def _open(self) -> None:
         if self.stages_file.is_file() and not self.config.overwrite:
-            stored = json.loads(self.stages_file.read_text(encoding="utf-8"))
+            stored = read_json(self.stages_file)
             if stored["settings"] != self._settings():
                 raise InputError(
                     f"{self.folder} holds a demo with other settings: name another folder, or pass --overwrite."
@@ -218,7 +225,7 @@ class Demo:
 
     def annotators(self) -> dict[str, Any]:
         """Simulated annotators rank the candidates through the store; their rankings are exported."""
-        rows = [json.loads(line) for line in (self.folder / "candidates" / "metadata.jsonl").open()]
+        rows = [row for _, row in read_jsonl(self.folder / "candidates" / "metadata.jsonl")]
         paths = [self.folder / "candidates" / row["file_name"] for row in rows]
         videos = torch.stack([read_video(path)[0] for path in paths])
         gold = _gold(videos, [row["prompt"] for row in rows])

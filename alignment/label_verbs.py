@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from alignment.cli import Verb
-from generator.output import InputError, write_jsonl
+from generator.output import InputError, read_text, write_jsonl
 from generator.prompts import read_prompts
 from labeling_app.campaigns import (
     Rules,
@@ -131,7 +131,7 @@ class SelectArguments:
 
 def run_campaign(arguments: CampaignArguments) -> None:
     """Makes a campaign or changes its rules."""
-    text = check_guidelines(_read_text(arguments.guidelines)) if arguments.guidelines else None
+    text = check_guidelines(read_text(arguments.guidelines)) if arguments.guidelines else None
     with Store(arguments.db) as store:
         rules = Rules(
             arguments.gold_share,
@@ -306,13 +306,6 @@ def score_of(model: RewardModel, name: str, dimension: str) -> Score:
         return float(scores[dimension][0])
 
     return score
-
-
-def _read_text(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"The text {path} cannot be read ({error}): give a text file in UTF-8.") from error
 
 
 LEAD_VERBS = {

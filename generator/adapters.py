@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from generator.base import VideoGenerator
-from generator.output import InputError, atomic_path, write_json
+from generator.output import InputError, atomic_path, read_json, write_json
 
 WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
 SECOND_WEIGHTS_NAME = "pytorch_lora_weights_2.safetensors"
@@ -146,8 +146,8 @@ def _read_record(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+        record = read_json(path)
+    except InputError:
         record = None
     if not isinstance(record, dict):
         raise InputError(

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from generator import flow
 from generator.base import Conditions, VideoGenerator, concatenate, repeat, select
-from generator.output import InputError
+from generator.output import InputError, check_storable
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 """`(latents [batch, ...], sigma [batch]) -> velocity`, with conditions and guidance bound in."""
@@ -269,6 +269,7 @@ def encode_unique_prompts(
     generator: VideoGenerator, prompts: Sequence[str], batch_size: int = 64
 ) -> tuple[Conditions, Tensor]:
     """Conditions of the distinct prompts, each encoded once, and the row `[len(prompts)]` of every prompt."""
+    check_storable(list(prompts), "A prompt cannot be encoded")
     rows = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
     distinct = list(rows)
     with torch.no_grad():

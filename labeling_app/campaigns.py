@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from generator.output import InputError
+from generator.output import InputError, is_storable
 from labeling_app.answers import dense_ranks
 from labeling_app.held import MAXIMUM_ID
 from labeling_app.importing import inspect_video
@@ -23,7 +23,6 @@ from labeling_app.store import (
     campaign_row,
     check_task,
     is_name,
-    is_storable,
     media_row,
 )
 from reward.preferences import MISSING, read_rankings

@@ -11,11 +11,12 @@ from pathlib import Path
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from generator.output import InputError, atomic_path, write_jsonl
+from generator.folders import visible_files
+from generator.output import InputError, atomic_path, is_storable, write_jsonl
 from labeling_app.assignment import MAXIMUM_ID, MAXIMUM_TEXT, Refused
 from labeling_app.importing import CONTENT_TYPES, inspect_video
 from labeling_app.models import Demonstration, DemonstrationPrompt, LibraryVideo, Media, Upload, User
-from labeling_app.store import Store, is_storable, media_row
+from labeling_app.store import Store, media_row
 from labeling_app.transcoding import transcode
 
 STATES = ("given", "accepted", "rejected")
@@ -67,7 +68,7 @@ def add_library(store: Store, campaign: str, folder: str | Path) -> int:
         InputError: there is no such campaign or folder, or a video cannot be used. Then none was added.
     """
     row = store.campaign(campaign)
-    paths = sorted(path for path in Path(folder).glob("*") if path.suffix.lower() in CONTENT_TYPES)
+    paths = visible_files(folder, CONTENT_TYPES) if Path(folder).is_dir() else []
     if not paths:
         raise InputError(f"There are no mp4 or webm videos in {folder}: name another folder.")
     videos = [inspect_video(path) for path in paths]

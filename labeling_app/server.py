@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from generator.output import InputError
+from generator.output import InputError, is_storable
 from labeling_app import assignment
 from labeling_app.access import COOKIE, LEADS, Annotator, Door, NotAllowed, NotLoggedIn, Workers
 from labeling_app.assignment import MAXIMUM_FLAG, MAXIMUM_TEXT, AlreadyAnswered, LeaseExpired, Refused
@@ -29,7 +29,7 @@ from labeling_app.demonstration_api import demonstration_api
 from labeling_app.lead_api import lead_api
 from labeling_app.login import LoginThrottle
 from labeling_app.models import User
-from labeling_app.store import MAXIMUM_VIDEOS, Store, is_storable
+from labeling_app.store import MAXIMUM_VIDEOS, Store
 from labeling_app.transcoding import MAXIMUM_BYTES
 
 STATIC = Path(__file__).parent / "static"

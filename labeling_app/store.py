@@ -16,7 +16,8 @@ from sqlalchemy import bindparam, delete, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from generator.output import InputError
+from generator.folders import file_identity
+from generator.output import InputError, is_storable
 from labeling_app.database import database_url, open_database
 from labeling_app.login import (
     MAXIMUM_PASSWORD_LENGTH,
@@ -341,11 +342,6 @@ class Store:
             return list(session.scalars(query).unique())
 
 
-def is_storable(text: str) -> bool:
-    """Whether every database can keep this text: PostgreSQL takes no NUL, UTF-8 no lone surrogate."""
-    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
-
-
 def is_name(text: str, longest: int) -> bool:
     """Whether this is a name of 1 to `longest` printable characters; joiners, which some scripts need, are such."""
     return 0 < len(text.strip()) <= len(text) <= longest and text.translate(_NO_JOINERS).isprintable()
@@ -363,7 +359,7 @@ def check_task(prompt: str, videos: Sequence[Path]) -> None:
             f"The prompt {shown!r} has {len(videos)} video(s): a task needs {MINIMUM_VIDEOS} to "
             f"{MAXIMUM_VIDEOS}; split larger sets with the key `group`."
         )
-    if len(set(videos)) < len(videos):
+    if len({file_identity(video) for video in videos}) < len(videos):
         raise InputError(f"The prompt {shown!r} names the same video twice: name each video once.")
 
 

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from generator.output import InputError
+from generator.output import InputError, check_storable
 
 TENSORS = "application/octet-stream"
 
@@ -55,6 +55,7 @@ def check(videos: Tensor, prompts: object) -> tuple[Tensor, list[str]]:
     """
     if not isinstance(prompts, list) or not all(isinstance(prompt, str) for prompt in prompts):
         raise InputError("`prompts` must be a list of texts.")
+    check_storable(prompts, "A prompt of the request is not usable")
     if videos.ndim != 5 or videos.shape[1] != 3 or len(videos) != len(prompts):
         raise InputError(
             f"Videos of shape {tuple(videos.shape)} and {len(prompts)} prompts were sent: [batch, 3, frames, height, "

@@ -10,6 +10,7 @@ from typing import Any
 
 from alignment.cli import Verb
 from alignment.loading_arguments import LoadingArguments
+from generator.folders import visible_files
 from generator.output import InputError
 
 HELP = "Compare how well a model and its adapters follow prompts, with confidence intervals and a report."
@@ -251,7 +252,7 @@ def _folder_hash(path: str) -> str:
     import hashlib
 
     digest = hashlib.sha256()
-    for file in sorted(Path(path).glob("*.safetensors")):
+    for file in visible_files(path, [".safetensors"]):
         digest.update(file.read_bytes())
     return digest.hexdigest()
 

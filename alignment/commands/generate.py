@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -16,7 +15,14 @@ from alignment.loading_arguments import LoadingArguments
 from alignment.prompted_generation import VideoPromptArguments, prompted
 from generator.base import VideoGenerator
 from generator.demonstrations import METADATA
-from generator.output import InputError, prepare_output_dir, refuse_inputs_in, write_json, write_jsonl
+from generator.output import (
+    InputError,
+    prepare_output_dir,
+    read_json,
+    refuse_inputs_in,
+    write_json,
+    write_jsonl,
+)
 from generator.prompts import PromptRecord, read_prompts
 from generator.video import write_video
 
@@ -247,7 +253,7 @@ def _is_unfinished(arguments: GenerateArguments, state: dict[str, Any]) -> bool:
         prepare_output_dir(output_dir)
         return False
     try:
-        found = json.loads((output_dir / ARGUMENTS_FILE).read_text(encoding="utf-8"))
+        found = read_json(output_dir / ARGUMENTS_FILE)
     except ValueError:
         found = {}
     differing = [name for name in {**state, **found} if found.get(name) != state.get(name)]

@@ -17,7 +17,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from generator.base import VideoGenerator
-from generator.output import InputError, prepare_output_dir, write_json, write_jsonl
+from generator.output import (
+    InputError,
+    prepare_output_dir,
+    read_json,
+    read_jsonl,
+    write_json,
+    write_jsonl,
+)
 from generator.prompts import PromptRecord
 from generator.video import read_video, write_video
 from reward.adherence.evaluate import Sample, judge, load_verifier, summarise
@@ -64,7 +71,7 @@ def open_output_dir(output_dir: str | Path, settings: Mapping[str, Any], overwri
     stored = folder / SETTINGS_NAME
     wanted = json.loads(json.dumps(settings))
     if not overwrite and stored.is_file() and not (folder / REPORT_NAME).is_file():
-        found = json.loads(stored.read_text(encoding="utf-8"))
+        found = read_json(stored)
         if found == wanted:
             return folder
         changed = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
@@ -81,9 +88,13 @@ def read_samples(path: Path) -> list[Sample]:
     """The samples of `metadata.jsonl`; none where it does not exist."""
     if not path.is_file():
         return []
-    # Not `splitlines`, which also breaks at characters that JSON allows inside strings, such as U+2028.
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [Sample(**json.loads(line)) for line in lines if line]
+    samples = []
+    for place, row in read_jsonl(path):
+        try:
+            samples.append(Sample(**row))
+        except TypeError as error:
+            raise InputError(f"{place}: this is not a judged video ({error}): restore the file.") from error
+    return samples
 
 
 def compare_models(
@@ -182,7 +193,7 @@ def repeatable(folder: Path) -> dict[str, Any]:
     """What a repetition needs beside the settings: the values that unset sizes stood for, and the bootstrap's."""
     stored = folder / DEFAULTS_NAME
     return {
-        "model_defaults": json.loads(stored.read_text(encoding="utf-8")) if stored.is_file() else {},
+        "model_defaults": read_json(stored) if stored.is_file() else {},
         "bootstrap": {"resamples": RESAMPLES, "confidence": CONFIDENCE, "seed": 0, "clusters": "prompts"},
     }
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from generator.output import InputError, prepare_output_dir
+from generator.output import InputError, prepare_output_dir, read_json
 from generator.video import read_video
 from reward.adherence.comparison import METADATA_NAME, REPORT_NAME, read_samples, repeatable
 from reward.adherence.evaluate import Sample, summarise
@@ -59,7 +59,7 @@ def _samples_of_run(name: str, folder: Path, output_dir: Path) -> list[Sample]:
 
 
 def _settings_of(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / REPORT_NAME).read_text(encoding="utf-8")).get("settings", {})
+    return read_json(folder / REPORT_NAME).get("settings", {})
 
 
 def differing_settings(settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
