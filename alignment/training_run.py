@@ -14,10 +14,11 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from alignment.adapters import GeneratorArguments
 from alignment.alignment_config import AlignmentConfig
 from alignment.alignment_trainer import AlignmentTrainer
-from alignment.latent_dataset import encode_files, file_hash
 from alignment.rollout_config import RewardedSamplingConfig
 from generator.base import VideoGenerator
+from generator.latent_cache import encode_files
 from generator.output import InputError, prepare_output_dir, refuse_inputs_in
+from generator.provenance import file_hash
 from generator.zero import outside_engine
 
 if TYPE_CHECKING:

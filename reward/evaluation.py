@@ -18,10 +18,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from generator.output import InputError, read_json
+from generator.provenance import file_hash
 from reward.metrics import Pairs, evaluate_pairs, pairs_of_rankings
 from reward.models.base import RewardModel
 from reward.preferences import DIMENSIONS, MISSING, Ranking, split_by_prompt
-from reward.reward_trainer import file_hash, split_rankings
+from reward.reward_trainer import split_rankings
 
 VideoScores = dict[tuple[str, Path], dict[str, float]]
 

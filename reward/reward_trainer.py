@@ -8,11 +8,8 @@ temperature are chosen on the validation split → figures are measured on held-
 
 from __future__ import annotations
 
-import hashlib
-import platform
 from collections import defaultdict
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -340,19 +337,3 @@ def split_rankings(
     enough = validation_fraction > 0 and remaining >= 4
     train, validation = split_by_prompt(rest, min(share, 0.5) if enough else 0.0, seed + 1)
     return train, validation, held_out
-
-
-def file_hash(path: str | Path) -> str:
-    """SHA-256 of a file."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that a result depends on."""
-    found = {"python": platform.python_version()}
-    for package in ("vidalign", "torch", "transformers", "diffusers", "peft", "accelerate", "numpy", "av"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from transformers import set_seed
 
 from generator.output import InputError, write_json
+from generator.provenance import file_hash, versions
 from generator.video import read_video
 from generator.zero import autocast_of, outside_engine, whole_weights
 from reward.losses import informative, masked_dimensions
@@ -33,10 +34,8 @@ from reward.reward_config import RewardConfig
 from reward.reward_trainer import (
     KeepBest,
     RankingTrainer,
-    file_hash,
     split_rankings,
     store_normalisation,
-    versions,
 )
 
 _CACHED_VIDEOS = 256

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from alignment.adapters import GeneratorArguments, LoraArguments
 from alignment.dpo_config import DPOConfig
 from alignment.dpo_trainer import RankingDPOTrainer
-from alignment.latent_dataset import encode_files
 from alignment.training_run import (
     checkpoint_to_resume,
     data_record,
@@ -20,6 +19,7 @@ from alignment.training_run import (
     train_and_save,
 )
 from generator.base import VideoGenerator
+from generator.latent_cache import encode_files
 from generator.output import InputError
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from alignment.cli import Verb
 from alignment.loading_arguments import LoadingArguments
 from generator.folders import visible_files
 from generator.output import InputError
+from generator.provenance import file_hash, versions
 
 HELP = "Compare how well a model and its adapters follow prompts, with confidence intervals and a report."
 EXAMPLE = (
@@ -149,7 +150,6 @@ def run(
     from generator import load_generator
     from reward.adherence.comparison import GenerationSettings, compare_models
     from reward.adherence.suites import load_suite
-    from reward.reward_trainer import versions
 
     loading = loading or LoadingArguments()
     if arguments.num_videos_per_prompt < 1 or arguments.batch_size < 1:
@@ -242,8 +242,6 @@ def print_summary(summary: dict[str, Any], output_dir: str) -> None:
 
 
 def _file_hash(path: str) -> str | None:
-    from reward.reward_trainer import file_hash
-
     return file_hash(path) if Path(path).is_file() else None
 
 

@@ -262,10 +262,10 @@ def run_evaluate(arguments: EvaluateArguments) -> None:
     """Writes the report and prints the accuracy of each dimension beside its baselines."""
     from dataclasses import asdict
 
+    from generator.provenance import file_hash, versions
     from reward import load_reward
     from reward.evaluation import calibration_of, evaluate_reward, held_out_of_training
     from reward.evaluation_report import write_evaluation
-    from reward.reward_trainer import file_hash, versions
 
     if arguments.batch_size < 1:
         raise InputError(f"--batch_size is {arguments.batch_size}, but it must be at least 1.")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.adapters import GeneratorArguments, LoraArguments
-from alignment.latent_dataset import encode_files, split_prompts
+from alignment.latent_dataset import split_prompts
 from alignment.sft_config import SFTConfig
 from alignment.sft_trainer import SFTTrainer
 from alignment.training_run import (
@@ -19,6 +19,7 @@ from alignment.training_run import (
     train_and_save,
 )
 from generator.base import VideoGenerator
+from generator.latent_cache import encode_files
 from generator.output import InputError
 
 HELP = "Fine-tune a generator on demonstrations: videos with the prompts they should answer."

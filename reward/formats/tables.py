@@ -47,7 +47,8 @@ def read_rows(path: Path) -> list[Row]:
         raise InputError(f"{path} is not a readable {path.suffix[1:]} file: {error}.") from error
     if not rows or not all(isinstance(row, dict) for row in rows):
         raise InputError(f"{path} holds no rows: at least one row with named columns is needed.")
-    check_storable(rows, str(path))
+    for number, row in enumerate(rows, start=1):
+        check_storable(row, f"{path}, row {number}")
     return rows
 
 

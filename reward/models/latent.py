@@ -27,14 +27,13 @@ from torch import Tensor, nn
 
 from generator.base import Conditions, VideoGenerator, select
 from generator.output import InputError, atomic_path
+from generator.provenance import fingerprint, latent_space_fingerprint
 from reward.models.base import RewardModel, Scores, join_scores
 from reward.models.evidence import fixed_noise, implicit_evidence
 from reward.models.heads import Features, MatchingHead, NoiseScale, RewardHead
 from reward.models.latent_config import LatentRewardConfig
 from reward.models.storage import WEIGHTS_NAME, config_from, read_reward_config, write_reward_model
 from reward.models.trunk import (
-    fingerprint,
-    latent_space_fingerprint,
     num_transformer_blocks,
     text_tokens,
     trunk_features,

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from generator.base import VideoGenerator
 from generator.output import InputError, read_json
+from generator.provenance import fingerprint
 from reward.models.base import RewardModel, Scores
 from reward.models.storage import WEIGHTS_NAME, config_from, read_reward_config, write_reward_model
-from reward.models.trunk import fingerprint
 from reward.models.vlm_loading import VideoBudget, VisionLanguageModel, load_vision_language_model
 
 MODEL_TYPE = "vlm"
