@@ -14,7 +14,9 @@ import torch
 
 from alignment.cli import main
 from generator.demonstrations import read_demonstrations
+from generator.output import InputError
 from generator.prompts import read_prompts
+from generator.testing import tiny_generator
 from generator.video import write_video
 from labeling_app.importing import read_candidates
 from reward.adherence.questions import read_question_graphs
@@ -392,3 +394,8 @@ def test_scores_and_gold_items_are_read_with_a_byte_order_mark(
         verb = "gold --db NEW --rankings FILE" if name == "gold" else "simulate --db NEW --scores FILE"
         assert run(f"label {verb}", folder, file) == 2
     assert capsys.readouterr().err.count("is not UTF-8 text") == 2
+
+
+def test_half_a_character_in_a_prompt_from_python_is_refused() -> None:
+    with pytest.raises(InputError, match="half a character"):
+        tiny_generator().generate(["a red circle \ud83d"], 5, 16, 16, num_inference_steps=1)
