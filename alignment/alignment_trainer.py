@@ -7,7 +7,6 @@ fine-tuning.
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -36,6 +35,7 @@ from generator.adapters import model_fingerprint, write_adapter
 from generator.base import Conditions, VideoGenerator, select
 from generator.checkpoints import CheckpointingTrainer
 from generator.output import InputError, files_into, write_json
+from generator.provenance import versions
 from generator.zero import gather_as_one
 
 TRAINED_NAME = "trained.safetensors"
@@ -393,13 +393,6 @@ class AlignmentTrainer(CheckpointingTrainer):
 
     def training_record(self) -> dict[str, Any]:
         """What `training.json` says: base model, data, arguments, versions, metrics."""
-        packages = ("vidalign", "torch", "transformers", "trl", "peft", "diffusers", "accelerate")
-        versions = {}
-        for package in packages:
-            try:
-                versions[package] = importlib.metadata.version(package)
-            except importlib.metadata.PackageNotFoundError:
-                continue
         last = [entry for entry in self.state.log_history if "loss" in entry]
         return {
             "trainer": type(self).__name__,
@@ -410,7 +403,7 @@ class AlignmentTrainer(CheckpointingTrainer):
             "arguments": self.args.to_sanitized_dict(),
             "global_step": self.state.global_step,
             "metrics": last[-1] if last else {},
-            "versions": versions,
+            "versions": versions(),
             "distributed_type": self.accelerator.distributed_type.value,
             "num_processes": self.accelerator.num_processes,
             **self.record,

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from alignment.adapters import LoraArguments, adapters_disabled
 from alignment.alignment_trainer import AlignmentTrainer
 from alignment.backprop_config import BackpropConfig
-from alignment.latent_dataset import PromptTable, example_seeds
+from alignment.latent_dataset import PromptTable
 from alignment.reward_mixture import RewardMixture
 from alignment.training_table import describe_sizes
 from generator import flow
@@ -21,11 +21,10 @@ from generator.base import Conditions, VideoGenerator
 from generator.one_or_several import as_list
 from generator.output import InputError
 from generator.sampling import guided_velocity, one_text_each, sample_latents, seeded_noise, video_size
+from generator.seeds import Stream, example_seeds
 
 if TYPE_CHECKING:
     from reward.models.base import RewardModel
-
-STEP_STREAM = 12
 
 
 class BackpropTrainer(AlignmentTrainer):
@@ -147,7 +146,7 @@ class BackpropTrainer(AlignmentTrainer):
         first = count - self.args.backprop_steps
         if self.args.method == "draft":
             return first, count
-        seed = example_seeds(self.args.seed, STEP_STREAM, self.state.global_step)[0]
+        seed = example_seeds(self.args.seed, Stream.LAST_STEP, self.state.global_step)[0]
         random = torch.Generator().manual_seed(seed)
         step = int(torch.randint(first, count, (1,), generator=random))
         return step, step + 1

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignment.latent_dataset import training_size
 from generator.base import VideoGenerator
+from generator.latent_cache import training_size
 from generator.offloading import is_offloaded
 from generator.output import InputError
 

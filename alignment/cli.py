@@ -27,6 +27,7 @@ from typing import NamedTuple
 from alignment.invocation import begin, command_that_goes_on, same_command
 from alignment.sibling_packages import PACKAGES
 from generator.interruption import LAUNCH_FOLDER, ended_by_signals
+from generator.output import is_storable
 from generator.output_folder import forget_opened, no_empty_folder, results_begun, withdraw_unused
 
 COMMANDS = {
@@ -91,6 +92,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"vidalign {version('vidalign')}")
         return 0
     name, *rest = arguments
+    unusable = next((argument for argument in arguments if not is_storable(argument)), None)
+    if unusable is not None:
+        return _complain(
+            f"the argument {unusable!r} is not UTF-8 text: rename the file or folder that it names."
+        )
     if name not in COMMANDS:
         nearest = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0)[0]
         return _complain(f"there is no command {name}; the nearest is {nearest}: see vidalign --help.")
@@ -256,7 +262,7 @@ def _complain(sentence: str) -> int:
     if report is None or os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"vidalign: error: {sentence}", file=sys.stderr)
     if report is not None:
-        with open(report, "w", encoding="utf-8") as file:
+        with open(report, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(sentence)
     return 2
 

@@ -19,7 +19,7 @@ import yaml
 from trl import TrlParser
 
 from alignment.config_files import find_config
-from generator.output import InputError
+from generator.output import InputError, check_storable, read_text
 
 
 class CommandParser(TrlParser):
@@ -167,12 +167,13 @@ def _split_config(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        config = yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path} is not YAML: {reason}.") from error
     if config is None:
         return {}
+    check_storable(config, str(path))
     if not isinstance(config, dict):
         raise InputError(f"{path} must map argument names to values, found a {type(config).__name__}.")
     return config

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from pathlib import Path
 
+from generator.folders import visible_files
 from generator.output import InputError
 
 CHECKOUT = Path(__file__).resolve().parents[1] / "configs"
@@ -18,8 +19,8 @@ def shipped_configs() -> dict[str, Path]:
         CHECKOUT.parent / INSTALLED,
     ):  # the second is where `pip install --target` puts them
         if root.is_dir():
-            files = [path for path in root.rglob("*") if path.suffix in {".yaml", ".json"}]
-            return {path.relative_to(root).as_posix(): path for path in sorted(files)}
+            files = visible_files(root, (".yaml", ".json"), deep=True)
+            return {path.relative_to(root).as_posix(): path for path in files}
     try:
         installed = importlib.metadata.files("vidalign") or []
     except importlib.metadata.PackageNotFoundError:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from alignment.adapters import adapters_disabled
 from generator.base import Conditions, VideoGenerator
 from generator.output import InputError
+from generator.seeds import Stream
 
-CRITIC_SEED = 7
 FREQUENCIES = 16
 
 
@@ -115,7 +115,7 @@ class ValueCritic:
         self.average = average
         example = self._example()
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed + CRITIC_SEED)
+            torch.manual_seed(seed + Stream.CRITIC_WEIGHTS)
             self.network = ValueNetwork(example.seen.shape[1], example.text.shape[1], self.own_trunk)
         self.network.to(generator.device)
         self.optimiser = torch.optim.AdamW(self.network.parameters(), lr=learning_rate, weight_decay=0.01)

@@ -35,7 +35,7 @@ from generator.base import VideoGenerator
 from generator.checkpoints import newest_checkpoint
 from generator.demonstrations import write_demonstrations
 from generator.loading import find_pipeline
-from generator.output import InputError, write_json, write_jsonl
+from generator.output import InputError, read_json, read_jsonl, write_json, write_jsonl
 from generator.output_folder import check_output_dir, empty_own, open_output_dir, require_own
 from generator.prompts import PromptRecord
 from generator.video import read_video, write_video
@@ -147,7 +147,7 @@ class Demo:
 
     def _stored(self) -> dict[str, Any]:
         try:
-            stored = json.loads(self.stages_file.read_text(encoding="utf-8"))
+            stored = read_json(self.stages_file)
             return {"settings": stored["settings"], "stages": dict(stored["stages"])}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
@@ -236,7 +236,7 @@ class Demo:
 
     def annotators(self) -> dict[str, Any]:
         """Simulated annotators rank the candidates through the store; their rankings are exported."""
-        rows = [json.loads(line) for line in (self.folder / "candidates" / "metadata.jsonl").open()]
+        rows = [row for _, row in read_jsonl(self.folder / "candidates" / "metadata.jsonl")]
         paths = [self.folder / "candidates" / row["file_name"] for row in rows]
         videos = torch.stack([read_video(path)[0] for path in paths])
         gold = _gold(videos, [row["prompt"] for row in rows])

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from alignment.adapters import LoraArguments, adapters_disabled
 from alignment.alignment_trainer import AlignmentTrainer
 from alignment.dpo_config import DPOConfig
-from alignment.latent_dataset import BucketBatchSampler, LatentDataset, PromptTable, collate, example_seeds
+from alignment.latent_dataset import BucketBatchSampler, LatentDataset, PromptTable, collate
 from alignment.losses import (
     best_and_worst,
     flow_matching_error,
@@ -29,8 +29,7 @@ from generator.first_frames import with_first_frame
 from generator.one_or_several import as_list
 from generator.output import InputError
 from generator.sampling import seeded_noise
-
-DRAW_STREAM = 11
+from generator.seeds import Stream, example_seeds
 
 
 @dataclass
@@ -181,7 +180,7 @@ class RankingDPOTrainer(AlignmentTrainer):
         return self._fixed_seeds(keys[:, 0].cpu(), draws), draws
 
     def _fixed_seeds(self, rows: Tensor, draws: Tensor) -> list[int]:
-        return example_seeds(self.args.seed, DRAW_STREAM, rows=torch.stack([rows, draws], dim=1))
+        return example_seeds(self.args.seed, Stream.FIXED_DRAWS, rows=torch.stack([rows, draws], dim=1))
 
     def _looked_up(self, keys: Tensor, draws: Tensor) -> Tensor:
         assert self._reference_errors is not None

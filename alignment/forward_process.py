@@ -9,15 +9,15 @@ from torch import Tensor
 
 from alignment.adapters import adapters_disabled
 from alignment.alignment_config import NoiseLevelConfig, check
-from alignment.latent_dataset import example_seeds
 from alignment.losses import flow_matching_error
 from alignment.rollout import Rollout
 from alignment.rollout_config import RolloutConfig
-from alignment.rollout_trainer import LEVEL_STREAM, RolloutTrainer
+from alignment.rollout_trainer import RolloutTrainer
 from alignment.sft_trainer import draw_sigmas
 from generator import flow
 from generator.base import Conditions
 from generator.sampling import seeded_noise
+from generator.seeds import Stream, example_seeds
 
 
 @dataclass
@@ -102,7 +102,7 @@ class ForwardProcessTrainer(RolloutTrainer):
         owners = members if noise_of is None else noise_of
         count = len(rollout.prompts)
         keys = torch.stack([owners.cpu() + args.process_index * count, draws.cpu()], dim=1)
-        seeds = example_seeds(args.seed, LEVEL_STREAM, rollout.index, rows=keys)
+        seeds = example_seeds(args.seed, Stream.LEVELS, rollout.index, rows=keys)
         x0 = final[members]
         noise = seeded_noise(seeds, final.shape[1:]).to(final)
         shift = self.generator.defaults.shift if args.shift is None else args.shift

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from alignment.latent_dataset import example_seeds
 from alignment.reward_mixture import RewardMixture
 from generator import flow
 from generator.base import Conditions, VideoGenerator, select
@@ -28,8 +27,7 @@ from generator.sampling import (
     seeded_noise,
     video_size,
 )
-
-CANDIDATE_STREAM = 13
+from generator.seeds import Stream, example_seeds
 
 
 def reward_guided_velocity(
@@ -97,7 +95,7 @@ class AlignedSamples:
 
 def candidate_seeds(seed: int, count: int) -> list[int]:
     """Seeds of the candidates of one video; the first is the video's own."""
-    return [seed, *(example_seeds(seed, CANDIDATE_STREAM, number)[0] for number in range(1, count))]
+    return [seed, *(example_seeds(seed, Stream.CANDIDATES, number)[0] for number in range(1, count))]
 
 
 def check_alignment(

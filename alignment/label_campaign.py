@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from generator.output import InputError
+from generator.output import InputError, is_storable
 from labeling_app.campaigns import Rules, check_guidelines, set_guidelines, set_rules
 from labeling_app.database import existing_database
 from labeling_app.lifecycle import delete_campaign, rename_campaign, set_state
 from labeling_app.models import Campaign
-from labeling_app.names import composed, is_storable
+from labeling_app.names import composed
 from labeling_app.oversight import campaign_overview
 from labeling_app.store import Store
 

@@ -30,7 +30,7 @@ from generator.interruption import (
     handling,
     say,
 )
-from generator.output import InputError
+from generator.output import InputError, read_text
 
 _LAUNCHED = "VIDALIGN_LAUNCHED"
 
@@ -202,8 +202,8 @@ def environment_without_gpu(words: list[str]) -> dict[str, str]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        config = yaml.safe_load(read_text(path))
+    except (OSError, yaml.YAMLError) as error:
         raise InputError(f"{path} is not an accelerate configuration: run `accelerate config`.") from error
     if not isinstance(config, dict) or "distributed_type" not in config:
         raise InputError(f"{path} is not an accelerate configuration: it has no `distributed_type`.")

@@ -7,7 +7,6 @@ everything is linear in the number of blocks, so the whole model follows.
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -24,9 +23,10 @@ from torch.utils.checkpoint import checkpoint
 from alignment.adapters import LoraArguments, add_lora
 from generator.base import Conditions, GenerationDefaults
 from generator.families.pipeline_generator import PipelineGenerator
+from generator.folders import visible_files
 from generator.loading import DEFAULTS_NAME, FAMILIES, read_class_name, read_defaults
 from generator.memory import StorageTracker, WholeMasks, fused_attention
-from generator.output import InputError
+from generator.output import InputError, read_json
 
 METHODS = ("sft", "dpo", "ppo", "generate")
 DEPTH = 2
@@ -173,9 +173,10 @@ def text_encoder_bytes(folder: Path) -> dict[str, int]:
     """Size of each text encoder's weight files in `folder`; empty where they are not on this machine."""
     found = {}
     for part in sorted(folder.glob("text_encoder*")):
-        size = sum(file.stat().st_size for file in part.glob("*.safetensors"))
-        for index in part.glob("*.safetensors.index.json"):
-            size = size or json.loads(index.read_text(encoding="utf-8"))["metadata"]["total_size"]
+        size = sum(file.stat().st_size for file in visible_files(part, [".safetensors"]))
+        for index in visible_files(part, [".json"]):
+            if not size and index.name.endswith(".safetensors.index.json"):
+                size = read_json(index)["metadata"]["total_size"]
         if size:
             found[part.name] = size
     return found
@@ -216,7 +217,7 @@ class _Probe:
                 # Everything is where it belongs already, and a fake parameter cannot be moved.
                 with mock.patch.object(nn.Module, "to", lambda module, *_, **__: module):
                     add_lora(self.generator, LoraArguments(lora_r=work.lora_r), seed=0)
-        config = json.loads((folder / "transformer" / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "transformer" / "config.json")
         self.blocks_in_full: dict[str, int] = {
             blocks: config[DEPTH_FIELDS[blocks]] for blocks in family.block_lists
         }
@@ -318,7 +319,7 @@ def _fake_generator(
     folder: Path, family: type[PipelineGenerator], depths: dict[str, int]
 ) -> PipelineGenerator:
     """Inside a fake mode: the family's adapter of a pipeline without text encoders, made from configurations."""
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    index = read_json(folder / "model_index.json")
     parts: dict[str, Any] = {}
     for name, value in index.items():
         if name.startswith("_"):
@@ -326,12 +327,12 @@ def _fake_generator(
         if not isinstance(value, list):
             parts[name] = value
         elif name == "transformer":
-            config = json.loads((folder / name / "config.json").read_text(encoding="utf-8"))
+            config = read_json(folder / name / "config.json")
             for blocks in family.block_lists:
                 config[DEPTH_FIELDS[blocks]] = depths.get(blocks, DEPTH)
             parts[name] = _half(getattr(diffusers, value[1]).from_config(config))
         elif name == "vae":
-            config = json.loads((folder / name / "config.json").read_text(encoding="utf-8"))
+            config = read_json(folder / name / "config.json")
             parts[name] = _half(getattr(diffusers, value[1]).from_config(config))
         elif name in ("scheduler", "guider") and value[0]:
             kind = getattr(diffusers, value[1], None) or getattr(importlib.import_module(value[0]), value[1])

@@ -17,9 +17,9 @@ from alignment.latent_dataset import LatentDataset, collate
 from generator.base import Conditions, VideoGenerator, select
 from generator.native.packing import pack_rows, sample_kept_tokens
 from generator.output import InputError
+from generator.seeds import ExampleStream
 
 SHORTEST_ROW = 1024
-DROP_STREAM = 3
 logger = logging.getLogger(__name__)
 
 
@@ -168,9 +168,8 @@ def kept_tokens(
     """Patches of each clip that are kept where a `share` is dropped, each clip by its own seed; None for all."""
     if share <= 0:
         return None
-    return [
-        sample_kept_tokens([generator.video_tokens(clip)], share, np.random.default_rng([seed, DROP_STREAM]))[
-            0
-        ]
-        for clip, seed in zip(clips, seeds, strict=True)
-    ]
+    kept = []
+    for clip, seed in zip(clips, seeds, strict=True):
+        random = np.random.default_rng([seed, ExampleStream.KEPT_TOKENS])
+        kept += sample_kept_tokens([generator.video_tokens(clip)], share, random)
+    return kept

@@ -11,16 +11,11 @@ from torch import Tensor
 from alignment.adapters import LoraArguments
 from alignment.advantages import generalised_advantages, mean_and_std
 from alignment.critic import CriticInputs, ValueCritic
-from alignment.latent_dataset import PromptTable, example_seeds
+from alignment.latent_dataset import PromptTable
 from alignment.losses import adapted_beta, clipped_ratio_loss, step_weights
 from alignment.ppo_config import PPOConfig
 from alignment.rollout import Rollout, StepRows, sample_groups, step_rows
 from alignment.rollout_trainer import (
-    NOISE_STREAM,
-    ORDER_STREAM,
-    PROMPT_STREAM,
-    PTX_STREAM,
-    WINDOW_STREAM,
     Monitor,
     RolloutTrainer,
 )
@@ -29,13 +24,13 @@ from generator import flow
 from generator.base import Conditions, VideoGenerator
 from generator.output import InputError
 from generator.sampling import SdeSettings, Trajectories, guided_velocity, sde_step
+from generator.seeds import Stream, example_seeds
 
 if TYPE_CHECKING:
     from reward.models.base import RewardModel
 
-__all__ = ["NOISE_STREAM", "ORDER_STREAM", "PROMPT_STREAM", "Monitor", "PPOTrainer"]
+__all__ = ["Monitor", "PPOTrainer"]
 
-CRITIC_STREAM = 20
 RATIO_QUANTILES = (0.01, 0.5, 0.99)
 
 
@@ -142,7 +137,7 @@ class PPOTrainer(RolloutTrainer):
             returns.flatten(),
             args.critic_epochs,
             args.per_device_train_batch_size,
-            self._random(CRITIC_STREAM, rollout.index, args.process_index),
+            self._random(Stream.CRITIC_ORDER, rollout.index, args.process_index),
         )
         unexplained = (rollout.rewards[:, None] - values).var(correction=0)
         explained = 1 - unexplained / rollout.rewards.var(correction=0).clamp(min=1e-8)
@@ -179,7 +174,7 @@ class PPOTrainer(RolloutTrainer):
         last = args.num_inference_steps - 1 - args.window_size
         if not args.sde_random_window:
             return args.sde_first_step
-        random = self._random(WINDOW_STREAM, index)
+        random = self._random(Stream.WINDOW, index)
         return int(torch.randint(args.sde_first_step, last + 1, (1,), generator=random))
 
     # The update
@@ -281,13 +276,15 @@ class PPOTrainer(RolloutTrainer):
         micro_batch = (
             update * args.gradient_accumulation_steps + place
         ) * args.world_size + args.process_index
-        random = self._random(PTX_STREAM, index, micro_batch)
+        random = self._random(Stream.DEMONSTRATIONS, index, micro_batch)
         order = torch.randperm(len(self.demonstrations), generator=random).tolist()
         shape = self.demonstrations[order[0]].shape
         chosen = [i for i in order if self.demonstrations[i].shape == shape][: args.ptx_batch_size]
         x0 = torch.stack([self.demonstrations[i] for i in chosen]).to(args.device)
         rows = self.demonstration_rows[torch.tensor(chosen)]
-        seeds = example_seeds(args.seed, PTX_STREAM, index, micro_batch, rows=torch.tensor(chosen)[:, None])
+        seeds = example_seeds(
+            args.seed, Stream.DEMONSTRATIONS, index, micro_batch, rows=torch.tensor(chosen)[:, None]
+        )
         conditions = self.conditions_of(self.demonstration_conditions, rows)
         return demonstration_error(self.generator, model, x0, conditions, seeds).mean()
 

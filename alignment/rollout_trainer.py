@@ -14,7 +14,7 @@ from alignment.adapters import LoraArguments
 from alignment.advantages import group_relative_advantages, mean_and_std, share_without_spread
 from alignment.alignment_trainer import AlignmentTrainer
 from alignment.judging import Judged, Judging
-from alignment.latent_dataset import PromptTable, example_seeds
+from alignment.latent_dataset import PromptTable
 from alignment.probe import PROBE_STREAM, Probe, probe_rows
 from alignment.reward_mixture import RewardMixture, mix_rewards
 from alignment.rollout import Rollout, ode_samples
@@ -26,6 +26,7 @@ from generator.base import Conditions, VideoGenerator, select
 from generator.one_or_several import as_list
 from generator.output import InputError
 from generator.sampling import Trajectories, one_text_each, video_size
+from generator.seeds import Stream, example_seeds
 
 if TYPE_CHECKING:
     from reward.models.base import RewardModel
@@ -34,8 +35,6 @@ logger = logging.getLogger(__name__)
 
 Monitor = Callable[[Rollout], dict[str, float]]
 """Called after each rollout; what it returns is logged. For metrics that are not optimised."""
-
-PROMPT_STREAM, WINDOW_STREAM, NOISE_STREAM, ORDER_STREAM, LEVEL_STREAM, PTX_STREAM = 1, 2, 3, 4, 5, 6
 
 
 class RolloutTrainer(AlignmentTrainer):
@@ -263,13 +262,13 @@ class RolloutTrainer(AlignmentTrainer):
         first = index * args.num_prompts
         wanted = torch.arange(first, first + args.num_prompts)
         orders = {
-            epoch: torch.randperm(count, generator=self._random(PROMPT_STREAM, epoch))
+            epoch: torch.randperm(count, generator=self._random(Stream.PROMPTS, epoch))
             for epoch in set((wanted // count).tolist())
         }
         chosen = torch.stack([orders[place // count][place % count] for place in wanted.tolist()])
         return chosen.chunk(args.world_size)[args.process_index]
 
-    def _seeds_of(self, index: int, count: int, stream: int = NOISE_STREAM) -> list[int]:
+    def _seeds_of(self, index: int, count: int, stream: int = Stream.NOISE) -> list[int]:
         """A seed for each of this process's `count` places in rollout `index`."""
         places = torch.arange(count) + self.args.process_index * count
         return example_seeds(self.args.seed, stream, index, rows=places[:, None])
@@ -281,7 +280,7 @@ class RolloutTrainer(AlignmentTrainer):
         assert self.rollout is not None
         iteration, mini_batch = divmod(update, args.num_mini_batches)
         if mini_batch == 0 and place == 0:
-            random = self._random(ORDER_STREAM, self.rollout.index, iteration, args.process_index)
+            random = self._random(Stream.ORDER, self.rollout.index, iteration, args.process_index)
             count = args.num_prompts // args.world_size * args.rows_of_a_group
             self._row_order = torch.randperm(count, generator=random)
         size = args.per_device_train_batch_size

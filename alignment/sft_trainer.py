@@ -11,7 +11,7 @@ from torch import Tensor
 
 from alignment.adapters import LoraArguments
 from alignment.alignment_trainer import AlignmentTrainer
-from alignment.latent_dataset import LatentDataset, PromptTable, example_seeds
+from alignment.latent_dataset import LatentDataset, PromptTable
 from alignment.losses import flow_matching_error
 from alignment.packed_data import kept_tokens, packed_rows
 from alignment.sft_config import SFTConfig
@@ -21,6 +21,7 @@ from generator.first_frames import with_first_frame
 from generator.native.packing import dropped_share
 from generator.one_or_several import as_list
 from generator.sampling import seeded_noise
+from generator.seeds import ExampleStream, example_seeds
 
 EVALUATION_STEP = 2**32 - 1
 
@@ -161,15 +162,15 @@ def packed_demonstration_error(
 
 def draw_sigmas(seeds: list[int], shift: float, mean: float, std: float, uniform_share: float) -> Tensor:
     """Noise levels `[batch]`, each from the example's own seed; the arguments are `flow.sample_sigma`'s."""
-    return torch.cat(
-        [flow.sample_sigma(1, shift, _own_random(seed, 1), mean, std, uniform_share) for seed in seeds]
-    )
+    randoms = [_own_random(seed, ExampleStream.LEVEL) for seed in seeds]
+    return torch.cat([flow.sample_sigma(1, shift, random, mean, std, uniform_share) for random in randoms])
 
 
 def draw_dropout(seeds: list[int], share: float) -> Tensor:
     """Which captions are dropped, `[batch]` booleans, each from the example's own seed."""
-    return torch.cat([torch.rand(1, generator=_own_random(seed, 2)) < share for seed in seeds])
+    randoms = [_own_random(seed, ExampleStream.CAPTION_DROPOUT) for seed in seeds]
+    return torch.cat([torch.rand(1, generator=random) < share for random in randoms])
 
 
-def _own_random(seed: int, stream: int) -> torch.Generator:
+def _own_random(seed: int, stream: ExampleStream) -> torch.Generator:
     return torch.Generator().manual_seed(example_seeds(seed, stream)[0])

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from alignment.latent_dataset import Size
 from generator.base import VideoGenerator
+from generator.latent_cache import Size
 from generator.memory import StorageTracker
 from generator.output import InputError
 
@@ -66,7 +66,7 @@ def update_bytes(generator: VideoGenerator, size: Size, videos: int, args: Align
     tokens = videos * count_tokens(generator, generator.latent_shape(*size))
     bytes_a_value = 2 if args.bf16 or args.fp16 or generator.dtype != torch.float32 else 4
     return activation_bytes(
-        tokens, channels, len(generator.blocks()), bytes_a_value, args.gradient_checkpointing
+        tokens, channels, len(generator.blocks()), bytes_a_value, bool(args.gradient_checkpointing)
     )
 
 

@@ -22,6 +22,7 @@ from generator.checkpoints import (
 from generator.output import InputError
 from generator.output_folder import Outputs, check_output_dir, require_own, why_kept
 from generator.pipeline_files import PIPELINE_FILES
+from reward.reward_config import RewardConfig
 
 TRAINING_FILES = (*ADAPTER_FILES, *PIPELINE_FILES, TRAINER_STATE_NAME, *TRAINER_FILES)
 
@@ -66,7 +67,7 @@ def advice_to_go_on(folder: Path, overwrite: str) -> str:
 
 
 def check_training_dir(
-    config: AlignmentConfig, outputs: Outputs, result: str, inputs: Iterable[str | Path] = ()
+    config: AlignmentConfig | RewardConfig, outputs: Outputs, result: str, inputs: Iterable[str | Path] = ()
 ) -> str | None:
     """Checks the output folder of a training; returns the checkpoint to go on from, or None for a fresh start.
 
@@ -116,7 +117,7 @@ def check_training_dir(
     return None
 
 
-def goes_on_inside(config: AlignmentConfig, checkpoint: str | None) -> bool:
+def goes_on_inside(config: AlignmentConfig | RewardConfig, checkpoint: str | None) -> bool:
     """Whether a training that was told to resume keeps what its output folder holds."""
     if not config.resume_from_checkpoint:
         return False

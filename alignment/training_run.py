@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 from alignment.adapters import GeneratorArguments
 from alignment.alignment_config import AlignmentConfig
 from alignment.alignment_trainer import AlignmentTrainer
-from alignment.latent_dataset import encode_files, file_hash
 from alignment.rollout_config import RewardedSamplingConfig
 from alignment.training_memory import memory_check
 from alignment.training_outputs import check_training_dir, command_of, goes_on_inside, training_outputs
 from alignment.training_table import show_before_training
 from generator.adapters import TRAINING_NAME
 from generator.base import VideoGenerator
+from generator.latent_cache import encode_files
 from generator.one_or_several import as_list
 from generator.output import InputError
 from generator.output_folder import Outputs, open_output_dir
+from generator.provenance import file_hash
 from generator.zero import outside_engine
 
 if TYPE_CHECKING:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import TrainerCallback
 
-from alignment.latent_dataset import LatentDataset, Size
+from alignment.latent_dataset import LatentDataset
 from alignment.training_memory import count_tokens
 from generator.base import VideoGenerator
+from generator.latent_cache import Size
 
 if TYPE_CHECKING:
     from alignment.alignment_trainer import AlignmentTrainer

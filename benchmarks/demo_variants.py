@@ -23,6 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from generator.output import read_jsonl
+
 PAIRS = {"loss_type": "sigmoid", "per_device_train_batch_size": 8}
 FIRST_NOISE, FIRST_PROMPTS = 50_000, 777
 
@@ -232,7 +234,7 @@ def run(root: Path, seeds: list[int], scale: str, num_prompts: int, workers: int
     """Runs what is missing in `variants.jsonl`; a variant waits for what it starts from."""
     root.mkdir(parents=True, exist_ok=True)
     path = root / "variants.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    rows = [row for _, row in read_jsonl(path)] if path.is_file() else []
     done = {(row["seed"], row["stage"], row.get("name")) for row in rows if "error" not in row}
     wanted: list[tuple[int, Variant | None]] = [(seed, None) for seed in seeds]
     wanted += [(seed, v) for v in VARIANTS if v.stage in stages for seed in seeds]
@@ -270,7 +272,7 @@ def run(root: Path, seeds: list[int], scale: str, num_prompts: int, workers: int
 
 def table(root: Path) -> str:
     """Mean gains over the seeds, with the smallest and the standard error between seeds."""
-    rows = [json.loads(line) for line in (root / "variants.jsonl").read_text().splitlines()]
+    rows = [row for _, row in read_jsonl(root / "variants.jsonl")]
     rows = [row for row in rows if "error" not in row]
     start = {row["seed"]: row for row in rows if row["stage"] == "start"}
     lines = [

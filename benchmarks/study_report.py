@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from study_settings import DPO_ABLATIONS
 
-from generator.output import write_json, write_text
+from generator.output import read_lines, write_json, write_text
 from reward.adherence.statistics import Interval, cluster_bootstrap
 
 Row = dict[str, Any]
@@ -23,7 +23,7 @@ def read_rows(files: Sequence[Path]) -> list[Row]:
     """All rows; a last line that was being written when the run was killed is left out."""
     rows = []
     for file in files:
-        for line in file.read_text(encoding="utf-8").splitlines():
+        for _, line in read_lines(file):
             try:
                 rows.append(json.loads(line))
             except json.JSONDecodeError:

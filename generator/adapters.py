@@ -30,7 +30,7 @@ from torch import Tensor
 
 from generator.base import VideoGenerator
 from generator.one_or_several import as_list
-from generator.output import InputError, atomic_path, write_json
+from generator.output import InputError, atomic_path, read_json, write_json
 
 WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
 SECOND_WEIGHTS_NAME = "pytorch_lora_weights_2.safetensors"
@@ -149,8 +149,8 @@ def _read_record(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+        record = read_json(path)
+    except InputError:
         record = None
     if not isinstance(record, dict):
         raise InputError(

@@ -21,7 +21,7 @@ Conditions = dict[str, Tensor]
 """What the transformer sees beside latents and sigma. Every tensor has the batch as its first dimension."""
 
 
-_BLOCK_LISTS = ("transformer_blocks", "blocks", "layers")
+BLOCK_LISTS = ("transformer_blocks", "blocks", "layers")
 
 
 @dataclass(frozen=True)
@@ -283,7 +283,7 @@ class VideoGenerator(ABC):
     def blocks(self) -> list[torch.nn.Module]:
         """The transformer's repeated blocks in the order in which they run."""
         parts: Any = dict(self.transformer.named_children())  # not the configuration's values of these names
-        return [block for name in _BLOCK_LISTS for block in parts.get(name, [])]
+        return [block for name in BLOCK_LISTS for block in parts.get(name, [])]
 
     def compile_blocks(self, **options: Any) -> None:
         """Compiles each repeated block when it first runs (regional `torch.compile`); all share the code.

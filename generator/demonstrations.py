@@ -2,13 +2,14 @@
 
 The layout is the `videofolder` of Hugging Face datasets: `metadata.jsonl` next to the videos, one line a video,
 `{"file_name": "0001.mp4", "prompt": "..."}`. Without that file, every video of the folder counts, and its prompt is the
-text of the file beside it: `0001.txt` for `0001.mp4`. Videos may have any size, duration and frame rate.
+text of the file beside it: `0001.txt` for `0001.mp4`. Names that begin with a dot do not count; linked folders do.
+Videos may have any size, duration and frame rate.
 """
 
 from __future__ import annotations
 
-import json
 import logging
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,9 @@ from typing import Any
 
 from torch import Tensor
 
+from generator.folders import visible_files
 from generator.one_or_several import as_list
-from generator.output import InputError, atomic_path, write_jsonl
+from generator.output import InputError, atomic_path, check_storable, read_jsonl, read_text, write_jsonl
 from generator.video import check_video, write_video
 
 logger = logging.getLogger(__name__)
@@ -128,9 +130,7 @@ def write_demonstrations(
 
 def _read_rows(folder: Path, require_prompts: bool) -> list[dict[str, Any]]:
     """File and prompt of every video, from `metadata.jsonl` or from the text files beside the videos."""
-    videos = (
-        sorted(p for p in folder.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES) if folder.is_dir() else []
-    )
+    videos = visible_files(folder, VIDEO_SUFFIXES, deep=True) if folder.is_dir() else []
     captioned = any(video.with_suffix(".txt").is_file() for video in videos)
     if (folder / METADATA).is_file() or not videos or (require_prompts and not captioned):
         rows = _read_metadata(folder, require_prompts)
@@ -142,8 +142,8 @@ def _read_rows(folder: Path, require_prompts: bool) -> list[dict[str, Any]]:
         rows = []
     silent = []
     for video in videos:
-        text = video.with_suffix(".txt")
-        prompt = " ".join(text.read_text(encoding="utf-8").split()) if text.is_file() else ""
+        check_storable(str(video), f"The name of a video in {str(folder)!r} is not UTF-8")
+        prompt = _caption(video.with_suffix(".txt"))
         if not prompt:
             silent.append(video.name)
         rows.append({"file_name": str(video.relative_to(folder)), "prompt": prompt})
@@ -154,6 +154,12 @@ def _read_rows(folder: Path, require_prompts: bool) -> list[dict[str, Any]]:
             "of the same name, or remove the video."
         )
     return rows
+
+
+def _caption(file: Path) -> str:
+    """The text of a file as one line; empty where there is no file."""
+    # Other white space than that of ASCII belongs to the prompt, as in `metadata.jsonl`.
+    return re.sub(r"[ \t-\r]+", " ", read_text(file)).strip() if file.is_file() else ""
 
 
 def _read_metadata(folder: Path, require_prompts: bool) -> list[dict[str, Any]]:
@@ -167,23 +173,11 @@ def _read_metadata(folder: Path, require_prompts: bool) -> list[dict[str, Any]]:
             "or a text file with the prompt beside each video."
         )
     rows = []
-    try:
-        # Not `splitlines`, which also breaks at characters that JSON allows inside strings, such as U+2028.
-        lines = metadata.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{metadata} is not UTF-8 text: save it as UTF-8.") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        place = f"{metadata}, line {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{place}: not a JSON object ({error.msg}).") from error
-        if isinstance(row, dict) and not require_prompts:
+    for place, row in read_jsonl(metadata):
+        if not require_prompts:
             row["prompt"] = row.get("prompt") or ""
         for key in ("file_name", "prompt"):
-            value = row.get(key) if isinstance(row, dict) else None
+            value = row.get(key)
             if not isinstance(value, str) or not (value.strip() or (key == "prompt" and not require_prompts)):
                 raise InputError(f"{place}: expected an object with a non-empty text `{key}`.")
         rows.append(row)

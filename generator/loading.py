@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import importlib
 import importlib.util
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from safetensors import SafetensorError
 
 from generator.base import GenerationDefaults, VideoGenerator
 from generator.offloading import offload_linear_layers
-from generator.output import InputError
+from generator.output import InputError, read_json
 
 DEFAULTS_NAME = "generation_defaults.json"
 """In a model's folder: sizes and sampling settings instead of the family's own, as `GenerationDefaults` has them."""
@@ -72,7 +71,7 @@ def read_class_name(index: Path) -> str:
         InputError: the file is damaged.
     """
     try:
-        return str(json.loads(index.read_text(encoding="utf-8"))["_class_name"])
+        return str(read_json(index)["_class_name"])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{index} names no pipeline class ({error!r}): restore it or download the model again."
@@ -89,7 +88,7 @@ def read_defaults(folder: Path, defaults: GenerationDefaults) -> GenerationDefau
     if not path.is_file():
         return defaults
     try:
-        return dataclasses.replace(defaults, **json.loads(path.read_text(encoding="utf-8")))
+        return dataclasses.replace(defaults, **read_json(path))
     except (ValueError, TypeError) as error:
         known = ", ".join(item.name for item in dataclasses.fields(defaults))
         raise InputError(

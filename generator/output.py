@@ -1,4 +1,4 @@
-"""Outputs that are never half-written and never overwritten unasked."""
+"""Outputs that are never half-written and never overwritten unasked, and the text files that everybody reads."""
 
 from __future__ import annotations
 
@@ -114,7 +114,12 @@ def files_into(folder: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes `text` to `path` in one step."""
+    """Writes `text` to `path` in one step.
+
+    Raises:
+        InputError: the text holds half a character; then nothing was written.
+    """
+    check_storable(text, f"{path} cannot be written")
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -166,10 +171,114 @@ def check_output_file(path: str | Path, overwrite: bool, is_own: Callable[[Path]
 
 
 def has_rows_with(path: Path, *keys: str) -> bool:
-    """Whether each line of the file is a JSON object with these keys."""
+    """Returns whether each line of the file is a JSON object with these keys."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-        rows = [json.loads(line) for line in lines if line.strip()]
-    except (OSError, ValueError):
+        return all(set(keys) <= row.keys() for _, row in read_jsonl(path))
+    except (OSError, InputError):
         return False
-    return all(isinstance(row, dict) and set(keys) <= row.keys() for row in rows)
+
+
+def is_storable(text: str) -> bool:
+    """Returns whether every file and database can keep a text: UTF-8 has no lone surrogate, PostgreSQL no NUL."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
+
+
+def check_storable(value: Any, place: str) -> None:
+    """Raises `InputError` if a text, or any text in a value made of dictionaries and lists, is not storable.
+
+    Args:
+        value: what was read.
+        place: begins the sentence: where it stands, such as file and line.
+    """
+    if isinstance(value, str):
+        if not is_storable(value):
+            wrong = next(i for i, character in enumerate(value) if not is_storable(character))
+            raise InputError(
+                f"{place}: the text {value[max(0, wrong - 30) : wrong + 10]!r} holds a NUL or half a character, which "
+                "UTF-8 files cannot keep: correct it."
+            )
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            check_storable(key, place)
+            check_storable(inner, place)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            check_storable(inner, place)
+
+
+def read_text(path: str | Path, newline: str | None = None) -> str:
+    """Reads a UTF-8 text file; a byte order mark at its start is left out.
+
+    Args:
+        newline: as of `open`; by default every line ends in a line feed, whatever the file has.
+
+    Raises:
+        InputError: the file does not exist, is a folder, or is not UTF-8 text.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", newline=newline) as file:
+            text = file.read()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        found = "is a folder" if isinstance(error, IsADirectoryError) else "does not exist"
+        raise InputError(f"{path} {found}: give the path of a text file.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text: save it as UTF-8.") from error
+    if "\0" in text:
+        raise InputError(f"{path} is not UTF-8 text (it holds NUL bytes, as UTF-16 does): save it as UTF-8.")
+    return text
+
+
+def read_lines(path: str | Path) -> Iterator[tuple[str, str]]:
+    """Yields `"FILE, line N"` and the line, without white space around it, for each line that is not empty.
+
+    Lines end in a line feed, a carriage return, or both. Other separators, such as U+2028, U+2029 and U+0085, stand
+    inside of a line: JSON allows them in strings, and `str.splitlines` would tear those apart.
+
+    Raises:
+        InputError: as `read_text`.
+    """
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        # Files that were joined have a byte order mark in the middle.
+        line = line.removeprefix("\ufeff").strip()
+        if line:
+            yield f"{path}, line {number}", line
+
+
+def read_jsonl(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields `"FILE, line N"` and the JSON object of each line that is not empty; reads what `write_jsonl` writes.
+
+    Raises:
+        InputError: as `read_text`, or a line is no JSON object, or holds a text that UTF-8 cannot keep.
+    """
+    for place, line in read_lines(path):
+        row = _parsed(line, place, "write one JSON object a line")
+        if not isinstance(row, dict):
+            raise InputError(
+                f"{place}: a JSON object was expected, but a {type(row).__name__} was found: write one JSON object a "
+                "line."
+            )
+        yield place, row
+
+
+def read_json(path: str | Path) -> Any:
+    """Reads the value of a JSON file.
+
+    Raises:
+        InputError: as `read_text`, or it is not JSON, or holds a text that UTF-8 cannot keep.
+    """
+    return _parsed(read_text(path), str(path), "correct or restore it")
+
+
+def _parsed(text: str, place: str, advice: str) -> Any:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = getattr(error, "msg", str(error))
+        raise InputError(f"{place}: this is not JSON ({reason}): {advice}.") from error
+    if "\\u" in text:  # Text that was read as UTF-8 gets such characters from escapes only.
+        check_storable(value, place)
+    return value

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from generator.output import InputError
+from generator.output import InputError, read_jsonl, read_lines
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,8 @@ def read_prompts(path: str | Path) -> list[PromptRecord]:
     """Prompts in the order in which they stand.
 
     Args:
-        path: a text file with one prompt a line (empty lines are skipped); a `.jsonl` file whose lines have
+        path: a text file with one prompt a line (empty lines are skipped; lines end in a line feed, a carriage return
+            or both, any other separator is part of the prompt); a `.jsonl` file whose lines have
             `prompt` and optionally `negative_prompt` and `id`, other keys being ignored, such as the
             `metadata.jsonl` of a folder of videos; or `world:SPLIT:N[:SEED]` for N prompts of the built-in world,
             SPLIT being one of its splits and SEED 0 by default.
@@ -46,33 +46,18 @@ def read_prompts(path: str | Path) -> list[PromptRecord]:
         raise InputError(
             f"The prompt file {path} {found}: name a text file, a .jsonl file or world:SPLIT:N[:SEED]."
         )
-    try:
-        # Not `splitlines`, which also breaks at characters that JSON allows inside strings, such as U+2028.
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise InputError(f"The prompt file {path} is not UTF-8 text: save it as UTF-8.") from error
-    parse = _json_prompt if path.suffix.lower() in {".jsonl", ".json"} else _plain_prompt
-    records = [
-        parse(line.strip(), f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()
-    ]
+    if path.suffix.lower() in {".jsonl", ".json"}:
+        records = [_json_prompt(row, place) for place, row in read_jsonl(path)]
+    else:
+        records = [PromptRecord(line) for _, line in read_lines(path)]
     if not records:
         raise InputError(f"The prompt file {path} holds no prompt: write at least one line.")
     return records
 
 
-def _plain_prompt(line: str, place: str) -> PromptRecord:
-    return PromptRecord(line)
-
-
-def _json_prompt(line: str, place: str) -> PromptRecord:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{place}: not a JSON object ({error.msg}); write one object with `prompt` a line."
-        ) from error
-    if not isinstance(row, dict) or not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
-        keys = ", ".join(row) if isinstance(row, dict) else type(row).__name__
+def _json_prompt(row: dict[str, Any], place: str) -> PromptRecord:
+    if not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
+        keys = ", ".join(row) or "an empty object"
         raise InputError(f"{place}: expected an object with a non-empty text `prompt`, found {keys}.")
     negative = row.get("negative_prompt") or ""
     if not isinstance(negative, str):

@@ -14,7 +14,7 @@ from generator import flow
 from generator.base import Conditions, VideoGenerator, concatenate, repeat, select
 from generator.lost_words import warn_of_lost_words
 from generator.one_or_several import as_list
-from generator.output import InputError
+from generator.output import InputError, check_storable
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 """`(latents [batch, ...], sigma [batch]) -> velocity`, with conditions and guidance bound in."""
@@ -287,6 +287,7 @@ def encode_unique_prompts(
 ) -> tuple[Conditions, Tensor]:
     """Conditions of the distinct prompts, each encoded once, and the row `[len(prompts)]` of every prompt."""
     prompts = as_list(prompts)
+    check_storable(prompts, "A prompt cannot be encoded")
     warn_of_lost_words(generator, prompts)
     rows = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
     distinct = list(rows)

@@ -10,12 +10,12 @@ from itertools import combinations
 import numpy as np
 from sqlalchemy import select
 
-from generator.output import InputError
+from generator.output import InputError, is_storable
 from labeling_app.assignment import MAXIMUM_ID, MAXIMUM_TEXT, dense_ranks, legal_ranks
 from labeling_app.models import Adjudication, Judgement, Task, User
 from labeling_app.quality import pair_labels
 from labeling_app.remarks import Remark, named_videos, orders_shown, remarks_of
-from labeling_app.store import Store, is_storable
+from labeling_app.store import Store
 
 
 @dataclass(frozen=True)

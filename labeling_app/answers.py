@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
+from generator.output import is_storable
 from labeling_app.free_tasks import this_task
 from labeling_app.held import (
     MAXIMUM_FLAG,
@@ -23,7 +24,7 @@ from labeling_app.held import (
 )
 from labeling_app.models import Assignment, Campaign, Judgement, Task, User
 from labeling_app.remarks import named_videos
-from labeling_app.store import Store, is_storable
+from labeling_app.store import Store
 
 
 @dataclass(frozen=True)

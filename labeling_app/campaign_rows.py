@@ -8,9 +8,9 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from generator.one_or_several import as_list
-from generator.output import InputError
+from generator.output import InputError, is_storable
 from labeling_app.models import Campaign, Judgement, Task
-from labeling_app.names import composed, is_name, is_storable
+from labeling_app.names import composed, is_name
 
 DIMENSIONS = ("overall", "visual", "motion", "alignment")
 MAXIMUM_OVERLAP = 1000

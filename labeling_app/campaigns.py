@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from generator.one_or_several import as_list
-from generator.output import InputError
+from generator.output import InputError, is_storable
 from labeling_app.answers import dense_ranks
 from labeling_app.campaign_rows import change_setup, find_campaign
 from labeling_app.held import MAXIMUM_ID
@@ -26,7 +26,6 @@ from labeling_app.store import (
     check_task,
     composed,
     is_name,
-    is_storable,
     media_row,
 )
 from reward.preferences import MISSING, read_rankings

@@ -10,8 +10,9 @@ from pathlib import Path
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from generator.folders import visible_files
 from generator.one_or_several import as_list
-from generator.output import InputError, files_into, has_rows_with, write_jsonl
+from generator.output import InputError, files_into, has_rows_with, is_storable, write_jsonl
 from generator.output_folder import MARK, Outputs, check_output_dir, empty_own, named_videos, open_output_dir
 from labeling_app.assignment import MAXIMUM_ID, MAXIMUM_TEXT, Refused
 from labeling_app.contents import copy_verified, is_unchanged, require_unchanged
@@ -25,7 +26,7 @@ from labeling_app.models import (
     Upload,
     User,
 )
-from labeling_app.store import Store, is_storable, media_row
+from labeling_app.store import Store, media_row
 from labeling_app.transcoding import transcode
 
 STATES = ("given", "accepted", "rejected")
@@ -78,7 +79,7 @@ def add_library(store: Store, campaign: str, folder: str | Path) -> int:
         InputError: there is no such campaign or folder, or a video cannot be used. Then none was added.
     """
     row = store.campaign(campaign)
-    paths = sorted(path for path in Path(folder).glob("*") if path.suffix.lower() in CONTENT_TYPES)
+    paths = visible_files(folder, CONTENT_TYPES) if Path(folder).is_dir() else []
     if not paths:
         raise InputError(f"There are no mp4 or webm videos in {folder}: name another folder.")
     videos = [inspect_video(path) for path in paths]

@@ -13,7 +13,7 @@ import av
 from tqdm import tqdm
 
 from generator.one_or_several import as_list
-from generator.output import InputError
+from generator.output import InputError, check_storable, read_jsonl
 from labeling_app.store import NewTask, Store, VideoFile, check_task
 
 CONTENT_TYPES = {".mp4": "video/mp4", ".m4v": "video/mp4", ".webm": "video/webm"}
@@ -122,6 +122,7 @@ def inspect_video(path: str | Path) -> VideoFile:
     """
     path = Path(path)
     content_type = CONTENT_TYPES.get(path.suffix.lower())
+    check_storable(str(path.resolve()), "The path of a video is not UTF-8")
     if not path.is_file():
         raise InputError(f"The video {path} does not exist: correct the path.")
     if content_type is None:
@@ -171,6 +172,8 @@ def read_candidates(sources: Sequence[Path]) -> list[Candidates]:
             raise InputError(
                 f"{source} does not exist: give a folder with metadata.jsonl or a JSONL file of tasks."
             )
+    for path in (path for videos in (*pooled.values(), *(task.videos for task in tasks)) for path in videos):
+        check_storable(str(path.resolve()), "The path of a video is not UTF-8")
     # Several annotators' rankings of the same videos are one task.
     tasks = list({(task.prompt, frozenset(task.videos)): task for task in tasks}.values())
     return [Candidates(prompt, videos) for (prompt, _), videos in pooled.items()] + tasks
@@ -184,20 +187,22 @@ def _read_folder(folder: Path) -> Iterable[tuple[str, str, Path]]:
             f"line "
             '{"file_name": …, "prompt": …} a video.'
         )
-    for where, row in _read_jsonl(metadata):
+    for where, row in read_jsonl(metadata):
         name, prompt, group = row.get("file_name"), row.get("prompt"), row.get("group", "")
         if not isinstance(name, str) or not isinstance(prompt, str):
-            raise InputError(f'{where} lacks "file_name" or "prompt": each line needs both, as strings.')
+            raise InputError(
+                f'{where}: "file_name" or "prompt" is missing: each line needs both, as strings.'
+            )
         yield prompt, json.dumps(group), folder / name
 
 
 def _read_jsonl_tasks(path: Path) -> list[Candidates]:
     tasks = []
-    for where, row in _read_jsonl(path):
+    for where, row in read_jsonl(path):
         prompt, videos = row.get("prompt"), row.get("videos")
         if not isinstance(prompt, str) or not _is_list_of(videos, lambda item: isinstance(item, str)):
             raise InputError(
-                f'{where} lacks "prompt" (a string) or "videos" (a list of paths): each line needs both.'
+                f'{where}: "prompt" (a string) or "videos" (a list of paths) is missing: each line needs both.'
             )
         tasks.append(Candidates(prompt, [path.parent / video for video in videos or []]))
     return tasks
@@ -205,25 +210,6 @@ def _read_jsonl_tasks(path: Path) -> list[Candidates]:
 
 def _is_list_of(value: Any, legal: Callable[[Any], bool]) -> bool:
     return isinstance(value, list) and all(legal(item) for item in value)
-
-
-def _read_jsonl(path: Path) -> Iterable[tuple[str, dict[str, Any]]]:
-    try:
-        # Not `splitlines`, which also breaks at characters that JSON allows inside strings, such as U+2028.
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not a text file in UTF-8: give a JSONL file.") from error
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        where = f"Line {number} of {path}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{where} is not JSON ({error.msg}): write one JSON object a line.") from error
-        if not isinstance(row, dict):
-            raise InputError(f"{where} is not a JSON object: write one JSON object a line.")
-        yield where, row
 
 
 def _summary_of_problems(problems: Sequence[str], shown: int = 5) -> str:

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Body, Query
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
-from generator.output import InputError
+from generator.output import InputError, is_storable
 from labeling_app import adjudication, campaigns, demonstrations, lifecycle
 from labeling_app.access import Lead, NotAllowed
 from labeling_app.assignment import MAXIMUM_TEXT
@@ -373,7 +373,8 @@ def _candidate_folders(candidates: Path | None) -> list[str]:
     """Names of the folders that hold candidates, directly in the one that the server was given."""
     if candidates is None:
         return []
-    return sorted(path.parent.name for path in candidates.glob("*/metadata.jsonl"))
+    names = (path.parent.name for path in candidates.glob("*/metadata.jsonl"))
+    return sorted(name for name in names if not name.startswith(".") and is_storable(name))
 
 
 def _without_nan(value: Any) -> Any:

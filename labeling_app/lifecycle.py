@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
-from generator.output import InputError
+from generator.output import InputError, is_storable
 from labeling_app.campaign_rows import campaign_name, find_campaign
 from labeling_app.models import (
     Acknowledgement,
@@ -22,7 +22,7 @@ from labeling_app.models import (
     TaskVideo,
     Upload,
 )
-from labeling_app.names import composed, is_storable
+from labeling_app.names import composed
 from labeling_app.store import Store
 
 STATES = ("open", "paused", "closed")

@@ -7,11 +7,6 @@ import unicodedata
 _NO_JOINERS = dict.fromkeys(map(ord, "\u200c\u200d"))
 
 
-def is_storable(text: str) -> bool:
-    """Whether every database can keep this text: PostgreSQL takes no NUL, UTF-8 no lone surrogate."""
-    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
-
-
 def is_name(text: str, longest: int) -> bool:
     """Whether this is a name of 1 to `longest` printable characters; joiners, which some scripts need, are such."""
     return 0 < len(text.strip()) <= len(text) <= longest and text.translate(_NO_JOINERS).isprintable()

@@ -17,7 +17,7 @@ from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Redirect
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
-from generator.output import InputError
+from generator.output import InputError, is_storable
 from labeling_app import assignment, guideline_reading
 from labeling_app.access import LEADS, Annotator, Door, NotAllowed, NotLoggedIn, Workers, cookie_name
 from labeling_app.assignment import (
@@ -34,7 +34,7 @@ from labeling_app.guard import DEMONSTRATE, LEAD, PAGE, Guard
 from labeling_app.lead_api import lead_api
 from labeling_app.login import LoginThrottle
 from labeling_app.models import User
-from labeling_app.store import MAXIMUM_VIDEOS, Store, is_storable
+from labeling_app.store import MAXIMUM_VIDEOS, Store
 
 STATIC = Path(__file__).parent / "static"
 

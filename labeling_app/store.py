@@ -17,8 +17,9 @@ from sqlalchemy import bindparam, delete, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from generator.folders import file_identity
 from generator.one_or_several import as_list
-from generator.output import InputError
+from generator.output import InputError, is_storable
 from labeling_app.campaign_rows import DIMENSIONS, MAXIMUM_OVERLAP, campaign_row, find_campaign
 from labeling_app.database import database_url, is_new_file, open_database, remove_unused
 from labeling_app.login import (
@@ -37,7 +38,7 @@ from labeling_app.models import (
     TaskVideo,
     User,
 )
-from labeling_app.names import composed, is_name, is_storable
+from labeling_app.names import composed, is_name
 
 __all__ = [
     "DIMENSIONS",
@@ -376,7 +377,7 @@ def check_task(prompt: str, videos: Sequence[Path]) -> None:
             f"The prompt {shown!r} has {len(videos)} video(s): a task needs {MINIMUM_VIDEOS} to "
             f"{MAXIMUM_VIDEOS}; split larger sets with the key `group`."
         )
-    if len(set(videos)) < len(videos):
+    if len({file_identity(video) for video in videos}) < len(videos):
         raise InputError(f"The prompt {shown!r} names the same video twice: name each video once.")
 
 

@@ -6,7 +6,6 @@ the model, or from prompts that are then left out of the figures; never from the
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -18,11 +17,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from generator.output import InputError
+from generator.output import InputError, read_json
+from generator.provenance import file_hash
 from reward.metrics import Pairs, evaluate_pairs, pairs_of_rankings
 from reward.models.base import RewardModel
 from reward.preferences import DIMENSIONS, MISSING, Ranking, split_by_prompt
-from reward.reward_trainer import file_hash, split_rankings
+from reward.reward_trainer import split_rankings
 
 BATCH_BYTES = 2**28
 """Most memory of the videos that are judged together, unless one takes more."""
@@ -135,7 +135,7 @@ def held_out_of_training(
         record = Path(folder) / "training.json"
         if not record.is_file():
             continue
-        document = json.loads(record.read_text(encoding="utf-8"))
+        document = read_json(record)
         source, arguments = document.get("preferences"), document.get("arguments", {})
         if not source or source.get("sha256") != file_hash(preferences):
             continue

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from tqdm import trange
 
-from generator.base import concatenate, select
+from generator.base import select
 from generator.demonstrations import Demonstration
 from generator.output import InputError
 from reward.models.heads import MatchingHead
 from reward.models.latent import LatentRewardModel
 from reward.models.matching import contrastive_loss
-from reward.ranking_data import load_videos
+from reward.ranking_data import read_conditions, read_latents
 
 _PROMPTS_AT_ONCE = 64
 
@@ -55,42 +55,19 @@ class DemonstrationMatching:
         self.model, self.head = model, model.head
         self.batch_size = min(batch_size, len(prompts))
         self.random = torch.Generator().manual_seed(seed)
-        self.text = self._encode_prompts(prompts)
+        with torch.no_grad():
+            self.text = model.text_of(read_conditions(model, prompts, _PROMPTS_AT_ONCE)).cpu()
         self.videos_of_prompt: list[list[int]] = [[] for _ in prompts]
         for row, demonstration in enumerate(demonstrations):
             self.videos_of_prompt[prompts.index(demonstration.prompt)].append(row)
-        self.latents = self._encode_videos(demonstrations, encode_batch_size, latents or {})
+        paths = [demonstration.video for demonstration in demonstrations]
+        self.latents = read_latents(model, paths, encode_batch_size, latents)
         frozen = not model.config.trains_trunk
         self.tokens = (
             torch.cat([self._trunk(part).cpu() for part in self.latents.split(encode_batch_size)])
             if frozen
             else None
         )
-
-    @torch.no_grad()
-    def _encode_prompts(self, prompts: Sequence[str]) -> Tensor:
-        generator = self.model.generator
-        parts = [
-            generator.encode_prompts(prompts[start : start + _PROMPTS_AT_ONCE])
-            for start in range(0, len(prompts), _PROMPTS_AT_ONCE)
-        ]
-        return self.model.text_of(concatenate(parts)).cpu()
-
-    @torch.no_grad()
-    def _encode_videos(
-        self, demonstrations: Sequence[Demonstration], batch_size: int, known: dict[Path, Tensor]
-    ) -> Tensor:
-        generator, config = self.model.generator, self.model.config
-        size = (config.num_frames, config.height, config.width)
-        encoded = []
-        for start in range(0, len(demonstrations), batch_size):
-            paths = [demonstration.video for demonstration in demonstrations[start : start + batch_size]]
-            if all(path in known for path in paths):
-                encoded.append(torch.stack([known[path] for path in paths]))
-                continue
-            videos = load_videos(paths, *size, generator.defaults.fps)
-            encoded.append(generator.encode(videos.to(generator.device)).cpu())
-        return torch.cat(encoded)
 
     def _trunk(self, latents: Tensor) -> Tensor:
         """Tokens `[batch, levels, tokens, dim]`; the prompt plays no part in them."""

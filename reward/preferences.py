@@ -12,7 +12,6 @@ relative to the file.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import random
@@ -21,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
-from generator.output import InputError, write_jsonl
+from generator.folders import file_identity
+from generator.output import InputError, read_jsonl, write_jsonl
 
 DIMENSIONS = ("overall", "visual", "motion", "alignment")
 MIN_VIDEOS, MAX_VIDEOS = 2, 9
@@ -67,105 +67,99 @@ class PreferencePair(TypedDict):
     tie: bool
 
 
-def _fail(path: Path, line: int, found: str) -> InputError:
-    return InputError(f"{path}, line {line}: {found}.")
+def _fail(place: str, found: str) -> InputError:
+    return InputError(f"{place}: {found}.")
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _check_ranks(row: dict[str, Any], videos: list[str], path: Path, line: int) -> list[int]:
+def _check_ranks(row: dict[str, Any], videos: list[str], place: str) -> list[int]:
     ranks = row.get("ranks")
     if not isinstance(ranks, list) or not ranks:
         raise _fail(
-            path,
-            line,
+            place,
             f"the ranking of {row['prompt']!r} has no order: give `ranks`, one whole number a video, lower "
             "is better",
         )
     if len(ranks) != len(videos):
         raise _fail(
-            path,
-            line,
+            place,
             f"{len(ranks)} ranks were found for {len(videos)} videos: give exactly one rank a video",
         )
     for rank in ranks:
         if not _is_number(rank) or rank != int(rank) or rank < MISSING:
             raise _fail(
-                path,
-                line,
+                place,
                 f"the rank {rank!r} is not a whole number from 0 on (or -1 for a video not judged)",
             )
     if sum(rank != MISSING for rank in ranks) < 2:
         raise _fail(
-            path,
-            line,
+            place,
             f"the ranking of {row['prompt']!r} has no order: at least two of its videos must have a rank",
         )
     return [int(rank) for rank in ranks]
 
 
-def _check_videos(row: dict[str, Any], path: Path, line: int) -> list[str]:
+def _check_videos(row: dict[str, Any], folder: Path, place: str) -> list[str]:
     videos = row.get("videos")
     if not isinstance(videos, list) or not all(isinstance(video, str) and video for video in videos):
-        raise _fail(path, line, "`videos` must be a list of paths")
+        raise _fail(place, "`videos` must be a list of paths")
     if not MIN_VIDEOS <= len(videos) <= MAX_VIDEOS:
         raise _fail(
-            path,
-            line,
+            place,
             f"{len(videos)} videos were found, but a ranking has {MIN_VIDEOS} to {MAX_VIDEOS} of them",
         )
     for video in videos:
-        if not (path.parent / video).is_file():
+        if not (folder / video).is_file():
             raise _fail(
-                path,
-                line,
+                place,
                 f"the video {video} does not exist: paths are relative to the folder of the rankings file",
             )
-    if len({os.path.normpath(video) for video in videos}) != len(videos):
-        raise _fail(path, line, "a video stands twice in one ranking: name each video once")
+    check_distinct([folder / video for video in videos], place)
     return videos
 
 
-def _check_votes(row: dict[str, Any], videos: list[str], path: Path, line: int) -> list[float] | None:
+def _check_votes(row: dict[str, Any], videos: list[str], place: str) -> list[float] | None:
     votes = row.get("votes")
     if votes is None:
         return None
     good = isinstance(votes, list) and len(votes) == len(videos)
     if not good or not all(_is_number(vote) and vote >= 0 for vote in votes):
-        raise _fail(path, line, f"`votes` must hold one number from 0 on a video, but {votes!r} was found")
+        raise _fail(place, f"`votes` must hold one number from 0 on a video, but {votes!r} was found")
     return [float(vote) for vote in votes]
 
 
-def _parse_row(text: str, path: Path, line: int) -> Ranking:
-    try:
-        row = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise _fail(
-            path, line, f"this is not JSON ({error.msg}): each line must be one JSON object"
-        ) from None
-    if not isinstance(row, dict):
-        raise _fail(path, line, f"a JSON object was expected, but a {type(row).__name__} was found")
+def check_distinct(videos: Sequence[Path], place: str) -> None:
+    """Raises `InputError`, with `place` in it, if two videos of a ranking are one file, under whatever names."""
+    if len({file_identity(video) for video in videos}) != len(videos):
+        raise InputError(
+            f"{place}: two videos of one ranking are one file ({', '.join(map(str, videos))}): name each video once, "
+            "and keep files that share a name at the paths that the file names."
+        )
+
+
+def _parse_row(row: dict[str, Any], folder: Path, place: str) -> Ranking:
     prompt = row.get("prompt")
     if not isinstance(prompt, str) or not prompt.strip():
-        raise _fail(path, line, "`prompt` must be a non-empty text")
+        raise _fail(place, "`prompt` must be a non-empty text")
     dimension = row.get("dimension") or "overall"
     if dimension not in DIMENSIONS:
-        raise _fail(path, line, f"the dimension {dimension!r} is unknown: use one of {', '.join(DIMENSIONS)}")
+        raise _fail(place, f"the dimension {dimension!r} is unknown: use one of {', '.join(DIMENSIONS)}")
     seconds = row.get("seconds")
     if seconds is not None and not _is_number(seconds):
-        raise _fail(path, line, f"`seconds` must be a number, but {seconds!r} was found")
-    videos = _check_videos(row, path, line)
+        raise _fail(place, f"`seconds` must be a number, but {seconds!r} was found")
+    videos = _check_videos(row, folder, place)
     return Ranking(
         prompt=prompt,
-        videos=[path.parent / video for video in videos],
-        ranks=_check_ranks(row, videos, path, line),
+        videos=[folder / video for video in videos],
+        ranks=_check_ranks(row, videos, place),
         dimension=dimension,
         annotator=str(row.get("annotator") or ""),
         seconds=None if seconds is None else float(seconds),
         created_at=row.get("created_at"),
-        votes=_check_votes(row, videos, path, line),
+        votes=_check_votes(row, videos, place),
     )
 
 
@@ -198,12 +192,7 @@ def read_rankings(path: str | Path) -> list[Ranking]:
         raise InputError(
             f"The rankings file {path} does not exist: give the path of a JSONL file of rankings."
         )
-    try:
-        # Not `splitlines`, which also breaks at characters that JSON allows inside strings, such as U+2028.
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise InputError(f"The rankings file {path} is not UTF-8 text: save it as UTF-8.") from error
-    rankings = [_parse_row(text, path, number) for number, text in enumerate(lines, start=1) if text.strip()]
+    rankings = [_parse_row(row, path.parent, place) for place, row in read_jsonl(path)]
     if not rankings:
         raise InputError(
             f"The rankings file {path} is empty: it needs at least one ranking, one JSON object a line."

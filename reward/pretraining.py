@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from tqdm import trange
 
-from generator.base import concatenate, select
+from generator.base import select
 from generator.output import InputError
 from reward.models.latent import LatentRewardModel
 from reward.preferences import MISSING, Ranking
-from reward.ranking_data import load_videos
+from reward.ranking_data import read_conditions, read_latents
 from reward.ranking_model import RankingLikelihood, RankingModel
 
 _PROMPTS_AT_ONCE = 512
@@ -72,29 +72,11 @@ class RankingPretraining:
         self.ranks, self.videos, self.prompts, self.dimension = (
             value.to(model.device) for value in (self.ranks, self.videos, self.prompts, self.dimension)
         )
-        with torch.no_grad():
-            parts = [
-                model.generator.encode_prompts(prompts[start : start + _PROMPTS_AT_ONCE])
-                for start in range(0, len(prompts), _PROMPTS_AT_ONCE)
-            ]
-            self.conditions = concatenate(parts)
-            self.latents = self._encode(paths, encode_batch_size, latents or {})
+        self.conditions = read_conditions(model, prompts, _PROMPTS_AT_ONCE)
+        self.latents = read_latents(model, paths, encode_batch_size, latents).to(model.device)
 
     def __len__(self) -> int:
         return len(self.ranks)
-
-    def _encode(self, paths: Sequence[Path], batch_size: int, known: dict[Path, Tensor]) -> Tensor:
-        generator, config = self.model.generator, self.model.config
-        encoded = []
-        for start in range(0, len(paths), batch_size):
-            part = paths[start : start + batch_size]
-            if all(path in known for path in part):
-                encoded.append(torch.stack([known[path] for path in part]).to(generator.device))
-                continue
-            size = (config.num_frames, config.height, config.width)
-            videos = load_videos(part, *size, generator.defaults.fps)
-            encoded.append(generator.encode(videos.to(generator.device)))
-        return torch.cat(encoded)
 
     def scores_and_loss(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Scores `[rows, K]` and the mean loss of the rankings at `rows`."""

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from generator.base import Conditions, concatenate, select
+from generator.base import Conditions, select
+from generator.latent_cache import encode_files, encode_prompts_cached
 from generator.one_or_several import as_list
 from generator.output import InputError
 from reward.models.latent import Features, LatentRewardModel
@@ -22,16 +23,36 @@ from reward.preferences import MISSING, Ranking
 VideoKey = tuple[str, Path]
 
 
-def load_videos(paths: Sequence[Path], num_frames: int, height: int, width: int, fps: float) -> Tensor:
-    """Videos of any size and rate as `[videos, 3, num_frames, height, width]` in [-1, 1].
+def read_latents(
+    model: LatentRewardModel,
+    paths: Sequence[Path],
+    batch_size: int = 16,
+    known: dict[Path, Tensor] | None = None,
+    progress: bool = True,
+) -> Tensor:
+    """Latents `[paths, channels, frames, height, width]` (float32, CPU) of video files in the model's size; what was
+    encoded before is read from the disk (`generator.latent_cache`).
+
+    Args:
+        known: latents of some files, which are not read.
 
     Raises:
         InputError: a file is missing or is not a video; it is named.
     """
     paths = as_list(paths)
-    from generator.video import read_clip
+    latents = dict(known or {})
+    missing = [path for path in dict.fromkeys(paths) if path not in latents]
+    size = (model.config.num_frames, model.config.height, model.config.width)
+    if missing:
+        encoded = encode_files(model.generator, missing, *size, batch_size=batch_size, progress=progress)
+        latents |= dict(zip(missing, encoded, strict=True))
+    return torch.stack([latents[path].cpu() for path in paths])
 
-    return torch.stack([read_clip(path, num_frames, height, width, fps) for path in paths])
+
+def read_conditions(model: LatentRewardModel, prompts: Sequence[str], batch_size: int = 64) -> Conditions:
+    """Conditions of distinct prompts, one row each, on the model's device; see `encode_prompts_cached`."""
+    conditions = encode_prompts_cached(model.generator, prompts, batch_size=batch_size)
+    return {name: value.to(model.generator.device) for name, value in conditions.items()}
 
 
 @dataclass
@@ -80,37 +101,28 @@ def encode_videos(
     if not keys:
         raise InputError("There are no rankings to encode: give a rankings file with at least one ranking.")
     generator, config = model.generator, model.config
+    encoded_latents = read_latents(model, [path for _, path in keys], batch_size, latents, progress)
     prompts = list(dict.fromkeys(prompt for prompt, _ in keys))
-    encoded = concatenate([generator.encode_prompts(prompts[i : i + 64]) for i in range(0, len(prompts), 64)])
+    encoded = read_conditions(model, prompts)
     row_of_prompt = {prompt: row for row, prompt in enumerate(prompts)}
     conditions = select(encoded, [row_of_prompt[prompt] for prompt, _ in keys])
-    all_latents: list[Tensor] = []
     features: list[Features] = []
     place = torch.device("cpu")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        for start in tqdm(
-            range(0, len(keys), batch_size), desc="Encoding ranked videos", unit="batch", disable=not progress
-        ):
-            paths = [path for _, path in keys[start : start + batch_size]]
-            known = [latents.get(path) if latents else None for path in paths]
-            if all(value is not None for value in known):
-                chunk = torch.stack([value for value in known if value is not None]).to(generator.device)
-            else:
-                size = (config.num_frames, config.height, config.width)
-                videos = load_videos(paths, *size, generator.defaults.fps)
-                chunk = generator.encode(videos.to(generator.device))
-            all_latents.append(chunk.cpu())
-            part = model.features(chunk, select(conditions, slice(start, start + len(paths))), train=True)
+        starts = range(0, len(keys), batch_size)
+        for start in tqdm(starts, desc="Features of ranked videos", unit="batch", disable=not progress):
+            chunk = encoded_latents[start : start + batch_size].to(generator.device)
+            part = model.features(chunk, select(conditions, slice(start, start + len(chunk))), train=True)
             if config.trains_trunk:
                 part.tokens, part.is_video = part.tokens[:, :, :0], part.is_video[:, :0]
                 part.quality = part.quality[:, :, :0]
             if not features:
-                place = _place_of_features(part, len(paths) / len(keys), generator.device)
+                place = _place_of_features(part, len(chunk) / len(keys), generator.device)
             features.append(part.to(place))
     return EncodedVideos(
         index={key: row for row, key in enumerate(keys)},
-        latents=torch.cat(all_latents),
+        latents=encoded_latents,
         conditions={name: value.cpu() for name, value in conditions.items()},
         features=Features.concatenate(features),
     )

@@ -17,6 +17,12 @@ class RewardConfig(EngineArguments):
     """`transformers.TrainingArguments` with other defaults, and what a latent reward model and its training
     need."""
 
+    overwrite: bool = field(
+        default=False,
+        metadata={
+            "help": "Delete what this command wrote into the output folder before; other files are never deleted."
+        },
+    )
     learning_rate: float = field(default=1e-3, metadata={"help": "Initial learning rate of AdamW."})
     num_train_epochs: float = field(default=30, metadata={"help": "Passes over the training rankings."})
     per_device_train_batch_size: int = field(default=16, metadata={"help": "Rankings in a step on a device."})

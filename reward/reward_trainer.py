@@ -8,12 +8,9 @@ temperature are chosen on the validation split → figures are measured on held-
 
 from __future__ import annotations
 
-import hashlib
 import json
-import platform
 from collections import defaultdict
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -119,9 +116,10 @@ class RankingTrainer(CheckpointingTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Writes what is trained (frozen weights come from the base model again) and the best weights so far."""
+        model: Any = self.model
         if state_dict is None:
-            state_dict = self.model.state_dict()
-        frozen = {name for name, p in self.model.named_parameters() if not p.requires_grad}
+            state_dict = model.state_dict()
+        frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
         own = {name: v.detach().cpu().contiguous() for name, v in state_dict.items() if name not in frozen}
         super()._save(output_dir, own)
         if self.args.should_save and output_dir is not None:
@@ -394,19 +392,3 @@ def split_rankings(
     enough = validation_fraction > 0 and remaining >= 4
     train, validation = split_by_prompt(rest, min(share, 0.5) if enough else 0.0, seed + 1)
     return train, validation, held_out
-
-
-def file_hash(path: str | Path) -> str:
-    """SHA-256 of a file."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that a result depends on."""
-    found = {"python": platform.python_version()}
-    for package in ("vidalign", "torch", "transformers", "diffusers", "peft", "accelerate", "numpy", "av"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

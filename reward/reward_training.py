@@ -16,6 +16,7 @@ from generator.base import VideoGenerator
 from generator.checkpoints import newest_checkpoint
 from generator.demonstrations import Demonstration
 from generator.output import InputError, write_json
+from generator.provenance import file_hash, versions
 from generator.zero import whole_weights, zero_stage
 from reward.matching_training import DemonstrationMatching
 from reward.models.ensemble import MEMBER, EnsembleRewardModel
@@ -25,7 +26,7 @@ from reward.preferences import DIMENSIONS, Ranking
 from reward.pretraining import RankingPretraining
 from reward.ranking_data import EncodedVideos
 from reward.reward_config import RewardConfig
-from reward.reward_trainer import RewardTrainer, file_hash, split_rankings, versions
+from reward.reward_trainer import RewardTrainer, split_rankings
 
 
 def build_reward_model(

@@ -21,6 +21,7 @@ from transformers import set_seed
 
 from generator.bounded_reading import read_within
 from generator.output import InputError, write_json
+from generator.provenance import file_hash, versions
 from generator.zero import outside_engine, whole_weights
 from reward.losses import informative, masked_dimensions
 from reward.metrics import Pairs, evaluate_pairs, pairs_of_rankings
@@ -32,10 +33,8 @@ from reward.reward_config import RewardConfig
 from reward.reward_trainer import (
     KeepBest,
     RankingTrainer,
-    file_hash,
     split_rankings,
     store_normalisation,
-    versions,
 )
 
 CACHED_BYTES = 2**30

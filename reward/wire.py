@@ -20,7 +20,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from generator.one_or_several import as_list
-from generator.output import InputError
+from generator.output import InputError, check_storable
 
 TENSORS = "application/octet-stream"
 
@@ -57,6 +57,7 @@ def check(videos: Tensor, prompts: object) -> tuple[Tensor, list[str]]:
     """
     if not isinstance(prompts, list) or not all(isinstance(prompt, str) for prompt in prompts):
         raise InputError("`prompts` must be a list of texts.")
+    check_storable(prompts, "A prompt of the request is not usable")
     if videos.ndim != 5 or videos.shape[1] != 3 or len(videos) != len(prompts):
         raise InputError(
             f"Videos of shape {tuple(videos.shape)} and {len(prompts)} prompts were sent: [batch, 3, frames, height, "

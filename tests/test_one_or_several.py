@@ -13,7 +13,7 @@ from alignment.cli import main
 from alignment.commands.evaluate import CompareArguments, EvaluateArguments, name_adapters
 from alignment.commands.ppo import PPOArguments
 from alignment.guided_sampling import sample_aligned
-from alignment.latent_dataset import PromptTable, encode_files
+from alignment.latent_dataset import PromptTable
 from alignment.ppo_config import PPOConfig
 from alignment.ppo_trainer import PPOTrainer
 from alignment.prompted_generation import VideoPromptArguments
@@ -21,6 +21,7 @@ from alignment.reward_mixture import RewardMixture
 from alignment.rollout_run import PromptsAndRewards
 from generator.demonstrations import read_demonstrations, write_demonstrations
 from generator.editing import edit
+from generator.latent_cache import encode_files
 from generator.output import InputError
 from generator.sampling import encode_unique_prompts, generate_latents
 from generator.testing import tiny_generator

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 from alignment.cli import Verb
 from alignment.loading_arguments import LoadingArguments
 from alignment.next_command import WORLD_PROMPTS, given_flags, new_folder, show_next
+from generator.folders import visible_files
 from generator.one_or_several import as_list
 from generator.output import InputError, refuse_unwritable
 from generator.pixel_formats import PIXEL_FORMAT_HELP, PIXEL_FORMATS, check_pixel_format
+from generator.provenance import file_hash, versions
 
 if TYPE_CHECKING:
     from generator.base import VideoGenerator
@@ -169,7 +171,6 @@ def run(
     from reward.adherence.comparison import GenerationSettings, compare_models
     from reward.adherence.suites import load_suite
     from reward.adherence.verifiers import check_prompts_of
-    from reward.reward_trainer import versions
 
     loading = loading or LoadingArguments()
     _check_numbers(arguments)
@@ -350,8 +351,6 @@ def print_summary(summary: dict[str, Any], output_dir: str) -> None:
 
 
 def _file_hash(path: str) -> str | None:
-    from reward.reward_trainer import file_hash
-
     return file_hash(path) if Path(path).is_file() else None
 
 
@@ -360,7 +359,7 @@ def _folder_hash(path: str) -> str:
     import hashlib
 
     digest = hashlib.sha256()
-    for file in sorted(Path(path).glob("*.safetensors")):
+    for file in visible_files(path, [".safetensors"]):
         digest.update(file.read_bytes())
     return digest.hexdigest()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
@@ -18,7 +17,7 @@ from alignment.prompted_generation import VideoPromptArguments, prompted
 from generator.base import VideoGenerator
 from generator.demonstrations import METADATA
 from generator.lost_words import warn_of_lost_words
-from generator.output import InputError, refuse_unwritable, write_json, write_jsonl
+from generator.output import InputError, read_json, refuse_unwritable, write_json, write_jsonl
 from generator.output_folder import Outputs, check_output_dir, named_videos, open_output_dir, require_own
 from generator.pixel_formats import PIXEL_FORMAT_HELP, PIXEL_FORMATS, check_pixel_format
 from generator.prompts import PromptRecord, read_prompts
@@ -319,7 +318,7 @@ def _is_unfinished(arguments: GenerateArguments, state: dict[str, Any], inputs: 
 def _stored_arguments(folder: Path) -> dict[str, Any]:
     """What `generation.json` says; nothing where it is missing or damaged."""
     try:
-        found = json.loads((folder / ARGUMENTS_FILE).read_text(encoding="utf-8"))
+        found = read_json(folder / ARGUMENTS_FILE)
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

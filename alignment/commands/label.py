@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import secrets
 import socket
@@ -15,7 +14,7 @@ from alignment.cli import Verb
 from alignment.label_campaign import CAMPAIGN_HELP, DB_HELP, command_line_user
 from alignment.label_verbs import LEAD_VERBS, reward_score
 from alignment.next_command import new_folder, show_next
-from generator.output import InputError
+from generator.output import InputError, read_jsonl
 from labeling_app.backup import backup, restore
 from labeling_app.contents import changed_files, task_media
 from labeling_app.database import existing_database
@@ -23,12 +22,12 @@ from labeling_app.demonstrations import export_demonstrations
 from labeling_app.exchange import export_preferences, import_preferences
 from labeling_app.export import export_rankings
 from labeling_app.hidden_checks import HiddenChecks, hidden_checks
-from labeling_app.importing import import_tasks
+from labeling_app.importing import import_tasks, read_candidates
 from labeling_app.quality import agreement, skips
 from labeling_app.reliability import reliabilities
 from labeling_app.simulate import Score, precomputed_scores, simulate
 from labeling_app.store import Store
-from reward.formats import FORMAT_HELP, FORMATS, OWN
+from reward.formats import FORMAT_HELP, FORMATS, OWN, read_preferences
 
 HELP = (
     "collect human rankings and demonstrations: serve, import, select, export, quality, simulate, backup, …"
@@ -269,6 +268,7 @@ def run_import(arguments: ImportArguments) -> None:
     if arguments.videos is None:
         _import_preferences(arguments)
         return
+    read_candidates([Path(source) for source in arguments.videos])  # A mistake in a file makes no database.
     with Store(arguments.db) as store:
         summary = import_tasks(
             store,
@@ -287,6 +287,9 @@ def run_import(arguments: ImportArguments) -> None:
 
 
 def _import_preferences(arguments: ImportArguments) -> None:
+    read_preferences(
+        arguments.preferences or "", arguments.format
+    )  # A mistake in the file makes no database.
     with Store(arguments.db) as store:
         done = import_preferences(
             store,
@@ -449,10 +452,10 @@ def run_simulate(arguments: SimulateArguments) -> None:
 
 def _scores_from_file(path: Path) -> Score:
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+        rows = [row for _, row in read_jsonl(path)]
         return precomputed_scores({path.parent / row["video"]: float(row["score"]) for row in rows})
-    except OSError as error:
-        raise InputError(f"The scores {path} cannot be read ({error.strerror}): correct the path.") from error
+    except InputError:
+        raise
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f'{path} is not a file of scores: each line needs "video" and a number as "score".'

@@ -79,12 +79,6 @@ class RewardArguments:
             "database weighed by how reliable each annotator is."
         },
     )
-    overwrite: bool = field(
-        default=False,
-        metadata={
-            "help": "Delete what this command wrote into the output folder before; other files are never deleted."
-        },
-    )
 
 
 @dataclass
@@ -239,7 +233,6 @@ def run(arguments: RewardArguments, config: RewardConfig, vlm: VLMArguments) -> 
         )
     if arguments.weights_from:
         _take_trunk(arguments, config)
-    config.overwrite = arguments.overwrite
     inputs = [arguments.model, arguments.adapter, arguments.preferences, arguments.demonstrations]
     inputs += [arguments.pretraining, arguments.weights_from, vlm.vlm, vlm.vlm_settings]
     checkpoint = check_training_dir(config, OUTPUTS, CONFIG_NAME, [name for name in inputs if name])
@@ -267,7 +260,7 @@ def run(arguments: RewardArguments, config: RewardConfig, vlm: VLMArguments) -> 
         vlm_reward_config(vlm, config, rankings)
     first = config.process_index == 0
     if first:
-        open_output_dir(str(config.output_dir), OUTPUTS, arguments.overwrite, go_on)
+        open_output_dir(str(config.output_dir), OUTPUTS, config.overwrite, go_on)
     table = RewardTable(rankings)
     if arguments.model_type == "vlm":
         _, metrics = train_vlm_reward_model(rankings, vlm, config, source, callbacks=[table])
@@ -352,11 +345,11 @@ def run_evaluate(arguments: EvaluateArguments) -> None:
     """Writes the report and prints the accuracy of each dimension beside its baselines."""
     from dataclasses import asdict
 
+    from generator.provenance import file_hash, versions
     from generator.video import check_videos
     from reward import load_reward
     from reward.evaluation import calibration_of, evaluate_reward, held_out_of_training
     from reward.evaluation_report import EVALUATION_OUTPUTS, write_evaluation
-    from reward.reward_trainer import file_hash, versions
 
     if arguments.batch_size < 1:
         raise InputError(f"--batch_size is {arguments.batch_size}, but it must be at least 1.")

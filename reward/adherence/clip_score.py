@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from generator.one_or_several import as_list
-from generator.output import InputError
+from generator.output import InputError, read_json
 from reward.adherence.verifiers import Judgement
 
 WEIGHT = 2.5
@@ -65,7 +64,7 @@ class ClipScore:
         settings: dict[str, Any] = {}
         stored = Path(path) / "preprocessor_config.json"
         if stored.is_file():
-            settings = json.loads(stored.read_text(encoding="utf-8"))
+            settings = read_json(stored)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         return cls(
             model.to(device),

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from generator.base import VideoGenerator
 from generator.one_or_several import as_list
-from generator.output import InputError, write_json, write_jsonl
+from generator.output import InputError, read_json, read_jsonl, write_json, write_jsonl
 from generator.output_folder import Outputs, check_output_dir, named_videos, open_output_dir, require_own
 from generator.pixel_formats import PIXEL_FORMATS
 from generator.prompts import PromptRecord
@@ -89,7 +89,7 @@ def check_evaluation(output_dir: str | Path, settings: Mapping[str, Any], overwr
 def _stored_settings(folder: Path) -> dict[str, Any]:
     """What the settings of an evaluation's folder say; nothing where they are missing or damaged."""
     try:
-        found = json.loads((folder / SETTINGS_NAME).read_text(encoding="utf-8"))
+        found = read_json(folder / SETTINGS_NAME)
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -126,9 +126,13 @@ def read_samples(path: Path) -> list[Sample]:
     """The samples of `metadata.jsonl`; none where it does not exist."""
     if not path.is_file():
         return []
-    # Not `splitlines`, which also breaks at characters that JSON allows inside strings, such as U+2028.
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [Sample(**json.loads(line)) for line in lines if line]
+    samples = []
+    for place, row in read_jsonl(path):
+        try:
+            samples.append(Sample(**row))
+        except TypeError as error:
+            raise InputError(f"{place}: this is not a judged video ({error}): restore the file.") from error
+    return samples
 
 
 def compare_models(
@@ -230,7 +234,7 @@ def repeatable(folder: Path) -> dict[str, Any]:
     """What a repetition needs beside the settings: the values that unset sizes stood for, and the bootstrap's."""
     stored = folder / DEFAULTS_NAME
     return {
-        "model_defaults": json.loads(stored.read_text(encoding="utf-8")) if stored.is_file() else {},
+        "model_defaults": read_json(stored) if stored.is_file() else {},
         "bootstrap": {"resamples": RESAMPLES, "confidence": CONFIDENCE, "seed": 0, "clusters": "prompts"},
     }
 

@@ -7,13 +7,13 @@ claim, a question counts as failed when one of its parents failed, and the score
 from __future__ import annotations
 
 import csv
-import json
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from generator.output import InputError
+from generator.output import InputError, read_jsonl, read_text
 
 YES = 0.5
 """An answer of at least this probability is a yes."""
@@ -146,20 +146,13 @@ def read_question_graphs(path: str | Path) -> dict[str, QuestionGraph]:
 
 def _read_jsonl(path: Path) -> dict[str, QuestionGraph]:
     graphs: dict[str, QuestionGraph] = {}
-    try:
-        # Not `splitlines`, which also breaks at characters that JSON allows inside strings, such as U+2028.
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise InputError(f"The question file {path} is not UTF-8 text: save it as UTF-8.") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        place = f"{path}, line {number}"
+    for place, row in read_jsonl(path):
         try:
-            row = json.loads(line)
             questions = [_question(item) for item in row["questions"]]
             prompt = row["prompt"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            if not isinstance(prompt, str):
+                raise TypeError("`prompt` is no text")
+        except (KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f'{place}: expected {{"prompt": …, "questions": [{{"name", "text"}}, …]}} ({error!r}).'
             ) from error
@@ -190,10 +183,9 @@ _DSG_COLUMNS = ("text", "proposition_id", "dependency", "category_broad", "quest
 
 def _read_dsg(path: Path) -> dict[str, QuestionGraph]:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file, restval=""))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} is not a readable .csv file ({error}): save it as UTF-8.") from error
+        rows = list(csv.DictReader(io.StringIO(read_text(path, newline=""), newline=""), restval=""))
+    except csv.Error as error:
+        raise InputError(f"{path} is not a readable .csv file ({error}): export it again.") from error
     missing = [name for name in _DSG_COLUMNS if rows and name not in rows[0]]
     if missing:
         raise InputError(

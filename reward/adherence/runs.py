@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from generator.one_or_several import as_list
-from generator.output import InputError
+from generator.output import InputError, read_json
 from generator.output_folder import Outputs, check_output_dir, open_output_dir
 from generator.video import read_video
 from reward.adherence.comparison import METADATA_NAME, REPORT_NAME, read_samples, repeatable
@@ -62,7 +62,7 @@ def _samples_of_run(name: str, folder: Path, output_dir: Path) -> list[Sample]:
 
 
 def _settings_of(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / REPORT_NAME).read_text(encoding="utf-8")).get("settings", {})
+    return read_json(folder / REPORT_NAME).get("settings", {})
 
 
 def differing_settings(settings: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -6,14 +6,14 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from generator.output import InputError
+from generator.folders import visible_files
+from generator.output import InputError, read_json
 from generator.prompts import PromptRecord, read_prompts
 from generator.world import Meaning, describe, sample_meaning
 from generator.world.meaning import count_claims, is_held_out
@@ -128,10 +128,7 @@ def _world_suite(source: str, rest: str) -> PromptSuite:
 def _read_json(path: Path, what: str) -> list[Any]:
     if not path.is_file():
         raise InputError(f"The file {path} of {what} does not exist: check the path.")
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not JSON ({error}): a list of objects was expected.") from error
+    rows = read_json(path)
     if not isinstance(rows, list) or not rows:
         raise InputError(f"{path} holds no list of objects, which {what} has: check the file.")
     return rows
@@ -160,7 +157,7 @@ def _vbench_suite(source: str, path: Path) -> PromptSuite:
 
 
 def _compbench_suite(source: str, path: Path) -> PromptSuite:
-    files = sorted(path.glob("*.json")) or sorted(path.glob("*.txt")) if path.is_dir() else [path]
+    files = visible_files(path, [".json"]) or visible_files(path, [".txt"]) if path.is_dir() else [path]
     if not files:
         raise InputError(f"The folder {path} holds no .json or .txt file of T2V-CompBench: check the path.")
     rows: list[tuple[str, set[str]]] = []

@@ -7,13 +7,13 @@ the original script, which counts a missing dimension as 0, a missing dimension 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from generator.folders import visible_files
 from generator.one_or_several import as_list
-from generator.output import InputError
+from generator.output import InputError, read_json
 
 NORMALISATION: dict[str, tuple[float, float]] = {
     "subject_consistency": (0.1462, 1.0),
@@ -98,20 +98,17 @@ def read_results(paths: Sequence[str | Path]) -> dict[str, float]:
     paths = as_list(paths)
     files: list[Path] = []
     for path in map(Path, paths):
-        files += (
-            sorted(path.glob("*eval_results.json")) or sorted(path.glob("*.json"))
-            if path.is_dir()
-            else [path]
-        )
+        found = visible_files(path, [".json"]) if path.is_dir() else [path]
+        files += [file for file in found if file.name.endswith("eval_results.json")] or found
     scores: dict[str, float] = {}
     for file in files:
         if not file.is_file():
             raise InputError(
                 f"The results file {file} does not exist: name VBench's *_eval_results.json files."
             )
+        document = read_json(file)
         try:
-            document = json.loads(file.read_text(encoding="utf-8"))
-            found = {
+            values = {
                 str(name): float(value[0] if isinstance(value, list) else value)
                 for name, value in document.items()
             }
@@ -119,7 +116,7 @@ def read_results(paths: Sequence[str | Path]) -> dict[str, float]:
             raise InputError(
                 f"{file} is not a results file of VBench: expected {{dimension: [score, […]]}} ({error})."
             ) from error
-        for name, value in found.items():
+        for name, value in values.items():
             if scores.setdefault(name, value) != value:
                 raise InputError(
                     f"{file} says {value} of {name}, another file {scores[name]}: keep one of them."

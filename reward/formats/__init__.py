@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -69,12 +68,6 @@ def read_preferences(path: str | Path, format: str = "auto") -> list[Ranking]:
     if module is None:
         return read_rankings(path)
     rankings = module.read(path)
-    for ranking in rankings:
-        if len({os.path.normpath(video) for video in ranking.videos}) != len(ranking.videos):
-            raise InputError(
-                f"{path}: two videos of {ranking.prompt!r} are one file ({', '.join(v.name for v in ranking.videos)}): "
-                "name each video once, and keep files that share a name at the paths that the table names."
-            )
     if not any(ranking.has_order for ranking in rankings):
         raise InputError(f"{path} holds no order at all: at least one row must put one video above another.")
     return rankings

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from generator.output import InputError
-from reward.formats.tables import Row, find_video, read_rows, text_of, write_rows
+from reward.formats.tables import Row, VideoFinder, read_rows, text_of, write_rows
 from reward.preferences import Ranking
 
 RANKS = {"leftvote": [1, 2], "rightvote": [2, 1], "tievote": [1, 1], "bothbad_vote": [1, 1]}
@@ -27,13 +27,13 @@ def fits(row: Row) -> bool:
 
 def read(path: Path) -> list[Ranking]:
     """One overall ranking of two videos for each vote."""
-    rankings = []
+    rankings, finder = [], VideoFinder(path.parent)
     for number, row in enumerate(read_rows(path), start=1):
         where = f"{path}, row {number}"
         vote = row.get("vote_type")
         if not isinstance(vote, str) or vote not in RANKS:
             raise InputError(f"{where}: vote_type is {vote!r}, expected one of {', '.join(RANKS)}.")
-        videos = [find_video(path.parent, row.get(side), where) for side in ("left_video", "right_video")]
+        videos = finder.find([row.get("left_video"), row.get("right_video")], where)
         rankings.append(Ranking(text_of(row, "prompt", where), videos, RANKS[vote]))
     return rankings
 

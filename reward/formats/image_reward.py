@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from generator.output import InputError
-from reward.formats.tables import Row, find_video, read_rows, text_of, write_rows
+from reward.formats.tables import Row, VideoFinder, read_rows, text_of, write_rows
 from reward.preferences import MAX_VIDEOS, MIN_VIDEOS, Ranking
 
 
@@ -23,7 +23,7 @@ def fits(row: Row) -> bool:
 
 def read(path: Path) -> list[Ranking]:
     """One overall ranking for each object."""
-    rankings = []
+    rankings, finder = [], VideoFinder(path.parent)
     for number, row in enumerate(read_rows(path), start=1):
         where = f"{path}, entry {number}"
         generations, ranks = row.get("generations"), row.get("ranking")
@@ -35,7 +35,7 @@ def read(path: Path) -> list[Ranking]:
             )
         if not all(isinstance(rank, int) and rank >= 0 for rank in ranks):
             raise InputError(f"{where}: the ranking {ranks!r} must hold whole numbers from 0 on.")
-        videos = [find_video(path.parent, name, where) for name in generations]
+        videos = finder.find(generations, where)
         rankings.append(Ranking(text_of(row, "prompt", where), videos, ranks))
     return rankings
 

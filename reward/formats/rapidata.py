@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from generator.output import InputError
-from reward.formats.tables import Row, find_video, read_rows, text_of, write_rows
+from reward.formats.tables import Row, VideoFinder, read_rows, text_of, write_rows
 from reward.preferences import Ranking
 
 QUESTIONS = {"Preference": "overall", "Coherence": "motion", "Alignment": "alignment", "Aesthetic": "visual"}
@@ -32,13 +32,12 @@ def fits(row: Row) -> bool:
 
 def read(path: Path) -> list[Ranking]:
     """A ranking with votes for each question of each row that was answered."""
-    rankings = []
+    rankings, finder = [], VideoFinder(path.parent)
     for number, row in enumerate(read_rows(path), start=1):
         where = f"{path}, row {number}"
-        videos = [
-            find_video(path.parent, row.get(f"file_name{side}") or row.get(f"video{side}"), where)
-            for side in (1, 2)
-        ]
+        videos = finder.find(
+            [row.get(f"file_name{side}") or row.get(f"video{side}") for side in (1, 2)], where
+        )
         prompt = text_of(row, "prompt", where)
         for question, dimension in QUESTIONS.items():
             votes = [_share(row.get(f"{name}{question}"), where) for name in SHARES]

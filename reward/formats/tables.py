@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-from generator.output import InputError, atomic_path, write_jsonl
+from generator.output import (
+    InputError,
+    atomic_path,
+    check_storable,
+    read_json,
+    read_jsonl,
+    read_text,
+    write_jsonl,
+)
+from reward.preferences import check_distinct
 
 Row = dict[str, Any]
 SUFFIXES = (".csv", ".json", ".jsonl", ".parquet")
@@ -19,7 +30,7 @@ def read_rows(path: Path) -> list[Row]:
     """The rows of a table, by the suffix of its file.
 
     Raises:
-        InputError: the file is missing, empty, of another kind, or not what its suffix says.
+        InputError: the file is missing, empty, of another kind, not what its suffix says, or not UTF-8.
     """
     if not path.is_file():
         raise InputError(f"The preferences file {path} does not exist: give the path of a file of rankings.")
@@ -30,29 +41,30 @@ def read_rows(path: Path) -> list[Row]:
         )
     try:
         rows = readers[path.suffix](path)
+    except InputError:
+        raise
     except (ValueError, csv.Error, OSError) as error:
         raise InputError(f"{path} is not a readable {path.suffix[1:]} file: {error}.") from error
     if not rows or not all(isinstance(row, dict) for row in rows):
         raise InputError(f"{path} holds no rows: at least one row with named columns is needed.")
+    for number, row in enumerate(rows, start=1):
+        check_storable(row, f"{path}, row {number}")
     return rows
 
 
 def _read_csv(path: Path) -> list[Row]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        return list(csv.DictReader(file))
+    return list(csv.DictReader(io.StringIO(read_text(path, newline=""), newline="")))
 
 
 def _read_json(path: Path) -> list[Row]:
-    document = json.loads(path.read_text(encoding="utf-8-sig"))
+    document = read_json(path)
     if not isinstance(document, list):
         raise ValueError("a list of objects was expected")
     return document
 
 
 def _read_jsonl(path: Path) -> list[Row]:
-    # Not `splitlines`, which also breaks at characters that JSON allows inside strings, such as U+2028.
-    lines = path.read_text(encoding="utf-8-sig").split("\n")
-    return [json.loads(line) for line in lines if line.strip()]
+    return [row for _, row in read_jsonl(path)]
 
 
 def _read_parquet(path: Path) -> list[Row]:
@@ -87,30 +99,61 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
             pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), temporary)
 
 
-def find_video(folder: Path, value: Any, where: str) -> Path:
-    """The file that a column names: a path relative to the table's folder; of an address or a path that is not
-    there, the file of that name in the folder or in its `videos`.
+class VideoFinder:
+    """Finds the files that the rows of a table name.
 
-    Args:
-        value: text, or `{"path": text, …}` as Hugging Face datasets store files.
-        where: names file and row in the error.
-
-    Raises:
-        InputError: there is no such file.
+    A name is a path relative to the table's folder, or an address. Where no file is at its path, the file of the same
+    last name in the folder or in its `videos` is taken, unless another row means that file by another name.
     """
-    named = value.get("path") if isinstance(value, dict) else value
-    if not isinstance(named, str) or not named.strip():
-        raise InputError(f"{where}: {value!r} names no video file.")
-    plain = unquote(urlparse(named).path) if "://" in named else named.strip()
-    candidates = [folder / plain.lstrip("/") if "://" in named else folder / plain]
-    candidates += [folder / Path(plain).name, folder / "videos" / Path(plain).name]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    raise InputError(
-        f"{where}: the video {named} is neither at its path relative to {folder} nor in {folder / 'videos'}: put the "
-        "videos there."
-    )
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.meant: dict[Path, tuple[str, bool]] = {}
+
+    def find(self, values: Sequence[Any], where: str) -> list[Path]:
+        """The files of a row.
+
+        Args:
+            values: texts, or `{"path": text, …}` as Hugging Face datasets store files.
+            where: names file and row in the errors.
+
+        Raises:
+            InputError: there is no such file, two of the values are one file, or a file that was found by its last name
+                alone is meant by two names.
+        """
+        videos = [self._find(value, where) for value in values]
+        check_distinct(videos, where)
+        return videos
+
+    def _find(self, value: Any, where: str) -> Path:
+        named = value.get("path") if isinstance(value, dict) else value
+        if not isinstance(named, str) or not named.strip():
+            raise InputError(f"{where}: {value!r} names no video file.")
+        is_address = "://" in named
+        address = urlparse(named.strip())
+        plain = unquote(address.path) if is_address else named.strip()
+        candidates = [self.folder / (plain.lstrip("/") if is_address else plain)]
+        candidates += [self.folder / Path(plain).name, self.folder / "videos" / Path(plain).name]
+        for number, candidate in enumerate(candidates):
+            if candidate.is_file():
+                meaning = address.netloc + plain if is_address else os.path.normpath(plain)
+                # A bare name means the folder or `videos`; any other fallback gives up what the row says.
+                is_exact = not is_address and (number == 0 or meaning == candidate.name)
+                self._remember(candidate, meaning, is_exact, where)
+                return candidate
+        raise InputError(
+            f"{where}: the video {named} is neither at its path relative to {self.folder} nor in "
+            f"{self.folder / 'videos'}: put the videos there."
+        )
+
+    def _remember(self, file: Path, meaning: str, is_exact: bool, where: str) -> None:
+        """Refuses a second name of a file, unless both lead to it as they stand."""
+        other, other_is_exact = self.meant.setdefault(file.resolve(), (meaning, is_exact))
+        if meaning != other and not (is_exact and other_is_exact):
+            raise InputError(
+                f"{where}: the videos {other} and {meaning} share their last name, and only one file of that name is "
+                f"there ({file}): put both at the paths that the table names."
+            )
 
 
 def text_of(row: Row, column: str, where: str) -> str:

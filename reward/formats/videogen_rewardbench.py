@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from generator.output import InputError
-from reward.formats.tables import Row, find_video, read_rows, text_of, write_rows
+from reward.formats.tables import Row, VideoFinder, read_rows, text_of, write_rows
 from reward.preferences import Ranking
 
 DIMENSIONS = {"VQ": "visual", "MQ": "motion", "TA": "alignment", "Overall": "overall"}
@@ -30,10 +30,10 @@ def fits(row: Row) -> bool:
 
 def read(path: Path) -> list[Ranking]:
     """Each pair's rankings, one for each dimension that has a label."""
-    rankings = []
+    rankings, finder = [], VideoFinder(path.parent)
     for number, row in enumerate(read_rows(path), start=1):
         where = f"{path}, row {number}"
-        videos = [find_video(path.parent, row.get(column), where) for column in ("path_A", "path_B")]
+        videos = finder.find([row.get("path_A"), row.get("path_B")], where)
         prompt = text_of(row, "prompt", where)
         for column, dimension in DIMENSIONS.items():
             label = str(row.get(column) or "").strip()

@@ -28,14 +28,13 @@ from generator.adapters import copy_adapter
 from generator.base import Conditions, VideoGenerator, select
 from generator.one_or_several import as_list
 from generator.output import InputError, files_into
+from generator.provenance import fingerprint, latent_space_fingerprint
 from reward.models.base import RewardModel, Scores, join_scores
 from reward.models.evidence import fixed_noise, implicit_evidence
 from reward.models.heads import Features, MatchingHead, NoiseScale, RewardHead
 from reward.models.latent_config import LatentRewardConfig
 from reward.models.storage import WEIGHTS_NAME, config_from, read_reward_config, write_reward_model
 from reward.models.trunk import (
-    fingerprint,
-    latent_space_fingerprint,
     num_transformer_blocks,
     text_tokens,
     trunk_features,

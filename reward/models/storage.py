@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, TypeVar
 from safetensors.torch import save_file
 from torch import Tensor
 
-from generator.output import InputError, atomic_path, write_json
+from generator.output import InputError, atomic_path, read_json, write_json
 
 CONFIG_NAME = "reward_config.json"
 WEIGHTS_NAME = "reward_model.safetensors"
@@ -37,7 +36,7 @@ def read_reward_config(path: Path) -> dict[str, Any]:
             f"{path} holds no reward model ({CONFIG_NAME} is missing): "
             "give the output folder of `vidalign reward`, `world`, or module:function."
         )
-    return json.loads((path / CONFIG_NAME).read_text(encoding="utf-8"))
+    return read_json(path / CONFIG_NAME)
 
 
 def config_from(document: Mapping[str, Any], kind: type[Config]) -> Config:

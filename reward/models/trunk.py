@@ -1,19 +1,12 @@
-"""Features of a video generator's first transformer blocks, for any family, and fingerprints of its
-weights."""
+"""Features of a video generator's first transformer blocks, for any family."""
 
 from __future__ import annotations
-
-import hashlib
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
-from generator.base import Conditions, VideoGenerator
+from generator.base import BLOCK_LISTS, Conditions, VideoGenerator
 from generator.output import InputError
-
-_BLOCK_LISTS = ("transformer_blocks", "blocks", "layers")
-_SAMPLED_VALUES = 4096
 
 
 def trunk_features(
@@ -66,48 +59,8 @@ def text_tokens(conditions: Conditions) -> Tensor:
 
 def num_transformer_blocks(generator: VideoGenerator) -> int | None:
     """Number of blocks of the transformer, or None where its blocks do not stand in one list."""
-    for name in _BLOCK_LISTS:
+    for name in BLOCK_LISTS:
         blocks = getattr(generator.transformer, name, None)
         if isinstance(blocks, nn.ModuleList) and len(blocks) > 0:
             return len(blocks)
     return None
-
-
-def _weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Named weights without adapters, under the names that they have before PEFT wraps their layers."""
-    for name, value in sorted(module.state_dict().items()):
-        if "lora_" in name:
-            continue
-        yield name.replace(".base_layer", "").replace("base_model.model.", ""), value
-
-
-def fingerprint(module: nn.Module) -> str:
-    """SHA-256 (16 hex digits) over names, shapes and evenly spread values of the weights; adapters do not
-    count.
-
-    At most 4096 values of each weight enter, rounded to bfloat16, so a model of billions of parameters takes seconds.
-    """
-    digest = hashlib.sha256()
-    for name, value in sorted(_weights(module), key=lambda item: item[0]):
-        flat = value.detach().reshape(-1)
-        sample = flat[:: max(1, flat.numel() // _SAMPLED_VALUES)][:_SAMPLED_VALUES]
-        digest.update(f"{name}{tuple(value.shape)}".encode())
-        # Rounded, so that a model that was trained in bfloat16 on a GPU is known again in float32 on a CPU.
-        rounded = sample.to(device="cpu", dtype=torch.bfloat16).float()
-        digest.update(rounded.numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def latent_space_fingerprint(generator: VideoGenerator) -> str:
-    """Fingerprint of everything that makes latents and conditions: all modules of the pipeline but the
-    transformer."""
-    digest = hashlib.sha256()
-    components = getattr(generator.pipeline, "components", {})
-    for name, component in sorted(components.items()):
-        if (
-            isinstance(component, nn.Module)
-            and component is not generator.transformer
-            and name != "transformer"
-        ):
-            digest.update(f"{name}{fingerprint(component)}".encode())
-    return digest.hexdigest()[:16]

@@ -8,7 +8,6 @@ dimension is a linear function of the last hidden state at its token. The model 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,10 +19,10 @@ from torch import Tensor, nn
 
 from generator.base import VideoGenerator
 from generator.one_or_several import as_list
-from generator.output import InputError
+from generator.output import InputError, read_json
+from generator.provenance import fingerprint
 from reward.models.base import RewardModel, Scores
 from reward.models.storage import WEIGHTS_NAME, config_from, read_reward_config, write_reward_model
-from reward.models.trunk import fingerprint
 from reward.models.vlm_loading import VideoBudget, VisionLanguageModel, load_vision_language_model
 
 MODEL_TYPE = "vlm"
@@ -309,7 +308,7 @@ def video_reward_settings(path: str | Path) -> VLMRewardConfig:
             f"{path} holds no model_config.json, which a checkpoint of VideoReward has: check the path."
         )
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
+        document = read_json(file)
         data, model = document["data_config"], document["model_config"]
         lora, normalisation = document.get("peft_lora_config") or {}, document.get("inference_config") or {}
         names = [data["eval_dim"]] if isinstance(data["eval_dim"], str) else list(data["eval_dim"])

@@ -5,19 +5,17 @@ from collections import Counter
 import pytest
 import torch
 
-from alignment import latent_dataset
 from alignment.latent_dataset import (
     BucketBatchSampler,
     LatentDataset,
     PromptTable,
     collate,
-    encode_files,
-    example_seeds,
-    nearest_size,
     split_prompts,
-    training_size,
 )
+from generator import latent_cache
+from generator.latent_cache import encode_files, nearest_size, training_size
 from generator.output import InputError
+from generator.seeds import example_seeds
 from generator.testing import tiny_generator
 from generator.video import write_video
 
@@ -110,16 +108,16 @@ def test_embeddings_of_large_text_encoders_are_kept_by_text_and_weights(tmp_path
     monkeypatch.setenv("VIDALIGN_CACHE", str(tmp_path))
     prompts = ["a red ball", "a blue cube rolls slowly to the left", "a red ball"]
     generator = tiny_generator()
-    plain = latent_dataset.PromptTable.encode(generator, prompts)
+    plain = PromptTable.encode(generator, prompts)
     assert not list(tmp_path.rglob("*.safetensors"))  # small encoders are faster than the disk
 
-    monkeypatch.setattr(latent_dataset, "CACHED_ENCODER_SIZE", 1)
-    first = latent_dataset.PromptTable.encode(generator, prompts)
+    monkeypatch.setattr(latent_cache, "CACHED_ENCODER_SIZE", 1)
+    first = PromptTable.encode(generator, prompts)
     assert len(list((tmp_path / "prompts").iterdir())) == 3
     encoded = []
     encode = generator.encode_prompts
     monkeypatch.setattr(generator, "encode_prompts", lambda texts: encoded.extend(texts) or encode(texts))
-    again = latent_dataset.PromptTable.encode(generator, ["a star", *prompts])
+    again = PromptTable.encode(generator, ["a star", *prompts])
     assert encoded == ["a star"]
     for table in (first, plain):
         for name, value in table.conditions.items():
@@ -128,4 +126,4 @@ def test_embeddings_of_large_text_encoders_are_kept_by_text_and_weights(tmp_path
             assert torch.allclose(found[:, : expected.shape[1]].float(), expected.float(), atol=1e-6)
 
     other = tiny_generator(seed=1)
-    assert latent_dataset.text_encoder_hash(other) != latent_dataset.text_encoder_hash(generator)
+    assert latent_cache.text_encoder_hash(other) != latent_cache.text_encoder_hash(generator)

@@ -15,12 +15,12 @@ import torch
 
 from alignment import training_memory
 from alignment.cli import main
-from alignment.latent_dataset import encode_files, training_size
 from alignment.sft_config import SFTConfig
 from alignment.training_memory import activation_bytes, count_tokens, encoding_bytes_a_pixel, update_bytes
 from alignment.training_table import size_of_latents
 from generator import load_generator
 from generator.bounded_reading import read_within
+from generator.latent_cache import encode_files, training_size
 from generator.memory import StorageTracker
 from generator.testing import tiny_generator
 from generator.testing_pipelines import TINY_PIPELINES, save_tiny_pipeline

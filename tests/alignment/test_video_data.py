@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from alignment.cli import main
-from alignment.latent_dataset import _load_video, encode_files
+from generator.latent_cache import encode_files, training_size
 from generator.testing import tiny_generator
-from generator.video import read_video, write_video
+from generator.video import read_clip, read_video, write_video
 from tests.film_files import VARIABLE_TIMES, flat, write
 
 
@@ -78,7 +78,8 @@ def test_films_of_variable_rate_are_trained_on_at_their_own_speed(tmp_path, size
     frames = [flat(int(60 * t)) for t in VARIABLE_TIMES]
     path = write(tmp_path / "vfr.mp4", frames, times=VARIABLE_TIMES)
     generator = tiny_generator()
-    video = _load_video(generator, path, *size)
+    frames_and_size, _ = training_size(generator, path, *size, native_size=True)
+    video = read_clip(path, *frames_and_size, target_fps=generator.defaults.fps)
     fps = generator.defaults.fps
     moments = [min(i / fps, VARIABLE_TIMES[-1]) for i in range(video.shape[1])]
     nearest = [min(VARIABLE_TIMES, key=lambda t: abs(t - moment - 1e-6)) for moment in moments]

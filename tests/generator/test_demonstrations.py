@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from datasets import Video, load_dataset
 
 from generator.demonstrations import Demonstration, read_demonstrations, write_demonstrations
 from generator.output import InputError
-from generator.video import read_video
+from generator.video import read_video, write_video
 
 PROMPTS = ["a black screen", "a grey screen", "a white screen"]
 LEVELS = [-1.0, 0.0, 1.0]
@@ -96,3 +97,24 @@ def test_too_few_videos_leave_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="shorter"):
         write_demonstrations(tmp_path / "set", torch.zeros(1, 3, 2, 16, 16), ["one", "two"], fps=8)
     assert not any(tmp_path.iterdir())
+
+
+def test_files_that_programs_hide_are_no_demonstrations_and_linked_folders_are(tmp_path: Path) -> None:
+    folder, outside = tmp_path / "d", tmp_path / "outside"
+    for name in ("d/a", "d/.ipynb_checkpoints/a-checkpoint", "outside/b"):
+        write_video(tmp_path / f"{name}.mp4", torch.zeros(3, 3, 16, 16), fps=8)
+        (tmp_path / f"{name}.txt").write_text(f"prompt of {name}")
+    (folder / "._a.mp4").write_bytes(os.urandom(4096))
+    (folder / "._a.txt").write_bytes(b"\xff\xfe\x00")
+    (folder / "more").symlink_to(outside)
+    (outside / "circle").symlink_to(folder)
+    found = {d.video.relative_to(folder).as_posix(): d.prompt for d in read_demonstrations(folder)}
+    assert found == {"a.mp4": "prompt of d/a", "more/b.mp4": "prompt of outside/b"}
+    footage = read_demonstrations(folder, skip_bad=True, require_prompts=False)
+    assert [d.video.name for d in footage] == ["a.mp4", "b.mp4"]
+
+
+def test_a_caption_keeps_white_space_that_is_no_line_break(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", torch.zeros(3, 3, 16, 16), fps=8)
+    (tmp_path / "a.txt").write_bytes("\ufeffa\u2028red\r\n  circle\u3000here \n".encode())
+    assert read_demonstrations(tmp_path)[0].prompt == "a\u2028red circle\u3000here"

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from generator.output import InputError
+from labeling_app.campaigns import add_campaign
+from labeling_app.demonstrations import add_library
 from labeling_app.importing import import_tasks, inspect_video
 from labeling_app.store import Store
 
@@ -112,8 +114,8 @@ def test_a_video_that_browsers_do_not_play_is_named(tmp_path: Path) -> None:
     ("rows", "message"),
     [
         ([], "No prompts"),
-        ([{"file_name": "a.mp4"}], "lacks"),
-        ([["a.mp4"]], "not a JSON object"),
+        ([{"file_name": "a.mp4"}], "is missing"),
+        ([["a.mp4"]], "a JSON object was expected"),
         ([{"file_name": "secret-model-000-0.mp4", "prompt": "alone"}], "1 video"),
         (
             [{"file_name": f"secret-model-{i // 4:03d}-{i % 4}.mp4", "prompt": "p"} for i in range(10)],
@@ -137,7 +139,7 @@ def test_missing_sources_are_one_clear_sentence(store: Store, tmp_path: Path) ->
     with pytest.raises(InputError, match=r"no metadata\.jsonl"):
         import_tasks(store, tmp_path)
     (tmp_path / "x.jsonl").write_text("{broken\n")
-    with pytest.raises(InputError, match=r"Line 1 of .* is not JSON"):
+    with pytest.raises(InputError, match=r"x\.jsonl, line 1: this is not JSON"):
         import_tasks(store, tmp_path / "x.jsonl")
 
 
@@ -146,3 +148,19 @@ def test_a_file_that_changed_after_its_import_is_refused(store: Store, copied: P
     shutil.copy(copied / "secret-model-001-0.mp4", copied / "secret-model-000-0.mp4")
     with pytest.raises(InputError, match="has changed since it was imported"):
         import_tasks(store, copied, campaign="main")
+
+
+@pytest.mark.parametrize("kind", ["symbolic", "hard"])
+def test_a_link_to_a_video_is_no_second_candidate(store: Store, copied: Path, kind: str) -> None:
+    video, link = copied / "secret-model-000-0.mp4", copied / "link.mp4"
+    link.symlink_to(video) if kind == "symbolic" else link.hardlink_to(video)
+    write_lines(copied / "metadata.jsonl", [{"file_name": f.name, "prompt": "p"} for f in (video, link)])
+    with pytest.raises(InputError, match="same video twice"):
+        import_tasks(store, copied, campaign="main")
+
+
+def test_a_library_has_no_hidden_files_and_no_folders(store: Store, copied: Path) -> None:
+    add_campaign(store, "main")
+    (copied / "._secret-model-000-0.mp4").write_bytes(b"resource fork")
+    (copied / "folder.mp4").mkdir()
+    assert add_library(store, "main", copied) == len(list(copied.glob("secret-*.mp4")))

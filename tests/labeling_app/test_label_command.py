@@ -90,7 +90,7 @@ def test_a_lease_that_is_no_time_is_one_clear_sentence(database: str, minutes: f
 def test_wrong_scores_are_one_clear_sentence(database: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="either --reward or --scores"):
         label.run_simulate(label.SimulateArguments(db=database))
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="does not exist"):
         label.run_simulate(label.SimulateArguments(db=database, scores=str(tmp_path / "none.jsonl")))
     (tmp_path / "bad.jsonl").write_text('{"video": "x.mp4"}\n')
     with pytest.raises(InputError, match="not a file of scores"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -107,6 +107,14 @@ def coloured_video(colour: str, seed: int) -> Tensor:
     base = {"red": [1, -1, -1], "green": [-1, 1, -1], "blue": [-1, -1, 1], "white": [1, 1, 1]}[colour]
     noise = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
     return (torch.tensor(base, dtype=torch.float32)[:, None, None, None] * 0.6 + 0.3 * noise).clamp(-1, 1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keeps the latents of these tests out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VIDALIGN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import torch
 from transformers import HfArgumentParser
 
 from alignment.commands import evaluate, reward
+from generator.families.native import NativeGenerator
 from generator.output import InputError
 from generator.testing import tiny_generator
 from generator.video import write_video
@@ -66,6 +67,35 @@ def test_a_reward_model_is_trained_from_a_rankings_file_of_mp4_files(folder, tmp
     with pytest.raises(InputError, match="not empty"):
         run_reward(*arguments)
     run_reward(*arguments, "--overwrite", "true")
+
+
+def test_a_second_training_on_the_same_videos_encodes_nothing(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("VIDALIGN_CACHE", str(tmp_path / "cache"))
+    shown = [f"videos/{number}-0.mp4" for number in range(6)]
+    demonstrations = tmp_path / "demonstrations"
+    (demonstrations / "videos").parent.mkdir()
+    (demonstrations / "videos").symlink_to(folder / "videos")
+    rows = [
+        {"file_name": name, "prompt": f"{COLOURS[i % 4]} demonstration {i}"} for i, name in enumerate(shown)
+    ]
+    (demonstrations / "metadata.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    encoded = []
+    encode = NativeGenerator.encode
+    monkeypatch.setattr(
+        NativeGenerator, "encode", lambda self, v: (encoded.append(len(v)), encode(self, v))[1]
+    )
+    rankings = str(folder / "rankings.jsonl")
+    arguments = ["--model", str(folder / "model"), "--preferences", rankings, "--num_train_epochs", "1"]
+    arguments += ["--report_to", "none", "--use_cpu", "true", "--demonstrations", str(demonstrations)]
+    arguments += ["--matching_steps", "2", "--pretraining", rankings, "--pretraining_steps", "2"]
+    run_reward(*arguments, "--output_dir", str(tmp_path / "first"))
+    assert sum(encoded) == 18, "each video once, for rankings, pretraining and demonstrations together"
+    run_reward(*arguments, "--output_dir", str(tmp_path / "second"))
+    assert sum(encoded) == 18
+    first, second = (
+        json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("first", "second")
+    )
+    assert first == second
 
 
 def test_base_is_evaluated_on_prompts_of_the_world(folder, tmp_path, capsys):

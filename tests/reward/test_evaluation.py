@@ -12,6 +12,7 @@ import torch
 
 from alignment import cli
 from generator.output import InputError
+from generator.provenance import file_hash
 from generator.testing import tiny_generator
 from generator.video import write_video
 from reward.evaluation import annotator_agreement, evaluate_reward, held_out_of_training
@@ -19,7 +20,7 @@ from reward.metrics import expected_calibration_error, position_baseline, reliab
 from reward.models.base import FunctionReward
 from reward.models.ensemble import EnsembleRewardModel
 from reward.preferences import Ranking, write_rankings
-from reward.reward_trainer import file_hash, split_rankings
+from reward.reward_trainer import split_rankings
 
 
 @pytest.fixture

@@ -151,7 +151,7 @@ def test_mistakes_name_file_and_row(folder):
     with pytest.raises(InputError, match="row 1: vote_type is 'both'"):
         read_preferences(votes)
     votes.write_text("[")
-    with pytest.raises(InputError, match="not a readable json file"):
+    with pytest.raises(InputError, match="this is not JSON"):
         read_preferences(votes)
     with pytest.raises(InputError, match="does not exist"):
         read_preferences(folder / "no.jsonl")
@@ -186,7 +186,7 @@ def test_line_separators_inside_of_a_prompt_and_a_byte_order_mark_are_read(folde
 )
 def test_a_video_that_is_compared_with_itself_is_refused(folder, name, text):
     (folder / name).write_text(text)
-    with pytest.raises(InputError, match=r"name each video once"):
+    with pytest.raises(InputError, match=r"name each video once|share their last name"):
         read_preferences(folder / name)
 
 
@@ -214,3 +214,50 @@ def test_the_labels_of_several_annotators_of_a_pair_are_all_written(folder, name
     write_preferences(path, rankings, name)
     found = [(ranking.dimension, ranking.ranks) for ranking in read_preferences(path, name)]
     assert sorted(found) == sorted((ranking.dimension, ranking.ranks) for ranking in rankings)
+
+
+@pytest.mark.parametrize("kind", ["symbolic", "hard"])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "path_A,path_B,prompt,Overall\nvideos/a.mp4,videos/link.mp4,a cat,A\n"),
+        ("b.json", '[{"prompt": "a cat", "generations": ["a.mp4", "link.mp4"], "ranking": [1, 2]}]'),
+        (
+            "c.jsonl",
+            '{"prompt": "a", "left_video": "a.mp4", "right_video": "link.mp4", "vote_type": "leftvote"}',
+        ),
+        (
+            "d.csv",
+            "prompt,video1,video2,weighted_results1_Preference,weighted_results2_Preference\na,a.mp4,link.mp4,0.2,0.8\n",
+        ),
+        ("e.jsonl", '{"prompt": "a cat", "videos": ["videos/a.mp4", "videos/link.mp4"], "ranks": [1, 2]}'),
+    ],
+)
+def test_a_link_to_a_video_is_the_same_video(folder, name, text, kind):
+    if kind == "symbolic":
+        (folder / "videos" / "link.mp4").symlink_to("a.mp4")
+    else:
+        (folder / "videos" / "link.mp4").hardlink_to(folder / "videos" / "a.mp4")
+    (folder / name).write_text(text)
+    with pytest.raises(InputError, match=r"(row|entry|line) 1: two videos of one ranking are one file"):
+        read_preferences(folder / name)
+
+
+def test_a_file_that_two_names_mean_is_refused_unless_both_are_paths_to_it(folder):
+    head = "path_A,path_B,prompt,Overall\n"
+    table = folder / "t.csv"
+    for text, row in (
+        ("gen2/a.mp4,b.mp4,a cat,A\npika/a.mp4,c.mp4,a cat,A\n", 2),
+        ("videos/a.mp4,b.mp4,a cat,A\npika/a.mp4,c.mp4,a cat,A\n", 2),
+        ("https://gen2.org/a.mp4,b.mp4,a cat,A\nhttps://pika.org/a.mp4,c.mp4,a cat,A\n", 2),
+        ("gen2/a.mp4,pika/a.mp4,a cat,A\n", 1),
+    ):
+        table.write_text(head + text)
+        with pytest.raises(InputError, match=rf"t\.csv, row {row}: .* share their last name"):
+            read_preferences(table)
+    # The same address with another signature, and several paths of a file that is there.
+    table.write_text(
+        head + "https://a.org/x/a.mp4?sig=1,b.mp4,a cat,A\nhttps://a.org/x/a.mp4?sig=2,c.mp4,a cat,A\n"
+        "./videos/b.mp4,videos/c.mp4,a dog,A\n"
+    )
+    assert len(read_preferences(table)) == 3

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from generator.output import InputError
+from generator.provenance import fingerprint, latent_space_fingerprint
 from generator.testing import tiny_generator
 from reward import load_reward
 from reward.models.latent import LatentRewardConfig, LatentRewardModel
-from reward.models.trunk import fingerprint, latent_space_fingerprint, trunk_features
+from reward.models.trunk import trunk_features
 
 
 def trained_like(generator=None, **changes) -> LatentRewardModel:

@@ -71,7 +71,7 @@ ten = [f"videos/{name}.mp4" for name in "abcdefghij"]
         (row(dimension="beauty"), "'beauty' is unknown"),
         (row(videos=ten[:1], ranks=[1]), "1 videos were found"),
         (row(videos=ten, ranks=list(range(10))), "10 videos were found"),
-        (row(videos=["videos/a.mp4"] * 2), "stands twice"),
+        (row(videos=["videos/a.mp4"] * 2), "name each video once"),
         (row(seconds="long"), "`seconds` must be a number"),
     ],
 )

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from generator.output import InputError
+from generator.provenance import fingerprint
 from reward import load_reward
 from reward.models.latent import LatentRewardConfig, LatentRewardModel
-from reward.models.trunk import fingerprint
 from reward.preferences import Ranking
 from reward.pretraining import RankingPretraining, pair_accuracy
 from reward.reward_trainer import RewardTrainer

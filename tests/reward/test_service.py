@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -174,6 +175,9 @@ def test_video_files_as_json_are_read_and_judged(tmp_path):
         assert answer["uncertainty"] == {"overall": [0.5]}
         assert client.get("/health").json()["judged"] == 1
         assert client.post("/score", json={"prompts": ["a"]}).status_code == 422
+        half = json.dumps({"prompts": ["a\ud83d"], "videos": [encoded]})
+        refused = client.post("/score", content=half, headers={"content-type": "application/json"})
+        assert (refused.status_code, "half a character" in refused.text) == (422, True)
         assert client.post("/score", json={"prompts": ["a", "b"], "videos": [encoded]}).status_code == 422
 
 

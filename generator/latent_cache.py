@@ -1,0 +1,266 @@
+"""Videos as latents and prompts as embeddings: encoded once, and kept on disk by content."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from generator.base import Conditions, VideoGenerator, concatenate
+from generator.lost_words import warn_of_lost_words
+from generator.one_or_several import as_list
+from generator.output import InputError, atomic_path
+from generator.provenance import autoencoder_hash, file_hash, fingerprint
+from generator.sampling import encode_unique_prompts
+
+logger = logging.getLogger(__name__)
+
+Size = tuple[int, int, int]
+"""Frames, height, width of a video."""
+
+CACHE_VERSION = 3
+"""Of the latents on disk: greater by one whenever the same file gives other latents."""
+
+ENCODED_PIXELS = 2**24
+"""Most pixels of all frames of the videos that are encoded together, unless one has more."""
+
+
+def default_cache_dir() -> Path:
+    """`$VIDALIGN_CACHE`, or `vidalign` in the user's cache folder."""
+    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    return Path(os.environ.get("VIDALIGN_CACHE", f"{cache}/vidalign")).expanduser()
+
+
+def nearest_size(generator: VideoGenerator, size: Size, what: str = "A video") -> Size:
+    """The largest size that the family can make with no dimension above `size`'s; `what` has it, in messages.
+
+    Raises:
+        InputError: some dimension is below the smallest one possible.
+    """
+    side, time = generator.size_multiples()
+    frames = (size[0] - 1) // time * time + 1
+    height, width = size[1] // side * side, size[2] // side * side
+    if min(frames, height, width) < 1:
+        raise InputError(
+            f"{what} of {size[0]} frames of {size[1]}x{size[2]} is smaller than anything {generator.name} "
+            "can make: use a larger video, or give --num_frames, --height and --width."
+        )
+    generator.check_size(frames, height, width)
+    return frames, height, width
+
+
+def training_size(
+    generator: VideoGenerator,
+    path: Path,
+    num_frames: int | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    native_size: bool = False,
+) -> tuple[Size, bool]:
+    """Size at which a video file is trained on, and whether the model's own size has limited it.
+
+    A dimension that is not given is the video's own, at the model's frame rate, and at most the model's own; all are
+    reduced to the nearest size that the family can make.
+
+    Args:
+        native_size: no upper limit.
+
+    Raises:
+        InputError: the file is no video, or smaller than anything the family can make.
+    """
+    from generator.video import is_still, video_shape
+    from generator.video_timing import frames_in_clip
+
+    if is_still(path):
+        num_frames = 1  # frozen frames would teach the model to stand still
+    if num_frames and height and width:
+        return nearest_size(generator, (num_frames, height, width)), False
+    shape, defaults = video_shape(path), generator.defaults
+    native_frames = frames_in_clip(shape.num_frames, shape.fps, defaults.fps)
+    nearest_size(
+        generator,
+        (num_frames or native_frames, height or shape.height, width or shape.width),
+        f"The video {path}",
+    )
+    limits = (defaults.num_frames, defaults.height, defaults.width)
+    asked, wanted, limited = (num_frames, height, width), [], False
+    for given, own, limit in zip(asked, (native_frames, shape.height, shape.width), limits, strict=True):
+        wanted.append(given or (own if native_size else min(own, limit)))
+        limited |= given is None and not native_size and own > limit
+    return nearest_size(generator, (wanted[0], wanted[1], wanted[2])), limited
+
+
+def encode_files(
+    generator: VideoGenerator,
+    paths: Sequence[Path],
+    num_frames: int | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    batch_size: int = 8,
+    cache_dir: Path | None = None,
+    progress: bool = True,
+    native_size: bool = False,
+    check: Callable[[Path, Size, bool], None] | None = None,
+) -> list[Tensor]:
+    """Latents `[C, F, H, W]` (float32, CPU) of video files, one a path; equal paths share one tensor.
+
+    Args:
+        num_frames, height, width, native_size: see `training_size`.
+        cache_dir: where latents are kept, by the content of the file, the size, and the autoencoder's
+            weights. `default_cache_dir() / "latents"` if None.
+        check: is called with every file, its size, and whether its latents are kept, before the first is encoded;
+            it raises `InputError` where that is too much.
+
+    Raises:
+        InputError: a file is missing or unreadable (named).
+    """
+    paths = as_list(paths)
+    from generator.video import read_clip
+
+    for name, value in (("num_frames", num_frames), ("height", height), ("width", width)):
+        if value is not None and value < 1:
+            raise InputError(f"{name} is {value}, but must be at least 1.")
+    cache_dir = cache_dir or default_cache_dir() / "latents"
+    encoder = autoencoder_hash(generator)
+    distinct = list(dict.fromkeys(paths))
+    sizes, keys, reduced_count = {}, {}, 0
+    for path in distinct:
+        if not path.is_file():
+            raise InputError(
+                f"The video {path} does not exist: correct the path or remove the row that names it."
+            )
+        sizes[path], reduced = training_size(generator, path, num_frames, height, width, native_size)
+        reduced_count += reduced
+        content = f"{file_hash(path)} {encoder} {sizes[path]} {generator.defaults.fps} {CACHE_VERSION}"
+        keys[path] = hashlib.sha256(content.encode()).hexdigest()
+        if check is not None:
+            kept = encoder is not None and (cache_dir / f"{keys[path]}.safetensors").is_file()
+            check(path, sizes[path], kept)
+    if reduced_count and progress:
+        own = generator.defaults
+        print(
+            f"{reduced_count} of {len(distinct)} videos are longer or larger than the model's own "
+            f"{own.num_frames} frames of {own.height}x{own.width} and are cut to it; --native_size true keeps them, "
+            "--num_frames, --height and --width set another size."
+        )
+    latents: dict[Path, Tensor] = {}
+    waiting: dict[Size, list[tuple[Path, Tensor]]] = {}
+
+    def encode(batch: list[tuple[Path, Tensor]]) -> None:
+        videos = torch.stack([video for _, video in batch]).to(generator.device)
+        with torch.no_grad():
+            encoded = generator.encode(videos).float().cpu()
+        for (path, _), latent in zip(batch, encoded):
+            latents[path] = latent.clone(memory_format=torch.contiguous_format)
+            if encoder is not None:
+                write_cached(cache_dir / f"{keys[path]}.safetensors", {"latents": latents[path]})
+
+    for path in tqdm(distinct, desc="Encoding videos", unit="video", disable=not progress):
+        cached = cache_dir / f"{keys[path]}.safetensors"
+        found = read_cached(cached, ("latents",)) if encoder is not None else None
+        if found is not None:
+            latents[path] = found["latents"]
+            continue
+        size = sizes[path]
+        batch = waiting.setdefault(size, [])
+        batch.append((path, read_clip(path, *size, target_fps=generator.defaults.fps)))
+        if len(batch) >= min(batch_size, max(1, ENCODED_PIXELS // math.prod(size))):
+            encode(waiting.pop(size))
+    for batch in waiting.values():
+        encode(batch)
+    return [latents[path] for path in paths]
+
+
+CACHED_ENCODER_SIZE = 50_000_000
+"""Prompt embeddings are kept on disk where the text encoders have at least this many weights."""
+
+
+def read_cached(file: Path, names: Sequence[str] = ()) -> dict[str, Tensor] | None:
+    """The tensors of a file of the cache; None where there is none or, after a warning, where it cannot be used.
+
+    Args:
+        names: of the tensors that it must hold.
+    """
+    if not os.path.isfile(file):  # unlike `Path.is_file`, no error where the folder may not be looked into
+        return None
+    try:
+        found = load_file(file)
+        if found and set(names) <= found.keys():
+            return found
+        reason = "it holds other tensors"
+    except (SafetensorError, OSError, ValueError) as error:
+        reason = str(error)
+    logger.warning("%s in the cache is damaged (%s): it is made again.", file, reason)
+    return None
+
+
+def write_cached(file: Path, tensors: dict[str, Tensor]) -> None:
+    """Writes a file of the cache; where that cannot be written, a warning says so once and work goes on without it."""
+    try:
+        with atomic_path(file) as temporary:
+            save_file(tensors, temporary)
+    except (OSError, SafetensorError) as error:
+        if file.parent not in _unwritable:
+            _unwritable.add(file.parent)
+            logger.warning("The cache %s cannot be written (%s): nothing is kept there.", file.parent, error)
+
+
+_unwritable: set[Path] = set()
+
+
+def text_encoder_hash(generator: VideoGenerator) -> str | None:
+    """Fingerprint of the text encoders' weights; None where keeping their output would not pay."""
+    generator.restore_text_encoder()
+    components = getattr(generator.pipeline, "components", {})
+    encoders = {
+        name: part
+        for name, part in sorted(components.items())
+        if name.startswith("text_encoder") and isinstance(part, torch.nn.Module)
+    }
+    size = sum(weight.numel() for part in encoders.values() for weight in part.parameters())
+    if not encoders or size < CACHED_ENCODER_SIZE:
+        return None
+    return " ".join(f"{name} {fingerprint(part)}" for name, part in encoders.items())
+
+
+def encode_prompts_cached(
+    generator: VideoGenerator, prompts: Sequence[str], cache_dir: Path | None = None, batch_size: int = 64
+) -> Conditions:
+    """Conditions of distinct prompts, each read from disk if the same text encoders have encoded it before.
+
+    Args:
+        cache_dir: where embeddings are kept, by text and text encoders; `default_cache_dir() / "prompts"` if
+            None.
+    """
+    prompts = as_list(prompts)
+    warn_of_lost_words(generator, prompts)
+    cache_dir = cache_dir or default_cache_dir() / "prompts"
+    encoder = text_encoder_hash(generator)
+    if encoder is None:
+        return encode_unique_prompts(generator, prompts, batch_size)[0]
+    files = {
+        prompt: cache_dir
+        / f"{hashlib.sha256(f'{encoder} {generator.dtype} {prompt}'.encode()).hexdigest()}.safetensors"
+        for prompt in prompts
+    }
+    known = {prompt: kept for prompt in prompts if (kept := read_cached(files[prompt])) is not None}
+    missing = [prompt for prompt in prompts if prompt not in known]
+    for start in tqdm(range(0, len(missing), batch_size), desc="Encoding prompts", disable=len(missing) < 2):
+        batch = missing[start : start + batch_size]
+        with torch.no_grad():
+            encoded = generator.encode_prompts(batch)
+        for row, prompt in enumerate(batch):
+            known[prompt] = {
+                name: value[row : row + 1].cpu().clone().contiguous() for name, value in encoded.items()
+            }
+            write_cached(files[prompt], known[prompt])
+    return concatenate([known[prompt] for prompt in prompts])
