@@ -99,7 +99,10 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
 ) -> None:
     painter.fail_after = 1
     assert main(command) == 130
-    assert "Finished videos are kept; to go on:\n    vidalign generate --model painter" in capsys.readouterr().err
+    assert (
+        "Finished videos are kept; to go on:\n    vidalign generate --model painter"
+        in capsys.readouterr().err
+    )
     assert not (tmp_path / "out" / "metadata.jsonl").exists()
     kept = (tmp_path / "out" / "0000.mp4").stat().st_mtime_ns
     painter.fail_after = None

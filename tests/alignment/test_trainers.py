@@ -192,7 +192,9 @@ def test_an_output_folder_in_use_is_refused_and_latest_finds_the_newest_whole_ch
         if state is not None:
             (tmp_path / "out" / name / "trainer_state.json").write_text(state)
     write_json(tmp_path / "out" / MARK, {"command": "sft"})
-    with pytest.raises(InputError, match=r"(?s)go on from its checkpoint-4 with.*--resume_from_checkpoint latest"):
+    with pytest.raises(
+        InputError, match=r"(?s)go on from its checkpoint-4 with.*--resume_from_checkpoint latest"
+    ):
         checkpoint_to_resume(SFTConfig(**quiet))
     latest = checkpoint_to_resume(SFTConfig(resume_from_checkpoint="latest", **quiet))
     assert latest == str(tmp_path / "out" / "checkpoint-4")
