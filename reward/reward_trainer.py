@@ -119,10 +119,15 @@ class RankingTrainer(CheckpointingTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Writes what is trained (frozen weights come from the base model again) and the best weights so far."""
+        model: Any = self.model
         if state_dict is None:
-            state_dict = self.model.state_dict()
-        frozen = {name for name, p in self.model.named_parameters() if not p.requires_grad}
-        own = {name: v.detach().cpu().contiguous() for name, v in state_dict.items() if name not in frozen}
+            state_dict = model.state_dict()
+        frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+        own = {
+            name: v.detach().cpu().contiguous()
+            for name, v in (state_dict or {}).items()
+            if name not in frozen
+        }
         super()._save(output_dir, own)
         if self.args.should_save and output_dir is not None:
             self.keep_best.save(Path(output_dir))
