@@ -169,8 +169,8 @@ class _Relay:
             if self.begun:
                 (self.folder / STOP).touch()
                 say(
-                    "\nvidalign: a checkpoint is saved at the end of this step, then training stops (Ctrl-C stops at "
-                    "once)\n"
+                    "\nvidalign: a checkpoint is saved at the end of this step or rollout, then training "
+                    "stops (Ctrl-C stops at once)\n"
                 )
                 return
         elif self._ended or number != signal.SIGINT or now - self._since <= SAME_SECONDS:

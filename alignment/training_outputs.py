@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from transformers import TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
-from alignment.alignment_config import AlignmentConfig
 from alignment.invocation import command_that_goes_on, typed
 from generator.adapters import ADAPTER_FILES, TRAINING_NAME
 from generator.checkpoints import (
@@ -22,7 +22,6 @@ from generator.checkpoints import (
 from generator.output import InputError
 from generator.output_folder import Outputs, check_output_dir, require_own, why_kept
 from generator.pipeline_files import PIPELINE_FILES
-from reward.reward_config import RewardConfig
 
 TRAINING_FILES = (*ADAPTER_FILES, *PIPELINE_FILES, TRAINER_STATE_NAME, *TRAINER_FILES)
 
@@ -67,7 +66,11 @@ def advice_to_go_on(folder: Path, overwrite: str) -> str:
 
 
 def check_training_dir(
-    config: AlignmentConfig | RewardConfig, outputs: Outputs, result: str, inputs: Iterable[str | Path] = ()
+    config: TrainingArguments,
+    outputs: Outputs,
+    result: str,
+    overwrite: bool,
+    inputs: Iterable[str | Path] = (),
 ) -> str | None:
     """Checks the output folder of a training; returns the checkpoint to go on from, or None for a fresh start.
 
@@ -76,6 +79,7 @@ def check_training_dir(
 
     Args:
         result: the file that a finished training leaves.
+        overwrite: whether what the command wrote there before may be deleted.
         inputs: files and folders that the command reads.
 
     Raises:
@@ -84,7 +88,6 @@ def check_training_dir(
             up by `discard_checkpoints`; or the checkpoint does not exist.
     """
     wanted, folder = str(config.resume_from_checkpoint or ""), Path(str(config.output_dir))
-    overwrite = bool(getattr(config, "overwrite", False))
     if wanted and wanted.lower() not in {"latest", "true"}:
         if not Path(wanted).is_dir():
             raise InputError(
@@ -117,7 +120,7 @@ def check_training_dir(
     return None
 
 
-def goes_on_inside(config: AlignmentConfig | RewardConfig, checkpoint: str | None) -> bool:
+def goes_on_inside(config: TrainingArguments, checkpoint: str | None) -> bool:
     """Whether a training that was told to resume keeps what its output folder holds."""
     if not config.resume_from_checkpoint:
         return False

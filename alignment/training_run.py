@@ -151,7 +151,7 @@ def checkpoint_to_resume(config: AlignmentConfig, inputs: Iterable[str | Path] =
     Raises:
         InputError: the output folder may not be used, or the checkpoint does not exist.
     """
-    return check_training_dir(config, _outputs(config), TRAINING_NAME, inputs)
+    return check_training_dir(config, _outputs(config), TRAINING_NAME, config.overwrite, inputs)
 
 
 def _outputs(config: AlignmentConfig) -> Outputs:

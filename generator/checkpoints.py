@@ -94,7 +94,8 @@ def unfinished_checkpoint(folder: Path, result: str) -> str | None:
 class CheckpointSchedule(TrainerCallback):
     """Asks for a checkpoint every `minutes`, and for one last when the run is to stop.
 
-    All processes decide together, since all take part in saving.
+    All processes decide together, since all take part in saving. Methods that learn from a rollout for several steps
+    (`args.updates_per_rollout`) are saved between rollouts, where nothing of one need be remembered.
     """
 
     def __init__(self, minutes: float) -> None:
@@ -110,6 +111,8 @@ class CheckpointSchedule(TrainerCallback):
         self._saved_at = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step % getattr(args, "updates_per_rollout", 1):
+            return
         due = self.seconds > 0 and time.monotonic() - self._saved_at >= self.seconds
         stop, due = _any_process([bool(self.request), due], args)
         if stop:
@@ -150,7 +153,7 @@ class CheckpointingTrainer(EngineTrainer):
             Interrupted: somebody stopped it; a checkpoint of the last step is saved.
         """
         schedule = self.checkpoint_schedule
-        promise = "a checkpoint is saved at the end of this step, then training stops"
+        promise = "a checkpoint is saved at the end of this step or rollout, then training stops"
         with stoppable(promise) as schedule.request:
             try:
                 result = super().train(*args, **kwargs)

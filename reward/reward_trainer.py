@@ -118,7 +118,7 @@ class RankingTrainer(CheckpointingTrainer):
         """Writes what is trained (frozen weights come from the base model again) and the best weights so far."""
         model: Any = self.model
         if state_dict is None:
-            state_dict = model.state_dict()
+            state_dict = dict(model.state_dict())
         frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
         own = {name: v.detach().cpu().contiguous() for name, v in state_dict.items() if name not in frozen}
         super()._save(output_dir, own)

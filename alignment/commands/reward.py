@@ -235,7 +235,9 @@ def run(arguments: RewardArguments, config: RewardConfig, vlm: VLMArguments) -> 
         _take_trunk(arguments, config)
     inputs = [arguments.model, arguments.adapter, arguments.preferences, arguments.demonstrations]
     inputs += [arguments.pretraining, arguments.weights_from, vlm.vlm, vlm.vlm_settings]
-    checkpoint = check_training_dir(config, OUTPUTS, CONFIG_NAME, [name for name in inputs if name])
+    checkpoint = check_training_dir(
+        config, OUTPUTS, CONFIG_NAME, config.overwrite, [name for name in inputs if name]
+    )
     go_on = goes_on_inside(config, checkpoint)
     if config.ensemble == 1:  # the members of an ensemble look for their own
         config.resume_from_checkpoint = checkpoint
