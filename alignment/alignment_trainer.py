@@ -28,6 +28,7 @@ from alignment.adapters import LoraArguments, add_lora, trained_adapter
 from alignment.alignment_config import AlignmentConfig
 from alignment.allocator import keep_freed_memory
 from alignment.checks import check_trainable
+from alignment.example_weights import batch_loss, example_share
 from alignment.latent_dataset import BucketBatchSampler, LatentDataset, collate
 from alignment.packed_data import RowBatchSampler, RowDataset, collate_rows
 from alignment.training_table import describe_dataset
@@ -208,6 +209,7 @@ class AlignmentTrainer(CheckpointingTrainer):
         self.fingerprint = model_fingerprint(generator.transformer)  # FSDP renames the transformer's class
         self._metrics: dict[str, list[Tensor]] = defaultdict(list)
         self._resident: dict[int, tuple[Conditions, Conditions]] = {}
+        self._shares: dict[bool, float] = {}  # of an example, while training and evaluating
         super().__init__(
             model=policy,
             args=args,
@@ -217,6 +219,7 @@ class AlignmentTrainer(CheckpointingTrainer):
             callbacks=list(callbacks),
         )
         self.can_return_loss = True
+        self.gather_function = self.accelerator.gather  # the other would cut the last batch off by its length
         if args.world_size > 1 and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
             generator.run_all_experts(when_sampling=bool(self.divided_by))
         if self.divided_by == "DeepSpeed ZeRO-3" and self.calls_once:
@@ -272,13 +275,15 @@ class AlignmentTrainer(CheckpointingTrainer):
         dataset: Any = self.train_dataset
         if self.rows is not None:
             self.add_callback(_EpochOrder(self.rows))
+            self._shares[True] = self._example_share(dataset, self.rows)
             return self.accelerator.prepare(
                 DataLoader(RowDataset(dataset), batch_sampler=self.rows, collate_fn=collate_rows)
             )
         buckets = getattr(dataset, "buckets", None)
         if buckets is None:
             return super().get_train_dataloader()
-        sampler = BucketBatchSampler(buckets, self._train_batch_size, self.args.seed)
+        sampler = BucketBatchSampler(buckets, self._train_batch_size, self.args.seed, self.args.world_size)
+        self._shares[True] = self._example_share(dataset, sampler)
         self.add_callback(_EpochOrder(sampler))
         return self.accelerator.prepare(
             DataLoader(dataset, batch_sampler=sampler, collate_fn=self.data_collator)
@@ -288,10 +293,27 @@ class AlignmentTrainer(CheckpointingTrainer):
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if not isinstance(dataset, LatentDataset):
             return super().get_eval_dataloader(eval_dataset)
-        sampler = BucketBatchSampler(dataset.buckets, self.args.eval_batch_size, seed=0)
+        sampler = BucketBatchSampler(
+            dataset.buckets, self.args.eval_batch_size, seed=0, processes=self.args.world_size
+        )
+        self._shares[False] = example_share(len(dataset), len(sampler))
         return self.accelerator.prepare(
             DataLoader(dataset, batch_sampler=sampler, collate_fn=self.data_collator)
         )
+
+    def _example_share(self, dataset: Any, sampler: BucketBatchSampler | RowBatchSampler) -> float:
+        args = self.args
+        return example_share(len(dataset), len(sampler), args.world_size, args.gradient_accumulation_steps)
+
+    def loss_of(self, losses: Tensor, weights: Tensor) -> Tensor:
+        """The loss of a batch from those of its examples `[batch]`, of which each counts the same over an epoch."""
+        training = torch.is_grad_enabled()
+        share = self._shares.get(training)
+        if share is not None and training:
+            # The last step of an epoch may have fewer micro-batches, over which `Trainer` takes the mean.
+            steps = self.args.gradient_accumulation_steps
+            share *= getattr(self, "current_gradient_accumulation_steps", steps) / steps
+        return batch_loss(losses, weights, share)
 
     def conditions_of(self, table: Conditions, rows: Tensor) -> Conditions:
         """Rows of a prompt table, on the device."""

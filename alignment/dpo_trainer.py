@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from alignment.adapters import LoraArguments, adapters_disabled
 from alignment.alignment_trainer import AlignmentTrainer
 from alignment.dpo_config import DPOConfig
+from alignment.example_weights import counted
 from alignment.latent_dataset import BucketBatchSampler, LatentDataset, PromptTable, collate
 from alignment.losses import (
     best_and_worst,
@@ -154,17 +155,19 @@ class RankingDPOTrainer(AlignmentTrainer):
         )
         best, worst = best_and_worst(ranks)
         chosen = errors.gather(1, best)
-        self.observe(
-            {
-                **preference_statistics(rewards.detach(), ranks),
-                "loss/chosen": chosen,
-                "loss/rejected": errors.gather(1, worst),
-                "loss/chosen_reference": reference_errors.gather(1, best),
-                "loss/preference": loss,
-                **observed,
-            }
-        )
-        total = loss.mean() + args.sft_weight * chosen.mean()
+        rows = counted(inputs["weights"])
+        if len(rows):
+            self.observe(
+                {
+                    **preference_statistics(rewards.detach()[rows], ranks[rows]),
+                    "loss/chosen": chosen[rows],
+                    "loss/rejected": errors.gather(1, worst)[rows],
+                    "loss/chosen_reference": reference_errors.gather(1, best)[rows],
+                    "loss/preference": loss[rows],
+                    **observed,
+                }
+            )
+        total = self.loss_of(loss + args.sft_weight * chosen[:, 0], inputs["weights"])
         return (total, {}) if return_outputs else total
 
     # Noise, and the reference's errors where they are known before training

@@ -38,8 +38,8 @@ class PromptTable:
 class LatentDataset(Dataset):
     """Rows of latents (one each for SFT; those of a ranking for DPO) with the row of their prompt.
 
-    An item is `{"latents": [sides, C, F, H, W], "row": int, "key": int}`, and `"ranks": [sides]` where ranks
-    are given; all sides of an item have one shape.
+    An item is `{"latents": [sides, C, F, H, W], "row": int, "key": int, "weight": float}`, and `"ranks": [sides]`
+    where ranks are given; all sides of an item have one shape. The weight is 0 for a `Filler`, else 1.
     """
 
     def __init__(
@@ -63,7 +63,12 @@ class LatentDataset(Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        item = {"latents": torch.stack(list(self.latents[index])), "row": self.rows[index], "key": index}
+        item = {
+            "latents": torch.stack(list(self.latents[index])),
+            "row": self.rows[index],
+            "key": int(index),
+            "weight": float(not isinstance(index, Filler)),
+        }
         return item if self.ranks is None else {**item, "ranks": torch.tensor(self.ranks[index])}
 
     @property
@@ -78,7 +83,7 @@ class LatentDataset(Dataset):
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
     """`latents [batch, sides, C, F, H, W]`, `rows [batch]`, `keys [batch, 2]`: index of the row and its
-    occurrence; and `ranks [batch, sides]` where the items have them."""
+    occurrence; `weights [batch]`; and `ranks [batch, sides]` where the items have them."""
     seen: dict[int, int] = {}
     keys = []
     for item in items:
@@ -88,6 +93,7 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         "latents": torch.stack([item["latents"] for item in items]),
         "rows": torch.tensor([item["row"] for item in items]),
         "keys": torch.tensor(keys),
+        "weights": torch.tensor([item["weight"] for item in items]),
     }
     if "ranks" in items[0]:
         batch["ranks"] = torch.stack([item["ranks"] for item in items])
@@ -97,12 +103,15 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
 class BucketBatchSampler(Sampler[list[int]]):
     """Batches whose latents have one shape, in an order that depends only on seed and epoch.
 
-    Every batch is full: the last one of a shape is filled up from the start of that shape's order, so that
-    processes always get batches of equal size.
+    Every batch is full: the last one of a shape is filled up from the start of that shape's order, and with several
+    `processes` each gets equally many. What fills up is a `Filler`, and does not count.
     """
 
-    def __init__(self, shapes: Sequence[tuple[int, ...]], batch_size: int, seed: int) -> None:
+    def __init__(
+        self, shapes: Sequence[tuple[int, ...]], batch_size: int, seed: int, processes: int = 1
+    ) -> None:
         self.batch_size = batch_size
+        self.processes = processes
         self.seed = seed
         self.epoch = 0
         self.drop_last = False
@@ -114,7 +123,8 @@ class BucketBatchSampler(Sampler[list[int]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return sum(-(-len(bucket) // self.batch_size) for bucket in self.buckets.values())
+        count = sum(-(-len(bucket) // self.batch_size) for bucket in self.buckets.values())
+        return count + -count % self.processes
 
     def __iter__(self) -> Iterator[list[int]]:
         order = random.Random(f"{self.seed} {self.epoch}")
@@ -123,11 +133,11 @@ class BucketBatchSampler(Sampler[list[int]]):
             indices = bucket.copy()
             order.shuffle(indices)
             missing = -len(indices) % self.batch_size
-            indices += [indices[i % len(bucket)] for i in range(missing)]
+            indices += as_fillers([indices[i % len(bucket)] for i in range(missing)])
             batches += [indices[i : i + self.batch_size] for i in range(0, len(indices), self.batch_size)]
         if len(self.buckets) > 1:
             order.shuffle(batches)
-        yield from batches
+        yield from whole_rounds(batches, self.processes)
 
 
 def split_prompts(prompts: Sequence[str], fraction: float, seed: int) -> tuple[list[int], list[int]]:

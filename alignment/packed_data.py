@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from alignment.example_weights import as_fillers, whole_rounds
 from alignment.latent_dataset import LatentDataset, collate
 from generator.base import Conditions, VideoGenerator, select
 from generator.native.packing import pack_rows, sample_kept_tokens
@@ -55,16 +56,20 @@ class RowBatchSampler(Sampler[list[tuple[int, ...]]]):
     """Batches of `batch_size` rows, in an order that depends only on seed and epoch.
 
     Which examples share a row is settled once, by best fit from their shuffled order; epochs differ in the order of the
-    rows. The last batch is filled up from the start, so that processes always get equally many rows.
+    rows. The last batch is filled up from the start, and processes get equally many; what fills up does not count.
 
     Args:
         lengths: tokens of each example.
         row_length: tokens of a row, at least the longest example.
         batch_size: rows of a batch.
         seed: of both orders.
+        processes: get equally many batches.
     """
 
-    def __init__(self, lengths: Sequence[int], row_length: int, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, lengths: Sequence[int], row_length: int, batch_size: int, seed: int, processes: int = 1
+    ) -> None:
+        self.processes = processes
         self.row_length = row_length
         self.batch_size = batch_size
         self.seed = seed
@@ -84,13 +89,15 @@ class RowBatchSampler(Sampler[list[tuple[int, ...]]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-len(self.rows) // self.batch_size)
+        count = -(-len(self.rows) // self.batch_size)
+        return count + -count % self.processes
 
     def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
         rows = self.rows.copy()
         random.Random(f"{self.seed} {self.epoch}").shuffle(rows)
-        rows += [rows[i % len(rows)] for i in range(-len(rows) % self.batch_size)]
-        yield from (rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size))
+        rows += as_fillers([rows[i % len(rows)] for i in range(-len(rows) % self.batch_size)])
+        batches = [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
+        yield from whole_rounds(batches, self.processes)
 
 
 def example_lengths(generator: VideoGenerator, dataset: LatentDataset, table: Conditions) -> list[int]:
@@ -125,6 +132,9 @@ class _Arguments(Protocol):
     @property
     def train_batch_size(self) -> int: ...
 
+    @property
+    def world_size(self) -> int: ...
+
 
 def packed_rows(
     generator: VideoGenerator, args: _Arguments, dataset: LatentDataset, table: Conditions
@@ -142,7 +152,9 @@ def packed_rows(
             "of examples of one size."
         )
     lengths = example_lengths(generator, dataset, table)
-    rows = RowBatchSampler(lengths, row_length(lengths, args.pack_tokens), args.train_batch_size, args.seed)
+    rows = RowBatchSampler(
+        lengths, row_length(lengths, args.pack_tokens), args.train_batch_size, args.seed, args.world_size
+    )
     logger.info("%d examples fill %d rows to %.1f %%.", len(lengths), len(rows.rows), 100 * rows.fill)
     return rows
 

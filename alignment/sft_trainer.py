@@ -98,7 +98,7 @@ class SFTTrainer(AlignmentTrainer):
             errors = packed_demonstration_error(
                 self.generator, model, clips, conditions, seeds, *levels, row_length=length, kept=kept
             )
-        loss = errors.mean()
+        loss = self.loss_of(errors, inputs["weights"])
         return (loss, {}) if return_outputs else loss
 
 

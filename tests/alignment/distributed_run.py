@@ -1,19 +1,16 @@
 """Trains for a few steps and writes each process's trained weights; started by test_distributed.py.
 
-Arguments: kinds (of sft, dpo, ppo, rwr, nft, online_dpo, backprop, or of VARIANTS, separated by commas), ZeRO stage (0:
-DDP; or fsdp), output folder, `resume` to train each kind again from checkpoint-2, and `bfloat16` for a frozen base in
-bfloat16.
+Arguments: kinds (of sft, dpo, ppo, rwr, nft, online_dpo, backprop, or of VARIANTS, separated by commas), the engine by
+its name for `--accelerate_config`, output folder, `resume` to train each kind again from checkpoint-2, and `bfloat16`
+for a frozen base in bfloat16.
 """
 
-import json
 import os
 import shutil
 import sys
 from pathlib import Path
 
 import torch
-import yaml
-from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from safetensors.torch import save_file
 
@@ -24,6 +21,7 @@ from alignment.backprop_config import BackpropConfig
 from alignment.backprop_trainer import BackpropTrainer
 from alignment.dpo_config import DPOConfig
 from alignment.dpo_trainer import DPOTrainer
+from alignment.launcher import without_gpu
 from alignment.nft_config import NFTConfig
 from alignment.nft_trainer import NFTTrainer
 from alignment.online_dpo_config import OnlineDPOConfig
@@ -35,7 +33,6 @@ from alignment.rwr_trainer import RWRTrainer
 from alignment.sft_config import SFTConfig
 from alignment.sft_trainer import SFTTrainer
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 FURTHER = {
     "rwr": (RWRTrainer, RWRConfig),
     "nft": (NFTTrainer, NFTConfig),
@@ -59,40 +56,14 @@ VARIANTS = {
 }
 
 
-def deepspeed(stage):
-    """The configuration that ships, with nothing too small to be divided."""
-    config = json.loads((CONFIGS / "deepspeed" / f"zero{stage}.json").read_text())
-    config["zero_allow_untested_optimizer"] = True
-    if stage == "3":
-        config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
-    return config
-
-
-def use_fsdp():
-    """The configuration that ships, on a CPU, where accelerate itself would quietly take DDP."""
-    config = yaml.safe_load((CONFIGS / "accelerate" / "fsdp.yaml").read_text())
-    os.environ["ACCELERATE_USE_FSDP"] = "true"
-    for name, value in config["fsdp_config"].items():
-        os.environ[name.upper()] = str(value).lower() if isinstance(value, bool) else str(value)
-    initialise = AcceleratorState.__init__
-
-    def with_fsdp(self, *args, **kwargs):
-        initialise(self, *args, **kwargs)
-        plugin = kwargs.get("fsdp_plugin") or self.__dict__.get("fsdp_plugin")
-        if plugin is not None:
-            self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, plugin
-
-    AcceleratorState.__init__ = with_fsdp
-
-
-def make_trainer(kind, stage, folder):
+def make_trainer(kind, folder):
     world = int(os.environ.get("WORLD_SIZE", "1"))
     kind, further = VARIANTS.get(kind, (kind, {}))
     settings = {
-        "output_dir": folder, "report_to": "none", "disable_tqdm": True, "use_cpu": True, "seed": 3,
+        "output_dir": folder, "report_to": "none", "disable_tqdm": True, "seed": 3,
         "lr_scheduler_type": "constant", "save_strategy": "steps", "save_steps": 2, "logging_steps": 1,
         "save_total_limit": None, "learning_rate": 1e-2,
-        "adam_epsilon": 1e-3, "deepspeed": deepspeed(stage) if stage in ("1", "2", "3") else None,
+        "adam_epsilon": 1e-3, **without_gpu(),
     }  # fmt: skip
     generator = StandInGenerator()
     if "bfloat16" in sys.argv:
@@ -135,17 +106,22 @@ def make_trainer(kind, stage, folder):
     return DPOTrainer(generator, DPOConfig(**settings), latents, latents[::-1], prompts)
 
 
-def train(kind, stage, folder, resume=False):
+ENGINES = {
+    "single": DistributedType.NO, "multi_gpu": DistributedType.MULTI_CPU, "zero2": DistributedType.DEEPSPEED,
+    "zero3": DistributedType.DEEPSPEED, "fsdp": DistributedType.FSDP,
+}  # fmt: skip
+
+
+def train(kind, engine, folder, resume=False):
     """Trains, saves the adapter, and writes each process's weights."""
-    trainer = make_trainer(kind, stage, str(folder))
-    engine = DistributedType.FSDP if stage == "fsdp" else DistributedType.DEEPSPEED
-    assert stage == "0" or trainer.accelerator.distributed_type == engine  # not DDP, which would be as right
+    trainer = make_trainer(kind, str(folder))
+    assert trainer.accelerator.distributed_type == ENGINES[engine]  # not DDP, which would be as right
     trainer.train(resume_from_checkpoint=str(folder / "checkpoint-2") if resume else None)
     trainer.save_model()
     if kind.startswith("ppo"):
         assert all(entry["first"] == 2.5 for entry in trainer.state.log_history if "reward" in entry)
     state = trainer.policy.state_dict()
-    if stage in ("3", "fsdp"):
+    if engine in ("zero3", "fsdp"):
         state = trainer.accelerator.get_state_dict(trainer.model_wrapped) or {}
     trained = {name: value.clone().contiguous() for name, value in state.items() if "lora" in name}
     if trained:
@@ -154,16 +130,14 @@ def train(kind, stage, folder, resume=False):
 
 
 def main():
-    kinds, stage, folder = sys.argv[1].split(","), sys.argv[2], Path(sys.argv[3])
-    if stage == "fsdp":
-        use_fsdp()
+    kinds, engine, folder = sys.argv[1].split(","), sys.argv[2], Path(sys.argv[3])
     for kind in kinds:
-        train(kind, stage, folder / kind)
+        train(kind, engine, folder / kind)
         if "resume" in sys.argv:
             whole = folder / kind / "whole.safetensors"
             if int(os.environ.get("RANK", "0")) == 0:
                 shutil.copy(folder / kind / "pytorch_lora_weights.safetensors", whole)
-            train(kind, stage, folder / kind, resume=True)
+            train(kind, engine, folder / kind, resume=True)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Two processes on the CPU: the same weights on both, and those of one process with the whole batch."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 sys.path.insert(0, str(Path(__file__).parent))
 from distributed_run import VARIANTS, train
 
+from alignment.launcher import LaunchArguments, environment_without_gpu, launch_command
 from generator import load_generator
 from generator.testing import tiny_generator
 from generator.testing_pipelines import save_tiny_pipeline
@@ -31,15 +33,21 @@ ENVIRONMENT = {
 pytestmark = pytest.mark.slow
 
 
-def launch(kinds, stage, folder, *arguments):
-    """Two processes that train one kind after the other."""
-    environment = os.environ | ENVIRONMENT
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+def launched(engine, script, *arguments):
+    """Two processes of a script, as `--accelerate_config` starts those of the command."""
+    asked = argparse.Namespace(**vars(LaunchArguments(accelerate_config=engine, num_processes=2)))
+    words = launch_command(asked, [], 0)
     result = subprocess.run(
-        [*command, str(SCRIPT), kinds, str(stage), str(folder), *arguments],
-        env=environment, capture_output=True, text=True, timeout=500, check=False,
+        [*words[: words.index("--module")], str(script), *map(str, arguments)],
+        env=os.environ | ENVIRONMENT | environment_without_gpu(words) | {"VIDALIGN_LAUNCHED": "1"},
+        capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-6000:]
+
+
+def launch(kinds, engine, folder, *arguments):
+    """Two processes that train one kind after the other."""
+    launched(engine, SCRIPT, kinds, engine, folder, *arguments)
 
 
 def command_line(words):
@@ -60,22 +68,22 @@ def difference(first, second):
 
 
 @pytest.mark.parametrize(
-    ("kinds", "stage"),
+    ("kinds", "engine"),
     [
-        ("sft,dpo,ppo,rwr,nft,online_dpo,backprop", "0"),
-        ("sft,dpo,ppo,rwr,nft,online_dpo,backprop", "2"),
-        ("sft,dpo,ppo,rwr,online_dpo,backprop", "3"),
+        ("sft,dpo,ppo,rwr,nft,online_dpo,backprop", "multi_gpu"),
+        ("sft,dpo,ppo,rwr,nft,online_dpo,backprop", "zero2"),
+        ("sft,dpo,ppo,rwr,online_dpo,backprop", "zero3"),
         ("sft,dpo,ppo,rwr,online_dpo,backprop", "fsdp"),
     ],
 )
-def test_two_processes_equal_one_with_the_whole_batch(kinds, stage, tmp_path):
-    if stage in ("2", "3"):
+def test_two_processes_equal_one_with_the_whole_batch(kinds, engine, tmp_path):
+    if engine.startswith("zero"):
         pytest.importorskip("deepspeed")
-    launch(kinds, stage, tmp_path / "two")
+    launch(kinds, engine, tmp_path / "two")
     for kind in kinds.split(","):
-        train(kind, "0", tmp_path / "one" / kind)
+        train(kind, "single", tmp_path / "one" / kind)
         two = tmp_path / "two" / kind
-        if stage in ("0", "2"):  # else the parts are gathered on the first process alone
+        if engine in ("multi_gpu", "zero2"):  # else the parts are gathered on the first process alone
             assert difference(two / "rank0.safetensors", two / "rank1.safetensors") == 0
         assert difference(tmp_path / "one" / kind / ADAPTER, two / ADAPTER) < 2e-5
 
@@ -84,31 +92,31 @@ def test_two_processes_equal_one_with_the_whole_batch(kinds, stage, tmp_path):
 def variants(tmp_path_factory):
     """Each variant trained by two processes without an engine."""
     folder = tmp_path_factory.mktemp("variants")
-    launch(",".join(VARIANTS), "0", folder)
+    launch(",".join(VARIANTS), "multi_gpu", folder)
     return folder
 
 
-@pytest.mark.parametrize("stage", ["2", "3", "fsdp"])
-def test_every_setting_trains_the_same_under_every_engine(stage, variants, tmp_path):
-    if stage in ("2", "3"):
+@pytest.mark.parametrize("engine", ["zero2", "zero3", "fsdp"])
+def test_every_setting_trains_the_same_under_every_engine(engine, variants, tmp_path):
+    if engine.startswith("zero"):
         pytest.importorskip("deepspeed")
-    launch(",".join(VARIANTS), stage, tmp_path)
+    launch(",".join(VARIANTS), engine, tmp_path)
     for kind in VARIANTS:
         assert difference(variants / kind / ADAPTER, tmp_path / kind / ADAPTER) < 2e-5, kind
 
 
-@pytest.mark.parametrize("stage", ["2", "fsdp"])
-def test_engines_resume_as_if_uninterrupted(stage, tmp_path):
-    if stage == "2":
+@pytest.mark.parametrize("engine", ["zero2", "fsdp"])
+def test_engines_resume_as_if_uninterrupted(engine, tmp_path):
+    if engine == "zero2":
         pytest.importorskip("deepspeed")
-    launch("sft", stage, tmp_path, "resume")
+    launch("sft", engine, tmp_path, "resume")
     whole, resumed = (load_file(tmp_path / "sft" / name) for name in ("whole.safetensors", ADAPTER))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 def test_lora_masters_stay_float32_on_a_bfloat16_base_under_zero_2(tmp_path):
     pytest.importorskip("deepspeed")
-    launch("sft", 2, tmp_path, "bfloat16")
+    launch("sft", "zero2", tmp_path, "bfloat16")
     one, other = (load_file(tmp_path / "sft" / f"rank{rank}.safetensors") for rank in (0, 1))
     assert all(value.dtype == torch.float32 for value in one.values())
     assert all(torch.equal(one[name], other[name]) for name in one)
