@@ -127,7 +127,21 @@ def explanation(error: BaseException) -> str | None:
 
 
 def _run_command(name: str, arguments: list[str]) -> int:
-    module = _load_command(name)
+    """Answers `--help` and mistakes in the arguments from the sources alone; imports the command only to run it."""
+    from alignment.command_source import read_command
+    from alignment.launcher import is_launched
+
+    if not is_launched() and f"alignment.commands.{name}" not in sys.modules:
+        described = read_command(name)
+        code = None if described is None else _answer(described, name, arguments, run=False)
+        if code is not None:
+            return code
+    return _answer(_load_command(name), name, arguments, run=True) or 0
+
+
+def _answer(module: Any, name: str, arguments: list[str], run: bool) -> int | None:
+    """The exit code after help, a mistake, a launch or, with `run`, the command itself; None where it is still to be
+    run."""
     prefix = f"vidalign {name}"
     verbs: dict[str, Verb] | None = getattr(module, "VERBS", None)
     if verbs is None or (hasattr(module, "run") and (not arguments or arguments[0].startswith("-"))):
@@ -144,10 +158,10 @@ def _run_command(name: str, arguments: list[str]) -> int:
         verb, prefix, arguments = verbs[arguments[0]], f"{prefix} {arguments[0]}", arguments[1:]
         if verb.positional and arguments and not arguments[0].startswith("-"):
             arguments = [f"--{verb.positional}", *arguments]
-    return _run_verb(verb, prefix, arguments, launched=name in LAUNCHED)
+    return _run_verb(verb, prefix, arguments, launched=name in LAUNCHED, run=run)
 
 
-def _run_verb(verb: Verb, prefix: str, arguments: list[str], launched: bool) -> int:
+def _run_verb(verb: Verb, prefix: str, arguments: list[str], launched: bool, run: bool) -> int | None:
     from alignment.command_parser import CommandParser
     from alignment.launcher import LaunchArguments, is_launched, launch
 
@@ -156,11 +170,13 @@ def _run_verb(verb: Verb, prefix: str, arguments: list[str], launched: bool) -> 
     if "-h" in arguments or "--help" in arguments:
         print(parser.format_help())
         return 0
-    if launched and not is_launched():
+    if not run or (launched and not is_launched()):
         # Only checked here: building the arguments would take hold of the GPUs that the processes need.
         namespace = parser.check(arguments)
-        if namespace.accelerate_config is not None:
+        if launched and namespace.accelerate_config is not None:
             return launch(namespace, [*prefix.split()[1:], *arguments])
+    if not run:
+        return None
     parsed = parser.build(arguments)
     verb.run(*(parsed[:-1] if launched else parsed))
     return 0
@@ -194,7 +210,7 @@ def _overview() -> str:
     )
 
 
-def _verb_overview(prefix: str, module: ModuleType, verbs: dict[str, Verb]) -> str:
+def _verb_overview(prefix: str, module: Any, verbs: dict[str, Verb]) -> str:
     width = max(map(len, verbs))
     lines = [f"  {name:{width}}  {verb.help}" for name, verb in verbs.items()]
     names = f"{{{','.join(verbs)}}}"

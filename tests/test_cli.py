@@ -247,12 +247,15 @@ def test_help_describes_own_arguments_and_lists_inherited_ones(
         "A model, 100 % real. (required)",
         "Frames. (default: 9)",
         "How to train:",
+        "Training:",
+        "Peak learning rate. (default: 5e-05)",
+        "Advanced:",
         "Weight of the KL term. (default: 0.1)",
         "--accelerate_config",
         "vidalign sft",
     ):
         assert text in shown
-    own, inherited = shown.split("Trainer arguments (all of transformers.TrainingArguments work)")
+    own, inherited = shown.split("The others of transformers.TrainingArguments")
     assert "per_device_train_batch_size" not in own
     assert "per_device_train_batch_size" in inherited
     assert " beta," not in inherited
