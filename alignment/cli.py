@@ -14,11 +14,12 @@ from __future__ import annotations
 import difflib
 import errno
 import importlib
+import io
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -62,6 +63,7 @@ class Verb(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `vidalign` with these arguments (those of the process by default) and returns its exit code."""
+    _write_what_the_terminal_can()
     arguments = list(sys.argv[1:] if argv is None else argv)
     verbose = "--verbose" in arguments
     arguments = [argument for argument in arguments if argument != "--verbose"]
@@ -75,8 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     name, *rest = arguments
     if name not in COMMANDS:
-        nearest = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0)[0]
-        return _complain(f"there is no command {name}; the nearest is {nearest}: see vidalign --help.")
+        return _complain(f"there is no command {name}; {_nearest(name, COMMANDS)}see vidalign --help.")
     _set_logging(verbose)
     if "VIDALIGN_LAUNCHED" in os.environ:
         from alignment.launcher import leave_safe_path
@@ -97,6 +98,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         logging.getLogger("alignment").info("The error came from here:", exc_info=error)
         return _complain(sentence)
+
+
+def _write_what_the_terminal_can() -> None:
+    """Makes a terminal or file that is not UTF-8 show `\\u2026` for a character that it lacks, and not stop us."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _exit(code: int) -> None:
@@ -152,8 +160,8 @@ def _answer(module: Any, name: str, arguments: list[str], run: bool) -> int | No
         print(_verb_overview(prefix, module, verbs))
         return 0 if arguments else 2
     elif arguments[0] not in verbs:
-        nearest = difflib.get_close_matches(arguments[0], verbs, n=1, cutoff=0)[0]
-        return _complain(f"{prefix} has no {arguments[0]}; the nearest is {nearest}: see {prefix} --help.")
+        nearest = _nearest(arguments[0], verbs)
+        return _complain(f"{prefix} has no {arguments[0]}; {nearest}see {prefix} --help.")
     else:
         verb, prefix, arguments = verbs[arguments[0]], f"{prefix} {arguments[0]}", arguments[1:]
         if verb.positional and arguments and not arguments[0].startswith("-"):
@@ -180,6 +188,12 @@ def _run_verb(verb: Verb, prefix: str, arguments: list[str], launched: bool, run
     parsed = parser.build(arguments)
     verb.run(*(parsed[:-1] if launched else parsed))
     return 0
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """The known name that this may be a slip of, if one is near."""
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"the nearest is {found[0]}: " if found else ""
 
 
 def _load_command(name: str) -> ModuleType:

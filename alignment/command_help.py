@@ -78,7 +78,12 @@ def command_help(prog: str, summary: str, example: str, dataclass_types: Sequenc
         names = textwrap.fill(", ".join(sorted(by_name)), width - 6, break_on_hyphens=False)
         heading = "  The others of transformers.TrainingArguments, whose documentation explains them:\n"
         advanced.append(heading + textwrap.indent(names, " " * 6))
-    parts += [_block("Training", training), launching, _block("General", general), _block("Advanced", advanced)]
+    parts += [
+        _block("Training", training),
+        launching,
+        _block("General", general),
+        _block("Advanced", advanced),
+    ]
     return "\n\n".join(part for part in parts if part)
 
 

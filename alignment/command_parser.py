@@ -87,7 +87,13 @@ class CommandParser(TrlParser):
         except InputError:
             raise
         except (ValueError, ImportError) as error:
-            raise InputError(" ".join(str(error).split())) from error
+            reason = " ".join(str(error).split())
+            if "bf16" in reason and "use_cpu" in reason:
+                reason = (
+                    "bf16 is asked for, but torch sees no GPU that computes in bfloat16: pass --bf16 false, or "
+                    "--use_cpu true to train in bfloat16 on the CPU."
+                )
+            raise InputError(reason) from error
 
     def error(self, message: str) -> NoReturn:
         message = re.sub(r"argument (--\w+)(/--[\w-]+)?:", r"\1:", message)
@@ -102,7 +108,7 @@ class CommandParser(TrlParser):
         """What to do about an unknown argument: the nearest one, or where it belongs."""
         name = name.replace("-", "_")
         if name in LaunchArguments.__dataclass_fields__:
-            return f"{self.prog} runs in one process on one GPU, so leave it out"
+            return f"{self.prog} runs in one process: leave it out"
         known = sorted({action.dest for action in self._actions})
         if not known:
             return f"{self.prog} takes none"

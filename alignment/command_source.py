@@ -33,7 +33,9 @@ def read_command(name: str) -> Any | None:
     to be called. None where the source does not tell."""
     try:
         module = SourceReader().module(f"alignment.commands.{name}")
-        names = [each for each in ("HELP", "EXAMPLE", "ARGUMENTS", "VERBS", "run") if each in module.statements]
+        names = [
+            each for each in ("HELP", "EXAMPLE", "ARGUMENTS", "VERBS", "run") if each in module.statements
+        ]
         return SimpleNamespace(**{each: module.value(each) for each in names})
     except Exception:  # the real import tells what is wrong, if anything is
         return None
@@ -200,8 +202,12 @@ def _bound_names(statement: ast.stmt) -> Iterator[str]:
 
 
 def _without_methods(definition: ast.ClassDef) -> ast.ClassDef:
-    """A class with its fields, members and docstring alone."""
-    kept = [each for each in definition.body if isinstance(each, ast.AnnAssign | ast.Assign | ast.Expr)]
+    """A class with its fields, members and docstring alone; conditions in its body are taken to be met."""
+    kept = [
+        each
+        for each in _statements(definition.body)
+        if isinstance(each, ast.AnnAssign | ast.Assign | ast.Expr)
+    ]
     definition.body = kept or [ast.Pass()]
     return definition
 

@@ -22,7 +22,9 @@ class _Loader(yaml.SafeLoader):
     """Reads 1e-4 as a number, as Python does and YAML 1.1 does not."""
 
 
-_Loader.add_implicit_resolver(FLOAT, re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    FLOAT, re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 
 
 def read_config(path: Path) -> dict[str, yaml.Node]:

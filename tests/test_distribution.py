@@ -91,12 +91,16 @@ def test_an_editable_install_wins_over_a_folder_in_the_working_directory(tmp_pat
     target.mkdir()
     source = tmp_path / "clone"
     for name in PACKAGES:
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "pretrained"))
+        shutil.copytree(
+            ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "pretrained")
+        )
         (tmp_path / "work" / name).mkdir(parents=True)  # such as `--output_dir reward/`
     for name in ("pyproject.toml", "LICENSE", "README.md"):
         shutil.copy(ROOT / name, source / name)
     build = f"from setuptools import build_meta; build_meta.build_editable({str(target)!r})"
-    done = subprocess.run([sys.executable, "-c", build], cwd=source, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", build], cwd=source, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     site = tmp_path / "site"
     zipfile.ZipFile(next(target.glob("vidalign-*.whl"))).extractall(site)

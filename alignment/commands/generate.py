@@ -24,11 +24,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 HELP = "Generates videos from prompts: mp4 files and a metadata.jsonl that names prompt, seed, model and adapter."
-EXAMPLE = "vidalign generate --model nano --prompts prompts.txt --output_dir runs/videos --num_videos_per_prompt 2"
+EXAMPLE = (
+    "vidalign generate --model nano --prompts prompts.txt --output_dir runs/videos --num_videos_per_prompt 2"
+)
 RESUME = "Run the same command again: finished videos are kept."
 
 ARGUMENTS_FILE = "generation.json"
 """Says with which arguments a folder of videos is made, so that only the same command goes on with it."""
+BY_DEFAULT = "by_default"
+"""In that file: the arguments that were not given, whose values are the model's."""
 SIZES = ("num_frames", "height", "width")
 
 
@@ -132,7 +136,7 @@ def run(
             if arguments.overwrite:
                 refuse_inputs_in(output_dir, _inputs(arguments, prompt))
             prepare_output_dir(output_dir, arguments.overwrite)
-            write_json(output_dir / ARGUMENTS_FILE, state)
+            write_json(output_dir / ARGUMENTS_FILE, _in_effect(state, asdict(model.defaults), prompt.task))
         _generate_missing(generate, fps, missing, len(rows), arguments)
     write_jsonl(output_dir / METADATA, rows)
     print(f"{len(rows)} videos in {output_dir}")
@@ -234,6 +238,20 @@ def _what_matters(arguments: GenerateArguments) -> dict[str, Any]:
     return {name: value for name, value in asdict(arguments).items() if name not in neutral}
 
 
+def _in_effect(state: dict[str, Any], defaults: dict[str, Any], task: str | None) -> dict[str, Any]:
+    """`state` with the model's values for arguments that were not given, and the names of these.
+
+    The frames of a video that continues or edits another one follow from that one.
+    """
+    follows = {"num_frames"} if task else set()
+    filled = {
+        name: value
+        for name, value in defaults.items()
+        if name in state and state[name] is None and name not in follows
+    }
+    return {**state, **filled, BY_DEFAULT: sorted(filled)}
+
+
 def _is_unfinished(arguments: GenerateArguments, state: dict[str, Any]) -> bool:
     """Whether the output folder holds work of the same arguments to go on with.
 
@@ -250,7 +268,12 @@ def _is_unfinished(arguments: GenerateArguments, state: dict[str, Any]) -> bool:
         found = json.loads((output_dir / ARGUMENTS_FILE).read_text(encoding="utf-8"))
     except ValueError:
         found = {}
-    differing = [name for name in {**state, **found} if found.get(name) != state.get(name)]
+    defaulted = set(found.pop(BY_DEFAULT, []))
+    differing = [
+        name
+        for name in {**state, **found}
+        if found.get(name) != state.get(name) and not (state.get(name) is None and name in defaulted)
+    ]
     if differing:
         raise InputError(
             f"{output_dir} holds videos made with other arguments ({', '.join(differing)}): name another folder "

@@ -10,7 +10,9 @@ from alignment.online_dpo_trainer import OnlineDPOTrainer
 from alignment.rollout_run import PromptsAndRewards, run_on_rewards
 
 HELP = "DPO on videos that the current policy makes and reward models order (online DPO)."
-EXAMPLE = "vidalign online_dpo --model nano --prompts prompts.txt --reward runs/reward --output_dir runs/online_dpo"
+EXAMPLE = (
+    "vidalign online_dpo --model nano --prompts prompts.txt --reward runs/reward --output_dir runs/online_dpo"
+)
 
 
 def run(

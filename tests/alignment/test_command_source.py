@@ -40,7 +40,9 @@ def flags(parser: CommandParser) -> list[tuple[Any, ...]]:
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_the_sources_say_what_the_command_takes(name: str) -> None:
     described, real = read_command(name), cli._load_command(name)
-    assert described is not None, "its arguments need more than its source: --help falls back to importing torch"
+    assert described is not None, (
+        "its arguments need more than its source: --help falls back to importing torch"
+    )
     assert (described.HELP, described.EXAMPLE) == (real.HELP, real.EXAMPLE)
     assert hasattr(described, "run") == hasattr(real, "run")
     expected = calls(real)
@@ -76,7 +78,10 @@ assert seconds < 3, seconds
 )
 def test_help_and_refusals_import_no_torch(code: int, words: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(code), *words.split()], capture_output=True, text=True, check=False
+        [sys.executable, "-c", PROGRAM, str(code), *words.split()],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
 
@@ -88,7 +93,15 @@ def test_help_explains_every_argument_but_the_rare_ones_of_transformers() -> Non
     before, advanced = text.split("\nAdvanced:\n")
     headings = [line for line in before.splitlines() if line.endswith(":") and not line.startswith(" ")]
     assert headings.index("Training:") > headings.index("What `sft` learns from:")
-    for name in ("output_dir", "learning_rate", "max_steps", "seed", "bf16", "save_steps", "resume_from_checkpoint"):
+    for name in (
+        "output_dir",
+        "learning_rate",
+        "max_steps",
+        "seed",
+        "bf16",
+        "save_steps",
+        "resume_from_checkpoint",
+    ):
         assert f"  --{name}" in before.split("\nTraining:\n")[1]
     explained = before.replace("\n      ", " ").splitlines()
     assert all(len(line.split()) > 4 for line in explained if line.startswith("  --")), "each is explained"

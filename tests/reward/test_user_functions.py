@@ -37,16 +37,16 @@ def test_the_current_folder_hides_no_installed_module(folder: Path) -> None:
     for name in ("reward", "generator", "datasets"):
         (folder / name).mkdir()
     (folder / "generator.py").write_text("raise RuntimeError('shadowed')\n")
-    program = (
-        "from reward import load_reward; load_reward('plain_scores:score'); import colorsys, generator.output, reward"
-    )
+    program = "from reward import load_reward; load_reward('plain_scores:score'); import colorsys, generator.output, reward"
     words = [sys.executable, "-P", "-c", program]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("name", ["colorsys", "metrics", "yaml"])
-def test_a_file_with_the_name_of_an_installed_module_is_found_and_hides_nothing(folder: Path, name: str) -> None:
+def test_a_file_with_the_name_of_an_installed_module_is_found_and_hides_nothing(
+    folder: Path, name: str
+) -> None:
     (folder / f"{name}.py").write_text("def score(videos, prompts):\n    return [5] * len(prompts)\n")
     assert load_reward(f"{name}:score").score(VIDEOS, PROMPTS)["overall"].tolist() == [5, 5]
     if name != "metrics":
@@ -56,13 +56,17 @@ def test_a_file_with_the_name_of_an_installed_module_is_found_and_hides_nothing(
 
 @pytest.mark.parametrize("package", ["reward", "generator", "alignment", "labeling_app"])
 @pytest.mark.parametrize("file", ["{}.py", "{}/__init__.py", "{}/mine.py"])
-def test_a_module_with_the_name_of_a_package_of_ours_is_refused(folder: Path, package: str, file: str) -> None:
+def test_a_module_with_the_name_of_a_package_of_ours_is_refused(
+    folder: Path, package: str, file: str
+) -> None:
     path = folder / file.format(package)
     path.parent.mkdir(exist_ok=True)
     path.write_text("def score(videos, prompts):\n    return [5] * len(prompts)\n")
     module = f"{package}.mine" if path.name == "mine.py" else package
     for load in (load_reward, load_verifier):
-        with pytest.raises(InputError, match=rf"{path.name} has the name of the package .*rename it.*my_{package}"):
+        with pytest.raises(
+            InputError, match=rf"{path.name} has the name of the package .*rename it.*my_{package}"
+        ):
             load(f"{module}:score")
 
 
