@@ -81,6 +81,15 @@ class LoraArguments:
         check(self.lora_alpha is None or self.lora_alpha >= 1, "lora_alpha", self.lora_alpha, "at least 1")
         check(0 <= self.lora_dropout < 1, "lora_dropout", self.lora_dropout, "at least 0 and below 1")
 
+    def in_effect(self) -> dict[str, Any]:
+        """All fields, with the scale that stands for an unset one."""
+        return {**vars(self), "lora_alpha": self.scale}
+
+    @property
+    def scale(self) -> int:
+        """`lora_alpha`, or 2 r where it is unset."""
+        return 2 * self.lora_r if self.lora_alpha is None else self.lora_alpha
+
 
 def add_lora(generator: VideoGenerator, arguments: LoraArguments, seed: int) -> list[str]:
     """Freezes the transformer and adds trainable LoRA layers in float32; returns the names of the adapted
@@ -95,7 +104,7 @@ def add_lora(generator: VideoGenerator, arguments: LoraArguments, seed: int) -> 
         ModelConfig(
             use_peft=True,
             lora_r=arguments.lora_r,
-            lora_alpha=2 * arguments.lora_r if arguments.lora_alpha is None else arguments.lora_alpha,
+            lora_alpha=arguments.scale,
             lora_dropout=arguments.lora_dropout,
             lora_target_modules=list(targets),
             use_rslora=arguments.use_rslora,

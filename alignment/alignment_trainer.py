@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -420,9 +421,9 @@ class AlignmentTrainer(CheckpointingTrainer):
             "trainer": type(self).__name__,
             "base_model": self.generator.name,
             "model_fingerprint": self.fingerprint,
-            "lora": vars(self.lora) if self.lora.use_peft else None,
+            "lora": self.lora.in_effect() if self.lora.use_peft else None,
             "lora_layers": self.lora_layers,
-            "arguments": self.args.to_sanitized_dict(),
+            "arguments": self._arguments_in_effect(),
             "global_step": self.state.global_step,
             "metrics": last[-1] if last else {},
             "versions": versions(),
@@ -430,6 +431,15 @@ class AlignmentTrainer(CheckpointingTrainer):
             "num_processes": self.accelerator.num_processes,
             **self.record,
         }
+
+    def _arguments_in_effect(self) -> dict[str, Any]:
+        """The arguments, with the model's own values for sizes and sampling settings that were not given."""
+        defaults = {
+            name: value
+            for name, value in asdict(self.generator.defaults).items()
+            if hasattr(self.args, name) and getattr(self.args, name) is None
+        }
+        return {**self.args.to_sanitized_dict(), **defaults}
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: torch.nn.Module | None = None

@@ -15,12 +15,13 @@ from __future__ import annotations
 import difflib
 import errno
 import importlib
+import io
 import logging
 import os
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
 from typing import NamedTuple
 
@@ -80,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if isinstance(argv, str):
         argv = shlex.split(argv)
+    _write_what_the_terminal_can()
     arguments = list(sys.argv[1:] if argv is None else argv)
     verbose = "--verbose" in arguments
     arguments = [argument for argument in arguments if argument != "--verbose"]
@@ -98,8 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"the argument {unusable!r} is not UTF-8 text: rename the file or folder that it names."
         )
     if name not in COMMANDS:
-        nearest = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0)[0]
-        return _complain(f"there is no command {name}; the nearest is {nearest}: see vidalign --help.")
+        return _complain(f"there is no command {name}; {_nearest(name, COMMANDS)}see vidalign --help.")
     _set_logging(verbose)
     begin(sys.argv[1:] if argv is None else argv)
     forget_opened()
@@ -124,6 +125,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         withdraw_unused()
         logging.getLogger("alignment").info("The error came from here:", exc_info=error)
         return _complain(sentence)
+
+
+def _write_what_the_terminal_can() -> None:
+    """Makes a terminal or file that is not UTF-8 show `\\u2026` for a character that it lacks, and not stop us."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _exit(code: int) -> None:
@@ -154,7 +162,21 @@ def explanation(error: BaseException) -> str | None:
 
 
 def _run_command(name: str, arguments: list[str]) -> int:
-    module = _load_command(name)
+    """Answers `--help` and mistakes in the arguments from the sources alone; imports the command only to run it."""
+    from alignment.command_source import read_command
+    from alignment.launcher import is_launched
+
+    if not is_launched() and f"alignment.commands.{name}" not in sys.modules:
+        described = read_command(name)
+        code = None if described is None else _answer(described, name, arguments, run=False)
+        if code is not None:
+            return code
+    return _answer(_load_command(name), name, arguments, run=True) or 0
+
+
+def _answer(module: Any, name: str, arguments: list[str], run: bool) -> int | None:
+    """The exit code after help, a mistake, a launch or, with `run`, the command itself; None where it is still to be
+    run."""
     prefix = f"vidalign {name}"
     verbs: dict[str, Verb] | None = getattr(module, "VERBS", None)
     if verbs is None or (hasattr(module, "run") and (not arguments or arguments[0].startswith("-"))):
@@ -165,16 +187,16 @@ def _run_command(name: str, arguments: list[str]) -> int:
         print(_verb_overview(prefix, module, verbs))
         return 0 if arguments else 2
     elif arguments[0] not in verbs:
-        nearest = difflib.get_close_matches(arguments[0], verbs, n=1, cutoff=0)[0]
-        return _complain(f"{prefix} has no {arguments[0]}; the nearest is {nearest}: see {prefix} --help.")
+        nearest = _nearest(arguments[0], verbs)
+        return _complain(f"{prefix} has no {arguments[0]}; {nearest}see {prefix} --help.")
     else:
         verb, prefix, arguments = verbs[arguments[0]], f"{prefix} {arguments[0]}", arguments[1:]
         if verb.positional and arguments and not arguments[0].startswith("-"):
             arguments = [f"--{verb.positional}", *arguments]
-    return _run_verb(verb, prefix, arguments, launched=name in LAUNCHED)
+    return _run_verb(verb, prefix, arguments, launched=name in LAUNCHED, run=run)
 
 
-def _run_verb(verb: Verb, prefix: str, arguments: list[str], launched: bool) -> int:
+def _run_verb(verb: Verb, prefix: str, arguments: list[str], launched: bool, run: bool) -> int | None:
     from alignment.command_parser import CommandParser
     from alignment.launcher import LaunchArguments, is_launched, launch
 
@@ -183,16 +205,24 @@ def _run_verb(verb: Verb, prefix: str, arguments: list[str], launched: bool) -> 
     if "-h" in arguments or "--help" in arguments:
         print(parser.format_help())
         return 0
-    if launched and not is_launched():
+    if not run or (launched and not is_launched()):
         # Only checked here: building the arguments would take hold of the GPUs that the processes need.
         namespace = parser.check(arguments)
-        if namespace.accelerate_config is not None:
+        if launched and namespace.accelerate_config is not None:
             return launch(namespace, [*prefix.split()[1:], *arguments])
+    if not run:
+        return None
     parsed = parser.build(arguments)
     output_dir = next((given.output_dir for given in parsed if hasattr(given, "output_dir")), None)
     with no_empty_folder(output_dir):
         verb.run(*(parsed[:-1] if launched else parsed))
     return 0
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """The known name that this may be a slip of, if one is near."""
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"the nearest is {found[0]}: " if found else ""
 
 
 def _load_command(name: str) -> ModuleType:
@@ -223,7 +253,7 @@ def _overview() -> str:
     )
 
 
-def _verb_overview(prefix: str, module: ModuleType, verbs: dict[str, Verb]) -> str:
+def _verb_overview(prefix: str, module: Any, verbs: dict[str, Verb]) -> str:
     width = max(map(len, verbs))
     lines = [f"  {name:{width}}  {verb.help}" for name, verb in verbs.items()]
     names = f"{{{','.join(verbs)}}}"

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import difflib
-import inspect
 import math
 import os
 import re
-import shutil
-import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args, get_origin
+from typing import Any, NoReturn, get_type_hints
 
-import yaml
 from trl import TrlParser
 
+from alignment.command_help import command_help
 from alignment.config_files import find_config
-from generator.output import InputError, check_storable, read_text
+from alignment.config_values import DEFAULT, converted, environment_values, read_config
+from alignment.launcher import LaunchArguments
+from generator.output import InputError
+
+NEAR = 0.6
+"""Similarity, from 0 to 1, from which a name is taken for a slip of another."""
 
 
 class CommandParser(TrlParser):
@@ -38,12 +39,14 @@ class CommandParser(TrlParser):
     def __init__(
         self, dataclass_types: Sequence[type], prog: str, summary: str = "", example: str = ""
     ) -> None:
+        # The parser of transformers reduces the types of the fields to what argparse knows.
+        self.hints = {name: hint for dtype in dataclass_types for name, hint in get_type_hints(dtype).items()}
         super().__init__(list[Any](dataclass_types), prog=prog, allow_abbrev=False, add_help=False)
         self.summary, self.example = summary, example
 
     def add_argument(self, *args: Any, **kwargs: Any) -> argparse.Action:
-        if kwargs.get("type") is float:
-            kwargs["type"] = _number
+        if getattr(kwargs.get("type"), "__name__", "") == "float":
+            kwargs["type"] = _number(kwargs["type"])
         # argparse takes a lone % for a format; in our help texts it means per cent.
         if isinstance(kwargs.get("help"), str):
             kwargs["help"] = re.sub(r"(?<!%)%(?![%(])", "%%", kwargs["help"])
@@ -59,12 +62,16 @@ class CommandParser(TrlParser):
         for flag in flags:
             name = flag.split("=")[0]
             if name.startswith("--") and len(name) > 2 and name not in self._option_string_actions:
-                raise InputError(f"There is no argument {name}; {self._nearest(name[2:], '--')}.")
+                raise InputError(f"There is no argument {name}; {self._advice(name[2:], '--')}.")
         if config_path is not None:
             self._apply_config(config_path)
         namespace, rest = self.parse_known_args(flags)
         if rest:
             raise InputError(f"{rest[0]!r} is not expected: arguments are written --name value.")
+        for name, value in vars(namespace).items():
+            for each in value if isinstance(value, list) else [value]:
+                if isinstance(each, int) and not isinstance(each, bool):
+                    check_integer(name, each)
         return namespace
 
     def build(self, arguments: Sequence[str]) -> tuple[Any, ...]:
@@ -80,7 +87,13 @@ class CommandParser(TrlParser):
         except InputError:
             raise
         except (ValueError, ImportError) as error:
-            raise InputError(" ".join(str(error).split())) from error
+            reason = " ".join(str(error).split())
+            if "bf16" in reason and "use_cpu" in reason:
+                reason = (
+                    "bf16 is asked for, but torch sees no GPU that computes in bfloat16: pass --bf16 false, or "
+                    "--use_cpu true to train in bfloat16 on the CPU."
+                )
+            raise InputError(reason) from error
 
     def error(self, message: str) -> NoReturn:
         message = re.sub(r"argument (--\w+)(/--[\w-]+)?:", r"\1:", message)
@@ -88,65 +101,65 @@ class CommandParser(TrlParser):
         raise InputError(f"{message[0].upper()}{message[1:]}; see {self.prog} --help.")
 
     def format_help(self) -> str:
-        """Own arguments with help and default, group by group; inherited trainer arguments by name only."""
-        width = min(shutil.get_terminal_size().columns, 110)
-        parts = [f"usage: {self.prog} [--config FILE.yaml] [--ARGUMENT VALUE …]", self.summary]
-        if self.example:
-            parts.append(f"example:\n  {self.example}")
-        inherited: list[str] = []
-        for dtype in self.dataclass_types:
-            own = [field for field in _init_fields(dtype) if not _is_trainer_field(dtype, field.name)]
-            names = {field.name for field in own}
-            inherited += [field.name for field in _init_fields(dtype) if field.name not in names]
-            own.sort(key=lambda field: not _is_required(field))
-            described = [_describe(field, width) for field in own]
-            parts.append("\n".join([f"{_title(dtype)}:", *described]))
-        general = "general:\n  --config FILE.yaml\n      Arguments as YAML; flags win over it.\n"
-        parts.append(general + "  --verbose\n      Show what the libraries have to say.")
-        if inherited:
-            listed = textwrap.fill(
-                ", ".join(inherited),
-                width,
-                initial_indent="  ",
-                subsequent_indent="  ",
-                break_on_hyphens=False,
-            )
-            parts.append(f"Trainer arguments (all of transformers.TrainingArguments work):\n{listed}")
-        return "\n\n".join(part for part in parts if part)
+        """Arguments with help and default, group by group; those of transformers that few need by name only."""
+        return command_help(self.prog, self.summary, self.example, self.dataclass_types, LaunchArguments)
 
-    def _nearest(self, name: str, prefix: str = "") -> str:
+    def _advice(self, name: str, prefix: str = "") -> str:
+        """What to do about an unknown argument: the nearest one, or where it belongs."""
+        name = name.replace("-", "_")
+        if name in LaunchArguments.__dataclass_fields__:
+            return f"{self.prog} runs in one process: leave it out"
         known = sorted({action.dest for action in self._actions})
-        nearest = difflib.get_close_matches(name.replace("-", "_"), known, n=1, cutoff=0)
-        return f"the nearest is {prefix}{nearest[0]}: see {self.prog} --help" if nearest else "there are none"
+        if not known:
+            return f"{self.prog} takes none"
+        nearest = difflib.get_close_matches(name, known, n=1, cutoff=NEAR)
+        told = f"the nearest is {prefix}{nearest[0]}: " if nearest else ""
+        return f"{told}see {self.prog} --help"
 
     def _apply_config(self, path: Path) -> None:
-        config = _read_config(path)
-        environment = config.pop("env", None) or {}
-        if not isinstance(environment, dict):
-            raise InputError(f"`env` in {path} must map names of environment variables to values.")
-        os.environ.update({key: str(value) for key, value in environment.items()})
+        config = read_config(path)
+        environment = config.pop("env", None)
+        if environment is not None:
+            os.environ.update(environment_values(environment, path))
         actions = {action.dest: action for action in self._actions if action.option_strings}
         for action in self._actions:
             # `--no_x` shares the destination of `--x`, which stands first and knows the type.
             if action.nargs != 0:
                 actions[action.dest] = action
         values = {}
-        for key, value in config.items():
+        for key, node in config.items():
             if key not in actions:
-                raise InputError(f"{path} has the unknown key `{key}`; {self._nearest(str(key))}.")
-            values[key] = _converted(actions[key], value, path)
+                raise InputError(f"{path} has the unknown key `{key}`; {self._advice(key)}.")
+            value = converted(actions[key], self.hints.get(key, str), node, path)
+            if value is not DEFAULT:
+                values[key] = value
         self.set_defaults_with_config(**values)
 
 
-def _number(text: str) -> float:
-    """A float; NaN would pass every comparison that guards a setting, and end in a model that is lost."""
-    number = float(text)
-    if math.isnan(number):
-        raise ValueError("NaN is no number to compute with.")
+def check_integer(name: str, value: int) -> None:
+    """Raises `InputError` for a number that no seed, port or size of this name can be."""
+    if name == "seed" or name.endswith("_seed"):
+        low, high = 0, 2**32 - 1
+    elif name == "port" or name.endswith("_port"):
+        low, high = 0, 2**16 - 1
+    else:
+        low, high = 1 - 2**63, 2**63 - 1
+    if not low <= value <= high:
+        raise InputError(f"{name} is {value}, but must be between {low} and {high}.")
+
+
+def _number(convert: Callable[[str], float | None]) -> Callable[[str], float | None]:
+    """Converts as `convert`, but refuses NaN, which would pass every comparison that guards a setting, and end in a
+    model that is lost."""
+
+    def number(text: str) -> float | None:
+        value = convert(text)
+        if value is not None and math.isnan(value):
+            raise ValueError("NaN is no number to compute with.")
+        return value
+
+    number.__name__ = "float"  # as messages call it
     return number
-
-
-_number.__name__ = "float"  # as messages call it
 
 
 def _split_config(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
@@ -163,85 +176,3 @@ def _split_config(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
     if path is not None and (not path or path.startswith("--")):
         raise InputError("--config needs the path of a YAML file: write --config FILE.yaml.")
     return flags, None if path is None else find_config(path)
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} is not YAML: {reason}.") from error
-    if config is None:
-        return {}
-    check_storable(config, str(path))
-    if not isinstance(config, dict):
-        raise InputError(f"{path} must map argument names to values, found a {type(config).__name__}.")
-    return config
-
-
-def _converted(action: argparse.Action, value: Any, path: Path) -> Any:
-    """A value from YAML as the flag of the same name would have given it."""
-    if value is None or isinstance(value, dict):
-        return value
-    if action.nargs == "+":
-        return [
-            _converted_item(action, item, path) for item in (value if isinstance(value, list) else [value])
-        ]
-    return value if isinstance(value, list) and action.type is str else _converted_item(action, value, path)
-
-
-def _converted_item(action: argparse.Action, value: Any, path: Path) -> Any:
-    if isinstance(value, bool) and action.choices is not None:
-        # YAML reads a bare no or yes as a truth value.
-        value = "yes" if value else "no"
-    convert: Any = action.type or str
-    try:
-        converted = convert(str(value))
-    except (TypeError, ValueError, argparse.ArgumentTypeError) as error:
-        expected = {"string_to_bool": "true or false"}.get(getattr(convert, "__name__", ""))
-        expected = expected or getattr(convert, "__name__", "another type")
-        raise InputError(f"`{action.dest}` in {path} is {value!r}, expected {expected}.") from error
-    if action.choices is not None and converted not in action.choices:
-        choices = ", ".join(map(str, action.choices))
-        raise InputError(f"`{action.dest}` in {path} is {value!r}, expected one of {choices}.")
-    return converted
-
-
-def _init_fields(dtype: type) -> list[dataclasses.Field[Any]]:
-    return [field for field in dataclasses.fields(dtype) if field.init]
-
-
-def _is_trainer_field(dtype: type, name: str) -> bool:
-    """Whether a field is one that a class of ours inherits unchanged from transformers."""
-    owner = next((cls for cls in dtype.__mro__ if name in inspect.get_annotations(cls)), dtype)
-    return owner.__module__.startswith("transformers.") and owner is not dtype
-
-
-def _is_required(field: dataclasses.Field[Any]) -> bool:
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-
-
-def _title(dtype: type) -> str:
-    """The first line of the docstring, or the name of the class where dataclasses wrote the docstring."""
-    documentation = (dtype.__doc__ or "").strip()
-    if not documentation or documentation.startswith(f"{dtype.__name__}("):
-        return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", dtype.__name__).lower()
-    return documentation.splitlines()[0].rstrip(".:")
-
-
-def _describe(field: dataclasses.Field[Any], width: int) -> str:
-    text = " ".join(str(field.metadata.get("help", "")).replace("%%", "%").split())
-    if get_origin(field.type) is Literal:
-        text += f" One of {', '.join(map(str, get_args(field.type)))}."
-    if _is_required(field):
-        text += " (required)"
-    else:
-        default = field.default
-        if field.default_factory is not dataclasses.MISSING:
-            default = field.default_factory()
-        shown = getattr(default, "value", default)
-        text += " (default: not set)" if shown in (None, "", []) else f" (default: {shown})"
-    indent = " " * 6
-    body = textwrap.fill(text.strip(), width, initial_indent=indent, subsequent_indent=indent)
-    metavar = "" if field.type is bool else f" {field.name.upper()}"
-    return f"  --{field.name}{metavar}\n{body}"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from alignment.example_weights import Filler, as_fillers, whole_rounds
 from generator.base import Conditions, VideoGenerator
 from generator.latent_cache import encode_prompts_cached
 from generator.one_or_several import as_list

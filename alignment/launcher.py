@@ -33,6 +33,8 @@ from generator.interruption import (
 from generator.output import InputError, read_text
 
 _LAUNCHED = "VIDALIGN_LAUNCHED"
+MOST_PROCESSES_WITHOUT_GPU = 8
+"""On a machine with fewer cores than that."""
 
 
 @dataclass
@@ -81,8 +83,7 @@ def launch_command(arguments: argparse.Namespace, command: list[str], num_gpus: 
     config_file = find_config(arguments.accelerate_config, "accelerate")
     config = _read(config_file)
     machines = arguments.num_machines if arguments.num_machines > 1 else config.get("num_machines") or 1
-    if arguments.num_processes is not None and arguments.num_processes < 1:
-        raise InputError(f"num_processes is {arguments.num_processes}, but must be at least 1.")
+    _check_numbers(arguments, machines, num_gpus)
     processes = arguments.num_processes or max(num_gpus, 1) * machines
     if config.get("distributed_type") == "NO":
         processes = 1
@@ -109,6 +110,28 @@ def launch_command(arguments: argparse.Namespace, command: list[str], num_gpus: 
             # accelerate alone knows DeepSpeed on GPUs only; the trainer knows it on a CPU too.
             command = [*command, "--use_cpu", "true", "--deepspeed", words[-1]]
     return [*words, "--module", "alignment.cli", *command]
+
+
+def _check_numbers(arguments: argparse.Namespace, machines: int, num_gpus: int) -> None:
+    """Raises `InputError` for numbers of processes and machines that cannot be."""
+    if arguments.num_machines < 1:
+        raise InputError(f"num_machines is {arguments.num_machines}, but must be at least 1.")
+    if not 0 <= arguments.machine_rank < machines:
+        raise InputError(
+            f"machine_rank is {arguments.machine_rank}, but must be between 0 and {machines - 1}: "
+            "set --num_machines too."
+        )
+    if arguments.num_processes is None:
+        return
+    if arguments.num_processes < 1:
+        raise InputError(f"num_processes is {arguments.num_processes}, but must be at least 1.")
+    here = num_gpus or max(os.cpu_count() or 1, MOST_PROCESSES_WITHOUT_GPU)
+    if arguments.num_processes > here * machines:
+        units = "GPUs" if num_gpus else "places for processes without a GPU"
+        raise InputError(
+            f"num_processes is {arguments.num_processes}, but must be at most {here * machines}, as a machine has "
+            f"{here} {units}: name fewer."
+        )
 
 
 def launch(arguments: argparse.Namespace, command: list[str]) -> int:

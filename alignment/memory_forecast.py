@@ -24,7 +24,7 @@ from alignment.adapters import LoraArguments, add_lora
 from generator.base import Conditions, GenerationDefaults
 from generator.families.pipeline_generator import PipelineGenerator
 from generator.folders import visible_files
-from generator.loading import DEFAULTS_NAME, FAMILIES, read_class_name, read_defaults
+from generator.loading import DEFAULTS_NAME, FAMILIES, load_generator, read_class_name, read_defaults
 from generator.memory import StorageTracker, WholeMasks, fused_attention
 from generator.output import InputError, read_json
 
@@ -114,6 +114,10 @@ def forecast(folder: Path, work: Work) -> Forecast:
     Raises:
         InputError: the pipeline is not of a family whose memory can be forecast, or the size is impossible.
     """
+    if is_native(folder):
+        from alignment.native_forecast import native_forecast
+
+        return native_forecast(folder, work)
     probe = _Probe(folder, work, {})
     probe.generator.check_size(work.num_frames, work.height, work.width)
     deeper = {blocks: _Probe(folder, work, {blocks: DEPTH + 1}) for blocks in probe.blocks_in_full}
@@ -188,7 +192,14 @@ def model_defaults(folder: Path) -> GenerationDefaults:
     Raises:
         InputError: it is not of a family whose memory can be forecast.
     """
+    if is_native(folder):
+        return load_generator(folder, device="cpu").defaults
     return _Probe(folder, Work("generate", 0, 0, 0), {}).generator.defaults
+
+
+def is_native(folder: Path) -> bool:
+    """Whether the pipeline in `folder` is of the built-in family."""
+    return read_class_name(folder / "model_index.json") == "NativeVideoPipeline"
 
 
 class _Probe:
@@ -202,7 +213,7 @@ class _Probe:
         self.work = work
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
         name = read_class_name(folder / "model_index.json")
-        if name not in FAMILIES or name == "NativeVideoPipeline":
+        if name not in FAMILIES:
             raise InputError(
                 f"The memory of a {name} cannot be forecast: measure it with a run of two steps."
             )

@@ -8,8 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from alignment.memory_forecast import Forecast, Work, forecast, model_defaults, text_encoder_bytes
-from generator.loading import find_pipeline
+from alignment.memory_forecast import Forecast, Work, forecast, is_native, model_defaults, text_encoder_bytes
+from generator.loading import find_pipeline, hub_failure
 from generator.output import InputError
 
 CONFIGURATIONS = ["*.json"]
@@ -19,6 +19,7 @@ ALLOWANCE = 0.10
 Options = list[tuple[str, dict[str, Any]]]
 """Flags and what they change, from the fastest to the smallest."""
 
+PLAIN: tuple[str, dict[str, Any]] = ("", {})
 WEIGHTS: Options = [
     ("--quantization 8bit", {"quantization": "8bit"}),
     ("--quantization 4bit", {"quantization": "4bit"}),
@@ -32,7 +33,7 @@ def options_of(method: str) -> Options:
     """What a method can be run with. Tiling is for those that decode."""
     first = CHECKPOINTING if method != "generate" else []
     first = [*first, *(TILING if method in ("generate", "ppo") else [])]
-    options: Options = [("", {})]
+    options: Options = [PLAIN]
     for flags, changes in first:
         before, so_far = options[-1]
         options.append((f"{before} {flags}".strip(), {**so_far, **changes}))
@@ -61,8 +62,8 @@ def find_configurations(model: str) -> Path:
             return Path(snapshot_download(model, allow_patterns=CONFIGURATIONS))
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
             raise InputError(
-                f"The configurations of {model!r} are neither here nor could they be fetched from the hub "
-                f"({type(error).__name__}): name a folder with model_index.json or a hub id."
+                f"The configurations of {model!r} are not on this machine, and {hub_failure(error)}, or name a folder "
+                "with model_index.json."
             ) from error
     return find_pipeline(model)
 
@@ -85,7 +86,7 @@ def plan(
         InputError: the model is unknown, of a family that cannot be forecast, or cannot make this size.
     """
     folder = find_configurations(model)
-    defaults = model_defaults(folder)
+    native, defaults = is_native(folder), model_defaults(folder)
     own = (defaults.num_frames, defaults.height, defaults.width)
     frames, height, width = (given or usual for given, usual in zip(size, own))
     guided = defaults.guidance_scale != 1
@@ -95,7 +96,7 @@ def plan(
     for method in tqdm(("generate", "sft", "dpo", "ppo"), desc="Forecasting", unit="method", leave=False):
         methods[method] = []
         plain: dict[tuple[float, bool], Forecast] = {}
-        for flags, changes in options_of(method):
+        for flags, changes in [PLAIN] if native else options_of(method):
             kind = (changes.get("checkpointed_share", 0.0), changes.get("tiling", False))
             asked = replace(work, method=method, rollout_batch=1, checkpointed_share=kind[0], tiling=kind[1])
             if kind not in plain:
@@ -116,7 +117,8 @@ def plan(
                 break
     encoders = text_encoder_bytes(folder)
     heading = f"{frames} frames of {height}x{width}, LoRA of rank {lora_r}" + (", guided" if guided else "")
-    lines = [f"{heading}; training with {COMMON}", *_lines(methods), *_text_encoder_lines(encoders, usable)]
+    common = "float32 on the CPU, --per_device_train_batch_size 1" if native else COMMON
+    lines = [f"{heading}; training with {common}", *_lines(methods), *_text_encoder_lines(encoders, usable)]
     return {"size": [frames, height, width], "text_encoders": encoders, "methods": methods, "lines": lines}
 
 

@@ -59,9 +59,22 @@ def find_pipeline(name_or_path: str | Path) -> Path:
         return Path(snapshot_download(str(name_or_path)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(
-            f"The model {str(name_or_path)!r} is neither here nor could it be fetched from the hub "
-            f"({type(error).__name__}): name {known}."
+            f"The model {str(name_or_path)!r} is not on this machine, and {hub_failure(error)}, or name {known}."
         ) from error
+
+
+def hub_failure(error: Exception) -> str:
+    """Why the hub gave nothing, and what to do about it."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+
+    if constants.HF_HUB_OFFLINE:
+        return "the hub is not asked, as HF_HUB_OFFLINE is set: unset it, or download the model first"
+    if isinstance(error, GatedRepoError):
+        return "the hub gives it only to who has accepted its terms: accept them there and log in with `hf auth login`"
+    if isinstance(error, RepositoryNotFoundError | HFValidationError):
+        return "the hub has nothing of that name for you: check the name, log in with `hf auth login` if it is private"
+    return f"the hub cannot be reached ({type(error).__name__}): check the connection"
 
 
 def read_class_name(index: Path) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import math
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from typing import Any
@@ -40,6 +42,9 @@ class RemoteReward(RewardModel):
     def __init__(self, address: str, timeout: float = 600.0, patience: float = 3600.0) -> None:
         self.name = self.address = address.rstrip("/")
         self.timeout, self.patience = timeout, patience
+        self.proxy = proxy_of(self.address)
+        handlers = [] if self.proxy else [urllib.request.ProxyHandler({})]
+        self._opener = urllib.request.build_opener(*handlers)
         self.info: dict[str, Any] = self._ask("/info")
         if "dimensions" not in self.info:
             raise InputError(
@@ -86,23 +91,47 @@ class RemoteReward(RewardModel):
         while True:
             request = urllib.request.Request(self.address + path, body, {"Content-Type": TENSORS})
             try:
-                with urllib.request.urlopen(request, timeout=self.timeout) as response:
+                with self._opener.open(request, timeout=self.timeout) as response:
                     return json.load(response)
             except urllib.error.HTTPError as error:
                 wait = _retry_after(error)
                 if error.code != 503 or time.monotonic() + wait > deadline:
                     raise InputError(
-                        f"The reward service {self.address} refused the request ({error.code}): {_detail(error)}"
+                        f"The reward service {self.address}{self._through()} refused the request ({error.code}): "
+                        f"{_detail(error)}"
                     ) from error
             except (urllib.error.URLError, OSError, ValueError) as error:
                 failures += 1
                 wait = 0.2 * 2**failures
                 if failures >= CONNECTION_ATTEMPTS:
                     raise InputError(
-                        f"The reward service {self.address} does not answer ({error}): start it with `vidalign reward "
-                        "serve`, or check the address."
+                        f"The reward service {self.address} does not answer{self._through()} ({error}): start it "
+                        f"with `vidalign reward serve`, or check the address{' and the proxy' * bool(self.proxy)}."
                     ) from error
             time.sleep(wait)
+
+    def _through(self) -> str:
+        return f" through the proxy {self.proxy} of the environment" if self.proxy else ""
+
+
+def proxy_of(address: str) -> str | None:
+    """The proxy, without its password, that the environment names for an address; none for this machine itself.
+
+    A proxy on another machine would look for a service on its own loopback address, and not here.
+    """
+    parts = urllib.parse.urlsplit(address)
+    host = parts.hostname or ""
+    if host == "localhost" or host.endswith(".localhost") or urllib.request.proxy_bypass(host):
+        return None
+    try:
+        number = ipaddress.ip_address(host)
+        if number.is_loopback or number.is_unspecified:
+            return None
+    except ValueError:
+        pass  # a name
+    proxies = urllib.request.getproxies()
+    found = proxies.get(parts.scheme)
+    return None if found is None else found.rpartition("@")[2]
 
 
 def _tensor(values: Sequence[float | None]) -> Tensor:

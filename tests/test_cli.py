@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import itertools
 import os
 import re
 import subprocess
@@ -127,6 +128,19 @@ def test_every_example_writes_to_runs() -> None:
     assert not written
 
 
+def test_a_terminal_without_unicode_is_written_to(tmp_path: Path) -> None:
+    program = "import sys; from alignment.cli import main; sys.exit(main(sys.argv[1:]))"
+    for encoding, words in itertools.product(("ascii", "latin-1"), (["--help"], ["sft", "--help"])):
+        done = subprocess.run(
+            [sys.executable, "-c", program, *words],
+            capture_output=True,
+            env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT)},
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert b"\\u2026" in done.stdout
+
+
 def test_flags_reach_the_command(install: Install) -> None:
     seen = install()
     words = "--model m --num_frames 5 --names a b --kind no --size 3 --overwrite --no_smooth"
@@ -175,6 +189,11 @@ def test_a_mistake_in_yaml_is_one_sentence(
     ("words", "message"),
     [
         ("--modle m", "no argument --modle; the nearest is --model"),
+        (
+            "--model m --accelerate_config zero2",
+            "no argument --accelerate_config; vidalign generate runs in one process",
+        ),
+        ("--model m --frobnicate 3", "no argument --frobnicate; see vidalign generate --help"),
         ("--model m --num-frame 3", "no argument --num-frame; the nearest is --num_frames"),
         ("--model m --num_frames three", "--num_frames: invalid int value: 'three'"),
         ("--model m --kind maybe", "--kind: invalid choice"),
@@ -247,14 +266,18 @@ def test_help_describes_own_arguments_and_lists_inherited_ones(
         "A model, 100 % real. (required)",
         "Frames. (default: 9)",
         "How to train:",
+        "Training:",
+        "Peak learning rate. (default: 5e-05)",
+        "Advanced:",
         "Weight of the KL term. (default: 0.1)",
         "--accelerate_config",
         "vidalign sft",
     ):
         assert text in shown
-    own, inherited = shown.split("Trainer arguments (all of transformers.TrainingArguments work)")
-    assert "per_device_train_batch_size" not in own
-    assert "per_device_train_batch_size" in inherited
+    own, inherited = shown.split("The others of transformers.TrainingArguments")
+    assert "  --per_device_train_batch_size" in own
+    assert "adam_beta1" not in own
+    assert "adam_beta1" in inherited
     assert " beta," not in inherited
 
 

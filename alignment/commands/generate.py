@@ -37,6 +37,8 @@ RESUME = "Finished videos are kept; to go on:"
 
 ARGUMENTS_FILE = "generation.json"
 """Says with which arguments a folder of videos is made, so that only the same command goes on with it."""
+BY_DEFAULT = "by_default"
+"""In that file: the arguments that were not given, whose values are the model's."""
 SIZES = ("num_frames", "height", "width")
 
 
@@ -160,7 +162,8 @@ def run(
             """Makes the folder when the first videos are there, so that whatever refuses them leaves nothing."""
             open_output_dir(output_dir, OUTPUTS, arguments.overwrite, going_on)
             if not going_on:
-                write_json(output_dir / ARGUMENTS_FILE, state)
+                in_effect = _in_effect(state, asdict(model.defaults), prompt.task)
+                write_json(output_dir / ARGUMENTS_FILE, in_effect)
 
         plain = not prompt.task and not arguments.reward
         steps = arguments.num_inference_steps or model.defaults.num_inference_steps
@@ -294,6 +297,20 @@ def _what_matters(arguments: GenerateArguments) -> dict[str, Any]:
     return {name: value for name, value in asdict(arguments).items() if name not in neutral}
 
 
+def _in_effect(state: dict[str, Any], defaults: dict[str, Any], task: str | None) -> dict[str, Any]:
+    """`state` with the model's values for arguments that were not given, and the names of these.
+
+    The frames of a video that continues or edits another one follow from that one.
+    """
+    follows = {"num_frames"} if task else set()
+    filled = {
+        name: value
+        for name, value in defaults.items()
+        if name in state and state[name] is None and name not in follows
+    }
+    return {**state, **filled, BY_DEFAULT: sorted(filled)}
+
+
 def _is_unfinished(arguments: GenerateArguments, state: dict[str, Any], inputs: list[str]) -> bool:
     """Whether the output folder holds work of the same arguments to go on with.
 
@@ -306,7 +323,12 @@ def _is_unfinished(arguments: GenerateArguments, state: dict[str, Any], inputs: 
         return False
     require_own(output_dir, OUTPUTS)
     found = _stored_arguments(output_dir)
-    differing = [name for name in {**state, **found} if found.get(name) != state.get(name)]
+    defaulted = set(found.pop(BY_DEFAULT, []))
+    differing = [
+        name
+        for name in {**state, **found}
+        if found.get(name) != state.get(name) and not (state.get(name) is None and name in defaulted)
+    ]
     if differing:
         raise InputError(
             f"{output_dir} holds videos made with other arguments ({', '.join(differing)}): name another folder "

@@ -223,7 +223,7 @@ def compare_models(
     order = list(models)
     samples.sort(key=lambda sample: (order.index(sample.model), sample.file_name))
     summary = summarise(samples, references)
-    facts = {**facts, **repeatable(folder)}
+    facts = in_effect({**facts, **repeatable(folder)})
     write_report(
         folder, samples, summary, facts, lambda s: read_video(folder / s.file_name), references, title
     )
@@ -237,6 +237,12 @@ def repeatable(folder: Path) -> dict[str, Any]:
         "model_defaults": read_json(stored) if stored.is_file() else {},
         "bootstrap": {"resamples": RESAMPLES, "confidence": CONFIDENCE, "seed": 0, "clusters": "prompts"},
     }
+
+
+def in_effect(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """`facts` with the model's own values for the sizes and sampling settings that were not given."""
+    defaults = facts["model_defaults"]
+    return {name: defaults.get(name) if value is None else value for name, value in facts.items()}
 
 
 def _judged_batches(

@@ -1,0 +1,108 @@
+"""`--help` and refusals come from the sources alone, and say what the real dataclasses say."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from alignment import cli
+from alignment.command_parser import CommandParser
+from alignment.command_source import read_command
+
+
+def calls(module: Any) -> dict[str, tuple[type, ...]]:
+    """The arguments of a command and of its verbs."""
+    found = {verb: each.arguments for verb, each in getattr(module, "VERBS", {}).items()}
+    return {"": module.ARGUMENTS, **found} if hasattr(module, "run") else found
+
+
+def flags(parser: CommandParser) -> list[tuple[Any, ...]]:
+    return [
+        (
+            each.option_strings,
+            each.dest,
+            getattr(each.default, "value", each.default),
+            each.nargs,
+            each.const,
+            each.required,
+            getattr(each.type, "__name__", None),
+            None if each.choices is None else [getattr(choice, "value", choice) for choice in each.choices],
+            str(parser.hints[each.dest]).replace("typing.", "").replace("None | ", ""),
+        )
+        for each in parser._actions
+        if each.dest != "parallelism_config"  # a dataclass of accelerate, which no flag can give
+    ]
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_the_sources_say_what_the_command_takes(name: str) -> None:
+    described, real = read_command(name), cli._load_command(name)
+    assert described is not None, (
+        "its arguments need more than its source: --help falls back to importing torch"
+    )
+    assert (described.HELP, described.EXAMPLE) == (real.HELP, real.EXAMPLE)
+    assert hasattr(described, "run") == hasattr(real, "run")
+    expected = calls(real)
+    assert list(calls(described)) == list(expected)
+    for verb, types in calls(described).items():
+        light, heavy = CommandParser(types, prog="x"), CommandParser(expected[verb], prog="x")
+        assert light.format_help() == heavy.format_help()
+        assert flags(light) == flags(heavy)
+
+
+PROGRAM = """
+import resource, sys
+from alignment.cli import main
+code = main(sys.argv[2:])
+seconds = resource.getrusage(resource.RUSAGE_SELF).ru_utime
+assert code == int(sys.argv[1]), code
+for name in ("torch", "transformers", "diffusers", "peft"):
+    assert name not in sys.modules, name
+assert seconds < 3, seconds
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        *((0, f"{name} --help") for name in cli.COMMANDS),
+        (0, "reward evaluate --help"),
+        (0, "label serve --help"),
+        (2, "sft --datset x"),
+        (2, "ppo --model nano --seed -1"),
+        (2, "generate --width many"),
+    ],
+)
+def test_help_and_refusals_import_no_torch(code: int, words: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(code), *words.split()],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_explains_every_argument_but_the_rare_ones_of_transformers() -> None:
+    described = read_command("sft")
+    assert described is not None
+    text = CommandParser(described.ARGUMENTS, prog="vidalign sft").format_help()
+    before, advanced = text.split("\nAdvanced:\n")
+    headings = [line for line in before.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert headings.index("Training:") > headings.index("What `sft` learns from:")
+    for name in (
+        "output_dir",
+        "learning_rate",
+        "max_steps",
+        "seed",
+        "bf16",
+        "save_steps",
+        "resume_from_checkpoint",
+    ):
+        assert f"  --{name}" in before.split("\nTraining:\n")[1]
+    explained = before.replace("\n      ", " ").splitlines()
+    assert all(len(line.split()) > 4 for line in explained if line.startswith("  --")), "each is explained"
+    assert "adam_beta1" in advanced
