@@ -23,7 +23,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from alignment.invocation import begin, command_that_goes_on, same_command
 from alignment.sibling_packages import PACKAGES

@@ -252,14 +252,18 @@ def _parsed(url: str) -> URL:
             raise ArgumentError("its parts cannot be told apart")
         _ = parsed.port, parsed.get_dialect()
     except (ArgumentError, NoSuchModuleError, ValueError) as error:
-        kind = "no such kind of database" if isinstance(error, NoSuchModuleError) else "it is not a URL"
+        kind = (
+            "there is no such kind"
+            if isinstance(error, NoSuchModuleError)
+            else "its parts cannot be told apart"
+        )
         advice = (
             "give postgresql://user:password@host:5432/labels, with special characters of user and password as %40 "
             "for @, %3A for :, %2F for /, %23 for # and %3F for ?"
             if is_network
             else "give a path or, for example, sqlite:///labels.db"
         )
-        raise InputError(f"The database {shown_url(url)} cannot be opened ({kind}): {advice}.") from None
+        raise InputError(f"{shown_url(url)} is not a database URL ({kind}): {advice}.") from None
     return parsed
 
 

@@ -103,7 +103,7 @@ _FIRST_UNLOCKED = _shown(select(_UNLOCKED.c.id).scalar_subquery())
 _FIRST = _shown(_FREE.scalar_subquery())
 _THIS = _shown(bindparam("task"))
 _LOCK = select(Task.id).where(Task.id == bindparam("task")).with_for_update()
-_NEW = {
+_NEW: dict[str, Any] = {
     "task_id": bindparam("task", type_=Integer),
     "user_id": bindparam("user", type_=Integer),
     "token": bindparam("token", type_=String),

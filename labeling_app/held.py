@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
-from sqlalchemy import Table, bindparam, func, select, update
+from sqlalchemy import Select, Table, bindparam, func, select, update
 from sqlalchemy.orm import Session
 
 from labeling_app.free_tasks import Candidate, ShownVideo
@@ -72,7 +72,7 @@ class Held:
 
 
 _ASSIGNMENTS, _TASKS = cast(Table, Assignment.__table__), cast(Table, Task.__table__)
-HELD = (
+HELD: Select[*tuple[Any, ...]] = (
     select(
         Assignment.id,
         Assignment.task_id,

@@ -34,6 +34,7 @@ from labeling_app.guard import DEMONSTRATE, LEAD, PAGE, Guard
 from labeling_app.lead_api import lead_api
 from labeling_app.login import LoginThrottle
 from labeling_app.models import User
+from labeling_app.page_root import PageRoot
 from labeling_app.store import MAXIMUM_VIDEOS, Store
 
 STATIC = Path(__file__).parent / "static"
@@ -89,6 +90,7 @@ def create_app(store: Store, campaign: str | None = None, candidates: Path | Non
     door = Door(store, LoginThrottle(longest_wait=60.0), LoginThrottle(free_attempts=30))
     app = FastAPI(title="vidalign labeling", docs_url=None, redoc_url=None)
     app.state.door = door
+    app.add_middleware(PageRoot, paths=[f"{page}/" for page in (PAGE, DEMONSTRATE, LEAD)])
     app.add_middleware(Guard, door=door)
     _add_error_messages(app)
     _add_login(app, door)

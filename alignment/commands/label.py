@@ -12,22 +12,20 @@ from pathlib import Path
 
 from alignment.cli import Verb
 from alignment.label_campaign import CAMPAIGN_HELP, DB_HELP, command_line_user
+from alignment.label_export import ExportArguments, run_export
 from alignment.label_verbs import LEAD_VERBS, reward_score
-from alignment.next_command import new_folder, show_next
+from alignment.next_command import show_next
 from generator.output import InputError, read_jsonl
 from labeling_app.backup import backup, restore
-from labeling_app.contents import changed_files, task_media
 from labeling_app.database import existing_database
-from labeling_app.demonstrations import export_demonstrations
-from labeling_app.exchange import export_preferences, import_preferences
-from labeling_app.export import export_rankings
+from labeling_app.exchange import import_preferences
 from labeling_app.hidden_checks import HiddenChecks, hidden_checks
 from labeling_app.importing import import_tasks, read_candidates
 from labeling_app.quality import agreement, skips
 from labeling_app.reliability import reliabilities
 from labeling_app.simulate import Score, precomputed_scores, simulate
 from labeling_app.store import Store
-from reward.formats import FORMAT_HELP, FORMATS, OWN, read_preferences
+from reward.formats import FORMAT_HELP, read_preferences
 
 HELP = (
     "collect human rankings and demonstrations: serve, import, select, export, quality, simulate, backup, …"
@@ -99,37 +97,6 @@ class ImportArguments:
     skip_bad: bool = field(
         default=False, metadata={"help": "leave out unusable videos instead of importing nothing"}
     )
-
-
-@dataclass
-class ExportArguments:
-    """Where the rankings go."""
-
-    db: str = field(metadata={"help": DB_HELP})
-    output_file: str | None = field(
-        default=None, metadata={"help": "rankings file to write, for example rankings.jsonl"}
-    )
-    campaign: str = field(default="default", metadata={"help": CAMPAIGN_HELP})
-    format: str = field(
-        default=OWN,
-        metadata={
-            "help": f"layout of the file: {', '.join([OWN, *FORMATS])}; those of other projects get the videos in a "
-            "folder `videos` beside the file (docs/data-formats.md)"
-        },
-    )
-    raw: bool = field(
-        default=False, metadata={"help": "annotators' own rankings also where a lead has decided"}
-    )
-    demonstrations: str | None = field(
-        default=None,
-        metadata={"help": "instead: folder for the demonstrations, which `vidalign sft --dataset` reads"},
-    )
-    accepted: bool = field(default=False, metadata={"help": "only demonstrations that a lead has accepted"})
-    skip_bad: bool = field(
-        default=False,
-        metadata={"help": "leave out videos whose files have changed or gone since they were judged"},
-    )
-    overwrite: bool = field(default=False, metadata={"help": "replace the file or folder if it exists"})
 
 
 @dataclass
@@ -309,58 +276,6 @@ def _import_preferences(arguments: ImportArguments) -> None:
         f"Campaign {arguments.campaign}: {done.judgements} new ranking(s) of {names} (imported), {done.known} known "
         f"already; {done.tasks} new task(s)."
     )
-
-
-def run_export(arguments: ExportArguments) -> None:
-    """Writes the rankings or the demonstrations of a campaign."""
-    if (arguments.output_file is None) == (arguments.demonstrations is None):
-        raise InputError("Say what to export: either --output_file for rankings or --demonstrations FOLDER.")
-    with Store(existing_database(arguments.db)) as store:
-        if arguments.demonstrations is not None:
-            count = export_demonstrations(
-                store,
-                arguments.campaign,
-                arguments.demonstrations,
-                arguments.overwrite,
-                arguments.accepted,
-                arguments.skip_bad,
-            )
-            store.record(
-                command_line_user(), "export demonstrations", campaign=arguments.campaign, rows=count
-            )
-            print(f"{count} demonstration(s) in {arguments.demonstrations}")
-            folder = new_folder(arguments.demonstrations, "sft")
-            show_next("sft", "--model", "nano", "--dataset", arguments.demonstrations, "--output_dir", folder)
-            return
-        path = Path(arguments.output_file or "")
-        how = (arguments.overwrite, arguments.raw, arguments.skip_bad)
-        if arguments.format != OWN:
-            count, left = export_preferences(store, arguments.campaign, path, arguments.format, *how)
-            _record_export(store, arguments, count)
-            print(f"{count} row(s) of {arguments.format} in {path}, videos in {path.parent / 'videos'}")
-            _print_left_out(store, arguments)
-            if left:
-                print(
-                    f"{left} ranking(s) of other dimensions were left out: {arguments.format} has overall only."
-                )
-            return
-        count = export_rankings(store, arguments.campaign, path, *how)
-        _record_export(store, arguments, count)
-        _print_left_out(store, arguments)
-    print(f"{count} ranking(s) in {path}")
-    show_next("reward", "--preferences", path, "--output_dir", new_folder(path.with_suffix(""), "reward"))
-
-
-def _record_export(store: Store, arguments: ExportArguments, rows: int) -> None:
-    store.record(
-        command_line_user(), "export", campaign=arguments.campaign, format=arguments.format, rows=rows
-    )
-
-
-def _print_left_out(store: Store, arguments: ExportArguments) -> None:
-    if arguments.skip_bad:
-        for path in changed_files(task_media(store.tasks(arguments.campaign))):
-            print(f"Left out: rankings of {path}, which has changed or gone since it was judged.")
 
 
 def run_users(arguments: UsersArguments) -> None:

@@ -236,7 +236,7 @@ def test_an_uploaded_video_is_written_anew_and_answers_a_prompt(
 
     (row,) = demonstrations(filled, "main")
     away = Path(row.media.path).rename(tmp_path / "away.mp4")
-    with pytest.raises(InputError, match="not there any more"):
+    with pytest.raises(InputError, match="have changed or gone"):
         export_demonstrations(filled, "main", tmp_path / "other")
     away.rename(row.media.path)
     assert (

@@ -109,6 +109,10 @@ def test_an_unknown_campaign_names_the_known_ones(filled: Store) -> None:
 
 
 def test_a_running_campaign_keeps_its_overlap(filled: Store, candidates: Path) -> None:
+    ada = filled.add_user("ada")
+    task = assignment.next_task(filled, ada)
+    assert task is not None
+    assignment.submit(filled, ada, task.assignment, {"overall": [1, 2, 3, 4]}, 1.0)
     with pytest.raises(InputError, match="overlap 2"):
         import_tasks(filled, candidates, campaign="main", overlap=3)
     for overlap in (0, 1001, 10**20):
