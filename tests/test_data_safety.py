@@ -5,6 +5,8 @@ import os
 import resource
 import shlex
 import signal
+import subprocess
+import sys
 import time
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -230,6 +232,39 @@ def test_the_command_that_goes_on_is_the_users_own():
     begin([])
 
 
+@pytest.mark.slow
+def test_two_launched_processes_save_and_stop_together(data):
+    tiny_generator().pipeline.save_pretrained("tiny-model")
+    words = [word if word != "tiny" else "tiny-model" for word in SFT] + ["--accelerate_config", "multi_gpu"]
+    words += ["--num_processes", "2"]
+    words[words.index("--max_steps") + 1] = "100000"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [
+        sys.executable,
+        "-m",
+        "alignment.cli",
+        *words,
+        "--save_steps",
+        "100000",
+        "--logging_steps",
+        "1",
+    ]
+    command[command.index("--report_to") + 1] = "tensorboard"
+    process = subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while not list(data.glob("out/runs/*/*")) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.5)
+    time.sleep(2)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    assert len(list(data.glob("out/checkpoint-*/rng_state_1.pth"))) == 1
+    assert advised(said) == [*command[3:], "--resume_from_checkpoint", "latest"]
+
+
 # Overwriting
 
 
@@ -418,7 +453,8 @@ def test_damaged_embeddings_of_a_prompt_are_made_again(data, caplog, monkeypatch
     file = sorted(cache.glob("*.safetensors"))[0]
     file.write_bytes(b"")
     again = encode_prompts_cached(tiny, ["a", "b"], cache)
-    assert all(torch.equal(first[name], again[name]) for name in first)
+    # Encoded alone and not as one of two, which other kernels may round otherwise.
+    assert all(torch.allclose(first[name], again[name], atol=1e-5) for name in first)
     assert [str(file) in record.message for record in caplog.records] == [True]
 
 
