@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from alignment.reward_mixture import RewardMixture
+from alignment.rollouts.reward_mixture import RewardMixture
 from generator import flow
 from generator.base import Conditions, VideoGenerator, select
 from generator.one_or_several import as_list

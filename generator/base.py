@@ -94,7 +94,7 @@ class VideoGenerator(ABC):
     takes_packed: bool = False
     """Whether `packed_velocity` works, and with it training with `pack`."""
     takes_known_frames: bool = False
-    """Whether `frame_velocity` works, and with it videos as prompts (`generator.video_prompts`)."""
+    """Whether `frame_velocity` works, and with it videos as prompts (`generator.editing.video_prompts`)."""
     takes_key_frames: bool = False
     """Whether `frame_velocity` also knows other distances between frames, and frames that are images of their own."""
     needs_image: bool = False
@@ -293,7 +293,7 @@ class VideoGenerator(ABC):
         Args:
             options: for `torch.compile`, over `dynamic=False`.
         """
-        from generator.compilation import compile_each
+        from generator.hardware.compilation import compile_each
 
         compile_each(self.blocks(), **options)
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
-from generator.folders import visible_files
+from generator.files.folders import visible_files
 from generator.one_or_several import as_list
 from generator.output import InputError, atomic_path, check_storable, read_jsonl, read_text, write_jsonl
 from generator.video import check_video, write_video

@@ -78,7 +78,7 @@ def training_size(
         InputError: the file is no video, or smaller than anything the family can make.
     """
     from generator.video import is_still, video_shape
-    from generator.video_timing import frames_in_clip
+    from generator.video_files.timing import frames_in_clip
 
     if is_still(path):
         num_frames = 1  # frozen frames would teach the model to stand still

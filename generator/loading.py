@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 
 from generator.base import GenerationDefaults, VideoGenerator
-from generator.offloading import offload_linear_layers
+from generator.hardware.offloading import offload_linear_layers
 from generator.output import InputError, read_json
 
 DEFAULTS_NAME = "generation_defaults.json"

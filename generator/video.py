@@ -23,10 +23,10 @@ from torch.nn import functional
 
 from generator.one_or_several import as_list
 from generator.output import InputError, atomic_path
-from generator.pixel_formats import FULL_COLOUR_SIDE
-from generator.still_images import IMAGE_SUFFIXES
-from generator.video_decoding import ImageReader, VideoReader, file_address, film_rate, opened_video
-from generator.video_timing import even_indices, frame_indices, nearest_frames
+from generator.video_files.decoding import ImageReader, VideoReader, file_address, film_rate, opened_video
+from generator.video_files.pixel_formats import FULL_COLOUR_SIDE
+from generator.video_files.still_images import IMAGE_SUFFIXES
+from generator.video_files.timing import even_indices, frame_indices, nearest_frames
 
 __all__ = [
     "FULL_COLOUR_SIDE",
@@ -69,7 +69,7 @@ def read_video(path: str | Path) -> tuple[Tensor, float]:
     """All frames of a video file, or the one frame of an image, as a viewer shows them.
 
     Frames follow each other at a constant rate: of a file of variable rate each moment `i / fps` shows the frame
-    whose time stamp is nearest (see `generator.video_timing.even_rate`). The rotation that a camera noted is applied,
+    whose time stamp is nearest (see `generator.video_files.timing.even_rate`). The rotation that a camera noted is applied,
     pixels are made square, and transparency is laid over white. The whole video is held in memory; `read_clip` reads
     a small clip of a long or large one.
 

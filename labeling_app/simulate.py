@@ -25,10 +25,10 @@ from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
 from generator.output import InputError
-from labeling_app import assignment
-from labeling_app.contents import require_unchanged, task_media
-from labeling_app.models import Task, User
-from labeling_app.store import Store
+from labeling_app.store.contents import require_unchanged, task_media
+from labeling_app.store.store import Store
+from labeling_app.store.tables import Task, User
+from labeling_app.tasks import next_task as assignment
 
 Score = Callable[[Path, str], float]
 """Gold score of a video for a prompt; higher is better."""

@@ -37,13 +37,13 @@ def load_reward(
         InputError: there is no such reward.
     """
     from reward.models.base import FunctionReward, WorldReward
-    from reward.user_functions import import_function
+    from reward.models.user_functions import import_function
 
     name = ",".join(map(str, as_list(name_or_path)))
     if name == "world":
         return WorldReward()
     if name.startswith(("http://", "https://")):
-        from reward.remote import RemoteReward
+        from reward.service.client import RemoteReward
 
         return RemoteReward(name)
     path = Path(name)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
-from generator.folders import file_identity
+from generator.files.folders import file_identity
 from generator.output import InputError, read_jsonl, write_jsonl
 
 DIMENSIONS = ("overall", "visual", "motion", "alignment")

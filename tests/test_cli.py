@@ -20,8 +20,8 @@ import yaml
 from transformers import TrainingArguments
 
 from alignment import cli
-from alignment.config_files import find_config, shipped_configs
-from alignment.launcher import LaunchArguments, launch_command
+from alignment.cli.config_files import find_config, shipped_configs
+from alignment.cli.launcher import LaunchArguments, launch_command
 from generator.output import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,7 +68,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Install:
             if error is not None:
                 raise error
 
-        module: Any = types.ModuleType(f"alignment.commands.{name}")
+        module: Any = types.ModuleType(f"alignment.cli.commands.{name}")
         module.HELP, module.EXAMPLE, module.ARGUMENTS, module.run = (
             "Does it.",
             f"vidalign {name}",
@@ -394,7 +394,7 @@ def test_two_processes_run_the_command_and_report_its_mistake(tmp_path: Path) ->
     (tmp_path / "sitecustomize.py").write_text(
         "import sys, types\n"
         "from dataclasses import dataclass\n"
-        "module = types.ModuleType('alignment.commands.sft')\n"
+        "module = types.ModuleType('alignment.cli.commands.sft')\n"
         "@dataclass\n"
         "class Arguments:\n"
         "    folder: str\n"
@@ -407,7 +407,7 @@ def test_two_processes_run_the_command_and_report_its_mistake(tmp_path: Path) ->
         "        raise InputError('The data set is missing: give one.')\n"
         "    pathlib.Path(arguments.folder, 'rank' + os.environ['RANK']).write_text(os.environ['WORLD_SIZE'])\n"
         "module.HELP, module.EXAMPLE, module.ARGUMENTS, module.run = 'x', 'x', (Arguments,), run\n"
-        "sys.modules['alignment.commands.sft'] = module\n"
+        "sys.modules['alignment.cli.commands.sft'] = module\n"
     )
 
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "CUDA_VISIBLE_DEVICES": ""}
@@ -438,7 +438,7 @@ def test_what_lies_in_the_working_directory_does_not_replace_ours_in_launched_pr
     (hook / "sitecustomize.py").write_text(
         "import sys, types\n"
         "from dataclasses import dataclass\n"
-        "module = types.ModuleType('alignment.commands.sft')\n"
+        "module = types.ModuleType('alignment.cli.commands.sft')\n"
         "@dataclass\n"
         "class Arguments:\n"
         "    reward: str\n"
@@ -450,7 +450,7 @@ def test_what_lies_in_the_working_directory_does_not_replace_ours_in_launched_pr
         "    with open('found', 'w') as file:\n"
         "        print(*files, os.environ.get('PYTHONSAFEPATH'), sep='\\n', file=file)\n"
         "module.HELP, module.EXAMPLE, module.ARGUMENTS, module.run = 'x', 'x', (Arguments,), run\n"
-        "sys.modules['alignment.commands.sft'] = module\n"
+        "sys.modules['alignment.cli.commands.sft'] = module\n"
     )
     environment = {
         **os.environ,

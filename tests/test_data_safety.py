@@ -17,30 +17,30 @@ from safetensors.torch import load_file
 from transformers import TrainerControl
 
 import generator
-from alignment.alignment_trainer import AlignmentTrainer
-from alignment.backprop_config import BackpropConfig
 from alignment.cli import main
-from alignment.dpo_config import DPOConfig
+from alignment.data.latent_dataset import encode_files, encode_prompts_cached
 from alignment.invocation import begin, command_that_goes_on
-from alignment.latent_dataset import encode_files, encode_prompts_cached
-from alignment.nft_config import NFTConfig
-from alignment.online_dpo_config import OnlineDPOConfig
-from alignment.ppo_config import PPOConfig
-from alignment.rwr_config import RWRConfig
-from alignment.sft_config import SFTConfig
-from alignment.training_outputs import command_of
-from alignment.training_run import checkpoint_to_resume
-from generator.checkpoints import CheckpointSchedule, newest_checkpoint
+from alignment.stages.outputs import command_of
+from alignment.stages.stage import checkpoint_to_resume
+from alignment.trainers.backprop_config import BackpropConfig
+from alignment.trainers.base_trainer import AlignmentTrainer
+from alignment.trainers.dpo_config import DPOConfig
+from alignment.trainers.nft_config import NFTConfig
+from alignment.trainers.online_dpo_config import OnlineDPOConfig
+from alignment.trainers.ppo_config import PPOConfig
+from alignment.trainers.rwr_config import RWRConfig
+from alignment.trainers.sft_config import SFTConfig
 from generator.demonstrations import write_demonstrations
-from generator.interruption import StopRequest
+from generator.files.output_folder import MARK, check_output_dir
 from generator.output import InputError, write_json, write_text
-from generator.output_folder import MARK, check_output_dir
 from generator.testing import tiny_generator
-from labeling_app.demonstrations import DEMONSTRATION_OUTPUTS
-from labeling_app.store import Store
+from generator.training.checkpoints import CheckpointSchedule, newest_checkpoint
+from generator.training.interruption import StopRequest
+from labeling_app.campaigns.demonstrations import DEMONSTRATION_OUTPUTS
+from labeling_app.store.store import Store
 from reward.preferences import Ranking, write_rankings
-from reward.reward_config import RewardConfig
-from reward.reward_trainer import RewardTrainer
+from reward.training.reward_config import RewardConfig
+from reward.training.reward_trainer import RewardTrainer
 
 TRAINERS = [SFTConfig, DPOConfig, PPOConfig, RWRConfig, NFTConfig, BackpropConfig, OnlineDPOConfig]
 ADAPTER = "pytorch_lora_weights.safetensors"
@@ -447,7 +447,7 @@ def test_a_damaged_cache_is_made_again_and_named(data, caplog):
 
 
 def test_damaged_embeddings_of_a_prompt_are_made_again(data, caplog, monkeypatch):
-    monkeypatch.setattr("alignment.latent_dataset.CACHED_ENCODER_SIZE", 0)
+    monkeypatch.setattr("alignment.data.latent_dataset.CACHED_ENCODER_SIZE", 0)
     tiny, cache = tiny_generator(), data / "own-cache"
     first = encode_prompts_cached(tiny, ["a", "b"], cache)
     file = sorted(cache.glob("*.safetensors"))[0]

@@ -20,7 +20,7 @@ pytest.importorskip("setuptools", minversion="77")
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = tmp_path_factory.mktemp("source")
-    for name in (*PACKAGES, "configs"):
+    for name in PACKAGES:
         ignored = shutil.ignore_patterns("__pycache__", "*.safetensors")  # the weights would only cost time
         shutil.copytree(ROOT / name, source / name, ignore=ignored)
     for name in ("pyproject.toml", "LICENSE"):
@@ -41,11 +41,12 @@ def test_the_wheel_holds_every_module_and_configuration(wheel: Path) -> None:
         path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py")
     }
     assert modules <= names
-    configs = {path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*") if path.is_file()}
-    held = {
-        "configs/" + name.split("share/vidalign/configs/")[1] for name in names if "share/vidalign/" in name
+    configs = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "alignment" / "cli" / "configs").rglob("*")
+        if path.is_file()
     }
-    assert held == configs, "every folder of configs/ needs a line in [tool.setuptools.data-files]"
+    assert configs <= names
     assert not any(name.split("/")[0] in {"tests", "benchmarks", "docs"} for name in names)
 
 
@@ -64,9 +65,9 @@ def test_an_installed_package_finds_its_configurations(wheel: Path, tmp_path: Pa
     ]
     install += [scheme, str(root)]
     subprocess.run([*install, str(wheel)], check=True, capture_output=True)
-    site = next(root.rglob("alignment/cli.py")).parents[1]
+    site = next(root.rglob("alignment/cli/command_line.py")).parents[1]
     program = (
-        "from alignment.config_files import find_config, CHECKOUT; assert not CHECKOUT.exists(), CHECKOUT\n"
+        "from alignment.cli.config_files import find_config\n"
         "import yaml; path = find_config('zero2', 'accelerate')\n"
         "beside = yaml.safe_load(path.read_text())['deepspeed_config']['deepspeed_config_file']\n"
         "print((path.parent / beside).resolve())"
@@ -83,7 +84,9 @@ def test_an_installed_package_finds_its_configurations(wheel: Path, tmp_path: Pa
     assert done.returncode == 0, done.stderr
     found = Path(done.stdout.strip())
     assert found.is_relative_to(root)
-    assert found.read_text() == (ROOT / "configs" / "deepspeed" / "zero2.json").read_text()
+    assert (
+        found.read_text() == (ROOT / "alignment" / "cli" / "configs" / "deepspeed" / "zero2.json").read_text()
+    )
 
 
 def test_an_editable_install_wins_over_a_folder_in_the_working_directory(tmp_path: Path) -> None:

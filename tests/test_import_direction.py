@@ -61,7 +61,7 @@ def test_the_packages_of_the_house_are_these_four() -> None:
     [
         "import alignment.cli",
         "from reward import losses",
-        "def f():\n    from labeling_app.store import Store",
+        "def f():\n    from labeling_app.store.store import Store",
         "import importlib\nimportlib.import_module('alignment.cli')",
         "if TYPE_CHECKING:\n    import reward.models as m",
     ],

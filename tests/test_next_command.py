@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from alignment.cli import main
-from alignment.next_command import given_flags, new_folder, show_next
+from alignment.cli.next_command import given_flags, new_folder, show_next
 from generator.demonstrations import write_demonstrations
 from generator.testing import tiny_generator
 from generator.world import sample_prompts
@@ -155,7 +155,7 @@ def test_a_password_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_flags_are_those_that_were_given() -> None:
-    from alignment.loading_arguments import LoadingArguments
+    from alignment.stages.arguments import LoadingArguments
 
     loading = LoadingArguments(dtype="float32", tiling=True)
     assert given_flags(loading, ["dtype", "quantization", "tiling"]) == [

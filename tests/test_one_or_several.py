@@ -8,32 +8,32 @@ from pathlib import Path
 import pytest
 import torch
 
-from alignment.adapters import GeneratorArguments, LoraArguments
 from alignment.cli import main
-from alignment.commands.evaluate import CompareArguments, EvaluateArguments, name_adapters
-from alignment.commands.ppo import PPOArguments
+from alignment.cli.commands.evaluate import CompareArguments, EvaluateArguments, name_adapters
+from alignment.cli.commands.ppo import PPOArguments
+from alignment.cli.video_prompt_arguments import VideoPromptArguments
+from alignment.data.latent_dataset import PromptTable
 from alignment.guided_sampling import sample_aligned
-from alignment.latent_dataset import PromptTable
-from alignment.ppo_config import PPOConfig
-from alignment.ppo_trainer import PPOTrainer
-from alignment.prompted_generation import VideoPromptArguments
-from alignment.reward_mixture import RewardMixture
-from alignment.rollout_run import PromptsAndRewards
+from alignment.lora import GeneratorArguments, LoraArguments
+from alignment.rollouts.reward_mixture import RewardMixture
+from alignment.stages.on_rewards import PromptsAndRewards
+from alignment.trainers.ppo_config import PPOConfig
+from alignment.trainers.ppo_trainer import PPOTrainer
 from generator.demonstrations import read_demonstrations, write_demonstrations
-from generator.editing import edit
+from generator.editing.flow_edit import edit
+from generator.editing.video_prompts import animate
 from generator.latent_cache import encode_files
 from generator.output import InputError
 from generator.sampling import encode_unique_prompts, generate_latents
 from generator.testing import tiny_generator
 from generator.video import write_video
-from generator.video_prompts import animate
 from generator.world import verify_batch
-from labeling_app.demonstrations import ask
-from labeling_app.store import Store
+from labeling_app.campaigns.demonstrations import ask
+from labeling_app.store.store import Store
 from reward import load_reward
 from reward.adherence.evaluate import evaluate_videos, summarise
 from reward.adherence.runs import name_runs
-from reward.reward_config import RewardConfig
+from reward.training.reward_config import RewardConfig
 
 SIZE = {"num_frames": 5, "height": 16, "width": 16, "num_inference_steps": 2}
 PROMPT = "a red circle"
@@ -122,7 +122,7 @@ def test_a_string_is_one_prompt_of_demonstrations(tmp_path: Path) -> None:
     write_demonstrations(tmp_path / "data", torch.zeros(1, 3, 5, 16, 16), PROMPT, 8)
     assert [demonstration.prompt for demonstration in read_demonstrations(tmp_path / "data")] == [PROMPT]
     with Store(tmp_path / "labels.db") as store:
-        from labeling_app.campaigns import add_campaign
+        from labeling_app.campaigns.campaigns import add_campaign
 
         add_campaign(store, "first", dimensions="overall")
         assert ask(store, "first", PROMPT) == 1

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from generator.base import Conditions, GenerationDefaults, VideoGenerator
+from generator.hardware.tiling import TILE, lay_tiles
 from generator.lost_words import lost_end
 from generator.one_or_several import as_list
 from generator.output import InputError
-from generator.tiling import TILE, lay_tiles
 
 ATTENTION_LAYERS = ["to_q", "to_k", "to_v", "to_out.0"]
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from generator.files.output_folder import Outputs, check_output_dir, open_output_dir
 from generator.output import InputError, atomic_path, write_jsonl
-from generator.output_folder import Outputs, check_output_dir, open_output_dir
 
 from .grammar import describe
 from .meaning import Meaning, ObjectMeaning, corrupt, sample_meaning

@@ -16,17 +16,23 @@ import torch
 from torch import Tensor
 
 from generator.base import VideoGenerator
+from generator.files.output_folder import (
+    Outputs,
+    check_output_dir,
+    named_videos,
+    open_output_dir,
+    require_own,
+)
 from generator.one_or_several import as_list
 from generator.output import InputError, read_json, read_jsonl, write_json, write_jsonl
-from generator.output_folder import Outputs, check_output_dir, named_videos, open_output_dir, require_own
-from generator.pixel_formats import PIXEL_FORMATS
+from generator.progress import VideoBar
 from generator.prompts import PromptRecord
 from generator.video import read_video, write_video
-from generator.video_bar import VideoBar
+from generator.video_files.pixel_formats import PIXEL_FORMATS
 from reward.adherence.evaluate import Sample, judge, load_verifier, summarise
-from reward.adherence.report import write_report
 from reward.adherence.statistics import CONFIDENCE, RESAMPLES
 from reward.adherence.verifiers import Categories, Verifier, check_prompts_of
+from reward.reports.adherence import write_report
 
 SETTINGS_NAME = "settings.json"
 METADATA_NAME = "metadata.jsonl"

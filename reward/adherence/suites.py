@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from generator.folders import visible_files
+from generator.files.folders import visible_files
 from generator.output import InputError, read_json
 from generator.prompts import PromptRecord, read_prompts
 from generator.world import Meaning, describe, sample_meaning

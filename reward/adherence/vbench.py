@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from generator.folders import visible_files
+from generator.files.folders import visible_files
 from generator.one_or_several import as_list
 from generator.output import InputError, read_json
 

@@ -19,7 +19,7 @@ from reward.adherence.questions import (
     read_question_graphs,
     single_question,
 )
-from reward.user_functions import import_function
+from reward.models.user_functions import import_function
 
 
 @dataclass(frozen=True)

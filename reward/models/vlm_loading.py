@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from generator.one_or_several import as_list
 from generator.output import InputError
-from generator.video_timing import frame_indices, frames_in_clip
+from generator.video_files.timing import frame_indices, frames_in_clip
 
 QWEN_FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
 _YES, _NO = ("Yes", "yes", " Yes", " yes"), ("No", "no", " No", " no")

@@ -17,21 +17,21 @@ from safetensors.torch import save_file
 sys.path.insert(0, str(Path(__file__).parent))
 from conftest import PROMPTS, BrightReward, StandInGenerator
 
-from alignment.backprop_config import BackpropConfig
-from alignment.backprop_trainer import BackpropTrainer
-from alignment.dpo_config import DPOConfig
-from alignment.dpo_trainer import DPOTrainer
-from alignment.launcher import without_gpu
-from alignment.nft_config import NFTConfig
-from alignment.nft_trainer import NFTTrainer
-from alignment.online_dpo_config import OnlineDPOConfig
-from alignment.online_dpo_trainer import OnlineDPOTrainer
-from alignment.ppo_config import PPOConfig
-from alignment.ppo_trainer import PPOTrainer
-from alignment.rwr_config import RWRConfig
-from alignment.rwr_trainer import RWRTrainer
-from alignment.sft_config import SFTConfig
-from alignment.sft_trainer import SFTTrainer
+from alignment.cli.launcher import without_gpu
+from alignment.trainers.backprop_config import BackpropConfig
+from alignment.trainers.backprop_trainer import BackpropTrainer
+from alignment.trainers.dpo_config import DPOConfig
+from alignment.trainers.dpo_trainer import DPOTrainer
+from alignment.trainers.nft_config import NFTConfig
+from alignment.trainers.nft_trainer import NFTTrainer
+from alignment.trainers.online_dpo_config import OnlineDPOConfig
+from alignment.trainers.online_dpo_trainer import OnlineDPOTrainer
+from alignment.trainers.ppo_config import PPOConfig
+from alignment.trainers.ppo_trainer import PPOTrainer
+from alignment.trainers.rwr_config import RWRConfig
+from alignment.trainers.rwr_trainer import RWRTrainer
+from alignment.trainers.sft_config import SFTConfig
+from alignment.trainers.sft_trainer import SFTTrainer
 
 FURTHER = {
     "rwr": (RWRTrainer, RWRConfig),

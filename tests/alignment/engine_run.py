@@ -13,7 +13,7 @@ import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel, WanTransformerBlock
 
 from alignment import cli
-from alignment.alignment_trainer import AlignmentTrainer
+from alignment.trainers.base_trainer import AlignmentTrainer
 
 FIRST = os.environ.get("RANK", "0") == "0"
 

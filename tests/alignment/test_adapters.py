@@ -8,8 +8,8 @@ import pytest
 import torch
 from peft.tuners.lora import LoraLayer
 
-from alignment.adapters import LoraArguments, adapters_disabled, add_lora, trained_adapter
-from alignment.alignment_trainer import Policy
+from alignment.lora import LoraArguments, adapters_disabled, add_lora, trained_adapter
+from alignment.trainers.base_trainer import Policy
 from generator.adapters import (
     WEIGHTS_NAME,
     concatenate_adapters,

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from alignment import cli
-from alignment.command_parser import CommandParser
-from alignment.command_source import read_command
+from alignment.cli.command_source import read_command
+from alignment.cli.parser import CommandParser
 
 
 def calls(module: Any) -> dict[str, tuple[type, ...]]:

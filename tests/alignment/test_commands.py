@@ -9,23 +9,23 @@ import torch
 import transformers
 from trl import TrlParser
 
-from alignment.adapters import GeneratorArguments, LoraArguments
-from alignment.backprop_config import BackpropConfig
-from alignment.commands import backprop, dpo, nft, online_dpo, ppo, rwr, sft
-from alignment.dpo_config import DPOConfig
-from alignment.nft_config import NFTConfig
-from alignment.online_dpo_config import OnlineDPOConfig
-from alignment.ppo_config import PPOConfig
-from alignment.rollout_run import PromptsAndRewards
-from alignment.rwr_config import RWRConfig
-from alignment.sft_config import SFTConfig
+from alignment.cli.commands import backprop, dpo, nft, online_dpo, ppo, rwr, sft
+from alignment.lora import GeneratorArguments, LoraArguments
+from alignment.stages.on_rewards import PromptsAndRewards
+from alignment.trainers.backprop_config import BackpropConfig
+from alignment.trainers.dpo_config import DPOConfig
+from alignment.trainers.nft_config import NFTConfig
+from alignment.trainers.online_dpo_config import OnlineDPOConfig
+from alignment.trainers.ppo_config import PPOConfig
+from alignment.trainers.rwr_config import RWRConfig
+from alignment.trainers.sft_config import SFTConfig
 from generator.adapters import load_adapters
 from generator.demonstrations import write_demonstrations
 from generator.output import InputError
 from generator.testing import tiny_generator
 from generator.video import write_video
 from reward.preferences import Ranking, write_rankings
-from reward.reward_config import RewardConfig
+from reward.training.reward_config import RewardConfig
 
 MODEL = GeneratorArguments(model="tiny")
 

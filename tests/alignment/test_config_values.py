@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from alignment import cli
-from alignment.command_parser import CommandParser
-from alignment.command_source import read_command
-from alignment.launcher import LaunchArguments, launch_command
+from alignment.cli.command_source import read_command
+from alignment.cli.launcher import LaunchArguments, launch_command
+from alignment.cli.parser import CommandParser
 from generator.output import InputError
 
 TEXTS = ["2025_01_31", "12:30", "010", "on", "no", "1e-4", "0x10", "2025-01-31", "1_000.5", "None", "=", "5"]

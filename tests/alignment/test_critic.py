@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from alignment.advantages import generalised_advantages
-from alignment.critic import ValueCritic
-from alignment.ppo_config import PPOConfig
-from alignment.ppo_trainer import PPOTrainer
+from alignment.rollouts.advantages import generalised_advantages
+from alignment.rollouts.critic import ValueCritic
+from alignment.trainers.ppo_config import PPOConfig
+from alignment.trainers.ppo_trainer import PPOTrainer
 from generator.testing import tiny_generator
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from alignment.demo import STAGES, Demo
-from alignment.demo_config import SCALES, DemoConfig, demo_scale
+from alignment.demo.demo import STAGES, Demo
+from alignment.demo.scales import SCALES, DemoConfig, demo_scale
 from generator.output import InputError
 from reward.preferences import read_rankings
 

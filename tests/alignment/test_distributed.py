@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 sys.path.insert(0, str(Path(__file__).parent))
 from distributed_run import VARIANTS, train
 
-from alignment.launcher import LaunchArguments, environment_without_gpu, launch_command
+from alignment.cli.launcher import LaunchArguments, environment_without_gpu, launch_command
 from generator import load_generator
 from generator.testing import tiny_generator
-from generator.testing_pipelines import save_tiny_pipeline
+from generator.testing.pipelines import save_tiny_pipeline
 from generator.video import write_video
 from reward.models.latent import LatentRewardConfig, LatentRewardModel
 

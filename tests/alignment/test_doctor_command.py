@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from alignment.cli import main
-from alignment.commands import doctor
+from alignment.cli.commands import doctor
 
 
 def test_doctor_reports_versions_codecs_and_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

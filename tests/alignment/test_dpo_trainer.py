@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from alignment.dpo_config import DPOConfig
-from alignment.dpo_trainer import DPOTrainer, RankingDPOTrainer
-from alignment.online_dpo_config import OnlineDPOConfig
+from alignment.trainers.dpo_config import DPOConfig
+from alignment.trainers.dpo_trainer import DPOTrainer, RankingDPOTrainer
+from alignment.trainers.online_dpo_config import OnlineDPOConfig
 from generator.output import InputError
 
 

@@ -13,8 +13,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from test_distributed import ADAPTER, launched
 
 from alignment import cli
-from alignment.launcher import LaunchArguments, launch_command
-from generator.testing_pipelines import save_tiny_pipeline
+from alignment.cli.launcher import LaunchArguments, launch_command
+from generator.testing.pipelines import save_tiny_pipeline
 from generator.video import write_video
 
 SCRIPT = Path(__file__).with_name("engine_run.py")

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from alignment.adapters import LoraArguments
-from alignment.backprop_config import BackpropConfig
-from alignment.backprop_trainer import BackpropTrainer
-from alignment.nft_config import NFTConfig
-from alignment.nft_trainer import NFTTrainer, nft_loss, optimality
-from alignment.online_dpo_config import OnlineDPOConfig
-from alignment.online_dpo_trainer import OnlineDPOTrainer, ranks_of_rewards
-from alignment.rwr_config import RWRConfig
-from alignment.rwr_trainer import RWRTrainer, regression_weights
+from alignment.lora import LoraArguments
+from alignment.trainers.backprop_config import BackpropConfig
+from alignment.trainers.backprop_trainer import BackpropTrainer
+from alignment.trainers.nft_config import NFTConfig
+from alignment.trainers.nft_trainer import NFTTrainer, nft_loss, optimality
+from alignment.trainers.online_dpo_config import OnlineDPOConfig
+from alignment.trainers.online_dpo_trainer import OnlineDPOTrainer, ranks_of_rewards
+from alignment.trainers.rwr_config import RWRConfig
+from alignment.trainers.rwr_trainer import RWRTrainer, regression_weights
 from generator import flow
 from generator.output import InputError
 from reward.models.base import FunctionReward

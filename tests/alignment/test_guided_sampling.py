@@ -13,7 +13,7 @@ from alignment.guided_sampling import (
     reward_guided_velocity,
     sample_aligned,
 )
-from alignment.reward_mixture import RewardMixture
+from alignment.rollouts.reward_mixture import RewardMixture
 from generator import flow
 from generator.output import InputError
 from generator.sampling import generate_latents, sample_latents

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from alignment.adapters import trained_adapter
-from alignment.judging import Judging, decode_for_reward
-from alignment.ppo_config import PPOConfig
-from alignment.ppo_trainer import PPOTrainer
+from alignment.lora import trained_adapter
+from alignment.rollouts.judge import Judging, decode_for_reward
+from alignment.trainers.ppo_config import PPOConfig
+from alignment.trainers.ppo_trainer import PPOTrainer
 from generator.loading import load_generator
 from generator.output import InputError
 from generator.testing import tiny_generator
-from generator.testing_pipelines import save_tiny_pipeline
+from generator.testing.pipelines import save_tiny_pipeline
 from reward.models.base import FunctionReward
 
 PROMPTS = ["a red circle moves left", "two blue stars"]

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-from alignment.latent_dataset import (
+from alignment.data.latent_dataset import (
     BucketBatchSampler,
     LatentDataset,
     PromptTable,

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from alignment.advantages import group_relative_advantages, mean_and_std, share_without_spread
 from alignment.losses import (
     best_and_worst,
     clipped_ratio_loss,
@@ -16,6 +15,7 @@ from alignment.losses import (
     preference_statistics,
     step_weights,
 )
+from alignment.rollouts.advantages import group_relative_advantages, mean_and_std, share_without_spread
 from generator import flow
 from generator.sampling import SdeSettings
 

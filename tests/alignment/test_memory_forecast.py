@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from alignment import memory_plan
-from alignment.adapters import LoraArguments, add_lora
 from alignment.cli import main
-from alignment.memory_forecast import DEPTH, DEPTH_FIELDS, Forecast, Work, _Probe, forecast
+from alignment.lora import LoraArguments, add_lora
+from alignment.memory import plan as memory_plan
+from alignment.memory.forecast import DEPTH, DEPTH_FIELDS, Forecast, Work, _Probe, forecast
+from generator.hardware.memory_tracker import StorageTracker, fused_attention
 from generator.loading import load_generator
-from generator.memory import StorageTracker, fused_attention
 from generator.output import InputError
-from generator.testing_pipelines import TINY_PIPELINES, save_tiny_pipeline
+from generator.testing.pipelines import TINY_PIPELINES, save_tiny_pipeline
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,12 @@ import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard
 
-from alignment.dpo_config import DPOConfig
-from alignment.dpo_trainer import RankingDPOTrainer
-from alignment.latent_dataset import collate
-from alignment.packed_data import RowBatchSampler, collate_rows
-from alignment.sft_config import SFTConfig
-from alignment.sft_trainer import SFTTrainer
+from alignment.data.latent_dataset import collate
+from alignment.data.packed_rows import RowBatchSampler, collate_rows
+from alignment.trainers.dpo_config import DPOConfig
+from alignment.trainers.dpo_trainer import RankingDPOTrainer
+from alignment.trainers.sft_config import SFTConfig
+from alignment.trainers.sft_trainer import SFTTrainer
 from generator.output import InputError
 from generator.testing import tiny_generator
 

@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 import torch
 
-from alignment.adapters import adapters_disabled
+from alignment.lora import adapters_disabled
 from alignment.losses import adapted_beta
-from alignment.ppo_config import PPOConfig
-from alignment.ppo_trainer import PPOTrainer
-from alignment.rollout import step_rows
+from alignment.rollouts.rollout import step_rows
+from alignment.trainers.ppo_config import PPOConfig
+from alignment.trainers.ppo_trainer import PPOTrainer
 from generator import flow
 from generator.output import InputError
 
@@ -212,7 +212,7 @@ def test_small_tables_of_prompts_stay_on_the_device_and_large_ones_do_not(
     resident = trainer._resident[id(table)][1]["text"]
     trainer.conditions_of(table, rows)
     assert trainer._resident[id(table)][1]["text"] is resident
-    monkeypatch.setattr("alignment.alignment_trainer.RESIDENT_BYTES", 47)
+    monkeypatch.setattr("alignment.trainers.base_trainer.RESIDENT_BYTES", 47)
     other = {"text": table["text"].clone()}
     assert trainer.conditions_of(other, rows)["text"].device.type == "meta"
     assert id(other) not in trainer._resident

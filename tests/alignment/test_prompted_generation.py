@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from alignment.commands.generate import GenerateArguments, run
-from alignment.prompted_generation import VideoPromptArguments
+from alignment.cli.commands.generate import GenerateArguments, run
+from alignment.cli.video_prompt_arguments import VideoPromptArguments
 from generator.output import InputError
 from generator.testing import tiny_generator
 from generator.video import read_video, write_video

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from alignment.ppo_config import PPOConfig
-from alignment.ppo_trainer import PPOTrainer
-from alignment.reward_mixture import RewardMixture, mix_rewards
+from alignment.rollouts.reward_mixture import RewardMixture, mix_rewards
+from alignment.trainers.ppo_config import PPOConfig
+from alignment.trainers.ppo_trainer import PPOTrainer
 from generator.output import InputError
 from reward.models.base import FunctionReward
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from alignment import rollout_progress
-from alignment.ppo_config import PPOConfig
-from alignment.ppo_trainer import PPOTrainer
-from alignment.probe import Probe, probe_rows
+from alignment.rollouts import progress as rollout_progress
+from alignment.rollouts.probe import Probe, probe_rows
+from alignment.trainers.ppo_config import PPOConfig
+from alignment.trainers.ppo_trainer import PPOTrainer
 from generator.output import InputError
 
 SMALL = {

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from alignment.sft_config import SFTConfig
-from alignment.sft_trainer import SFTTrainer, draw_dropout, draw_sigmas
+from alignment.trainers.sft_config import SFTConfig
+from alignment.trainers.sft_trainer import SFTTrainer, draw_dropout, draw_sigmas
 from generator import flow
 
 

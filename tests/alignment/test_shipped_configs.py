@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from alignment.command_parser import CommandParser
-from alignment.commands import dpo, ppo, sft
-from alignment.config_files import find_config
+from alignment.cli.commands import dpo, ppo, sft
+from alignment.cli.config_files import find_config
+from alignment.cli.parser import CommandParser
 
 COMMANDS = {"sft": sft, "dpo": dpo, "ppo": ppo}
 

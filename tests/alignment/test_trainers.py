@@ -4,18 +4,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from alignment.adapters import LoraArguments, adapters_disabled
-from alignment.alignment_trainer import ExponentialMovingAverage, Policy
-from alignment.dpo_config import DPOConfig
-from alignment.dpo_trainer import DPOTrainer
-from alignment.ppo_config import PPOConfig
-from alignment.ppo_trainer import PPOTrainer
-from alignment.sft_config import SFTConfig
-from alignment.sft_trainer import SFTTrainer
-from alignment.training_run import checkpoint_to_resume
+from alignment.lora import LoraArguments, adapters_disabled
+from alignment.stages.stage import checkpoint_to_resume
+from alignment.trainers.base_trainer import ExponentialMovingAverage, Policy
+from alignment.trainers.dpo_config import DPOConfig
+from alignment.trainers.dpo_trainer import DPOTrainer
+from alignment.trainers.ppo_config import PPOConfig
+from alignment.trainers.ppo_trainer import PPOTrainer
+from alignment.trainers.sft_config import SFTConfig
+from alignment.trainers.sft_trainer import SFTTrainer
 from generator.adapters import load_adapters
+from generator.files.output_folder import MARK
 from generator.output import InputError, write_json
-from generator.output_folder import MARK
 
 
 def make_trainer(kind, generator, latents, prompts, reward, lora=None, **arguments):

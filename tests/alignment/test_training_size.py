@@ -13,17 +13,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from alignment import training_memory
 from alignment.cli import main
-from alignment.sft_config import SFTConfig
-from alignment.training_memory import activation_bytes, count_tokens, encoding_bytes_a_pixel, update_bytes
-from alignment.training_table import size_of_latents
+from alignment.memory import training_memory
+from alignment.memory.training_memory import (
+    activation_bytes,
+    count_tokens,
+    encoding_bytes_a_pixel,
+    update_bytes,
+)
+from alignment.stages.table import size_of_latents
+from alignment.trainers.sft_config import SFTConfig
 from generator import load_generator
 from generator.bounded_reading import read_within
+from generator.hardware.memory_tracker import StorageTracker
 from generator.latent_cache import encode_files, training_size
-from generator.memory import StorageTracker
 from generator.testing import tiny_generator
-from generator.testing_pipelines import TINY_PIPELINES, save_tiny_pipeline
+from generator.testing.pipelines import TINY_PIPELINES, save_tiny_pipeline
 from generator.video import read_video, video_shape, write_video
 from reward import load_reward
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from alignment.adapters import LoraArguments, add_lora
-from alignment.advantages import group_relative_advantages
-from alignment.alignment_trainer import ExponentialMovingAverage, Policy
-from alignment.command_parser import CommandParser
-from alignment.commands import dpo, ppo, sft
-from alignment.latent_dataset import split_prompts
-from alignment.ppo_config import PPOConfig
-from alignment.ppo_trainer import PPOTrainer
+from alignment.cli.commands import dpo, ppo, sft
+from alignment.cli.parser import CommandParser
+from alignment.data.latent_dataset import split_prompts
+from alignment.lora import LoraArguments, add_lora
+from alignment.rollouts.advantages import group_relative_advantages
+from alignment.trainers.base_trainer import ExponentialMovingAverage, Policy
+from alignment.trainers.ppo_config import PPOConfig
+from alignment.trainers.ppo_trainer import PPOTrainer
 from generator import flow
 from generator.output import InputError
 from generator.testing import tiny_generator

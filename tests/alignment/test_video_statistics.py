@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from alignment.ppo_config import PPOConfig
-from alignment.ppo_trainer import PPOTrainer
-from alignment.video_statistics import video_statistics
+from alignment.rollouts.video_statistics import video_statistics
+from alignment.trainers.ppo_config import PPOConfig
+from alignment.trainers.ppo_trainer import PPOTrainer
 
 
 def test_a_frozen_grey_video_has_no_motion_no_saturation_and_one_colour():

@@ -5,29 +5,22 @@ import json
 import sys
 import time
 from importlib import import_module
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 
-@pytest.fixture(autouse=True)
-def benchmarks(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
-    yield
-    for name in ("alignment_study", "study_arms", "study_report", "study_settings"):
-        sys.modules.pop(name, None)
-
-
 def arguments_of(monkeypatch, *words):
-    study = import_module("alignment_study")
+    study = import_module("benchmarks.alignment.study.run")
     monkeypatch.setattr(sys, "argv", ["alignment_study.py", *words])
     return study, study.parse_arguments()
 
 
 def test_every_job_comes_after_what_it_needs_and_names_are_unique(monkeypatch):
-    study, arguments = arguments_of(monkeypatch, "--parts", *import_module("alignment_study").PARTS)
+    study, arguments = arguments_of(
+        monkeypatch, "--parts", *import_module("benchmarks.alignment.study.run").PARTS
+    )
     jobs = study.jobs_of(arguments)
     keys = [job.key for job in jobs]
     assert len(set(keys)) == len(keys)
@@ -42,18 +35,18 @@ def test_every_job_comes_after_what_it_needs_and_names_are_unique(monkeypatch):
 
 
 def test_the_rankings_are_no_more_than_the_study_may_use():
-    assert import_module("study_settings").GPU.rankings == 2000
+    assert import_module("benchmarks.alignment.study.settings").GPU.rankings == 2000
 
 
 def test_settings_given_on_the_command_line_keep_their_types():
-    parsed = import_module("alignment_study").parsed
+    parsed = import_module("benchmarks.alignment.study.run").parsed
     assert parsed(["learning_rate=1e-3", "num_iterations=4", "sde_kernel=cps", "sde_window_size=null"]) == {
         "learning_rate": 1e-3, "num_iterations": 4, "sde_kernel": "cps", "sde_window_size": None,
     }  # fmt: skip
 
 
 def test_the_learning_rate_falls_over_the_budget_and_training_stops_at_its_end(monkeypatch):
-    arms = import_module("study_arms")
+    arms = import_module("benchmarks.alignment.study.arms")
     clock = SimpleNamespace(now=1000.0)
     monkeypatch.setattr(arms.time, "time", lambda: clock.now)
     budget = arms.Budget("x", seconds=100.0, deadline=1050.0)
@@ -76,7 +69,7 @@ def rows_of(arm, seed, scores, guidance=1.0, **more):
 
 
 def test_differences_are_paired_within_each_seed_and_pooled_over_seeds(tmp_path):
-    report = import_module("study_report")
+    report = import_module("benchmarks.alignment.study.report")
     random = np.random.default_rng(0)
     base = {seed: random.random(60).round(4).tolist() for seed in (0, 1)}
     rows = [rows_of("base", seed, base[seed]) for seed in (0, 1)]
@@ -100,7 +93,7 @@ def test_differences_are_paired_within_each_seed_and_pooled_over_seeds(tmp_path)
 
 
 def test_ablations_are_compared_with_the_usual_setting_on_the_same_prompts(tmp_path):
-    report = import_module("study_report")
+    report = import_module("benchmarks.alignment.study.report")
     usual, better = [0.2, 0.4, 0.6], [0.3, 0.5, 0.7]
     rows = [
         rows_of("ppo, default", 0, usual),
@@ -119,7 +112,7 @@ def test_ablations_are_compared_with_the_usual_setting_on_the_same_prompts(tmp_p
 
 
 def test_early_stopping_is_at_the_first_rollout_above_the_target():
-    report = import_module("study_report")
+    report = import_module("benchmarks.alignment.study.report")
     kl = [0.0, 0.001, 0.004, 0.012, 0.03]
     gold = [0.5, 0.6, 0.7, 0.6, 0.4]
     stops = {s["target_kl"]: s for s in report.stops({"kl": kl, "gold": gold, "reward": [0, 1, 2, 3, 4]})}
@@ -132,14 +125,14 @@ def test_early_stopping_is_at_the_first_rollout_above_the_target():
 
 
 def test_a_budget_that_begins_after_the_deadline_still_ends(monkeypatch):
-    arms = import_module("study_arms")
+    arms = import_module("benchmarks.alignment.study.arms")
     budget = arms.Budget("x", 60.0, deadline=time.time() - 100)
     budget.on_train_begin(None, None, argparse.Namespace())
     assert budget.seconds == 1.0
 
 
 def test_gold_takes_the_settings_of_the_best_variant_at_any_guidance_scale(tmp_path):
-    study = import_module("alignment_study")
+    study = import_module("benchmarks.alignment.study.run")
     rows = [
         rows_of("tune: learning rate 5e-3", 0, [0.6, 0.7]),
         rows_of("tune: guidance 3", 0, [0.5, 0.6]),

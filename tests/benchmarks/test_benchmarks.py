@@ -1,8 +1,6 @@
 """The pure parts of the benchmarks."""
 
-import sys
 from importlib import import_module
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,14 +8,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from generator.native.transformer import NativeVideoTransformer3DModel
-
-
-@pytest.fixture(autouse=True)
-def benchmarks(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
-    yield
-    for name in ("framing", "packing", "training_efficiency", "short_training"):
-        sys.modules.pop(name, None)
 
 
 def test_operations_of_the_blocks_are_those_that_pytorch_counts():
@@ -38,12 +28,14 @@ def test_operations_of_the_blocks_are_those_that_pytorch_counts():
             (model.time_embed[2], 2),
         )
     )
-    found = import_module("training_efficiency").forward_operations(model.blocks, [53, 53])
+    found = import_module("benchmarks.generator.training_efficiency").forward_operations(
+        model.blocks, [53, 53]
+    )
     assert found == counter.get_total_flops() - outside
 
 
 def test_an_object_is_whole_in_the_frame_if_it_never_touches_the_edge():
-    framing = import_module("framing")
+    framing = import_module("benchmarks.generator.framing")
     videos = torch.zeros(4, 3, 5, 16, 24)
     videos[0, 0, :, 4:9, 4:9] = 1.0  # whole
     videos[1, 0, :, 4:9, 4:9] = 1.0  # leaves in the last frame
@@ -58,9 +50,9 @@ def test_an_object_is_whole_in_the_frame_if_it_never_touches_the_edge():
 
 
 def test_wilsons_interval_is_the_textbooks():
-    low, high = import_module("framing").wilson(8, 10)
+    low, high = import_module("benchmarks.generator.framing").wilson(8, 10)
     assert (low, high) == pytest.approx((0.4902, 0.9433), abs=1e-4)
 
 
 def test_next_fit_opens_a_row_where_a_clip_does_not_fit():
-    assert import_module("packing").next_fit([6, 5, 4, 3], 10) == pytest.approx(18 / 30)
+    assert import_module("benchmarks.generator.packing").next_fit([6, 5, 4, 3], 10) == pytest.approx(18 / 30)

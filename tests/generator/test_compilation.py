@@ -3,7 +3,7 @@
 import torch
 from torch._dynamo.testing import CompileCounter
 
-from generator.compilation import compile_each
+from generator.hardware.compilation import compile_each
 
 
 class Twice(torch.nn.Module):

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from alignment import cli
-from alignment.sft_config import SFTConfig
-from generator.engines import EngineArguments, in_bfloat16, products_in_bfloat16, with_autocast
+from alignment.trainers.sft_config import SFTConfig
 from generator.output import InputError
-from reward.reward_config import RewardConfig
+from generator.training.engines import EngineArguments, in_bfloat16, products_in_bfloat16, with_autocast
+from reward.training.reward_config import RewardConfig
 
 OWN = {"zero_optimization": {"stage": 2}, "train_micro_batch_size_per_gpu": "auto"}
 BLOCK = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from generator.folders import file_identity, visible_files
+from generator.files.folders import file_identity, visible_files
 
 
 @pytest.fixture

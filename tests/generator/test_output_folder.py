@@ -9,9 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from generator.checkpoints import TRAINER_FILES, thin_out
-from generator.output import InputError, allow_by_umask, atomic_path, files_into, write_text
-from generator.output_folder import (
+from generator.files.output_folder import (
     MARK,
     Outputs,
     check_output_dir,
@@ -22,6 +20,8 @@ from generator.output_folder import (
     require_own,
     withdraw_unused,
 )
+from generator.output import InputError, allow_by_umask, atomic_path, files_into, write_text
+from generator.training.checkpoints import TRAINER_FILES, thin_out
 
 OUTPUTS = Outputs(
     "draw",

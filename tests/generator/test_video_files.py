@@ -15,7 +15,7 @@ from torch import Tensor
 
 from generator.output import InputError
 from generator.video import check_video, is_still, read_clip, read_resized, read_video, resample, write_video
-from generator.video_timing import even_rate, frames_in_clip, steady_rate
+from generator.video_files.timing import even_rate, frames_in_clip, steady_rate
 from tests.film_files import VARIABLE_TIMES, flat, noise, write
 
 

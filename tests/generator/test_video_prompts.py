@@ -3,10 +3,12 @@
 import pytest
 import torch
 
-from generator import editing, load_generator, video_prompts
+from generator import load_generator
+from generator.editing import flow_edit as editing
+from generator.editing import video_prompts
+from generator.editing.video_prompts import Sampling
 from generator.output import InputError
 from generator.testing import tiny_generator
-from generator.video_prompts import Sampling
 from generator.world import render, verify
 
 FAST = Sampling(num_inference_steps=2)

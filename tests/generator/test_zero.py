@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from generator.zero import gather_as_one
+from generator.hardware.zero3 import gather_as_one
 
 pytest.importorskip("deepspeed")
 

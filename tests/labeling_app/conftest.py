@@ -21,10 +21,10 @@ import uvicorn
 from postgresql_server import MISSING, running_server, server_binaries
 from sqlalchemy import create_engine
 
-from labeling_app.database import database_url
-from labeling_app.importing import import_tasks
-from labeling_app.server import create_app
-from labeling_app.store import Store
+from labeling_app.files.candidates import import_tasks
+from labeling_app.store.database import database_url
+from labeling_app.store.store import Store
+from labeling_app.web.server import create_app
 
 PASSWORD = "correct horse"
 CHROMIUM = Path("/usr/bin/chromium")

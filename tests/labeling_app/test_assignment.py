@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from labeling_app import assignment
-from labeling_app.importing import import_tasks
-from labeling_app.store import Store
+from labeling_app.files.candidates import import_tasks
+from labeling_app.store.store import Store
+from labeling_app.tasks import next_task as assignment
 
 RANKS = {"overall": [1, 2, 3, 4]}
 

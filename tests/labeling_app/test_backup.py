@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from generator.output import InputError
-from labeling_app import assignment
-from labeling_app.backup import backup, restore
-from labeling_app.export import ranking_rows
-from labeling_app.store import Store
+from labeling_app.files.rankings import ranking_rows
+from labeling_app.store.backup import backup, restore
+from labeling_app.store.store import Store
+from labeling_app.tasks import next_task as assignment
 
 
 def answer(store: Store, name: str, count: int) -> None:

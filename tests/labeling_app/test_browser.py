@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import select
 
-from labeling_app import assignment
-from labeling_app.importing import import_tasks
-from labeling_app.models import Assignment
-from labeling_app.store import Store
+from labeling_app.files.candidates import import_tasks
+from labeling_app.store.store import Store
+from labeling_app.store.tables import Assignment
+from labeling_app.tasks import next_task as assignment
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

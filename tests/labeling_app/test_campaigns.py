@@ -12,9 +12,7 @@ import numpy as np
 import pytest
 
 from generator.output import InputError
-from labeling_app import assignment
-from labeling_app.adjudication import adjudicate, disagreement_share, disagreements, final_rankings
-from labeling_app.campaigns import (
+from labeling_app.campaigns.campaigns import (
     Rules,
     add_project,
     guidelines,
@@ -23,16 +21,18 @@ from labeling_app.campaigns import (
     set_guidelines,
     set_rules,
 )
-from labeling_app.dispatch import pair_accuracy
-from labeling_app.export import export_rankings
-from labeling_app.hidden_checks import hidden_checks
-from labeling_app.importing import import_tasks
-from labeling_app.models import Assignment, Task, User
-from labeling_app.oversight import campaign_overview
-from labeling_app.plots import plot
-from labeling_app.reliability import aggregate, read_store
+from labeling_app.campaigns.overview import campaign_overview
+from labeling_app.files.candidates import import_tasks
+from labeling_app.files.rankings import export_rankings
+from labeling_app.quality.adjudication import adjudicate, disagreement_share, disagreements, final_rankings
+from labeling_app.quality.hidden_checks import hidden_checks
+from labeling_app.quality.reliability import aggregate, read_store
 from labeling_app.simulate import SimulatedAnnotator, simulate
-from labeling_app.store import Store
+from labeling_app.store.store import Store
+from labeling_app.store.tables import Assignment, Task, User
+from labeling_app.tasks import next_task as assignment
+from labeling_app.tasks.hidden_tasks import pair_accuracy
+from labeling_app.web.plots import plot
 
 RANKS = {"overall": [1, 2, 3, 4]}
 

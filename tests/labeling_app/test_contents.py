@@ -13,12 +13,12 @@ import pytest
 from fastapi.testclient import TestClient
 
 from alignment.cli import main
-from labeling_app import assignment
-from labeling_app.demonstrations import add_library, ask, demonstrate, open_prompts
-from labeling_app.importing import import_tasks
-from labeling_app.reliability import read_store
-from labeling_app.server import create_app
-from labeling_app.store import Store
+from labeling_app.campaigns.demonstrations import add_library, ask, demonstrate, open_prompts
+from labeling_app.files.candidates import import_tasks
+from labeling_app.quality.reliability import read_store
+from labeling_app.store.store import Store
+from labeling_app.tasks import next_task as assignment
+from labeling_app.web.server import create_app
 
 PASSWORD = "correct horse"
 

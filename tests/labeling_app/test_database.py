@@ -11,9 +11,9 @@ from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, text
 
 from generator.output import InputError
-from labeling_app.database import NEWEST_VERSION, database_url, schema_version
-from labeling_app.models import Base
-from labeling_app.store import Store
+from labeling_app.store.database import NEWEST_VERSION, database_url, schema_version
+from labeling_app.store.store import Store
+from labeling_app.store.tables import Base
 
 MEMORY_OF_FIRST_RELEASE = """
 CREATE TABLE users (id INTEGER PRIMARY KEY, name VARCHAR(100) NOT NULL UNIQUE, password_hash VARCHAR(300) NOT NULL,

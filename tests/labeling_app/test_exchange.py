@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from generator.output import InputError
-from labeling_app import assignment
-from labeling_app.exchange import export_preferences, import_preferences
-from labeling_app.export import export_rankings
-from labeling_app.importing import import_tasks
-from labeling_app.quality import agreement
-from labeling_app.reliability import reliabilities
-from labeling_app.store import Store
+from labeling_app.files.candidates import import_tasks
+from labeling_app.files.foreign_preferences import export_preferences, import_preferences
+from labeling_app.files.rankings import export_rankings
+from labeling_app.quality.agreement import agreement
+from labeling_app.quality.reliability import reliabilities
+from labeling_app.store.store import Store
+from labeling_app.tasks import next_task as assignment
 from reward.formats import read_preferences
 
 FILES = {

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from generator.output import InputError
-from labeling_app import assignment
-from labeling_app.export import export_rankings
-from labeling_app.store import Store
+from labeling_app.files.rankings import export_rankings
+from labeling_app.store.store import Store
+from labeling_app.tasks import next_task as assignment
 
 
 def judge(store: Store, name: str, count: int) -> None:

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from generator.output import InputError
-from labeling_app.campaigns import add_campaign
-from labeling_app.demonstrations import add_library
-from labeling_app.importing import import_tasks, inspect_video
-from labeling_app.store import Store
+from labeling_app.campaigns.campaigns import add_campaign
+from labeling_app.campaigns.demonstrations import add_library
+from labeling_app.files.candidates import import_tasks, inspect_video
+from labeling_app.store.store import Store
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 
 from generator.output import InputError
 
-label = pytest.importorskip("alignment.commands.label")
+label = pytest.importorskip("alignment.cli.commands.label")
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_import_simulate_quality_and_export_follow_each_other(
 def test_users_are_added_with_a_password_that_is_shown_once(
     database: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from labeling_app.store import Store
+    from labeling_app.store.store import Store
 
     capsys.readouterr()
     label.run_users(label.UsersArguments(db=database, add="ada", role="admin"))
@@ -218,8 +218,8 @@ def test_the_quality_of_a_dimension_that_is_not_asked_for_is_one_sentence(databa
 
 
 def test_a_campaign_whose_rules_are_wrong_is_not_made(database: str, tmp_path: Path) -> None:
-    from labeling_app.campaigns import projects
-    from labeling_app.store import Store
+    from labeling_app.campaigns.campaigns import projects
+    from labeling_app.store.store import Store
 
     (tmp_path / "empty.md").touch()
     verb = label.LEAD_VERBS["campaign"]

@@ -21,11 +21,12 @@ from fastapi.testclient import TestClient
 
 from generator.output import InputError
 from generator.video import read_video
-from labeling_app import assignment, transcoding
-from labeling_app.access import COOKIE
-from labeling_app.demonstrations import add_library, ask, demonstrations, export_demonstrations
-from labeling_app.server import create_app
-from labeling_app.store import Store
+from labeling_app.campaigns import transcoding
+from labeling_app.campaigns.demonstrations import add_library, ask, demonstrations, export_demonstrations
+from labeling_app.store.store import Store
+from labeling_app.tasks import next_task as assignment
+from labeling_app.web.access import COOKIE
+from labeling_app.web.server import create_app
 
 PASSWORD = "correct horse"
 
@@ -328,7 +329,7 @@ def test_many_uploads_at_once_hold_up_nobody_else(
         go_on.wait(30)
         raise InputError("No.")
 
-    monkeypatch.setattr("labeling_app.demonstrations.save_upload", slow)
+    monkeypatch.setattr("labeling_app.campaigns.demonstrations.save_upload", slow)
     server = serve(filled)
     cookie = {"cookie": f"{COOKIE}_{urlsplit(server.url).port}={token}"}
 

@@ -13,15 +13,15 @@ from fastapi.testclient import TestClient
 
 from alignment.cli import main
 from generator.output import InputError
-from labeling_app import assignment
-from labeling_app.campaigns import Rules, import_gold, set_rules
-from labeling_app.demonstrations import add_library, ask, demonstrate, open_prompts
-from labeling_app.held import Refused
-from labeling_app.importing import import_tasks
-from labeling_app.lifecycle import delete_campaign, rename_campaign, set_state
-from labeling_app.models import Base
-from labeling_app.server import create_app
-from labeling_app.store import Store
+from labeling_app.campaigns.campaigns import Rules, import_gold, set_rules
+from labeling_app.campaigns.demonstrations import add_library, ask, demonstrate, open_prompts
+from labeling_app.campaigns.lifecycle import delete_campaign, rename_campaign, set_state
+from labeling_app.files.candidates import import_tasks
+from labeling_app.store.store import Store
+from labeling_app.store.tables import Base
+from labeling_app.tasks import next_task as assignment
+from labeling_app.tasks.lease import Refused
+from labeling_app.web.server import create_app
 
 PASSWORD = "correct horse"
 RANKS = {"overall": [1, 2, 3, 4]}
@@ -306,7 +306,7 @@ def test_two_spellings_of_a_letter_are_one_name(filled: Store, capsys: pytest.Ca
 def test_a_campaign_with_a_number_sign_is_trained_from(
     tmp_path: Path, candidates: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from labeling_app.reliability import read_store
+    from labeling_app.quality.reliability import read_store
 
     monkeypatch.chdir(tmp_path)
     with Store("h#1.db") as store:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import av
 import numpy as np
 
-from labeling_app.backup import backup, restore
-from labeling_app.importing import import_tasks
-from labeling_app.store import Store
+from labeling_app.files.candidates import import_tasks
+from labeling_app.store.backup import backup, restore
+from labeling_app.store.store import Store
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from labeling_app import assignment
-from labeling_app.campaigns import set_guidelines
-from labeling_app.demonstrations import ask
-from labeling_app.models import Assignment
-from labeling_app.store import Store
+from labeling_app.campaigns.campaigns import set_guidelines
+from labeling_app.campaigns.demonstrations import ask
+from labeling_app.store.store import Store
+from labeling_app.store.tables import Assignment
+from labeling_app.tasks import next_task as assignment
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from labeling_app import assignment
-from labeling_app.adjudication import adjudications
-from labeling_app.campaigns import add_campaign, set_guidelines
-from labeling_app.demonstrations import add_library, ask, demonstrations
-from labeling_app.store import Store
+from labeling_app.campaigns.campaigns import add_campaign, set_guidelines
+from labeling_app.campaigns.demonstrations import add_library, ask, demonstrations
+from labeling_app.quality.adjudication import adjudications
+from labeling_app.store.store import Store
+from labeling_app.tasks import next_task as assignment
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 
 from alignment.cli import main
-from labeling_app.campaigns import set_guidelines
-from labeling_app.store import Store
+from labeling_app.campaigns.campaigns import set_guidelines
+from labeling_app.store.store import Store
 
 PASSWORD = "correct horse"
 CONFIGURATION = """

@@ -11,10 +11,10 @@ import krippendorff
 import numpy as np
 import pytest
 
-from labeling_app import assignment
-from labeling_app.importing import import_tasks
-from labeling_app.quality import agreement, krippendorff_alpha, pair_labels
-from labeling_app.store import Store
+from labeling_app.files.candidates import import_tasks
+from labeling_app.quality.agreement import agreement, krippendorff_alpha, pair_labels
+from labeling_app.store.store import Store
+from labeling_app.tasks import next_task as assignment
 
 
 @pytest.mark.parametrize("level", ["nominal", "ordinal", "interval"])

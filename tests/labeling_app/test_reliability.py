@@ -10,10 +10,9 @@ import pytest
 from scipy.stats import binomtest, spearmanr
 
 from generator.output import InputError
-from labeling_app import assignment
-from labeling_app.export import export_rankings
-from labeling_app.importing import import_tasks
-from labeling_app.reliability import (
+from labeling_app.files.candidates import import_tasks
+from labeling_app.files.rankings import export_rankings
+from labeling_app.quality.reliability import (
     _binomial_p,
     aggregate,
     dawid_skene,
@@ -22,7 +21,8 @@ from labeling_app.reliability import (
     reliabilities,
 )
 from labeling_app.simulate import SimulatedAnnotator, simulate
-from labeling_app.store import Store
+from labeling_app.store.store import Store
+from labeling_app.tasks import next_task as assignment
 from reward.preferences import merge_annotators, read_rankings
 
 
@@ -146,9 +146,9 @@ def test_an_unanswered_campaign_has_no_annotators(store: Store, candidates: Path
 def test_the_reward_command_reads_a_campaign_from_the_store(
     store: Store, candidates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, merge: bool, count: int
 ) -> None:
-    from alignment.commands import reward as command
-    from reward.reward_config import RewardConfig
-    from reward.vlm_trainer import VLMArguments
+    from alignment.cli.commands import reward as command
+    from reward.training.reward_config import RewardConfig
+    from reward.training.vlm_trainer import VLMArguments
 
     import_tasks(store, candidates, campaign="main", overlap=2)
     simulate(store, "main", gold, annotators=2)
@@ -159,7 +159,7 @@ def test_the_reward_command_reads_a_campaign_from_the_store(
         return None, {}
 
     monkeypatch.setattr("generator.load_generator", lambda *_, **__: None)
-    monkeypatch.setattr("reward.reward_training.train_reward_model", train)
+    monkeypatch.setattr("reward.training.train.train_reward_model", train)
     name = f"db:{tmp_path / 'labels.db'}#main"
     arguments = command.RewardArguments(preferences=name, merge_annotators=merge)
     command.run(arguments, RewardConfig(output_dir=str(tmp_path / "out")), VLMArguments())

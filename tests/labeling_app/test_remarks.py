@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from labeling_app import assignment
-from labeling_app.export import export_rankings
-from labeling_app.models import Task
-from labeling_app.server import create_app
-from labeling_app.store import Store
+from labeling_app.files.rankings import export_rankings
+from labeling_app.store.store import Store
+from labeling_app.store.tables import Task
+from labeling_app.tasks import next_task as assignment
+from labeling_app.web.server import create_app
 
 PASSWORD = "correct horse"
 BROKEN = "Video B looks broken"

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from alignment.cli import main
-from labeling_app import assignment
-from labeling_app.database import shown_source, shown_url
-from labeling_app.importing import import_tasks
-from labeling_app.store import Store
+from labeling_app.files.candidates import import_tasks
+from labeling_app.store.database import shown_source, shown_url
+from labeling_app.store.store import Store
+from labeling_app.tasks import next_task as assignment
 
 SECRET = "s3cr3t"
 WRONG_URLS = [

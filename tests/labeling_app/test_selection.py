@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from generator.output import InputError
-from labeling_app.last_layer import LastLayerPosterior, label_information, select_by_last_layer
-from labeling_app.selection import pair_information, select_pairs
+from labeling_app.selection.disagreement import pair_information, select_pairs
+from labeling_app.selection.last_layer import LastLayerPosterior, label_information, select_by_last_layer
 
 
 def entropy(p: float) -> float:

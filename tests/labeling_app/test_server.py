@@ -10,11 +10,11 @@ from urllib.parse import urljoin
 import pytest
 from fastapi.testclient import TestClient
 
-from labeling_app import assignment
-from labeling_app.campaigns import Rules, set_rules
-from labeling_app.importing import import_tasks
-from labeling_app.server import create_app
-from labeling_app.store import Store
+from labeling_app.campaigns.campaigns import Rules, set_rules
+from labeling_app.files.candidates import import_tasks
+from labeling_app.store.store import Store
+from labeling_app.tasks import next_task as assignment
+from labeling_app.web.server import create_app
 
 PASSWORD = "correct horse"
 ANSWER = {"ranks": {"overall": [1, 2, 2, 4]}, "seconds": 3.5, "comment": ""}
@@ -126,7 +126,7 @@ def test_a_repeat_shows_the_same_videos_under_other_ids(app: Any, ada: TestClien
         "/rank/file=/etc/passwd",
         "/rank/gradio_api/file=/etc/passwd",
         "/rank//gradio_api//file=/etc/passwd",
-        "/rank/gradio_api/file=labeling_app/server.py",
+        "/rank/gradio_api/file=labeling_app/web/server.py",
         "/rank/proxy=http://example.org",
         "/rank/static/..%2f..%2froutes.py",
     ],

@@ -12,8 +12,8 @@ import pytest
 from scipy.stats import norm
 
 from generator.output import InputError
-from labeling_app.export import ranking_rows
-from labeling_app.importing import import_tasks
+from labeling_app.files.candidates import import_tasks
+from labeling_app.files.rankings import ranking_rows
 from labeling_app.simulate import (
     SimulatedAnnotator,
     best_possible_pair_accuracy,
@@ -23,7 +23,7 @@ from labeling_app.simulate import (
     ranks_from_perceived,
     simulate,
 )
-from labeling_app.store import Store
+from labeling_app.store.store import Store
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_without_noise_and_ties_they_rank_by_the_gold_score(filled: Store) -> No
 
 
 def test_a_position_bias_favours_the_video_shown_first(filled: Store) -> None:
-    from labeling_app.models import Assignment
+    from labeling_app.store.tables import Assignment
 
     annotators = [
         SimulatedAnnotator(f"simulated-{i}", noise=0.0, tie_threshold=0.0, position_bias=50.0) for i in (1, 2)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from generator.output import InputError
-from labeling_app import assignment
-from labeling_app.importing import import_tasks
-from labeling_app.store import Store
+from labeling_app.files.candidates import import_tasks
+from labeling_app.store.store import Store
+from labeling_app.tasks import next_task as assignment
 
 
 def test_a_path_and_a_url_open_the_same_database(tmp_path: Path) -> None:

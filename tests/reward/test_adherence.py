@@ -10,8 +10,8 @@ from generator.testing import tiny_generator
 from generator.video import read_video
 from reward.adherence.comparison import GenerationSettings, compare_models
 from reward.adherence.evaluate import Judgement, Sample, evaluate_videos, load_verifier, summarise
-from reward.adherence.report import best_and_worst, power_text
 from reward.adherence.statistics import paired_difference
+from reward.reports.adherence import best_and_worst, power_text
 
 VERIFIER = """
 def brightness(videos, prompts):

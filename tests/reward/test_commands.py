@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import HfArgumentParser
 
-from alignment.commands import evaluate, reward
+from alignment.cli.commands import evaluate, reward
 from generator.families.native import NativeGenerator
 from generator.output import InputError
 from generator.testing import tiny_generator

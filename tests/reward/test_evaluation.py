@@ -20,7 +20,7 @@ from reward.metrics import expected_calibration_error, position_baseline, reliab
 from reward.models.base import FunctionReward
 from reward.models.ensemble import EnsembleRewardModel
 from reward.preferences import Ranking, write_rankings
-from reward.reward_trainer import split_rankings
+from reward.training.reward_trainer import split_rankings
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from reward.adherence import html
 from reward.adherence.statistics import Interval
+from reward.reports import html
 
 
 class Outline(HTMLParser):

@@ -8,10 +8,10 @@ import torch
 from generator.demonstrations import Demonstration
 from generator.output import InputError
 from reward import load_reward
-from reward.matching_training import DemonstrationMatching
 from reward.models.latent import LatentRewardConfig, LatentRewardModel
 from reward.models.matching import TextVideoMatching, contrastive_loss
-from reward.reward_training import train_reward_model
+from reward.training.matching_pretraining import DemonstrationMatching
+from reward.training.train import train_reward_model
 from tests.reward.conftest import COLOURS, ColourGenerator, coloured_video
 from tests.reward.test_reward_trainer import config
 

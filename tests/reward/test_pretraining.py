@@ -12,9 +12,9 @@ from generator.provenance import fingerprint
 from reward import load_reward
 from reward.models.latent import LatentRewardConfig, LatentRewardModel
 from reward.preferences import Ranking
-from reward.pretraining import RankingPretraining, pair_accuracy
-from reward.reward_trainer import RewardTrainer
-from reward.reward_training import train_reward_model
+from reward.training.near_miss_pretraining import RankingPretraining, pair_accuracy
+from reward.training.reward_trainer import RewardTrainer
+from reward.training.train import train_reward_model
 from tests.reward.conftest import COLOURS, ColourGenerator, coloured_video
 from tests.reward.test_reward_trainer import config
 

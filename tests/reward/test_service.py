@@ -15,13 +15,13 @@ import uvicorn
 from fastapi.testclient import TestClient
 from torch import Tensor
 
-from alignment.reward_mixture import RewardMixture
+from alignment.rollouts.reward_mixture import RewardMixture
 from generator.output import InputError
 from generator.video import write_video
 from reward import load_reward
 from reward.models.base import FunctionReward, RewardModel, Scores
-from reward.service import ServiceLimits, create_app
-from reward.wire import TENSORS, pack, unpack
+from reward.service.protocol import TENSORS, pack, unpack
+from reward.service.server import ServiceLimits, create_app
 from tests.reward.conftest import ColourGenerator, coloured_video
 
 
@@ -193,7 +193,7 @@ def test_scores_that_are_no_numbers_travel_as_such_and_too_much_is_refused():
 
 
 def test_an_address_without_a_service_is_an_input_error(monkeypatch):
-    monkeypatch.setattr("reward.remote.CONNECTION_ATTEMPTS", 1)
+    monkeypatch.setattr("reward.service.client.CONNECTION_ATTEMPTS", 1)
     with pytest.raises(InputError, match="does not answer"):
         load_reward("http://127.0.0.1:9")
     with pytest.raises(InputError, match="max_queue is 0"):

@@ -8,7 +8,7 @@ import pytest
 
 from generator.base import VideoGenerator
 from generator.loading import load_generator
-from generator.testing_pipelines import TINY_PIPELINES, save_tiny_pipeline
+from generator.testing.pipelines import TINY_PIPELINES, save_tiny_pipeline
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from generator.base import VideoGenerator, concatenate, repeat, select
 from generator.loading import load_generator
 from generator.output import InputError
 from generator.sampling import generate_latents, sample_latents
-from generator.testing_stock import PROMPTS, noise_for, ours, stock_call
+from generator.testing.stock import PROMPTS, noise_for, ours, stock_call
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 4.0])

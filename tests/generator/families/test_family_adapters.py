@@ -12,14 +12,14 @@ import pytest
 import torch
 from peft.tuners.lora import LoraLayer
 
-from alignment.adapters import LoraArguments, add_lora, remove_lora, trained_adapter
+from alignment.lora import LoraArguments, add_lora, remove_lora, trained_adapter
 from generator.adapters import SECOND_WEIGHTS_NAME, WEIGHTS_NAME, load_adapters, read_adapter, write_adapter
 from generator.base import VideoGenerator, repeat
 from generator.loading import load_generator
 from generator.output import InputError
-from generator.testing_image_pipelines import TINY_IMAGE_PIPELINES
-from generator.testing_pipelines import TINY_PIPELINES, save_tiny_pipeline
-from generator.testing_stock import PROMPTS, noise_for, ours, stock_call
+from generator.testing.image_pipelines import TINY_IMAGE_PIPELINES
+from generator.testing.pipelines import TINY_PIPELINES, save_tiny_pipeline
+from generator.testing.stock import PROMPTS, noise_for, ours, stock_call
 
 
 def train_by_chance(generator: VideoGenerator, **lora: Any) -> None:

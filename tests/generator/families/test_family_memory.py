@@ -9,18 +9,18 @@ from typing import Any
 import pytest
 import torch
 
-from alignment.adapters import LoraArguments, add_lora, trained_adapter
-from alignment.alignment_trainer import Policy
-from alignment.latent_dataset import PromptTable
-from alignment.sft_config import SFTConfig
-from alignment.sft_trainer import SFTTrainer
+from alignment.data.latent_dataset import PromptTable
+from alignment.lora import LoraArguments, add_lora, trained_adapter
+from alignment.trainers.base_trainer import Policy
+from alignment.trainers.sft_config import SFTConfig
+from alignment.trainers.sft_trainer import SFTTrainer
 from generator.adapters import load_adapters, write_adapter
+from generator.hardware.offloading import offload_linear_layers
+from generator.hardware.tiling import even_tiles
 from generator.loading import load_generator
-from generator.offloading import offload_linear_layers
 from generator.output import InputError
 from generator.sampling import seeded_noise
-from generator.testing_stock import PROMPTS, noise_for
-from generator.tiling import even_tiles
+from generator.testing.stock import PROMPTS, noise_for
 
 HAS_BITSANDBYTES = importlib.util.find_spec("bitsandbytes") is not None
 

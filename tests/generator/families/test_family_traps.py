@@ -10,16 +10,16 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_hunyuanvideo15 import HunyuanVideo15AttnBlock
 from torch import Tensor
 
-from alignment.adapters import LoraArguments, add_lora
-from alignment.alignment_trainer import Policy, evenly_spread
+from alignment.lora import LoraArguments, add_lora
+from alignment.trainers.base_trainer import Policy, evenly_spread
 from generator import flow
 from generator.base import VideoGenerator, repeat
 from generator.families.cogvideox import CogVideoXGenerator, velocity_from_v_prediction
 from generator.families.hunyuan_video import frame_causal_mask
 from generator.loading import load_generator
 from generator.sampling import guided_velocity
-from generator.testing_pipelines import TINY_PIPELINES, build_tiny_pipeline
-from generator.testing_stock import PROMPTS, noise_for
+from generator.testing.pipelines import TINY_PIPELINES, build_tiny_pipeline
+from generator.testing.stock import PROMPTS, noise_for
 
 only = pytest.mark.parametrize
 

@@ -15,22 +15,22 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
 from torch import Tensor
 
-from alignment.adapters import LoraArguments, add_lora
 from alignment.cli import main
-from alignment.memory_forecast import Work, forecast
-from alignment.ppo_config import PPOConfig
-from alignment.ppo_trainer import PPOTrainer
-from generator import video_prompts
+from alignment.lora import LoraArguments, add_lora
+from alignment.memory.forecast import Work, forecast
+from alignment.trainers.ppo_config import PPOConfig
+from alignment.trainers.ppo_trainer import PPOTrainer
 from generator.base import VideoGenerator
-from generator.first_frames import with_first_frame
+from generator.editing import video_prompts
+from generator.editing.first_frames import with_first_frame
+from generator.editing.video_prompts import Sampling
 from generator.loading import load_generator
 from generator.output import InputError
 from generator.sampling import seeded_noise
-from generator.testing_image_pipelines import TINY_IMAGE_PIPELINES
-from generator.testing_pipelines import save_tiny_pipeline
-from generator.testing_stock import STEPS, EulerWithExplicitSigmas
+from generator.testing.image_pipelines import TINY_IMAGE_PIPELINES
+from generator.testing.pipelines import save_tiny_pipeline
+from generator.testing.stock import STEPS, EulerWithExplicitSigmas
 from generator.video import read_video, write_video
-from generator.video_prompts import Sampling
 from reward.models.base import FunctionReward
 
 PROMPT = "a red circle moves left"

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from generator.demonstrations import read_demonstrations
-from generator.native import model_card, pretrain
 from generator.native.building import build_pipeline
-from generator.native.footage import Footage, MixedStream, footage_size, windows
-from generator.native.pretrain_config import PretrainConfig
-from generator.native.pretrain_data import ClipKind, SceneStream
 from generator.native.text_encoder import build_tokenizer
 from generator.output import InputError
+from generator.pretraining import model_card, pretrain
+from generator.pretraining.config import PretrainConfig
+from generator.pretraining.data import ClipKind, SceneStream
+from generator.pretraining.footage import Footage, MixedStream, footage_size, windows
 from generator.video import read_video, write_video
 from generator.world import VOCABULARY
 from tests.film_files import VARIABLE_TIMES, flat, write

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from generator.native.latent_pool import LatentPool, sample_known_frames
-from generator.native.packed_pool import RowsFromPool
-from generator.native.pretrain_data import ClipKind
+from generator.pretraining.data import ClipKind
+from generator.pretraining.latent_pool import LatentPool, sample_known_frames
+from generator.pretraining.packed_pool import RowsFromPool
 from generator.testing import tiny_generator
 
 KIND = ClipKind(9, 32, 32)

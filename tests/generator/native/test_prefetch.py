@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from generator.native.prefetch import when_ready
+from generator.pretraining.prefetch import when_ready
 
 
 def test_every_item_comes_once_in_order_and_none_while_the_next_is_not_ready():

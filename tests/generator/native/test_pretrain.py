@@ -9,14 +9,14 @@ import torch
 from torch.nn import functional as F
 
 from generator import load_generator
-from generator.native import flow_loss, model_card, pretrain
 from generator.native.building import build_pipeline
-from generator.native.latent_pool import LatentBatch, LatentPool
-from generator.native.packed_pool import RowsFromPool
-from generator.native.pretrain_config import PretrainConfig
-from generator.native.pretrain_data import SceneStream
-from generator.native.pretrain_phase import STATE, Average, MasterWeights, Phase, trapezoid
 from generator.output import InputError
+from generator.pretraining import flow_loss, model_card, pretrain
+from generator.pretraining.config import PretrainConfig
+from generator.pretraining.data import SceneStream
+from generator.pretraining.latent_pool import LatentBatch, LatentPool
+from generator.pretraining.packed_pool import RowsFromPool
+from generator.pretraining.phase import STATE, Average, MasterWeights, Phase, trapezoid
 from generator.testing import tiny_generator
 
 CPU = torch.device("cpu")
@@ -301,7 +301,7 @@ def test_a_phase_ends_with_its_budget_and_leaves_the_average(tmp_path):
 @pytest.fixture
 def small(monkeypatch):
     """Two sizes to train on, one to evaluate on, a tiny autoencoder; all else is the command's."""
-    monkeypatch.setattr("generator.native.pretrain_data.SIZES", ((1, 32, 32, 1.0), (5, 32, 32, 1.0)))
+    monkeypatch.setattr("generator.pretraining.data.SIZES", ((1, 32, 32, 1.0), (5, 32, 32, 1.0)))
     monkeypatch.setattr(model_card, "SIZES", ((1, 32, 32, 1.0), (5, 32, 32, 1.0)))
     monkeypatch.setattr(model_card, "EVALUATION_SIZES", ((5, 32, 32),))
     monkeypatch.setattr(

@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 
-from generator.native.pretrain_data import FPS, SIZES, ClipKind, SceneStream, training_mix
 from generator.native.text_encoder import build_tokenizer, tokenize
+from generator.pretraining.data import FPS, SIZES, ClipKind, SceneStream, training_mix
 from generator.world import VOCABULARY, SceneBatch, render_scenes, training_batch
 
 

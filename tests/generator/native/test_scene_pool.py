@@ -7,8 +7,8 @@ import itertools
 import pytest
 import torch
 
-from generator.native.pretrain_data import ClipKind, ScenePool, SceneStream
 from generator.native.text_encoder import build_tokenizer, tokenize
+from generator.pretraining.data import ClipKind, ScenePool, SceneStream
 from generator.world import VOCABULARY, SceneBatch, training_batch
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,9 +15,8 @@ from generator.world.shapes import SHAPES
 
 
 @pytest.fixture
-def tints(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "benchmarks"))
-    import verifier_tints
+def tints():
+    from benchmarks.generator import verifier_tints
 
     return verifier_tints
 

@@ -1,0 +1,318 @@
+"""The `vidalign` command line.
+
+A command `foo` is the module `alignment.cli.commands.foo`, imported only when it is called. It defines `HELP` (one
+line), `EXAMPLE` (a command line), and either `ARGUMENTS` (dataclasses whose fields carry
+`metadata={"help": ...}`) with `run(*parsed)`, or `VERBS`, a dictionary of `Verb`, for commands such as
+`label serve`, or both: then words that are no verb's name go to `run`. `RESUME`, if there, is what the user reads after
+an interruption before the command that goes on; commands in `TRAINS` go on from a checkpoint.
+
+Exit codes: 0 done, 1 failed, 2 a mistake in what the user gave or a full or forbidden disk, 130 interrupted (143 by
+SIGTERM, 129 by SIGHUP).
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import importlib
+import io
+import logging
+import os
+import shlex
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from alignment.invocation import begin, command_that_goes_on, same_command
+from alignment.sibling_packages import PACKAGES
+from generator.files.output_folder import forget_opened, no_empty_folder, results_begun, withdraw_unused
+from generator.output import is_storable
+from generator.training.interruption import LAUNCH_FOLDER, ended_by_signals
+
+COMMANDS = {
+    "demo": "the whole loop on the built-in model, with a report",
+    "generate": "videos from prompts, with metadata.jsonl",
+    "sft": "fine-tune on demonstrations (videos with prompts)",
+    "label": "the labeling app: serve, import, export",
+    "reward": "train a reward model on rankings",
+    "dpo": "direct preference optimisation on rankings",
+    "ppo": "proximal policy optimisation against a reward model",
+    "online_dpo": "DPO on the model's own videos, ordered by reward models",
+    "rwr": "reward-weighted regression on the model's own videos",
+    "nft": "DiffusionNFT: rewards on the forward process",
+    "backprop": "gradients of a latent reward through the last steps",
+    "evaluate": "prompt adherence of models side by side, with intervals",
+    "pretrain": "train the built-in model from scratch",
+    "doctor": "what this machine has and what will run on it",
+}
+LAUNCHED = frozenset({"sft", "reward", "dpo", "ppo", "online_dpo", "rwr", "nft", "backprop"})
+"""Commands that take `--accelerate_config`."""
+TRAINS = LAUNCHED
+"""Commands that go on with `--resume_from_checkpoint latest`."""
+
+DEFAULT_RESUME = "To go on:"
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+_FULL = (
+    "No space left on device",
+    "disk is full",
+    "File too large",
+    "Disk quota exceeded",
+    "PytorchStreamWriter failed",
+)
+
+
+class Verb(NamedTuple):
+    """One verb of a nested command, such as `serve` of `vidalign label serve`."""
+
+    help: str
+    arguments: tuple[type, ...]
+    run: Callable[..., None]
+    example: str = ""
+    positional: str = ""
+    """The argument that takes words standing before the first flag, such as `compare A B`."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `vidalign` with these arguments, or with one command line in a string, and returns its exit code.
+
+    Without any, the arguments are the process's.
+    """
+    if isinstance(argv, str):
+        argv = shlex.split(argv)
+    _write_what_the_terminal_can()
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    verbose = "--verbose" in arguments
+    arguments = [argument for argument in arguments if argument != "--verbose"]
+    if not arguments or arguments[0] in {"-h", "--help", "help"}:
+        print(_overview())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"vidalign {version('vidalign')}")
+        return 0
+    name, *rest = arguments
+    unusable = next((argument for argument in arguments if not is_storable(argument)), None)
+    if unusable is not None:
+        return _complain(
+            f"the argument {unusable!r} is not UTF-8 text: rename the file or folder that it names."
+        )
+    if name not in COMMANDS:
+        return _complain(f"there is no command {name}; {_nearest(name, COMMANDS)}see vidalign --help.")
+    _set_logging(verbose)
+    begin(sys.argv[1:] if argv is None else argv)
+    forget_opened()
+    if "VIDALIGN_LAUNCHED" in os.environ:
+        from alignment.cli.launcher import leave_safe_path
+
+        leave_safe_path()
+    try:
+        with ended_by_signals():
+            return _run_command(name, rest)
+    except KeyboardInterrupt as interruption:
+        withdraw_unused()
+        return _interrupted(name, rest, interruption)
+    except BrokenPipeError:
+        # The reader of our output, such as `head`, has left; nothing more can be said to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        sentence = explanation(error)
+        if sentence is None:
+            raise
+        withdraw_unused()
+        logging.getLogger("alignment").info("The error came from here:", exc_info=error)
+        return _complain(sentence)
+
+
+def _write_what_the_terminal_can() -> None:
+    """Makes a terminal or file that is not UTF-8 show `\\u2026` for a character that it lacks, and not stop us."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+
+
+def end_process(code: int) -> None:
+    """Ends the process; one of several at once, since the threads of torch.distributed now and then abort the
+    interpreter's own end, after all is done."""
+    if "RANK" in os.environ and code == 0:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+    sys.exit(code)
+
+
+def explanation(error: BaseException) -> str | None:
+    """One sentence for an error that the user can mend; None for a fault of the program."""
+    from generator.output import InputError
+
+    if isinstance(error, InputError):
+        return str(error)
+    if any(said in str(error) for said in _FULL):
+        where = f" while writing {error.filename}" if isinstance(error, OSError) and error.filename else ""
+        return f"the disk is full{where}: free some space and run the same command again."
+    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+        where = error.filename or "the output"
+        return f"{where} cannot be used ({error.strerror}): check its permissions or name another path."
+    if type(error).__name__ == "OutOfMemoryError":
+        return "the GPU's memory is full: choose a smaller batch, fewer frames or a smaller size."
+    return None
+
+
+def _run_command(name: str, arguments: list[str]) -> int:
+    """Answers `--help` and mistakes in the arguments from the sources alone; imports the command only to run it."""
+    from alignment.cli.command_source import read_command
+    from alignment.cli.launcher import is_launched
+
+    if not is_launched() and f"alignment.cli.commands.{name}" not in sys.modules:
+        described = read_command(name)
+        code = None if described is None else _answer(described, name, arguments, run=False)
+        if code is not None:
+            return code
+    return _answer(_load_command(name), name, arguments, run=True) or 0
+
+
+def _answer(module: Any, name: str, arguments: list[str], run: bool) -> int | None:
+    """The exit code after help, a mistake, a launch or, with `run`, the command itself; None where it is still to be
+    run."""
+    prefix = f"vidalign {name}"
+    verbs: dict[str, Verb] | None = getattr(module, "VERBS", None)
+    if verbs is None or (hasattr(module, "run") and (not arguments or arguments[0].startswith("-"))):
+        verb = Verb(module.HELP, module.ARGUMENTS, module.run, module.EXAMPLE)
+        if verbs and {"-h", "--help"} & set(arguments):
+            print(_verb_overview(prefix, module, verbs) + "\n")
+    elif not arguments or arguments[0] in {"-h", "--help"}:
+        print(_verb_overview(prefix, module, verbs))
+        return 0 if arguments else 2
+    elif arguments[0] not in verbs:
+        nearest = _nearest(arguments[0], verbs)
+        return _complain(f"{prefix} has no {arguments[0]}; {nearest}see {prefix} --help.")
+    else:
+        verb, prefix, arguments = verbs[arguments[0]], f"{prefix} {arguments[0]}", arguments[1:]
+        if verb.positional and arguments and not arguments[0].startswith("-"):
+            arguments = [f"--{verb.positional}", *arguments]
+    return _run_verb(verb, prefix, arguments, launched=name in LAUNCHED, run=run)
+
+
+def _run_verb(verb: Verb, prefix: str, arguments: list[str], launched: bool, run: bool) -> int | None:
+    from alignment.cli.launcher import LaunchArguments, is_launched, launch
+    from alignment.cli.parser import CommandParser
+
+    types = (*verb.arguments, LaunchArguments) if launched else verb.arguments
+    parser = CommandParser(types, prog=prefix, summary=verb.help, example=verb.example)
+    if "-h" in arguments or "--help" in arguments:
+        print(parser.format_help())
+        return 0
+    if not run or (launched and not is_launched()):
+        # Only checked here: building the arguments would take hold of the GPUs that the processes need.
+        namespace = parser.check(arguments)
+        if launched and namespace.accelerate_config is not None:
+            return launch(namespace, [*prefix.split()[1:], *arguments])
+    if not run:
+        return None
+    parsed = parser.build(arguments)
+    output_dir = next((given.output_dir for given in parsed if hasattr(given, "output_dir")), None)
+    with no_empty_folder(output_dir):
+        verb.run(*(parsed[:-1] if launched else parsed))
+    return 0
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """The known name that this may be a slip of, if one is near."""
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"the nearest is {found[0]}: " if found else ""
+
+
+def _load_command(name: str) -> ModuleType:
+    from generator.output import InputError
+
+    module = f"alignment.cli.commands.{name}"
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        raise InputError(f"This installation has no command {name}: install vidalign again.") from error
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: vidalign COMMAND [--config FILE.yaml] [--ARGUMENT VALUE …] [--verbose]",
+            "",
+            "Aligns text-to-video generators with human feedback.",
+            "",
+            *lines,
+            "",
+            "vidalign COMMAND --help explains a command with an example; vidalign --version says the version.",
+        ]
+    )
+
+
+def _verb_overview(prefix: str, module: Any, verbs: dict[str, Verb]) -> str:
+    width = max(map(len, verbs))
+    lines = [f"  {name:{width}}  {verb.help}" for name, verb in verbs.items()]
+    names = f"{{{','.join(verbs)}}}"
+    names = f"[{names}]" if hasattr(module, "run") else names
+    head = [f"usage: {prefix} {names} [--ARGUMENT VALUE …]", "", module.HELP, ""]
+    return "\n".join([*head, *lines, "", "example:", f"  {module.EXAMPLE}"])
+
+
+def _interrupted(name: str, arguments: list[str], interruption: KeyboardInterrupt) -> int:
+    """Says how to go on, and returns the exit code of an interrupted command."""
+    code = getattr(interruption, "code", 130)
+    if LAUNCH_FOLDER in os.environ:
+        # The launching process tells the user; a worker that saved has done what it was asked for.
+        return 0 if getattr(interruption, "saved", None) is not None else code
+    saved = getattr(interruption, "saved", None)
+    is_verb = bool(arguments) and arguments[0] in getattr(_loaded(name), "VERBS", {})
+    trains = name in TRAINS and not is_verb
+    begun = results_begun() or getattr(interruption, "begun", False)
+    if trains and begun:
+        where = f"The checkpoint is {saved}. " if saved else ""
+        said, command = f"{where}To go on:", command_that_goes_on(resume=True)
+    else:
+        said = DEFAULT_RESUME if is_verb else getattr(_loaded(name), "RESUME", DEFAULT_RESUME)
+        command = command_that_goes_on(resume=False) if begun else same_command()
+    print(f"\nvidalign: interrupted. {said}\n    {command}", file=sys.stderr)
+    return code
+
+
+def _loaded(name: str) -> ModuleType | None:
+    return sys.modules.get(f"alignment.cli.commands.{name}")
+
+
+def _complain(sentence: str) -> int:
+    """Prints a mistake of the user, tells it to the process that launched this one, and returns exit code 2."""
+    report = os.environ.get("VIDALIGN_ERROR_FILE")
+    if report is None or os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"vidalign: error: {sentence}", file=sys.stderr)
+    if report is not None:
+        with open(report, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(sentence)
+    return 2
+
+
+def _set_logging(verbose: bool) -> None:
+    """Our own warnings are shown; the libraries speak only where `--verbose` asks them to."""
+    logging.basicConfig(format="vidalign: %(levelname)s: %(message)s", level=logging.WARNING)
+    for package in PACKAGES:
+        logging.getLogger(package).setLevel(logging.INFO if verbose else logging.WARNING)
+    level = "info" if verbose else "error"
+    for library in ("TRANSFORMERS", "DIFFUSERS", "DATASETS", "HF_HUB"):
+        os.environ.setdefault(f"{library}_VERBOSITY", level)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not verbose:
+        os.environ.setdefault("DIFFUSERS_NO_ADVISORY_WARNINGS", "1")
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+        os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+        for category in (FutureWarning, DeprecationWarning, UserWarning):
+            warnings.simplefilter("ignore", category)
+        for library in ("httpx", "httpcore", "torch", "accelerate", "deepspeed", "absl"):
+            logging.getLogger(library).setLevel(logging.ERROR)
+        # DeepSpeed sets its own level when it is imported.
+        logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)

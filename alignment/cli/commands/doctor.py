@@ -1,0 +1,228 @@
+"""`vidalign doctor`: what this machine has and what will run on it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from packaging.requirements import Requirement
+
+from generator.output import check_output_file, write_json
+
+HELP = (
+    "Says what this machine has (processors, memory, GPUs, packages, codecs, disk) and what will run on it."
+)
+EXAMPLE = "vidalign doctor --model Wan-AI/Wan2.1-T2V-1.3B-Diffusers --num_frames 33 --height 240 --width 416"
+
+GIB = 2**30
+
+
+@dataclass
+class DoctorArguments:
+    """What to look at."""
+
+    output_dir: str = field(default=".", metadata={"help": "Folder whose disk is looked at."})
+    json: str | None = field(default=None, metadata={"help": "Also write what was found to this file."})
+    model: str | None = field(
+        default=None,
+        metadata={"help": "Also say how much GPU memory each method needs on this model (a folder or a hub id, of "
+                  "which only configurations are read), and with which flags it fits."},
+    )  # fmt: skip
+    num_frames: int | None = field(
+        default=None, metadata={"help": "Frames; the model's own number if unset."}
+    )
+    height: int | None = field(default=None, metadata={"help": "Pixels; the model's own height if unset."})
+    width: int | None = field(default=None, metadata={"help": "Pixels; the model's own width if unset."})
+    lora_r: int = field(default=16, metadata={"help": "Rank of the adapters."})
+    gpu_memory: float | None = field(
+        default=None,
+        metadata={"help": "Memory of the GPU in GB to plan for; that of the smallest GPU here if unset."},
+    )
+
+
+ARGUMENTS = (DoctorArguments,)
+
+
+def run(arguments: DoctorArguments) -> None:
+    """Prints what was found; a missing part is a line of the report and not an error."""
+    if arguments.json is not None:
+        check_output_file(arguments.json, True, _is_report, "a report of vidalign doctor")
+    found: dict[str, Any] = {
+        "machine": machine(Path(arguments.output_dir)),
+        "gpus": gpus(),
+        "packages": packages(),
+        "video": video_codecs(),
+    }
+    for title, lines in (
+        ("Machine", machine_lines(found["machine"])),
+        ("GPUs", gpu_lines(found["gpus"])),
+        ("Packages", [line(package["fits"], package["says"]) for package in found["packages"]]),
+        ("Video files", [line(works, name) for name, works in found["video"].items()]),
+        ("What will run", advice(found)),
+    ):
+        print("\n".join([title, *(f"  {text}" for text in lines)]) + "\n")
+    if arguments.model is not None:
+        found["model"] = model_plan(arguments, found["gpus"])
+        print(
+            "\n".join([f"Memory of {arguments.model}", *(f"  {text}" for text in found["model"]["lines"])])
+            + "\n"
+        )
+    if arguments.json is not None:
+        write_json(arguments.json, found)
+
+
+def _is_report(path: Path) -> bool:
+    try:
+        return {"machine", "packages"} <= json.loads(path.read_text(encoding="utf-8")).keys()
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def model_plan(arguments: DoctorArguments, found_gpus: list[dict[str, Any]]) -> dict[str, Any]:
+    """Forecast and advice for `arguments.model`, with the lines to print; see `alignment.memory.plan`."""
+    from alignment.memory.plan import plan
+
+    memory = arguments.gpu_memory
+    if memory is None and found_gpus:
+        memory = min(gpu["memory"] for gpu in found_gpus) / 1e9
+    size = (arguments.num_frames, arguments.height, arguments.width)
+    return plan(str(arguments.model), size, arguments.lora_r, memory)
+
+
+def machine(folder: Path) -> dict[str, Any]:
+    """Processors, memory and disk, in bytes; None where the system does not say."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    existing = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
+    return {
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "cores": cores,
+        "memory": _memory(),
+        "disk_free": shutil.disk_usage(existing).free,
+        "disk_of": str(existing),
+        "writable": os.access(existing, os.W_OK),
+    }
+
+
+def gpus() -> list[dict[str, Any]]:
+    """Name, memory in bytes and bfloat16 support of every GPU that torch sees."""
+    found = []
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        bfloat16 = properties.major >= 8
+        found.append({"name": properties.name, "memory": properties.total_memory, "bfloat16": bfloat16})
+    return found
+
+
+def packages() -> list[dict[str, Any]]:
+    """Every requirement of vidalign with the version that is installed."""
+    try:
+        lines = importlib.metadata.requires("vidalign") or []
+    except importlib.metadata.PackageNotFoundError:
+        lines = []
+    found = []
+    for text in lines:
+        requirement = Requirement(text)
+        marker = str(requirement.marker or "")
+        optional = "extra ==" in marker
+        if optional and "deepspeed" not in marker:
+            continue
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            version = None
+        fits = version is not None and requirement.specifier.contains(version, prereleases=True)
+        says = f"{requirement.name} {version or 'missing'}"
+        if not fits:
+            says += f" (needs {requirement.specifier}{', optional' if optional else ''})"
+        found.append({"name": requirement.name, "version": version, "fits": fits, "says": says})
+    return found
+
+
+def video_codecs() -> dict[str, bool]:
+    """What the FFmpeg libraries inside PyAV can do."""
+    try:
+        import av
+    except ImportError:
+        return {"read and write videos (PyAV is missing)": False}
+    wanted = {"write H.264 (libx264)": ("libx264", "w"), "read H.264": ("h264", "r")}
+    wanted |= {"read VP9 (webm)": ("vp9", "r"), "read AV1": ("libdav1d", "r"), "read GIF": ("gif", "r")}
+    works = {}
+    for name, (codec, mode) in wanted.items():
+        try:
+            av.codec.Codec(codec, mode)  # type: ignore[arg-type]
+            works[name] = True
+        except av.codec.codec.UnknownCodecError:
+            works[name] = False
+    return works
+
+
+def machine_lines(found: dict[str, Any]) -> list[str]:
+    """What `machine` found, for reading."""
+    memory = f"{found['memory'] / GIB:.1f} GiB of memory" if found["memory"] else "memory unknown"
+    disk = f"{found['disk_free'] / GIB:.1f} GiB free in {found['disk_of']}"
+    return [
+        f"{found['system']}, Python {found['python']}",
+        line(found["memory"] is None or found["memory"] >= 4 * GIB, f"{found['cores']} cores, {memory}"),
+        line(
+            found["writable"] and found["disk_free"] >= 2 * GIB,
+            disk + ("" if found["writable"] else ", read-only"),
+        ),
+    ]
+
+
+def gpu_lines(found: list[dict[str, Any]]) -> list[str]:
+    """What `gpus` found, for reading."""
+    if not found:
+        return [f"none that torch {torch.__version__} sees; everything runs on the CPU"]
+    return [
+        line(True, f"{gpu['name']}, {gpu['memory'] / GIB:.0f} GiB{', bfloat16' if gpu['bfloat16'] else ''}")
+        for gpu in found
+    ]
+
+
+def advice(found: dict[str, Any]) -> list[str]:
+    """Which parts of vidalign work here."""
+    cores, number = found["machine"]["cores"], len(found["gpus"])
+    complete = all(package["fits"] for package in found["packages"] if package["name"] != "deepspeed")
+    video = all(found["video"].get(name) for name in ("write H.264 (libx264)", "read H.264"))
+    nano = "on the GPU" if number else f"on {cores} CPU cores"
+    deepspeed = importlib.util.find_spec("deepspeed") is not None
+    smallest = min((gpu["memory"] for gpu in found["gpus"]), default=0)
+    zero = f"{number} GPUs" if number > 1 else "one GPU" if number else "no GPU"
+    return [
+        line(complete and video, f"vidalign demo and all stages with the built-in model (nano), {nano}"),
+        line(
+            smallest >= 20 * GIB,
+            "pretrained models of 1 to 2 billion parameters with LoRA (from about 20 GiB a GPU)",
+        ),
+        line(
+            deepspeed and number > 0,
+            f"--accelerate_config zero1, zero2, zero3: DeepSpeed {'found' if deepspeed else 'missing'}, {zero}",
+        ),
+    ]
+
+
+def line(good: bool, text: str) -> str:
+    """A line of the report: `ok` or `--`, and what it is about."""
+    return f"{'ok' if good else '--'}  {text}"
+
+
+def _memory() -> int | None:
+    """Memory in bytes; what a container may use where that is less."""
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
+        total = min(total, int(text))
+    return total

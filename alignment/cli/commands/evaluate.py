@@ -1,0 +1,389 @@
+"""`vidalign evaluate`: prompt adherence of a model and its adapters, side by side; `evaluate compare` of several
+runs; `evaluate vbench`, VBench's aggregation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignment.cli import Verb
+from alignment.cli.next_command import WORLD_PROMPTS, given_flags, new_folder, show_next
+from alignment.stages.arguments import LoadingArguments
+from generator.files.folders import visible_files
+from generator.one_or_several import as_list
+from generator.output import InputError, refuse_unwritable
+from generator.provenance import file_hash, versions
+from generator.video_files.pixel_formats import PIXEL_FORMAT_HELP, PIXEL_FORMATS, check_pixel_format
+
+if TYPE_CHECKING:
+    from generator.base import VideoGenerator
+
+HELP = "Compare how well a model and its adapters follow prompts, with confidence intervals and a report."
+EXAMPLE = (
+    "vidalign evaluate --model nano --adapter runs/dpo runs/ppo "
+    "--prompts world:test:128 --output_dir runs/evaluation"
+)
+
+
+MOST_COMPARED = 9
+"""Videos in one ranking, at most."""
+
+
+@dataclass
+class EvaluateArguments:
+    """Arguments of `vidalign evaluate`."""
+
+    output_dir: str = field(
+        metadata={"help": "Folder for report.html, report.json, metadata.jsonl and the videos."}
+    )
+    model: str = field(default="nano", metadata={"help": "Built-in model, folder or hub id."})
+    adapter: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Adapter folders, each a model of its own in the report; NAME=FOLDER names it there."
+        },
+    )
+    prompts: str = field(
+        default="world:test:128",
+        metadata={
+            "help": "Text file, JSONL, world:SPLIT:N[:SEED] for prompts of the built-in world, suite:world[:N[:SEED]] "
+            "for its held-out combinations by category, vbench:FILE or t2v_compbench:PATH."
+        },
+    )
+    verifier: str = field(
+        default="world",
+        metadata={
+            "help": "What judges: world, vlm:FOLDER (a vision-language model answers the questions), clip:FOLDER "
+            "(CLIPScore), or module:function of your own (videos, prompts) -> scores."
+        },
+    )
+    questions: str = field(
+        default="",
+        metadata={
+            "help": "Question graphs of the prompts for vlm:FOLDER and module:function: a .jsonl file, a .csv file of "
+            "DSG, or world for those of the built-in world's prompts."
+        },
+    )
+    reference: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Names of the models that the others are compared with; base by default."},
+    )
+    num_videos_per_prompt: int = field(default=1, metadata={"help": "Videos of each prompt and model."})
+    seed: int = field(default=0, metadata={"help": "Seed of the first video; all models get the same seeds."})
+    num_frames: int | None = field(default=None, metadata={"help": "Frames; the model's default if unset."})
+    height: int | None = field(
+        default=None, metadata={"help": "Height in pixels; the model's default if unset."}
+    )
+    width: int | None = field(
+        default=None, metadata={"help": "Width in pixels; the model's default if unset."}
+    )
+    num_inference_steps: int | None = field(default=None, metadata={"help": "Sampling steps."})
+    solver: str = field(
+        default="euler",
+        metadata={
+            "help": "euler; heun (two network calls a step); ab2 or dpm (second order, one call a step).",
+            "choices": ["euler", "heun", "ab2", "dpm"],
+        },
+    )
+    guidance_scale: float | None = field(default=None, metadata={"help": "Weight of guidance; 1 is none."})
+    batch_size: int = field(default=8, metadata={"help": "Videos generated at a time."})
+    pixel_format: str = field(
+        default="auto", metadata={"help": PIXEL_FORMAT_HELP, "choices": list(PIXEL_FORMATS)}
+    )
+    title: str = field(default="Prompt adherence", metadata={"help": "Title of the report."})
+    overwrite: bool = field(default=False, metadata={"help": "Empty an existing output folder first."})
+
+    def __post_init__(self) -> None:
+        self.adapter, self.reference = as_list(self.adapter), as_list(self.reference)
+
+
+@dataclass
+class CompareArguments:
+    """Arguments of `vidalign evaluate compare`."""
+
+    runs: list[str] = field(
+        metadata={"help": "Output folders of vidalign evaluate; NAME=FOLDER names one in the report."}
+    )
+    output_dir: str = field(metadata={"help": "Folder for report.html and report.json."})
+    reference: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Names of the models that the others are compared with; the first one by default."},
+    )
+    title: str = field(default="Comparison of evaluations", metadata={"help": "Title of the report."})
+    overwrite: bool = field(default=False, metadata={"help": "Empty an existing output folder first."})
+
+    def __post_init__(self) -> None:
+        self.runs, self.reference = as_list(self.runs), as_list(self.reference)
+
+
+@dataclass
+class VBenchArguments:
+    """Arguments of `vidalign evaluate vbench`."""
+
+    results: list[str] = field(
+        metadata={
+            "help": "VBench's *_eval_results.json files, or folders of them, with all sixteen dimensions."
+        }
+    )
+    output: str = field(default="", metadata={"help": "JSON file for the aggregated scores."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace an existing file."})
+
+
+ARGUMENTS = (EvaluateArguments, LoadingArguments)
+
+
+def name_adapters(adapters: list[str]) -> dict[str, str]:
+    """`{name in the report: folder}` from `NAME=FOLDER` or `FOLDER`, whose last part then is the name.
+
+    Raises:
+        InputError: two would have one name, a name is `base` or not fit for a folder, or a folder does not
+        exist.
+    """
+    adapters = as_list(adapters)
+    named: dict[str, str] = {}
+    for text in adapters:
+        name, separator, path = text.partition("=")
+        if not separator:
+            path = text
+            name = Path(text).resolve().name
+        if not Path(path).is_dir():
+            raise InputError(
+                f"The adapter {path} is not a folder: give the output folder of sft, dpo or ppo."
+            )
+        if name in named or name == "base":
+            raise InputError(f"Two models would be called {name!r} in the report: name one with NAME={path}.")
+        if not name or "/" in name or name.startswith("."):
+            raise InputError(f"{name!r} cannot be a model's name: use letters, digits, dots, _ and -.")
+        named[name] = path
+    return named
+
+
+def run(
+    arguments: EvaluateArguments,
+    loading: LoadingArguments | None = None,
+) -> None:
+    """Generates, judges, and prints where the report is and the means with their intervals."""
+    from generator import load_generator
+    from reward.adherence.comparison import GenerationSettings, compare_models
+    from reward.adherence.suites import load_suite
+    from reward.adherence.verifiers import check_prompts_of
+
+    loading = loading or LoadingArguments()
+    _check_numbers(arguments)
+    check_pixel_format(arguments.pixel_format, arguments.height, arguments.width)
+    adapters = name_adapters(arguments.adapter)
+    names = ["base", *adapters]
+    unknown = [name for name in arguments.reference if name not in names]
+    if unknown:
+        raise InputError(f"The reference {unknown[0]!r} is not among the models {', '.join(names)}.")
+    suite = load_suite(arguments.prompts)
+    prompts = [record.prompt for record in suite.records]
+    check_prompts_of(arguments.verifier, arguments.questions or None, prompts)
+    refuse_unwritable(arguments.output_dir)
+    load = partial(load_generator, arguments.model, **loading.options())
+    models = _checked_models(arguments, adapters, load, prompts)
+    summary = compare_models(
+        models,
+        suite.records,
+        arguments.output_dir,
+        verifier=arguments.verifier,
+        num_videos_per_prompt=arguments.num_videos_per_prompt,
+        seed=arguments.seed,
+        generation=GenerationSettings(
+            num_frames=arguments.num_frames,
+            height=arguments.height,
+            width=arguments.width,
+            num_inference_steps=arguments.num_inference_steps,
+            guidance_scale=arguments.guidance_scale,
+            batch_size=arguments.batch_size,
+            solver=arguments.solver,
+            pixel_format=arguments.pixel_format,
+        ),
+        references=arguments.reference or ["base"],
+        settings={
+            "model": arguments.model,
+            **loading.changing(),
+            "adapters": adapters,
+            "adapter_sha256": {name: _folder_hash(path) for name, path in adapters.items()},
+            "prompt_file": arguments.prompts,
+            "prompt_sha256": _texts_hash(record.prompt for record in suite.records),
+            "questions_sha256": _file_hash(arguments.questions),
+            "versions": versions(),
+        },
+        overwrite=arguments.overwrite,
+        title=arguments.title,
+        questions=arguments.questions or None,
+        categories=suite.categories_of if suite.categories else None,
+    )
+    print_summary(summary, arguments.output_dir)
+    _show_next(arguments, 1 + len(adapters))
+
+
+def _show_next(arguments: EvaluateArguments, num_models: int) -> None:
+    """People can rank the videos of several models; of one model, candidates are made first."""
+    if 2 <= num_models * arguments.num_videos_per_prompt <= MOST_COMPARED:
+        name = Path(arguments.output_dir).resolve().name
+        show_next(
+            "label", "import", "--db", "labels.db", "--campaign", name, "--videos", arguments.output_dir
+        )
+        return
+    other_source = arguments.prompts.partition(":")[0] in ("suite", "vbench", "t2v_compbench")
+    sampling = ("num_frames", "height", "width", "num_inference_steps", "guidance_scale", "solver")
+    show_next(
+        "generate",
+        "--model",
+        arguments.model,
+        "--prompts",
+        WORLD_PROMPTS if other_source else arguments.prompts,
+        *given_flags(arguments, sampling),
+        "--num_videos_per_prompt",
+        4,
+        "--output_dir",
+        new_folder(arguments.output_dir, "candidates"),
+    )
+
+
+def _check_numbers(arguments: EvaluateArguments) -> None:
+    """Raises `InputError` where a number is out of its range."""
+    names = ("num_videos_per_prompt", "batch_size", "num_frames", "height", "width", "num_inference_steps")
+    for name in names:
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name} is {value}, but it must be at least 1.")
+    if abs(arguments.seed) >= 2**62:
+        raise InputError(f"--seed is {arguments.seed}, but it must be between -2^62 and 2^62.")
+
+
+def _checked_models(
+    arguments: EvaluateArguments,
+    adapters: dict[str, str],
+    load: Callable[..., VideoGenerator],
+    prompts: list[str],
+) -> dict[str, Callable[[], VideoGenerator]]:
+    """Functions that load the models, after the size and all adapters were found to fit the base model.
+
+    Raises:
+        InputError: one does not fit.
+    """
+    from generator.adapters import check_adapters
+    from generator.lost_words import looked_at, warn_of_lost_words
+    from generator.sampling import video_size
+
+    base = load()
+    if base.needs_image:
+        raise InputError(
+            f"{arguments.model} animates images, but prompts alone are evaluated: use a text-to-video model."
+        )
+    video_size(base, arguments.num_frames, arguments.height, arguments.width)
+    check_adapters(base, list(adapters.values()))
+    warn_of_lost_words(base, prompts)
+    held = [base]
+    told = set(looked_at(base))
+
+    def remembering(model: VideoGenerator) -> VideoGenerator:
+        looked_at(model).update(told)
+        return model
+
+    def load_base() -> VideoGenerator:
+        return held.pop() if held else remembering(load())
+
+    def load_adapted(path: str) -> VideoGenerator:
+        held.clear()  # one model is in memory at a time
+        return remembering(load(adapter=path))
+
+    return {"base": load_base, **{name: partial(load_adapted, path) for name, path in adapters.items()}}
+
+
+def run_compare(arguments: CompareArguments) -> None:
+    """Writes the joint report of several evaluations and prints the means with their intervals."""
+    from reward.adherence.runs import compare_runs, name_runs
+
+    runs = name_runs(arguments.runs)
+    summary = compare_runs(
+        runs, arguments.output_dir, arguments.reference, arguments.overwrite, arguments.title
+    )
+    print_summary(summary, arguments.output_dir)
+
+
+def run_vbench(arguments: VBenchArguments) -> None:
+    """Prints quality, semantic and total score of VBench's results."""
+    from generator.output import check_output_file, write_json
+    from reward.adherence.vbench import aggregate, read_results
+
+    target = Path(arguments.output) if arguments.output else None
+    if target is not None:
+        check_output_file(target, arguments.overwrite, _is_aggregate, "a file of aggregated scores")
+    scores = read_results(arguments.results)
+    result = aggregate(scores)
+    if target is not None:
+        write_json(target, {"scores": scores, **result})
+    for name in ("quality", "semantic", "total"):
+        print(f"{name:10s} {100 * result[name]:.2f}")
+
+
+def _is_aggregate(path: Path) -> bool:
+    try:
+        return {"scores", "total"} <= json.loads(path.read_text(encoding="utf-8")).keys()
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def print_summary(summary: dict[str, Any], output_dir: str) -> None:
+    """Means, differences to the first reference, what the number of prompts can show, and where the report is."""
+    from reward.reports.adherence import power_text
+
+    for name, interval in summary["adherence"].items():
+        print(f"{name:12s} {interval['mean']:.3f}  [{interval['low']:.3f}, {interval['high']:.3f}]")
+    reference = next(iter(summary["category_differences"]))
+    rows = summary[f"difference_to_{reference}"]
+    for name, row in rows.items():
+        print(
+            f"{name} − {reference}: {row['mean']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}], "
+            f"win rate {row['win_rate']['mean']:.1%}, ties {row['tie_rate']:.1%}"
+        )
+    if power_text(summary):
+        print(power_text(summary))
+    print(f"The report is {Path(output_dir) / 'report.html'}.")
+
+
+def _file_hash(path: str) -> str | None:
+    return file_hash(path) if Path(path).is_file() else None
+
+
+def _folder_hash(path: str) -> str:
+    """SHA-256 over the weights of an adapter folder."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for file in visible_files(path, [".safetensors"]):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _texts_hash(texts: Iterable[str]) -> str:
+    """SHA-256 over texts, one a line."""
+    import hashlib
+
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
+
+
+VERBS = {
+    "compare": Verb(
+        "Compare several evaluations with each other, with intervals and a report.",
+        (CompareArguments,),
+        run_compare,
+        "vidalign evaluate compare runs/evaluation runs/other --output_dir runs/comparison",
+        positional="runs",
+    ),
+    "vbench": Verb(
+        "Aggregate VBench's sixteen dimensions to quality, semantic and total score.",
+        (VBenchArguments,),
+        run_vbench,
+        "vidalign evaluate vbench evaluation_results --output vbench.json",
+        positional="results",
+    ),
+}

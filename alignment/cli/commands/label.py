@@ -1,0 +1,417 @@
+"""`vidalign label`: the labeling app and its data."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import secrets
+import socket
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from alignment.cli import Verb
+from alignment.cli.commands.label_campaign import CAMPAIGN_HELP, DB_HELP, command_line_user
+from alignment.cli.commands.label_export import ExportArguments, run_export
+from alignment.cli.commands.label_lead import LEAD_VERBS, reward_score
+from alignment.cli.next_command import show_next
+from generator.output import InputError, read_jsonl
+from labeling_app.files.candidates import import_tasks, read_candidates
+from labeling_app.files.foreign_preferences import import_preferences
+from labeling_app.quality.agreement import agreement, skips
+from labeling_app.quality.hidden_checks import HiddenChecks, hidden_checks
+from labeling_app.quality.reliability import reliabilities
+from labeling_app.simulate import Score, precomputed_scores, simulate
+from labeling_app.store.backup import backup, restore
+from labeling_app.store.database import existing_database
+from labeling_app.store.store import Store
+from reward.formats import FORMAT_HELP, read_preferences
+
+HELP = (
+    "collect human rankings and demonstrations: serve, import, select, export, quality, simulate, backup, …"
+)
+EXAMPLE = "vidalign label serve --db sqlite:///labels.db --port 7860"
+LONGEST_LEASE_MINUTES = 7 * 24 * 60
+
+
+@dataclass
+class ServeArguments:
+    """Where the labeling app listens."""
+
+    db: str = field(metadata={"help": DB_HELP})
+    host: str = field(
+        default="127.0.0.1", metadata={"help": "address to listen on; 0.0.0.0 for the whole network"}
+    )
+    port: int = field(default=7860, metadata={"help": "port to listen on; 0 takes a free one"})
+    campaign: str | None = field(
+        default=None, metadata={"help": "give out only this campaign; by default all, oldest first"}
+    )
+    lease_minutes: float = field(
+        default=15.0, metadata={"help": "minutes of silence after which a task goes to somebody else"}
+    )
+    candidates: str | None = field(
+        default=None,
+        metadata={"help": "folder whose subfolders of generated videos leads may import from their page"},
+    )
+    uploads: str | None = field(
+        default=None,
+        metadata={"help": "folder for uploaded demonstrations; beside an SQLite file by default"},
+    )
+
+
+@dataclass
+class ImportArguments:
+    """What is to be ranked, or rankings that people gave elsewhere."""
+
+    db: str = field(metadata={"help": DB_HELP})
+    videos: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "folders with metadata.jsonl (as `vidalign generate` writes them) or JSONL files with "
+            "prompt and videos; the videos of a prompt from several folders are put together"
+        },
+    )
+    preferences: str | None = field(
+        default=None,
+        metadata={"help": "instead: file of rankings that were given elsewhere, in a layout of --format"},
+    )
+    format: str = field(default="auto", metadata={"help": FORMAT_HELP})
+    annotator: str = field(
+        default="imported", metadata={"help": "name of the external annotator of --preferences"}
+    )
+    campaign: str = field(default="default", metadata={"help": CAMPAIGN_HELP + "; made if it is new"})
+    overlap: int | None = field(
+        default=None,
+        metadata={
+            "help": "different annotators a task, for a new campaign (1 if not given, "
+            "or as many as judged the tasks of --preferences)"
+        },
+    )
+    dimensions: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "what is judged, for a new campaign: overall, visual, motion, alignment (overall, or "
+            "those of --preferences, if not given)"
+        },
+    )
+    skip_bad: bool = field(
+        default=False, metadata={"help": "leave out unusable videos instead of importing nothing"}
+    )
+
+
+@dataclass
+class UsersArguments:
+    """Who may log in. Without --add, --set_role and --set_password, all users are listed."""
+
+    db: str = field(metadata={"help": DB_HELP})
+    add: str | None = field(
+        default=None, metadata={"help": "add a user of this name; prints the password once"}
+    )
+    role: str = field(
+        default="annotator", metadata={"help": "role of the new user: annotator, lead or admin"}
+    )
+    set_role: str | None = field(
+        default=None, metadata={"help": "give the user of this name the role that --role says"}
+    )
+    set_password: str | None = field(
+        default=None, metadata={"help": "give the user of this name a new password; prints it once"}
+    )
+
+
+@dataclass
+class QualityArguments:
+    """Which judgements are looked at."""
+
+    db: str = field(metadata={"help": DB_HELP})
+    campaign: str = field(default="default", metadata={"help": CAMPAIGN_HELP})
+    dimension: str | None = field(default=None, metadata={"help": "only this dimension; all if not given"})
+
+
+@dataclass
+class SimulateArguments:
+    """Annotators who are programs; their users are named and flagged as simulated."""
+
+    db: str = field(metadata={"help": DB_HELP})
+    campaign: str = field(default="default", metadata={"help": CAMPAIGN_HELP})
+    reward: str | None = field(
+        default=None,
+        metadata={
+            "help": "reward model that scores the videos; `world` is the gold score of the built-in world"
+        },
+    )
+    scores: str | None = field(
+        default=None,
+        metadata={"help": "instead of --reward: JSONL with video (relative to the file) and score"},
+    )
+    annotators: int = field(default=3, metadata={"help": "number of simulated annotators"})
+    noise: float = field(default=0.15, metadata={"help": "standard deviation of their noise on the score"})
+    tie_threshold: float = field(default=0.1, metadata={"help": "step of their scale; 0 for no ties"})
+    position_bias: float = field(default=0.0, metadata={"help": "added to the video shown first"})
+    motion_bias: float = field(
+        default=0.0, metadata={"help": "added for each standard deviation of more motion; people: negative"}
+    )
+    seed: int = field(default=0, metadata={"help": "seed of everything drawn"})
+
+
+@dataclass
+class BackupArguments:
+    """What is copied where. The server may go on; video files are not copied."""
+
+    db: str = field(metadata={"help": DB_HELP})
+    output_file: str = field(metadata={"help": "backup to write, an SQLite file such as labels.backup.db"})
+    overwrite: bool = field(default=False, metadata={"help": "replace the file if it exists"})
+
+
+@dataclass
+class RestoreArguments:
+    """Where a backup goes; from SQLite to PostgreSQL and back works too."""
+
+    db: str = field(metadata={"help": DB_HELP + "; it must be empty"})
+    backup: str = field(metadata={"help": "file that `label backup` wrote"})
+
+
+def run_backup(arguments: BackupArguments) -> None:
+    """Writes all rows of a moment into one file."""
+    count = backup(arguments.db, arguments.output_file, arguments.overwrite)
+    with Store(existing_database(arguments.db)) as store:
+        store.record(command_line_user(), "backup", rows=count)
+    print(f"{count} row(s) in {arguments.output_file}")
+
+
+def run_restore(arguments: RestoreArguments) -> None:
+    """Fills an empty database from a backup."""
+    count = restore(arguments.backup, arguments.db)
+    with Store(arguments.db) as store:
+        store.record(command_line_user(), "restore", rows=count)
+    print(f"{count} row(s) restored")
+
+
+def run_serve(arguments: ServeArguments) -> None:
+    """Serves the labeling app until it is interrupted."""
+    import uvicorn
+
+    from labeling_app.web.server import create_app
+
+    if not 0 < arguments.lease_minutes <= LONGEST_LEASE_MINUTES:
+        raise InputError(
+            f"lease_minutes is {arguments.lease_minutes}: give a number above 0 and at most {LONGEST_LEASE_MINUTES}."
+        )
+    candidates = Path(arguments.candidates) if arguments.candidates else None
+    if candidates is not None and not candidates.is_dir():
+        raise InputError(f"The folder {candidates} of candidates does not exist: make it or name another.")
+    lease = 60.0 * arguments.lease_minutes
+    with Store(arguments.db, lease_seconds=lease, uploads=arguments.uploads) as store:
+        app = create_app(store, arguments.campaign, candidates)
+        listener = _listen(arguments.host, arguments.port)
+        if not any(user.password_hash for user in store.users()):
+            password = secrets.token_urlsafe(9)
+            name = _free_name(store, "admin")
+            store.add_user(name, password, role="admin")
+            store.record(command_line_user(), "add user", user=name, role="admin")
+            print(f"Made the first user: {name}, password {password} (shown only now).")
+        if not store.campaigns():
+            print("There is nothing to rank yet: vidalign label import adds videos while this runs.")
+        host = "127.0.0.1" if arguments.host == "0.0.0.0" else arguments.host
+        shown = f"[{host}]" if ":" in host else host
+        address = f"http://{shown}:{listener.getsockname()[1]}"
+
+        class AnnouncedServer(uvicorn.Server):
+            """Says its address as soon as, and not before, it takes connections."""
+
+            async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+                await super().startup(sockets)
+                if self.started:
+                    print(f"Labeling app: {address}  (Ctrl+C ends it)", flush=True)
+
+        server = AnnouncedServer(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3))
+        with contextlib.suppress(KeyboardInterrupt):
+            server.run(sockets=[listener])
+
+
+def run_import(arguments: ImportArguments) -> None:
+    """Imports candidates as tasks, or rankings with their tasks."""
+    if (arguments.videos is None) == (arguments.preferences is None):
+        raise InputError("Say what to import: either --videos to rank or --preferences, rankings of others.")
+    if arguments.videos is None:
+        _import_preferences(arguments)
+        return
+    read_candidates([Path(source) for source in arguments.videos])  # A mistake in a file makes no database.
+    with Store(arguments.db) as store:
+        summary = import_tasks(
+            store,
+            arguments.videos,
+            campaign=arguments.campaign,
+            overlap=arguments.overlap,
+            dimensions=arguments.dimensions,
+            skip_bad=arguments.skip_bad,
+            progress=True,
+        )
+        store.record(command_line_user(), "import", campaign=arguments.campaign, tasks=summary.added)
+    for problem in summary.problems:
+        print(f"Left out: {problem}")
+    print(f"Campaign {arguments.campaign}: {summary.added} new task(s), {summary.known} known already.")
+    show_next("label", "serve", "--db", arguments.db)
+
+
+def _import_preferences(arguments: ImportArguments) -> None:
+    read_preferences(
+        arguments.preferences or "", arguments.format
+    )  # A mistake in the file makes no database.
+    with Store(arguments.db) as store:
+        done = import_preferences(
+            store,
+            arguments.preferences or "",
+            campaign=arguments.campaign,
+            annotator=arguments.annotator,
+            format=arguments.format,
+            overlap=arguments.overlap,
+            dimensions=arguments.dimensions,
+            progress=True,
+        )
+        store.record(
+            command_line_user(), "import rankings", campaign=arguments.campaign, judgements=done.judgements
+        )
+    names = ", ".join(done.annotators[:5]) + (" …" if len(done.annotators) > 5 else "")
+    print(
+        f"Campaign {arguments.campaign}: {done.judgements} new ranking(s) of {names} (imported), {done.known} known "
+        f"already; {done.tasks} new task(s)."
+    )
+
+
+def run_users(arguments: UsersArguments) -> None:
+    """Adds a user, sets a password or a role, or lists all users."""
+    if sum(name is not None for name in (arguments.add, arguments.set_role, arguments.set_password)) > 1:
+        raise InputError(
+            "More than one of --add, --set_role and --set_password was given: give one at a time."
+        )
+    with Store(arguments.db if arguments.add is not None else existing_database(arguments.db)) as store:
+        password = secrets.token_urlsafe(9)
+        if arguments.add is not None:
+            user = store.add_user(arguments.add, password, role=arguments.role)
+            store.record(command_line_user(), "add user", user=user.name, role=user.role)
+            print(f"{user.role} {user.name}, password {password} (shown only now)")
+        elif arguments.set_role is not None:
+            store.set_role(arguments.set_role, arguments.role)
+            store.record(command_line_user(), "set role", user=arguments.set_role, role=arguments.role)
+            print(f"{arguments.set_role} is {arguments.role} now")
+        elif arguments.set_password is not None:
+            store.set_password(arguments.set_password, password)
+            store.record(command_line_user(), "set password", user=arguments.set_password)
+            print(f"{arguments.set_password}, new password {password} (shown only now)")
+        else:
+            for user in store.users():
+                print(f"{user.name}\t{'simulated' if user.simulated else user.role}")
+
+
+def run_quality(arguments: QualityArguments) -> None:
+    """Prints how far the annotators agree."""
+    with Store(existing_database(arguments.db)) as store:
+        found = agreement(store, arguments.campaign, arguments.dimension)
+        reliability = {person.name: person for person in reliabilities(store, arguments.campaign)}
+        hidden = hidden_checks(store, arguments.campaign)
+        reasons = Counter(skip.reason for skip in skips(store, arguments.campaign))
+    print(f"{found.num_judgements} rankings of {found.num_tasks} tasks, {found.num_labels} pair labels")
+    print(f"Krippendorff's alpha      {_number(found.alpha)}  [{_number(found.alpha_low)}, ", end="")
+    print(f"{_number(found.alpha_high)}]")
+    print(f"pairwise agreement        {_number(found.pairwise)}")
+    print(f"  among labels, no ties   {_number(found.pairwise_without_ties)}")
+    print(f"tie rate                  {_number(found.tie_rate)}")
+    print("annotator             tasks skips seconds  ties  agreement  accuracy   gold  repeats  look at")
+    for person in found.annotators:
+        known = reliability.get(person.name)
+        checks = hidden.get(person.name, HiddenChecks())
+        print(
+            f"{person.name[:20]:20}  {person.judgements:5} {person.skips:5} {_seconds(person.median_seconds):>7} "
+            f"{_number(person.tie_rate)}      {_number(person.agreement)}     "
+            f"{_number(known.accuracy if known else math.nan)}     {_number(checks.gold_accuracy)}    "
+            f"{_number(checks.self_consistency)}  {', '.join(known.flags) if known else ''}"
+        )
+    for reason, count in reasons.most_common(10):
+        print(f"skipped {count}: {' '.join(reason.split())[:100]}")
+
+
+def run_simulate(arguments: SimulateArguments) -> None:
+    """Lets simulated annotators rank what is left to rank."""
+    if (arguments.reward is None) == (arguments.scores is None):
+        raise InputError("Simulated annotators need one gold score: give either --reward or --scores.")
+    with Store(existing_database(arguments.db)) as store:
+        dimensions = store.campaign(arguments.campaign).dimensions
+        if arguments.reward is not None:
+            score = {dimension: reward_score(arguments.reward, dimension) for dimension in dimensions}
+        else:
+            score = dict.fromkeys(dimensions, _scores_from_file(Path(arguments.scores or "")))
+        done = simulate(
+            store,
+            arguments.campaign,
+            score,
+            annotators=arguments.annotators,
+            seed=arguments.seed,
+            noise=arguments.noise,
+            tie_threshold=arguments.tie_threshold,
+            position_bias=arguments.position_bias,
+            motion_bias=arguments.motion_bias,
+            progress=True,
+        )
+        store.record(
+            command_line_user(), "simulate", campaign=arguments.campaign, judgements=done.num_judgements
+        )
+    print(f"{done.num_judgements} ranking(s) by {len(done.annotators)} simulated annotators")
+    for dimension in dimensions:
+        best = done.best_possible_pair_accuracy(dimension)
+        print(f"best possible pair accuracy ({dimension}): {_number(best)}")
+    file = f"{arguments.campaign}.jsonl"
+    show_next(
+        "label", "export", "--db", arguments.db, "--campaign", arguments.campaign, "--output_file", file
+    )
+
+
+def _scores_from_file(path: Path) -> Score:
+    try:
+        rows = [row for _, row in read_jsonl(path)]
+        return precomputed_scores({path.parent / row["video"]: float(row["score"]) for row in rows})
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f'{path} is not a file of scores: each line needs "video" and a number as "score".'
+        ) from error
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise InputError(f"Cannot listen on {host}, port {port} ({error}): choose another --port.") from error
+    return listener
+
+
+def _free_name(store: Store, name: str) -> str:
+    taken = {user.name for user in store.users()}
+    return next(
+        candidate for candidate in (name, *(f"{name}{i}" for i in range(2, 1000))) if candidate not in taken
+    )
+
+
+def _seconds(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.1f}"
+
+
+def _number(value: float) -> str:
+    return "  –  " if math.isnan(value) else f"{value:.3f}"
+
+
+VERBS = {
+    "serve": Verb("open the labeling app in the browser", (ServeArguments,), run_serve),
+    "import": Verb("add videos to rank", (ImportArguments,), run_import),
+    "export": Verb("write rankings as JSONL", (ExportArguments,), run_export),
+    "users": Verb("add or list users", (UsersArguments,), run_users),
+    "backup": Verb("copy the database into one file", (BackupArguments,), run_backup),
+    "restore": Verb("fill an empty database from a backup", (RestoreArguments,), run_restore),
+    "quality": Verb("print how far annotators agree", (QualityArguments,), run_quality),
+    **LEAD_VERBS,
+    "simulate": Verb("let simulated annotators rank", (SimulateArguments,), run_simulate),
+}

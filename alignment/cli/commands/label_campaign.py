@@ -1,0 +1,218 @@
+"""`vidalign label campaign`: campaigns listed, made, changed, paused, closed, renamed and deleted."""
+
+from __future__ import annotations
+
+import getpass
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from generator.output import InputError, is_storable
+from labeling_app.campaigns.campaigns import Rules, check_guidelines, set_guidelines, set_rules
+from labeling_app.campaigns.lifecycle import delete_campaign, rename_campaign, set_state
+from labeling_app.campaigns.overview import campaign_overview
+from labeling_app.store.database import existing_database
+from labeling_app.store.names import composed
+from labeling_app.store.store import Store
+from labeling_app.store.tables import Campaign
+
+DB_HELP = "database: a path such as labels.db, or a SQLAlchemy URL such as sqlite:///labels.db"
+CAMPAIGN_HELP = "name of the campaign"
+DEFAULT = "default"
+
+
+@dataclass
+class CampaignArguments:
+    """A campaign to make or change; rules hold from the next task on, and those not given stay. Without anything but
+    --db, all campaigns are listed."""
+
+    db: str = field(metadata={"help": DB_HELP})
+    campaign: str | None = field(
+        default=None,
+        metadata={"help": CAMPAIGN_HELP + "; with rules it is made if it is new, alone it is shown"},
+    )
+    overlap: int | None = field(
+        default=None,
+        metadata={"help": "different annotators a task; after the first answer it may only grow"},
+    )
+    dimensions: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "what is judged: overall, visual, motion, alignment; fixed from the first answer on"
+        },
+    )
+    project: str | None = field(default=None, metadata={"help": "project it belongs to; made if it is new"})
+    gold_share: float | None = field(
+        default=None, metadata={"help": "share of hidden gold items among an annotator's tasks, 0 to 0.5"}
+    )
+    repeat_share: float | None = field(
+        default=None, metadata={"help": "share of tasks that an annotator ranks again, 0 to 0.5"}
+    )
+    daily_cap: int | None = field(
+        default=None, metadata={"help": "answers a person in 24 hours; 0: no limit"}
+    )
+    quiz_size: int | None = field(
+        default=None, metadata={"help": "gold items that a person ranks first; 0: none"}
+    )
+    quiz_pass: float | None = field(
+        default=None, metadata={"help": "share of their pairs that must be right to go on"}
+    )
+    guidelines: str | None = field(
+        default=None, metadata={"help": "text file (Markdown) with the guidelines; adds a version"}
+    )
+    rename: str | None = field(default=None, metadata={"help": "another name for the campaign"})
+    pause: bool = field(default=False, metadata={"help": "give out no tasks for now"})
+    close: bool = field(
+        default=False,
+        metadata={"help": "give out no tasks any more, add none, and leave answers as they are"},
+    )
+    reopen: bool = field(default=False, metadata={"help": "go on with a paused or closed campaign"})
+    delete: bool = field(
+        default=False,
+        metadata={
+            "help": "delete the campaign with its tasks and answers, after its name was typed once more"
+        },
+    )
+    yes: bool = field(default=False, metadata={"help": "delete without asking for the name"})
+
+
+RULES = (
+    "overlap",
+    "dimensions",
+    "gold_share",
+    "repeat_share",
+    "daily_cap",
+    "quiz_size",
+    "quiz_pass",
+)
+STATES = {"pause": "paused", "close": "closed", "reopen": "open"}
+
+
+def command_line_user() -> str:
+    """Who the audit table names for a change by command: the name of the account on this machine."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):
+        name = "somebody"
+    return f"{name if is_storable(name) else 'somebody'} (command line)"[-100:]
+
+
+def run_campaign(arguments: CampaignArguments) -> None:
+    """Lists campaigns, or makes, changes or ends one."""
+    rules = {name: getattr(arguments, name) for name in RULES if getattr(arguments, name) is not None}
+    states = [state for name, state in STATES.items() if getattr(arguments, name)]
+    ends = [*states, *(["deleted"] if arguments.delete else [])]
+    makes = bool(rules) or arguments.project is not None or arguments.guidelines is not None
+    if len(ends) > 1:
+        raise InputError("More than one of --pause, --close, --reopen and --delete was given: give one.")
+    if arguments.delete and (makes or arguments.rename is not None):
+        raise InputError("--delete was given together with changes: give it alone.")
+    text = check_guidelines(_read_text(arguments.guidelines)) if arguments.guidelines else None
+    if not makes and not ends and arguments.rename is None:
+        _show(arguments)
+        return
+    if not makes:
+        existing_database(arguments.db)
+    with Store(arguments.db) as store:
+        name = _name(store, arguments.campaign, makes)
+        if arguments.delete:
+            _delete(store, name, arguments.yes)
+            return
+        if makes:
+            _change(store, name, rules, arguments.project, text)
+        if states:
+            set_state(store, name, states[0])
+            store.record(command_line_user(), "set campaign state", campaign=name, state=states[0])
+        if arguments.rename is not None:
+            new = rename_campaign(store, name, arguments.rename)
+            store.record(command_line_user(), "rename campaign", campaign=name, name=new)
+            name = new
+        _print(store, store.campaign(name))
+
+
+def _name(store: Store, given: str | None, may_be_new: bool) -> str:
+    """The campaign that is meant: `default` where none is named and it, or no campaign at all, is there."""
+    known = [row.name for row in store.campaigns()]
+    if given is not None:
+        return store.campaign(given).name if composed(given) in known or not may_be_new else given
+    if DEFAULT in known or (may_be_new and not known):
+        return DEFAULT
+    raise InputError(
+        f"No campaign was named, and there is no {DEFAULT!r} (there is: {', '.join(known) or 'none yet'}): name one "
+        "with --campaign."
+    )
+
+
+def _change(
+    store: Store, name: str, rules: dict[str, Any], project: str | None, guidelines: str | None
+) -> None:
+    is_new = composed(name) not in {row.name for row in store.campaigns()}
+    row = set_rules(store, name, Rules(**rules), project, make=True)
+    given = {**rules, **({"project": project} if project is not None else {})}
+    if is_new:
+        print(f"Made the campaign {row.name}.")
+        store.record(command_line_user(), "add campaign", campaign=row.name, **given)
+    elif given:
+        store.record(command_line_user(), "set rules", campaign=row.name, **given)
+    if guidelines is not None:
+        version = set_guidelines(store, name, guidelines)
+        store.record(command_line_user(), "set guidelines", campaign=row.name, version=version)
+        print(f"Guidelines, version {version}")
+
+
+def _delete(store: Store, name: str, sure: bool) -> None:
+    counts = campaign_overview(store, store.campaign(name))
+    if sure:
+        typed = name
+    elif sys.stdin is None or not sys.stdin.isatty():
+        raise InputError(
+            f"The campaign {name!r} has {counts['tasks']} task(s) and {counts['answers']} answer(s): pass --yes to "
+            "delete it where nobody can be asked."
+        )
+    else:
+        print(f"The campaign {name} has {counts['tasks']} task(s) and {counts['answers']} answer(s).")
+        typed = _asked("Type its name to delete it (video files stay): ")
+    deleted = delete_campaign(store, name, typed)
+    store.record(command_line_user(), "delete campaign", campaign=name, **deleted)
+    print(f"Deleted the campaign {name}: {deleted['tasks']} task(s), {deleted['judgements']} judgement(s).")
+
+
+def _asked(question: str) -> str:
+    try:
+        return input(question)
+    except EOFError:
+        return ""
+
+
+def _show(arguments: CampaignArguments) -> None:
+    with Store(existing_database(arguments.db)) as store:
+        rows = store.campaigns() if arguments.campaign is None else [_known(store, arguments.campaign)]
+        for row in rows:
+            _print(store, row)
+    if not rows:
+        print("There is no campaign yet: vidalign label import adds videos to one.")
+
+
+def _known(store: Store, name: str) -> Campaign:
+    try:
+        return store.campaign(name)
+    except InputError as error:
+        raise InputError(f"{str(error).removesuffix('.')}, or make it with --overlap 1.") from error
+
+
+def _print(store: Store, row: Campaign) -> None:
+    counts = campaign_overview(store, row)
+    state = "" if row.state == "open" else f" ({row.state})"
+    print(
+        f"Campaign {row.name}{state}: {', '.join(row.dimensions)}, overlap {row.overlap}, gold {row.gold_share:.0%}, "
+        f"repeats {row.repeat_share:.0%}, {row.daily_cap or 'any number of'} answers a day, trial of {row.quiz_size} "
+        f"({row.quiz_pass:.0%} right); {counts['answers']} of {counts['answers_wanted']} answers"
+    )
+
+
+def _read_text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"The text {path} cannot be read ({error}): give a text file in UTF-8.") from error

@@ -1,0 +1,142 @@
+"""The command that is sensible after one that has ended, ready to be run."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from generator.output import InputError
+
+if TYPE_CHECKING:
+    from alignment.lora import GeneratorArguments, LoraArguments
+    from alignment.trainers.base_config import AlignmentConfig
+
+SIZES = ("num_frames", "height", "width")
+WORLD_PROMPTS = "world:test:8"
+_PASSWORD = re.compile(r"://[^/@]*:[^@]*@|[?&]password=", re.IGNORECASE)
+
+
+def show_next(*words: Any) -> None:
+    """Prints `vidalign` with these words as the next command, unless a password is in them."""
+    if any(_PASSWORD.search(str(word)) for word in words):
+        return
+    print(f"Next:\n  {shlex.join(['vidalign', *map(str, words)])}", flush=True)
+
+
+def new_folder(beside: str | Path, suffix: str) -> str:
+    """A folder that does not exist yet, named like `beside` with a suffix."""
+    beside = Path(beside)
+    wanted = beside.with_name(f"{beside.name}-{suffix}") if beside.name else Path(suffix)
+    number = 2
+    while wanted.exists():
+        wanted = wanted.with_name(f"{beside.name}-{suffix}-{number}")
+        number += 1
+    return str(wanted)
+
+
+def given_flags(arguments: Any, names: Sequence[str]) -> list[str]:
+    """Flags and values of the fields `names` that differ from their defaults."""
+    defaults = {field.name: field.default for field in fields(arguments)}
+    words: list[str] = []
+    for name in names:
+        value = getattr(arguments, name, None)
+        if value is not None and value != defaults.get(name):
+            values = value if isinstance(value, list) else [value]
+            words += [
+                f"--{name}",
+                *(str(each).lower() if isinstance(each, bool) else str(each) for each in values),
+            ]
+    return words
+
+
+def _loading(model: GeneratorArguments) -> list[str]:
+    return given_flags(model, ("dtype", "quantization", "text_encoder_device", "offload_weights", "tiling"))
+
+
+def prompt_file(dataset: str) -> str:
+    """The prompts of a folder of demonstrations, or some of the built-in world where it has no list of them."""
+    from generator.demonstrations import METADATA
+
+    metadata = Path(dataset) / METADATA
+    return str(metadata) if metadata.is_file() else WORLD_PROMPTS
+
+
+def are_of_the_world(prompts: Sequence[str]) -> bool:
+    """Whether the verifier of the built-in world can judge videos of all prompts."""
+    from generator.world import check_prompts
+
+    try:
+        check_prompts(prompts)
+    except InputError:
+        return False
+    return True
+
+
+def show_generation(
+    model: GeneratorArguments, lora: LoraArguments, config: AlignmentConfig, prompts: str, size: Any
+) -> None:
+    """After training: four videos of each prompt with what was trained, to be ranked.
+
+    Args:
+        prompts: file or source of prompts.
+        size: what has the fields `SIZES` that were given.
+    """
+    folder = str(config.output_dir)
+    show_next(
+        "generate",
+        *_trained(model, lora, folder),
+        "--prompts",
+        prompts,
+        "--num_videos_per_prompt",
+        4,
+        *given_flags(size, SIZES),
+        "--output_dir",
+        new_folder(folder, "videos"),
+    )
+
+
+def show_comparison(
+    model: GeneratorArguments,
+    lora: LoraArguments,
+    config: AlignmentConfig,
+    prompts: Sequence[str],
+    source: str,
+    size: Any,
+) -> None:
+    """After alignment: the comparison with the base model on prompts of the built-in world, if these are; else videos.
+
+    Args:
+        prompts: that were trained on.
+        source: the file that they are from, which is a prompt file too.
+        size: what has the fields `SIZES` that were given.
+    """
+    if not lora.use_peft or not are_of_the_world(prompts):
+        is_prompt_file = source.startswith("world:") or Path(source).suffix.lower() in {".jsonl", ".txt"}
+        show_generation(model, lora, config, source if is_prompt_file else WORLD_PROMPTS, size)
+        return
+    folder = str(config.output_dir)
+    name = Path(folder).resolve().name
+    before = [path for path in model.adapter or [] if Path(path).resolve().name not in ("base", name)]
+    show_next(
+        "evaluate",
+        "--model",
+        model.model,
+        "--adapter",
+        *(before if len(before) == 1 else []),
+        f"trained={folder}" if name == "base" or not name[:1].isalnum() else folder,
+        "--prompts",
+        "world:test:128",
+        *_loading(model),
+        *given_flags(size, SIZES),
+        "--output_dir",
+        new_folder(folder, "evaluation"),
+    )
+
+
+def _trained(model: GeneratorArguments, lora: LoraArguments, folder: str) -> list[str]:
+    loaded = ["--model", model.model, "--adapter", folder] if lora.use_peft else ["--model", folder]
+    return [*loaded, *_loading(model)]

@@ -1,0 +1,1 @@
+"""Training data: latents of videos, batched by shape or packed into rows."""

@@ -1,0 +1,165 @@
+"""Latents with the rows of their prompts, batched by shape."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from alignment.data.example_weights import Filler, as_fillers, whole_rounds
+from generator.base import Conditions, VideoGenerator
+from generator.latent_cache import encode_prompts_cached
+from generator.one_or_several import as_list
+from generator.output import InputError
+
+
+@dataclass
+class PromptTable:
+    """Conditions of all prompts of a data set; row 0 is the unconditional prompt."""
+
+    conditions: Conditions
+    rows: Tensor
+
+    @classmethod
+    def encode(cls, generator: VideoGenerator, prompts: Sequence[str]) -> PromptTable:
+        """Encodes each distinct prompt once (large text encoders: once ever); `rows[i]` is the row of
+        `prompts[i]`."""
+        prompts = as_list(prompts)
+        row_of = {prompt: row for row, prompt in enumerate(dict.fromkeys(["", *prompts]))}
+        conditions = encode_prompts_cached(generator, list(row_of))
+        rows = torch.tensor([row_of[prompt] for prompt in prompts], dtype=torch.long)
+        return cls({name: value.cpu() for name, value in conditions.items()}, rows)
+
+
+class LatentDataset(Dataset):
+    """Rows of latents (one each for SFT; those of a ranking for DPO) with the row of their prompt.
+
+    An item is `{"latents": [sides, C, F, H, W], "row": int, "key": int, "weight": float}`, and `"ranks": [sides]`
+    where ranks are given; all sides of an item have one shape. The weight is 0 for a `Filler`, else 1.
+    """
+
+    def __init__(
+        self,
+        latents: Sequence[Sequence[Tensor]],
+        rows: Tensor,
+        ranks: Sequence[Sequence[int]] | None = None,
+    ) -> None:
+        self.latents = latents
+        self.rows = rows.tolist()
+        self.ranks = ranks
+        for sides in latents:
+            shapes = [tuple(side.shape) for side in sides]
+            if len(set(shapes)) > 1:
+                raise InputError(
+                    f"The videos of one row have latents of different shapes {shapes}: give --num_frames, "
+                    "--height and --width, so that they become equal."
+                )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        item = {
+            "latents": torch.stack(list(self.latents[index])),
+            "row": self.rows[index],
+            "key": int(index),
+            "weight": float(not isinstance(index, Filler)),
+        }
+        return item if self.ranks is None else {**item, "ranks": torch.tensor(self.ranks[index])}
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        return [tuple(sides[0].shape) for sides in self.latents]
+
+    @property
+    def buckets(self) -> list[tuple[int, ...]]:
+        """Number of sides and their shape; items of one bucket can stand in one batch."""
+        return [(len(sides), *shape) for sides, shape in zip(self.latents, self.shapes)]
+
+
+def collate(items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    """`latents [batch, sides, C, F, H, W]`, `rows [batch]`, `keys [batch, 2]`: index of the row and its
+    occurrence; `weights [batch]`; and `ranks [batch, sides]` where the items have them."""
+    seen: dict[int, int] = {}
+    keys = []
+    for item in items:
+        keys.append((item["key"], seen.get(item["key"], 0)))
+        seen[item["key"]] = seen.get(item["key"], 0) + 1
+    batch = {
+        "latents": torch.stack([item["latents"] for item in items]),
+        "rows": torch.tensor([item["row"] for item in items]),
+        "keys": torch.tensor(keys),
+        "weights": torch.tensor([item["weight"] for item in items]),
+    }
+    if "ranks" in items[0]:
+        batch["ranks"] = torch.stack([item["ranks"] for item in items])
+    return batch
+
+
+class BucketBatchSampler(Sampler[list[int]]):
+    """Batches whose latents have one shape, in an order that depends only on seed and epoch.
+
+    Every batch is full: the last one of a shape is filled up from the start of that shape's order, and with several
+    `processes` each gets equally many. What fills up is a `Filler`, and does not count.
+    """
+
+    def __init__(
+        self, shapes: Sequence[tuple[int, ...]], batch_size: int, seed: int, processes: int = 1
+    ) -> None:
+        self.batch_size = batch_size
+        self.processes = processes
+        self.seed = seed
+        self.epoch = 0
+        self.drop_last = False
+        self.buckets: dict[tuple[int, ...], list[int]] = {}
+        for index, shape in enumerate(shapes):
+            self.buckets.setdefault(shape, []).append(index)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        count = sum(-(-len(bucket) // self.batch_size) for bucket in self.buckets.values())
+        return count + -count % self.processes
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = random.Random(f"{self.seed} {self.epoch}")
+        batches = []
+        for bucket in self.buckets.values():
+            indices = bucket.copy()
+            order.shuffle(indices)
+            missing = -len(indices) % self.batch_size
+            indices += as_fillers([indices[i % len(bucket)] for i in range(missing)])
+            batches += [indices[i : i + self.batch_size] for i in range(0, len(indices), self.batch_size)]
+        if len(self.buckets) > 1:
+            order.shuffle(batches)
+        yield from whole_rounds(batches, self.processes)
+
+
+def split_prompts(prompts: Sequence[str], fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """Indices `(train, held_out)` of examples, such that no prompt is on both sides.
+
+    Args:
+        fraction: share of the distinct prompts that is held out; at least one is, if it is above 0.
+
+    Raises:
+        InputError: `fraction` is not in [0, 1), or leaves nothing to train on.
+    """
+    prompts = as_list(prompts)
+    distinct = sorted(set(prompts))
+    count = max(1, round(fraction * len(distinct))) if fraction > 0 else 0
+    if not 0 <= fraction < 1 or count >= len(distinct):
+        raise InputError(
+            f"eval_fraction is {fraction} for {len(distinct)} distinct prompts, which leaves none to "
+            f"train on: "
+            "lower it or add prompts."
+        )
+    random.Random(seed).shuffle(distinct)
+    held_out = set(distinct[:count])
+    indices = range(len(prompts))
+    return [i for i in indices if prompts[i] not in held_out], [i for i in indices if prompts[i] in held_out]

@@ -1,0 +1,391 @@
+"""The whole loop on the built-in model: demonstrations, SFT, rankings, reward model, DPO, PPO, evaluation.
+
+Every stage reads from files and the database what the stages before it wrote, through the same functions as the
+commands, and leaves what it found out in `stages.json`. A run that was interrupted skips finished stages, and
+goes on inside an unfinished one where that stage can.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from transformers import TrainerCallback
+
+from alignment.cli.commands import dpo, ppo, sft
+from alignment.demo.outputs import DEMONSTRATIONS, OUTPUTS, STAGES_FILE
+from alignment.demo.report import write_demo_report
+from alignment.demo.scales import STAGES, DemoConfig, demo_scale
+from alignment.demo.settings import dpo_settings, ppo_settings, reward_settings, sft_settings, video_size
+from alignment.lora import GeneratorArguments, LoraArguments
+from alignment.rollouts.rollout import Rollout
+from alignment.trainers.dpo_config import DPOConfig
+from alignment.trainers.ppo_config import PPOConfig
+from alignment.trainers.sft_config import SFTConfig
+from generator import load_generator
+from generator.base import VideoGenerator
+from generator.demonstrations import write_demonstrations
+from generator.files.output_folder import check_output_dir, empty_own, open_output_dir, require_own
+from generator.loading import find_pipeline
+from generator.output import InputError, read_json, read_jsonl, write_json, write_jsonl
+from generator.prompts import PromptRecord
+from generator.training.checkpoints import newest_checkpoint
+from generator.video import read_video, write_video
+from generator.world import render_scenes, sample_prompts, training_batch, verify_batch
+from labeling_app.files.candidates import import_tasks
+from labeling_app.files.rankings import export_rankings
+from labeling_app.quality.agreement import agreement
+from labeling_app.simulate import SimulatedAnnotator, precomputed_scores, simulate
+from labeling_app.store.store import Store
+from reward.adherence.comparison import GenerationSettings, compare_models
+from reward.preferences import read_rankings
+from reward.training.outputs import OUTPUTS as REWARD_OUTPUTS
+from reward.training.reward_config import RewardConfig
+from reward.training.train import train_reward_model
+
+FPS = 8.0
+CAMPAIGN = "demo"
+
+
+def sample_annotators(count: int) -> list[SimulatedAnnotator]:
+    """Annotators who differ in noise, in how fine they grade, and in their bias to the left and to motion."""
+    return [
+        SimulatedAnnotator(
+            name=f"simulated-{number + 1}",
+            noise=(0.08, 0.14, 0.2)[number % 3],
+            tie_threshold=(0.08, 0.12, 0.16)[number % 3],
+            position_bias=(0.0, 0.03, 0.0)[number % 3],
+            motion_bias=(0.0, 0.0, 0.03)[number % 3],
+        )
+        for number in range(count)
+    ]
+
+
+class Fraction(TrainerCallback):
+    """Tells the progress bar how far a training is."""
+
+    def __init__(self, advance: Callable[[float], None]) -> None:
+        self.advance = advance
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.advance(state.global_step / max(state.max_steps, 1))
+
+
+class Demo:
+    """One run of the loop in one folder."""
+
+    def __init__(self, config: DemoConfig) -> None:
+        self.config = config
+        self.scale = demo_scale(config.scale, torch.cuda.is_available())
+        self.folder = Path(config.output_dir)
+        self.stages_file = self.folder / STAGES_FILE
+        self.stages: dict[str, Any] = {}
+        self.advance: Callable[[float], None] = lambda share: None
+
+    # Running
+
+    def run(self) -> Path:
+        """Runs what is left and returns the path of the report.
+
+        Raises:
+            InputError: the folder holds something else than an unfinished demo with the same settings.
+        """
+        find_pipeline(self.config.model)
+        self._open()
+        remaining = [stage for stage in STAGES if stage not in self.stages]
+        total = sum(self.scale.seconds.values())
+        done = total - sum(self.scale.seconds[stage] for stage in remaining)
+        with tqdm(
+            total=round(total),
+            initial=round(done),
+            unit="s",
+            bar_format="{desc:<15}{percentage:3.0f}%|{bar}| {elapsed} elapsed, about {remaining} left",
+        ) as bar:
+            for stage in remaining:
+                bar.set_description_str(stage)
+                expected = self.scale.seconds[stage]
+                self.advance = _bar_position(bar, done, expected)
+                started = time.monotonic()
+                with self._quietly(stage):
+                    found = getattr(self, stage)()
+                self.stages[stage] = {"seconds": round(time.monotonic() - started, 1), **found}
+                write_json(self.stages_file, {"settings": self._settings(), "stages": self.stages})
+                done += expected
+                self.advance(1.0)
+        return self.folder / "report.html"
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "model": self.config.model,
+            "seed": self.config.seed,
+            **json.loads(json.dumps(asdict(self.scale))),
+        }
+
+    def _open(self) -> None:
+        if not self.config.overwrite and self.stages_file.is_file():
+            require_own(self.folder, OUTPUTS)
+            stored = self._stored()
+            if stored["settings"] != self._settings():
+                raise InputError(
+                    f"{self.folder} holds a demo with other settings: name another folder, or pass --overwrite."
+                )
+            self.stages = stored["stages"]
+            open_output_dir(self.folder, OUTPUTS, go_on=True)
+            return
+        check_output_dir(self.folder, OUTPUTS, self.config.overwrite)
+        load_generator(self.config.model)  # a name that is wrong is found before anything is deleted
+        open_output_dir(self.folder, OUTPUTS, self.config.overwrite)
+        write_json(self.stages_file, {"settings": self._settings(), "stages": {}})
+
+    def _stored(self) -> dict[str, Any]:
+        try:
+            stored = read_json(self.stages_file)
+            return {"settings": stored["settings"], "stages": dict(stored["stages"])}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{self.stages_file} is damaged, so the demo cannot go on: pass --overwrite or name another folder."
+            ) from error
+
+    @contextlib.contextmanager
+    def _quietly(self, stage: str) -> Iterator[None]:
+        """What a stage prints goes to `logs/`, so that one progress bar tells the whole story."""
+        log = self.folder / "logs" / f"{stage}.txt"
+        log.parent.mkdir(exist_ok=True)
+        with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+            yield
+
+    def _size(self) -> dict[str, Any]:
+        return video_size(self.scale)
+
+    def _training(self, stage: str, steps: int) -> dict[str, Any]:
+        """Arguments that SFT, DPO and PPO share here."""
+        return {
+            "output_dir": str(self.folder / stage),
+            "seed": self.config.seed,
+            "data_seed": self.config.seed,
+            "disable_tqdm": True,
+            "resume_from_checkpoint": "latest",
+            "save_total_limit": 1,
+            "report_to": ["tensorboard"],
+            "save_steps": max(steps // 3, 1),
+        }
+
+    def _adapter(self) -> str:
+        return str(self.folder / "sft")
+
+    # The stages, in the order in which they happen
+
+    def demonstrations(self) -> dict[str, Any]:
+        """Rendered clips with prompts of the training split, written as mp4 and metadata.jsonl."""
+        prompts, scenes, _ = training_batch(
+            self.scale.num_demonstrations, 1000 + self.config.seed, "train", **self._size(), fps=FPS
+        )
+        clips = render_scenes(scenes, **self._size(), fps=FPS)
+        folder = self.folder / "demonstrations"
+        empty_own(folder, DEMONSTRATIONS)
+        write_demonstrations(folder, clips, prompts, FPS)
+        gold = _gold(clips, prompts)
+        return {"videos": len(prompts), "gold": sum(gold) / len(gold)}
+
+    def sft(self) -> dict[str, Any]:
+        """Supervised fine-tuning of a LoRA adapter on the demonstrations."""
+        trainer = sft.run(
+            GeneratorArguments(model=self.config.model),
+            sft.SFTArguments(dataset=str(self.folder / "demonstrations"), **self._size()),
+            LoraArguments(lora_r=16),
+            SFTConfig(**self._training("sft", self.scale.sft_steps), **sft_settings(self.scale)),
+            callbacks=[Fraction(self.advance)],
+        )
+        return {"curve": _curve(trainer, ["loss"])}
+
+    def candidates(self) -> dict[str, Any]:
+        """Several videos of each prompt by the SFT model, written as mp4 and metadata.jsonl."""
+        scale, folder = self.scale, self.folder / "candidates"
+        prompts = sample_prompts(scale.num_ranked_prompts, 2000 + self.config.seed, "train")
+        generator = load_generator(self.config.model, adapter=self._adapter())
+        rows: list[dict[str, Any]] = [
+            {"file_name": f"{number:04d}.mp4", "prompt": prompt, "seed": 10_000 + number}
+            for number, prompt in enumerate(p for p in prompts for _ in range(scale.num_candidates))
+        ]
+        missing = [row for row in rows if not (folder / row["file_name"]).is_file()]
+        size = scale.inference_batch_size
+        for start in range(0, len(missing), size):
+            batch = missing[start : start + size]
+            for row, video in zip(batch, self._generate(generator, batch), strict=True):
+                write_video(folder / row["file_name"], video, FPS)
+            self.advance((start + len(batch)) / len(missing))
+        write_jsonl(folder / "metadata.jsonl", rows)
+        return {"videos": len(rows), "prompts": len(prompts)}
+
+    def _generate(self, generator: VideoGenerator, rows: list[dict[str, Any]]) -> Tensor:
+        return generator.generate(
+            [row["prompt"] for row in rows],
+            **self._size(),
+            num_inference_steps=self.scale.num_inference_steps,
+            seed=[row["seed"] for row in rows],
+            batch_size=len(rows),
+        )
+
+    def annotators(self) -> dict[str, Any]:
+        """Simulated annotators rank the candidates through the store; their rankings are exported."""
+        rows = [row for _, row in read_jsonl(self.folder / "candidates" / "metadata.jsonl")]
+        paths = [self.folder / "candidates" / row["file_name"] for row in rows]
+        videos = torch.stack([read_video(path)[0] for path in paths])
+        gold = _gold(videos, [row["prompt"] for row in rows])
+        people = sample_annotators(self.scale.num_annotators)
+        with Store(self.folder / "labels.db") as store:
+            import_tasks(store, self.folder / "candidates", campaign=CAMPAIGN, overlap=len(people))
+            scores = precomputed_scores(dict(zip(paths, gold, strict=True)))
+            done = simulate(store, CAMPAIGN, scores, annotators=people, seed=self.config.seed)
+            count = export_rankings(store, CAMPAIGN, self.folder / "rankings.jsonl", overwrite=True)
+            agreed = asdict(agreement(store, CAMPAIGN))
+            agreed.pop("annotators", None)
+        return {
+            "rankings": count,
+            "simulated": True,
+            "annotators": [asdict(person) for person in people],
+            "agreement": agreed,
+            "best_possible_accuracy": done.best_possible_pair_accuracy(),
+            "gold": sum(gold) / len(gold),
+        }
+
+    def reward(self) -> dict[str, Any]:
+        """The reward model, trained on the rankings."""
+        output_dir = self.folder / "reward"
+        open_output_dir(output_dir, REWARD_OUTPUTS, go_on=True)
+        source = self.folder / "rankings.jsonl"
+        _, metrics = train_reward_model(
+            load_generator(self.config.model, adapter=self._adapter()),
+            read_rankings(source),
+            RewardConfig(
+                output_dir=str(output_dir),
+                resume_from_checkpoint=newest_checkpoint(output_dir),
+                seed=self.config.seed,
+                disable_tqdm=True,
+                **reward_settings(self.scale),
+            ),
+            trunk_adapter=self._adapter(),
+            source=source,
+            callbacks=[Fraction(self.advance)],
+        )
+        return {"metrics": metrics}
+
+    def dpo(self) -> dict[str, Any]:
+        """Direct preference optimisation on the annotators' merged rankings, from the SFT adapter."""
+        trainer = dpo.run(
+            GeneratorArguments(model=self.config.model, adapter=[self._adapter()]),
+            dpo.DPOArguments(
+                preferences=str(self.folder / "rankings.jsonl"), merge_annotators=True, **self._size()
+            ),
+            LoraArguments(lora_r=16),
+            DPOConfig(**self._training("dpo", self.scale.dpo_steps), **dpo_settings(self.scale)),
+            callbacks=[Fraction(self.advance)],
+        )
+        return {"curve": _curve(trainer, ["loss", "rewards/margins", "rewards/accuracies"])}
+
+    def ppo(self) -> dict[str, Any]:
+        """Proximal policy optimisation against the reward model, from the SFT adapter."""
+        scale = self.scale
+        prompts = self.folder / "ppo-prompts.jsonl"
+        write_jsonl(
+            prompts,
+            [{"prompt": p} for p in sample_prompts(scale.num_ppo_prompts, 3000 + self.config.seed, "train")],
+        )
+        monitor = GoldMonitor(load_generator(self.config.model))
+        trainer = ppo.run(
+            GeneratorArguments(model=self.config.model, adapter=[self._adapter()]),
+            ppo.PPOArguments(prompts=str(prompts), reward=[str(self.folder / "reward")]),
+            LoraArguments(lora_r=16),
+            PPOConfig(**self._training("ppo", scale.num_rollouts * 4), **ppo_settings(scale)),
+            monitors=[monitor],
+            callbacks=[Fraction(self.advance)],
+        )
+        return {"curve": _curve(trainer, ["reward", "gold", "kl", "clip_ratio"])}
+
+    def evaluation(self) -> dict[str, Any]:
+        """Base, SFT, DPO and PPO on held-out prompts with the same seeds, judged from the pixels."""
+        scale = self.scale
+        folder = self.folder / "evaluation"
+        models = {
+            "base": lambda: load_generator(self.config.model),
+            **{name: self._loader(name) for name in ("sft", "dpo", "ppo")},
+        }
+        prompts = sample_prompts(scale.num_test_prompts, 4000 + self.config.seed, "test")
+        summary = compare_models(
+            models,
+            [PromptRecord(prompt) for prompt in prompts],
+            folder,
+            num_videos_per_prompt=scale.num_videos_per_prompt,
+            seed=50_000,
+            generation=GenerationSettings(
+                **self._size(),
+                num_inference_steps=scale.num_inference_steps,
+                batch_size=scale.inference_batch_size,
+            ),
+            references=["base", "sft"],
+            overwrite=(folder / "report.json").is_file(),
+            progress=False,
+            on_progress=self.advance,
+        )
+        return {"summary": summary}
+
+    def _loader(self, stage: str) -> Callable[[], VideoGenerator]:
+        return lambda: load_generator(self.config.model, adapter=str(self.folder / stage))
+
+    def report(self) -> dict[str, Any]:
+        """One page that tells what happened, and its JSON twin."""
+        write_demo_report(self.folder, self._settings(), self.stages)
+        return {}
+
+
+class GoldMonitor:
+    """The gold score of a part of each rollout, which PPO does not see; it shows over-optimisation."""
+
+    def __init__(self, generator: VideoGenerator, count: int = 16) -> None:
+        self.generator = generator
+        self.count = count
+
+    def __call__(self, rollout: Rollout) -> dict[str, float]:
+        chosen = torch.linspace(0, len(rollout.prompts) - 1, min(self.count, len(rollout.prompts))).long()
+        videos = self.generator.decode(rollout.trajectories.final[chosen.to(rollout.rewards.device)])
+        gold = _gold(videos, [rollout.prompts[i] for i in chosen.tolist()])
+        return {"gold": sum(gold) / len(gold)}
+
+
+def _gold(videos: Tensor, prompts: list[str], batch_size: int = 256) -> list[float]:
+    """Gold scores of the videos, on the GPU where there is one."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    scores: list[float] = []
+    for start in range(0, len(prompts), batch_size):
+        part = slice(start, start + batch_size)
+        judged = verify_batch(videos[part].to(device), prompts[part], fps=FPS)
+        scores += [adherence.score for adherence in judged]
+    return scores
+
+
+def _curve(trainer: Any, names: list[str]) -> dict[str, list[list[float]]]:
+    """`{metric: [[step, value], …]}` of what the trainer logged."""
+    history = trainer.state.log_history
+    return {
+        name: [[row["step"], row[name]] for row in history if name in row]
+        for name in names
+        if any(name in row for row in history)
+    }
+
+
+def _bar_position(bar: Any, done: float, expected: float) -> Callable[[float], None]:
+    """A function that moves `bar` to a share of the stage that starts at `done` and takes `expected`."""
+
+    def advance(share: float) -> None:
+        bar.n = round(done + expected * min(share, 1.0))
+        bar.refresh()
+
+    return advance

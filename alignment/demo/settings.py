@@ -1,0 +1,98 @@
+"""How the demo trains: the settings of its four trainings, by the demo's scale.
+
+They were chosen with `benchmarks/alignment/demo_variants.py`; docs/results.md has the figures.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from alignment.demo.scales import DemoScale
+
+Settings = dict[str, Any]
+
+HIGH_NOISE = 1.5
+"""Mean of the logit-normal noise levels of SFT and DPO: what a video shows is decided where noise is high."""
+
+
+def video_size(scale: DemoScale) -> Settings:
+    """Frames, height and width of all videos."""
+    return {"num_frames": scale.num_frames, "height": scale.height, "width": scale.width}
+
+
+EVIDENCE_HEAD: Settings = {
+    "num_blocks": 1,
+    "num_queries": 1,
+    "hidden_size": 16,
+    "dropout": 0.5,
+    "sigmas": [0.3],
+    "implicit_evidence": True,
+    "evidence_sigmas": [0.8, 0.9, 0.97],
+    "evidence_draws": 2,
+}
+"""Of `RewardConfig`: a small head on the SFT model's first block and on its evidence for the prompt."""
+
+
+def sft_settings(scale: DemoScale) -> Settings:
+    """Arguments of `SFTConfig`."""
+    return {
+        "max_steps": scale.sft_steps,
+        "per_device_train_batch_size": scale.batch_size,
+        "learning_rate": 2e-3,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 5,
+        "logging_steps": 5,
+        "caption_dropout": 0.0,
+        "logit_mean": HIGH_NOISE,
+    }
+
+
+def reward_settings(scale: DemoScale) -> Settings:
+    """Arguments of `RewardConfig`: a small head on the SFT model's first block and on its evidence.
+
+    How much better the SFT model denoises a video with its prompt than without tells most of what so few rankings
+    can confirm; a large head would learn the training prompts by heart.
+    """
+    return {
+        "num_train_epochs": scale.reward_epochs,
+        **EVIDENCE_HEAD,
+        "logging_steps": 5,
+        "encode_batch_size": scale.inference_batch_size,
+        **video_size(scale),
+    }
+
+
+def dpo_settings(scale: DemoScale) -> Settings:
+    """Arguments of `DPOConfig`: whole rankings, and a weak pull to the reference."""
+    return {
+        "max_steps": scale.dpo_steps,
+        "per_device_train_batch_size": max(scale.batch_size // scale.num_candidates, 1),
+        "loss_type": "plackett_luce",
+        "learning_rate": 2e-3,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 5,
+        "beta": 10.0,
+        "logging_steps": 5,
+        "logit_mean": HIGH_NOISE,
+    }
+
+
+def ppo_settings(scale: DemoScale) -> Settings:
+    """Arguments of `PPOConfig`: two passes over each rollout, no KL term for so short a training."""
+    return {
+        "num_rollouts": scale.num_rollouts,
+        "num_iterations": 2,
+        "num_prompts": scale.rollout_prompts,
+        "num_generations": scale.num_generations,
+        "num_inference_steps": scale.num_inference_steps,
+        "rollout_batch_size": scale.rollout_prompts * scale.num_generations,
+        "reward_batch_size": max(scale.inference_batch_size, 32),
+        "per_device_train_batch_size": max(scale.inference_batch_size, 32),
+        "learning_rate": 2e-3,
+        "lr_scheduler_type": "cosine",
+        "sde_window_size": min(4, scale.num_inference_steps - 1),
+        "beta": 0.0,
+        "probe_prompts": 0,
+        "step_weight": "balanced",
+        **video_size(scale),
+    }

@@ -1,0 +1,1 @@
+"""Forecasts of a training's memory, and the plan that follows."""

@@ -1,0 +1,365 @@
+"""What a method needs of a GPU's memory on a model, found without the GPU and without reading the weights.
+
+A transformer of two blocks, and one of three, run one step of the method on fake tensors (`generator.hardware.memory_tracker`);
+everything is linear in the number of blocks, so the whole model follows.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import diffusers
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode, unset_fake_temporarily
+from torch.utils.checkpoint import checkpoint
+
+from alignment.lora import LoraArguments, add_lora
+from generator.base import Conditions, GenerationDefaults
+from generator.families.pipeline_generator import PipelineGenerator
+from generator.files.folders import visible_files
+from generator.hardware.memory_tracker import StorageTracker, WholeMasks, fused_attention
+from generator.loading import DEFAULTS_NAME, FAMILIES, load_generator, read_class_name, read_defaults
+from generator.output import InputError, read_json
+
+METHODS = ("sft", "dpo", "ppo", "generate")
+DEPTH = 2
+DEPTH_FIELDS = {
+    "blocks": "num_layers", "transformer_blocks": "num_layers", "single_transformer_blocks": "num_single_layers",
+}  # fmt: skip
+BYTES_OF_QUANTISED_WEIGHT = {"8bit": 1.0, "4bit": 0.53}
+"""Of one weight; 4 bits and a 32-bit scale for each 64 weights, itself quantised (QLoRA, arXiv 2305.14314)."""
+
+
+@dataclass
+class Work:
+    """What is done on a GPU.
+
+    Attributes:
+        method: one of `METHODS`.
+        num_frames, height, width: size of the videos.
+        batch: videos (SFT), pairs (DPO) or denoising steps (PPO) in one backward pass; videos for `generate`.
+        rollout_batch: videos sampled together (PPO).
+        decode_batch: videos decoded together (PPO, generate); 0 if nothing is decoded.
+        guided: classifier-free guidance.
+        unconditional_gradient: whether the unconditional branch is trained (PPO).
+        lora_r: rank of the adapters.
+        checkpointed_share: share of the blocks whose activations are computed again.
+        quantization: None, `8bit` or `4bit`.
+        offload_weights: the blocks' weights are in the host's memory.
+        tiling: videos are decoded tile by tile and one by one.
+        keep_text_encoder: whether the text encoder stays on the GPU.
+    """
+
+    method: str
+    num_frames: int
+    height: int
+    width: int
+    batch: int = 1
+    rollout_batch: int = 8
+    decode_batch: int = 8
+    guided: bool = True
+    unconditional_gradient: bool = True
+    lora_r: int = 16
+    checkpointed_share: float = 0.0
+    quantization: str | None = None
+    offload_weights: bool = False
+    tiling: bool = False
+    keep_text_encoder: bool = False
+
+
+@dataclass
+class Forecast:
+    """Bytes.
+
+    Attributes:
+        resident: what is there all the time: weights, adapters, optimiser.
+        transient: the most that each part of the work needs on top.
+        linear_weights: number of weights that can be quantised or offloaded, in all transformers.
+        largest_linear: weights of the largest layer, which an offloaded model has on the GPU at a time.
+    """
+
+    resident: dict[str, int] = field(default_factory=dict)
+    transient: dict[str, int] = field(default_factory=dict)
+    linear_weights: int = 0
+    largest_linear: int = 0
+
+    @property
+    def peak(self) -> int:
+        """The most at any time."""
+        return sum(self.resident.values()) + max(self.transient.values(), default=0)
+
+    def quantised(self, bits: str) -> Forecast:
+        """The same with the transformer's linear layers in `8bit` or `4bit` instead of bfloat16."""
+        saved = round(self.linear_weights * (2 - BYTES_OF_QUANTISED_WEIGHT[bits]))
+        resident = {**self.resident, "transformer": self.resident["transformer"] - saved}
+        return Forecast(resident, self.transient, self.linear_weights, self.largest_linear)
+
+    def offloaded(self) -> Forecast:
+        """The same with the transformer's linear layers in the host's memory, one at a time on the GPU."""
+        resident = {**self.resident, "transformer": self.resident["transformer"] - 2 * self.linear_weights}
+        transient = {name: size + 2 * self.largest_linear for name, size in self.transient.items()}
+        return Forecast(resident, transient, self.linear_weights, self.largest_linear)
+
+
+def forecast(folder: Path, work: Work) -> Forecast:
+    """Memory of `work` on the pipeline in `folder`, of which only the configurations are read.
+
+    Raises:
+        InputError: the pipeline is not of a family whose memory can be forecast, or the size is impossible.
+    """
+    if is_native(folder):
+        from alignment.memory.native_forecast import native_forecast
+
+        return native_forecast(folder, work)
+    probe = _Probe(folder, work, {})
+    probe.generator.check_size(work.num_frames, work.height, work.width)
+    deeper = {blocks: _Probe(folder, work, {blocks: DEPTH + 1}) for blocks in probe.blocks_in_full}
+
+    def whole(measure: Callable[[_Probe], float], share: float = 1.0) -> float:
+        """What `share` of all blocks adds to what a model without these would need."""
+        base = measure(probe)
+        slopes = {blocks: measure(other) - base for blocks, other in deeper.items()}
+        return base + sum(
+            slope * (share * probe.blocks_in_full[blocks] - DEPTH) for blocks, slope in slopes.items()
+        )
+
+    found = Forecast()
+    copies = 2 if probe.experts else 1
+    found.resident["transformer"] = round(copies * whole(_Probe.weight_bytes))
+    found.resident["autoencoder"] = probe.autoencoder_bytes()
+    if work.keep_text_encoder:
+        found.resident["text encoder"] = sum(text_encoder_bytes(folder).values())
+    if work.method != "generate":
+        # The weights, and AdamW's two averages of their gradients.
+        found.resident["adapters and AdamW"] = round(3 * copies * whole(_Probe.trained_bytes))
+        found.transient["update"] = round(_update(whole, work.checkpointed_share))
+    if work.method in ("ppo", "generate"):
+        found.transient["sampling"] = probe.sampling_peak()
+        if work.decode_batch:
+            found.transient["decoding"] = _decoding_peak(
+                folder, work.num_frames, work.height, work.width, work.decode_batch, work.tiling
+            )
+    found.linear_weights = round(copies * whole(_Probe.linear_weights))
+    found.largest_linear = max(module.weight.numel() for module in probe.linear)
+    if work.offload_weights:
+        return found.offloaded()
+    return found if work.quantization is None else found.quantised(work.quantization)
+
+
+@cache
+def _decoding_peak(
+    folder: Path, num_frames: int, height: int, width: int, decode_batch: int, tiling: bool
+) -> int:
+    """The same for every method."""
+    work = Work("generate", num_frames, height, width, decode_batch=decode_batch, tiling=tiling)
+    return _Probe(folder, work, {}).decoding_peak()
+
+
+def _update(whole: Callable[..., float], share: float) -> float:
+    """The update's peak where `share` of the blocks is computed again and the rest kept."""
+    if share == 0:
+        return whole(_Probe.kept_peak)
+    if share == 1:
+        return whole(_Probe.checkpointed_peak)
+    # Both measures hold the same part that does not grow with the number of blocks.
+    fixed = whole(_Probe.kept_peak, 0.0)
+    return whole(_Probe.checkpointed_peak, share) + whole(_Probe.kept_peak, 1 - share) - fixed
+
+
+def text_encoder_bytes(folder: Path) -> dict[str, int]:
+    """Size of each text encoder's weight files in `folder`; empty where they are not on this machine."""
+    found = {}
+    for part in sorted(folder.glob("text_encoder*")):
+        size = sum(file.stat().st_size for file in visible_files(part, [".safetensors"]))
+        for index in visible_files(part, [".json"]):
+            if not size and index.name.endswith(".safetensors.index.json"):
+                size = read_json(index)["metadata"]["total_size"]
+        if size:
+            found[part.name] = size
+    return found
+
+
+def model_defaults(folder: Path) -> GenerationDefaults:
+    """Sizes and sampling settings of the pipeline in `folder`.
+
+    Raises:
+        InputError: it is not of a family whose memory can be forecast.
+    """
+    if is_native(folder):
+        return load_generator(folder, device="cpu").defaults
+    return _Probe(folder, Work("generate", 0, 0, 0), {}).generator.defaults
+
+
+def is_native(folder: Path) -> bool:
+    """Whether the pipeline in `folder` is of the built-in family."""
+    return read_class_name(folder / "model_index.json") == "NativeVideoPipeline"
+
+
+class _Probe:
+    """The pipeline in `folder` with a transformer of few blocks, on fake tensors in bfloat16.
+
+    Args:
+        depths: number of blocks in each list of blocks; `DEPTH` where not given.
+    """
+
+    def __init__(self, folder: Path, work: Work, depths: dict[str, int]) -> None:
+        self.work = work
+        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
+        name = read_class_name(folder / "model_index.json")
+        if name not in FAMILIES:
+            raise InputError(
+                f"The memory of a {name} cannot be forecast: measure it with a run of two steps."
+            )
+        module, adapter = FAMILIES[name].split(":")
+        family: type[PipelineGenerator] = getattr(importlib.import_module(module), adapter)
+        self.experts = (folder / "transformer_2" / "config.json").is_file()
+        with self.mode:
+            self.generator = _fake_generator(folder, family, depths)
+            self.linear = [m for m in self.generator.transformer.modules() if isinstance(m, nn.Linear)]
+            self.base = dict(self.generator.transformer.named_parameters())
+            if work.method != "generate":
+                # Everything is where it belongs already, and a fake parameter cannot be moved.
+                with mock.patch.object(nn.Module, "to", lambda module, *_, **__: module):
+                    add_lora(self.generator, LoraArguments(lora_r=work.lora_r), seed=0)
+        config = read_json(folder / "transformer" / "config.json")
+        self.blocks_in_full: dict[str, int] = {
+            blocks: config[DEPTH_FIELDS[blocks]] for blocks in family.block_lists
+        }
+        if (folder / DEFAULTS_NAME).is_file():
+            self.generator.defaults = read_defaults(folder, self.generator.defaults)
+
+    def weight_bytes(self) -> float:
+        return sum(parameter.nbytes for parameter in self.base.values())
+
+    def linear_weights(self) -> float:
+        return sum(module.weight.numel() for module in self.linear)
+
+    def autoencoder_bytes(self) -> int:
+        return sum(parameter.nbytes for parameter in self.generator.pipeline.vae.parameters())
+
+    def trained_bytes(self) -> float:
+        return sum(p.nbytes for p in self.generator.transformer.parameters() if p.requires_grad)
+
+    def _inputs(self, batch: int) -> tuple[Tensor, Tensor, Conditions]:
+        work = self.work
+        shape = self.generator.latent_shape(work.num_frames, work.height, work.width)
+        conditions = {
+            name: torch.empty(batch, *size, dtype=dtype)
+            for name, (size, dtype) in {
+                **self.generator.condition_shapes(),
+                **self.generator.image_condition_shapes(shape),
+            }.items()
+        }
+        return torch.empty(batch, *shape), torch.empty(batch), conditions
+
+    def _measure(self, run: Any) -> int:
+        try:
+            with self.mode, fused_attention(), StorageTracker() as tracker, WholeMasks():
+                run()
+        except DataDependentOutputException as error:
+            raise InputError(
+                f"The memory of {type(self.generator.pipeline).__name__} cannot be forecast, as its transformer "
+                "looks at values: measure it with a run of two steps."
+            ) from error
+        return tracker.peak
+
+    def kept_peak(self) -> int:
+        """The update with all activations kept."""
+        return self._update_peak(checkpointing=False)
+
+    def checkpointed_peak(self) -> int:
+        """The update with the blocks' activations computed again."""
+        return self._update_peak(checkpointing=True)
+
+    def _update_peak(self, checkpointing: bool) -> int:
+        work, transformer = self.work, self._one_transformer()
+        branches = 2 if work.method == "dpo" else 1
+        if work.method == "ppo" and work.guided and work.unconditional_gradient:
+            branches = 2
+        if checkpointing:
+            transformer.enable_gradient_checkpointing(_checkpoint)
+        else:
+            transformer.disable_gradient_checkpointing()
+
+        def step() -> None:
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                velocity = self.generator.velocity(*self._inputs(work.batch * branches), transformer)
+                loss = velocity.square().mean()
+            loss.backward()
+
+        peak = self._measure(step)
+        transformer.zero_grad()
+        return peak
+
+    def sampling_peak(self) -> int:
+        """One step of the sampler for all videos that are sampled together."""
+        work = self.work
+        videos = work.rollout_batch if work.method == "ppo" else work.batch
+
+        @torch.no_grad()
+        def step() -> None:
+            inputs = self._inputs(videos * (2 if work.guided else 1))
+            self.generator.velocity(*inputs, self._one_transformer())
+
+        return self._measure(step)
+
+    def decoding_peak(self) -> int:
+        """Latents to videos; convolution kernels take workspace beside, which is not known here."""
+        shape = self.generator.latent_shape(self.work.num_frames, self.work.height, self.work.width)
+        if self.work.tiling:
+            self.generator.save_decoding_memory()
+        return self._measure(lambda: self.generator.decode(torch.empty(self.work.decode_batch, *shape)))
+
+    def _one_transformer(self) -> Any:
+        """Of two experts one runs at a time."""
+        return self.generator.pipeline.transformer
+
+
+def _checkpoint(block: nn.Module, *args: Any) -> Any:
+    return checkpoint(block, *args, use_reentrant=False, preserve_rng_state=False)
+
+
+def _fake_generator(
+    folder: Path, family: type[PipelineGenerator], depths: dict[str, int]
+) -> PipelineGenerator:
+    """Inside a fake mode: the family's adapter of a pipeline without text encoders, made from configurations."""
+    index = read_json(folder / "model_index.json")
+    parts: dict[str, Any] = {}
+    for name, value in index.items():
+        if name.startswith("_"):
+            continue
+        if not isinstance(value, list):
+            parts[name] = value
+        elif name == "transformer":
+            config = read_json(folder / name / "config.json")
+            for blocks in family.block_lists:
+                config[DEPTH_FIELDS[blocks]] = depths.get(blocks, DEPTH)
+            parts[name] = _half(getattr(diffusers, value[1]).from_config(config))
+        elif name == "vae":
+            config = read_json(folder / name / "config.json")
+            parts[name] = _half(getattr(diffusers, value[1]).from_config(config))
+        elif name in ("scheduler", "guider") and value[0]:
+            kind = getattr(diffusers, value[1], None) or getattr(importlib.import_module(value[0]), value[1])
+            with unset_fake_temporarily():  # schedulers read the values of their tables
+                parts[name] = kind.from_pretrained(folder, subfolder=name)
+        else:
+            parts[name] = None
+    generator = family(family.pipeline_class(**parts), str(folder))
+    generator.transformer.requires_grad_(False).eval()
+    return generator
+
+
+def _half(model: Any) -> Any:
+    """In bfloat16, without the parts that stay in float32."""
+    in_float32 = model._keep_in_fp32_modules or []
+    for name, parameter in model.named_parameters():
+        if not any(part in name for part in in_float32):
+            parameter.data = parameter.data.to(torch.bfloat16)
+    return model

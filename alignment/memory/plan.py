@@ -1,0 +1,169 @@
+"""`vidalign doctor --model M`: which method fits a GPU, with which flags."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from alignment.memory.forecast import Forecast, Work, forecast, is_native, model_defaults, text_encoder_bytes
+from generator.loading import find_pipeline, hub_failure
+from generator.output import InputError
+
+CONFIGURATIONS = ["*.json"]
+ALLOWANCE = 0.10
+"""Share of the GPU left for the CUDA context, fragments of the allocator and kernels' workspaces."""
+
+Options = list[tuple[str, dict[str, Any]]]
+"""Flags and what they change, from the fastest to the smallest."""
+
+PLAIN: tuple[str, dict[str, Any]] = ("", {})
+WEIGHTS: Options = [
+    ("--quantization 8bit", {"quantization": "8bit"}),
+    ("--quantization 4bit", {"quantization": "4bit"}),
+    ("--offload_weights true", {"offload_weights": True}),
+]
+CHECKPOINTING: Options = [("--gradient_checkpointing true", {"checkpointed_share": 1.0})]
+TILING: Options = [("--tiling true", {"tiling": True})]
+
+
+def options_of(method: str) -> Options:
+    """What a method can be run with. Tiling is for those that decode."""
+    first = CHECKPOINTING if method != "generate" else []
+    first = [*first, *(TILING if method in ("generate", "ppo") else [])]
+    options: Options = [PLAIN]
+    for flags, changes in first:
+        before, so_far = options[-1]
+        options.append((f"{before} {flags}".strip(), {**so_far, **changes}))
+    before, so_far = options[-1]
+    return [*options, *((f"{before} {flags}", {**so_far, **changes}) for flags, changes in WEIGHTS)]
+
+
+COMMON = "--bf16 true --per_device_train_batch_size 1"
+ONE_AT_A_TIME = {
+    "generate": "--batch_size 1",
+    "ppo": "--rollout_batch_size 1 --reward_batch_size 1 --monitor_videos 1",
+}
+
+
+def find_configurations(model: str) -> Path:
+    """The folder of `model` with its configurations; of a hub id nothing else is fetched.
+
+    Raises:
+        InputError: nothing of that name can be found.
+    """
+    if model.count("/") == 1 and not Path(model).exists():
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+        try:
+            return Path(snapshot_download(model, allow_patterns=CONFIGURATIONS))
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+            raise InputError(
+                f"The configurations of {model!r} are not on this machine, and {hub_failure(error)}, or name a folder "
+                "with model_index.json."
+            ) from error
+    return find_pipeline(model)
+
+
+def plan(
+    model: str, size: tuple[int | None, int | None, int | None], lora_r: int, gpu_memory: float | None
+) -> dict[str, Any]:
+    """What each method needs on `model`, and the first of `options_of` it that fits.
+
+    Args:
+        size: frames, height, width; the model's own where None.
+        gpu_memory: GB of the GPU to plan for, or None to list every option.
+
+    Returns:
+        `{"size", "text_encoders", "methods": {method: [{"flags", "peak", "resident", "transient", "fits"}]}, "lines"}`
+        with sizes in bytes; an option of a training method that fits also has `largest_batch`, the most videos (pairs,
+        denoising steps) in one backward pass.
+
+    Raises:
+        InputError: the model is unknown, of a family that cannot be forecast, or cannot make this size.
+    """
+    folder = find_configurations(model)
+    native, defaults = is_native(folder), model_defaults(folder)
+    own = (defaults.num_frames, defaults.height, defaults.width)
+    frames, height, width = (given or usual for given, usual in zip(size, own))
+    guided = defaults.guidance_scale != 1
+    work = Work("generate", frames, height, width, batch=1, decode_batch=1, guided=guided, lora_r=lora_r)
+    usable = None if gpu_memory is None else gpu_memory * 1e9 * (1 - ALLOWANCE)
+    methods: dict[str, list[dict[str, Any]]] = {}
+    for method in tqdm(("generate", "sft", "dpo", "ppo"), desc="Forecasting", unit="method", leave=False):
+        methods[method] = []
+        plain: dict[tuple[float, bool], Forecast] = {}
+        for flags, changes in [PLAIN] if native else options_of(method):
+            kind = (changes.get("checkpointed_share", 0.0), changes.get("tiling", False))
+            asked = replace(work, method=method, rollout_batch=1, checkpointed_share=kind[0], tiling=kind[1])
+            if kind not in plain:
+                plain[kind] = forecast(folder, asked)
+            found = plain[kind]
+            if "quantization" in changes:
+                found = found.quantised(changes["quantization"])
+            elif "offload_weights" in changes:
+                found = found.offloaded()
+            fits = None if usable is None else found.peak <= usable
+            text = " ".join(part for part in (flags, ONE_AT_A_TIME.get(method, "")) if part)
+            methods[method].append(_option(text, found, fits))
+            if fits and usable is not None and method != "generate":
+                two = forecast(folder, replace(asked, batch=2))
+                growth = two.transient["update"] - plain[kind].transient["update"]
+                methods[method][-1]["largest_batch"] = largest_batch(found, growth, usable)
+            if fits:
+                break
+    encoders = text_encoder_bytes(folder)
+    heading = f"{frames} frames of {height}x{width}, LoRA of rank {lora_r}" + (", guided" if guided else "")
+    common = "float32 on the CPU, --per_device_train_batch_size 1" if native else COMMON
+    lines = [f"{heading}; training with {common}", *_lines(methods), *_text_encoder_lines(encoders, usable)]
+    return {"size": [frames, height, width], "text_encoders": encoders, "methods": methods, "lines": lines}
+
+
+def largest_batch(found: Forecast, growth: float, usable: float) -> int:
+    """The largest micro-batch whose update fits `usable` bytes.
+
+    Args:
+        found: with a batch of 1.
+        growth: bytes that the update needs for each further member of the batch.
+    """
+    free = usable - sum(found.resident.values()) - found.transient["update"]
+    return 1 + max(0, int(free // max(growth, 1)))
+
+
+def _option(flags: str, found: Forecast, fits: bool | None) -> dict[str, Any]:
+    return {
+        "flags": flags,
+        "peak": found.peak,
+        "resident": found.resident,
+        "transient": found.transient,
+        "fits": fits,
+    }
+
+
+def _lines(methods: dict[str, list[dict[str, Any]]]) -> list[str]:
+    lines = []
+    for method, options in methods.items():
+        shown = options if options[-1]["fits"] is None else options[-1:]
+        for option in shown:
+            mark = {None: "  ", True: "ok", False: "--"}[option["fits"]]
+            flags = f"  {option['flags']}" if option["flags"] else ""
+            if option.get("largest_batch", 1) > 1:
+                flags += f"  (up to --per_device_train_batch_size {option['largest_batch']})"
+            lines.append(f"{mark}  {method:<8} {option['peak'] / 1e9:6.1f} GB{flags}")
+        if shown[-1]["fits"] is False:
+            several = "" if method == "generate" else ", or several GPUs with --accelerate_config zero3"
+            lines.append(f"      more than this GPU has: smaller videos{several}")
+    return lines
+
+
+def _text_encoder_lines(encoders: dict[str, int], usable: float | None) -> list[str]:
+    if not encoders:
+        return []
+    total = sum(encoders.values())
+    text = f"text encoder {total / 1e9:.1f} GB as stored, freed once the prompts are encoded"
+    if usable is not None and total > usable:
+        text += "; it does not fit: --text_encoder_device cpu"
+    return [text]

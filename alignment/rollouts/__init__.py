@@ -1,0 +1,1 @@
+"""Rollouts: sampled groups, their rewards and advantages."""

@@ -1,0 +1,1 @@
+"""Stages: each turns files into a trained folder."""

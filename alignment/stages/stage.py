@@ -1,0 +1,191 @@
+"""What every training command does around its trainer: output folder, generator, resuming, saving."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from alignment.lora import GeneratorArguments
+from alignment.memory.training_memory import memory_check
+from alignment.stages.outputs import check_training_dir, command_of, goes_on_inside, training_outputs
+from alignment.stages.table import show_before_training
+from alignment.trainers.base_config import AlignmentConfig
+from alignment.trainers.base_trainer import AlignmentTrainer
+from alignment.trainers.rollout_config import RewardedSamplingConfig
+from generator.adapters import TRAINING_NAME
+from generator.base import VideoGenerator
+from generator.files.output_folder import Outputs, open_output_dir
+from generator.hardware.zero3 import outside_engine
+from generator.latent_cache import encode_files
+from generator.one_or_several import as_list
+from generator.output import InputError
+from generator.provenance import file_hash
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from reward.models.base import RewardModel
+
+
+def generator_inputs(arguments: GeneratorArguments) -> list[str]:
+    """The files and folders that `load_generator_to_train` reads."""
+    return [arguments.model, *(arguments.adapter or [])]
+
+
+def load_generator_to_train(arguments: GeneratorArguments, config: AlignmentConfig) -> VideoGenerator:
+    """The generator with the adapters to start from merged into its weights, on the training device."""
+    from generator import load_generator
+
+    with outside_engine():
+        return load_generator(
+            arguments.model, adapter=arguments.adapter, device=config.device, **arguments.options()
+        )
+
+
+def read_training_prompts(source: str, config: RewardedSamplingConfig) -> tuple[list[str], list[str]]:
+    """Prompts to sample for and a negative prompt each, `config.negative_prompt` where a row has none."""
+    from generator.prompts import read_prompts
+
+    if not source:
+        raise InputError("No prompts were given: pass --prompts FILE.")
+    records = read_prompts(source)
+    return (
+        [record.prompt for record in records],
+        [record.negative_prompt or config.negative_prompt for record in records],
+    )
+
+
+def check_demonstration_term(ptx_coef: float, ptx_dataset: str) -> None:
+    """Raises `InputError` where the weight of demonstrations and their folder are not given together."""
+    if ptx_coef > 0 and not ptx_dataset:
+        raise InputError("ptx_coef is above 0, but there are no demonstrations: give ptx_dataset.")
+    if ptx_dataset and ptx_coef <= 0:
+        raise InputError(
+            f"--ptx_dataset is {ptx_dataset}, but ptx_coef is 0, so nothing would be learnt from it: set --ptx_coef, "
+            "or leave --ptx_dataset out."
+        )
+
+
+def require_reward(given: RewardModel | Sequence[RewardModel] | None, names: Sequence[str]) -> None:
+    """Raises `InputError` where there is nothing that judges videos."""
+    if given is None and not names:
+        raise InputError("No reward model was given: pass --reward FOLDER.")
+
+
+def load_rewards(
+    given: RewardModel | Sequence[RewardModel] | None, names: Sequence[str], config: AlignmentConfig
+) -> list[RewardModel]:
+    """The reward models that were given, or those that the names stand for."""
+    names = as_list(names)
+    from reward import load_reward
+
+    if given is None:
+        with outside_engine():
+            return [load_reward(name, device=config.device) for name in names]
+    return list(given) if isinstance(given, Sequence) else [given]
+
+
+class SizeArguments(Protocol):
+    """Size at which a command trains on videos; see `alignment.data.latent_dataset.training_size`."""
+
+    num_frames: int | None
+    height: int | None
+    width: int | None
+    native_size: bool | None
+
+
+def encode_training_videos(
+    generator: VideoGenerator,
+    config: AlignmentConfig,
+    paths: Sequence[Path],
+    size: SizeArguments,
+    videos_of_an_example: int = 1,
+    tiling: bool = False,
+) -> list[Tensor]:
+    """Latents `[C, F, H, W]` of video files, refused before the first is encoded where they are too large for this
+    machine."""
+    native, packs = size.native_size, bool(getattr(config, "pack", False))
+    videos = config.per_device_train_batch_size * videos_of_an_example * (2 if packs else 1)
+    with config.main_process_first():
+        return encode_files(
+            generator,
+            paths,
+            size.num_frames,
+            size.height,
+            size.width,
+            progress=not config.disable_tqdm,
+            native_size=packs if native is None else native,
+            check=memory_check(generator, config, videos, tiling),
+        )
+
+
+def encode_demonstrations(
+    generator: VideoGenerator,
+    config: AlignmentConfig,
+    folder: str,
+    num_frames: int | None,
+    height: int | None,
+    width: int | None,
+) -> tuple[list[Tensor], list[str]]:
+    """Latents `[C, F, H, W]` and prompts of a folder of demonstrations; see `encode_files`."""
+    from generator.demonstrations import read_demonstrations
+
+    demonstrations = read_demonstrations(folder)
+    paths = [Path(demonstration.video) for demonstration in demonstrations]
+    with config.main_process_first():
+        latents = encode_files(generator, paths, num_frames, height, width, progress=not config.disable_tqdm)
+    return latents, [demonstration.prompt for demonstration in demonstrations]
+
+
+def checkpoint_to_resume(config: AlignmentConfig, inputs: Iterable[str | Path] = ()) -> str | None:
+    """Checks the output folder; returns the checkpoint to go on from, or None for a fresh start.
+
+    See `check_training_dir`. What `overwrite` deletes goes when training starts, so that a mistake in the other
+    arguments costs nothing.
+
+    Args:
+        inputs: files and folders that the command reads.
+
+    Raises:
+        InputError: the output folder may not be used, or the checkpoint does not exist.
+    """
+    return check_training_dir(config, _outputs(config), TRAINING_NAME, config.overwrite, inputs)
+
+
+def _outputs(config: AlignmentConfig) -> Outputs:
+    return training_outputs(command_of(type(config).__name__))
+
+
+def speaks(config: AlignmentConfig) -> bool:
+    """Whether this process says what is done: one of all, unless progress is hidden."""
+    return config.process_index == 0 and not config.disable_tqdm
+
+
+def train_and_save(trainer: AlignmentTrainer, checkpoint: str | None) -> None:
+    """Trains, then writes the result and `trainer_state.json` (all logged metrics) into the output folder."""
+    args = trainer.args
+    if args.process_index == 0:
+        go_on = goes_on_inside(args, checkpoint)
+        open_output_dir(str(args.output_dir), _outputs(args), args.overwrite, go_on)
+    show_before_training(trainer)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    if trainer.eval_dataset is not None:
+        trainer.evaluate()
+    trainer.save_model()
+    trainer.save_state()
+    if speaks(trainer.args):
+        what = "adapter is" if trainer.lora.use_peft else "trained weights are"
+        print(f"The {what} in {Path(str(trainer.args.output_dir))}.")
+
+
+def data_record(source: str | Path, files: Iterable[Path], texts: Iterable[str]) -> dict[str, Any]:
+    """Where data came from and a SHA-256 of all its files and texts."""
+    texts = as_list(texts)
+    digest = hashlib.sha256()
+    for path in dict.fromkeys(files):
+        digest.update(file_hash(path).encode())
+    for text in texts:
+        digest.update(text.encode() + b"\0")
+    return {"data": str(source), "data_sha256": digest.hexdigest()}

@@ -1,0 +1,1 @@
+"""Trainers and their configurations: `x_config.py` and `x_trainer.py` for each method."""

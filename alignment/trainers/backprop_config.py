@@ -1,0 +1,49 @@
+"""Configuration of reward back-propagation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from alignment.trainers.base_config import check
+from alignment.trainers.rollout_config import RewardedSamplingConfig
+
+
+@dataclass
+class BackpropConfig(RewardedSamplingConfig):
+    """Gradients of a differentiable reward through the last denoising steps."""
+
+    learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate."})
+    lr_scheduler_type: str = field(
+        default="constant_with_warmup", metadata={"help": "Learning rate schedule."}
+    )
+    per_device_train_batch_size: int = field(
+        default=8, metadata={"help": "Prompts in a micro-batch, one video each."}
+    )
+    method: str = field(
+        default="draft",
+        metadata={"help": "`draft`: through the last `backprop_steps` steps (DRaFT-K, VADER). `refl`: through "
+                  "the clean video that one random step of the last `backprop_steps` predicts (ReFL).",
+                  "choices": ["draft", "refl"]},
+    )  # fmt: skip
+    backprop_steps: int = field(default=1, metadata={"help": "How many of the last steps get gradients."})
+    beta: float = field(
+        default=0.0,
+        metadata={"help": "Weight of the squared difference of the velocity from the reference's in the steps "
+                  "with gradients."},
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("reward_normalisation", "reward_num_frames", "reward_scale", "asynchronous_rewards"):
+            unused = getattr(self, name) == getattr(BackpropConfig, name)
+            check(
+                unused,
+                name,
+                getattr(self, name),
+                "left out, as latents are judged with gradients as they are",
+            )
+        check(
+            1 <= self.backprop_steps <= self.num_inference_steps,
+            "backprop_steps", self.backprop_steps, f"between 1 and num_inference_steps {self.num_inference_steps}",
+        )  # fmt: skip
+        check(self.beta >= 0, "beta", self.beta, "at least 0")

@@ -1,0 +1,37 @@
+"""Configuration of DiffusionNFT."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from alignment.trainers.base_config import check
+from alignment.trainers.noised_videos import ForwardProcessConfig
+
+
+@dataclass
+class NFTConfig(ForwardProcessConfig):
+    """DiffusionNFT: contrast of an implicit positive and an implicit negative policy."""
+
+    guidance_strength: float = field(
+        default=1.0,
+        metadata={"help": "β of the paper: how far the implicit positive policy goes from the sampling policy "
+                  "towards the trained one; 0.1 to 1."},
+    )  # fmt: skip
+    advantage_clip: float = field(
+        default=5.0,
+        metadata={"help": "Advantage that counts as certain: probabilities are (1 + A / this) / 2, clipped."},
+    )
+    old_decay_rate: float = field(
+        default=0.001,
+        metadata={"help": "The sampling policy is an average of the trained one with the decay min(this × "
+                  "rollout, old_decay_max); 0 samples from the trained policy itself."},
+    )  # fmt: skip
+    old_decay_max: float = field(default=0.5, metadata={"help": "Largest decay of the sampling policy."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(
+            0 < self.guidance_strength <= 1, "guidance_strength", self.guidance_strength, "above 0, at most 1"
+        )
+        check(self.old_decay_rate >= 0, "old_decay_rate", self.old_decay_rate, "at least 0")
+        check(0 <= self.old_decay_max < 1, "old_decay_max", self.old_decay_max, "at least 0 and below 1")

@@ -1,0 +1,191 @@
+"""What the configurations of the methods that learn from their own videos share."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+from alignment.rollouts.judge import check_decoding
+from alignment.trainers.base_config import AlignmentConfig, check
+
+REWARD_NORMALISATIONS = ("none", "rollout", "group")
+
+
+@dataclass
+class RewardedSamplingConfig(AlignmentConfig):
+    """How videos are sampled for training, and what judges them."""
+
+    num_frames: int | None = field(
+        default=None, metadata={"help": "Frames of a video. Unset: the model's own."}
+    )
+    height: int | None = field(default=None, metadata={"help": "Height in pixels. Unset: the model's own."})
+    width: int | None = field(default=None, metadata={"help": "Width in pixels. Unset: the model's own."})
+    num_inference_steps: int = field(default=10, metadata={"help": "Denoising steps of a sampled video."})
+    guidance_scale: float | None = field(
+        default=None, metadata={"help": "Guidance in rollouts and updates. Unset: the model's own, 1: none."}
+    )
+    negative_prompt: str = field(
+        default="", metadata={"help": "Unconditional prompt, with guidance above 1."}
+    )
+    reward_dimension: str | None = field(
+        default=None,
+        metadata={"help": "Which of the reward's scores to raise. Unset: `overall`, or their mean."},
+    )
+    reward_weights: list[float] | None = field(
+        default=None, metadata={"help": "Weight of each reward model, in their order. Unset: 1 each."}
+    )
+    reward_normalisation: str = field(
+        default="none",
+        metadata={"help": "What each reward is made comparable by before rewards are added: `none`, mean and "
+                  "std of the `rollout`, or of each `group`.",
+                  "choices": ["none", "rollout", "group"]},
+    )  # fmt: skip
+    reward_batch_size: int = field(default=32, metadata={"help": "Videos judged in one batch."})
+    reward_num_frames: int | None = field(
+        default=None,
+        metadata={"help": "Frames, from the first, that a reward on pixels is shown; only these are decoded. "
+                  "Unset: all."},
+    )  # fmt: skip
+    reward_scale: float = field(
+        default=1.0,
+        metadata={"help": "Part of a video's sides at which a reward on pixels is shown it, roughly: latents are "
+                  "averaged before decoding."},
+    )  # fmt: skip
+    asynchronous_rewards: bool = field(
+        default=False,
+        metadata={"help": "Judge finished videos in a thread while further ones of the rollout are sampled; for "
+                  "rewards that wait for a CPU, a disk or a network. Same results."},
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("num_frames", "height", "width", "num_inference_steps", "reward_batch_size"):
+            value = getattr(self, name)
+            check(value is None or value >= 1, name, value, "at least 1")
+        check_decoding(self.reward_num_frames, self.reward_scale, check)
+
+
+@dataclass
+class RolloutConfig(RewardedSamplingConfig):
+    """Rollouts: prompts, a group of videos of each, rewards, and several optimiser steps on them.
+
+    `per_device_train_batch_size` is the largest micro-batch, counted in rows (a row is what one pass of the
+    network sees of one video). `gradient_accumulation_steps` and `max_steps` follow from the other fields.
+    Checkpoints fall on the ends of rollouts.
+    """
+
+    learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate."})
+    lr_scheduler_type: str = field(default="constant", metadata={"help": "Learning rate schedule."})
+    per_device_train_batch_size: int = field(
+        default=32, metadata={"help": "Most rows in one forward and backward pass of the update."}
+    )
+    logging_steps: float = field(
+        default=1, metadata={"help": "Log every this many optimiser steps, rounded up to whole rollouts."}
+    )
+    logging_first_step: bool = field(default=False, metadata={"help": "Also log the first optimiser step."})
+    save_steps: float = field(
+        default=100, metadata={"help": "Save every this many optimiser steps, rounded up to whole rollouts."}
+    )
+
+    num_rollouts: int = field(
+        default=100, metadata={"help": "How often prompts are sampled and learnt from."}
+    )
+    num_prompts: int = field(default=8, metadata={"help": "Prompts in a rollout, over all processes."})
+    num_generations: int = field(default=8, metadata={"help": "Videos of each prompt; they form a group."})
+    rollout_batch_size: int = field(
+        default=64, metadata={"help": "Videos sampled in one batch, per process."}
+    )
+    num_iterations: int = field(default=1, metadata={"help": "Passes over a rollout."})
+    num_mini_batches: int = field(default=2, metadata={"help": "Optimiser steps in one pass over a rollout."})
+    monitor_videos: int = field(
+        default=4,
+        metadata={"help": "Videos of each rollout that are decoded to log brightness, motion, colours and "
+                  "their entropy, which show a gamed reward; 0 for none."},
+    )  # fmt: skip
+
+    probe_prompts: int = field(
+        default=4,
+        metadata={"help": "Prompts, evenly spread over the file, whose reward is logged as `probe/reward`: one video "
+                  "of each from a seed that never changes, so that rollouts can be compared; 0 for none."},
+    )  # fmt: skip
+    probe_rollouts: int | None = field(
+        default=None,
+        metadata={"help": "Rollouts between two measurements of `probe/reward`. Unset: a tenth of all."},
+    )
+
+    scale_rewards: str = field(
+        default="group",
+        metadata={"help": "What rewards are divided by: the std of their `group`, the `global` one, or "
+        "`none`.",
+                  "choices": ["group", "global", "none"]},
+    )  # fmt: skip
+    advantage_clip: float = field(default=5.0, metadata={"help": "Largest absolute advantage."})
+    target_kl: float | None = field(
+        default=None, metadata={"help": "Stop training when a rollout's KL divergence is above this."}
+    )
+
+    def __post_init__(self) -> None:
+        processes = int(os.environ.get("WORLD_SIZE", "1"))
+        check(self.num_generations >= 2, "num_generations", self.num_generations, "at least 2")
+        for name in (
+            "num_inference_steps", "num_rollouts", "num_prompts", "num_iterations", "num_mini_batches",
+            "rollout_batch_size", "per_device_train_batch_size",
+        ):  # fmt: skip
+            check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        if self.probe_rollouts is None:
+            self.probe_rollouts = max(1, self.num_rollouts // 10)
+        check(self.probe_prompts >= 0, "probe_prompts", self.probe_prompts, "at least 0")
+        check(self.probe_rollouts >= 1, "probe_rollouts", self.probe_rollouts, "at least 1")
+        check(self.monitor_videos >= 0, "monitor_videos", self.monitor_videos, "at least 0")
+        check(self.advantage_clip > 0, "advantage_clip", self.advantage_clip, "above 0")
+        check(self.target_kl is None or self.target_kl > 0, "target_kl", self.target_kl, "above 0")
+        check(
+            self.num_prompts % processes == 0,
+            "num_prompts", self.num_prompts, f"a multiple of the {processes} processes",
+        )  # fmt: skip
+        check(
+            self.reward_normalisation in REWARD_NORMALISATIONS,
+            "reward_normalisation", self.reward_normalisation, f"one of {', '.join(REWARD_NORMALISATIONS)}",
+        )  # fmt: skip
+        rows = self.num_prompts // processes * self.rows_of_a_group
+        check(
+            rows % self.num_mini_batches == 0,
+            "num_mini_batches", self.num_mini_batches, f"a divisor of the {rows} {self.row_name} of a "
+            "rollout",
+        )  # fmt: skip
+        rows_per_update = rows // self.num_mini_batches
+        self.per_device_train_batch_size = max(
+            size for size in range(1, self.per_device_train_batch_size + 1) if rows_per_update % size == 0
+        )
+        following = {
+            "gradient_accumulation_steps": (
+                rows_per_update // self.per_device_train_batch_size,
+                "num_mini_batches",
+            ),
+            "max_steps": (self.num_rollouts * self.updates_per_rollout, "num_rollouts"),
+        }
+        for name, (value, source) in following.items():
+            given = getattr(self, name)
+            free = given in (getattr(RolloutConfig, name), value)
+            check(free, name, given, f"left out, as it follows from {source}: set that")
+            setattr(self, name, value)
+        for name in ("logging_steps", "save_steps"):
+            wanted = getattr(self, name)
+            wanted = wanted * self.max_steps if wanted < 1 else wanted
+            setattr(self, name, -int(-wanted // self.updates_per_rollout) * self.updates_per_rollout)
+        super().__post_init__()
+
+    @property
+    def rows_of_a_group(self) -> int:
+        """How many rows one group of videos gives."""
+        raise NotImplementedError
+
+    @property
+    def row_name(self) -> str:
+        """What a row is, in messages."""
+        return "denoising steps"
+
+    @property
+    def updates_per_rollout(self) -> int:
+        """Optimiser steps on one rollout."""
+        return self.num_iterations * self.num_mini_batches

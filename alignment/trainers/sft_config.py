@@ -1,0 +1,41 @@
+"""Configuration of supervised fine-tuning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from alignment.data.packed_rows import PackConfig
+from alignment.trainers.base_config import NoiseLevelConfig
+from generator.output import InputError
+
+
+@dataclass
+class SFTConfig(PackConfig, NoiseLevelConfig):
+    """Flow matching on demonstrations (videos with prompts)."""
+
+    learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate."})
+    lr_scheduler_type: str = field(
+        default="constant_with_warmup", metadata={"help": "Learning rate schedule."}
+    )
+    caption_dropout: float = field(
+        default=0.1,
+        metadata={"help": "Share of the examples whose prompt is replaced by the empty one, which keeps "
+                  "classifier-free guidance working."},
+    )  # fmt: skip
+
+    token_dropping: float = field(
+        default=0.0,
+        metadata={"help": "With pack: share of each video's tokens left out at the start of training; it falls to none "
+                  "after four fifths of it."},
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.token_dropping < 1:
+            raise InputError(f"token_dropping is {self.token_dropping}, but must be at least 0 and below 1.")
+        if self.token_dropping and not self.pack:
+            raise InputError(
+                f"token_dropping is {self.token_dropping}, which needs packed rows: pass --pack."
+            )
+        if not 0 <= self.caption_dropout <= 1:
+            raise InputError(f"caption_dropout is {self.caption_dropout}, but must be between 0 and 1.")

@@ -1,0 +1,372 @@
+"""Seconds and memory of a PPO iteration on Wan2.1-1.3B's architecture: `python -m benchmarks.alignment.ppo_iteration`.
+
+The weights are random and the reward is the brightness of the decoded videos, so nothing is downloaded; the
+trainer, the rollout and the update are the project's own. The published setting (240x416, 33 frames, 2 prompts x 4
+videos, 10 steps, guidance 5, 3 trained steps, LoRA of rank 64, bfloat16) is the default, and one call measures
+
+- `fast`: both guidance branches are trained, all activations are kept;
+- `conditional_gradient`: only the prompted branch is trained;
+- `save_memory`: both branches, checkpointed blocks, rollouts of `--small_rollout` videos, tiled decoding.
+
+    python -m benchmarks.alignment.ppo_iteration                                    # all three
+    python -m benchmarks.alignment.ppo_iteration --variants save_memory             # one of them
+    python -m benchmarks.alignment.ppo_iteration --tiny                             # a few seconds on a CPU
+    accelerate launch --config_file configs/accelerate/zero2.yaml --num_processes 2 \\
+        benchmarks/alignment/ppo_iteration.py --variants fast
+
+On several processes each has the prompts of one (weak scaling), and the first one's figures are printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+from torch import Tensor
+from transformers import TrainerCallback, UMT5Config, UMT5EncoderModel
+
+from alignment.cli.launcher import without_gpu
+from alignment.lora import LoraArguments
+from alignment.rollouts.rollout import Rollout
+from alignment.trainers.ppo_config import PPOConfig
+from alignment.trainers.ppo_trainer import PPOTrainer
+from generator.families.wan import WanGenerator
+from generator.native.text_encoder import build_tokenizer
+from reward.models.base import FunctionReward
+
+WAN_1_3B: dict[str, Any] = {
+    "patch_size": (1, 2, 2), "num_attention_heads": 12, "attention_head_dim": 128, "in_channels": 16,
+    "out_channels": 16, "text_dim": 4096, "freq_dim": 256, "ffn_dim": 8960, "num_layers": 30,
+    "cross_attn_norm": True, "qk_norm": "rms_norm_across_heads", "eps": 1e-6, "rope_max_seq_len": 1024,
+}  # fmt: skip
+"""`transformer/config.json` of Wan-AI/Wan2.1-T2V-1.3B-Diffusers."""
+
+WAN_14B = {**WAN_1_3B, "num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 40}
+"""`transformer/config.json` of Wan-AI/Wan2.1-T2V-14B-Diffusers."""
+
+WAN_TINY = {
+    **WAN_1_3B, "num_attention_heads": 2, "attention_head_dim": 12, "text_dim": 32, "ffn_dim": 32, "num_layers": 2,
+}  # fmt: skip
+
+ARCHITECTURES = {"1.3B": WAN_1_3B, "14B": WAN_14B, "tiny": WAN_TINY}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "fast": {"no_unconditional_gradient": False},
+    "conditional_gradient": {"no_unconditional_gradient": True},
+    "save_memory": {
+        "no_unconditional_gradient": False, "gradient_checkpointing": True, "tiling": True, "micro_batch": 1,
+        "reward_batch_size": 1,
+    },
+}  # fmt: skip
+"""What each variant sets beside what was asked for."""
+
+PROMPTS = ["a red circle moves left on the dark background", "a blue square moves right"]
+GIB = 2**30
+PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
+FIRST = int(os.environ.get("RANK", "0")) == 0
+
+
+def build_generator(architecture: str, device: torch.device, dtype: torch.dtype) -> WanGenerator:
+    """A Wan generator with random weights of `ARCHITECTURES[architecture]`.
+
+    Its text encoder is a stand-in of the same width: prompts are encoded once before the first iteration.
+    """
+    torch.manual_seed(0)
+    config = ARCHITECTURES[architecture]
+    vae_config = (
+        {"base_dim": 3, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1} if architecture == "tiny" else {}
+    )
+    tokenizer = build_tokenizer(sorted({word for prompt in PROMPTS for word in prompt.split()}))
+    tokenizer.model_max_length = 512
+    encoder = UMT5Config(
+        vocab_size=len(tokenizer), d_model=config["text_dim"], d_kv=8, d_ff=64, num_layers=1, num_heads=4
+    )
+    with device:
+        transformer = WanTransformer3DModel(**config)
+        vae = AutoencoderKLWan(**vae_config).to(dtype)
+        text_encoder = UMT5EncoderModel(encoder).to(dtype)
+    for name, parameter in transformer.named_parameters():
+        if not any(part in name for part in transformer._keep_in_fp32_modules):
+            parameter.data = parameter.data.to(dtype)
+    scheduler = UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=3.0
+    )
+    pipeline = WanPipeline(
+        tokenizer=tokenizer, text_encoder=text_encoder, vae=vae, transformer=transformer, scheduler=scheduler
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    for module in (transformer, vae, text_encoder):
+        module.requires_grad_(False).eval()
+    return WanGenerator(pipeline, f"Wan {architecture}, random weights")
+
+
+def brightness(videos: Tensor, prompts: list[str]) -> Tensor:
+    """The mean of all pixels of each video."""
+    return videos.float().mean(dim=(1, 2, 3, 4))
+
+
+class Clock:
+    """Wall-clock seconds and peak memory of named parts; waits for the GPU at both ends."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds: dict[str, float] = {}
+        self.peak: dict[str, float] = {}
+
+    def now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def measure(self, name: str, function: Callable[[], Any]) -> Any:
+        start = self.now()
+        self.note_peak("update")
+        result = function()
+        self.note_peak(name)
+        self.seconds[name] = self.seconds.get(name, 0.0) + self.now() - start
+        return result
+
+    def note_peak(self, name: str) -> None:
+        """Counts the peak since the last call for `name`."""
+        if self.device.type == "cuda":
+            self.peak[name] = max(
+                self.peak.get(name, 0.0), torch.cuda.max_memory_allocated(self.device) / GIB
+            )
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+
+class TimedPPOTrainer(PPOTrainer):
+    """`PPOTrainer` with a clock around the rollout; everything else of an iteration is the update."""
+
+    clock: Clock
+
+    def _new_rollout(self, index: int) -> Rollout:
+        return self.clock.measure("rollout", lambda: super(TimedPPOTrainer, self)._new_rollout(index))
+
+
+class Iterations(TrainerCallback):
+    """One record an optimiser step, which is one iteration here."""
+
+    def __init__(self, clock: Clock, name: str) -> None:
+        self.clock = clock
+        self.name = name
+        self.records: list[dict[str, float]] = []
+        self.start = 0.0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.clock.seconds.clear()
+        self.start = self.clock.now()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        total = self.clock.now() - self.start
+        self.clock.note_peak("update")
+        rollout, judging = self.clock.seconds["rollout"], self.clock.seconds["decode"]
+        record = {
+            "total": total, "sampling": rollout - judging, "decode and reward": judging, "update": total - rollout
+        }  # fmt: skip
+        self.records.append(record)
+        if FIRST:
+            print(
+                f"{self.name}, iteration {len(self.records)}: "
+                + ", ".join(f"{k} {v:.2f} s" for k, v in record.items()),
+                flush=True,
+            )
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--architecture", choices=sorted(ARCHITECTURES), default="1.3B")
+    parser.add_argument("--tiny", action="store_true", help="tiny weights and videos, for a CPU")
+    parser.add_argument("--num_frames", type=int, default=33)
+    parser.add_argument("--height", type=int, default=240)
+    parser.add_argument("--width", type=int, default=416)
+    parser.add_argument("--num_prompts", type=int, default=2)
+    parser.add_argument("--num_generations", type=int, default=4)
+    parser.add_argument("--num_inference_steps", type=int, default=10)
+    parser.add_argument("--trained_steps", type=int, default=3)
+    parser.add_argument("--guidance_scale", type=float, default=5.0)
+    parser.add_argument("--lora_r", type=int, default=64)
+    parser.add_argument(
+        "--lora_target_modules", nargs="+", help="default: the family's, all attention projections"
+    )
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument(
+        "--beta", type=float, default=0.0, help="weight of the KL divergence, 0 measures none"
+    )
+    parser.add_argument("--micro_batch", type=int, default=1, help="denoising steps in one backward pass")
+    parser.add_argument("--rollout_batch_size", type=int, default=8, help="videos sampled together")
+    parser.add_argument("--reward_batch_size", type=int, default=8, help="videos decoded together")
+    parser.add_argument("--gradient_checkpointing", action="store_true")
+    parser.add_argument("--gradient_checkpointing_share", type=float, default=1.0)
+    parser.add_argument("--tiling", action="store_true", help="decode tile by tile and video by video")
+    parser.add_argument("--tile", type=int, default=256, help="largest side of a tile in pixels")
+    parser.add_argument(
+        "--small_rollout", type=int, default=4, help="videos sampled together with save_memory"
+    )
+    parser.add_argument(
+        "--dtype", choices=["bfloat16", "float32"], help="default: bfloat16 on a GPU, else float32"
+    )
+    parser.add_argument("--no_compile", action="store_true", help="no regional torch.compile")
+    parser.add_argument(
+        "--attention_backend", help="diffusers' name of the kernel, for example _native_cudnn"
+    )
+    parser.add_argument("--warmup", type=int, default=2, help="iterations before those that count")
+    parser.add_argument("--iterations", type=int, default=3, help="iterations that count")
+    parser.add_argument("--json", help="also write the figures to this file")
+    arguments = parser.parse_args()
+    if arguments.tiny:
+        arguments.architecture = "tiny"
+        arguments.num_frames, arguments.height, arguments.width = 5, 16, 32
+    return arguments
+
+
+def with_variant(arguments: argparse.Namespace, variant: str) -> argparse.Namespace:
+    """The arguments of one of `VARIANTS`."""
+    changes = dict(VARIANTS[variant])
+    if variant == "save_memory":
+        changes["rollout_batch_size"] = arguments.small_rollout
+    return argparse.Namespace(**{**vars(arguments), "variant": variant, **changes})
+
+
+def configuration(arguments: argparse.Namespace, output_dir: str, bf16: bool) -> PPOConfig:
+    """The trainer's configuration: one optimiser step an iteration."""
+    return PPOConfig(
+        output_dir=output_dir,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+        bf16=bf16,
+        **without_gpu(),
+        num_rollouts=arguments.warmup + arguments.iterations,
+        num_prompts=arguments.num_prompts * PROCESSES,
+        num_generations=arguments.num_generations,
+        num_mini_batches=1,
+        num_frames=arguments.num_frames,
+        height=arguments.height,
+        width=arguments.width,
+        num_inference_steps=arguments.num_inference_steps,
+        sde_window_size=arguments.trained_steps,
+        guidance_scale=arguments.guidance_scale,
+        unconditional_gradient=not arguments.no_unconditional_gradient,
+        beta=arguments.beta,
+        monitor_kl=False,
+        monitor_videos=0,
+        per_device_train_batch_size=arguments.micro_batch,
+        rollout_batch_size=arguments.rollout_batch_size,
+        reward_batch_size=arguments.reward_batch_size,
+        **({"gradient_checkpointing": True} if arguments.gradient_checkpointing else {}),
+        gradient_checkpointing_share=arguments.gradient_checkpointing_share,
+        compile_blocks=not arguments.no_compile,
+        attention_backend=arguments.attention_backend,
+    )
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Trains `warmup + iterations` iterations; returns the mean figures of the latter."""
+    dtype = getattr(torch, arguments.dtype or ("bfloat16" if torch.cuda.is_available() else "float32"))
+    output_dir = tempfile.mkdtemp()  # nothing is written, but the trainer wants a place
+    config = configuration(arguments, output_dir, dtype == torch.bfloat16)
+    device = config.device
+    generator = build_generator(arguments.architecture, device, dtype)
+    if device.type == "cuda":  # the weights are made in float32 first
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    if arguments.tiling:
+        generator.save_decoding_memory(tile=arguments.tile)
+    clock = Clock(device)
+    decode = generator.decode
+    # Decoding is all of the reward's time: brightness is a mean.
+    vars(generator)["decode"] = lambda latents: clock.measure("decode", lambda: decode(latents))
+    iterations = Iterations(clock, arguments.variant)
+    prompts = [PROMPTS[i % len(PROMPTS)] for i in range(config.num_prompts)]
+    trainer = TimedPPOTrainer(
+        generator,
+        config,
+        prompts,
+        FunctionReward(brightness, "brightness"),
+        lora=LoraArguments(lora_r=arguments.lora_r, lora_target_modules=arguments.lora_target_modules),
+        callbacks=[iterations],
+    )
+    trainer.clock = clock
+    trainer.train()
+    shutil.rmtree(output_dir, ignore_errors=True)
+    counted = iterations.records[arguments.warmup :]
+    mean = {name: sum(record[name] for record in counted) / len(counted) for name in counted[0]}
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return {
+        "variant": arguments.variant,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "torch": torch.__version__,
+        "parameters": sum(p.numel() for p in generator.transformer.parameters() if not p.requires_grad),
+        "trained_parameters": sum(p.numel() for p in generator.transformer.parameters() if p.requires_grad),
+        "processes": PROCESSES,
+        "tokens": _tokens(generator, arguments),
+        "seconds": {name: round(value, 3) for name, value in mean.items()},
+        "peak_gib": {name: round(value, 2) for name, value in clock.peak.items()},
+        "reserved_gib": round(torch.cuda.max_memory_reserved(device) / GIB, 2)
+        if device.type == "cuda"
+        else None,
+        "losses": losses,
+        "arguments": vars(arguments),
+    }
+
+
+def _tokens(generator: WanGenerator, arguments: argparse.Namespace) -> int:
+    _, frames, height, width = generator.latent_shape(arguments.num_frames, arguments.height, arguments.width)
+    return frames * height * width // 4
+
+
+def forget() -> None:
+    """Frees what the last variant has left, compiled code too."""
+    gc.collect()
+    torch.compiler.reset()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def row(found: dict[str, Any]) -> str:
+    """A line of the table."""
+    seconds, peak = found["seconds"], found["peak_gib"]
+    largest = f"{max(peak.values()) * GIB / 1e9:.1f}" if peak else "–"
+    reserved = f"{found['reserved_gib'] * GIB / 1e9:.1f}" if found["reserved_gib"] else "–"
+    parts = ", ".join(f"{k} {v * GIB / 1e9:.1f}" for k, v in peak.items()) or "–"
+    return (
+        f"| {found['variant']} | {seconds['total']:.2f} s | {seconds['sampling']:.2f} s "
+        f"| {seconds['decode and reward']:.2f} s | {seconds['update']:.2f} s | {largest} | {reserved} | {parts} |"
+    )
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    results = []
+    for variant in arguments.variants:
+        results.append(run(with_variant(arguments, variant)))
+        forget()
+        if FIRST and arguments.json:  # after each, so that a run that is cut short leaves what it has
+            with open(arguments.json, "w", encoding="utf-8") as file:
+                json.dump(results, file, indent=2)
+    if not FIRST:
+        return
+    found = results[0]
+    print(f"{PROCESSES} x {found['device']}, torch {found['torch']}, {found['parameters'] / 1e9:.2f} B parameters, "
+          f"{found['trained_parameters'] / 1e6:.1f} M trained, {found['tokens']} tokens a video")  # fmt: skip
+    print(
+        "| variant | total | sampling | decode and reward | update | peak GB | peak GB reserved | peak GB by part |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    for found in results:
+        print(row(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Videos from images and videos: extending, connecting, editing."""

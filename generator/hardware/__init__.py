@@ -1,0 +1,1 @@
+"""Engines, compilation, tiling and memory of one machine."""

@@ -1,0 +1,423 @@
+"""Pretraining of the built-in generator, resumable, in wall-clock budgets.
+
+The learning rate is constant after a short warm-up and falls linearly to zero in the last part of the time, so that a
+run of any length ends annealed. Weights are averaged (EMA); what is saved is the average.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from generator.demonstrations import read_demonstrations
+from generator.families.native import NativeGenerator
+from generator.files.output_folder import MARK, Outputs, check_output_dir, empty_own, is_own, open_output_dir
+from generator.files.pipeline_files import COMPONENT_FILES, PIPELINE_FILES
+from generator.hardware.compilation import compile_each
+from generator.loading import find_pipeline, load_generator
+from generator.native.autoencoder import NativeVideoAutoencoder
+from generator.native.building import MAX_SHARD_SIZE, build_pipeline, save_pipeline
+from generator.native.packing import dropped_share
+from generator.native.pipeline import NativeVideoPipeline
+from generator.output import InputError, atomic_path, write_json
+from generator.pretraining.config import PretrainConfig
+from generator.pretraining.data import CaptionedScenes, SceneStream
+from generator.pretraining.flow_loss import FlowMatchingLoss, PackedFlowMatchingLoss, seconds_per_latent
+from generator.pretraining.footage import Footage, FootageBatch, MixedStream
+from generator.pretraining.latent_pool import LatentBatch, LatentPool, PackedLatentBatch
+from generator.pretraining.log import FOLDER, PretrainLog
+from generator.pretraining.model_card import write_model_card
+from generator.pretraining.packed_pool import RowsFromPool
+from generator.pretraining.phase import STATE, Phase
+from generator.pretraining.prefetch import when_ready
+
+HISTORY = "history.json"
+HEAD_DIM = 64
+CAPTION_TOKENS = 12
+
+
+@dataclass
+class AutoencoderLoss:
+    """MSE + 0.1 L1 + KL of clips rendered on the fly.
+
+    Attributes:
+        vae: the autoencoder.
+        kl_weight: weight of the KL, mean per element.
+        device: where clips are rendered.
+    """
+
+    vae: NativeVideoAutoencoder
+    kl_weight: float
+    device: torch.device
+
+    def prepare(
+        self, batch: CaptionedScenes, generator: torch.Generator
+    ) -> tuple[tuple[int, ...], dict[str, Tensor]]:
+        """Clips `[batch, 3, frames, height, width]` and the noise of their latents."""
+        clips = batch.render(self.device)
+        time, space = self.vae.temporal_compression_ratio, self.vae.spatial_compression_ratio
+        _, _, frames, height, width = clips.shape
+        shape = (
+            len(clips),
+            self.vae.config.latent_channels,
+            (frames - 1) // time + 1,
+            height // space,
+            width // space,
+        )
+        noise = torch.randn(shape, generator=generator, device=self.device)
+        return tuple(clips.shape), {"clips": clips, "noise": noise}
+
+    def compute(self, key: Any, inputs: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, and PSNR in dB and KL in nats per element as metrics."""
+        clips = inputs["clips"]
+        with torch.autocast(clips.device.type, torch.bfloat16, enabled=clips.is_cuda):
+            posterior = self.vae.encode(clips).latent_dist
+            reconstruction = self.vae.decode(posterior.mean + posterior.std * inputs["noise"]).sample.float()
+        error = reconstruction - clips
+        mse = error.pow(2).mean()
+        mean, log_variance = posterior.mean.float(), posterior.logvar.float()
+        kl = 0.5 * (mean.pow(2) + log_variance.exp() - 1 - log_variance).mean()
+        value = mse + 0.1 * error.abs().mean() + self.kl_weight * kl
+        return value, {"psnr": 10 * torch.log10(4 / mse.detach()), "kl": kl.detach()}
+
+
+@torch.no_grad()
+def encode_clips(vae: NativeVideoAutoencoder, clips: Tensor, key_frames: bool) -> Tensor:
+    """Normalised latents of clips `[batch, 3, frames, height, width]`; with `key_frames` each frame is an image."""
+    batch = len(clips)
+    if key_frames:
+        clips = rearrange(clips, "b c f h w -> (b f) c 1 h w")
+    latents = vae.normalise(vae.encode(clips.to(vae.dtype)).latent_dist.mean.float())
+    return rearrange(latents, "(b f) c 1 h w -> b c f h w", b=batch) if key_frames else latents
+
+
+MOST_REUSES = 4
+"""Rounds of draws for each batch of new clips, at most."""
+
+
+def latent_batches(
+    pipeline: NativeVideoPipeline,
+    config: PretrainConfig,
+    stream: SceneStream | MixedStream,
+    device: torch.device,
+    progress: Callable[[], float] = lambda: 0.0,
+) -> Iterator[LatentBatch | PackedLatentBatch]:
+    """Endless batches for the transformer: one of new clips is rendered and encoded, `config.scene_reuse` are drawn.
+
+    While no new clips are ready, more are drawn of those that are kept, up to `MOST_REUSES` times as many. With
+    `config.pack` they are packed rows, from which tokens are dropped as `progress` in [0, 1] says.
+    """
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    vae = copy.deepcopy(pipeline.vae).to(dtype=dtype).eval()
+    tokenizer = pipeline.tokenizer
+    pool = LatentPool(
+        config.pool_gigabytes,
+        tokenizer.pad_token_id,
+        tokenizer.eos_token_id,
+        config.caption_dropout,
+        config.known_frames_share,
+    )
+    rows = RowsFromPool(
+        pool,
+        pipeline.transformer,
+        config.transformer_tokens,
+        lambda kind: stream.mix[kind] * stream.clips(kind),
+        lambda kind: seconds_per_latent(pipeline.vae, kind),
+        lambda: dropped_share(progress(), config.token_dropping),
+        config.seed * 1_000_003 + stream.start,
+    )
+    new_scenes: Iterable[CaptionedScenes | FootageBatch | None] = stream.loader(config.num_workers)
+    if config.num_workers:
+        new_scenes = when_ready(new_scenes)
+    rounds = 0
+    for index, scenes in enumerate(new_scenes, start=stream.start):
+        rounds = 1 if scenes is not None else rounds + 1
+        if rounds > MOST_REUSES:
+            time.sleep(0.001)
+            continue
+        if scenes is not None:
+            latents = encode_clips(vae, scenes.render(device), scenes.kind.key_frames).to(dtype)
+            pool.add(scenes.kind, stream.mix[scenes.kind], latents, scenes.input_ids)
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + index)
+        if config.pack:
+            for _ in range(config.scene_reuse):
+                yield rows.draw()
+            continue
+        kinds = list(pool.rings)
+        shares = torch.tensor([stream.mix[kind] for kind in kinds])
+        for choice in torch.multinomial(shares, config.scene_reuse, True, generator=generator).tolist():
+            yield pool.draw(kinds[choice], stream.clips(kinds[choice]), generator)
+
+
+@torch.no_grad()
+def measure_latents(
+    vae: NativeVideoAutoencoder, batches: Iterable[CaptionedScenes | FootageBatch], device: torch.device
+) -> None:
+    """Stores mean and standard deviation of each latent channel in the autoencoder's configuration."""
+    latents = [
+        vae.encode(batch.render(device)).latent_dist.mean.float().transpose(0, 1).flatten(1)
+        for batch in batches
+    ]
+    joined = torch.cat(latents, dim=1)
+    vae.register_to_config(
+        latents_mean=[round(v, 5) for v in joined.mean(dim=1).tolist()],
+        latents_std=[round(v, 5) for v in joined.std(dim=1).tolist()],
+    )
+
+
+def with_footage(scenes: SceneStream, config: PretrainConfig) -> SceneStream | MixedStream:
+    """The stream of scenes, mixed with camera clips where `config` names a folder of them."""
+    if config.footage is None:
+        return scenes
+    footage = Footage(config.footage, scenes.tokenizer, config.footage_side, config.footage_frames)
+    return MixedStream(scenes, footage, config.footage_share, config.seed)
+
+
+def follow(phase: Phase, pipeline: NativeVideoPipeline, config: PretrainConfig) -> None:
+    """Lets TensorBoard follow the phase, if it is to."""
+    if config.tensorboard:
+        phase.log = PretrainLog(config.output_dir, pipeline)
+
+
+def train_autoencoder(
+    pipeline: NativeVideoPipeline, config: PretrainConfig, device: torch.device
+) -> list[dict[str, float]]:
+    """Trains the autoencoder of `pipeline` in place and stores its latent statistics; returns the history."""
+    vae = pipeline.vae.train()
+    phase = Phase(
+        "autoencoder",
+        {"vae": vae},
+        config,
+        config.autoencoder_seconds,
+        config.autoencoder_learning_rate,
+        Path(config.output_dir) / STATE,
+    )
+    phase.resume()
+    follow(phase, pipeline, config)
+    scenes = SceneStream(
+        pipeline.tokenizer,
+        config.autoencoder_pixels,
+        (1, 1),
+        0,
+        0.0,
+        0.0,
+        config.seed + 1,
+        phase.step,
+        config.scene_reuse,
+    )
+    stream = with_footage(scenes, config)
+    phase.run(stream.loader(config.num_workers), AutoencoderLoss(vae, config.kl_weight, device), device)
+    if not phase.finished:
+        raise SliceDone(phase)
+    vae.eval()
+    measure_latents(vae, itertools.islice(stream.loader(0), 16), device)
+    return phase.history
+
+
+class SliceDone(Exception):
+    """A slice of a phase is over before its budget is used; the state is saved, and the next run goes on."""
+
+    def __init__(self, phase: Phase) -> None:
+        super().__init__(
+            f"The {phase.name} has been trained for {phase.elapsed:.0f} of {phase.seconds:.0f} s."
+        )
+
+
+def train_transformer(
+    pipeline: NativeVideoPipeline, config: PretrainConfig, device: torch.device
+) -> list[dict[str, float]]:
+    """Trains transformer and text encoder of `pipeline` in place; returns the history."""
+    modules = {"transformer": pipeline.transformer.train(), "text_encoder": pipeline.text_encoder.train()}
+    phase = Phase(
+        "transformer",
+        modules,
+        config,
+        config.transformer_seconds,
+        config.learning_rate,
+        Path(config.output_dir) / STATE,
+        torch.bfloat16 if device.type == "cuda" else torch.float32,
+    )
+    phase.resume()
+    if config.compile_blocks:
+        compile_each(pipeline.transformer.blocks)
+    follow(phase, pipeline, config)
+    scenes = SceneStream(
+        pipeline.tokenizer,
+        config.transformer_tokens,
+        (4, 8),
+        CAPTION_TOKENS,
+        config.wrong_share,
+        0.0,
+        config.seed,
+        start=phase.step // config.scene_reuse,
+        key_frame_share=config.key_frame_share,
+    )
+    stream = with_footage(scenes, config)
+    kind = PackedFlowMatchingLoss if config.pack else FlowMatchingLoss
+    loss = kind(pipeline, config.shift, config.channel_weight_power)
+    batches = latent_batches(pipeline, config, stream, device, lambda: phase.elapsed / phase.seconds)
+    phase.run(batches, loss, device)
+    if not phase.finished:
+        raise SliceDone(phase)
+    for module in modules.values():
+        module.eval()
+    return phase.history
+
+
+def start_from(pipeline: NativeVideoPipeline, name: str) -> None:
+    """Puts the transformer's and the text encoder's weights of another built-in pipeline into this one.
+
+    Raises:
+        InputError: `name` is no built-in pipeline, or one of another architecture.
+    """
+    source = load_generator(name, device="cpu")
+    if not isinstance(source, NativeGenerator):
+        raise InputError(f"weights_from is {name}, but must be a pipeline that `vidalign pretrain` made.")
+    for part in ("transformer", "text_encoder"):
+        mine = getattr(pipeline, part)
+        weights = {key: value.float() for key, value in getattr(source.pipeline, part).state_dict().items()}
+        shapes = {key: value.shape for key, value in mine.state_dict().items()}
+        if different := sorted(
+            key
+            for key in shapes.keys() | weights
+            if shapes.get(key) != getattr(weights.get(key), "shape", None)
+        ):
+            raise InputError(
+                f"The {part} of {name} is of another architecture ({different[0]} differs): give the same num_layers, "
+                "hidden_size, patch_size, conditioning, attention and long_skips as it was trained with."
+            )
+        mine.load_state_dict(weights)
+
+
+def forget_finished_run(output_dir: Path, keep_autoencoder: bool) -> None:
+    """Deletes what a finished run has written into `output_dir`, so that a new one starts there."""
+    kept = sorted(path.relative_to(output_dir).as_posix() for path in (output_dir / "autoencoder").rglob("*"))
+    empty_own(output_dir.resolve(), OUTPUTS, keep=(MARK, *(kept if keep_autoencoder else ())))
+
+
+def is_pretraining(folder: Path) -> bool:
+    """Whether a folder without a mark is that of a pretraining, finished or not."""
+    if (folder / STATE).is_file() or (folder / "autoencoder" / HISTORY).is_file():
+        return True
+    try:
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        return index["_class_name"] == NativeVideoPipeline.__name__ and (folder / "metrics.json").is_file()
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+OUTPUTS = Outputs(
+    "pretrain",
+    (
+        *PIPELINE_FILES,
+        *("README.md", "metrics.json", "samples.png", STATE, f"autoencoder/{HISTORY}"),
+        *(f"autoencoder/vae/{name}" for name in COMPONENT_FILES),
+        *(f"{FOLDER}/events.out.tfevents.*", f"{FOLDER}/*/events.out.tfevents.*"),
+    ),
+    early=(f"{FOLDER}/events.out.tfevents.*", f"{FOLDER}/*/events.out.tfevents.*"),
+    is_record=is_pretraining,
+)
+
+
+def _check_sources(config: PretrainConfig) -> Path | None:
+    """The folder of the pipeline whose autoencoder is used, if one is.
+
+    Raises:
+        InputError: what is to be read is not there; found before anything is deleted or trained.
+    """
+    if config.weights_from is not None:
+        find_pipeline(config.weights_from)
+    if config.footage is not None:
+        read_demonstrations(config.footage, skip_bad=True, require_prompts=False)
+    if config.autoencoder_from is None:
+        return None
+    folder = Path(config.autoencoder_from)
+    return folder if (folder / "vae").is_dir() else find_pipeline(config.autoencoder_from)
+
+
+def pretrain(config: PretrainConfig, device: torch.device) -> Path:
+    """Runs what is left of pretraining and writes the pipeline, its model card and `metrics.json`.
+
+    An interrupted run goes on from its last state when called again with the same configuration. Bad weights are never
+    written: a slice that ends before its budget leaves only its state.
+
+    Raises:
+        InputError: `output_dir` holds a finished pipeline and `overwrite` is not set, an interrupted run there is of
+            another architecture, or `hidden_size` does not divide into heads.
+    """
+    output_dir = Path(config.output_dir)
+    config.check()
+    if config.hidden_size % HEAD_DIM or config.hidden_size < HEAD_DIM:
+        raise InputError(
+            f"hidden_size is {config.hidden_size}, but must be a multiple of {HEAD_DIM}, the width of a head: "
+            f"give --hidden_size {max(round(config.hidden_size / HEAD_DIM), 1) * HEAD_DIM}."
+        )
+    vae_source = _check_sources(config)
+    finished = (output_dir / "model_index.json").is_file()
+    unfinished = not finished and is_own(output_dir, OUTPUTS)
+    if not unfinished:
+        inputs = [config.weights_from] if config.weights_from is not None else []
+        advice = "it holds a finished pipeline: name another folder or pass --overwrite"
+        check_output_dir(
+            output_dir, OUTPUTS, config.overwrite, inputs, advice if is_own(output_dir, OUTPUTS) else ""
+        )
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True
+        torch.set_num_threads(
+            1
+        )  # little is computed on the CPU, and launching kernels must not wait for a team
+    pipeline = build_pipeline(
+        transformer={
+            "num_layers": config.num_layers,
+            "hidden_size": config.hidden_size,
+            "num_attention_heads": config.hidden_size // HEAD_DIM,
+            "patch_size": tuple(config.patch_size),
+            "conditioning": config.conditioning,
+            "long_skips": config.long_skips,
+            "attention": config.attention,
+            "initialization": config.initialization,
+        },
+        shift=config.shift,
+        seed=config.seed,
+    )
+    if config.weights_from is not None:
+        start_from(pipeline, config.weights_from)
+    history: dict[str, list[dict[str, float]]] = {}
+    pipeline.to(device)
+    autoencoder = output_dir / "autoencoder"
+    known = unfinished and (autoencoder / "vae").is_dir()
+    source = vae_source or (autoencoder if known else None)
+    if source is not None:
+        pipeline.vae = NativeVideoAutoencoder.from_pretrained(source, subfolder="vae").to(device).eval()
+        if source == autoencoder:
+            history["autoencoder"] = json.loads((autoencoder / HISTORY).read_text(encoding="utf-8"))
+    open_output_dir(output_dir, OUTPUTS, config.overwrite, go_on=unfinished, rewrites=True)
+    if finished:
+        forget_finished_run(output_dir, keep_autoencoder=config.autoencoder_from is not None)
+    if source is None:
+        history["autoencoder"] = train_autoencoder(pipeline, config, device)
+        with atomic_path(autoencoder) as temporary:
+            half = copy.deepcopy(pipeline.vae).half()
+            half.save_pretrained(temporary / "vae", max_shard_size=MAX_SHARD_SIZE)
+            write_json(temporary / HISTORY, history["autoencoder"])
+    pipeline.vae.requires_grad_(False)
+    if config.transformer_seconds > 0:
+        history["transformer"] = train_transformer(pipeline, config, device)
+    save_pipeline(pipeline, output_dir)
+    for module in (pipeline.text_encoder, pipeline.vae, pipeline.transformer):
+        nn.Module.to(module, dtype=torch.float32)
+    generator = NativeGenerator(pipeline, str(output_dir))
+    write_model_card(generator, config, history, output_dir)
+    return output_dir

@@ -1,0 +1,1 @@
+"""Projects and campaigns, demonstrations, and what a lead sees of them."""

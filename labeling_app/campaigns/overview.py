@@ -1,0 +1,139 @@
+"""What a lead sees of a campaign: its progress, and its quality in one table."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Integer, func, select
+from sqlalchemy.orm import aliased
+
+from labeling_app.quality.agreement import agreement, skips
+from labeling_app.quality.hidden_checks import HiddenChecks, hidden_checks
+from labeling_app.quality.reliability import Reliability, reliabilities
+from labeling_app.store.campaign_rows import has_answers
+from labeling_app.store.contents import changed_files, task_media
+from labeling_app.store.store import Store
+from labeling_app.store.tables import (
+    Assignment,
+    Campaign,
+    Demonstration,
+    DemonstrationPrompt,
+    Guidelines,
+    Judgement,
+    Task,
+)
+
+RULES = ("gold_share", "repeat_share", "daily_cap", "quiz_size", "quiz_pass")
+
+
+def campaign_overview(store: Store, row: Campaign) -> dict[str, Any]:
+    """A campaign's rules and how far it is.
+
+    Returns:
+        name, `state`, `has_answers`, project, overlap, dimensions, the rules, and counts: `tasks`, `filled` (with as
+        many answers as the overlap), `answers` of `answers_wanted`, `held` now, `skips`, `flagged`, `gold`, `repeats`,
+        `prompts` and `demonstrations`, and the version of the guidelines.
+    """
+    of_campaign = Task.campaign_id == row.id
+    with store.read() as session:
+        kinds = {
+            kind: (count, filled or 0, completed or 0)
+            for kind, count, filled, completed in session.execute(
+                select(Task.kind, func.count(), func.sum(Task.filled.cast(Integer)), func.sum(Task.completed))
+                .where(of_campaign)
+                .group_by(Task.kind)
+            )
+        }
+        states = (
+            select(func.count(Assignment.id)).join(Task, Task.id == Assignment.task_id).where(of_campaign)
+        )
+        held = states.where(Assignment.state == "open", Assignment.expires_at > store.clock())
+        newer = aliased(Judgement)
+        changed = (
+            select(newer.id)
+            .where(newer.task_id == Judgement.task_id, newer.user_id == Judgement.user_id)
+            .where(newer.version > Judgement.version)
+            .correlate(Judgement)
+            .exists()
+        )
+        flagged = (
+            select(func.count(func.distinct(Judgement.task_id)))
+            .join(Task, Task.id == Judgement.task_id)
+            .where(of_campaign, Judgement.flag != "", ~changed)
+        )
+        prompts = select(func.count(DemonstrationPrompt.id)).where(DemonstrationPrompt.campaign_id == row.id)
+        given = (
+            select(func.count(Demonstration.id))
+            .join(DemonstrationPrompt, DemonstrationPrompt.id == Demonstration.prompt_id)
+            .where(DemonstrationPrompt.campaign_id == row.id, Demonstration.state != "rejected")
+        )
+        version = select(func.max(Guidelines.version)).where(Guidelines.campaign_id == row.id)
+        tasks, filled, answers = kinds.get("normal", (0, 0, 0))
+        return {
+            "name": row.name,
+            "state": row.state,
+            "has_answers": has_answers(session, row),
+            "project": row.project.name if row.project else "",
+            "overlap": row.overlap,
+            "dimensions": row.dimensions,
+            **{rule: getattr(row, rule) for rule in RULES},
+            "tasks": tasks,
+            "filled": filled,
+            "answers": answers,
+            "answers_wanted": tasks * row.overlap,
+            "held": session.scalar(held),
+            "skips": session.scalar(states.where(Assignment.state == "skipped")),
+            "flagged": session.scalar(flagged),
+            "gold": kinds.get("gold", (0,))[0],
+            "repeats": kinds.get("repeat", (0,))[0],
+            "prompts": session.scalar(prompts),
+            "demonstrations": session.scalar(given),
+            "guidelines_version": session.scalar(version) or 0,
+        }
+
+
+def campaign_quality(store: Store, campaign: str) -> dict[str, Any]:
+    """Agreement of a campaign, and for each annotator all that is known.
+
+    Returns:
+        the fields of `quality.Agreement`, and `annotators` with those of `quality.AnnotatorQuality`,
+        `reliability.Reliability` and `hidden_checks.HiddenChecks`; NaN where there is too little data; `skipped`:
+        who skipped which prompt and why, with the videos meant; `changed_files`: paths of videos that are not there
+        any more as they were judged.
+
+    Raises:
+        InputError: there is no such campaign.
+    """
+    found = agreement(store, campaign)
+    reliability = {person.name: person for person in reliabilities(store, campaign)}
+    checks = hidden_checks(store, campaign)
+    nothing = float("nan")
+    people = []
+    for person in found.annotators:
+        known = reliability.get(person.name) or Reliability(person.name, nothing, nothing, nothing, ())
+        hidden = checks.get(person.name, HiddenChecks())
+        people.append(
+            {
+                **asdict(person),
+                **asdict(known),
+                **asdict(hidden),
+                "gold_accuracy": hidden.gold_accuracy,
+                "self_consistency": hidden.self_consistency,
+            }
+        )
+    return {
+        **{k: v for k, v in asdict(found).items() if k != "annotators"},
+        "annotators": people,
+        "skipped": [
+            {
+                "annotator": skip.annotator,
+                "prompt": skip.prompt,
+                "reason": skip.reason,
+                "remark": skip.remark.as_json(),
+                "media": list(skip.media),
+            }
+            for skip in skips(store, campaign)
+        ],
+        "changed_files": changed_files(task_media(store.tasks(campaign))),
+    }

@@ -1,0 +1,220 @@
+"""Reading candidates into the store: folders written by `vidalign generate`, and JSONL files of tasks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+from tqdm import tqdm
+
+from generator.one_or_several import as_list
+from generator.output import InputError, check_storable, read_jsonl
+from labeling_app.store.store import NewTask, Store, VideoFile, check_task
+
+CONTENT_TYPES = {".mp4": "video/mp4", ".m4v": "video/mp4", ".webm": "video/webm"}
+BROWSER_CODECS = ("h264", "vp8", "vp9", "av1", "libdav1d", "libvpx", "libvpx-vp9")
+# Small clips are written with full colour resolution (`generator.video.write_video`), which Chromium plays.
+BROWSER_PIXELS = ("yuv420p", "yuvj420p", "yuv444p", "yuvj444p")
+
+
+@dataclass(frozen=True)
+class ImportSummary:
+    """What an import did.
+
+    Attributes:
+        added: tasks that are new in the store.
+        known: tasks that were there already.
+        problems: one sentence for each video or prompt that was left out; empty unless `skip_bad`.
+    """
+
+    added: int
+    known: int
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """A prompt and the paths of its videos as a file names them."""
+
+    prompt: str
+    videos: list[Path]
+
+
+def import_tasks(
+    store: Store,
+    source: str | Path | Sequence[str | Path],
+    campaign: str = "default",
+    overlap: int | None = None,
+    dimensions: Sequence[str] | None = None,
+    skip_bad: bool = False,
+    progress: bool = False,
+) -> ImportSummary:
+    """Imports candidates as tasks; importing the same videos again adds nothing.
+
+    Args:
+        source: a folder with `metadata.jsonl` (`{"file_name", "prompt", "group"?}` a line), whose videos of
+            the same prompt (and the same `group`, if there is one) make one task; or a JSONL file with
+            `prompt` and `videos` a line, paths relative to the file (a rankings file is one; its ranks are
+            not read). Of several folders the videos of the same prompt are put together, so that models can
+            be compared.
+        campaign: made if it is new.
+        overlap: annotators a task; for a new campaign 1 by default. May change until the first answer.
+        dimensions: for a new campaign `("overall",)` by default. May change until the first answer.
+        skip_bad: leave out what cannot be used and say so in the summary, instead of importing nothing.
+        progress: show a progress bar while videos are read.
+
+    Raises:
+        InputError: nothing is there to import, or, without `skip_bad`, something cannot be used. Then nothing
+            was imported.
+    """
+    dimensions = None if dimensions is None else as_list(dimensions)
+    tasks, problems = read_tasks(source, skip_bad, progress)
+    added = store.add_tasks(campaign, tasks, overlap=overlap, dimensions=dimensions, change=True)
+    return ImportSummary(added=added, known=len(tasks) - added, problems=tuple(problems))
+
+
+def read_tasks(
+    source: str | Path | Sequence[str | Path], skip_bad: bool = False, progress: bool = False
+) -> tuple[list[NewTask], list[str]]:
+    """What `import_tasks` imports, and the problems of what it leaves out.
+
+    Raises:
+        InputError: as `import_tasks`.
+    """
+    sources = [source] if isinstance(source, (str, Path)) else list(source)
+    candidates = read_candidates([Path(item) for item in sources])
+    paths = list(dict.fromkeys(path for task in candidates for path in task.videos))
+    files: dict[Path, VideoFile] = {}
+    problems: list[str] = []
+    for path in tqdm(paths, desc="Reading videos", unit="video", disable=not progress):
+        try:
+            files[path] = inspect_video(path)
+        except InputError as error:
+            problems.append(str(error))
+    if problems and not skip_bad:
+        raise InputError(_summary_of_problems(problems))
+    tasks = []
+    for task in candidates:
+        videos = [files[path] for path in task.videos if path in files]
+        try:
+            check_task(task.prompt, [video.path for video in videos])
+        except InputError as error:
+            if not skip_bad:
+                raise
+            problems.append(str(error))
+            continue
+        tasks.append(NewTask(task.prompt, tuple(videos)))
+    if not tasks:
+        raise InputError(_summary_of_problems(problems) if problems else f"No prompts in {sources[0]}.")
+    return tasks, problems
+
+
+def inspect_video(path: str | Path) -> VideoFile:
+    """Reads a video to its end, as the browser will.
+
+    Raises:
+        InputError: it does not exist, cannot be decoded, or is in a format that browsers do not play.
+    """
+    path = Path(path)
+    content_type = CONTENT_TYPES.get(path.suffix.lower())
+    check_storable(str(path.resolve()), "The path of a video is not UTF-8")
+    if not path.is_file():
+        raise InputError(f"The video {path} does not exist: correct the path.")
+    if content_type is None:
+        raise InputError(f"{path} is not an mp4 or webm file: convert it to H.264 mp4.")
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            codec, pixels = stream.codec_context.name, stream.codec_context.pix_fmt
+            width, height = stream.codec_context.width, stream.codec_context.height
+            rate = stream.average_rate or stream.guessed_rate
+            num_frames = sum(1 for _ in container.decode(stream))
+    except (av.FFmpegError, OSError, IndexError, ValueError) as error:
+        raise InputError(f"The video {path} cannot be read ({error}): replace it or leave it out.") from error
+    if num_frames == 0 or not rate:
+        raise InputError(f"The video {path} has no frames: replace it or leave it out.")
+    if codec not in BROWSER_CODECS or pixels not in BROWSER_PIXELS:
+        raise InputError(
+            f"The video {path} is {codec} with {pixels} pixels, which browsers do not play reliably: "
+            "convert it to H.264 with yuv420p or yuv444p."
+        )
+    return VideoFile(
+        path=path.resolve(),
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        content_type=content_type,
+        fps=float(rate),
+        num_frames=num_frames,
+        width=width,
+        height=height,
+    )
+
+
+def read_candidates(sources: Sequence[Path]) -> list[Candidates]:
+    """The prompts of folders and JSONL files (see `import_tasks`), each with the paths of its videos.
+
+    Raises:
+        InputError: a source is not there or is none.
+    """
+    pooled: dict[tuple[str, str], list[Path]] = {}
+    tasks: list[Candidates] = []
+    for source in sources:
+        if source.is_dir():
+            for prompt, group, path in _read_folder(source):
+                pooled.setdefault((prompt, group), []).append(path)
+        elif source.is_file():
+            tasks += _read_jsonl_tasks(source)
+        else:
+            raise InputError(
+                f"{source} does not exist: give a folder with metadata.jsonl or a JSONL file of tasks."
+            )
+    for path in (path for videos in (*pooled.values(), *(task.videos for task in tasks)) for path in videos):
+        check_storable(str(path.resolve()), "The path of a video is not UTF-8")
+    # Several annotators' rankings of the same videos are one task.
+    tasks = list({(task.prompt, frozenset(task.videos)): task for task in tasks}.values())
+    return [Candidates(prompt, videos) for (prompt, _), videos in pooled.items()] + tasks
+
+
+def _read_folder(folder: Path) -> Iterable[tuple[str, str, Path]]:
+    metadata = folder / "metadata.jsonl"
+    if not metadata.is_file():
+        raise InputError(
+            f"{folder} has no metadata.jsonl: give a folder written by `vidalign generate`, or write one "
+            f"line "
+            '{"file_name": …, "prompt": …} a video.'
+        )
+    for where, row in read_jsonl(metadata):
+        name, prompt, group = row.get("file_name"), row.get("prompt"), row.get("group", "")
+        if not isinstance(name, str) or not isinstance(prompt, str):
+            raise InputError(
+                f'{where}: "file_name" or "prompt" is missing: each line needs both, as strings.'
+            )
+        yield prompt, json.dumps(group), folder / name
+
+
+def _read_jsonl_tasks(path: Path) -> list[Candidates]:
+    tasks = []
+    for where, row in read_jsonl(path):
+        prompt, videos = row.get("prompt"), row.get("videos")
+        if not isinstance(prompt, str) or not _is_list_of(videos, lambda item: isinstance(item, str)):
+            raise InputError(
+                f'{where}: "prompt" (a string) or "videos" (a list of paths) is missing: each line needs both.'
+            )
+        tasks.append(Candidates(prompt, [path.parent / video for video in videos or []]))
+    return tasks
+
+
+def _is_list_of(value: Any, legal: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list) and all(legal(item) for item in value)
+
+
+def _summary_of_problems(problems: Sequence[str], shown: int = 5) -> str:
+    more = f" … and {len(problems) - shown} more" if len(problems) > shown else ""
+    return (
+        f"Nothing was imported, for {len(problems)} problem(s): {' '.join(problems[:shown])}{more} "
+        "(--skip_bad imports the rest)."
+    )

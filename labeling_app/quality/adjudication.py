@@ -1,0 +1,180 @@
+"""Where annotators disagree, and what a lead decides there."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from sqlalchemy import select
+
+from generator.output import InputError, is_storable
+from labeling_app.quality.agreement import pair_labels
+from labeling_app.store.remarks import Remark, named_videos, orders_shown, remarks_of
+from labeling_app.store.store import Store
+from labeling_app.store.tables import Adjudication, Judgement, Task, User
+from labeling_app.tasks.next_task import MAXIMUM_ID, MAXIMUM_TEXT, dense_ranks, legal_ranks
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """A task about which annotators differ.
+
+    Attributes:
+        task: with its videos.
+        share: share of the pairs of annotators and videos that were labelled differently, over all dimensions.
+        answers: `{dimension: {annotator: ranks}}` in the task's order.
+        remarks: what annotators wrote, and about which videos.
+    """
+
+    task: Task
+    share: float
+    answers: dict[str, dict[str, list[int]]]
+    remarks: list[Remark]
+
+
+@dataclass(frozen=True)
+class FinalRanking:
+    """A ranking that counts: an annotator's, or the lead's decision in place of those of all annotators."""
+
+    task_id: int
+    annotator: str
+    dimension: str
+    ranks: list[int]
+    seconds: float
+    created_at: float
+    remarks: tuple[Remark, ...] = ()
+
+
+def disagreement_share(rankings: Sequence[Sequence[int]]) -> float:
+    """Share of pairs of rankings and of videos whose labels differ; NaN with fewer than two rankings."""
+    labels = [np.array(pair_labels(list(ranks))) for ranks in rankings]
+    if len(labels) < 2:
+        return float("nan")
+    return float(np.mean([np.mean(a != b) for a, b in combinations(labels, 2)]))
+
+
+def disagreements(
+    store: Store, campaign: str, limit: int = 50, at_least: float = 0.3, decided: bool = False
+) -> list[Disagreement]:
+    """Tasks with the most disagreement first, then flagged ones, without those that are decided already.
+
+    Args:
+        at_least: the smallest share of differing labels; flagged tasks are in it whatever their share.
+        decided: also those that a lead has decided.
+
+    Raises:
+        InputError: there is no such campaign.
+    """
+    done = set() if decided else {task for task, _ in adjudications(store, campaign)}
+    by_task: dict[int, list[Judgement]] = defaultdict(list)
+    for judgement in store.judgements(campaign):
+        by_task[judgement.task_id].append(judgement)
+    tasks = {task.id: task for task in store.tasks(campaign)}
+    orders = orders_shown(store, campaign)
+    found = []
+    for task_id, judgements in by_task.items():
+        if task_id in done:
+            continue
+        answers: dict[str, dict[str, list[int]]] = defaultdict(dict)
+        for judgement in judgements:
+            answers[judgement.dimension][judgement.user.name] = list(judgement.ranks or [])
+        shares = [disagreement_share(list(ranks.values())) for ranks in answers.values()]
+        share = float(np.nanmean(shares)) if not np.isnan(shares).all() else 0.0
+        remarks = remarks_of(judgements, orders)
+        if share >= at_least or any(remark.kind == "flag" for remark in remarks):
+            found.append(Disagreement(tasks[task_id], share, dict(answers), remarks))
+    return sorted(found, key=lambda item: (-item.share, item.task.id))[:limit]
+
+
+def adjudicate(
+    store: Store, user: User, task_id: int, ranks: Mapping[str, Sequence[int]], comment: str = ""
+) -> None:
+    """Stores a lead's decision about a task; a later one takes its place, and all stay in the table.
+
+    Args:
+        ranks: for each of the campaign's dimensions, in the task's order; 1 is best, equal ranks are ties.
+
+    Raises:
+        InputError: there is no such normal task, or dimensions are missing or unknown.
+        Refused: the ranks are not legal.
+    """
+    if len(comment) > MAXIMUM_TEXT or not is_storable(comment):
+        raise InputError(f"The comment is longer than {MAXIMUM_TEXT} characters or holds a NUL: shorten it.")
+    with store.write() as session:
+        task = session.get(Task, task_id) if 0 < task_id <= MAXIMUM_ID else None
+        if task is None or task.kind != "normal":
+            raise InputError(f"There is no task {task_id} to decide: name another.")
+        if set(ranks) != set(task.campaign.dimensions):
+            raise InputError(f"Ranks are needed for: {', '.join(task.campaign.dimensions)}.")
+        for dimension in task.campaign.dimensions:
+            places = dense_ranks(legal_ranks(ranks[dimension], len(task.videos)))
+            session.add(
+                Adjudication(
+                    task_id=task.id,
+                    user_id=user.id,
+                    dimension=dimension,
+                    ranks=places,
+                    comment=comment,
+                    created_at=store.clock(),
+                )
+            )
+
+
+def adjudications(store: Store, campaign: str) -> dict[tuple[int, str], Adjudication]:
+    """The newest decision of each task and dimension that has one.
+
+    Raises:
+        InputError: there is no such campaign.
+    """
+    row = store.campaign(campaign)
+    query = (
+        select(Adjudication)
+        .join(Task, Task.id == Adjudication.task_id)
+        .where(Task.campaign_id == row.id)
+        .order_by(Adjudication.id)
+    )
+    with store.read() as session:
+        return {(found.task_id, found.dimension): found for found in session.scalars(query)}
+
+
+def final_rankings(store: Store, campaign: str, raw: bool = False) -> list[FinalRanking]:
+    """The rankings that count, by task; where a lead has decided, only the decision.
+
+    Args:
+        raw: those of annotators instead, as if nothing had been decided.
+
+    Raises:
+        InputError: there is no such campaign.
+    """
+    decided = {} if raw else adjudications(store, campaign)
+    orders = orders_shown(store, campaign)
+    own = [
+        FinalRanking(
+            j.task_id,
+            j.user.name,
+            j.dimension,
+            list(j.ranks or []),
+            j.seconds,
+            j.created_at,
+            tuple(remarks_of([j], orders)),
+        )
+        for j in store.judgements(campaign)
+        if (j.task_id, j.dimension) not in decided
+    ]
+    leads = [
+        FinalRanking(task, name, dimension, d.ranks, 0.0, d.created_at, _comment_of_lead(d, name))
+        for (task, dimension), d in decided.items()
+        for name in [f"adjudicated by {d.user.name}"]
+    ]
+    return sorted([*own, *leads], key=lambda ranking: ranking.task_id)
+
+
+def _comment_of_lead(decision: Adjudication, name: str) -> tuple[Remark, ...]:
+    if not decision.comment:
+        return ()
+    order = tuple(range(len(decision.ranks)))
+    named = tuple(named_videos(decision.comment, len(order)))
+    return (Remark(name, "comment", decision.comment, named, order),)

@@ -1,0 +1,296 @@
+"""How far annotators agree, and how each of them works."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from itertools import combinations
+from statistics import median
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from generator.output import InputError
+from labeling_app.store.remarks import Remark, orders_shown, remarks_of
+from labeling_app.store.store import Store
+from labeling_app.store.tables import Judgement
+
+Level = Literal["nominal", "ordinal", "interval"]
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class AnnotatorQuality:
+    """One annotator's work.
+
+    Attributes:
+        imported: an external annotator, whose rankings came from a file.
+        judgements, skips: answers given and tasks skipped.
+        median_seconds: seconds a task; NaN without judgements.
+        tie_rate: share of this annotator's pairs that are ties.
+        agreement: share of pair labels that are the same as another annotator's label of that pair; NaN where
+            nobody else judged the same pairs.
+    """
+
+    name: str
+    simulated: bool
+    imported: bool
+    judgements: int
+    skips: int
+    median_seconds: float
+    tie_rate: float
+    agreement: float
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Agreement of a campaign's annotators on pairs of videos of a task.
+
+    A pair's label is which of the two videos is better, or a tie. Numbers that need two annotators for the
+    same pair are NaN where there are none.
+
+    Attributes:
+        alpha: Krippendorff's alpha of the labels (worse < tie < better, ordinal), both directions of
+            each pair counted: 1 is perfect agreement, 0
+            is chance.
+        alpha_low, alpha_high: 95 % interval of alpha, bootstrap over tasks.
+        pairwise: share of pairs of annotators that give the same pair the same label.
+        pairwise_without_ties: the same among labels of which neither is a tie.
+        tie_rate: share of labels that are ties.
+        num_tasks, num_judgements, num_labels: tasks with a judgement, rankings, and pair labels.
+    """
+
+    alpha: float
+    alpha_low: float
+    alpha_high: float
+    pairwise: float
+    pairwise_without_ties: float
+    tie_rate: float
+    num_tasks: int
+    num_judgements: int
+    num_labels: int
+    annotators: tuple[AnnotatorQuality, ...]
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A task that an annotator skipped, and why.
+
+    Attributes:
+        remark: the reason, with the videos that it is about.
+        media: ids of the task's videos, in the task's order.
+    """
+
+    annotator: str
+    prompt: str
+    reason: str
+    remark: Remark
+    media: tuple[str, ...]
+
+
+def skips(store: Store, campaign: str) -> list[Skip]:
+    """What annotators skipped, by task; several dimensions of a task are one skip.
+
+    Raises:
+        InputError: there is no such campaign.
+    """
+    found = {
+        (judgement.task_id, judgement.user_id): judgement
+        for judgement in store.judgements(campaign, include_skips=True)
+        if judgement.ranks is None
+    }
+    orders = orders_shown(store, campaign)
+    return [
+        Skip(j.user.name, j.task.prompt, j.skip_reason, remark, tuple(v.media_id for v in j.task.videos))
+        for j in found.values()
+        for remark in remarks_of([j], orders)
+        if remark.kind == "skip_reason"
+    ]
+
+
+def pair_labels(ranks: list[int]) -> list[int]:
+    """The label of each pair (i, j), i < j: 1 if video i is better, -1 if video j is, 0 for a tie."""
+    return [int(np.sign(ranks[j] - ranks[i])) for i, j in combinations(range(len(ranks)), 2)]
+
+
+def krippendorff_alpha(values: Array, level: Level = "nominal") -> float:
+    """Krippendorff's alpha, 1 − observed / expected disagreement.
+
+    Krippendorff, Computing Krippendorff's Alpha-Reliability (2011), with coincidence matrices.
+
+    Args:
+        values: `[annotators, units]`, NaN where an annotator gave no value.
+        level: which differences count: any (nominal), in ranks (ordinal) or in values (interval).
+
+    Returns:
+        alpha in (−1, 1]; 1 where all values are the same; NaN where no unit has two values.
+    """
+    return _alpha(*_coincidences(values), level)
+
+
+def _coincidences(values: Array) -> tuple[Array, Array]:
+    """Coincidence matrices `[units, values, values]` of units with two or more values, and the values."""
+    domain = np.unique(values[~np.isnan(values)])
+    counts = (values[:, :, None] == domain).sum(axis=0).astype(float)
+    totals = counts.sum(axis=1)
+    counts, totals = counts[totals >= 2], totals[totals >= 2]
+    pairs = counts[:, :, None] * counts[:, None, :] - counts[:, :, None] * np.eye(len(domain))
+    return pairs / (totals - 1)[:, None, None], domain
+
+
+def _alpha(coincidences: Array, domain: Array, level: Level) -> float:
+    observed = coincidences.sum(axis=0)
+    marginal = observed.sum(axis=1)
+    total = marginal.sum()
+    if total == 0:
+        return float("nan")
+    expected = (np.outer(marginal, marginal) - np.diag(marginal)) / (total - 1)
+    difference = _squared_differences(domain, marginal, level)
+    expected_disagreement = float((expected * difference).sum())
+    if expected_disagreement == 0:
+        return 1.0
+    return 1.0 - float((observed * difference).sum()) / expected_disagreement
+
+
+def _squared_differences(domain: Array, marginal: Array, level: Level) -> Array:
+    if level == "nominal":
+        return 1.0 - np.eye(len(domain))
+    if level == "interval":
+        return (domain[:, None] - domain[None, :]) ** 2
+    middle = np.cumsum(marginal) - marginal / 2
+    return (middle[:, None] - middle[None, :]) ** 2
+
+
+def agreement(
+    store: Store, campaign: str, dimension: str | None = None, num_samples: int = 500, seed: int = 0
+) -> Agreement:
+    """Agreement of a campaign's annotators.
+
+    Args:
+        dimension: only this dimension; all by default.
+        num_samples: bootstrap samples of the tasks for alpha's interval.
+        seed: of the bootstrap.
+
+    Raises:
+        InputError: there is no such campaign, or it does not ask for this dimension.
+    """
+    asked = store.campaign(campaign).dimensions
+    if dimension is not None and dimension not in asked:
+        raise InputError(
+            f"The campaign {campaign!r} has no dimension {dimension!r}: choose one of {', '.join(asked)}."
+        )
+    everything = [
+        judgement
+        for judgement in store.judgements(campaign, include_skips=True)
+        if dimension is None or judgement.dimension == dimension
+    ]
+    rankings = [judgement for judgement in everything if judgement.ranks is not None]
+    names = sorted({judgement.user.name for judgement in everything})
+    values, task_of_unit, _ = label_table(rankings, {name: row for row, name in enumerate(names)})
+    alpha, low, high = _alpha_with_interval(values, task_of_unit, num_samples, seed)
+    same, compared, same_decided, decided = _label_comparisons(values)
+    labelled = ~np.isnan(values)
+    return Agreement(
+        alpha=alpha,
+        alpha_low=low,
+        alpha_high=high,
+        pairwise=_ratio(same.sum(), compared.sum()),
+        pairwise_without_ties=_ratio(same_decided.sum(), decided.sum()),
+        tie_rate=_ratio((values == 0).sum(), labelled.sum()),
+        num_tasks=len({judgement.task_id for judgement in rankings}),
+        num_judgements=len(rankings),
+        num_labels=int(labelled.sum()),
+        annotators=tuple(
+            _annotator(name, everything, values[row], same[row].sum(), compared[row].sum())
+            for row, name in enumerate(names)
+        ),
+    )
+
+
+def label_table(
+    rankings: list[Judgement], row_of: dict[str, int]
+) -> tuple[Array, NDArray[np.int64], list[tuple[int, str]]]:
+    """Labels `[annotators, units]`, the task of each unit, and its task and dimension.
+
+    A unit is a pair of a task in one dimension; the pairs of a task stand together, as in `pair_labels`.
+    """
+    by_task: dict[tuple[int, str], list[Judgement]] = defaultdict(list)
+    for judgement in rankings:
+        by_task[judgement.task_id, judgement.dimension].append(judgement)
+    blocks: list[Array] = []
+    tasks: list[int] = []
+    keys: list[tuple[int, str]] = []
+    for (task, dimension), judgements in by_task.items():
+        labels = {row_of[j.user.name]: pair_labels(j.ranks or []) for j in judgements}
+        block = np.full((len(row_of), len(next(iter(labels.values())))), np.nan)
+        for row, values in labels.items():
+            block[row] = values
+        blocks.append(block)
+        tasks += [task] * block.shape[1]
+        keys += [(task, dimension)] * block.shape[1]
+    table = np.concatenate(blocks, axis=1) if blocks else np.full((len(row_of), 0), np.nan)
+    return table, np.array(tasks, dtype=np.int64), keys
+
+
+def _alpha_with_interval(
+    values: Array, task_of_unit: NDArray[np.int64], num_samples: int, seed: int
+) -> tuple[float, float, float]:
+    compared = (~np.isnan(values)).sum(axis=0) >= 2
+    if not compared.any():
+        return float("nan"), float("nan"), float("nan")
+    # Which video of a pair is named first is arbitrary; with both directions alpha does not depend on it.
+    both_directions = np.concatenate([values[:, compared], -values[:, compared]], axis=1)
+    coincidences, domain = _coincidences(both_directions)
+    _, task = np.unique(np.tile(task_of_unit[compared], 2), return_inverse=True)
+    by_task = np.zeros((task.max() + 1, len(domain), len(domain)))
+    np.add.at(by_task, task, coincidences)
+    random = np.random.default_rng(seed)
+    samples = [
+        _alpha(by_task[random.integers(len(by_task), size=len(by_task))], domain, "ordinal")
+        for _ in range(num_samples)
+    ]
+    low, high = np.percentile(samples, [2.5, 97.5])
+    return _alpha(by_task, domain, "ordinal"), float(low), float(high)
+
+
+def _label_comparisons(values: Array) -> tuple[Array, Array, Array, Array]:
+    """For each two annotators `[annotators, annotators]`: labels that are the same and labels compared, first
+    of all labels, then of those where both decided."""
+    count = len(values)
+    same, compared, same_decided, decided = (np.zeros((count, count)) for _ in range(4))
+    for a, b in combinations(range(count), 2):
+        both = ~np.isnan(values[a]) & ~np.isnan(values[b])
+        no_tie = both & (values[a] != 0) & (values[b] != 0)
+        equal = values[a] == values[b]
+        for table, chosen in (
+            (same, both & equal),
+            (compared, both),
+            (same_decided, no_tie & equal),
+            (decided, no_tie),
+        ):
+            table[a, b] = table[b, a] = chosen.sum()
+    return same, compared, same_decided, decided
+
+
+def _annotator(
+    name: str, judgements: list[Judgement], labels: Array, same: float, compared: float
+) -> AnnotatorQuality:
+    own = [judgement for judgement in judgements if judgement.user.name == name]
+    ranked = {j.task_id: j.seconds for j in own if j.ranks is not None}
+    # An imported judgement of 0 seconds is one whose time is not known.
+    timed = [seconds for seconds in ranked.values() if seconds or not own[0].user.imported]
+    return AnnotatorQuality(
+        name=name,
+        simulated=own[0].user.simulated,
+        imported=own[0].user.imported,
+        judgements=len(ranked),
+        skips=len({j.task_id for j in own if j.ranks is None}),
+        median_seconds=median(timed) if timed else float("nan"),
+        tie_rate=_ratio((labels == 0).sum(), (~np.isnan(labels)).sum()),
+        agreement=_ratio(same, compared),
+    )
+
+
+def _ratio(part: float, whole: float) -> float:
+    return float(part) / float(whole) if whole else float("nan")

@@ -1,0 +1,1 @@
+"""Active selection: the candidates to show annotators next."""

@@ -1,0 +1,5 @@
+"""The labeling store: tables, migrations, backups, and `Store`, the way in."""
+
+from labeling_app.store.store import Store
+
+__all__ = ["Store"]

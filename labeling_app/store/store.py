@@ -1,0 +1,449 @@
+"""The labeling store: users, campaigns, tasks and append-only judgements in SQLite or PostgreSQL."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from sqlalchemy import bindparam, delete, func, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from generator.files.folders import file_identity
+from generator.one_or_several import as_list
+from generator.output import InputError, is_storable
+from labeling_app.store.campaign_rows import DIMENSIONS, MAXIMUM_OVERLAP, campaign_row, find_campaign
+from labeling_app.store.database import database_url, is_new_file, open_database, remove_unused
+from labeling_app.store.names import composed, is_name
+from labeling_app.store.tables import (
+    AuditEvent,
+    Campaign,
+    Judgement,
+    LoginSession,
+    Media,
+    Task,
+    TaskVideo,
+    User,
+)
+from labeling_app.web.login_throttle import (
+    MAXIMUM_PASSWORD_LENGTH,
+    MINIMUM_PASSWORD_LENGTH,
+    hash_password,
+    verify_password,
+)
+
+__all__ = [
+    "DIMENSIONS",
+    "MAXIMUM_OVERLAP",
+    "NewTask",
+    "Store",
+    "VideoFile",
+    "add_task_rows",
+    "campaign_row",
+    "check_task",
+    "composed",
+    "is_name",
+    "is_storable",
+    "media_row",
+]
+
+ROLES = ("annotator", "lead", "admin")
+"""A lead sees and steers campaigns; an admin may also make leads and admins."""
+MINIMUM_VIDEOS, MAXIMUM_VIDEOS = 2, 9
+_USER_OF_SESSION = (
+    select(User)
+    .join(LoginSession, LoginSession.user_id == User.id)
+    .where(LoginSession.token_hash == bindparam("token"), LoginSession.expires_at > bindparam("now"))
+)
+
+
+@dataclass(frozen=True)
+class VideoFile:
+    """A video that was read to its end.
+
+    Attributes:
+        path: absolute path.
+        sha256: hash of the file's bytes.
+        content_type: what the browser is told, for example `video/mp4`.
+        fps, num_frames, width, height: of the video stream.
+    """
+
+    path: Path
+    sha256: str
+    content_type: str
+    fps: float
+    num_frames: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class NewTask:
+    """A prompt and its 2 to 9 videos, not yet in the store."""
+
+    prompt: str
+    videos: tuple[VideoFile, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the prompt and the videos' contents, in whatever order the videos come."""
+        parts = [self.prompt, *sorted(video.sha256 for video in self.videos)]
+        return hashlib.sha256("\0".join(parts).encode(errors="surrogatepass")).hexdigest()
+
+
+class Store:
+    """Opens the database, makes its tables if they are not there and brings an older schema up to date.
+
+    Args:
+        database: SQLAlchemy URL (`sqlite:///labels.db`, `postgresql://user@host/name`) or the path of an
+            SQLite file.
+        lease_seconds: how long an annotator may be silent before a task goes to somebody else.
+        edit_seconds: how long after an answer the annotator may still change it.
+        clock: seconds since the epoch.
+        uploads: folder for videos that annotators send; by default beside an SQLite file (`labels.uploads`), else
+            `vidalign-uploads` in the working folder.
+
+    Raises:
+        InputError: the URL is not one, its driver is not installed, or the database cannot be opened.
+    """
+
+    def __init__(
+        self,
+        database: str | Path,
+        lease_seconds: float = 900.0,
+        edit_seconds: float = 86400.0,
+        clock: Callable[[], float] = time.time,
+        uploads: str | Path | None = None,
+    ) -> None:
+        self.url = database_url(database)
+        self.lease_seconds = lease_seconds
+        self.edit_seconds = edit_seconds
+        self.clock = clock
+        file = self.url.removeprefix("sqlite:///") if self.url.startswith("sqlite:///") else None
+        self.uploads = Path(uploads or (Path(file).with_suffix(".uploads") if file else "vidalign-uploads"))
+        self._is_new = is_new_file(self.url)
+        self._engine = open_database(self.url)
+        # Reading takes single statements, which need no transaction around them on PostgreSQL.
+        alone = {} if self._engine.dialect.name == "sqlite" else {"isolation_level": "AUTOCOMMIT"}
+        self._reading = self._engine.execution_options(reading=True, **alone)
+        # SQLite makes a second writer sleep and try again; threads of one process wait here instead, in turn.
+        self._turn = threading.Lock() if self._engine.dialect.name == "sqlite" else nullcontext()
+
+    def close(self) -> None:
+        """Closes all connections."""
+        self._engine.dispose()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+        # A command that is refused leaves no new database behind.
+        if error is not None and self._is_new:
+            remove_unused(self.url)
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """A transaction that may write; committed at the end of the block, rolled back if the block fails."""
+        with self._turn, Session(self._engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A transaction that only reads and holds up nobody."""
+        with Session(self._reading, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    def record(self, user_name: str, action: str, **details: Any) -> None:
+        """Adds an event to the audit table, which nothing ever changes or deletes."""
+        with self.write() as session:
+            session.add(
+                AuditEvent(created_at=self.clock(), user_name=user_name[:100], action=action, details=details)
+            )
+
+    def audit_events(self, limit: int = 1000) -> list[AuditEvent]:
+        """The latest events, newest first."""
+        with self.read() as session:
+            return list(session.scalars(select(AuditEvent).order_by(AuditEvent.id.desc()).limit(limit)))
+
+    # Users -----------------------------------------------------------------------------------------------
+
+    def add_user(
+        self, name: str, password: str | None = None, role: str = "annotator", simulated: bool = False
+    ) -> User:
+        """Adds a user; without a password nobody can log in by this name.
+
+        Raises:
+            InputError: the name is taken, empty or too long, the password too short, or the role unknown.
+        """
+        name = composed(name) if is_storable(name) else name
+        if not is_name(name, 100):
+            raise InputError(
+                f"The user name {name[:100]!r} is not usable: give 1 to 100 printable characters."
+            )
+        if role not in ROLES:
+            raise InputError(f"The role {role!r} is unknown: choose one of {', '.join(ROLES)}.")
+        user = User(
+            name=name,
+            password_hash=_checked_hash(password) if password is not None else "",
+            role=role,
+            simulated=simulated,
+            created_at=self.clock(),
+        )
+        try:
+            with self.write() as session:
+                session.add(user)
+        except IntegrityError as error:
+            raise InputError(f"The user {name!r} exists already: choose another name.") from error
+        return user
+
+    def set_password(self, name: str, password: str) -> None:
+        """Gives a user a new password and ends this user's sessions.
+
+        Raises:
+            InputError: there is no such user, the user is simulated, or the password is too short or long.
+        """
+        password_hash = _checked_hash(password)
+        with self.write() as session:
+            user = _person(session, name)
+            user.password_hash = password_hash
+            session.execute(delete(LoginSession).where(LoginSession.user_id == user.id))
+
+    def set_role(self, name: str, role: str) -> None:
+        """Makes a user an annotator, a lead or an admin.
+
+        Raises:
+            InputError: there is no such person, the role is unknown, or it would leave no admin.
+        """
+        if role not in ROLES:
+            raise InputError(f"The role {role!r} is unknown: choose one of {', '.join(ROLES)}.")
+        with self.write() as session:
+            user = _person(session, name)
+            admins = session.scalars(select(User.id).where(User.role == "admin")).all()
+            if list(admins) == [user.id] and role != "admin":
+                raise InputError(f"{name!r} is the only admin: make another one first.")
+            user.role = role
+
+    def users(self) -> list[User]:
+        """All users in the order in which they came."""
+        with self.read() as session:
+            return list(session.scalars(select(User).order_by(User.id)))
+
+    def user(self, name: str) -> User | None:
+        """The user of this name."""
+        with self.read() as session:
+            return _find_user(session, name)
+
+    def authenticate(self, name: str, password: str) -> User | None:
+        """The user of this name if the password is right."""
+        user = self.user(name)
+        return user if verify_password(password, user.password_hash if user else "") and user else None
+
+    def open_session(self, user: User, lifetime: float = 7 * 86400.0) -> str:
+        """Logs a browser in; returns the secret for its cookie."""
+        token = secrets.token_urlsafe(32)
+        now = self.clock()
+        with self.write() as session:
+            session.execute(delete(LoginSession).where(LoginSession.expires_at <= now))
+            session.add(LoginSession(token_hash=_hash(token), user_id=user.id, expires_at=now + lifetime))
+        return token
+
+    def session_user(self, token: str) -> User | None:
+        """The user whose browser holds this secret."""
+        with self.read() as session:
+            return session.scalar(_USER_OF_SESSION, {"token": _hash(token), "now": self.clock()})
+
+    def close_session(self, token: str) -> None:
+        """Logs a browser out."""
+        with self.write() as session:
+            session.execute(delete(LoginSession).where(LoginSession.token_hash == _hash(token)))
+
+    # Campaigns and tasks ---------------------------------------------------------------------------------
+
+    def campaigns(self) -> list[Campaign]:
+        """All campaigns in the order in which they came."""
+        with self.read() as session:
+            return list(session.scalars(select(Campaign).order_by(Campaign.id)))
+
+    def campaign(self, name: str) -> Campaign:
+        """The campaign of this name.
+
+        Raises:
+            InputError: there is none.
+        """
+        with self.read() as session:
+            campaign = find_campaign(session, name)
+            names = list(session.scalars(select(Campaign.name).order_by(Campaign.id)))
+        if campaign is None:
+            known = ", ".join(names) if names else "none yet"
+            raise InputError(
+                f"There is no campaign {name!r} (there is: {known}): name one of these or import videos."
+            )
+        return campaign
+
+    def add_tasks(
+        self,
+        campaign: str,
+        tasks: Sequence[NewTask],
+        overlap: int | None = None,
+        dimensions: Sequence[str] | None = None,
+        change: bool = False,
+    ) -> int:
+        """Adds tasks to a campaign, which is made if it is new; all or none. Returns how many were new.
+
+        Args:
+            overlap: annotators a task, for a new or empty campaign (default 1).
+            dimensions: what is judged, for a new or empty campaign (default `overall`).
+            change: gives both also to a campaign that has tasks, as long as nothing was answered.
+
+        Raises:
+            InputError: a task has fewer than 2 or more than 9 videos, the same file twice or an empty prompt;
+                `overlap` or `dimensions` is illegal or differs from what the campaign has; a file has changed
+                since it was imported.
+        """
+        dimensions = None if dimensions is None else as_list(dimensions)
+        for task in tasks:
+            check_task(task.prompt, [video.path for video in task.videos])
+        with self.write() as session:
+            row = campaign_row(session, campaign, overlap, dimensions, self.clock(), change)
+            return add_task_rows(session, row, tasks, self.clock())
+
+    def tasks(self, campaign: str, kind: str = "normal") -> list[Task]:
+        """The tasks of a campaign (normal ones, gold items or repeats) in the order in which they came, with their
+        videos."""
+        row = self.campaign(campaign)
+        query = select(Task).where(Task.campaign_id == row.id, Task.kind == kind).order_by(Task.id)
+        with self.read() as session:
+            return list(session.scalars(query))
+
+    def judgements(
+        self,
+        campaign: str,
+        all_versions: bool = False,
+        include_skips: bool = False,
+        kind: str = "normal",
+    ) -> list[Judgement]:
+        """Judgements of a campaign's tasks of one kind, by task, annotator, dimension; the newest version by
+        default."""
+        row = self.campaign(campaign)
+        newest = (
+            select(
+                Judgement.task_id,
+                Judgement.user_id,
+                func.max(Judgement.version).label("version"),
+            )
+            .group_by(Judgement.task_id, Judgement.user_id)
+            .subquery()
+        )
+        query = (
+            select(Judgement)
+            .join(Task, Task.id == Judgement.task_id)
+            .where(Task.campaign_id == row.id, Task.kind == kind)
+        )
+        if not all_versions:
+            query = query.join(
+                newest,
+                (newest.c.task_id == Judgement.task_id)
+                & (newest.c.user_id == Judgement.user_id)
+                & (newest.c.version == Judgement.version),
+            )
+        if not include_skips:
+            query = query.where(Judgement.skip_reason == "")
+        query = query.order_by(Judgement.task_id, Judgement.user_id, Judgement.version, Judgement.id)
+        with self.read() as session:
+            return list(session.scalars(query).unique())
+
+
+def check_task(prompt: str, videos: Sequence[Path]) -> None:
+    """Raises `InputError` unless there is a prompt and 2 to 9 different videos."""
+    videos = as_list(videos)
+    shown = prompt if len(prompt) <= 60 else prompt[:57] + "…"
+    if not is_storable(prompt):
+        raise InputError(f"The prompt {shown!r} holds a NUL or half a character: write it as plain UTF-8.")
+    if not prompt.strip():
+        raise InputError("A task has an empty prompt: every task needs the text that its videos answer.")
+    if not MINIMUM_VIDEOS <= len(videos) <= MAXIMUM_VIDEOS:
+        raise InputError(
+            f"The prompt {shown!r} has {len(videos)} video(s): a task needs {MINIMUM_VIDEOS} to "
+            f"{MAXIMUM_VIDEOS}; split larger sets with the key `group`."
+        )
+    if len({file_identity(video) for video in videos}) < len(videos):
+        raise InputError(f"The prompt {shown!r} names the same video twice: name each video once.")
+
+
+def add_task_rows(session: Session, campaign: Campaign, tasks: Sequence[NewTask], now: float) -> int:
+    """Adds the tasks that the campaign does not have yet; returns how many."""
+    known = set(session.scalars(select(Task.fingerprint).where(Task.campaign_id == campaign.id)))
+    added = 0
+    for task in tasks:
+        media = [media_row(session, video) for video in task.videos]
+        if task.fingerprint in known:
+            continue
+        known.add(task.fingerprint)
+        new = Task(campaign_id=campaign.id, prompt=task.prompt, fingerprint=task.fingerprint, created_at=now)
+        new.videos = [TaskVideo(position=i, media_id=m.id) for i, m in enumerate(media)]
+        session.add(new)
+        session.flush()
+        added += 1
+    return added
+
+
+def media_row(session: Session, video: VideoFile) -> Media:
+    path = str(video.path.resolve())
+    row = session.scalar(select(Media).where(Media.path == path))
+    if row is None:
+        row = Media(
+            id=secrets.token_urlsafe(16),
+            path=path,
+            sha256=video.sha256,
+            content_type=video.content_type,
+            fps=video.fps,
+            num_frames=video.num_frames,
+            width=video.width,
+            height=video.height,
+        )
+        session.add(row)
+        session.flush()
+    elif row.sha256 != video.sha256:
+        raise InputError(
+            f"{path} has changed since it was imported, and earlier judgements are about the old content: "
+            "put the new videos in another folder and import that."
+        )
+    return row
+
+
+def _find_user(session: Session, name: str) -> User | None:
+    if not is_storable(name):
+        return None
+    found = session.scalar(select(User).where(User.name == composed(name)))
+    return found or session.scalar(select(User).where(User.name == name))
+
+
+def _person(session: Session, name: str) -> User:
+    user = _find_user(session, name)
+    if user is None or user.simulated or user.imported:
+        raise InputError(f"There is no person {name!r} among the users: list them or add one.")
+    return user
+
+
+def _checked_hash(password: str) -> str:
+    if not MINIMUM_PASSWORD_LENGTH <= len(password) <= MAXIMUM_PASSWORD_LENGTH:
+        raise InputError(
+            f"The password has {len(password)} characters: give {MINIMUM_PASSWORD_LENGTH} to "
+            f"{MAXIMUM_PASSWORD_LENGTH}."
+        )
+    return hash_password(password)
+
+
+def _hash(token: str) -> str:
+    return hashlib.sha256(token.encode(errors="replace")).hexdigest()

@@ -1,0 +1,1 @@
+"""Tasks in the hands of annotators: giving out, leases, answers, progress."""

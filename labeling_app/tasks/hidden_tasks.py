@@ -1,0 +1,203 @@
+"""Which task an annotator gets next: hidden gold items and repeats among the tasks that have room.
+
+A task has room while those who judged it and those who hold it are fewer than the campaign's overlap. Gold items and
+repeats do not count towards it. Everything here runs inside the caller's writing transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import combinations
+
+import numpy as np
+from sqlalchemy import bindparam, func, insert, select
+from sqlalchemy.orm import Session, aliased
+from sqlalchemy.sql import false
+
+from labeling_app.store.tables import Assignment, Campaign, Judgement, Task, TaskVideo
+from labeling_app.tasks.queue import Candidate, first_free, this_task
+
+REPEAT_DISTANCE = 5
+"""So many answers lie at least between a task and its repeat."""
+
+DAY = 86400.0
+
+GoldAnswer = list[tuple[list[int] | None, list[int]]]
+"""For each dimension of a gold item the ranks given (None where it was skipped) and the known ones."""
+
+
+LAPSED = (
+    select(Task.id)
+    .join(Assignment, Assignment.task_id == Task.id)
+    .where(
+        Task.campaign_id == bindparam("campaign"),
+        Task.kind != "normal",
+        Assignment.user_id == bindparam("user"),
+        Assignment.state == "open",
+    )
+    .limit(1)
+)
+
+
+def choose_task(
+    session: Session, user_id: int, campaign: Campaign, now: float, draw: Callable[[], float]
+) -> Candidate | None:
+    """The user's next task in a campaign, or None; on PostgreSQL the row of one from the queue is locked.
+
+    Args:
+        draw: a number in [0, 1) that decides whether it is a gold item, a repeat or a normal task.
+    """
+    if not (campaign.gold_share or campaign.repeat_share or campaign.daily_cap or campaign.quiz_size):
+        return first_free(session, user_id, campaign, now)
+    if (lapsed := session.scalar(LAPSED, {"campaign": campaign.id, "user": user_id})) is not None:
+        return this_task(session, user_id, lapsed)
+    if cap_reached(session, user_id, campaign, now):
+        return None
+    if campaign.quiz_size:
+        answered = _answered_gold(session, user_id, campaign)
+        if len(answered) < campaign.quiz_size and (gold := _unseen_gold(session, user_id, campaign)):
+            return this_task(session, user_id, gold)
+        if not passes_quiz(answered, campaign):
+            return None
+    drawn = draw()
+    if drawn < campaign.gold_share:
+        if (gold := _unseen_gold(session, user_id, campaign)) is not None:
+            return this_task(session, user_id, gold)
+    elif (
+        drawn < campaign.gold_share + campaign.repeat_share
+        and (task := _repeatable(session, user_id, campaign)) is not None
+    ):
+        return this_task(session, user_id, _copy_for_repeat(session, task, user_id, now))
+    return first_free(session, user_id, campaign, now)
+
+
+def why_nothing(session: Session, user_id: int, campaign: Campaign, now: float) -> str:
+    """One sentence for an annotator who gets no task although there may be some; empty otherwise."""
+    if campaign.state != "open":
+        waiting = select(Task.id).where(
+            Task.campaign_id == campaign.id, Task.kind == "normal", Task.filled == false()
+        )
+        if campaign.state == "closed" or session.scalar(waiting.limit(1)) is None:
+            return ""
+        return f"The campaign {campaign.name} is paused: come back later, or ask the lead when it goes on."
+    if cap_reached(session, user_id, campaign, now):
+        return f"You have given {campaign.daily_cap} answers within 24 hours, which is the limit: come back later."
+    if campaign.quiz_size and not passes_quiz(_answered_gold(session, user_id, campaign), campaign):
+        return (
+            "The first tasks were a trial, and too many answers differed from the known ones: ask the lead."
+        )
+    return ""
+
+
+def cap_reached(session: Session, user_id: int, campaign: Campaign, now: float) -> bool:
+    """Whether the user has given as many answers in the last 24 hours as the campaign allows."""
+    if not campaign.daily_cap:
+        return False
+    given = (
+        select(func.count(func.distinct(Judgement.task_id)))
+        .join(Task, Task.id == Judgement.task_id)
+        .where(
+            Judgement.user_id == user_id,
+            Judgement.version == 1,
+            Judgement.skip_reason == "",
+            Judgement.created_at > now - DAY,
+            Task.campaign_id == campaign.id,
+        )
+    )
+    return (session.scalar(given) or 0) >= campaign.daily_cap
+
+
+def pair_accuracy(ranks: Sequence[int], gold: Sequence[int]) -> tuple[int, int]:
+    """Pairs that `gold` decides and that `ranks` decides in the same way, and pairs that `gold` decides."""
+    decided = [(i, j) for i, j in combinations(range(len(gold)), 2) if gold[i] != gold[j]]
+    right = sum(np.sign(ranks[j] - ranks[i]) == np.sign(gold[j] - gold[i]) for i, j in decided)
+    return int(right), len(decided)
+
+
+def passes_quiz(answered: Sequence[GoldAnswer], campaign: Campaign) -> bool:
+    """Whether enough pairs of the first `quiz_size` gold items were right; a skipped one is wrong."""
+    right = decided = 0
+    for item in answered[: campaign.quiz_size]:
+        for ranks, gold in item:
+            agreed, pairs = pair_accuracy(ranks or [1] * len(gold), gold)
+            right, decided = right + agreed, decided + pairs
+    return decided == 0 or right >= campaign.quiz_pass * decided
+
+
+def _answered_gold(session: Session, user_id: int, campaign: Campaign) -> list[GoldAnswer]:
+    """The user's first answers to gold items, and the known answers, in the order in which they were given."""
+    rows = session.execute(
+        select(Task.id, Judgement.ranks, Judgement.dimension, Task.gold_ranks)
+        .join(Task, Task.id == Judgement.task_id)
+        .where(
+            Task.campaign_id == campaign.id,
+            Task.kind == "gold",
+            Judgement.user_id == user_id,
+            Judgement.version == 1,
+        )
+        .order_by(Judgement.id)
+    )
+    items: dict[int, GoldAnswer] = {}
+    for task, ranks, dimension, gold in rows:
+        if gold and dimension in gold:
+            items.setdefault(task, []).append((ranks, gold[dimension]))
+    return list(items.values())
+
+
+def _unseen_gold(session: Session, user_id: int, campaign: Campaign) -> int | None:
+    seen = select(Assignment.id).where(Assignment.task_id == Task.id, Assignment.user_id == user_id).exists()
+    made_from = aliased(Assignment)
+    known = (
+        select(made_from.id).where(made_from.task_id == Task.copy_of, made_from.user_id == user_id).exists()
+    )
+    return session.scalar(
+        select(Task.id)
+        .where(Task.campaign_id == campaign.id, Task.kind == "gold", ~seen, ~known)
+        .order_by(Task.id)
+        .limit(1)
+    )
+
+
+def _repeatable(session: Session, user_id: int, campaign: Campaign) -> int | None:
+    """The oldest task that this user has ranked, long enough ago, and not yet again."""
+    again = aliased(Task)
+    own = aliased(Assignment)
+    repeated = (
+        select(again.id)
+        .join(own, own.task_id == again.id)
+        .where(again.copy_of == Task.id, again.kind == "repeat", own.user_id == user_id)
+        .exists()
+    )
+    ranked = list(
+        session.scalars(
+            select(Assignment.task_id)
+            .join(Task, Task.id == Assignment.task_id)
+            .where(Assignment.user_id == user_id, Assignment.state == "done")
+            .where(Task.campaign_id == campaign.id, Task.kind == "normal", ~repeated)
+            .order_by(Assignment.id)
+            .limit(REPEAT_DISTANCE + 1)
+        )
+    )
+    return ranked[0] if len(ranked) > REPEAT_DISTANCE else None
+
+
+def _copy_for_repeat(session: Session, task_id: int, user_id: int, now: float) -> int:
+    task = session.get_one(Task, task_id)
+    copy = {
+        "campaign_id": task.campaign_id,
+        "prompt": task.prompt,
+        # A task is imported once for each fingerprint; a repeat is no import.
+        "fingerprint": f"repeat-{task.id}-{user_id}",
+        "kind": "repeat",
+        "completed": 0,
+        "filled": False,
+        "copy_of": task.id,
+        "created_at": now,
+    }
+    new = session.scalar(insert(Task).values(**copy).returning(Task.id))
+    assert new is not None
+    session.execute(
+        insert(TaskVideo),
+        [{"task_id": new, "position": video.position, "media_id": video.media_id} for video in task.videos],
+    )
+    return new

@@ -1,0 +1,261 @@
+"""Who judges what: giving out tasks, keeping leases, taking answers.
+
+Each task is judged by at most `campaign.overlap` different annotators. A task that is given out holds a place
+until it is answered, skipped or its lease runs out. A skipped task frees its place, but never returns to the
+same person.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sqlalchemy import Select, bindparam, or_, select
+from sqlalchemy.orm import Session, lazyload
+from sqlalchemy.sql import false
+
+from labeling_app.store.store import Store
+from labeling_app.store.tables import Assignment, Campaign, LibraryVideo, Media, Task, TaskVideo, Upload, User
+from labeling_app.tasks.answers import (
+    Answered,
+    dense_ranks,
+    legal_ranks,
+    recent_answers,
+    revise,
+    skip,
+    submit,
+)
+from labeling_app.tasks.guideline_reading import GuidelinesUnread, is_unread
+from labeling_app.tasks.hidden_tasks import choose_task, why_nothing
+from labeling_app.tasks.lease import (
+    LEASE_EXPIRED,
+    MAXIMUM_FLAG,
+    MAXIMUM_ID,
+    MAXIMUM_TEXT,
+    AlreadyAnswered,
+    AssignedTask,
+    LeaseExpired,
+    Refused,
+    assigned_task,
+    require_open,
+    set_lease,
+)
+from labeling_app.tasks.progress import Progress, progress
+from labeling_app.tasks.queue import Candidate, assign, first_free, this_task
+
+__all__ = [
+    "LEASE_EXPIRED",
+    "MAXIMUM_FLAG",
+    "MAXIMUM_ID",
+    "MAXIMUM_TEXT",
+    "AlreadyAnswered",
+    "Answered",
+    "AssignedTask",
+    "GuidelinesUnread",
+    "LeaseExpired",
+    "Progress",
+    "Refused",
+    "dense_ranks",
+    "legal_ranks",
+    "next_task",
+    "progress",
+    "random_order",
+    "reason_for_nothing",
+    "recent_answers",
+    "renew",
+    "revise",
+    "shown_id",
+    "skip",
+    "submit",
+    "task_to_look_at",
+    "visible_media",
+]
+
+SHOWN_ID = re.compile(r"([A-Za-z0-9_-]{22})\.([0-9])")
+UNFORESEEN = random.SystemRandom()
+OPEN = (
+    select(
+        Assignment.id,
+        Assignment.token,
+        Assignment.task_id,
+        Assignment.permutation,
+        Assignment.expires_at,
+        Task.campaign_id,
+    )
+    .join(Task, Task.id == Assignment.task_id)
+    .where(
+        Assignment.user_id == bindparam("user"),
+        Assignment.state == "open",
+        Assignment.expires_at > bindparam("now"),
+        Task.campaign_id.in_(bindparam("campaigns", expanding=True)),
+    )
+    .order_by(Assignment.id)
+    .limit(1)
+)
+
+
+def next_task(
+    store: Store,
+    user: User,
+    campaign: str | None = None,
+    order: Callable[[Task], Sequence[int]] | None = None,
+    draw: Callable[[], float] = UNFORESEEN.random,
+    only_informed: bool = False,
+) -> AssignedTask | None:
+    """The task that the user works on, or a new one, or None when nothing is left for this user.
+
+    Args:
+        campaign: only tasks of this campaign; by default of all campaigns, oldest first.
+        order: gives the permutation in which a task's videos are shown; by default a random one.
+        draw: gives the number in [0, 1) that decides on gold items and repeats; by default a random one.
+        only_informed: the user must have acknowledged the guidelines of the task's campaign.
+
+    Raises:
+        GuidelinesUnread: the user has not. Then no task was taken.
+    """
+    now = store.clock()
+    only = store.campaign(campaign).id if campaign is not None else None
+    with store.write() as session:
+        campaigns = {row.id: row for row in session.scalars(_campaigns(only, user))}
+        found = session.execute(OPEN, {"user": user.id, "now": now, "campaigns": list(campaigns)}).first()
+        expires_at = now + store.lease_seconds
+        if found is not None:
+            assignment_id, token, task_id, permutation, before, campaign_id = found
+            if only_informed and is_unread(session, user.id, campaign_id):
+                raise GuidelinesUnread(campaigns[campaign_id].name)
+            expires_at = max(before, expires_at)
+            set_lease(session, assignment_id, now, expires_at)
+            return assigned_task(token, this_task(session, user.id, task_id), permutation, expires_at)
+        for row in (row for row in campaigns.values() if row.state == "open"):
+            candidate = choose_task(session, user.id, row, now, draw)
+            if only_informed and candidate is not None and is_unread(session, user.id, row.id):
+                raise GuidelinesUnread(row.name)
+            while candidate is not None:
+                permutation = _order_to_show(session, user, candidate, order)
+                made = assign(session, user.id, row, candidate, permutation, now, expires_at)
+                if made is not None:
+                    return assigned_task(made, candidate, permutation, expires_at)
+                candidate = first_free(session, user.id, row, now)
+        return None
+
+
+def task_to_look_at(store: Store, campaign: str | None = None, after: int = 0) -> Task | None:
+    """A task that a lead looks at without taking it: the next of those that are given out, or of all where none is.
+
+    Args:
+        after: id of the task that was looked at before; after the last one the first comes again.
+    """
+    only = store.campaign(campaign).id if campaign is not None else None
+    normal = select(Task).where(Task.kind == "normal").order_by(Task.id).limit(1)
+    if only is not None:
+        normal = normal.where(Task.campaign_id == only)
+    waiting = normal.join(Campaign, Campaign.id == Task.campaign_id).where(
+        Task.filled == false(), Campaign.state == "open"
+    )
+    with store.read() as session:
+        for query in (waiting.where(Task.id > after), waiting, normal.where(Task.id > after), normal):
+            if (found := session.scalar(query)) is not None:
+                return found
+    return None
+
+
+def reason_for_nothing(store: Store, user: User, campaign: str | None = None) -> str:
+    """One sentence for an annotator to whom tasks are closed (daily limit, trial not passed), or empty."""
+    only = store.campaign(campaign).id if campaign is not None else None
+    with store.read() as session:
+        reasons = [
+            why_nothing(session, user.id, row, store.clock()) for row in session.scalars(_campaigns(only))
+        ]
+    return next((reason for reason in reasons if reason), "")
+
+
+def renew(store: Store, user: User, token: str) -> float:
+    """Extends the lease; returns when it ends.
+
+    Raises:
+        Refused: the assignment is not this user's.
+        AlreadyAnswered, LeaseExpired: it is not open any more.
+    """
+    with store.write() as session:
+        assignment = require_open(session, user, token, store)
+        expires_at = store.clock() + store.lease_seconds
+        set_lease(session, assignment.id, store.clock(), expires_at)
+        return expires_at
+
+
+def shown_id(token: str, place: int) -> str:
+    """The id under which an annotator sees the video at a place of a task.
+
+    It is made of the assignment's token alone, so that the same video in a repeat or a gold item has another one, and
+    that a browser never takes a video that it has kept for one of another database. No id of a video in the store has
+    a dot.
+    """
+    return f"{token}.{place}"
+
+
+def visible_media(store: Store, user: User, media_id: str) -> Media | None:
+    """The video of this id if the user may see it: one shown in a task that this person was ever given (`shown_id`), an
+    upload of the person's own, one to choose as a demonstration, or any for a lead."""
+    if "." in media_id:
+        return _shown_media(store, user, media_id)
+    with store.read() as session:
+        if user.role != "annotator":
+            return session.get(Media, media_id)
+        own = select(Upload.media_id).where(Upload.media_id == media_id, Upload.user_id == user.id)
+        library = select(LibraryVideo.media_id).where(LibraryVideo.media_id == media_id)
+        return session.scalar(select(Media).where(Media.id == media_id, or_(own.exists(), library.exists())))
+
+
+def _shown_media(store: Store, user: User, media_id: str) -> Media | None:
+    parts = SHOWN_ID.fullmatch(media_id)
+    if parts is None:
+        return None
+    token, place = parts[1], int(parts[2])
+    with store.read() as session:
+        found = session.execute(
+            select(Assignment.task_id, Assignment.permutation).where(
+                Assignment.token == token, Assignment.user_id == user.id
+            )
+        ).first()
+        if found is None or place >= len(found[1]):
+            return None
+        here = (TaskVideo.task_id == found[0]) & (TaskVideo.position == found[1][place])
+        return session.scalar(select(Media).join(TaskVideo, TaskVideo.media_id == Media.id).where(here))
+
+
+def random_order(count: int) -> list[int]:
+    """A permutation that nobody can foresee."""
+    return UNFORESEEN.sample(range(count), count)
+
+
+def _campaigns(only: int | None, user: User | None = None) -> Select[Any]:
+    """Campaigns by age; with a user, whose row is locked: one window of a person at a time.
+
+    SQLite ignores FOR UPDATE; there BEGIN IMMEDIATE does it for all.
+    """
+    query = select(Campaign).options(lazyload(Campaign.project)).order_by(Campaign.id)
+    if user is not None:
+        query = query.join(User, User.id == user.id).with_for_update(of=User, key_share=True)
+    return query if only is None else query.where(Campaign.id == only)
+
+
+def _order_to_show(
+    session: Session, user: User, candidate: Candidate, order: Callable[[Task], Sequence[int]] | None
+) -> list[int]:
+    """The order before where the lease ran out, else a new one; a repeat has another than what it repeats."""
+    if candidate.lapsed is not None:
+        return candidate.lapsed
+    count = len(candidate.videos)
+    permutation = list(order(session.get_one(Task, candidate.task))) if order else random_order(count)
+    if candidate.copy_of is None:
+        return permutation
+    before = session.scalar(
+        select(Assignment.permutation).where(
+            Assignment.task_id == candidate.copy_of, Assignment.user_id == user.id
+        )
+    )
+    while permutation == before and count > 1:
+        permutation = random_order(count)
+    return permutation

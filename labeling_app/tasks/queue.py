@@ -1,0 +1,217 @@
+"""The queue of tasks with room: the first one for a user, and the assignment of it, in two statements.
+
+Everything here runs inside the caller's writing transaction. On PostgreSQL each statement is a round trip, during
+which other annotators wait for rows and connections; so one statement finds, locks and shows a task, and one more
+assigns it if there is still room under the lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from sqlalchemy import (
+    JSON,
+    Float,
+    Integer,
+    Select,
+    String,
+    Table,
+    bindparam,
+    func,
+    insert,
+    literal,
+    select,
+    update,
+)
+from sqlalchemy.orm import Session, aliased
+from sqlalchemy.sql import false
+
+from labeling_app.store.tables import Assignment, Campaign, Media, Task, TaskVideo, new_token
+
+
+def _free_tasks() -> Select[Any]:
+    """Ids of tasks with room for one more, not answered or skipped by this user, oldest first.
+
+    Parameters: campaign, overlap, user, now. The index of the queue gives them in order, so that the search ends
+    at the first.
+    """
+    others, own = aliased(Assignment), aliased(Assignment)
+    held = (
+        select(func.count())
+        .select_from(others)
+        .where(
+            others.task_id == Task.id,
+            others.state == "open",
+            others.expires_at > bindparam("now"),
+            others.user_id != bindparam("user"),
+        )
+        .correlate(Task)
+        .scalar_subquery()
+    )
+    finished = (
+        select(own.id)
+        .where(own.task_id == Task.id, own.user_id == bindparam("user"), own.state != "open")
+        .correlate(Task)
+        .exists()
+    )
+    return (
+        select(Task.id)
+        .where(
+            Task.campaign_id == bindparam("campaign"),
+            Task.kind == "normal",
+            Task.filled == false(),
+            Task.completed + held < bindparam("overlap"),
+            ~finished,
+        )
+        .order_by(Task.id)
+        .limit(1)
+    )
+
+
+def _shown(task: Any) -> Any:
+    """What a user sees of a task, a row for each of its videos, and the user's lapsed assignment to it."""
+    lapsed = aliased(Assignment)
+    return (
+        select(
+            Task.id,
+            Task.prompt,
+            Campaign.name,
+            Campaign.dimensions,
+            Task.copy_of,
+            lapsed.id,
+            lapsed.permutation,
+            Media.id,
+            Media.fps,
+            Media.width,
+            Media.height,
+        )
+        .join(Campaign, Campaign.id == Task.campaign_id)
+        .join(TaskVideo, TaskVideo.task_id == Task.id)
+        .join(Media, Media.id == TaskVideo.media_id)
+        .outerjoin(lapsed, (lapsed.task_id == Task.id) & (lapsed.user_id == bindparam("user")))
+        .where(Task.id == task)
+        .order_by(TaskVideo.position)
+    )
+
+
+_FREE = _free_tasks()
+_STILL_FREE = _FREE.where(Task.id == bindparam("task")).limit(None).order_by(None)
+_UNLOCKED = _FREE.with_for_update(of=Task, skip_locked=True).cte("unlocked")
+_FIRST_UNLOCKED = _shown(select(_UNLOCKED.c.id).scalar_subquery())
+_FIRST = _shown(_FREE.scalar_subquery())
+_THIS = _shown(bindparam("task"))
+_LOCK = select(Task.id).where(Task.id == bindparam("task")).with_for_update()
+_NEW: dict[str, Any] = {
+    "task_id": bindparam("task", type_=Integer),
+    "user_id": bindparam("user", type_=Integer),
+    "token": bindparam("token", type_=String),
+    "permutation": bindparam("permutation", type_=JSON),
+    "state": literal("open", String),
+    "assigned_at": bindparam("now", type_=Float),
+    "expires_at": bindparam("lease_end", type_=Float),
+}
+_ASSIGNMENTS = cast(Table, Assignment.__table__)
+_ASSIGN = insert(_ASSIGNMENTS).from_select(list(_NEW), select(*_NEW.values())).returning(_ASSIGNMENTS.c.token)
+_ASSIGN_IF_FREE = (
+    insert(_ASSIGNMENTS)
+    .from_select(list(_NEW), select(*_NEW.values()).where(_STILL_FREE.exists()))
+    .returning(_ASSIGNMENTS.c.token)
+)
+_AGAIN = (
+    update(Assignment)
+    .where(Assignment.task_id == bindparam("task"), Assignment.user_id == bindparam("user"))
+    .values(assigned_at=bindparam("now"), expires_at=bindparam("lease_end"))
+    .returning(Assignment.token)
+)
+_AGAIN_IF_FREE = _AGAIN.where(_STILL_FREE.exists())
+
+
+@dataclass(frozen=True)
+class ShownVideo:
+    """A video as far as a ranking page needs it."""
+
+    id: str
+    fps: float
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A task that a user may get.
+
+    Attributes:
+        free: a task of the queue, which must still have room when it is assigned; hidden checks always have.
+        copy_of: the task that it repeats, if any.
+        lapsed: the order in which the user saw its videos before the lease ran out, if so.
+        videos: in the task's order.
+    """
+
+    task: int
+    free: bool
+    prompt: str
+    campaign: str
+    dimensions: tuple[str, ...]
+    copy_of: int | None
+    lapsed: list[int] | None
+    videos: tuple[ShownVideo, ...]
+
+
+def first_free(session: Session, user_id: int, campaign: Campaign, now: float) -> Candidate | None:
+    """The first task with room, locked, so that no answer or renewal can fill it before this transaction ends."""
+    known = {"campaign": campaign.id, "overlap": campaign.overlap, "user": user_id, "now": now}
+    if session.get_bind().dialect.name == "sqlite":
+        return _candidate(session.execute(_FIRST, known).all(), free=True)
+    # Tasks that others are just taking are passed over; only if there are no others they are waited for.
+    found = _candidate(session.execute(_FIRST_UNLOCKED, known).all(), free=True)
+    if found is None:
+        found = _candidate(session.execute(_FIRST, known).all(), free=True)
+        if found is not None:
+            session.execute(_LOCK, {"task": found.task})
+    return found
+
+
+def this_task(session: Session, user_id: int, task_id: int) -> Candidate:
+    """A task that this user gets whether or not it has room."""
+    found = _candidate(session.execute(_THIS, {"task": task_id, "user": user_id}).all(), free=False)
+    assert found is not None
+    return found
+
+
+def assign(
+    session: Session,
+    user_id: int,
+    campaign: Campaign,
+    candidate: Candidate,
+    permutation: Sequence[int],
+    now: float,
+    expires_at: float,
+) -> str | None:
+    """The token of the user's assignment to the task; None where it lost its room before it was locked."""
+    known: dict[str, Any] = {"task": candidate.task, "user": user_id, "now": now, "lease_end": expires_at}
+    if candidate.free:
+        known |= {"campaign": campaign.id, "overlap": campaign.overlap}
+    if candidate.lapsed is not None:
+        return session.scalar(_AGAIN_IF_FREE if candidate.free else _AGAIN, known)
+    return session.scalar(
+        _ASSIGN_IF_FREE if candidate.free else _ASSIGN,
+        {**known, "permutation": list(permutation), "token": new_token()},
+    )
+
+
+def _candidate(rows: Sequence[Any], free: bool) -> Candidate | None:
+    if not rows:
+        return None
+    task, prompt, campaign, dimensions, copy_of, lapsed, permutation = rows[0][:7]
+    return Candidate(
+        task=task,
+        free=free,
+        prompt=prompt,
+        campaign=campaign,
+        dimensions=tuple(dimensions),
+        copy_of=copy_of,
+        lapsed=permutation if lapsed is not None else None,
+        videos=tuple(ShownVideo(*row[7:]) for row in rows),
+    )

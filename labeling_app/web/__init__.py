@@ -1,0 +1,1 @@
+"""The HTTP side: pages, the annotators' and the lead's API, access."""

@@ -1,0 +1,130 @@
+"""Who may come in, and as what: sessions in cookies, roles, and the throttle on guessing passwords."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, TypeVar
+
+from anyio import CapacityLimiter, to_thread
+from fastapi import Depends, Request
+from starlette.requests import HTTPConnection
+
+from labeling_app.store.names import composed
+from labeling_app.store.store import Store
+from labeling_app.store.tables import User
+from labeling_app.web.login_throttle import LoginThrottle
+
+T = TypeVar("T")
+COOKIE = "vidalign_session"
+"""First part of the cookie's name (`cookie_name`)."""
+NOT_LOGGED_IN = "You are not logged in: log in and try again."
+LEADS = ("lead", "admin")
+
+
+class NotLoggedIn(Exception):
+    """The request carries no valid session."""
+
+
+class NotAllowed(Exception):
+    """The user's role does not allow this."""
+
+
+def cookie_name(request: HTTPConnection) -> str:
+    """The name of the cookie at the address by which the browser knows this server.
+
+    Browsers send the cookies of a host to all its ports, so servers on several ports need several names.
+    """
+    port = request.headers.get("host", "").rpartition("]")[2].partition(":")[2]
+    return f"{COOKIE}_{port}" if port.isascii() and port.isdecimal() else COOKIE
+
+
+@dataclass
+class Door:
+    """Who may come in: sessions in cookies, and the throttle on guessing passwords.
+
+    A name opens again after a minute at most, so that nobody can lock out a colleague for long; an address,
+    from which many names can be tried, after fifteen.
+    """
+
+    store: Store
+    names: LoginThrottle
+    addresses: LoginThrottle
+
+    def user(self, request: HTTPConnection) -> User | None:
+        """The user who is logged in with this request's cookie."""
+        token = request.cookies.get(cookie_name(request))
+        return self.store.session_user(token) if token else None
+
+    def lead(self, request: Request) -> User | None:
+        """The lead or admin who is logged in with this request's cookie."""
+        user = self.user(request)
+        return user if user is not None and user.role in LEADS else None
+
+    def wait(self, name: str, address: str) -> float:
+        """Seconds until this name may be tried from this address."""
+        return max(self.names.wait(composed(name)), self.addresses.wait(address))
+
+    def log_in(self, name: str, password: str, address: str) -> tuple[str, User] | None:
+        """The secret for the cookie and its user, or None when name or password is wrong."""
+        # Counted before the check, so that many guesses at once do not slip through together.
+        self.names.failed(composed(name))
+        self.addresses.failed(address)
+        user = self.store.authenticate(name, password)
+        if user is None:
+            self.store.record(name, "failed login", address=address)
+            return None
+        self.store.record(user.name, "login", address=address)
+        self.names.succeeded(composed(name))
+        self.addresses.succeeded(address)
+        return self.store.open_session(user), user
+
+
+class Workers:
+    """Threads for what every annotator does all the time: few, and one visit to them a request.
+
+    Python runs one thread at a time, so many that wait for the database only take turns from each other; and a
+    dependency of FastAPI would be a visit of its own.
+    """
+
+    def __init__(self, door: Door, threads: int = 4) -> None:
+        self.door = door
+        self.threads = threads
+        self._limiter: CapacityLimiter | None = None
+
+    async def run(self, request: Request, work: Callable[[User], T]) -> T:
+        """What `work` returns for the user who is logged in.
+
+        Raises:
+            NotLoggedIn: nobody is.
+        """
+        if self._limiter is None:
+            # Made where the server's event loop runs.
+            self._limiter = CapacityLimiter(self.threads)
+        return await to_thread.run_sync(lambda: work(self._user(request)), limiter=self._limiter)
+
+    def _user(self, request: Request) -> User:
+        user = self.door.user(request)
+        if user is None:
+            raise NotLoggedIn(NOT_LOGGED_IN)
+        return user
+
+
+def logged_in(request: Request) -> User:
+    """The user who is logged in; for routes that need one."""
+    door: Door = request.app.state.door
+    user = door.user(request)
+    if user is None:
+        raise NotLoggedIn(NOT_LOGGED_IN)
+    return user
+
+
+def logged_in_lead(user: Annotated[User, Depends(logged_in)]) -> User:
+    """The lead or admin who is logged in; for routes that need one."""
+    if user.role not in LEADS:
+        raise NotAllowed("This needs the role lead or admin: ask an admin for it.")
+    return user
+
+
+Annotator = Annotated[User, Depends(logged_in)]
+Lead = Annotated[User, Depends(logged_in_lead)]

@@ -1,0 +1,387 @@
+"""The API of the lead's pages: projects, campaigns, people, progress, quality, adjudication, export."""
+
+from __future__ import annotations
+
+import json
+import math
+import secrets
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Body, Query
+from fastapi.responses import Response
+from pydantic import BaseModel, ConfigDict, Field, StrictInt
+
+from generator.output import InputError, is_storable
+from labeling_app.campaigns import campaigns, demonstrations, lifecycle
+from labeling_app.campaigns.campaigns import Rules
+from labeling_app.campaigns.overview import campaign_overview, campaign_quality
+from labeling_app.files.candidates import read_tasks
+from labeling_app.files.rankings import ranking_rows
+from labeling_app.quality import adjudication
+from labeling_app.store.store import MAXIMUM_OVERLAP, MAXIMUM_VIDEOS, NewTask, Store
+from labeling_app.tasks.next_task import MAXIMUM_TEXT
+from labeling_app.web.access import Lead, NotAllowed
+from labeling_app.web.demonstration_api import media_for_page
+from labeling_app.web.plots import PLOTS, plot
+
+CampaignName = Annotated[str, Query(max_length=200)]
+Text = Annotated[str, Field(max_length=MAXIMUM_TEXT)]
+
+
+class Strict(BaseModel):
+    """A request body that takes no unknown fields."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class NewProject(Strict):
+    """A project to make."""
+
+    name: str = Field(max_length=200)
+    description: Text = ""
+
+
+class NewCampaign(Strict):
+    """A campaign to make; its videos come from one of the folders that the server offers."""
+
+    name: str = Field(max_length=200)
+    overlap: int = Field(default=1, ge=1, le=MAXIMUM_OVERLAP)
+    dimensions: list[str] = Field(default=["overall"], max_length=4)
+    project: str | None = None
+    candidates: str | None = None
+
+
+class CampaignRules(Strict):
+    """Rules to change; those left out stay."""
+
+    gold_share: float | None = None
+    repeat_share: float | None = None
+    daily_cap: int | None = None
+    quiz_size: int | None = None
+    quiz_pass: float | None = None
+    overlap: int | None = None
+    dimensions: list[str] | None = Field(default=None, max_length=4)
+    project: str | None = None
+
+
+class NewName(Strict):
+    """Another name of a campaign."""
+
+    name: str = Field(max_length=200)
+
+
+class State(Strict):
+    """Whether tasks of a campaign are given out."""
+
+    state: Literal["open", "paused", "closed"]
+
+
+class Deletion(Strict):
+    """The name of the campaign to delete, typed once more."""
+
+    name: str = Field(max_length=200)
+
+
+class NewGuidelines(Strict):
+    """The next version of the guidelines."""
+
+    text: str = Field(max_length=campaigns.MAXIMUM_GUIDELINES)
+
+
+class NewUser(Strict):
+    """Somebody who may log in; the password is made by the server."""
+
+    name: str = Field(max_length=100)
+    role: Literal["annotator", "lead", "admin"] = "annotator"
+
+
+class Role(Strict):
+    """What somebody may do."""
+
+    name: str = Field(max_length=100)
+    role: Literal["annotator", "lead", "admin"]
+
+
+class UserName(Strict):
+    """Who is meant."""
+
+    name: str = Field(max_length=100)
+
+
+class Decision(Strict):
+    """A lead's ranking of a task, in the task's order; `gold` makes a hidden gold item of it."""
+
+    ranks: dict[str, Annotated[list[StrictInt], Field(max_length=MAXIMUM_VIDEOS)]]
+    comment: Text = ""
+    gold: bool = False
+
+
+class NewPrompts(Strict):
+    """Prompts that want demonstrations."""
+
+    prompts: list[Text] = Field(max_length=1000)
+    wanted: int = Field(default=1, ge=1, le=1000)
+
+
+class Review(Strict):
+    """What a lead makes of a demonstration."""
+
+    state: Literal["given", "accepted", "rejected"]
+
+
+def lead_api(store: Store, candidates: Path | None = None) -> APIRouter:
+    """The routes.
+
+    Args:
+        candidates: folder whose subfolders with `metadata.jsonl` may be imported.
+    """
+    api = APIRouter(prefix="/api/lead", tags=["lead"])
+    _add_campaigns(api, store, candidates)
+    _add_people(api, store)
+    _add_quality(api, store)
+    _add_demonstrations(api, store)
+    return api
+
+
+def _add_campaigns(api: APIRouter, store: Store, candidates: Path | None) -> None:
+    @api.get("/overview")
+    def overview(user: Lead) -> dict[str, Any]:
+        """Projects, campaigns with their rules and progress, and the folders that can be imported."""
+        return {
+            "user": user.name,
+            "role": user.role,
+            "projects": [{"name": p.name, "description": p.description} for p in campaigns.projects(store)],
+            "campaigns": [campaign_overview(store, row) for row in store.campaigns()],
+            "candidates": _candidate_folders(candidates),
+        }
+
+    @api.post("/projects")
+    def add_project(user: Lead, body: Annotated[NewProject, Body()]) -> dict[str, Any]:
+        """Makes a project."""
+        made = campaigns.add_project(store, body.name, body.description)
+        store.record(user.name, "add project", project=made.name)
+        return {"name": made.name}
+
+    @api.post("/campaigns")
+    def add_campaign(user: Lead, body: Annotated[NewCampaign, Body()]) -> dict[str, Any]:
+        """Makes a campaign, with the videos of a folder where one is named."""
+        if body.candidates is not None and body.candidates not in _candidate_folders(candidates):
+            raise InputError(
+                f"There is no folder {body.candidates!r} to import: choose one of those offered."
+            )
+        tasks: list[NewTask] = []
+        if body.candidates is not None and candidates is not None:
+            tasks, _ = read_tasks(candidates / body.candidates)
+        row = campaigns.add_campaign(
+            store, body.name.strip(), body.overlap, body.dimensions, body.project or None, tasks
+        )
+        added = len(store.tasks(row.name))
+        store.record(user.name, "add campaign", campaign=row.name, tasks=added)
+        return {"name": row.name, "tasks": added}
+
+    @api.post("/rules")
+    def set_rules(
+        user: Lead, campaign: CampaignName, body: Annotated[CampaignRules, Body()]
+    ) -> dict[str, Any]:
+        """Changes a campaign's rules from the next task on."""
+        given = body.model_dump(exclude_none=True)
+        rules = {rule: value for rule, value in given.items() if rule != "project"}
+        row = campaigns.set_rules(store, campaign, Rules(**rules), body.project)
+        store.record(user.name, "set rules", campaign=campaign, **given)
+        return campaign_overview(store, row)
+
+    @api.post("/campaigns/name")
+    def rename(user: Lead, campaign: CampaignName, body: Annotated[NewName, Body()]) -> dict[str, Any]:
+        """Gives a campaign another name."""
+        name = lifecycle.rename_campaign(store, campaign, body.name)
+        store.record(user.name, "rename campaign", campaign=campaign, name=name)
+        return {"name": name}
+
+    @api.post("/campaigns/state")
+    def set_state(user: Lead, campaign: CampaignName, body: Annotated[State, Body()]) -> dict[str, Any]:
+        """Opens, pauses or closes a campaign."""
+        lifecycle.set_state(store, campaign, body.state)
+        store.record(user.name, "set campaign state", campaign=campaign, state=body.state)
+        return {"state": body.state}
+
+    @api.post("/campaigns/delete")
+    def delete(user: Lead, campaign: CampaignName, body: Annotated[Deletion, Body()]) -> dict[str, Any]:
+        """Deletes a campaign with its tasks and answers; video files stay."""
+        deleted = lifecycle.delete_campaign(store, campaign, body.name)
+        store.record(user.name, "delete campaign", campaign=campaign, **deleted)
+        return dict(deleted)
+
+    @api.post("/guidelines")
+    def set_guidelines(
+        user: Lead, campaign: CampaignName, body: Annotated[NewGuidelines, Body()]
+    ) -> dict[str, Any]:
+        """Adds a version of a campaign's guidelines."""
+        version = campaigns.set_guidelines(store, campaign, body.text)
+        store.record(user.name, "set guidelines", campaign=campaign, version=version)
+        return {"version": version}
+
+
+def _add_people(api: APIRouter, store: Store) -> None:
+    def check_admin(user: Lead, role: str) -> None:
+        if role != "annotator" and user.role != "admin":
+            raise NotAllowed("Only an admin makes leads and admins: ask one.")
+
+    def check_person(user: Lead, name: str) -> None:
+        other = store.user(name)
+        if other is not None:
+            check_admin(user, other.role)
+
+    @api.get("/users")
+    def users(user: Lead) -> dict[str, Any]:
+        """Everybody, with role."""
+        return {
+            "users": [
+                {
+                    "name": u.name,
+                    "role": u.role,
+                    "simulated": u.simulated,
+                    "imported": u.imported,
+                    "created_at": u.created_at,
+                }
+                for u in store.users()
+            ]
+        }
+
+    @api.post("/users")
+    def add_user(user: Lead, body: Annotated[NewUser, Body()]) -> dict[str, Any]:
+        """Adds somebody and returns the password, which is shown only now."""
+        check_admin(user, body.role)
+        password = secrets.token_urlsafe(9)
+        made = store.add_user(body.name, password, role=body.role)
+        store.record(user.name, "add user", user=made.name, role=made.role)
+        return {"name": made.name, "role": made.role, "password": password}
+
+    @api.post("/users/role")
+    def set_role(user: Lead, body: Annotated[Role, Body()]) -> dict[str, Any]:
+        """Changes what somebody may do; admins only."""
+        check_admin(user, "admin")
+        store.set_role(body.name, body.role)
+        store.record(user.name, "set role", user=body.name, role=body.role)
+        return {"name": body.name, "role": body.role}
+
+    @api.post("/users/password")
+    def set_password(user: Lead, body: Annotated[UserName, Body()]) -> dict[str, Any]:
+        """Gives somebody a new password, which is shown only now."""
+        check_person(user, body.name)
+        password = secrets.token_urlsafe(9)
+        store.set_password(body.name, password)
+        store.record(user.name, "set password", user=body.name)
+        return {"name": body.name, "password": password}
+
+    @api.get("/audit")
+    def audit(user: Lead) -> dict[str, Any]:
+        """The latest events, newest first."""
+        return {
+            "events": [
+                {"at": e.created_at, "user": e.user_name, "action": e.action, "details": e.details}
+                for e in store.audit_events(200)
+            ]
+        }
+
+
+def _add_quality(api: APIRouter, store: Store) -> None:
+    @api.get("/quality")
+    def quality(user: Lead, campaign: CampaignName) -> dict[str, Any]:
+        """Agreement with its interval, and each annotator's reliability; null where there is too little data."""
+        return _without_nan(campaign_quality(store, campaign))
+
+    @api.get("/plots/{name}.svg", response_class=Response)
+    def quality_plot(user: Lead, name: str, campaign: CampaignName) -> Response:
+        """A plot of a campaign's quality."""
+        if name not in PLOTS:
+            raise InputError(f"There is no plot {name!r}: choose one of {', '.join(PLOTS)}.")
+        return Response(plot(store, campaign, name), media_type="image/svg+xml")
+
+    @api.get("/disagreements")
+    def disagreements(user: Lead, campaign: CampaignName) -> dict[str, Any]:
+        """Tasks that annotators disagree about or have flagged, the worst first."""
+        found = adjudication.disagreements(store, campaign)
+        return {
+            "tasks": [
+                {
+                    "task": item.task.id,
+                    "prompt": item.task.prompt,
+                    "dimensions": item.task.campaign.dimensions,
+                    "videos": [media_for_page(video.media) for video in item.task.videos],
+                    "share": round(item.share, 3),
+                    "answers": item.answers,
+                    "remarks": [remark.as_json() for remark in item.remarks],
+                }
+                for item in found
+            ]
+        }
+
+    @api.post("/tasks/{task_id}/adjudication")
+    def adjudicate(user: Lead, task_id: int, body: Annotated[Decision, Body()]) -> dict[str, Any]:
+        """Stores the lead's ranking of a task, which the export uses in place of those of annotators."""
+        adjudication.adjudicate(store, user, task_id, body.ranks, body.comment)
+        gold = campaigns.make_gold(store, task_id, body.ranks) if body.gold else None
+        store.record(user.name, "adjudicate", task=task_id, gold=gold)
+        return {"task": task_id, "gold": gold}
+
+    @api.get("/export", response_class=Response)
+    def export(user: Lead, campaign: CampaignName, raw: bool = False, skip_bad: bool = False) -> Response:
+        """The rankings of a campaign as JSONL; `raw` without the lead's decisions, `skip_bad` without those of videos
+        whose files have changed or gone."""
+        rows = ranking_rows(store, campaign, None, raw, skip_bad)
+        store.record(user.name, "export", campaign=campaign, rows=len(rows))
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        attachment = {"content-disposition": 'attachment; filename="rankings.jsonl"'}
+        return Response(text, media_type="application/x-ndjson", headers=attachment)
+
+
+def _add_demonstrations(api: APIRouter, store: Store) -> None:
+    @api.get("/demonstrations")
+    def given(user: Lead, campaign: CampaignName) -> dict[str, Any]:
+        """The demonstrations of a campaign."""
+        return {
+            "demonstrations": [
+                {
+                    "id": row.id,
+                    "prompt": row.prompt.prompt,
+                    "annotator": row.user.name,
+                    "video": media_for_page(row.media),
+                    "source": row.source,
+                    "comment": row.comment,
+                    "state": row.state,
+                }
+                for row in demonstrations.demonstrations(store, campaign)
+            ]
+        }
+
+    @api.post("/demonstrations/prompts")
+    def ask(user: Lead, campaign: CampaignName, body: Annotated[NewPrompts, Body()]) -> dict[str, Any]:
+        """Asks for demonstrations of prompts."""
+        added = demonstrations.ask(store, campaign, body.prompts, body.wanted)
+        store.record(user.name, "ask for demonstrations", campaign=campaign, prompts=added)
+        return {"added": added}
+
+    @api.post("/demonstrations/{demonstration_id}/review")
+    def review(user: Lead, demonstration_id: int, body: Annotated[Review, Body()]) -> dict[str, Any]:
+        """Accepts or rejects a demonstration."""
+        demonstrations.review(store, demonstration_id, body.state)
+        store.record(user.name, "review demonstration", demonstration=demonstration_id, state=body.state)
+        return {"state": body.state}
+
+
+def _candidate_folders(candidates: Path | None) -> list[str]:
+    """Names of the folders that hold candidates, directly in the one that the server was given."""
+    if candidates is None:
+        return []
+    names = (path.parent.name for path in candidates.glob("*/metadata.jsonl"))
+    return sorted(name for name in names if not name.startswith(".") and is_storable(name))
+
+
+def _without_nan(value: Any) -> Any:
+    """The same with None for numbers that are not, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,110 @@
+"""Plots of a campaign's quality as SVG."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from labeling_app.campaigns.overview import campaign_quality
+from labeling_app.store.store import Store
+
+INK, ACCENT, SECOND, THIRD = "#1d1f22", "#2456c9", "#b45309", "#15803d"
+SHOWN_ANNOTATORS = 25
+# Text stays text: the browser has fonts for names that matplotlib's own font cannot write.
+matplotlib.rcParams["svg.fonttype"] = "none"
+
+
+def plot(store: Store, campaign: str, name: str) -> bytes:
+    """The plot `name` of `PLOTS` as SVG.
+
+    Raises:
+        InputError: there is no such campaign.
+    """
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    axes = figure.subplots()
+    PLOTS[name](store, campaign, axes)
+    axes.spines[["top", "right"]].set_visible(False)
+    file = io.BytesIO()
+    figure.savefig(file, format="svg", metadata={"Date": None})
+    return file.getvalue()
+
+
+def _shown(name: str) -> str:
+    """A name as a label: at most 20 characters, and text, never mathematics."""
+    return (name if len(name) <= 20 else name[:19] + "…").replace("$", r"\$")
+
+
+def _annotators(store: Store, campaign: str, axes: Axes) -> None:
+    """Agreement with others, gold accuracy and self-consistency of each annotator."""
+    people = campaign_quality(store, campaign)["annotators"][:SHOWN_ANNOTATORS]
+    measures = (
+        ("agreement", "agreement with others", ACCENT, "o"),
+        ("gold_accuracy", "gold items right", SECOND, "s"),
+        ("self_consistency", "same on repeats", THIRD, "^"),
+    )
+    for key, label, colour, marker in measures:
+        axes.plot(range(len(people)), [p[key] for p in people], marker, color=colour, label=label)
+    axes.set_ylim(-0.03, 1.03)
+    axes.set_ylabel("share of pairs")
+    axes.set_xticks(range(len(people)), [_shown(p["name"]) for p in people], rotation=35, ha="right")
+    axes.legend(frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, 1.18))
+
+
+def _speed(store: Store, campaign: str, axes: Axes) -> None:
+    """Seconds a task of each annotator."""
+    seconds: dict[str, list[float]] = defaultdict(list)
+    for judgement in store.judgements(campaign):
+        if judgement.user.imported and not judgement.seconds:
+            continue  # not known
+        seconds[judgement.user.name].append(judgement.seconds)
+    names = sorted(seconds)[:SHOWN_ANNOTATORS]
+    if names:
+        axes.boxplot([seconds[name] for name in names], showfliers=True)
+        labels = [_shown(name) for name in names]
+        axes.set_xticks(range(1, len(names) + 1), labels, rotation=35, ha="right")
+    axes.set_ylabel("seconds a task")
+    axes.set_ylim(bottom=0)
+
+
+def _days(store: Store, campaign: str, axes: Axes) -> None:
+    """Answers a day (UTC)."""
+    days = Counter(
+        datetime.fromtimestamp(judgement.created_at, UTC).date()
+        for judgement in store.judgements(campaign, all_versions=True)
+        if judgement.version == 1
+    )
+    shown = sorted(days)[-30:]
+    axes.bar(range(len(shown)), [days[day] for day in shown], color=ACCENT)
+    axes.set_xticks(range(len(shown)), [f"{day:%d %b}" for day in shown], rotation=35, ha="right")
+    axes.set_ylabel("answers a day")
+
+
+def _ranks(store: Store, campaign: str, axes: Axes) -> None:
+    """How often each annotator ranks the video shown first as the best, against chance."""
+    people = campaign_quality(store, campaign)["annotators"][:SHOWN_ANNOTATORS]
+    rates = [p["first_place_rate"] for p in people]
+    axes.bar(range(len(people)), np.nan_to_num(rates), color=ACCENT)
+    counts = [len(task.videos) for task in store.tasks(campaign)]
+    if counts:
+        chance = float(np.mean([1 / count for count in counts]))
+        axes.axhline(chance, color=INK, linestyle="--", linewidth=1)
+        axes.text(1.01, chance, "chance", va="center", color=INK, transform=axes.get_yaxis_transform())
+    axes.set_ylim(0, 1)
+    axes.set_ylabel("first shown ranked best")
+    axes.set_xticks(range(len(people)), [_shown(p["name"]) for p in people], rotation=35, ha="right")
+
+
+PLOTS: dict[str, Callable[[Store, str, Axes], None]] = {
+    "annotators": _annotators,
+    "speed": _speed,
+    "positions": _ranks,
+    "days": _days,
+}
+"""What there is to plot."""

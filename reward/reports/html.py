@@ -1,0 +1,390 @@
+"""Building blocks of self-contained HTML reports: page, tables with intervals, charts, galleries of videos.
+
+Every function returns an HTML string that is safe to put into `Section.body`: all text given to it is
+escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, select_autoescape
+from markupsafe import Markup
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from reward.adherence.statistics import Interval
+
+_environment = Environment(
+    loader=PackageLoader("reward.reports", "templates"),
+    autoescape=select_autoescape(default=True, default_for_string=True),
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_blocks: Any = _environment.get_template("blocks.html.j2").module
+_COLOURS = 6
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a page.
+
+    Attributes:
+        title: its heading.
+        body: HTML from the functions of this module, which may be joined.
+        intro: a sentence or two above it, plain text.
+    """
+
+    title: str
+    body: str
+    intro: str = ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A table cell.
+
+    Attributes:
+        text: what it says.
+        interval: an interval in smaller type beside it.
+        mark: `better`, `worse` or empty.
+    """
+
+    text: str
+    interval: str = ""
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class Card:
+    """A headline figure with a label above and a note below; `mark` is `better`, `worse` or empty."""
+
+    label: str
+    value: str
+    note: str = ""
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class GalleryCell:
+    """One model's video.
+
+    Attributes:
+        label: the model.
+        media: from `video_element`.
+        score: in [0, 1], or None.
+        failed, passed: names of the questions answered no and yes.
+    """
+
+    label: str
+    media: str
+    score: float | None = None
+    failed: Sequence[str] = ()
+    passed: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class GalleryRow:
+    """Videos of one prompt (and seed) side by side."""
+
+    prompt: str
+    cells: Sequence[GalleryCell]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line: `x` and `y`, and optionally the ends of a band around it."""
+
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] = field(default=())
+    high: Sequence[float] = field(default=())
+
+
+def page(title: str, sections: Sequence[Section], subtitle: str = "") -> str:
+    """A whole HTML document without any reference to other files; light or dark as the reader's system is."""
+    safe = [{"title": s.title, "intro": s.intro, "body": Markup(s.body)} for s in sections]
+    return _environment.get_template("page.html.j2").render(title=title, subtitle=subtitle, sections=safe)
+
+
+def cards(items: Sequence[Card]) -> str:
+    """Headline figures in a row."""
+    return str(_blocks.cards(items))
+
+
+def plain_table(
+    columns: Sequence[str], rows: Sequence[Sequence[Cell | str | float]], caption: str = ""
+) -> str:
+    """A table of texts and `Cell`s; numbers get three decimals."""
+    cells = [[cell if isinstance(cell, Cell) else Cell(_text(cell)) for cell in row] for row in rows]
+    return str(_blocks.table(caption, columns, cells))
+
+
+def interval_cell(interval: Interval | Mapping[str, float], signed: bool = False) -> Cell:
+    """A mean with its interval; a signed one is marked better or worse where its interval excludes zero and its
+    `p_holm`, where it has one, is below 0.05."""
+    values = interval.as_dict() if isinstance(interval, Interval) else interval
+    mean, low, high = values["mean"], values["low"], values["high"]
+    if math.isnan(mean):
+        return Cell("–")
+    sign = "+" if signed else ""
+    sure = signed and values.get("p_holm", 0.0) < 0.05
+    mark = ("better" if low > 0 else "worse" if high < 0 else "") if sure else ""
+    return Cell(_minus(f"{mean:{sign}.3f}"), _minus(f"[{low:{sign}.3f}, {high:{sign}.3f}]"), mark)
+
+
+def interval_table(
+    rows: Mapping[str, Mapping[str, Interval | Mapping[str, float] | str]],
+    caption: str = "",
+    signed: Sequence[str] = (),
+    first_column: str = "",
+) -> str:
+    """A table of means with intervals.
+
+    Args:
+        rows: `{row: {column: interval}}`; columns appear in the order in which they are first met.
+        signed: columns of differences, shown with their sign and marked where the interval excludes zero.
+        first_column: heading above the names of the rows.
+    """
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    body: list[list[Cell | str | float]] = []
+    for name, row in rows.items():
+        cells: list[Cell | str | float] = [name]
+        for column in columns:
+            value = row.get(column, "–")
+            cells.append(value if isinstance(value, str) else interval_cell(value, column in signed))
+        body.append(cells)
+    return plain_table([first_column, *columns], body, caption)
+
+
+def bar_chart(
+    groups: Mapping[str, Mapping[str, Interval | Mapping[str, float]]],
+    caption: str = "",
+    maximum: float | None = None,
+) -> str:
+    """Horizontal bars with interval whiskers, `{group: {model: interval}}`, as inline SVG."""
+    names = list(dict.fromkeys(name for group in groups.values() for name in group))
+    values = {
+        group: {name: v.as_dict() if isinstance(v, Interval) else v for name, v in row.items()}
+        for group, row in groups.items()
+    }
+    finite = [v["high"] for row in values.values() for v in row.values() if math.isfinite(v["high"])]
+    top = maximum if maximum is not None else max([*finite, 1e-9])
+    left, width, thickness, gap = 150, 760, 11, 14
+    scale = (width - left - 20) / top
+
+    def x(value: float) -> float:
+        return round(left + max(0.0, value) * scale, 1)
+
+    drawn, y = [], 4.0
+    for group, row in values.items():
+        bars = []
+        start = y
+        for name in names:
+            value = row.get(name)
+            if value is not None and math.isfinite(value["mean"]):
+                bars.append(
+                    {
+                        "y": y,
+                        "height": thickness - 2,
+                        "width": round(x(value["mean"]) - left, 1),
+                        "colour": names.index(name) % _COLOURS,
+                        "low": x(value["low"]),
+                        "high": x(value["high"]),
+                        "middle": y + (thickness - 2) / 2,
+                        "whisker": value["high"] > value["low"],
+                        "title": f"{name}: {value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]",
+                    }
+                )
+            y += thickness
+        drawn.append({"label": group, "y": (start + y) / 2, "bars": bars})
+        y += gap
+    ticks = [{"x": x(tick), "text": _tick(tick)} for tick in nice_ticks(0, top)]
+    chart = {
+        "width": width,
+        "height": round(y + 16),
+        "left": left,
+        "names": names,
+        "groups": drawn,
+        "ticks": ticks,
+        "caption": caption,
+    }
+    return str(_blocks.bars(chart))
+
+
+def line_chart(
+    series: Mapping[str, Series],
+    title: str = "",
+    x_label: str = "step",
+    y_label: str = "",
+    caption: str = "",
+) -> str:
+    """Lines with optional bands, as inline SVG. Points that are not finite are left out; no points give no
+    chart."""
+    kept = {name: _finite(line) for name, line in series.items()}
+    xs = [x for line in kept.values() for x in line.x]
+    ys = [y for line in kept.values() for y in (*line.y, *line.low, *line.high)]
+    if not xs:
+        return ""
+    width, height, left, right, top, bottom = 520, 270, 56, 508, 20, 226
+    x_low, x_high = min(xs), max(xs)
+    y_low, y_high = min(ys), max(ys)
+    margin = 0.06 * (y_high - y_low) or max(abs(y_high) * 0.1, 0.05)
+    y_low, y_high = y_low - margin, y_high + margin
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        across = (x - x_low) / ((x_high - x_low) or 1.0)
+        return (
+            round(left + across * (right - left), 1),
+            round(bottom - (y - y_low) / (y_high - y_low) * (bottom - top), 1),
+        )
+
+    def polyline(points: Sequence[tuple[float, float]]) -> str:
+        return " ".join(f"{x},{y}" for x, y in points)
+
+    paths = []
+    for number, line in enumerate(kept.values()):
+        points = [at(x, y) for x, y in zip(line.x, line.y)]
+        band = [at(x, y) for x, y in zip(line.x, line.low)]
+        band += [at(x, y) for x, y in reversed(list(zip(line.x, line.high)))]
+        paths.append(
+            {
+                "points": polyline(points),
+                "band": polyline(band) if line.low else "",
+                "colour": number % _COLOURS,
+                "dot": points[-1] if points else None,
+            }
+        )
+    chart = {
+        "title": title,
+        "caption": caption,
+        "x_label": x_label,
+        "y_label": y_label,
+        "names": list(series),
+        "paths": paths,
+        "x_ticks": [{"at": at(t, y_low)[0], "text": _tick(t)} for t in nice_ticks(x_low, x_high)],
+        "y_ticks": [{"at": at(x_low, t)[1], "text": _tick(t)} for t in nice_ticks(y_low, y_high)],
+        "width": width,
+        "height": height,
+        "left": left,
+        "right": right,
+        "bottom": bottom,
+    }
+    return str(_blocks.lines(chart))
+
+
+def charts(items: Sequence[str]) -> str:
+    """Charts side by side where there is room."""
+    return f'<div class="charts">{"".join(items)}</div>'
+
+
+def gallery(rows: Sequence[GalleryRow]) -> str:
+    """Videos side by side, one row a prompt, failed questions marked."""
+    safe = [
+        {
+            "prompt": row.prompt,
+            "note": row.note,
+            "cells": [{**vars(cell), "media": Markup(cell.media)} for cell in row.cells],
+        }
+        for row in rows
+    ]
+    return str(_blocks.gallery(safe))
+
+
+def facts(items: Mapping[str, object]) -> str:
+    """Names and values in two columns."""
+    return str(_blocks.facts([(name, str(value)) for name, value in items.items()]))
+
+
+def code(text: str) -> str:
+    """Preformatted text."""
+    return str(_blocks.code(text))
+
+
+def paragraph(text: str) -> str:
+    """A paragraph of plain text."""
+    return str(Markup("<p>{}</p>").format(text))
+
+
+def heading(text: str) -> str:
+    """A heading within a section."""
+    return str(Markup("<h3>{}</h3>").format(text))
+
+
+def video_element(video: Tensor, fps: float, description: str = "", largest_side: int = 192) -> str:
+    """A looping clip as an `<img>` with an animated WebP inside it.
+
+    Args:
+        video: `[3, frames, height, width]` in [-1, 1].
+        fps: frames per second.
+        description: text for screen readers.
+        largest_side: smaller clips are magnified without smoothing by a whole factor, larger ones are
+            reduced.
+    """
+    from PIL import Image
+
+    frames = video.detach().float().cpu().transpose(0, 1)
+    side = max(frames.shape[2:])
+    if side > largest_side:
+        frames = interpolate(frames, scale_factor=largest_side / side, mode="area")
+    elif side * 2 <= largest_side:
+        frames = interpolate(frames, scale_factor=largest_side // side, mode="nearest")
+    pixels = ((frames.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    images = [Image.fromarray(frame) for frame in pixels]
+    file = io.BytesIO()
+    images[0].save(
+        file,
+        format="WEBP",
+        save_all=True,
+        append_images=images[1:],
+        duration=max(1, round(1000 / fps)),
+        loop=0,
+        quality=80,
+        method=3,
+    )
+    data = base64.b64encode(file.getvalue()).decode("ascii")
+    return str(Markup('<img src="data:image/webp;base64,{}" alt="{}">').format(data, description))
+
+
+def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """About `count` round numbers (1, 2 or 5 times a power of ten apart) within [low, high]."""
+    if not high > low:
+        return [low]
+    raw = (high - low) / count
+    power = 10 ** math.floor(math.log10(raw))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * (1 - 1e-9))
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
+    return [round(index * step, 12) for index in range(first, last + 1)]
+
+
+def _finite(line: Series) -> Series:
+    kept = [i for i, (x, y) in enumerate(zip(line.x, line.y)) if math.isfinite(x) and math.isfinite(y)]
+    return Series(
+        [line.x[i] for i in kept],
+        [line.y[i] for i in kept],
+        [line.low[i] for i in kept] if line.low else (),
+        [line.high[i] for i in kept] if line.high else (),
+    )
+
+
+def _tick(value: float) -> str:
+    return _minus(f"{value:.4g}")
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")
+
+
+def _text(value: str | float) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int):
+        return str(value)
+    return "–" if math.isnan(value) else _minus(f"{value:.3f}")

@@ -1,0 +1,1 @@
+"""Reward models behind HTTP: protocol, server and client."""
