@@ -15,6 +15,7 @@ from generator.output import InputError
 from labeling_app.store.remarks import Remark, orders_shown, remarks_of
 from labeling_app.store.store import Store
 from labeling_app.store.tables import Judgement
+from reward.adherence.statistics import LEAST_CLUSTERS
 
 Level = Literal["nominal", "ordinal", "interval"]
 Array = NDArray[np.float64]
@@ -54,7 +55,8 @@ class Agreement:
         alpha: Krippendorff's alpha of the labels (worse < tie < better, ordinal), both directions of
             each pair counted: 1 is perfect agreement, 0
             is chance.
-        alpha_low, alpha_high: 95 % interval of alpha, bootstrap over tasks.
+        alpha_low, alpha_high: 95 % interval of alpha, bootstrap over tasks; NaN where fewer than
+            `LEAST_CLUSTERS` tasks were judged by several.
         pairwise: share of pairs of annotators that give the same pair the same label.
         pairwise_without_ties: the same among labels of which neither is a tie.
         tie_rate: share of labels that are ties.
@@ -245,6 +247,8 @@ def _alpha_with_interval(
     _, task = np.unique(np.tile(task_of_unit[compared], 2), return_inverse=True)
     by_task = np.zeros((task.max() + 1, len(domain), len(domain)))
     np.add.at(by_task, task, coincidences)
+    if len(by_task) < LEAST_CLUSTERS:
+        return _alpha(by_task, domain, "ordinal"), float("nan"), float("nan")
     random = np.random.default_rng(seed)
     samples = [
         _alpha(by_task[random.integers(len(by_task), size=len(by_task))], domain, "ordinal")

@@ -218,6 +218,7 @@ def run(arguments: RewardArguments, config: RewardConfig, vlm: VLMArguments) -> 
     from generator.sampling import video_size
     from generator.video import check_videos
     from reward.models.storage import CONFIG_NAME
+    from reward.preferences import warn_of_few_prompts
     from reward.training.outputs import OUTPUTS
     from reward.training.reward_trainer import split_rankings
     from reward.training.train import train_reward_model
@@ -263,6 +264,10 @@ def run(arguments: RewardArguments, config: RewardConfig, vlm: VLMArguments) -> 
     first = config.process_index == 0
     if first:
         open_output_dir(str(config.output_dir), OUTPUTS, config.overwrite, go_on)
+        warn_of_few_prompts(
+            (ranking.prompt for ranking in rankings),
+            "a reward model learns its prompts by heart and its held-out accuracy has no interval",
+        )
     table = RewardTable(rankings)
     if arguments.model_type == "vlm":
         _, metrics = train_vlm_reward_model(rankings, vlm, config, source, callbacks=[table])
@@ -402,9 +407,11 @@ def run_evaluate(arguments: EvaluateArguments) -> None:
 
 
 def _summary(figures: dict[str, Any]) -> str:
+    from reward.adherence.statistics import interval_text
+
     accuracy, with_ties = figures["accuracy"], figures["accuracy_with_ties"]
     return (
-        f"pair accuracy {accuracy['mean']:.3f} [{accuracy['low']:.3f}, {accuracy['high']:.3f}], with ties "
+        f"pair accuracy {accuracy['mean']:.3f} {interval_text(accuracy)}, with ties "
         f"{with_ties['mean']:.3f} (majority {figures['majority_baseline']:.3f}, first video "
         f"{figures['position_baseline']:.3f}, tie rate {figures['tie_rate']:.3f}, calibration error "
         f"{figures['calibration_error_after_temperature']:.3f}, {figures['pairs']} pairs of "
