@@ -90,8 +90,13 @@ def preference_statistics(rewards: Tensor, ranks: Tensor) -> dict[str, Tensor]:
         "rewards/chosen": rewards[rows].gather(1, best).mean(),
         "rewards/rejected": rewards[rows].gather(1, worst).mean(),
         "rewards/margins": margins.mean(),
-        "rewards/accuracies": (margins > 0).to(rewards).mean(),
+        "rewards/accuracies": share_of_right_margins(margins),
     }
+
+
+def share_of_right_margins(margins: Tensor) -> Tensor:
+    """Accuracy over pairs with `margins` (preferred minus other): the share above 0, equal ones counting ½."""
+    return (margins.sign().float().mean() + 1) / 2
 
 
 def best_and_worst(ranks: Tensor) -> tuple[Tensor, Tensor]:

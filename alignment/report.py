@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from reward.adherence.report import (
     overview,
     question_table,
 )
+from reward.adherence.statistics import interval_text
 
 OWN_MODEL = """\
 # your own model (a folder or a hub id), prompts and demonstrations
@@ -82,15 +84,9 @@ def write_demo_report(folder: Path, settings: Mapping[str, Any], stages: Mapping
 def _introduction(summary: Mapping[str, Any]) -> str:
     said = []
     for model, difference in summary["difference_to_base"].items():
-        clear = difference["low"] > 0 or difference["high"] < 0
-        verdict = (
-            ("better" if difference["mean"] > 0 else "worse")
-            if clear
-            else "not distinguishable with this many prompts"
-        )
         said.append(
             f"{model.upper()} − base: {difference['mean']:+.3f} "
-            f"[{difference['low']:+.3f}, {difference['high']:+.3f}] ({verdict})"
+            f"{interval_text(difference, signed=True)} ({difference['verdict']})"
         )
     return "Paired by prompt and seed, 95 % intervals. " + "; ".join(said) + "."
 
@@ -112,10 +108,10 @@ def _judges(stages: Mapping[str, Any]) -> str:
     facts = {
         "rankings (all by simulated annotators)": found["rankings"],
         "agreement of annotators on pairs": f"{agreed['pairwise']:.3f}",
-        "Krippendorff's alpha": f"{agreed['alpha']:.3f} [{agreed['alpha_low']:.3f}, {agreed['alpha_high']:.3f}]",
+        "Krippendorff's alpha": f"{agreed['alpha']:.3f} {_interval_of_alpha(agreed)}",
         "share of ties": f"{agreed['tie_rate']:.3f}",
         "reward model: accuracy on held-out pairs without ties": f"{accuracy['mean']:.3f} "
-        f"[{accuracy['low']:.3f}, {accuracy['high']:.3f}], n = {accuracy['n']}",
+        f"{interval_text(accuracy)}, n = {accuracy['n']}",
         "best possible, given the annotators' noise": f"{found['best_possible_accuracy']:.3f}",
         "majority baseline": f"{metrics['majority_baseline']:.3f}",
     }
@@ -129,6 +125,11 @@ def _judges(stages: Mapping[str, Any]) -> str:
         )
         + html.facts(facts)
     )
+
+
+def _interval_of_alpha(agreed: Mapping[str, Any]) -> str:
+    low, high = agreed["alpha_low"], agreed["alpha_high"]
+    return "–" if low is None or math.isnan(low) else f"[{low:.3f}, {high:.3f}]"
 
 
 CURVES = (

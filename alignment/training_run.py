@@ -44,10 +44,15 @@ def load_generator_to_train(arguments: GeneratorArguments, config: AlignmentConf
 def read_training_prompts(source: str, config: RewardedSamplingConfig) -> tuple[list[str], list[str]]:
     """Prompts to sample for and a negative prompt each, `config.negative_prompt` where a row has none."""
     from generator.prompts import read_prompts
+    from reward.preferences import warn_of_few_prompts
 
     if not source:
         raise InputError("No prompts were given: pass --prompts FILE.")
     records = read_prompts(source)
+    if config.process_index == 0:
+        warn_of_few_prompts(
+            (record.prompt for record in records), "the policy learns what the reward model likes of these alone"
+        )
     return (
         [record.prompt for record in records],
         [record.negative_prompt or config.negative_prompt for record in records],

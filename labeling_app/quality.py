@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from generator.output import InputError
 from labeling_app.models import Judgement
 from labeling_app.store import Store
+from reward.adherence.statistics import LEAST_CLUSTERS
 
 Level = Literal["nominal", "ordinal", "interval"]
 Array = NDArray[np.float64]
@@ -53,7 +54,8 @@ class Agreement:
         alpha: Krippendorff's alpha of the labels (worse < tie < better, ordinal), both directions of
             each pair counted: 1 is perfect agreement, 0
             is chance.
-        alpha_low, alpha_high: 95 % interval of alpha, bootstrap over tasks.
+        alpha_low, alpha_high: 95 % interval of alpha, bootstrap over tasks; NaN where fewer than
+            `LEAST_CLUSTERS` tasks were judged by several.
         pairwise: share of pairs of annotators that give the same pair the same label.
         pairwise_without_ties: the same among labels of which neither is a tie.
         tie_rate: share of labels that are ties.
@@ -231,6 +233,8 @@ def _alpha_with_interval(
     _, task = np.unique(np.tile(task_of_unit[compared], 2), return_inverse=True)
     by_task = np.zeros((task.max() + 1, len(domain), len(domain)))
     np.add.at(by_task, task, coincidences)
+    if len(by_task) < LEAST_CLUSTERS:
+        return _alpha(by_task, domain, "ordinal"), float("nan"), float("nan")
     random = np.random.default_rng(seed)
     samples = [
         _alpha(by_task[random.integers(len(by_task), size=len(by_task))], domain, "ordinal")

@@ -78,7 +78,8 @@ class Reliability:
     """One annotator, as far as the labels of all tell.
 
     Attributes:
-        accuracy: estimated probability of labelling a pair as the truth is (Dawid–Skene).
+        accuracy: estimated probability of labelling a pair as the truth is (Dawid–Skene); NaN where nobody else
+            labelled the same pairs, since there is nothing to estimate it from.
         first_place_rate: share of rankings with one best video in which it was the one shown first.
         position_bias_p: probability of a rate as far from chance if positions did not matter (exact binomial).
         flags: what a lead should look at: `spammer`, `position bias`, `too fast`.
@@ -125,7 +126,8 @@ def reliabilities(store: Store, campaign: str) -> list[Reliability]:
             if holds
         ]
         rate = float(np.mean(shown_first)) if shown_first else float("nan")
-        found.append(Reliability(name, float(accuracy), rate, p, tuple(flags)))
+        known = float(accuracy) if with_others else float("nan")
+        found.append(Reliability(name, known, rate, p, tuple(flags)))
     return found
 
 

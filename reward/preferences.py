@@ -16,6 +16,8 @@ import json
 import math
 import os
 import random
+import sys
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,9 @@ from generator.output import InputError, write_jsonl
 DIMENSIONS = ("overall", "visual", "motion", "alignment")
 MIN_VIDEOS, MAX_VIDEOS = 2, 9
 MISSING = -1
+FEW_PROMPTS = 30
+"""Prompts below which a training command warns: the usual fifth of them holds out fewer than the six that an interval
+takes (`reward.adherence.statistics.LEAST_CLUSTERS`)."""
 
 
 @dataclass(frozen=True)
@@ -226,10 +231,30 @@ def write_rankings(path: str | Path, rankings: Sequence[Ranking]) -> None:
     write_jsonl(path, rows)
 
 
+def warn_of_few_prompts(prompts: Iterable[str], consequence: str) -> None:
+    """Prints a warning to stderr where there are fewer than `FEW_PROMPTS` different prompts.
+
+    Args:
+        consequence: what few prompts mean for this command, the end of a sentence.
+    """
+    count = len({prompt_key(prompt) for prompt in prompts})
+    if count < FEW_PROMPTS:
+        print(
+            f"Warning: {count} {'prompt is' if count == 1 else 'prompts are'} few, below {FEW_PROMPTS} {consequence}: "
+            "add prompts.",
+            file=sys.stderr,
+        )
+
+
+def prompt_key(prompt: str) -> str:
+    """A text that prompts share which differ only in Unicode form, case or white space."""
+    return " ".join(unicodedata.normalize("NFKC", prompt).casefold().split())
+
+
 def split_by_prompt(
     rankings: Sequence[Ranking], fraction: float, seed: int
 ) -> tuple[list[Ranking], list[Ranking]]:
-    """Splits into `(train, held_out)` so that no prompt stands on both sides.
+    """Splits into `(train, held_out)` so that no prompt stands on both sides, however it is typed (`prompt_key`).
 
     Args:
         fraction: share of the prompts that is held out, in [0, 1). Any share above zero holds out at least
@@ -240,7 +265,8 @@ def split_by_prompt(
     """
     if not 0 <= fraction < 1:
         raise InputError(f"The held-out fraction is {fraction}, but it must be at least 0 and below 1.")
-    prompts = sorted({ranking.prompt for ranking in rankings})
+    # In the order of the texts themselves, in which prompts were always drawn.
+    prompts = list(dict.fromkeys(prompt_key(text) for text in sorted({r.prompt for r in rankings})))
     if fraction == 0:
         return list(rankings), []
     if len(prompts) < 2:
@@ -252,8 +278,8 @@ def split_by_prompt(
     count = min(max(1, round(fraction * len(prompts))), len(prompts) - 1)
     held_out = set(prompts[:count])
     return (
-        [ranking for ranking in rankings if ranking.prompt not in held_out],
-        [ranking for ranking in rankings if ranking.prompt in held_out],
+        [ranking for ranking in rankings if prompt_key(ranking.prompt) not in held_out],
+        [ranking for ranking in rankings if prompt_key(ranking.prompt) in held_out],
     )
 
 

@@ -178,5 +178,5 @@ def pair_accuracy(scores: Tensor, ranks: Tensor) -> Tensor:
     """Share of the untied pairs of rankings `[batch, K]` that the scores order as the ranks do, without leaving the
     device; NaN where there is none."""
     better = (ranks[:, :, None] < ranks[:, None, :]) & (ranks[:, :, None] >= 0)
-    right = (scores[:, :, None] > scores[:, None, :]) & better
-    return right.sum().float() / better.sum()
+    right = ((scores[:, :, None] - scores[:, None, :]).sign() + 1) / 2
+    return right[better].mean()

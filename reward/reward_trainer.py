@@ -26,7 +26,7 @@ from generator.zero import autocast_of, whole_weights, zero_stage
 from reward.matching_training import DemonstrationMatching
 from reward.metrics import Pairs, evaluate_pairs, pairs_of_rankings
 from reward.models.latent import LatentRewardModel
-from reward.preferences import Ranking, split_by_prompt
+from reward.preferences import Ranking, prompt_key, split_by_prompt
 from reward.ranking_data import EncodedVideos, RankingCollator, RankingDataset, encode_videos
 from reward.ranking_model import RankingLikelihood, RankingModel, with_trunk_tokens
 from reward.reward_config import RewardConfig
@@ -237,7 +237,7 @@ class RewardTrainer(RankingTrainer):
         if model.training:
             margins = _margins(scores.detach(), inputs["ranks"])
             if len(margins):
-                self._running["rewards/accuracies"].append(float((margins > 0).float().mean()))
+                self._running["rewards/accuracies"].append(float((margins.sign() + 1).mean() / 2))
                 self._running["rewards/margins"].append(float(margins.mean()))
             for name, value in self.ranking_model.likelihood.parameters_of_loss().items():
                 self._running[f"loss/{name}"].append(value.item())
@@ -333,9 +333,9 @@ def split_rankings(
     rankings: Sequence[Ranking], held_out_fraction: float, validation_fraction: float, seed: int
 ) -> tuple[list[Ranking], list[Ranking], list[Ranking]]:
     """`(train, validation, held_out)` by prompt; splits that there are too few prompts for stay empty."""
-    prompts = len({ranking.prompt for ranking in rankings})
+    prompts = len({prompt_key(ranking.prompt) for ranking in rankings})
     rest, held_out = split_by_prompt(rankings, held_out_fraction if prompts >= 2 else 0.0, seed)
-    remaining = len({ranking.prompt for ranking in rest})
+    remaining = len({prompt_key(ranking.prompt) for ranking in rest})
     share = validation_fraction / max(1e-9, 1 - held_out_fraction)
     enough = validation_fraction > 0 and remaining >= 4
     train, validation = split_by_prompt(rest, min(share, 0.5) if enough else 0.0, seed + 1)

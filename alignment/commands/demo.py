@@ -13,17 +13,17 @@ ARGUMENTS = (DemoConfig,)
 def run(config: DemoConfig) -> None:
     """Runs the loop, or goes on with an interrupted one, and prints the result."""
     from alignment.demo import Demo
+    from reward.adherence.statistics import interval_text
 
     demo = Demo(config)
     report = demo.run()
     summary = demo.stages["evaluation"]["summary"]
     print(f"{'model':<8}{'adherence':<26}difference to base")
     for model, value in summary["adherence"].items():
-        line = f"{model:<8}{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+        line = f"{model:<8}{value['mean']:.3f} {interval_text(value)}"
         difference = summary["difference_to_base"].get(model)
         if difference:
-            line = (
-                f"{line:<34}{difference['mean']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}]"
-            )
+            found = f"{difference['mean']:+.3f} {interval_text(difference, signed=True)}"
+            line = f"{line:<34}{found}: {difference['verdict']}"
         print(line)
     print(f"Report: {report}")

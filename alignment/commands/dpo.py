@@ -74,7 +74,7 @@ def run(
     """Trains and saves; `generator` takes the place of loading `model`. Returns the trainer after
     training."""
     from reward.formats import read_preferences
-    from reward.preferences import merge_annotators, split_by_prompt
+    from reward.preferences import merge_annotators, split_by_prompt, warn_of_few_prompts
 
     if not data.preferences:
         raise InputError("No rankings were given: pass --preferences FILE.jsonl.")
@@ -90,6 +90,10 @@ def run(
             f"{data.preferences} gives no pair of videos of which one is better in the dimension "
             f"{data.dimension!r}: "
             "choose another --dimension or add rankings."
+        )
+    if config.process_index == 0:
+        warn_of_few_prompts(
+            (ranking.prompt for ranking in rankings), "the policy learns these videos rather than what is preferred"
         )
     both = [*train, *held_out]
     paths = [path for comparison in both for path in comparison.videos]

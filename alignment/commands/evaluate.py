@@ -225,14 +225,15 @@ def run_vbench(arguments: VBenchArguments) -> None:
 def print_summary(summary: dict[str, Any], output_dir: str) -> None:
     """Means, differences to the first reference, what the number of prompts can show, and where the report is."""
     from reward.adherence.report import power_text
+    from reward.adherence.statistics import interval_text
 
     for name, interval in summary["adherence"].items():
-        print(f"{name:12s} {interval['mean']:.3f}  [{interval['low']:.3f}, {interval['high']:.3f}]")
+        print(f"{name:12s} {interval['mean']:.3f}  {interval_text(interval)}")
     reference = next(iter(summary["category_differences"]))
     rows = summary[f"difference_to_{reference}"]
     for name, row in rows.items():
         print(
-            f"{name} − {reference}: {row['mean']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}], "
+            f"{name} − {reference}: {row['mean']:+.3f} {interval_text(row, signed=True)} ({row['verdict']}), "
             f"win rate {row['win_rate']['mean']:.1%}, ties {row['tie_rate']:.1%}"
         )
     if power_text(summary):

@@ -162,6 +162,7 @@ def run(arguments: RewardArguments, config: RewardConfig, vlm: VLMArguments) -> 
     from generator import load_generator
     from generator.demonstrations import read_demonstrations
     from generator.zero import outside_engine
+    from reward.preferences import warn_of_few_prompts
     from reward.reward_training import train_reward_model
     from reward.vlm_trainer import train_vlm_reward_model, vlm_reward_config
 
@@ -197,6 +198,10 @@ def run(arguments: RewardArguments, config: RewardConfig, vlm: VLMArguments) -> 
         print(
             f"{len(rankings)} rankings of {len({ranking.prompt for ranking in rankings})} prompts; "
             f"{without_order} of them carry no order (everything tied)."
+        )
+        warn_of_few_prompts(
+            (ranking.prompt for ranking in rankings),
+            "a reward model learns its prompts by heart and its held-out accuracy has no interval",
         )
     if arguments.model_type == "vlm":
         _, metrics = train_vlm_reward_model(rankings, vlm, config, source)
@@ -301,9 +306,11 @@ def run_evaluate(arguments: EvaluateArguments) -> None:
 
 
 def _summary(figures: dict[str, Any]) -> str:
+    from reward.adherence.statistics import interval_text
+
     accuracy, with_ties = figures["accuracy"], figures["accuracy_with_ties"]
     return (
-        f"pair accuracy {accuracy['mean']:.3f} [{accuracy['low']:.3f}, {accuracy['high']:.3f}], with ties "
+        f"pair accuracy {accuracy['mean']:.3f} {interval_text(accuracy)}, with ties "
         f"{with_ties['mean']:.3f} (majority {figures['majority_baseline']:.3f}, first video "
         f"{figures['position_baseline']:.3f}, tie rate {figures['tie_rate']:.3f}, calibration error "
         f"{figures['calibration_error_after_temperature']:.3f}, {figures['pairs']} pairs of "

@@ -3,6 +3,7 @@ seeds."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from reward.adherence.statistics import (
     holm,
     paired_difference,
     prompts_needed,
+    verdict,
 )
 from reward.adherence.verifiers import (
     Categories,
@@ -161,10 +163,12 @@ def summarise(
 
     Returns:
         `adherence: {model: {mean, low, high, n, clusters}}`;
-        `difference_to_REFERENCE: {model: {mean, low, high, n, clusters, p_value, win_rate, tie_rate}}`;
-        `categories: {category: {model: interval}}`;
-        `category_differences: {REFERENCE: {model: {category: {…, p_holm}}}}`, Holm-adjusted over the
-        categories; `questions: {question: {model: share answered yes}}`;
+        `difference_to_REFERENCE: {model: {mean, low, high, n, clusters, p_value, p_holm, verdict, win_rate,
+        tie_rate}}`: these differences are the one family of tests, `tests` says of how many; p-values are
+        Holm-adjusted over it, and `verdict` is `reward.adherence.statistics.verdict`;
+        `categories: {category: {model: interval}}`, without those that hold all prompts and so repeat the total;
+        `category_differences: {REFERENCE: {model: {category: {mean, low, high, …}}}}`, which describe and test nothing;
+        `questions: {question: {model: share answered yes}}`;
         `measures: {measure: {model: interval}}`;
         `power`: prompts needed to show a difference of 0.03 and 0.05 with 80 % power, the spread that this follows
         from (of the first difference), and the difference that the prompts at hand show with 80 % power.
@@ -179,7 +183,7 @@ def summarise(
             name: _mean(list(rows.values()), bootstrap_seed).as_dict() for name, rows in models.items()
         }
     }
-    names = sorted({category for sample in samples for category in sample.categories})
+    names = _proper_categories(samples)
     summary["categories"] = {
         category: {
             model: _mean(chosen, bootstrap_seed).as_dict()
@@ -205,6 +209,7 @@ def summarise(
             by_category[name] = _category_differences(rows, base, keys, names, bootstrap_seed)
         summary[f"difference_to_{reference}"] = differences
         summary["category_differences"][reference] = by_category
+    summary["tests"] = _judge_family(summary, references)
     summary["questions"] = _question_rates(models)
     summary["measures"] = _measures(models, bootstrap_seed)
     summary["power"] = _power(models, references[0])
@@ -222,10 +227,39 @@ def _category_differences(
     for category in categories:
         chosen = [key for key in keys if category in rows[key].categories]
         if chosen:
-            result[category] = _compare(rows, base, chosen, seed)
-    for row, adjusted in zip(result.values(), holm([row["p_value"] for row in result.values()])):
-        row["p_holm"] = adjusted
+            difference = _compare(rows, base, chosen, seed)
+            result[category] = {name: value for name, value in difference.items() if name != "p_value"}
     return result
+
+
+def _proper_categories(samples: Sequence[Sample]) -> list[str]:
+    """Categories that do not hold every video: a row of all would repeat the total."""
+    counts = Counter(category for sample in samples for category in set(sample.categories))
+    return sorted(category for category, count in counts.items() if count < len(samples))
+
+
+def _judge_family(summary: dict[str, Any], references: Sequence[str]) -> int:
+    """Adds `p_holm` and `verdict` to the differences of all models; returns the number of tests.
+
+    Two models that are references of each other are compared once: the difference the other way around is no test of
+    its own.
+    """
+    rows: dict[frozenset[str], list[dict[str, Any]]] = {}
+    for reference in references:
+        for model, row in summary[f"difference_to_{reference}"].items():
+            rows.setdefault(frozenset((model, reference)), []).append(row)
+    tested = [same for same in rows.values() if same[0]["p_value"] is not None]
+    adjusted = holm([same[0]["p_value"] for same in tested])
+    for same in rows.values():
+        for row in same:
+            row["p_holm"] = None
+    for same, p_holm in zip(tested, adjusted, strict=True):
+        for row in same:
+            row["p_holm"] = p_holm
+    for same in rows.values():
+        for row in same:
+            row["verdict"] = verdict(row)
+    return len(tested)
 
 
 def _question_rates(models: Mapping[str, Mapping[tuple[str, int], Sample]]) -> dict[str, dict[str, float]]:

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from reward.adherence.statistics import Interval
+from reward.adherence.statistics import Interval, interval_text
 
 _environment = Environment(
     loader=PackageLoader("reward.adherence", "templates"),
@@ -126,21 +126,21 @@ def plain_table(
     return str(_blocks.table(caption, columns, cells))
 
 
-def interval_cell(interval: Interval | Mapping[str, float], signed: bool = False) -> Cell:
-    """A mean with its interval; a signed one is marked better or worse where its interval excludes zero and its
-    `p_holm`, where it has one, is below 0.05."""
+def interval_cell(interval: Interval | Mapping[str, Any], signed: bool = False) -> Cell:
+    """A mean with its interval; it is marked better or worse where it has a `verdict` that says so."""
     values = interval.as_dict() if isinstance(interval, Interval) else interval
-    mean, low, high = values["mean"], values["low"], values["high"]
+    mean = values["mean"]
     if math.isnan(mean):
         return Cell("–")
-    sign = "+" if signed else ""
-    sure = signed and values.get("p_holm", 0.0) < 0.05
-    mark = ("better" if low > 0 else "worse" if high < 0 else "") if sure else ""
-    return Cell(_minus(f"{mean:{sign}.3f}"), _minus(f"[{low:{sign}.3f}, {high:{sign}.3f}]"), mark)
+    mark = values.get("verdict", "")
+    shown = _minus(interval_text(values, signed)) if values["low"] is not None else "–"
+    return Cell(
+        _minus(f"{mean:{'+' if signed else ''}.3f}"), shown, mark if mark in ("better", "worse") else ""
+    )
 
 
 def interval_table(
-    rows: Mapping[str, Mapping[str, Interval | Mapping[str, float] | str]],
+    rows: Mapping[str, Mapping[str, Interval | Mapping[str, Any] | str]],
     caption: str = "",
     signed: Sequence[str] = (),
     first_column: str = "",
@@ -149,7 +149,7 @@ def interval_table(
 
     Args:
         rows: `{row: {column: interval}}`; columns appear in the order in which they are first met.
-        signed: columns of differences, shown with their sign and marked where the interval excludes zero.
+        signed: columns of differences, shown with their sign.
         first_column: heading above the names of the rows.
     """
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
@@ -164,7 +164,7 @@ def interval_table(
 
 
 def bar_chart(
-    groups: Mapping[str, Mapping[str, Interval | Mapping[str, float]]],
+    groups: Mapping[str, Mapping[str, Interval | Mapping[str, Any]]],
     caption: str = "",
     maximum: float | None = None,
 ) -> str:
@@ -174,7 +174,8 @@ def bar_chart(
         group: {name: v.as_dict() if isinstance(v, Interval) else v for name, v in row.items()}
         for group, row in groups.items()
     }
-    finite = [v["high"] for row in values.values() for v in row.values() if math.isfinite(v["high"])]
+    ends = [v["mean"] if v["high"] is None else v["high"] for row in values.values() for v in row.values()]
+    finite = [end for end in ends if math.isfinite(end)]
     top = maximum if maximum is not None else max([*finite, 1e-9])
     left, width, thickness, gap = 150, 760, 11, 14
     scale = (width - left - 20) / top
@@ -189,17 +190,18 @@ def bar_chart(
         for name in names:
             value = row.get(name)
             if value is not None and math.isfinite(value["mean"]):
+                known = value["low"] is not None
                 bars.append(
                     {
                         "y": y,
                         "height": thickness - 2,
                         "width": round(x(value["mean"]) - left, 1),
                         "colour": names.index(name) % _COLOURS,
-                        "low": x(value["low"]),
-                        "high": x(value["high"]),
+                        "low": x(value["low"] if known else value["mean"]),
+                        "high": x(value["high"] if known else value["mean"]),
                         "middle": y + (thickness - 2) / 2,
-                        "whisker": value["high"] > value["low"],
-                        "title": f"{name}: {value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]",
+                        "whisker": known and value["high"] > value["low"],
+                        "title": f"{name}: {value['mean']:.3f} {interval_text(value)}",
                     }
                 )
             y += thickness

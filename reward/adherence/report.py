@@ -11,9 +11,20 @@ from torch import Tensor
 from generator.output import write_json, write_text
 from reward.adherence import html
 from reward.adherence.evaluate import Sample
+from reward.adherence.statistics import LEAST_CLUSTERS, NO_INTERVAL
 
 LoadVideo = Callable[[Sample], "tuple[Tensor, float]"]
 """The video `[3, frames, height, width]` of a sample, and its frames per second."""
+
+
+def family_text(summary: Mapping[str, Any]) -> str:
+    """The tests that better and worse rest on, and that there are no others on the page."""
+    count = summary["tests"]
+    if not count:
+        compared = any(summary["category_differences"].values())
+        return f"Below {LEAST_CLUSTERS} prompts nothing is tested." if compared else ""
+    over = f", Holm-adjusted over the {count} tests of this page" if count > 1 else ", the only test of this page"
+    return f"Coloured: better or worse with p below 0.05{over}."
 
 
 def overview(summary: Mapping[str, Any], references: Sequence[str]) -> str:
@@ -34,7 +45,7 @@ def overview(summary: Mapping[str, Any], references: Sequence[str]) -> str:
     caption = (
         f"{first['n']} videos of {first['clusters']} prompts a model. Brackets: 95 % intervals, bootstrap "
         "over "
-        "prompts. Differences are paired by prompt and seed."
+        f"prompts; none below {LEAST_CLUSTERS} prompts. Differences are paired by prompt and seed. {family_text(summary)}"
     )
     signed = [f"difference to {reference}" for reference in references]
     tables = html.interval_table(means, caption, signed, first_column="model")
@@ -44,10 +55,10 @@ def overview(summary: Mapping[str, Any], references: Sequence[str]) -> str:
 
 
 def category_tables(summary: Mapping[str, Any], reference: str) -> str:
-    """Chart and table of adherence by category, and of paired differences with Holm-adjusted p-values."""
+    """Chart and table of adherence by category, and of paired differences, which are described and not tested."""
     categories = summary["categories"]
     if not categories:
-        return html.paragraph("The verifier sorts prompts into no categories.")
+        return html.paragraph("The verifier sorts the prompts into no categories that differ from all prompts.")
     table: dict[str, dict[str, Any]] = {}
     for category, intervals in categories.items():
         prompts = next(iter(intervals.values()))["clusters"]
@@ -57,8 +68,6 @@ def category_tables(summary: Mapping[str, Any], reference: str) -> str:
     for model, rows in by_model.items():
         for category, row in rows.items():
             differences[category][f"{model} − {reference}"] = row
-            p = row["p_holm"]
-            differences[category][f"p ({model})"] = "< 0.001" if p < 0.001 else f"{p:.3f}"
     parts = [
         html.bar_chart(
             {"all": summary["adherence"], **categories}, "Mean adherence, 95 % intervals.", maximum=1.0
@@ -67,9 +76,8 @@ def category_tables(summary: Mapping[str, Any], reference: str) -> str:
     ]
     if by_model:
         caption = (
-            "Paired differences; p-values are Holm-adjusted over the categories, intervals are not. "
-            "Categories of few "
-            "prompts have wide intervals that are only roughly right. Coloured: p below 0.05."
+            "Paired differences, each with its own 95 % interval. They say where the difference of all prompts comes "
+            "from and are no tests of their own; a category that holds all prompts is left out."
         )
         signed = [f"{model} − {reference}" for model in by_model]
         parts.append(html.interval_table(differences, caption, signed, first_column="category"))
@@ -185,11 +193,12 @@ def headline(summary: Mapping[str, Any], reference: str) -> str:
     items = []
     for model, interval in summary["adherence"].items():
         difference = summary[f"difference_to_{reference}"].get(model)
-        note = f"95 % interval {interval['low']:.3f} to {interval['high']:.3f}"
+        known = interval["low"] is not None
+        note = f"95 % interval {interval['low']:.3f} to {interval['high']:.3f}" if known else NO_INTERVAL
         mark = ""
         if difference:
             cell = html.interval_cell(difference, signed=True)
-            note, mark = f"{cell.text} to {reference} {cell.interval}", cell.mark
+            note, mark = f"{cell.text} to {reference} {cell.interval}: {difference['verdict']}", cell.mark
         items.append(html.Card(model, f"{interval['mean']:.3f}", note, mark))
     return html.cards(items)
 

@@ -7,9 +7,11 @@ counts, drawn from a multinomial distribution, and a mean is the ratio of weight
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,6 +19,13 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.float64]
 RESAMPLES = 4000
 CONFIDENCE = 0.95
+LEAST_CLUSTERS = 6
+"""Clusters below which there is no interval and no test.
+
+All of m cluster means lie on one side of the true median with the probability 2^(1 - m), and then no resampling
+reaches across it: five clusters cannot give 95 %, six can.
+"""
+NO_INTERVAL = "too few prompts for an interval"
 
 
 @dataclass(frozen=True)
@@ -25,7 +34,7 @@ class Interval:
 
     Attributes:
         mean: mean over all samples.
-        low, high: ends of the interval.
+        low, high: ends of the interval; NaN (null in JSON) below `LEAST_CLUSTERS`.
         n: number of samples.
         clusters: number of clusters (prompts) that were resampled.
     """
@@ -36,8 +45,9 @@ class Interval:
     n: int
     clusters: int
 
-    def as_dict(self) -> dict[str, float]:
-        return asdict(self)
+    def as_dict(self) -> dict[str, Any]:
+        """The fields by name; None for the ends of an interval that there is not."""
+        return {**asdict(self), "low": _known(self.low), "high": _known(self.high)}
 
     def excludes_zero(self) -> bool:
         return self.low > 0 or self.high < 0
@@ -50,7 +60,8 @@ class Difference:
     Attributes:
         interval: mean difference with its interval.
         p_value: two-sided, from the resampled distribution of the mean difference (a shifted null, as in
-            Efron & Tibshirani 1993, ch. 16), widened for few clusters as the interval is.
+            Efron & Tibshirani 1993, ch. 16), widened for few clusters as the interval is; NaN (null in JSON) below
+            `LEAST_CLUSTERS`.
         win_rate: share of samples in which a is better, ties as ½, with its interval.
         tie_rate: share of samples with equal scores.
     """
@@ -63,10 +74,33 @@ class Difference:
     def as_dict(self) -> dict[str, object]:
         return {
             **self.interval.as_dict(),
-            "p_value": self.p_value,
+            "p_value": _known(self.p_value),
             "win_rate": self.win_rate.as_dict(),
             "tie_rate": self.tie_rate,
         }
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def interval_text(values: Mapping[str, Any], signed: bool = False) -> str:
+    """The interval of `Interval.as_dict` in brackets, or the reason why there is none."""
+    if values["low"] is None:
+        return f"[{NO_INTERVAL}]"
+    sign = "+" if signed else ""
+    return f"[{values['low']:{sign}.3f}, {values['high']:{sign}.3f}]"
+
+
+def verdict(difference: Mapping[str, Any]) -> str:
+    """What a row of a family of tests says, from its mean and `p_holm`: `better`, `worse`, `not distinguishable`, or
+    `too few prompts`."""
+    p = difference["p_holm"]
+    if p is None:
+        return "too few prompts"
+    if p >= 1 - CONFIDENCE or difference["mean"] == 0:
+        return "not distinguishable"
+    return "better" if difference["mean"] > 0 else "worse"
 
 
 def _cluster_sums(values: ArrayLike, clusters: ArrayLike | Sequence[str]) -> tuple[Floats, Floats]:
@@ -98,7 +132,7 @@ def cluster_bootstrap(
 
     The percentiles are widened by √(m / (m − 1)) and Student's t with m − 1 degrees of freedom for m clusters
     (the "expanded percentile interval" of Hesterberg 2015): without it intervals of few clusters are too
-    narrow.
+    narrow. Below `LEAST_CLUSTERS` clusters the interval is NaN.
 
     Raises:
         ValueError: there are no values.
@@ -106,8 +140,10 @@ def cluster_bootstrap(
     values = np.asarray(values, dtype=np.float64)
     if values.size == 0:
         raise ValueError("No values to bootstrap.")
-    means = resampled_means(values, clusters, resamples, seed)
     count = len(np.unique(np.asarray(clusters)))
+    if count < LEAST_CLUSTERS:
+        return Interval(float(values.mean()), math.nan, math.nan, int(values.size), count)
+    means = resampled_means(values, clusters, resamples, seed)
     tail = _expanded_tail((1 - confidence) / 2, count)
     low, high = np.quantile(means, [tail, 1 - tail])
     return Interval(float(values.mean()), float(low), float(high), int(values.size), count)
@@ -166,10 +202,11 @@ def paired_difference(
     interval = cluster_bootstrap(difference, clusters, confidence, resamples, seed)
     means = resampled_means(difference, clusters, resamples, seed)
     extreme = np.abs(means - interval.mean) >= abs(interval.mean) - 1e-12
-    p_value = float((extreme.sum() + 1) / (resamples + 1))
+    tail = float((extreme.sum() + 1) / (resamples + 1)) / 2
+    enough = interval.clusters >= LEAST_CLUSTERS
     return Difference(
         interval=interval,
-        p_value=2 * _widened_tail(p_value / 2, interval.clusters),
+        p_value=2 * _widened_tail(tail, interval.clusters) if enough else math.nan,
         win_rate=win_rate(a, b, clusters, confidence, resamples, seed),
         tie_rate=float(np.mean(difference == 0)),
     )

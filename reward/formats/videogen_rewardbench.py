@@ -4,13 +4,15 @@ dimension (Liu et al., arXiv 2501.13918).
     path_A,path_B,prompt,VQ,MQ,TA,Overall,A_model,B_model,fps_A,num_frames_A,fps_B,num_frames_B
     ./videos/x.mp4,./videos/y.mp4,a red ball,A,same,B,A,gen2,pika,24.0,96.0,24.0,72.0
 
-A label is `A`, `B` or `same`; anything else means that the dimension was not judged. VideoAlign's own files have no
-`Overall` and no models.
+A label is `A`, `B` or `same`, in any case; an empty one means that the dimension was not judged. Others are left out
+and counted in a warning. VideoAlign's own files have no `Overall` and no models.
 """
 
 from __future__ import annotations
 
 import os
+import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from reward.formats.tables import Row, find_video, read_rows, text_of, write_row
 from reward.preferences import Ranking
 
 DIMENSIONS = {"VQ": "visual", "MQ": "motion", "TA": "alignment", "Overall": "overall"}
-RANKS = {"A": [1, 2], "B": [2, 1], "same": [1, 1]}
+RANKS = {"a": [1, 2], "b": [2, 1], "same": [1, 1]}
 COLUMNS = ("path_A", "path_B", "prompt")
 
 
@@ -29,16 +31,26 @@ def fits(row: Row) -> bool:
 
 
 def read(path: Path) -> list[Ranking]:
-    """Each pair's rankings, one for each dimension that has a label."""
+    """Each pair's rankings, one for each dimension that has a label; labels that are not known are counted in a
+    warning on stderr."""
     rankings = []
+    unknown: Counter[str] = Counter()
     for number, row in enumerate(read_rows(path), start=1):
         where = f"{path}, row {number}"
         videos = [find_video(path.parent, row.get(column), where) for column in ("path_A", "path_B")]
         prompt = text_of(row, "prompt", where)
         for column, dimension in DIMENSIONS.items():
             label = str(row.get(column) or "").strip()
-            if label in RANKS:
-                rankings.append(Ranking(prompt, videos, RANKS[label], dimension))
+            if label.casefold() in RANKS:
+                rankings.append(Ranking(prompt, videos, RANKS[label.casefold()], dimension))
+            elif label:
+                unknown[label] += 1
+    if unknown:
+        named = ", ".join(f"{label!r} ({count})" for label, count in unknown.most_common(5))
+        print(
+            f"Warning: {path} has {unknown.total()} labels that are none of A, B and same and are left out: {named}.",
+            file=sys.stderr,
+        )
     return rankings
 
 

@@ -91,11 +91,21 @@ def test_text_from_outside_cannot_become_markup():
     assert outline(text).text.count("alert(1)") >= 15
 
 
-def test_differences_are_marked_only_where_the_interval_excludes_zero():
-    assert html.interval_cell(Interval(0.1, 0.02, 0.2, 9, 9), signed=True).mark == "better"
-    assert html.interval_cell(Interval(-0.1, -0.2, -0.02, 9, 9), signed=True).mark == "worse"
-    assert html.interval_cell(Interval(0.1, -0.02, 0.2, 9, 9), signed=True).mark == ""
-    assert html.interval_cell(Interval(0.1, 0.02, 0.2, 9, 9)).mark == ""
+def test_differences_are_marked_by_their_verdict_and_by_nothing_else():
+    row = Interval(0.1, 0.02, 0.2, 9, 9).as_dict()
+    assert html.interval_cell({**row, "verdict": "better"}, signed=True).mark == "better"
+    assert html.interval_cell({**row, "verdict": "worse"}, signed=True).mark == "worse"
+    assert html.interval_cell({**row, "verdict": "not distinguishable"}, signed=True).mark == ""
+    assert html.interval_cell(row, signed=True).mark == ""
+
+
+def test_a_mean_without_an_interval_shows_a_dash_and_a_bar_without_whiskers():
+    none = Interval(0.5, float("nan"), float("nan"), 6, 1)
+    assert html.interval_cell(none).text == "0.500"
+    assert html.interval_cell(none).interval == "–"
+    chart = html.bar_chart({"all": {"a": none}})
+    assert 'class="whisker"' not in chart
+    assert '"nan"' not in chart
     assert html.interval_cell(Interval(-0.1, -0.2, -0.02, 9, 9), signed=True).text == "−0.100"
 
 

@@ -3,11 +3,13 @@ import pytest
 import scipy.stats
 
 from reward.adherence.statistics import (
+    LEAST_CLUSTERS,
     _student_quantile,
     cluster_bootstrap,
     detectable_difference,
     deviation_of_differences,
     holm,
+    interval_text,
     paired_difference,
     prompts_needed,
     resampled_means,
@@ -54,6 +56,27 @@ def test_unequal_clusters_give_the_mean_over_videos():
     assert interval.mean == 0.75
 
 
+@pytest.mark.parametrize("prompts", [1, 2, 5])
+def test_few_prompts_give_a_mean_but_no_interval_and_no_test(prompts):
+    clusters = np.repeat(np.arange(prompts), 3)
+    values = np.arange(3 * prompts, dtype=float)
+    found = cluster_bootstrap(values, clusters)
+    assert found.mean == values.mean()
+    assert (found.as_dict()["low"], found.as_dict()["high"]) == (None, None)
+    assert interval_text(found.as_dict()) == "[too few prompts for an interval]"
+    difference = paired_difference(values + 1, values, clusters).as_dict()
+    assert difference["p_value"] is None
+    assert difference["win_rate"]["low"] is None
+    assert not found.excludes_zero()
+
+
+def test_six_prompts_are_the_fewest_whose_resampling_can_cover_95_percent():
+    """The means of m prompts all lie above their true median, or all below, with the probability 2 · 2^-m."""
+    assert LEAST_CLUSTERS == min(m for m in range(1, 20) if 1 - 2 * 0.5**m >= 0.95)
+    found = cluster_bootstrap(np.arange(6.0), np.arange(6))
+    assert found.low < 2.5 < found.high
+
+
 def test_coverage_of_the_interval_is_near_95_percent():
     rng = np.random.default_rng(5)
     hits = 0
@@ -83,7 +106,7 @@ def test_p_value_agrees_with_the_paired_t_test():
     assert ours == pytest.approx(scipy.stats.ttest_rel(a, b).pvalue, abs=0.02)
 
 
-@pytest.mark.parametrize("prompts", [4, 6, 12])
+@pytest.mark.parametrize("prompts", [6, 8, 12])
 def test_p_values_of_few_prompts_are_as_careful_as_students(prompts):
     rng = np.random.default_rng(prompts)
     alarms = 0
