@@ -23,7 +23,11 @@ def family_text(summary: Mapping[str, Any]) -> str:
     if not count:
         compared = any(summary["category_differences"].values())
         return f"Below {LEAST_CLUSTERS} prompts nothing is tested." if compared else ""
-    over = f", Holm-adjusted over the {count} tests of this page" if count > 1 else ", the only test of this page"
+    over = (
+        f", Holm-adjusted over the {count} tests of this page"
+        if count > 1
+        else ", the only test of this page"
+    )
     return f"Coloured: better or worse with p below 0.05{over}."
 
 
@@ -44,8 +48,8 @@ def overview(summary: Mapping[str, Any], references: Sequence[str]) -> str:
     first = next(iter(summary["adherence"].values()))
     caption = (
         f"{first['n']} videos of {first['clusters']} prompts a model. Brackets: 95 % intervals, bootstrap "
-        "over "
-        f"prompts; none below {LEAST_CLUSTERS} prompts. Differences are paired by prompt and seed. {family_text(summary)}"
+        f"over prompts; none below {LEAST_CLUSTERS} prompts. Differences are paired by prompt and seed. "
+        f"{family_text(summary)}"
     )
     signed = [f"difference to {reference}" for reference in references]
     tables = html.interval_table(means, caption, signed, first_column="model")
@@ -58,7 +62,9 @@ def category_tables(summary: Mapping[str, Any], reference: str) -> str:
     """Chart and table of adherence by category, and of paired differences, which are described and not tested."""
     categories = summary["categories"]
     if not categories:
-        return html.paragraph("The verifier sorts the prompts into no categories that differ from all prompts.")
+        return html.paragraph(
+            "The verifier sorts the prompts into no categories that differ from all prompts."
+        )
     table: dict[str, dict[str, Any]] = {}
     for category, intervals in categories.items():
         prompts = next(iter(intervals.values()))["clusters"]

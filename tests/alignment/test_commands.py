@@ -142,10 +142,15 @@ def write_rankings_file(folder, videos, ranks=(1, 2, 2, 3)):
     return folder / "rankings.jsonl"
 
 
-def test_dpo_from_rankings_drops_ties_and_splits_by_prompt(tmp_path, videos, small):
+def test_dpo_from_rankings_drops_ties_and_splits_by_prompt(tmp_path, videos, small, capsys):
     file = write_rankings_file(tmp_path / "data", videos)
     data = dpo.DPOArguments(preferences=str(file), eval_fraction=0.5, num_frames=5, height=16, width=16)
     trainer = dpo.run(MODEL, data, LoraArguments(), DPOConfig(**small), generator=tiny_generator())
+    assert capsys.readouterr().err.count("Warning: 2 prompts are few, below 30") == 1
+    first = next(entry for entry in trainer.state.log_history if "rewards/accuracies" in entry)
+    assert (
+        first["rewards/accuracies"] == 0.5
+    )  # an adapter that has learned nothing knows neither better nor worse
     assert len(trainer.train_dataset) == len(trainer.eval_dataset) == 5
     assert not set(trainer.train_dataset.rows) & set(trainer.eval_dataset.rows)
     check_adapter(tmp_path / "out", trainer)
@@ -167,7 +172,7 @@ def test_dpo_learns_from_whole_rankings_or_their_pairs(tmp_path, videos, small, 
     check_adapter(tmp_path / "out", trainer)
 
 
-def test_ppo_from_prompts_and_a_reward(tmp_path, bright, quiet):
+def test_ppo_from_prompts_and_a_reward(tmp_path, bright, quiet, capsys):
     bright.scores_latents = False
     (tmp_path / "prompts.txt").write_text("a circle\na square\n")
     config = PPOConfig(
@@ -176,6 +181,7 @@ def test_ppo_from_prompts_and_a_reward(tmp_path, bright, quiet):
     )  # fmt: skip
     data = ppo.PPOArguments(prompts=str(tmp_path / "prompts.txt"))
     trainer = ppo.run(MODEL, data, LoraArguments(), config, generator=tiny_generator(), reward=bright)
+    assert capsys.readouterr().err.count("Warning: 2 prompts are few, below 30") == 1
     check_adapter(tmp_path / "out", trainer)
     assert [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
 

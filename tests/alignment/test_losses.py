@@ -186,6 +186,13 @@ def test_statistics_leave_ties_and_missing_videos_out():
     assert preference_statistics(rewards[2:], torch.zeros(1, 4, dtype=torch.long)) == {}
 
 
+def test_equal_rewards_are_half_right_as_before_the_first_step():
+    ranks = torch.tensor([[1, 2], [2, 1]])
+    assert preference_statistics(torch.zeros(2, 2), ranks)["rewards/accuracies"] == 0.5
+    rewards = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
+    assert preference_statistics(rewards, ranks)["rewards/accuracies"] == 0.75
+
+
 def test_the_std_of_large_rewards_is_their_own():
     rewards = 1000 + 0.01 * torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
     mean, std = mean_and_std(rewards, lambda value: value)

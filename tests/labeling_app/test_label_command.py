@@ -212,6 +212,19 @@ def test_a_misspelt_database_is_one_sentence_and_makes_no_file(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_only_annotator_is_listed_without_an_accuracy(
+    tmp_path: Path, scores: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"sqlite:///{tmp_path / 'labels.db'}"
+    label.run_import(label.ImportArguments(db=url, videos=[str(scores.parent)], overlap=1))
+    label.run_simulate(label.SimulateArguments(db=url, scores=str(scores), annotators=1))
+    capsys.readouterr()
+    label.run_quality(label.QualityArguments(db=url))
+    (line,) = (row for row in capsys.readouterr().out.splitlines() if row.startswith("simulated"))
+    assert "0.33" not in line
+    assert line.count("–") >= 4  # agreement, accuracy, gold and repeats
+
+
 def test_the_quality_of_a_dimension_that_is_not_asked_for_is_one_sentence(database: str) -> None:
     with pytest.raises(InputError, match="has no dimension 'taste': choose one of overall"):
         label.run_quality(label.QualityArguments(db=database, dimension="taste"))

@@ -180,6 +180,17 @@ def test_quality_plots_adjudication_and_export(app: Any, lea: TestClient, filled
     assert len(lea.get("/api/lead/export?campaign=main&raw=true").text.splitlines()) == 4
 
 
+def test_the_only_annotator_of_a_campaign_has_no_weight(lea: TestClient, filled: Store) -> None:
+    ada = filled.user("ada")
+    assert ada is not None
+    task = assignment.next_task(filled, ada)
+    assert task is not None
+    assignment.submit(filled, ada, task.assignment, {"overall": [1, 2, 3, 4]}, 4.0)
+    (person,) = lea.get("/api/lead/quality?campaign=main").json()["annotators"]
+    assert person["judgements"] == 1
+    assert person["accuracy"] is None  # the page shows null as a dash
+
+
 def test_why_tasks_were_skipped_is_shown(lea: TestClient, filled: Store) -> None:
     ada = filled.user("ada")
     assert ada is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from generator.output import InputError
 from labeling_app import assignment
 from labeling_app.export import export_rankings
 from labeling_app.importing import import_tasks
+from labeling_app.oversight import campaign_quality
 from labeling_app.reliability import (
     _binomial_p,
     aggregate,
@@ -175,3 +177,15 @@ def test_nobody_is_called_a_spammer_whose_labels_can_be_compared_with_no_ones(
     simulate(store, "alone", gold, [SimulatedAnnotator("simulated-1", noise=50.0)], seed=0)
     (found,) = reliabilities(store, "alone")
     assert "spammer" not in found.flags
+
+
+def test_there_is_no_weight_where_there_is_nothing_to_estimate_it_from(
+    store: Store, candidates: Path
+) -> None:
+    import_tasks(store, candidates, campaign="alone", overlap=1)
+    simulate(store, "alone", gold, [SimulatedAnnotator("simulated-1", noise=0.1)], seed=0)
+    (found,) = reliabilities(store, "alone")
+    assert math.isnan(found.accuracy)
+    (person,) = campaign_quality(store, "alone")["annotators"]
+    assert math.isnan(person["accuracy"])
+    assert math.isnan(campaign_quality(store, "alone")["alpha_low"])

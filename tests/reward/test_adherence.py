@@ -1,16 +1,18 @@
 import json
+import re
 
 import numpy as np
 import pytest
 import torch
 
+from alignment.commands.evaluate import print_summary
 from generator.output import InputError
 from generator.prompts import PromptRecord
 from generator.testing import tiny_generator
 from generator.video import read_video
 from reward.adherence.comparison import GenerationSettings, compare_models
 from reward.adherence.evaluate import Judgement, Sample, evaluate_videos, load_verifier, summarise
-from reward.adherence.report import best_and_worst, power_text
+from reward.adherence.report import best_and_worst, category_tables, headline, overview, power_text
 from reward.adherence.statistics import paired_difference
 
 VERIFIER = """
@@ -74,6 +76,63 @@ def test_a_summary_holds_means_paired_differences_and_questions():
     assert not {"p_value", "p_holm", "verdict"} & set(by_category["motion"])
     assert summary["tests"] == 1
     assert summary["power"]["prompts_for_0.03"] >= summary["power"]["prompts_for_0.05"]
+
+
+def test_one_verdict_stands_in_the_json_the_page_and_the_text(tmp_path, capsys):
+    rng = np.random.default_rng(3)
+    samples = []
+    for p in range(40):
+        base = rng.uniform(0.2, 0.6)
+        for model, gain in (("base", 0.0), ("a", 0.3), *((f"same{i}", 0.02) for i in range(5))):
+            score = base + gain + 0.06 * rng.normal() * (model != "base")
+            samples.append(
+                Sample(model, f"prompt {p}", 0, score, {"x": True}, ["object"] + ["motion"] * (p < 20))
+            )
+    summary = summarise(samples, ["base", "a"])
+    rows = {model: row for model, row in summary["difference_to_base"].items() if model.startswith("same")}
+    assert summary["tests"] == 6 + 5  # base and a are compared once, though each is a reference
+    assert summary["difference_to_a"]["base"]["p_holm"] == summary["difference_to_base"]["a"]["p_holm"]
+    assert {summary["difference_to_base"]["a"]["verdict"], summary["difference_to_a"]["base"]["verdict"]} == {
+        "better",
+        "worse",
+    }
+    alone = [row for row in rows.values() if row["p_value"] < 0.05 < row["p_holm"]]
+    assert alone  # which the interval of its own would have called better
+    assert all(row["verdict"] == "not distinguishable" for row in alone)
+    assert "object" not in summary["categories"]
+    text = headline(summary, "base") + overview(summary, ["base"]) + category_tables(summary, "base")
+    better = sum(row["verdict"] == "better" for row in summary["difference_to_base"].values())
+    assert better >= 1
+    # The mark and the note of a card and the mark of a cell of the table, and nothing more.
+    assert text.count("better") - text.count("better or worse") == 3 * better
+    assert "Holm-adjusted over the 11 tests of this page" in text
+    assert "p (" not in text
+    print_summary(summary, str(tmp_path))
+    said = capsys.readouterr().out
+    assert said.count("(better)") == better
+    assert said.count("(not distinguishable)") == sum(
+        row["verdict"] == "not distinguishable" for row in rows.values()
+    )
+
+
+def test_few_prompts_have_no_interval_anywhere(tmp_path, capsys):
+    samples = [
+        Sample(model, f"prompt {p}", seed, 0.5 + 0.1 * (model == "new"), {"x": True}, ["motion"])
+        for model in ("base", "new")
+        for p in range(2)
+        for seed in range(3)
+    ]
+    summary = summarise(samples)
+    assert summary["difference_to_base"]["new"]["verdict"] == "too few prompts"
+    written = json.loads(json.dumps(summary, allow_nan=False))
+    assert written["adherence"]["base"]["low"] is None
+    assert written["difference_to_base"]["new"]["p_holm"] is None
+    text = headline(summary, "base") + overview(summary, ["base"]) + category_tables(summary, "base")
+    assert "nan" not in re.sub("dominant", "", text)
+    assert "[0.500, 0.500]" not in text
+    assert "Below 6 prompts nothing is tested." in text
+    print_summary(summary, str(tmp_path))
+    assert "new − base: +0.100 [too few prompts for an interval] (too few prompts)" in capsys.readouterr().out
 
 
 def test_models_are_paired_by_prompt_and_seed_whatever_their_order():

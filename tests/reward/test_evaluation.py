@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import combinations
 from pathlib import Path
 
@@ -131,6 +132,23 @@ def test_the_command_writes_html_json_and_a_plot(grey, tmp_path, capsys):
         assert "not empty" in capsys.readouterr().err
 
 
+def test_six_pairs_of_one_prompt_have_no_interval(grey, tmp_path, capsys):
+    videos = [video for ranking in grey[:2] for video in ranking.videos][:4]
+    write_rankings(tmp_path / "rankings.jsonl", [Ranking("a prompt", videos, [1, 2, 3, 4])])
+    arguments = ["reward", "evaluate", "--reward", "tests.reward.test_evaluation:brightness"]
+    arguments += ["--preferences", str(tmp_path / "rankings.jsonl"), "--output_dir", str(tmp_path / "out")]
+    assert cli.main([*arguments, "--calibration_fraction", "0"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"pair accuracy \d\.\d{3} \[too few prompts for an interval\]", said)
+    assert "6 pairs of 1 prompts" in said
+    found = json.loads((tmp_path / "out" / "evaluation.json").read_text())["dimensions"]["overall"][
+        "accuracy"
+    ]
+    assert (found["low"], found["high"], found["clusters"]) == (None, None, 1)
+    page = (tmp_path / "out" / "evaluation.html").read_text()
+    assert not re.search(r"\[(\d\.\d{3}), \1\]", page)
+
+
 def test_a_trained_model_is_evaluated_on_its_held_out_prompts_only(grey, tmp_path, capsys):
     tiny_generator().pipeline.save_pretrained(tmp_path / "model")
     write_rankings(tmp_path / "rankings.jsonl", grey[:8])
@@ -139,6 +157,9 @@ def test_a_trained_model_is_evaluated_on_its_held_out_prompts_only(grey, tmp_pat
     trained = ["reward", "--model", str(tmp_path / "model"), *common, out, "--num_train_epochs", "1"]
     trained += ["--use_cpu", "true", "--report_to", "none", "--ensemble", "2", "--held_out_fraction", "0.25"]
     assert cli.main(trained) == 0
+    said = capsys.readouterr()
+    assert said.err.count("Warning: 8 prompts are few, below 30") == 1
+    assert "[too few prompts for an interval]" in said.out
     evaluated = ["reward", "evaluate", "--reward", out, "--device", "cpu", *common]
     assert cli.main([*evaluated, str(tmp_path / "a")]) == 0
     assert "only its 2 held-out rankings" in capsys.readouterr().out

@@ -48,6 +48,24 @@ def test_videogen_rewardbench_has_a_label_for_each_dimension(folder):
     ]
 
 
+def test_labels_that_are_not_known_are_counted_in_a_warning(folder, capsys):
+    path = folder / "labels.csv"
+    path.write_text(
+        "path_A,path_B,prompt,VQ,MQ,TA,Overall\n"
+        "./videos/a.mp4,./videos/b.mp4,p,Same,tie,a,A\n"
+        "./videos/a.mp4,./videos/c.mp4,q,,tie,left,B\n"
+    )
+    assert said(read_preferences(path)) == [
+        ("p", ["a.mp4", "b.mp4"], [1, 1], "visual", None),
+        ("p", ["a.mp4", "b.mp4"], [1, 2], "alignment", None),
+        ("p", ["a.mp4", "b.mp4"], [1, 2], "overall", None),
+        ("q", ["a.mp4", "c.mp4"], [2, 1], "overall", None),
+    ]
+    warned = capsys.readouterr().err
+    assert "3 labels that are none of A, B and same" in warned
+    assert "'tie' (2), 'left' (1)" in warned
+
+
 def test_genai_bench_votes_are_pairs_and_both_bad_is_a_tie(folder):
     votes = ["leftvote", "rightvote", "tievote", "bothbad_vote"]
     rows = [

@@ -1,4 +1,5 @@
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from reward.preferences import (
     split_by_prompt,
     write_rankings,
 )
+from reward.reward_trainer import split_rankings
 
 
 @pytest.fixture
@@ -113,6 +115,34 @@ def test_no_prompt_stands_on_both_sides_of_a_split():
     assert not {r.prompt for r in train} & {r.prompt for r in held_out}
     assert split_by_prompt(rankings_of(50, 3), 0.2, seed=1)[1] == held_out
     assert split_by_prompt(rankings_of(50, 3), 0.2, seed=2)[1] != held_out
+
+
+@pytest.mark.parametrize(
+    "twin", ["a red circle ", " a  red\tcircle", "A Red Circle", "a\u00a0red circle", "a red circle\n"]
+)
+def test_prompts_that_differ_in_how_they_are_typed_stand_on_one_side(twin):
+    texts = ["a red circle", twin, *(f"prompt {number}" for number in range(6))]
+    rankings = [Ranking(text, [Path("a"), Path("b")], [1, 2]) for text in texts]
+    for seed in range(20):
+        splits = [*split_by_prompt(rankings, 0.25, seed), *split_rankings(rankings, 0.25, 0.25, seed)]
+        for side in splits:
+            assert ("a red circle" in {r.prompt for r in side}) == (twin in {r.prompt for r in side})
+
+
+def test_accents_are_the_same_in_either_unicode_form():
+    rankings = [Ranking(text, [Path("a"), Path("b")], [1, 2]) for text in ("caf\u00e9", "cafe\u0301")]
+    with pytest.raises(InputError, match="1 prompt, but a split by prompt needs at least 2"):
+        split_by_prompt(rankings, 0.5, 0)
+
+
+def test_other_prompts_are_held_out_as_they_always_were():
+    """Models remember their split by seed alone, so the order in which prompts are drawn must stay."""
+    texts = sorted(["a cat", "A dog", "Zebra", "b", "C", "d"])
+    rankings = [Ranking(text, [Path("a"), Path("b")], [1, 2]) for text in texts]
+    for seed in range(5):
+        drawn = list(texts)
+        random.Random(seed).shuffle(drawn)
+        assert {r.prompt for r in split_by_prompt(rankings, 0.34, seed)[1]} == set(drawn[:2])
 
 
 def test_a_split_leaves_something_on_each_side_or_says_that_it_cannot():

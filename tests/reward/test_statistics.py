@@ -72,7 +72,7 @@ def test_few_prompts_give_a_mean_but_no_interval_and_no_test(prompts):
 
 def test_six_prompts_are_the_fewest_whose_resampling_can_cover_95_percent():
     """The means of m prompts all lie above their true median, or all below, with the probability 2 · 2^-m."""
-    assert LEAST_CLUSTERS == min(m for m in range(1, 20) if 1 - 2 * 0.5**m >= 0.95)
+    assert min(m for m in range(1, 20) if 1 - 2 * 0.5**m >= 0.95) == LEAST_CLUSTERS
     found = cluster_bootstrap(np.arange(6.0), np.arange(6))
     assert found.low < 2.5 < found.high
 
