@@ -51,7 +51,8 @@ def read_training_prompts(source: str, config: RewardedSamplingConfig) -> tuple[
     records = read_prompts(source)
     if config.process_index == 0:
         warn_of_few_prompts(
-            (record.prompt for record in records), "the policy learns what the reward model likes of these alone"
+            (record.prompt for record in records),
+            "the policy learns what the reward model likes of these alone",
         )
     return (
         [record.prompt for record in records],

@@ -93,7 +93,8 @@ def run(
         )
     if config.process_index == 0:
         warn_of_few_prompts(
-            (ranking.prompt for ranking in rankings), "the policy learns these videos rather than what is preferred"
+            (ranking.prompt for ranking in rankings),
+            "the policy learns these videos rather than what is preferred",
         )
     both = [*train, *held_out]
     paths = [path for comparison in both for path in comparison.videos]
