@@ -87,9 +87,9 @@ def wrong_imports(source: str, module: str) -> list[tuple[int, str]]:
             top in MAY_IMPORT and top not in MAY_IMPORT[package] | {package}
         ):
             wrong.append((line, name))
-        elif top == package and rest and rest[0] in wings:
+        elif top == package and inside and rest and rest[0] in wings:
             # The package's own face may show everything; plain modules beside the wings are the ground floor.
-            if inside and (own is None or wings.index(rest[0]) < wings.index(own)):
+            if own is None or wings.index(rest[0]) < wings.index(own):
                 wrong.append((line, name))
     return wrong
 
