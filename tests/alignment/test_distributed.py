@@ -146,8 +146,9 @@ def test_zero_3_from_the_command_line_with_a_latent_reward_in_the_process(tmp_pa
     assert (record["distributed_type"], record["num_processes"]) == ("DEEPSPEED", 2)
 
 
-def test_a_reward_model_on_a_trained_trunk_is_the_same_with_zero_3(tmp_path):
-    """Its weights are whole in the file, and those that training without an engine gives."""
+@pytest.mark.parametrize(("zero", "bf16"), [("zero3", "false"), ("zero2", "true")])
+def test_a_reward_model_on_a_trained_trunk_is_the_same_with_an_engine(zero, bf16, tmp_path):
+    """Its weights are whole in the file, and those that training without an engine gives, in bfloat16 too."""
     pytest.importorskip("deepspeed")
     model, rankings = tmp_path / "model", tmp_path / "rankings.jsonl"
     tiny_generator().pipeline.save_pretrained(model)
@@ -164,13 +165,15 @@ def test_a_reward_model_on_a_trained_trunk_is_the_same_with_zero_3(tmp_path):
     words += " --max_steps 4 --per_device_train_batch_size 2 --held_out_fraction 0 --validation_fraction 0 --dropout 0"
     words += " --learning_rate 1e-2 --report_to none --save_strategy no --num_processes 2 --noise_conditioned false"
     found = {}
-    for engine in ("multi_gpu", "zero3"):
-        printed = command_line(f"{words} --accelerate_config {engine} --output_dir {tmp_path / engine}")
+    for engine in ("multi_gpu", zero):
+        printed = command_line(
+            f"{words} --bf16 {bf16} --accelerate_config {engine} --output_dir {tmp_path / engine}"
+        )
         assert printed.count("4 rankings of 4 prompts") == 1
         found[engine] = load_file(tmp_path / engine / "reward_model.safetensors")
-    assert found["zero3"].keys() == found["multi_gpu"].keys()
-    assert any("lora_B" in name and value.abs().max() > 1e-3 for name, value in found["zero3"].items())
-    for name, value in found["zero3"].items():
+    assert found[zero].keys() == found["multi_gpu"].keys()
+    assert any("lora_B" in name and value.abs().max() > 1e-3 for name, value in found[zero].items())
+    for name, value in found[zero].items():
         torch.testing.assert_close(value, found["multi_gpu"][name], atol=2e-5, rtol=0)
 
 
