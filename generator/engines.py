@@ -83,7 +83,8 @@ class EngineArguments(TrainingArguments):
         self.deepspeed = given
         if not given:
             # Made from the launcher's configuration, which the plugin has read by itself.
-            held: Any = self.deepspeed_plugin.deepspeed_config
+            plugin: Any = self.deepspeed_plugin
+            held = plugin.deepspeed_config
             changed = with_autocast(held, self._autocast)
             held.clear()
             held.update(changed)

@@ -62,6 +62,34 @@ def test_bf16_with_deepspeed_is_autocast_and_is_recorded_as_asked_for(
     assert (config.to_dict()["bf16"], config.deepspeed) == (True, str(file))
 
 
+def test_the_launchers_deepspeed_configuration_is_translated_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On GPUs the plugin reads the file that `accelerate launch` names, and the `Trainer` looks at it once more."""
+    pytest.importorskip("deepspeed")
+    from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig, unset_hf_deepspeed_config
+
+    file = tmp_path / "own.json"
+    file.write_text(json.dumps({**OWN, "bf16": {"enabled": "auto"}}))
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", str(file))
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    config = SFTConfig(output_dir=str(tmp_path), report_to="none")
+    plugin: Any = config.deepspeed_plugin
+    plugin.set_mixed_precision(config.mixed_precision)  # as accelerate's state does
+    seen = HfTrainerDeepSpeedConfig(plugin.hf_ds_config.config)
+    seen.trainer_config_process(config)
+    unset_hf_deepspeed_config()
+    assert (config.bfloat16_products, config.bf16, seen.mismatches, seen.dtype()) == (
+        True,
+        False,
+        [],
+        torch.float32,
+    )
+    assert seen.config["torch_autocast"] == BLOCK
+    assert not seen.config["bf16"]["enabled"]
+
+
 @pytest.mark.parametrize(
     ("words", "block", "said"),
     [
