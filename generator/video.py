@@ -23,7 +23,14 @@ from torch.nn import functional
 
 from generator.one_or_several import as_list
 from generator.output import InputError, atomic_path
-from generator.video_files.decoding import ImageReader, VideoReader, file_address, film_rate, opened_video
+from generator.video_files.decoding import (
+    VIDEO_SUFFIXES,
+    ImageReader,
+    VideoReader,
+    file_address,
+    film_rate,
+    opened_video,
+)
 from generator.video_files.pixel_formats import FULL_COLOUR_SIDE
 from generator.video_files.still_images import IMAGE_SUFFIXES
 from generator.video_files.timing import even_indices, frame_indices, nearest_frames
@@ -45,7 +52,6 @@ __all__ = [
     "write_video",
 ]
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".gif", ".webm", ".mov", ".mkv", ".m4v"})
 
 SMALL_SIDE = 256
 """Videos of at most this side squared are encoded in one thread, which is faster for them."""

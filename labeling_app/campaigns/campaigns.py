@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from generator.one_or_several import as_list
 from generator.output import InputError, is_storable
 from labeling_app.files.candidates import inspect_video
+from labeling_app.files.playable import keep_playable
 from labeling_app.store.campaign_rows import change_setup, find_campaign
 from labeling_app.store.store import (
     NewTask,
@@ -96,6 +97,7 @@ def add_campaign(
             was made.
     """
     dimensions = as_list(dimensions)
+    keep_playable(store.uploads, (video for task in tasks for video in task.videos))
     with store.write() as session:
         if find_campaign(session, name) is not None:
             raise InputError(f"The campaign {name!r} exists already: choose another name.")
@@ -229,6 +231,7 @@ def import_gold(store: Store, path: str | Path, campaign: str) -> int:
         (NewTask(prompt, tuple(inspect_video(video) for video in videos)), ranks)
         for (prompt, videos), ranks in known.items()
     ]
+    keep_playable(store.uploads, (video for task, _ in items for video in task.videos))
     with store.write() as session:
         for task, ranks in items:
             check_task(task.prompt, [video.path for video in task.videos])

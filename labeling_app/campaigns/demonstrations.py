@@ -22,7 +22,8 @@ from generator.files.output_folder import (
 from generator.one_or_several import as_list
 from generator.output import InputError, files_into, has_rows_with, is_storable, write_jsonl
 from labeling_app.campaigns.transcoding import transcode
-from labeling_app.files.candidates import CONTENT_TYPES, inspect_video
+from labeling_app.files.candidates import SUFFIXES, inspect_video
+from labeling_app.files.playable import keep_playable
 from labeling_app.store.contents import copy_verified, is_unchanged, require_unchanged
 from labeling_app.store.store import Store, media_row
 from labeling_app.store.tables import (
@@ -86,10 +87,11 @@ def add_library(store: Store, campaign: str, folder: str | Path) -> int:
         InputError: there is no such campaign or folder, or a video cannot be used. Then none was added.
     """
     row = store.campaign(campaign)
-    paths = visible_files(folder, CONTENT_TYPES) if Path(folder).is_dir() else []
+    paths = visible_files(folder, SUFFIXES) if Path(folder).is_dir() else []
     if not paths:
-        raise InputError(f"There are no mp4 or webm videos in {folder}: name another folder.")
+        raise InputError(f"There are no videos in {folder}: name another folder.")
     videos = [inspect_video(path) for path in paths]
+    keep_playable(store.uploads, videos)
     added = 0
     with store.write() as session:
         for video in videos:

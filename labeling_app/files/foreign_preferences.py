@@ -18,6 +18,7 @@ from tqdm import tqdm
 from generator.one_or_several import as_list
 from generator.output import InputError, check_output_file
 from labeling_app.files.candidates import inspect_video
+from labeling_app.files.playable import keep_playable
 from labeling_app.files.rankings import countable_rankings
 from labeling_app.store.campaign_rows import find_campaign
 from labeling_app.store.contents import content_hash, copy_verified
@@ -107,6 +108,7 @@ def import_preferences(
     per_task = Counter(
         fingerprint for fingerprint, _ in {(vote.task.fingerprint, vote.annotator) for vote in votes}
     )
+    keep_playable(store.uploads, (video for vote in votes for video in vote.task.videos))
     with store.write() as session:
         known = find_campaign(session, campaign)
         if known is None or not session.scalar(select(Task.id).where(Task.campaign_id == known.id).limit(1)):

@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 from generator.files.folders import file_identity
 from generator.one_or_several import as_list
 from generator.output import InputError, is_storable
+from labeling_app.files.playable import keep_playable
 from labeling_app.store.campaign_rows import DIMENSIONS, MAXIMUM_OVERLAP, campaign_row, find_campaign
 from labeling_app.store.database import database_url, is_new_file, open_database, remove_unused
 from labeling_app.store.names import composed, is_name
@@ -73,7 +74,10 @@ class VideoFile:
         path: absolute path.
         sha256: hash of the file's bytes.
         content_type: what the browser is told, for example `video/mp4`.
-        fps, num_frames, width, height: of the video stream.
+        fps: frames per second; of a film of variable rate, those of its fastest parts.
+        num_frames: frames in the file.
+        width, height: as it is shown: upright, with square pixels.
+        playable: every browser plays the file as it is; else a copy is shown (`labeling_app.files.playable`).
     """
 
     path: Path
@@ -83,6 +87,7 @@ class VideoFile:
     num_frames: int
     width: int
     height: int
+    playable: bool = True
 
 
 @dataclass(frozen=True)
@@ -314,6 +319,7 @@ class Store:
         dimensions = None if dimensions is None else as_list(dimensions)
         for task in tasks:
             check_task(task.prompt, [video.path for video in task.videos])
+        keep_playable(self.uploads, (video for task in tasks for video in task.videos))
         with self.write() as session:
             row = campaign_row(session, campaign, overlap, dimensions, self.clock(), change)
             return add_task_rows(session, row, tasks, self.clock())

@@ -18,6 +18,8 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from generator.output import InputError, is_storable
+from labeling_app.files.browser_video import frame_times
+from labeling_app.files.playable import shown_file
 from labeling_app.store.contents import is_unchanged
 from labeling_app.store.store import MAXIMUM_VIDEOS, Store
 from labeling_app.store.tables import User
@@ -292,6 +294,14 @@ def _add_api(app: FastAPI, door: Door, campaign: Callable[[], str | None]) -> No
         """Keeps the task for another lease."""
         return {"expires_at": assignment.renew(store, user, assignment_id)}
 
+    @app.get("/api/media/{media_id}/times")
+    def times(user: Annotator, media_id: str) -> Response:
+        """Seconds at which each frame of a video of variable rate begins; null where the rate is steady."""
+        found = assignment.visible_media(store, user, media_id) if is_storable(media_id) else None
+        if found is None or not Path(found.path).is_file():
+            return JSONResponse({"message": "There is no such video among your tasks."}, 404)
+        return JSONResponse({"times": frame_times(found.path, found.sha256)})
+
     @app.get("/media/{media_id}")
     def media(user: Annotator, media_id: str) -> Response:
         """A video of a task that the user was given; Range requests are answered."""
@@ -304,7 +314,7 @@ def _add_api(app: FastAPI, door: Door, campaign: Callable[[], str | None]) -> No
             )
             return JSONResponse({"message": changed}, 409)
         return FileResponse(
-            found.path,
+            shown_file(store.uploads, found),
             media_type=found.content_type,
             headers={
                 "cache-control": "private, max-age=3600",
