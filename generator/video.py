@@ -23,7 +23,7 @@ from torch.nn import functional
 from generator.output import InputError, atomic_path
 from generator.pixel_formats import FULL_COLOUR_SIDE
 from generator.still_images import IMAGE_SUFFIXES
-from generator.video_decoding import ImageReader, file_address, film_rate, opened_video
+from generator.video_decoding import VIDEO_SUFFIXES, ImageReader, file_address, film_rate, opened_video
 from generator.video_timing import even_indices, frame_indices, nearest_frames
 
 __all__ = [
@@ -43,7 +43,6 @@ __all__ = [
     "write_video",
 ]
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".gif", ".webm", ".mov", ".mkv", ".m4v"})
 
 SMALL_SIDE = 256
 """Videos of at most this side squared are encoded in one thread, which is faster for them."""

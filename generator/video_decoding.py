@@ -26,6 +26,8 @@ from generator.video_timing import even_rate, steady_rate
 
 logger = logging.getLogger(__name__)
 
+VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".gif", ".webm", ".mov", ".mkv", ".m4v"})
+
 _PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 """Decoders that know the transparency of webm, which FFmpeg's own ones drop."""

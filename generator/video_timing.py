@@ -55,7 +55,7 @@ def steady_rate(times: Sequence[float], stated: Iterable[float]) -> float | None
 
     Args:
         times: seconds of each frame, ascending from 0; at least two.
-        stated: rates that the file states; the first that fits is taken, before the one that the time stamps give.
+        stated: rates that the file states; the one that fits best is taken, before the one that the time stamps give.
     """
     stamps = np.asarray(times, np.float64)
     order = np.arange(len(stamps))
@@ -66,9 +66,9 @@ def steady_rate(times: Sequence[float], stated: Iterable[float]) -> float | None
     def error(rate: float) -> float:
         return float(np.abs(stamps - order / rate).max())
 
-    for rate in stated:
-        if rate > 0 and error(rate) < 0.5 / rate:
-            return float(rate)
+    fitting = [float(rate) for rate in stated if rate > 0 and error(rate) < 0.5 / rate]
+    if fitting:
+        return min(fitting, key=error)
     if round(mean) > 0 and error(round(mean)) < 2 * STAMP_ERROR:
         return float(round(mean))
     return mean if error(mean) < 0.5 / mean else None

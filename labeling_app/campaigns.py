@@ -16,6 +16,7 @@ from labeling_app.answers import dense_ranks
 from labeling_app.held import MAXIMUM_ID
 from labeling_app.importing import inspect_video
 from labeling_app.models import Campaign, Guidelines, Media, Project, Task, TaskVideo
+from labeling_app.playable import keep_playable
 from labeling_app.store import (
     NewTask,
     Store,
@@ -89,6 +90,7 @@ def add_campaign(
         InputError: it exists, there is no such project, or its name, overlap or dimensions are illegal. Then nothing
             was made.
     """
+    keep_playable(store.uploads, (video for task in tasks for video in task.videos))
     with store.write() as session:
         known = select(Campaign.id).where(Campaign.name == name)
         if is_storable(name) and session.scalar(known) is not None:
@@ -221,6 +223,7 @@ def import_gold(store: Store, path: str | Path, campaign: str) -> int:
         (NewTask(prompt, tuple(inspect_video(video) for video in videos)), ranks)
         for (prompt, videos), ranks in known.items()
     ]
+    keep_playable(store.uploads, (video for task, _ in items for video in task.videos))
     with store.write() as session:
         for task, ranks in items:
             check_task(task.prompt, [video.path for video in task.videos])

@@ -13,8 +13,9 @@ from sqlalchemy.orm import Session
 
 from generator.output import InputError, atomic_path, write_jsonl
 from labeling_app.assignment import MAXIMUM_ID, MAXIMUM_TEXT, Refused
-from labeling_app.importing import CONTENT_TYPES, inspect_video
+from labeling_app.importing import SUFFIXES, inspect_video
 from labeling_app.models import Demonstration, DemonstrationPrompt, LibraryVideo, Media, Upload, User
+from labeling_app.playable import keep_playable
 from labeling_app.store import Store, is_storable, media_row
 from labeling_app.transcoding import transcode
 
@@ -67,10 +68,11 @@ def add_library(store: Store, campaign: str, folder: str | Path) -> int:
         InputError: there is no such campaign or folder, or a video cannot be used. Then none was added.
     """
     row = store.campaign(campaign)
-    paths = sorted(path for path in Path(folder).glob("*") if path.suffix.lower() in CONTENT_TYPES)
+    paths = sorted(path for path in Path(folder).glob("*") if path.suffix.lower() in SUFFIXES)
     if not paths:
-        raise InputError(f"There are no mp4 or webm videos in {folder}: name another folder.")
+        raise InputError(f"There are no videos in {folder}: name another folder.")
     videos = [inspect_video(path) for path in paths]
+    keep_playable(store.uploads, videos)
     added = 0
     with store.write() as session:
         for video in videos:

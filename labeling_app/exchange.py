@@ -21,6 +21,7 @@ from labeling_app.adjudication import final_rankings
 from labeling_app.answers import dense_ranks
 from labeling_app.importing import inspect_video
 from labeling_app.models import IMPORTED, Campaign, Judgement, Media, Task, User
+from labeling_app.playable import keep_playable
 from labeling_app.store import (
     DIMENSIONS,
     NewTask,
@@ -102,6 +103,7 @@ def import_preferences(
     per_task = Counter(
         fingerprint for fingerprint, _ in {(vote.task.fingerprint, vote.annotator) for vote in votes}
     )
+    keep_playable(store.uploads, (video for vote in votes for video in vote.task.videos))
     with store.write() as session:
         is_new = session.scalar(select(Campaign.id).where(Campaign.name == campaign)) is None
         if is_new:

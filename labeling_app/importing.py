@@ -6,19 +6,20 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 from tqdm import tqdm
 
 from generator.output import InputError
+from generator.video_decoding import VIDEO_SUFFIXES, VideoReader, film_rate, opened_video
+from labeling_app.browser_video import is_playable
 from labeling_app.store import NewTask, Store, VideoFile, check_task
 
 CONTENT_TYPES = {".mp4": "video/mp4", ".m4v": "video/mp4", ".webm": "video/webm"}
-BROWSER_CODECS = ("h264", "vp8", "vp9", "av1", "libdav1d", "libvpx", "libvpx-vp9")
-# Small clips are written with full colour resolution (`generator.video.write_video`), which Chromium plays.
-BROWSER_PIXELS = ("yuv420p", "yuvj420p", "yuv444p", "yuvj444p")
+SUFFIXES = VIDEO_SUFFIXES
+"""Of the files that can be imported; browsers are shown a copy of those that they do not play."""
 
 
 @dataclass(frozen=True)
@@ -113,42 +114,42 @@ def read_tasks(
 
 
 def inspect_video(path: str | Path) -> VideoFile:
-    """Reads a video to its end, as the browser will.
+    """Reads a video to its end, and says whether browsers play it.
 
     Raises:
-        InputError: it does not exist, cannot be decoded, or is in a format that browsers do not play.
+        InputError: it does not exist, cannot be decoded, or is an image.
     """
     path = Path(path)
-    content_type = CONTENT_TYPES.get(path.suffix.lower())
     if not path.is_file():
         raise InputError(f"The video {path} does not exist: correct the path.")
-    if content_type is None:
-        raise InputError(f"{path} is not an mp4 or webm file: convert it to H.264 mp4.")
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            codec, pixels = stream.codec_context.name, stream.codec_context.pix_fmt
-            width, height = stream.codec_context.width, stream.codec_context.height
-            rate = stream.average_rate or stream.guessed_rate
-            num_frames = sum(1 for _ in container.decode(stream))
-    except (av.FFmpegError, OSError, IndexError, ValueError) as error:
-        raise InputError(f"The video {path} cannot be read ({error}): replace it or leave it out.") from error
-    if num_frames == 0 or not rate:
-        raise InputError(f"The video {path} has no frames: replace it or leave it out.")
-    if codec not in BROWSER_CODECS or pixels not in BROWSER_PIXELS:
-        raise InputError(
-            f"The video {path} is {codec} with {pixels} pixels, which browsers do not play reliably: "
-            "convert it to H.264 with yuv420p or yuv444p."
-        )
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(f"{path} is not a video file (mp4, webm, mov, mkv, …): convert it to H.264 mp4.")
+    with opened_video(path) as reader:
+        if not isinstance(reader, VideoReader):
+            raise InputError(f"{path} is an image, but videos are ranked: make it a video of one frame.")
+        times: list[Fraction] = []
+        for time, frame in reader.raw_frames():
+            if not times:
+                height, width = reader.picture(frame).shape[:2]
+                playable = is_playable(reader, frame)
+            times.append(time)
+        fps = film_rate(times, reader.stated_rates)[0]
     return VideoFile(
         path=path.resolve(),
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-        content_type=content_type,
-        fps=float(rate),
-        num_frames=num_frames,
+        sha256=file_hash(path),
+        content_type=CONTENT_TYPES[path.suffix.lower()] if playable else "video/mp4",
+        fps=fps,
+        num_frames=len(times),
         width=width,
         height=height,
+        playable=playable,
     )
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_candidates(sources: Sequence[Path]) -> list[Candidates]:

@@ -24,11 +24,13 @@ from generator.output import InputError
 from labeling_app import assignment
 from labeling_app.access import COOKIE, LEADS, Annotator, Door, NotAllowed, NotLoggedIn, Workers
 from labeling_app.assignment import MAXIMUM_FLAG, MAXIMUM_TEXT, AlreadyAnswered, LeaseExpired, Refused
+from labeling_app.browser_video import frame_times
 from labeling_app.campaigns import guidelines
 from labeling_app.demonstration_api import demonstration_api
 from labeling_app.lead_api import lead_api
 from labeling_app.login import LoginThrottle
 from labeling_app.models import User
+from labeling_app.playable import shown_file
 from labeling_app.store import MAXIMUM_VIDEOS, Store, is_storable
 from labeling_app.transcoding import MAXIMUM_BYTES
 
@@ -253,6 +255,14 @@ def _add_api(app: FastAPI, door: Door, campaign: str | None) -> None:
         """Keeps the task for another lease."""
         return {"expires_at": assignment.renew(store, user, assignment_id)}
 
+    @app.get("/api/media/{media_id}/times")
+    def times(user: Annotator, media_id: str) -> Response:
+        """Seconds at which each frame of a video of variable rate begins; null where the rate is steady."""
+        found = assignment.visible_media(store, user, media_id) if is_storable(media_id) else None
+        if found is None or not Path(found.path).is_file():
+            return JSONResponse({"message": "There is no such video among your tasks."}, 404)
+        return JSONResponse({"times": frame_times(found.path, found.sha256)})
+
     @app.get("/media/{media_id}")
     def media(user: Annotator, media_id: str) -> Response:
         """A video of a task that the user was given; Range requests are answered."""
@@ -260,7 +270,7 @@ def _add_api(app: FastAPI, door: Door, campaign: str | None) -> None:
         if found is None or not Path(found.path).is_file():
             return JSONResponse({"message": "There is no such video among your tasks."}, 404)
         return FileResponse(
-            found.path,
+            shown_file(store.uploads, found),
             media_type=found.content_type,
             headers={
                 "cache-control": "private, max-age=3600",

@@ -34,6 +34,7 @@ from labeling_app.models import (
     TaskVideo,
     User,
 )
+from labeling_app.playable import keep_playable
 
 DIMENSIONS = ("overall", "visual", "motion", "alignment")
 ROLES = ("annotator", "lead", "admin")
@@ -56,7 +57,10 @@ class VideoFile:
         path: absolute path.
         sha256: hash of the file's bytes.
         content_type: what the browser is told, for example `video/mp4`.
-        fps, num_frames, width, height: of the video stream.
+        fps: frames per second; of a film of variable rate, those of its fastest parts.
+        num_frames: frames in the file.
+        width, height: as it is shown: upright, with square pixels.
+        playable: every browser plays the file as it is; else a copy is shown (`labeling_app.playable`).
     """
 
     path: Path
@@ -66,6 +70,7 @@ class VideoFile:
     num_frames: int
     width: int
     height: int
+    playable: bool = True
 
 
 @dataclass(frozen=True)
@@ -291,6 +296,7 @@ class Store:
         """
         for task in tasks:
             check_task(task.prompt, [video.path for video in task.videos])
+        keep_playable(self.uploads, (video for task in tasks for video in task.videos))
         with self.write() as session:
             row = campaign_row(session, campaign, overlap, dimensions, self.clock())
             return add_task_rows(session, row, tasks, self.clock())

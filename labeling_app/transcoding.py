@@ -3,8 +3,9 @@
     python -m labeling_app.transcoding SOURCE TARGET
 
 Only mp4/mov and webm/mkv files are opened, by the demuxer that their first bytes name, so that a playlist or another
-format that FFmpeg would follow elsewhere is never read. What comes out is H.264 with yuv420p, without sound and without
-the metadata of the file. The last line of the output is JSON: what the video is, or one sentence why it is refused.
+format that FFmpeg would follow elsewhere is never read. What comes out is H.264 with yuv420p and the time stamps of the
+file, upright, with square pixels and over white, without sound and without the metadata of the file. The last line of
+the output is JSON: what the video is, or one sentence why it is refused.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ import sys
 import threading
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import av
-import numpy as np
 
 from generator.output import InputError
+from generator.video_decoding import VideoReader, opened_video, shown_size
+from labeling_app.browser_video import BrowserWriter
 
 MAXIMUM_BYTES = 200_000_000
 MAXIMUM_SIDE = 4096
@@ -83,57 +84,51 @@ def write_anew(source: Path, target: Path) -> None:
     if demuxer is None:
         raise InputError(NOT_A_VIDEO)
     try:
-        with av.open(str(source), format=demuxer, options={"enable_drefs": "0"}) as container:
-            if not container.streams.video:
-                raise InputError(NOT_A_VIDEO)
-            stream = container.streams.video[0]
-            fps = _checked_rate(container, stream)
-            count = _encode(container, stream, fps, target)
+        with opened_video(source, demuxer, {"enable_drefs": "0"}) as reader:
+            assert isinstance(reader, VideoReader)
+            _check_header(reader)
+            _encode(reader, target)
+    except _Refused:
+        raise
+    except InputError as error:  # its message names a file of ours
+        raise InputError(NOT_A_VIDEO if "no video stream" in str(error) else BROKEN) from error
     except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(BROKEN) from error
-    if count == 0:
-        raise InputError(BROKEN)
 
 
-def _checked_rate(container: Any, stream: Any) -> Fraction:
-    width, height = stream.codec_context.width, stream.codec_context.height
+class _Refused(InputError):
+    """A refusal in words that the annotator may read."""
+
+
+def _check_header(reader: VideoReader) -> None:
+    width, height = reader.stream.codec_context.width, reader.stream.codec_context.height
     if width < 1 or height < 1:
-        raise InputError(BROKEN)
-    seconds = float(container.duration or 0) / av.time_base
-    if max(width, height) > MAXIMUM_SIDE or width * height > MAXIMUM_PIXELS or seconds > MAXIMUM_SECONDS:
-        raise InputError(TOO_LARGE)
-    fps = stream.average_rate or stream.guessed_rate
-    if not fps or not 1 <= fps <= MAXIMUM_FPS:
-        raise InputError(
-            f"The video has {float(fps or 0):.1f} frames per second: save it with 1 to {MAXIMUM_FPS}."
-        )
-    return Fraction(fps).limit_denominator(1001)
+        raise _Refused(BROKEN)
+    if float(reader.container.duration or 0) / av.time_base > MAXIMUM_SECONDS:
+        raise _Refused(TOO_LARGE)
+    _check_size(reader, height, width)
 
 
-def _encode(container: Any, stream: Any, fps: Fraction, target: Path) -> int:
-    count = 0
-    with av.open(str(target), "w", format="mp4", options={"movflags": "faststart"}) as written:
-        output = written.add_stream("libx264", rate=fps, options={"crf": "16", "preset": "veryfast"})
-        output.pix_fmt = "yuv420p"
-        for frame in container.decode(stream):
-            if count == MAXIMUM_FRAMES or frame.width * frame.height > MAXIMUM_PIXELS:
-                raise InputError(TOO_LARGE)
-            pixels = np.rot90(frame.to_ndarray(format="rgb24"), getattr(frame, "rotation", 0) // 90 % 4)
-            if count == 0:
-                output.width, output.height = _written_size(pixels.shape[1], pixels.shape[0])
-            fresh = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-            written.mux(output.encode(fresh.reformat(output.width, output.height, "yuv420p")))
+def _check_size(reader: VideoReader, height: int, width: int) -> None:
+    shown = shown_size(height, width, reader.stream.sample_aspect_ratio)
+    if max(shown) > MAXIMUM_SIDE or shown[0] * shown[1] > MAXIMUM_PIXELS:
+        raise _Refused(TOO_LARGE)
+
+
+def _encode(reader: VideoReader, target: Path) -> None:
+    rate = (reader.stated_rates or [30.0])[0]
+    settings = (reader.stream.time_base, min(rate, MAXIMUM_FPS), LONGEST_SIDE_WRITTEN, 16)
+    count, time = 0, Fraction(0)
+    with BrowserWriter(target, *settings) as writer:
+        for time, frame in reader.raw_frames():
+            if count == MAXIMUM_FRAMES or time > MAXIMUM_SECONDS:
+                raise _Refused(TOO_LARGE)
+            _check_size(reader, frame.height, frame.width)
+            writer.write(time, reader.picture(frame))
             count += 1
-        if count:
-            written.mux(output.encode())
-    return count
-
-
-def _written_size(width: int, height: int) -> tuple[int, int]:
-    scale = min(1.0, LONGEST_SIDE_WRITTEN / max(width, height))
-    return tuple(max(2, round(side * scale / 2) * 2) for side in (width, height))  # type: ignore[return-value]
+    fps = float((count - 1) / time) if time else 0.0 if count > 1 else 1.0
+    if not 1 <= fps <= MAXIMUM_FPS:
+        raise _Refused(f"The video has {fps:.1f} frames per second: save it with 1 to {MAXIMUM_FPS}.")
 
 
 def main() -> int:

@@ -5,11 +5,13 @@ const DRIFT_SECONDS = 0.04;
 const SEEN_SHARE = 0.9;
 
 export class SyncPlayer {
-  // videos: HTMLVideoElement[]; rates: frames per second of each; onChange is called when anything changed.
-  constructor(videos, rates, onChange) {
+  // videos: HTMLVideoElement[]; rates: frames per second of each; onChange is called when anything changed;
+  // loadTimes(index): promise of the seconds at which the frames of a video of variable rate begin, null for others.
+  constructor(videos, rates, onChange, loadTimes = async () => null) {
     this.videos = videos;
     this.rates = rates;
     this.onChange = onChange;
+    this.times = videos.map(() => null);
     this.seen = videos.map(() => false);
     this.failed = videos.map(() => false);
     this.playing = false;
@@ -20,6 +22,7 @@ export class SyncPlayer {
       video.addEventListener('ended', () => this.markSeen(index));
       video.addEventListener('error', () => { this.failed[index] = true; this.onChange(); });
     });
+    videos.forEach((_, index) => loadTimes(index).then((times) => { this.times[index] = times; }, () => {}));
     requestAnimationFrame(() => this.tick());
   }
 
@@ -67,13 +70,22 @@ export class SyncPlayer {
     this.onChange();
   }
 
-  // Shows all videos at the middle of the frame that is `frames` away, on the grid of the fastest video.
+  // Shows all videos at the middle of the frame that is `frames` away, of the video with the most frames.
   step(frames) {
     if (this.playing) this.pause();
-    const fps = Math.max(...this.rates);
-    const count = Math.max(1, Math.round(this.duration * fps));
-    const frame = Math.min(Math.floor(this.time * fps + 1e-6), count - 1) + frames;
-    this.seek((((frame % count) + count) % count + 0.5) / fps);
+    const { duration, time } = this;
+    const starts = this.frameStarts();
+    const count = starts.length;
+    const shown = Math.max(0, starts.findLastIndex((start) => start <= time + 1e-6));
+    const frame = (((shown + frames) % count) + count) % count;
+    const end = frame + 1 < count ? starts[frame + 1] : Math.max(duration, starts[frame]);
+    this.seek((starts[frame] + end) / 2);
+  }
+
+  // Seconds at which the frames begin of the video that has the most.
+  frameStarts() {
+    const all = this.videos.map((video, index) => this.times[index] || evenStarts(video.duration, this.rates[index]));
+    return all.reduce((most, starts) => (starts.length > most.length ? starts : most));
   }
 
   seek(time) {
@@ -135,6 +147,10 @@ export class SyncPlayer {
       video.load();
     }
   }
+}
+
+function evenStarts(duration, fps) {
+  return Array.from({ length: Math.max(1, Math.round((duration || 0) * fps)) }, (_, index) => index / fps);
 }
 
 function playedSeconds(video) {

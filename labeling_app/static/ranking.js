@@ -153,7 +153,8 @@ class RankingPage {
     this.selected = 0;
     this.seenBefore = 0;
     this.main.replaceChildren(this.promptPart(), this.videosPart(), this.playerPart(), this.rankingPart(draft), this.keysPart());
-    this.player = new SyncPlayer(this.videos, task.videos.map((video) => video.fps), () => this.refreshPlayer());
+    const loadTimes = (index) => call(`api/media/${encodeURIComponent(task.videos[index].id)}/times`).then(({ status, data }) => (status === 200 ? data.times : null));
+    this.player = new SyncPlayer(this.videos, task.videos.map((video) => video.fps), () => this.refreshPlayer(), loadTimes);
     (draft.seen || []).forEach((seen, index) => { if (seen && index < this.count) this.player.seen[index] = true; });
     this.selectFirstUnplaced();
     this.refresh();

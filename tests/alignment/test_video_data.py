@@ -92,7 +92,7 @@ def painter(monkeypatch):
     monkeypatch.setattr("generator.load_generator", lambda *_, **__: tiny_generator())
 
 
-GENERATE = "generate --model tiny --prompts prompts.txt --height 32 --width 32 --num_inference_steps 2".split()  # noqa: SIM905
+GENERATE = [
     "generate",
     "--model",
     "tiny",

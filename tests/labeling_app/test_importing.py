@@ -6,8 +6,6 @@ import json
 import shutil
 from pathlib import Path
 
-import av
-import numpy as np
 import pytest
 
 from generator.output import InputError
@@ -79,7 +77,9 @@ def test_bad_videos_are_named_and_nothing_is_imported_unless_asked(store: Store,
     (copied / "secret-model-001-0.mp4").write_bytes(b"not a video")
     for index in (1, 2, 3):
         (copied / f"secret-model-002-{index}.mp4").unlink()
-    with pytest.raises(InputError, match=r"000-1\.mp4 does not exist.*001-0\.mp4 cannot be read") as error:
+    with pytest.raises(
+        InputError, match=r"000-1\.mp4 does not exist.*001-0\.mp4 cannot be read as a video"
+    ) as error:
         import_tasks(store, copied, campaign="main")
     assert "Nothing was imported" in str(error.value)
     assert store.campaigns() == []
@@ -92,19 +92,7 @@ def test_bad_videos_are_named_and_nothing_is_imported_unless_asked(store: Store,
 def test_a_truncated_video_is_named(copied: Path) -> None:
     path = copied / "secret-model-000-0.mp4"
     path.write_bytes(path.read_bytes()[:600])
-    with pytest.raises(InputError, match=r"cannot be read|no frames"):
-        inspect_video(path)
-
-
-def test_a_video_that_browsers_do_not_play_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "x.mp4"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=8)
-        stream.width = stream.height = 32
-        stream.pix_fmt = "yuv420p"
-        container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8))))
-        container.mux(stream.encode())
-    with pytest.raises(InputError, match=r"convert it to H\.264"):
+    with pytest.raises(InputError, match=r"is broken: its end is missing"):
         inspect_video(path)
 
 
