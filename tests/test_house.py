@@ -83,14 +83,19 @@ def wrong_imports(source: str, module: str) -> list[tuple[int, str]]:
     wrong = []
     for line, name, _ in imports(source, module):
         top, *rest = name.split(".")
-        if top in {"tests", "benchmarks", "vidalign"} or (
-            top in MAY_IMPORT and top not in MAY_IMPORT[package] | {package}
+        if (
+            top in {"tests", "benchmarks", "vidalign"}
+            or (top in MAY_IMPORT and top not in MAY_IMPORT[package] | {package})
+            or (
+                # The package's own face may show everything; plain modules beside the wings are the ground floor.
+                top == package
+                and inside
+                and rest
+                and rest[0] in wings
+                and (own is None or wings.index(rest[0]) < wings.index(own))
+            )
         ):
             wrong.append((line, name))
-        elif top == package and inside and rest and rest[0] in wings:
-            # The package's own face may show everything; plain modules beside the wings are the ground floor.
-            if own is None or wings.index(rest[0]) < wings.index(own):
-                wrong.append((line, name))
     return wrong
 
 
