@@ -39,6 +39,9 @@ class PageRoot:
             if message["type"] == "http.response.start":
                 began.append(message)
                 return
+            if message["type"] != "http.response.body":
+                await send(message)
+                return
             body.extend(message.get("body", b""))
             if not message.get("more_body", False):
                 headers = MutableHeaders(scope=began[0])
