@@ -75,9 +75,9 @@ def read_video(path: str | Path) -> tuple[Tensor, float]:
     """All frames of a video file, or the one frame of an image, as a viewer shows them.
 
     Frames follow each other at a constant rate: of a file of variable rate each moment `i / fps` shows the frame
-    whose time stamp is nearest (see `generator.video_files.timing.even_rate`). The rotation that a camera noted is applied,
-    pixels are made square, and transparency is laid over white. The whole video is held in memory; `read_clip` reads
-    a small clip of a long or large one.
+    whose time stamp is nearest (see `generator.video_files.timing.even_rate`). The rotation that a camera noted is
+    applied, pixels are made square, and transparency is laid over white. The whole video is held in memory;
+    `read_clip` reads a small clip of a long or large one.
 
     Args:
         path: mp4, avi, gif, webm or anything else that FFmpeg reads; png and jpg give one frame.

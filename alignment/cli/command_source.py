@@ -29,8 +29,10 @@ class UnreadableError(Exception):
 
 
 def read_command(name: str) -> Any | None:
-    """`HELP`, `EXAMPLE`, `ARGUMENTS` and `VERBS` of `alignment.cli.commands.NAME`, with `run` if it has one; `run` is not
-    to be called. None where the source does not tell."""
+    """Returns `HELP`, `EXAMPLE`, `ARGUMENTS` and `VERBS` of `alignment.cli.commands.NAME`, with `run` if it has one.
+
+    `run` is not to be called. None where the source does not tell.
+    """
     try:
         module = SourceReader().module(f"alignment.cli.commands.{name}")
         names = [
@@ -208,7 +210,7 @@ def _without_methods(definition: ast.ClassDef) -> ast.ClassDef:
         for each in _statements(definition.body)
         if isinstance(each, ast.AnnAssign | ast.Assign | ast.Expr)
     ]
-    definition.body = kept or [ast.Pass()]
+    definition.body = [*kept] or [ast.Pass()]
     return definition
 
 

@@ -102,7 +102,9 @@ class CommandParser(TrlParser):
 
     def format_help(self) -> str:
         """Arguments with help and default, group by group; those of transformers that few need by name only."""
-        return command_help(self.prog, self.summary, self.example, self.dataclass_types, LaunchArguments)
+        return command_help(
+            self.prog, self.summary, self.example, list(self.dataclass_types), LaunchArguments
+        )
 
     def _advice(self, name: str, prefix: str = "") -> str:
         """What to do about an unknown argument: the nearest one, or where it belongs."""

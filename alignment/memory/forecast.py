@@ -1,7 +1,7 @@
 """What a method needs of a GPU's memory on a model, found without the GPU and without reading the weights.
 
-A transformer of two blocks, and one of three, run one step of the method on fake tensors (`generator.hardware.memory_tracker`);
-everything is linear in the number of blocks, so the whole model follows.
+A transformer of two blocks, and one of three, run one step of the method on fake tensors
+(`generator.hardware.memory_tracker`); everything is linear in the number of blocks, so the whole model follows.
 """
 
 from __future__ import annotations

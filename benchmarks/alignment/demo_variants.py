@@ -1,6 +1,6 @@
 """What the settings of the demo's trainings are worth: variants of each, over several seeds, on held-out prompts.
 
-    python -m benchmarks.alignment.demo_variants --output_dir runs/variants --seeds 0 1 2 3 4 5 --workers 15 [--only ppo dpo]
+    python -m benchmarks.alignment.demo_variants --output_dir runs/variants --seeds 0 1 2 3 4 5 --workers 15
 
 For each seed the demo's own stages make demonstrations, SFT adapter, candidates and rankings once. Every variant then
 trains from them with some settings changed, and its gold adherence is measured on held-out prompts that the demo does

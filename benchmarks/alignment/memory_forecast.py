@@ -1,4 +1,6 @@
-"""Forecast against measured memory of training steps on Wan's architecture: `python -m benchmarks.alignment.memory_forecast`.
+"""Forecast against measured memory of training steps on Wan's architecture.
+
+    python -m benchmarks.alignment.memory_forecast
 
 Without a GPU only the forecasts are printed. With one, each setting runs two optimiser steps of LoRA training with
 random weights in eager mode, and the largest memory that PyTorch allocated stands beside the forecast.

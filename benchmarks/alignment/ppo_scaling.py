@@ -1,7 +1,7 @@
 """Weak scaling of PPO over several GPUs: `python -m benchmarks.alignment.ppo_scaling --num_processes 2`.
 
-Runs the iteration of `benchmarks/alignment/ppo_iteration.py` as one process, and under each engine with the prompts of one for
-every process, all in eager mode. The speed-up is videos a second against one process, so N is the best for N.
+Runs the iteration of `benchmarks/alignment/ppo_iteration.py` as one process, and under each engine with the prompts of
+one for every process, all in eager mode. The speed-up is videos a second against one process, so N is the best for N.
 `--tiny` tries it out on a CPU.
 """
 

@@ -1,4 +1,6 @@
-"""What the switches of the built-in generator do: `python -m benchmarks.generator.ablations --device cuda --seconds 45`.
+"""Effects of the switches of the built-in generator.
+
+    python -m benchmarks.generator.ablations --device cuda --seconds 45
 
 Every variant is a new transformer, trained for `--seconds` on the same clips with clean captions by the recipe of
 `vidalign pretrain`; known frames and key frames are left out, as spacetime patches cannot have them. Gold adherence is

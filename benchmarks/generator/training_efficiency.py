@@ -1,4 +1,6 @@
-"""Share of the card's matrix ceiling that training reaches: `python -m benchmarks.generator.training_efficiency --device cuda`.
+"""Share of the card's matrix ceiling that training reaches.
+
+    python -m benchmarks.generator.training_efficiency --device cuda
 
 The ceiling is measured: the best of square bfloat16 matrix products. Training runs the whole recipe of `vidalign
 pretrain` (data from the pool, text encoder, loss, clipping, optimiser, average); only the operations of the

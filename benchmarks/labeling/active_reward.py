@@ -4,10 +4,10 @@
     python -m benchmarks.labeling.active_reward --output_dir runs/active_reward --device cpu --seeds 10
 
 Candidates are mp4 files: clips of the video world, each spoiled by one of six artefacts of random strength, so that
-their visual quality is known (`benchmarks/reward/spoiled_clips.py`). Simulated annotators label pairs through the labeling
-store. The reward model is the one of `vidalign reward`: the shipped generator's blocks as a frozen trunk, whose
-features are computed once, and a head trained by `RewardTrainer`. Accuracy is that of all pairs of the candidates of
-held-out prompts against the known quality.
+their visual quality is known (`benchmarks/reward/spoiled_clips.py`). Simulated annotators label pairs through the
+labeling store. The reward model is the one of `vidalign reward`: the shipped generator's blocks as a frozen trunk,
+whose features are computed once, and a head trained by `RewardTrainer`. Accuracy is that of all pairs of the
+candidates of held-out prompts against the known quality.
 
 1. Selection: after a first round of random pairs, rounds of pairs by what `label select` does with the reward model of
    the round before (20 % of them at random), and at random alone. Reported are the labels needed for an accuracy, as

@@ -6,8 +6,8 @@
 Candidates have features in which the gold score is linear; simulated annotators (`labeling_app.simulate`) label pairs
 with noise. The reward model is a Bradley-Terry model with a linear head, fitted by Newton's method; its ensemble is
 drawn from the Laplace approximation of its posterior. So this measures the rules that `label select` and
-`--merge_annotators` follow (`labeling_app.selection.disagreement`, `labeling_app.quality.reliability`), on a reward model that is exact
-and fast, not the training of a neural one.
+`--merge_annotators` follow (`labeling_app.selection.disagreement`, `labeling_app.quality.reliability`), on a reward
+model that is exact and fast, not the training of a neural one.
 
 1. Selection: rounds of 40 labels by `select_pairs` (20 % at random) and at random alone. For accuracies from 80 % to
    the best that random selection reaches: labels needed, as a share of those of random selection.

@@ -1,10 +1,10 @@
 """A reward model as an HTTP service: requests are joined to batches, and what it cannot take now is refused.
 
-`POST /score` judges videos (`reward.service.protocol` says how they are sent), `GET /info` says what the model judges and takes,
-`GET /health` how busy it is. Videos of all requests wait in one queue; a worker takes those of one size from its head,
-up to `max_batch_size` of them, and waits at most `max_wait` seconds for a batch to fill. When more than `max_queue`
-videos would wait, the request is refused at once with 503 and a `Retry-After` that follows from the speed so far, so
-that clients slow down and memory stays bounded.
+`POST /score` judges videos (`reward.service.protocol` says how they are sent), `GET /info` says what the model
+judges and takes, `GET /health` how busy it is. Videos of all requests wait in one queue; a worker takes those of
+one size from its head, up to `max_batch_size` of them, and waits at most `max_wait` seconds for a batch to fill.
+When more than `max_queue` videos would wait, the request is refused at once with 503 and a `Retry-After` that
+follows from the speed so far, so that clients slow down and memory stays bounded.
 """
 
 from __future__ import annotations
