@@ -134,11 +134,11 @@ def test_what_is_float32_stays_so_inside_a_block(trained):
 def test_losses_and_lora_weights_are_those_of_one_process(method, trained, alone):
     """Up to the rounding of products, as measured by one process: twice what is left if it takes the same batch in two
     parts, which rounds other partial sums. DeepSpeed's linear layer under ZeRO-3 rounds a product once more before it
-    adds the bias: there it is three times what the rounding of products does in all, against float32."""
+    adds the bias: there it is four times what the rounding of products does in all, against float32."""
     engine, _, folder = trained
     found = outcome(folder / method)
     whole, parts, exact = (alone[method, name] for name in ("whole", "parts", "float32"))
-    measure, times = (exact, 3) if engine == "zero3" else (parts, 2)
+    measure, times = (exact, 4) if engine == "zero3" else (parts, 2)
     for name, one, other, spread in zip(("losses", "weights"), whole, found, measure, strict=True):
         apart, allowed = (other - one).norm(), times * (spread - one).norm()
         print(f"{engine} {method}: {name} differ by {apart:.1e} of {one.norm():.1e}; allowed: {allowed:.1e}")
