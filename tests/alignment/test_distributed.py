@@ -5,7 +5,9 @@ import json
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -33,10 +35,31 @@ ENVIRONMENT = {
 pytestmark = pytest.mark.slow
 
 
+SHIPPED = Path(__file__).parents[2] / "configs"
+OWN = TemporaryDirectory(prefix="vidalign-test-")
+
+
+@cache
+def dividing_all():
+    """The shipped ZeRO-3 configuration with nothing too small to be divided."""
+    config = json.loads((SHIPPED / "deepspeed" / "zero3.json").read_text())
+    config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+    Path(OWN.name, "zero3.json").write_text(json.dumps(config))
+    file = Path(OWN.name, "zero3.yaml")
+    file.write_text((SHIPPED / "accelerate" / "zero3.yaml").read_text().replace("../deepspeed/", ""))
+    return str(file)
+
+
+def launcher_words(engine, command=()):
+    """How the command starts two processes on a CPU."""
+    config = dividing_all() if engine == "zero3" else engine
+    asked = argparse.Namespace(**vars(LaunchArguments(accelerate_config=config, num_processes=2)))
+    return launch_command(asked, list(command), 0)
+
+
 def launched(engine, script, *arguments):
     """Two processes of a script, as `--accelerate_config` starts those of the command."""
-    asked = argparse.Namespace(**vars(LaunchArguments(accelerate_config=engine, num_processes=2)))
-    words = launch_command(asked, [], 0)
+    words = launcher_words(engine)
     result = subprocess.run(
         [*words[: words.index("--module")], str(script), *map(str, arguments)],
         env=os.environ | ENVIRONMENT | environment_without_gpu(words) | {"VIDALIGN_LAUNCHED": "1"},

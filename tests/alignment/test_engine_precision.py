@@ -1,6 +1,5 @@
 """`--bf16 true` rounds products and nothing else, under every engine, started as the command starts it."""
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -10,10 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parent))
-from test_distributed import ADAPTER, launched
+from test_distributed import ADAPTER, launched, launcher_words
 
 from alignment import cli
-from alignment.launcher import LaunchArguments, launch_command
 from generator.testing_pipelines import save_tiny_pipeline
 from generator.video import write_video
 
@@ -68,16 +66,10 @@ def words(method, data, output_dir, processes=1, parts=1, bf16=True):
 def launch(engine, commands, folder):
     """Two processes as `--accelerate_config` starts them, with one command after the other; what they saw."""
     file, report = folder / "commands.json", folder / "report.json"
-    asked = argparse.Namespace(**vars(LaunchArguments(accelerate_config=engine, num_processes=2)))
-    file.write_text(json.dumps([_launched_words(asked, command) for command in commands]))
+    whole = [launcher_words(engine, command) for command in commands]  # with what the launcher adds
+    file.write_text(json.dumps([line[line.index("alignment.cli") + 1 :] for line in whole]))
     launched(engine, SCRIPT, file, report)
     return json.loads(report.read_text())
-
-
-def _launched_words(asked, command):
-    """The words of the command itself, with those that the launcher adds."""
-    words = launch_command(asked, command, 0)
-    return words[words.index("alignment.cli") + 1 :]
 
 
 def outcome(folder):
