@@ -168,7 +168,7 @@ def run(
             """Makes the folder when the first videos are there, so that whatever refuses them leaves nothing."""
             open_output_dir(output_dir, OUTPUTS, arguments.overwrite, going_on)
             if not going_on:
-                in_effect = _in_effect(state, asdict(model.defaults), prompt.task)
+                in_effect = _in_effect(state, vars(model.defaults), prompt.task)
                 write_json(output_dir / ARGUMENTS_FILE, in_effect)
 
         plain = not prompt.task and not arguments.reward

@@ -352,6 +352,7 @@ def run_evaluate(arguments: EvaluateArguments) -> None:
     """Writes the report and prints the accuracy of each dimension beside its baselines."""
     from dataclasses import asdict
 
+    from generator.loading import default_device
     from generator.provenance import file_hash, versions
     from generator.video import check_videos
     from reward import load_reward
@@ -386,6 +387,7 @@ def run_evaluate(arguments: EvaluateArguments) -> None:
     settings = {
         **asdict(arguments),
         "preferences": _shown(arguments.preferences),
+        "device": arguments.device or str(default_device()),
         "calibration_fraction": fraction,
         "held_out_only": held_out is not None,
         "preferences_sha256": file_hash(source) if source.is_file() else None,
