@@ -131,6 +131,8 @@ def explanation(error: BaseException) -> str | None:
         return f"{where} cannot be used ({error.strerror}): check its permissions or name another path."
     if type(error).__name__ == "OutOfMemoryError":
         return "the GPU's memory is full: choose a smaller batch, fewer frames or a smaller size."
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
+        return "the machine's memory is full: choose a smaller batch, fewer frames or a smaller size."
     return None
 
 

@@ -143,7 +143,7 @@ def check_integer(name: str, value: int) -> None:
     elif name == "port" or name.endswith("_port"):
         low, high = 0, 2**16 - 1
     else:
-        low, high = 1 - 2**63, 2**63 - 1
+        low, high = 1 - 2**31, 2**31 - 1
     if not low <= value <= high:
         raise InputError(f"{name} is {value}, but must be between {low} and {high}.")
 

@@ -23,7 +23,8 @@ from reward.adherence.report import (
 OWN_MODEL = """\
 # your own model (a folder or a hub id), prompts and demonstrations
 vidalign sft --model MODEL --dataset demonstrations/ --output_dir runs/sft
-vidalign generate --model MODEL --adapter runs/sft --prompts prompts.txt --num_videos_per_prompt 4 --output_dir runs/candidates
+vidalign generate --model MODEL --adapter runs/sft --prompts prompts.txt --num_videos_per_prompt 4 \\
+    --output_dir runs/candidates
 # your own annotators, in a browser
 vidalign label import --db labels.db --campaign first --videos runs/candidates
 vidalign label serve --db labels.db
@@ -32,7 +33,8 @@ vidalign label export --db labels.db --campaign first --output_file rankings.jso
 vidalign reward --model MODEL --adapter runs/sft --preferences rankings.jsonl --output_dir runs/reward
 vidalign dpo --model MODEL --adapter runs/sft --preferences rankings.jsonl --output_dir runs/dpo
 vidalign ppo --model MODEL --adapter runs/sft --prompts prompts.txt --reward runs/reward --output_dir runs/ppo
-vidalign evaluate --model MODEL --adapter runs/sft runs/dpo runs/ppo --prompts test-prompts.txt --output_dir runs/evaluation
+vidalign evaluate --model MODEL --adapter runs/sft runs/dpo runs/ppo --prompts test-prompts.txt \\
+    --output_dir runs/evaluation
 """
 
 

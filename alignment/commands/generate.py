@@ -136,7 +136,7 @@ def run(
             if arguments.overwrite:
                 refuse_inputs_in(output_dir, _inputs(arguments, prompt))
             prepare_output_dir(output_dir, arguments.overwrite)
-            write_json(output_dir / ARGUMENTS_FILE, _in_effect(state, asdict(model.defaults), prompt.task))
+            write_json(output_dir / ARGUMENTS_FILE, _in_effect(state, vars(model.defaults), prompt.task))
         _generate_missing(generate, fps, missing, len(rows), arguments)
     write_jsonl(output_dir / METADATA, rows)
     print(f"{len(rows)} videos in {output_dir}")

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 HELP = (
     "Align a generator with a reward model: sample groups of videos, judge them, reinforce the better ones."
 )
-EXAMPLE = "vidalign ppo --model nano --adapter runs/sft --prompts prompts.txt --reward runs/reward --output_dir runs/ppo"
+EXAMPLE = (
+    "vidalign ppo --model nano --adapter runs/sft --prompts prompts.txt --reward runs/reward "
+    "--output_dir runs/ppo"
+)
 
 
 @dataclass

@@ -262,6 +262,7 @@ def run_evaluate(arguments: EvaluateArguments) -> None:
     """Writes the report and prints the accuracy of each dimension beside its baselines."""
     from dataclasses import asdict
 
+    from generator.loading import default_device
     from reward import load_reward
     from reward.evaluation import calibration_of, evaluate_reward, held_out_of_training
     from reward.evaluation_report import write_evaluation
@@ -287,6 +288,7 @@ def run_evaluate(arguments: EvaluateArguments) -> None:
     source = Path(arguments.preferences)
     settings = {
         **asdict(arguments),
+        "device": arguments.device or str(default_device()),
         "calibration_fraction": fraction,
         "held_out_only": held_out is not None,
         "preferences_sha256": file_hash(source) if source.is_file() else None,

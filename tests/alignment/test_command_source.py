@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +14,10 @@ import pytest
 from alignment import cli
 from alignment.command_parser import CommandParser
 from alignment.command_source import read_command
+from alignment.launcher import LaunchArguments
+from alignment.report import OWN_MODEL
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def calls(module: Any) -> dict[str, tuple[type, ...]]:
@@ -106,3 +113,29 @@ def test_help_explains_every_argument_but_the_rare_ones_of_transformers() -> Non
     explained = before.replace("\n      ", " ").splitlines()
     assert all(len(line.split()) > 4 for line in explained if line.startswith("  --")), "each is explained"
     assert "adam_beta1" in advanced
+
+
+def shown_commands() -> list[str]:
+    """The command lines of README, docs, `--help` and the demo's report, without those that are cut short."""
+    pages = [(ROOT / "README.md").read_text(encoding="utf-8"), OWN_MODEL]
+    pages += [page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md")]
+    lines = [line for page in pages for line in re.sub(r"\\\n\s*", "", page).splitlines()]
+    for name in cli.COMMANDS:
+        module: Any = read_command(name)
+        lines += [module.EXAMPLE, *(each.example for each in getattr(module, "VERBS", {}).values())]
+    return sorted({line for line in lines if line.startswith("vidalign ") and "…" not in line})
+
+
+@pytest.mark.parametrize("line", shown_commands())
+def test_every_command_line_that_is_shown_is_one(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alignment.command_parser.read_config", lambda path: {})
+    monkeypatch.setattr("alignment.command_parser.find_config", Path)
+    _, name, *words = shlex.split(line, comments=True)
+    module: Any = read_command(name)
+    verb = getattr(module, "VERBS", {}).get(words[0] if words else "")
+    types = module.ARGUMENTS if verb is None else verb.arguments
+    words = words if verb is None else words[1:]
+    if verb is not None and verb.positional and words and not words[0].startswith("-"):
+        words = [f"--{verb.positional}", *words]
+    launch = (LaunchArguments,) if name in cli.LAUNCHED else ()
+    CommandParser((*types, *launch), prog="x").check(words)

@@ -267,7 +267,10 @@ def test_ppo_takes_demonstrations_and_a_reward_by_name(tmp_path, videos, quiet, 
     trainer = ppo.run(MODEL, data, LoraArguments(), config, generator=tiny_generator())
     entry = next(e for e in trainer.state.log_history if "reward" in e)
     assert {"loss/ptx", "rewards/world/overall/mean"} <= set(entry)
-    assert json.loads((tmp_path / "out" / "training.json").read_text())["reward"][0] == "world"
+    record = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert record["reward"][0] == "world"
+    assert record["lora"]["lora_alpha"] == 32, "2 r stands for an unset one"
+    assert record["arguments"]["guidance_scale"] == trainer.generator.defaults.guidance_scale
     assert ppo.PPOArguments(reward="one").reward == ["one"]
 
 

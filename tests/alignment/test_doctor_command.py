@@ -12,6 +12,9 @@ import torch
 
 from alignment.cli import main
 from alignment.commands import doctor
+from generator import load_generator
+
+GENERATE = ["--prompts", "world:test:1", "--output_dir", "never-made"]
 
 
 def test_doctor_reports_versions_codecs_and_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -26,6 +29,43 @@ def test_doctor_reports_versions_codecs_and_disk(tmp_path: Path, capsys: pytest.
     assert found["machine"]["disk_free"] == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.05)
     assert found["video"]["write H.264 (libx264)"] is True
     assert len(found["gpus"]) == torch.cuda.device_count()
+
+
+def test_the_built_in_model_has_a_forecast(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--model", "nano", "--lora_r", "4", "--json", str(tmp_path / "found.json")]) == 0
+    shown = capsys.readouterr().out.split("Memory of nano")[1]
+    methods = json.loads((tmp_path / "found.json").read_text())["model"]["methods"]
+    assert list(methods) == ["generate", "sft", "dpo", "ppo"]
+    assert all(f"{method:<8}" in shown for method in methods)
+    transformer = load_generator("nano", device="cpu").transformer
+    for (option,) in methods.values():
+        assert option["resident"]["transformer"] == sum(p.nbytes for p in transformer.parameters())
+        assert option["peak"] == sum(option["resident"].values()) + max(option["transient"].values())
+    assert methods["dpo"][0]["transient"]["update"] > 1.5 * methods["sft"][0]["transient"]["update"]
+
+
+def test_a_hub_model_without_the_hub_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for words in (
+        ["doctor", "--model", "nobody/nothing"],
+        ["generate", "--model", "nobody/nothing", *GENERATE],
+    ):
+        assert main(words) == 2
+        shown = capsys.readouterr().err
+        assert "HF_HUB_OFFLINE is set: unset it, or download the model first" in shown
+        assert "hub id" not in shown or "generate" in words
+
+
+def test_bfloat16_without_a_gpu_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("transformers.training_args.is_torch_bf16_gpu_available", lambda: False)
+    words = ["--config", "wan/ppo", "--prompts", "world:train:4", "--reward", "world"]
+    assert main(["ppo", *words, "--output_dir", str(tmp_path / "out")]) == 2
+    assert "pass --bf16 false, or --use_cpu true" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_package_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -174,7 +174,7 @@ def test_a_foreign_folder_is_left_alone(
         (["--height", "33"], "not a size of this model"),
         (["--num_videos_per_prompt", "0"], "--num_videos_per_prompt is 0"),
         (["--prompts", "missing.txt"], "missing.txt does not exist"),
-        (["--seed", str(10**20)], "--seed is 100000000000000000000"),
+        (["--seed", str(10**20)], "seed is 100000000000000000000, but must be between 0 and 4294967295"),
     ],
 )
 def test_a_mistake_leaves_no_output(
@@ -188,3 +188,21 @@ def test_a_mistake_leaves_no_output(
     assert main([*command, *words]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_values_in_effect_are_recorded_and_the_same_command_goes_on(
+    painter: SeedPainter, command: list[str], tmp_path: Path
+) -> None:
+    painter.fail_after = 0
+    main(command)
+    file = next(tmp_path.rglob("generation.json"))
+    recorded = json.loads(file.read_text())
+    assert {name: recorded[name] for name in ("num_frames", "height", "width")} == {
+        "num_frames": 3,
+        "height": 16,
+        "width": 24,
+    }
+    painter.fail_after = None
+    assert main([*command, "--width", "16"]) == 2
+    assert main([*command, "--width", "24"]) == 0, "the model's own width, said"
+    assert main(command) == 0

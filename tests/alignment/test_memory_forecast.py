@@ -141,7 +141,7 @@ def test_decoding_in_tiles_needs_less(folders: dict[str, Path]) -> None:
 
 
 def test_a_family_that_cannot_be_forecast_says_so(tmp_path: Path) -> None:
-    (tmp_path / "model_index.json").write_text('{"_class_name": "NativeVideoPipeline"}')
+    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     with pytest.raises(InputError, match="measure it"):
         forecast(tmp_path, Work("sft", 9, 16, 16))
 

@@ -78,6 +78,8 @@ def test_base_is_evaluated_on_prompts_of_the_world(folder, tmp_path, capsys):
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["adherence"]["base"]["n"] == 4
     assert report["settings"]["verifier"] == verifier
+    sampled = {"num_frames": 9, "height": 32, "width": 32, "num_inference_steps": 2, "guidance_scale": 1.0}
+    assert {name: report["settings"][name] for name in sampled} == sampled
     assert "torch" in report["settings"]["versions"]
 
 

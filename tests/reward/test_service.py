@@ -188,6 +188,23 @@ def test_scores_that_are_no_numbers_travel_as_such_and_too_much_is_refused():
             assert "larger than 1 MB" in answer.json()["detail"]
 
 
+def test_a_proxy_is_not_asked_for_this_machine_and_named_for_others(monkeypatch):
+    monkeypatch.setattr("reward.remote.CONNECTION_ATTEMPTS", 1)
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://somebody:secret@127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with served(Brightness()) as address:
+        port = address.rpartition(":")[2]
+        for host in ("127.0.0.1", "localhost"):
+            assert load_reward(f"http://{host}:{port}").dimensions == ("overall",)
+    with pytest.raises(
+        InputError, match=r"through the proxy 127\.0\.0\.1:9 .*check the address and the proxy"
+    ) as told:
+        load_reward("http://rewards.example:8765")
+    assert "secret" not in str(told.value)
+
+
 def test_an_address_without_a_service_is_an_input_error(monkeypatch):
     monkeypatch.setattr("reward.remote.CONNECTION_ATTEMPTS", 1)
     with pytest.raises(InputError, match="does not answer"):

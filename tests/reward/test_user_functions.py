@@ -37,7 +37,7 @@ def test_the_current_folder_hides_no_installed_module(folder: Path) -> None:
     for name in ("reward", "generator", "datasets"):
         (folder / name).mkdir()
     (folder / "generator.py").write_text("raise RuntimeError('shadowed')\n")
-    program = "from reward import load_reward; load_reward('plain_scores:score'); import colorsys, generator.output, reward"
+    program = "from reward import load_reward; load_reward('plain_scores:score'); import colorsys, generator.output"
     words = [sys.executable, "-P", "-c", program]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
