@@ -7,6 +7,7 @@ is kept with the uploads of the store under the hash of the original's content.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,8 @@ import av
 from tqdm import tqdm
 
 from generator.output import InputError
-from labeling_app.browser_video import write_playable
+from generator.video_decoding import VideoReader, opened_video
+from labeling_app.browser_video import is_playable, write_playable
 from labeling_app.models import Media
 
 if TYPE_CHECKING:
@@ -48,9 +50,30 @@ def keep_playable(uploads: Path, videos: Iterable[VideoFile]) -> None:
 
 
 def shown_file(uploads: Path, media: Media) -> Path:
-    """The file that annotators are shown of a video: its copy where there is one."""
-    copy = _copy(uploads, media.sha256)
-    return copy if copy.is_file() else Path(media.path)
+    """The file that annotators are shown of a video: itself, or its copy, which is made where it is missing.
+
+    It is missing where the import kept it in another folder than the server looks in, or was before there were copies.
+    """
+    copy, original = _copy(uploads, media.sha256), Path(media.path)
+    if copy.is_file():
+        return copy
+    if _plays(media.path, media.sha256):
+        return original
+    try:
+        write_playable(original, copy)
+    except (av.FFmpegError, OSError, InputError):
+        return original  # most browsers still play it
+    return copy
+
+
+@lru_cache(maxsize=4096)
+def _plays(path: str, sha256: str) -> bool:
+    """True where every browser plays the file of this content, or none can read it."""
+    try:
+        with opened_video(path) as reader:
+            return not isinstance(reader, VideoReader) or is_playable(reader, next(reader.raw_frames())[1])
+    except InputError:
+        return True
 
 
 def _copy(uploads: Path, sha256: str) -> Path:
