@@ -320,7 +320,9 @@ def contact_sheet(
 def _read_whole(path: str | Path, size: Callable[[int, int], tuple[int, int]]) -> tuple[np.ndarray, float]:
     """All frames at a constant rate, uint8 `[frames, height, width, 3]`, and their rate."""
     with opened_video(path) as reader:
-        times, pictures, end = [], [], 0.0
+        times: list[Fraction] = []
+        pictures: list[np.ndarray] = []
+        end = 0.0
         for frame in reader.frames():
             times.append(frame.time)
             wanted = pictures[0].shape[:2] if pictures else size(*frame.pixels.shape[:2])

@@ -118,7 +118,7 @@ class VideoReader:
 
     def _decoded(self) -> Iterator[Any]:
         wanted = _WITH_ALPHA.get(self.stream.codec_context.name)
-        separate = None
+        separate: Any = None
         if wanted and self.stream.metadata.get("alpha_mode") == "1":
             separate = av.CodecContext.create(wanted, "r")
         clean, latest = False, 0.0
