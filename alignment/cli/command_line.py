@@ -173,7 +173,7 @@ def _run_command(name: str, arguments: list[str]) -> int:
         code = None if described is None else _answer(described, name, arguments, run=False)
         if code is not None:
             return code
-    return _answer(_load_command(name), name, arguments, run=True) or 0
+    return _answer(load_command(name), name, arguments, run=True) or 0
 
 
 def _answer(module: Any, name: str, arguments: list[str], run: bool) -> int | None:
@@ -227,7 +227,7 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f"the nearest is {found[0]}: " if found else ""
 
 
-def _load_command(name: str) -> ModuleType:
+def load_command(name: str) -> ModuleType:
     from generator.output import InputError
 
     module = f"alignment.cli.commands.{name}"

@@ -87,13 +87,7 @@ class CommandParser(TrlParser):
         except InputError:
             raise
         except (ValueError, ImportError) as error:
-            reason = " ".join(str(error).split())
-            if "bf16" in reason and "use_cpu" in reason:
-                reason = (
-                    "bf16 is asked for, but torch sees no GPU that computes in bfloat16: pass --bf16 false, or "
-                    "--use_cpu true to train in bfloat16 on the CPU."
-                )
-            raise InputError(reason) from error
+            raise InputError(" ".join(str(error).split())) from error
 
     def error(self, message: str) -> NoReturn:
         message = re.sub(r"argument (--\w+)(/--[\w-]+)?:", r"\1:", message)

@@ -58,13 +58,14 @@ def test_a_hub_model_without_the_hub_says_what_to_do(
         assert "hub id" not in shown or "generate" in words
 
 
-def test_bfloat16_without_a_gpu_is_one_sentence(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+def test_the_configuration_of_wan_is_taken_without_a_gpu_and_only_the_weights_are_missing(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("transformers.training_args.is_torch_bf16_gpu_available", lambda: False)
     words = ["--config", "wan/ppo", "--prompts", "world:train:4", "--reward", "world"]
     assert main(["ppo", *words, "--output_dir", str(tmp_path / "out")]) == 2
-    assert "pass --bf16 false, or --use_cpu true" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "Wan-AI/Wan2.1-T2V-1.3B-Diffusers" in said
+    assert "bf16" not in said
     assert not (tmp_path / "out").exists()
 
 
