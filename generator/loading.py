@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from generator.base import GenerationDefaults, VideoGenerator
+from generator.base import VideoGenerator
 from generator.hardware.offloading import offload_linear_layers
 from generator.output import InputError, read_json
+from generator.video_model import GenerationDefaults
 
 DEFAULTS_NAME = "generation_defaults.json"
 """In a model's folder: sizes and sampling settings instead of the family's own, as `GenerationDefaults` has them."""

@@ -15,7 +15,8 @@ from torch.utils.data import Dataset, Sampler
 
 from alignment.data.example_weights import as_fillers, whole_rounds
 from alignment.data.latent_dataset import LatentDataset, collate
-from generator.base import Conditions, VideoGenerator, select
+from generator.base import VideoGenerator
+from generator.conditions import Conditions, select
 from generator.native.packing import pack_rows, sample_kept_tokens
 from generator.output import InputError
 from generator.seeds import ExampleStream

@@ -25,7 +25,8 @@ from alignment.trainers.base_trainer import AlignmentTrainer
 from alignment.trainers.dpo_config import DPOConfig
 from alignment.trainers.sft_trainer import EVALUATION_STEP, draw_sigmas
 from generator import flow
-from generator.base import Conditions, VideoGenerator
+from generator.base import VideoGenerator
+from generator.conditions import Conditions
 from generator.editing.first_frames import with_first_frame
 from generator.one_or_several import as_list
 from generator.output import InputError

@@ -16,7 +16,8 @@ from alignment.losses import flow_matching_error
 from alignment.trainers.base_trainer import AlignmentTrainer
 from alignment.trainers.sft_config import SFTConfig
 from generator import flow
-from generator.base import Conditions, VideoGenerator
+from generator.base import VideoGenerator
+from generator.conditions import Conditions
 from generator.editing.first_frames import with_first_frame
 from generator.native.packing import dropped_share
 from generator.one_or_several import as_list

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from generator import flow
-from generator.base import VideoGenerator, concatenate, repeat
+from generator.base import VideoGenerator
+from generator.conditions import concatenate, repeat
 from generator.editing.first_frames import velocity_with_image
 from generator.one_or_several import as_list
 from generator.output import InputError

@@ -12,8 +12,9 @@ from diffusers import LTXPipeline
 from diffusers.pipelines.ltx.pipeline_ltx import calculate_shift
 from torch import Tensor
 
-from generator.base import Conditions, GenerationDefaults
+from generator.conditions import Conditions
 from generator.families.pipeline_generator import PipelineGenerator, refuse_key_frames, trim
+from generator.video_model import GenerationDefaults
 
 
 class LTXGenerator(PipelineGenerator):

@@ -9,11 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from generator.base import Conditions, GenerationDefaults, VideoGenerator
+from generator.base import VideoGenerator
+from generator.conditions import Conditions
 from generator.lost_words import lost_end
 from generator.native.packing import ClipShape
 from generator.native.pipeline import NativeVideoPipeline
 from generator.native.text_encoder import MAX_TEXT_TOKENS, clean, encode_text, unknown_words
+from generator.video_model import GenerationDefaults
 
 
 class NativeGenerator(VideoGenerator):

@@ -14,11 +14,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from generator.base import Conditions, GenerationDefaults, VideoGenerator
+from generator.base import VideoGenerator
+from generator.conditions import Conditions
 from generator.hardware.tiling import TILE, lay_tiles
 from generator.lost_words import lost_end
 from generator.one_or_several import as_list
 from generator.output import InputError
+from generator.video_model import GenerationDefaults
 
 ATTENTION_LAYERS = ["to_q", "to_k", "to_v", "to_out.0"]
 

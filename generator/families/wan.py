@@ -11,8 +11,9 @@ from diffusers.loaders import PeftAdapterMixin
 from PIL import Image
 from torch import Tensor, nn
 
-from generator.base import Conditions, GenerationDefaults
+from generator.conditions import Conditions
 from generator.families.pipeline_generator import PipelineGenerator, refuse_key_frames, trim, zero_pad
+from generator.video_model import GenerationDefaults
 
 CLIP_TOKENS = 257
 """Of the image encoder of Wan 2.1 I2V: 16 x 16 patches and one of the whole image."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from generator.base import Conditions, select
+from generator.conditions import Conditions, select
 from generator.latent_cache import encode_files, encode_prompts_cached
 from generator.one_or_several import as_list
 from generator.output import InputError

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from generator import flow
-from generator.base import GenerationDefaults, VideoGenerator, repeat
+from generator.base import VideoGenerator
+from generator.conditions import repeat
 from generator.output import InputError
 from generator.sampling import (
     SdeSettings,
@@ -14,6 +15,7 @@ from generator.sampling import (
     sample_trajectories,
     seeded_noise,
 )
+from generator.video_model import GenerationDefaults
 
 
 class PointGenerator(VideoGenerator):

@@ -42,7 +42,7 @@ from benchmarks.reward.accuracy.arguments import read_arguments
 from benchmarks.reward.accuracy.clips import Clips, annotate, make_clips, near_miss_rankings, without_ties
 from benchmarks.reward.accuracy.figures import correlation, plot, table
 from generator import load_generator
-from generator.base import select
+from generator.conditions import select
 from generator.output import write_json, write_text
 from generator.world import categories, sample_prompts
 from labeling_app.simulate import SimulatedAnnotator, best_possible_pair_accuracy
