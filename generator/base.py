@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor
 
+from generator.hardware.compilation import compile_each
 from generator.sampling import generate_videos
 from generator.video_model import VideoModel
 
 
 class VideoGenerator(VideoModel):
     """A text-to-video generator: the operations of `VideoModel`, and videos from prompts in one call."""
+
+    def compile_blocks(self, **options: Any) -> None:
+        """Compiles each repeated block when it first runs (regional `torch.compile`); all share the code.
+
+        Shapes are compiled as they are: a rollout and an update have one each.
+
+        Args:
+            options: for `torch.compile`, over `dynamic=False`.
+        """
+        compile_each(self.blocks(), **options)
 
     def generate(
         self,

@@ -251,18 +251,6 @@ class VideoModel(ABC):
         parts: Any = dict(self.transformer.named_children())  # not the configuration's values of these names
         return [block for name in BLOCK_LISTS for block in parts.get(name, [])]
 
-    def compile_blocks(self, **options: Any) -> None:
-        """Compiles each repeated block when it first runs (regional `torch.compile`); all share the code.
-
-        Shapes are compiled as they are: a rollout and an update have one each.
-
-        Args:
-            options: for `torch.compile`, over `dynamic=False`.
-        """
-        from generator.hardware.compilation import compile_each
-
-        compile_each(self.blocks(), **options)
-
     def set_attention_backend(self, backend: str) -> None:
         """Chooses the attention kernel by diffusers' name: `native`, `_native_cudnn`, `flash`, `_flash_3`, …
 

@@ -21,8 +21,7 @@ from generator.output import InputError, read_json
 from generator.provenance import file_hash
 from reward.metrics import Pairs, evaluate_pairs, pairs_of_rankings
 from reward.models.base import RewardModel
-from reward.preferences import DIMENSIONS, MISSING, Ranking, split_by_prompt
-from reward.training.reward_trainer import split_rankings
+from reward.preferences import DIMENSIONS, MISSING, Ranking, split_by_prompt, split_rankings
 
 BATCH_BYTES = 2**28
 """Most memory of the videos that are judged together, unless one takes more."""

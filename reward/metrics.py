@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from generator.one_or_several import as_list
-from reward.adherence.statistics import Interval, cluster_bootstrap
+from reward.statistics import Interval, cluster_bootstrap
 
 Floats = NDArray[np.float64]
 

@@ -15,8 +15,9 @@ from tqdm import tqdm
 from generator.one_or_several import as_list
 from generator.output import InputError, check_storable, read_jsonl
 from generator.video_files.decoding import VIDEO_SUFFIXES, VideoReader, film_rate, opened_video
-from labeling_app.files.browser_video import is_playable
-from labeling_app.store.store import NewTask, Store, VideoFile, check_task
+from labeling_app.browser_video import is_playable
+from labeling_app.store.new_tasks import NewTask, VideoFile, check_task
+from labeling_app.store.store import Store
 
 CONTENT_TYPES = {".mp4": "video/mp4", ".m4v": "video/mp4", ".webm": "video/webm"}
 SUFFIXES = VIDEO_SUFFIXES

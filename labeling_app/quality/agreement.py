@@ -15,7 +15,7 @@ from generator.output import InputError
 from labeling_app.store.remarks import Remark, orders_shown, remarks_of
 from labeling_app.store.store import Store
 from labeling_app.store.tables import Judgement
-from reward.adherence.statistics import LEAST_CLUSTERS
+from reward.statistics import LEAST_CLUSTERS
 
 Level = Literal["nominal", "ordinal", "interval"]
 Array = NDArray[np.float64]

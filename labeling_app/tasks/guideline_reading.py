@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from generator.output import InputError
-from labeling_app.campaigns.campaigns import guidelines
+from labeling_app.store.guidelines import guidelines
 from labeling_app.store.store import Store
 from labeling_app.store.tables import Acknowledgement, Guidelines, User
 from labeling_app.tasks.lease import Refused

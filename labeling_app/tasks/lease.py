@@ -9,7 +9,8 @@ from typing import Any, cast
 from sqlalchemy import Select, Table, bindparam, func, select, update
 from sqlalchemy.orm import Session
 
-from labeling_app.store.store import Store, is_storable
+from generator.output import is_storable
+from labeling_app.store.store import Store
 from labeling_app.store.tables import Acknowledgement, Assignment, Campaign, Guidelines, Task, User
 from labeling_app.tasks.queue import Candidate, ShownVideo
 

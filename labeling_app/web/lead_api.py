@@ -19,7 +19,9 @@ from labeling_app.campaigns.overview import campaign_overview, campaign_quality
 from labeling_app.files.candidates import read_tasks
 from labeling_app.files.rankings import ranking_rows
 from labeling_app.quality import adjudication
-from labeling_app.store.store import MAXIMUM_OVERLAP, MAXIMUM_VIDEOS, NewTask, Store
+from labeling_app.store.campaign_rows import MAXIMUM_OVERLAP
+from labeling_app.store.new_tasks import MAXIMUM_VIDEOS, NewTask
+from labeling_app.store.store import Store
 from labeling_app.tasks.next_task import MAXIMUM_TEXT
 from labeling_app.web.access import Lead, NotAllowed
 from labeling_app.web.demonstration_api import media_for_page
@@ -217,7 +219,7 @@ def _add_campaigns(api: APIRouter, store: Store, candidates: Path | None) -> Non
         user: Lead, campaign: CampaignName, body: Annotated[NewGuidelines, Body()]
     ) -> dict[str, Any]:
         """Adds a version of a campaign's guidelines."""
-        version = campaigns.set_guidelines(store, campaign, body.text)
+        version = guidelines.set_guidelines(store, campaign, body.text)
         store.record(user.name, "set guidelines", campaign=campaign, version=version)
         return {"version": version}
 

@@ -18,10 +18,11 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from generator.output import InputError, is_storable
-from labeling_app.files.browser_video import frame_times
-from labeling_app.files.playable import shown_file
+from labeling_app.browser_video import frame_times
 from labeling_app.store.contents import is_unchanged
-from labeling_app.store.store import MAXIMUM_VIDEOS, Store
+from labeling_app.store.new_tasks import MAXIMUM_VIDEOS
+from labeling_app.store.playable import shown_file
+from labeling_app.store.store import Store
 from labeling_app.store.tables import User
 from labeling_app.tasks import guideline_reading
 from labeling_app.tasks import next_task as assignment

@@ -26,7 +26,7 @@ from generator.output import InputError, atomic_path
 from generator.training.checkpoints import CheckpointingTrainer
 from reward.metrics import Pairs, evaluate_pairs, pairs_of_rankings
 from reward.models.latent import LatentRewardModel
-from reward.preferences import Ranking, prompt_key, split_by_prompt
+from reward.preferences import Ranking
 from reward.training.matching_pretraining import DemonstrationMatching
 from reward.training.ranking_data import EncodedVideos, RankingCollator, RankingDataset, encode_videos
 from reward.training.ranking_model import RankingLikelihood, RankingModel, with_trunk_tokens
@@ -379,16 +379,3 @@ def _scored_pairs(split: RankingDataset, scores: Tensor, dimension: int) -> Pair
         [ranking.ranks for _, ranking in chosen],
         [ranking.prompt for _, ranking in chosen],
     )
-
-
-def split_rankings(
-    rankings: Sequence[Ranking], held_out_fraction: float, validation_fraction: float, seed: int
-) -> tuple[list[Ranking], list[Ranking], list[Ranking]]:
-    """`(train, validation, held_out)` by prompt; splits that there are too few prompts for stay empty."""
-    prompts = len({prompt_key(ranking.prompt) for ranking in rankings})
-    rest, held_out = split_by_prompt(rankings, held_out_fraction if prompts >= 2 else 0.0, seed)
-    remaining = len({prompt_key(ranking.prompt) for ranking in rest})
-    share = validation_fraction / max(1e-9, 1 - held_out_fraction)
-    enough = validation_fraction > 0 and remaining >= 4
-    train, validation = split_by_prompt(rest, min(share, 0.5) if enough else 0.0, seed + 1)
-    return train, validation, held_out

@@ -21,12 +21,12 @@ from generator.training.checkpoints import newest_checkpoint
 from reward.models.ensemble import MEMBER, EnsembleRewardModel
 from reward.models.latent import MODEL_TYPE, LatentRewardConfig, LatentRewardModel
 from reward.models.storage import read_reward_config
-from reward.preferences import DIMENSIONS, Ranking
+from reward.preferences import DIMENSIONS, Ranking, split_rankings
 from reward.training.matching_pretraining import DemonstrationMatching
 from reward.training.near_miss_pretraining import RankingPretraining
 from reward.training.ranking_data import EncodedVideos
 from reward.training.reward_config import RewardConfig
-from reward.training.reward_trainer import RewardTrainer, split_rankings
+from reward.training.reward_trainer import RewardTrainer
 
 
 def build_reward_model(

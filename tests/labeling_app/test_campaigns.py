@@ -12,15 +12,7 @@ import numpy as np
 import pytest
 
 from generator.output import InputError
-from labeling_app.campaigns.campaigns import (
-    Rules,
-    add_project,
-    guidelines,
-    import_gold,
-    make_gold,
-    set_guidelines,
-    set_rules,
-)
+from labeling_app.campaigns.campaigns import Rules, add_project, import_gold, make_gold, set_rules
 from labeling_app.campaigns.overview import campaign_overview
 from labeling_app.files.candidates import import_tasks
 from labeling_app.files.rankings import export_rankings
@@ -28,6 +20,7 @@ from labeling_app.quality.adjudication import adjudicate, disagreement_share, di
 from labeling_app.quality.hidden_checks import hidden_checks
 from labeling_app.quality.reliability import aggregate, read_store
 from labeling_app.simulate import SimulatedAnnotator, simulate
+from labeling_app.store.guidelines import guidelines, set_guidelines
 from labeling_app.store.store import Store
 from labeling_app.store.tables import Assignment, Task, User
 from labeling_app.tasks import next_task as assignment

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from labeling_app.campaigns.campaigns import add_campaign, set_guidelines
+from labeling_app.campaigns.campaigns import add_campaign
 from labeling_app.campaigns.demonstrations import add_library, ask, demonstrations
 from labeling_app.quality.adjudication import adjudications
+from labeling_app.store.guidelines import set_guidelines
 from labeling_app.store.store import Store
 from labeling_app.tasks import next_task as assignment
 

@@ -19,7 +19,8 @@ from generator.conditions import repeat
 from generator.loading import load_generator
 from generator.output import InputError
 from generator.testing.image_pipelines import TINY_IMAGE_PIPELINES
-from generator.testing.pipelines import TINY_PIPELINES, save_tiny_pipeline
+from generator.testing.pipelines import save_tiny_pipeline
+from generator.testing.text_pipelines import TINY_PIPELINES
 from generator.testing.stock import PROMPTS, noise_for, ours, stock_call
 
 

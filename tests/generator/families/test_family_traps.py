@@ -19,7 +19,8 @@ from generator.families.cogvideox import CogVideoXGenerator, velocity_from_v_pre
 from generator.families.hunyuan_video import frame_causal_mask
 from generator.loading import load_generator
 from generator.sampling import guided_velocity
-from generator.testing.pipelines import TINY_PIPELINES, build_tiny_pipeline
+from generator.testing.pipelines import build_tiny_pipeline
+from generator.testing.text_pipelines import TINY_PIPELINES
 from generator.testing.stock import PROMPTS, noise_for
 
 only = pytest.mark.parametrize

@@ -30,9 +30,9 @@ from generator.prompts import PromptRecord
 from generator.video import read_video, write_video
 from generator.video_files.pixel_formats import PIXEL_FORMATS
 from reward.adherence.evaluate import Sample, judge, load_verifier, summarise
-from reward.adherence.statistics import CONFIDENCE, RESAMPLES
 from reward.adherence.verifiers import Categories, Verifier, check_prompts_of
 from reward.reports.adherence import write_report
+from reward.statistics import CONFIDENCE, RESAMPLES
 
 SETTINGS_NAME = "settings.json"
 METADATA_NAME = "metadata.jsonl"
