@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import string
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers import (
     AutoencoderKLCogVideoX,
     AutoencoderKLHunyuanVideo,
@@ -45,9 +43,7 @@ from transformers import (
     UMT5EncoderModel,
 )
 
-from generator.loading import DEFAULTS_NAME
 from generator.native.text_encoder import build_tokenizer
-from generator.output import InputError, write_json
 
 TinyPipeline = tuple[Callable[[], Any], tuple[int, int, int]]
 """A builder, and `(frames, height, width)` of its tiny video."""

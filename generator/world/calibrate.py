@@ -25,7 +25,7 @@ from . import degrade
 from .grammar import CATEGORIES, categories, parse
 from .meaning import COLOURS, DIRECTIONS, SHAPES, SIZES, SPEEDS
 from .render import render_scenes
-from .scene import training_batch
+from .scene_sampling import training_batch
 from .verify import Adherence, judge, see, verify_batch
 
 SIZES_OF_CLIPS = (

@@ -23,7 +23,8 @@ from generator.output import InputError, atomic_path, write_jsonl
 from .grammar import describe
 from .meaning import Meaning, ObjectMeaning, corrupt, sample_meaning
 from .render import render_scenes
-from .scene import SceneBatch, solvable_scenes
+from .scene import SceneBatch
+from .scene_sampling import solvable_scenes
 
 _DRAWS = 4
 

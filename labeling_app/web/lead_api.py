@@ -19,6 +19,7 @@ from labeling_app.campaigns.overview import campaign_overview, campaign_quality
 from labeling_app.files.candidates import read_tasks
 from labeling_app.files.rankings import ranking_rows
 from labeling_app.quality import adjudication
+from labeling_app.store import guidelines
 from labeling_app.store.campaign_rows import MAXIMUM_OVERLAP
 from labeling_app.store.new_tasks import MAXIMUM_VIDEOS, NewTask
 from labeling_app.store.store import Store
@@ -140,7 +141,9 @@ def lead_api(store: Store, candidates: Path | None = None) -> APIRouter:
     """
     api = APIRouter(prefix="/api/lead", tags=["lead"])
     _add_campaigns(api, store, candidates)
+    _add_lifecycle(api, store)
     _add_people(api, store)
+    _add_audit(api, store)
     _add_quality(api, store)
     _add_demonstrations(api, store)
     return api
@@ -193,6 +196,8 @@ def _add_campaigns(api: APIRouter, store: Store, candidates: Path | None) -> Non
         store.record(user.name, "set rules", campaign=campaign, **given)
         return campaign_overview(store, row)
 
+
+def _add_lifecycle(api: APIRouter, store: Store) -> None:
     @api.post("/campaigns/name")
     def rename(user: Lead, campaign: CampaignName, body: Annotated[NewName, Body()]) -> dict[str, Any]:
         """Gives a campaign another name."""
@@ -276,6 +281,8 @@ def _add_people(api: APIRouter, store: Store) -> None:
         store.record(user.name, "set password", user=body.name)
         return {"name": body.name, "password": password}
 
+
+def _add_audit(api: APIRouter, store: Store) -> None:
     @api.get("/audit")
     def audit(user: Lead) -> dict[str, Any]:
         """The latest events, newest first."""

@@ -7,7 +7,7 @@ goes on where it stopped. Videos are judged as they were generated, before the m
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,14 @@ class _Request:
 
     def file_name(self, model: str) -> str:
         return video_name(model, self.number, self.seed)
+
+
+def _requests(prompts: Sequence[PromptRecord], num_videos_per_prompt: int, seed: int) -> list[_Request]:
+    return [
+        _Request(i, record, seed + i * num_videos_per_prompt + j)
+        for i, record in enumerate(prompts)
+        for j in range(num_videos_per_prompt)
+    ]
 
 
 def video_name(model: str, number: int, seed: int) -> str:
@@ -141,6 +149,31 @@ def read_samples(path: Path) -> list[Sample]:
     return samples
 
 
+def _facts(
+    models: Iterable[str],
+    prompts: Sequence[PromptRecord],
+    num_videos_per_prompt: int,
+    seed: int,
+    verifier: str,
+    questions: str | None,
+) -> dict[str, Any]:
+    """The settings of an evaluation, without those of the sampler."""
+    facts = {
+        "models": list(models),
+        "prompts": len(prompts),
+        "num_videos_per_prompt": num_videos_per_prompt,
+        "seed": seed,
+        "verifier": verifier,
+    }
+    return {**facts, "questions": questions} if questions else facts
+
+
+def _samples_with_videos(folder: Path) -> list[Sample]:
+    """The samples of an evaluation's folder whose videos are still there."""
+    samples = read_samples(folder / METADATA_NAME)
+    return [sample for sample in samples if (folder / sample.file_name).is_file()]
+
+
 def compare_models(
     models: Mapping[str, Callable[[], VideoGenerator]],
     prompts: Sequence[PromptRecord],
@@ -184,26 +217,16 @@ def compare_models(
     check_prompts_of(verifier, questions, [record.prompt for record in prompts])
     categories = categories or found_categories
     references = as_list(references) or list(models)[:1]
-    requests = [
-        _Request(i, record, seed + i * num_videos_per_prompt + j)
-        for i, record in enumerate(prompts)
-        for j in range(num_videos_per_prompt)
-    ]
+    requests = _requests(prompts, num_videos_per_prompt, seed)
     facts = {
-        "models": list(models),
-        "prompts": len(prompts),
-        "num_videos_per_prompt": num_videos_per_prompt,
-        "seed": seed,
-        "verifier": verifier,
-        **({"questions": questions} if questions else {}),
+        **_facts(models, prompts, num_videos_per_prompt, seed, verifier, questions),
         **vars(generation),
         **(settings or {}),
     }
     folder, opened = Path(output_dir), False
     going_on = check_evaluation(folder, facts, overwrite)
-    samples = read_samples(folder / METADATA_NAME) if going_on else []
-    done = {(sample.model, sample.file_name) for sample in samples if (folder / sample.file_name).is_file()}
-    samples = [sample for sample in samples if (sample.model, sample.file_name) in done]
+    samples = _samples_with_videos(folder) if going_on else []
+    done = {(sample.model, sample.file_name) for sample in samples}
     with VideoBar(len(models) * len(requests), len(done), "Evaluating", disable=not progress) as bar:
         for name, load in models.items():
             missing = [request for request in requests if (name, request.file_name(name)) not in done]

@@ -208,22 +208,12 @@ class RewardTrainer(RankingTrainer):
         self.encoded = encoded or encode_videos(
             model, everything, args.encode_batch_size, latents, progress=not args.disable_tqdm
         )
-        annotators = sorted({ranking.annotator for ranking in train_dataset if ranking.annotator})
-        if args.annotator_reliability and len(annotators) < 2:
-            raise InputError(
-                f"The rankings name {len(annotators)} annotators, but --annotator_reliability compares at least 2: "
-                "give rankings with `annotator`, or leave it off."
-            )
-        known = annotators if args.annotator_reliability else []
+        annotators = _compared_annotators(train_dataset) if args.annotator_reliability else []
         train, validation, test = (
-            RankingDataset(rankings, self.encoded, model.dimensions, known)
+            RankingDataset(rankings, self.encoded, model.dimensions, annotators)
             for rankings in (train_dataset, eval_dataset, test_dataset)
         )
-        if not any(ranking.has_order for ranking in train.rankings):
-            raise InputError(
-                f"None of the {len(train)} training rankings has an order in {', '.join(model.dimensions)}: "
-                "add rankings, hold out less, or name other dimensions."
-            )
+        _check_has_order(train, model.dimensions)
         self.test_rankings = test
         rows = torch.unique(torch.cat([item["videos"] for item in train.items]))
         model.fit_evidence_scale(
@@ -236,14 +226,10 @@ class RewardTrainer(RankingTrainer):
         elif matching is not None or pretrained:
             # What was taught before may already be the best that validation sees.
             args.eval_on_start = True
-        likelihood = RankingLikelihood(args.loss_type, known, prior=1 / len(train))
+        likelihood = RankingLikelihood(args.loss_type, annotators, prior=1 / len(train))
         self.ranking_model = RankingModel(model, likelihood.to(model.device), args.dimension_weights)
         if model.config.trains_trunk and zero_stage(args) == 3:
-            if model.config.full_trunk:
-                raise InputError(
-                    "--full_trunk is set with DeepSpeed ZeRO-3, which partitions the trunk's weights: use ZeRO-2, or a "
-                    "LoRA (--lora_rank)."
-                )
+            _check_partitioned_trunk(model)
             # ZeRO-3 gathers the weights of those modules alone that it knows.
             self.ranking_model.trunk = model.generator.transformer
         self.train_rankings, self.validation_rankings = train, validation
@@ -364,6 +350,37 @@ class RewardTrainer(RankingTrainer):
                 "calibrated_on": source,
             }
         return metrics
+
+
+def _compared_annotators(rankings: Sequence[Ranking]) -> list[str]:
+    """The annotators whose reliability is learnt.
+
+    Raises:
+        InputError: there are fewer than two.
+    """
+    annotators = sorted({ranking.annotator for ranking in rankings if ranking.annotator})
+    if len(annotators) < 2:
+        raise InputError(
+            f"The rankings name {len(annotators)} annotators, but --annotator_reliability compares at least 2: "
+            "give rankings with `annotator`, or leave it off."
+        )
+    return annotators
+
+
+def _check_has_order(train: RankingDataset, dimensions: Sequence[str]) -> None:
+    if not any(ranking.has_order for ranking in train.rankings):
+        raise InputError(
+            f"None of the {len(train)} training rankings has an order in {', '.join(dimensions)}: "
+            "add rankings, hold out less, or name other dimensions."
+        )
+
+
+def _check_partitioned_trunk(model: LatentRewardModel) -> None:
+    if model.config.full_trunk:
+        raise InputError(
+            "--full_trunk is set with DeepSpeed ZeRO-3, which partitions the trunk's weights: use ZeRO-2, or a "
+            "LoRA (--lora_rank)."
+        )
 
 
 def _margins(scores: Tensor, ranks: Tensor) -> Tensor:

@@ -212,31 +212,7 @@ def train_reward_model(
             model.save_pretrained(output_dir)
     if first.is_world_process_zero():
         write_json(output_dir / "metrics.json", metrics)
-        write_json(
-            output_dir / "training.json",
-            {
-                "base_model": generator.name,
-                "trunk_adapter": None if trunk_adapter is None else str(trunk_adapter),
-                "preferences": None
-                if source is None
-                else {"file": str(source), "sha256": file_hash(source), "rankings": len(rankings)},
-                "weights_from": None if weights_from is None else str(weights_from),
-                "demonstrations": len(demonstrations),
-                "pretraining_rankings": len(pretraining),
-                "rankings_without_order": sum(not ranking.has_order for ranking in rankings),
-                "split": {
-                    name: len({ranking.prompt for ranking in part})
-                    for name, part in (
-                        ("train", splits.train),
-                        ("validation", splits.validation),
-                        ("held_out", splits.held_out),
-                    )
-                },
-                "arguments": config.to_sanitized_dict(),
-                "versions": versions(),
-                "metrics": metrics,
-            },
-        )
+        write_json(output_dir / "training.json", _training_record(material, config, source, metrics))
     return model.eval(), metrics
 
 
@@ -253,6 +229,35 @@ class _Material:
     demonstrations: Sequence[Demonstration]
     pretraining: Sequence[Ranking]
     weights_from: str | Path | None
+
+
+def _training_record(
+    material: _Material, config: RewardConfig, source: str | Path | None, metrics: dict[str, Any]
+) -> dict[str, Any]:
+    """The content of `training.json`: all that the model was made from."""
+    rankings, splits = material.rankings, material.splits
+    return {
+        "base_model": material.generator.name,
+        "trunk_adapter": None if material.trunk_adapter is None else str(material.trunk_adapter),
+        "preferences": None
+        if source is None
+        else {"file": str(source), "sha256": file_hash(source), "rankings": len(rankings)},
+        "weights_from": None if material.weights_from is None else str(material.weights_from),
+        "demonstrations": len(material.demonstrations),
+        "pretraining_rankings": len(material.pretraining),
+        "rankings_without_order": sum(not ranking.has_order for ranking in rankings),
+        "split": {
+            name: len({ranking.prompt for ranking in part})
+            for name, part in (
+                ("train", splits.train),
+                ("validation", splits.validation),
+                ("held_out", splits.held_out),
+            )
+        },
+        "arguments": config.to_sanitized_dict(),
+        "versions": versions(),
+        "metrics": metrics,
+    }
 
 
 def _train_one(

@@ -20,8 +20,8 @@ from generator.loading import load_generator
 from generator.output import InputError
 from generator.testing.image_pipelines import TINY_IMAGE_PIPELINES
 from generator.testing.pipelines import save_tiny_pipeline
-from generator.testing.text_pipelines import TINY_PIPELINES
 from generator.testing.stock import PROMPTS, noise_for, ours, stock_call
+from generator.testing.text_pipelines import TINY_PIPELINES
 
 
 def train_by_chance(generator: VideoGenerator, **lora: Any) -> None:

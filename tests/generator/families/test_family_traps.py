@@ -20,8 +20,8 @@ from generator.families.hunyuan_video import frame_causal_mask
 from generator.loading import load_generator
 from generator.sampling import guided_velocity
 from generator.testing.pipelines import build_tiny_pipeline
-from generator.testing.text_pipelines import TINY_PIPELINES
 from generator.testing.stock import PROMPTS, noise_for
+from generator.testing.text_pipelines import TINY_PIPELINES
 
 only = pytest.mark.parametrize
 
