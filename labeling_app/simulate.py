@@ -29,6 +29,8 @@ from labeling_app.store.contents import require_unchanged, task_media
 from labeling_app.store.store import Store
 from labeling_app.store.tables import Campaign, Task, User
 from labeling_app.tasks import next_task as assignment
+from labeling_app.tasks.answers import submit
+from labeling_app.tasks.lease import AssignedTask
 
 Score = Callable[[Path, str], float]
 """Gold score of a video for a prompt; higher is better."""
@@ -139,7 +141,7 @@ def simulate(
 ) -> Simulation:
     """Lets simulated annotators rank all that is left to rank; an interrupted run goes on where it stopped.
 
-    They take turns, get their tasks from `assignment.next_task` and answer through `assignment.submit`.
+    They take turns, get their tasks from `assignment.next_task` and answer through `submit`.
     What they answer depends on the seed, the annotator and the task alone.
 
     Args:
@@ -188,7 +190,7 @@ def simulate(
                 ranks, seconds = _answer(
                     annotator, assigned, scores[original], motions[original], task.fingerprint, seed
                 )
-                assignment.submit(store, users[annotator.name], assigned.assignment, ranks, seconds)
+                submit(store, users[annotator.name], assigned.assignment, ranks, seconds)
                 if task.kind == "normal":
                     written += 1
                     bar.update()
@@ -228,7 +230,7 @@ def _shown_task(store: Store, task_id: int, known: Mapping[int, Task]) -> tuple[
 
 def _answer(
     annotator: SimulatedAnnotator,
-    assigned: assignment.AssignedTask,
+    assigned: AssignedTask,
     scores: Mapping[str, Sequence[float]],
     motions: Sequence[float],
     fingerprint: str,

@@ -36,7 +36,7 @@ from labeling_app.store.tables import (
     Upload,
     User,
 )
-from labeling_app.tasks.next_task import MAXIMUM_ID, MAXIMUM_TEXT, Refused
+from labeling_app.tasks.lease import MAXIMUM_ID, MAXIMUM_TEXT, Refused
 
 STATES = ("given", "accepted", "rejected")
 MAXIMUM_UNUSED_UPLOADS = 20

@@ -1,8 +1,8 @@
 // The ranking page. Data reaches the document only through textContent and properties, never through HTML.
 
 import { SyncPlayer } from './player.js';
-import { Places, letter, ordinal } from './places.js';
-import { BASE, call, make, pageLinks } from './dom.js';
+import { DraftRanks, letter, ordinal } from './ranks.js';
+import { BASE, call, logoutForm, make, pageLinks } from './dom.js';
 import { guidelinesPage, guidelinesText } from './guidelines.js';
 import { AboutVideos, makeSkipDialog } from './remarks.js';
 
@@ -53,7 +53,7 @@ class RankingPage {
     this.earlier.addEventListener('click', () => this.showEarlier());
     this.pages = make('nav', 'pages', { 'aria-label': 'Pages' });
     this.userName = make('span', 'user-name', { dir: 'auto' });
-    this.logout = make('form', '', { method: 'post', action: new URL('logout', BASE).href }, make('button', 'quiet', { type: 'submit' }, 'Log out'));
+    this.logout = logoutForm();
     this.logout.addEventListener('submit', () => localStorage.removeItem(DRAFT));
     this.notice = make('p', 'notice', { hidden: true, role: 'alert' });
     this.status = make('p', 'visually-hidden', { role: 'status', 'aria-live': 'polite' });
@@ -171,7 +171,7 @@ class RankingPage {
       : this.readDraft();
     this.zoomed = false;
     this.count = task.videos.length;
-    this.rankings = task.dimensions.map((_, index) => new Places(this.count, draft.places && draft.places[index]));
+    this.rankings = task.dimensions.map((_, index) => new DraftRanks(this.count, draft.places && draft.places[index]));
     this.step = Math.min(draft.step || 0, task.dimensions.length - 1);
     this.seconds = draft.seconds || 0;
     this.sending = false;

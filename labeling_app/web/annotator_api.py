@@ -21,9 +21,12 @@ from labeling_app.store.new_tasks import MAXIMUM_VIDEOS
 from labeling_app.store.playable import shown_file
 from labeling_app.store.store import Store
 from labeling_app.store.tables import User
+from labeling_app.tasks import answers as task_answers
 from labeling_app.tasks import guideline_reading
 from labeling_app.tasks import next_task as assignment
-from labeling_app.tasks.next_task import MAXIMUM_FLAG, MAXIMUM_ID, MAXIMUM_TEXT
+from labeling_app.tasks import progress as task_progress
+from labeling_app.tasks.guideline_reading import GuidelinesUnread
+from labeling_app.tasks.lease import MAXIMUM_FLAG, MAXIMUM_ID, MAXIMUM_TEXT, AssignedTask
 from labeling_app.web.access import LEADS, Access, Annotator, RequestThreads
 
 RemarkVideos = dict[
@@ -116,14 +119,14 @@ def _add_answers(api: APIRouter, store: Store, threads: RequestThreads) -> None:
 
         def store_answer(user: User) -> dict[str, Any]:
             given = _given(answer)
-            return {"version": assignment.submit(store, user, assignment_id, *given)}
+            return {"version": task_answers.submit(store, user, assignment_id, *given)}
 
         return await threads.run(request, store_answer)
 
     @api.post("/api/assignments/{assignment_id}/revision")
     def revise(user: Annotator, assignment_id: str, answer: Annotated[Answer, Body()]) -> dict[str, Any]:
         """Stores a changed answer as the next version; the earlier ones stay."""
-        version = assignment.revise(store, user, assignment_id, *_given(answer))
+        version = task_answers.revise(store, user, assignment_id, *_given(answer))
         return {"version": version}
 
     @api.get("/api/answers")
@@ -140,14 +143,14 @@ def _add_answers(api: APIRouter, store: Store, threads: RequestThreads) -> None:
                     "remark_videos": answered.remark_videos,
                     "answered_at": answered.answered_at,
                 }
-                for answered in assignment.recent_answers(store, user)
+                for answered in task_answers.recent_answers(store, user)
             ]
         }
 
     @api.post("/api/assignments/{assignment_id}/skip")
     def skip(user: Annotator, assignment_id: str, answer: Annotated[SkipRequest, Body()]) -> dict[str, Any]:
         """Gives the task back for good, with a reason."""
-        assignment.skip(store, user, assignment_id, *_given_skip(answer))
+        task_answers.skip(store, user, assignment_id, *_given_skip(answer))
         return {}
 
     @api.post("/api/assignments/{assignment_id}/lease")
@@ -205,9 +208,9 @@ def _next(store: Store, user: User, campaign: str | None) -> dict[str, Any]:
     task, unread = None, None
     try:
         task = assignment.next_task(store, user, campaign, only_informed=True)
-    except assignment.GuidelinesUnread as error:
+    except GuidelinesUnread as error:
         unread = guideline_reading.guidelines_for_page(store, error.campaign)
-    progress = assignment.progress(store, user, campaign)
+    progress = task_progress.progress(store, user, campaign)
     return {
         "user": user.name,
         "lead": user.role in LEADS,
@@ -247,7 +250,7 @@ def _look(store: Store, user: User, campaign: str | None, after: int) -> dict[st
     }
 
 
-def _task_for_page(task: assignment.AssignedTask) -> dict[str, Any]:
+def _task_for_page(task: AssignedTask) -> dict[str, Any]:
     return {
         "assignment": task.assignment,
         "campaign": task.campaign,

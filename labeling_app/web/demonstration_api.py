@@ -19,7 +19,7 @@ from labeling_app.campaigns.transcoding import MAXIMUM_BYTES, PROCESSES, TOO_LAR
 from labeling_app.store.store import Store
 from labeling_app.store.tables import DemonstrationPrompt, Media, User
 from labeling_app.tasks.guideline_reading import guidelines_for_page, is_unread
-from labeling_app.tasks.next_task import MAXIMUM_TEXT
+from labeling_app.tasks.lease import MAXIMUM_TEXT
 from labeling_app.web.access import LEADS, Annotator
 
 VIDEO_BODY = {

@@ -23,7 +23,7 @@ from labeling_app.store import guidelines
 from labeling_app.store.campaign_rows import MAXIMUM_OVERLAP
 from labeling_app.store.new_tasks import MAXIMUM_VIDEOS, NewTask
 from labeling_app.store.store import Store
-from labeling_app.tasks.next_task import MAXIMUM_TEXT
+from labeling_app.tasks.lease import MAXIMUM_TEXT
 from labeling_app.web.access import Lead, NotAllowed
 from labeling_app.web.demonstration_api import media_for_page
 from labeling_app.web.plots import PLOTS, plot

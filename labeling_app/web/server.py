@@ -12,11 +12,7 @@ from fastapi.staticfiles import StaticFiles
 
 from generator.output import InputError
 from labeling_app.store.store import Store
-from labeling_app.tasks.next_task import (
-    AlreadyAnswered,
-    LeaseExpired,
-    Refused,
-)
+from labeling_app.tasks.lease import AlreadyAnswered, LeaseExpired, Refused
 from labeling_app.web.access import Access, NotAllowed, NotLoggedIn
 from labeling_app.web.annotator_api import annotator_api
 from labeling_app.web.demonstration_api import demonstration_api

@@ -238,9 +238,9 @@ def compare_models(
                 write_json(folder / SETTINGS_NAME, json.loads(json.dumps(facts)))
                 opened = True
             write_json(folder / DEFAULTS_NAME, asdict(generator.defaults))
-            steps = generation.num_inference_steps or generator.defaults.num_inference_steps
+            stepped = bar.stepped(generation.num_inference_steps or generator.defaults.num_inference_steps)
             judged = _judged_batches(
-                name, generator, missing, folder, generation, verify, categories, bar.stepped(steps)
+                name, generator, missing, folder, generation, verify, categories, stepped
             )
             for batch in judged:
                 samples += batch
