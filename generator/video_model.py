@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from generator import flow
 from generator.conditions import Conditions
+from generator.frames import FrameVelocity
 from generator.output import InputError
+from generator.packing import PackedVelocity
 
 BLOCK_LISTS = ("transformer_blocks", "blocks", "layers")
 
@@ -59,14 +60,8 @@ class VideoModel(ABC):
     pipeline: Any
     defaults: GenerationDefaults
     lora_target_modules: list[str]
-    takes_packed: bool = False
-    """Whether `packed_velocity` works, and with it training with `pack`."""
-    takes_known_frames: bool = False
-    """Whether `frame_velocity` works, and with it videos as prompts (`generator.editing.video_prompts`)."""
-    takes_key_frames: bool = False
-    """Whether `frame_velocity` also knows other distances between frames, and frames that are images of their own."""
     needs_image: bool = False
-    """Whether every video begins with an image, which the transformer sees through `image_conditions`."""
+    """True where every video begins with an image, which the transformer sees through `image_conditions`."""
 
     @property
     @abstractmethod
@@ -80,6 +75,17 @@ class VideoModel(ABC):
     @property
     def dtype(self) -> torch.dtype:
         return next(self.transformer.parameters()).dtype
+
+    @property
+    def packing(self) -> PackedVelocity | None:
+        """Clips of any sizes in one row, and with it training with `pack`; None where a batch has one size."""
+        return None
+
+    @property
+    def frames(self) -> FrameVelocity | None:
+        """A noise level for each frame, and with it videos as prompts (`generator.editing.video_prompts`); None where
+        all frames have the same."""
+        return None
 
     @abstractmethod
     def check_size(self, num_frames: int, height: int, width: int) -> None:
@@ -131,30 +137,8 @@ class VideoModel(ABC):
                 DeepSpeed or DDP wraps around it. Gradients flow through it.
         """
 
-    def frame_velocity(
-        self,
-        latents: Tensor,
-        sigma: Tensor,
-        conditions: Conditions,
-        seconds_per_frame: float | None = None,
-        key_frames: bool = False,
-    ) -> Tensor:
-        """Predicted velocity in float32 with a noise level for each latent frame; known frames have level 0.
-
-        Args:
-            latents: `[batch, channels, frames, height, width]`, float32.
-            sigma: `[batch, frames]`, float32 noise levels in [0, 1].
-            conditions: from `encode_prompts`, one row a video.
-            seconds_per_frame: time between latent frames; the family's own by default.
-            key_frames: every latent frame is an image of its own.
-
-        Raises:
-            NotImplementedError: the family has one noise level for all frames (`takes_known_frames` is False).
-        """
-        raise NotImplementedError(f"{self.name} has one noise level for all frames.")
-
     def image_conditions(self, images: Tensor, num_frames: int) -> Conditions:
-        """What the transformer sees of the first frame, to be joined with the conditions of the prompt.
+        """Conditions that show the transformer the first frame, to be joined with the conditions of the prompt.
 
         Args:
             images: `[batch, 3, height, width]` in [-1, 1].
@@ -164,42 +148,6 @@ class VideoModel(ABC):
             NotImplementedError: the family makes videos from text alone (`needs_image` is False).
         """
         raise NotImplementedError(f"{self.name} makes videos from text alone.")
-
-    def packed_velocity(
-        self,
-        latents: Sequence[Tensor],
-        sigma: Tensor,
-        conditions: Conditions,
-        transformer: torch.nn.Module | None = None,
-        row_length: int | None = None,
-        kept: Sequence[np.ndarray] | None = None,
-    ) -> list[Tensor]:
-        """Predicted velocities in float32 of clips of any sizes in one row of tokens; each is what the clip has alone.
-
-        Args:
-            latents: `[channels, frames, height, width]` each, float32.
-            sigma: `[clips]`, float32 noise levels in [0, 1].
-            conditions: from `encode_prompts`, one row a clip.
-            transformer: the module to call in place of `self.transformer`.
-            row_length: tokens of the row; just enough by default.
-            kept: numbers of the patches of each clip that are not dropped; the velocity of a dropped one is 0.
-
-        Raises:
-            NotImplementedError: the family takes clips of one size at a time (`takes_packed` is False).
-        """
-        raise NotImplementedError(f"{self.name} takes clips of one size at a time.")
-
-    def segment_lengths(self, latents: Sequence[Tensor], conditions: Conditions) -> list[int]:
-        """Tokens that each of `latents` `[channels, frames, height, width]` takes in a packed row, with its prompt."""
-        raise NotImplementedError(f"{self.name} takes clips of one size at a time.")
-
-    def video_tokens(self, latents: Tensor) -> int:
-        """Patches of latents `[channels, frames, height, width]`, where `takes_packed`."""
-        raise NotImplementedError(f"{self.name} takes clips of one size at a time.")
-
-    def kept_elements(self, latents: Tensor, kept: np.ndarray) -> Tensor:
-        """Booleans like `latents` `[channels, frames, height, width]`: True in the patches with the numbers `kept`."""
-        raise NotImplementedError(f"{self.name} takes clips of one size at a time.")
 
     @abstractmethod
     def features(

@@ -217,22 +217,6 @@ def fit_temperature(pairs: Pairs) -> float:
     return float(np.exp((low + high) / 2))
 
 
-def average_ranks(values: ArrayLike) -> Floats:
-    """Ranks from 1 on, equal values sharing the mean of their ranks."""
-    values = np.asarray(values, dtype=np.float64)
-    _, inverse, count = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(count)
-    return (last - (count - 1) / 2)[inverse]
-
-
-def spearman(a: ArrayLike, b: ArrayLike) -> float:
-    """Spearman's rank correlation with ties; NaN where one side is constant."""
-    x, y = average_ranks(a), average_ranks(b)
-    x, y = x - x.mean(), y - y.mean()
-    norm = float(np.sqrt((x**2).sum() * (y**2).sum()))
-    return float((x * y).sum() / norm) if norm > 0 else float("nan")
-
-
 def bootstrap_pairs(
     pairs: Pairs, correct: Callable[[Floats, NDArray[np.int64]], ArrayLike], seed: int = 0
 ) -> Interval:

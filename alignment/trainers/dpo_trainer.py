@@ -221,7 +221,9 @@ class RankingDPOTrainer(AlignmentTrainer):
         if isinstance(noised.x, Tensor):
             return self.generator.velocity(noised.x, noised.sigma, noised.conditions, model)
         length = None if self.rows is None else self.rows.fixed_length(self.args.compile_blocks)
-        return self.generator.packed_velocity(noised.x, noised.sigma, noised.conditions, model, length)
+        packing = self.generator.packing
+        assert packing is not None
+        return packing(noised.x, noised.sigma, noised.conditions, model, length)
 
     @torch.no_grad()
     def _precompute(self) -> list[Tensor]:

@@ -65,7 +65,7 @@ def sample_unknown_frames(
     """Latents whose unknown frames are sampled given the known ones.
 
     Args:
-        generator: of a family with `frame_velocity`.
+        generator: of a family with `frames`.
         prompts: one a video.
         latents: `[batch, channels, frames, height, width]`, right where `known`.
         known: which frames are given, `[frames]`.
@@ -80,7 +80,8 @@ def sample_unknown_frames(
         InputError: the family takes no known frames.
     """
     prompts = as_list(prompts)
-    if not generator.takes_known_frames:
+    frame_velocity = generator.frames
+    if frame_velocity is None:
         raise InputError(
             f"{generator.name} takes no frames as a prompt, but this needs a model with a noise level for each frame: "
             "use the built-in model, LTX-Video or Wan 2.2 TI2V, or --edit, which works with all."
@@ -98,9 +99,9 @@ def sample_unknown_frames(
     def velocity(x: Tensor, sigma: Tensor) -> Tensor:
         levels = sigma[:, None] * ~given
         if scale == 1:
-            predicted = generator.frame_velocity(x, levels, both, seconds_per_frame, key_frames)
+            predicted = frame_velocity(x, levels, both, seconds_per_frame, key_frames)
         else:
-            conditional, unconditional = generator.frame_velocity(
+            conditional, unconditional = frame_velocity(
                 x.repeat(2, 1, 1, 1, 1), levels.repeat(2, 1), both, seconds_per_frame, key_frames
             ).chunk(2)
             predicted = flow.guide(conditional, unconditional, scale)

@@ -280,15 +280,6 @@ def hidden_states_after(
     raise RuntimeError("the blocks of the transformer did not run")
 
 
-def refuse_key_frames(name: str, seconds_per_frame: float | None, key_frames: bool) -> None:
-    """Raises `InputError` for what only a model with `takes_key_frames` can do."""
-    if seconds_per_frame is not None or key_frames:
-        raise InputError(
-            f"{name} knows only frames that follow each other at its own frame rate: interpolation and long videos "
-            "need the built-in model."
-        )
-
-
 def zero_pad(tokens: Tensor, length: int) -> Tensor:
     """`[batch, n, ...]` with zeros up to `length` in the second dimension."""
     missing = length - tokens.shape[1]

@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from generator.conditions import Conditions
-from generator.families.pipeline_generator import PipelineGenerator, refuse_key_frames, trim, zero_pad
+from generator.families.pipeline_generator import PipelineGenerator, trim, zero_pad
+from generator.frames import FrameVelocity
 from generator.video_model import GenerationDefaults
 
 CLIP_TOKENS = 257
@@ -101,9 +102,6 @@ class WanGenerator(PipelineGenerator):
             )
         super().__init__(pipeline, name)
 
-        # TI2V-5B has a noise level for each token.
-        self.takes_known_frames = bool(pipeline.config.expand_timesteps)
-
     @property
     def transformer(self) -> nn.Module:
         return self.pipeline.transformer if self._experts is None else self._experts
@@ -165,16 +163,14 @@ class WanGenerator(PipelineGenerator):
             "encoder_hidden_states": text.to(self.dtype),
         }
 
+    @property
+    def frames(self) -> FrameVelocity | None:
+        # TI2V-5B has a noise level for each token.
+        expands = bool(self.pipeline.config.expand_timesteps)
+        return FrameVelocity(self._frame_velocity, self.name) if expands else None
+
     @torch.no_grad()
-    def frame_velocity(
-        self,
-        latents: Tensor,
-        sigma: Tensor,
-        conditions: Conditions,
-        seconds_per_frame: float | None = None,
-        key_frames: bool = False,
-    ) -> Tensor:
-        refuse_key_frames(self.name, seconds_per_frame, key_frames)
+    def _frame_velocity(self, latents: Tensor, sigma: Tensor, conditions: Conditions, *_: Any) -> Tensor:
         arguments = self._transformer_arguments(latents, sigma[:, 0], conditions)
         _, height, width = self.pipeline.transformer.config.patch_size
         tokens = (latents.shape[3] // height) * (latents.shape[4] // width)
@@ -222,7 +218,7 @@ class WanImageToVideoGenerator(WanGenerator):
 
     def __init__(self, pipeline: WanImageToVideoPipeline, name: str) -> None:
         super().__init__(pipeline, name)
-        self.needs_image = not self.takes_known_frames
+        self.needs_image = self.frames is None
 
     @torch.no_grad()
     def image_conditions(self, images: Tensor, num_frames: int) -> Conditions:

@@ -27,9 +27,9 @@ from generator.hardware.compilation import compile_each
 from generator.loading import find_pipeline, load_generator
 from generator.native.autoencoder import NativeVideoAutoencoder
 from generator.native.building import MAX_SHARD_SIZE, build_pipeline, save_pipeline
-from generator.native.packing import dropped_share
 from generator.native.pipeline import NativeVideoPipeline
 from generator.output import InputError, atomic_path, write_json
+from generator.packing import dropped_share
 from generator.pretraining.config import PretrainConfig
 from generator.pretraining.data import CaptionedScenes, SceneStream
 from generator.pretraining.flow_loss import FlowMatchingLoss, PackedFlowMatchingLoss, seconds_per_latent

@@ -89,7 +89,7 @@ class Deletion(Strict):
 class NewGuidelines(Strict):
     """The next version of the guidelines."""
 
-    text: str = Field(max_length=campaigns.MAXIMUM_GUIDELINES)
+    text: str = Field(max_length=guidelines.MAXIMUM_GUIDELINES)
 
 
 class NewUser(Strict):

@@ -88,11 +88,6 @@ def world_category(meaning: Meaning) -> str | None:
     return "object" if first.size is None else "attribute"
 
 
-def world_suite(per_category: int = PER_CATEGORY, seed: int = 0) -> PromptSuite:
-    """The built-in suite: `per_category` different held-out prompts of each of `WORLD_CATEGORIES`."""
-    return _world_suite(f"suite:world:{per_category}:{seed}", f"world:{per_category}:{seed}")
-
-
 def _world_suite(source: str, rest: str) -> PromptSuite:
     found = re.fullmatch(r"world(?::(\d+))?(?::(\d+))?", rest)
     if not found or found[1] == "0":

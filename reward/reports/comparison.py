@@ -158,7 +158,7 @@ def _facts(
     questions: str | None,
 ) -> dict[str, Any]:
     """The settings of an evaluation, without those of the sampler."""
-    facts = {
+    facts: dict[str, Any] = {
         "models": list(models),
         "prompts": len(prompts),
         "num_videos_per_prompt": num_videos_per_prompt,
@@ -218,11 +218,8 @@ def compare_models(
     categories = categories or found_categories
     references = as_list(references) or list(models)[:1]
     requests = _requests(prompts, num_videos_per_prompt, seed)
-    facts = {
-        **_facts(models, prompts, num_videos_per_prompt, seed, verifier, questions),
-        **vars(generation),
-        **(settings or {}),
-    }
+    facts = _facts(models, prompts, num_videos_per_prompt, seed, verifier, questions)
+    facts |= {**vars(generation), **(settings or {})}
     folder, opened = Path(output_dir), False
     going_on = check_evaluation(folder, facts, overwrite)
     samples = _samples_with_videos(folder) if going_on else []

@@ -59,7 +59,7 @@ class PointGenerator(VideoGenerator):
     def velocity(self, latents, sigma, conditions, transformer=None):
         self.calls.append(len(latents))
         x0 = flow.expand(conditions["value"], latents).expand_as(latents)
-        return flow.velocity_from_denoised(latents, x0, sigma)
+        return (latents - x0) / flow.expand(sigma, latents)
 
 
 def test_the_ode_reaches_the_exact_sample_and_decodes_it():
