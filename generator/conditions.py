@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 Conditions = dict[str, Tensor]
-"""What the transformer sees beside latents and sigma. Every tensor has the batch as its first dimension."""
+"""Inputs of the transformer beside latents and sigma. Every tensor has the batch as its first dimension."""
 
 
 def select(conditions: Conditions, index: Tensor | Sequence[int] | slice) -> Conditions:

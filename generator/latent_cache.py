@@ -29,7 +29,7 @@ Size = tuple[int, int, int]
 """Frames, height, width of a video."""
 
 CACHE_VERSION = 3
-"""Of the latents on disk: greater by one whenever the same file gives other latents."""
+"""Version of the latents on disk: greater by one whenever the same file gives other latents."""
 
 ENCODED_PIXELS = 2**24
 """Most pixels of all frames of the videos that are encoded together, unless one has more."""

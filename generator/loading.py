@@ -134,7 +134,7 @@ def _no_progress_bars() -> Iterator[None]:
 
 
 def quantization_options(quantization: str | None, class_name: str, dtype: torch.dtype) -> dict[str, Any]:
-    """What `from_pretrained` needs to quantise the transformer's weights as it reads them.
+    """Arguments with which `from_pretrained` can quantise the transformer's weights as it reads them.
 
     Raises:
         InputError: bitsandbytes or a GPU is missing, or pipeline and number of bits are not what it can be used for.

@@ -119,7 +119,7 @@ def sample_latents(
 
 @dataclass(frozen=True)
 class SdeSettings:
-    """How trajectories explore.
+    """Exploration of trajectories.
 
     Attributes:
         kernel: name in `flow.SDE_KERNELS`.
@@ -162,7 +162,7 @@ def sde_step(
 
 @dataclass
 class Trajectories:
-    """What a policy-gradient update needs of sampled latents. All tensors are float32.
+    """Sampled latents with all that a policy-gradient update needs. All tensors are float32.
 
     Attributes:
         final: clean latents `[batch, C, F, H, W]`.
@@ -205,7 +205,7 @@ def join_trajectories(parts: Sequence[Trajectories]) -> Trajectories:
 
 @dataclass(frozen=True)
 class Reference:
-    """What trajectories are compared with.
+    """Reference that trajectories are compared with.
 
     Attributes:
         velocity: the reference policy's, of the trajectories `rows`.

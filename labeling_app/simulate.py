@@ -40,7 +40,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class SimulatedAnnotator:
-    """How one simulated annotator errs. All but `seconds_per_video` are on the scale of the gold score.
+    """Errors of one simulated annotator. All but `seconds_per_video` are on the scale of the gold score.
 
     Attributes:
         noise: standard deviation of the Gaussian noise on each video.
@@ -63,7 +63,7 @@ class SimulatedAnnotator:
 
 @dataclass(frozen=True)
 class Simulation:
-    """What a simulation did; enough to compute the best possible accuracy.
+    """Result of a simulation; enough to compute the best possible accuracy.
 
     Attributes:
         annotators: who took part.

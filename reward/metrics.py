@@ -1,4 +1,4 @@
-"""How well scores agree with preferences: pair accuracy without and with ties, calibration, rank correlation.
+"""Agreement of scores with preferences: pair accuracy without and with ties, and calibration.
 
 Pairs are `difference [n]` (score of the first video minus score of the second) and `label [n]` (1: the first
 is preferred, -1: the second, 0: a tie), with `cluster [n]` naming the prompt of each pair, since pairs of
@@ -70,7 +70,7 @@ def accuracy_without_ties(difference: ArrayLike, label: ArrayLike) -> float:
 
 
 def correct_with_ties(difference: ArrayLike, label: ArrayLike, threshold: float) -> NDArray[np.bool_]:
-    """Whether the prediction (tie where |d| ≤ threshold, else the sign of d) is the label."""
+    """Returns whether the prediction (tie where |d| ≤ threshold, else the sign of d) is the label."""
     difference, label = np.asarray(difference, dtype=np.float64), np.asarray(label)
     return np.where(np.abs(difference) <= threshold, 0, np.sign(difference)) == label
 

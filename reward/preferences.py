@@ -59,7 +59,7 @@ class Ranking:
 
     @property
     def has_order(self) -> bool:
-        """Whether at least one judged video is above another one."""
+        """True where at least one judged video is above another one."""
         return len({rank for rank in self.ranks if rank != MISSING}) > 1
 
 

@@ -32,7 +32,7 @@ KEY_FRAMES_KEPT = 4
 
 @dataclass(frozen=True)
 class Sampling:
-    """How frames are sampled.
+    """Settings by which frames are sampled.
 
     Attributes:
         num_inference_steps: Euler steps; the model's own number by default.

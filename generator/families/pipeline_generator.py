@@ -214,7 +214,7 @@ class PipelineGenerator(VideoGenerator):
     def _transformer_arguments(
         self, latents: Tensor, sigma: Tensor, conditions: Conditions
     ) -> dict[str, Any]:
-        """What the transformer is called with, in its own layout and time scale."""
+        """Arguments of the transformer, in its own layout and time scale."""
 
     def _to_velocity(self, output: Tensor, latents: Tensor, sigma: Tensor) -> Tensor:
         """The transformer's output in float32 as the velocity, shaped like `latents`."""

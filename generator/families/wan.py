@@ -17,7 +17,7 @@ from generator.frames import FrameVelocity
 from generator.video_model import GenerationDefaults
 
 CLIP_TOKENS = 257
-"""Of the image encoder of Wan 2.1 I2V: 16 x 16 patches and one of the whole image."""
+"""Tokens of the image encoder of Wan 2.1 I2V: 16 x 16 patches and one of the whole image."""
 
 
 class WanExperts(nn.Module, PeftAdapterMixin):
@@ -32,7 +32,7 @@ class WanExperts(nn.Module, PeftAdapterMixin):
         self.transformer_2 = transformer_2
         self.boundary = boundary
         self.runs_all = False, False
-        """Whether passes with gradients, and without, run both experts: with a row of no weight where one has none."""
+        """Passes with gradients, and without, that run both experts: with a row of no weight where one has none."""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -92,7 +92,7 @@ class WanGenerator(PipelineGenerator):
     pipeline_class = WanPipeline
     block_lists = ("blocks",)
     max_sequence_length = 512
-    """What the pipeline's own call uses; its `encode_prompt` alone would use 226."""
+    """Length that the pipeline's own call uses; its `encode_prompt` alone would use 226."""
 
     def __init__(self, pipeline: WanPipeline, name: str) -> None:
         self._experts: WanExperts | None = None

@@ -43,7 +43,7 @@ class ClipShape(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def _places(shape: ClipShape) -> np.ndarray:
-    """Of each token `[tokens, 7]`: time, row, column, the clip's extent in them, and 1 where it is of an image."""
+    """Places of tokens `[tokens, 7]`: time, row, column, the clip's extent in them, and 1 where it is of an image."""
     coordinates = patch_coordinates(shape.frames, shape.height, shape.width, shape.seconds_per_patch).numpy()
     extent = np.array(
         [shape.frames * shape.seconds_per_patch * 2, shape.height, shape.width], dtype=np.float32
@@ -57,7 +57,7 @@ def _places(shape: ClipShape) -> np.ndarray:
 
 @dataclass
 class Segments:
-    """Which queries attend to which keys: segment i of the queries to segment i of the keys.
+    """Assignment of queries to keys: segment i of the queries to segment i of the keys.
 
     Attributes:
         lengths: `(queries, keys)` of each segment, for the back end that goes from segment to segment.
@@ -175,7 +175,7 @@ class PackedLayout:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """What fixes the shapes of all tensors, and what attention is told of lengths."""
+        """Key of the shapes of all tensors and of the lengths that attention is told."""
         sizes = [len(self.clip)]
         for part in self._parts().values():
             sizes += [*part.longest, *(len(value) for value in _tensors(part).values())]

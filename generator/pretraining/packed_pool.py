@@ -260,7 +260,7 @@ class RowsFromPool:
         )
 
     def _known(self, plan: RowPlan, device: torch.device) -> Tensor:
-        """Which tokens `[length]` are patches of given frames; each clip has some with the pool's chance."""
+        """Draws which tokens `[length]` are patches of given frames; each clip has some with the pool's chance."""
         known = torch.zeros(len(plan.frames), int(plan.frames.max()), dtype=torch.bool)
         chosen = (self.random.random(len(plan.frames)) < self.pool.known_share) & (plan.frames > 1)
         for frames in np.unique(plan.frames[chosen]):

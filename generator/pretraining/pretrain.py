@@ -306,7 +306,7 @@ def forget_finished_run(output_dir: Path, keep_autoencoder: bool) -> None:
 
 
 def is_pretraining(folder: Path) -> bool:
-    """Whether a folder without a mark is that of a pretraining, finished or not."""
+    """Returns whether a folder without a mark is that of a pretraining, finished or not."""
     if (folder / STATE).is_file() or (folder / "autoencoder" / HISTORY).is_file():
         return True
     try:

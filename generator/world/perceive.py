@@ -37,7 +37,7 @@ _HAZE = 0.12
 
 @dataclass
 class Perception:
-    """What was seen. Lengths in shorter sides, the origin at the frame's centre, y downwards.
+    """Everything that was seen. Lengths in shorter sides, the origin at the frame's centre, y downwards.
 
     Attributes:
         present: [batch, tracks, frames] whether the object was seen in the frame.
@@ -208,7 +208,7 @@ def _camera(grey: Tensor, ground: Tensor, shorter: int, frame_rate: float) -> tu
 
 @dataclass(frozen=True)
 class _Mattes:
-    """What is seen in single images.
+    """Objects and ground of single images.
 
     Attributes:
         alpha: `[images, tracks, height, width]` share of each pixel that the object of a track covers, times the

@@ -246,7 +246,7 @@ def _add_gold(
 
 
 def _gold_fingerprint(prompt: str, media: Sequence[Media]) -> str:
-    """Of a gold item, which may have the prompt and videos of a normal task, so its fingerprint is another."""
+    """Fingerprint of a gold item: other than that of a normal task, whose prompt and videos it may have."""
     contents = "\0".join([prompt, *sorted(video.sha256 for video in media)])
     return "gold-" + hashlib.sha256(contents.encode(errors="surrogatepass")).hexdigest()[:58]
 

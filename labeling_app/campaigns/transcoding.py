@@ -72,7 +72,7 @@ def demuxer_of(first_bytes: bytes) -> str | None:
 
 
 def write_anew(source: Path, target: Path) -> None:
-    """What the process does.
+    """Work of the process.
 
     Raises:
         InputError: one sentence why the file is refused.

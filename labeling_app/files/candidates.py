@@ -21,12 +21,12 @@ from labeling_app.store.store import Store
 
 CONTENT_TYPES = {".mp4": "video/mp4", ".m4v": "video/mp4", ".webm": "video/webm"}
 SUFFIXES = VIDEO_SUFFIXES
-"""Of the files that can be imported; browsers are shown a copy of those that they do not play."""
+"""Content types of the files that can be imported; browsers are shown a copy of those that they do not play."""
 
 
 @dataclass(frozen=True)
 class ImportSummary:
-    """What an import did.
+    """Result of an import.
 
     Attributes:
         added: tasks that are new in the store.
@@ -83,7 +83,7 @@ def import_tasks(
 def read_tasks(
     source: str | Path | Sequence[str | Path], skip_bad: bool = False, progress: bool = False
 ) -> tuple[list[NewTask], list[str]]:
-    """What `import_tasks` imports, and the problems of what it leaves out.
+    """Tasks that `import_tasks` imports, and the problems of what it leaves out.
 
     Raises:
         InputError: as `import_tasks`.

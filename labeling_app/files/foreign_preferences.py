@@ -42,7 +42,7 @@ VIDEOS = "videos"
 
 @dataclass(frozen=True)
 class PreferenceImport:
-    """What an import of preferences did.
+    """Result of an import of preferences.
 
     Attributes:
         tasks: tasks that are new in the store.
@@ -295,7 +295,7 @@ def export_preferences(
 
 
 def _has_layout(path: Path, format: str) -> bool:
-    """Whether the file has the columns of a layout."""
+    """Returns whether the file has the columns of a layout."""
     example = Ranking("a", [path.parent / VIDEOS / "1.mp4", path.parent / VIDEOS / "2.mp4"], [1, 2])
     try:
         with tempfile.TemporaryDirectory() as folder:

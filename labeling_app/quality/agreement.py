@@ -1,4 +1,4 @@
-"""How far annotators agree, and how each of them works."""
+"""Agreement of annotators, and the work of each of them."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Skip:
 
 
 def skips(store: Store, campaign: str) -> list[Skip]:
-    """What annotators skipped, by task; several dimensions of a task are one skip.
+    """Skips of annotators, by task; several dimensions of a task are one skip.
 
     Raises:
         InputError: there is no such campaign.

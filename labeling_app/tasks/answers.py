@@ -265,7 +265,7 @@ def _checked(
     texts: Mapping[str, str],
     remark_videos: Mapping[str, Sequence[int]] | None,
 ) -> dict[str, Any]:
-    """What an answer says beside its ranks, with the videos of remarks by their positions in the task."""
+    """Remarks of an answer beside its ranks, with the videos of remarks by their positions in the task."""
     if not 0 <= seconds < 1e7:
         raise Refused("The time spent on the task is not a sensible number of seconds.")
     for name, longest in (("comment", MAXIMUM_TEXT), ("flag", MAXIMUM_FLAG)):

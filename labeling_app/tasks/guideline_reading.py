@@ -39,7 +39,7 @@ class GuidelinesUnread(Refused):
 
 
 def is_unread(session: Session, user_id: int, campaign_id: int) -> bool:
-    """Whether a campaign has guidelines whose newest version the user has not acknowledged."""
+    """Returns whether a campaign has guidelines whose newest version the user has not acknowledged."""
     newest, read = session.execute(_VERSIONS, {"campaign": campaign_id, "user": user_id}).one()
     return newest is not None and newest != read
 

@@ -34,7 +34,7 @@ class AlreadyAnswered(Refused):
 
 @dataclass(frozen=True)
 class AssignedTask:
-    """What an annotator sees of a task.
+    """Task as an annotator sees it.
 
     Attributes:
         assignment: token of the assignment, which answers name.

@@ -93,7 +93,7 @@ class RequestThreads:
         self._limiter: CapacityLimiter | None = None
 
     async def run(self, request: Request, work: Callable[[User], T]) -> T:
-        """What `work` returns for the user who is logged in.
+        """Returns the result of `work` for the user who is logged in.
 
         Raises:
             NotLoggedIn: nobody is.

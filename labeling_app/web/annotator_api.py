@@ -224,7 +224,7 @@ def _next(store: Store, user: User, campaign: str | None) -> dict[str, Any]:
 
 
 def _look(store: Store, user: User, campaign: str | None, after: int) -> dict[str, Any]:
-    """What a lead sees who does not take tasks."""
+    """Task as a lead sees it who does not take tasks."""
     task = assignment.task_to_look_at(store, campaign, after)
     shown = task and {
         "assignment": None,

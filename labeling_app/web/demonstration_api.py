@@ -31,7 +31,7 @@ VIDEO_BODY = {
 
 
 class NewDemonstration(BaseModel):
-    """Which video answers a prompt."""
+    """Video that answers a prompt."""
 
     model_config = ConfigDict(extra="forbid")
     media: str = Field(min_length=1, max_length=32)
@@ -121,7 +121,7 @@ def unread_campaign(store: Store, user: User, prompts: Sequence[DemonstrationPro
 
 
 def media_for_page(video: Media) -> dict[str, Any]:
-    """What a page needs to play a video; nothing that tells where it comes from."""
+    """Facts that a page needs to play a video; nothing that tells where it comes from."""
     return {
         "id": video.id,
         "fps": video.fps,

@@ -75,7 +75,7 @@ class NewName(Strict):
 
 
 class State(Strict):
-    """Whether tasks of a campaign are given out."""
+    """State by which tasks of a campaign are given out."""
 
     state: Literal["open", "paused", "closed"]
 
@@ -100,14 +100,14 @@ class NewUser(Strict):
 
 
 class Role(Strict):
-    """What somebody may do."""
+    """Role of a user."""
 
     name: str = Field(max_length=100)
     role: Literal["annotator", "lead", "admin"]
 
 
 class UserName(Strict):
-    """Who is meant."""
+    """Name of a user."""
 
     name: str = Field(max_length=100)
 
@@ -128,7 +128,7 @@ class NewPrompts(Strict):
 
 
 class Review(Strict):
-    """What a lead makes of a demonstration."""
+    """Judgement of a lead on a demonstration."""
 
     state: Literal["given", "accepted", "rejected"]
 

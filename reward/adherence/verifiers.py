@@ -1,4 +1,4 @@
-"""What judges videos: the world's verifier, a vision-language model, CLIP, or a user's function."""
+"""Verifiers, which judge videos: that of the world, a vision-language model, CLIP, or a user's function."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def judge_answers(graph: QuestionGraph, answers: Mapping[str, float | bool]) -> 
 
 
 def load_verifier(name: str, questions: str | None = None) -> tuple[Verifier, Categories]:
-    """What judges the videos, and what sorts the prompts into categories.
+    """Loads the function that judges the videos, and that which sorts the prompts into categories.
 
     Args:
         name: `world`, the verifier of the built-in world; `vlm:FOLDER`, a vision-language model that answers the

@@ -101,7 +101,7 @@ def check_evaluation(output_dir: str | Path, settings: Mapping[str, Any], overwr
 
 
 def _stored_settings(folder: Path) -> dict[str, Any]:
-    """What the settings of an evaluation's folder say; nothing where they are missing or damaged."""
+    """Settings of an evaluation's folder; nothing where they are missing or damaged."""
     try:
         found = read_json(folder / SETTINGS_NAME)
     except (OSError, ValueError):
@@ -257,7 +257,7 @@ def compare_models(
 
 
 def repeatable(folder: Path) -> dict[str, Any]:
-    """What a repetition needs beside the settings: the values that unset sizes stood for, and the bootstrap's."""
+    """Facts that a repetition needs beside the settings: the values that unset sizes stood for, and the bootstrap's."""
     stored = folder / DEFAULTS_NAME
     return {
         "model_defaults": read_json(stored) if stored.is_file() else {},

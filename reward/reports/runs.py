@@ -19,7 +19,7 @@ from reward.reports.comparison import METADATA_NAME, REPORT_NAME, read_samples, 
 
 _SIZES = ("num_frames", "height", "width", "num_inference_steps", "guidance_scale", "solver")
 _BEFORE = {"solver": "euler"}
-"""What evaluations used that are older than a setting."""
+"""Values that evaluations used which are older than a setting."""
 
 
 def name_runs(runs: Sequence[str]) -> dict[str, Path]:

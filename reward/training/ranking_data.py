@@ -57,7 +57,7 @@ def read_conditions(model: LatentRewardModel, prompts: Sequence[str], batch_size
 
 @dataclass
 class EncodedVideos:
-    """What is known of every video of the rankings, in the order of `index`.
+    """Encodings of every video of the rankings, in the order of `index`.
 
     Attributes:
         index: row of each (prompt, path).

@@ -218,7 +218,7 @@ def train_reward_model(
 
 @dataclass(frozen=True)
 class _Material:
-    """What all members of an ensemble have in common; see `train_reward_model`."""
+    """Inputs that all members of an ensemble have in common; see `train_reward_model`."""
 
     generator: VideoGenerator
     rankings: Sequence[Ranking]

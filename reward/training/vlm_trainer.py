@@ -247,7 +247,7 @@ def _pairs(
 def vlm_reward_config(
     arguments: VLMArguments, config: RewardConfig, rankings: Sequence[Ranking]
 ) -> VLMRewardConfig:
-    """What the model is made of: from the flags, or from the settings of a VideoReward checkpoint.
+    """Configuration of the model: from the flags, or from the settings of a VideoReward checkpoint.
 
     Raises:
         InputError: no model is named, or the rankings lack a dimension.
