@@ -64,7 +64,7 @@ def load_suite(source: str) -> PromptSuite:
 
 
 def world_category(meaning: Meaning) -> str | None:
-    """The one of `WORLD_CATEGORIES` that a held-out meaning tests and nothing else; None where it tests several or none.
+    """The only one of `WORLD_CATEGORIES` that a held-out meaning tests; None where it tests several or none.
 
     The held-out combination is the claim of the category itself: of `relation` and `motion` it is still held out when
     the colours are left unsaid.

@@ -127,7 +127,7 @@ _MEASURES = {
 
 
 def power_text(summary: Mapping[str, Any]) -> str:
-    """Sentence on the prompts that a difference takes, and the difference that these prompts show; empty where unknown."""
+    """Sentence on the prompts that a difference takes, and the difference that these show; empty where unknown."""
     power = summary.get("power") or {}
     if "detectable_difference" not in power:
         return ""
