@@ -1,6 +1,7 @@
 // The lead's pages: campaigns and projects, people, quality, adjudication, demonstrations, audit.
 
-import { BASE, actionButton, call, confirmed, field, logoutForm, make, pageLinks, previewVideo } from './dom.js';
+import { BASE, actionButton, call, confirmed, field, make, pageLinks, previewVideo } from './dom.js';
+import { logoutForm } from './logout.js';
 import { letter } from './ranks.js';
 
 const TABS = [['campaigns', 'Campaigns'], ['people', 'People'], ['quality', 'Quality'], ['adjudication', 'Adjudication'], ['demonstrations', 'Demonstrations'], ['audit', 'Audit']];

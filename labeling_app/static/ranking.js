@@ -2,7 +2,8 @@
 
 import { SyncPlayer } from './player.js';
 import { DraftRanks, letter, ordinal } from './ranks.js';
-import { BASE, call, logoutForm, make, pageLinks } from './dom.js';
+import { BASE, call, make, pageLinks } from './dom.js';
+import { logoutForm } from './logout.js';
 import { forgetDraft, readDraft, writeDraft } from './draft.js';
 import { makeDraggable } from './drag.js';
 import { guidelinesPage, guidelinesText } from './guidelines.js';
@@ -53,7 +54,6 @@ class RankingPage {
     this.pages = make('nav', 'pages', { 'aria-label': 'Pages' });
     this.userName = make('span', 'user-name', { dir: 'auto' });
     this.logout = logoutForm();
-    this.logout.addEventListener('submit', forgetDraft);
     this.notice = make('p', 'notice', { hidden: true, role: 'alert' });
     this.status = make('p', 'visually-hidden', { role: 'status', 'aria-live': 'polite' });
     this.main = make('div', 'ranking-main');
