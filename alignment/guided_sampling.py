@@ -15,7 +15,8 @@ from torch import Tensor
 
 from alignment.rollouts.reward_mixture import RewardMixture
 from generator import flow
-from generator.base import Conditions, VideoGenerator, select
+from generator.base import VideoGenerator
+from generator.conditions import Conditions, select
 from generator.one_or_several import as_list
 from generator.output import InputError
 from generator.sampling import (

@@ -143,13 +143,6 @@ def _cast_unless_autocast(x: Tensor | None, dtype: torch.dtype) -> Tensor | None
     return x.to(dtype)
 
 
-def remove_lora(generator: VideoGenerator) -> None:
-    """Takes the LoRA layers of `add_lora` out again; the base weights are untouched."""
-    transformer: Any = generator.transformer
-    if any(isinstance(module, BaseTunerLayer) for module in transformer.modules()):
-        transformer.unload_lora()
-
-
 @contextmanager
 def adapters_disabled(model: torch.nn.Module) -> Iterator[None]:
     """Inside, the model (wrapped by DDP or DeepSpeed or not) computes the reference policy.

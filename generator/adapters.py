@@ -145,7 +145,7 @@ def read_adapter(path: str | Path) -> LoraAdapter:
 
 
 def _read_record(path: Path) -> dict[str, Any]:
-    """What `training.json` says; empty where there is none."""
+    """Content of `training.json`; empty where there is none."""
     if not path.is_file():
         return {}
     try:
@@ -255,7 +255,7 @@ def _for_experts(generator: VideoGenerator, adapter: LoraAdapter) -> LoraAdapter
 
 
 def merged_adapter(generator: VideoGenerator) -> LoraAdapter | None:
-    """What `load_adapters` has added to the generator's weights, or None."""
+    """Everything that `load_adapters` has added to the generator's weights, or None."""
     return vars(generator).get("_merged_adapter")
 
 

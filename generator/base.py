@@ -1,289 +1,19 @@
-"""`VideoGenerator`: the few operations that every family of video generators offers.
-
-Trainers, samplers and evaluators speak only to this class. One convention holds inside (rectified flow):
-`sigma` in [0, 1] with 1 = noise, `x_sigma = (1 - sigma) * x_0 + sigma * noise`, and the transformer predicts
-the velocity `noise - x_0`. Latents are float32, normalised to about unit variance, and shaped
-`[batch, channels, frames, height, width]`; videos are float tensors of that layout in [-1, 1].
-"""
+"""`VideoGenerator`: a video model with its sampler. Trainers, samplers and evaluators speak only to this class."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
-Conditions = dict[str, Tensor]
-"""What the transformer sees beside latents and sigma. Every tensor has the batch as its first dimension."""
+from generator.hardware.compilation import compile_each
+from generator.sampling import generate_videos
+from generator.video_model import VideoModel
 
 
-BLOCK_LISTS = ("transformer_blocks", "blocks", "layers")
-
-
-@dataclass(frozen=True)
-class GenerationDefaults:
-    """What a family uses where the user says nothing.
-
-    Attributes:
-        num_frames, height, width: size of a video in frames and pixels.
-        fps: frames per second.
-        num_inference_steps: steps of the ODE sampler.
-        guidance_scale: weight of classifier-free guidance; 1 means none.
-        shift: time shift of the schedule towards noise; 1 means none.
-    """
-
-    num_frames: int
-    height: int
-    width: int
-    fps: float
-    num_inference_steps: int
-    guidance_scale: float
-    shift: float
-
-
-def select(conditions: Conditions, index: Tensor | Sequence[int] | slice) -> Conditions:
-    """The rows `index` of every tensor in `conditions`."""
-    if not isinstance(index, slice):
-        index = torch.as_tensor(index)
-    return {
-        name: value[index if isinstance(index, slice) else index.to(value.device)]
-        for name, value in conditions.items()
-    }
-
-
-def repeat(conditions: Conditions, times: int) -> Conditions:
-    """Each row `times` times in a row: prompts a, b become a, a, b, b for `times=2`."""
-    return {name: value.repeat_interleave(times, dim=0) for name, value in conditions.items()}
-
-
-def concatenate(parts: Sequence[Conditions]) -> Conditions:
-    """Joins conditions along the batch; dimension 1 is zero-padded to the longest where lengths differ."""
-    joined: Conditions = {}
-    for name in parts[0]:
-        tensors = [part[name] for part in parts]
-        if tensors[0].ndim > 1:
-            longest = max(tensor.shape[1] for tensor in tensors)
-            tensors = [
-                torch.cat([t, t.new_zeros(t.shape[0], longest - t.shape[1], *t.shape[2:])], dim=1)
-                if t.shape[1] < longest
-                else t
-                for t in tensors
-            ]
-        joined[name] = torch.cat(tensors)
-    return joined
-
-
-class VideoGenerator(ABC):
-    """A text-to-video generator seen through the operations that training and evaluation need.
-
-    Attributes:
-        name: what it was loaded from (`nano`, a folder, a hub id).
-        pipeline: the diffusers pipeline behind it.
-        defaults: sizes and sampling settings used where the user says nothing.
-        lora_target_modules: names of the linear layers that LoRA adapts by default.
-    """
-
-    name: str
-    pipeline: Any
-    defaults: GenerationDefaults
-    lora_target_modules: list[str]
-    takes_packed: bool = False
-    """Whether `packed_velocity` works, and with it training with `pack`."""
-    takes_known_frames: bool = False
-    """Whether `frame_velocity` works, and with it videos as prompts (`generator.editing.video_prompts`)."""
-    takes_key_frames: bool = False
-    """Whether `frame_velocity` also knows other distances between frames, and frames that are images of their own."""
-    needs_image: bool = False
-    """Whether every video begins with an image, which the transformer sees through `image_conditions`."""
-
-    @property
-    @abstractmethod
-    def transformer(self) -> torch.nn.Module:
-        """The network that predicts velocities; the only part that alignment trains."""
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.transformer.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return next(self.transformer.parameters()).dtype
-
-    @abstractmethod
-    def check_size(self, num_frames: int, height: int, width: int) -> None:
-        """Raises `InputError` that names the nearest valid size when the family cannot make this size."""
-
-    @abstractmethod
-    def size_multiples(self) -> tuple[int, int]:
-        """`(side, time)`: sides are multiples of `side` pixels and a video has `time * k + 1` frames."""
-
-    @abstractmethod
-    def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
-        """`(channels, frames, height, width)` of the latents of a video of this size."""
-
-    def sigma_schedule(self, num_inference_steps: int, latent_shape: Sequence[int] | None = None) -> Tensor:
-        """Noise levels `[num_inference_steps + 1]` of the family's sampler, from 1 to exactly 0.
-
-        Args:
-            latent_shape: `(channels, frames, height, width)`, for families whose schedule depends on the size.
-        """
-        from generator import flow
-
-        return flow.sigma_schedule(num_inference_steps, self.defaults.shift)
-
-    @abstractmethod
-    def encode(self, videos: Tensor) -> Tensor:
-        """Videos `[batch, 3, frames, height, width]` in [-1, 1] to normalised latents (posterior mean)."""
-
-    @abstractmethod
-    def decode(self, latents: Tensor) -> Tensor:
-        """Normalised latents to videos `[batch, 3, frames, height, width]`, clamped to [-1, 1]."""
-
-    @abstractmethod
-    def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
-        """Prompts to conditions; `""` is the unconditional prompt of classifier-free guidance."""
-
-    @abstractmethod
-    def velocity(
-        self,
-        latents: Tensor,
-        sigma: Tensor,
-        conditions: Conditions,
-        transformer: torch.nn.Module | None = None,
-    ) -> Tensor:
-        """Predicted velocity in float32, shaped like `latents`.
-
-        Args:
-            latents: `[batch, channels, frames, height, width]`, float32.
-            sigma: `[batch]`, float32 noise levels in [0, 1].
-            conditions: from `encode_prompts`, one row a latent.
-            transformer: the module to call in place of `self.transformer`, for example the engine that
-                DeepSpeed or DDP wraps around it. Gradients flow through it.
-        """
-
-    def frame_velocity(
-        self,
-        latents: Tensor,
-        sigma: Tensor,
-        conditions: Conditions,
-        seconds_per_frame: float | None = None,
-        key_frames: bool = False,
-    ) -> Tensor:
-        """Predicted velocity in float32 with a noise level for each latent frame; known frames have level 0.
-
-        Args:
-            latents: `[batch, channels, frames, height, width]`, float32.
-            sigma: `[batch, frames]`, float32 noise levels in [0, 1].
-            conditions: from `encode_prompts`, one row a video.
-            seconds_per_frame: time between latent frames; the family's own by default.
-            key_frames: every latent frame is an image of its own.
-
-        Raises:
-            NotImplementedError: the family has one noise level for all frames (`takes_known_frames` is False).
-        """
-        raise NotImplementedError(f"{self.name} has one noise level for all frames.")
-
-    def image_conditions(self, images: Tensor, num_frames: int) -> Conditions:
-        """What the transformer sees of the first frame, to be joined with the conditions of the prompt.
-
-        Args:
-            images: `[batch, 3, height, width]` in [-1, 1].
-            num_frames: of the videos that begin with them.
-
-        Raises:
-            NotImplementedError: the family makes videos from text alone (`needs_image` is False).
-        """
-        raise NotImplementedError(f"{self.name} makes videos from text alone.")
-
-    def packed_velocity(
-        self,
-        latents: Sequence[Tensor],
-        sigma: Tensor,
-        conditions: Conditions,
-        transformer: torch.nn.Module | None = None,
-        row_length: int | None = None,
-        kept: Sequence[np.ndarray] | None = None,
-    ) -> list[Tensor]:
-        """Predicted velocities in float32 of clips of any sizes in one row of tokens; each is what the clip has alone.
-
-        Args:
-            latents: `[channels, frames, height, width]` each, float32.
-            sigma: `[clips]`, float32 noise levels in [0, 1].
-            conditions: from `encode_prompts`, one row a clip.
-            transformer: the module to call in place of `self.transformer`.
-            row_length: tokens of the row; just enough by default.
-            kept: numbers of the patches of each clip that are not dropped; the velocity of a dropped one is 0.
-
-        Raises:
-            NotImplementedError: the family takes clips of one size at a time (`takes_packed` is False).
-        """
-        raise NotImplementedError(f"{self.name} takes clips of one size at a time.")
-
-    def segment_lengths(self, latents: Sequence[Tensor], conditions: Conditions) -> list[int]:
-        """Tokens that each of `latents` `[channels, frames, height, width]` takes in a packed row, with its prompt."""
-        raise NotImplementedError(f"{self.name} takes clips of one size at a time.")
-
-    def video_tokens(self, latents: Tensor) -> int:
-        """Patches of latents `[channels, frames, height, width]`, where `takes_packed`."""
-        raise NotImplementedError(f"{self.name} takes clips of one size at a time.")
-
-    def kept_elements(self, latents: Tensor, kept: np.ndarray) -> Tensor:
-        """Booleans like `latents` `[channels, frames, height, width]`: True in the patches with the numbers `kept`."""
-        raise NotImplementedError(f"{self.name} takes clips of one size at a time.")
-
-    @abstractmethod
-    def features(
-        self, latents: Tensor, sigma: Tensor, conditions: Conditions, num_blocks: int
-    ) -> tuple[Tensor, Tensor]:
-        """Hidden states of all tokens after the first `num_blocks` blocks, the trunk of a latent reward model.
-
-        Args:
-            latents: `[batch, channels, frames, height, width]`, float32.
-            sigma: `[batch]`, float32 noise levels of the latents.
-            conditions: from `encode_prompts`, one row a latent.
-            num_blocks: how many blocks to run.
-
-        Returns:
-            Features `[batch, tokens, dim]` in the transformer's dtype, and a mask `[batch, tokens]` that is True
-            where a token is real.
-        """
-
-    @property
-    def max_prompt_tokens(self) -> int | None:
-        """Most tokens of a prompt that are read, marks of its end included; None where that is not known."""
-        return None
-
-    def lost_end(self, prompt: str) -> str:
-        """The end of a prompt that is not read, as it is longer than `max_prompt_tokens`; empty for most."""
-        return ""
-
-    def unknown_words(self, prompt: str) -> list[str]:
-        """Words of a prompt that the text encoder has never seen, where it reads whole words."""
-        return []
-
-    def release_text_encoder(self) -> None:  # noqa: B027
-        """Frees the memory of the text encoder once all prompts are encoded; families with a small one keep it."""
-
-    def restore_text_encoder(self) -> None:  # noqa: B027
-        """Undoes `release_text_encoder`; encoding another prompt does so by itself."""
-
-    def run_all_experts(self, when_sampling: bool) -> None:
-        """Makes every pass run all transformers of a model whose noise level chooses among several, so that the
-        processes of an engine do the same; a model with one stays as it is.
-
-        Args:
-            when_sampling: passes without gradients too.
-        """
-        return
-
-    def blocks(self) -> list[torch.nn.Module]:
-        """The transformer's repeated blocks in the order in which they run."""
-        parts: Any = dict(self.transformer.named_children())  # not the configuration's values of these names
-        return [block for name in BLOCK_LISTS for block in parts.get(name, [])]
+class VideoGenerator(VideoModel):
+    """A text-to-video generator: the operations of `VideoModel`, and videos from prompts in one call."""
 
     def compile_blocks(self, **options: Any) -> None:
         """Compiles each repeated block when it first runs (regional `torch.compile`); all share the code.
@@ -293,27 +23,7 @@ class VideoGenerator(ABC):
         Args:
             options: for `torch.compile`, over `dynamic=False`.
         """
-        from generator.hardware.compilation import compile_each
-
         compile_each(self.blocks(), **options)
-
-    def set_attention_backend(self, backend: str) -> None:
-        """Chooses the attention kernel by diffusers' name: `native`, `_native_cudnn`, `flash`, `_flash_3`, …
-
-        Raises:
-            InputError: there is no such kernel, it cannot run here, or the family has no choice.
-        """
-        from generator.output import InputError
-
-        transformer: Any = self.transformer
-        models: list[Any] = [m for m in transformer.modules() if hasattr(m, "set_attention_backend")]
-        try:
-            for model in models:
-                model.set_attention_backend(backend)
-        except (ValueError, RuntimeError, ImportError) as error:
-            raise InputError(f"The attention kernel {backend!r} cannot be used: {error}") from error
-        if not models:
-            raise InputError(f"{self.name} has one attention kernel only: leave attention_backend unset.")
 
     def generate(
         self,
@@ -344,8 +54,6 @@ class VideoGenerator(ABC):
         Raises:
             InputError: the size is not one that the family can make, or there is no such solver.
         """
-        from generator.sampling import generate_videos
-
         return generate_videos(
             self,
             prompts,

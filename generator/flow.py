@@ -86,11 +86,6 @@ def score(x: Tensor, v: Tensor, sigma: Sigma) -> Tensor:
     return -predicted_noise(x, v, sigma) / expand(sigma, x)
 
 
-def velocity_from_denoised(x: Tensor, x0: Tensor, sigma: Sigma) -> Tensor:
-    """The velocity that a prediction of the clean sample implies: v = (x − x̂₀) / σ, for σ > 0."""
-    return (x - x0) / expand(sigma, x)
-
-
 def guide(conditional: Tensor, unconditional: Tensor, guidance_scale: float) -> Tensor:
     """Classifier-free guidance: v_u + w (v_c − v_u) (arXiv 2207.12598, with 1 for none)."""
     return unconditional + guidance_scale * (conditional - unconditional)

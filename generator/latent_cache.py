@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from generator.base import Conditions, VideoGenerator, concatenate
+from generator.base import VideoGenerator
+from generator.conditions import Conditions, concatenate
 from generator.lost_words import warn_of_lost_words
 from generator.one_or_several import as_list
 from generator.output import InputError, atomic_path
@@ -28,7 +29,7 @@ Size = tuple[int, int, int]
 """Frames, height, width of a video."""
 
 CACHE_VERSION = 3
-"""Of the latents on disk: greater by one whenever the same file gives other latents."""
+"""Version of the latents on disk: greater by one whenever the same file gives other latents."""
 
 ENCODED_PIXELS = 2**24
 """Most pixels of all frames of the videos that are encoded together, unless one has more."""
@@ -99,6 +100,29 @@ def training_size(
     return nearest_size(generator, (wanted[0], wanted[1], wanted[2])), limited
 
 
+def _check_given_sizes(**sizes: int | None) -> None:
+    for name, value in sizes.items():
+        if value is not None and value < 1:
+            raise InputError(f"{name} is {value}, but must be at least 1.")
+
+
+def _cached_file(cache_dir: Path, path: Path, encoder: str | None, size: Size, fps: float) -> Path | None:
+    """The file that keeps the latents of a video; None where the autoencoder is not known by its weights."""
+    if encoder is None:
+        return None
+    content = f"{file_hash(path)} {encoder} {size} {fps} {CACHE_VERSION}"
+    return cache_dir / f"{hashlib.sha256(content.encode()).hexdigest()}.safetensors"
+
+
+def _tell_of_reduction(generator: VideoGenerator, reduced: int, videos: int) -> None:
+    own = generator.defaults
+    print(
+        f"{reduced} of {videos} videos are longer or larger than the model's own {own.num_frames} frames of "
+        f"{own.height}x{own.width} and are cut to it; --native_size true keeps them, --num_frames, --height and "
+        "--width set another size."
+    )
+
+
 def encode_files(
     generator: VideoGenerator,
     paths: Sequence[Path],
@@ -126,13 +150,12 @@ def encode_files(
     paths = as_list(paths)
     from generator.video import read_clip
 
-    for name, value in (("num_frames", num_frames), ("height", height), ("width", width)):
-        if value is not None and value < 1:
-            raise InputError(f"{name} is {value}, but must be at least 1.")
+    _check_given_sizes(num_frames=num_frames, height=height, width=width)
     cache_dir = cache_dir or default_cache_dir() / "latents"
     encoder = autoencoder_hash(generator)
     distinct = list(dict.fromkeys(paths))
-    sizes, keys, reduced_count = {}, {}, 0
+    sizes, reduced_count = {}, 0
+    cached_files: dict[Path, Path | None] = {}
     for path in distinct:
         if not path.is_file():
             raise InputError(
@@ -140,18 +163,11 @@ def encode_files(
             )
         sizes[path], reduced = training_size(generator, path, num_frames, height, width, native_size)
         reduced_count += reduced
-        content = f"{file_hash(path)} {encoder} {sizes[path]} {generator.defaults.fps} {CACHE_VERSION}"
-        keys[path] = hashlib.sha256(content.encode()).hexdigest()
+        cached_files[path] = _cached_file(cache_dir, path, encoder, sizes[path], generator.defaults.fps)
         if check is not None:
-            kept = encoder is not None and (cache_dir / f"{keys[path]}.safetensors").is_file()
-            check(path, sizes[path], kept)
+            check(path, sizes[path], (cached := cached_files[path]) is not None and cached.is_file())
     if reduced_count and progress:
-        own = generator.defaults
-        print(
-            f"{reduced_count} of {len(distinct)} videos are longer or larger than the model's own "
-            f"{own.num_frames} frames of {own.height}x{own.width} and are cut to it; --native_size true keeps them, "
-            "--num_frames, --height and --width set another size."
-        )
+        _tell_of_reduction(generator, reduced_count, len(distinct))
     latents: dict[Path, Tensor] = {}
     waiting: dict[Size, list[tuple[Path, Tensor]]] = {}
 
@@ -161,12 +177,12 @@ def encode_files(
             encoded = generator.encode(videos).float().cpu()
         for (path, _), latent in zip(batch, encoded):
             latents[path] = latent.clone(memory_format=torch.contiguous_format)
-            if encoder is not None:
-                write_cached(cache_dir / f"{keys[path]}.safetensors", {"latents": latents[path]})
+            if (cached := cached_files[path]) is not None:
+                write_cached(cached, {"latents": latents[path]})
 
     for path in tqdm(distinct, desc="Encoding videos", unit="video", disable=not progress):
-        cached = cache_dir / f"{keys[path]}.safetensors"
-        found = read_cached(cached, ("latents",)) if encoder is not None else None
+        cached = cached_files[path]
+        found = None if cached is None else read_cached(cached, ("latents",))
         if found is not None:
             latents[path] = found["latents"]
             continue

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from generator.base import GenerationDefaults, VideoGenerator
+from generator.base import VideoGenerator
 from generator.hardware.offloading import offload_linear_layers
 from generator.output import InputError, read_json
+from generator.video_model import GenerationDefaults
 
 DEFAULTS_NAME = "generation_defaults.json"
 """In a model's folder: sizes and sampling settings instead of the family's own, as `GenerationDefaults` has them."""
@@ -133,7 +134,7 @@ def _no_progress_bars() -> Iterator[None]:
 
 
 def quantization_options(quantization: str | None, class_name: str, dtype: torch.dtype) -> dict[str, Any]:
-    """What `from_pretrained` needs to quantise the transformer's weights as it reads them.
+    """Arguments with which `from_pretrained` can quantise the transformer's weights as it reads them.
 
     Raises:
         InputError: bitsandbytes or a GPU is missing, or pipeline and number of bits are not what it can be used for.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from generator.one_or_several import as_list
 
 if TYPE_CHECKING:
-    from generator.base import VideoGenerator
+    from generator.video_model import VideoModel
 
 logger = logging.getLogger(__name__)
 
@@ -31,12 +31,12 @@ def lost_end(tokenizer: Any, prompt: str, limit: int) -> str:
     return end or prompt.split()[-1]
 
 
-def looked_at(generator: VideoGenerator) -> set[str]:
+def looked_at(generator: VideoModel) -> set[str]:
     """The prompts that `warn_of_lost_words` has looked at for this generator."""
     return vars(generator).setdefault("_prompts_looked_at", set())
 
 
-def warn_of_lost_words(generator: VideoGenerator, prompts: Sequence[str]) -> None:
+def warn_of_lost_words(generator: VideoModel, prompts: Sequence[str]) -> None:
     """Warns once of the prompts whose end is not seen and once of those with unknown words; counts them and names the
     first. Prompts that were looked at before do not count."""
     told = looked_at(generator)

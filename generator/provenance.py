@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from generator.base import VideoGenerator
+    from generator.video_model import VideoModel
 
 PACKAGES = ("vidalign", "torch", "transformers", "trl", "diffusers", "peft", "accelerate", "numpy", "av")
 _SAMPLED_VALUES = 4096
@@ -35,7 +35,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def autoencoder_hash(generator: VideoGenerator) -> str | None:
+def autoencoder_hash(generator: VideoModel) -> str | None:
     """SHA-256 of the autoencoder's weights; None if the pipeline has no `vae` (latents are then not
     cached)."""
     import torch
@@ -77,7 +77,7 @@ def fingerprint(module: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def latent_space_fingerprint(generator: VideoGenerator) -> str:
+def latent_space_fingerprint(generator: VideoModel) -> str:
     """Fingerprint of everything that makes latents and conditions: all modules of the pipeline but the
     transformer."""
     from torch import nn

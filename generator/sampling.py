@@ -11,10 +11,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from generator import flow
-from generator.base import Conditions, VideoGenerator, concatenate, repeat, select
+from generator.conditions import Conditions, concatenate, repeat, select
 from generator.lost_words import warn_of_lost_words
 from generator.one_or_several import as_list
 from generator.output import InputError, check_storable
+from generator.video_model import VideoModel
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 """`(latents [batch, ...], sigma [batch]) -> velocity`, with conditions and guidance bound in."""
@@ -29,7 +30,7 @@ def seeded_noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
 
 
 def guided_velocity(
-    generator: VideoGenerator,
+    generator: VideoModel,
     conditions: Conditions,
     negative_conditions: Conditions | None = None,
     guidance_scale: float = 1.0,
@@ -118,7 +119,7 @@ def sample_latents(
 
 @dataclass(frozen=True)
 class SdeSettings:
-    """How trajectories explore.
+    """Exploration of trajectories.
 
     Attributes:
         kernel: name in `flow.SDE_KERNELS`.
@@ -161,7 +162,7 @@ def sde_step(
 
 @dataclass
 class Trajectories:
-    """What a policy-gradient update needs of sampled latents. All tensors are float32.
+    """Sampled latents with all that a policy-gradient update needs. All tensors are float32.
 
     Attributes:
         final: clean latents `[batch, C, F, H, W]`.
@@ -204,7 +205,7 @@ def join_trajectories(parts: Sequence[Trajectories]) -> Trajectories:
 
 @dataclass(frozen=True)
 class Reference:
-    """What trajectories are compared with.
+    """Reference that trajectories are compared with.
 
     Attributes:
         velocity: the reference policy's, of the trajectories `rows`.
@@ -283,7 +284,7 @@ def sample_trajectories(
 
 
 def encode_unique_prompts(
-    generator: VideoGenerator, prompts: Sequence[str], batch_size: int = 64
+    generator: VideoModel, prompts: Sequence[str], batch_size: int = 64
 ) -> tuple[Conditions, Tensor]:
     """Conditions of the distinct prompts, each encoded once, and the row `[len(prompts)]` of every prompt."""
     prompts = as_list(prompts)
@@ -300,7 +301,7 @@ def encode_unique_prompts(
 
 
 def video_size(
-    generator: VideoGenerator, num_frames: int | None, height: int | None, width: int | None
+    generator: VideoModel, num_frames: int | None, height: int | None, width: int | None
 ) -> tuple[int, int, int]:
     """The size asked for, the family's own where nothing is said; `InputError` if it cannot be made."""
     defaults = generator.defaults
@@ -334,7 +335,7 @@ def one_text_each(text: str | Sequence[str], count: int) -> list[str]:
 
 @torch.no_grad()
 def generate_latents(
-    generator: VideoGenerator,
+    generator: VideoModel,
     prompts: Sequence[str],
     num_frames: int | None = None,
     height: int | None = None,
@@ -383,7 +384,7 @@ def generate_latents(
 
 @torch.no_grad()
 def generate_videos(
-    generator: VideoGenerator,
+    generator: VideoModel,
     prompts: Sequence[str],
     num_frames: int | None = None,
     height: int | None = None,

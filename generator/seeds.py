@@ -47,7 +47,7 @@ class ExampleStream(IntEnum):
     LEVEL = 1
     """Noise level."""
     CAPTION_DROPOUT = 2
-    """Whether the caption is dropped."""
+    """Returns whether the caption is dropped."""
     KEPT_TOKENS = 3
     """Patches that are kept where some are dropped."""
 

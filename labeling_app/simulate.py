@@ -27,8 +27,10 @@ from tqdm import tqdm
 from generator.output import InputError
 from labeling_app.store.contents import require_unchanged, task_media
 from labeling_app.store.store import Store
-from labeling_app.store.tables import Task, User
+from labeling_app.store.tables import Campaign, Task, User
 from labeling_app.tasks import next_task as assignment
+from labeling_app.tasks.answers import submit
+from labeling_app.tasks.lease import AssignedTask
 
 Score = Callable[[Path, str], float]
 """Gold score of a video for a prompt; higher is better."""
@@ -38,7 +40,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class SimulatedAnnotator:
-    """How one simulated annotator errs. All but `seconds_per_video` are on the scale of the gold score.
+    """Errors of one simulated annotator. All but `seconds_per_video` are on the scale of the gold score.
 
     Attributes:
         noise: standard deviation of the Gaussian noise on each video.
@@ -61,7 +63,7 @@ class SimulatedAnnotator:
 
 @dataclass(frozen=True)
 class Simulation:
-    """What a simulation did; enough to compute the best possible accuracy.
+    """Result of a simulation; enough to compute the best possible accuracy.
 
     Attributes:
         annotators: who took part.
@@ -139,7 +141,7 @@ def simulate(
 ) -> Simulation:
     """Lets simulated annotators rank all that is left to rank; an interrupted run goes on where it stopped.
 
-    They take turns, get their tasks from `assignment.next_task` and answer through `assignment.submit`.
+    They take turns, get their tasks from `assignment.next_task` and answer through `submit`.
     What they answer depends on the seed, the annotator and the task alone.
 
     Args:
@@ -153,14 +155,7 @@ def simulate(
     if isinstance(annotators, int):
         _check_sizes(noise, tie_threshold, position_bias, motion_bias)
         annotators = sample_annotators(annotators, seed, noise, tie_threshold, position_bias, motion_bias)
-    row = store.campaign(campaign)
-    if row.state != "open":
-        raise InputError(f"The campaign {campaign!r} is {row.state}: reopen it first.")
-    if len(annotators) < row.overlap:
-        raise InputError(
-            f"{len(annotators)} simulated annotator(s) cannot fill the overlap of {row.overlap} of campaign "
-            f"{campaign!r}: simulate at least {row.overlap}."
-        )
+    row = _open_campaign(store, campaign, len(annotators))
     by_dimension = _scores_by_dimension(score, row.dimensions, campaign)
     tasks = store.tasks(campaign)
     known = {task.id: task for task in [*tasks, *store.tasks(campaign, kind="gold")]}
@@ -181,9 +176,12 @@ def simulate(
         active = list(annotators)
         while active:
             for annotator in list(active):
-                user = users[annotator.name]
                 assigned = assignment.next_task(
-                    store, user, campaign, _order(seed, annotator.name), draws[annotator.name].random
+                    store,
+                    users[annotator.name],
+                    campaign,
+                    _order(seed, annotator.name),
+                    draws[annotator.name].random,
                 )
                 if assigned is None:
                     active.remove(annotator)
@@ -192,7 +190,7 @@ def simulate(
                 ranks, seconds = _answer(
                     annotator, assigned, scores[original], motions[original], task.fingerprint, seed
                 )
-                assignment.submit(store, user, assigned.assignment, ranks, seconds)
+                submit(store, users[annotator.name], assigned.assignment, ranks, seconds)
                 if task.kind == "normal":
                     written += 1
                     bar.update()
@@ -202,6 +200,23 @@ def simulate(
         {dimension: [scores[task.id][dimension] for task in tasks] for dimension in by_dimension},
         [motions[task.id] for task in tasks],
     )
+
+
+def _open_campaign(store: Store, name: str, annotators: int) -> Campaign:
+    """The campaign, if it is open and so many annotators can fill its overlap.
+
+    Raises:
+        InputError: it is not.
+    """
+    row = store.campaign(name)
+    if row.state != "open":
+        raise InputError(f"The campaign {name!r} is {row.state}: reopen it first.")
+    if annotators < row.overlap:
+        raise InputError(
+            f"{annotators} simulated annotator(s) cannot fill the overlap of {row.overlap} of campaign "
+            f"{name!r}: simulate at least {row.overlap}."
+        )
+    return row
 
 
 def _shown_task(store: Store, task_id: int, known: Mapping[int, Task]) -> tuple[Task, int]:
@@ -215,7 +230,7 @@ def _shown_task(store: Store, task_id: int, known: Mapping[int, Task]) -> tuple[
 
 def _answer(
     annotator: SimulatedAnnotator,
-    assigned: assignment.AssignedTask,
+    assigned: AssignedTask,
     scores: Mapping[str, Sequence[float]],
     motions: Sequence[float],
     fingerprint: str,

@@ -105,7 +105,7 @@ def _load_members(
 
 
 def _trunk_of(folder: Path) -> tuple[str, str]:
-    """What the trunk of a saved model is, where it is the bare generator; else something that no other has."""
+    """Key of the trunk of a saved model, where it is the bare generator; else one that no other has."""
     from reward.models.latent import ADAPTER_NAME
     from reward.models.storage import CONFIG_NAME, read_reward_config
 

@@ -1,4 +1,4 @@
-"""How well a reward model agrees with people: figures, baselines and plots on rankings of any file.
+"""Agreement of a reward model with people: figures, baselines and plots on rankings of any file.
 
 Every video is scored once, and all pairs of a ranking are compared. The tie threshold and the temperature come from
 the model, or from prompts that are then left out of the figures; never from the pairs that are reported.
@@ -21,8 +21,7 @@ from generator.output import InputError, read_json
 from generator.provenance import file_hash
 from reward.metrics import Pairs, evaluate_pairs, pairs_of_rankings
 from reward.models.base import RewardModel
-from reward.preferences import DIMENSIONS, MISSING, Ranking, split_by_prompt
-from reward.training.reward_trainer import split_rankings
+from reward.preferences import DIMENSIONS, MISSING, Ranking, split_by_prompt, split_rankings
 
 BATCH_BYTES = 2**28
 """Most memory of the videos that are judged together, unless one takes more."""
@@ -72,7 +71,7 @@ def chosen_dimension(scores: dict[str, float], dimension: str) -> float | None:
 
 
 def annotator_agreement(rankings: Sequence[Ranking]) -> dict[str, float] | None:
-    """How often two annotators who ordered the same pair agree, and what follows for any model.
+    """Agreement of two annotators who ordered the same pair, and the bound that follows for any model.
 
     With p the share of people who prefer the first of a pair, two of them agree with the probability
     a = E[p² + (1 − p)²], and the best possible model is right with E max(p, 1 − p), which by Jensen's inequality is at

@@ -172,7 +172,7 @@ ORDER_ONLY = ("bradley_terry", "gaussian_bradley_terry")
 
 
 def informative(ranks: Tensor, loss_type: str) -> Tensor:
-    """Which rankings `[…]` of `ranks [..., K]` the loss can learn from: at least two judged videos, and an order
+    """Marks the rankings `[…]` of `ranks [..., K]` the loss can learn from: at least two judged videos, and an order
     where ties say nothing to it."""
     judged = ranks >= 0
     found = judged.sum(-1) > 1

@@ -1,4 +1,4 @@
-"""How well scores agree with preferences: pair accuracy without and with ties, calibration, rank correlation.
+"""Agreement of scores with preferences: pair accuracy without and with ties, and calibration.
 
 Pairs are `difference [n]` (score of the first video minus score of the second) and `label [n]` (1: the first
 is preferred, -1: the second, 0: a tie), with `cluster [n]` naming the prompt of each pair, since pairs of
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from generator.one_or_several import as_list
-from reward.adherence.statistics import Interval, cluster_bootstrap
+from reward.statistics import Interval, cluster_bootstrap
 
 Floats = NDArray[np.float64]
 
@@ -70,7 +70,7 @@ def accuracy_without_ties(difference: ArrayLike, label: ArrayLike) -> float:
 
 
 def correct_with_ties(difference: ArrayLike, label: ArrayLike, threshold: float) -> NDArray[np.bool_]:
-    """Whether the prediction (tie where |d| ≤ threshold, else the sign of d) is the label."""
+    """Returns whether the prediction (tie where |d| ≤ threshold, else the sign of d) is the label."""
     difference, label = np.asarray(difference, dtype=np.float64), np.asarray(label)
     return np.where(np.abs(difference) <= threshold, 0, np.sign(difference)) == label
 
@@ -215,22 +215,6 @@ def fit_temperature(pairs: Pairs) -> float:
         else:
             low = left
     return float(np.exp((low + high) / 2))
-
-
-def average_ranks(values: ArrayLike) -> Floats:
-    """Ranks from 1 on, equal values sharing the mean of their ranks."""
-    values = np.asarray(values, dtype=np.float64)
-    _, inverse, count = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(count)
-    return (last - (count - 1) / 2)[inverse]
-
-
-def spearman(a: ArrayLike, b: ArrayLike) -> float:
-    """Spearman's rank correlation with ties; NaN where one side is constant."""
-    x, y = average_ranks(a), average_ranks(b)
-    x, y = x - x.mean(), y - y.mean()
-    norm = float(np.sqrt((x**2).sum() * (y**2).sum()))
-    return float((x * y).sum() / norm) if norm > 0 else float("nan")
 
 
 def bootstrap_pairs(

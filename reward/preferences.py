@@ -30,7 +30,7 @@ MIN_VIDEOS, MAX_VIDEOS = 2, 9
 MISSING = -1
 FEW_PROMPTS = 30
 """Prompts below which a training command warns: the usual fifth of them holds out fewer than the six that an interval
-takes (`reward.adherence.statistics.LEAST_CLUSTERS`)."""
+takes (`reward.statistics.LEAST_CLUSTERS`)."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Ranking:
 
     @property
     def has_order(self) -> bool:
-        """Whether at least one judged video is above another one."""
+        """True where at least one judged video is above another one."""
         return len({rank for rank in self.ranks if rank != MISSING}) > 1
 
 
@@ -284,6 +284,19 @@ def split_by_prompt(
         [ranking for ranking in rankings if prompt_key(ranking.prompt) not in held_out],
         [ranking for ranking in rankings if prompt_key(ranking.prompt) in held_out],
     )
+
+
+def split_rankings(
+    rankings: Sequence[Ranking], held_out_fraction: float, validation_fraction: float, seed: int
+) -> tuple[list[Ranking], list[Ranking], list[Ranking]]:
+    """`(train, validation, held_out)` by prompt; splits that there are too few prompts for stay empty."""
+    prompts = len({prompt_key(ranking.prompt) for ranking in rankings})
+    rest, held_out = split_by_prompt(rankings, held_out_fraction if prompts >= 2 else 0.0, seed)
+    remaining = len({prompt_key(ranking.prompt) for ranking in rest})
+    share = validation_fraction / max(1e-9, 1 - held_out_fraction)
+    enough = validation_fraction > 0 and remaining >= 4
+    train, validation = split_by_prompt(rest, min(share, 0.5) if enough else 0.0, seed + 1)
+    return train, validation, held_out
 
 
 def merge_annotators(rankings: Sequence[Ranking]) -> list[Ranking]:

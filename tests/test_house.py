@@ -165,7 +165,7 @@ def test_files_are_short() -> None:
         for name, path in MODULES.items()
         if (count := path.read_text(encoding="utf-8").count("\n")) > 450
     }
-    assert not long
+    assert not long, long
 
 
 def test_functions_are_short_or_say_why_not() -> None:

@@ -32,7 +32,7 @@ from labeling_app.campaigns.demonstrations import ask
 from labeling_app.store.store import Store
 from reward import load_reward
 from reward.adherence.evaluate import evaluate_videos, summarise
-from reward.adherence.runs import name_runs
+from reward.reports.runs import name_runs
 from reward.training.reward_config import RewardConfig
 
 SIZE = {"num_frames": 5, "height": 16, "width": 16, "num_inference_steps": 2}

@@ -143,13 +143,13 @@ def _check_task(generator: VideoGenerator, task: str) -> None:
     """Raises `InputError` if the model cannot do the task."""
     if task == "edit" or (task == "image" and generator.needs_image):
         return
-    if not generator.takes_known_frames:
+    if generator.frames is None:
         can = "--image or --edit" if generator.needs_image else "--edit"
         raise InputError(
             f"{generator.name} takes no frames as a prompt, but --{task} needs a model with a noise level for each "
             f"frame: use the built-in model, LTX-Video or Wan 2.2 TI2V, or {can}, which work with this one."
         )
-    if task in ("interpolate", "long") and not generator.takes_key_frames:
+    if task in ("interpolate", "long") and not generator.frames.takes_key_frames:
         raise InputError(
             f"{generator.name} knows only frames that follow each other at its own frame rate, but --{task} makes "
             "frames between key frames: use the built-in model."

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from alignment.data.example_weights import Filler, as_fillers, whole_rounds
-from generator.base import Conditions, VideoGenerator
+from generator.base import VideoGenerator
+from generator.conditions import Conditions
 from generator.latent_cache import encode_prompts_cached
 from generator.one_or_several import as_list
 from generator.output import InputError

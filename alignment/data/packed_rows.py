@@ -15,9 +15,10 @@ from torch.utils.data import Dataset, Sampler
 
 from alignment.data.example_weights import as_fillers, whole_rounds
 from alignment.data.latent_dataset import LatentDataset, collate
-from generator.base import Conditions, VideoGenerator, select
-from generator.native.packing import pack_rows, sample_kept_tokens
+from generator.base import VideoGenerator
+from generator.conditions import Conditions, select
 from generator.output import InputError
+from generator.packing import pack_rows, sample_kept_tokens
 from generator.seeds import ExampleStream
 
 SHORTEST_ROW = 1024
@@ -102,10 +103,12 @@ class RowBatchSampler(Sampler[list[tuple[int, ...]]]):
 
 def example_lengths(generator: VideoGenerator, dataset: LatentDataset, table: Conditions) -> list[int]:
     """Tokens of each example of `dataset`: all its videos, each with the prompt of the row of `table`."""
+    packing = generator.packing
+    assert packing is not None
     lengths = []
     for sides, row in zip(dataset.latents, dataset.rows, strict=True):
         conditions = select(table, [row] * len(sides))
-        lengths.append(sum(generator.segment_lengths(list(sides), conditions)))
+        lengths.append(sum(packing.segment_lengths(list(sides), conditions)))
     return lengths
 
 
@@ -146,7 +149,7 @@ def packed_rows(
     """
     if not args.pack:
         return None
-    if not generator.takes_packed:
+    if generator.packing is None:
         raise InputError(
             f"pack is set, but {generator.name} takes clips of one size at a time: leave it out, which makes batches "
             "of examples of one size."
@@ -180,8 +183,10 @@ def kept_tokens(
     """Patches of each clip that are kept where a `share` is dropped, each clip by its own seed; None for all."""
     if share <= 0:
         return None
+    packing = generator.packing
+    assert packing is not None
     kept = []
     for clip, seed in zip(clips, seeds, strict=True):
         random = np.random.default_rng([seed, ExampleStream.KEPT_TOKENS])
-        kept += sample_kept_tokens([generator.video_tokens(clip)], share, random)
+        kept += sample_kept_tokens([packing.video_tokens(clip)], share, random)
     return kept

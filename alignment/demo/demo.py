@@ -45,8 +45,8 @@ from labeling_app.files.rankings import export_rankings
 from labeling_app.quality.agreement import agreement
 from labeling_app.simulate import SimulatedAnnotator, precomputed_scores, simulate
 from labeling_app.store.store import Store
-from reward.adherence.comparison import GenerationSettings, compare_models
 from reward.preferences import read_rankings
+from reward.reports.comparison import GenerationSettings, compare_models
 from reward.training.outputs import OUTPUTS as REWARD_OUTPUTS
 from reward.training.reward_config import RewardConfig
 from reward.training.train import train_reward_model

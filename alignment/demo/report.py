@@ -9,9 +9,7 @@ from typing import Any
 
 from generator.output import write_json, write_text
 from generator.video import read_video
-from reward.adherence.comparison import METADATA_NAME, read_samples
 from reward.adherence.evaluate import Sample
-from reward.adherence.statistics import interval_text
 from reward.reports import html
 from reward.reports.adherence import (
     best_and_worst,
@@ -21,6 +19,8 @@ from reward.reports.adherence import (
     overview,
     question_table,
 )
+from reward.reports.comparison import METADATA_NAME, read_samples
+from reward.statistics import interval_text
 
 OWN_MODEL = """\
 # your own model (a folder or a hub id), prompts and demonstrations

@@ -21,12 +21,13 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils.checkpoint import checkpoint
 
 from alignment.lora import LoraArguments, add_lora
-from generator.base import Conditions, GenerationDefaults
+from generator.conditions import Conditions
 from generator.families.pipeline_generator import PipelineGenerator
 from generator.files.folders import visible_files
 from generator.hardware.memory_tracker import StorageTracker, WholeMasks, fused_attention
 from generator.loading import DEFAULTS_NAME, FAMILIES, load_generator, read_class_name, read_defaults
 from generator.output import InputError, read_json
+from generator.video_model import GenerationDefaults
 
 METHODS = ("sft", "dpo", "ppo", "generate")
 DEPTH = 2

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from alignment.lora import LoraArguments, add_lora
-from generator.base import Conditions, VideoGenerator
+from generator.base import VideoGenerator
+from generator.conditions import Conditions
 from generator.hardware.memory_tracker import StorageTracker
 from generator.loading import load_generator
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from alignment.rollouts.advantages import mean_and_std
 from alignment.rollouts.judge import decode_for_reward
-from generator.base import Conditions, VideoGenerator, select
+from generator.base import VideoGenerator
+from generator.conditions import Conditions, select
 from generator.one_or_several import as_list
 from generator.output import InputError
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from alignment.lora import adapters_disabled
-from generator.base import Conditions, VideoGenerator, select
+from generator.base import VideoGenerator
+from generator.conditions import Conditions, select
 from generator.sampling import (
     Reference,
     SdeSettings,

@@ -17,7 +17,8 @@ from alignment.stages.table import describe_sizes
 from alignment.trainers.backprop_config import BackpropConfig
 from alignment.trainers.base_trainer import AlignmentTrainer
 from generator import flow
-from generator.base import Conditions, VideoGenerator
+from generator.base import VideoGenerator
+from generator.conditions import Conditions
 from generator.one_or_several import as_list
 from generator.output import InputError
 from generator.sampling import guided_velocity, one_text_each, sample_latents, seeded_noise, video_size

@@ -33,7 +33,8 @@ from alignment.stages.table import describe_dataset
 from alignment.trainers.base_config import AlignmentConfig
 from alignment.trainers.policy import Policy, evenly_spread
 from generator.adapters import model_fingerprint, write_adapter
-from generator.base import Conditions, VideoGenerator, select
+from generator.base import VideoGenerator
+from generator.conditions import Conditions, select
 from generator.hardware.zero3 import gather_as_one
 from generator.output import InputError, files_into, write_json
 from generator.provenance import versions

@@ -25,7 +25,8 @@ from alignment.trainers.base_trainer import AlignmentTrainer
 from alignment.trainers.dpo_config import DPOConfig
 from alignment.trainers.sft_trainer import EVALUATION_STEP, draw_sigmas
 from generator import flow
-from generator.base import Conditions, VideoGenerator
+from generator.base import VideoGenerator
+from generator.conditions import Conditions
 from generator.editing.first_frames import with_first_frame
 from generator.one_or_several import as_list
 from generator.output import InputError
@@ -220,7 +221,9 @@ class RankingDPOTrainer(AlignmentTrainer):
         if isinstance(noised.x, Tensor):
             return self.generator.velocity(noised.x, noised.sigma, noised.conditions, model)
         length = None if self.rows is None else self.rows.fixed_length(self.args.compile_blocks)
-        return self.generator.packed_velocity(noised.x, noised.sigma, noised.conditions, model, length)
+        packing = self.generator.packing
+        assert packing is not None
+        return packing(noised.x, noised.sigma, noised.conditions, model, length)
 
     @torch.no_grad()
     def _precompute(self) -> list[Tensor]:

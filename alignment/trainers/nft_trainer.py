@@ -13,7 +13,7 @@ from alignment.rollouts.rollout import Rollout
 from alignment.trainers.nft_config import NFTConfig
 from alignment.trainers.noised_videos import ForwardProcessTrainer, NoisedRows
 from generator import flow
-from generator.base import Conditions
+from generator.conditions import Conditions
 from generator.output import InputError
 from generator.sampling import Trajectories
 

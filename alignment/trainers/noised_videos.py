@@ -15,7 +15,7 @@ from alignment.trainers.rollout_config import RolloutConfig
 from alignment.trainers.rollout_trainer import RolloutTrainer
 from alignment.trainers.sft_trainer import draw_sigmas
 from generator import flow
-from generator.base import Conditions
+from generator.conditions import Conditions
 from generator.sampling import seeded_noise
 from generator.seeds import Stream, example_seeds
 

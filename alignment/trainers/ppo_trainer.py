@@ -21,7 +21,8 @@ from alignment.trainers.rollout_trainer import (
 )
 from alignment.trainers.sft_trainer import demonstration_error
 from generator import flow
-from generator.base import Conditions, VideoGenerator
+from generator.base import VideoGenerator
+from generator.conditions import Conditions
 from generator.output import InputError
 from generator.sampling import SdeSettings, Trajectories, guided_velocity, sde_step
 from generator.seeds import Stream, example_seeds

@@ -22,7 +22,8 @@ from alignment.rollouts.video_statistics import video_statistics
 from alignment.stages.table import describe_sizes
 from alignment.trainers.base_trainer import AlignmentTrainer
 from alignment.trainers.rollout_config import RolloutConfig
-from generator.base import Conditions, VideoGenerator, select
+from generator.base import VideoGenerator
+from generator.conditions import Conditions, select
 from generator.one_or_several import as_list
 from generator.output import InputError
 from generator.sampling import Trajectories, one_text_each, video_size

@@ -16,10 +16,11 @@ from alignment.losses import flow_matching_error
 from alignment.trainers.base_trainer import AlignmentTrainer
 from alignment.trainers.sft_config import SFTConfig
 from generator import flow
-from generator.base import Conditions, VideoGenerator
+from generator.base import VideoGenerator
+from generator.conditions import Conditions
 from generator.editing.first_frames import with_first_frame
-from generator.native.packing import dropped_share
 from generator.one_or_several import as_list
+from generator.packing import dropped_share
 from generator.sampling import seeded_noise
 from generator.seeds import ExampleStream, example_seeds
 
@@ -143,19 +144,21 @@ def packed_demonstration_error(
     """`demonstration_error` `[clips]` of clips `[C, F, H, W]` of any sizes in one packed row.
 
     Args:
-        row_length, kept: see `VideoGenerator.packed_velocity`; what is not kept does not count.
+        row_length, kept: see `generator.packing.PackedVelocity`; what is not kept does not count.
     """
     noise = [seeded_noise([seed], x0.shape)[0].to(x0) for seed, x0 in zip(seeds, clips, strict=True)]
     shift = generator.defaults.shift if shift is None else shift
     sigma = draw_sigmas(seeds, shift, logit_mean, logit_std, uniform_share).to(clips[0])
     noised = [flow.interpolate(*parts) for parts in zip(clips, noise, sigma, strict=True)]
-    velocity = generator.packed_velocity(noised, sigma, conditions, model, row_length, kept)
+    packing = generator.packing
+    assert packing is not None
+    velocity = packing(noised, sigma, conditions, model, row_length, kept)
     errors = []
     for i, (v, x0, e) in enumerate(zip(velocity, clips, noise, strict=True)):
         if kept is None:
             errors.append(flow_matching_error(v[None], x0[None], e[None])[0])
         else:
-            chosen = generator.kept_elements(x0, kept[i])
+            chosen = packing.kept_elements(x0, kept[i])
             errors.append(flow_matching_error(v[chosen][None], x0[chosen][None], e[chosen][None])[0])
     return torch.stack(errors)
 

@@ -153,7 +153,7 @@ def command(method: str, arguments: argparse.Namespace) -> list[str]:
 def prepare(folder: Path, arguments: argparse.Namespace) -> None:
     """A model of random weights, and data whose video files are only names."""
     from generator.loading import DEFAULTS_NAME
-    from generator.testing.pipelines import tiny_wan
+    from generator.testing.text_pipelines import tiny_wan
 
     heads, width = arguments.heads, arguments.head_dim
     transformer = {

@@ -22,7 +22,7 @@ from alignment.lora import LoraArguments, add_lora
 from alignment.memory.forecast import Work, forecast
 from alignment.trainers.base_trainer import Policy, evenly_spread
 from benchmarks.alignment.ppo_iteration import ARCHITECTURES, PROMPTS, build_generator
-from generator.base import repeat
+from generator.conditions import repeat
 from generator.families.wan import WanGenerator
 
 SETTINGS: list[tuple[str, Work]] = [

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.generator.pca import PCAVideoAutoencoder
 from benchmarks.generator.short_training import (
     Clips,
     collect,
@@ -34,7 +35,6 @@ from benchmarks.generator.short_training import (
 )
 from generator import load_generator
 from generator.native.building import build_pipeline
-from generator.native.pca import PCAVideoAutoencoder
 from generator.pretraining.config import PretrainConfig
 from generator.pretraining.data import CaptionedScenes, ClipKind
 from generator.pretraining.latent_pool import LatentPool

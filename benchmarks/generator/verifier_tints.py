@@ -28,7 +28,8 @@ from generator.world import describe, verify
 from generator.world.calibrate import part_kind
 from generator.world.meaning import BACKGROUNDS, MOTIONS, Meaning, ObjectMeaning, is_sayable
 from generator.world.render import render_scenes
-from generator.world.scene import SceneBatch, frame_times, offsets, sample_scenes, training_batch
+from generator.world.scene import SceneBatch, frame_times, offsets
+from generator.world.scene_sampling import sample_scenes, training_batch
 from generator.world.shapes import COLOURS, PALETTE, SHAPES
 
 LIGHTNESS = (0.7, 1.0, 1.3)

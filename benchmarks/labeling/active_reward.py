@@ -44,7 +44,8 @@ from labeling_app.files.candidates import inspect_video
 from labeling_app.quality.reliability import aggregate, read_store
 from labeling_app.selection.last_layer import select_by_last_layer
 from labeling_app.simulate import SimulatedAnnotator, precomputed_scores, simulate
-from labeling_app.store.store import NewTask, Store
+from labeling_app.store.new_tasks import NewTask
+from labeling_app.store.store import Store
 from reward.preferences import Ranking
 from reward.training.ranking_data import encode_videos
 from reward.training.reward_config import RewardConfig

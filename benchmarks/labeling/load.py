@@ -32,7 +32,8 @@ import torch
 
 from generator.video import write_video
 from labeling_app.files.candidates import inspect_video
-from labeling_app.store.store import NewTask, Store
+from labeling_app.store.new_tasks import NewTask
+from labeling_app.store.store import Store
 
 IDLE_SECONDS = 3.0
 """After so long a client opens a new connection; uvicorn closes idle ones after five seconds."""

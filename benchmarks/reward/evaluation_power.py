@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from generator.output import write_json
-from reward.adherence.statistics import (
+from reward.statistics import (
     cluster_bootstrap,
     deviation_of_differences,
     paired_difference,

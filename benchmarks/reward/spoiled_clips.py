@@ -11,7 +11,7 @@ from torch import Tensor
 
 from generator.world.grammar import parse
 from generator.world.render import render_scenes
-from generator.world.scene import sample_scenes
+from generator.world.scene_sampling import sample_scenes
 
 SIZE, FPS = (9, 32, 32), 8
 HARM = {"noise": 1.0, "blur": 0.8, "flicker": 0.9, "blocks": 0.7, "cast": 0.4, "stutter": 0.6}

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from generator.base import Conditions, VideoGenerator, repeat
+from generator.base import VideoGenerator
+from generator.conditions import Conditions, repeat
 from generator.one_or_several import as_list
 from generator.sampling import Velocity, guided_velocity
 

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from generator import flow
-from generator.base import VideoGenerator, concatenate, repeat
+from generator.base import VideoGenerator
+from generator.conditions import concatenate, repeat
 from generator.editing.first_frames import velocity_with_image
 from generator.one_or_several import as_list
 from generator.output import InputError
@@ -31,7 +32,7 @@ KEY_FRAMES_KEPT = 4
 
 @dataclass(frozen=True)
 class Sampling:
-    """How frames are sampled.
+    """Settings by which frames are sampled.
 
     Attributes:
         num_inference_steps: Euler steps; the model's own number by default.
@@ -64,7 +65,7 @@ def sample_unknown_frames(
     """Latents whose unknown frames are sampled given the known ones.
 
     Args:
-        generator: of a family with `frame_velocity`.
+        generator: of a family with `frames`.
         prompts: one a video.
         latents: `[batch, channels, frames, height, width]`, right where `known`.
         known: which frames are given, `[frames]`.
@@ -79,7 +80,8 @@ def sample_unknown_frames(
         InputError: the family takes no known frames.
     """
     prompts = as_list(prompts)
-    if not generator.takes_known_frames:
+    frame_velocity = generator.frames
+    if frame_velocity is None:
         raise InputError(
             f"{generator.name} takes no frames as a prompt, but this needs a model with a noise level for each frame: "
             "use the built-in model, LTX-Video or Wan 2.2 TI2V, or --edit, which works with all."
@@ -97,9 +99,9 @@ def sample_unknown_frames(
     def velocity(x: Tensor, sigma: Tensor) -> Tensor:
         levels = sigma[:, None] * ~given
         if scale == 1:
-            predicted = generator.frame_velocity(x, levels, both, seconds_per_frame, key_frames)
+            predicted = frame_velocity(x, levels, both, seconds_per_frame, key_frames)
         else:
-            conditional, unconditional = generator.frame_velocity(
+            conditional, unconditional = frame_velocity(
                 x.repeat(2, 1, 1, 1, 1), levels.repeat(2, 1), both, seconds_per_frame, key_frames
             ).chunk(2)
             predicted = flow.guide(conditional, unconditional, scale)

@@ -16,8 +16,9 @@ from diffusers import CogVideoXImageToVideoPipeline, CogVideoXPipeline
 from torch import Tensor
 
 from generator import flow
-from generator.base import Conditions, GenerationDefaults
+from generator.conditions import Conditions
 from generator.families.pipeline_generator import PipelineGenerator
+from generator.video_model import GenerationDefaults
 
 
 class CogVideoXGenerator(PipelineGenerator):

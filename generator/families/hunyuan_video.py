@@ -9,8 +9,9 @@ from diffusers import HunyuanVideo15Pipeline, HunyuanVideoPipeline
 from diffusers.models.autoencoders.autoencoder_kl_hunyuanvideo15 import HunyuanVideo15AttnBlock
 from torch import Tensor, nn
 
-from generator.base import Conditions, GenerationDefaults
+from generator.conditions import Conditions
 from generator.families.pipeline_generator import PipelineGenerator, trim
+from generator.video_model import GenerationDefaults
 
 ATTENTION_PROJECTIONS = (
     "to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out",

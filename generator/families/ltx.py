@@ -12,8 +12,10 @@ from diffusers import LTXPipeline
 from diffusers.pipelines.ltx.pipeline_ltx import calculate_shift
 from torch import Tensor
 
-from generator.base import Conditions, GenerationDefaults
-from generator.families.pipeline_generator import PipelineGenerator, refuse_key_frames, trim
+from generator.conditions import Conditions
+from generator.families.pipeline_generator import PipelineGenerator, trim
+from generator.frames import FrameVelocity
+from generator.video_model import GenerationDefaults
 
 
 class LTXGenerator(PipelineGenerator):
@@ -24,7 +26,6 @@ class LTXGenerator(PipelineGenerator):
     """
 
     pipeline_class = LTXPipeline
-    takes_known_frames = True
     max_sequence_length = 128
     decode_timestep = 0.0
 
@@ -120,16 +121,12 @@ class LTXGenerator(PipelineGenerator):
             "rope_interpolation_scale": (time / self.defaults.fps, space, space),
         }
 
+    @property
+    def frames(self) -> FrameVelocity:
+        return FrameVelocity(self._frame_velocity, self.name)
+
     @torch.no_grad()
-    def frame_velocity(
-        self,
-        latents: Tensor,
-        sigma: Tensor,
-        conditions: Conditions,
-        seconds_per_frame: float | None = None,
-        key_frames: bool = False,
-    ) -> Tensor:
-        refuse_key_frames(self.name, seconds_per_frame, key_frames)
+    def _frame_velocity(self, latents: Tensor, sigma: Tensor, conditions: Conditions, *_: Any) -> Tensor:
         arguments = self._transformer_arguments(latents, sigma[:, 0], conditions)
         space, time = self._patch()
         tokens = latents.shape[3] * latents.shape[4] // space**2

@@ -9,11 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from generator.base import Conditions, GenerationDefaults, VideoGenerator
+from generator.base import VideoGenerator
+from generator.conditions import Conditions
+from generator.frames import FrameVelocity
 from generator.lost_words import lost_end
 from generator.native.packing import ClipShape
 from generator.native.pipeline import NativeVideoPipeline
 from generator.native.text_encoder import MAX_TEXT_TOKENS, clean, encode_text, unknown_words
+from generator.packing import PackedVelocity
+from generator.video_model import GenerationDefaults
 
 
 class NativeGenerator(VideoGenerator):
@@ -21,9 +25,6 @@ class NativeGenerator(VideoGenerator):
 
     pipeline_class = NativeVideoPipeline
     lora_target_modules = ["to_q", "to_k", "to_v", "to_out.0"]  # noqa: RUF012
-    takes_known_frames = True
-    takes_key_frames = True
-    takes_packed = True
 
     def __init__(self, pipeline: NativeVideoPipeline, name: str) -> None:
         self.pipeline = pipeline
@@ -87,58 +88,27 @@ class NativeGenerator(VideoGenerator):
         arguments = self._transformer_arguments(latents, sigma, conditions)
         return module(**arguments, return_dict=False)[0].float()
 
+    @property
+    def packing(self) -> NativePacking:
+        return NativePacking(self)
+
+    @property
+    def frames(self) -> FrameVelocity:
+        return FrameVelocity(self._frame_velocity, self.name, takes_key_frames=True)
+
     @torch.no_grad()
-    def frame_velocity(
+    def _frame_velocity(
         self,
         latents: Tensor,
         sigma: Tensor,
         conditions: Conditions,
-        seconds_per_frame: float | None = None,
-        key_frames: bool = False,
+        seconds_per_frame: float | None,
+        key_frames: bool,
     ) -> Tensor:
         arguments = self._transformer_arguments(latents, sigma, conditions)
         if seconds_per_frame is not None:
             arguments["seconds_per_frame"] = seconds_per_frame
         return self.transformer(**arguments, key_frames=key_frames, return_dict=False)[0].float()
-
-    def packed_velocity(
-        self,
-        latents: Sequence[Tensor],
-        sigma: Tensor,
-        conditions: Conditions,
-        transformer: torch.nn.Module | None = None,
-        row_length: int | None = None,
-        kept: Sequence[np.ndarray] | None = None,
-    ) -> list[Tensor]:
-        module = self.transformer if transformer is None else transformer
-        velocities = module(
-            [x.to(self.dtype) for x in latents],
-            sigma.float() * 1000,
-            conditions["encoder_hidden_states"].to(self.dtype),
-            conditions["encoder_attention_mask"],
-            seconds_per_frame=self.pipeline.seconds_per_latent_frame,
-            return_dict=False,
-            row_length=row_length,
-            kept=kept,
-        )[0]
-        return [velocity.float() for velocity in velocities]
-
-    def video_tokens(self, latents: Tensor) -> int:
-        return self._clip_shape(latents).tokens
-
-    def segment_lengths(self, latents: Sequence[Tensor], conditions: Conditions) -> list[int]:
-        texts = conditions["encoder_attention_mask"].sum(dim=1).tolist()
-        prefix = self.pipeline.transformer.config.conditioning == "tokens"
-        return [self.video_tokens(x) + text + prefix for x, text in zip(latents, texts, strict=True)]
-
-    def kept_elements(self, latents: Tensor, kept: np.ndarray) -> Tensor:
-        transformer = self.pipeline.transformer
-        patches = torch.zeros_like(transformer.patchify(latents[None]), dtype=torch.bool)
-        patches[:, torch.from_numpy(kept).to(latents.device)] = True
-        return transformer.unpatchify(patches, self._clip_shape(latents), latents.shape[1])[0]
-
-    def _clip_shape(self, latents: Tensor) -> ClipShape:
-        return self.pipeline.transformer.clip_shape(latents.shape, self.pipeline.seconds_per_latent_frame)
 
     def features(
         self, latents: Tensor, sigma: Tensor, conditions: Conditions, num_blocks: int
@@ -162,3 +132,51 @@ class NativeGenerator(VideoGenerator):
             "encoder_attention_mask": mask,
             "seconds_per_frame": self.pipeline.seconds_per_latent_frame,
         }
+
+
+class NativePacking(PackedVelocity):
+    """Packed rows of the built-in family."""
+
+    def __init__(self, generator: NativeGenerator) -> None:
+        self.generator = generator
+
+    def __call__(
+        self,
+        latents: Sequence[Tensor],
+        sigma: Tensor,
+        conditions: Conditions,
+        transformer: torch.nn.Module | None = None,
+        row_length: int | None = None,
+        kept: Sequence[np.ndarray] | None = None,
+    ) -> list[Tensor]:
+        module = self.generator.transformer if transformer is None else transformer
+        velocities = module(
+            [x.to(self.generator.dtype) for x in latents],
+            sigma.float() * 1000,
+            conditions["encoder_hidden_states"].to(self.generator.dtype),
+            conditions["encoder_attention_mask"],
+            seconds_per_frame=self.generator.pipeline.seconds_per_latent_frame,
+            return_dict=False,
+            row_length=row_length,
+            kept=kept,
+        )[0]
+        return [velocity.float() for velocity in velocities]
+
+    def video_tokens(self, latents: Tensor) -> int:
+        return self._clip_shape(latents).tokens
+
+    def segment_lengths(self, latents: Sequence[Tensor], conditions: Conditions) -> list[int]:
+        texts = conditions["encoder_attention_mask"].sum(dim=1).tolist()
+        prefix = self.generator.pipeline.transformer.config.conditioning == "tokens"
+        return [self.video_tokens(x) + text + prefix for x, text in zip(latents, texts, strict=True)]
+
+    def kept_elements(self, latents: Tensor, kept: np.ndarray) -> Tensor:
+        transformer = self.generator.pipeline.transformer
+        patches = torch.zeros_like(transformer.patchify(latents[None]), dtype=torch.bool)
+        patches[:, torch.from_numpy(kept).to(latents.device)] = True
+        return transformer.unpatchify(patches, self._clip_shape(latents), latents.shape[1])[0]
+
+    def _clip_shape(self, latents: Tensor) -> ClipShape:
+        return self.generator.pipeline.transformer.clip_shape(
+            latents.shape, self.generator.pipeline.seconds_per_latent_frame
+        )

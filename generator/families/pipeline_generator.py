@@ -14,11 +14,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from generator.base import Conditions, GenerationDefaults, VideoGenerator
+from generator.base import VideoGenerator
+from generator.conditions import Conditions
 from generator.hardware.tiling import TILE, lay_tiles
 from generator.lost_words import lost_end
 from generator.one_or_several import as_list
 from generator.output import InputError
+from generator.video_model import GenerationDefaults
 
 ATTENTION_LAYERS = ["to_q", "to_k", "to_v", "to_out.0"]
 
@@ -212,7 +214,7 @@ class PipelineGenerator(VideoGenerator):
     def _transformer_arguments(
         self, latents: Tensor, sigma: Tensor, conditions: Conditions
     ) -> dict[str, Any]:
-        """What the transformer is called with, in its own layout and time scale."""
+        """Arguments of the transformer, in its own layout and time scale."""
 
     def _to_velocity(self, output: Tensor, latents: Tensor, sigma: Tensor) -> Tensor:
         """The transformer's output in float32 as the velocity, shaped like `latents`."""
@@ -276,15 +278,6 @@ def hidden_states_after(
     finally:
         handle.remove()
     raise RuntimeError("the blocks of the transformer did not run")
-
-
-def refuse_key_frames(name: str, seconds_per_frame: float | None, key_frames: bool) -> None:
-    """Raises `InputError` for what only a model with `takes_key_frames` can do."""
-    if seconds_per_frame is not None or key_frames:
-        raise InputError(
-            f"{name} knows only frames that follow each other at its own frame rate: interpolation and long videos "
-            "need the built-in model."
-        )
 
 
 def zero_pad(tokens: Tensor, length: int) -> Tensor:

@@ -11,11 +11,13 @@ from diffusers.loaders import PeftAdapterMixin
 from PIL import Image
 from torch import Tensor, nn
 
-from generator.base import Conditions, GenerationDefaults
-from generator.families.pipeline_generator import PipelineGenerator, refuse_key_frames, trim, zero_pad
+from generator.conditions import Conditions
+from generator.families.pipeline_generator import PipelineGenerator, trim, zero_pad
+from generator.frames import FrameVelocity
+from generator.video_model import GenerationDefaults
 
 CLIP_TOKENS = 257
-"""Of the image encoder of Wan 2.1 I2V: 16 x 16 patches and one of the whole image."""
+"""Tokens of the image encoder of Wan 2.1 I2V: 16 x 16 patches and one of the whole image."""
 
 
 class WanExperts(nn.Module, PeftAdapterMixin):
@@ -30,7 +32,7 @@ class WanExperts(nn.Module, PeftAdapterMixin):
         self.transformer_2 = transformer_2
         self.boundary = boundary
         self.runs_all = False, False
-        """Whether passes with gradients, and without, run both experts: with a row of no weight where one has none."""
+        """Passes with gradients, and without, that run both experts: with a row of no weight where one has none."""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -90,7 +92,7 @@ class WanGenerator(PipelineGenerator):
     pipeline_class = WanPipeline
     block_lists = ("blocks",)
     max_sequence_length = 512
-    """What the pipeline's own call uses; its `encode_prompt` alone would use 226."""
+    """Length that the pipeline's own call uses; its `encode_prompt` alone would use 226."""
 
     def __init__(self, pipeline: WanPipeline, name: str) -> None:
         self._experts: WanExperts | None = None
@@ -99,9 +101,6 @@ class WanGenerator(PipelineGenerator):
                 pipeline.transformer, pipeline.transformer_2, pipeline.config.boundary_ratio
             )
         super().__init__(pipeline, name)
-
-        # TI2V-5B has a noise level for each token.
-        self.takes_known_frames = bool(pipeline.config.expand_timesteps)
 
     @property
     def transformer(self) -> nn.Module:
@@ -164,16 +163,14 @@ class WanGenerator(PipelineGenerator):
             "encoder_hidden_states": text.to(self.dtype),
         }
 
+    @property
+    def frames(self) -> FrameVelocity | None:
+        # TI2V-5B has a noise level for each token.
+        expands = bool(self.pipeline.config.expand_timesteps)
+        return FrameVelocity(self._frame_velocity, self.name) if expands else None
+
     @torch.no_grad()
-    def frame_velocity(
-        self,
-        latents: Tensor,
-        sigma: Tensor,
-        conditions: Conditions,
-        seconds_per_frame: float | None = None,
-        key_frames: bool = False,
-    ) -> Tensor:
-        refuse_key_frames(self.name, seconds_per_frame, key_frames)
+    def _frame_velocity(self, latents: Tensor, sigma: Tensor, conditions: Conditions, *_: Any) -> Tensor:
         arguments = self._transformer_arguments(latents, sigma[:, 0], conditions)
         _, height, width = self.pipeline.transformer.config.patch_size
         tokens = (latents.shape[3] // height) * (latents.shape[4] // width)
@@ -221,7 +218,7 @@ class WanImageToVideoGenerator(WanGenerator):
 
     def __init__(self, pipeline: WanImageToVideoPipeline, name: str) -> None:
         super().__init__(pipeline, name)
-        self.needs_image = not self.takes_known_frames
+        self.needs_image = self.frames is None
 
     @torch.no_grad()
     def image_conditions(self, images: Tensor, num_frames: int) -> Conditions:

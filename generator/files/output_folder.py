@@ -23,13 +23,13 @@ from generator.output import InputError, write_json
 
 MARK = ".vidalign.json"
 TEMPORARY = r"(?:.*/)?\.[^/]+\.[0-9]+\.(?:tmp|old)[^/]*(?:/.*)?"
-"""What a killed process leaves of `generator.output.atomic_path`."""
+"""Names of the files that a killed process leaves of `generator.output.atomic_path`."""
 SOURCES = (".git", ".hg", ".svn", "pyproject.toml", "setup.py")
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a command writes into its output folder.
+    """Files that a command writes into its output folder.
 
     Attributes:
         command: the name of the command as the user types it, such as `reward evaluate`.
@@ -52,7 +52,7 @@ class Outputs:
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
-    """Whether a relative path with `/` fits one of the patterns of `Outputs.files`."""
+    """Returns whether a relative path with `/` fits one of the patterns of `Outputs.files`."""
     return any(_pattern(pattern).fullmatch(name) for pattern in patterns)
 
 
@@ -91,7 +91,7 @@ def split_contents(folder: Path, outputs: Outputs) -> tuple[list[Path], list[str
 
 
 def _may_hold(empty: Path, folder: Path, outputs: Outputs, listed: Iterable[str]) -> bool:
-    """Whether the command makes this folder, which is empty, for its files."""
+    """Returns whether the command makes this folder, which is empty, for its files."""
     depth = len(empty.relative_to(folder).parts)
     parents = {
         "/".join(name.split("/")[:depth]) for name in (*outputs.files, *listed) if name.count("/") >= depth
@@ -109,7 +109,7 @@ def marked_command(folder: Path) -> str | None:
 
 
 def is_own(folder: Path, outputs: Outputs) -> bool:
-    """Whether the command made this folder."""
+    """Returns whether the command made this folder."""
     marked = marked_command(folder)
     return outputs.is_record(folder) if marked is None else marked == outputs.command
 
@@ -289,8 +289,8 @@ def forget_opened() -> None:
 
 
 def results_begun() -> bool:
-    """Whether this process has opened an output folder which still is there, so that there may be something to go on
-    from."""
+    """Returns whether this process has opened an output folder which still is there, so that there may be something to
+    go on from."""
     return any(each.goes_on and each.folder.is_dir() for each in _opened)
 
 

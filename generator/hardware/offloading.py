@@ -76,5 +76,5 @@ def offload_linear_layers(blocks: list[nn.Module]) -> int:
 
 
 def is_offloaded(module: nn.Module) -> bool:
-    """Whether some of the module's weights are kept in the host's memory."""
+    """Returns whether some of the module's weights are kept in the host's memory."""
     return any(isinstance(child, OffloadedLinear) for child in module.modules())

@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 AttentionPattern = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Who attends to whom: `(query, key, value) -> output`, all `[batch, heads, tokens, dim]`."""
+"""Attention within a layout of tokens: `(query, key, value) -> output`, all `[batch, heads, tokens, dim]`."""
 
 
 def sinusoidal_embedding(value: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:

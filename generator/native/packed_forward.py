@@ -17,7 +17,7 @@ from generator.native.packing import ClipShape, PackedLayout, pack_layout
 
 
 class PackedForward:
-    """What `NativeVideoTransformer3DModel` does with packed rows; its modules and `config` are declared there."""
+    """Part of `NativeVideoTransformer3DModel` that takes packed rows; its modules and `config` are declared there."""
 
     config: Any
     blocks: Any

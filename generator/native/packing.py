@@ -1,16 +1,15 @@
 """Patch n' pack: clips of different size and duration in one row of a fixed token budget (NaViT, arXiv 2307.06304).
 
-Three parts: which clips share a row (`pack_rows`, best fit from a pool), where their tokens stand in it
-(`PackedLayout`), and attention that never crosses from one clip to another (`segment_attention`, with one back end
-for any device and dtype and one for CUDA in half precision). A packed row gives every clip the result that it has
-alone. The remainder of a row is a segment of its own, so that a row has one shape whatever it holds.
+Two parts: the places of tokens in a row (`PackedLayout`), and attention that never crosses from one clip to another
+(`segment_attention`, with one back end for any device and dtype and one for CUDA in half precision). A packed row
+gives every clip the result that it has alone. The remainder of a row is a segment of its own, so that a row has one
+shape whatever it holds. Clips are put together in rows by `generator.packing.pack_rows`.
 """
 
 from __future__ import annotations
 
-import bisect
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
@@ -25,60 +24,6 @@ from generator.native.blocks import patch_coordinates
 Item = TypeVar("Item")
 LENGTH_STEP = 128
 """The longest segment is rounded up to this, so that few different values occur."""
-
-
-def pack_rows(
-    items: Iterable[tuple[Item, int]], row_length: int, pool_size: int = 64
-) -> Iterator[list[Item]]:
-    """Rows of items whose lengths sum to at most `row_length`, by best fit from a pool.
-
-    A row starts with the item that has waited longest, so that none waits for more than `pool_size` rows; then it takes
-    the longest item of the pool that still fits, until none does. Every item of a finite iterable comes out once.
-
-    Args:
-        items: `(item, length)`; may be endless.
-        row_length: what a row holds.
-        pool_size: how many items are looked at.
-
-    Raises:
-        ValueError: an item is longer than a row.
-    """
-    source = iter(items)
-    pool: list[tuple[int, int, Item]] = []  # sorted by length; the number of arrival breaks ties
-    arrivals = itertools.count()
-
-    def fill() -> None:
-        for item, length in itertools.islice(source, pool_size - len(pool)):
-            if length > row_length:
-                raise ValueError(f"An item of {length} tokens does not fit into a row of {row_length}.")
-            bisect.insort(pool, (length, next(arrivals), item), key=lambda entry: entry[:2])
-
-    fill()
-    while pool:
-        oldest = min(range(len(pool)), key=lambda place: pool[place][1])
-        length, _, item = pool.pop(oldest)
-        row, free = [item], row_length - length
-        fill()
-        while place := bisect.bisect_right(pool, free, key=lambda entry: entry[0]):
-            length, _, item = pool.pop(place - 1)
-            row.append(item)
-            free -= length
-            fill()
-        yield row
-
-
-def dropped_share(progress: float, share: float, until: float = 0.8) -> float:
-    """Share of video tokens left out at `progress` in [0, 1]: falls linearly from `share` to 0 at `until`."""
-    return share * max(0.0, 1.0 - progress / until)
-
-
-def sample_kept_tokens(tokens: Sequence[int], share: float, random: np.random.Generator) -> list[np.ndarray]:
-    """Which tokens of each clip are kept: a random `1 - share` of them, at least one, in their order."""
-    kept = []
-    for count in tokens:
-        number = max(1, round(count * (1 - share)))
-        kept.append(np.sort(random.permutation(count)[:number]))
-    return kept
 
 
 class ClipShape(NamedTuple):
@@ -98,7 +43,7 @@ class ClipShape(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def _places(shape: ClipShape) -> np.ndarray:
-    """Of each token `[tokens, 7]`: time, row, column, the clip's extent in them, and 1 where it is of an image."""
+    """Places of tokens `[tokens, 7]`: time, row, column, the clip's extent in them, and 1 where it is of an image."""
     coordinates = patch_coordinates(shape.frames, shape.height, shape.width, shape.seconds_per_patch).numpy()
     extent = np.array(
         [shape.frames * shape.seconds_per_patch * 2, shape.height, shape.width], dtype=np.float32
@@ -112,7 +57,7 @@ def _places(shape: ClipShape) -> np.ndarray:
 
 @dataclass
 class Segments:
-    """Which queries attend to which keys: segment i of the queries to segment i of the keys.
+    """Assignment of queries to keys: segment i of the queries to segment i of the keys.
 
     Attributes:
         lengths: `(queries, keys)` of each segment, for the back end that goes from segment to segment.
@@ -230,7 +175,7 @@ class PackedLayout:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """What fixes the shapes of all tensors, and what attention is told of lengths."""
+        """Key of the shapes of all tensors and of the lengths that attention is told."""
         sizes = [len(self.clip)]
         for part in self._parts().values():
             sizes += [*part.longest, *(len(value) for value in _tensors(part).values())]

@@ -1,4 +1,4 @@
-"""What `vidalign pretrain` can be told."""
+"""Arguments of `vidalign pretrain`."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def channel_weights(vae: NativeVideoAutoencoder, power: float) -> Tensor:
 
 
 class FlowMatchingKey(NamedTuple):
-    """What fixes the shapes and the control flow of one loss: kind and number of clips, text length, known frames."""
+    """Key of the shapes and the control flow of one loss: kind and number of clips, text length, known frames."""
 
     kind: ClipKind
     clips: int
@@ -106,7 +106,7 @@ class FlowMatchingLoss:
 
 
 class PackedKey(NamedTuple):
-    """What fixes the shapes of one packed loss."""
+    """Key of the shapes of one packed loss."""
 
     length: int
     shape: tuple[int, ...]

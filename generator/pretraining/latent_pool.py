@@ -60,7 +60,7 @@ class PackedLatentBatch:
 
 
 def sample_known_frames(batch: int, frames: int, generator: torch.Generator) -> Tensor:
-    """Which latent frames `[batch, frames]` of each clip are given: never all, and sometimes none.
+    """Draws the latent frames `[batch, frames]` of each clip that are given: never all, and sometimes none.
 
     Patterns in equal shares: the first few, the last few, both ends, every second, every fourth, any subset. They are
     what animating an image, extending, connecting, and interpolating between key frames ask for.

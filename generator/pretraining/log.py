@@ -1,4 +1,4 @@
-"""What a pretraining run shows while it goes on: curves and sample grids for TensorBoard."""
+"""Signs of life of a pretraining run: curves and sample grids for TensorBoard."""
 
 from __future__ import annotations
 

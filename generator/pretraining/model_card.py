@@ -120,25 +120,16 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def model_card(
-    config: PretrainConfig, history: dict[str, list[dict[str, float]]], figures: dict[str, Any]
-) -> str:
-    sizes = ", ".join(f"{f}×{h}×{w}" for f, h, w, _ in SIZES)
-    phases = "\n".join(
-        f"- {phase}: {rows[-1]['step']:.0f} steps, {rows[-1]['clips']:,.0f} clips, {rows[-1]['seconds']:.0f} s, "
-        f"final loss {mean(row['loss'] for row in rows[-5:]):.4f}"
-        for phase, rows in history.items()
-        if rows
-    )
-    columns = list(next(iter(figures["gold"].values())))
-    gold = _table(
+def _gold_table(gold: dict[str, dict[str, float]]) -> str:
+    columns = list(next(iter(gold.values())))
+    return _table(
         ["size (frames×height×width)", *columns],
-        [
-            [size, *(f"{values.get(c, float('nan')):.3f}" for c in columns)]
-            for size, values in figures["gold"].items()
-        ],
+        [[size, *(f"{values.get(c, float('nan')):.3f}" for c in columns)] for size, values in gold.items()],
     )
-    ceiling = _table(
+
+
+def _ceiling_table(reconstruction: dict[str, dict[str, float]]) -> str:
+    return _table(
         [
             "size",
             "PSNR (dB)",
@@ -156,9 +147,22 @@ def model_card(
                 f"{v['gold_clean']:.3f}",
                 f"{v['gold_reconstructed']:.3f}",
             ]
-            for size, v in figures["reconstruction"].items()
+            for size, v in reconstruction.items()
         ],
     )
+
+
+def model_card(
+    config: PretrainConfig, history: dict[str, list[dict[str, float]]], figures: dict[str, Any]
+) -> str:
+    sizes = ", ".join(f"{f}×{h}×{w}" for f, h, w, _ in SIZES)
+    phases = "\n".join(
+        f"- {phase}: {rows[-1]['step']:.0f} steps, {rows[-1]['clips']:,.0f} clips, {rows[-1]['seconds']:.0f} s, "
+        f"final loss {mean(row['loss'] for row in rows[-5:]):.4f}"
+        for phase, rows in history.items()
+        if rows
+    )
+    gold, ceiling = _gold_table(figures["gold"]), _ceiling_table(figures["reconstruction"])
     guided = next(iter(figures["gold_guidance_3"].values()))["all"]
     second_order = next(iter(figures["gold_ab2"].values()))["all"]
     many_steps = next(iter(figures["gold_40_steps"].values()))["all"]

@@ -11,16 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from generator.native.packing import (
-    ClipShape,
-    PackedLayout,
-    on_device,
-    pack_layout,
-    pack_rows,
-    sample_kept_tokens,
-)
+from generator.native.packing import ClipShape, PackedLayout, on_device, pack_layout
 from generator.native.text_encoder import MAX_TEXT_TOKENS
 from generator.native.transformer import NativeVideoTransformer3DModel
+from generator.packing import pack_rows, sample_kept_tokens
 from generator.pretraining.data import ClipKind
 from generator.pretraining.latent_pool import (
     LatentPool,
@@ -266,7 +260,7 @@ class RowsFromPool:
         )
 
     def _known(self, plan: RowPlan, device: torch.device) -> Tensor:
-        """Which tokens `[length]` are patches of given frames; each clip has some with the pool's chance."""
+        """Draws which tokens `[length]` are patches of given frames; each clip has some with the pool's chance."""
         known = torch.zeros(len(plan.frames), int(plan.frames.max()), dtype=torch.bool)
         chosen = (self.random.random(len(plan.frames)) < self.pool.known_share) & (plan.frames > 1)
         for frames in np.unique(plan.frames[chosen]):

@@ -136,7 +136,7 @@ class Loss(Protocol):
     """A loss whose random part and whose arithmetic are apart, so that the arithmetic can be recorded and replayed."""
 
     def prepare(self, batch: Any, generator: torch.Generator) -> tuple[Hashable, dict[str, Tensor]]:
-        """What the arithmetic needs: a key that fixes shapes and control flow, and tensors on the device."""
+        """Inputs of the arithmetic: a key that fixes shapes and control flow, and tensors on the device."""
         ...
 
     def compute(self, key: Any, inputs: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -145,7 +145,7 @@ class Loss(Protocol):
 
 
 class PhaseLog(Protocol):
-    """What follows a phase while it goes on."""
+    """Observer of a phase while it goes on."""
 
     def curves(self, phase: Phase, row: dict[str, float]) -> None:
         """Takes a new row of the history."""
@@ -243,7 +243,7 @@ class Phase:
 
     @property
     def finished(self) -> bool:
-        """Whether the whole budget is used."""
+        """True where the whole budget is used."""
         return self.elapsed >= self.seconds
 
     def save(self) -> None:

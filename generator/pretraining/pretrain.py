@@ -27,9 +27,9 @@ from generator.hardware.compilation import compile_each
 from generator.loading import find_pipeline, load_generator
 from generator.native.autoencoder import NativeVideoAutoencoder
 from generator.native.building import MAX_SHARD_SIZE, build_pipeline, save_pipeline
-from generator.native.packing import dropped_share
 from generator.native.pipeline import NativeVideoPipeline
 from generator.output import InputError, atomic_path, write_json
+from generator.packing import dropped_share
 from generator.pretraining.config import PretrainConfig
 from generator.pretraining.data import CaptionedScenes, SceneStream
 from generator.pretraining.flow_loss import FlowMatchingLoss, PackedFlowMatchingLoss, seconds_per_latent
@@ -306,7 +306,7 @@ def forget_finished_run(output_dir: Path, keep_autoencoder: bool) -> None:
 
 
 def is_pretraining(folder: Path) -> bool:
-    """Whether a folder without a mark is that of a pretraining, finished or not."""
+    """Returns whether a folder without a mark is that of a pretraining, finished or not."""
     if (folder / STATE).is_file() or (folder / "autoencoder" / HISTORY).is_file():
         return True
     try:
@@ -345,6 +345,35 @@ def _check_sources(config: PretrainConfig) -> Path | None:
     return folder if (folder / "vae").is_dir() else find_pipeline(config.autoencoder_from)
 
 
+def _set_up_cuda() -> None:
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
+    # Little is computed on the CPU, and launching kernels must not wait for a team.
+    torch.set_num_threads(1)
+
+
+def _new_pipeline(config: PretrainConfig) -> NativeVideoPipeline:
+    """The pipeline to train, with the weights that the configuration names, if any."""
+    pipeline = build_pipeline(
+        transformer={
+            "num_layers": config.num_layers,
+            "hidden_size": config.hidden_size,
+            "num_attention_heads": config.hidden_size // HEAD_DIM,
+            "patch_size": tuple(config.patch_size),
+            "conditioning": config.conditioning,
+            "long_skips": config.long_skips,
+            "attention": config.attention,
+            "initialization": config.initialization,
+        },
+        shift=config.shift,
+        seed=config.seed,
+    )
+    if config.weights_from is not None:
+        start_from(pipeline, config.weights_from)
+    return pipeline
+
+
 def pretrain(config: PretrainConfig, device: torch.device) -> Path:
     """Runs what is left of pretraining and writes the pipeline, its model card and `metrics.json`.
 
@@ -372,28 +401,8 @@ def pretrain(config: PretrainConfig, device: torch.device) -> Path:
             output_dir, OUTPUTS, config.overwrite, inputs, advice if is_own(output_dir, OUTPUTS) else ""
         )
     if device.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = True
-        torch.backends.cudnn.allow_tf32 = True
-        torch.backends.cudnn.benchmark = True
-        torch.set_num_threads(
-            1
-        )  # little is computed on the CPU, and launching kernels must not wait for a team
-    pipeline = build_pipeline(
-        transformer={
-            "num_layers": config.num_layers,
-            "hidden_size": config.hidden_size,
-            "num_attention_heads": config.hidden_size // HEAD_DIM,
-            "patch_size": tuple(config.patch_size),
-            "conditioning": config.conditioning,
-            "long_skips": config.long_skips,
-            "attention": config.attention,
-            "initialization": config.initialization,
-        },
-        shift=config.shift,
-        seed=config.seed,
-    )
-    if config.weights_from is not None:
-        start_from(pipeline, config.weights_from)
+        _set_up_cuda()
+    pipeline = _new_pipeline(config)
     history: dict[str, list[dict[str, float]]] = {}
     pipeline.to(device)
     autoencoder = output_dir / "autoencoder"

@@ -7,7 +7,7 @@ from typing import Any
 from diffusers import CogVideoXImageToVideoPipeline, WanImageToVideoPipeline
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
-from generator.testing.pipelines import TinyPipeline, tiny_cogvideox, tiny_wan
+from generator.testing.text_pipelines import TinyPipeline, tiny_cogvideox, tiny_wan
 
 
 def _wan_i2v() -> WanImageToVideoPipeline:

@@ -1,4 +1,4 @@
-"""What diffusers' pipelines compute in their own call, to compare a family with: same prompts, same noise, no SDE."""
+"""Results of diffusers' pipelines in their own call, to compare a family with: same prompts, same noise, no SDE."""
 
 from __future__ import annotations
 

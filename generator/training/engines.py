@@ -61,7 +61,7 @@ class EngineArguments(TrainingArguments):
 
     @property
     def bfloat16_products(self) -> bool:
-        """Whether matrix products are computed in bfloat16."""
+        """True where matrix products are computed in bfloat16."""
         return self._autocast or self.bf16
 
     def to_dict(self) -> dict[str, Any]:
@@ -161,7 +161,7 @@ def read_deepspeed_config(source: Any) -> dict[str, Any]:
 
 
 def products_in_bfloat16(config: dict[str, Any], wanted: str) -> bool:
-    """Whether arguments and DeepSpeed configuration together ask for bfloat16.
+    """Returns whether arguments and DeepSpeed configuration together ask for bfloat16.
 
     Args:
         config: the configuration, whose blocks `bf16` and `torch_autocast` ask for it too.

@@ -43,7 +43,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Whether somebody has asked the work to stop.
+    """Returns whether somebody has asked the work to stop.
 
     Attributes:
         code: the exit code that fits what asked.

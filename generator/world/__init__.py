@@ -14,7 +14,8 @@ from .grammar import (
     sample_prompts,
 )
 from .render import render, render_scenes
-from .scene import SceneBatch, sample_scenes, training_batch
+from .scene import SceneBatch
+from .scene_sampling import sample_scenes, training_batch
 from .verify import Adherence, verify, verify_batch
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""How often the verifier is right: `python -m generator.world.calibrate [--model nano]` prints Markdown tables.
+"""Error rates of the verifier: `python -m generator.world.calibrate [--model nano]` prints Markdown tables.
 
 On rendered clips every part of the true prompt should be answered with yes; the clip of another prompt should not get
 full marks; and damages should lower the score the more the stronger they are. With `--model`, the same on what the
@@ -25,7 +25,7 @@ from . import degrade
 from .grammar import CATEGORIES, categories, parse
 from .meaning import COLOURS, DIRECTIONS, SHAPES, SIZES, SPEEDS
 from .render import render_scenes
-from .scene import training_batch
+from .scene_sampling import training_batch
 from .verify import Adherence, judge, see, verify_batch
 
 SIZES_OF_CLIPS = (
@@ -64,7 +64,7 @@ _DAMAGES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def part_kind(name: str) -> str:
-    """What a part asks about: object, shape, colour, size, motion, speed, count, relation, background or camera."""
+    """Topic of a part: object, shape, colour, size, motion, speed, count, relation, background or camera."""
     if name.startswith("there are"):
         return "count"
     if name.startswith("the background"):
@@ -167,7 +167,7 @@ def reconstruction_agreement(
     fps: float = 8,
     batch_size: int = 32,
 ) -> dict[str, float]:
-    """How often the verifier answers alike before and after `reconstruct`, on true prompts.
+    """Shares of alike answers of the verifier before and after `reconstruct`, on true prompts.
 
     Args:
         reconstruct: maps videos [batch, 3, frames, height, width] in [-1, 1] to the same shape.

@@ -1,4 +1,4 @@
-"""What happens to videos on their way: noise, softness, compression, wrong colours, wrong time.
+"""Damages of videos on their way: noise, softness, compression, wrong colours, wrong time.
 
 Each function takes and returns videos [batch, 3, frames, height, width] in [-1, 1]; calibration uses them to measure
 how the verifier answers when a clip is damaged a little (it should not mind) or a lot (the score should fall).

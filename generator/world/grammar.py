@@ -293,7 +293,7 @@ def _segment(prompt: str) -> list[tuple[str, Any, str]]:
 
 
 def _hint(word: str) -> str:
-    """What was meant perhaps: a phrase with the word, or the nearest word."""
+    """Guess at the intended text: a phrase with the word, or the nearest word."""
     phrases = [" ".join(phrase) for phrase in _TABLE if word in phrase]
     if phrases:
         return f" (it is known in {min(phrases, key=len)!r})"
@@ -373,7 +373,7 @@ def sample_prompts(n: int, seed: int = 0, split: str = "train", still_image: boo
 
 
 def categories(prompt: str) -> set[str]:
-    """Which of `CATEGORIES` the prompt makes claims about."""
+    """Those of `CATEGORIES` that the prompt makes claims about."""
     meaning = parse(prompt)
     found = {"object"}
     for said in meaning.objects:

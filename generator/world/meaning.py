@@ -1,4 +1,4 @@
-"""What a prompt of the video world means: claims about objects, their relation, the background and the camera.
+"""Meanings of the video world's prompts: claims about objects, their relation, the background and the camera.
 
 A claim that is `None` is left unsaid. `is_sayable` holds the rules that make every said claim truly visible;
 `sample_meaning` draws meanings of the training or the test split, and `corrupt` makes the wrong caption that web
@@ -49,7 +49,7 @@ _LONGEST = 2.0
 
 @dataclass(frozen=True)
 class ObjectMeaning:
-    """What is said of one object, or of `count` objects that share everything but their place."""
+    """Claims about one object, or of `count` objects that share everything but their place."""
 
     shape: str | None = None
     colour: str | None = None
@@ -70,7 +70,7 @@ class Meaning:
 
 
 def is_held_out(meaning: Meaning) -> bool:
-    """Whether the meaning says a combination that belongs to the test split (about one in seven).
+    """Returns whether the meaning says a combination that belongs to the test split (about one in seven).
 
     Combinations are (colour, shape), (shape, motion) and (shape, relation, shape); the modular rule leaves every
     single word in the training split.
@@ -113,7 +113,7 @@ def _room(said: ObjectMeaning) -> tuple[float, float]:
 
 
 def _fits(meaning: Meaning) -> bool:
-    """Whether a square frame has room for what is said, for two seconds."""
+    """Returns whether a square frame has room for what is said, for two seconds."""
     moving = 0.24 if meaning.camera is not None else 0.0
     rooms = [_room(said) for said in meaning.objects]
     if any(width + moving > 0.98 or height + moving > 0.98 for width, height in rooms):
@@ -139,7 +139,7 @@ def _fits(meaning: Meaning) -> bool:
 
 @lru_cache(maxsize=65536)
 def is_sayable(meaning: Meaning) -> bool:
-    """Whether a clip can show every claim of `meaning` so that it can be verified from the pixels."""
+    """Returns whether a clip can show every claim of `meaning` so that it can be verified from the pixels."""
     if not 1 <= len(meaning.objects) <= 2 or (meaning.relation is not None and len(meaning.objects) != 2):
         return False
     if len(meaning.objects) == 2:
@@ -218,7 +218,7 @@ def sample_meaning(rng: random.Random, split: str = "train", still_image: bool =
 
 
 def count_claims(meaning: Meaning) -> int:
-    """How many things the meaning says beyond that there is an object."""
+    """Number of things that the meaning says beyond that there is an object."""
     of_objects = sum(
         getattr(said, field.name) not in (None, 1) for said in meaning.objects for field in fields(said)
     )

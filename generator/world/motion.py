@@ -1,4 +1,4 @@
-"""How tracks move: velocity, growth, turning, circles and hops, as numbers that claims are judged by."""
+"""Motion of tracks: velocity, growth, turning, circles and hops, as numbers that claims are judged by."""
 
 from __future__ import annotations
 

@@ -23,7 +23,8 @@ from generator.output import InputError, atomic_path, write_jsonl
 from .grammar import describe
 from .meaning import Meaning, ObjectMeaning, corrupt, sample_meaning
 from .render import render_scenes
-from .scene import SceneBatch, solvable_scenes
+from .scene import SceneBatch
+from .scene_sampling import solvable_scenes
 
 _DRAWS = 4
 
@@ -44,7 +45,7 @@ class NearMisses:
 
 
 def differing_claims(first: Meaning, second: Meaning) -> int:
-    """How many claims two meanings do not share; a missing object counts all that is said of it."""
+    """Number of claims that two meanings do not share; a missing object counts all that is said of it."""
     count = sum(
         getattr(first, name) != getattr(second, name) for name in ("relation", "background", "camera")
     )
@@ -107,7 +108,7 @@ def near_misses(
 
 
 def _has_claims(folder: Path) -> bool:
-    """Whether a folder without a mark holds rankings of near misses."""
+    """Returns whether a folder without a mark holds rankings of near misses."""
     try:
         with (folder / "rankings.jsonl").open(encoding="utf-8") as file:
             return json.loads(file.readline())["annotator"] == "claims"

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from .grammar import parse
-from .scene import SceneBatch, frame_times, offsets, sample_scenes
+from .scene import SceneBatch, frame_times, offsets
+from .scene_sampling import sample_scenes
 from .shapes import PALETTE, SHAPES, signed_distance
 
 TEXTURE_PERIOD = 0.45

@@ -1,4 +1,4 @@
-"""Which parts of a prompt a video shows, judged from its pixels alone.
+"""Verification: the parts of a prompt that a video shows, judged from its pixels alone.
 
 One question a claim, as in Davidsonian scene graphs (Cho et al., 2024): the questions about an object fail when the
 object is not there. The score is the share of questions answered yes, times a factor in (0, 1] that what no one
@@ -35,7 +35,7 @@ _PIXELS_AT_ONCE = 4_000_000
 
 @dataclass(frozen=True)
 class Adherence:
-    """How well a video follows its prompt.
+    """Adherence of a video to its prompt.
 
     Attributes:
         score: in [0, 1]; 1 when every part is shown and nothing unrequested is.
@@ -138,7 +138,7 @@ def _hues(seen: Perception) -> dict[str, NDArray]:
 
 
 def see(videos: Tensor, fps: float = 8) -> list[Sight]:
-    """What is to be seen in each video [batch, 3, frames, height, width] in [-1, 1], whatever the prompt."""
+    """Everything that is to be seen in each video [batch, 3, frames, height, width] in [-1, 1], whatever the prompt."""
     sights: list[Sight] = []
     at_once = _PIXELS_AT_ONCE * (4 if videos.is_cuda else 1)  # on a GPU, launching kernels is what takes time
     rows = max(1, at_once // max(1, math.prod(videos.shape[2:])))
@@ -324,7 +324,7 @@ def judge(sight: Sight, meaning: Meaning) -> Adherence:
 
 
 def verify_batch(videos: Tensor, prompts: Sequence[str], fps: float = 8) -> list[Adherence]:
-    """How well each video follows its prompt.
+    """Judges how well each video follows its prompt.
 
     Args:
         videos: [batch, 3, frames, height, width] in [-1, 1], on any device.
@@ -349,5 +349,5 @@ def verify_batch(videos: Tensor, prompts: Sequence[str], fps: float = 8) -> list
 
 
 def verify(video: Tensor, prompt: str, fps: float = 8) -> Adherence:
-    """How well one video [3, frames, height, width] in [-1, 1] follows `prompt`; see `verify_batch`."""
+    """Judges how well one video [3, frames, height, width] in [-1, 1] follows `prompt`; see `verify_batch`."""
     return verify_batch(video[None], [prompt], fps)[0]

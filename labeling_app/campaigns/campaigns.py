@@ -7,31 +7,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from generator.one_or_several import as_list
 from generator.output import InputError, is_storable
 from labeling_app.files.candidates import inspect_video
-from labeling_app.files.playable import keep_playable
-from labeling_app.store.campaign_rows import change_setup, find_campaign
-from labeling_app.store.store import (
-    NewTask,
-    Store,
-    add_task_rows,
-    campaign_row,
-    check_task,
-    composed,
-    is_name,
-    media_row,
-)
-from labeling_app.store.tables import Campaign, Guidelines, Media, Project, Task, TaskVideo
+from labeling_app.store.campaign_rows import campaign_row, change_setup, find_campaign
+from labeling_app.store.names import composed, is_name
+from labeling_app.store.new_tasks import NewTask, add_task_rows, check_task, media_row
+from labeling_app.store.playable import keep_playable
+from labeling_app.store.store import Store
+from labeling_app.store.tables import Campaign, Media, Project, Task, TaskVideo
 from labeling_app.tasks.answers import dense_ranks
 from labeling_app.tasks.lease import MAXIMUM_ID
 from reward.preferences import MISSING, read_rankings
 
-MAXIMUM_GUIDELINES = 50_000
 SETUP = ("overlap", "dimensions")
 
 
@@ -160,52 +152,6 @@ def _check_rules(row: Campaign) -> None:
         )
 
 
-def guidelines(store: Store, campaign: str) -> Guidelines | None:
-    """The newest version of a campaign's guidelines.
-
-    Raises:
-        InputError: there is no such campaign.
-    """
-    row = store.campaign(campaign)
-    newest = (
-        select(Guidelines)
-        .where(Guidelines.campaign_id == row.id)
-        .order_by(Guidelines.version.desc())
-        .limit(1)
-    )
-    with store.read() as session:
-        return session.scalar(newest)
-
-
-def set_guidelines(store: Store, campaign: str, text: str) -> int:
-    """Adds a version of the guidelines and returns its number; each answer names the version that held.
-
-    Raises:
-        InputError: there is no such campaign, or the text is empty, too long or cannot be stored.
-    """
-    check_guidelines(text)
-    row = store.campaign(campaign)
-    with store.write() as session:
-        session.scalar(select(Campaign.id).where(Campaign.id == row.id).with_for_update())
-        last = session.scalar(select(func.max(Guidelines.version)).where(Guidelines.campaign_id == row.id))
-        version = (last or 0) + 1
-        session.add(Guidelines(campaign_id=row.id, version=version, text=text, created_at=store.clock()))
-    return version
-
-
-def check_guidelines(text: str) -> str:
-    """The text, if it can be guidelines.
-
-    Raises:
-        InputError: it is empty, too long or cannot be stored.
-    """
-    if not text.strip() or len(text) > MAXIMUM_GUIDELINES or not is_storable(text):
-        raise InputError(
-            f"The guidelines have {len(text)} characters: give 1 to {MAXIMUM_GUIDELINES}, without NUL."
-        )
-    return text
-
-
 def import_gold(store: Store, path: str | Path, campaign: str) -> int:
     """Adds gold items from a rankings file, whose ranks are the known answers; returns how many are new.
 
@@ -300,7 +246,7 @@ def _add_gold(
 
 
 def _gold_fingerprint(prompt: str, media: Sequence[Media]) -> str:
-    """Of a gold item, which may have the prompt and videos of a normal task, so its fingerprint is another."""
+    """Fingerprint of a gold item: other than that of a normal task, whose prompt and videos it may have."""
     contents = "\0".join([prompt, *sorted(video.sha256 for video in media)])
     return "gold-" + hashlib.sha256(contents.encode(errors="surrogatepass")).hexdigest()[:58]
 

@@ -23,9 +23,10 @@ from generator.one_or_several import as_list
 from generator.output import InputError, files_into, has_rows_with, is_storable, write_jsonl
 from labeling_app.campaigns.transcoding import transcode
 from labeling_app.files.candidates import SUFFIXES, inspect_video
-from labeling_app.files.playable import keep_playable
 from labeling_app.store.contents import copy_verified, is_unchanged, require_unchanged
-from labeling_app.store.store import Store, media_row
+from labeling_app.store.new_tasks import media_row
+from labeling_app.store.playable import keep_playable
+from labeling_app.store.store import Store
 from labeling_app.store.tables import (
     Campaign,
     Demonstration,
@@ -35,7 +36,7 @@ from labeling_app.store.tables import (
     Upload,
     User,
 )
-from labeling_app.tasks.next_task import MAXIMUM_ID, MAXIMUM_TEXT, Refused
+from labeling_app.tasks.lease import MAXIMUM_ID, MAXIMUM_TEXT, Refused
 
 STATES = ("given", "accepted", "rejected")
 MAXIMUM_UNUSED_UPLOADS = 20

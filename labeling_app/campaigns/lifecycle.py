@@ -26,8 +26,8 @@ from labeling_app.store.tables import (
 )
 
 STATES = ("open", "paused", "closed")
-"""Of a paused or closed campaign no task is given out, while tasks in people's hands may be answered. Of a closed one
-answers do not change any more, and nothing is added to it."""
+"""States of a campaign. Of a paused or closed one no task is given out, while tasks in people's hands may be answered.
+Of a closed one answers do not change any more, and nothing is added to it."""
 
 
 def rename_campaign(store: Store, campaign: str, name: str) -> str:

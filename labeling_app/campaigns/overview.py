@@ -1,4 +1,4 @@
-"""What a lead sees of a campaign: its progress, and its quality in one table."""
+"""Overview of a campaign for leads: its progress, and its quality in one table."""
 
 from __future__ import annotations
 

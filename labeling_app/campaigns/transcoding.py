@@ -22,7 +22,7 @@ import av
 
 from generator.output import InputError
 from generator.video_files.decoding import VideoReader, opened_video, shown_size
-from labeling_app.files.browser_video import BrowserWriter
+from labeling_app.browser_video import BrowserWriter
 
 MAXIMUM_BYTES = 200_000_000
 MAXIMUM_SIDE = 4096
@@ -72,7 +72,7 @@ def demuxer_of(first_bytes: bytes) -> str | None:
 
 
 def write_anew(source: Path, target: Path) -> None:
-    """What the process does.
+    """Work of the process.
 
     Raises:
         InputError: one sentence why the file is refused.

@@ -15,17 +15,18 @@ from tqdm import tqdm
 from generator.one_or_several import as_list
 from generator.output import InputError, check_storable, read_jsonl
 from generator.video_files.decoding import VIDEO_SUFFIXES, VideoReader, film_rate, opened_video
-from labeling_app.files.browser_video import is_playable
-from labeling_app.store.store import NewTask, Store, VideoFile, check_task
+from labeling_app.browser_video import is_playable
+from labeling_app.store.new_tasks import NewTask, VideoFile, check_task
+from labeling_app.store.store import Store
 
 CONTENT_TYPES = {".mp4": "video/mp4", ".m4v": "video/mp4", ".webm": "video/webm"}
 SUFFIXES = VIDEO_SUFFIXES
-"""Of the files that can be imported; browsers are shown a copy of those that they do not play."""
+"""Content types of the files that can be imported; browsers are shown a copy of those that they do not play."""
 
 
 @dataclass(frozen=True)
 class ImportSummary:
-    """What an import did.
+    """Result of an import.
 
     Attributes:
         added: tasks that are new in the store.
@@ -82,7 +83,7 @@ def import_tasks(
 def read_tasks(
     source: str | Path | Sequence[str | Path], skip_bad: bool = False, progress: bool = False
 ) -> tuple[list[NewTask], list[str]]:
-    """What `import_tasks` imports, and the problems of what it leaves out.
+    """Tasks that `import_tasks` imports, and the problems of what it leaves out.
 
     Raises:
         InputError: as `import_tasks`.

@@ -18,21 +18,13 @@ from tqdm import tqdm
 from generator.one_or_several import as_list
 from generator.output import InputError, check_output_file
 from labeling_app.files.candidates import inspect_video
-from labeling_app.files.playable import keep_playable
 from labeling_app.files.rankings import countable_rankings
-from labeling_app.store.campaign_rows import find_campaign
+from labeling_app.store.campaign_rows import DIMENSIONS, campaign_row, find_campaign
 from labeling_app.store.contents import content_hash, copy_verified
-from labeling_app.store.store import (
-    DIMENSIONS,
-    NewTask,
-    Store,
-    VideoFile,
-    add_task_rows,
-    campaign_row,
-    check_task,
-    composed,
-    is_name,
-)
+from labeling_app.store.names import composed, is_name
+from labeling_app.store.new_tasks import NewTask, VideoFile, add_task_rows, check_task
+from labeling_app.store.playable import keep_playable
+from labeling_app.store.store import Store
 from labeling_app.store.tables import IMPORTED, Campaign, Judgement, Media, Task, User
 from labeling_app.tasks.answers import dense_ranks
 from reward.formats import FORMATS, OWN, read_preferences, write_preferences
@@ -50,7 +42,7 @@ VIDEOS = "videos"
 
 @dataclass(frozen=True)
 class PreferenceImport:
-    """What an import of preferences did.
+    """Result of an import of preferences.
 
     Attributes:
         tasks: tasks that are new in the store.
@@ -303,7 +295,7 @@ def export_preferences(
 
 
 def _has_layout(path: Path, format: str) -> bool:
-    """Whether the file has the columns of a layout."""
+    """Returns whether the file has the columns of a layout."""
     example = Ranking("a", [path.parent / VIDEOS / "1.mp4", path.parent / VIDEOS / "2.mp4"], [1, 2])
     try:
         with tempfile.TemporaryDirectory() as folder:

@@ -49,7 +49,7 @@ def export_rankings(
 
 
 def is_rankings_file(path: Path) -> bool:
-    """Whether the file is one that `export_rankings` writes."""
+    """Returns whether the file is one that `export_rankings` writes."""
     return has_rows_with(path, "prompt", "videos", "ranks", "dimension", "annotator")
 
 

@@ -15,7 +15,8 @@ from labeling_app.quality.agreement import pair_labels
 from labeling_app.store.remarks import Remark, named_videos, orders_shown, remarks_of
 from labeling_app.store.store import Store
 from labeling_app.store.tables import Adjudication, Judgement, Task, User
-from labeling_app.tasks.next_task import MAXIMUM_ID, MAXIMUM_TEXT, dense_ranks, legal_ranks
+from labeling_app.tasks.answers import dense_ranks, legal_ranks
+from labeling_app.tasks.lease import MAXIMUM_ID, MAXIMUM_TEXT
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How far annotators agree, and how each of them works."""
+"""Agreement of annotators, and the work of each of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from generator.output import InputError
 from labeling_app.store.remarks import Remark, orders_shown, remarks_of
 from labeling_app.store.store import Store
 from labeling_app.store.tables import Judgement
-from reward.adherence.statistics import LEAST_CLUSTERS
+from reward.statistics import LEAST_CLUSTERS
 
 Level = Literal["nominal", "ordinal", "interval"]
 Array = NDArray[np.float64]
@@ -92,7 +92,7 @@ class Skip:
 
 
 def skips(store: Store, campaign: str) -> list[Skip]:
-    """What annotators skipped, by task; several dimensions of a task are one skip.
+    """Skips of annotators, by task; several dimensions of a task are one skip.
 
     Raises:
         InputError: there is no such campaign.

@@ -1,4 +1,4 @@
-"""What hidden gold items and repeats tell about each annotator."""
+"""Findings of hidden gold items and repeats about each annotator."""
 
 from __future__ import annotations
 

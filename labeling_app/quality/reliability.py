@@ -1,4 +1,4 @@
-"""How reliable each annotator is, found from the labels alone, and rankings that weigh annotators by it."""
+"""Reliability of each annotator, found from the labels alone, and rankings that weigh annotators by it."""
 
 from __future__ import annotations
 

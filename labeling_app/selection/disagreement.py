@@ -38,7 +38,7 @@ class SelectedPair:
 
 @dataclass(frozen=True)
 class Selection:
-    """What was selected and what it is expected to bring.
+    """Selection, and what it is expected to bring.
 
     Attributes:
         pairs: the informative ones first.
@@ -52,7 +52,7 @@ class Selection:
 
     @property
     def worth_in_random_pairs(self) -> float:
-        """How many random pairs promise as much; NaN where no pair promises anything."""
+        """Number of random pairs that promise as much; NaN where no pair promises anything."""
         return len(self.pairs) * self.expected_bits / self.random_bits if self.random_bits else float("nan")
 
 
@@ -129,7 +129,7 @@ def select_pairs(
 
 
 def check_request(left: int, count: int, random_share: float) -> int:
-    """How many of `count` pairs are drawn at random.
+    """Number of `count` pairs that are drawn at random.
 
     Raises:
         InputError: the share is not from 0 to 1, or there are not that many pairs left.

@@ -1,6 +1,7 @@
 // The demonstration page: a prompt is answered with an uploaded video or one from the library.
 
-import { BASE, actionButton, call, field, logoutForm, make, pageLinks, previewVideo } from './dom.js';
+import { BASE, actionButton, call, field, make, pageLinks, previewVideo } from './dom.js';
+import { logoutForm } from './logout.js';
 import { guidelinesPage } from './guidelines.js';
 
 const CANNOT_REACH = 'The server cannot be reached. Nothing is lost: try again in a moment.';

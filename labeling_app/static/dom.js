@@ -37,10 +37,6 @@ export function pageLinks(current, lead) {
   });
 }
 
-export function logoutForm() {
-  return make('form', '', { method: 'post', action: new URL('logout', BASE).href }, make('button', 'quiet', { type: 'submit' }, 'Log out'));
-}
-
 // A video with its own controls.
 export function previewVideo({ id, width, height }, label) {
   const video = make('video', 'preview', { src: new URL(`media/${encodeURIComponent(id)}`, BASE).href, controls: true, muted: true, loop: true, playsInline: true, preload: 'metadata', 'aria-label': label });

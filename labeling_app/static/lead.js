@@ -1,7 +1,8 @@
 // The lead's pages: campaigns and projects, people, quality, adjudication, demonstrations, audit.
 
-import { BASE, actionButton, call, confirmed, field, logoutForm, make, pageLinks, previewVideo } from './dom.js';
-import { letter } from './places.js';
+import { BASE, actionButton, call, confirmed, field, make, pageLinks, previewVideo } from './dom.js';
+import { logoutForm } from './logout.js';
+import { letter } from './ranks.js';
 
 const TABS = [['campaigns', 'Campaigns'], ['people', 'People'], ['quality', 'Quality'], ['adjudication', 'Adjudication'], ['demonstrations', 'Demonstrations'], ['audit', 'Audit']];
 const PLOTS = [['annotators', 'Agreement with others, gold items right, same on repeats'], ['speed', 'Seconds a task'], ['positions', 'How often the video shown first is ranked best'], ['days', 'Answers a day']];

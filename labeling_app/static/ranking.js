@@ -1,17 +1,17 @@
 // The ranking page. Data reaches the document only through textContent and properties, never through HTML.
 
 import { SyncPlayer } from './player.js';
-import { Places, letter, ordinal } from './places.js';
+import { DraftRanks, letter, ordinal } from './ranks.js';
 import { BASE, call, make, pageLinks } from './dom.js';
+import { logoutForm } from './logout.js';
+import { forgetDraft, readDraft, writeDraft } from './draft.js';
+import { makeDraggable } from './drag.js';
 import { guidelinesPage, guidelinesText } from './guidelines.js';
 import { AboutVideos, makeSkipDialog } from './remarks.js';
 
-// Of this server alone, also where several share a host behind a proxy.
-const DRAFT = `vidalign-draft ${BASE.pathname}`;
 // At the end of the address: a lead who ranks tasks instead of looking at them.
 const TAKE = '#take';
 const IDLE_SECONDS = 300;
-const DRAG_PIXELS = 6;
 const TOUCH = matchMedia('(hover: none)');
 const RATES = [1, 0.5, 0.25];
 const QUESTIONS = {
@@ -53,8 +53,7 @@ class RankingPage {
     this.earlier.addEventListener('click', () => this.showEarlier());
     this.pages = make('nav', 'pages', { 'aria-label': 'Pages' });
     this.userName = make('span', 'user-name', { dir: 'auto' });
-    this.logout = make('form', '', { method: 'post', action: new URL('logout', BASE).href }, make('button', 'quiet', { type: 'submit' }, 'Log out'));
-    this.logout.addEventListener('submit', () => localStorage.removeItem(DRAFT));
+    this.logout = logoutForm();
     this.notice = make('p', 'notice', { hidden: true, role: 'alert' });
     this.status = make('p', 'visually-hidden', { role: 'status', 'aria-live': 'polite' });
     this.main = make('div', 'ranking-main');
@@ -168,10 +167,10 @@ class RankingPage {
     task.dimensions.sort((one, other) => BEFORE_PROMPT.includes(other) - BEFORE_PROMPT.includes(one));
     const draft = this.editing
       ? { places: task.dimensions.map((name) => task.ranks[name]), comment: task.comment, flag: task.flag, about: task.remark_videos, seconds: task.seconds, seen: task.videos.map(() => true) }
-      : this.readDraft();
+      : readDraft(task.assignment);
     this.zoomed = false;
     this.count = task.videos.length;
-    this.rankings = task.dimensions.map((_, index) => new Places(this.count, draft.places && draft.places[index]));
+    this.rankings = task.dimensions.map((_, index) => new DraftRanks(this.count, draft.places && draft.places[index]));
     this.step = Math.min(draft.step || 0, task.dimensions.length - 1);
     this.seconds = draft.seconds || 0;
     this.sending = false;
@@ -396,7 +395,7 @@ class RankingPage {
     // Another window has sent one, or this one's acknowledgement was lost.
     const notice = status === 409 ? `${data.message} What is stored is under “Change an answer”.` : data.message;
     this.showNotice(status === 200 ? '' : notice);
-    if (saved && !this.editing) localStorage.removeItem(DRAFT);
+    if (saved && !this.editing) forgetDraft();
     if (saved || status === 410 || status === 403) {
       await this.next();
       window.scrollTo({ top: 0 });
@@ -541,67 +540,18 @@ class RankingPage {
     this.put(selected, this.places.places[selected], false);
   }
 
-  // Pointer events serve mouse and finger alike; on cards a finger scrolls the page instead.
   makeDraggable(element, video, pointers) {
-    element.addEventListener('pointerdown', (down) => {
-      if (down.button !== 0 || (pointers === 'mouse' && down.pointerType !== 'mouse')) return;
-      const begin = { x: down.clientX, y: down.clientY };
-      let ghost = null;
-      let over = null;
-      const move = (event) => {
-        if (!ghost && Math.hypot(event.clientX - begin.x, event.clientY - begin.y) < DRAG_PIXELS) return;
-        if (!ghost) {
-          ghost = make('div', 'chip ghost', { 'aria-hidden': 'true' }, letter(video));
-          document.body.append(ghost);
-          this.root.classList.add('dragging');
-        }
-        ghost.style.transform = `translate(${event.clientX}px, ${event.clientY}px)`;
-        const target = document.elementFromPoint(event.clientX, event.clientY)?.closest('[data-place]') || null;
-        if (target !== over) {
-          over?.classList.remove('over');
-          target?.classList.add('over');
-          over = target;
-        }
-        event.preventDefault();
-      };
-      const finish = (event) => {
-        window.removeEventListener('pointermove', move);
-        window.removeEventListener('pointerup', finish);
-        window.removeEventListener('pointercancel', finish);
-        over?.classList.remove('over');
-        this.root.classList.remove('dragging');
-        if (!ghost) return;
-        ghost.remove();
-        // The click that follows a drag must not choose a video or give a place.
-        const swallow = (click) => { click.stopPropagation(); click.preventDefault(); };
-        window.addEventListener('click', swallow, { capture: true, once: true });
-        setTimeout(() => window.removeEventListener('click', swallow, { capture: true }), 0);
-        if (event.type === 'pointerup' && over) {
-          this.selected = video;
-          this.put(video, Number(over.dataset.place), true);
-        }
-      };
-      window.addEventListener('pointermove', move, { passive: false });
-      window.addEventListener('pointerup', finish);
-      window.addEventListener('pointercancel', finish);
+    makeDraggable(element, video, pointers, this.root, (rank) => {
+      this.selected = video;
+      this.put(video, rank, true);
     });
-    element.addEventListener('dragstart', (event) => event.preventDefault());
   }
 
   // Draft, time and lease ------------------------------------------------------------------------------
 
-  readDraft() {
-    try {
-      const draft = JSON.parse(localStorage.getItem(DRAFT)) || {};
-      return draft.assignment === this.task.assignment ? draft : {};
-    } catch {
-      return {};
-    }
-  }
-
   saveDraft() {
     if (!this.task || !this.player || this.editing || this.looking) return;
-    localStorage.setItem(DRAFT, JSON.stringify({
+    writeDraft({
       assignment: this.task.assignment,
       places: this.rankings.map((ranking) => ranking.ranks),
       step: this.step,
@@ -610,7 +560,7 @@ class RankingPage {
       comment: this.comment.value,
       flag: this.flag.value,
       about: this.about,
-    }));
+    });
   }
 
   everySecond() {

@@ -1,7 +1,7 @@
 // Which videos a remark is about: buttons with the letters of the page, beside the text.
 
 import { make } from './dom.js';
-import { letter } from './places.js';
+import { letter } from './ranks.js';
 
 const NAMED = /\bvideos?\s+([a-i])\b/gi;
 

@@ -93,7 +93,7 @@ def _restore(path: Path, url: str) -> int:
 
 
 def _is_backup(path: Path) -> bool:
-    """Whether the file is an SQLite database with the tables of a store; nothing is written to it."""
+    """Returns whether the file is an SQLite database with the tables of a store; nothing is written to it."""
     try:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
             found = connection.execute("SELECT name FROM sqlite_master WHERE name = 'judgements'")
@@ -103,7 +103,7 @@ def _is_backup(path: Path) -> bool:
 
 
 def _is_backup_at_rest(path: Path) -> bool:
-    """Whether the file is a backup and no database that a server works with, which has a write-ahead log."""
+    """Returns whether the file is a backup and no database that a server works with, which has a write-ahead log."""
     with path.open("rb") as file:
         header = file.read(20)
     in_use = header[18:20] == WRITE_AHEAD_LOG

@@ -98,7 +98,7 @@ def check_setup(overlap: int | None, dimensions: Sequence[str] | None) -> None:
 
 
 def has_answers(session: Session, campaign: Campaign) -> bool:
-    """Whether anybody has ranked or skipped a task of the campaign."""
+    """Returns whether anybody has ranked or skipped a task of the campaign."""
     found = (
         select(Judgement.id)
         .join(Task, Task.id == Judgement.task_id)

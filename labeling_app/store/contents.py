@@ -43,7 +43,7 @@ def _state(path: str | Path) -> _State:
 
 
 def is_unchanged(video: Media) -> bool:
-    """Whether the video's file is there and holds what was imported."""
+    """Returns whether the video's file is there and holds what was imported."""
     return content_hash(video.path) == video.sha256
 
 

@@ -27,8 +27,8 @@ _NETWORK_URL = re.compile(
     r"((?P<user>[^@/?#\[\]]*)@)?(?P<host>[A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])(?P<port>:[^@/?#:]*)?"
     r"(?P<database>/[^?#@]*)?([?][^#@]*)?"
 )
-"""What follows `://`. Special characters of a user, a password or a query must be percent-encoded, so that nobody has
-to guess where a part ends."""
+"""Part that follows `://`. Special characters of a user, a password or a query must be percent-encoded, so that nobody
+has to guess where a part ends."""
 MIGRATION_LOCK = 0x76_69_64_61_6C_69_67_6E
 """Key of the advisory lock under which one process at a time migrates a PostgreSQL database."""
 
@@ -95,7 +95,7 @@ def split_source(preferences: str) -> tuple[str, str]:
 
 
 def _is_broken_url(database: str) -> bool:
-    """Whether this was meant as the URL of a server, and not as a path."""
+    """Returns whether this was meant as the URL of a server, and not as a path."""
     kind = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):", database)
     looks_like_one = kind is not None and ("@" in database or kind[1].startswith(("postgres", "sqlite")))
     return looks_like_one and "://" not in database and not Path(database).exists()
@@ -125,7 +125,7 @@ def open_database(url: str) -> Engine:
 
 
 def _without_secrets(message: str, url: str) -> str:
-    """What a driver complains about, without what the URL says of user, password and options."""
+    """Complaint of a driver, without what the URL says of user, password and options."""
     parsed = make_url(url)
     given = [parsed.username, parsed.password, *parsed.query.values()]
     secrets = {part for value in given if value for part in ([value] if isinstance(value, str) else value)}
@@ -176,7 +176,7 @@ def _tables(connection: Connection) -> list[str]:
 
 
 def first_line(error: Exception) -> str:
-    """What a database driver complains about, in its first line."""
+    """Complaint of a database driver, in its first line."""
     return str(getattr(error, "orig", None) or error).splitlines()[0]
 
 
@@ -199,7 +199,7 @@ def sqlite_file(url: str) -> Path | None:
 
 
 def is_new_file(url: str) -> bool:
-    """Whether this is an SQLite database that does not exist yet."""
+    """Returns whether this is an SQLite database that does not exist yet."""
     file = sqlite_file(url)
     return file is not None and not file.exists()
 

@@ -8,7 +8,7 @@ _NO_JOINERS = dict.fromkeys(map(ord, "\u200c\u200d"))
 
 
 def is_name(text: str, longest: int) -> bool:
-    """Whether this is a name of 1 to `longest` printable characters; joiners, which some scripts need, are such."""
+    """Returns whether a text is a name of 1 to `longest` printable characters; joiners of scripts are such."""
     return 0 < len(text.strip()) <= len(text) <= longest and text.translate(_NO_JOINERS).isprintable()
 
 

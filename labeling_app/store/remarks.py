@@ -93,7 +93,7 @@ def orders_shown(store: Store, campaign: str) -> dict[tuple[int, int], list[int]
 
 
 def exported(remarks: Sequence[Remark], videos: Sequence[str]) -> dict[str, Any]:
-    """What a row of a rankings file says of the remarks: nothing where there are none.
+    """Remarks of a row of a rankings file: nothing where there are none.
 
     Returns:
         `flag` and `comment`, the texts; `flag_videos` and `comment_videos`, the videos that each is about where it is

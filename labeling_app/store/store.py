@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,91 +16,30 @@ from sqlalchemy import bindparam, delete, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from generator.files.folders import file_identity
 from generator.one_or_several import as_list
 from generator.output import InputError, is_storable
-from labeling_app.files.playable import keep_playable
-from labeling_app.store.campaign_rows import DIMENSIONS, MAXIMUM_OVERLAP, campaign_row, find_campaign
+from labeling_app.store.campaign_rows import campaign_row, find_campaign
 from labeling_app.store.database import database_url, is_new_file, open_database, remove_unused
 from labeling_app.store.names import composed, is_name
+from labeling_app.store.new_tasks import NewTask, add_task_rows, check_task
+from labeling_app.store.passwords import checked_hash, verify_password
+from labeling_app.store.playable import keep_playable
 from labeling_app.store.tables import (
     AuditEvent,
     Campaign,
     Judgement,
     LoginSession,
-    Media,
     Task,
-    TaskVideo,
     User,
 )
-from labeling_app.web.login_throttle import (
-    MAXIMUM_PASSWORD_LENGTH,
-    MINIMUM_PASSWORD_LENGTH,
-    hash_password,
-    verify_password,
-)
-
-__all__ = [
-    "DIMENSIONS",
-    "MAXIMUM_OVERLAP",
-    "NewTask",
-    "Store",
-    "VideoFile",
-    "add_task_rows",
-    "campaign_row",
-    "check_task",
-    "composed",
-    "is_name",
-    "is_storable",
-    "media_row",
-]
 
 ROLES = ("annotator", "lead", "admin")
 """A lead sees and steers campaigns; an admin may also make leads and admins."""
-MINIMUM_VIDEOS, MAXIMUM_VIDEOS = 2, 9
 _USER_OF_SESSION = (
     select(User)
     .join(LoginSession, LoginSession.user_id == User.id)
     .where(LoginSession.token_hash == bindparam("token"), LoginSession.expires_at > bindparam("now"))
 )
-
-
-@dataclass(frozen=True)
-class VideoFile:
-    """A video that was read to its end.
-
-    Attributes:
-        path: absolute path.
-        sha256: hash of the file's bytes.
-        content_type: what the browser is told, for example `video/mp4`.
-        fps: frames per second; of a film of variable rate, those of its fastest parts.
-        num_frames: frames in the file.
-        width, height: as it is shown: upright, with square pixels.
-        playable: every browser plays the file as it is; else a copy is shown (`labeling_app.files.playable`).
-    """
-
-    path: Path
-    sha256: str
-    content_type: str
-    fps: float
-    num_frames: int
-    width: int
-    height: int
-    playable: bool = True
-
-
-@dataclass(frozen=True)
-class NewTask:
-    """A prompt and its 2 to 9 videos, not yet in the store."""
-
-    prompt: str
-    videos: tuple[VideoFile, ...]
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the prompt and the videos' contents, in whatever order the videos come."""
-        parts = [self.prompt, *sorted(video.sha256 for video in self.videos)]
-        return hashlib.sha256("\0".join(parts).encode(errors="surrogatepass")).hexdigest()
 
 
 class Store:
@@ -200,7 +138,7 @@ class Store:
             raise InputError(f"The role {role!r} is unknown: choose one of {', '.join(ROLES)}.")
         user = User(
             name=name,
-            password_hash=_checked_hash(password) if password is not None else "",
+            password_hash=checked_hash(password) if password is not None else "",
             role=role,
             simulated=simulated,
             created_at=self.clock(),
@@ -218,7 +156,7 @@ class Store:
         Raises:
             InputError: there is no such user, the user is simulated, or the password is too short or long.
         """
-        password_hash = _checked_hash(password)
+        password_hash = checked_hash(password)
         with self.write() as session:
             user = _person(session, name)
             user.password_hash = password_hash
@@ -370,64 +308,6 @@ class Store:
             return list(session.scalars(query).unique())
 
 
-def check_task(prompt: str, videos: Sequence[Path]) -> None:
-    """Raises `InputError` unless there is a prompt and 2 to 9 different videos."""
-    videos = as_list(videos)
-    shown = prompt if len(prompt) <= 60 else prompt[:57] + "…"
-    if not is_storable(prompt):
-        raise InputError(f"The prompt {shown!r} holds a NUL or half a character: write it as plain UTF-8.")
-    if not prompt.strip():
-        raise InputError("A task has an empty prompt: every task needs the text that its videos answer.")
-    if not MINIMUM_VIDEOS <= len(videos) <= MAXIMUM_VIDEOS:
-        raise InputError(
-            f"The prompt {shown!r} has {len(videos)} video(s): a task needs {MINIMUM_VIDEOS} to "
-            f"{MAXIMUM_VIDEOS}; split larger sets with the key `group`."
-        )
-    if len({file_identity(video) for video in videos}) < len(videos):
-        raise InputError(f"The prompt {shown!r} names the same video twice: name each video once.")
-
-
-def add_task_rows(session: Session, campaign: Campaign, tasks: Sequence[NewTask], now: float) -> int:
-    """Adds the tasks that the campaign does not have yet; returns how many."""
-    known = set(session.scalars(select(Task.fingerprint).where(Task.campaign_id == campaign.id)))
-    added = 0
-    for task in tasks:
-        media = [media_row(session, video) for video in task.videos]
-        if task.fingerprint in known:
-            continue
-        known.add(task.fingerprint)
-        new = Task(campaign_id=campaign.id, prompt=task.prompt, fingerprint=task.fingerprint, created_at=now)
-        new.videos = [TaskVideo(position=i, media_id=m.id) for i, m in enumerate(media)]
-        session.add(new)
-        session.flush()
-        added += 1
-    return added
-
-
-def media_row(session: Session, video: VideoFile) -> Media:
-    path = str(video.path.resolve())
-    row = session.scalar(select(Media).where(Media.path == path))
-    if row is None:
-        row = Media(
-            id=secrets.token_urlsafe(16),
-            path=path,
-            sha256=video.sha256,
-            content_type=video.content_type,
-            fps=video.fps,
-            num_frames=video.num_frames,
-            width=video.width,
-            height=video.height,
-        )
-        session.add(row)
-        session.flush()
-    elif row.sha256 != video.sha256:
-        raise InputError(
-            f"{path} has changed since it was imported, and earlier judgements are about the old content: "
-            "put the new videos in another folder and import that."
-        )
-    return row
-
-
 def _find_user(session: Session, name: str) -> User | None:
     if not is_storable(name):
         return None
@@ -440,15 +320,6 @@ def _person(session: Session, name: str) -> User:
     if user is None or user.simulated or user.imported:
         raise InputError(f"There is no person {name!r} among the users: list them or add one.")
     return user
-
-
-def _checked_hash(password: str) -> str:
-    if not MINIMUM_PASSWORD_LENGTH <= len(password) <= MAXIMUM_PASSWORD_LENGTH:
-        raise InputError(
-            f"The password has {len(password)} characters: give {MINIMUM_PASSWORD_LENGTH} to "
-            f"{MAXIMUM_PASSWORD_LENGTH}."
-        )
-    return hash_password(password)
 
 
 def _hash(token: str) -> str:

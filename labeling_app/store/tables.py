@@ -44,7 +44,7 @@ class User(Base):
 
     @property
     def imported(self) -> bool:
-        """Whether this is an external annotator, who never logs in."""
+        """True where this is an external annotator, who never logs in."""
         return self.role == IMPORTED
 
 

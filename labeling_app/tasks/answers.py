@@ -17,7 +17,7 @@ from labeling_app.tasks.lease import (
     MAXIMUM_FLAG,
     MAXIMUM_TEXT,
     AssignedTask,
-    Held,
+    HeldAssignment,
     Refused,
     assigned_task,
     close_assignment,
@@ -138,7 +138,7 @@ def recent_answers(store: Store, user: User, limit: int = 20) -> list[Answered]:
         return [_answered(session, assignment) for assignment in found]
 
 
-def _versions(session: Session, assignment: Assignment | Held) -> list[Judgement]:
+def _versions(session: Session, assignment: Assignment | HeldAssignment) -> list[Judgement]:
     return list(
         session.scalars(
             select(Judgement)
@@ -203,7 +203,7 @@ def dense_ranks(ranks: Sequence[int]) -> list[int]:
 
 def _store_ranks(
     session: Session,
-    assignment: Held,
+    assignment: HeldAssignment,
     ranks: Mapping[str, Sequence[int]],
     given: dict[str, Any],
     now: float,
@@ -223,7 +223,7 @@ def _store_ranks(
 
 def _add_judgements(
     session: Session,
-    assignment: Held,
+    assignment: HeldAssignment,
     ranks: Mapping[str, list[int] | None],
     given: dict[str, Any],
     now: float,
@@ -260,12 +260,12 @@ def legal_ranks(ranks: Sequence[int], count: int) -> Sequence[int]:
 
 
 def _checked(
-    assignment: Held,
+    assignment: HeldAssignment,
     seconds: float,
     texts: Mapping[str, str],
     remark_videos: Mapping[str, Sequence[int]] | None,
 ) -> dict[str, Any]:
-    """What an answer says beside its ranks, with the videos of remarks by their positions in the task."""
+    """Remarks of an answer beside its ranks, with the videos of remarks by their positions in the task."""
     if not 0 <= seconds < 1e7:
         raise Refused("The time spent on the task is not a sensible number of seconds.")
     for name, longest in (("comment", MAXIMUM_TEXT), ("flag", MAXIMUM_FLAG)):

@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from generator.output import InputError
-from labeling_app.campaigns.campaigns import guidelines
+from labeling_app.store.guidelines import guidelines
 from labeling_app.store.store import Store
 from labeling_app.store.tables import Acknowledgement, Guidelines, User
 from labeling_app.tasks.lease import Refused
@@ -39,7 +39,7 @@ class GuidelinesUnread(Refused):
 
 
 def is_unread(session: Session, user_id: int, campaign_id: int) -> bool:
-    """Whether a campaign has guidelines whose newest version the user has not acknowledged."""
+    """Returns whether a campaign has guidelines whose newest version the user has not acknowledged."""
     newest, read = session.execute(_VERSIONS, {"campaign": campaign_id, "user": user_id}).one()
     return newest is not None and newest != read
 

@@ -1,4 +1,4 @@
-"""Which task an annotator gets next: hidden gold items and repeats among the tasks that have room.
+"""Choice of the task that an annotator gets next: hidden gold items and repeats among the tasks that have room.
 
 A task has room while those who judged it and those who hold it are fewer than the campaign's overlap. Gold items and
 repeats do not count towards it. Everything here runs inside the caller's writing transaction.
@@ -18,7 +18,7 @@ from labeling_app.store.tables import Assignment, Campaign, Judgement, Task, Tas
 from labeling_app.tasks.queue import Candidate, first_free, this_task
 
 REPEAT_DISTANCE = 5
-"""So many answers lie at least between a task and its repeat."""
+"""Minimum number of answers between a task and its repeat."""
 
 DAY = 86400.0
 
@@ -90,7 +90,7 @@ def why_nothing(session: Session, user_id: int, campaign: Campaign, now: float) 
 
 
 def cap_reached(session: Session, user_id: int, campaign: Campaign, now: float) -> bool:
-    """Whether the user has given as many answers in the last 24 hours as the campaign allows."""
+    """Returns whether the user has given as many answers in the last 24 hours as the campaign allows."""
     if not campaign.daily_cap:
         return False
     given = (
@@ -115,7 +115,7 @@ def pair_accuracy(ranks: Sequence[int], gold: Sequence[int]) -> tuple[int, int]:
 
 
 def passes_quiz(answered: Sequence[GoldAnswer], campaign: Campaign) -> bool:
-    """Whether enough pairs of the first `quiz_size` gold items were right; a skipped one is wrong."""
+    """Returns whether enough pairs of the first `quiz_size` gold items were right; a skipped one is wrong."""
     right = decided = 0
     for item in answered[: campaign.quiz_size]:
         for ranks, gold in item:

@@ -9,7 +9,8 @@ from typing import Any, cast
 from sqlalchemy import Select, Table, bindparam, func, select, update
 from sqlalchemy.orm import Session
 
-from labeling_app.store.store import Store, is_storable
+from generator.output import is_storable
+from labeling_app.store.store import Store
 from labeling_app.store.tables import Acknowledgement, Assignment, Campaign, Guidelines, Task, User
 from labeling_app.tasks.queue import Candidate, ShownVideo
 
@@ -33,7 +34,7 @@ class AlreadyAnswered(Refused):
 
 @dataclass(frozen=True)
 class AssignedTask:
-    """What an annotator sees of a task.
+    """Task as an annotator sees it.
 
     Attributes:
         assignment: token of the assignment, which answers name.
@@ -54,7 +55,7 @@ class AssignedTask:
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldAssignment:
     """An assignment as far as an answer needs it."""
 
     id: int
@@ -138,15 +139,15 @@ def assigned_task(
     )
 
 
-def require_own(session: Session, user: User, token: str) -> Held:
+def require_own(session: Session, user: User, token: str) -> HeldAssignment:
     if is_storable(token):
         found = session.execute(HELD, {"assignment": token, "user": user.id}).first()
         if found is not None:
-            return Held(*found)
+            return HeldAssignment(*found)
     raise Refused("This task is not assigned to you.")
 
 
-def require_open(session: Session, user: User, token: str, store: Store) -> Held:
+def require_open(session: Session, user: User, token: str, store: Store) -> HeldAssignment:
     assignment = require_own(session, user, token)
     if assignment.state != "open":
         raise AlreadyAnswered("You have answered this task already.")
@@ -161,7 +162,7 @@ def set_lease(session: Session, assignment_id: int, now: float, expires_at: floa
     session.execute(update(Assignment).where(Assignment.id == assignment_id).values(**values))
 
 
-def close_assignment(session: Session, assignment: Held, state: str) -> None:
+def close_assignment(session: Session, assignment: HeldAssignment, state: str) -> None:
     """Ends an assignment; one that is done counts for its task."""
     closing = {"assignment": assignment.id, "new_state": state}
     if state != "done":

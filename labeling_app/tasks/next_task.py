@@ -1,4 +1,4 @@
-"""Who judges what: giving out tasks, keeping leases, taking answers.
+"""Giving out tasks and keeping them.
 
 Each task is judged by at most `campaign.overlap` different annotators. A task that is given out holds a place
 until it is answered, skipped or its lease runs out. A skipped task frees its place, but never returns to the
@@ -18,60 +18,15 @@ from sqlalchemy.sql import false
 
 from labeling_app.store.store import Store
 from labeling_app.store.tables import Assignment, Campaign, LibraryVideo, Media, Task, TaskVideo, Upload, User
-from labeling_app.tasks.answers import (
-    Answered,
-    dense_ranks,
-    legal_ranks,
-    recent_answers,
-    revise,
-    skip,
-    submit,
-)
 from labeling_app.tasks.guideline_reading import GuidelinesUnread, is_unread
 from labeling_app.tasks.hidden_tasks import choose_task, why_nothing
 from labeling_app.tasks.lease import (
-    LEASE_EXPIRED,
-    MAXIMUM_FLAG,
-    MAXIMUM_ID,
-    MAXIMUM_TEXT,
-    AlreadyAnswered,
     AssignedTask,
-    LeaseExpired,
-    Refused,
     assigned_task,
     require_open,
     set_lease,
 )
-from labeling_app.tasks.progress import Progress, progress
 from labeling_app.tasks.queue import Candidate, assign, first_free, this_task
-
-__all__ = [
-    "LEASE_EXPIRED",
-    "MAXIMUM_FLAG",
-    "MAXIMUM_ID",
-    "MAXIMUM_TEXT",
-    "AlreadyAnswered",
-    "Answered",
-    "AssignedTask",
-    "GuidelinesUnread",
-    "LeaseExpired",
-    "Progress",
-    "Refused",
-    "dense_ranks",
-    "legal_ranks",
-    "next_task",
-    "progress",
-    "random_order",
-    "reason_for_nothing",
-    "recent_answers",
-    "renew",
-    "revise",
-    "shown_id",
-    "skip",
-    "submit",
-    "task_to_look_at",
-    "visible_media",
-]
 
 SHOWN_ID = re.compile(r"([A-Za-z0-9_-]{22})\.([0-9])")
 UNFORESEEN = random.SystemRandom()

@@ -1,4 +1,4 @@
-"""How far an annotator is, in one query that indexes answer."""
+"""Progress of an annotator, in one query that indexes answer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from labeling_app.store.tables import Assignment, Campaign, Task, User
 
 @dataclass(frozen=True)
 class Progress:
-    """How far an annotator is.
+    """Progress of an annotator.
 
     Attributes:
         done: tasks judged or skipped, gold items and repeats among them.
@@ -81,7 +81,7 @@ PROGRESS, PROGRESS_OF_CAMPAIGN = _progress_query(False), _progress_query(True)
 
 
 def progress(store: Store, user: User, campaign: str | None = None) -> Progress:
-    """How many tasks the user has answered or skipped, and how many are left for this user."""
+    """Number of tasks that the user has answered or skipped, and of those that are left for this user."""
     only = store.campaign(campaign).id if campaign is not None else None
     known = {"user": user.id, "now": store.clock(), "campaign": only}
     with store.read() as session:

@@ -71,7 +71,7 @@ def _free_tasks() -> Select[Any]:
 
 
 def _shown(task: Any) -> Any:
-    """What a user sees of a task, a row for each of its videos, and the user's lapsed assignment to it."""
+    """Selects what a user sees of a task, a row for each of its videos, and the user's lapsed assignment to it."""
     lapsed = aliased(Assignment)
     return (
         select(

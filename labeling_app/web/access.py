@@ -1,4 +1,4 @@
-"""Who may come in, and as what: sessions in cookies, roles, and the throttle on guessing passwords."""
+"""Access to the app: sessions in cookies, roles, and the throttle on guessing passwords."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def cookie_name(request: HTTPConnection) -> str:
 
 
 @dataclass
-class Door:
-    """Who may come in: sessions in cookies, and the throttle on guessing passwords.
+class Access:
+    """Decides on who may come in: sessions in cookies, and the throttle on guessing passwords.
 
     A name opens again after a minute at most, so that nobody can lock out a colleague for long; an address,
     from which many names can be tried, after fifteen.
@@ -80,20 +80,20 @@ class Door:
         return self.store.open_session(user), user
 
 
-class Workers:
+class RequestThreads:
     """Threads for what every annotator does all the time: few, and one visit to them a request.
 
     Python runs one thread at a time, so many that wait for the database only take turns from each other; and a
     dependency of FastAPI would be a visit of its own.
     """
 
-    def __init__(self, door: Door, threads: int = 4) -> None:
-        self.door = door
+    def __init__(self, access: Access, threads: int = 4) -> None:
+        self.access = access
         self.threads = threads
         self._limiter: CapacityLimiter | None = None
 
     async def run(self, request: Request, work: Callable[[User], T]) -> T:
-        """What `work` returns for the user who is logged in.
+        """Returns the result of `work` for the user who is logged in.
 
         Raises:
             NotLoggedIn: nobody is.
@@ -104,7 +104,7 @@ class Workers:
         return await to_thread.run_sync(lambda: work(self._user(request)), limiter=self._limiter)
 
     def _user(self, request: Request) -> User:
-        user = self.door.user(request)
+        user = self.access.user(request)
         if user is None:
             raise NotLoggedIn(NOT_LOGGED_IN)
         return user
@@ -112,8 +112,8 @@ class Workers:
 
 def logged_in(request: Request) -> User:
     """The user who is logged in; for routes that need one."""
-    door: Door = request.app.state.door
-    user = door.user(request)
+    access: Access = request.app.state.access
+    user = access.user(request)
     if user is None:
         raise NotLoggedIn(NOT_LOGGED_IN)
     return user

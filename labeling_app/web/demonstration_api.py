@@ -19,7 +19,7 @@ from labeling_app.campaigns.transcoding import MAXIMUM_BYTES, PROCESSES, TOO_LAR
 from labeling_app.store.store import Store
 from labeling_app.store.tables import DemonstrationPrompt, Media, User
 from labeling_app.tasks.guideline_reading import guidelines_for_page, is_unread
-from labeling_app.tasks.next_task import MAXIMUM_TEXT
+from labeling_app.tasks.lease import MAXIMUM_TEXT
 from labeling_app.web.access import LEADS, Annotator
 
 VIDEO_BODY = {
@@ -31,7 +31,7 @@ VIDEO_BODY = {
 
 
 class NewDemonstration(BaseModel):
-    """Which video answers a prompt."""
+    """Video that answers a prompt."""
 
     model_config = ConfigDict(extra="forbid")
     media: str = Field(min_length=1, max_length=32)
@@ -121,7 +121,7 @@ def unread_campaign(store: Store, user: User, prompts: Sequence[DemonstrationPro
 
 
 def media_for_page(video: Media) -> dict[str, Any]:
-    """What a page needs to play a video; nothing that tells where it comes from."""
+    """Facts that a page needs to play a video; nothing that tells where it comes from."""
     return {
         "id": video.id,
         "fps": video.fps,

@@ -12,7 +12,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from labeling_app.campaigns.transcoding import MAXIMUM_BYTES
-from labeling_app.web.access import LEADS, Door
+from labeling_app.web.access import LEADS, Access
 
 PAGE, DEMONSTRATE, LEAD = "/rank", "/demonstrate", "/lead"
 LARGEST_BODY = 1_000_000
@@ -33,9 +33,9 @@ class Guard:
     made relative, because behind a proxy the app does not know under which path, or by which name, browsers see it.
     """
 
-    def __init__(self, app: ASGIApp, door: Door) -> None:
+    def __init__(self, app: ASGIApp, access: Access) -> None:
         self.app = app
-        self.door = door
+        self.access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -74,7 +74,7 @@ class Guard:
             if method not in ("GET", "HEAD") or GRADIO_FILES.match(inner):
                 return JSONResponse({"message": "There is nothing here."}, 404)
             if inner in ("", "/"):
-                user = self.door.user(HTTPConnection(scope))
+                user = self.access.user(HTTPConnection(scope))
                 if user is None:
                     return RedirectResponse("/login", 303)
                 if page == LEAD and user.role not in LEADS:

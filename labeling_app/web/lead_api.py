@@ -19,8 +19,11 @@ from labeling_app.campaigns.overview import campaign_overview, campaign_quality
 from labeling_app.files.candidates import read_tasks
 from labeling_app.files.rankings import ranking_rows
 from labeling_app.quality import adjudication
-from labeling_app.store.store import MAXIMUM_OVERLAP, MAXIMUM_VIDEOS, NewTask, Store
-from labeling_app.tasks.next_task import MAXIMUM_TEXT
+from labeling_app.store import guidelines
+from labeling_app.store.campaign_rows import MAXIMUM_OVERLAP
+from labeling_app.store.new_tasks import MAXIMUM_VIDEOS, NewTask
+from labeling_app.store.store import Store
+from labeling_app.tasks.lease import MAXIMUM_TEXT
 from labeling_app.web.access import Lead, NotAllowed
 from labeling_app.web.demonstration_api import media_for_page
 from labeling_app.web.plots import PLOTS, plot
@@ -72,7 +75,7 @@ class NewName(Strict):
 
 
 class State(Strict):
-    """Whether tasks of a campaign are given out."""
+    """State by which tasks of a campaign are given out."""
 
     state: Literal["open", "paused", "closed"]
 
@@ -86,7 +89,7 @@ class Deletion(Strict):
 class NewGuidelines(Strict):
     """The next version of the guidelines."""
 
-    text: str = Field(max_length=campaigns.MAXIMUM_GUIDELINES)
+    text: str = Field(max_length=guidelines.MAXIMUM_GUIDELINES)
 
 
 class NewUser(Strict):
@@ -97,14 +100,14 @@ class NewUser(Strict):
 
 
 class Role(Strict):
-    """What somebody may do."""
+    """Role of a user."""
 
     name: str = Field(max_length=100)
     role: Literal["annotator", "lead", "admin"]
 
 
 class UserName(Strict):
-    """Who is meant."""
+    """Name of a user."""
 
     name: str = Field(max_length=100)
 
@@ -125,7 +128,7 @@ class NewPrompts(Strict):
 
 
 class Review(Strict):
-    """What a lead makes of a demonstration."""
+    """Judgement of a lead on a demonstration."""
 
     state: Literal["given", "accepted", "rejected"]
 
@@ -138,7 +141,9 @@ def lead_api(store: Store, candidates: Path | None = None) -> APIRouter:
     """
     api = APIRouter(prefix="/api/lead", tags=["lead"])
     _add_campaigns(api, store, candidates)
+    _add_lifecycle(api, store)
     _add_people(api, store)
+    _add_audit(api, store)
     _add_quality(api, store)
     _add_demonstrations(api, store)
     return api
@@ -191,6 +196,8 @@ def _add_campaigns(api: APIRouter, store: Store, candidates: Path | None) -> Non
         store.record(user.name, "set rules", campaign=campaign, **given)
         return campaign_overview(store, row)
 
+
+def _add_lifecycle(api: APIRouter, store: Store) -> None:
     @api.post("/campaigns/name")
     def rename(user: Lead, campaign: CampaignName, body: Annotated[NewName, Body()]) -> dict[str, Any]:
         """Gives a campaign another name."""
@@ -217,7 +224,7 @@ def _add_campaigns(api: APIRouter, store: Store, candidates: Path | None) -> Non
         user: Lead, campaign: CampaignName, body: Annotated[NewGuidelines, Body()]
     ) -> dict[str, Any]:
         """Adds a version of a campaign's guidelines."""
-        version = campaigns.set_guidelines(store, campaign, body.text)
+        version = guidelines.set_guidelines(store, campaign, body.text)
         store.record(user.name, "set guidelines", campaign=campaign, version=version)
         return {"version": version}
 
@@ -274,6 +281,8 @@ def _add_people(api: APIRouter, store: Store) -> None:
         store.record(user.name, "set password", user=body.name)
         return {"name": body.name, "password": password}
 
+
+def _add_audit(api: APIRouter, store: Store) -> None:
     @api.get("/audit")
     def audit(user: Lead) -> dict[str, Any]:
         """The latest events, newest first."""

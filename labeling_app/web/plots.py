@@ -87,7 +87,7 @@ def _days(store: Store, campaign: str, axes: Axes) -> None:
 
 
 def _ranks(store: Store, campaign: str, axes: Axes) -> None:
-    """How often each annotator ranks the video shown first as the best, against chance."""
+    """Share of tasks in which each annotator ranks the video shown first as the best, against chance."""
     people = campaign_quality(store, campaign)["annotators"][:SHOWN_ANNOTATORS]
     rates = [p["first_place_rate"] for p in people]
     axes.bar(range(len(people)), np.nan_to_num(rates), color=ACCENT)
@@ -107,4 +107,4 @@ PLOTS: dict[str, Callable[[Store, str, Axes], None]] = {
     "positions": _ranks,
     "days": _days,
 }
-"""What there is to plot."""
+"""Plots by name."""

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from generator.one_or_several import as_list
 from generator.output import InputError, read_json
-from reward.adherence.verifiers import Judgement
+from reward.adherence.judgement import Judgement
 
 WEIGHT = 2.5
 """CLIPScore's w: cosines of natural images and texts lie about in [0, 0.4]."""

@@ -11,8 +11,10 @@ from typing import Any
 from torch import Tensor
 
 from generator.one_or_several import as_list
+from reward.adherence.judgement import Judgement
 from reward.adherence.measures import measure_videos
-from reward.adherence.statistics import (
+from reward.adherence.verifiers import Categories, Verifier, ask, load_verifier, no_categories
+from reward.statistics import (
     Interval,
     cluster_bootstrap,
     detectable_difference,
@@ -21,14 +23,6 @@ from reward.adherence.statistics import (
     paired_difference,
     prompts_needed,
     verdict,
-)
-from reward.adherence.verifiers import (
-    Categories,
-    Judgement,
-    Verifier,
-    ask,
-    load_verifier,
-    no_categories,
 )
 
 __all__ = ["Judgement", "Sample", "evaluate_videos", "judge", "load_verifier", "summarise"]
@@ -169,7 +163,7 @@ def summarise(
         `adherence: {model: {mean, low, high, n, clusters}}`;
         `difference_to_REFERENCE: {model: {mean, low, high, n, clusters, p_value, p_holm, verdict, win_rate,
         tie_rate}}`: these differences are the one family of tests, `tests` says of how many; p-values are
-        Holm-adjusted over it, and `verdict` is `reward.adherence.statistics.verdict`;
+        Holm-adjusted over it, and `verdict` is `reward.statistics.verdict`;
         `categories: {category: {model: interval}}`, without those that hold all prompts and so repeat the total;
         `category_differences: {REFERENCE: {model: {category: {mean, low, high, …}}}}`, which describe and test nothing;
         `questions: {question: {model: share answered yes}}`;

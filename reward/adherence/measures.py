@@ -87,7 +87,7 @@ def block_motion(videos: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def motion_and_flicker(videos: Tensor, fps: float) -> tuple[Tensor, Tensor]:
-    """How fast the fastest parts move, and how much changes that no motion explains.
+    """Speed of the fastest parts, and the changes that no motion explains.
 
     Args:
         videos: `[batch, 3, frames, height, width]` in [-1, 1].
@@ -108,7 +108,7 @@ def motion_and_flicker(videos: Tensor, fps: float) -> tuple[Tensor, Tensor]:
 
 
 def consistency(videos: Tensor) -> Tensor:
-    """How alike the colours of all frames are `[batch]` in [0, 1].
+    """Likeness of the colours of all frames `[batch]` in [0, 1].
 
     VBench's subject consistency, mean over the frames t ≥ 2 of ½(cos(f₁, f_t) + cos(f_{t−1}, f_t)), of colour
     histograms (square roots of the shares of 4×4×4 colours, whose cosine is the Bhattacharyya coefficient) in place of

@@ -64,7 +64,7 @@ def load_suite(source: str) -> PromptSuite:
 
 
 def world_category(meaning: Meaning) -> str | None:
-    """Which of `WORLD_CATEGORIES` a held-out meaning tests and nothing else; None where it tests several or none.
+    """The only one of `WORLD_CATEGORIES` that a held-out meaning tests; None where it tests several or none.
 
     The held-out combination is the claim of the category itself: of `relation` and `motion` it is still held out when
     the colours are left unsaid.
@@ -86,11 +86,6 @@ def world_category(meaning: Meaning) -> str | None:
     if moves:
         return "motion" if first.size is None and is_held_out(uncoloured) else None
     return "object" if first.size is None else "attribute"
-
-
-def world_suite(per_category: int = PER_CATEGORY, seed: int = 0) -> PromptSuite:
-    """The built-in suite: `per_category` different held-out prompts of each of `WORLD_CATEGORIES`."""
-    return _world_suite(f"suite:world:{per_category}:{seed}", f"world:{per_category}:{seed}")
 
 
 def _world_suite(source: str, rest: str) -> PromptSuite:

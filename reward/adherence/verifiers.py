@@ -1,16 +1,16 @@
-"""What judges videos: the world's verifier, a vision-language model, CLIP, or a user's function."""
+"""Verifiers, which judge videos: that of the world, a vision-language model, CLIP, or a user's function."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from generator.one_or_several import as_list
 from generator.output import InputError
+from reward.adherence.judgement import Judgement
 from reward.adherence.questions import (
     YES,
     QuestionGraph,
@@ -20,22 +20,6 @@ from reward.adherence.questions import (
     single_question,
 )
 from reward.models.user_functions import import_function
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """What a verifier says of one video.
-
-    Attributes:
-        score: adherence to the prompt, in [0, 1]; higher is better.
-        parts: name of each question and whether the video shows it; may be empty.
-        answers: probability of yes of each question where the verifier gives one; may be empty.
-    """
-
-    score: float
-    parts: Mapping[str, bool] = field(default_factory=dict)
-    answers: Mapping[str, float] = field(default_factory=dict)
-
 
 Verifier = Callable[[Tensor, Sequence[str]], Sequence[Judgement]]
 """Judges videos `[batch, 3, frames, height, width]` in [-1, 1], one prompt a video; one with a parameter `fps` is told
@@ -94,7 +78,7 @@ def judge_answers(graph: QuestionGraph, answers: Mapping[str, float | bool]) -> 
 
 
 def load_verifier(name: str, questions: str | None = None) -> tuple[Verifier, Categories]:
-    """What judges the videos, and what sorts the prompts into categories.
+    """Loads the function that judges the videos, and that which sorts the prompts into categories.
 
     Args:
         name: `world`, the verifier of the built-in world; `vlm:FOLDER`, a vision-language model that answers the

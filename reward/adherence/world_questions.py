@@ -55,7 +55,7 @@ def world_graph(prompt: str) -> QuestionGraph:
 
 
 def world_categories(prompt: str) -> set[str]:
-    """Which categories of claims the prompt makes."""
+    """Categories of the claims that the prompt makes."""
     return set(categories(prompt))
 
 

@@ -21,7 +21,7 @@ COLUMNS = ("prompt", "left_video", "right_video", "vote_type")
 
 
 def fits(row: Row) -> bool:
-    """Whether a row has this layout."""
+    """Returns whether a row has this layout."""
     return set(COLUMNS) <= set(row)
 
 

@@ -17,7 +17,7 @@ from reward.preferences import MAX_VIDEOS, MIN_VIDEOS, Ranking
 
 
 def fits(row: Row) -> bool:
-    """Whether a row has this layout."""
+    """Returns whether a row has this layout."""
     return {"prompt", "generations", "ranking"} <= set(row)
 
 

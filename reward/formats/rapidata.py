@@ -26,7 +26,7 @@ SHARES = "weighted_results1_", "weighted_results2_"
 
 
 def fits(row: Row) -> bool:
-    """Whether a row has this layout."""
+    """Returns whether a row has this layout."""
     return any(f"{SHARES[0]}{question}" in row for question in QUESTIONS)
 
 

@@ -26,7 +26,7 @@ COLUMNS = ("path_A", "path_B", "prompt")
 
 
 def fits(row: Row) -> bool:
-    """Whether a row has this layout."""
+    """Returns whether a row has this layout."""
     return set(COLUMNS) <= set(row)
 
 

@@ -37,7 +37,7 @@ class RewardModel(ABC):
     name: str = ""
     dimensions: tuple[str, ...] = ("overall",)
     names_dimensions: bool = False
-    """Whether `dimensions` is known before the first video is judged."""
+    """True where `dimensions` is known before the first video is judged."""
     scores_latents: bool = False
     scores_noisy_latents: bool = False
 

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from generator.base import Conditions, VideoGenerator
+from generator.base import VideoGenerator
+from generator.conditions import Conditions
 from generator.one_or_several import as_list
 from generator.output import InputError, write_json
 from reward.models.base import RewardModel, Scores

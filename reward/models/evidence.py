@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from generator.base import Conditions, VideoGenerator
+from generator.base import VideoGenerator
+from generator.conditions import Conditions
 
 
 def fixed_noise(shape: Sequence[int], count: int, device: torch.device) -> Tensor:

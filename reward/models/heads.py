@@ -16,7 +16,7 @@ from reward.models.matching import TextVideoMatching
 
 @dataclass
 class Features:
-    """What the head sees of a batch of videos; the trunk's part of the work, which can be kept.
+    """Inputs of the head from a batch of videos; the trunk's part of the work, which can be kept.
 
     Attributes:
         tokens: `[batch, levels, tokens, dim]` layer-normalised hidden states; an all-zero token is padding.

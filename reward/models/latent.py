@@ -25,7 +25,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from generator.adapters import copy_adapter
-from generator.base import Conditions, VideoGenerator, select
+from generator.base import VideoGenerator
+from generator.conditions import Conditions, select
 from generator.one_or_several import as_list
 from generator.output import InputError, files_into
 from generator.provenance import fingerprint, latent_space_fingerprint
@@ -111,7 +112,7 @@ class LatentRewardModel(nn.Module, RewardModel):
 
     @property
     def scores_noisy_latents(self) -> bool:  # type: ignore[override]
-        """Whether the model was trained on noisy latents, and `score_noisy_latents` means something."""
+        """True where the model was trained on noisy latents, and `score_noisy_latents` means something."""
         return bool(self.config.noise_levels)
 
     def _match_fingerprints(self) -> None:
@@ -140,7 +141,7 @@ class LatentRewardModel(nn.Module, RewardModel):
             )
 
     def trunk_parameters(self) -> list[nn.Parameter]:
-        """What is trained of the trunk: its own weights, a LoRA on them, or nothing."""
+        """Trained part of the trunk: its own weights, a LoRA on them, or nothing."""
         return [*self.trunk_lora.parameters(), *self.trunk_weights.parameters()]
 
     def _example(self) -> tuple[Tensor, Conditions]:
@@ -204,7 +205,7 @@ class LatentRewardModel(nn.Module, RewardModel):
 
     @property
     def _trunk_is_blind(self) -> bool:
-        """Whether the tokens that all heads read come from the video alone."""
+        """True where the tokens that all heads read come from the video alone."""
         return self.config.architecture == "matching" or not self.config.judged_with_prompt
 
     def _all_tokens(

@@ -1,4 +1,4 @@
-"""What a latent reward model is made of."""
+"""Configuration of latent reward models."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PROMPT_FREE = ("visual", "motion")
 
 @dataclass
 class LatentRewardConfig:
-    """What a latent reward model is made of; stored beside its weights.
+    """Configuration of a latent reward model; stored beside its weights.
 
     Attributes:
         base_model: name of the generator whose blocks are the trunk.
@@ -94,7 +94,7 @@ class LatentRewardConfig:
 
     @property
     def trains_trunk(self) -> bool:
-        """Whether the trunk is trained with the head, whole or by a LoRA."""
+        """True where the trunk is trained with the head, whole or by a LoRA."""
         return self.full_trunk or self.lora_rank > 0
 
     @property

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 
 class TextVideoMatching(nn.Module):
-    """How well videos match prompts.
+    """Head that judges how well videos match prompts.
 
     Args:
         video_size, text_size: widths of the tokens of both sides.
@@ -71,7 +71,7 @@ class TextVideoMatching(nn.Module):
         return (values * weight).sum(dim=2) / weight.sum(dim=2).clamp(min=1).sqrt()
 
     def _look(self, video: Tensor, text: Tensor, paired: bool) -> tuple[Tensor, Tensor]:
-        """What each word makes of what it found `[videos, prompts, words, hidden_size]`, and which are words."""
+        """Results of what each word found `[videos, prompts, words, hidden_size]`, and which are words."""
         is_token, is_word = (video != 0).any(dim=2), (text != 0).any(dim=2)
         tokens = self.video_norm(self.video(video))
         words = self.text(text) * is_word[..., None]

@@ -1,4 +1,4 @@
-"""How trained reward models lie on disk: a configuration that says of what kind they are, and their weights."""
+"""Trained reward models on disk: a configuration that says of what kind they are, and their weights."""
 
 from __future__ import annotations
 

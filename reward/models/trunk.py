@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from generator.base import BLOCK_LISTS, Conditions, VideoGenerator
+from generator.base import VideoGenerator
+from generator.conditions import Conditions
 from generator.output import InputError
+from generator.video_model import BLOCK_LISTS
 
 
 def trunk_features(

@@ -1,4 +1,4 @@
-"""What is trained of a reward model's trunk: a LoRA (injected, and switched off where the bare trunk is needed) or its
+"""Trained part of a reward model's trunk: a LoRA (injected, and switched off where the bare trunk is needed) or its
 own weights, found by what the features depend on."""
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ def _import_module(module_name: str, file: Path | None) -> ModuleType:
 
 
 def _comes_from(module_name: str, file: Path) -> bool:
-    """Whether an import of this name would read `file`."""
+    """Returns whether an import of this name would read `file`."""
     try:
         found = importlib.util.find_spec(module_name)
     except ImportError:

@@ -38,7 +38,7 @@ LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 @dataclass
 class VLMRewardConfig:
-    """What a vision-language reward model is made of; stored beside its weights.
+    """Configuration of a vision-language reward model; stored beside its weights.
 
     Attributes:
         base_model: folder or hub id of the vision-language model.
@@ -184,7 +184,7 @@ class VLMRewardModel(nn.Module, RewardModel):
                 parameter.data = parameter.data.float()
 
     def trained_state(self) -> dict[str, Tensor]:
-        """What training changes: heads, token embeddings, LoRA, and the normalisation of scores."""
+        """Weights that training changes: heads, token embeddings, LoRA, and the normalisation of scores."""
         own = {name: value for name, value in self.state_dict().items() if not name.startswith("backbone.")}
         lora = {name: value for name, value in self.state_dict().items() if ".reward." in name}
         return {**own, **lora}

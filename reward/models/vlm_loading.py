@@ -29,7 +29,7 @@ _YES, _NO = ("Yes", "yes", " Yes", " yes"), ("No", "no", " No", " no")
 
 @dataclass(frozen=True)
 class VideoBudget:
-    """How much of a video the model sees.
+    """Limits on the part of a video that the model sees.
 
     Attributes:
         frame_rate: frames a second that are taken from the video.

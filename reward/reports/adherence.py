@@ -11,8 +11,8 @@ from torch import Tensor
 from generator.one_or_several import as_list
 from generator.output import write_json, write_text
 from reward.adherence.evaluate import Sample
-from reward.adherence.statistics import LEAST_CLUSTERS, NO_INTERVAL
 from reward.reports import html
+from reward.statistics import LEAST_CLUSTERS, NO_INTERVAL
 
 LoadVideo = Callable[[Sample], "tuple[Tensor, float]"]
 """The video `[3, frames, height, width]` of a sample, and its frames per second."""
@@ -127,7 +127,7 @@ _MEASURES = {
 
 
 def power_text(summary: Mapping[str, Any]) -> str:
-    """How many prompts a difference takes, and which difference these prompts show; empty where unknown."""
+    """Sentence on the prompts that a difference takes, and the difference that these show; empty where unknown."""
     power = summary.get("power") or {}
     if "detectable_difference" not in power:
         return ""

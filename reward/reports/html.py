@@ -18,7 +18,7 @@ from markupsafe import Markup
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from reward.adherence.statistics import Interval, interval_text
+from reward.statistics import Interval, interval_text
 
 _environment = Environment(
     loader=PackageLoader("reward.reports", "templates"),

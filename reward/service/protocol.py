@@ -1,4 +1,4 @@
-"""What the reward service and its clients say to each other.
+"""Messages between the reward service and its clients.
 
 A request to `POST /score` is either
 

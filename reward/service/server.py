@@ -34,7 +34,7 @@ from reward.service.protocol import TENSORS, check, unpack
 
 @dataclass(frozen=True)
 class ServiceLimits:
-    """How much the service takes.
+    """Limits on what the service takes.
 
     Attributes:
         max_batch_size: videos judged together.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import trange
 
-from generator.base import select
+from generator.conditions import select
 from generator.demonstrations import Demonstration
 from generator.output import InputError
 from reward.models.heads import MatchingHead

@@ -1,4 +1,4 @@
-"""What `vidalign reward` writes into its output folder."""
+"""Files that `vidalign reward` writes into its output folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REWARD_FILES = (*MODEL_FILES, "metrics.json", "training.json", *TRAINER_FILES)
 
 
 def _is_reward_model(folder: Path) -> bool:
-    """Whether a folder without a mark is that of a reward model or of its training."""
+    """Returns whether a folder without a mark is that of a reward model or of its training."""
     if (folder / CONFIG_NAME).is_file():
         return True
     try:

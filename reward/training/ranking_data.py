@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from generator.base import Conditions, select
+from generator.conditions import Conditions, select
 from generator.latent_cache import encode_files, encode_prompts_cached
 from generator.one_or_several import as_list
 from generator.output import InputError
@@ -57,7 +57,7 @@ def read_conditions(model: LatentRewardModel, prompts: Sequence[str], batch_size
 
 @dataclass
 class EncodedVideos:
-    """What is known of every video of the rankings, in the order of `index`.
+    """Encodings of every video of the rankings, in the order of `index`.
 
     Attributes:
         index: row of each (prompt, path).

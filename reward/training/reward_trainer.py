@@ -26,7 +26,7 @@ from generator.output import InputError, atomic_path
 from generator.training.checkpoints import CheckpointingTrainer
 from reward.metrics import Pairs, evaluate_pairs, pairs_of_rankings
 from reward.models.latent import LatentRewardModel
-from reward.preferences import Ranking, prompt_key, split_by_prompt
+from reward.preferences import Ranking
 from reward.training.matching_pretraining import DemonstrationMatching
 from reward.training.ranking_data import EncodedVideos, RankingCollator, RankingDataset, encode_videos
 from reward.training.ranking_model import RankingLikelihood, RankingModel, with_trunk_tokens
@@ -208,22 +208,12 @@ class RewardTrainer(RankingTrainer):
         self.encoded = encoded or encode_videos(
             model, everything, args.encode_batch_size, latents, progress=not args.disable_tqdm
         )
-        annotators = sorted({ranking.annotator for ranking in train_dataset if ranking.annotator})
-        if args.annotator_reliability and len(annotators) < 2:
-            raise InputError(
-                f"The rankings name {len(annotators)} annotators, but --annotator_reliability compares at least 2: "
-                "give rankings with `annotator`, or leave it off."
-            )
-        known = annotators if args.annotator_reliability else []
+        annotators = _compared_annotators(train_dataset) if args.annotator_reliability else []
         train, validation, test = (
-            RankingDataset(rankings, self.encoded, model.dimensions, known)
+            RankingDataset(rankings, self.encoded, model.dimensions, annotators)
             for rankings in (train_dataset, eval_dataset, test_dataset)
         )
-        if not any(ranking.has_order for ranking in train.rankings):
-            raise InputError(
-                f"None of the {len(train)} training rankings has an order in {', '.join(model.dimensions)}: "
-                "add rankings, hold out less, or name other dimensions."
-            )
+        _check_has_order(train, model.dimensions)
         self.test_rankings = test
         rows = torch.unique(torch.cat([item["videos"] for item in train.items]))
         model.fit_evidence_scale(
@@ -236,14 +226,10 @@ class RewardTrainer(RankingTrainer):
         elif matching is not None or pretrained:
             # What was taught before may already be the best that validation sees.
             args.eval_on_start = True
-        likelihood = RankingLikelihood(args.loss_type, known, prior=1 / len(train))
+        likelihood = RankingLikelihood(args.loss_type, annotators, prior=1 / len(train))
         self.ranking_model = RankingModel(model, likelihood.to(model.device), args.dimension_weights)
         if model.config.trains_trunk and zero_stage(args) == 3:
-            if model.config.full_trunk:
-                raise InputError(
-                    "--full_trunk is set with DeepSpeed ZeRO-3, which partitions the trunk's weights: use ZeRO-2, or a "
-                    "LoRA (--lora_rank)."
-                )
+            _check_partitioned_trunk(model)
             # ZeRO-3 gathers the weights of those modules alone that it knows.
             self.ranking_model.trunk = model.generator.transformer
         self.train_rankings, self.validation_rankings = train, validation
@@ -366,6 +352,37 @@ class RewardTrainer(RankingTrainer):
         return metrics
 
 
+def _compared_annotators(rankings: Sequence[Ranking]) -> list[str]:
+    """The annotators whose reliability is learnt.
+
+    Raises:
+        InputError: there are fewer than two.
+    """
+    annotators = sorted({ranking.annotator for ranking in rankings if ranking.annotator})
+    if len(annotators) < 2:
+        raise InputError(
+            f"The rankings name {len(annotators)} annotators, but --annotator_reliability compares at least 2: "
+            "give rankings with `annotator`, or leave it off."
+        )
+    return annotators
+
+
+def _check_has_order(train: RankingDataset, dimensions: Sequence[str]) -> None:
+    if not any(ranking.has_order for ranking in train.rankings):
+        raise InputError(
+            f"None of the {len(train)} training rankings has an order in {', '.join(dimensions)}: "
+            "add rankings, hold out less, or name other dimensions."
+        )
+
+
+def _check_partitioned_trunk(model: LatentRewardModel) -> None:
+    if model.config.full_trunk:
+        raise InputError(
+            "--full_trunk is set with DeepSpeed ZeRO-3, which partitions the trunk's weights: use ZeRO-2, or a "
+            "LoRA (--lora_rank)."
+        )
+
+
 def _margins(scores: Tensor, ranks: Tensor) -> Tensor:
     """Score differences, preferred minus other, of all untied judged pairs in a batch."""
     better = (ranks[:, :, None] < ranks[:, None, :]) & (ranks[:, :, None] >= 0)
@@ -379,16 +396,3 @@ def _scored_pairs(split: RankingDataset, scores: Tensor, dimension: int) -> Pair
         [ranking.ranks for _, ranking in chosen],
         [ranking.prompt for _, ranking in chosen],
     )
-
-
-def split_rankings(
-    rankings: Sequence[Ranking], held_out_fraction: float, validation_fraction: float, seed: int
-) -> tuple[list[Ranking], list[Ranking], list[Ranking]]:
-    """`(train, validation, held_out)` by prompt; splits that there are too few prompts for stay empty."""
-    prompts = len({prompt_key(ranking.prompt) for ranking in rankings})
-    rest, held_out = split_by_prompt(rankings, held_out_fraction if prompts >= 2 else 0.0, seed)
-    remaining = len({prompt_key(ranking.prompt) for ranking in rest})
-    share = validation_fraction / max(1e-9, 1 - held_out_fraction)
-    enough = validation_fraction > 0 and remaining >= 4
-    train, validation = split_by_prompt(rest, min(share, 0.5) if enough else 0.0, seed + 1)
-    return train, validation, held_out

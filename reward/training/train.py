@@ -21,12 +21,12 @@ from generator.training.checkpoints import newest_checkpoint
 from reward.models.ensemble import MEMBER, EnsembleRewardModel
 from reward.models.latent import MODEL_TYPE, LatentRewardConfig, LatentRewardModel
 from reward.models.storage import read_reward_config
-from reward.preferences import DIMENSIONS, Ranking
+from reward.preferences import DIMENSIONS, Ranking, split_rankings
 from reward.training.matching_pretraining import DemonstrationMatching
 from reward.training.near_miss_pretraining import RankingPretraining
 from reward.training.ranking_data import EncodedVideos
 from reward.training.reward_config import RewardConfig
-from reward.training.reward_trainer import RewardTrainer, split_rankings
+from reward.training.reward_trainer import RewardTrainer
 
 
 def build_reward_model(
@@ -212,37 +212,13 @@ def train_reward_model(
             model.save_pretrained(output_dir)
     if first.is_world_process_zero():
         write_json(output_dir / "metrics.json", metrics)
-        write_json(
-            output_dir / "training.json",
-            {
-                "base_model": generator.name,
-                "trunk_adapter": None if trunk_adapter is None else str(trunk_adapter),
-                "preferences": None
-                if source is None
-                else {"file": str(source), "sha256": file_hash(source), "rankings": len(rankings)},
-                "weights_from": None if weights_from is None else str(weights_from),
-                "demonstrations": len(demonstrations),
-                "pretraining_rankings": len(pretraining),
-                "rankings_without_order": sum(not ranking.has_order for ranking in rankings),
-                "split": {
-                    name: len({ranking.prompt for ranking in part})
-                    for name, part in (
-                        ("train", splits.train),
-                        ("validation", splits.validation),
-                        ("held_out", splits.held_out),
-                    )
-                },
-                "arguments": config.to_sanitized_dict(),
-                "versions": versions(),
-                "metrics": metrics,
-            },
-        )
+        write_json(output_dir / "training.json", _training_record(material, config, source, metrics))
     return model.eval(), metrics
 
 
 @dataclass(frozen=True)
 class _Material:
-    """What all members of an ensemble have in common; see `train_reward_model`."""
+    """Inputs that all members of an ensemble have in common; see `train_reward_model`."""
 
     generator: VideoGenerator
     rankings: Sequence[Ranking]
@@ -253,6 +229,35 @@ class _Material:
     demonstrations: Sequence[Demonstration]
     pretraining: Sequence[Ranking]
     weights_from: str | Path | None
+
+
+def _training_record(
+    material: _Material, config: RewardConfig, source: str | Path | None, metrics: dict[str, Any]
+) -> dict[str, Any]:
+    """The content of `training.json`: all that the model was made from."""
+    rankings, splits = material.rankings, material.splits
+    return {
+        "base_model": material.generator.name,
+        "trunk_adapter": None if material.trunk_adapter is None else str(material.trunk_adapter),
+        "preferences": None
+        if source is None
+        else {"file": str(source), "sha256": file_hash(source), "rankings": len(rankings)},
+        "weights_from": None if material.weights_from is None else str(material.weights_from),
+        "demonstrations": len(material.demonstrations),
+        "pretraining_rankings": len(material.pretraining),
+        "rankings_without_order": sum(not ranking.has_order for ranking in rankings),
+        "split": {
+            name: len({ranking.prompt for ranking in part})
+            for name, part in (
+                ("train", splits.train),
+                ("validation", splits.validation),
+                ("held_out", splits.held_out),
+            )
+        },
+        "arguments": config.to_sanitized_dict(),
+        "versions": versions(),
+        "metrics": metrics,
+    }
 
 
 def _train_one(

@@ -27,15 +27,10 @@ from reward.losses import informative, masked_dimensions
 from reward.metrics import Pairs, evaluate_pairs, pairs_of_rankings
 from reward.models.vlm import VLMRewardConfig, VLMRewardModel
 from reward.models.vlm_loading import VideoBudget, load_vision_language_model
-from reward.preferences import DIMENSIONS, MISSING, Ranking
+from reward.preferences import DIMENSIONS, MISSING, Ranking, split_rankings
 from reward.training.ranking_model import RankingLikelihood
 from reward.training.reward_config import RewardConfig
-from reward.training.reward_trainer import (
-    KeepBest,
-    RankingTrainer,
-    split_rankings,
-    store_normalisation,
-)
+from reward.training.reward_trainer import KeepBest, RankingTrainer, store_normalisation
 
 CACHED_BYTES = 2**30
 """Size of the decoded videos that are kept for the next batch."""
@@ -252,7 +247,7 @@ def _pairs(
 def vlm_reward_config(
     arguments: VLMArguments, config: RewardConfig, rankings: Sequence[Ranking]
 ) -> VLMRewardConfig:
-    """What the model is made of: from the flags, or from the settings of a VideoReward checkpoint.
+    """Configuration of the model: from the flags, or from the settings of a VideoReward checkpoint.
 
     Raises:
         InputError: no model is named, or the rankings lack a dimension.

@@ -11,8 +11,9 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.loaders import PeftAdapterMixin
 from torch import nn
 
-from generator.base import GenerationDefaults, VideoGenerator
+from generator.base import VideoGenerator
 from generator.output import InputError
+from generator.video_model import GenerationDefaults
 from reward.models.base import RewardModel
 
 

@@ -16,7 +16,8 @@ from alignment.memory.forecast import DEPTH, DEPTH_FIELDS, Forecast, Work, _Prob
 from generator.hardware.memory_tracker import StorageTracker, fused_attention
 from generator.loading import load_generator
 from generator.output import InputError
-from generator.testing.pipelines import TINY_PIPELINES, save_tiny_pipeline
+from generator.testing.pipelines import save_tiny_pipeline
+from generator.testing.text_pipelines import TINY_PIPELINES
 
 
 @pytest.fixture(scope="module")

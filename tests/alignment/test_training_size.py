@@ -28,7 +28,8 @@ from generator.bounded_reading import read_within
 from generator.hardware.memory_tracker import StorageTracker
 from generator.latent_cache import encode_files, training_size
 from generator.testing import tiny_generator
-from generator.testing.pipelines import TINY_PIPELINES, save_tiny_pipeline
+from generator.testing.pipelines import save_tiny_pipeline
+from generator.testing.text_pipelines import TINY_PIPELINES
 from generator.video import read_video, video_shape, write_video
 from reward import load_reward
 

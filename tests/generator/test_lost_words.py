@@ -14,7 +14,8 @@ from generator import load_generator
 from generator.demonstrations import write_demonstrations
 from generator.lost_words import warn_of_lost_words
 from generator.native.text_encoder import MAX_TEXT_TOKENS, unknown_words
-from generator.testing.pipelines import TINY_PIPELINES, save_tiny_pipeline
+from generator.testing.pipelines import save_tiny_pipeline
+from generator.testing.text_pipelines import TINY_PIPELINES
 from generator.world import sample_prompts
 
 LONG = " ".join(["a red circle moves left"] * 30) + " above a blue square"

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from generator import flow
-from generator.base import GenerationDefaults, VideoGenerator, repeat
+from generator.base import VideoGenerator
+from generator.conditions import repeat
 from generator.output import InputError
 from generator.sampling import (
     SdeSettings,
@@ -14,6 +15,7 @@ from generator.sampling import (
     sample_trajectories,
     seeded_noise,
 )
+from generator.video_model import GenerationDefaults
 
 
 class PointGenerator(VideoGenerator):
@@ -57,7 +59,7 @@ class PointGenerator(VideoGenerator):
     def velocity(self, latents, sigma, conditions, transformer=None):
         self.calls.append(len(latents))
         x0 = flow.expand(conditions["value"], latents).expand_as(latents)
-        return flow.velocity_from_denoised(latents, x0, sigma)
+        return (latents - x0) / flow.expand(sigma, latents)
 
 
 def test_the_ode_reaches_the_exact_sample_and_decodes_it():

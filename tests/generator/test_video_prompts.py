@@ -164,7 +164,7 @@ def test_impossible_requests_are_input_errors(tiny, call, message):
 
 
 def test_a_family_with_one_noise_level_refuses_frames(tiny, monkeypatch):
-    monkeypatch.setattr(tiny, "takes_known_frames", False, raising=False)
+    monkeypatch.setattr(type(tiny), "frames", None)
     with pytest.raises(InputError, match="--edit, which works with all"):
         video_prompts.animate(tiny, clip()[:, :, 0], ["a"], 5, FAST)
 

@@ -14,6 +14,9 @@ import pytest
 from labeling_app.files.candidates import import_tasks
 from labeling_app.store.store import Store
 from labeling_app.tasks import next_task as assignment
+from labeling_app.tasks.answers import dense_ranks, recent_answers, revise, skip, submit
+from labeling_app.tasks.lease import AlreadyAnswered, LeaseExpired, Refused
+from labeling_app.tasks.progress import Progress, progress
 
 RANKS = {"overall": [1, 2, 3, 4]}
 
@@ -33,7 +36,7 @@ def work(database: str, name: str) -> list[int]:
     assert user is not None
     tasks = []
     while (task := assignment.next_task(store, user)) is not None:
-        assignment.submit(store, user, task.assignment, RANKS, 1.0)
+        submit(store, user, task.assignment, RANKS, 1.0)
         tasks.append(task.task)
     store.close()
     return tasks
@@ -74,8 +77,8 @@ def test_one_person_in_many_windows_gets_one_task_and_one_answer(filled: Store) 
 
     def answer(_: int) -> bool:
         try:
-            assignment.submit(filled, ada, tasks[0].assignment, RANKS, 1.0)  # type: ignore[union-attr]
-        except assignment.AlreadyAnswered:
+            submit(filled, ada, tasks[0].assignment, RANKS, 1.0)  # type: ignore[union-attr]
+        except AlreadyAnswered:
             return False
         return True
 
@@ -115,9 +118,7 @@ def test_orders_differ_between_annotators_and_ranks_are_stored_in_the_tasks_orde
             assert task is not None
             orders.add(task.permutation)
             # Ranks by position in the task: position p gets rank p + 1.
-            assignment.submit(
-                filled, user, task.assignment, {"overall": [p + 1 for p in task.permutation]}, 1.0
-            )
+            submit(filled, user, task.assignment, {"overall": [p + 1 for p in task.permutation]}, 1.0)
     assert len(orders) > 5
     assert all(judgement.ranks == [1, 2, 3, 4] for judgement in filled.judgements("main"))
 
@@ -134,9 +135,9 @@ def test_a_task_whose_lease_ran_out_goes_to_somebody_else(timed: Store, clock: A
     same = assignment.next_task(timed, bob)
     assert same is not None
     assert same.assignment == his.assignment
-    with pytest.raises(assignment.LeaseExpired, match="ran out"):
-        assignment.submit(timed, ada, hers.assignment, RANKS, 1.0)
-    assignment.submit(timed, bob, his.assignment, RANKS, 1.0)
+    with pytest.raises(LeaseExpired, match="ran out"):
+        submit(timed, ada, hers.assignment, RANKS, 1.0)
+    submit(timed, bob, his.assignment, RANKS, 1.0)
     taken = assignment.next_task(timed, bob)
     assert taken is not None
     assert taken.task == hers.task
@@ -149,9 +150,9 @@ def test_a_skipped_task_goes_to_others_and_never_back(timed: Store) -> None:
     ada, bob = timed.add_user("ada"), timed.add_user("bob")
     task = assignment.next_task(timed, ada)
     assert task is not None
-    with pytest.raises(assignment.Refused, match="reason"):
-        assignment.skip(timed, ada, task.assignment, "  ", 1.0)
-    assignment.skip(timed, ada, task.assignment, "does not play", 1.0)
+    with pytest.raises(Refused, match="reason"):
+        skip(timed, ada, task.assignment, "  ", 1.0)
+    skip(timed, ada, task.assignment, "does not play", 1.0)
     assert task.task not in work(timed.url, "ada")
     his = assignment.next_task(timed, bob)
     assert his is not None
@@ -165,18 +166,18 @@ def test_recent_answers_come_back_as_shown_and_can_be_changed_for_a_while(timed:
     for ranks in ([1, 2, 3, 4], [4, 3, 2, 1]):
         task = assignment.next_task(timed, ada)
         assert task is not None
-        assignment.submit(timed, ada, task.assignment, {"overall": ranks}, 1.0, "so", "odd prompt")
+        submit(timed, ada, task.assignment, {"overall": ranks}, 1.0, "so", "odd prompt")
         clock.now += 60
-    second, first = assignment.recent_answers(timed, ada)
+    second, first = recent_answers(timed, ada)
     assert (first.ranks, second.ranks) == ({"overall": [1, 2, 3, 4]}, {"overall": [4, 3, 2, 1]})
     assert (first.comment, first.flag, first.answered_at) == ("so", "odd prompt", clock.now - 120)
-    assert assignment.recent_answers(timed, bob) == []
-    assignment.revise(timed, ada, first.task.assignment, {"overall": [1, 1, 1, 1]}, 1.0)
-    assert assignment.recent_answers(timed, ada)[1].ranks == {"overall": [1, 1, 1, 1]}
+    assert recent_answers(timed, bob) == []
+    revise(timed, ada, first.task.assignment, {"overall": [1, 1, 1, 1]}, 1.0)
+    assert recent_answers(timed, ada)[1].ranks == {"overall": [1, 1, 1, 1]}
     clock.now += 3600
-    assert assignment.recent_answers(timed, ada) == []
-    with pytest.raises(assignment.Refused, match="too old"):
-        assignment.revise(timed, ada, first.task.assignment, {"overall": [1, 2, 3, 4]}, 1.0)
+    assert recent_answers(timed, ada) == []
+    with pytest.raises(Refused, match="too old"):
+        revise(timed, ada, first.task.assignment, {"overall": [1, 2, 3, 4]}, 1.0)
 
 
 @pytest.mark.parametrize(("comment", "flag"), [("a\0b", ""), ("", "\0"), ("\ud800", ""), ("", "x" * 201)])
@@ -184,18 +185,18 @@ def test_texts_that_no_database_keeps_are_refused(filled: Store, comment: str, f
     ada = filled.add_user("ada")
     task = assignment.next_task(filled, ada)
     assert task is not None
-    with pytest.raises(assignment.Refused, match="NUL"):
-        assignment.submit(filled, ada, task.assignment, RANKS, 1.0, comment, flag)
+    with pytest.raises(Refused, match="NUL"):
+        submit(filled, ada, task.assignment, RANKS, 1.0, comment, flag)
 
 
 def test_progress_counts_what_is_done_and_what_is_left_for_this_person(timed: Store) -> None:
     ada, bob = timed.add_user("ada"), timed.add_user("bob")
     task = assignment.next_task(timed, ada)
     assert task is not None
-    assert assignment.progress(timed, ada) == assignment.Progress(0, 12)
-    assert assignment.progress(timed, bob) == assignment.Progress(0, 11)
-    assignment.submit(timed, ada, task.assignment, RANKS, 1.0)
-    assert assignment.progress(timed, ada) == assignment.Progress(1, 11)
+    assert progress(timed, ada) == Progress(0, 12)
+    assert progress(timed, bob) == Progress(0, 11)
+    submit(timed, ada, task.assignment, RANKS, 1.0)
+    assert progress(timed, ada) == Progress(1, 11)
 
 
 @pytest.mark.parametrize(
@@ -217,8 +218,8 @@ def test_illegal_ranks_are_refused_and_nothing_is_stored(filled: Store, ranks: A
     ada = filled.add_user("ada")
     task = assignment.next_task(filled, ada)
     assert task is not None
-    with pytest.raises(assignment.Refused):
-        assignment.submit(filled, ada, task.assignment, ranks, 1.0)
+    with pytest.raises(Refused):
+        submit(filled, ada, task.assignment, ranks, 1.0)
     assert filled.judgements("main") == []
     assert filled.tasks("main")[0].completed == 0
 
@@ -228,14 +229,14 @@ def test_nobody_answers_for_somebody_else(filled: Store) -> None:
     task = assignment.next_task(filled, ada)
     assert task is not None
     for act in (
-        lambda: assignment.submit(filled, eve, task.assignment, RANKS, 1.0),
-        lambda: assignment.skip(filled, eve, task.assignment, "no", 1.0),
+        lambda: submit(filled, eve, task.assignment, RANKS, 1.0),
+        lambda: skip(filled, eve, task.assignment, "no", 1.0),
         lambda: assignment.renew(filled, eve, task.assignment),
-        lambda: assignment.revise(filled, eve, task.assignment, RANKS, 1.0),
+        lambda: revise(filled, eve, task.assignment, RANKS, 1.0),
     ):
-        with pytest.raises(assignment.Refused, match="not assigned to you"):
+        with pytest.raises(Refused, match="not assigned to you"):
             act()
 
 
 def test_places_are_stored_without_gaps() -> None:
-    assert assignment.dense_ranks([4, 2, 2, 7]) == [2, 1, 1, 3]
+    assert dense_ranks([4, 2, 2, 7]) == [2, 1, 1, 3]

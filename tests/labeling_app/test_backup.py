@@ -13,6 +13,7 @@ from labeling_app.files.rankings import ranking_rows
 from labeling_app.store.backup import backup, restore
 from labeling_app.store.store import Store
 from labeling_app.tasks import next_task as assignment
+from labeling_app.tasks.answers import submit
 
 
 def answer(store: Store, name: str, count: int) -> None:
@@ -20,7 +21,7 @@ def answer(store: Store, name: str, count: int) -> None:
     for _ in range(count):
         task = assignment.next_task(store, user)
         assert task is not None
-        assignment.submit(store, user, task.assignment, {"overall": [1, 2, 2, 4]}, 2.0, "so", "odd")
+        submit(store, user, task.assignment, {"overall": [1, 2, 2, 4]}, 2.0, "so", "odd")
 
 
 def test_a_backup_of_either_database_restores_into_either(

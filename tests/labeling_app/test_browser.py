@@ -14,6 +14,7 @@ from labeling_app.files.candidates import import_tasks
 from labeling_app.store.store import Store
 from labeling_app.store.tables import Assignment
 from labeling_app.tasks import next_task as assignment
+from labeling_app.tasks.answers import submit
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -218,7 +219,7 @@ def test_the_time_of_a_change_is_added_to_that_of_the_answer(
     ada = filled.add_user("ada", PASSWORD)
     task = assignment.next_task(filled, ada)
     assert task is not None
-    assignment.submit(filled, ada, task.assignment, {"overall": [1, 2, 3, 4]}, 45.0)
+    submit(filled, ada, task.assignment, {"overall": [1, 2, 3, 4]}, 45.0)
     log_in(page, serve(filled))
     page.keyboard.press("u")
     page.wait_for_selector("dialog[open] .earlier-answer")

@@ -12,15 +12,7 @@ import numpy as np
 import pytest
 
 from generator.output import InputError
-from labeling_app.campaigns.campaigns import (
-    Rules,
-    add_project,
-    guidelines,
-    import_gold,
-    make_gold,
-    set_guidelines,
-    set_rules,
-)
+from labeling_app.campaigns.campaigns import Rules, add_project, import_gold, make_gold, set_rules
 from labeling_app.campaigns.overview import campaign_overview
 from labeling_app.files.candidates import import_tasks
 from labeling_app.files.rankings import export_rankings
@@ -28,10 +20,13 @@ from labeling_app.quality.adjudication import adjudicate, disagreement_share, di
 from labeling_app.quality.hidden_checks import hidden_checks
 from labeling_app.quality.reliability import aggregate, read_store
 from labeling_app.simulate import SimulatedAnnotator, simulate
+from labeling_app.store.guidelines import guidelines, set_guidelines
 from labeling_app.store.store import Store
 from labeling_app.store.tables import Assignment, Task, User
 from labeling_app.tasks import next_task as assignment
+from labeling_app.tasks.answers import revise, submit
 from labeling_app.tasks.hidden_tasks import pair_accuracy
+from labeling_app.tasks.progress import Progress, progress
 from labeling_app.web.plots import plot
 
 RANKS = {"overall": [1, 2, 3, 4]}
@@ -66,7 +61,7 @@ def work(store: Store, user: User, ranks_of: Any = None, draw: Any = None, limit
             task = session.get_one(Task, given.task)
         ranks = ranks_of(task) if ranks_of else [1, 2, 3, 4]
         shown = [ranks[position] for position in given.permutation]
-        assignment.submit(store, user, given.assignment, {"overall": shown}, 1.0)
+        submit(store, user, given.assignment, {"overall": shown}, 1.0)
         seen.append(task)
     return seen
 
@@ -109,7 +104,7 @@ def test_the_page_cannot_tell_gold_items_from_others(filled: Store, gold_file: P
     gold = assignment.next_task(filled, ada, draw=lambda: 0.0)
     assert gold is not None
     assert gold.prompt == "gold 0"
-    assert assignment.progress(filled, ada) == assignment.Progress(0, None)
+    assert progress(filled, ada) == Progress(0, None)
     assert not hasattr(gold, "kind")
 
 
@@ -164,7 +159,7 @@ def test_a_trial_counts_every_dimension(store: Store, gold_file: Path, candidate
         assert task is not None
         right = [[4, 3, 2, 1][position] for position in task.permutation]
         ranks = {"visual": right, "motion": [5 - rank for rank in right]}
-        assignment.submit(store, half, task.assignment, ranks, 1.0)
+        submit(store, half, task.assignment, ranks, 1.0)
     assert assignment.next_task(store, half) is None
     assert assignment.reason_for_nothing(store, half).startswith("The first tasks were a trial")
 
@@ -295,9 +290,9 @@ def test_a_flag_that_was_taken_back_does_not_count(filled: Store) -> None:
     ada = filled.add_user("ada")
     task = assignment.next_task(filled, ada)
     assert task is not None
-    assignment.submit(filled, ada, task.assignment, RANKS, 1.0, flag="odd")
+    submit(filled, ada, task.assignment, RANKS, 1.0, flag="odd")
     assert campaign_overview(filled, filled.campaign("main"))["flagged"] == 1
-    assignment.revise(filled, ada, task.assignment, RANKS, 1.0)
+    revise(filled, ada, task.assignment, RANKS, 1.0)
     assert campaign_overview(filled, filled.campaign("main"))["flagged"] == 0
 
 
@@ -307,6 +302,6 @@ def test_plots_name_annotators_in_any_script(filled: Store) -> None:
         person = filled.add_user(name)
         task = assignment.next_task(filled, person)
         assert task is not None
-        assignment.submit(filled, person, task.assignment, RANKS, 1.0)
+        submit(filled, person, task.assignment, RANKS, 1.0)
     shown = plot(filled, "main", "annotators").decode()
     assert all(f">{html.escape(name)}</text>" in shown for name in names)

@@ -18,6 +18,7 @@ from labeling_app.files.candidates import import_tasks
 from labeling_app.quality.reliability import read_store
 from labeling_app.store.store import Store
 from labeling_app.tasks import next_task as assignment
+from labeling_app.tasks.answers import submit
 from labeling_app.web.server import create_app
 
 PASSWORD = "correct horse"
@@ -35,7 +36,7 @@ def judged(tmp_path: Path, folder: Path) -> Store:
     import_tasks(store, folder, campaign="main")
     ada = store.add_user("ada", PASSWORD)
     while task := assignment.next_task(store, ada):
-        assignment.submit(store, ada, task.assignment, {"overall": [1, 2]}, 1.0)
+        submit(store, ada, task.assignment, {"overall": [1, 2]}, 1.0)
     return store
 
 

@@ -15,6 +15,7 @@ from labeling_app.quality.agreement import agreement
 from labeling_app.quality.reliability import reliabilities
 from labeling_app.store.store import Store
 from labeling_app.tasks import next_task as assignment
+from labeling_app.tasks.answers import submit
 from reward.formats import read_preferences
 
 FILES = {
@@ -39,7 +40,7 @@ def ranked(database: str, folder: Path, people: dict[str, dict[str, list[int]]])
         user = store.add_user(name)
         while (task := assignment.next_task(store, user)) is not None:
             shown = {d: [places[p] for p in task.permutation] for d, places in ranks.items()}
-            assignment.submit(store, user, task.assignment, shown, 2.0)
+            submit(store, user, task.assignment, shown, 2.0)
     return store
 
 
@@ -162,7 +163,7 @@ def test_people_may_rank_what_was_imported(database: str, pairs: Path, tmp_path:
         ada = store.user("ada")
         assert ada is not None
         while (task := assignment.next_task(store, ada, "second")) is not None:
-            assignment.submit(store, ada, task.assignment, {"overall": [1, 2]}, 1.0)
+            submit(store, ada, task.assignment, {"overall": [1, 2]}, 1.0)
         assert all(task.filled for task in store.tasks("second"))
         assert {j.user.name for j in store.judgements("second")} == {"ada", "genai"}
 

@@ -12,6 +12,7 @@ from generator.output import InputError
 from labeling_app.files.rankings import export_rankings
 from labeling_app.store.store import Store
 from labeling_app.tasks import next_task as assignment
+from labeling_app.tasks.answers import revise, skip, submit
 
 
 def judge(store: Store, name: str, count: int) -> None:
@@ -19,9 +20,7 @@ def judge(store: Store, name: str, count: int) -> None:
     for _ in range(count):
         task = assignment.next_task(store, user)
         assert task is not None
-        assignment.submit(
-            store, user, task.assignment, {"overall": [p // 2 + 1 for p in task.permutation]}, 3.25
-        )
+        submit(store, user, task.assignment, {"overall": [p // 2 + 1 for p in task.permutation]}, 3.25)
 
 
 def test_the_file_follows_the_data_contract(filled: Store, tmp_path: Path) -> None:
@@ -45,11 +44,11 @@ def test_skips_and_old_versions_are_left_out(filled: Store, tmp_path: Path) -> N
     ada = filled.add_user("ada")
     first = assignment.next_task(filled, ada)
     assert first is not None
-    assignment.submit(filled, ada, first.assignment, {"overall": [1, 2, 3, 4]}, 1.0)
-    assignment.revise(filled, ada, first.assignment, {"overall": [1, 1, 1, 1]}, 1.0)
+    submit(filled, ada, first.assignment, {"overall": [1, 2, 3, 4]}, 1.0)
+    revise(filled, ada, first.assignment, {"overall": [1, 1, 1, 1]}, 1.0)
     second = assignment.next_task(filled, ada)
     assert second is not None
-    assignment.skip(filled, ada, second.assignment, "no", 1.0)
+    skip(filled, ada, second.assignment, "no", 1.0)
     assert export_rankings(filled, "main", tmp_path / "rankings.jsonl") == 1
     assert json.loads((tmp_path / "rankings.jsonl").read_text())["ranks"] == [1, 1, 1, 1]
 

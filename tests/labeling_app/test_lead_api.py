@@ -25,6 +25,7 @@ from labeling_app.campaigns import transcoding
 from labeling_app.campaigns.demonstrations import add_library, ask, demonstrations, export_demonstrations
 from labeling_app.store.store import Store
 from labeling_app.tasks import next_task as assignment
+from labeling_app.tasks.answers import skip, submit
 from labeling_app.web.access import COOKIE
 from labeling_app.web.server import create_app
 
@@ -157,7 +158,7 @@ def test_quality_plots_adjudication_and_export(app: Any, lea: TestClient, filled
             task = assignment.next_task(filled, user)
             assert task is not None
             shown = [ranks[position] for position in task.permutation]
-            assignment.submit(filled, user, task.assignment, {"overall": shown}, 4.0)
+            submit(filled, user, task.assignment, {"overall": shown}, 4.0)
     quality = lea.get("/api/lead/quality?campaign=main").json()
     assert quality["alpha"] < 0
     assert [person["gold_accuracy"] for person in quality["annotators"]] == [None, None]
@@ -188,7 +189,7 @@ def test_the_only_annotator_of_a_campaign_has_no_weight(lea: TestClient, filled:
     assert ada is not None
     task = assignment.next_task(filled, ada)
     assert task is not None
-    assignment.submit(filled, ada, task.assignment, {"overall": [1, 2, 3, 4]}, 4.0)
+    submit(filled, ada, task.assignment, {"overall": [1, 2, 3, 4]}, 4.0)
     (person,) = lea.get("/api/lead/quality?campaign=main").json()["annotators"]
     assert person["judgements"] == 1
     assert person["accuracy"] is None  # the page shows null as a dash
@@ -199,7 +200,7 @@ def test_why_tasks_were_skipped_is_shown(lea: TestClient, filled: Store) -> None
     assert ada is not None
     task = assignment.next_task(filled, ada)
     assert task is not None
-    assignment.skip(filled, ada, task.assignment, "a video is black", 2.0)
+    skip(filled, ada, task.assignment, "a video is black", 2.0)
     skipped = lea.get("/api/lead/quality?campaign=main").json()["skipped"]
     assert [(row["annotator"], row["prompt"], row["reason"]) for row in skipped] == [
         ("ada", task.prompt, "a video is black")

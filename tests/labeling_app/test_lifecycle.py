@@ -20,7 +20,9 @@ from labeling_app.files.candidates import import_tasks
 from labeling_app.store.store import Store
 from labeling_app.store.tables import Base
 from labeling_app.tasks import next_task as assignment
+from labeling_app.tasks.answers import recent_answers, revise, submit
 from labeling_app.tasks.lease import Refused
+from labeling_app.tasks.progress import Progress, progress
 from labeling_app.web.server import create_app
 
 PASSWORD = "correct horse"
@@ -35,7 +37,7 @@ def answer(store: Store, name: str, count: int = 1) -> list[str]:
         if (task := assignment.next_task(store, user)) is None:
             break
         ranks = {dimension: [1, 2, 3, 4] for dimension in task.dimensions}
-        assignment.submit(store, user, task.assignment, ranks, 1.0)
+        submit(store, user, task.assignment, ranks, 1.0)
         done.append(task.campaign)
     return done
 
@@ -123,11 +125,11 @@ def test_a_paused_campaign_gives_out_nothing_and_takes_what_is_in_hand(filled: S
     again = assignment.next_task(filled, ada)
     assert again is not None
     assert again.assignment == held.assignment
-    assignment.submit(filled, ada, held.assignment, RANKS, 1.0)
+    submit(filled, ada, held.assignment, RANKS, 1.0)
     assert assignment.next_task(filled, ada) is None
     assert "main is paused" in assignment.reason_for_nothing(filled, ada)
-    assert assignment.progress(filled, ada) == assignment.Progress(1, 0)
-    assignment.revise(filled, ada, held.assignment, RANKS, 1.0)
+    assert progress(filled, ada) == Progress(1, 0)
+    revise(filled, ada, held.assignment, RANKS, 1.0)
     set_state(filled, "main", "open")
     assert answer(filled, "ada") == ["main"]
 
@@ -136,12 +138,12 @@ def test_a_closed_campaign_takes_nothing_more(filled: Store, candidates: Path) -
     ask(filled, "main", ["a cat"])
     answer(filled, "ada")
     ada: Any = filled.user("ada")
-    (answered,) = assignment.recent_answers(filled, ada)
+    (answered,) = recent_answers(filled, ada)
     set_state(filled, "main", "closed")
     assert answer(filled, "ada") == []
-    assert assignment.recent_answers(filled, ada) == []
+    assert recent_answers(filled, ada) == []
     with pytest.raises(Refused, match="closed"):
-        assignment.revise(filled, ada, answered.task.assignment, RANKS, 1.0)
+        revise(filled, ada, answered.task.assignment, RANKS, 1.0)
     assert open_prompts(filled, ada) == []
     with pytest.raises(InputError, match="closed"):
         import_tasks(filled, candidates, campaign="main")

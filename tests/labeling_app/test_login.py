@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from labeling_app.web.login_throttle import LoginThrottle, hash_password, verify_password
+from labeling_app.store.passwords import hash_password, verify_password
+from labeling_app.web.login_throttle import LoginThrottle
 
 
 def test_a_password_has_a_new_hash_each_time_and_verifies() -> None:

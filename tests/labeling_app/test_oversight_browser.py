@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from labeling_app.campaigns.campaigns import set_guidelines
 from labeling_app.campaigns.demonstrations import ask
+from labeling_app.store.guidelines import set_guidelines
 from labeling_app.store.store import Store
 from labeling_app.store.tables import Assignment
 from labeling_app.tasks import next_task as assignment

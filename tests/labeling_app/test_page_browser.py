@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from labeling_app.campaigns.campaigns import add_campaign, set_guidelines
+from labeling_app.campaigns.campaigns import add_campaign
 from labeling_app.campaigns.demonstrations import add_library, ask, demonstrations
 from labeling_app.quality.adjudication import adjudications
+from labeling_app.store.guidelines import set_guidelines
 from labeling_app.store.store import Store
 from labeling_app.tasks import next_task as assignment
+from labeling_app.tasks.answers import submit
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -55,7 +57,7 @@ def answer_everything(store: Store, names: dict[str, list[int]], limit: int = 3)
             task = assignment.next_task(store, user)
             assert task is not None
             shown = [ranks[position] for position in task.permutation]
-            assignment.submit(store, user, task.assignment, {"overall": shown}, 8.0, comment=HOSTILE)
+            submit(store, user, task.assignment, {"overall": shown}, 8.0, comment=HOSTILE)
 
 
 def small_targets(page: Page) -> list[str]:

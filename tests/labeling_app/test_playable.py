@@ -17,8 +17,8 @@ from alignment.cli import main
 from generator.output import InputError
 from generator.video import read_video, write_video
 from generator.video_files.decoding import opened_video
+from labeling_app.browser_video import frame_times
 from labeling_app.campaigns.transcoding import BROKEN, NOT_A_VIDEO, transcode
-from labeling_app.files.browser_video import frame_times
 from labeling_app.files.candidates import import_tasks, inspect_video
 from labeling_app.store.store import Store
 from tests.film_files import VARIABLE_TIMES, flat, noise, write

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from alignment.cli import main
-from labeling_app.campaigns.campaigns import set_guidelines
+from labeling_app.store.guidelines import set_guidelines
 from labeling_app.store.store import Store
 
 PASSWORD = "correct horse"

@@ -15,6 +15,7 @@ from labeling_app.files.candidates import import_tasks
 from labeling_app.quality.agreement import agreement, krippendorff_alpha, pair_labels
 from labeling_app.store.store import Store
 from labeling_app.tasks import next_task as assignment
+from labeling_app.tasks.answers import submit
 
 
 @pytest.mark.parametrize("level", ["nominal", "ordinal", "interval"])
@@ -67,7 +68,7 @@ def judge_all(store: Store, name: str, ranks: list[int] | None, seconds: float =
     while (task := assignment.next_task(store, user)) is not None:
         in_order = ranks or drawn.sample(range(1, 5), 4)
         shown = [in_order[position] for position in task.permutation]
-        assignment.submit(store, user, task.assignment, {"overall": shown}, seconds)
+        submit(store, user, task.assignment, {"overall": shown}, seconds)
 
 
 def test_annotators_who_agree_have_alpha_one_whatever_the_order_of_the_videos(filled: Store) -> None:

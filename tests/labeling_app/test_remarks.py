@@ -13,6 +13,7 @@ from labeling_app.files.rankings import export_rankings
 from labeling_app.store.store import Store
 from labeling_app.store.tables import Task
 from labeling_app.tasks import next_task as assignment
+from labeling_app.tasks.answers import revise, submit
 from labeling_app.web.server import create_app
 
 PASSWORD = "correct horse"
@@ -73,10 +74,10 @@ def test_a_flag_names_the_video_that_its_annotator_saw(
 
 def test_a_changed_answer_and_a_comment_keep_their_videos(filled: Store) -> None:
     user, task = task_of(filled, "bob", (1, 0, 3, 2))
-    assignment.submit(filled, user, task.assignment, RANKS, 1.0, "Video A and video D are alike")
+    submit(filled, user, task.assignment, RANKS, 1.0, "Video A and video D are alike")
     (first,) = filled.judgements("main")
     assert first.remark_videos == {"comment": [1, 2]}
-    assignment.revise(filled, user, task.assignment, RANKS, 1.0, "Video A", "", {"comment": []})
+    revise(filled, user, task.assignment, RANKS, 1.0, "Video A", "", {"comment": []})
     assert [j.remark_videos for j in filled.judgements("main")] == [None]
 
 
@@ -102,7 +103,7 @@ def test_a_remark_about_no_video_is_refused(filled: Store, places: list[Any]) ->
 
 def test_the_letters_of_a_lead_are_those_of_the_file(filled: Store, tmp_path: Path) -> None:
     user, task = task_of(filled, "bob", (0, 1, 2, 3))
-    assignment.submit(filled, user, task.assignment, RANKS, 1.0)
+    submit(filled, user, task.assignment, RANKS, 1.0)
     filled.add_user("lea", PASSWORD, role="lead")
     decision = {"ranks": {"overall": [2, 1, 3, 4]}, "comment": "video B is sharper"}
     lea = client(filled, "lea")

@@ -13,6 +13,7 @@ from labeling_app.files.candidates import import_tasks
 from labeling_app.store.database import shown_source, shown_url
 from labeling_app.store.store import Store
 from labeling_app.tasks import next_task as assignment
+from labeling_app.tasks.answers import submit
 
 SECRET = "s3cr3t"
 WRONG_URLS = [
@@ -116,7 +117,7 @@ def judged(database: str, write_candidates: Any) -> str:
         import_tasks(store, write_candidates(prompts, 2), campaign="round #2")
         ada = store.add_user("ada")
         while task := assignment.next_task(store, ada):
-            assignment.submit(store, ada, task.assignment, {"overall": [1, 2]}, 1.0)
+            submit(store, ada, task.assignment, {"overall": [1, 2]}, 1.0)
     return database.replace("@", f":{SECRET}@")
 
 

@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from labeling_app.campaigns.campaigns import Rules, set_rules
 from labeling_app.files.candidates import import_tasks
 from labeling_app.store.store import Store
-from labeling_app.tasks import next_task as assignment
+from labeling_app.tasks.lease import LEASE_EXPIRED
 from labeling_app.web.server import create_app
 
 PASSWORD = "correct horse"
@@ -211,7 +211,7 @@ def test_an_expired_lease_is_refused_with_one_clear_sentence(
     for action, body in (("judgement", ANSWER), ("lease", {})):
         refused = ada.post(f"/api/assignments/{mine}/{action}", json=body)
         assert refused.status_code == 410
-        assert refused.json() == {"message": assignment.LEASE_EXPIRED}
+        assert refused.json() == {"message": LEASE_EXPIRED}
 
 
 def test_guessing_a_password_is_throttled(app: Any) -> None:

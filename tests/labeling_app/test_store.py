@@ -10,6 +10,7 @@ from generator.output import InputError
 from labeling_app.files.candidates import import_tasks
 from labeling_app.store.store import Store
 from labeling_app.tasks import next_task as assignment
+from labeling_app.tasks.answers import revise, submit
 
 
 def test_a_path_and_a_url_open_the_same_database(tmp_path: Path) -> None:
@@ -112,7 +113,7 @@ def test_a_running_campaign_keeps_its_overlap(filled: Store, candidates: Path) -
     ada = filled.add_user("ada")
     task = assignment.next_task(filled, ada)
     assert task is not None
-    assignment.submit(filled, ada, task.assignment, {"overall": [1, 2, 3, 4]}, 1.0)
+    submit(filled, ada, task.assignment, {"overall": [1, 2, 3, 4]}, 1.0)
     with pytest.raises(InputError, match="overlap 2"):
         import_tasks(filled, candidates, campaign="main", overlap=3)
     for overlap in (0, 1001, 10**20):
@@ -124,8 +125,8 @@ def test_a_changed_answer_is_a_new_version_and_the_old_one_stays(filled: Store) 
     ada = filled.add_user("ada", "correct horse")
     task = assignment.next_task(filled, ada)
     assert task is not None
-    assignment.submit(filled, ada, task.assignment, {"overall": [1, 2, 3, 4]}, 5.0)
-    assert assignment.revise(filled, ada, task.assignment, {"overall": [4, 4, 4, 1]}, 2.0) == 2
+    submit(filled, ada, task.assignment, {"overall": [1, 2, 3, 4]}, 5.0)
+    assert revise(filled, ada, task.assignment, {"overall": [4, 4, 4, 1]}, 2.0) == 2
     versions = filled.judgements("main", all_versions=True)
     assert [judgement.version for judgement in versions] == [1, 2]
     (newest,) = filled.judgements("main")

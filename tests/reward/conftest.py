@@ -11,8 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from generator.base import Conditions, GenerationDefaults, VideoGenerator
+from generator.base import VideoGenerator
+from generator.conditions import Conditions
 from generator.output import InputError
+from generator.video_model import GenerationDefaults
 from reward.preferences import Ranking
 
 COLOURS = ("red", "green", "blue", "white")

@@ -10,10 +10,10 @@ from generator.output import InputError
 from generator.prompts import PromptRecord
 from generator.testing import tiny_generator
 from generator.video import read_video
-from reward.adherence.comparison import GenerationSettings, compare_models
 from reward.adherence.evaluate import Judgement, Sample, evaluate_videos, load_verifier, summarise
-from reward.adherence.statistics import paired_difference
 from reward.reports.adherence import best_and_worst, category_tables, headline, overview, power_text
+from reward.reports.comparison import GenerationSettings, compare_models
+from reward.statistics import paired_difference
 
 VERIFIER = """
 def brightness(videos, prompts):

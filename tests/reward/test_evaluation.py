@@ -20,8 +20,7 @@ from reward.evaluation import annotator_agreement, evaluate_reward, held_out_of_
 from reward.metrics import expected_calibration_error, position_baseline, reliability_curve
 from reward.models.base import FunctionReward
 from reward.models.ensemble import EnsembleRewardModel
-from reward.preferences import Ranking, write_rankings
-from reward.training.reward_trainer import split_rankings
+from reward.preferences import Ranking, split_rankings, write_rankings
 
 
 @pytest.fixture

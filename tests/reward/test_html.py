@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from reward.adherence.statistics import Interval
 from reward.reports import html
+from reward.statistics import Interval
 
 
 class Outline(HTMLParser):

@@ -7,14 +7,12 @@ from reward.metrics import (
     Pairs,
     accuracy_with_ties,
     accuracy_without_ties,
-    average_ranks,
     calibration_error_by_chance,
     evaluate_pairs,
     expected_calibration_error,
     fit_temperature,
     majority_baseline,
     pairs_of_rankings,
-    spearman,
     tie_rate,
     tie_threshold,
 )
@@ -84,13 +82,6 @@ def test_temperature_is_scipys_maximum_of_likelihood_and_prior():
 def test_few_pairs_that_are_all_right_make_no_model_certain():
     few = Pairs(np.array([0.5, 1.0, 0.8]), np.ones(3), np.arange(3))
     assert 0.3 < fit_temperature(few) < 1
-
-
-def test_ranks_and_spearman_match_scipy_with_ties():
-    rng = np.random.default_rng(3)
-    a, b = rng.integers(0, 6, 50), rng.integers(0, 6, 50)
-    np.testing.assert_allclose(average_ranks(a), scipy.stats.rankdata(a))
-    assert spearman(a, b) == pytest.approx(scipy.stats.spearmanr(a, b).statistic)
 
 
 def test_pairs_of_rankings_leave_out_missing_videos():

@@ -11,9 +11,9 @@ from reward.preferences import (
     preference_pairs,
     read_rankings,
     split_by_prompt,
+    split_rankings,
     write_rankings,
 )
-from reward.training.reward_trainer import split_rankings
 
 
 @pytest.fixture

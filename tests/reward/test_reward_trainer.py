@@ -8,9 +8,9 @@ from torch import Tensor
 
 from generator.output import InputError
 from reward import load_reward
-from reward.preferences import Ranking
+from reward.preferences import Ranking, split_rankings
 from reward.training.reward_config import RewardConfig
-from reward.training.reward_trainer import KeepBest, RewardTrainer, split_rankings
+from reward.training.reward_trainer import KeepBest, RewardTrainer
 from reward.training.train import build_reward_model, train_reward_model
 from tests.reward.conftest import ColourGenerator, coloured_video
 

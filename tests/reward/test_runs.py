@@ -10,9 +10,9 @@ from generator.demonstrations import read_demonstrations
 from generator.output import InputError
 from generator.prompts import PromptRecord, read_prompts
 from generator.testing import tiny_generator
-from reward.adherence.comparison import GenerationSettings, compare_models
-from reward.adherence.runs import compare_runs, name_runs
 from reward.adherence.vbench import NORMALISATION
+from reward.reports.comparison import GenerationSettings, compare_models
+from reward.reports.runs import compare_runs, name_runs
 
 RECORDS = [PromptRecord(f"prompt {'x' * i}") for i in range(4)]
 

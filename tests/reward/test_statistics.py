@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from reward.adherence.statistics import (
+from reward.statistics import (
     LEAST_CLUSTERS,
     _student_quantile,
     cluster_bootstrap,

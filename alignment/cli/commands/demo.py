@@ -14,7 +14,7 @@ ARGUMENTS = (DemoConfig,)
 def run(config: DemoConfig) -> None:
     """Runs the loop, or goes on with an interrupted one, and prints the result."""
     from alignment.demo.demo import Demo
-    from reward.adherence.statistics import interval_text
+    from reward.statistics import interval_text
 
     demo = Demo(config)
     report = demo.run()

@@ -168,9 +168,9 @@ def run(
 ) -> None:
     """Generates, judges, and prints where the report is and the means with their intervals."""
     from generator import load_generator
-    from reward.adherence.comparison import GenerationSettings, compare_models
     from reward.adherence.suites import load_suite
     from reward.adherence.verifiers import check_prompts_of
+    from reward.reports.comparison import GenerationSettings, compare_models
 
     loading = loading or LoadingArguments()
     _check_numbers(arguments)
@@ -300,7 +300,7 @@ def _checked_models(
 
 def run_compare(arguments: CompareArguments) -> None:
     """Writes the joint report of several evaluations and prints the means with their intervals."""
-    from reward.adherence.runs import compare_runs, name_runs
+    from reward.reports.runs import compare_runs, name_runs
 
     runs = name_runs(arguments.runs)
     summary = compare_runs(
@@ -334,8 +334,8 @@ def _is_aggregate(path: Path) -> bool:
 
 def print_summary(summary: dict[str, Any], output_dir: str) -> None:
     """Means, differences to the first reference, what the number of prompts can show, and where the report is."""
-    from reward.adherence.statistics import interval_text
     from reward.reports.adherence import power_text
+    from reward.statistics import interval_text
 
     for name, interval in summary["adherence"].items():
         print(f"{name:12s} {interval['mean']:.3f}  {interval_text(interval)}")

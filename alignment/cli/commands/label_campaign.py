@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from generator.output import InputError, is_storable
-from labeling_app.campaigns.campaigns import Rules, check_guidelines, set_guidelines, set_rules
+from labeling_app.campaigns.campaigns import Rules, set_rules
 from labeling_app.campaigns.lifecycle import delete_campaign, rename_campaign, set_state
 from labeling_app.campaigns.overview import campaign_overview
 from labeling_app.store.database import existing_database
+from labeling_app.store.guidelines import check_guidelines, set_guidelines
 from labeling_app.store.names import composed
 from labeling_app.store.store import Store
 from labeling_app.store.tables import Campaign

@@ -30,7 +30,8 @@ from labeling_app.selection.last_layer import read_last_layer, select_by_last_la
 from labeling_app.simulate import Score
 from labeling_app.store.database import existing_database
 from labeling_app.store.names import composed
-from labeling_app.store.store import NewTask, Store
+from labeling_app.store.new_tasks import NewTask
+from labeling_app.store.store import Store
 from reward import load_reward
 
 if TYPE_CHECKING:

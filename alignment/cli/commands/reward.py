@@ -218,9 +218,8 @@ def run(arguments: RewardArguments, config: RewardConfig, vlm: VLMArguments) -> 
     from generator.sampling import video_size
     from generator.video import check_videos
     from reward.models.storage import CONFIG_NAME
-    from reward.preferences import warn_of_few_prompts
+    from reward.preferences import split_rankings, warn_of_few_prompts
     from reward.training.outputs import OUTPUTS
-    from reward.training.reward_trainer import split_rankings
     from reward.training.train import train_reward_model
     from reward.training.vlm_trainer import train_vlm_reward_model, vlm_reward_config
 
@@ -409,7 +408,7 @@ def run_evaluate(arguments: EvaluateArguments) -> None:
 
 
 def _summary(figures: dict[str, Any]) -> str:
-    from reward.adherence.statistics import interval_text
+    from reward.statistics import interval_text
 
     accuracy, with_ties = figures["accuracy"], figures["accuracy_with_ties"]
     return (

@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.alignment.study.settings import DPO_ABLATIONS
 from generator.output import read_lines, write_json, write_text
-from reward.adherence.statistics import Interval, cluster_bootstrap
+from reward.statistics import Interval, cluster_bootstrap
 
 Row = dict[str, Any]
 FIGURE = "over-optimisation.png"

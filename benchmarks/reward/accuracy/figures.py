@@ -6,8 +6,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from reward.metrics import spearman
+from reward.metrics import Floats
+
+
+def average_ranks(values: ArrayLike) -> Floats:
+    """Ranks from 1 on, equal values sharing the mean of their ranks."""
+    values = np.asarray(values, dtype=np.float64)
+    _, inverse, count = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(count)
+    return (last - (count - 1) / 2)[inverse]
+
+
+def spearman(a: ArrayLike, b: ArrayLike) -> float:
+    """Spearman's rank correlation with ties; NaN where one side is constant."""
+    x, y = average_ranks(a), average_ranks(b)
+    x, y = x - x.mean(), y - y.mean()
+    norm = float(np.sqrt((x**2).sum() * (y**2).sum()))
+    return float((x * y).sum() / norm) if norm > 0 else float("nan")
 
 
 def correlation(proxy: np.ndarray, gold: np.ndarray, resamples: int = 500) -> dict[str, float]:

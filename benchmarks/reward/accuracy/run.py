@@ -42,14 +42,14 @@ from benchmarks.reward.accuracy.arguments import read_arguments
 from benchmarks.reward.accuracy.clips import Clips, annotate, make_clips, near_miss_rankings, without_ties
 from benchmarks.reward.accuracy.figures import correlation, plot, table
 from generator import load_generator
-from generator.base import select
+from generator.conditions import select
 from generator.output import write_json, write_text
 from generator.world import categories, sample_prompts
 from labeling_app.simulate import SimulatedAnnotator, best_possible_pair_accuracy
-from reward.adherence.statistics import cluster_bootstrap, paired_difference
 from reward.metrics import accuracy_without_ties, correct_without_ties, evaluate_pairs, pairs_of_rankings
 from reward.models.storage import WEIGHTS_NAME
 from reward.preferences import Ranking, split_by_prompt
+from reward.statistics import cluster_bootstrap, paired_difference
 from reward.training.near_miss_pretraining import RankingPretraining
 from reward.training.ranking_data import EncodedVideos, encode_videos
 from reward.training.reward_config import RewardConfig

@@ -8,7 +8,8 @@ import pytest
 
 from generator.base import VideoGenerator
 from generator.loading import load_generator
-from generator.testing.pipelines import TINY_PIPELINES, save_tiny_pipeline
+from generator.testing.pipelines import save_tiny_pipeline
+from generator.testing.text_pipelines import TINY_PIPELINES
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from generator import flow
-from generator.base import VideoGenerator, concatenate, repeat, select
+from generator.base import VideoGenerator
+from generator.conditions import concatenate, repeat, select
 from generator.loading import load_generator
 from generator.output import InputError
 from generator.sampling import generate_latents, sample_latents

@@ -10,7 +10,7 @@ import torch
 
 from alignment.cli import main
 from generator.loading import load_generator
-from generator.testing.pipelines import TINY_PIPELINES
+from generator.testing.text_pipelines import TINY_PIPELINES
 from generator.video import write_video
 
 PROMPTS = ["a red circle moves left", "the blue square", "a dark circle on the right"]

@@ -163,7 +163,7 @@ def test_one_noise_level_for_all_frames_is_the_plain_velocity(generator: Any) ->
     conditions, sigma = generator.encode_prompts([PROMPT, "the blue square"]), torch.tensor([0.9, 0.4])
     levels = sigma[:, None].expand(-1, latents.shape[2])
     torch.testing.assert_close(
-        generator.frame_velocity(latents, levels, conditions),
+        generator.frames(latents, levels, conditions),
         generator.velocity(latents, sigma, conditions),
         atol=1e-5,
         rtol=1e-5,

@@ -17,7 +17,8 @@ from generator.world import (
     sample_scenes,
     training_batch,
 )
-from generator.world.scene import GAP, frame_times, offsets
+from generator.world.meaning import GAP
+from generator.world.scene import frame_times, offsets
 from generator.world.shapes import (
     COLOURS,
     HALF_HEIGHT,

@@ -1,4 +1,4 @@
-"""Who holds a task is found by one index, however many tasks are held."""
+"""Index that finds who holds a task, however many tasks are held."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-// The places that videos have been given. Several videos in one place are tied; places may be left empty.
+// The ranks that videos have been given so far. Several videos of one rank are tied; ranks may be left out.
 
-export class Places {
+export class DraftRanks {
   constructor(count, saved) {
     this.count = count;
     const legal = Array.isArray(saved) && saved.length === count

@@ -93,7 +93,7 @@ def interval_text(values: Mapping[str, Any], signed: bool = False) -> str:
 
 
 def verdict(difference: Mapping[str, Any]) -> str:
-    """What a row of a family of tests says, from its mean and `p_holm`: `better`, `worse`, `not distinguishable`, or
+    """Verdict of a row of a family of tests, from its mean and `p_holm`: `better`, `worse`, `not distinguishable`, or
     `too few prompts`."""
     p = difference["p_holm"]
     if p is None:
@@ -242,7 +242,7 @@ def prompts_needed(
     confidence: float = CONFIDENCE,
     measured_on: int | None = None,
 ) -> int:
-    """How many prompts show a mean paired `difference` of per-prompt means with standard deviation `deviation`.
+    """Number of prompts that show a mean paired `difference` of per-prompt means with standard deviation `deviation`.
 
     Normal approximation: n = ((z_{1-α/2} + z_power) · deviation / difference)².
 

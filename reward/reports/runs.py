@@ -13,13 +13,13 @@ from generator.files.output_folder import Outputs, check_output_dir, open_output
 from generator.one_or_several import as_list
 from generator.output import InputError, read_json
 from generator.video import read_video
-from reward.adherence.comparison import METADATA_NAME, REPORT_NAME, read_samples, repeatable
 from reward.adherence.evaluate import Sample, summarise
 from reward.reports.adherence import write_report
+from reward.reports.comparison import METADATA_NAME, REPORT_NAME, read_samples, repeatable
 
 _SIZES = ("num_frames", "height", "width", "num_inference_steps", "guidance_scale", "solver")
 _BEFORE = {"solver": "euler"}
-"""What evaluations used that are older than a setting."""
+"""Values that evaluations used which are older than a setting."""
 
 
 def name_runs(runs: Sequence[str]) -> dict[str, Path]:

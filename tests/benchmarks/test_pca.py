@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from benchmarks.generator.pca import PCAVideoAutoencoder, principal_components
 from generator.families.native import NativeGenerator
 from generator.native.building import build_pipeline
-from generator.native.pca import PCAVideoAutoencoder, principal_components
 from generator.world import render_scenes, training_batch
 
 

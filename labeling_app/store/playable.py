@@ -16,11 +16,12 @@ from tqdm import tqdm
 
 from generator.output import InputError
 from generator.video_files.decoding import VideoReader, opened_video
-from labeling_app.files.browser_video import is_playable, write_playable
+from labeling_app.browser_video import write_playable
+from labeling_app.files.browser_video import is_playable
 from labeling_app.store.tables import Media
 
 if TYPE_CHECKING:
-    from labeling_app.store.store import VideoFile
+    from labeling_app.store.new_tasks import VideoFile
 
 
 def keep_playable(uploads: Path, videos: Iterable[VideoFile]) -> None:

@@ -16,7 +16,7 @@ from generator.video_files.colour import is_high_dynamic_range, is_transparent
 from generator.video_files.decoding import VideoReader, display_matrix, file_address, film_rate, opened_video
 
 LONGEST_SIDE = 1920
-"""Of a copy, in pixels."""
+"""Longest side of a copy, in pixels."""
 SMALL_SIDE = 256
 """Videos with a shorter side below this are doubled in their copy, so that each pixel keeps its colour in yuv420p."""
 

@@ -7,7 +7,7 @@ goes on where it stopped. Videos are judged as they were generated, before the m
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,9 @@ from generator.prompts import PromptRecord
 from generator.video import read_video, write_video
 from generator.video_files.pixel_formats import PIXEL_FORMATS
 from reward.adherence.evaluate import Sample, judge, load_verifier, summarise
-from reward.adherence.statistics import CONFIDENCE, RESAMPLES
 from reward.adherence.verifiers import Categories, Verifier, check_prompts_of
 from reward.reports.adherence import write_report
+from reward.statistics import CONFIDENCE, RESAMPLES
 
 SETTINGS_NAME = "settings.json"
 METADATA_NAME = "metadata.jsonl"
@@ -64,6 +64,14 @@ class _Request:
         return video_name(model, self.number, self.seed)
 
 
+def _requests(prompts: Sequence[PromptRecord], num_videos_per_prompt: int, seed: int) -> list[_Request]:
+    return [
+        _Request(i, record, seed + i * num_videos_per_prompt + j)
+        for i, record in enumerate(prompts)
+        for j in range(num_videos_per_prompt)
+    ]
+
+
 def video_name(model: str, number: int, seed: int) -> str:
     """Where the video of a model, the number of a prompt and a seed lies in the output folder."""
     return f"videos/{model}/{number:04d}-{seed}.mp4"
@@ -93,7 +101,7 @@ def check_evaluation(output_dir: str | Path, settings: Mapping[str, Any], overwr
 
 
 def _stored_settings(folder: Path) -> dict[str, Any]:
-    """What the settings of an evaluation's folder say; nothing where they are missing or damaged."""
+    """Settings of an evaluation's folder; nothing where they are missing or damaged."""
     try:
         found = read_json(folder / SETTINGS_NAME)
     except (OSError, ValueError):
@@ -141,6 +149,31 @@ def read_samples(path: Path) -> list[Sample]:
     return samples
 
 
+def _facts(
+    models: Iterable[str],
+    prompts: Sequence[PromptRecord],
+    num_videos_per_prompt: int,
+    seed: int,
+    verifier: str,
+    questions: str | None,
+) -> dict[str, Any]:
+    """The settings of an evaluation, without those of the sampler."""
+    facts: dict[str, Any] = {
+        "models": list(models),
+        "prompts": len(prompts),
+        "num_videos_per_prompt": num_videos_per_prompt,
+        "seed": seed,
+        "verifier": verifier,
+    }
+    return {**facts, "questions": questions} if questions else facts
+
+
+def _samples_with_videos(folder: Path) -> list[Sample]:
+    """The samples of an evaluation's folder whose videos are still there."""
+    samples = read_samples(folder / METADATA_NAME)
+    return [sample for sample in samples if (folder / sample.file_name).is_file()]
+
+
 def compare_models(
     models: Mapping[str, Callable[[], VideoGenerator]],
     prompts: Sequence[PromptRecord],
@@ -184,26 +217,13 @@ def compare_models(
     check_prompts_of(verifier, questions, [record.prompt for record in prompts])
     categories = categories or found_categories
     references = as_list(references) or list(models)[:1]
-    requests = [
-        _Request(i, record, seed + i * num_videos_per_prompt + j)
-        for i, record in enumerate(prompts)
-        for j in range(num_videos_per_prompt)
-    ]
-    facts = {
-        "models": list(models),
-        "prompts": len(prompts),
-        "num_videos_per_prompt": num_videos_per_prompt,
-        "seed": seed,
-        "verifier": verifier,
-        **({"questions": questions} if questions else {}),
-        **vars(generation),
-        **(settings or {}),
-    }
+    requests = _requests(prompts, num_videos_per_prompt, seed)
+    facts = _facts(models, prompts, num_videos_per_prompt, seed, verifier, questions)
+    facts |= {**vars(generation), **(settings or {})}
     folder, opened = Path(output_dir), False
     going_on = check_evaluation(folder, facts, overwrite)
-    samples = read_samples(folder / METADATA_NAME) if going_on else []
-    done = {(sample.model, sample.file_name) for sample in samples if (folder / sample.file_name).is_file()}
-    samples = [sample for sample in samples if (sample.model, sample.file_name) in done]
+    samples = _samples_with_videos(folder) if going_on else []
+    done = {(sample.model, sample.file_name) for sample in samples}
     with VideoBar(len(models) * len(requests), len(done), "Evaluating", disable=not progress) as bar:
         for name, load in models.items():
             missing = [request for request in requests if (name, request.file_name(name)) not in done]
@@ -215,9 +235,9 @@ def compare_models(
                 write_json(folder / SETTINGS_NAME, json.loads(json.dumps(facts)))
                 opened = True
             write_json(folder / DEFAULTS_NAME, asdict(generator.defaults))
-            steps = generation.num_inference_steps or generator.defaults.num_inference_steps
+            stepped = bar.stepped(generation.num_inference_steps or generator.defaults.num_inference_steps)
             judged = _judged_batches(
-                name, generator, missing, folder, generation, verify, categories, bar.stepped(steps)
+                name, generator, missing, folder, generation, verify, categories, stepped
             )
             for batch in judged:
                 samples += batch
@@ -237,7 +257,7 @@ def compare_models(
 
 
 def repeatable(folder: Path) -> dict[str, Any]:
-    """What a repetition needs beside the settings: the values that unset sizes stood for, and the bootstrap's."""
+    """Facts that a repetition needs beside the settings: the values that unset sizes stood for, and the bootstrap's."""
     stored = folder / DEFAULTS_NAME
     return {
         "model_defaults": read_json(stored) if stored.is_file() else {},

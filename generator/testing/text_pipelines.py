@@ -1,0 +1,284 @@
+"""Tiny random pipelines of the models that make videos from text; see `generator.testing.pipelines`."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable
+from typing import Any
+
+from diffusers import (
+    AutoencoderKLCogVideoX,
+    AutoencoderKLHunyuanVideo,
+    AutoencoderKLHunyuanVideo15,
+    AutoencoderKLLTXVideo,
+    AutoencoderKLWan,
+    CogVideoXDDIMScheduler,
+    CogVideoXPipeline,
+    CogVideoXTransformer3DModel,
+    FlowMatchEulerDiscreteScheduler,
+    HunyuanVideo15Pipeline,
+    HunyuanVideo15Transformer3DModel,
+    HunyuanVideoPipeline,
+    HunyuanVideoTransformer3DModel,
+    LTXPipeline,
+    LTXVideoTransformer3DModel,
+    UniPCMultistepScheduler,
+    WanPipeline,
+    WanTransformer3DModel,
+)
+from diffusers.guiders import ClassifierFreeGuidance
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    ByT5Tokenizer,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    LlamaConfig,
+    LlamaModel,
+    PreTrainedTokenizerFast,
+    Qwen2Tokenizer,
+    T5Config,
+    T5EncoderModel,
+    UMT5Config,
+    UMT5EncoderModel,
+)
+
+from generator.native.text_encoder import build_tokenizer
+
+TinyPipeline = tuple[Callable[[], Any], tuple[int, int, int]]
+"""A builder, and `(frames, height, width)` of its tiny video."""
+
+WORDS = ("a", "the", "red", "blue", "circle", "square", "moves", "left", "right", "on", "dark", "background")
+
+
+def _t5_tokenizer() -> Any:
+    tokenizer = build_tokenizer(WORDS)
+    tokenizer.model_max_length = 512
+    return tokenizer
+
+
+def _t5(vocabulary: int, size: int = 32) -> T5EncoderModel:
+    return T5EncoderModel(
+        T5Config(vocab_size=vocabulary, d_model=size, d_kv=8, d_ff=2 * size, num_layers=2, num_heads=4)
+    )
+
+
+def _wan_vae(**changes: Any) -> AutoencoderKLWan:
+    config: dict[str, Any] = {
+        "base_dim": 3, "z_dim": 16, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1,
+        "temperal_downsample": [False, True, True],
+    }  # fmt: skip
+    return AutoencoderKLWan(**{**config, **changes})
+
+
+def _wan_transformer(channels: int = 16, **changes: Any) -> WanTransformer3DModel:
+    config: dict[str, Any] = {
+        "patch_size": (1, 2, 2), "num_attention_heads": 2, "attention_head_dim": 12, "in_channels": channels,
+        "out_channels": channels, "text_dim": 32, "freq_dim": 256, "ffn_dim": 32, "num_layers": 2,
+        "cross_attn_norm": True, "qk_norm": "rms_norm_across_heads", "rope_max_seq_len": 32,
+    }  # fmt: skip
+    return WanTransformer3DModel(**{**config, **changes})
+
+
+def tiny_wan(
+    vae: AutoencoderKLWan | None = None,
+    experts: int = 1,
+    kind: Any = WanPipeline,
+    transformer: dict[str, Any] | None = None,
+    **pipeline: Any,
+) -> Any:
+    """A Wan pipeline of the class `kind`, with changes to its transformers' configuration."""
+    tokenizer = _t5_tokenizer()
+    encoder = UMT5EncoderModel(
+        UMT5Config(vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
+    )
+    vae = vae or _wan_vae()
+    transformers = [_wan_transformer(vae.config.z_dim, **(transformer or {})) for _ in range(experts)]
+    return kind(
+        tokenizer=tokenizer,
+        text_encoder=encoder,
+        vae=vae,
+        transformer=transformers[0],
+        transformer_2=transformers[1] if experts == 2 else None,
+        scheduler=UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=3.0
+        ),
+        **pipeline,
+    )
+
+
+def _wan22_a14b() -> WanPipeline:
+    return tiny_wan(experts=2, boundary_ratio=0.875)
+
+
+def _wan22_ti2v() -> WanPipeline:
+    vae = _wan_vae(
+        z_dim=48, in_channels=12, out_channels=12, is_residual=True, patch_size=2, latents_mean=[0.1] * 48,
+        latents_std=[0.9] * 48, scale_factor_spatial=16, scale_factor_temporal=4, decoder_base_dim=3,
+    )  # fmt: skip
+    return tiny_wan(vae, expand_timesteps=True)
+
+
+def _ltx() -> LTXPipeline:
+    tokenizer = _t5_tokenizer()
+    transformer = LTXVideoTransformer3DModel(
+        in_channels=8, out_channels=8, patch_size=1, patch_size_t=1, num_attention_heads=4, attention_head_dim=8,
+        cross_attention_dim=32, num_layers=1, caption_channels=32,
+    )  # fmt: skip
+    vae = AutoencoderKLLTXVideo(
+        in_channels=3, out_channels=3, latent_channels=8, block_out_channels=(8,) * 4,
+        decoder_block_out_channels=(8,) * 4, layers_per_block=(1,) * 5, decoder_layers_per_block=(1,) * 5,
+        spatio_temporal_scaling=(True, True, False, False), decoder_inject_noise=(False,) * 5,
+        decoder_spatio_temporal_scaling=(True, True, False, False), upsample_residual=(False,) * 4,
+        upsample_factor=(1,) * 4, timestep_conditioning=False, patch_size=1, patch_size_t=1,
+        encoder_causal=True, decoder_causal=False,
+    )  # fmt: skip
+    scheduler = FlowMatchEulerDiscreteScheduler(
+        use_dynamic_shifting=True, base_shift=0.95, max_shift=2.05, base_image_seq_len=1024,
+        max_image_seq_len=4096, shift_terminal=0.1,
+    )  # fmt: skip
+    return LTXPipeline(
+        scheduler=scheduler,
+        vae=vae,
+        text_encoder=_t5(len(tokenizer)),
+        tokenizer=tokenizer,
+        transformer=transformer,
+    )
+
+
+def tiny_cogvideox(
+    kind: Any = CogVideoXPipeline, vae_changes: dict[str, Any] | None = None, **transformer: Any
+) -> Any:
+    """A CogVideoX pipeline of the class `kind`, with changes to the configurations of autoencoder and transformer."""
+    tokenizer = _t5_tokenizer()
+    config: dict[str, Any] = {
+        "num_attention_heads": 4, "attention_head_dim": 8, "in_channels": 4, "out_channels": 4, "time_embed_dim": 2,
+        "text_embed_dim": 32, "num_layers": 1, "sample_width": 2, "sample_height": 2, "sample_frames": 9,
+        "patch_size": 2, "temporal_compression_ratio": 4, "max_text_seq_length": 16,
+    }  # fmt: skip
+    vae = AutoencoderKLCogVideoX(
+        in_channels=3, out_channels=3, down_block_types=("CogVideoXDownBlock3D",) * 4,
+        up_block_types=("CogVideoXUpBlock3D",) * 4, block_out_channels=(8,) * 4, latent_channels=4,
+        layers_per_block=1, norm_num_groups=2, temporal_compression_ratio=4, **(vae_changes or {}),
+    )  # fmt: skip
+    scheduler = CogVideoXDDIMScheduler(
+        prediction_type="v_prediction", beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
+        rescale_betas_zero_snr=True, snr_shift_scale=3.0, timestep_spacing="trailing", set_alpha_to_one=True,
+        clip_sample=False,
+    )  # fmt: skip
+    return kind(
+        tokenizer=tokenizer, text_encoder=_t5(len(tokenizer)), vae=vae,
+        transformer=CogVideoXTransformer3DModel(**{**config, **transformer}), scheduler=scheduler,
+    )  # fmt: skip
+
+
+def _cogvideox15() -> CogVideoXPipeline:
+    return tiny_cogvideox(
+        attention_head_dim=16, patch_size_t=2, use_rotary_positional_embeddings=True, patch_bias=False
+    )
+
+
+def _word_tokenizer(**options: Any) -> PreTrainedTokenizerFast:
+    """One token a word of `WORDS`, one for all others."""
+    vocabulary = {token: index for index, token in enumerate(("<pad>", "<s>", "</s>", "<unk>", *WORDS))}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        **options,
+    )
+
+
+def _clip_tokenizer() -> CLIPTokenizer:
+    letters = [*string.ascii_lowercase, *string.digits, *string.punctuation]
+    tokens = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
+    return CLIPTokenizer(
+        vocab={token: index for index, token in enumerate(tokens)}, merges=[], model_max_length=77
+    )
+
+
+def _hunyuan_video() -> HunyuanVideoPipeline:
+    transformer = HunyuanVideoTransformer3DModel(
+        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=10, num_layers=1,
+        num_single_layers=1, num_refiner_layers=1, patch_size=1, patch_size_t=1, guidance_embeds=True,
+        text_embed_dim=16, pooled_projection_dim=8, rope_axes_dim=(2, 4, 4),
+    )  # fmt: skip
+    vae = AutoencoderKLHunyuanVideo(
+        in_channels=3, out_channels=3, latent_channels=4, down_block_types=("HunyuanVideoDownBlock3D",) * 4,
+        up_block_types=("HunyuanVideoUpBlock3D",) * 4, block_out_channels=(8,) * 4, layers_per_block=1,
+        norm_num_groups=4, scaling_factor=0.476986, spatial_compression_ratio=8, temporal_compression_ratio=4,
+        mid_block_add_attention=True,
+    )  # fmt: skip
+    tokenizer, clip_tokenizer = _word_tokenizer(model_max_length=512), _clip_tokenizer()
+    llama = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=37,
+        num_attention_heads=4,
+        num_hidden_layers=2,
+    )
+    clip = CLIPTextConfig(
+        vocab_size=len(clip_tokenizer), hidden_size=8, intermediate_size=37, num_attention_heads=4,
+        num_hidden_layers=2, projection_dim=32, bos_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    return HunyuanVideoPipeline(
+        text_encoder=LlamaModel(llama), tokenizer=tokenizer, transformer=transformer, vae=vae,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0), text_encoder_2=CLIPTextModel(clip),
+        tokenizer_2=clip_tokenizer,
+    )  # fmt: skip
+
+
+def _qwen_tokenizer() -> Qwen2Tokenizer:
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    tokens = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokenizer = Qwen2Tokenizer(vocab={token: index for index, token in enumerate(tokens)}, merges=[])
+    tokenizer.chat_template = (
+        "{% for message in messages %}"
+        "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    return tokenizer
+
+
+def _hunyuan_video15() -> HunyuanVideo15Pipeline:
+    from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig
+    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
+
+    transformer = HunyuanVideo15Transformer3DModel(
+        in_channels=9, out_channels=4, num_attention_heads=2, attention_head_dim=8, num_layers=1,
+        num_refiner_layers=1, mlp_ratio=2.0, patch_size=1, patch_size_t=1, text_embed_dim=16, text_embed_2_dim=32,
+        image_embed_dim=12, rope_axes_dim=(2, 2, 4), target_size=16, task_type="t2v",
+    )  # fmt: skip
+    vae = AutoencoderKLHunyuanVideo15(
+        in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(16, 16), layers_per_block=1,
+        spatial_compression_ratio=4, temporal_compression_ratio=2, downsample_match_channel=False,
+        upsample_match_channel=False,
+    )  # fmt: skip
+    tokenizer, bytes_tokenizer = _qwen_tokenizer(), ByT5Tokenizer()
+    qwen = Qwen2_5_VLTextConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2,
+        rope_parameters={"rope_theta": 1e6, "rope_type": "default", "mrope_section": [1, 1, 2]},
+    )  # fmt: skip
+    return HunyuanVideo15Pipeline(
+        text_encoder=Qwen2_5_VLTextModel(qwen), tokenizer=tokenizer, transformer=transformer, vae=vae,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=5.0), text_encoder_2=_t5(len(bytes_tokenizer)),
+        tokenizer_2=bytes_tokenizer, guider=ClassifierFreeGuidance(guidance_scale=1.0),
+    )  # fmt: skip
+
+
+TINY_PIPELINES: dict[str, TinyPipeline] = {
+    "wan": (tiny_wan, (9, 16, 16)),
+    "wan2.2-a14b": (_wan22_a14b, (9, 16, 16)),
+    "wan2.2-ti2v": (_wan22_ti2v, (9, 32, 32)),
+    "ltx": (_ltx, (9, 32, 32)),
+    "cogvideox": (tiny_cogvideox, (9, 16, 16)),
+    "cogvideox1.5": (_cogvideox15, (9, 16, 16)),
+    "hunyuan_video": (_hunyuan_video, (9, 16, 16)),
+    "hunyuan_video1.5": (_hunyuan_video15, (9, 16, 16)),
+}
+"""Name -> builder, and `(frames, height, width)` of its tiny video."""

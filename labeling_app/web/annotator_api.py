@@ -1,0 +1,269 @@
+"""The API of the ranking page: tasks, answers, guidelines, and videos by opaque id.
+
+Whatever the page may claim is checked here: that the task is assigned to this user and still held, that the ranks are
+legal. No file name, path or model name leaves this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Body, Query, Request
+from fastapi.responses import FileResponse, JSONResponse, Response
+from pydantic import BaseModel, ConfigDict, Field, StrictInt
+
+from generator.output import is_storable
+from labeling_app.browser_video import frame_times
+from labeling_app.store.contents import is_unchanged
+from labeling_app.store.new_tasks import MAXIMUM_VIDEOS
+from labeling_app.store.playable import shown_file
+from labeling_app.store.store import Store
+from labeling_app.store.tables import User
+from labeling_app.tasks import answers as task_answers
+from labeling_app.tasks import guideline_reading
+from labeling_app.tasks import next_task as assignment
+from labeling_app.tasks import progress as task_progress
+from labeling_app.tasks.guideline_reading import GuidelinesUnread
+from labeling_app.tasks.lease import MAXIMUM_FLAG, MAXIMUM_ID, MAXIMUM_TEXT, AssignedTask
+from labeling_app.web.access import LEADS, Access, Annotator, RequestThreads
+
+RemarkVideos = dict[
+    Literal["flag", "comment", "skip_reason"], Annotated[list[StrictInt], Field(max_length=MAXIMUM_VIDEOS)]
+]
+"""Places shown (from 0) of the videos that each remark is about; of one that is left out, those that it names."""
+
+
+class Answer(BaseModel):
+    """Ranks in the order shown, for each dimension of the campaign; 1 is best, equal ranks are ties."""
+
+    model_config = ConfigDict(extra="forbid")
+    ranks: dict[str, Annotated[list[StrictInt], Field(max_length=MAXIMUM_VIDEOS)]]
+    seconds: float = Field(ge=0, le=1e6)
+    comment: str = Field(default="", max_length=MAXIMUM_TEXT)
+    flag: str = Field(default="", max_length=MAXIMUM_FLAG)
+    remark_videos: RemarkVideos | None = None
+
+
+class SkipRequest(BaseModel):
+    """Why a task cannot be ranked."""
+
+    model_config = ConfigDict(extra="forbid")
+    reason: str = Field(min_length=1, max_length=MAXIMUM_TEXT)
+    seconds: float = Field(ge=0, le=1e6)
+    comment: str = Field(default="", max_length=MAXIMUM_TEXT)
+    remark_videos: RemarkVideos | None = None
+
+
+class ReadVersion(BaseModel):
+    """The version of the guidelines that was read."""
+
+    model_config = ConfigDict(extra="forbid")
+    version: int = Field(ge=1)
+
+
+def annotator_api(access: Access, campaign: Callable[[], str | None]) -> APIRouter:
+    """The routes.
+
+    Args:
+        campaign: name of the only campaign whose tasks are given out; None for all.
+    """
+    api = APIRouter()
+    threads = RequestThreads(access)
+    _add_tasks(api, access.store, threads, campaign)
+    _add_guidelines(api, access.store)
+    _add_answers(api, access.store, threads)
+    _add_videos(api, access.store)
+    return api
+
+
+def _add_tasks(
+    api: APIRouter, store: Store, threads: RequestThreads, campaign: Callable[[], str | None]
+) -> None:
+    @api.get("/api/next")
+    async def next_task(
+        request: Request, take: bool = False, after: Annotated[int, Query(ge=0, le=MAXIMUM_ID)] = 0
+    ) -> dict[str, Any]:
+        """The task that the user works on, or a new one; `task` is null when nothing is left, or while the
+        `guidelines` that come instead are not acknowledged. Leads look at tasks, one `after` the other, and get one to
+        answer only with `take`."""
+
+        def find(user: User) -> dict[str, Any]:
+            if user.role in LEADS and not take:
+                return _look(store, user, campaign(), after)
+            return _next(store, user, campaign())
+
+        return await threads.run(request, find)
+
+
+def _add_guidelines(api: APIRouter, store: Store) -> None:
+    @api.get("/api/guidelines")
+    def read_guidelines(user: Annotator, campaign: str) -> dict[str, Any]:
+        """The newest guidelines of a campaign, as Markdown and as HTML; version 0 where there are none."""
+        return guideline_reading.guidelines_for_page(store, campaign)
+
+    @api.post("/api/guidelines/acknowledgement")
+    def acknowledge(user: Annotator, campaign: str, body: Annotated[ReadVersion, Body()]) -> dict[str, Any]:
+        """Says that the user has read this version of a campaign's guidelines."""
+        guideline_reading.acknowledge(store, user, campaign, body.version)
+        return {}
+
+
+def _add_answers(api: APIRouter, store: Store, threads: RequestThreads) -> None:
+    @api.post("/api/assignments/{assignment_id}/judgement")
+    async def judge(
+        request: Request, assignment_id: str, answer: Annotated[Answer, Body()]
+    ) -> dict[str, Any]:
+        """Stores the ranks of the videos in the order shown."""
+
+        def store_answer(user: User) -> dict[str, Any]:
+            given = _given(answer)
+            return {"version": task_answers.submit(store, user, assignment_id, *given)}
+
+        return await threads.run(request, store_answer)
+
+    @api.post("/api/assignments/{assignment_id}/revision")
+    def revise(user: Annotator, assignment_id: str, answer: Annotated[Answer, Body()]) -> dict[str, Any]:
+        """Stores a changed answer as the next version; the earlier ones stay."""
+        version = task_answers.revise(store, user, assignment_id, *_given(answer))
+        return {"version": version}
+
+    @api.get("/api/answers")
+    def answers(user: Annotator) -> dict[str, Any]:
+        """The user's latest answers that may still be changed, the newest first."""
+        return {
+            "answers": [
+                {
+                    **_task_for_page(answered.task),
+                    "ranks": answered.ranks,
+                    "seconds": answered.seconds,
+                    "comment": answered.comment,
+                    "flag": answered.flag,
+                    "remark_videos": answered.remark_videos,
+                    "answered_at": answered.answered_at,
+                }
+                for answered in task_answers.recent_answers(store, user)
+            ]
+        }
+
+    @api.post("/api/assignments/{assignment_id}/skip")
+    def skip(user: Annotator, assignment_id: str, answer: Annotated[SkipRequest, Body()]) -> dict[str, Any]:
+        """Gives the task back for good, with a reason."""
+        task_answers.skip(store, user, assignment_id, *_given_skip(answer))
+        return {}
+
+    @api.post("/api/assignments/{assignment_id}/lease")
+    def renew(user: Annotator, assignment_id: str) -> dict[str, Any]:
+        """Keeps the task for another lease."""
+        return {"expires_at": assignment.renew(store, user, assignment_id)}
+
+
+def _add_videos(api: APIRouter, store: Store) -> None:
+    @api.get("/api/media/{media_id}/times")
+    def times(user: Annotator, media_id: str) -> Response:
+        """Seconds at which each frame of a video of variable rate begins; null where the rate is steady."""
+        found = assignment.visible_media(store, user, media_id) if is_storable(media_id) else None
+        if found is None or not Path(found.path).is_file():
+            return JSONResponse({"message": "There is no such video among your tasks."}, 404)
+        return JSONResponse({"times": frame_times(found.path, found.sha256)})
+
+    @api.get("/media/{media_id}")
+    def media(user: Annotator, media_id: str) -> Response:
+        """A video of a task that the user was given; Range requests are answered."""
+        found = assignment.visible_media(store, user, media_id) if is_storable(media_id) else None
+        if found is None or not Path(found.path).is_file():
+            return JSONResponse({"message": "There is no such video among your tasks."}, 404)
+        if not is_unchanged(found):
+            changed = (
+                "This video's file has changed since it was imported, so it is not shown: tell the lead."
+            )
+            return JSONResponse({"message": changed}, 409)
+        return FileResponse(
+            shown_file(store.uploads, found),
+            media_type=found.content_type,
+            headers={
+                "cache-control": "private, max-age=3600",
+                # The file's own date could tell which model made it.
+                "last-modified": "Thu, 01 Jan 1970 00:00:00 GMT",
+                # Not the file's own either: a repeat would have the same.
+                "etag": f'"{media_id}"',
+            },
+        )
+
+
+def _given(answer: Answer) -> tuple[Any, ...]:
+    return answer.ranks, answer.seconds, answer.comment, answer.flag, _by_name(answer.remark_videos)
+
+
+def _given_skip(answer: SkipRequest) -> tuple[Any, ...]:
+    return answer.reason, answer.seconds, answer.comment, _by_name(answer.remark_videos)
+
+
+def _by_name(videos: RemarkVideos | None) -> dict[str, list[int]]:
+    return {str(kind): places for kind, places in (videos or {}).items()}
+
+
+def _next(store: Store, user: User, campaign: str | None) -> dict[str, Any]:
+    task, unread = None, None
+    try:
+        task = assignment.next_task(store, user, campaign, only_informed=True)
+    except GuidelinesUnread as error:
+        unread = guideline_reading.guidelines_for_page(store, error.campaign)
+    progress = task_progress.progress(store, user, campaign)
+    return {
+        "user": user.name,
+        "lead": user.role in LEADS,
+        "looking": False,
+        "reason": "" if task or unread else assignment.reason_for_nothing(store, user, campaign),
+        "lease_seconds": store.lease_seconds,
+        "progress": {"done": progress.done, "left": progress.left},
+        "guidelines": unread,
+        "task": _task_for_page(task) if task else None,
+    }
+
+
+def _look(store: Store, user: User, campaign: str | None, after: int) -> dict[str, Any]:
+    """Task as a lead sees it who does not take tasks."""
+    task = assignment.task_to_look_at(store, campaign, after)
+    shown = task and {
+        "assignment": None,
+        "task": task.id,
+        "campaign": task.campaign.name,
+        "prompt": task.prompt,
+        "dimensions": list(task.campaign.dimensions),
+        "videos": [
+            {"id": v.media.id, "fps": v.media.fps, "width": v.media.width, "height": v.media.height}
+            for v in task.videos
+        ],
+        "expires_at": None,
+    }
+    return {
+        "user": user.name,
+        "lead": True,
+        "looking": True,
+        "reason": "",
+        "lease_seconds": store.lease_seconds,
+        "progress": {"done": 0, "left": None},
+        "guidelines": None,
+        "task": shown,
+    }
+
+
+def _task_for_page(task: AssignedTask) -> dict[str, Any]:
+    return {
+        "assignment": task.assignment,
+        "campaign": task.campaign,
+        "prompt": task.prompt,
+        "dimensions": list(task.dimensions),
+        "videos": [
+            {
+                "id": assignment.shown_id(task.assignment, place),
+                "fps": video.fps,
+                "width": video.width,
+                "height": video.height,
+            }
+            for place, video in enumerate(task.videos)
+        ],
+        "expires_at": task.expires_at,
+    }
