@@ -62,7 +62,7 @@ class PPOConfig(RolloutConfig):
     step_weight: str = field(
         default="none",
         metadata={
-            "help": "Weight of each denoising step in the policy loss.",
+            "help": f"Weight of each denoising step in the policy loss: {', '.join(STEP_WEIGHTS)}.",
             "choices": list(STEP_WEIGHTS),
         },
     )
