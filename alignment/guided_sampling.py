@@ -80,7 +80,7 @@ def noise_guided_velocity(
 
 @dataclass
 class AlignedSamples:
-    """What was sampled and judged.
+    """Sampled latents and their rewards.
 
     Attributes:
         latents: `[batch, C, F, H, W]`, on the CPU.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -148,27 +149,31 @@ def adapted_beta(beta: float, kl: float, target: float, gain: float) -> float:
     return beta * (1 + gain * error)
 
 
+STEP_WEIGHTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "none": lambda std, derivative: torch.ones_like(std),
+    "inverse_std": lambda std, derivative: 1 / std,
+    "balanced": lambda std, derivative: std / derivative.abs(),
+}
+"""Unscaled weights `[num_steps]` by name, from the std of each stochastic step and ∂mean/∂velocity, `[num_steps]` both.
+
+`balanced` makes a unit change of the velocity count the same at each step; without it, early steps of a shifted
+schedule get almost no gradient.
+"""
+
+
 def step_weights(sigmas: Tensor, settings: SdeSettings, kind: str) -> Tensor:
     """Weights `[num_steps]` of the stochastic steps in the policy loss; their mean is 1.
 
     Args:
         sigmas: the schedule.
         settings: the kernel and its window.
-        kind: `none`: all 1. `inverse_std`: 1 / std of the step. `balanced`: std / |∂mean/∂v|, so that a unit
-            change of the velocity counts the same at each step; without it, early steps of a shifted schedule
-            get almost no gradient.
+        kind: a name of `STEP_WEIGHTS`.
     """
+    if kind not in STEP_WEIGHTS:
+        raise ValueError(f"step_weight is {kind!r}, but must be one of {', '.join(STEP_WEIGHTS)}.")
     steps = torch.arange(settings.first_step, settings.first_step + settings.num_steps, device=sigmas.device)
-    if kind == "none":
-        return torch.ones(len(steps), device=sigmas.device)
     ones = torch.ones(len(steps), 1, device=sigmas.device)
     # The mean is linear in (latents, velocity): with latents 0 and velocity 1 it is the derivative itself.
     derivative, std = sde_step(settings, sigmas, steps, torch.zeros_like(ones), ones)
-    std = std.expand_as(ones).flatten()
-    if kind == "inverse_std":
-        weights = 1 / std
-    elif kind == "balanced":
-        weights = std / derivative.flatten().abs()
-    else:
-        raise ValueError(f"step_weight is {kind!r}, but must be 'none', 'inverse_std' or 'balanced'.")
+    weights = STEP_WEIGHTS[kind](std.expand_as(ones).flatten(), derivative.flatten())
     return weights / weights.mean()

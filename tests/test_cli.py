@@ -118,8 +118,8 @@ def test_every_command_module_keeps_the_contract(capsys: pytest.CaptureFixture[s
 
 def test_every_example_writes_to_runs() -> None:
     """A folder `reward/` or `sft/` beside the packages of a clone would be taken for source code, or hide it."""
-    paths = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "alignment" / "report.py"]
-    paths += [*(ROOT / "alignment" / "commands").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
+    paths = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks" / "README.md"]
+    paths += [*(ROOT / "alignment").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
     written = {
         f"{path.name}: {folder}"
         for path in paths

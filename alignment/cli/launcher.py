@@ -59,7 +59,7 @@ class LaunchArguments:
 
 
 def is_launched() -> bool:
-    """Whether this process was started by `launch`."""
+    """Returns whether this process was started by `launch`."""
     return _LAUNCHED in os.environ
 
 
@@ -214,7 +214,7 @@ def without_gpu() -> dict[str, Any]:
 
 
 def environment_without_gpu(words: list[str]) -> dict[str, str]:
-    """What an `accelerate launch` command needs in its environment where there is no GPU.
+    """Environment variables that an `accelerate launch` command needs where there is no GPU.
 
     `--cpu` would drop all processes but one, and `ACCELERATE_USE_CPU` would quietly take DDP in place of DeepSpeed.
     """

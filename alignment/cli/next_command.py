@@ -66,7 +66,7 @@ def prompt_file(dataset: str) -> str:
 
 
 def are_of_the_world(prompts: Sequence[str]) -> bool:
-    """Whether the verifier of the built-in world can judge videos of all prompts."""
+    """Returns whether the verifier of the built-in world can judge videos of all prompts."""
     from generator.world import check_prompts
 
     try:

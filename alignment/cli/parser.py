@@ -101,7 +101,7 @@ class CommandParser(TrlParser):
         )
 
     def _advice(self, name: str, prefix: str = "") -> str:
-        """What to do about an unknown argument: the nearest one, or where it belongs."""
+        """Advice about an unknown argument: the nearest one, or where it belongs."""
         name = name.replace("-", "_")
         if name in LaunchArguments.__dataclass_fields__:
             return f"{self.prog} runs in one process: leave it out"

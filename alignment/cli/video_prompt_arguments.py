@@ -63,7 +63,7 @@ class VideoPromptArguments:
 
     @property
     def task(self) -> str | None:
-        """Which of `TASKS` is asked for, if any.
+        """The one of `TASKS` that is asked for, if any.
 
         Raises:
             InputError: there are several, or a task lacks what it needs.

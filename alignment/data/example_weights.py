@@ -53,5 +53,5 @@ def batch_loss(losses: Tensor, weights: Tensor, share: float | None) -> Tensor:
 
 
 def counted(weights: Tensor) -> Tensor:
-    """Which examples `[batch]` are no fillers."""
+    """Mask `[batch]` of the examples that are no fillers."""
     return torch.nonzero(weights > 0).flatten()

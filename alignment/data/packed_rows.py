@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class PackConfig:
-    """How examples of different sizes share a batch."""
+    """Packing of examples of different sizes into a batch."""
 
     pack: bool = field(
         default=False,

@@ -156,7 +156,7 @@ class Demo:
 
     @contextlib.contextmanager
     def _quietly(self, stage: str) -> Iterator[None]:
-        """What a stage prints goes to `logs/`, so that one progress bar tells the whole story."""
+        """Sends a stage's output to `logs/`, so that one progress bar tells the whole story."""
         log = self.folder / "logs" / f"{stage}.txt"
         log.parent.mkdir(exist_ok=True)
         with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file):

@@ -1,4 +1,4 @@
-"""What `vidalign demo` writes into its output folder."""
+"""Files that `vidalign demo` writes into its output folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `vidalign demo` can be told, and how large its steps are on a CPU and on a GPU."""
+"""Arguments of `vidalign demo`, and the sizes of its steps on a CPU and on a GPU."""
 
 from __future__ import annotations
 

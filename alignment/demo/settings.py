@@ -1,4 +1,4 @@
-"""How the demo trains: the settings of its four trainings, by the demo's scale.
+"""Settings of the demo's four trainings, by its scale.
 
 They were chosen with `benchmarks/alignment/demo_variants.py`; docs/results.md has the figures.
 """

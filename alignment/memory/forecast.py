@@ -1,4 +1,4 @@
-"""What a method needs of a GPU's memory on a model, found without the GPU and without reading the weights.
+"""GPU memory that a method needs on a model, computed without the GPU and without reading the weights.
 
 A transformer of two blocks, and one of three, run one step of the method on fake tensors
 (`generator.hardware.memory_tracker`); everything is linear in the number of blocks, so the whole model follows.
@@ -40,7 +40,7 @@ BYTES_OF_QUANTISED_WEIGHT = {"8bit": 1.0, "4bit": 0.53}
 
 @dataclass
 class Work:
-    """What is done on a GPU.
+    """Work that is done on a GPU.
 
     Attributes:
         method: one of `METHODS`.
@@ -124,7 +124,7 @@ def forecast(folder: Path, work: Work) -> Forecast:
     deeper = {blocks: _Probe(folder, work, {blocks: DEPTH + 1}) for blocks in probe.blocks_in_full}
 
     def whole(measure: Callable[[_Probe], float], share: float = 1.0) -> float:
-        """What `share` of all blocks adds to what a model without these would need."""
+        """Memory that `share` of all blocks adds to what a model without these would need."""
         base = measure(probe)
         slopes = {blocks: measure(other) - base for blocks, other in deeper.items()}
         return base + sum(
@@ -199,7 +199,7 @@ def model_defaults(folder: Path) -> GenerationDefaults:
 
 
 def is_native(folder: Path) -> bool:
-    """Whether the pipeline in `folder` is of the built-in family."""
+    """Returns whether the pipeline in `folder` is of the built-in family."""
     return read_class_name(folder / "model_index.json") == "NativeVideoPipeline"
 
 

@@ -1,4 +1,4 @@
-"""What a method needs of memory on a built-in model: small enough for one step of it to be run and measured."""
+"""Memory that a method needs on a built-in model: small enough for one step of it to be run and measured."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ TILING: Options = [("--tiling true", {"tiling": True})]
 
 
 def options_of(method: str) -> Options:
-    """What a method can be run with. Tiling is for those that decode."""
+    """Options that a method can be run with. Tiling is for those that decode."""
     first = CHECKPOINTING if method != "generate" else []
     first = [*first, *(TILING if method in ("generate", "ppo") else [])]
     options: Options = [PLAIN]
@@ -71,7 +71,7 @@ def find_configurations(model: str) -> Path:
 def plan(
     model: str, size: tuple[int | None, int | None, int | None], lora_r: int, gpu_memory: float | None
 ) -> dict[str, Any]:
-    """What each method needs on `model`, and the first of `options_of` it that fits.
+    """Memory that each method needs on `model`, and the first of `options_of` it that fits.
 
     Args:
         size: frames, height, width; the model's own where None.

@@ -22,7 +22,7 @@ FREQUENCIES = 16
 
 @dataclass
 class CriticInputs:
-    """What the critic sees of denoising states; tensors `[rows, ...]`.
+    """Inputs of the critic from denoising states; tensors `[rows, ...]`.
 
     Attributes:
         seen: latents `[rows, C, F, H, W]`, or pooled trunk features `[rows, size]`.
@@ -130,7 +130,7 @@ class ValueCritic:
 
     @torch.no_grad()
     def inputs(self, latents: Tensor, sigma: Tensor, conditions: Conditions) -> CriticInputs:
-        """What the critic sees of `latents [rows, C, F, H, W]` at `sigma [rows]` under `conditions`."""
+        """Inputs of the critic from `latents [rows, C, F, H, W]` at `sigma [rows]` under `conditions`."""
         texts = [value for value in conditions.values() if value.ndim == 3 and value.is_floating_point()]
         text = torch.cat([F.layer_norm(value.float().mean(1), value.shape[2:]) for value in texts], dim=1)
         if self.own_trunk:

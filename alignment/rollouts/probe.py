@@ -39,11 +39,11 @@ class Probe:
     first: Tensor | None = field(default=None)
 
     def is_due(self, rollout: int) -> bool:
-        """Whether rollout `rollout` (from 0) begins with a measurement."""
+        """Returns whether rollout `rollout` (from 0) begins with a measurement."""
         return self.every > 0 and rollout % self.every == 0
 
     def measured(self, rewards: Tensor) -> dict[str, Tensor]:
-        """What is logged of the rewards `[probes]` of one measurement: their mean, and its change since the first."""
+        """Logged values of the rewards `[probes]` of one measurement: their mean, and its change since the first."""
         if self.first is None or len(self.first) != len(rewards):
             self.first = rewards.detach().clone()
         return {"probe/reward": rewards, "probe/reward_change": rewards - self.first.to(rewards)}

@@ -96,12 +96,12 @@ class RewardMixture:
 
     @property
     def differentiable(self) -> bool:
-        """Whether every model judges latents and passes gradients."""
+        """Returns whether every model judges latents and passes gradients."""
         return all(reward.scores_latents for reward in self.rewards)
 
     @property
     def noise_conditioned(self) -> bool:
-        """Whether every model judges noisy latents too."""
+        """Returns whether every model judges noisy latents too."""
         return all(reward.scores_noisy_latents for reward in self.rewards)
 
     def check_prompts(self, prompts: Sequence[str]) -> None:

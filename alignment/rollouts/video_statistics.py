@@ -1,4 +1,4 @@
-"""What a gamed reward does to videos: brightness, motion, saturation and the entropy of their colours.
+"""Signs of a gamed reward in videos: brightness, motion, saturation and the entropy of their colours.
 
 None of these is optimised. A reward that rises while one of them leaves its usual range is being hacked
 (frozen videos: GRPO on VideoReward cut Wan2.1's dynamic degree from 58.6 to 41.6).

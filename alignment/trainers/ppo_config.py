@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from alignment.losses import STEP_WEIGHTS
 from alignment.trainers.base_config import check
 from alignment.trainers.rollout_config import RolloutConfig
 from generator.sampling import SdeSettings
@@ -60,10 +61,11 @@ class PPOConfig(RolloutConfig):
     )  # fmt: skip
     step_weight: str = field(
         default="none",
-        metadata={"help": "Weight of each denoising step in the policy loss: `none`, `inverse_std` or "
-        "`balanced`.",
-                  "choices": ["none", "inverse_std", "balanced"]},
-    )  # fmt: skip
+        metadata={
+            "help": f"Weight of each denoising step in the policy loss: {', '.join(STEP_WEIGHTS)}.",
+            "choices": list(STEP_WEIGHTS),
+        },
+    )
     log_step_gradients: bool = field(
         default=False, metadata={"help": "Log the norm of the loss gradient at the velocity of each step."}
     )

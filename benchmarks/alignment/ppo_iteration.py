@@ -11,8 +11,8 @@ videos, 10 steps, guidance 5, 3 trained steps, LoRA of rank 64, bfloat16) is the
     python -m benchmarks.alignment.ppo_iteration                                    # all three
     python -m benchmarks.alignment.ppo_iteration --variants save_memory             # one of them
     python -m benchmarks.alignment.ppo_iteration --tiny                             # a few seconds on a CPU
-    accelerate launch --config_file configs/accelerate/zero2.yaml --num_processes 2 \\
-        benchmarks/alignment/ppo_iteration.py --variants fast
+    accelerate launch --config_file alignment/cli/configs/accelerate/zero2.yaml --num_processes 2 \\
+        --module benchmarks.alignment.ppo_iteration --variants fast
 
 On several processes each has the prompts of one (weak scaling), and the first one's figures are printed.
 """

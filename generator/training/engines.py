@@ -151,7 +151,7 @@ def read_deepspeed_config(source: Any) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError(
             f"{source} is not a DeepSpeed configuration ({error}): name a JSON file, such as "
-            "configs/deepspeed/zero2.json."
+            "deepspeed/zero2.json in alignment/cli/configs."
         ) from error
     if not isinstance(config, dict):
         raise InputError(

@@ -58,9 +58,8 @@ class RewardConfig(EngineArguments):
     loss_type: str = field(
         default="plackett_luce",
         metadata={
-            "help": "Likelihood of a ranking: plackett_luce, bradley_terry, rao_kupper or davidson (these two learn "
-            "their tie parameter), gaussian_bradley_terry (learns how uncertain each score is) or "
-            "soft_bradley_terry (shares of votes, ties as halves)."
+            "help": f"Likelihood of a ranking: {', '.join(LOSSES)}. rao_kupper and davidson learn their tie parameter, "
+            "gaussian_bradley_terry how uncertain each score is; soft_bradley_terry takes shares of votes."
         },
     )
     dimensions: list[str] = field(

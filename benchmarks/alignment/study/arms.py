@@ -1,4 +1,4 @@
-"""The trainings and measurements of `alignment_study.py`; each is one call in a process of its own.
+"""Trainings and measurements of the study (`run.py`); each is one call in a process of its own.
 
 Every call appends what it found to `study.jsonl` as soon as it knows it, so that nothing is lost when it is killed:
 rows with `scores` are measurements on the held-out prompts, rows with `curve` the course of a training.
@@ -327,7 +327,7 @@ def read_rankings(job: Seed) -> tuple[list[Ranking], dict[Path, Tensor]]:
 
 def reward(job: Seed, start: str = "sft", weights_from: str = "", **changes: Any) -> None:
     """A reward model on the seed's rankings, its trunk being the model that the trainings start from; or one that
-    near misses have taught (`reward_accuracy.py --save_pretrained`), which learns on."""
+    near misses have taught (`benchmarks.reward.accuracy.run --save_pretrained`), which learns on."""
     ranked, latents = read_rankings(job)
     adapter = None if weights_from else adapter_of(job, start)
     settings = taught_reward_settings(job.scale) if weights_from else reward_settings(job.scale)

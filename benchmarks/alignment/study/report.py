@@ -1,4 +1,4 @@
-"""Tables and the figure of `alignment_study.py` from its `study.jsonl` files."""
+"""Tables and the figure of the study from its `study.jsonl` files."""
 
 from __future__ import annotations
 

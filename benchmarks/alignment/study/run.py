@@ -262,7 +262,7 @@ def parse_arguments() -> argparse.Namespace:
         "--betas", nargs="+", type=float, default=[0.0, 0.1, 1.0], help="KL coefficients of `over`"
     )
     parser.add_argument(
-        "--variants", nargs="+", help="of `tune`, some of study_settings.TUNED, or several joined by ' + '"
+        "--variants", nargs="+", help="of `tune`, some of `TUNED` in settings.py, or several joined by ' + '"
     )
     parser.add_argument(
         "--tune_start", default="base", choices=["sft", "base"], help="what `tune` starts from"
@@ -275,7 +275,7 @@ def parse_arguments() -> argparse.Namespace:
         "--reward_from",
         default="",
         help="reward model that learns on from here: the folder `pretrained` of "
-        "`reward_accuracy.py --save_pretrained`",
+        "`benchmarks.reward.accuracy.run --save_pretrained`",
     )
     parser.add_argument(
         "--rows", type=int, default=0, help="denoising steps in a micro-batch of PPO; 0: what fits"

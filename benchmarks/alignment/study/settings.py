@@ -1,4 +1,4 @@
-"""Sizes and training settings of `alignment_study.py`; docs/results.md says where they come from."""
+"""Sizes and training settings of the study; docs/results.md says where they come from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line of `reward_accuracy.py`."""
+"""Command line of the reward accuracy benchmark."""
 
 from __future__ import annotations
 

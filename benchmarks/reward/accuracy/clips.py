@@ -1,4 +1,4 @@
-"""The data of `reward_accuracy.py`: generated clips with their gold scores, simulated rankings, and near misses."""
+"""Data of the reward accuracy benchmark: clips with gold scores, simulated rankings, and near misses."""
 
 from __future__ import annotations
 

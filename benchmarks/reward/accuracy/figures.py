@@ -1,4 +1,4 @@
-"""The figures of `reward_accuracy.py`: correlations with gold, the tables and the plot."""
+"""Figures of the reward accuracy benchmark: correlations with gold, the tables and the plot."""
 
 from __future__ import annotations
 
