@@ -20,6 +20,7 @@ import yaml
 from transformers import TrainingArguments
 
 from alignment import cli
+from alignment.cli import command_line
 from alignment.cli.config_files import find_config, shipped_configs
 from alignment.cli.launcher import LaunchArguments, launch_command
 from generator.output import InputError
@@ -98,7 +99,7 @@ def test_every_command_module_keeps_the_contract(capsys: pytest.CaptureFixture[s
     modules = {path.stem for path in (ROOT / "alignment" / "commands").glob("[a-z]*.py")}
     assert modules <= set(cli.COMMANDS)
     for name in sorted(modules):
-        module = cli._load_command(name)
+        module = command_line._load_command(name)
         assert "\n" not in module.HELP
         assert module.EXAMPLE.startswith(f"vidalign {name}")
         verbs = getattr(module, "VERBS", None)

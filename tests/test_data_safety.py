@@ -19,7 +19,6 @@ from transformers import TrainerControl
 import generator
 from alignment.cli import main
 from alignment.data.latent_dataset import encode_files, encode_prompts_cached
-from alignment.invocation import begin, command_that_goes_on
 from alignment.stages.outputs import command_of
 from alignment.stages.stage import checkpoint_to_resume
 from alignment.trainers.backprop_config import BackpropConfig
@@ -36,6 +35,7 @@ from generator.output import InputError, write_json, write_text
 from generator.testing import tiny_generator
 from generator.training.checkpoints import CheckpointSchedule, newest_checkpoint
 from generator.training.interruption import StopRequest
+from generator.training.invocation import begin, command_that_goes_on
 from labeling_app.campaigns.demonstrations import DEMONSTRATION_OUTPUTS
 from labeling_app.store.store import Store
 from reward.preferences import Ranking, write_rankings

@@ -134,7 +134,8 @@ def train(root: str, seed: int, scale: str, num_prompts: int, variant: Variant) 
     """Trains a variant and measures it: gold scores of a policy, held-out accuracy of a reward model."""
     from alignment.cli.commands import dpo, ppo, sft
     from alignment.demo.settings import dpo_settings, ppo_settings, sft_settings
-    from alignment.lora import GeneratorArguments, LoraArguments
+    from alignment.lora import LoraArguments
+    from alignment.stages.arguments import GeneratorArguments
     from alignment.trainers.dpo_config import DPOConfig
     from alignment.trainers.ppo_config import PPOConfig
     from alignment.trainers.sft_config import SFTConfig

@@ -73,7 +73,7 @@ def worker(kind: str, folder: Path) -> None:
         else:
             from alignment.trainers.dpo_trainer import DPOTrainer
 
-            trainer = DPOTrainer(generator, config, latents, latents[::-1], texts, lora=lora)
+            trainer = DPOTrainer.from_pairs(generator, config, latents, latents[::-1], texts, lora=lora)
     elif kind == "backprop":
         from alignment.trainers.backprop_trainer import BackpropTrainer
 

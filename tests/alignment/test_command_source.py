@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from alignment import cli
+from alignment.cli import command_line
 from alignment.cli.command_source import read_command
 from alignment.cli.parser import CommandParser
 
@@ -39,7 +40,7 @@ def flags(parser: CommandParser) -> list[tuple[Any, ...]]:
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_the_sources_say_what_the_command_takes(name: str) -> None:
-    described, real = read_command(name), cli._load_command(name)
+    described, real = read_command(name), command_line._load_command(name)
     assert described is not None, (
         "its arguments need more than its source: --help falls back to importing torch"
     )

@@ -10,7 +10,8 @@ import transformers
 from trl import TrlParser
 
 from alignment.cli.commands import backprop, dpo, nft, online_dpo, ppo, rwr, sft
-from alignment.lora import GeneratorArguments, LoraArguments
+from alignment.lora import LoraArguments
+from alignment.stages.arguments import GeneratorArguments
 from alignment.stages.on_rewards import PromptsAndRewards
 from alignment.trainers.backprop_config import BackpropConfig
 from alignment.trainers.dpo_config import DPOConfig
