@@ -19,7 +19,7 @@ SMALLER = {
     r"max_steps=\d+": "max_steps=1, per_device_train_batch_size=2",
     r"num_train_epochs=\d+": "num_train_epochs=1, held_out_fraction=0.25, validation_fraction=0.25",
     r"num_rollouts=\d+": "num_rollouts=1, num_prompts=2, num_generations=2, num_mini_batches=1, probe_prompts=0",
-    r"num_inference_steps=\d+": "num_inference_steps=2",
+    r"num_inference_steps=\d+": "num_inference_steps=3",
     r"sample_prompts\(\d+": "sample_prompts(8",
     r"world:(\w+):\d+": r"world:\1:2",
     r"output_dir=": 'use_cpu=True, report_to="none", disable_tqdm=True, output_dir=',

@@ -9,6 +9,7 @@ import torch
 import transformers
 from trl import TrlParser
 
+from alignment.cli import main
 from alignment.cli.commands import backprop, dpo, nft, online_dpo, ppo, rwr, sft
 from alignment.lora import LoraArguments
 from alignment.stages.arguments import GeneratorArguments
@@ -283,6 +284,11 @@ def test_ppo_takes_demonstrations_and_a_reward_by_name(tmp_path, videos, quiet, 
     assert {"loss/ptx", "rewards/world/overall/mean"} <= set(entry)
     assert json.loads((tmp_path / "out" / "training.json").read_text())["reward"][0] == "world"
     assert ppo.PPOArguments(reward="one").reward == ["one"]
+
+
+def test_the_help_of_ppo_says_that_prompts_of_the_world_work(capsys):
+    assert main(["ppo", "--help"]) == 0
+    assert "world:SPLIT:N" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", [sft, dpo, ppo, online_dpo, rwr, nft, backprop])
