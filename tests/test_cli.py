@@ -96,7 +96,7 @@ def test_help_is_fast_and_imports_no_torch() -> None:
 
 
 def test_every_command_module_keeps_the_contract(capsys: pytest.CaptureFixture[str]) -> None:
-    modules = {path.stem for path in (ROOT / "alignment" / "commands").glob("[a-z]*.py")}
+    modules = {path.stem for path in (ROOT / "alignment" / "cli" / "commands").glob("[a-z]*.py")}
     assert modules <= set(cli.COMMANDS)
     for name in sorted(modules):
         module = command_line._load_command(name)
@@ -118,8 +118,8 @@ def test_every_command_module_keeps_the_contract(capsys: pytest.CaptureFixture[s
 
 def test_every_example_writes_to_runs() -> None:
     """A folder `reward/` or `sft/` beside the packages of a clone would be taken for source code, or hide it."""
-    paths = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "alignment" / "report.py"]
-    paths += [*(ROOT / "alignment" / "commands").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
+    paths = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "alignment" / "demo" / "report.py"]
+    paths += [*(ROOT / "alignment" / "cli" / "commands").glob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
     written = {
         f"{path.name}: {folder}"
         for path in paths

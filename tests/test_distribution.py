@@ -65,7 +65,7 @@ def test_an_installed_package_finds_its_configurations(wheel: Path, tmp_path: Pa
     ]
     install += [scheme, str(root)]
     subprocess.run([*install, str(wheel)], check=True, capture_output=True)
-    site = next(root.rglob("alignment/cli/command_line.py")).parents[1]
+    site = next(root.rglob("alignment/cli/command_line.py")).parents[2]
     program = (
         "from alignment.cli.config_files import find_config\n"
         "import yaml; path = find_config('zero2', 'accelerate')\n"
