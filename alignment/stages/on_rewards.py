@@ -105,10 +105,8 @@ def train_ppo(
     """
     ptx_dataset = str(ptx_dataset) or getattr(prompts, "ptx_dataset", "")
     check_demonstration_term(args.ptx_coef, ptx_dataset)
-    return _train(
-        PPOTrainer, model, prompts, reward, args, lora, generator, ptx_dataset,
-        monitors=monitors, callbacks=callbacks,
-    )  # fmt: skip
+    more = {"monitors": monitors, "callbacks": callbacks}
+    return _train(PPOTrainer, model, prompts, reward, args, lora, generator, ptx_dataset, **more)
 
 
 def train_online_dpo(
