@@ -15,8 +15,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 from trl import ModelConfig, get_peft_config
 
-from alignment.stages.arguments import LoadingArguments
-from alignment.trainers.base_config import check
+from alignment.checks import check
 from generator.adapters import LoraAdapter, concatenate_adapters, merged_adapter
 from generator.base import VideoGenerator
 from generator.one_or_several import as_list
@@ -25,30 +24,6 @@ from generator.output import InputError
 logger = logging.getLogger(__name__)
 
 ADAPTER_NAME = "default"
-
-
-@dataclass
-class _ModelArguments:
-    """Which generator is trained, and from where."""
-
-    model: str = field(
-        default="nano",
-        metadata={"help": "Generator to train: `nano`, a folder of a diffusers pipeline, or a hub id."},
-    )
-    adapter: list[str] | None = field(
-        default=None,
-        metadata={"help": "Adapter folders to start from, for example the one that `sft` wrote. They are "
-        "part of "
-                  "the reference policy, and of the adapter that is saved."},
-    )  # fmt: skip
-
-
-@dataclass
-class GeneratorArguments(LoadingArguments, _ModelArguments):
-    """Which generator is trained, and how it is loaded."""
-
-    def __post_init__(self) -> None:
-        self.adapter = None if self.adapter is None else as_list(self.adapter)
 
 
 @dataclass

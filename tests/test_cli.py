@@ -96,7 +96,7 @@ def test_help_is_fast_and_imports_no_torch() -> None:
 
 
 def test_every_command_module_keeps_the_contract(capsys: pytest.CaptureFixture[str]) -> None:
-    modules = {path.stem for path in (ROOT / "alignment" / "commands").glob("[a-z]*.py")}
+    modules = {path.stem for path in (ROOT / "alignment" / "cli" / "commands").glob("[a-z]*.py")}
     assert modules <= set(cli.COMMANDS)
     for name in sorted(modules):
         module = command_line.load_command(name)

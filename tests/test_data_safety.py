@@ -18,8 +18,6 @@ from transformers import TrainerControl
 
 import generator
 from alignment.cli import main
-from alignment.data.latent_dataset import encode_files, encode_prompts_cached
-from alignment.invocation import begin, command_that_goes_on
 from alignment.stages.outputs import command_of
 from alignment.stages.stage import checkpoint_to_resume
 from alignment.trainers.backprop_config import BackpropConfig
@@ -32,10 +30,12 @@ from alignment.trainers.rwr_config import RWRConfig
 from alignment.trainers.sft_config import SFTConfig
 from generator.demonstrations import write_demonstrations
 from generator.files.output_folder import MARK, check_output_dir
+from generator.latent_cache import encode_files, encode_prompts_cached
 from generator.output import InputError, write_json, write_text
 from generator.testing import tiny_generator
 from generator.training.checkpoints import CheckpointSchedule, newest_checkpoint
 from generator.training.interruption import StopRequest
+from generator.training.invocation import begin, command_that_goes_on
 from labeling_app.campaigns.demonstrations import DEMONSTRATION_OUTPUTS
 from labeling_app.store.store import Store
 from reward.preferences import Ranking, write_rankings
@@ -293,6 +293,10 @@ def test_a_linked_output_folder_is_followed(data):
         assert (data / "big-disk" / ADAPTER).is_file()
 
 
+def test_folders_of_the_older_trainer_of_rankings_are_those_of_dpo() -> None:
+    assert command_of("RankingDPOTrainer") == command_of("DPOTrainer") == command_of("DPOConfig") == "dpo"
+
+
 @pytest.mark.parametrize("config", TRAINERS)
 def test_every_training_refuses_what_is_not_its_own(tmp_path, config, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -447,7 +451,7 @@ def test_a_damaged_cache_is_made_again_and_named(data, caplog):
 
 
 def test_damaged_embeddings_of_a_prompt_are_made_again(data, caplog, monkeypatch):
-    monkeypatch.setattr("alignment.data.latent_dataset.CACHED_ENCODER_SIZE", 0)
+    monkeypatch.setattr("generator.latent_cache.CACHED_ENCODER_SIZE", 0)
     tiny, cache = tiny_generator(), data / "own-cache"
     first = encode_prompts_cached(tiny, ["a", "b"], cache)
     file = sorted(cache.glob("*.safetensors"))[0]

@@ -23,7 +23,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in PACKAGES:
         ignored = shutil.ignore_patterns("__pycache__", "*.safetensors")  # the weights would only cost time
         shutil.copytree(ROOT / name, source / name, ignore=ignored)
-    for name in ("pyproject.toml", "LICENSE"):
+    for name in ("pyproject.toml", "LICENSE", "vidalign.py"):
         shutil.copy(ROOT / name, source / name)
     (source / "README.md").write_text("# vidalign\n")
     target = tmp_path_factory.mktemp("wheel")
@@ -40,7 +40,7 @@ def test_the_wheel_holds_every_module_and_configuration(wheel: Path) -> None:
     modules = {
         path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py")
     }
-    assert modules <= names
+    assert modules | {"vidalign.py", *(f"{package}/py.typed" for package in PACKAGES)} <= names
     configs = {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "alignment" / "cli" / "configs").rglob("*")
@@ -65,7 +65,7 @@ def test_an_installed_package_finds_its_configurations(wheel: Path, tmp_path: Pa
     ]
     install += [scheme, str(root)]
     subprocess.run([*install, str(wheel)], check=True, capture_output=True)
-    site = next(root.rglob("alignment/cli/command_line.py")).parents[1]
+    site = next(root.rglob("alignment/cli/command_line.py")).parents[2]
     program = (
         "from alignment.cli.config_files import find_config\n"
         "import yaml; path = find_config('zero2', 'accelerate')\n"
@@ -98,7 +98,7 @@ def test_an_editable_install_wins_over_a_folder_in_the_working_directory(tmp_pat
             ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "pretrained")
         )
         (tmp_path / "work" / name).mkdir(parents=True)  # such as `--output_dir reward/`
-    for name in ("pyproject.toml", "LICENSE", "README.md"):
+    for name in ("pyproject.toml", "LICENSE", "README.md", "vidalign.py"):
         shutil.copy(ROOT / name, source / name)
     build = f"from setuptools import build_meta; build_meta.build_editable({str(target)!r})"
     done = subprocess.run(
@@ -110,8 +110,10 @@ def test_an_editable_install_wins_over_a_folder_in_the_working_directory(tmp_pat
     program = (
         f"import sys; sys.path = [path for path in sys.path if {str(ROOT)!r} != path]; import site\n"
         f"sys.path_importer_cache.clear(); site.addsitedir({str(site)!r})\n"
-        "from reward import load_reward; from generator import InputError; import alignment.cli, labeling_app\n"
-        "print(load_reward.__code__.co_filename, alignment.cli.__file__, labeling_app.__file__, sep='\\n')"
+        "from reward import load_reward; from generator import InputError\n"
+        "import alignment.cli, labeling_app, vidalign\n"
+        "modules = alignment.cli, labeling_app, vidalign\n"
+        "print(load_reward.__code__.co_filename, *(module.__file__ for module in modules), sep='\\n')"
     )
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(

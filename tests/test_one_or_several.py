@@ -14,8 +14,9 @@ from alignment.cli.commands.ppo import PPOArguments
 from alignment.cli.video_prompt_arguments import VideoPromptArguments
 from alignment.data.latent_dataset import PromptTable
 from alignment.guided_sampling import sample_aligned
-from alignment.lora import GeneratorArguments, LoraArguments
+from alignment.lora import LoraArguments
 from alignment.rollouts.reward_mixture import RewardMixture
+from alignment.stages.arguments import GeneratorArguments
 from alignment.stages.on_rewards import PromptsAndRewards
 from alignment.trainers.ppo_config import PPOConfig
 from alignment.trainers.ppo_trainer import PPOTrainer

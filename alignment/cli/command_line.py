@@ -25,11 +25,11 @@ from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from alignment.invocation import begin, command_that_goes_on, same_command
 from alignment.sibling_packages import PACKAGES
 from generator.files.output_folder import forget_opened, no_empty_folder, results_begun, withdraw_unused
 from generator.output import is_storable
 from generator.training.interruption import LAUNCH_FOLDER, ended_by_signals
+from generator.training.invocation import begin, command_that_goes_on, same_command
 
 COMMANDS = {
     "demo": "the whole loop on the built-in model, with a report",

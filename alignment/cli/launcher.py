@@ -19,7 +19,6 @@ from typing import Any
 import yaml
 
 from alignment.cli.config_files import find_config
-from alignment.invocation import COMMAND_LINE, typed
 from generator.output import InputError, read_text
 from generator.training.interruption import (
     LAUNCH_FOLDER,
@@ -31,6 +30,7 @@ from generator.training.interruption import (
     handling,
     say,
 )
+from generator.training.invocation import COMMAND_LINE, typed
 
 _LAUNCHED = "VIDALIGN_LAUNCHED"
 MOST_PROCESSES_WITHOUT_GPU = 8

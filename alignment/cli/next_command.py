@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from generator.output import InputError
 
 if TYPE_CHECKING:
-    from alignment.lora import GeneratorArguments, LoraArguments
+    from alignment.lora import LoraArguments
+    from alignment.stages.arguments import GeneratorArguments
     from alignment.trainers.base_config import AlignmentConfig
 
 SIZES = ("num_frames", "height", "width")
@@ -63,6 +64,13 @@ def prompt_file(dataset: str) -> str:
 
     metadata = Path(dataset) / METADATA
     return str(metadata) if metadata.is_file() else WORLD_PROMPTS
+
+
+def prompts_of(source: str) -> list[str]:
+    """The prompts of a file or of the built-in world."""
+    from generator.prompts import read_prompts
+
+    return [record.prompt for record in read_prompts(source)]
 
 
 def are_of_the_world(prompts: Sequence[str]) -> bool:

@@ -1,6 +1,6 @@
 """The whole loop on the built-in model: demonstrations, SFT, rankings, reward model, DPO, PPO, evaluation.
 
-Every stage reads from files and the database what the stages before it wrote, through the same functions as the
+Every stage reads from files and the database what the stages before it wrote, through the same stages as the
 commands, and leaves what it found out in `stages.json`. A run that was interrupted skips finished stages, and
 goes on inside an unfinished one where that stage can.
 """
@@ -20,13 +20,16 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import TrainerCallback
 
-from alignment.cli.commands import dpo, ppo, sft
 from alignment.demo.outputs import DEMONSTRATIONS, OUTPUTS, STAGES_FILE
 from alignment.demo.report import write_demo_report
 from alignment.demo.scales import STAGES, DemoConfig, demo_scale
 from alignment.demo.settings import dpo_settings, ppo_settings, reward_settings, sft_settings, video_size
-from alignment.lora import GeneratorArguments, LoraArguments
+from alignment.lora import LoraArguments
 from alignment.rollouts.rollout import Rollout
+from alignment.stages.arguments import GeneratorArguments
+from alignment.stages.dpo import DPOArguments, train_dpo
+from alignment.stages.on_rewards import train_ppo
+from alignment.stages.sft import SFTArguments, train_sft
 from alignment.trainers.dpo_config import DPOConfig
 from alignment.trainers.ppo_config import PPOConfig
 from alignment.trainers.sft_config import SFTConfig
@@ -197,11 +200,11 @@ class Demo:
 
     def sft(self) -> dict[str, Any]:
         """Supervised fine-tuning of a LoRA adapter on the demonstrations."""
-        trainer = sft.run(
-            GeneratorArguments(model=self.config.model),
-            sft.SFTArguments(dataset=str(self.folder / "demonstrations"), **self._size()),
-            LoraArguments(lora_r=16),
-            SFTConfig(**self._training("sft", self.scale.sft_steps), **sft_settings(self.scale)),
+        trainer = train_sft(
+            self.config.model,
+            SFTArguments(dataset=str(self.folder / "demonstrations"), **self._size()),
+            lora=LoraArguments(lora_r=16),
+            args=SFTConfig(**self._training("sft", self.scale.sft_steps), **sft_settings(self.scale)),
             callbacks=[Fraction(self.advance)],
         )
         return {"curve": _curve(trainer, ["loss"])}
@@ -280,13 +283,13 @@ class Demo:
 
     def dpo(self) -> dict[str, Any]:
         """Direct preference optimisation on the annotators' merged rankings, from the SFT adapter."""
-        trainer = dpo.run(
+        trainer = train_dpo(
             GeneratorArguments(model=self.config.model, adapter=[self._adapter()]),
-            dpo.DPOArguments(
+            DPOArguments(
                 preferences=str(self.folder / "rankings.jsonl"), merge_annotators=True, **self._size()
             ),
-            LoraArguments(lora_r=16),
-            DPOConfig(**self._training("dpo", self.scale.dpo_steps), **dpo_settings(self.scale)),
+            lora=LoraArguments(lora_r=16),
+            args=DPOConfig(**self._training("dpo", self.scale.dpo_steps), **dpo_settings(self.scale)),
             callbacks=[Fraction(self.advance)],
         )
         return {"curve": _curve(trainer, ["loss", "rewards/margins", "rewards/accuracies"])}
@@ -300,11 +303,12 @@ class Demo:
             [{"prompt": p} for p in sample_prompts(scale.num_ppo_prompts, 3000 + self.config.seed, "train")],
         )
         monitor = GoldMonitor(load_generator(self.config.model))
-        trainer = ppo.run(
+        trainer = train_ppo(
             GeneratorArguments(model=self.config.model, adapter=[self._adapter()]),
-            ppo.PPOArguments(prompts=str(prompts), reward=[str(self.folder / "reward")]),
-            LoraArguments(lora_r=16),
-            PPOConfig(**self._training("ppo", scale.num_rollouts * 4), **ppo_settings(scale)),
+            prompts,
+            self.folder / "reward",
+            lora=LoraArguments(lora_r=16),
+            args=PPOConfig(**self._training("ppo", scale.num_rollouts * 4), **ppo_settings(scale)),
             monitors=[monitor],
             callbacks=[Fraction(self.advance)],
         )

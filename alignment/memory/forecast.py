@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils.checkpoint import checkpoint
 
 from alignment.lora import LoraArguments, add_lora
+from alignment.memory.native_forecast import native_forecast
+from alignment.memory.work import Forecast, Work
 from generator.conditions import Conditions
 from generator.families.pipeline_generator import PipelineGenerator
 from generator.files.folders import visible_files
@@ -29,84 +30,10 @@ from generator.loading import DEFAULTS_NAME, FAMILIES, load_generator, read_clas
 from generator.output import InputError, read_json
 from generator.video_model import GenerationDefaults
 
-METHODS = ("sft", "dpo", "ppo", "generate")
 DEPTH = 2
 DEPTH_FIELDS = {
     "blocks": "num_layers", "transformer_blocks": "num_layers", "single_transformer_blocks": "num_single_layers",
 }  # fmt: skip
-BYTES_OF_QUANTISED_WEIGHT = {"8bit": 1.0, "4bit": 0.53}
-"""Of one weight; 4 bits and a 32-bit scale for each 64 weights, itself quantised (QLoRA, arXiv 2305.14314)."""
-
-
-@dataclass
-class Work:
-    """Work that is done on a GPU.
-
-    Attributes:
-        method: one of `METHODS`.
-        num_frames, height, width: size of the videos.
-        batch: videos (SFT), pairs (DPO) or denoising steps (PPO) in one backward pass; videos for `generate`.
-        rollout_batch: videos sampled together (PPO).
-        decode_batch: videos decoded together (PPO, generate); 0 if nothing is decoded.
-        guided: classifier-free guidance.
-        unconditional_gradient: whether the unconditional branch is trained (PPO).
-        lora_r: rank of the adapters.
-        checkpointed_share: share of the blocks whose activations are computed again.
-        quantization: None, `8bit` or `4bit`.
-        offload_weights: the blocks' weights are in the host's memory.
-        tiling: videos are decoded tile by tile and one by one.
-        keep_text_encoder: whether the text encoder stays on the GPU.
-    """
-
-    method: str
-    num_frames: int
-    height: int
-    width: int
-    batch: int = 1
-    rollout_batch: int = 8
-    decode_batch: int = 8
-    guided: bool = True
-    unconditional_gradient: bool = True
-    lora_r: int = 16
-    checkpointed_share: float = 0.0
-    quantization: str | None = None
-    offload_weights: bool = False
-    tiling: bool = False
-    keep_text_encoder: bool = False
-
-
-@dataclass
-class Forecast:
-    """Bytes.
-
-    Attributes:
-        resident: what is there all the time: weights, adapters, optimiser.
-        transient: the most that each part of the work needs on top.
-        linear_weights: number of weights that can be quantised or offloaded, in all transformers.
-        largest_linear: weights of the largest layer, which an offloaded model has on the GPU at a time.
-    """
-
-    resident: dict[str, int] = field(default_factory=dict)
-    transient: dict[str, int] = field(default_factory=dict)
-    linear_weights: int = 0
-    largest_linear: int = 0
-
-    @property
-    def peak(self) -> int:
-        """The most at any time."""
-        return sum(self.resident.values()) + max(self.transient.values(), default=0)
-
-    def quantised(self, bits: str) -> Forecast:
-        """The same with the transformer's linear layers in `8bit` or `4bit` instead of bfloat16."""
-        saved = round(self.linear_weights * (2 - BYTES_OF_QUANTISED_WEIGHT[bits]))
-        resident = {**self.resident, "transformer": self.resident["transformer"] - saved}
-        return Forecast(resident, self.transient, self.linear_weights, self.largest_linear)
-
-    def offloaded(self) -> Forecast:
-        """The same with the transformer's linear layers in the host's memory, one at a time on the GPU."""
-        resident = {**self.resident, "transformer": self.resident["transformer"] - 2 * self.linear_weights}
-        transient = {name: size + 2 * self.largest_linear for name, size in self.transient.items()}
-        return Forecast(resident, transient, self.linear_weights, self.largest_linear)
 
 
 def forecast(folder: Path, work: Work) -> Forecast:
@@ -116,8 +43,6 @@ def forecast(folder: Path, work: Work) -> Forecast:
         InputError: the pipeline is not of a family whose memory can be forecast, or the size is impossible.
     """
     if is_native(folder):
-        from alignment.memory.native_forecast import native_forecast
-
         return native_forecast(folder, work)
     probe = _Probe(folder, work, {})
     probe.generator.check_size(work.num_frames, work.height, work.width)

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from alignment.lora import LoraArguments, add_lora
+from alignment.memory.work import Forecast, Work
 from generator.base import VideoGenerator
 from generator.conditions import Conditions
 from generator.hardware.memory_tracker import StorageTracker
 from generator.loading import load_generator
-
-if TYPE_CHECKING:
-    from alignment.memory.forecast import Forecast, Work
 
 PROMPT = "a big red circle moves left above two small blue stars on a grey background"
 
@@ -27,8 +24,6 @@ def native_forecast(folder: Path, work: Work) -> Forecast:
     Raises:
         InputError: the model cannot make this size.
     """
-    from alignment.memory.forecast import Forecast
-
     generator = load_generator(folder, device="cpu")
     generator.check_size(work.num_frames, work.height, work.width)
     found = Forecast()

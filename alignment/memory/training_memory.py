@@ -21,7 +21,7 @@ from generator.latent_cache import Size
 from generator.output import InputError
 
 if TYPE_CHECKING:
-    from alignment.trainers.base_config import AlignmentConfig
+    from transformers import TrainingArguments
 
 ACTIVATION_VALUES = 17
 """Values that a transformer block keeps for the backward pass, for each token and channel: 34 bytes at 16 bits, without
@@ -56,7 +56,7 @@ def activation_bytes(tokens: int, channels: int, blocks: int, bytes_a_value: int
     return blocks * of_a_block
 
 
-def update_bytes(generator: VideoGenerator, size: Size, videos: int, args: AlignmentConfig) -> int:
+def update_bytes(generator: VideoGenerator, size: Size, videos: int, args: TrainingArguments) -> int:
     """Memory of one forward and backward pass on `videos` videos of a size."""
     config = _configuration(generator)
     channels = getattr(config, "hidden_size", None) or (
@@ -95,7 +95,7 @@ def free_bytes() -> int:
 
 
 def memory_check(
-    generator: VideoGenerator, args: AlignmentConfig, videos: int, tiling: bool = False
+    generator: VideoGenerator, args: TrainingArguments, videos: int, tiling: bool = False
 ) -> Callable[[Path, Size, bool], None] | None:
     """Refuses videos that are too large to be encoded and trained on; None on a GPU.
 

@@ -1,9 +1,12 @@
-"""How commands load a generator: the type of its weights, and what saves memory."""
+"""Which generator a stage works on, and how it is loaded: the type of its weights, and what saves memory."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
+
+from generator.one_or_several import as_list
 
 
 @dataclass
@@ -52,3 +55,33 @@ class LoadingArguments:
         """What was asked for that changes the videos."""
         asked = {name: getattr(self, name) for name in ("dtype", "quantization", "tiling")}
         return {name: value for name, value in asked.items() if value}
+
+
+@dataclass
+class _ModelArguments:
+    """Which generator is trained, and from where."""
+
+    model: str = field(
+        default="nano",
+        metadata={"help": "Generator to train: `nano`, a folder of a diffusers pipeline, or a hub id."},
+    )
+    adapter: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Adapter folders to start from, for example the one that `sft` wrote. They are part of the "
+            "reference policy, and of the adapter that is saved."
+        },
+    )
+
+
+@dataclass
+class GeneratorArguments(LoadingArguments, _ModelArguments):
+    """Which generator is trained, and how it is loaded."""
+
+    def __post_init__(self) -> None:
+        self.adapter = None if self.adapter is None else as_list(self.adapter)
+
+    @classmethod
+    def of(cls, model: str | Path | GeneratorArguments) -> GeneratorArguments:
+        """The arguments themselves, or those of a model by its name or folder."""
+        return model if isinstance(model, cls) else cls(model=str(model))

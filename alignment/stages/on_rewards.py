@@ -1,29 +1,45 @@
-"""What the commands do that learn from prompts and rewards: `rwr`, `nft`, `online_dpo`, `backprop`."""
+"""Stages that learn from prompts and rewards: PPO, online DPO, DiffusionNFT, RWR, reward back-propagation."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from alignment.cli.next_command import show_comparison
-from alignment.lora import GeneratorArguments, LoraArguments
+from alignment.lora import LoraArguments
+from alignment.stages.arguments import GeneratorArguments
 from alignment.stages.stage import (
+    check_demonstration_term,
     checkpoint_to_resume,
     data_record,
+    encode_demonstrations,
     generator_inputs,
     load_generator_to_train,
     load_rewards,
     read_training_prompts,
     require_reward,
-    speaks,
     train_and_save,
 )
+from alignment.trainers.backprop_config import BackpropConfig
+from alignment.trainers.backprop_trainer import BackpropTrainer
+from alignment.trainers.nft_config import NFTConfig
+from alignment.trainers.nft_trainer import NFTTrainer
+from alignment.trainers.online_dpo_config import OnlineDPOConfig
+from alignment.trainers.online_dpo_trainer import OnlineDPOTrainer
+from alignment.trainers.ppo_config import PPOConfig
+from alignment.trainers.ppo_trainer import PPOTrainer
+from alignment.trainers.rollout_trainer import Monitor
+from alignment.trainers.rwr_config import RWRConfig
+from alignment.trainers.rwr_trainer import RWRTrainer
 from generator.base import VideoGenerator
 from generator.one_or_several import as_list
 
 if TYPE_CHECKING:
     from reward.models.base import RewardModel
+
+Rewards: TypeAlias = "str | Path | RewardModel | Sequence[str | Path | RewardModel] | None"
+"""Reward models, or their names for `reward.load_reward`, one or several."""
 
 
 @dataclass
@@ -46,42 +62,175 @@ class PromptsAndRewards:
         self.reward = as_list(self.reward) if self.reward else []
 
 
-def run_on_rewards(
-    trainer_class: Any,
-    model: GeneratorArguments,
-    data: PromptsAndRewards,
-    lora: LoraArguments,
-    config: Any,
+@dataclass
+class PPOArguments(PromptsAndRewards):
+    """What `ppo` learns from."""
+
+    ptx_dataset: str = field(
+        default="",
+        metadata={"help": "Demonstrations for the term `ptx_coef`: a folder with videos and metadata.jsonl."},
+    )
+
+
+def train_ppo(
+    model: str | Path | GeneratorArguments = "nano",
+    prompts: str | Path | PromptsAndRewards = "",
+    reward: Rewards = None,
+    *,
+    args: PPOConfig,
+    lora: LoraArguments | None = None,
+    ptx_dataset: str | Path = "",
     generator: VideoGenerator | None = None,
-    reward: RewardModel | Sequence[RewardModel] | None = None,
-    **more: Any,
-) -> Any:
-    """Trains with `trainer_class` and saves; returns the trainer after training.
+    monitors: Sequence[Monitor] = (),
+    callbacks: Sequence[Any] = (),
+) -> PPOTrainer:
+    """Reinforces the better videos of sampled groups and writes the result to `args.output_dir`.
 
     Args:
-        generator, reward: take the place of loading `model` and `data.reward`.
-        more: further arguments of the trainer, such as `monitors` and `callbacks`.
+        model: name or folder of the generator, or how it is loaded.
+        prompts: file of prompts or `world:SPLIT:N`, or the arguments of the command `ppo`.
+        reward: takes the place of `prompts.reward`.
+        args: configuration of the trainer.
+        lora: LoRA settings; the defaults of `LoraArguments` where not given.
+        ptx_dataset: folder of demonstrations for the term `args.ptx_coef`.
+        generator: takes the place of loading `model`.
+        monitors: functions of each rollout that give further numbers to log.
+        callbacks: further callbacks of the trainer.
+
+    Returns:
+        The trainer after training.
+
+    Raises:
+        InputError: the prompts, a reward, the model or the output folder cannot be used.
     """
-    require_reward(reward, data.reward)
-    prompts, negative_prompts = read_training_prompts(data.prompts, config)
-    checkpoint = checkpoint_to_resume(config, [*generator_inputs(model), data.prompts, *data.reward])
-    generator = generator or load_generator_to_train(model, config)
-    rewards = load_rewards(reward, data.reward, config)
+    ptx_dataset = str(ptx_dataset) or getattr(prompts, "ptx_dataset", "")
+    check_demonstration_term(args.ptx_coef, ptx_dataset)
+    more = {"monitors": monitors, "callbacks": callbacks}
+    return _train(PPOTrainer, model, prompts, reward, args, lora, generator, ptx_dataset, **more)
+
+
+def train_online_dpo(
+    model: str | Path | GeneratorArguments = "nano",
+    prompts: str | Path | PromptsAndRewards = "",
+    reward: Rewards = None,
+    *,
+    args: OnlineDPOConfig,
+    lora: LoraArguments | None = None,
+    generator: VideoGenerator | None = None,
+    monitors: Sequence[Monitor] = (),
+    callbacks: Sequence[Any] = (),
+) -> OnlineDPOTrainer:
+    """Trains a generator by DPO on its own videos, ordered by rewards, and writes the result to
+    `args.output_dir`; the arguments are those of `train_ppo`."""
+    return _train(
+        OnlineDPOTrainer,
+        model,
+        prompts,
+        reward,
+        args,
+        lora,
+        generator,
+        monitors=monitors,
+        callbacks=callbacks,
+    )
+
+
+def train_nft(
+    model: str | Path | GeneratorArguments = "nano",
+    prompts: str | Path | PromptsAndRewards = "",
+    reward: Rewards = None,
+    *,
+    args: NFTConfig,
+    lora: LoraArguments | None = None,
+    generator: VideoGenerator | None = None,
+    monitors: Sequence[Monitor] = (),
+    callbacks: Sequence[Any] = (),
+) -> NFTTrainer:
+    """Trains a generator with rewards on the forward process (DiffusionNFT) and writes the result to
+    `args.output_dir`; the arguments are those of `train_ppo`."""
+    return _train(
+        NFTTrainer, model, prompts, reward, args, lora, generator, monitors=monitors, callbacks=callbacks
+    )
+
+
+def train_rwr(
+    model: str | Path | GeneratorArguments = "nano",
+    prompts: str | Path | PromptsAndRewards = "",
+    reward: Rewards = None,
+    *,
+    args: RWRConfig,
+    lora: LoraArguments | None = None,
+    generator: VideoGenerator | None = None,
+    monitors: Sequence[Monitor] = (),
+    callbacks: Sequence[Any] = (),
+) -> RWRTrainer:
+    """Trains a generator on its own videos, weighted by their rewards, and writes the result to
+    `args.output_dir`; the arguments are those of `train_ppo`."""
+    return _train(
+        RWRTrainer, model, prompts, reward, args, lora, generator, monitors=monitors, callbacks=callbacks
+    )
+
+
+def train_backprop(
+    model: str | Path | GeneratorArguments = "nano",
+    prompts: str | Path | PromptsAndRewards = "",
+    reward: Rewards = None,
+    *,
+    args: BackpropConfig,
+    lora: LoraArguments | None = None,
+    generator: VideoGenerator | None = None,
+    callbacks: Sequence[Any] = (),
+) -> BackpropTrainer:
+    """Trains a generator by the gradient of latent reward models through its last steps and writes the result to
+    `args.output_dir`; the arguments are those of `train_ppo`."""
+    return _train(BackpropTrainer, model, prompts, reward, args, lora, generator, callbacks=callbacks)
+
+
+def _train(
+    trainer_class: Any,
+    model: str | Path | GeneratorArguments,
+    prompts: str | Path | PromptsAndRewards,
+    reward: Rewards,
+    args: Any,
+    lora: LoraArguments | None,
+    generator: VideoGenerator | None,
+    demonstrations: str = "",
+    **more: Any,
+) -> Any:
+    """Trains with `trainer_class`, which `more` goes to, and saves; returns the trainer after training."""
+    model, lora = GeneratorArguments.of(model), lora or LoraArguments()
+    data = prompts if isinstance(prompts, PromptsAndRewards) else PromptsAndRewards(prompts=str(prompts))
+    judges = data.reward if reward is None else list_of_rewards(reward)
+    require_reward(judges)
+    texts, negative_prompts = read_training_prompts(data.prompts, args)
+    names = [judge for judge in judges if isinstance(judge, str)]
+    inputs = [*generator_inputs(model), data.prompts, *names, demonstrations]
+    checkpoint = checkpoint_to_resume(args, filter(None, inputs))
+    generator = generator or load_generator_to_train(model, args)
+    rewards = load_rewards(judges, args)
+    if demonstrations:
+        more["demonstrations"] = encode_demonstrations(
+            generator, args, demonstrations, args.num_frames, args.height, args.width
+        )
     trainer = trainer_class(
         generator,
-        config,
-        prompts,
+        args,
+        texts,
         rewards,
         negative_prompts=negative_prompts,
         lora=lora,
         record={
             "model": vars(model),
             "reward": [each.name for each in rewards],
-            **data_record(data.prompts, [], prompts),
+            **data_record(data.prompts, [], texts),
         },
         **more,
     )
     train_and_save(trainer, checkpoint)
-    if speaks(config):
-        show_comparison(model, lora, config, prompts, data.prompts, config)
     return trainer
+
+
+def list_of_rewards(reward: Rewards) -> list[Any]:
+    """Reward models as they are, and the names of others."""
+    several = reward if isinstance(reward, Sequence) and not isinstance(reward, str) else [reward]
+    return [str(each) if isinstance(each, Path) else each for each in several]

@@ -1,4 +1,4 @@
-"""What every training command does around its trainer: output folder, generator, resuming, saving."""
+"""Parts of every stage around its trainer: output folder, generator, resuming, saving."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from alignment.lora import GeneratorArguments
 from alignment.memory.training_memory import memory_check
-from alignment.stages.outputs import check_training_dir, command_of, goes_on_inside, training_outputs
-from alignment.stages.table import show_before_training
+from alignment.stages.arguments import GeneratorArguments
+from alignment.stages.outputs import command_of, training_outputs
 from alignment.trainers.base_config import AlignmentConfig
 from alignment.trainers.base_trainer import AlignmentTrainer
 from alignment.trainers.rollout_config import RewardedSamplingConfig
+from alignment.trainers.table import show_before_training
 from generator.adapters import TRAINING_NAME
 from generator.base import VideoGenerator
 from generator.files.output_folder import Outputs, open_output_dir
@@ -22,6 +22,7 @@ from generator.latent_cache import encode_files
 from generator.one_or_several import as_list
 from generator.output import InputError
 from generator.provenance import file_hash
+from generator.training.output_dir import check_training_dir, goes_on_inside
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,23 +75,20 @@ def check_demonstration_term(ptx_coef: float, ptx_dataset: str) -> None:
         )
 
 
-def require_reward(given: RewardModel | Sequence[RewardModel] | None, names: Sequence[str]) -> None:
+def require_reward(rewards: Sequence[str | RewardModel]) -> None:
     """Raises `InputError` where there is nothing that judges videos."""
-    if given is None and not names:
+    if not rewards:
         raise InputError("No reward model was given: pass --reward FOLDER.")
 
 
-def load_rewards(
-    given: RewardModel | Sequence[RewardModel] | None, names: Sequence[str], config: AlignmentConfig
-) -> list[RewardModel]:
-    """The reward models that were given, or those that the names stand for."""
-    names = as_list(names)
+def load_rewards(rewards: Sequence[str | RewardModel], config: AlignmentConfig) -> list[RewardModel]:
+    """The reward models, those given by name loaded onto the training device."""
     from reward import load_reward
 
-    if given is None:
-        with outside_engine():
-            return [load_reward(name, device=config.device) for name in names]
-    return list(given) if isinstance(given, Sequence) else [given]
+    with outside_engine():
+        return [
+            load_reward(each, device=config.device) if isinstance(each, str) else each for each in rewards
+        ]
 
 
 class SizeArguments(Protocol):

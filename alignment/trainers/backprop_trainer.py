@@ -13,9 +13,9 @@ from torch.utils.data import Dataset
 from alignment.data.latent_dataset import PromptTable
 from alignment.lora import LoraArguments, adapters_disabled
 from alignment.rollouts.reward_mixture import RewardMixture
-from alignment.stages.table import describe_sizes
 from alignment.trainers.backprop_config import BackpropConfig
 from alignment.trainers.base_trainer import AlignmentTrainer
+from alignment.trainers.table import describe_sizes
 from generator import flow
 from generator.base import VideoGenerator
 from generator.conditions import Conditions

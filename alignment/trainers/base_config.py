@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
+from alignment.checks import check
 from generator.output import InputError
 from generator.training.engines import EngineArguments
 
@@ -127,9 +128,3 @@ class NoiseLevelConfig(AlignmentConfig):
         check(self.shift is None or self.shift > 0, "shift", self.shift, "above 0")
         check(self.logit_std >= 0, "logit_std", self.logit_std, "at least 0")
         check(0 <= self.uniform_share <= 1, "uniform_share", self.uniform_share, "between 0 and 1")
-
-
-def check(condition: bool, name: str, value: object, expected: str) -> None:
-    """Raises `InputError` that says the value found and the one expected."""
-    if not condition:
-        raise InputError(f"{name} is {value}, but must be {expected}.")

@@ -28,10 +28,10 @@ from alignment.data.latent_dataset import BucketBatchSampler, LatentDataset, col
 from alignment.data.packed_rows import RowBatchSampler, RowDataset, collate_rows
 from alignment.lora import LoraArguments, add_lora, trained_adapter
 from alignment.memory.allocator import keep_freed_memory
-from alignment.stages.checks import check_trainable
-from alignment.stages.table import describe_dataset
 from alignment.trainers.base_config import AlignmentConfig
+from alignment.trainers.checks import check_trainable
 from alignment.trainers.policy import Policy, evenly_spread
+from alignment.trainers.table import describe_dataset
 from generator.adapters import model_fingerprint, write_adapter
 from generator.base import VideoGenerator
 from generator.conditions import Conditions, select
@@ -125,21 +125,8 @@ class AlignmentTrainer(CheckpointingTrainer):
         self.rows = rows
         self.lora = lora or LoraArguments()
         self.record = record or {}
-        if self.lora.use_peft:
-            self.lora_layers = add_lora(generator, self.lora, args.seed)
-        else:
-            generator.transformer.requires_grad_(True)
-            self.lora_layers = []
-        if generator.device.type == "cpu":
-            keep_freed_memory()
-        if args.attention_backend is not None:
-            generator.set_attention_backend(args.attention_backend)
-        if args.compile_blocks:
-            generator.compile_blocks()
-        share = args.gradient_checkpointing_share
-        blocks = generator.blocks()
-        chosen = evenly_spread(blocks, share) if share < 1 else None
-        self.policy = policy = Policy(generator.transformer, dropout, chosen, blocks)
+        self.lora_layers: list[str] = []
+        self.policy = policy = self._prepare_network(generator, args, dropout)
         self.fingerprint = model_fingerprint(generator.transformer)  # FSDP renames the transformer's class
         self._metrics: dict[str, list[Tensor]] = defaultdict(list)
         self._resident: dict[int, tuple[Conditions, Conditions]] = {}
@@ -157,7 +144,7 @@ class AlignmentTrainer(CheckpointingTrainer):
         if args.world_size > 1 and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
             generator.run_all_experts(when_sampling=bool(self.divided_by))
         if self.divided_by == "DeepSpeed ZeRO-3" and self.calls_once:
-            gather_as_one(policy, blocks)
+            gather_as_one(policy, generator.blocks())
             policy.gathers_blocks = True
         if self.divided_by == "FSDP" and not self.lora.use_peft:
             raise InputError(
@@ -171,6 +158,23 @@ class AlignmentTrainer(CheckpointingTrainer):
                 )
             self.ema = ExponentialMovingAverage(policy, args.ema_decay)
             self.add_callback(self.ema)
+
+    def _prepare_network(self, generator: VideoGenerator, args: AlignmentConfig, dropout: bool) -> Policy:
+        """The network with what is trained set apart, its kernels chosen, as engines and optimisers see it."""
+        if self.lora.use_peft:
+            self.lora_layers = add_lora(generator, self.lora, args.seed)
+        else:
+            generator.transformer.requires_grad_(True)
+        if generator.device.type == "cpu":
+            keep_freed_memory()
+        if args.attention_backend is not None:
+            generator.set_attention_backend(args.attention_backend)
+        if args.compile_blocks:
+            generator.compile_blocks()
+        share = args.gradient_checkpointing_share
+        blocks = generator.blocks()
+        chosen = evenly_spread(blocks, share) if share < 1 else None
+        return Policy(generator.transformer, dropout, chosen, blocks)
 
     @property
     def calls_once(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -67,7 +67,7 @@ class NoisedVideos:
         )
 
 
-class RankingDPOTrainer(AlignmentTrainer):
+class DPOTrainer(AlignmentTrainer):
     """Raises the likelihood of better over worse videos of a prompt, relative to the reference policy.
 
     The reference is the model without the LoRA layers that are trained here. All videos of a ranking, under
@@ -121,7 +121,44 @@ class RankingDPOTrainer(AlignmentTrainer):
             callbacks=callbacks,
             rows=packed_rows(generator, args, train_dataset, self.conditions),
         )
+        self.prompts = prompts
         self._reference_errors: list[Tensor] | None = None
+
+    @classmethod
+    def from_pairs(
+        cls,
+        generator: VideoGenerator,
+        args: DPOConfig,
+        chosen: Sequence[Tensor],
+        rejected: Sequence[Tensor],
+        prompts: Sequence[str],
+        eval_chosen: Sequence[Tensor] = (),
+        eval_rejected: Sequence[Tensor] = (),
+        eval_prompts: Sequence[str] = (),
+        lora: LoraArguments | None = None,
+        record: dict[str, Any] | None = None,
+        callbacks: Sequence[Any] = (),
+    ) -> Self:
+        """Trainer of pairs, each a ranking of two videos.
+
+        Args:
+            generator, args, prompts, eval_prompts, lora, record, callbacks: see `DPOTrainer`.
+            chosen, rejected: latents `[C, F, H, W]` of the two videos of each pair.
+            eval_chosen, eval_rejected: of held-out pairs, of other prompts.
+        """
+        return cls(
+            generator,
+            args,
+            list(zip(chosen, rejected)),
+            [(0, 1)] * len(chosen),
+            prompts,
+            list(zip(eval_chosen, eval_rejected)),
+            [(0, 1)] * len(eval_chosen),
+            eval_prompts,
+            lora,
+            record,
+            callbacks,
+        )
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         if self.args.precompute_ref_log_probs and self._reference_errors is None:
@@ -247,42 +284,3 @@ class RankingDPOTrainer(AlignmentTrainer):
                         if len(found[index]) == draw:
                             found[index].append(error)
         return [torch.stack(errors) for errors in found]
-
-
-class DPOTrainer(RankingDPOTrainer):
-    """`RankingDPOTrainer` on pairs.
-
-    Args:
-        generator, args, prompts, eval_prompts, lora, record, callbacks: see `RankingDPOTrainer`.
-        chosen, rejected: latents `[C, F, H, W]` of the two videos of each pair.
-        eval_chosen, eval_rejected: of held-out pairs, of other prompts.
-    """
-
-    def __init__(
-        self,
-        generator: VideoGenerator,
-        args: DPOConfig,
-        chosen: Sequence[Tensor],
-        rejected: Sequence[Tensor],
-        prompts: Sequence[str],
-        eval_chosen: Sequence[Tensor] = (),
-        eval_rejected: Sequence[Tensor] = (),
-        eval_prompts: Sequence[str] = (),
-        lora: LoraArguments | None = None,
-        record: dict[str, Any] | None = None,
-        callbacks: Sequence[Any] = (),
-    ) -> None:
-        prompts = as_list(prompts)
-        super().__init__(
-            generator,
-            args,
-            list(zip(chosen, rejected)),
-            [(0, 1)] * len(chosen),
-            prompts,
-            list(zip(eval_chosen, eval_rejected)),
-            [(0, 1)] * len(eval_chosen),
-            eval_prompts,
-            lora,
-            record,
-            callbacks,
-        )

@@ -19,9 +19,9 @@ from alignment.rollouts.progress import RolloutProgress
 from alignment.rollouts.reward_mixture import RewardMixture, mix_rewards
 from alignment.rollouts.rollout import Rollout, ode_samples
 from alignment.rollouts.video_statistics import video_statistics
-from alignment.stages.table import describe_sizes
 from alignment.trainers.base_trainer import AlignmentTrainer
 from alignment.trainers.rollout_config import RolloutConfig
+from alignment.trainers.table import describe_sizes
 from generator.base import VideoGenerator
 from generator.conditions import Conditions, select
 from generator.one_or_several import as_list

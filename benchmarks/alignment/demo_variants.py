@@ -132,9 +132,12 @@ def gold_scores(demo: Any, adapter: str | None, num_prompts: int) -> list[float]
 
 def train(root: str, seed: int, scale: str, num_prompts: int, variant: Variant) -> dict[str, Any]:
     """Trains a variant and measures it: gold scores of a policy, held-out accuracy of a reward model."""
-    from alignment.cli.commands import dpo, ppo, sft
     from alignment.demo.settings import dpo_settings, ppo_settings, sft_settings
-    from alignment.lora import GeneratorArguments, LoraArguments
+    from alignment.lora import LoraArguments
+    from alignment.stages.arguments import GeneratorArguments
+    from alignment.stages.dpo import DPOArguments, train_dpo
+    from alignment.stages.on_rewards import train_ppo
+    from alignment.stages.sft import train_sft
     from alignment.trainers.dpo_config import DPOConfig
     from alignment.trainers.ppo_config import PPOConfig
     from alignment.trainers.sft_config import SFTConfig
@@ -155,20 +158,18 @@ def train(root: str, seed: int, scale: str, num_prompts: int, variant: Variant) 
     model, lora = demo.config.model, LoraArguments(lora_r=16)
     start = GeneratorArguments(model=model, adapter=[str(demo.folder / "sft")])
     if variant.stage == "sft":
-        data = sft.SFTArguments(dataset=str(demo.folder / "demonstrations"))
         config = SFTConfig(**common, **{**sft_settings(demo.scale), **changes})
-        sft.run(GeneratorArguments(model=model), data, lora, config)
+        train_sft(model, demo.folder / "demonstrations", args=config, lora=lora)
     elif variant.stage == "dpo":
         merge = changes.pop("merge_annotators", True)
-        rankings = dpo.DPOArguments(preferences=str(demo.folder / "rankings.jsonl"), merge_annotators=merge)
-        dpo.run(start, rankings, lora, DPOConfig(**common, **{**dpo_settings(demo.scale), **changes}))
+        rankings = DPOArguments(preferences=str(demo.folder / "rankings.jsonl"), merge_annotators=merge)
+        dpo_config = DPOConfig(**common, **{**dpo_settings(demo.scale), **changes})
+        train_dpo(start, rankings, args=dpo_config, lora=lora)
     else:
         reward = "world" if variant.reward == "world" else Variant("reward", variant.reward).folder
-        ppo_data = ppo.PPOArguments(
-            prompts=str(write_prompts(demo, folder)),
-            reward=[reward if reward == "world" else str(demo.folder / reward)],
-        )
-        ppo.run(start, ppo_data, lora, PPOConfig(**common, **{**ppo_settings(demo.scale), **changes}))
+        judge = reward if reward == "world" else str(demo.folder / reward)
+        ppo_config = PPOConfig(**common, **{**ppo_settings(demo.scale), **changes})
+        train_ppo(start, write_prompts(demo, folder), judge, args=ppo_config, lora=lora)
     return {"scores": gold_scores(demo, str(folder), num_prompts)}
 
 

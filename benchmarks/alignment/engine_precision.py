@@ -80,15 +80,14 @@ def worker(arguments: argparse.Namespace) -> None:
 
 def replace_videos() -> None:
     """Latents drawn from the number in a file's name take the place of encoded videos."""
-    from alignment.cli.commands import dpo, sft
+    from alignment.stages import stage
     from generator import demonstrations
 
     def drawn(generator: Any, paths: list[Path], *size: int, **_: Any) -> list[Tensor]:
         shape = generator.latent_shape(*size[:3])
         return [torch.randn(shape, generator=torch.Generator().manual_seed(int(path.stem))) for path in paths]
 
-    for module in (sft, dpo):
-        vars(module)["encode_files"] = drawn
+    vars(stage)["encode_files"] = drawn
     vars(demonstrations)["check_video"] = lambda video: None
 
 

@@ -22,7 +22,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-KINDS = ("sft", "dpo", "ppo", "rwr", "nft", "online_dpo", "backprop")
+KINDS = {
+    "sft": "SFT",
+    "dpo": "DPO",
+    "ppo": "PPO",
+    "rwr": "RWR",
+    "nft": "NFT",
+    "online_dpo": "OnlineDPO",
+    "backprop": "Backprop",
+}
 ADAPTER = "pytorch_lora_weights.safetensors"
 STEPS = 60
 
@@ -31,7 +39,7 @@ def worker(kind: str, folder: Path) -> None:
     """One training; goes on from the newest checkpoint in the folder."""
     import torch
 
-    from alignment.cli.commands import backprop, dpo, nft, online_dpo, ppo, rwr, sft
+    import vidalign
     from alignment.lora import LoraArguments
     from alignment.stages.stage import checkpoint_to_resume, train_and_save
     from generator.testing import tiny_generator
@@ -47,10 +55,8 @@ def worker(kind: str, folder: Path) -> None:
         def score_latents(self, latents: torch.Tensor, conditions: Any) -> Any:
             return {"overall": latents.mean((1, 2, 3, 4))}
 
-    module: Any = {
-        "sft": sft, "dpo": dpo, "ppo": ppo, "rwr": rwr, "nft": nft, "online_dpo": online_dpo, "backprop": backprop,
-    }[kind]  # fmt: skip
-    config_class = module.ARGUMENTS[-1]
+    config_class: Any = getattr(vidalign, f"{KINDS[kind]}Config")
+    trainer_class: Any = getattr(vidalign, f"{KINDS[kind]}Trainer")
     common: dict[str, Any] = {
         "output_dir": str(folder), "resume_from_checkpoint": "latest", "use_cpu": True, "report_to": "none",
         "disable_tqdm": True, "save_steps": 2, "logging_steps": 1, "ema_decay": 0.9, "learning_rate": 1e-3, "seed": 5,
@@ -67,24 +73,16 @@ def worker(kind: str, folder: Path) -> None:
         lora = LoraArguments(lora_dropout=0.1 if kind == "sft" else 0.0)
         texts = (prompts * 2)[:8]
         if kind == "sft":
-            from alignment.trainers.sft_trainer import SFTTrainer
-
-            trainer: Any = SFTTrainer(generator, config, latents, texts, lora=lora)
+            trainer: Any = trainer_class(generator, config, latents, texts, lora=lora)
         else:
-            from alignment.trainers.dpo_trainer import DPOTrainer
-
-            trainer = DPOTrainer(generator, config, latents, latents[::-1], texts, lora=lora)
+            trainer = trainer_class.from_pairs(generator, config, latents, latents[::-1], texts, lora=lora)
     elif kind == "backprop":
-        from alignment.trainers.backprop_trainer import BackpropTrainer
-
         config = config_class(**common, **sizes, max_steps=STEPS, per_device_train_batch_size=2)
-        trainer = BackpropTrainer(generator, config, prompts, Bright())
+        trainer = trainer_class(generator, config, prompts, Bright())
     else:
         more = {"adaptive_kl_target": 1e-4, "advantage": "critic"} if kind == "ppo" else {}
         config = config_class(**common, **sizes, **rollouts, **more)
-        trainer_module = __import__(f"alignment.{kind}_trainer", fromlist=["trainer"])
-        name = config_class.__name__.removesuffix("Config") + "Trainer"
-        trainer = getattr(trainer_module, name)(generator, config, prompts, Bright())
+        trainer = trainer_class(generator, config, prompts, Bright())
     checkpoint = checkpoint_to_resume(config)
     print(f"resumed from {Path(checkpoint).name if checkpoint else 'nothing'}", flush=True)
     train_and_save(trainer, checkpoint)

@@ -26,7 +26,7 @@ from transformers import TrainerCallback
 from alignment.lora import LoraArguments
 from alignment.memory.forecast import Work, forecast
 from alignment.trainers.dpo_config import DPOConfig
-from alignment.trainers.dpo_trainer import RankingDPOTrainer
+from alignment.trainers.dpo_trainer import DPOTrainer
 from alignment.trainers.sft_config import SFTConfig
 from alignment.trainers.sft_trainer import SFTTrainer
 from benchmarks.alignment.memory_forecast import write_configurations
@@ -93,7 +93,7 @@ def measure(architecture: str, work: Work, steps: int, compiled: bool) -> dict[s
         trainer = SFTTrainer(generator, config, list(latents[:, 0]), prompts, **more)
     else:
         pairs = [list(pair) for pair in latents]
-        trainer = RankingDPOTrainer(generator, config, pairs, [[1, 2]] * len(pairs), prompts, **more)
+        trainer = DPOTrainer(generator, config, pairs, [[1, 2]] * len(pairs), prompts, **more)
     generator.pipeline.text_encoder.to("cpu")  # a stand-in, which the forecast does not count
     trainer.train()
     shutil.rmtree(folder, ignore_errors=True)

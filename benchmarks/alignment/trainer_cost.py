@@ -92,7 +92,9 @@ def trainers(
 
     return {
         "sft": lambda g, c: SFTTrainer(g, SFTConfig(**plain, **c), latents(g), PROMPTS, lora=lora),
-        "dpo": lambda g, c: DPOTrainer(g, DPOConfig(**plain, **c), latents(g), latents(g)[::-1], PROMPTS, lora=lora),
+        "dpo": lambda g, c: DPOTrainer.from_pairs(
+            g, DPOConfig(**plain, **c), latents(g), latents(g)[::-1], PROMPTS, lora=lora
+        ),
         "ppo": from_rewards(PPOTrainer, PPOConfig, beta=0.01),
         "ppo, beta 0": from_rewards(PPOTrainer, PPOConfig, beta=0.0),
         "ppo, critic": from_rewards(PPOTrainer, PPOConfig, beta=0.0, advantage="critic"),

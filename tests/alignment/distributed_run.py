@@ -103,7 +103,7 @@ def make_trainer(kind, folder):
         return BackpropTrainer(generator, BackpropConfig(**settings), prompts, BrightReward())
     if kind == "sft":
         return SFTTrainer(generator, SFTConfig(**settings), latents, prompts)
-    return DPOTrainer(generator, DPOConfig(**settings), latents, latents[::-1], prompts)
+    return DPOTrainer.from_pairs(generator, DPOConfig(**settings), latents, latents[::-1], prompts)
 
 
 ENGINES = {

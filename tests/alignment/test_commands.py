@@ -9,8 +9,10 @@ import torch
 import transformers
 from trl import TrlParser
 
+from alignment.cli import main
 from alignment.cli.commands import backprop, dpo, nft, online_dpo, ppo, rwr, sft
-from alignment.lora import GeneratorArguments, LoraArguments
+from alignment.lora import LoraArguments
+from alignment.stages.arguments import GeneratorArguments
 from alignment.stages.on_rewards import PromptsAndRewards
 from alignment.trainers.backprop_config import BackpropConfig
 from alignment.trainers.dpo_config import DPOConfig
@@ -285,6 +287,11 @@ def test_ppo_takes_demonstrations_and_a_reward_by_name(tmp_path, videos, quiet, 
     assert record["lora"]["lora_alpha"] == 32, "2 r stands for an unset one"
     assert record["arguments"]["guidance_scale"] == trainer.generator.defaults.guidance_scale
     assert ppo.PPOArguments(reward="one").reward == ["one"]
+
+
+def test_the_help_of_ppo_says_that_prompts_of_the_world_work(capsys):
+    assert main(["ppo", "--help"]) == 0
+    assert "world:SPLIT:N" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", [sft, dpo, ppo, online_dpo, rwr, nft, backprop])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from alignment.trainers.dpo_config import DPOConfig
-from alignment.trainers.dpo_trainer import DPOTrainer, RankingDPOTrainer
+from alignment.trainers.dpo_trainer import DPOTrainer
 from alignment.trainers.online_dpo_config import OnlineDPOConfig
 from generator.output import InputError
 
@@ -15,7 +15,7 @@ def make(generator, latents, prompts, quiet, **arguments):
     config = DPOConfig(
         **{"max_steps": 30, "per_device_train_batch_size": 6, "learning_rate": 1e-2} | arguments, **quiet
     )
-    return DPOTrainer(
+    return DPOTrainer.from_pairs(
         generator, config, latents, latents[::-1], prompts, latents[:2], latents[2:4], prompts[:2]
     )
 
@@ -31,7 +31,7 @@ def test_training_raises_margin_and_accuracy(generator, latents, prompts, quiet,
         beta=50.0,
         **quiet,
     )
-    trainer = DPOTrainer(generator, config, chosen, latents, prompts)
+    trainer = DPOTrainer.from_pairs(generator, config, chosen, latents, prompts)
     trainer.train()
     history = [entry for entry in trainer.state.log_history if "rewards/margins" in entry]
     assert history[0]["rewards/margins"] == 0
@@ -131,7 +131,7 @@ def test_rankings_of_different_length_are_learnt_from_as_a_whole(
 ):
     config = DPOConfig(max_steps=40, per_device_train_batch_size=3, learning_rate=1e-2, loss_type=loss_type,
                        beta=50.0, **quiet)  # fmt: skip
-    trainer = RankingDPOTrainer(generator, config, *brightness_rankings(latents, tied), prompts)
+    trainer = DPOTrainer(generator, config, *brightness_rankings(latents, tied), prompts)
     trainer.train()
     history = [entry for entry in trainer.state.log_history if "rewards/margins" in entry]
     assert history[0]["rewards/margins"] == history[0]["kl"] == 0

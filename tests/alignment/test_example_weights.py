@@ -9,12 +9,13 @@ import torch
 from accelerate.data_loader import BatchSamplerShard
 
 from alignment.data.example_weights import Filler, example_share
-from alignment.data.latent_dataset import BucketBatchSampler, collate, example_seeds
+from alignment.data.latent_dataset import BucketBatchSampler, collate
 from alignment.data.packed_rows import RowBatchSampler
 from alignment.trainers.dpo_config import DPOConfig
-from alignment.trainers.dpo_trainer import RankingDPOTrainer
+from alignment.trainers.dpo_trainer import DPOTrainer
 from alignment.trainers.sft_config import SFTConfig
 from alignment.trainers.sft_trainer import EVALUATION_STEP, SFTTrainer, demonstration_error
+from generator.seeds import example_seeds
 from generator.testing import tiny_generator
 
 SHAPES = [(4, 2, 2, 2)] * 5 + [(4, 1, 4, 4)] + [(4, 3, 2, 2)] * 2
@@ -136,10 +137,10 @@ def test_a_lone_ranking_has_the_gradient_of_one_ranking(make_generator, quiet):
     ranks = [[1, 0, 2, 3][: len(group)] for group in videos]
     settings = {"beta": 10.0, "sft_weight": 0.5, **SGD, **quiet}
     config = DPOConfig(per_device_train_batch_size=4, gradient_accumulation_steps=5, **settings)
-    trainer = RankingDPOTrainer(make_generator(), config, videos, ranks, PROMPTS)
+    trainer = DPOTrainer(make_generator(), config, videos, ranks, PROMPTS)
     trainer.train()
     assert trainer.state.global_step == 1
-    alone = RankingDPOTrainer(make_generator(), config, videos, ranks, PROMPTS)
+    alone = DPOTrainer(make_generator(), config, videos, ranks, PROMPTS)
     for index in range(len(videos)):
         batch = alone._prepare_inputs(collate([alone.train_dataset[index]]))
         (alone.compute_loss(alone.policy, batch) / len(videos)).backward()

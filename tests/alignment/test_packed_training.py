@@ -7,7 +7,7 @@ from accelerate.data_loader import BatchSamplerShard
 from alignment.data.latent_dataset import collate
 from alignment.data.packed_rows import RowBatchSampler, collate_rows
 from alignment.trainers.dpo_config import DPOConfig
-from alignment.trainers.dpo_trainer import RankingDPOTrainer
+from alignment.trainers.dpo_trainer import DPOTrainer
 from alignment.trainers.sft_config import SFTConfig
 from alignment.trainers.sft_trainer import SFTTrainer
 from generator.output import InputError
@@ -36,7 +36,7 @@ def dpo(quiet, **arguments):
     )
     videos = [[latent, latent + 0.5, -latent][: 2 + i % 2] for i, latent in enumerate(clips())]
     ranks = [[0, 1, 1][: len(group)] for group in videos]
-    return RankingDPOTrainer(tiny_generator(), config, videos, ranks, PROMPTS[: len(videos)])
+    return DPOTrainer(tiny_generator(), config, videos, ranks, PROMPTS[: len(videos)])
 
 
 def one_batch(trainer, index):

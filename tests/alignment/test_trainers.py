@@ -33,7 +33,7 @@ def make_trainer(kind, generator, latents, prompts, reward, lora=None, **argumen
     if kind == "sft":
         lora = lora or LoraArguments(lora_dropout=0.2)
         return SFTTrainer(generator, SFTConfig(**common), latents, prompts, lora=lora)
-    return DPOTrainer(generator, DPOConfig(**common), latents, latents[::-1], prompts, lora=lora)
+    return DPOTrainer.from_pairs(generator, DPOConfig(**common), latents, latents[::-1], prompts, lora=lora)
 
 
 def weights(trainer):

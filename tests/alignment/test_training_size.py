@@ -21,8 +21,8 @@ from alignment.memory.training_memory import (
     encoding_bytes_a_pixel,
     update_bytes,
 )
-from alignment.stages.table import size_of_latents
 from alignment.trainers.sft_config import SFTConfig
+from alignment.trainers.table import size_of_latents
 from generator import load_generator
 from generator.bounded_reading import read_within
 from generator.hardware.memory_tracker import StorageTracker

@@ -160,8 +160,8 @@ def test_the_reward_command_reads_a_campaign_from_the_store(
         given.update(rankings=rankings, **keywords)
         return None, {}
 
-    monkeypatch.setattr("generator.load_generator", lambda *_, **__: None)
-    monkeypatch.setattr("reward.training.train.train_reward_model", train)
+    monkeypatch.setattr("reward.training.stage.load_generator", lambda *_, **__: None)
+    monkeypatch.setattr("reward.training.stage.train_reward_model", train)
     name = f"db:{tmp_path / 'labels.db'}#main"
     arguments = command.RewardArguments(preferences=name, merge_annotators=merge)
     command.run(arguments, RewardConfig(output_dir=str(tmp_path / "out")), VLMArguments())

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from alignment.lora import GeneratorArguments, LoraArguments
-from alignment.stages.on_rewards import PromptsAndRewards, run_on_rewards
+from alignment.cli.next_command import prompts_of, show_comparison
+from alignment.lora import LoraArguments
+from alignment.stages.arguments import GeneratorArguments
+from alignment.stages.on_rewards import PromptsAndRewards, train_backprop
+from alignment.stages.stage import speaks
 from alignment.trainers.backprop_config import BackpropConfig
 from alignment.trainers.backprop_trainer import BackpropTrainer
 
@@ -23,8 +26,11 @@ def run(
     config: BackpropConfig,
     **more: Any,
 ) -> BackpropTrainer:
-    """Trains and saves; `more` are arguments of `run_on_rewards`. Returns the trainer after training."""
-    return run_on_rewards(BackpropTrainer, model, data, lora, config, **more)
+    """Runs `train_backprop`, which `more` goes to, and prints the next command."""
+    trainer = train_backprop(model, data, args=config, lora=lora, **more)
+    if speaks(config):
+        show_comparison(model, lora, config, prompts_of(data.prompts), data.prompts, config)
+    return trainer
 
 
 ARGUMENTS = (GeneratorArguments, PromptsAndRewards, LoraArguments, BackpropConfig)

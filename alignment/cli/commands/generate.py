@@ -122,13 +122,7 @@ def run(
 
     loading = loading or LoadingArguments()
     _check(arguments)
-    if prompt.task and arguments.reward:
-        raise InputError(f"--{prompt.task} and --reward were both given: ask for one of them.")
-    if arguments.solver != "euler" and (prompt.task or arguments.reward):
-        raise InputError(
-            f"--solver {arguments.solver} was given with a reward or a video as a prompt, which sample by Euler steps: "
-            "leave it out."
-        )
+    _check_combination(arguments, prompt)
     rows = video_rows(arguments, read_prompts(arguments.prompts))
     if prompt.task and any(row["negative_prompt"] for row in rows):
         raise InputError(
@@ -177,6 +171,17 @@ def run(
     write_jsonl(output_dir / METADATA, rows)
     print(f"{len(rows)} videos in {output_dir}")
     _show_next(arguments, prompt, loading)
+
+
+def _check_combination(arguments: GenerateArguments, prompt: VideoPromptArguments) -> None:
+    """Refuses what does not go with a reward or with a video as a prompt."""
+    if prompt.task and arguments.reward:
+        raise InputError(f"--{prompt.task} and --reward were both given: ask for one of them.")
+    if arguments.solver != "euler" and (prompt.task or arguments.reward):
+        raise InputError(
+            f"--solver {arguments.solver} was given with a reward or a video as a prompt, which sample by Euler steps: "
+            "leave it out."
+        )
 
 
 def _show_next(arguments: GenerateArguments, prompt: VideoPromptArguments, loading: LoadingArguments) -> None:

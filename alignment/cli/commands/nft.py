@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from alignment.lora import GeneratorArguments, LoraArguments
-from alignment.stages.on_rewards import PromptsAndRewards, run_on_rewards
+from alignment.cli.next_command import prompts_of, show_comparison
+from alignment.lora import LoraArguments
+from alignment.stages.arguments import GeneratorArguments
+from alignment.stages.on_rewards import PromptsAndRewards, train_nft
+from alignment.stages.stage import speaks
 from alignment.trainers.nft_config import NFTConfig
 from alignment.trainers.nft_trainer import NFTTrainer
 
@@ -16,14 +19,13 @@ EXAMPLE = "vidalign nft --model nano --prompts prompts.txt --reward runs/reward 
 
 
 def run(
-    model: GeneratorArguments,
-    data: PromptsAndRewards,
-    lora: LoraArguments,
-    config: NFTConfig,
-    **more: Any,
+    model: GeneratorArguments, data: PromptsAndRewards, lora: LoraArguments, config: NFTConfig, **more: Any
 ) -> NFTTrainer:
-    """Trains and saves; `more` are arguments of `run_on_rewards`. Returns the trainer after training."""
-    return run_on_rewards(NFTTrainer, model, data, lora, config, **more)
+    """Runs `train_nft`, which `more` goes to, and prints the next command."""
+    trainer = train_nft(model, data, args=config, lora=lora, **more)
+    if speaks(config):
+        show_comparison(model, lora, config, prompts_of(data.prompts), data.prompts, config)
+    return trainer
 
 
 ARGUMENTS = (GeneratorArguments, PromptsAndRewards, LoraArguments, NFTConfig)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from alignment.lora import GeneratorArguments, LoraArguments
-from alignment.stages.on_rewards import PromptsAndRewards, run_on_rewards
+from alignment.cli.next_command import prompts_of, show_comparison
+from alignment.lora import LoraArguments
+from alignment.stages.arguments import GeneratorArguments
+from alignment.stages.on_rewards import PromptsAndRewards, train_online_dpo
+from alignment.stages.stage import speaks
 from alignment.trainers.online_dpo_config import OnlineDPOConfig
 from alignment.trainers.online_dpo_trainer import OnlineDPOTrainer
 
@@ -22,8 +25,11 @@ def run(
     config: OnlineDPOConfig,
     **more: Any,
 ) -> OnlineDPOTrainer:
-    """Trains and saves; `more` are arguments of `run_on_rewards`. Returns the trainer after training."""
-    return run_on_rewards(OnlineDPOTrainer, model, data, lora, config, **more)
+    """Runs `train_online_dpo`, which `more` goes to, and prints the next command."""
+    trainer = train_online_dpo(model, data, args=config, lora=lora, **more)
+    if speaks(config):
+        show_comparison(model, lora, config, prompts_of(data.prompts), data.prompts, config)
+    return trainer
 
 
 ARGUMENTS = (GeneratorArguments, PromptsAndRewards, LoraArguments, OnlineDPOConfig)

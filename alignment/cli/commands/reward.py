@@ -4,21 +4,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers import TrainerCallback
-
 from alignment.cli import Verb
 from alignment.cli.next_command import new_folder, show_next
-from alignment.stages.outputs import check_training_dir, goes_on_inside
-from alignment.stages.table import describe_device, format_table, trained_share
 from generator.files.output_folder import check_output_dir, open_output_dir
-from generator.output import InputError, refuse_unwritable
+from generator.output import InputError
 from reward.formats import FORMAT_HELP
 from reward.training.reward_config import RewardConfig
+from reward.training.stage import RewardArguments, read_rankings_file, train_reward
 from reward.training.vlm_trainer import VLMArguments
 
 if TYPE_CHECKING:
@@ -26,59 +22,6 @@ if TYPE_CHECKING:
 
 HELP = "Train a reward model on the rankings of people (or of simulated annotators)."
 EXAMPLE = "vidalign reward --model nano --preferences rankings.jsonl --output_dir runs/reward"
-
-
-@dataclass
-class RewardArguments:
-    """What `vidalign reward` reads, beside the arguments of the training."""
-
-    preferences: str = field(
-        metadata={
-            "help": "Rankings file (JSONL, or one of VideoGen-RewardBench, GenAI-Bench, ImageReward or Rapidata), "
-            "or db:URL#campaign of the labeling app."
-        }
-    )
-    format: str = field(default="auto", metadata={"help": FORMAT_HELP})
-    model_type: str = field(
-        default="latent",
-        metadata={
-            "help": "latent (the generator's first blocks, no decoding) or vlm (a vision-language model, see --vlm)."
-        },
-    )
-    model: str = field(
-        default="nano",
-        metadata={"help": "Generator whose first blocks are the trunk: built-in model, folder or hub id."},
-    )
-    adapter: str | None = field(
-        default=None, metadata={"help": "Adapter that the trunk is loaded with, such as the one from sft."}
-    )
-    demonstrations: str = field(
-        default="",
-        metadata={
-            "help": "Folder of demonstrations (videos with right prompts), from which matching is learned first."
-        },
-    )
-    pretraining: str = field(
-        default="",
-        metadata={
-            "help": "Rankings file to learn from before those of people, such as of near misses: "
-            "`python -m generator.world.near_misses`; best with --full_trunk true."
-        },
-    )
-    weights_from: str = field(
-        default="",
-        metadata={
-            "help": "Folder of a latent reward model to go on from, when more rankings have come: it says what the "
-            "model is made of, and --model and --adapter are its own."
-        },
-    )
-    merge_annotators: bool = field(
-        default=False,
-        metadata={
-            "help": "Merge the rankings of several annotators of the same videos: by mean rank, or from a "
-            "database weighed by how reliable each annotator is."
-        },
-    )
 
 
 @dataclass
@@ -165,124 +108,17 @@ def _shown(preferences: str) -> str:
 
 def read_source(preferences: str, format: str, merge: bool) -> list[Ranking]:
     """Rankings from a file of any known layout or from the labeling app's database."""
-    from reward.formats import read_preferences
-    from reward.preferences import merge_annotators
-
     if preferences.startswith("db:"):
         from labeling_app.quality.reliability import read_store
 
         return read_store(preferences, weighted=merge)
-    rankings = read_preferences(preferences, format)
-    return merge_annotators(rankings) if merge else rankings
-
-
-class RewardTable(TrainerCallback):
-    """Prints what a reward model learns from, once, when training starts."""
-
-    def __init__(self, rankings: Sequence[Ranking]) -> None:
-        self.rankings: Sequence[Ranking] | None = rankings
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        rankings, self.rankings = self.rankings, None
-        if rankings is None or args.disable_tqdm or not state.is_world_process_zero:
-            return
-        videos = {video for ranking in rankings for video in ranking.videos}
-        size = model.reward_model.video_size()
-        shown = (
-            "each video's own"
-            if size is None
-            else f"{size['num_frames']} frames of {size['height']}x{size['width']}"
-        )
-        tied = sum(not ranking.has_order for ranking in rankings)
-        rows = {
-            "rankings": f"{len(rankings)} of {len({ranking.prompt for ranking in rankings})} prompts; {tied} of them "
-            "carry no order (everything tied)",
-            "videos": str(len(videos)),
-            "size": shown,
-            "steps": f"{state.max_steps} of {args.per_device_train_batch_size * args.world_size} rankings",
-            "judges": ", ".join(model.reward_model.dimensions),
-            "trained": trained_share(model),
-            "device": describe_device(args, next(model.parameters()).dtype),
-        }
-        print(format_table("The reward model learns from", rows), flush=True)
+    return read_rankings_file(preferences, format, merge)
 
 
 def run(arguments: RewardArguments, config: RewardConfig, vlm: VLMArguments) -> None:
-    """Trains, writes the model with its figures, and prints the held-out accuracy of each dimension."""
-    import torch
-
-    from generator import load_generator
-    from generator.demonstrations import read_demonstrations
-    from generator.hardware.zero3 import outside_engine
-    from generator.lost_words import warn_of_lost_words
-    from generator.sampling import video_size
-    from generator.video import check_videos
-    from reward.models.storage import CONFIG_NAME
-    from reward.preferences import split_rankings, warn_of_few_prompts
-    from reward.training.outputs import OUTPUTS
-    from reward.training.train import train_reward_model
-    from reward.training.vlm_trainer import train_vlm_reward_model, vlm_reward_config
-
-    if arguments.model_type not in ("latent", "vlm"):
-        raise InputError(f"The model type {arguments.model_type!r} is unknown: use latent or vlm.")
-    if arguments.model_type == "vlm" and (
-        arguments.pretraining or arguments.demonstrations or arguments.weights_from
-    ):
-        raise InputError(
-            "--pretraining, --demonstrations and --weights_from are for --model_type latent: leave them off with vlm."
-        )
-    if arguments.weights_from:
-        _take_trunk(arguments, config)
-    inputs = [arguments.model, arguments.adapter, arguments.preferences, arguments.demonstrations]
-    inputs += [arguments.pretraining, arguments.weights_from, vlm.vlm, vlm.vlm_settings]
-    checkpoint = check_training_dir(
-        config, OUTPUTS, CONFIG_NAME, config.overwrite, [name for name in inputs if name]
-    )
-    go_on = goes_on_inside(config, checkpoint)
-    if config.ensemble == 1:  # the members of an ensemble look for their own
-        config.resume_from_checkpoint = checkpoint
-    from_store = arguments.preferences.startswith("db:")
-    rankings = read_source(arguments.preferences, arguments.format, arguments.merge_annotators)
-    demonstrations = read_demonstrations(arguments.demonstrations) if arguments.demonstrations else []
-    pretraining = read_source(arguments.pretraining, "auto", False) if arguments.pretraining else []
-    source = None if from_store else arguments.preferences
-    check_videos([video for ranking in (*rankings, *pretraining) for video in ranking.videos])
-    split_rankings(rankings, config.held_out_fraction, config.validation_fraction, config.seed)
-    refuse_unwritable(str(config.output_dir))
-    if arguments.model_type == "latent":
-        # Weights that are trained themselves need the precision of float32; `--bf16` is for the arithmetic.
-        dtype = torch.float32 if config.full_trunk else None
-        with outside_engine():
-            generator = load_generator(
-                arguments.model, adapter=arguments.adapter, device=config.device, dtype=dtype
-            )
-        warn_of_lost_words(generator, [ranking.prompt for ranking in rankings])
-        video_size(generator, config.num_frames, config.height, config.width)
-    else:
-        vlm_reward_config(vlm, config, rankings)
-    first = config.process_index == 0
-    if first:
-        open_output_dir(str(config.output_dir), OUTPUTS, config.overwrite, go_on)
-        warn_of_few_prompts(
-            (ranking.prompt for ranking in rankings),
-            "a reward model learns its prompts by heart and its held-out accuracy has no interval",
-        )
-    table = RewardTable(rankings)
-    if arguments.model_type == "vlm":
-        _, metrics = train_vlm_reward_model(rankings, vlm, config, source, callbacks=[table])
-    else:
-        _, metrics = train_reward_model(
-            generator,
-            rankings,
-            config,
-            trunk_adapter=arguments.adapter,
-            source=source,
-            callbacks=[table],
-            demonstrations=demonstrations,
-            pretraining=pretraining,
-            weights_from=arguments.weights_from or None,
-        )
-    if first:
+    """Runs `train_reward`, and prints the held-out accuracy of each dimension and the next command."""
+    _, metrics = train_reward(preferences=arguments, args=config, vlm=vlm, read=read_source)
+    if config.process_index == 0:
         _report(metrics)
         print(f"The reward model is in {Path(str(config.output_dir))}.")
         folder = str(config.output_dir)
@@ -317,28 +153,6 @@ def _report(metrics: dict[str, Any]) -> None:
                 "validation prompts than the untrained model: add rankings, train longer (--num_train_epochs) or "
                 "lower --warmup_steps."
             )
-
-
-def _take_trunk(arguments: RewardArguments, config: RewardConfig) -> None:
-    """Lets the arguments name the trunk of the model that learns on."""
-    from reward.models.latent import ADAPTER_NAME
-    from reward.models.storage import read_reward_config
-
-    folder = Path(arguments.weights_from)
-    if arguments.adapter is not None:
-        raise InputError(
-            f"--adapter was given with --weights_from {folder}, whose trunk has its own: leave --adapter off."
-        )
-    if folder.resolve() == Path(str(config.output_dir)).resolve():
-        raise InputError(
-            f"--weights_from and --output_dir are both {folder}: write the new model to another folder."
-        )
-    stored = read_reward_config(folder)
-    if arguments.model == RewardArguments.model:
-        arguments.model = str(stored.get("base_model", arguments.model))
-    if (folder / ADAPTER_NAME).is_dir():
-        arguments.adapter = str(folder / ADAPTER_NAME)
-    config.full_trunk = bool(stored.get("full_trunk"))
 
 
 def _is_constant(figures: dict[str, Any]) -> bool:

@@ -2,108 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from alignment.cli.next_command import prompt_file, show_generation
-from alignment.data.latent_dataset import split_prompts
-from alignment.lora import GeneratorArguments, LoraArguments
-from alignment.stages.checks import check_trainable
-from alignment.stages.stage import (
-    checkpoint_to_resume,
-    data_record,
-    encode_training_videos,
-    generator_inputs,
-    load_generator_to_train,
-    speaks,
-    train_and_save,
-)
+from alignment.lora import LoraArguments
+from alignment.stages.arguments import GeneratorArguments
+from alignment.stages.sft import SFTArguments, train_sft
+from alignment.stages.stage import speaks
 from alignment.trainers.sft_config import SFTConfig
 from alignment.trainers.sft_trainer import SFTTrainer
-from generator.base import VideoGenerator
-from generator.output import InputError
 
 HELP = "Fine-tune a generator on demonstrations: videos with the prompts they should answer."
 EXAMPLE = "vidalign sft --model nano --dataset demonstrations/ --output_dir runs/sft --max_steps 200"
 
 
-@dataclass
-class SFTArguments:
-    """What `sft` learns from."""
-
-    dataset: str = field(
-        default="",
-        metadata={
-            "help": 'Folder with videos and metadata.jsonl, one {"file_name": …, "prompt": …} a line; '
-            "or with a text file beside each video."
-        },
-    )
-    num_frames: int | None = field(
-        default=None,
-        metadata={
-            "help": "Frames to train on. Unset: the video's own at the model's rate, at most the model's."
-        },
-    )
-    height: int | None = field(
-        default=None, metadata={"help": "Height to resize to. Unset: the video's own, at most the model's."}
-    )
-    width: int | None = field(
-        default=None, metadata={"help": "Width to resize to. Unset: the video's own, at most the model's."}
-    )
-    native_size: bool | None = field(
-        default=None,
-        metadata={
-            "help": "Keep the size and duration of videos that are larger than the model's own. Unset: on with --pack, "
-            "whose rows take clips of any size, else off."
-        },
-    )
-    skip_bad: bool = field(
-        default=False,
-        metadata={"help": "Leave out missing and unreadable videos with a warning instead of failing."},
-    )
-    eval_fraction: float = field(
-        default=0.0, metadata={"help": "Share of the prompts held out to measure `eval_loss` on."}
-    )
-
-
 def run(
-    model: GeneratorArguments,
-    data: SFTArguments,
-    lora: LoraArguments,
-    config: SFTConfig,
-    generator: VideoGenerator | None = None,
-    callbacks: Sequence[Any] = (),
+    model: GeneratorArguments, data: SFTArguments, lora: LoraArguments, config: SFTConfig, **more: Any
 ) -> SFTTrainer:
-    """Trains and saves; `generator` takes the place of loading `model`. Returns the trainer after
-    training."""
-    from generator.demonstrations import read_demonstrations
-
-    if not data.dataset:
-        raise InputError("No demonstrations were given: pass --dataset FOLDER.")
-    demonstrations = read_demonstrations(data.dataset, skip_bad=data.skip_bad)
-    prompts = [demonstration.prompt for demonstration in demonstrations]
-    paths = [Path(demonstration.video) for demonstration in demonstrations]
-    train, held_out = split_prompts(prompts, data.eval_fraction, config.seed)
-    checkpoint = checkpoint_to_resume(config, [*generator_inputs(model), data.dataset, *paths])
-    generator = generator or load_generator_to_train(model, config)
-    check_trainable(generator, config, lora, "sft", SFTTrainer.shows_first_frames)
-    latents = encode_training_videos(
-        generator, config, paths, data, videos_of_an_example=1, tiling=model.tiling
-    )
-    trainer = SFTTrainer(
-        generator,
-        config,
-        [latents[index] for index in train],
-        [prompts[index] for index in train],
-        [latents[index] for index in held_out],
-        [prompts[index] for index in held_out],
-        lora=lora,
-        record={"model": vars(model), **data_record(data.dataset, paths, prompts)},
-        callbacks=callbacks,
-    )
-    train_and_save(trainer, checkpoint)
+    """Runs `train_sft`, which `more` goes to, and prints the next command."""
+    trainer = train_sft(model, data, args=config, lora=lora, **more)
     if speaks(config):
         show_generation(model, lora, config, prompt_file(data.dataset), data)
     return trainer

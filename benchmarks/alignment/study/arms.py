@@ -24,7 +24,7 @@ from transformers import PrinterCallback, TrainerCallback
 from alignment.lora import LoraArguments
 from alignment.rollouts.rollout import Rollout
 from alignment.trainers.dpo_config import DPOConfig
-from alignment.trainers.dpo_trainer import RankingDPOTrainer
+from alignment.trainers.dpo_trainer import DPOTrainer
 from alignment.trainers.ppo_config import PPOConfig
 from alignment.trainers.ppo_trainer import PPOTrainer
 from alignment.trainers.sft_config import SFTConfig
@@ -357,7 +357,7 @@ def dpo(job: Seed, arm: str, seconds: float, start: str = "sft", merge: bool = T
     generator = job.load(adapter_of(job, start))
     settings = dpo_settings(job.scale) | {"lr_scheduler_type": "cosine", "warmup_steps": 5} | changes
     config = DPOConfig(**job.common(arm) | settings)
-    trainer = RankingDPOTrainer(
+    trainer = DPOTrainer(
         generator, config, [[latents[v] for v in r.videos] for r in used], [r.ranks for r in used],
         [r.prompt for r in used], lora=LoraArguments(lora_r=16),
         callbacks=[Budget(f"{arm}, seed {job.seed}", seconds, job.deadline, falling=False)],

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
 from transformers import TrainerCallback
 
 from alignment.data.latent_dataset import LatentDataset
 from alignment.memory.training_memory import count_tokens
 from generator.base import VideoGenerator
 from generator.latent_cache import Size
+from generator.training.table import describe_device, format_table, trained_share
 
 if TYPE_CHECKING:
     from alignment.trainers.base_trainer import AlignmentTrainer
 
 _SIZES_NAMED = 4
-
-
-def format_table(title: str, rows: Mapping[str, str]) -> str:
-    """A title and aligned rows `name  value`, for a terminal."""
-    width = max(map(len, rows))
-    return "\n".join([title, *(f"  {name:<{width}}  {value}" for name, value in rows.items())])
 
 
 def size_of_latents(generator: VideoGenerator, shape: Sequence[int]) -> Size:
@@ -63,21 +57,6 @@ def describe_dataset(trainer: AlignmentTrainer, dataset: LatentDataset) -> dict[
     return {**data, **describe_sizes(trainer.generator, clips)}
 
 
-def trained_share(network: torch.nn.Module) -> str:
-    """Number of the weights that are trained, and of all."""
-    # Under ZeRO-3 a parameter is empty here and knows its own number of values.
-    counted = [(int(getattr(p, "ds_numel", p.numel())), p.requires_grad) for p in network.parameters()]
-    trained = sum(number for number, requires_grad in counted if requires_grad)
-    return f"{_millions(trained)} of {_millions(sum(number for number, _ in counted))} weights"
-
-
-def describe_device(args: Any, dtype: torch.dtype) -> str:
-    """Device, precision and number of processes."""
-    precision = "bf16" if args.bf16 else "fp16" if args.fp16 else str(dtype).removeprefix("torch.")
-    processes = f", {args.world_size} processes" if args.world_size > 1 else ""
-    return f"{args.device}, {precision}{processes}"
-
-
 def describe_weights(trainer: AlignmentTrainer) -> dict[str, str]:
     """Rows about the network and where it is trained."""
     how = f"LoRA of rank {trainer.lora.lora_r} on {len(trainer.lora_layers)} layers"
@@ -87,10 +66,6 @@ def describe_weights(trainer: AlignmentTrainer) -> dict[str, str]:
         + (f" ({how})" if trainer.lora.use_peft else ""),
         "device": describe_device(trainer.args, trainer.generator.dtype),
     }
-
-
-def _millions(count: int) -> str:
-    return f"{count / 1e6:.3g} M"
 
 
 class TrainingTable(TrainerCallback):

@@ -1,0 +1,188 @@
+"""Direct preference optimisation: from human rankings to an adapter."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from alignment.lora import LoraArguments
+from alignment.stages.arguments import GeneratorArguments
+from alignment.stages.checks import check_equal_sizes
+from alignment.stages.stage import (
+    checkpoint_to_resume,
+    data_record,
+    encode_training_videos,
+    generator_inputs,
+    load_generator_to_train,
+    train_and_save,
+)
+from alignment.trainers.checks import check_trainable
+from alignment.trainers.dpo_config import DPOConfig
+from alignment.trainers.dpo_trainer import DPOTrainer
+from generator.base import VideoGenerator
+from generator.output import InputError
+from generator.video import check_videos
+from reward.formats import read_preferences
+from reward.preferences import (
+    MISSING,
+    Ranking,
+    merge_annotators,
+    preference_pairs,
+    split_by_prompt,
+    warn_of_few_prompts,
+)
+
+
+@dataclass
+class DPOArguments:
+    """What `dpo` learns from."""
+
+    preferences: str = field(
+        default="",
+        metadata={"help": "Rankings, JSONL: prompt, videos, ranks (lower is better, equal is a tie)."},
+    )
+    dimension: str = field(
+        default="overall", metadata={"help": "Which rankings are used: overall, visual, motion or alignment."}
+    )
+    eval_fraction: float = field(
+        default=0.0,
+        metadata={"help": "Share of the prompts held out to measure accuracy on; never split a prompt."},
+    )
+    merge_annotators: bool = field(
+        default=False,
+        metadata={
+            "help": "Learn from one ranking of each set of videos, the order of its mean ranks, instead of from "
+            "each annotator's own."
+        },
+    )
+    num_frames: int | None = field(
+        default=None,
+        metadata={
+            "help": "Frames to train on. Unset: the video's own at the model's rate, at most the model's."
+        },
+    )
+    height: int | None = field(
+        default=None, metadata={"help": "Height to resize to. Unset: the video's own, at most the model's."}
+    )
+    width: int | None = field(
+        default=None, metadata={"help": "Width to resize to. Unset: the video's own, at most the model's."}
+    )
+    native_size: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Keep the size and duration of videos that are larger than the model's own. Unset: on with --pack, "
+            "whose rows take clips of any size, else off."
+        },
+    )
+
+
+def train_dpo(
+    model: str | Path | GeneratorArguments = "nano",
+    preferences: str | Path | DPOArguments = "",
+    *,
+    args: DPOConfig,
+    lora: LoraArguments | None = None,
+    generator: VideoGenerator | None = None,
+    callbacks: Sequence[Any] = (),
+) -> DPOTrainer:
+    """Aligns a generator with rankings of its videos and writes the result to `args.output_dir`.
+
+    Args:
+        model: name or folder of the generator, or how it is loaded.
+        preferences: file of rankings, or what is learnt from them.
+        args: configuration of the trainer.
+        lora: LoRA settings; the defaults of `LoraArguments` where not given.
+        generator: takes the place of loading `model`.
+        callbacks: further callbacks of the trainer.
+
+    Returns:
+        The trainer after training.
+
+    Raises:
+        InputError: the rankings, the model or the output folder cannot be used.
+    """
+    model, lora = GeneratorArguments.of(model), lora or LoraArguments()
+    data = (
+        preferences if isinstance(preferences, DPOArguments) else DPOArguments(preferences=str(preferences))
+    )
+    train, held_out = _read_comparisons(data, args)
+    both = [*train, *held_out]
+    paths = [path for comparison in both for path in comparison.videos]
+    check_videos(paths)
+    checkpoint = checkpoint_to_resume(args, [*generator_inputs(model), data.preferences, *paths])
+    generator = generator or load_generator_to_train(model, args)
+    check_trainable(generator, args, lora, "dpo", DPOTrainer.shows_first_frames)
+    check_equal_sizes(generator, [comparison.videos for comparison in both], data)
+    most = max(len(comparison.videos) for comparison in both)
+    latents = encode_training_videos(generator, args, paths, data, most, tiling=model.tiling)
+    remaining = iter(latents)
+    videos = [list(itertools.islice(remaining, len(comparison.videos))) for comparison in both]
+    ranks = [comparison.ranks for comparison in both]
+    prompts = [comparison.prompt for comparison in both]
+    cut = len(train)
+    trainer = DPOTrainer(
+        generator,
+        args,
+        videos[:cut],
+        ranks[:cut],
+        prompts[:cut],
+        videos[cut:],
+        ranks[cut:],
+        prompts[cut:],
+        lora=lora,
+        record={"model": vars(model), "comparisons": cut, **data_record(data.preferences, paths, prompts)},
+        callbacks=callbacks,
+    )
+    train_and_save(trainer, checkpoint)
+    return trainer
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Videos of one prompt that are compared; lower ranks are better, equal ranks are ties."""
+
+    prompt: str
+    videos: list[Path]
+    ranks: list[int]
+
+
+def comparisons(rankings: Sequence[Ranking], loss_type: str) -> list[Comparison]:
+    """What the loss learns from: untied pairs, whole rankings that have an order, or with `rao_kupper` all."""
+    if loss_type in ("sigmoid", "ipo"):
+        return [
+            Comparison(pair["prompt"], [Path(pair["chosen"]), Path(pair["rejected"])], [0, 1])
+            for pair in preference_pairs(rankings)
+        ]
+    found = []
+    for ranking in rankings:
+        judged = [(video, rank) for video, rank in zip(ranking.videos, ranking.ranks) if rank != MISSING]
+        if len(judged) > 1 and (ranking.has_order or loss_type == "rao_kupper"):
+            videos, ranks = zip(*judged)
+            found.append(Comparison(ranking.prompt, list(videos), list(ranks)))
+    return found
+
+
+def _read_comparisons(data: DPOArguments, args: DPOConfig) -> tuple[list[Comparison], list[Comparison]]:
+    """Comparisons to train on, and held-out ones of other prompts."""
+    if not data.preferences:
+        raise InputError("No rankings were given: pass --preferences FILE.jsonl.")
+    rankings = [r for r in read_preferences(data.preferences) if r.dimension == data.dimension]
+    if data.merge_annotators:
+        rankings = merge_annotators(rankings)
+    train, held_out = (
+        comparisons(part, args.loss_type) for part in split_by_prompt(rankings, data.eval_fraction, args.seed)
+    )
+    if not train:
+        raise InputError(
+            f"{data.preferences} gives no pair of videos of which one is better in the dimension "
+            f"{data.dimension!r}: choose another --dimension or add rankings."
+        )
+    if args.process_index == 0:
+        warn_of_few_prompts(
+            (ranking.prompt for ranking in rankings),
+            "the policy learns these videos rather than what is preferred",
+        )
+    return train, held_out

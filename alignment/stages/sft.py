@@ -1,0 +1,119 @@
+"""Supervised fine-tuning: from a folder of demonstrations to an adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from alignment.data.latent_dataset import split_prompts
+from alignment.lora import LoraArguments
+from alignment.stages.arguments import GeneratorArguments
+from alignment.stages.stage import (
+    checkpoint_to_resume,
+    data_record,
+    encode_training_videos,
+    generator_inputs,
+    load_generator_to_train,
+    train_and_save,
+)
+from alignment.trainers.checks import check_trainable
+from alignment.trainers.sft_config import SFTConfig
+from alignment.trainers.sft_trainer import SFTTrainer
+from generator.base import VideoGenerator
+from generator.demonstrations import read_demonstrations
+from generator.output import InputError
+
+
+@dataclass
+class SFTArguments:
+    """What `sft` learns from."""
+
+    dataset: str = field(
+        default="",
+        metadata={
+            "help": 'Folder with videos and metadata.jsonl, one {"file_name": …, "prompt": …} a line; '
+            "or with a text file beside each video."
+        },
+    )
+    num_frames: int | None = field(
+        default=None,
+        metadata={
+            "help": "Frames to train on. Unset: the video's own at the model's rate, at most the model's."
+        },
+    )
+    height: int | None = field(
+        default=None, metadata={"help": "Height to resize to. Unset: the video's own, at most the model's."}
+    )
+    width: int | None = field(
+        default=None, metadata={"help": "Width to resize to. Unset: the video's own, at most the model's."}
+    )
+    native_size: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Keep the size and duration of videos that are larger than the model's own. Unset: on with --pack, "
+            "whose rows take clips of any size, else off."
+        },
+    )
+    skip_bad: bool = field(
+        default=False,
+        metadata={"help": "Leave out missing and unreadable videos with a warning instead of failing."},
+    )
+    eval_fraction: float = field(
+        default=0.0, metadata={"help": "Share of the prompts held out to measure `eval_loss` on."}
+    )
+
+
+def train_sft(
+    model: str | Path | GeneratorArguments = "nano",
+    dataset: str | Path | SFTArguments = "",
+    *,
+    args: SFTConfig,
+    lora: LoraArguments | None = None,
+    generator: VideoGenerator | None = None,
+    callbacks: Sequence[Any] = (),
+) -> SFTTrainer:
+    """Trains a generator on demonstrations and writes the result to `args.output_dir`.
+
+    Args:
+        model: name or folder of the generator, or how it is loaded.
+        dataset: folder of demonstrations, or what is learnt from them.
+        args: configuration of the trainer.
+        lora: LoRA settings; the defaults of `LoraArguments` where not given.
+        generator: takes the place of loading `model`.
+        callbacks: further callbacks of the trainer.
+
+    Returns:
+        The trainer after training.
+
+    Raises:
+        InputError: the demonstrations, the model or the output folder cannot be used.
+    """
+    model, lora = GeneratorArguments.of(model), lora or LoraArguments()
+    data = dataset if isinstance(dataset, SFTArguments) else SFTArguments(dataset=str(dataset))
+    if not data.dataset:
+        raise InputError("No demonstrations were given: pass --dataset FOLDER.")
+    demonstrations = read_demonstrations(data.dataset, skip_bad=data.skip_bad)
+    prompts = [demonstration.prompt for demonstration in demonstrations]
+    paths = [Path(demonstration.video) for demonstration in demonstrations]
+    train, held_out = split_prompts(prompts, data.eval_fraction, args.seed)
+    checkpoint = checkpoint_to_resume(args, [*generator_inputs(model), data.dataset, *paths])
+    generator = generator or load_generator_to_train(model, args)
+    check_trainable(generator, args, lora, "sft", SFTTrainer.shows_first_frames)
+    latents = encode_training_videos(
+        generator, args, paths, data, videos_of_an_example=1, tiling=model.tiling
+    )
+    trainer = SFTTrainer(
+        generator,
+        args,
+        [latents[index] for index in train],
+        [prompts[index] for index in train],
+        [latents[index] for index in held_out],
+        [prompts[index] for index in held_out],
+        lora=lora,
+        record={"model": vars(model), **data_record(data.dataset, paths, prompts)},
+        callbacks=callbacks,
+    )
+    train_and_save(trainer, checkpoint)
+    return trainer

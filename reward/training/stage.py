@@ -1,0 +1,266 @@
+"""Reward models: from rankings to a folder that `load_reward` reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from transformers import TrainerCallback
+
+from generator.base import VideoGenerator
+from generator.demonstrations import read_demonstrations
+from generator.files.output_folder import open_output_dir
+from generator.hardware.zero3 import outside_engine
+from generator.loading import load_generator
+from generator.lost_words import warn_of_lost_words
+from generator.output import InputError, refuse_unwritable
+from generator.sampling import video_size
+from generator.training.output_dir import check_training_dir, goes_on_inside
+from generator.training.table import describe_device, format_table, trained_share
+from generator.video import check_videos
+from reward.formats import FORMAT_HELP, read_preferences
+from reward.models.base import RewardModel
+from reward.models.latent import ADAPTER_NAME
+from reward.models.storage import CONFIG_NAME, read_reward_config
+from reward.preferences import Ranking, merge_annotators, split_rankings, warn_of_few_prompts
+from reward.training.outputs import OUTPUTS
+from reward.training.reward_config import RewardConfig
+from reward.training.train import train_reward_model
+from reward.training.vlm_trainer import VLMArguments, train_vlm_reward_model, vlm_reward_config
+
+
+@dataclass
+class RewardArguments:
+    """What `vidalign reward` reads, beside the arguments of the training."""
+
+    preferences: str = field(
+        metadata={
+            "help": "Rankings file (JSONL, or one of VideoGen-RewardBench, GenAI-Bench, ImageReward or Rapidata), "
+            "or db:URL#campaign of the labeling app."
+        }
+    )
+    format: str = field(default="auto", metadata={"help": FORMAT_HELP})
+    model_type: str = field(
+        default="latent",
+        metadata={
+            "help": "latent (the generator's first blocks, no decoding) or vlm (a vision-language model, see --vlm)."
+        },
+    )
+    model: str = field(
+        default="nano",
+        metadata={"help": "Generator whose first blocks are the trunk: built-in model, folder or hub id."},
+    )
+    adapter: str | None = field(
+        default=None, metadata={"help": "Adapter that the trunk is loaded with, such as the one from sft."}
+    )
+    demonstrations: str = field(
+        default="",
+        metadata={
+            "help": "Folder of demonstrations (videos with right prompts), from which matching is learned first."
+        },
+    )
+    pretraining: str = field(
+        default="",
+        metadata={
+            "help": "Rankings file to learn from before those of people, such as of near misses: "
+            "`python -m generator.world.near_misses`; best with --full_trunk true."
+        },
+    )
+    weights_from: str = field(
+        default="",
+        metadata={
+            "help": "Folder of a latent reward model to go on from, when more rankings have come: it says what the "
+            "model is made of, and --model and --adapter are its own."
+        },
+    )
+    merge_annotators: bool = field(
+        default=False,
+        metadata={
+            "help": "Merge the rankings of several annotators of the same videos: by mean rank, or from a "
+            "database weighed by how reliable each annotator is."
+        },
+    )
+
+
+def read_rankings_file(preferences: str, format: str, merge: bool) -> list[Ranking]:
+    """Rankings from a file of any known layout, those of several annotators merged if asked for."""
+    rankings = read_preferences(preferences, format)
+    return merge_annotators(rankings) if merge else rankings
+
+
+def train_reward(
+    model: str | Path | None = None,
+    preferences: str | Path | Sequence[Ranking] | RewardArguments = "",
+    *,
+    args: RewardConfig,
+    adapter: str | Path | None = None,
+    vlm: VLMArguments | None = None,
+    generator: VideoGenerator | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+    read: Callable[[str, str, bool], list[Ranking]] = read_rankings_file,
+) -> tuple[RewardModel, dict[str, Any]]:
+    """Trains a reward model on rankings and writes it, with its figures, to `args.output_dir`.
+
+    Args:
+        model: name or folder of the generator whose first blocks are the trunk; that of `preferences` where not given.
+        preferences: file of rankings, the rankings themselves, or the arguments of the command `reward`, in which the
+            trunk is filled in where it comes from `weights_from`.
+        args: configuration of the training.
+        adapter: folder of an adapter that the trunk is loaded with; that of `preferences` where not given.
+        vlm: what a vision-language reward model is made of.
+        generator: takes the place of loading the trunk; it must not be the generator that is aligned.
+        callbacks: further callbacks of the trainer.
+        read: reads the rankings of a source, by the layout's name and whether annotators are merged.
+
+    Returns:
+        The model in evaluation mode, and the figures of `metrics.json`; see `train_reward_model`.
+
+    Raises:
+        InputError: the rankings, the model or the output folder cannot be used.
+    """
+    arguments, rankings = _arguments_of(preferences, model, adapter)
+    vlm = vlm or VLMArguments()
+    _check_model_type(arguments)
+    if arguments.weights_from:
+        _take_trunk(arguments, args)
+    go_on = _find_checkpoint(arguments, args, vlm)
+    if rankings is None:
+        rankings = read(arguments.preferences, arguments.format, arguments.merge_annotators)
+    demonstrations = read_demonstrations(arguments.demonstrations) if arguments.demonstrations else []
+    pretraining = read(arguments.pretraining, "auto", False) if arguments.pretraining else []
+    check_videos([video for ranking in (*rankings, *pretraining) for video in ranking.videos])
+    split_rankings(rankings, args.held_out_fraction, args.validation_fraction, args.seed)
+    refuse_unwritable(str(args.output_dir))
+    if arguments.model_type == "latent":
+        generator = generator or _load_trunk(arguments, args)
+        warn_of_lost_words(generator, [ranking.prompt for ranking in rankings])
+        video_size(generator, args.num_frames, args.height, args.width)
+    else:
+        vlm_reward_config(vlm, args, rankings)
+    if args.process_index == 0:
+        open_output_dir(str(args.output_dir), OUTPUTS, args.overwrite, go_on)
+        warn_of_few_prompts(
+            (ranking.prompt for ranking in rankings),
+            "a reward model learns its prompts by heart and its held-out accuracy has no interval",
+        )
+    table: list[TrainerCallback] = [RewardTable(rankings), *callbacks]
+    # A source that is no file has no hash, and the URL of a database may hold a password.
+    is_file = bool(arguments.preferences) and not arguments.preferences.startswith("db:")
+    source = arguments.preferences if is_file else None
+    if arguments.model_type == "vlm":
+        return train_vlm_reward_model(rankings, vlm, args, source, callbacks=table)
+    return train_reward_model(
+        cast(VideoGenerator, generator),
+        rankings,
+        args,
+        trunk_adapter=arguments.adapter,
+        source=source,
+        callbacks=table,
+        demonstrations=demonstrations,
+        pretraining=pretraining,
+        weights_from=arguments.weights_from or None,
+    )
+
+
+def _arguments_of(
+    preferences: str | Path | Sequence[Ranking] | RewardArguments,
+    model: str | Path | None,
+    adapter: str | Path | None,
+) -> tuple[RewardArguments, list[Ranking] | None]:
+    """The arguments of the command, and the rankings where they were given themselves."""
+    rankings: list[Ranking] | None = None
+    if isinstance(preferences, RewardArguments):
+        arguments = preferences
+    elif isinstance(preferences, str | Path):
+        arguments = RewardArguments(preferences=str(preferences))
+    else:
+        arguments, rankings = RewardArguments(preferences=""), list(preferences)
+    if model is not None:
+        arguments = replace(arguments, model=str(model))
+    if adapter is not None:
+        arguments = replace(arguments, adapter=str(adapter))
+    return arguments, rankings
+
+
+def _check_model_type(arguments: RewardArguments) -> None:
+    if arguments.model_type not in ("latent", "vlm"):
+        raise InputError(f"The model type {arguments.model_type!r} is unknown: use latent or vlm.")
+    if arguments.model_type == "vlm" and (
+        arguments.pretraining or arguments.demonstrations or arguments.weights_from
+    ):
+        raise InputError(
+            "--pretraining, --demonstrations and --weights_from are for --model_type latent: leave them off with vlm."
+        )
+
+
+def _find_checkpoint(arguments: RewardArguments, args: RewardConfig, vlm: VLMArguments) -> bool:
+    """Checks the output folder and sets `args.resume_from_checkpoint`; returns whether the folder is gone on with."""
+    inputs = [arguments.model, arguments.adapter, arguments.preferences, arguments.demonstrations]
+    inputs += [arguments.pretraining, arguments.weights_from, vlm.vlm, vlm.vlm_settings]
+    checkpoint = check_training_dir(
+        args, OUTPUTS, CONFIG_NAME, args.overwrite, [name for name in inputs if name]
+    )
+    go_on = goes_on_inside(args, checkpoint)
+    if args.ensemble == 1:  # the members of an ensemble look for their own
+        args.resume_from_checkpoint = checkpoint
+    return go_on
+
+
+def _load_trunk(arguments: RewardArguments, args: RewardConfig) -> VideoGenerator:
+    # Weights that are trained themselves need the precision of float32; `--bf16` is for the arithmetic.
+    dtype = torch.float32 if args.full_trunk else None
+    with outside_engine():
+        return load_generator(arguments.model, adapter=arguments.adapter, device=args.device, dtype=dtype)
+
+
+def _take_trunk(arguments: RewardArguments, config: RewardConfig) -> None:
+    """Lets the arguments name the trunk of the model that learns on."""
+    folder = Path(arguments.weights_from)
+    if arguments.adapter is not None:
+        raise InputError(
+            f"--adapter was given with --weights_from {folder}, whose trunk has its own: leave --adapter off."
+        )
+    if folder.resolve() == Path(str(config.output_dir)).resolve():
+        raise InputError(
+            f"--weights_from and --output_dir are both {folder}: write the new model to another folder."
+        )
+    stored = read_reward_config(folder)
+    if arguments.model == RewardArguments.model:
+        arguments.model = str(stored.get("base_model", arguments.model))
+    if (folder / ADAPTER_NAME).is_dir():
+        arguments.adapter = str(folder / ADAPTER_NAME)
+    config.full_trunk = bool(stored.get("full_trunk"))
+
+
+class RewardTable(TrainerCallback):
+    """Prints what a reward model learns from, once, when training starts."""
+
+    def __init__(self, rankings: Sequence[Ranking]) -> None:
+        self.rankings: Sequence[Ranking] | None = rankings
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        rankings, self.rankings = self.rankings, None
+        if rankings is None or args.disable_tqdm or not state.is_world_process_zero:
+            return
+        videos = {video for ranking in rankings for video in ranking.videos}
+        size = model.reward_model.video_size()
+        shown = (
+            "each video's own"
+            if size is None
+            else f"{size['num_frames']} frames of {size['height']}x{size['width']}"
+        )
+        tied = sum(not ranking.has_order for ranking in rankings)
+        rows = {
+            "rankings": f"{len(rankings)} of {len({ranking.prompt for ranking in rankings})} prompts; {tied} of them "
+            "carry no order (everything tied)",
+            "videos": str(len(videos)),
+            "size": shown,
+            "steps": f"{state.max_steps} of {args.per_device_train_batch_size * args.world_size} rankings",
+            "judges": ", ".join(model.reward_model.dimensions),
+            "trained": trained_share(model),
+            "device": describe_device(args, next(model.parameters()).dtype),
+        }
+        print(format_table("The reward model learns from", rows), flush=True)
