@@ -13,9 +13,10 @@ from alignment.cli.parser import CommandParser
 from alignment.data.latent_dataset import split_prompts
 from alignment.lora import LoraArguments, add_lora
 from alignment.rollouts.advantages import group_relative_advantages
-from alignment.trainers.base_trainer import ExponentialMovingAverage, Policy
+from alignment.trainers.policy import Policy
 from alignment.trainers.ppo_config import PPOConfig
 from alignment.trainers.ppo_trainer import PPOTrainer
+from alignment.trainers.weight_average import WeightAverage
 from generator import flow
 from generator.output import InputError
 from generator.testing import tiny_generator
@@ -142,7 +143,7 @@ def test_trap_8_an_unknown_key_is_an_error_that_names_the_nearest(command, tmp_p
 
 def test_trap_9_training_after_an_ema_swap_goes_on_from_the_live_weights(generator):
     policy = Policy(generator.transformer)
-    ema = ExponentialMovingAverage(policy, 0.5)
+    ema = WeightAverage(policy)
     with ema.swapped():
         pass
     with torch.no_grad():
