@@ -89,11 +89,12 @@ def test_a_string_is_one_prompt_of_the_trainers(generator, tmp_path: Path) -> No
     config = PPOConfig(
         output_dir=str(tmp_path), report_to="none", use_cpu=True, num_prompts=1, num_generations=2,
         num_mini_batches=1, num_inference_steps=3, num_rollouts=1, monitor_videos=0,
-        num_frames=5, height=16, width=16, sde_window_size=1, sde_first_step=0,
+        num_frames=5, height=16, width=16, sde_window_size=1, sde_first_step=0, guidance_scale=2.0,
     )  # fmt: skip
     trainer = PPOTrainer(tiny_generator(), config, PROMPT, load_reward("world"), negative_prompts="a star")
-    assert trainer.prompts == [PROMPT]
-    assert len(trainer.negative_rows) == 1
+    assert trainer.plan.prompts == [PROMPT]
+    assert trainer.plan.negative_rows is not None
+    assert len(trainer.plan.negative_rows) == 1
 
 
 def test_a_string_is_one_adapter_reward_model_or_layer_in_the_arguments() -> None:

@@ -15,10 +15,9 @@ from torch import Tensor
 from alignment.data.latent_dataset import PromptTable
 from alignment.lora import LoraArguments
 from alignment.losses import adapted_beta, clipped_ratio_loss, step_weights
-from alignment.rollouts.advantages import generalised_advantages, group_relative_advantages, mean_and_std
+from alignment.rollouts.advantages import generalised_advantages, mean_and_std
 from alignment.rollouts.critic import CriticInputs, ValueCritic
 from alignment.rollouts.judge import Judging
-from alignment.rollouts.reward_mixture import mix_rewards
 from alignment.rollouts.rollout import Rollout, StepRows, sample_groups, step_rows
 from alignment.trainers.ppo_config import PPOConfig
 from alignment.trainers.rollout_trainer import Monitor, RolloutTrainer
@@ -93,7 +92,11 @@ class PPOTrainer(RolloutTrainer):
     # Prompts → sample → judge → advantages
 
     def make_rollout(self, index: int) -> Rollout:
-        """Makes rollout number `index` (from 0), from which `update_loss` then learns."""
+        """Makes rollout number `index` (from 0), from which `update_loss` then learns.
+
+        `judging` judges videos as they are finished or, unless `args.asynchronous_rewards`, when `judge` asks for
+        the rewards, one weighted sum a video.
+        """
         prompts = self.prompts_of(index).repeat_interleave(self.args.num_generations)
         with self.judging(prompts) as judging:
             trajectories = self.sample(index, prompts, judging)
@@ -137,17 +140,6 @@ class PPOTrainer(RolloutTrainer):
         random = self.random(Stream.WINDOW, index)
         return int(torch.randint(args.sde_first_step, last + 1, (1,), generator=random))
 
-    def judge(
-        self, index: int, trajectories: Trajectories, judging: Judging
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Rewards `[batch]`, the weighted sum of those of all models, and every score `[batch]` by name."""
-        args = self.args
-        self.progress.begin(index, "judging", len(trajectories.final), "videos")
-        each, scores = judging.finish(trajectories.final)
-        groups = each.reshape(len(each), -1, args.num_generations)
-        reduce = self.accelerator.reduce
-        return mix_rewards(groups, self.rewards.weights, args.reward_normalisation, reduce).flatten(), scores
-
     def follow_divergence(self, trajectories: Trajectories) -> None:
         """Logs the divergence from the reference, adapts β to it, and stops training above `args.target_kl`."""
         args = self.args
@@ -160,16 +152,11 @@ class PPOTrainer(RolloutTrainer):
             self.beta = adapted_beta(self.beta, mean.item(), args.adaptive_kl_target, args.adaptive_kl_gain)
 
     def advantages(self, rollout: Rollout) -> Tensor:
-        """Advantages `[batch, W]` of the W stochastic steps: relative to the group, or by the critic."""
-        args = self.args
-        if self.critic is not None:
-            return self.critic_advantages(self.critic, rollout)
-        groups = rollout.rewards.reshape(-1, args.num_generations)
-        _, std = mean_and_std(groups, self.accelerator.reduce)
-        advantages = group_relative_advantages(
-            groups, args.scale_rewards, args.advantage_clip, global_std=std
-        )
-        return advantages.flatten()[:, None].repeat(1, args.window_size)
+        """Advantages `[batch, W]` of the W stochastic steps: by the critic where there is one, else the video's
+        reward relative to its group, the same for each step."""
+        if self.critic is None:
+            return super().advantages(rollout)
+        return self.critic_advantages(self.critic, rollout)
 
     def critic_advantages(self, critic: ValueCritic, rollout: Rollout) -> Tensor:
         """Advantages by GAE from the critic as it is, then one more lesson for the critic."""

@@ -9,13 +9,14 @@ import torch
 from accelerate.data_loader import BatchSamplerShard
 
 from alignment.data.example_weights import Filler, example_share
-from alignment.data.latent_dataset import BucketBatchSampler, collate, example_seeds
+from alignment.data.latent_dataset import BucketBatchSampler, collate
 from alignment.data.packed_rows import RowBatchSampler
 from alignment.trainers.dpo_config import DPOConfig
 from alignment.trainers.dpo_trainer import RankingDPOTrainer
-from alignment.trainers.sft_config import SFTConfig
 from alignment.trainers.noise_levels import NoiseLevels
+from alignment.trainers.sft_config import SFTConfig
 from alignment.trainers.sft_trainer import EVALUATION_STEP, SFTTrainer, demonstration_error
+from generator.seeds import example_seeds
 from generator.testing import tiny_generator
 
 SHAPES = [(4, 2, 2, 2)] * 5 + [(4, 1, 4, 4)] + [(4, 3, 2, 2)] * 2

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from alignment.trainers.sft_config import SFTConfig
 from alignment.trainers.noise_levels import NoiseLevels
+from alignment.trainers.sft_config import SFTConfig
 from alignment.trainers.sft_trainer import SFTTrainer, draw_dropout
 from generator import flow
 

@@ -6,9 +6,9 @@ from safetensors.torch import load_file
 
 from alignment.lora import LoraArguments, adapters_disabled
 from alignment.stages.stage import checkpoint_to_resume
-from alignment.trainers.policy import Policy
 from alignment.trainers.dpo_config import DPOConfig
 from alignment.trainers.dpo_trainer import DPOTrainer
+from alignment.trainers.policy import Policy
 from alignment.trainers.ppo_config import PPOConfig
 from alignment.trainers.ppo_trainer import PPOTrainer
 from alignment.trainers.sft_config import SFTConfig
