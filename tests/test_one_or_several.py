@@ -16,6 +16,7 @@ from alignment.data.latent_dataset import PromptTable
 from alignment.guided_sampling import sample_aligned
 from alignment.lora import GeneratorArguments, LoraArguments
 from alignment.rollouts.reward_mixture import RewardMixture
+from alignment.rollouts.sampling_plan import SamplingPlan
 from alignment.stages.on_rewards import PromptsAndRewards
 from alignment.trainers.ppo_config import PPOConfig
 from alignment.trainers.ppo_trainer import PPOTrainer
@@ -52,7 +53,7 @@ def test_a_string_is_one_prompt_of_every_function_that_makes_videos(generator) -
         generate_latents(generator, PROMPT, **SIZE), generate_latents(generator, [PROMPT], **SIZE)
     )
     rewards = RewardMixture([load_reward("world")])
-    assert len(sample_aligned(generator, rewards, PROMPT, [0], **SIZE).latents) == 1
+    assert len(sample_aligned(SamplingPlan.for_prompts(generator, PROMPT, **SIZE), rewards, [0]).latents) == 1
     assert len(edit(generator, expected, PROMPT, 0.5)) == 1
     assert len(animate(generator, expected[:, :, 0], PROMPT, 5)) == 1
 

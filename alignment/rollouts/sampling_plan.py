@@ -13,7 +13,7 @@ from torch import Tensor
 from alignment.data.latent_dataset import PromptTable
 from generator.base import Conditions, VideoGenerator, select
 from generator.one_or_several import as_list
-from generator.sampling import Velocity, guided_velocity, one_text_each, video_size
+from generator.sampling import Velocity, encode_unique_prompts, guided_velocity, one_text_each, video_size
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,10 @@ class SamplingPlan:
             negative_prompts: one a prompt; `settings.negative_prompt` where not given.
         """
         prompts = as_list(prompts)
-        latent_shape, sigmas, scale = _schedule(generator, settings)
+        size = settings.num_frames, settings.height, settings.width
+        latent_shape, sigmas, scale = _schedule(
+            generator, size, settings.num_inference_steps, settings.guidance_scale
+        )
         if scale == 1 and (settings.negative_prompt or any(negative_prompts or [])):
             logger.warning("Negative prompts have no effect without guidance: set guidance_scale above 1.")
         negatives = one_text_each(negative_prompts or settings.negative_prompt, len(prompts))
@@ -95,6 +98,33 @@ class SamplingPlan:
             scale,
             batch_size,
             look_up,
+        )
+
+    @classmethod
+    def for_prompts(
+        cls,
+        generator: VideoGenerator,
+        prompts: Sequence[str],
+        num_frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        negative_prompt: str | Sequence[str] = "",
+        batch_size: int = 8,
+    ) -> SamplingPlan:
+        """Plan of prompts that are sampled once; the arguments are those of `VideoGenerator.generate`."""
+        prompts = as_list(prompts)
+        shape, sigmas, scale = _schedule(
+            generator, (num_frames, height, width), num_inference_steps, guidance_scale
+        )
+        conditions, rows = encode_unique_prompts(generator, prompts)
+        negatives, negative_rows = None, None
+        if scale != 1:
+            texts = one_text_each(negative_prompt, len(prompts))
+            negatives, negative_rows = encode_unique_prompts(generator, texts)
+        return cls(
+            generator, prompts, conditions, rows, negatives, negative_rows, shape, sigmas, scale, batch_size
         )
 
     def texts(self, prompts: Tensor) -> list[str]:
@@ -127,10 +157,14 @@ class SamplingPlan:
         )
 
 
-def _schedule(generator: VideoGenerator, settings: SamplingSettings) -> tuple[tuple[int, ...], Tensor, float]:
-    """Latent shape, noise levels and guidance scale of the settings."""
-    size = video_size(generator, settings.num_frames, settings.height, settings.width)
-    shape = generator.latent_shape(*size)
-    default = generator.defaults.guidance_scale
-    scale = default if settings.guidance_scale is None else settings.guidance_scale
-    return shape, generator.sigma_schedule(settings.num_inference_steps, shape), scale
+def _schedule(
+    generator: VideoGenerator,
+    size: tuple[int | None, int | None, int | None],
+    num_inference_steps: int | None,
+    guidance_scale: float | None,
+) -> tuple[tuple[int, ...], Tensor, float]:
+    """Latent shape, noise levels and guidance scale, with the generator's own values for None."""
+    defaults = generator.defaults
+    shape = generator.latent_shape(*video_size(generator, *size))
+    sigmas = generator.sigma_schedule(num_inference_steps or defaults.num_inference_steps, shape)
+    return shape, sigmas, defaults.guidance_scale if guidance_scale is None else guidance_scale

@@ -62,17 +62,11 @@ class PPOTrainer(RolloutTrainer):
         callbacks: Sequence[Any] = (),
         demonstrations: tuple[Sequence[Tensor], Sequence[str]] | None = None,
     ) -> None:
-        self.beta = args.beta
-        self.measure_kl = (
-            args.beta > 0
-            or args.monitor_kl
-            or args.target_kl is not None
-            or args.adaptive_kl_target is not None
-        )
-        self.ratios: list[Tensor] = []
         super().__init__(
             generator, args, prompts, reward, negative_prompts, monitors, lora, record, callbacks
         )
+        self.beta = args.beta
+        self.ratios: list[Tensor] = []
         if args.ptx_coef > 0 and (demonstrations is None or len(demonstrations[0]) == 0):
             raise InputError("ptx_coef is above 0, but there are no demonstrations: give ptx_dataset.")
         self.demonstrations: list[Tensor] = list(demonstrations[0]) if demonstrations else []
@@ -94,8 +88,8 @@ class PPOTrainer(RolloutTrainer):
     def make_rollout(self, index: int) -> Rollout:
         """Makes rollout number `index` (from 0), from which `update_loss` then learns.
 
-        `judging` judges videos as they are finished or, unless `args.asynchronous_rewards`, when `judge` asks for
-        the rewards, one weighted sum a video.
+        With `args.asynchronous_rewards` videos are judged while others are sampled, else all of them in `judge`;
+        the reward of a video is the weighted sum of those of all models.
         """
         prompts = self.prompts_of(index).repeat_interleave(self.args.num_generations)
         with self.judging(prompts) as judging:
@@ -116,7 +110,7 @@ class PPOTrainer(RolloutTrainer):
         args, count = self.args, len(prompts)
         self.progress.begin(index, "sampling", count * args.num_inference_steps, "denoising steps")
         compared = None
-        if self.measure_kl:
+        if args.measures_divergence:
             measured = args.num_generations if args.beta > 0 else args.monitor_kl_generations
             compared = torch.arange(count) % args.num_generations < measured
         return sample_groups(

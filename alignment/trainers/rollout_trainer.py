@@ -246,7 +246,7 @@ class RolloutTrainer(AlignmentTrainer):
             epoch: torch.randperm(count, generator=self.random(Stream.PROMPTS, epoch))
             for epoch in set((wanted // count).tolist())
         }
-        chosen = torch.stack([orders[place // count][place % count] for place in wanted.tolist()])
+        chosen = torch.stack([orders[number // count][number % count] for number in wanted.tolist()])
         return chosen.chunk(args.world_size)[args.process_index]
 
     def seeds_of(self, index: int, count: int, stream: int = Stream.NOISE) -> list[int]:
