@@ -14,20 +14,12 @@ import torch
 from torch import Tensor
 
 from alignment.rollouts.reward_mixture import RewardMixture
+from alignment.rollouts.sampling_plan import SamplingPlan
 from generator import flow
 from generator.base import VideoGenerator
-from generator.conditions import Conditions, select
-from generator.one_or_several import as_list
+from generator.conditions import Conditions
 from generator.output import InputError
-from generator.sampling import (
-    Velocity,
-    encode_unique_prompts,
-    guided_velocity,
-    one_text_each,
-    sample_latents,
-    seeded_noise,
-    video_size,
-)
+from generator.sampling import Velocity, sample_latents, seeded_noise
 from generator.seeds import Stream, example_seeds
 
 
@@ -114,66 +106,46 @@ def check_alignment(
 
 @torch.no_grad()
 def sample_aligned(
-    generator: VideoGenerator,
+    plan: SamplingPlan,
     rewards: RewardMixture,
-    prompts: Sequence[str],
     seeds: Sequence[int],
     best_of: int = 1,
     reward_guidance: float = 0.0,
-    num_frames: int | None = None,
-    height: int | None = None,
-    width: int | None = None,
-    num_inference_steps: int | None = None,
-    guidance_scale: float | None = None,
-    negative_prompt: str | Sequence[str] = "",
-    batch_size: int = 8,
 ) -> AlignedSamples:
     """Samples `best_of` candidates of each prompt, guided by the rewards' gradient, and keeps the best one.
 
     Args:
-        prompts, seeds: one a video; the first candidate of a video has its seed.
+        plan: of the prompts, one a video; see `SamplingPlan.for_prompts`.
+        seeds: one a video; the first candidate of a video has its seed.
         reward_guidance: w of `reward_guided_velocity`; 0 is none.
-        num_frames, …: as in `VideoGenerator.generate`.
 
     Raises:
         InputError: a reward without gradients for guidance, or an impossible number.
     """
-    prompts = as_list(prompts)
     if best_of < 1:
         raise InputError(f"best_of is {best_of}, but must be at least 1.")
-    check_alignment(generator, rewards, prompts, reward_guidance)
-    defaults = generator.defaults
-    shape = generator.latent_shape(*video_size(generator, num_frames, height, width))
-    scale = defaults.guidance_scale if guidance_scale is None else guidance_scale
-    sigmas = generator.sigma_schedule(num_inference_steps or defaults.num_inference_steps, shape)
-    encoded, rows = encode_unique_prompts(generator, prompts)
-    negatives = None
-    if scale != 1:
-        negatives, negative_rows = encode_unique_prompts(
-            generator, one_text_each(negative_prompt, len(prompts))
-        )
-    all_seeds = [seed for own in seeds for seed in candidate_seeds(own, best_of)]
-    owners = torch.arange(len(prompts)).repeat_interleave(best_of)
+    generator = plan.generator
+    check_alignment(generator, rewards, plan.prompts, reward_guidance)
+    all_seeds = [seed for first in seeds for seed in candidate_seeds(first, best_of)]
+    owners = torch.arange(len(plan.prompts)).repeat_interleave(best_of)
     latents, judged = [], []
-    for start in range(0, len(all_seeds), batch_size):
-        batch = slice(start, start + batch_size)
-        conditions = select(encoded, rows[owners[batch]])
-        negative = None if negatives is None else select(negatives, negative_rows[owners[batch]])
-        velocity = guided_velocity(generator, conditions, negative, scale)
+    for start in range(0, len(all_seeds), plan.batch_size):
+        batch = slice(start, start + plan.batch_size)
+        conditions = plan.conditions_of(owners[batch])
+        velocity = plan.velocity(owners[batch])
         if reward_guidance:
-            pull = reward_guidance, float(sigmas[1])
+            pull = reward_guidance, float(plan.sigmas[1])
             if rewards.noise_conditioned:
                 velocity = noise_guided_velocity(velocity, _noisy_reward_of(rewards, conditions), *pull)
             else:
                 velocity = reward_guided_velocity(velocity, _reward_of(rewards, conditions), *pull)
-        noise = seeded_noise(all_seeds[batch], shape).to(generator.device)
-        found = sample_latents(velocity, noise, sigmas)
-        texts = [prompts[owner] for owner in owners[batch].tolist()]
-        each, _ = rewards.judge(generator, found, conditions, texts, len(found))
-        latents.append(found.cpu())
+        noise = seeded_noise(all_seeds[batch], plan.latent_shape).to(generator.device)
+        sampled = sample_latents(velocity, noise, plan.sigmas)
+        each, _ = rewards.judge(generator, sampled, conditions, plan.texts(owners[batch]), len(sampled))
+        latents.append(sampled.cpu())
         judged.append(torch.einsum("m, m b -> b", rewards.weights.to(each), each).cpu())
-    candidates = torch.cat(judged).view(len(prompts), best_of)
-    best = candidates.argmax(1) + torch.arange(len(prompts)) * best_of
+    candidates = torch.cat(judged).view(len(plan.prompts), best_of)
+    best = candidates.argmax(1) + torch.arange(len(plan.prompts)) * best_of
     return AlignedSamples(
         torch.cat(latents)[best], candidates.amax(1), candidates, [all_seeds[i] for i in best.tolist()]
     )

@@ -16,6 +16,7 @@ from alignment.data.latent_dataset import PromptTable
 from alignment.guided_sampling import sample_aligned
 from alignment.lora import LoraArguments
 from alignment.rollouts.reward_mixture import RewardMixture
+from alignment.rollouts.sampling_plan import SamplingPlan
 from alignment.stages.arguments import GeneratorArguments
 from alignment.stages.on_rewards import PromptsAndRewards
 from alignment.trainers.ppo_config import PPOConfig
@@ -53,7 +54,7 @@ def test_a_string_is_one_prompt_of_every_function_that_makes_videos(generator) -
         generate_latents(generator, PROMPT, **SIZE), generate_latents(generator, [PROMPT], **SIZE)
     )
     rewards = RewardMixture([load_reward("world")])
-    assert len(sample_aligned(generator, rewards, PROMPT, [0], **SIZE).latents) == 1
+    assert len(sample_aligned(SamplingPlan.for_prompts(generator, PROMPT, **SIZE), rewards, [0]).latents) == 1
     assert len(edit(generator, expected, PROMPT, 0.5)) == 1
     assert len(animate(generator, expected[:, :, 0], PROMPT, 5)) == 1
 
@@ -90,11 +91,12 @@ def test_a_string_is_one_prompt_of_the_trainers(generator, tmp_path: Path) -> No
     config = PPOConfig(
         output_dir=str(tmp_path), report_to="none", use_cpu=True, num_prompts=1, num_generations=2,
         num_mini_batches=1, num_inference_steps=3, num_rollouts=1, monitor_videos=0,
-        num_frames=5, height=16, width=16, sde_window_size=1, sde_first_step=0,
+        num_frames=5, height=16, width=16, sde_window_size=1, sde_first_step=0, guidance_scale=2.0,
     )  # fmt: skip
     trainer = PPOTrainer(tiny_generator(), config, PROMPT, load_reward("world"), negative_prompts="a star")
-    assert trainer.prompts == [PROMPT]
-    assert len(trainer.negative_rows) == 1
+    assert trainer.plan.prompts == [PROMPT]
+    assert trainer.plan.negative_rows is not None
+    assert len(trainer.plan.negative_rows) == 1
 
 
 def test_a_string_is_one_adapter_reward_model_or_layer_in_the_arguments() -> None:

@@ -42,6 +42,10 @@ class RolloutProgress:
         if self._bar is not None and name == self.name:
             self._bar.update(count)
 
+    def stepped(self, videos: int) -> None:
+        """Counts a denoising step of so many videos."""
+        self.advance("sampling", videos)
+
     def close(self) -> None:
         """Removes the bar."""
         if self._bar is not None:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from alignment.lora import adapters_disabled
-from generator.base import VideoGenerator
-from generator.conditions import Conditions, select
+from alignment.rollouts.sampling_plan import SamplingPlan
 from generator.sampling import (
     Reference,
     SdeSettings,
     Trajectories,
     Velocity,
-    guided_velocity,
     join_trajectories,
     sample_latents,
     sample_trajectories,
@@ -31,25 +29,21 @@ class Rollout:
     Attributes:
         index: number of the rollout, from 0.
         prompts: one a trajectory; the members of a group follow each other.
-        rows: `[batch]`, the row of each prompt in the trainer's table of conditions.
+        prompt_indices: `[batch]`, the index of each prompt in the plan; on the CPU.
         trajectories: what was sampled.
         rewards: `[batch]`.
         scores: every score that the reward models gave, `[batch]` each.
-        advantages: `[batch, W]`, of each stochastic step; `[batch, 1]` where there is none.
+        advantages: `[batch, W]`, of each stochastic step; `[batch, 1]` where there is none; empty until they are
+            computed.
     """
 
     index: int
     prompts: list[str]
-    rows: Tensor
+    prompt_indices: Tensor
     trajectories: Trajectories
     rewards: Tensor
     scores: dict[str, Tensor]
-    advantages: Tensor
-
-    @property
-    def num_rows(self) -> int:
-        """Trained denoising steps: one a trajectory and stochastic step."""
-        return self.trajectories.log_probs.numel()
+    advantages: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 @dataclass
@@ -62,7 +56,7 @@ class StepRows:
         old_log_probs: under the policy that took it.
         reference_means: of the reference policy, or None.
         advantages: of the step.
-        rows: of the prompt in the table of conditions.
+        prompt_indices: of the prompt in the plan; on the CPU.
         index: number of the step in the rollout.
     """
 
@@ -72,66 +66,90 @@ class StepRows:
     old_log_probs: Tensor
     reference_means: Tensor | None
     advantages: Tensor
-    rows: Tensor
+    prompt_indices: Tensor
     index: Tensor
 
 
 def sample_groups(
-    generator: VideoGenerator,
+    plan: SamplingPlan,
     policy: torch.nn.Module,
-    conditions: Conditions,
-    negative_conditions: Conditions | None,
+    prompts: Tensor,
     seeds: Sequence[int],
-    latent_shape: Sequence[int],
-    sigmas: Tensor,
     settings: SdeSettings,
-    guidance_scale: float,
-    batch_size: int,
     compared: Tensor | None = None,
     keep_reference_means: bool = True,
     finished: Callable[[Tensor], None] | None = None,
     stepped: Callable[[int], None] | None = None,
 ) -> Trajectories:
-    """Samples one trajectory a row of `conditions`, in batches; each depends on its own seed only.
+    """Samples one trajectory a prompt index of `prompts` `[batch]`; each depends on its own seed only.
 
     Args:
         policy: the module that predicts; with adapters disabled it is the reference.
         seeds: of the start and the noise of each trajectory.
+        settings: kernel and window of the stochastic steps.
         compared: `[batch]` booleans, the trajectories whose divergence from the reference is measured; None
             for none.
         keep_reference_means: whether the means of the reference are kept; all must then be compared.
         finished: is given the clean latents of each batch as soon as it is sampled.
         stepped: is given the number of videos after each denoising step.
     """
-    parts = []
-    for start in range(0, len(seeds), batch_size):
-        rows = slice(start, start + batch_size)
-        noise = seeded_noise(seeds[rows], (1 + settings.num_steps, *latent_shape)).to(generator.device)
-        velocity = guided_velocity(
-            generator,
-            select(conditions, rows),
-            None if negative_conditions is None else select(negative_conditions, rows),
-            guidance_scale,
-            policy,
-        )
+
+    def sample(rows: slice) -> Trajectories:
+        noise = seeded_noise(seeds[rows], (1 + settings.num_steps, *plan.latent_shape))
+        noise = noise.to(plan.generator.device)
+        velocity = plan.velocity(prompts[rows], policy)
         reference = None
         if compared is not None and compared[rows].any():
             chosen = compared[rows].nonzero().flatten()
-            of_chosen = velocity
-            if len(chosen) < len(noise):
-                of_chosen = guided_velocity(
-                    generator,
-                    select(conditions, start + chosen),
-                    None if negative_conditions is None else select(negative_conditions, start + chosen),
-                    guidance_scale,
-                    policy,
-                )
+            everyone = len(chosen) == len(noise)
+            of_chosen = velocity if everyone else plan.velocity(prompts[rows][chosen], policy)
             reference = Reference(
                 _without_adapters(policy, of_chosen),
-                None if len(chosen) == len(noise) else chosen.to(noise.device),
+                None if everyone else chosen.to(noise.device),
                 keep_reference_means,
             )
-        parts.append(sample_trajectories(velocity, noise, sigmas, settings, reference, stepped))
+        return sample_trajectories(velocity, noise, plan.sigmas, settings, reference, stepped)
+
+    return _in_batches(plan, len(seeds), sample, finished)
+
+
+def ode_samples(
+    plan: SamplingPlan,
+    policy: torch.nn.Module,
+    prompts: Tensor,
+    seeds: Sequence[int],
+    finished: Callable[[Tensor], None] | None = None,
+    stepped: Callable[[int], None] | None = None,
+) -> Trajectories:
+    """Samples of the ODE, as trajectories without a stochastic step; the arguments are `sample_groups`'."""
+
+    def sample(rows: slice) -> Trajectories:
+        noise = seeded_noise(seeds[rows], plan.latent_shape).to(plan.generator.device)
+        velocity = plan.velocity(prompts[rows], policy)
+        final = sample_latents(velocity, noise, plan.sigmas, stepped=stepped)
+        return Trajectories(
+            final=final,
+            states=final.new_zeros(len(final), 0, *plan.latent_shape),
+            log_probs=final.new_zeros(len(final), 0),
+            reference_means=None,
+            kl=None,
+            sigmas=plan.sigmas.to(final.device),
+            settings=None,
+        )
+
+    return _in_batches(plan, len(seeds), sample, finished)
+
+
+def _in_batches(
+    plan: SamplingPlan,
+    count: int,
+    sample: Callable[[slice], Trajectories],
+    finished: Callable[[Tensor], None] | None,
+) -> Trajectories:
+    """Joined trajectories of `count` videos, sampled in the plan's batches."""
+    parts = []
+    for start in range(0, count, plan.batch_size):
+        parts.append(sample(slice(start, start + plan.batch_size)))
         if finished is not None:
             finished(parts[-1].final)
     return join_trajectories(parts)
@@ -147,60 +165,20 @@ def _without_adapters(policy: torch.nn.Module, velocity: Velocity) -> Velocity:
     return reference_velocity
 
 
-def ode_samples(
-    generator: VideoGenerator,
-    policy: torch.nn.Module,
-    conditions: Conditions,
-    negative_conditions: Conditions | None,
-    seeds: Sequence[int],
-    latent_shape: Sequence[int],
-    sigmas: Tensor,
-    guidance_scale: float,
-    batch_size: int,
-    finished: Callable[[Tensor], None] | None = None,
-    stepped: Callable[[int], None] | None = None,
-) -> Trajectories:
-    """Samples of the ODE, as trajectories without a stochastic step; the arguments are `sample_groups`'."""
-    parts = []
-    for start in range(0, len(seeds), batch_size):
-        rows = slice(start, start + batch_size)
-        velocity = guided_velocity(
-            generator,
-            select(conditions, rows),
-            None if negative_conditions is None else select(negative_conditions, rows),
-            guidance_scale,
-            policy,
-        )
-        noise = seeded_noise(seeds[rows], latent_shape).to(generator.device)
-        parts.append(sample_latents(velocity, noise, sigmas, stepped=stepped))
-        if finished is not None:
-            finished(parts[-1])
-    final = torch.cat(parts)
-    return Trajectories(
-        final=final,
-        states=final.new_zeros(len(final), 0, *latent_shape),
-        log_probs=final.new_zeros(len(final), 0),
-        reference_means=None,
-        kl=None,
-        sigmas=sigmas.to(final.device),
-        settings=None,
-    )
-
-
 def step_rows(rollout: Rollout, rows: Tensor) -> StepRows:
     """The denoising steps `rows` `[batch]` of a rollout, numbered trajectory by trajectory; best on the CPU."""
     trajectories = rollout.trajectories
     num_steps, device = trajectories.log_probs.shape[1], trajectories.log_probs.device
-    own, rows = rows.cpu() // num_steps, rows.to(device, non_blocking=True)
-    member, step = rows // num_steps, rows % num_steps
+    videos, rows = rows.cpu() // num_steps, rows.to(device, non_blocking=True)
+    video, step = rows // num_steps, rows % num_steps
     means = trajectories.reference_means
     return StepRows(
         step=step,
-        latents=trajectories.states[member, step],
-        next_latents=trajectories.states[member, step + 1],
-        old_log_probs=trajectories.log_probs[member, step],
-        reference_means=None if means is None else means[member, step],
-        advantages=rollout.advantages[member, step],
-        rows=rollout.rows[own],
+        latents=trajectories.states[video, step],
+        next_latents=trajectories.states[video, step + 1],
+        old_log_probs=trajectories.log_probs[video, step],
+        reference_means=None if means is None else means[video, step],
+        advantages=rollout.advantages[video, step],
+        prompt_indices=rollout.prompt_indices[videos],
         index=rows,
     )

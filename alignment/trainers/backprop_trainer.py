@@ -10,18 +10,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from alignment.data.latent_dataset import PromptTable
 from alignment.lora import LoraArguments, adapters_disabled
 from alignment.rollouts.reward_mixture import RewardMixture
+from alignment.rollouts.sampling_plan import SamplingPlan
 from alignment.trainers.backprop_config import BackpropConfig
 from alignment.trainers.base_trainer import AlignmentTrainer
 from alignment.trainers.table import describe_sizes
 from generator import flow
 from generator.base import VideoGenerator
-from generator.conditions import Conditions
 from generator.one_or_several import as_list
 from generator.output import InputError
-from generator.sampling import guided_velocity, one_text_each, sample_latents, seeded_noise, video_size
+from generator.sampling import Velocity, sample_latents, seeded_noise
 from generator.seeds import Stream, example_seeds
 
 if TYPE_CHECKING:
@@ -73,15 +72,9 @@ class BackpropTrainer(AlignmentTrainer):
             )
         self.rewards.check_generator(generator)
         self.rewards.check_prompts(prompts)
-        defaults = generator.defaults
-        size = video_size(generator, args.num_frames, args.height, args.width)
-        self.latent_shape = generator.latent_shape(*size)
-        self.guidance_scale = defaults.guidance_scale if args.guidance_scale is None else args.guidance_scale
-        self.sigmas = generator.sigma_schedule(args.num_inference_steps, self.latent_shape)
-        negatives = one_text_each(negative_prompts or args.negative_prompt, len(prompts))
-        table = PromptTable.encode(generator, [*prompts, *negatives])
-        self.conditions = table.conditions
-        self.prompt_rows, self.negative_rows = table.rows.split(len(prompts))
+        self.plan = SamplingPlan.for_training(
+            generator, args, prompts, negative_prompts, args.per_device_train_batch_size, self.conditions_of
+        )
         super().__init__(
             generator,
             args,
@@ -94,9 +87,9 @@ class BackpropTrainer(AlignmentTrainer):
 
     def describe_data(self) -> dict[str, str]:
         return {
-            "prompts": str(len(self.prompt_rows)),
-            **describe_sizes(self.generator, [self.latent_shape]),
-            "sampling": f"{self.args.num_inference_steps} steps, guidance {self.guidance_scale:g}",
+            "prompts": str(len(self.plan.prompts)),
+            **describe_sizes(self.generator, [self.plan.latent_shape]),
+            "sampling": f"{self.args.num_inference_steps} steps, guidance {self.plan.guidance_scale:g}",
             "reward": ", ".join(model.name for model in self.rewards.rewards),
         }
 
@@ -112,26 +105,26 @@ class BackpropTrainer(AlignmentTrainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         args, keys = self.args, inputs["keys"].cpu()
-        conditions, negative = self._conditions(keys[:, 0])
-        sigmas = self.sigmas.to(args.device)
+        prompts, plan = keys[:, 0], self.plan
+        sigmas = plan.sigmas.to(args.device)
         first, last = self._steps_with_gradients()
         seeds = example_seeds(args.seed, self.state.global_step, rows=keys)
-        latents = seeded_noise(seeds, self.latent_shape).to(args.device)
-        latents = sample_latents(
-            self._velocity(self.policy, conditions, negative), latents, sigmas[: first + 1]
-        )
+        latents = seeded_noise(seeds, plan.latent_shape).to(args.device)
+        without_gradient = plan.velocity(prompts, self.policy)
+        latents = sample_latents(without_gradient, latents, sigmas[: first + 1])
 
-        velocity = self._velocity(model, conditions, negative)
+        velocity = plan.velocity(prompts, model)
         divergences = []
         for step in range(first, last):
             sigma = sigmas[step].expand(len(latents))
             predicted = velocity(latents, sigma)
             if args.beta > 0:
-                divergences.append(self._divergence(latents, sigma, predicted, conditions, negative))
+                reference = self._reference_velocity(without_gradient, latents, sigma)
+                divergences.append(((predicted - reference) ** 2).mean())
             # ReFL jumps to the clean video that this step predicts; DRaFT goes on step by step.
             following = sigmas[step + 1] if args.method == "draft" else torch.zeros_like(sigmas[step])
             latents = flow.euler_step(latents, predicted, sigmas[step], following)
-        rewards = self.rewards.differentiable_reward(latents, conditions)
+        rewards = self.rewards.differentiable_reward(latents, plan.conditions_of(prompts))
         observed = {"reward": rewards, "latents/std": latents.detach().std()}
         loss = -rewards.mean()
         if divergences:
@@ -152,26 +145,10 @@ class BackpropTrainer(AlignmentTrainer):
         step = int(torch.randint(first, count, (1,), generator=random))
         return step, step + 1
 
-    def _conditions(self, prompts: Tensor) -> tuple[Conditions, Conditions | None]:
-        conditions = self.conditions_of(self.conditions, self.prompt_rows[prompts])
-        if self.guidance_scale == 1:
-            return conditions, None
-        return conditions, self.conditions_of(self.conditions, self.negative_rows[prompts])
-
-    def _velocity(self, model: torch.nn.Module, conditions: Conditions, negative: Conditions | None) -> Any:
-        return guided_velocity(self.generator, conditions, negative, self.guidance_scale, model)
-
-    def _divergence(
-        self,
-        latents: Tensor,
-        sigma: Tensor,
-        predicted: Tensor,
-        conditions: Conditions,
-        negative: Conditions | None,
-    ) -> Tensor:
-        with torch.no_grad(), adapters_disabled(self.policy):
-            reference = self._velocity(self.policy, conditions, negative)(latents.detach(), sigma)
-        return ((predicted - reference) ** 2).mean()
+    @torch.no_grad()
+    def _reference_velocity(self, velocity: Velocity, latents: Tensor, sigma: Tensor) -> Tensor:
+        with adapters_disabled(self.policy):
+            return velocity(latents.detach(), sigma)
 
 
 class _Indices(Dataset):

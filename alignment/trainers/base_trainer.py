@@ -8,8 +8,8 @@ fine-tuning.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from alignment.trainers.base_config import AlignmentConfig
 from alignment.trainers.checks import check_trainable
 from alignment.trainers.policy import Policy, evenly_spread
 from alignment.trainers.table import describe_dataset
+from alignment.trainers.weight_average import AverageEachStep, WeightAverage
 from generator.adapters import model_fingerprint, write_adapter
 from generator.base import VideoGenerator
 from generator.conditions import Conditions, select
@@ -46,37 +47,6 @@ EXTRA_NAME = "extra_state.pt"
 PREFIX = "transformer."
 RESIDENT_BYTES = 2**28
 """Tables of prompts up to this size are kept on the device; larger ones stay in the host's memory."""
-
-
-class ExponentialMovingAverage(TrainerCallback):
-    """Averages the trained weights after each optimiser step: decay min(d, (1 + step) / (10 + step))."""
-
-    def __init__(self, policy: Policy, decay: float) -> None:
-        self.decay = decay
-        self.live = {name: p for name, p in policy.named_parameters() if p.requires_grad}
-        self.average = {name: p.detach().clone() for name, p in self.live.items()}
-
-    @torch.no_grad()
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        decay = min(self.decay, (1 + state.global_step) / (10 + state.global_step))
-        for name, parameter in self.live.items():
-            self.average[name] = average = self.average[name].to(parameter.device)
-            average.lerp_(parameter.to(average.dtype), 1 - decay)  # an engine may have brought it to bfloat16
-
-    @contextmanager
-    def swapped(self) -> Iterator[None]:
-        """Inside, the live weights are the average; afterwards they are what they were, bit for bit."""
-        kept = {name: parameter.detach().clone() for name, parameter in self.live.items()}
-        self._copy(self.average)
-        try:
-            yield
-        finally:
-            self._copy(kept)
-
-    @torch.no_grad()
-    def _copy(self, values: dict[str, Tensor]) -> None:
-        for name, parameter in self.live.items():
-            parameter.copy_(values[name])
 
 
 class _EpochOrder(TrainerCallback):
@@ -150,14 +120,14 @@ class AlignmentTrainer(CheckpointingTrainer):
             raise InputError(
                 "use_peft is off with FSDP, which is for LoRA here: train all weights with zero3 instead."
             )
-        self.ema: ExponentialMovingAverage | None = None
+        self.ema: WeightAverage | None = None
         if args.ema_decay:
             if self.divided_by:
                 raise InputError(
                     f"ema_decay is set with {self.divided_by}, which partitions the weights: use ZeRO-2."
                 )
-            self.ema = ExponentialMovingAverage(policy, args.ema_decay)
-            self.add_callback(self.ema)
+            self.ema = WeightAverage(policy)
+            self.add_callback(AverageEachStep(self.ema, args.ema_decay))
 
     def _prepare_network(self, generator: VideoGenerator, args: AlignmentConfig, dropout: bool) -> Policy:
         """The network with what is trained set apart, its kernels chosen, as engines and optimisers see it."""

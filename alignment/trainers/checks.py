@@ -36,7 +36,7 @@ def check_trainable(
             "offload_weights is for LoRA without compile_blocks: set use_peft to true and compile_blocks to false, "
             "or leave offload_weights out."
         )
-    if getattr(args, "pack", False) and not generator.takes_packed:
+    if getattr(args, "pack", False) and generator.packing is None:
         raise InputError(
             f"pack is set, but {generator.name} takes clips of one size at a time: leave it out, which makes batches "
             "of examples of one size."

@@ -23,7 +23,8 @@ from alignment.losses import (
 )
 from alignment.trainers.base_trainer import AlignmentTrainer
 from alignment.trainers.dpo_config import DPOConfig
-from alignment.trainers.sft_trainer import EVALUATION_STEP, draw_sigmas
+from alignment.trainers.noise_levels import NoiseLevels
+from alignment.trainers.sft_trainer import EVALUATION_STEP
 from generator import flow
 from generator.base import VideoGenerator
 from generator.conditions import Conditions
@@ -233,9 +234,7 @@ class DPOTrainer(AlignmentTrainer):
 
     def _noised(self, latents: Tensor | Sequence[Tensor], rows: Tensor, seeds: list[int]) -> NoisedVideos:
         """Videos of rankings `[batch, K, C, F, H, W]`, or a list of `[K, C, F, H, W]`, noised equally within each."""
-        args = self.args
-        shift = self.generator.defaults.shift if args.shift is None else args.shift
-        sigma = draw_sigmas(seeds, shift, args.logit_mean, args.logit_std, args.uniform_share)
+        sigma = NoiseLevels.configured(self.args, self.generator).draw(seeds)
         sizes = torch.tensor([len(sides) for sides in latents])
         conditions = self.conditions_of(self.conditions, rows.cpu().repeat_interleave(sizes))
         sigma = sigma.to(latents[0]).repeat_interleave(sizes.to(latents[0].device))

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from alignment.rollouts.judge import Judging
 from alignment.rollouts.rollout import Rollout
 from alignment.trainers.nft_config import NFTConfig
-from alignment.trainers.noised_videos import ForwardProcessTrainer, NoisedRows
+from alignment.trainers.noised_videos import Noising
+from alignment.trainers.rollout_trainer import RolloutTrainer
+from alignment.trainers.weight_average import WeightAverage
 from generator import flow
-from generator.conditions import Conditions
 from generator.output import InputError
 from generator.sampling import Trajectories
 
@@ -55,7 +55,7 @@ def nft_loss(
     return probability * errors[0] + (1 - probability) * errors[1]
 
 
-class NFTTrainer(ForwardProcessTrainer):
+class NFTTrainer(RolloutTrainer):
     """Moves the policy towards its good videos and away from its bad ones, without log-probabilities.
 
     Videos come from the sampling policy, a slow average of the trained one. The arguments are
@@ -71,31 +71,39 @@ class NFTTrainer(ForwardProcessTrainer):
         super().__init__(*args, **kwargs)
         if self.divided_by:
             raise InputError(f"NFT averages weights, which {self.divided_by} partitions: use ZeRO-2.")
-        trained = {name: p for name, p in self.policy.named_parameters() if p.requires_grad}
-        self._live = trained
-        self._old = {name: p.detach().clone() for name, p in trained.items()}
+        self.sampling_policy = WeightAverage(self.policy)
+        self._old_velocities = torch.empty(0)
 
-    def _sample(self, index: int, members: Tensor, conditions: Conditions) -> Trajectories:
-        self._update_old(index)
-        with self._sampling_policy():
-            return super()._sample(index, members, conditions)
-
-    def _finish_rollout(self, rollout: Rollout) -> None:
-        """The sampling policy's velocities at every row, while its weights are at hand."""
-        args = self.args
-        count = len(rollout.prompts) * args.num_draws
-        rows = torch.arange(count)
-        parts = []
-        with torch.no_grad(), self._sampling_policy():
-            for chosen in rows.split(args.rollout_batch_size):
-                noised = self._noised(rollout, chosen // args.num_draws, chosen % args.num_draws)
-                parts.append(
-                    self.generator.velocity(noised.latents, noised.sigma, noised.conditions, self.policy)
-                )
+    def make_rollout(self, index: int) -> Rollout:
+        """Rollout of the sampling policy, and its velocities at every row while its weights are at hand."""
+        self.sampling_policy.update(self.sampling_decay(index))
+        rollout = super().make_rollout(index)
+        noising = Noising.configured(self.args, self.plan)
+        rows = torch.arange(len(rollout.prompts) * self.args.num_draws)
+        with torch.no_grad(), self.sampling_policy.swapped():
+            parts = [
+                noising.rows(rollout, part).velocity(self.policy)
+                for part in rows.split(self.args.rollout_batch_size)
+            ]
         self._old_velocities = torch.cat(parts)
+        return rollout
 
-    def _noised_loss(self, rollout: Rollout, noised: NoisedRows, velocity: Tensor, rows: Tensor) -> Tensor:
-        probability = optimality(rollout.advantages[noised.members, 0], self.args.advantage_clip)
+    def sample(self, index: int, prompts: Tensor, judging: Judging) -> Trajectories:
+        with self.sampling_policy.swapped():
+            return super().sample(index, prompts, judging)
+
+    def sampling_decay(self, index: int) -> float:
+        """Decay of the sampling policy before rollout `index`."""
+        return min(self.args.old_decay_rate * index, self.args.old_decay_max)
+
+    def update_loss(
+        self, model: torch.nn.Module, rollout: Rollout, rows: Tensor, update: int, micro_batch: int = 0
+    ) -> Tensor:
+        """The negative-aware flow-matching loss of the noised videos `rows`."""
+        args = self.args
+        noised = Noising.configured(args, self.plan).rows(rollout, rows)
+        velocity = noised.velocity(model)
+        probability = optimality(rollout.advantages[noised.indices, 0], args.advantage_clip)
         loss = nft_loss(
             velocity,
             self._old_velocities[rows],
@@ -103,39 +111,24 @@ class NFTTrainer(ForwardProcessTrainer):
             noised.x0,
             noised.sigma,
             probability,
-            self.args.guidance_strength,
+            args.guidance_strength,
+        ).mean()
+        self.observe(
+            {
+                "loss/policy": loss,
+                "loss/flow_matching": noised.errors(velocity),
+                "optimality/deviation": (probability - 0.5).abs(),
+            }
         )
-        self.observe({"optimality/deviation": (probability - 0.5).abs()})
-        return loss.mean()
-
-    # The sampling policy
-
-    @torch.no_grad()
-    def _update_old(self, rollout: int) -> None:
-        decay = min(self.args.old_decay_rate * rollout, self.args.old_decay_max)
-        for name, parameter in self._live.items():
-            # An engine may have brought the live weights, but not these, to bfloat16.
-            old = self._old[name].to(parameter.device)
-            self._old[name] = old.lerp(parameter.to(old.dtype), 1 - decay)
-
-    @contextmanager
-    def _sampling_policy(self) -> Iterator[None]:
-        """Inside, the weights are the sampling policy's; afterwards they are what they were, bit for bit."""
-        kept = {name: parameter.detach().clone() for name, parameter in self._live.items()}
-        self._copy(self._old)
-        try:
-            yield
-        finally:
-            self._copy(kept)
-
-    @torch.no_grad()
-    def _copy(self, values: dict[str, Tensor]) -> None:
-        for name, parameter in self._live.items():
-            parameter.copy_(values[name])
+        if args.measures_divergence:
+            divergence = noised.divergence(velocity, self.policy)
+            self.observe_kl(0.5 * divergence.detach())
+            loss = loss + args.beta * divergence
+        return loss
 
     def extra_state(self) -> dict[str, Any]:
-        return {**super().extra_state(), "old": self._old}
+        return {**super().extra_state(), "old": self.sampling_policy.average}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
         super().load_extra_state(state)
-        self._old = dict(state["old"])
+        self.sampling_policy.average = dict(state["old"])

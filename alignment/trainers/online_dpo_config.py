@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from alignment.trainers.base_config import check
-from alignment.trainers.noised_videos import ForwardProcessConfig
+from alignment.trainers.forward_process_config import ForwardProcessConfig
 
 
 @dataclass
@@ -46,8 +46,3 @@ class OnlineDPOConfig(ForwardProcessConfig):
     @property
     def rows_of_a_group(self) -> int:
         return self.num_draws
-
-    @property
-    def compared_videos(self) -> int:
-        """How many videos of a group one row compares."""
-        return self.num_generations if self.loss_type == "plackett_luce" else 2

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from alignment.losses import best_and_worst, implicit_rewards, preference_loss, preference_statistics
 from alignment.rollouts.rollout import Rollout
-from alignment.trainers.noised_videos import ForwardProcessTrainer
+from alignment.trainers.noised_videos import NoisedVideos, Noising
 from alignment.trainers.online_dpo_config import OnlineDPOConfig
+from alignment.trainers.rollout_trainer import RolloutTrainer
 
 SPREAD = 1e-4
 """Rewards that differ by less are a tie, as rounding alone can make such a difference."""
@@ -23,7 +24,7 @@ def ranks_of_rewards(rewards: Tensor, spread: float = SPREAD) -> Tensor:
     return torch.empty_like(levels).scatter_(1, order, levels)
 
 
-class OnlineDPOTrainer(ForwardProcessTrainer):
+class OnlineDPOTrainer(RolloutTrainer):
     """DPO whose pairs (or whole rankings) are made anew by the current policy and ordered by reward models.
 
     All videos of a group get the same noise and noise level. Groups whose rewards are all equal teach nothing.
@@ -32,23 +33,17 @@ class OnlineDPOTrainer(ForwardProcessTrainer):
 
     args: OnlineDPOConfig
 
-    def _rows_loss(
-        self, model: torch.nn.Module, rollout: Rollout, rows: Tensor, update: int, place: int
+    def update_loss(
+        self, model: torch.nn.Module, rollout: Rollout, rows: Tensor, update: int, micro_batch: int = 0
     ) -> Tensor:
+        """The preference loss of the groups and noise draws `rows`."""
         args = self.args
-        groups, draws = rows // args.num_draws, rows % args.num_draws
-        members, ranks = self._compared(rollout, groups)
-        size = members.shape[1]
-        noised = self._noised(
-            rollout,
-            members.flatten(),
-            draws.repeat_interleave(size),
-            noise_of=(groups * args.num_generations).repeat_interleave(size),
-        )
-        reference = self._reference_velocity(noised)
-        velocity = self.generator.velocity(noised.latents, noised.sigma, noised.conditions, model)
-        errors = self._error(velocity, noised).view(-1, size)
-        reference_errors = self._error(reference, noised).view(-1, size)
+        groups = rows // args.num_draws
+        noised, ranks = self.compared_videos(rollout, groups, rows % args.num_draws)
+        reference = noised.reference_velocity(self.policy)
+        velocity = noised.velocity(model)
+        errors = noised.errors(velocity).view(ranks.shape)
+        reference_errors = noised.errors(reference).view(ranks.shape)
         rewards = implicit_rewards(errors, reference_errors, args.beta)
         loss = preference_loss(rewards, ranks, args.loss_type, args.beta, args.label_smoothing)
         best, worst = best_and_worst(ranks)
@@ -60,14 +55,16 @@ class OnlineDPOTrainer(ForwardProcessTrainer):
                 **preference_statistics(rewards.detach(), ranks),
                 "loss/chosen": chosen,
                 "loss/rejected": errors.gather(1, worst),
-                "kl": kl,
             }
         )
-        self._stop_above_target_kl(self.accelerator.reduce(kl, reduction="mean"))
+        self.observe_kl(kl)
         return (differs * (loss + args.sft_weight * chosen)).mean()
 
-    def _compared(self, rollout: Rollout, groups: Tensor) -> tuple[Tensor, Tensor]:
-        """Indices in the rollout and ranks `[rows, K]` of the videos of `groups` that are compared."""
+    def compared_videos(self, rollout: Rollout, groups: Tensor, draws: Tensor) -> tuple[NoisedVideos, Tensor]:
+        """Noised videos of `groups` `[rows]` that are compared, and their ranks `[rows, K]`.
+
+        All videos of a row have the noise of the draw that `draws` `[rows]` says.
+        """
         count = self.args.num_generations
         ranks = ranks_of_rewards(rollout.rewards.reshape(-1, count)[groups])
         within = torch.arange(count, device=ranks.device).expand_as(ranks)
@@ -77,4 +74,10 @@ class OnlineDPOTrainer(ForwardProcessTrainer):
             worst = torch.where(best == worst, torch.full_like(worst, count - 1), worst)
             within = torch.cat([best, worst], dim=1)
             ranks = ranks.gather(1, within)
-        return within + (groups * count)[:, None].to(within.device), ranks
+        firsts = groups * count
+        videos = within + firsts[:, None].to(within.device)
+        size = videos.shape[1]
+        noised = Noising.configured(self.args, self.plan).videos(
+            rollout, videos.flatten(), draws.repeat_interleave(size), firsts.repeat_interleave(size)
+        )
+        return noised, ranks

@@ -145,6 +145,12 @@ class PPOConfig(RolloutConfig):
     def rows_of_a_group(self) -> int:
         return self.num_generations * self.window_size
 
+    @property
+    def measures_divergence(self) -> bool:
+        """Whether trajectories are compared with the reference's."""
+        adapted = self.target_kl is not None or self.adaptive_kl_target is not None
+        return self.beta > 0 or self.monitor_kl or adapted
+
     def sde_settings(self, first_step: int) -> SdeSettings:
         """Kernel, strength and window that starts at `first_step`."""
         level = DEFAULT_NOISE_LEVELS[self.sde_kernel] if self.noise_level is None else self.noise_level

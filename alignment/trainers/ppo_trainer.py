@@ -1,4 +1,8 @@
-"""Proximal policy optimisation of a flow model: prompts → rollouts → rewards → advantages → update."""
+"""Proximal policy optimisation of a flow model: prompts → sample → judge → advantages → update.
+
+The file is in that order. `RolloutTrainer` calls `PPOTrainer.make_rollout` once a rollout, then
+`PPOTrainer.update_loss` for each micro-batch of the optimiser steps on it; the loss it returns is back-propagated.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +17,15 @@ from alignment.lora import LoraArguments
 from alignment.losses import adapted_beta, clipped_ratio_loss, step_weights
 from alignment.rollouts.advantages import generalised_advantages, mean_and_std
 from alignment.rollouts.critic import CriticInputs, ValueCritic
+from alignment.rollouts.judge import Judging
 from alignment.rollouts.rollout import Rollout, StepRows, sample_groups, step_rows
 from alignment.trainers.ppo_config import PPOConfig
-from alignment.trainers.rollout_trainer import (
-    Monitor,
-    RolloutTrainer,
-)
+from alignment.trainers.rollout_trainer import Monitor, RolloutTrainer
 from alignment.trainers.sft_trainer import demonstration_error
 from generator import flow
 from generator.base import VideoGenerator
-from generator.conditions import Conditions
 from generator.output import InputError
-from generator.sampling import SdeSettings, Trajectories, guided_velocity, sde_step
+from generator.sampling import SdeSettings, Trajectories, sde_step
 from generator.seeds import Stream, example_seeds
 
 if TYPE_CHECKING:
@@ -61,17 +62,11 @@ class PPOTrainer(RolloutTrainer):
         callbacks: Sequence[Any] = (),
         demonstrations: tuple[Sequence[Tensor], Sequence[str]] | None = None,
     ) -> None:
-        self.beta = args.beta
-        self.measure_kl = (
-            args.beta > 0
-            or args.monitor_kl
-            or args.target_kl is not None
-            or args.adaptive_kl_target is not None
-        )
-        self._ratios: list[Tensor] = []
         super().__init__(
             generator, args, prompts, reward, negative_prompts, monitors, lora, record, callbacks
         )
+        self.beta = args.beta
+        self.ratios: list[Tensor] = []
         if args.ptx_coef > 0 and (demonstrations is None or len(demonstrations[0]) == 0):
             raise InputError("ptx_coef is above 0, but there are no demonstrations: give ptx_dataset.")
         self.demonstrations: list[Tensor] = list(demonstrations[0]) if demonstrations else []
@@ -85,159 +80,149 @@ class PPOTrainer(RolloutTrainer):
                     f"critic_trunk is shared with {self.divided_by}, which partitions the trunk: set it to own."
                 )
             self.critic = ValueCritic(
-                generator, args.critic_trunk, args.critic_learning_rate, args.seed, self._average
+                generator, args.critic_trunk, args.critic_learning_rate, args.seed, self.average
             )
 
-    # The rollout
+    # Prompts → sample → judge → advantages
 
-    def _sample(self, index: int, members: Tensor, conditions: Conditions) -> Trajectories:
-        args = self.args
+    def make_rollout(self, index: int) -> Rollout:
+        """Makes rollout number `index` (from 0), from which `update_loss` then learns.
+
+        With `args.asynchronous_rewards` videos are judged while others are sampled, else all of them in `judge`;
+        the reward of a video is the weighted sum of those of all models.
+        """
+        prompts = self.prompts_of(index).repeat_interleave(self.args.num_generations)
+        with self.judging(prompts) as judging:
+            trajectories = self.sample(index, prompts, judging)
+            rewards, scores = self.judge(index, trajectories, judging)
+        rollout = Rollout(index, self.plan.texts(prompts), prompts, trajectories, rewards, scores)
+        self.follow_divergence(trajectories)
+        rollout.advantages = self.advantages(rollout)
+        self.watch(rollout)
+        return rollout
+
+    def sample(self, index: int, prompts: Tensor, judging: Judging) -> Trajectories:
+        """Trajectories with stochastic steps, one a prompt index `[batch]`, under the policy as it is.
+
+        Those whose divergence from the reference counts are compared with it: all for a KL term, else some of each
+        group. `judging` gets the videos of each batch as soon as they are finished.
+        """
+        args, count = self.args, len(prompts)
+        self.progress.begin(index, "sampling", count * args.num_inference_steps, "denoising steps")
+        compared = None
+        if args.measures_divergence:
+            measured = args.num_generations if args.beta > 0 else args.monitor_kl_generations
+            compared = torch.arange(count) % args.num_generations < measured
         return sample_groups(
-            self.generator,
+            self.plan,
             self.policy,
-            conditions,
-            self._negative_conditions(members),
-            self._seeds_of(index, len(members)),
-            self.latent_shape,
-            self.sigmas,
-            args.sde_settings(self._window_start(index)),
-            self.guidance_scale,
-            args.rollout_batch_size,
-            self._compared(len(members)),
+            prompts,
+            self.seeds_of(index, count),
+            args.sde_settings(self.window_start(index)),
+            compared,
             keep_reference_means=args.beta > 0,
-            finished=self._finished,
-            stepped=self._stepped,
+            finished=judging.add,
+            stepped=self.progress.stepped,
         )
 
-    def _finish_rollout(self, rollout: Rollout) -> None:
-        """Adapts β to the divergence, and replaces the advantages by the critic's where there is one."""
-        kl = rollout.trajectories.kl
-        if kl is not None:
-            mean = self._average(kl.mean())
-            self.observe({"kl": mean, "beta": mean.new_tensor(self.beta)})
-            self._stop_above_target_kl(mean)
-            if self.args.adaptive_kl_target is not None:
-                self.beta = adapted_beta(
-                    self.beta, mean.item(), self.args.adaptive_kl_target, self.args.adaptive_kl_gain
-                )
-        if self.critic is not None:
-            self._apply_critic(self.critic, rollout)
+    def window_start(self, index: int) -> int:
+        """First stochastic step: one for the whole rollout, so groups are compared over the same steps."""
+        args = self.args
+        last = args.num_inference_steps - 1 - args.window_size
+        if not args.sde_random_window:
+            return args.sde_first_step
+        random = self.random(Stream.WINDOW, index)
+        return int(torch.randint(args.sde_first_step, last + 1, (1,), generator=random))
 
-    def _apply_critic(self, critic: ValueCritic, rollout: Rollout) -> None:
+    def follow_divergence(self, trajectories: Trajectories) -> None:
+        """Logs the divergence from the reference, adapts β to it, and stops training above `args.target_kl`."""
+        args = self.args
+        if trajectories.kl is None:
+            return
+        mean = self.average(trajectories.kl.mean())
+        self.observe({"kl": mean, "beta": mean.new_tensor(self.beta)})
+        self.stop_above_target_kl(mean)
+        if args.adaptive_kl_target is not None:
+            self.beta = adapted_beta(self.beta, mean.item(), args.adaptive_kl_target, args.adaptive_kl_gain)
+
+    def advantages(self, rollout: Rollout) -> Tensor:
+        """Advantages `[batch, W]` of the W stochastic steps: by the critic where there is one, else the video's
+        reward relative to its group, the same for each step."""
+        if self.critic is None:
+            return super().advantages(rollout)
+        return self.critic_advantages(self.critic, rollout)
+
+    def critic_advantages(self, critic: ValueCritic, rollout: Rollout) -> Tensor:
         """Advantages by GAE from the critic as it is, then one more lesson for the critic."""
         args = self.args
         critic.set_scale(*mean_and_std(rollout.rewards, self.accelerator.reduce))
-        inputs = self._critic_inputs(critic, rollout)
+        inputs = self.critic_inputs(critic, rollout)
         values = critic.values(inputs).reshape(len(rollout.rewards), -1)
         advantages, returns = generalised_advantages(rollout.rewards, values, args.gamma, args.gae_lambda)
         mean, std = mean_and_std(advantages, self.accelerator.reduce)
-        clip = args.advantage_clip
-        rollout.advantages = ((advantages - mean) / (std + 1e-4)).clamp(-clip, clip)
         error = critic.fit(
             inputs,
             returns.flatten(),
             args.critic_epochs,
-            args.per_device_train_batch_size,
-            self._random(Stream.CRITIC_ORDER, rollout.index, args.process_index),
+            args.micro_batch_size,
+            self.random(Stream.CRITIC_ORDER, rollout.index, args.process_index),
         )
         unexplained = (rollout.rewards[:, None] - values).var(correction=0)
         explained = 1 - unexplained / rollout.rewards.var(correction=0).clamp(min=1e-8)
         self.observe({"value/loss": error, "value/explained_variance": explained, "value/mean": values})
+        return ((advantages - mean) / (std + 1e-4)).clamp(-args.advantage_clip, args.advantage_clip)
 
-    def _critic_inputs(self, critic: ValueCritic, rollout: Rollout) -> CriticInputs:
+    def critic_inputs(self, critic: ValueCritic, rollout: Rollout) -> CriticInputs:
         """The states before each stochastic step, trajectory by trajectory."""
         trajectories, settings = rollout.trajectories, _window(rollout)
         steps = settings.num_steps
         sigmas = trajectories.sigmas[settings.first_step : settings.first_step + steps]
         parts = []
-        for rows in torch.arange(len(rollout.rows)).split(max(1, self.args.rollout_batch_size // steps)):
+        videos = torch.arange(len(rollout.prompts))
+        for rows in videos.split(max(1, self.args.rollout_batch_size // steps)):
             states = trajectories.states[rows, :steps].flatten(0, 1)
-            members = rollout.rows[rows].repeat_interleave(steps)
-            conditions = self.conditions_of(self.conditions, self.prompt_rows[members])
-            parts.append(critic.inputs(states, sigmas.repeat(len(rows)), conditions))
+            prompts = rollout.prompt_indices[rows].repeat_interleave(steps)
+            parts.append(critic.inputs(states, sigmas.repeat(len(rows)), self.plan.conditions_of(prompts)))
         return CriticInputs(
             torch.cat([part.seen for part in parts]),
             torch.cat([part.sigma for part in parts]),
             torch.cat([part.text for part in parts]),
         )
 
-    def _compared(self, count: int) -> Tensor | None:
-        """Which trajectories are compared with the reference: all for a KL term, else some of each group."""
-        args = self.args
-        if not self.measure_kl:
-            return None
-        measured = args.num_generations if args.beta > 0 else args.monitor_kl_generations
-        return torch.arange(count) % args.num_generations < measured
+    # Update
 
-    def _window_start(self, index: int) -> int:
-        """First stochastic step: one for the whole rollout, so groups are compared over the same steps."""
-        args = self.args
-        last = args.num_inference_steps - 1 - args.window_size
-        if not args.sde_random_window:
-            return args.sde_first_step
-        random = self._random(Stream.WINDOW, index)
-        return int(torch.randint(args.sde_first_step, last + 1, (1,), generator=random))
-
-    # The update
-
-    @property
-    def calls_once(self) -> bool:
-        return self.args.ptx_coef == 0
-
-    def _rows_loss(
-        self, model: torch.nn.Module, rollout: Rollout, rows: Tensor, update: int, place: int
+    def update_loss(
+        self, model: torch.nn.Module, rollout: Rollout, rows: Tensor, update: int, micro_batch: int = 0
     ) -> Tensor:
-        if update == 0 and place == 0 and self._rounds:
-            self._recompute_log_probs(rollout)
-        loss = self._update_loss(model, rollout, step_rows(rollout, rows), on_policy=update == 0)
+        """The clipped-ratio loss of denoising steps, with the KL divergence and the loss on demonstrations.
+
+        Args:
+            model: the policy, wrapped by the engine.
+            rows: numbers of the steps in the rollout `[micro_batch]`, on the CPU.
+            update: optimiser step on this rollout, from 0; before the first one the policy is still the old one.
+            micro_batch: of the optimiser step, from 0.
+        """
+        if (update, micro_batch) == (0, 0) and self.rounds:
+            self.recompute_log_probs(rollout)
+        loss = self.policy_loss(model, rollout, step_rows(rollout, rows), on_policy=update == 0)
         if self.args.ptx_coef > 0:
-            error = self._demonstration_error(model, rollout.index, update, place)
+            error = self.demonstration_error(model, rollout.index, update, micro_batch)
             self.observe({"loss/ptx": error})
             loss = loss + self.args.ptx_coef * error
         return loss
 
-    @property
-    def _rounds(self) -> bool:
-        """Whether the network computes in a type in which another batch gives visibly other numbers."""
-        return self.generator.dtype != torch.float32 or self.args.bfloat16_products or self.args.fp16
-
-    @torch.no_grad()
-    def _recompute_log_probs(self, rollout: Rollout) -> None:
-        """The old log-probabilities of the later optimiser steps of this pass, in the very micro-batches that these
-        will see. Those of the first step are noted when it computes them.
-
-        In bfloat16 the ratio is otherwise off by 1e-4 before any update, which is the size of clip ranges.
-        """
-        trajectories = rollout.trajectories
-        flat = trajectories.log_probs.view(-1)
-        first = self.args.gradient_accumulation_steps * self.args.per_device_train_batch_size
-        later = self._row_order[first:]
-        for chosen in later.split(self.args.per_device_train_batch_size) if len(later) else ():
-            rows = step_rows(rollout, chosen)
-            mean, std, _ = self._step(self.policy, rollout, rows)
-            flat[chosen] = flow.gaussian_log_prob(rows.next_latents, mean, std)
-
-    def _step(
-        self, model: torch.nn.Module, rollout: Rollout, rows: StepRows
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean, std and velocity of the denoising steps under `model`."""
-        settings, sigmas = _window(rollout), rollout.trajectories.sigmas
-        step = settings.first_step + rows.step
-        velocity = self._velocity(model, rows)(rows.latents, sigmas[step])
-        return *sde_step(settings, sigmas, step, rows.latents, velocity), velocity
-
-    def _update_loss(
+    def policy_loss(
         self, model: torch.nn.Module, rollout: Rollout, rows: StepRows, on_policy: bool
     ) -> Tensor:
         """The clipped-ratio loss with the KL divergence to the reference."""
-        args, trajectories, settings = self.args, rollout.trajectories, _window(rollout)
-        mean, std, velocity = self._step(model, rollout, rows)
+        args, trajectories = self.args, rollout.trajectories
+        mean, std, velocity = self.step(model, rollout, rows)
         log_probs = flow.gaussian_log_prob(rows.next_latents, mean, std)
         # Before the first update the old policy is this one: its own value has no rounding from another batch
         # size.
         old_log_probs = log_probs.detach() if on_policy else rows.old_log_probs
 
-        weights = step_weights(trajectories.sigmas, settings, args.step_weight)[rows.step]
+        weights = step_weights(trajectories.sigmas, _window(rollout), args.step_weight)[rows.step]
         policy_loss, ratio = clipped_ratio_loss(log_probs, old_log_probs, rows.advantages, args.epsilon)
         policy_loss = weights * policy_loss
         loss = policy_loss.mean()
@@ -247,10 +232,10 @@ class PPOTrainer(RolloutTrainer):
             "ratio/deviation": (ratio - 1).abs(),
             "clip_ratio": ((ratio - 1).abs() > args.epsilon).float(),
         }
-        self._ratios.append(ratio.detach())
+        self.ratios.append(ratio.detach())
         if on_policy:
             observed["log_prob_error"] = (log_probs - rows.old_log_probs).abs().amax()
-            if self._rounds:  # for the next pass over the rollout
+            if self.rounds:  # for the next pass over the rollout
                 trajectories.log_probs.view(-1)[rows.index] = old_log_probs
         if rows.reference_means is not None and args.beta > 0:
             kl = flow.gaussian_kl(mean, rows.reference_means, std).mean()
@@ -261,30 +246,54 @@ class PPOTrainer(RolloutTrainer):
             velocity.register_hook(lambda gradient: self._watch_gradients(gradient, rows.step))
         return loss
 
-    def _velocity(self, model: torch.nn.Module, rows: StepRows) -> Any:
-        return guided_velocity(
-            self.generator,
-            self.conditions_of(self.conditions, self.prompt_rows[rows.rows]),
-            self._negative_conditions(rows.rows),
-            self.guidance_scale,
-            model,
-            self.args.unconditional_gradient,
-        )
+    def step(self, model: torch.nn.Module, rollout: Rollout, rows: StepRows) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean, std and velocity of the denoising steps under `model`."""
+        settings, sigmas = _window(rollout), rollout.trajectories.sigmas
+        step = settings.first_step + rows.step
+        velocity = self.plan.velocity(rows.prompt_indices, model, self.args.unconditional_gradient)
+        predicted = velocity(rows.latents, sigmas[step])
+        return *sde_step(settings, sigmas, step, rows.latents, predicted), predicted
 
-    def _demonstration_error(self, model: torch.nn.Module, index: int, update: int, place: int) -> Tensor:
+    @property
+    def rounds(self) -> bool:
+        """Whether the network computes in a type in which another batch gives visibly other numbers."""
+        return self.generator.dtype != torch.float32 or self.args.bfloat16_products or self.args.fp16
+
+    @torch.no_grad()
+    def recompute_log_probs(self, rollout: Rollout) -> None:
+        """Computes the old log-probabilities of the later optimiser steps of the first pass, in the very
+        micro-batches that these will see. Those of the first step are noted when it computes them.
+
+        In bfloat16 the ratio is otherwise off by 1e-4 before any update, which is the size of clip ranges.
+        """
+        flat = rollout.trajectories.log_probs.view(-1)
+        later = self.row_order(rollout.index, 0)[self.args.rows_per_update :]
+        for chosen in later.split(self.args.micro_batch_size) if len(later) else ():
+            rows = step_rows(rollout, chosen)
+            mean, std, _ = self.step(self.policy, rollout, rows)
+            flat[chosen] = flow.gaussian_log_prob(rows.next_latents, mean, std)
+
+    @property
+    def calls_once(self) -> bool:
+        return self.args.ptx_coef == 0
+
+    def demonstration_error(
+        self, model: torch.nn.Module, index: int, update: int, micro_batch: int
+    ) -> Tensor:
         """The flow-matching error of some demonstrations of one size, in place of a pretraining term."""
         args = self.args
-        micro_batch = (
-            update * args.gradient_accumulation_steps + place
-        ) * args.world_size + args.process_index
-        random = self._random(Stream.DEMONSTRATIONS, index, micro_batch)
+        number = update * args.gradient_accumulation_steps + micro_batch
+        number = (
+            number * args.world_size + args.process_index
+        )  # of all processes' micro-batches on this rollout
+        random = self.random(Stream.DEMONSTRATIONS, index, number)
         order = torch.randperm(len(self.demonstrations), generator=random).tolist()
         shape = self.demonstrations[order[0]].shape
         chosen = [i for i in order if self.demonstrations[i].shape == shape][: args.ptx_batch_size]
         x0 = torch.stack([self.demonstrations[i] for i in chosen]).to(args.device)
         rows = self.demonstration_rows[torch.tensor(chosen)]
         seeds = example_seeds(
-            args.seed, Stream.DEMONSTRATIONS, index, micro_batch, rows=torch.tensor(chosen)[:, None]
+            args.seed, Stream.DEMONSTRATIONS, index, number, rows=torch.tensor(chosen)[:, None]
         )
         conditions = self.conditions_of(self.demonstration_conditions, rows)
         return demonstration_error(self.generator, model, x0, conditions, seeds).mean()
@@ -293,9 +302,9 @@ class PPOTrainer(RolloutTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds quantiles of the ratio over all rows since the last log."""
-        if self._ratios and not any(name.startswith("eval_") for name in logs):
-            ratios = torch.cat(self._ratios).float()
-            self._ratios = []
+        if self.ratios and not any(name.startswith("eval_") for name in logs):
+            ratios = torch.cat(self.ratios).float()
+            self.ratios = []
             levels = ratios.new_tensor(RATIO_QUANTILES)
             for level, value in zip(RATIO_QUANTILES, torch.quantile(ratios, levels)):
                 self._metrics[f"ratio/q{round(100 * level):02d}"].append(value)
@@ -314,9 +323,6 @@ class PPOTrainer(RolloutTrainer):
         self.beta = state.get("beta", self.beta)
         if self.critic is not None:
             self.critic.load_state(state["critic"])
-
-    def _average(self, value: Tensor) -> Tensor:
-        return self.accelerator.reduce(value, reduction="mean")
 
     def _watch_gradients(self, gradient: Tensor, step: Tensor) -> None:
         norms = gradient.flatten(1).norm(dim=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field
 
@@ -70,8 +71,8 @@ class RolloutConfig(RewardedSamplingConfig):
     """Rollouts: prompts, a group of videos of each, rewards, and several optimiser steps on them.
 
     `per_device_train_batch_size` is the largest micro-batch, counted in rows (a row is what one pass of the
-    network sees of one video). `gradient_accumulation_steps` and `max_steps` follow from the other fields.
-    Checkpoints fall on the ends of rollouts.
+    network sees of one video); `micro_batch_size` is the one that is used. `gradient_accumulation_steps` and
+    `max_steps` follow from the other fields. Checkpoints fall on the ends of rollouts.
     """
 
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate."})
@@ -132,10 +133,9 @@ class RolloutConfig(RewardedSamplingConfig):
             "rollout_batch_size", "per_device_train_batch_size",
         ):  # fmt: skip
             check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        if self.probe_rollouts is None:
-            self.probe_rollouts = max(1, self.num_rollouts // 10)
         check(self.probe_prompts >= 0, "probe_prompts", self.probe_prompts, "at least 0")
-        check(self.probe_rollouts >= 1, "probe_rollouts", self.probe_rollouts, "at least 1")
+        interval = self.probe_rollouts
+        check(interval is None or interval >= 1, "probe_rollouts", interval, "at least 1")
         check(self.monitor_videos >= 0, "monitor_videos", self.monitor_videos, "at least 0")
         check(self.advantage_clip > 0, "advantage_clip", self.advantage_clip, "above 0")
         check(self.target_kl is None or self.target_kl > 0, "target_kl", self.target_kl, "above 0")
@@ -153,26 +153,19 @@ class RolloutConfig(RewardedSamplingConfig):
             "num_mini_batches", self.num_mini_batches, f"a divisor of the {rows} {self.row_name} of a "
             "rollout",
         )  # fmt: skip
-        rows_per_update = rows // self.num_mini_batches
-        self.per_device_train_batch_size = max(
-            size for size in range(1, self.per_device_train_batch_size + 1) if rows_per_update % size == 0
-        )
+        # `Trainer` reads these two as fields; nobody may set them to anything else.
         following = {
             "gradient_accumulation_steps": (
-                rows_per_update // self.per_device_train_batch_size,
+                rows // self.num_mini_batches // self._largest_divisor(rows // self.num_mini_batches),
                 "num_mini_batches",
             ),
             "max_steps": (self.num_rollouts * self.updates_per_rollout, "num_rollouts"),
         }
         for name, (value, source) in following.items():
-            given = getattr(self, name)
-            free = given in (getattr(RolloutConfig, name), value)
-            check(free, name, given, f"left out, as it follows from {source}: set that")
+            set_to = getattr(self, name)
+            free = set_to in (getattr(RolloutConfig, name), value)
+            check(free, name, set_to, f"left out, as it follows from {source}: set that")
             setattr(self, name, value)
-        for name in ("logging_steps", "save_steps"):
-            wanted = getattr(self, name)
-            wanted = wanted * self.max_steps if wanted < 1 else wanted
-            setattr(self, name, -int(-wanted // self.updates_per_rollout) * self.updates_per_rollout)
         super().__post_init__()
 
     @property
@@ -189,3 +182,43 @@ class RolloutConfig(RewardedSamplingConfig):
     def updates_per_rollout(self) -> int:
         """Optimiser steps on one rollout."""
         return self.num_iterations * self.num_mini_batches
+
+    @property
+    def rows_per_update(self) -> int:
+        """Rows of one process in one optimiser step."""
+        return self.num_prompts // self.world_size * self.rows_of_a_group // self.num_mini_batches
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Rows in one forward and backward pass: the most, up to `per_device_train_batch_size`, that divide
+        those of an optimiser step equally."""
+        return self._largest_divisor(self.rows_per_update)
+
+    def _largest_divisor(self, rows: int) -> int:
+        return next(size for size in range(self.per_device_train_batch_size, 0, -1) if rows % size == 0)
+
+    @property
+    def train_batch_size(self) -> int:
+        """`micro_batch_size`, by the name under which `Trainer` asks for it."""
+        return self.micro_batch_size
+
+    @property
+    def logging_interval(self) -> int:
+        """`logging_steps`, rounded up to whole rollouts."""
+        return self._in_whole_rollouts(self.logging_steps)
+
+    @property
+    def save_interval(self) -> int:
+        """`save_steps`, rounded up to whole rollouts."""
+        return self._in_whole_rollouts(self.save_steps)
+
+    @property
+    def probe_interval(self) -> int:
+        """Rollouts between two measurements of the probe; 0 where there is none."""
+        if not self.probe_prompts:
+            return 0
+        return max(1, self.num_rollouts // 10) if self.probe_rollouts is None else self.probe_rollouts
+
+    def _in_whole_rollouts(self, steps: float) -> int:
+        steps = steps * self.max_steps if steps < 1 else steps
+        return math.ceil(steps / self.updates_per_rollout) * self.updates_per_rollout

@@ -1,16 +1,17 @@
-"""`RolloutTrainer`: prompts → rollouts → rewards → advantages, for every method that learns from its own videos."""
+"""`RolloutTrainer`: what the methods that learn from their own videos share, apart from what PPO does."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler, SequentialSampler
+from transformers import TrainerCallback
 
-from alignment.data.latent_dataset import PromptTable
 from alignment.lora import LoraArguments
 from alignment.rollouts.advantages import group_relative_advantages, mean_and_std, share_without_spread
 from alignment.rollouts.judge import Judged, Judging
@@ -18,15 +19,16 @@ from alignment.rollouts.probe import PROBE_STREAM, Probe, probe_rows
 from alignment.rollouts.progress import RolloutProgress
 from alignment.rollouts.reward_mixture import RewardMixture, mix_rewards
 from alignment.rollouts.rollout import Rollout, ode_samples
+from alignment.rollouts.sampling_plan import SamplingPlan
 from alignment.rollouts.video_statistics import video_statistics
 from alignment.trainers.base_trainer import AlignmentTrainer
 from alignment.trainers.rollout_config import RolloutConfig
 from alignment.trainers.table import describe_sizes
 from generator.base import VideoGenerator
-from generator.conditions import Conditions, select
+from generator.conditions import select
 from generator.one_or_several import as_list
 from generator.output import InputError
-from generator.sampling import Trajectories, one_text_each, video_size
+from generator.sampling import Trajectories
 from generator.seeds import Stream, example_seeds
 
 if TYPE_CHECKING:
@@ -41,9 +43,10 @@ Monitor = Callable[[Rollout], dict[str, float]]
 class RolloutTrainer(AlignmentTrainer):
     """Makes videos with the current policy, has them judged, and learns from them.
 
-    A rollout is learnt from for `args.updates_per_rollout` optimiser steps. All random numbers depend on seed,
-    rollout and place in the rollout only, so a run resumed at a checkpoint is the uninterrupted one. A method
-    says in `_sample` how videos are made, and in `_rows_loss` what is learnt from some rows of a rollout.
+    Before each `args.updates_per_rollout` optimiser steps it calls `make_rollout` (prompts → `sample` → `judge` →
+    `advantages`), then for each micro-batch of these steps `update_loss`, the one method that each subclass must
+    have. All random numbers depend on seed, rollout and place in the rollout only, so a run resumed at a checkpoint
+    is the uninterrupted one.
 
     Args:
         generator: the generator to train.
@@ -78,6 +81,7 @@ class RolloutTrainer(AlignmentTrainer):
             )
         if len(prompts) < 1:
             raise InputError("No prompt was given: give at least one.")
+        _warn_of_smaller_micro_batches(args)
         self.rewards = RewardMixture(
             reward if isinstance(reward, Sequence) else [reward],
             args.reward_weights,
@@ -87,34 +91,23 @@ class RolloutTrainer(AlignmentTrainer):
         )
         self.rewards.check_generator(generator)
         self.rewards.check_prompts(prompts)
-        defaults = generator.defaults
-        size = video_size(generator, args.num_frames, args.height, args.width)
-        self.latent_shape = generator.latent_shape(*size)
-        self.guidance_scale = defaults.guidance_scale if args.guidance_scale is None else args.guidance_scale
-        self.sigmas = generator.sigma_schedule(args.num_inference_steps, self.latent_shape)
-        self.prompts = list(prompts)
-        if self.guidance_scale == 1 and (args.negative_prompt or any(negative_prompts or [])):
-            logger.warning("Negative prompts have no effect without guidance: set guidance_scale above 1.")
-        negatives = one_text_each(negative_prompts or args.negative_prompt, len(prompts))
-        table = PromptTable.encode(generator, [*prompts, *negatives])
-        self.conditions = table.conditions
-        self.prompt_rows, self.negative_rows = table.rows.split(len(prompts))
+        self.plan = SamplingPlan.for_training(
+            generator, args, prompts, negative_prompts, args.rollout_batch_size, self.conditions_of
+        )
         self.monitors = list(monitors)
         self.rollout: Rollout | None = None
-        self.probe = Probe(args.probe_rollouts or 0 if args.probe_prompts else 0)
+        self.probe = Probe(args.probe_interval)
         self.progress = RolloutProgress(
             args.num_rollouts, disable=bool(args.disable_tqdm) or args.process_index > 0
         )
-        self._finished: Callable[[Tensor], None] | None = None
-        self._row_order = torch.empty(0, dtype=torch.long)
         slots = args.world_size * args.max_steps * args.gradient_accumulation_steps
         super().__init__(
             generator,
             args,
-            train_dataset=_Slots(slots * args.per_device_train_batch_size),
+            train_dataset=_Slots(slots * args.micro_batch_size),
             lora=lora,
             record=record,
-            callbacks=callbacks,
+            callbacks=[*callbacks, WholeRollouts()],
             data_collator=_collate_slots,
         )
 
@@ -127,168 +120,157 @@ class RolloutTrainer(AlignmentTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        index, update, place = self._locate(inputs["slots"])
-        if update == 0 and place == 0:
+        index, update, micro_batch = self.locate(inputs["slots"])
+        updates, micro_batches = self.args.updates_per_rollout, self.args.gradient_accumulation_steps
+        if (update, micro_batch) == (0, 0):
             if self.probe.is_due(index):
                 self._measure_probe(index)
-            self.rollout = self._new_rollout(index)
-            passes = self.args.updates_per_rollout * self.args.gradient_accumulation_steps
-            self.progress.begin(index, "updating", passes, "passes")
+            self.rollout = self.make_rollout(index)
+            self.progress.begin(index, "updating", updates * micro_batches, "passes")
         if self.rollout is None or self.rollout.index != index:
             raise InputError(
-                f"The checkpoint lies inside rollout {index}, which is not stored: resume from one at its "
-                f"end."
+                f"The checkpoint lies inside rollout {index}, which is not stored: resume from one at its end."
             )
-        loss = self._rows_loss(model, self.rollout, self._rows_of(update, place), update, place)
+        rows = self.rows_of(index, update, micro_batch)
+        loss = self.update_loss(model, self.rollout, rows, update, micro_batch)
         self.progress.advance("updating")
-        if (update, place) == (self.args.updates_per_rollout - 1, self.args.gradient_accumulation_steps - 1):
+        if (update, micro_batch) == (updates - 1, micro_batches - 1):
             self.progress.close()
         return (loss, {}) if return_outputs else loss
 
-    def _rows_loss(
-        self, model: torch.nn.Module, rollout: Rollout, rows: Tensor, update: int, place: int
-    ) -> Tensor:
-        """The loss of some rows `[micro_batch]` of a rollout in one of its optimiser steps."""
-        raise NotImplementedError
-
-    def _new_rollout(self, index: int) -> Rollout:
-        """Prompts → rollouts → rewards → advantages."""
-        args = self.args
-        members = self._prompts_of(index).repeat_interleave(args.num_generations)
-        texts = [self.prompts[prompt] for prompt in members.tolist()]
-        conditions = self.conditions_of(self.conditions, self.prompt_rows[members])
-        with self._judging(conditions, texts) as judging:
-            self._finished = judging.add
-            steps = len(members) * (len(self.sigmas) - 1)
-            self.progress.begin(index, "sampling", steps, "denoising steps")
-            trajectories = self._sample(index, members, conditions)
-            self.progress.begin(index, "judging", len(members), "videos")
-            each, scores = judging.finish(trajectories.final)
-        rewards = mix_rewards(
-            each.reshape(len(each), -1, args.num_generations),
-            self.rewards.weights,
-            args.reward_normalisation,
-            self.accelerator.reduce,
-        )
-        mean, std = mean_and_std(rewards, self.accelerator.reduce)
-        advantages = group_relative_advantages(
-            rewards, args.scale_rewards, args.advantage_clip, global_std=std
-        )
-        steps = max(1, trajectories.log_probs.shape[1])
-        rollout = Rollout(
-            index,
-            texts,
-            members,
-            trajectories,
-            rewards.flatten(),
-            scores,
-            advantages.flatten()[:, None].repeat(1, steps),
-        )
-        self._finish_rollout(rollout)
-        self._watch(rollout, mean, std)
+    def make_rollout(self, index: int) -> Rollout:
+        """Prompts → sample → judge → advantages."""
+        prompts = self.prompts_of(index).repeat_interleave(self.args.num_generations)
+        with self.judging(prompts) as judging:
+            trajectories = self.sample(index, prompts, judging)
+            rewards, scores = self.judge(index, trajectories, judging)
+        rollout = Rollout(index, self.plan.texts(prompts), prompts, trajectories, rewards, scores)
+        rollout.advantages = self.advantages(rollout)
+        self.watch(rollout)
         return rollout
 
-    def _judging(self, conditions: Conditions, texts: Sequence[str]) -> Judging:
-        """What judges the videos of a rollout, with `conditions` and `texts` one a video."""
-        size = self.args.reward_batch_size
+    def sample(self, index: int, prompts: Tensor, judging: Judging) -> Trajectories:
+        """Videos of the prompt indices `[batch]` by the ODE; `judging` gets each as soon as it is finished."""
+        self.progress.begin(index, "sampling", len(prompts) * (len(self.plan.sigmas) - 1), "denoising steps")
+        return ode_samples(
+            self.plan,
+            self.policy,
+            prompts,
+            self.seeds_of(index, len(prompts)),
+            judging.add,
+            self.progress.stepped,
+        )
+
+    @contextmanager
+    def judging(self, prompts: Tensor) -> Iterator[Judging]:
+        """Judges videos of the prompt indices `[batch]`: as they come, or in the end."""
+        size, texts, conditions = (
+            self.args.reward_batch_size,
+            self.plan.texts(prompts),
+            self.plan.conditions_of(prompts),
+        )
 
         def judge(latents: Tensor, rows: slice) -> Judged:
             judged = self.rewards.judge(self.generator, latents, select(conditions, rows), texts[rows], size)
             self.progress.advance("judging", len(latents))
             return judged
 
-        return Judging(judge, size, self.args.device, self.args.asynchronous_rewards)
+        with Judging(judge, size, self.args.device, self.args.asynchronous_rewards) as judging:
+            yield judging
 
-    def _sample(self, index: int, members: Tensor, conditions: Conditions) -> Trajectories:
-        """Videos of the prompts `members` `[batch]`; by the ODE unless a method does otherwise."""
-        return ode_samples(
-            self.generator,
-            self.policy,
-            conditions,
-            self._negative_conditions(members),
-            self._seeds_of(index, len(members)),
-            self.latent_shape,
-            self.sigmas,
-            self.guidance_scale,
-            self.args.rollout_batch_size,
-            self._finished,
-            self._stepped,
+    def judge(
+        self, index: int, trajectories: Trajectories, judging: Judging
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Rewards `[batch]` of sampled videos, and every score `[batch]` by name."""
+        self.progress.begin(index, "judging", len(trajectories.final), "videos")
+        each, scores = judging.finish(trajectories.final)
+        rewards = mix_rewards(
+            each.reshape(len(each), -1, self.args.num_generations),
+            self.rewards.weights,
+            self.args.reward_normalisation,
+            self.accelerator.reduce,
         )
+        return rewards.flatten(), scores
 
-    def _stepped(self, videos: int) -> None:
-        self.progress.advance("sampling", videos)
+    def advantages(self, rollout: Rollout) -> Tensor:
+        """Advantages `[batch, W]` relative to the group, the same for each of the W stochastic steps; at least
+        one."""
+        args = self.args
+        grouped = rollout.rewards.reshape(-1, args.num_generations)
+        _, std = mean_and_std(grouped, self.accelerator.reduce)
+        advantages = group_relative_advantages(
+            grouped, args.scale_rewards, args.advantage_clip, global_std=std
+        )
+        steps = max(1, rollout.trajectories.log_probs.shape[1])
+        return advantages.flatten()[:, None].repeat(1, steps)
+
+    def update_loss(
+        self, model: torch.nn.Module, rollout: Rollout, rows: Tensor, update: int, micro_batch: int = 0
+    ) -> Tensor:
+        """The loss of a micro-batch: some rows `[micro_batch]` of a rollout in one of its optimiser steps.
+
+        Args:
+            model: the policy, wrapped by the engine.
+            rows: numbers of the rows, on the CPU.
+            update: optimiser step on this rollout, from 0.
+            micro_batch: of the optimiser step, from 0.
+        """
+        raise NotImplementedError
 
     def _measure_probe(self, index: int) -> None:
         """Logs the reward of the probe's prompts, whose noise is the same whenever they are sampled."""
-        args = self.args
-        members = probe_rows(len(self.prompts), args.probe_prompts, args.world_size, args.process_index)
-        conditions = self.conditions_of(self.conditions, self.prompt_rows[members])
+        args, plan = self.args, self.plan
+        prompts = probe_rows(len(plan.prompts), args.probe_prompts, args.world_size, args.process_index)
         self.progress.begin(index, "probe", 1, "times")
-        videos = ode_samples(
-            self.generator,
-            self.policy,
-            conditions,
-            self._negative_conditions(members),
-            self._seeds_of(0, len(members), PROBE_STREAM),
-            self.latent_shape,
-            self.sigmas,
-            self.guidance_scale,
-            args.rollout_batch_size,
-        ).final
-        texts = [self.prompts[member] for member in members.tolist()]
-        each, _ = self.rewards.judge(self.generator, videos, conditions, texts, args.reward_batch_size)
+        seeds = self.seeds_of(0, len(prompts), PROBE_STREAM)
+        videos = ode_samples(plan, self.policy, prompts, seeds).final
+        each, _ = self.rewards.judge(
+            self.generator, videos, plan.conditions_of(prompts), plan.texts(prompts), args.reward_batch_size
+        )
         self.observe(self.probe.measured(torch.einsum("m, m b -> b", self.rewards.weights.to(each), each)))
-
-    def _finish_rollout(self, rollout: Rollout) -> None:
-        """What a method adds to a judged rollout, other advantages say."""
-
-    def _negative_conditions(self, members: Tensor) -> Conditions | None:
-        if self.guidance_scale == 1:
-            return None
-        return self.conditions_of(self.conditions, self.negative_rows[members])
 
     # What is random, as functions of seed and place
 
-    def _locate(self, slots: Sequence[int]) -> tuple[int, int, int]:
-        """Which rollout, which optimiser step on it, and which micro-batch of that step the slots stand
-        for."""
+    def locate(self, slots: Sequence[int]) -> tuple[int, int, int]:
+        """Rollout, optimiser step on it, and micro-batch of that step, which the slots stand for."""
         args = self.args
-        micro_batch = slots[0] // args.per_device_train_batch_size // args.world_size
-        step, place = divmod(micro_batch, args.gradient_accumulation_steps)
-        return *divmod(step, args.updates_per_rollout), place
+        micro_batch = slots[0] // args.micro_batch_size // args.world_size
+        step, micro_batch = divmod(micro_batch, args.gradient_accumulation_steps)
+        return *divmod(step, args.updates_per_rollout), micro_batch
 
-    def _prompts_of(self, index: int) -> Tensor:
+    def prompts_of(self, index: int) -> Tensor:
         """Indices of this process's prompts in rollout `index`; epochs over all prompts follow each other."""
-        args, count = self.args, len(self.prompts)
+        args, count = self.args, len(self.plan.prompts)
         first = index * args.num_prompts
         wanted = torch.arange(first, first + args.num_prompts)
         orders = {
-            epoch: torch.randperm(count, generator=self._random(Stream.PROMPTS, epoch))
+            epoch: torch.randperm(count, generator=self.random(Stream.PROMPTS, epoch))
             for epoch in set((wanted // count).tolist())
         }
-        chosen = torch.stack([orders[place // count][place % count] for place in wanted.tolist()])
+        chosen = torch.stack([orders[number // count][number % count] for number in wanted.tolist()])
         return chosen.chunk(args.world_size)[args.process_index]
 
-    def _seeds_of(self, index: int, count: int, stream: int = Stream.NOISE) -> list[int]:
-        """A seed for each of this process's `count` places in rollout `index`."""
-        places = torch.arange(count) + self.args.process_index * count
-        return example_seeds(self.args.seed, stream, index, rows=places[:, None])
+    def seeds_of(self, index: int, count: int, stream: int = Stream.NOISE) -> list[int]:
+        """A seed for each of this process's `count` videos in rollout `index`."""
+        videos = torch.arange(count) + self.args.process_index * count
+        return example_seeds(self.args.seed, stream, index, rows=videos[:, None])
 
-    def _rows_of(self, update: int, place: int) -> Tensor:
-        """The rows of one micro-batch, on the CPU, so that looking up their prompts does not wait for a GPU; each
-        pass over the rollout has its own order."""
+    def rows_of(self, index: int, update: int, micro_batch: int) -> Tensor:
+        """The rows of one micro-batch, on the CPU, so that looking up their prompts does not wait for a GPU."""
         args = self.args
-        assert self.rollout is not None
         iteration, mini_batch = divmod(update, args.num_mini_batches)
-        if mini_batch == 0 and place == 0:
-            random = self._random(Stream.ORDER, self.rollout.index, iteration, args.process_index)
-            count = args.num_prompts // args.world_size * args.rows_of_a_group
-            self._row_order = torch.randperm(count, generator=random)
-        size = args.per_device_train_batch_size
-        start = (mini_batch * args.gradient_accumulation_steps + place) * size
-        return self._row_order[start : start + size]
+        size = args.micro_batch_size
+        start = (mini_batch * args.gradient_accumulation_steps + micro_batch) * size
+        return self.row_order(index, iteration)[start : start + size]
 
-    def _random(self, *key: int) -> torch.Generator:
+    def row_order(self, index: int, iteration: int) -> Tensor:
+        """Order of all rows of this process; each pass over a rollout has its own."""
+        args = self.args
+        random = self.random(Stream.ORDER, index, iteration, args.process_index)
+        return torch.randperm(args.rows_per_update * args.num_mini_batches, generator=random)
+
+    def random(self, *key: int) -> torch.Generator:
+        """Random numbers that depend on the run's seed and `key` only."""
         return torch.Generator().manual_seed(example_seeds(self.args.seed, *key)[0])
 
     # What is said and logged
@@ -300,16 +282,18 @@ class RolloutTrainer(AlignmentTrainer):
     def describe_data(self) -> dict[str, str]:
         args = self.args
         return {
-            "prompts": f"{len(self.prompts)}, {args.num_prompts} in each of {args.num_rollouts} rollouts",
+            "prompts": f"{len(self.plan.prompts)}, {args.num_prompts} in each of {args.num_rollouts} rollouts",
             "videos": f"{args.num_generations} of each prompt, {args.num_prompts * args.num_generations} a rollout",
-            **describe_sizes(self.generator, [self.latent_shape]),
-            "sampling": f"{args.num_inference_steps} steps, guidance {self.guidance_scale:g}",
+            **describe_sizes(self.generator, [self.plan.latent_shape]),
+            "sampling": f"{args.num_inference_steps} steps, guidance {self.plan.guidance_scale:g}",
             "reward": ", ".join(model.name for model in self.rewards.rewards),
         }
 
-    def _watch(self, rollout: Rollout, mean: Tensor, std: Tensor) -> None:
+    def watch(self, rollout: Rollout) -> None:
+        """Logs what a rollout shows; nothing is learnt from it."""
         args, trajectories = self.args, rollout.trajectories
         grouped = rollout.rewards.reshape(-1, args.num_generations)
+        mean, std = mean_and_std(grouped, self.accelerator.reduce)
         observed = {
             "reward": mean,
             "reward_std": std,
@@ -348,13 +332,49 @@ class RolloutTrainer(AlignmentTrainer):
         super().load_extra_state(state)
         self.probe.load_state(state)
 
-    def _stop_above_target_kl(self, kl: Tensor) -> None:
+    def observe_kl(self, kl: Tensor) -> None:
+        """Logs a divergence from the reference; training stops when it is above `args.target_kl`."""
+        self.observe({"kl": kl})
+        self.stop_above_target_kl(self.average(kl))
+
+    def stop_above_target_kl(self, kl: Tensor) -> None:
+        """Stops training when the divergence, equal on all processes, is above `args.target_kl`."""
         target = self.args.target_kl
         if target is not None and kl > target:
             self.control.should_training_stop = True
 
+    def average(self, value: Tensor) -> Tensor:
+        """Mean over processes."""
+        return self.accelerator.reduce(value, reduction="mean")
+
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
         return SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
+
+
+class WholeRollouts(TrainerCallback):
+    """Logs and saves at the ends of rollouts only, at `args.logging_interval` and `args.save_interval`."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        # A resumed run compares this with `args.per_device_train_batch_size`, and warns where they differ.
+        state.train_batch_size = args.per_device_train_batch_size
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        step = state.global_step
+        if args.logging_strategy == "steps":
+            first = step == 1 and args.logging_first_step
+            control.should_log = first or step % args.logging_interval == 0
+        if args.save_strategy == "steps":
+            due = args.save_interval > 0 and step % args.save_interval == 0
+            control.should_save = due or step >= state.max_steps
+
+
+def _warn_of_smaller_micro_batches(args: RolloutConfig) -> None:
+    size, most, rows = args.micro_batch_size, args.per_device_train_batch_size, args.rows_per_update
+    if size < min(most, rows):
+        logger.warning(
+            f"per_device_train_batch_size is {most}, but the {rows} {args.row_name} of an optimiser step are split "
+            f"into equal parts: micro-batches have {size}."
+        )
 
 
 def _collate_slots(slots: Sequence[int]) -> dict[str, list[int]]:
@@ -363,7 +383,7 @@ def _collate_slots(slots: Sequence[int]) -> dict[str, list[int]]:
 
 
 class _Slots(Dataset):
-    """As many numbers as there are rows to learn from; `_locate` says what each stands for."""
+    """As many numbers as there are rows to learn from; `RolloutTrainer.locate` says what each stands for."""
 
     def __init__(self, count: int) -> None:
         self.count = count

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from alignment.trainers.base_config import check
-from alignment.trainers.noised_videos import ForwardProcessConfig
+from alignment.trainers.forward_process_config import ForwardProcessConfig
 
 
 @dataclass

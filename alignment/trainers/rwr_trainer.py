@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from alignment.rollouts.rollout import Rollout
-from alignment.trainers.noised_videos import ForwardProcessTrainer, NoisedRows
+from alignment.trainers.noised_videos import Noising
+from alignment.trainers.rollout_trainer import RolloutTrainer
 from alignment.trainers.rwr_config import RWRConfig
 
 
@@ -16,7 +17,7 @@ def regression_weights(advantages: Tensor, temperature: float) -> Tensor:
     return torch.softmax(advantages / temperature, dim=1) * advantages.shape[1]
 
 
-class RWRTrainer(ForwardProcessTrainer):
+class RWRTrainer(RolloutTrainer):
     """Flow matching on the policy's own videos, in which better videos of a group weigh more.
 
     The arguments are `RolloutTrainer`'s.
@@ -24,7 +25,20 @@ class RWRTrainer(ForwardProcessTrainer):
 
     args: RWRConfig
 
-    def _noised_loss(self, rollout: Rollout, noised: NoisedRows, velocity: Tensor, rows: Tensor) -> Tensor:
-        grouped = rollout.advantages.reshape(-1, self.args.num_generations)
-        weights = regression_weights(grouped, self.args.temperature).flatten()[noised.members]
-        return (weights * self._error(velocity, noised)).mean()
+    def update_loss(
+        self, model: torch.nn.Module, rollout: Rollout, rows: Tensor, update: int, micro_batch: int = 0
+    ) -> Tensor:
+        """The weighted flow-matching error of the noised videos `rows`."""
+        args = self.args
+        noised = Noising.configured(args, self.plan).rows(rollout, rows)
+        velocity = noised.velocity(model)
+        errors = noised.errors(velocity)
+        grouped = rollout.advantages.reshape(-1, args.num_generations)
+        weights = regression_weights(grouped, args.temperature).flatten()[noised.indices]
+        loss = (weights * errors).mean()
+        self.observe({"loss/policy": loss, "loss/flow_matching": errors})
+        if args.measures_divergence:
+            divergence = noised.divergence(velocity, self.policy)
+            self.observe_kl(0.5 * divergence.detach())
+            loss = loss + args.beta * divergence
+        return loss

@@ -14,6 +14,7 @@ from alignment.data.packed_rows import kept_tokens, packed_rows
 from alignment.lora import LoraArguments
 from alignment.losses import flow_matching_error
 from alignment.trainers.base_trainer import AlignmentTrainer
+from alignment.trainers.noise_levels import NoiseLevels
 from alignment.trainers.sft_config import SFTConfig
 from generator import flow
 from generator.base import VideoGenerator
@@ -87,17 +88,17 @@ class SFTTrainer(AlignmentTrainer):
         if torch.is_grad_enabled():
             rows = torch.where(draw_dropout(seeds, args.caption_dropout), 0, rows)
         conditions = self.conditions_of(self.conditions, rows)
-        levels = (args.shift, args.logit_mean, args.logit_std, args.uniform_share)
+        levels = NoiseLevels.configured(args, self.generator)
         if isinstance(inputs["latents"], Tensor):
             x0 = inputs["latents"][:, 0]
-            errors = demonstration_error(self.generator, model, x0, conditions, seeds, *levels)
+            errors = demonstration_error(self.generator, model, x0, conditions, seeds, levels)
         else:
             clips = [sides[0] for sides in inputs["latents"]]
             share = dropped_share(self.state.global_step / max(self.state.max_steps, 1), args.token_dropping)
             kept = kept_tokens(self.generator, clips, share, seeds)
             length = None if self.rows is None else self.rows.fixed_length(args.compile_blocks)
             errors = packed_demonstration_error(
-                self.generator, model, clips, conditions, seeds, *levels, row_length=length, kept=kept
+                self.generator, model, clips, conditions, seeds, levels, row_length=length, kept=kept
             )
         loss = self.loss_of(errors, inputs["weights"])
         return (loss, {}) if return_outputs else loss
@@ -109,20 +110,16 @@ def demonstration_error(
     x0: Tensor,
     conditions: Conditions,
     seeds: list[int],
-    shift: float | None = None,
-    logit_mean: float = 0.0,
-    logit_std: float = 1.0,
-    uniform_share: float = 0.1,
+    levels: NoiseLevels | None = None,
 ) -> Tensor:
     """Flow-matching errors `[batch]` of `x0 [batch, C, F, H, W]`, with noise and noise level of each one's seed.
 
     Args:
-        shift: time shift of the noise levels; the model's own where None.
-        logit_mean, logit_std, uniform_share: see `flow.sample_sigma`.
+        levels: distribution of the noise levels; where None, `NoiseLevels` with the generator's own shift.
     """
     noise = seeded_noise(seeds, x0.shape[1:]).to(x0)
-    shift = generator.defaults.shift if shift is None else shift
-    sigma = draw_sigmas(seeds, shift, logit_mean, logit_std, uniform_share).to(x0)
+    levels = levels or NoiseLevels(generator.defaults.shift)
+    sigma = levels.draw(seeds).to(x0)
     conditions = with_first_frame(generator, conditions, x0)
     velocity = generator.velocity(flow.interpolate(x0, noise, sigma), sigma, conditions, model)
     return flow_matching_error(velocity, x0, noise)
@@ -134,10 +131,7 @@ def packed_demonstration_error(
     clips: Sequence[Tensor],
     conditions: Conditions,
     seeds: list[int],
-    shift: float | None = None,
-    logit_mean: float = 0.0,
-    logit_std: float = 1.0,
-    uniform_share: float = 0.1,
+    levels: NoiseLevels,
     row_length: int | None = None,
     kept: Sequence[np.ndarray] | None = None,
 ) -> Tensor:
@@ -147,8 +141,7 @@ def packed_demonstration_error(
         row_length, kept: see `generator.packing.PackedVelocity`; what is not kept does not count.
     """
     noise = [seeded_noise([seed], x0.shape)[0].to(x0) for seed, x0 in zip(seeds, clips, strict=True)]
-    shift = generator.defaults.shift if shift is None else shift
-    sigma = draw_sigmas(seeds, shift, logit_mean, logit_std, uniform_share).to(clips[0])
+    sigma = levels.draw(seeds).to(clips[0])
     noised = [flow.interpolate(*parts) for parts in zip(clips, noise, sigma, strict=True)]
     packing = generator.packing
     assert packing is not None
@@ -163,17 +156,8 @@ def packed_demonstration_error(
     return torch.stack(errors)
 
 
-def draw_sigmas(seeds: list[int], shift: float, mean: float, std: float, uniform_share: float) -> Tensor:
-    """Noise levels `[batch]`, each from the example's own seed; the arguments are `flow.sample_sigma`'s."""
-    randoms = [_own_random(seed, ExampleStream.LEVEL) for seed in seeds]
-    return torch.cat([flow.sample_sigma(1, shift, random, mean, std, uniform_share) for random in randoms])
-
-
 def draw_dropout(seeds: list[int], share: float) -> Tensor:
     """Which captions are dropped, `[batch]` booleans, each from the example's own seed."""
-    randoms = [_own_random(seed, ExampleStream.CAPTION_DROPOUT) for seed in seeds]
+    streams = [example_seeds(seed, ExampleStream.CAPTION_DROPOUT)[0] for seed in seeds]
+    randoms = [torch.Generator().manual_seed(stream) for stream in streams]
     return torch.cat([torch.rand(1, generator=random) < share for random in randoms])
-
-
-def _own_random(seed: int, stream: ExampleStream) -> torch.Generator:
-    return torch.Generator().manual_seed(example_seeds(seed, stream)[0])

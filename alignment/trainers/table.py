@@ -77,7 +77,7 @@ class TrainingTable(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if not state.is_world_process_zero or args.disable_tqdm:
             return
-        batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+        batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         steps = f"{state.max_steps} of {batch} {self.trainer.row_name}"
         if state.global_step:
             steps += f", {state.global_step} done"

@@ -148,8 +148,8 @@ class TimedPPOTrainer(PPOTrainer):
 
     clock: Clock
 
-    def _new_rollout(self, index: int) -> Rollout:
-        return self.clock.measure("rollout", lambda: super(TimedPPOTrainer, self)._new_rollout(index))
+    def make_rollout(self, index: int) -> Rollout:
+        return self.clock.measure("rollout", lambda: super(TimedPPOTrainer, self).make_rollout(index))
 
 
 class Iterations(TrainerCallback):

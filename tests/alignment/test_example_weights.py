@@ -13,6 +13,7 @@ from alignment.data.latent_dataset import BucketBatchSampler, collate
 from alignment.data.packed_rows import RowBatchSampler
 from alignment.trainers.dpo_config import DPOConfig
 from alignment.trainers.dpo_trainer import DPOTrainer
+from alignment.trainers.noise_levels import NoiseLevels
 from alignment.trainers.sft_config import SFTConfig
 from alignment.trainers.sft_trainer import EVALUATION_STEP, SFTTrainer, demonstration_error
 from generator.seeds import example_seeds
@@ -87,8 +88,8 @@ def test_a_lone_clip_has_the_gradient_of_one_clip(make_generator, quiet, size, b
     for index, (clip, prompt) in enumerate(zip(clips(), PROMPTS, strict=True)):
         seeds = example_seeds(config.seed, 0, rows=torch.tensor([[index, 0]]))
         conditions = alone.generator.encode_prompts([prompt])
-        levels = (config.shift, config.logit_mean, config.logit_std, config.uniform_share)
-        error = demonstration_error(alone.generator, alone.policy, clip[None], conditions, seeds, *levels)[0]
+        levels = NoiseLevels.configured(config, alone.generator)
+        error = demonstration_error(alone.generator, alone.policy, clip[None], conditions, seeds, levels)[0]
         parts = torch.autograd.grad(error, weights)
         total += torch.cat([part.flatten() for part in parts]) / len(PROMPTS)
         losses.append(error.item())
@@ -156,10 +157,10 @@ def test_the_held_out_loss_is_the_mean_over_clips(make_generator, quiet):
     for index, (clip, prompt) in enumerate(zip(clips(), PROMPTS, strict=True)):
         seeds = example_seeds(config.seed, EVALUATION_STEP, rows=torch.tensor([[index, 0]]))
         conditions = trainer.generator.encode_prompts([prompt])
-        levels = (config.shift, config.logit_mean, config.logit_std, config.uniform_share)
+        levels = NoiseLevels.configured(config, trainer.generator)
         with torch.no_grad():
             errors.append(
-                demonstration_error(trainer.generator, trainer.policy, clip[None], conditions, seeds, *levels)
+                demonstration_error(trainer.generator, trainer.policy, clip[None], conditions, seeds, levels)
             )
     assert found == pytest.approx(torch.cat(errors).mean().item(), rel=1e-5)
 

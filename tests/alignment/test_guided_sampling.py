@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from alignment.guided_sampling import (
     sample_aligned,
 )
 from alignment.rollouts.reward_mixture import RewardMixture
+from alignment.rollouts.sampling_plan import SamplingPlan
 from generator import flow
 from generator.output import InputError
 from generator.sampling import generate_latents, sample_latents
@@ -63,10 +65,9 @@ def test_guidance_by_a_reward_of_noisy_latents_samples_from_the_same_distributio
 
 def test_guidance_raises_the_reward_of_a_network(generator, prompts, bright):
     rewards = RewardMixture([bright])
-    plain = sample_aligned(generator, rewards, prompts, range(6), num_inference_steps=8)
-    guided = sample_aligned(
-        generator, rewards, prompts, range(6), num_inference_steps=8, reward_guidance=20.0, batch_size=4
-    )
+    plan = SamplingPlan.for_prompts(generator, prompts, num_inference_steps=8)
+    plain = sample_aligned(plan, rewards, range(6))
+    guided = sample_aligned(replace(plan, batch_size=4), rewards, range(6), reward_guidance=20.0)
     assert (guided.rewards > plain.rewards).all()
     assert torch.equal(
         plain.latents, generate_latents(generator, prompts, num_inference_steps=8, seed=range(6))
@@ -75,7 +76,8 @@ def test_guidance_raises_the_reward_of_a_network(generator, prompts, bright):
 
 def test_the_best_of_several_candidates_is_kept_and_can_be_made_again(generator, prompts, bright):
     rewards = RewardMixture([bright])
-    found = sample_aligned(generator, rewards, prompts[:3], [5, 6, 7], best_of=4, batch_size=5)
+    plan = SamplingPlan.for_prompts(generator, prompts[:3], batch_size=5)
+    found = sample_aligned(plan, rewards, [5, 6, 7], best_of=4)
     assert found.candidates.shape == (3, 4)
     assert torch.equal(found.rewards, found.candidates.amax(1))
     assert torch.allclose(bright.score_latents(found.latents, {})["overall"], found.rewards)
@@ -83,7 +85,7 @@ def test_the_best_of_several_candidates_is_kept_and_can_be_made_again(generator,
     assert torch.allclose(again, found.latents, atol=1e-5)
     for own, seed, index in zip([5, 6, 7], found.seeds, found.candidates.argmax(1).tolist()):
         assert candidate_seeds(own, 4)[index] == seed
-    single = sample_aligned(generator, rewards, prompts[:3], [5, 6, 7])
+    single = sample_aligned(plan, rewards, [5, 6, 7])
     assert single.seeds == [5, 6, 7]
     assert torch.allclose(single.rewards, found.candidates[:, 0], atol=1e-6)
 
@@ -91,11 +93,12 @@ def test_the_best_of_several_candidates_is_kept_and_can_be_made_again(generator,
 def test_rewards_without_gradients_can_only_choose(generator, prompts, bright):
     bright.scores_latents = False
     rewards = RewardMixture([bright])
-    assert sample_aligned(generator, rewards, prompts, range(6), best_of=2).candidates.shape == (6, 2)
+    plan = SamplingPlan.for_prompts(generator, prompts)
+    assert sample_aligned(plan, rewards, range(6), best_of=2).candidates.shape == (6, 2)
     with pytest.raises(InputError, match="use best_of"):
-        sample_aligned(generator, rewards, prompts, range(6), reward_guidance=1.0)
+        sample_aligned(plan, rewards, range(6), reward_guidance=1.0)
     with pytest.raises(InputError, match="best_of is 0"):
-        sample_aligned(generator, rewards, prompts, range(6), best_of=0)
+        sample_aligned(plan, rewards, range(6), best_of=0)
 
 
 def test_generate_takes_them_from_the_command_line(tmp_path, monkeypatch, capsys):

@@ -7,7 +7,6 @@ import torch
 
 from alignment.lora import adapters_disabled
 from alignment.losses import adapted_beta
-from alignment.rollouts.rollout import step_rows
 from alignment.trainers.ppo_config import PPOConfig
 from alignment.trainers.ppo_trainer import PPOTrainer
 from generator import flow
@@ -51,13 +50,14 @@ def test_the_ratio_is_one_before_the_first_update_for_every_step_and_dtype(
         generator, prompts, bright, quiet, sde_kernel=kernel, guidance_scale=guidance_scale,
         rollout_batch_size=5, num_mini_batches=1, num_rollouts=1, per_device_train_batch_size=3,
     )  # fmt: skip
-    rollout = trainer._new_rollout(0)
+    rollout = trainer.make_rollout(0)
     assert rollout.trajectories.states.dtype == torch.float32
-    for start in range(0, rollout.num_rows, 7):
-        rows = step_rows(rollout, torch.arange(start, min(start + 7, rollout.num_rows)))
-        trainer._metrics.clear()
-        trainer._update_loss(trainer.model, rollout, rows, on_policy=False)
-        assert trainer._metrics["ratio/deviation"][0] <= 1e-6
+    count = rollout.trajectories.log_probs.numel()
+    for start in range(0, count, 7):
+        rows = torch.arange(start, min(start + 7, count))
+        trainer.ratios.clear()
+        trainer.update_loss(trainer.model, rollout, rows, update=1)
+        assert (trainer.ratios[0] - 1).abs().mean() <= 1e-6
     trainer.train()
     assert history(trainer)[0]["ratio/deviation"] == 0
     assert history(trainer)[0]["log_prob_error"] <= 1e-6
@@ -86,7 +86,7 @@ def test_members_of_a_group_start_from_their_own_noise_and_share_the_window(
     )
     firsts = []
     for index in range(12):
-        rollout = trainer._new_rollout(index)
+        rollout = trainer.make_rollout(index)
         assert len(rollout.trajectories.states.flatten(1).unique(dim=0)) == 12
         assert rollout.trajectories.log_probs.shape == (12, 2)
         firsts.append(rollout.trajectories.settings.first_step)
@@ -99,7 +99,7 @@ def test_kl_equals_the_analytic_one_and_has_a_gradient(generator, prompts, brigh
     for name, parameter in generator.transformer.named_parameters():
         if "lora_B" in name:
             parameter.data.normal_(std=0.1)
-    rollout = trainer._new_rollout(0)
+    rollout = trainer.make_rollout(0)
     trajectories = rollout.trajectories
     place, step = 1, 1
     x, sigma = trajectories.states[:, place], trajectories.sigmas[step].expand(12)
@@ -122,7 +122,7 @@ def test_kl_equals_the_analytic_one_and_has_a_gradient(generator, prompts, brigh
     assert expected.min() > 0
 
     rollout.advantages.zero_()
-    loss = trainer._update_loss(trainer.model, rollout, step_rows(rollout, torch.arange(36)), on_policy=True)
+    loss = trainer.update_loss(trainer.model, rollout, torch.arange(36), update=0)
     assert loss.item() == pytest.approx(trajectories.kl.flatten()[:36].mean().item(), rel=1e-4)
     loss.backward()
     gradients = [p.grad.abs().max() for n, p in generator.transformer.named_parameters() if "lora_A" in n]
@@ -142,7 +142,7 @@ def test_without_a_kl_term_the_divergence_is_measured_on_some_videos_of_each_gro
         for name, parameter in trainer.policy.named_parameters():
             if "lora_B" in name:
                 parameter.data.normal_(std=0.1, generator=torch.Generator().manual_seed(0))
-        measured[generations] = trainer._new_rollout(0).trajectories
+        measured[generations] = trainer.make_rollout(0).trajectories
     assert measured[1].reference_means is None
     assert measured[1].kl.shape == (3, 4)
     assert torch.allclose(measured[1].kl, measured[4].kl[::4], rtol=1e-4)
@@ -165,8 +165,13 @@ def test_the_logged_policy_loss_does_not_contain_the_kl(make_generator, prompts,
 def test_several_passes_use_every_row_once_each_and_then_the_ratio_moves(generator, prompts, bright, quiet):
     trainer = make(generator, prompts, bright, quiet, num_rollouts=1, num_iterations=3)
     used = []
-    rows_of = trainer._rows_of
-    trainer._rows_of = lambda update, place: used.append((update, rows_of(update, place))) or used[-1][1]
+    update_loss = trainer.update_loss
+
+    def spy(model, rollout, rows, update, micro_batch):
+        used.append((update, rows))
+        return update_loss(model, rollout, rows, update, micro_batch)
+
+    trainer.update_loss = spy
     trainer.train()
     for iteration in range(3):
         rows = torch.cat([rows for update, rows in used if update // 2 == iteration])
@@ -180,19 +185,19 @@ def test_later_passes_compare_with_log_probabilities_of_their_own_micro_batches(
     generator, prompts, bright, quiet, monkeypatch, num_mini_batches
 ):
     """Where the network rounds, those that were noted while sampling are used by no optimiser step."""
-    monkeypatch.setattr(PPOTrainer, "_rounds", True)
+    monkeypatch.setattr(PPOTrainer, "rounds", True)
     trainer = make(
         generator, prompts, bright, quiet, num_rollouts=1, num_iterations=2, num_mini_batches=num_mini_batches,
         learning_rate=1e-6,
     )  # fmt: skip
-    new_rollout = trainer._new_rollout
+    make_rollout = trainer.make_rollout
 
     def with_wrong_log_probs(index):
-        rollout = new_rollout(index)
+        rollout = make_rollout(index)
         rollout.trajectories.log_probs += 0.5
         return rollout
 
-    trainer._new_rollout = with_wrong_log_probs
+    trainer.make_rollout = with_wrong_log_probs
     trainer.train()
     assert history(trainer)[0]["log_prob_error"] == pytest.approx(0.5, abs=1e-3)
     assert history(trainer)[0]["ratio/q01"] == pytest.approx(1.0, abs=1e-3)
@@ -244,8 +249,29 @@ def test_saving_and_logging_fall_on_the_ends_of_rollouts(quiet):
         num_rollouts=5, num_prompts=2, num_generations=2, num_inference_steps=4, num_mini_batches=3,
         num_iterations=2, per_device_train_batch_size=5, **quiet | {"save_steps": 7, "logging_steps": 1},
     )  # fmt: skip
-    assert (config.save_steps, config.logging_steps, config.max_steps) == (12, 6, 30)
-    assert config.per_device_train_batch_size * config.gradient_accumulation_steps == 2 * 2 * 3 // 3
+    assert (config.save_interval, config.logging_interval, config.max_steps) == (12, 6, 30)
+    assert config.micro_batch_size * config.gradient_accumulation_steps == 2 * 2 * 3 // 3
+    # What was set stays.
+    assert (config.save_steps, config.logging_steps, config.per_device_train_batch_size) == (7, 1, 5)
+
+
+def test_checkpoints_lie_at_the_ends_of_rollouts(generator, prompts, bright, quiet, tmp_path):
+    quiet |= {"save_strategy": "steps", "save_steps": 3, "save_total_limit": None}
+    trainer = make(generator, prompts, bright, quiet, num_rollouts=5)
+    trainer.train()
+    saved = {path.name for path in (tmp_path / "out").glob("checkpoint-*")}
+    assert saved == {"checkpoint-4", "checkpoint-8", "checkpoint-10"}
+    assert [entry["step"] for entry in history(trainer)] == [2, 4, 6, 8, 10]
+
+
+def test_the_log_says_where_micro_batches_are_smaller_than_asked(generator, prompts, bright, quiet, caplog):
+    """An optimiser step has 24 denoising steps here: 8 divide them, 7 do not, and more than all is no loss."""
+    for asked, used in ((8, 8), (32, 24), (7, 6)):
+        caplog.clear()
+        trainer = make(generator, prompts, bright, quiet, per_device_train_batch_size=asked)
+        assert trainer.args.micro_batch_size == trainer.args.train_batch_size == used
+        assert ("micro-batches have 6" in caplog.text) == (asked == 7)
+        generator = type(generator)()
 
 
 @pytest.mark.parametrize(
@@ -320,14 +346,14 @@ def test_beta_follows_the_divergence(generator, prompts, bright, quiet):
 def test_quantiles_of_the_ratio_are_logged(generator, prompts, bright, quiet):
     trainer = make(generator, prompts, bright, quiet, num_rollouts=1, num_iterations=2)
     ratios = []
-    update_loss = trainer._update_loss
+    update_loss = trainer.update_loss
 
     def spy(*arguments, **keywords):
         loss = update_loss(*arguments, **keywords)
-        ratios.append(trainer._ratios[-1])
+        ratios.append(trainer.ratios[-1])
         return loss
 
-    trainer._update_loss = spy
+    trainer.update_loss = spy
     trainer.train()
     expected = torch.cat(ratios).quantile(torch.tensor([0.01, 0.5, 0.99])).tolist()
     entry = history(trainer)[0]

@@ -124,7 +124,7 @@ def test_a_probe_is_due_every_so_many_rollouts() -> None:
 
 def test_a_tenth_of_the_rollouts_is_probed_unless_said_otherwise(quiet) -> None:
     settings = quiet | SMALL
-    assert PPOConfig(**settings | {"num_rollouts": 100}).probe_rollouts == 10
-    assert PPOConfig(**settings).probe_rollouts == 1
+    assert PPOConfig(**settings | {"num_rollouts": 100}).probe_interval == 10
+    assert PPOConfig(**settings).probe_interval == 1
     with pytest.raises(InputError, match="probe_prompts is -1"):
         PPOConfig(**settings | {"probe_prompts": -1})

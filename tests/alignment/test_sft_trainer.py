@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from alignment.trainers.noise_levels import NoiseLevels
 from alignment.trainers.sft_config import SFTConfig
-from alignment.trainers.sft_trainer import SFTTrainer, draw_dropout, draw_sigmas
+from alignment.trainers.sft_trainer import SFTTrainer, draw_dropout
 from generator import flow
 
 
@@ -64,7 +65,7 @@ def test_caption_dropout_uses_the_empty_prompt_and_spares_evaluation(
 
 def test_shares_and_medians_of_what_examples_draw():
     seeds = list(range(5_000))
-    sigma = draw_sigmas(seeds, 3.0, 0.0, 1.0, 0.1)
+    sigma = NoiseLevels(shift=3.0, mean=0.0, std=1.0, uniform_share=0.1).draw(seeds)
     assert sigma.median().item() == pytest.approx(0.75, abs=0.02)
     assert draw_dropout(seeds, 0.1).float().mean().item() == pytest.approx(0.1, abs=0.015)
 

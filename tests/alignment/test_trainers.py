@@ -6,13 +6,14 @@ from safetensors.torch import load_file
 
 from alignment.lora import LoraArguments, adapters_disabled
 from alignment.stages.stage import checkpoint_to_resume
-from alignment.trainers.base_trainer import ExponentialMovingAverage, Policy
 from alignment.trainers.dpo_config import DPOConfig
 from alignment.trainers.dpo_trainer import DPOTrainer
+from alignment.trainers.policy import Policy
 from alignment.trainers.ppo_config import PPOConfig
 from alignment.trainers.ppo_trainer import PPOTrainer
 from alignment.trainers.sft_config import SFTConfig
 from alignment.trainers.sft_trainer import SFTTrainer
+from alignment.trainers.weight_average import WeightAverage
 from generator.adapters import load_adapters
 from generator.files.output_folder import MARK
 from generator.output import InputError, write_json
@@ -97,7 +98,7 @@ def test_only_lora_is_trained_and_the_saved_adapter_gives_the_trained_output(
 
 def test_ema_swap_restores_the_live_weights_and_shares_no_memory(generator):
     policy = Policy(generator.transformer)
-    ema = ExponentialMovingAverage(policy, 0.9)
+    ema = WeightAverage(policy)
     live = {name: p.detach().clone() for name, p in policy.named_parameters()}
     with torch.no_grad():
         for parameter in policy.parameters():

@@ -13,9 +13,10 @@ from alignment.cli.parser import CommandParser
 from alignment.data.latent_dataset import split_prompts
 from alignment.lora import LoraArguments, add_lora
 from alignment.rollouts.advantages import group_relative_advantages
-from alignment.trainers.base_trainer import ExponentialMovingAverage, Policy
+from alignment.trainers.policy import Policy
 from alignment.trainers.ppo_config import PPOConfig
 from alignment.trainers.ppo_trainer import PPOTrainer
+from alignment.trainers.weight_average import WeightAverage
 from generator import flow
 from generator.output import InputError
 from generator.testing import tiny_generator
@@ -67,14 +68,14 @@ def test_trap_1_the_ratio_is_one_at_every_step_when_the_native_model_sees_other_
             if "lora_B" in name:
                 parameter.data.normal_(std=0.05, generator=random)
     deviations = []
-    update_loss = trainer._update_loss
+    update_loss = trainer.update_loss
 
     def spy(*arguments, **keywords):
         loss = update_loss(*arguments, **keywords)
-        deviations.append((trainer._ratios[-1] - 1).abs().max().item())
+        deviations.append((trainer.ratios[-1] - 1).abs().max().item())
         return loss
 
-    trainer._update_loss = spy
+    trainer.update_loss = spy
     trainer.train()
     assert len(deviations) == 2 * 16 // 2
     assert max(deviations) <= 1e-6
@@ -84,8 +85,8 @@ def test_trap_1_the_ratio_is_one_at_every_step_when_the_native_model_sees_other_
 def test_trap_2_the_first_stochastic_step_does_not_blow_up_the_latents(quiet, bright, kernel):
     """σ comes from the schedule, exactly 1 at the start, and not from a rounded integer timestep."""
     trainer = tiny_trainer(quiet, bright, torch.float32, sde_kernel=kernel)
-    assert trainer.sigmas[0] == 1
-    states = trainer._new_rollout(0).trajectories.states
+    assert trainer.plan.sigmas[0] == 1
+    states = trainer.make_rollout(0).trajectories.states
     assert states[:, 1].std() < 2 * states[:, 0].std()
 
 
@@ -114,7 +115,7 @@ def test_trap_5_all_members_of_a_group_are_judged_by_one_process(
     for index in range(3):
         for process in range(processes):
             monkeypatch.setattr(PPOConfig, "process_index", property(lambda self, p=process: p))
-            seen += trainer._prompts_of(index).tolist()
+            seen += trainer.prompts_of(index).tolist()
     assert len(seen) == 12
     assert sorted(seen) == sorted([*range(6), *range(6)])
 
@@ -142,7 +143,7 @@ def test_trap_8_an_unknown_key_is_an_error_that_names_the_nearest(command, tmp_p
 
 def test_trap_9_training_after_an_ema_swap_goes_on_from_the_live_weights(generator):
     policy = Policy(generator.transformer)
-    ema = ExponentialMovingAverage(policy, 0.5)
+    ema = WeightAverage(policy)
     with ema.swapped():
         pass
     with torch.no_grad():

@@ -247,15 +247,15 @@ def _aligned(
     """`model.generate` with best-of-N and reward guidance."""
     from alignment.guided_sampling import check_alignment, sample_aligned
     from alignment.rollouts.reward_mixture import RewardMixture
+    from alignment.rollouts.sampling_plan import SamplingPlan
     from reward import load_reward
 
     rewards = RewardMixture([load_reward(str(arguments.reward), device=model.device)])
     check_alignment(model, rewards, prompts, arguments.reward_guidance)
 
     def generate(prompts: list[str], seed: list[int], **more: Any) -> Tensor:
-        samples = sample_aligned(
-            model, rewards, prompts, seed, arguments.best_of, arguments.reward_guidance, **more
-        )
+        plan = SamplingPlan.for_prompts(model, prompts, **more)
+        samples = sample_aligned(plan, rewards, seed, arguments.best_of, arguments.reward_guidance)
         return model.decode(samples.latents.to(model.device)).cpu()
 
     return generate

@@ -1,0 +1,170 @@
+"""`SamplingPlan`: what is the same for all videos that a training samples."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from alignment.data.latent_dataset import PromptTable
+from generator.base import Conditions, VideoGenerator, select
+from generator.one_or_several import as_list
+from generator.sampling import Velocity, encode_unique_prompts, guided_velocity, one_text_each, video_size
+
+logger = logging.getLogger(__name__)
+
+
+class SamplingSettings(Protocol):
+    """Fields of a configuration that a plan is made from; None is the generator's own value."""
+
+    num_frames: int | None
+    height: int | None
+    width: int | None
+    num_inference_steps: int
+    guidance_scale: float | None
+    negative_prompt: str
+
+
+@dataclass(frozen=True)
+class SamplingPlan:
+    """Prompts with their conditions, and how videos of them are sampled.
+
+    A prompt is named by its index in `prompts`.
+
+    Attributes:
+        generator: the generator.
+        prompts: all prompts.
+        conditions: table of encoded texts.
+        rows: `[len(prompts)]`, the row of each prompt in `conditions`.
+        negative_conditions, negative_rows: those of the negative prompts; None without guidance.
+        latent_shape: `(C, F, H, W)`.
+        sigmas: noise levels `[steps + 1]`.
+        guidance_scale: scale of classifier-free guidance; 1 is none.
+        batch_size: videos sampled together.
+        look_up: `(table, rows) -> conditions`, on the device that samples.
+    """
+
+    generator: VideoGenerator
+    prompts: list[str]
+    conditions: Conditions
+    rows: Tensor
+    negative_conditions: Conditions | None
+    negative_rows: Tensor | None
+    latent_shape: tuple[int, ...]
+    sigmas: Tensor
+    guidance_scale: float
+    batch_size: int
+    look_up: Callable[[Conditions, Tensor], Conditions] = select
+
+    @classmethod
+    def for_training(
+        cls,
+        generator: VideoGenerator,
+        settings: SamplingSettings,
+        prompts: Sequence[str],
+        negative_prompts: Sequence[str] | None,
+        batch_size: int,
+        look_up: Callable[[Conditions, Tensor], Conditions],
+    ) -> SamplingPlan:
+        """Plan of a trainer; its prompts are encoded through the cache of embeddings.
+
+        Args:
+            negative_prompts: one a prompt; `settings.negative_prompt` where not given.
+        """
+        prompts = as_list(prompts)
+        size = settings.num_frames, settings.height, settings.width
+        latent_shape, sigmas, scale = _schedule(
+            generator, size, settings.num_inference_steps, settings.guidance_scale
+        )
+        if scale == 1 and (settings.negative_prompt or any(negative_prompts or [])):
+            logger.warning("Negative prompts have no effect without guidance: set guidance_scale above 1.")
+        negatives = one_text_each(negative_prompts or settings.negative_prompt, len(prompts))
+        table = PromptTable.encode(generator, [*prompts, *negatives])
+        rows, negative_rows = table.rows.split(len(prompts))
+        guided = scale != 1
+        return cls(
+            generator,
+            prompts,
+            table.conditions,
+            rows,
+            table.conditions if guided else None,
+            negative_rows if guided else None,
+            latent_shape,
+            sigmas,
+            scale,
+            batch_size,
+            look_up,
+        )
+
+    @classmethod
+    def for_prompts(
+        cls,
+        generator: VideoGenerator,
+        prompts: Sequence[str],
+        num_frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        negative_prompt: str | Sequence[str] = "",
+        batch_size: int = 8,
+    ) -> SamplingPlan:
+        """Plan of prompts that are sampled once; the arguments are those of `VideoGenerator.generate`."""
+        prompts = as_list(prompts)
+        shape, sigmas, scale = _schedule(
+            generator, (num_frames, height, width), num_inference_steps, guidance_scale
+        )
+        conditions, rows = encode_unique_prompts(generator, prompts)
+        negatives, negative_rows = None, None
+        if scale != 1:
+            texts = one_text_each(negative_prompt, len(prompts))
+            negatives, negative_rows = encode_unique_prompts(generator, texts)
+        return cls(
+            generator, prompts, conditions, rows, negatives, negative_rows, shape, sigmas, scale, batch_size
+        )
+
+    def texts(self, prompts: Tensor) -> list[str]:
+        """Prompts of the indices `prompts` `[batch]`."""
+        return [self.prompts[prompt] for prompt in prompts.tolist()]
+
+    def conditions_of(self, prompts: Tensor) -> Conditions:
+        """Conditions of the prompts `[batch]`, one row each."""
+        return self.look_up(self.conditions, self.rows[prompts])
+
+    def velocity(
+        self, prompts: Tensor, model: torch.nn.Module | None = None, unconditional_gradient: bool = True
+    ) -> Velocity:
+        """Guided velocity of latents of the prompts `[batch]`.
+
+        Args:
+            model: predicts in place of the generator's transformer.
+            unconditional_gradient: whether the unconditional branch passes gradients.
+        """
+        negative = None
+        if self.negative_conditions is not None and self.negative_rows is not None:
+            negative = self.look_up(self.negative_conditions, self.negative_rows[prompts])
+        return guided_velocity(
+            self.generator,
+            self.conditions_of(prompts),
+            negative,
+            self.guidance_scale,
+            model,
+            unconditional_gradient,
+        )
+
+
+def _schedule(
+    generator: VideoGenerator,
+    size: tuple[int | None, int | None, int | None],
+    num_inference_steps: int | None,
+    guidance_scale: float | None,
+) -> tuple[tuple[int, ...], Tensor, float]:
+    """Latent shape, noise levels and guidance scale, with the generator's own values for None."""
+    defaults = generator.defaults
+    shape = generator.latent_shape(*video_size(generator, *size))
+    sigmas = generator.sigma_schedule(num_inference_steps or defaults.num_inference_steps, shape)
+    return shape, sigmas, defaults.guidance_scale if guidance_scale is None else guidance_scale

@@ -1,0 +1,105 @@
+"""DiffusionNFT."""
+
+import numpy as np
+import pytest
+import torch
+
+from alignment.trainers.nft_config import NFTConfig
+from alignment.trainers.nft_trainer import NFTTrainer, nft_loss, optimality
+from generator import flow
+from generator.output import InputError
+from tests.alignment.policy_checks import (
+    check_micro_batches,
+    check_resuming,
+    check_reward_rises,
+    rollout_settings,
+)
+
+
+def make(generator, prompts, reward, quiet, **arguments):
+    settings = rollout_settings(**{"advantage_clip": 2.0} | arguments)
+    return NFTTrainer(generator, NFTConfig(**settings, **quiet), prompts, reward)
+
+
+def test_it_raises_the_reward(generator, prompts, bright, quiet):
+    check_reward_rises(make(generator, prompts, bright, quiet, num_rollouts=30))
+
+
+def test_resuming_equals_the_uninterrupted_run_bit_for_bit(make_generator, prompts, bright, quiet, tmp_path):
+    check_resuming(lambda quiet: make(make_generator(), prompts, bright, quiet), quiet, tmp_path)
+
+
+def test_micro_batches_do_not_change_the_update(make_generator, prompts, bright, quiet):
+    check_micro_batches(lambda **arguments: make(make_generator(), prompts, bright, quiet, **arguments))
+
+
+def test_optimality_is_a_probability():
+    assert optimality(torch.tensor([-9.0, -2.0, 0.0, 1.0, 9.0]), 2.0).tolist() == [0, 0, 0.5, 0.75, 1]
+
+
+def test_nft_at_the_sampling_policy_goes_where_flow_matching_of_the_advantage_goes():
+    """There both branches are the same prediction, and the gradient is (2r − 1) times that of flow matching."""
+    random = torch.Generator().manual_seed(0)
+    x0, noise, old = torch.randn(3, 5, 2, 1, 2, 2, generator=random, dtype=torch.float64).unbind(0)
+    sigma = torch.rand(5, generator=random)
+    latents = flow.interpolate(x0, noise, sigma)
+    probability = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0], dtype=torch.float64)
+    velocity = old.clone().requires_grad_()
+    loss = nft_loss(velocity, old, latents, x0, sigma, probability, 0.7)
+    (gradient,) = torch.autograd.grad(loss.sum(), velocity)
+    error = flow.denoised(latents, old, sigma) - x0
+    scale = error.flatten(1).abs().mean(1)
+    factor = (2 * probability - 1) * 0.7 * -sigma * 2 / (scale * x0[0].numel())
+    assert torch.allclose(gradient, factor[:, None, None, None, None] * error)
+
+
+def test_nft_equals_its_formula_away_from_the_sampling_policy():
+    random = torch.Generator().manual_seed(1)
+    x0, noise, old, new = torch.randn(4, 3, 8, generator=random, dtype=torch.float64).unbind(0)
+    sigma = torch.tensor([0.2, 0.5, 0.9])
+    latents = flow.interpolate(x0, noise, sigma)
+    r, beta = np.array([0.1, 0.6, 0.9]), 0.4
+    expected = np.zeros(3)
+    for weight, v in ((r, 0.6 * old + 0.4 * new), (1 - r, 1.4 * old - 0.4 * new)):
+        error = (latents - sigma[:, None] * v - x0).numpy()
+        expected += weight * (error**2).mean(1) / np.abs(error).mean(1)
+    found = nft_loss(new, old, latents, x0, sigma, torch.tensor(r), beta)
+    assert np.allclose(found.numpy(), expected, rtol=1e-6)
+
+
+def test_nft_samples_from_the_average_and_leaves_the_live_weights_alone(generator, prompts, bright, quiet):
+    trainer = make(generator, prompts, bright, quiet, num_rollouts=3, old_decay_rate=0.2)
+    old = trainer.sampling_policy
+    before, seen = {name: value.clone() for name, value in old.average.items()}, []
+    sample = trainer.sample
+
+    def spy(index, prompts, judging):
+        nonlocal before
+        decay = 0.2 * index
+        for name, value in old.average.items():
+            assert torch.allclose(value, decay * before[name] + (1 - decay) * old.live[name], atol=1e-6)
+        before = {name: value.clone() for name, value in old.average.items()}
+        live = {name: p.detach().clone() for name, p in old.live.items()}
+        trajectories = sample(index, prompts, judging)
+        assert all(torch.equal(p, live[name]) for name, p in old.live.items())
+        seen.append(trajectories)
+        return trajectories
+
+    trainer.sample = spy
+    trainer.train()
+    assert len(seen) == 3
+    with old.swapped():
+        assert all(torch.equal(p, old.average[name]) for name, p in old.live.items())
+    assert not all(torch.equal(p, old.average[name]) for name, p in old.live.items())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"guidance_strength": 2.0}, "guidance_strength is 2.0"),
+        ({"old_decay_rate": -1.0}, "old_decay_rate is -1"),
+    ],
+)
+def test_impossible_settings_are_refused(quiet, arguments, message):
+    with pytest.raises(InputError, match=message):
+        NFTConfig(**arguments, **quiet)
