@@ -97,7 +97,8 @@ def test_help_is_fast_and_imports_no_torch() -> None:
 
 def test_every_command_module_keeps_the_contract(capsys: pytest.CaptureFixture[str]) -> None:
     modules = {path.stem for path in (ROOT / "alignment" / "cli" / "commands").glob("[a-z]*.py")}
-    assert modules <= set(cli.COMMANDS)
+    modules = {name for name in modules if not name.startswith("label_")}  # groups of the verbs of `label`
+    assert modules == set(cli.COMMANDS)
     for name in sorted(modules):
         module = command_line.load_command(name)
         assert "\n" not in module.HELP

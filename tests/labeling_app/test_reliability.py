@@ -149,6 +149,7 @@ def test_the_reward_command_reads_a_campaign_from_the_store(
     store: Store, candidates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, merge: bool, count: int
 ) -> None:
     from alignment.cli.commands import reward as command
+    from generator.testing import tiny_generator
     from reward.training.reward_config import RewardConfig
     from reward.training.vlm_trainer import VLMArguments
 
@@ -160,7 +161,7 @@ def test_the_reward_command_reads_a_campaign_from_the_store(
         given.update(rankings=rankings, **keywords)
         return None, {}
 
-    monkeypatch.setattr("reward.training.stage.load_generator", lambda *_, **__: None)
+    monkeypatch.setattr("reward.training.stage.load_generator", lambda *_, **__: tiny_generator())
     monkeypatch.setattr("reward.training.stage.train_reward_model", train)
     name = f"db:{tmp_path / 'labels.db'}#main"
     arguments = command.RewardArguments(preferences=name, merge_annotators=merge)
