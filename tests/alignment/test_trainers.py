@@ -114,13 +114,13 @@ def test_ema_is_the_weighted_mean_of_past_weights_and_is_what_is_saved(
 ):
     trainer = make_trainer("sft", generator, latents, prompts, bright, ema_decay=0.5, **quiet)
     history = [weights(trainer)]
-    keep = trainer.ema.on_step_end
+    update = trainer.ema.update
 
-    def on_step_end(args, state, control, **rest):
+    def spy(decay):
         history.append(weights(trainer))
-        keep(args, state, control, **rest)
+        update(decay)
 
-    trainer.ema.on_step_end = on_step_end
+    trainer.ema.update = spy
     trainer.train()
     expected = history[0]
     for step, values in enumerate(history[1:], start=1):
