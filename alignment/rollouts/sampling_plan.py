@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from alignment.data.latent_dataset import PromptTable
-from generator.base import Conditions, VideoGenerator, select
+from generator.base import VideoGenerator
+from generator.conditions import Conditions, select
 from generator.one_or_several import as_list
 from generator.sampling import Velocity, encode_unique_prompts, guided_velocity, one_text_each, video_size
 
