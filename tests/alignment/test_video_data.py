@@ -68,7 +68,9 @@ def test_stills_become_latents_of_one_frame(tmp_path, size):
     write(tmp_path / "a.gif", [flat(100, 32, 32)], "gif", "rgb8", rate=1)
     write(tmp_path / "film.mp4", [flat(100, 32, 32)] * 17, rate=8)
     paths = [tmp_path / name for name in ("a.png", "a.mp4", "a.gif", "film.mp4")]
-    latents = encode_files(generator, paths, *size, cache_dir=tmp_path / "cache", progress=False)
+    latents = encode_files(
+        generator, paths, *size, cache_dir=tmp_path / "cache", progress=False, native_size=True
+    )
     one = generator.latent_shape(1, 32, 32)[1]
     assert [latent.shape[1] for latent in latents] == [one, one, one, generator.latent_shape(17, 32, 32)[1]]
 

@@ -94,7 +94,7 @@ def test_differences_are_paired_within_each_seed_and_pooled_over_seeds(tmp_path)
 
 def test_ablations_are_compared_with_the_usual_setting_on_the_same_prompts(tmp_path):
     report = import_module("benchmarks.alignment.study.report")
-    usual, better = [0.2, 0.4, 0.6], [0.3, 0.5, 0.7]
+    usual, better = [0.2, 0.4, 0.6, 0.2, 0.4, 0.6], [0.3, 0.5, 0.7, 0.3, 0.5, 0.7]
     rows = [
         rows_of("ppo, default", 0, usual),
         rows_of("ppo, critic", 0, better),
