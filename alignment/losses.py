@@ -149,10 +149,25 @@ def adapted_beta(beta: float, kl: float, target: float, gain: float) -> float:
     return beta * (1 + gain * error)
 
 
+def equal_weights(std: Tensor, derivative: Tensor) -> Tensor:
+    """Returns ones."""
+    return torch.ones_like(std)
+
+
+def inverse_std_weights(std: Tensor, derivative: Tensor) -> Tensor:
+    """Returns the inverse of each step's standard deviation."""
+    return 1 / std
+
+
+def balanced_weights(std: Tensor, derivative: Tensor) -> Tensor:
+    """Returns weights with which a unit change of the velocity counts the same at each step."""
+    return std / derivative.abs()
+
+
 STEP_WEIGHTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "none": lambda std, derivative: torch.ones_like(std),
-    "inverse_std": lambda std, derivative: 1 / std,
-    "balanced": lambda std, derivative: std / derivative.abs(),
+    "none": equal_weights,
+    "inverse_std": inverse_std_weights,
+    "balanced": balanced_weights,
 }
 """Unscaled weights `[num_steps]` by name, from the std of each stochastic step and ∂mean/∂velocity, `[num_steps]` both.
 
