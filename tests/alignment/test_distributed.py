@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 sys.path.insert(0, str(Path(__file__).parent))
 from distributed_run import VARIANTS, train
 
+from alignment.cli.config_files import CONFIGS
 from alignment.cli.launcher import LaunchArguments, environment_without_gpu, launch_command
 from generator import load_generator
 from generator.testing import tiny_generator
@@ -35,18 +36,17 @@ ENVIRONMENT = {
 pytestmark = pytest.mark.slow
 
 
-SHIPPED = Path(__file__).parents[2] / "configs"
 OWN = TemporaryDirectory(prefix="vidalign-test-")
 
 
 @cache
 def dividing_all():
     """The shipped ZeRO-3 configuration with nothing too small to be divided."""
-    config = json.loads((SHIPPED / "deepspeed" / "zero3.json").read_text())
+    config = json.loads((CONFIGS / "deepspeed" / "zero3.json").read_text())
     config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
     Path(OWN.name, "zero3.json").write_text(json.dumps(config))
     file = Path(OWN.name, "zero3.yaml")
-    file.write_text((SHIPPED / "accelerate" / "zero3.yaml").read_text().replace("../deepspeed/", ""))
+    file.write_text((CONFIGS / "accelerate" / "zero3.yaml").read_text().replace("../deepspeed/", ""))
     return str(file)
 
 
