@@ -89,10 +89,13 @@ REWARD = "reward --output_dir out --preferences"
         ("evaluate --prompts world.txt --output_dir out --adapter other", "other"),
         ("evaluate --prompts world.txt --output_dir out --num_frames 0", "--num_frames is 0"),
         ("evaluate --prompts world.txt --output_dir out --height 17", "17"),
-        ("evaluate --prompts world.txt --output_dir out --seed 99999999999999999999", "--seed is"),
+        (
+            "evaluate --prompts world.txt --output_dir out --seed 99999999999999999999",
+            "seed is 99999999999999999999",
+        ),
         (
             "evaluate --prompts world.txt --output_dir out --questions world.txt",
-            "world.txt, line 1: expected",
+            "world.txt, line 1: this is not JSON",
         ),
         ("evaluate --prompts world.txt --output_dir world.txt", "is a file, but a folder is needed"),
         (f"{SFT} --lora_target_modules to_x", "The LoRA target module 'to_x' matches no layer"),

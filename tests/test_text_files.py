@@ -193,7 +193,7 @@ def test_a_configuration_and_guidelines_may_begin_with_a_byte_order_mark(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = folder / "file.yaml"
-    file.write_text("\ufeffcampaign: of the file\n", encoding="utf-8")
+    file.write_text("\ufeffcampaign: of the file\noverlap: 2\n", encoding="utf-8")
     assert run("label campaign --db NEW --config FILE", folder, file) == 0
     assert run("label campaign --db NEW --campaign a --guidelines FILE", folder, file) == 0
     said = capsys.readouterr().out

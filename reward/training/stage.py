@@ -14,7 +14,6 @@ from generator.base import VideoGenerator
 from generator.demonstrations import read_demonstrations
 from generator.files.output_folder import open_output_dir
 from generator.hardware.zero3 import outside_engine
-from generator.loading import load_generator
 from generator.lost_words import warn_of_lost_words
 from generator.output import InputError, refuse_unwritable
 from generator.sampling import video_size
@@ -210,6 +209,8 @@ def _find_checkpoint(arguments: RewardArguments, args: RewardConfig, vlm: VLMArg
 
 
 def _load_trunk(arguments: RewardArguments, args: RewardConfig) -> VideoGenerator:
+    from generator import load_generator
+
     # Weights that are trained themselves need the precision of float32; `--bf16` is for the arithmetic.
     dtype = torch.float32 if args.full_trunk else None
     with outside_engine():

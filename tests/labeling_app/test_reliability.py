@@ -161,7 +161,7 @@ def test_the_reward_command_reads_a_campaign_from_the_store(
         given.update(rankings=rankings, **keywords)
         return None, {}
 
-    monkeypatch.setattr("reward.training.stage.load_generator", lambda *_, **__: tiny_generator())
+    monkeypatch.setattr("generator.load_generator", lambda *_, **__: tiny_generator())
     monkeypatch.setattr("reward.training.stage.train_reward_model", train)
     name = f"db:{tmp_path / 'labels.db'}#main"
     arguments = command.RewardArguments(preferences=name, merge_annotators=merge)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import getpass
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from generator.output import InputError, is_storable
+from generator.output import InputError, is_storable, read_text
 from labeling_app.campaigns.campaigns import Rules, set_rules
 from labeling_app.campaigns.lifecycle import delete_campaign, rename_campaign, set_state
 from labeling_app.campaigns.overview import campaign_overview
@@ -109,7 +108,7 @@ def run_campaign(arguments: CampaignArguments) -> None:
         raise InputError("More than one of --pause, --close, --reopen and --delete was given: give one.")
     if arguments.delete and (makes or arguments.rename is not None):
         raise InputError("--delete was given together with changes: give it alone.")
-    text = check_guidelines(_read_text(arguments.guidelines)) if arguments.guidelines else None
+    text = check_guidelines(read_text(arguments.guidelines)) if arguments.guidelines else None
     if not makes and not ends and arguments.rename is None:
         _show(arguments)
         return
@@ -210,10 +209,3 @@ def _print(store: Store, row: Campaign) -> None:
         f"repeats {row.repeat_share:.0%}, {row.daily_cap or 'any number of'} answers a day, trial of {row.quiz_size} "
         f"({row.quiz_pass:.0%} right); {counts['answers']} of {counts['answers_wanted']} answers"
     )
-
-
-def _read_text(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"The text {path} cannot be read ({error}): give a text file in UTF-8.") from error
