@@ -52,7 +52,7 @@ class LoadingArguments:
         return {**found, "dtype": getattr(torch, self.dtype) if self.dtype else None}
 
     def changing(self) -> dict[str, Any]:
-        """What was asked for that changes the videos."""
+        """Returns the settings that change the videos."""
         asked = {name: getattr(self, name) for name in ("dtype", "quantization", "tiling")}
         return {name: value for name, value in asked.items() if value}
 

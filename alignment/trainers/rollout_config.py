@@ -170,12 +170,12 @@ class RolloutConfig(RewardedSamplingConfig):
 
     @property
     def rows_of_a_group(self) -> int:
-        """How many rows one group of videos gives."""
+        """Number of rows that one group of videos gives."""
         raise NotImplementedError
 
     @property
     def row_name(self) -> str:
-        """What a row is, in messages."""
+        """Name of a row, in messages."""
         return "denoising steps"
 
     @property

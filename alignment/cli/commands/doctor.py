@@ -148,7 +148,7 @@ def packages() -> list[dict[str, Any]]:
 
 
 def video_codecs() -> dict[str, bool]:
-    """What the FFmpeg libraries inside PyAV can do."""
+    """Abilities of the FFmpeg libraries inside PyAV."""
     try:
         import av
     except ImportError:
@@ -166,7 +166,7 @@ def video_codecs() -> dict[str, bool]:
 
 
 def machine_lines(found: dict[str, Any]) -> list[str]:
-    """What `machine` found, for reading."""
+    """The facts of `machine` as text."""
     memory = f"{found['memory'] / GIB:.1f} GiB of memory" if found["memory"] else "memory unknown"
     disk = f"{found['disk_free'] / GIB:.1f} GiB free in {found['disk_of']}"
     return [
@@ -180,7 +180,7 @@ def machine_lines(found: dict[str, Any]) -> list[str]:
 
 
 def gpu_lines(found: list[dict[str, Any]]) -> list[str]:
-    """What `gpus` found, for reading."""
+    """The facts of `gpus` as text."""
     if not found:
         return [f"none that torch {torch.__version__} sees; everything runs on the CPU"]
     return [
@@ -190,7 +190,7 @@ def gpu_lines(found: list[dict[str, Any]]) -> list[str]:
 
 
 def advice(found: dict[str, Any]) -> list[str]:
-    """Which parts of vidalign work here."""
+    """Parts of vidalign, and whether they work here."""
     cores, number = found["machine"]["cores"], len(found["gpus"])
     complete = all(package["fits"] for package in found["packages"] if package["name"] != "deepspeed")
     video = all(found["video"].get(name) for name in ("write H.264 (libx264)", "read H.264"))
