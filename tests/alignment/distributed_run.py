@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 sys.path.insert(0, str(Path(__file__).parent))
 from conftest import PROMPTS, BrightReward, StandInGenerator
 
+from alignment.cli.command_line import end_process
 from alignment.cli.launcher import without_gpu
 from alignment.trainers.backprop_config import BackpropConfig
 from alignment.trainers.backprop_trainer import BackpropTrainer
@@ -142,3 +143,4 @@ def main():
 
 if __name__ == "__main__":
     main()
+    end_process(0)

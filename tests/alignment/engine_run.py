@@ -13,6 +13,7 @@ import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel, WanTransformerBlock
 
 from alignment import cli
+from alignment.cli.command_line import end_process
 from alignment.trainers.base_trainer import AlignmentTrainer
 
 FIRST = os.environ.get("RANK", "0") == "0"
@@ -74,3 +75,4 @@ def main():
 
 if __name__ == "__main__":
     main()
+    end_process(0)
