@@ -16,7 +16,12 @@ from reward.losses import plackett_luce, rao_kupper
 
 def flow_matching_error(velocity: Tensor, x0: Tensor, noise: Tensor) -> Tensor:
     """‖v − (ε − x₀)‖² `[batch]`, the mean over the elements of each sample (arXiv 2209.03003, eq. 1)."""
-    return ((velocity - flow.velocity_target(x0, noise)) ** 2).flatten(1).mean(1)
+    return velocity_error(velocity, flow.velocity_target(x0, noise))
+
+
+def velocity_error(velocity: Tensor, target: Tensor) -> Tensor:
+    """‖v − target‖² `[batch]`, the mean over the elements of each sample."""
+    return ((velocity - target) ** 2).flatten(1).mean(1)
 
 
 PREFERENCE_LOSSES = ("sigmoid", "ipo", "plackett_luce", "rao_kupper")

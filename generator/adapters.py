@@ -10,6 +10,7 @@ A model of two transformers (Wan 2.2 A14B) has a second file for its second one,
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import hashlib
 import inspect
@@ -37,6 +38,8 @@ SECOND_WEIGHTS_NAME = "pytorch_lora_weights_2.safetensors"
 TRAINING_NAME = "training.json"
 ADAPTER_FILES = (WEIGHTS_NAME, SECOND_WEIGHTS_NAME, TRAINING_NAME)
 METADATA_KEY = "lora_adapter_metadata"
+DEFAULTS_KEY = "generation_defaults"
+"""In `training.json`: fields of `GenerationDefaults` that the adapter changes."""
 PREFIX = "transformer."
 SECOND_PREFIX = "transformer_2."
 
@@ -297,4 +300,22 @@ def load_adapters(generator: VideoGenerator, paths: str | Path | Sequence[str | 
         weight.copy_(weight.float() + change)
     before = merged_adapter(generator)
     vars(generator)["_merged_adapter"] = total if before is None else concatenate_adapters([before, total])
+    for adapter in adapters:
+        _take_defaults(generator, adapter)
     return total
+
+
+def _take_defaults(generator: VideoGenerator, adapter: LoraAdapter) -> None:
+    """Lets an adapter say how the model is sampled with it: one whose guidance is distilled needs none."""
+    asked = adapter.training.get(DEFAULTS_KEY)
+    if not isinstance(asked, dict):
+        return
+    names = {item.name for item in dataclasses.fields(generator.defaults)}
+    known = {name: value for name, value in asked.items() if name in names}
+    generator.defaults = dataclasses.replace(generator.defaults, **known)
+    vars(generator)["_adapter_defaults"] = {**adapter_defaults(generator), **known}
+
+
+def adapter_defaults(generator: VideoGenerator) -> dict[str, Any]:
+    """Sampling settings that loaded adapters ask for, which adapters trained on top of them ask for too."""
+    return dict(vars(generator).get("_adapter_defaults", {}))

@@ -33,7 +33,7 @@ from alignment.trainers.checks import check_trainable
 from alignment.trainers.policy import Policy, evenly_spread
 from alignment.trainers.table import describe_dataset
 from alignment.trainers.weight_average import AverageEachStep, WeightAverage
-from generator.adapters import model_fingerprint, write_adapter
+from generator.adapters import DEFAULTS_KEY, adapter_defaults, model_fingerprint, write_adapter
 from generator.base import VideoGenerator
 from generator.conditions import Conditions, select
 from generator.hardware.zero3 import gather_as_one
@@ -330,6 +330,7 @@ class AlignmentTrainer(CheckpointingTrainer):
             "model_fingerprint": self.fingerprint,
             "lora": self.lora.in_effect() if self.lora.use_peft else None,
             "lora_layers": self.lora_layers,
+            DEFAULTS_KEY: self.generation_defaults(),
             "arguments": self._arguments_in_effect(),
             "global_step": self.state.global_step,
             "metrics": last[-1] if last else {},
@@ -338,6 +339,10 @@ class AlignmentTrainer(CheckpointingTrainer):
             "num_processes": self.accelerator.num_processes,
             **self.record,
         }
+
+    def generation_defaults(self) -> dict[str, Any]:
+        """Sampling settings that the trained adapter asks for, beside the model's own."""
+        return adapter_defaults(self.generator)
 
     def _arguments_in_effect(self) -> dict[str, Any]:
         """The arguments, with the model's own values for sizes and sampling settings that were not given."""

@@ -29,8 +29,27 @@ class SFTConfig(PackConfig, NoiseLevelConfig):
                   "after four fifths of it."},
     )  # fmt: skip
 
+    distill_guidance: float | None = field(
+        default=None,
+        metadata={
+            "help": "Learn to predict in one call what the model without the trained adapter predicts with "
+            "classifier-free guidance at this scale (guidance distillation); sampling then needs no guidance. Unset: "
+            "learn the demonstrations themselves."
+        },
+    )
+    distill_negative_prompt: str = field(
+        default="",
+        metadata={"help": "With distill_guidance: prompt of the unconditional branch."},
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.distill_guidance is not None and not self.distill_guidance > 0:
+            raise InputError(f"distill_guidance is {self.distill_guidance}, but must be above 0.")
+        if self.distill_negative_prompt and self.distill_guidance is None:
+            raise InputError(
+                "distill_negative_prompt is set, which only guidance distillation uses: pass --distill_guidance too."
+            )
         if not 0 <= self.token_dropping < 1:
             raise InputError(f"token_dropping is {self.token_dropping}, but must be at least 0 and below 1.")
         if self.token_dropping and not self.pack:

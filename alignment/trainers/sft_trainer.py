@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,8 @@ from torch import Tensor
 
 from alignment.data.latent_dataset import LatentDataset, PromptTable
 from alignment.data.packed_rows import kept_tokens, packed_rows
-from alignment.lora import LoraArguments
-from alignment.losses import flow_matching_error
+from alignment.lora import LoraArguments, adapters_disabled
+from alignment.losses import flow_matching_error, velocity_error
 from alignment.trainers.base_trainer import AlignmentTrainer
 from alignment.trainers.noise_levels import NoiseLevels
 from alignment.trainers.sft_config import SFTConfig
@@ -21,6 +22,7 @@ from generator.base import VideoGenerator
 from generator.conditions import Conditions
 from generator.editing.first_frames import with_first_frame
 from generator.one_or_several import as_list
+from generator.output import InputError
 from generator.packing import dropped_share
 from generator.sampling import seeded_noise
 from generator.seeds import ExampleStream, example_seeds
@@ -57,8 +59,14 @@ class SFTTrainer(AlignmentTrainer):
     ) -> None:
         prompts = as_list(prompts)
         eval_prompts = as_list(eval_prompts)
-        table = PromptTable.encode(generator, [*prompts, *eval_prompts])
+        if args.distill_guidance is not None and lora is not None and not lora.use_peft:
+            raise InputError(
+                "distill_guidance was set while all weights are trained, but the model that is distilled is the one "
+                "without the adapter: set use_peft to true."
+            )
+        table = PromptTable.encode(generator, [*prompts, *eval_prompts, args.distill_negative_prompt])
         self.conditions = table.conditions
+        self.negative_row = table.rows[-1]
         sides = [[latent] for latent in latents]
         eval_sides = [[latent] for latent in eval_latents]
         train_dataset = LatentDataset(sides, table.rows[: len(sides)])
@@ -66,7 +74,7 @@ class SFTTrainer(AlignmentTrainer):
             generator,
             args,
             train_dataset=train_dataset,
-            eval_dataset=LatentDataset(eval_sides, table.rows[len(sides) :]) if eval_sides else None,
+            eval_dataset=LatentDataset(eval_sides, table.rows[len(sides) : -1]) if eval_sides else None,
             lora=lora,
             record=record,
             callbacks=callbacks,
@@ -89,19 +97,58 @@ class SFTTrainer(AlignmentTrainer):
             rows = torch.where(draw_dropout(seeds, args.caption_dropout), 0, rows)
         conditions = self.conditions_of(self.conditions, rows)
         levels = NoiseLevels.configured(args, self.generator)
+        teacher = self._teacher(model, rows)
         if isinstance(inputs["latents"], Tensor):
             x0 = inputs["latents"][:, 0]
-            errors = demonstration_error(self.generator, model, x0, conditions, seeds, levels)
+            errors = demonstration_error(self.generator, model, x0, conditions, seeds, levels, teacher)
         else:
             clips = [sides[0] for sides in inputs["latents"]]
             share = dropped_share(self.state.global_step / max(self.state.max_steps, 1), args.token_dropping)
             kept = kept_tokens(self.generator, clips, share, seeds)
             length = None if self.rows is None else self.rows.fixed_length(args.compile_blocks)
             errors = packed_demonstration_error(
-                self.generator, model, clips, conditions, seeds, levels, row_length=length, kept=kept
+                self.generator, model, clips, conditions, seeds, levels, length, kept, teacher
             )
         loss = self.loss_of(errors, inputs["weights"])
         return (loss, {}) if return_outputs else loss
+
+    def generation_defaults(self) -> dict[str, Any]:
+        distilled = {} if self.args.distill_guidance is None else {"guidance_scale": 1.0}
+        return {**super().generation_defaults(), **distilled}
+
+    def _teacher(self, model: torch.nn.Module, rows: Tensor) -> GuidedTeacher | None:
+        """The teacher of guidance distillation for examples whose prompts are `rows` of the table."""
+        if self.args.distill_guidance is None:
+            return None
+        negatives = self.conditions_of(self.conditions, self.negative_row.expand(len(rows)))
+        return GuidedTeacher(model, negatives, self.args.distill_guidance)
+
+
+@dataclass(frozen=True)
+class GuidedTeacher:
+    """The model without the trained adapter, under classifier-free guidance.
+
+    What guidance distillation learns to predict in one call: v_u + w (v_c − v_u) of the frozen model (Meng et al. 2023,
+    arXiv 2210.03142, section 3.1, with one fixed w).
+
+    Attributes:
+        model: the network that is trained, whose adapter is switched off for the teacher.
+        negative_conditions: of the unconditional branch, one row an example.
+        guidance_scale: w.
+    """
+
+    model: torch.nn.Module
+    negative_conditions: Conditions
+    guidance_scale: float
+
+    @torch.no_grad()
+    def __call__(
+        self, predict: Callable[[Conditions], Sequence[Tensor]], conditions: Conditions
+    ) -> list[Tensor]:
+        """Guided velocities of the examples, from a function that predicts them under some conditions."""
+        with adapters_disabled(self.model):
+            pairs = zip(predict(conditions), predict(self.negative_conditions), strict=True)
+            return [flow.guide(*pair, self.guidance_scale) for pair in pairs]
 
 
 def demonstration_error(
@@ -111,18 +158,26 @@ def demonstration_error(
     conditions: Conditions,
     seeds: list[int],
     levels: NoiseLevels | None = None,
+    teacher: GuidedTeacher | None = None,
 ) -> Tensor:
     """Flow-matching errors `[batch]` of `x0 [batch, C, F, H, W]`, with noise and noise level of each one's seed.
 
     Args:
         levels: distribution of the noise levels; where None, `NoiseLevels` with the generator's own shift.
+        teacher: what is to be predicted; where None, the demonstrations' own velocity.
     """
     noise = seeded_noise(seeds, x0.shape[1:]).to(x0)
     levels = levels or NoiseLevels(generator.defaults.shift)
     sigma = levels.draw(seeds).to(x0)
-    conditions = with_first_frame(generator, conditions, x0)
-    velocity = generator.velocity(flow.interpolate(x0, noise, sigma), sigma, conditions, model)
-    return flow_matching_error(velocity, x0, noise)
+    noised = flow.interpolate(x0, noise, sigma)
+
+    def predict(conditions: Conditions) -> Tensor:
+        return generator.velocity(noised, sigma, with_first_frame(generator, conditions, x0), model)
+
+    velocity = predict(conditions)
+    if teacher is None:
+        return flow_matching_error(velocity, x0, noise)
+    return velocity_error(velocity, torch.stack(teacher(predict, conditions)))
 
 
 def packed_demonstration_error(
@@ -134,6 +189,7 @@ def packed_demonstration_error(
     levels: NoiseLevels,
     row_length: int | None = None,
     kept: Sequence[np.ndarray] | None = None,
+    teacher: GuidedTeacher | None = None,
 ) -> Tensor:
     """`demonstration_error` `[clips]` of clips `[C, F, H, W]` of any sizes in one packed row.
 
@@ -145,15 +201,21 @@ def packed_demonstration_error(
     noised = [flow.interpolate(*parts) for parts in zip(clips, noise, sigma, strict=True)]
     packing = generator.packing
     assert packing is not None
-    velocity = packing(noised, sigma, conditions, model, row_length, kept)
-    errors = []
-    for i, (v, x0, e) in enumerate(zip(velocity, clips, noise, strict=True)):
-        if kept is None:
-            errors.append(flow_matching_error(v[None], x0[None], e[None])[0])
-        else:
-            chosen = packing.kept_elements(x0, kept[i])
-            errors.append(flow_matching_error(v[chosen][None], x0[chosen][None], e[chosen][None])[0])
-    return torch.stack(errors)
+
+    def predict(conditions: Conditions) -> list[Tensor]:
+        return packing(noised, sigma, conditions, model, row_length, kept)
+
+    velocity = predict(conditions)
+    targets = [flow.velocity_target(*pair) for pair in zip(clips, noise, strict=True)]
+    if teacher is not None:
+        targets = teacher(predict, conditions)
+    if kept is not None:
+        chosen = [packing.kept_elements(*pair) for pair in zip(clips, kept, strict=True)]
+        velocity = [v[which] for v, which in zip(velocity, chosen, strict=True)]
+        targets = [target[which] for target, which in zip(targets, chosen, strict=True)]
+    return torch.cat(
+        [velocity_error(v[None], target[None]) for v, target in zip(velocity, targets, strict=True)]
+    )
 
 
 def draw_dropout(seeds: list[int], share: float) -> Tensor:
