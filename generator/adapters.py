@@ -30,10 +30,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from generator.base import VideoGenerator
+from generator.files.built_in import ADAPTER_WEIGHTS_NAME as WEIGHTS_NAME
+from generator.files.built_in import find_adapter
 from generator.one_or_several import as_list
 from generator.output import InputError, atomic_path, read_json, write_json
 
-WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
 SECOND_WEIGHTS_NAME = "pytorch_lora_weights_2.safetensors"
 TRAINING_NAME = "training.json"
 ADAPTER_FILES = (WEIGHTS_NAME, SECOND_WEIGHTS_NAME, TRAINING_NAME)
@@ -128,10 +129,13 @@ def _read_pairs(file: Path) -> dict[str, tuple[Tensor, Tensor]]:
 def read_adapter(path: str | Path) -> LoraAdapter:
     """Reads a folder with `pytorch_lora_weights.safetensors`, or such a file.
 
+    Args:
+        path: folder or file, or the name of a built-in adapter (`nano-distilled`).
+
     Raises:
         InputError: it is missing, unreadable, or holds something other than LoRA of linear layers.
     """
-    path = Path(path)
+    path = find_adapter(path)
     file = path / WEIGHTS_NAME if path.is_dir() else path
     second = path / SECOND_WEIGHTS_NAME
     if not file.is_file() and not second.is_file():
@@ -215,7 +219,7 @@ def _write_pairs(file: Path, pairs: dict[str, tuple[Tensor, Tensor]]) -> None:
 
 def copy_adapter(source: str | Path, folder: Path) -> None:
     """Copies the files of an adapter, a folder or a file as `read_adapter` takes, into `folder`; nothing else."""
-    source = Path(source)
+    source = find_adapter(source)
     if source.is_file():
         shutil.copyfile(source, folder / WEIGHTS_NAME)
         source = source.parent

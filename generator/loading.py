@@ -14,14 +14,13 @@ import torch
 from safetensors import SafetensorError
 
 from generator.base import VideoGenerator
+from generator.files.built_in import PRETRAINED
 from generator.hardware.offloading import offload_linear_layers
 from generator.output import InputError, read_json
 from generator.video_model import GenerationDefaults
 
 DEFAULTS_NAME = "generation_defaults.json"
 """In a model's folder: sizes and sampling settings instead of the family's own, as `GenerationDefaults` has them."""
-
-PRETRAINED = Path(__file__).parent / "pretrained"
 
 FAMILIES = {
     "NativeVideoPipeline": "generator.families.native:NativeGenerator",
@@ -188,7 +187,7 @@ def load_generator(
 
     Args:
         name_or_path: a built-in model (`nano`), a folder written by `save_pretrained`, or a hub id.
-        adapter: folder of a LoRA adapter, or several whose effects add up.
+        adapter: folder of a LoRA adapter or name of a built-in one (`nano-distilled`), or several whose effects add up.
         device: where to put it; the first GPU if there is one, otherwise the CPU.
         dtype: of the transformer and text encoder; bfloat16 on a GPU and float32 on the CPU by default. The
             autoencoder stays in float32 on the CPU and follows `dtype` on a GPU.

@@ -11,7 +11,8 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from transformers import TrainerCallback
 
 from alignment.demo.outputs import DEMONSTRATIONS, OUTPUTS, STAGES_FILE
 from alignment.demo.report import write_demo_report
-from alignment.demo.scales import STAGES, DemoConfig, demo_scale
+from alignment.demo.scales import GUIDANCE_SCALES, STAGES, DemoConfig, demo_scale
 from alignment.demo.settings import dpo_settings, ppo_settings, reward_settings, sft_settings, video_size
 from alignment.lora import LoraArguments
 from alignment.rollouts.rollout import Rollout
@@ -128,6 +129,7 @@ class Demo:
     def _settings(self) -> dict[str, Any]:
         return {
             "model": self.config.model,
+            "adapter": self.config.adapter,
             "seed": self.config.seed,
             **json.loads(json.dumps(asdict(self.scale))),
         }
@@ -144,7 +146,7 @@ class Demo:
             open_output_dir(self.folder, OUTPUTS, go_on=True)
             return
         check_output_dir(self.folder, OUTPUTS, self.config.overwrite)
-        load_generator(self.config.model)  # a name that is wrong is found before anything is deleted
+        self._load_base()  # a name that is wrong is found before anything is deleted
         open_output_dir(self.folder, OUTPUTS, self.config.overwrite)
         write_json(self.stages_file, {"settings": self._settings(), "stages": {}})
 
@@ -184,6 +186,10 @@ class Demo:
     def _adapter(self) -> str:
         return str(self.folder / "sft")
 
+    def _load_base(self) -> VideoGenerator:
+        """The generator that the loop begins with."""
+        return load_generator(self.config.model, adapter=self.config.adapter or None)
+
     # The stages, in the order in which they happen
 
     def demonstrations(self) -> dict[str, Any]:
@@ -200,8 +206,9 @@ class Demo:
 
     def sft(self) -> dict[str, Any]:
         """Supervised fine-tuning of a LoRA adapter on the demonstrations."""
+        base = [self.config.adapter] if self.config.adapter else None
         trainer = train_sft(
-            self.config.model,
+            GeneratorArguments(model=self.config.model, adapter=base),
             SFTArguments(dataset=str(self.folder / "demonstrations"), **self._size()),
             lora=LoraArguments(lora_r=16),
             args=SFTConfig(**self._training("sft", self.scale.sft_steps), **sft_settings(self.scale)),
@@ -314,26 +321,67 @@ class Demo:
         )
         return {"curve": _curve(trainer, ["reward", "gold", "kl", "clip_ratio"])}
 
+    def _models(self) -> dict[str, Callable[[], VideoGenerator]]:
+        """Functions that load what is compared, by name."""
+        return {"base": self._load_base, **{name: self._loader(name) for name in ("sft", "dpo", "ppo")}}
+
+    def guidance(self) -> dict[str, Any]:
+        """The best guidance scale of each model, on held-out prompts that the evaluation does not use."""
+        scale, settings = self.scale, self._generation()
+        prompts = sample_prompts(scale.num_guidance_prompts, 5000 + self.config.seed, "test")
+        seeds = list(range(60_000, 60_000 + len(prompts)))
+        models = self._models()
+        total, done = len(models) * len(GUIDANCE_SCALES) * len(prompts), 0
+        found: dict[str, dict[str, float]] = {}
+        for name, load in models.items():
+            generator, means = load(), {}
+            for guidance in GUIDANCE_SCALES:
+                scores: list[float] = []
+                for start in range(0, len(prompts), settings.batch_size):
+                    part = slice(start, start + settings.batch_size)
+                    videos = generator.generate(
+                        prompts[part],
+                        **self._size(),
+                        num_inference_steps=scale.num_inference_steps,
+                        guidance_scale=guidance,
+                        seed=seeds[part],
+                        batch_size=settings.batch_size,
+                    )
+                    scores += _gold(videos, prompts[part])
+                    done += len(videos)
+                    self.advance(done / total)
+                means[f"{guidance:g}"] = sum(scores) / len(scores)
+            found[name] = means
+        best = {
+            name: float(max(means, key=lambda guidance: means[guidance])) for name, means in found.items()
+        }
+        return {"gold": found, "best": best, "prompts": len(prompts)}
+
+    def _generation(self) -> GenerationSettings:
+        scale = self.scale
+        return GenerationSettings(
+            **self._size(),
+            num_inference_steps=scale.num_inference_steps,
+            batch_size=scale.inference_batch_size,
+        )
+
     def evaluation(self) -> dict[str, Any]:
-        """Base, SFT, DPO and PPO on held-out prompts with the same seeds, judged from the pixels."""
+        """Base, SFT, DPO and PPO on held-out prompts with the same seeds, judged from the pixels, each with the
+        guidance that is best for it."""
         scale = self.scale
         folder = self.folder / "evaluation"
-        models = {
-            "base": lambda: load_generator(self.config.model),
-            **{name: self._loader(name) for name in ("sft", "dpo", "ppo")},
-        }
-        prompts = sample_prompts(scale.num_test_prompts, 4000 + self.config.seed, "test")
+        best = self.stages["guidance"]["best"]
+        models = {name: partial(_with_guidance, load, best[name]) for name, load in self._models().items()}
+        tuned = set(sample_prompts(scale.num_guidance_prompts, 5000 + self.config.seed, "test"))
+        drawn = sample_prompts(scale.num_test_prompts + len(tuned), 4000 + self.config.seed, "test")
+        prompts = [prompt for prompt in drawn if prompt not in tuned][: scale.num_test_prompts]
         summary = compare_models(
             models,
             [PromptRecord(prompt) for prompt in prompts],
             folder,
             num_videos_per_prompt=scale.num_videos_per_prompt,
             seed=50_000,
-            generation=GenerationSettings(
-                **self._size(),
-                num_inference_steps=scale.num_inference_steps,
-                batch_size=scale.inference_batch_size,
-            ),
+            generation=self._generation(),
             references=["base", "sft"],
             overwrite=(folder / "report.json").is_file(),
             progress=False,
@@ -348,6 +396,13 @@ class Demo:
         """One page that tells what happened, and its JSON twin."""
         write_demo_report(self.folder, self._settings(), self.stages)
         return {}
+
+
+def _with_guidance(load: Callable[[], VideoGenerator], guidance_scale: float) -> VideoGenerator:
+    """A generator whose guidance scale, where none is asked for, is this one."""
+    generator = load()
+    generator.defaults = replace(generator.defaults, guidance_scale=guidance_scale)
+    return generator
 
 
 class GoldMonitor:

@@ -11,6 +11,13 @@ class DemoConfig:
 
     output_dir: str = field(metadata={"help": "Folder for everything that is made, and the report."})
     model: str = field(default="nano", metadata={"help": "Generator to align, on the built-in world."})
+    adapter: str = field(
+        default="nano-distilled",
+        metadata={
+            "help": "Adapter of that model with which the loop begins: the built-in one has learnt what guidance adds. "
+            "Empty: none."
+        },
+    )
     seed: int = field(default=0, metadata={"help": "Seed of prompts, annotators, training and noise."})
     scale: str = field(
         default="auto",
@@ -33,6 +40,7 @@ class DemoScale:
         num_ranked_prompts, num_candidates: prompts that are ranked, and videos of each.
         num_annotators: simulated annotators; each ranks every prompt.
         num_ppo_prompts: prompts that PPO samples for.
+        num_guidance_prompts: held-out prompts on which each model's best guidance is found, none of the evaluation's.
         num_test_prompts, num_videos_per_prompt: held-out prompts of the evaluation, and videos of each.
         sft_steps, dpo_steps, num_rollouts: lengths of the trainings.
         batch_size: videos in a training step of SFT and DPO.
@@ -51,6 +59,7 @@ class DemoScale:
     num_candidates: int
     num_annotators: int
     num_ppo_prompts: int
+    num_guidance_prompts: int
     num_test_prompts: int
     num_videos_per_prompt: int
     sft_steps: int
@@ -64,7 +73,12 @@ class DemoScale:
     seconds: dict[str, float]
 
 
-STAGES = ("demonstrations", "sft", "candidates", "annotators", "reward", "dpo", "ppo", "evaluation", "report")
+STAGES = (
+    *("demonstrations", "sft", "candidates", "annotators", "reward"),
+    *("dpo", "ppo", "guidance", "evaluation", "report"),
+)
+GUIDANCE_SCALES = (1.0, 2.0, 3.0, 5.0)
+"""Scales of classifier-free guidance among which each model's best one is found."""
 
 SCALES = {
     "smoke": DemoScale(
@@ -77,6 +91,7 @@ SCALES = {
         num_candidates=3,
         num_annotators=2,
         num_ppo_prompts=8,
+        num_guidance_prompts=3,
         num_test_prompts=6,
         num_videos_per_prompt=1,
         sft_steps=2,
@@ -99,6 +114,7 @@ SCALES = {
         num_candidates=4,
         num_annotators=3,
         num_ppo_prompts=256,
+        num_guidance_prompts=48,
         num_test_prompts=176,
         num_videos_per_prompt=1,
         sft_steps=70,
@@ -117,6 +133,7 @@ SCALES = {
             "reward": 60,
             "dpo": 48,
             "ppo": 135,
+            "guidance": 110,
             "evaluation": 67,
             "report": 2,
         },
@@ -131,6 +148,7 @@ SCALES = {
         num_candidates=4,
         num_annotators=3,
         num_ppo_prompts=2048,
+        num_guidance_prompts=128,
         num_test_prompts=256,
         num_videos_per_prompt=2,
         sft_steps=150,
@@ -149,6 +167,7 @@ SCALES = {
             "reward": 60,
             "dpo": 60,
             "ppo": 150,
+            "guidance": 60,
             "evaluation": 90,
             "report": 5,
         },

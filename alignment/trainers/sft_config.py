@@ -37,6 +37,13 @@ class SFTConfig(PackConfig, NoiseLevelConfig):
             "learn the demonstrations themselves."
         },
     )
+    distill_demonstrations: bool = field(
+        default=False,
+        metadata={
+            "help": "With distill_guidance: learn the demonstrations' own velocity plus (scale - 1) times what the "
+            "prompt changes in the model without the adapter: fine-tuning and distillation at once."
+        },
+    )
     distill_negative_prompt: str = field(
         default="",
         metadata={"help": "With distill_guidance: prompt of the unconditional branch."},
@@ -46,10 +53,11 @@ class SFTConfig(PackConfig, NoiseLevelConfig):
         super().__post_init__()
         if self.distill_guidance is not None and not self.distill_guidance > 0:
             raise InputError(f"distill_guidance is {self.distill_guidance}, but must be above 0.")
-        if self.distill_negative_prompt and self.distill_guidance is None:
-            raise InputError(
-                "distill_negative_prompt is set, which only guidance distillation uses: pass --distill_guidance too."
-            )
+        for name in ("distill_negative_prompt", "distill_demonstrations"):
+            if getattr(self, name) and self.distill_guidance is None:
+                raise InputError(
+                    f"{name} is set, which only guidance distillation uses: pass --distill_guidance too."
+                )
         if not 0 <= self.token_dropping < 1:
             raise InputError(f"token_dropping is {self.token_dropping}, but must be at least 0 and below 1.")
         if self.token_dropping and not self.pack:

@@ -118,10 +118,11 @@ class SFTTrainer(AlignmentTrainer):
 
     def _teacher(self, model: torch.nn.Module, rows: Tensor) -> GuidedTeacher | None:
         """The teacher of guidance distillation for examples whose prompts are `rows` of the table."""
-        if self.args.distill_guidance is None:
+        args = self.args
+        if args.distill_guidance is None:
             return None
         negatives = self.conditions_of(self.conditions, self.negative_row.expand(len(rows)))
-        return GuidedTeacher(model, negatives, self.args.distill_guidance)
+        return GuidedTeacher(model, negatives, args.distill_guidance, args.distill_demonstrations)
 
 
 @dataclass(frozen=True)
@@ -129,26 +130,43 @@ class GuidedTeacher:
     """The model without the trained adapter, under classifier-free guidance.
 
     What guidance distillation learns to predict in one call: v_u + w (v_c − v_u) of the frozen model (Meng et al. 2023,
-    arXiv 2210.03142, section 3.1, with one fixed w).
+    arXiv 2210.03142, section 3.1, with one fixed w); or, with `demonstrations`, u + (w − 1) (v_c − v_u), where the
+    demonstrations' own velocity u = ε − x₀ has taken the place of v_c, whose mean it is in the model that would be
+    fine-tuned on them (compare model guidance, arXiv 2502.12154, eq. 9).
 
     Attributes:
         model: the network that is trained, whose adapter is switched off for the teacher.
         negative_conditions: of the unconditional branch, one row an example.
         guidance_scale: w.
+        demonstrations: whether the demonstrations' velocity takes the place of v_c.
     """
 
     model: torch.nn.Module
     negative_conditions: Conditions
     guidance_scale: float
+    demonstrations: bool = False
 
     @torch.no_grad()
-    def __call__(
-        self, predict: Callable[[Conditions], Sequence[Tensor]], conditions: Conditions
+    def targets(
+        self,
+        predict: Callable[[Conditions], Sequence[Tensor]],
+        conditions: Conditions,
+        shown: Sequence[Tensor],
     ) -> list[Tensor]:
-        """Guided velocities of the examples, from a function that predicts them under some conditions."""
+        """What is to be predicted for each example.
+
+        Args:
+            predict: the velocities of the examples under some conditions.
+            conditions: of their prompts, one row an example.
+            shown: the demonstrations' own velocities.
+        """
         with adapters_disabled(self.model):
-            pairs = zip(predict(conditions), predict(self.negative_conditions), strict=True)
-            return [flow.guide(*pair, self.guidance_scale) for pair in pairs]
+            conditional, unconditional = predict(conditions), predict(self.negative_conditions)
+        found = []
+        for own, v_c, v_u in zip(shown, conditional, unconditional, strict=True):
+            guided = flow.guide(v_c, v_u, self.guidance_scale)
+            found.append(guided + own - v_c if self.demonstrations else guided)
+        return found
 
 
 def demonstration_error(
@@ -177,7 +195,8 @@ def demonstration_error(
     velocity = predict(conditions)
     if teacher is None:
         return flow_matching_error(velocity, x0, noise)
-    return velocity_error(velocity, torch.stack(teacher(predict, conditions)))
+    shown = flow.velocity_target(x0, noise)
+    return velocity_error(velocity, torch.stack(teacher.targets(predict, conditions, shown.unbind())))
 
 
 def packed_demonstration_error(
@@ -208,7 +227,7 @@ def packed_demonstration_error(
     velocity = predict(conditions)
     targets = [flow.velocity_target(*pair) for pair in zip(clips, noise, strict=True)]
     if teacher is not None:
-        targets = teacher(predict, conditions)
+        targets = teacher.targets(predict, conditions, targets)
     if kept is not None:
         chosen = [packing.kept_elements(*pair) for pair in zip(clips, kept, strict=True)]
         velocity = [v[which] for v, which in zip(velocity, chosen, strict=True)]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from alignment.cli import Verb
 from alignment.cli.next_command import WORLD_PROMPTS, given_flags, new_folder, show_next
 from alignment.stages.arguments import LoadingArguments
+from generator.files.built_in import find_adapter
 from generator.files.folders import visible_files
 from generator.one_or_several import as_list
 from generator.output import InputError, refuse_unwritable
@@ -150,6 +151,7 @@ def name_adapters(adapters: list[str]) -> dict[str, str]:
         if not separator:
             path = text
             name = Path(text).resolve().name
+        path = str(find_adapter(path))
         if not Path(path).is_dir():
             raise InputError(
                 f"The adapter {path} is not a folder: give the output folder of sft, dpo or ppo."
