@@ -1,4 +1,4 @@
-"""The house: who may import whom, and how large its rooms are (CONTRIBUTING.md, "The map of the house")."""
+"""The house: who may import whom, and how large its rooms are (CONTRIBUTING.md, "Map of the code")."""
 
 from __future__ import annotations
 
