@@ -16,7 +16,7 @@ from reward.training.near_miss_pretraining import RankingPretraining, pair_accur
 from reward.training.reward_trainer import RewardTrainer
 from reward.training.train import train_reward_model
 from tests.reward.conftest import COLOURS, ColourGenerator, coloured_video
-from tests.reward.test_reward_trainer import config
+from tests.reward.training.test_reward_trainer import config
 
 
 def whole(**changes: object) -> LatentRewardModel:
