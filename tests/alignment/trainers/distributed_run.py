@@ -30,7 +30,8 @@ from alignment.trainers.rwr_config import RWRConfig
 from alignment.trainers.rwr_trainer import RWRTrainer
 from alignment.trainers.sft_config import SFTConfig
 from alignment.trainers.sft_trainer import SFTTrainer
-from tests.alignment.conftest import PROMPTS, BrightReward, StandInGenerator
+from generator.testing.stand_ins import StandInGenerator
+from tests.alignment.bright_reward import PROMPTS, BrightReward
 
 FURTHER = {
     "rwr": (RWRTrainer, RWRConfig),
