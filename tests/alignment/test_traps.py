@@ -23,14 +23,14 @@ from generator.testing import tiny_generator
 from reward.preferences import Ranking, split_by_prompt
 
 ELSEWHERE = {
-    1: "alignment/test_ppo_trainer.py::test_the_ratio_is_one_before_the_first_update_for_every_step_and_dtype",
+    1: "alignment/trainers/test_ppo_trainer.py::test_the_ratio_is_one_before_the_first_update_for_every_step_and_dtype",
     2: "generator/test_flow.py::test_the_first_step_std_is_bounded",
-    3: "alignment/test_ppo_trainer.py::test_the_logged_policy_loss_does_not_contain_the_kl",
-    4: "alignment/test_trainers.py::test_resuming_equals_the_uninterrupted_run_bit_for_bit",
-    5: "alignment/test_ppo_trainer.py::test_groups_have_their_exact_size_from_the_first_rollout_on",
-    6: "alignment/test_distributed.py::test_two_processes_equal_one_with_the_whole_batch",
-    7: "alignment/test_adapters.py::test_lora_that_matches_no_layer_is_an_error_that_names_layers",
-    9: "alignment/test_trainers.py::test_ema_swap_restores_the_live_weights_and_shares_no_memory",
+    3: "alignment/trainers/test_ppo_trainer.py::test_the_logged_policy_loss_does_not_contain_the_kl",
+    4: "alignment/trainers/test_trainers.py::test_resuming_equals_the_uninterrupted_run_bit_for_bit",
+    5: "alignment/trainers/test_ppo_trainer.py::test_groups_have_their_exact_size_from_the_first_rollout_on",
+    6: "alignment/trainers/test_distributed.py::test_two_processes_equal_one_with_the_whole_batch",
+    7: "alignment/test_lora.py::test_lora_that_matches_no_layer_is_an_error_that_names_layers",
+    9: "alignment/trainers/test_trainers.py::test_ema_swap_restores_the_live_weights_and_shares_no_memory",
     10: "generator/test_flow.py::test_shift_goes_towards_noise_and_shift_three_has_median_three_quarters",
 }
 

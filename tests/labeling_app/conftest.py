@@ -18,13 +18,13 @@ import av
 import numpy as np
 import pytest
 import uvicorn
-from postgresql_server import MISSING, running_server, server_binaries
 from sqlalchemy import create_engine
 
 from labeling_app.files.candidates import import_tasks
 from labeling_app.store.database import database_url
 from labeling_app.store.store import Store
 from labeling_app.web.server import create_app
+from tests.labeling_app.postgresql_server import MISSING, running_server, server_binaries
 
 PASSWORD = "correct horse"
 CHROMIUM = Path("/usr/bin/chromium")

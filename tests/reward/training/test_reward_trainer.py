@@ -7,31 +7,14 @@ import torch
 from torch import Tensor
 
 from generator.output import InputError
+from generator.testing.stand_ins import ColourGenerator, coloured_video
 from reward import load_reward
 from reward.preferences import Ranking, split_rankings
-from reward.training.reward_config import RewardConfig
 from reward.training.reward_trainer import KeepBest, RewardTrainer
 from reward.training.train import build_reward_model, train_reward_model
-from tests.reward.conftest import ColourGenerator, coloured_video
+from tests.reward.training.settings import config
 
 Data = tuple[list[Ranking], dict[Path, Tensor]]
-
-
-def config(folder: Path, **changes: object) -> RewardConfig:
-    arguments = {
-        "output_dir": str(folder),
-        "report_to": "none",
-        "disable_tqdm": True,
-        "use_cpu": True,
-        "num_train_epochs": 25,
-        "learning_rate": 3e-3,
-        "held_out_fraction": 0.25,
-        "validation_fraction": 0.15,
-        "sigmas": [0.05],
-        "hidden_size": 32,
-        **changes,
-    }
-    return RewardConfig(**arguments)
 
 
 @pytest.mark.parametrize("loss_type", ["plackett_luce", "bradley_terry", "rao_kupper", "davidson"])
@@ -85,7 +68,9 @@ def test_each_video_is_encoded_once(tmp_path, colour_rankings: Data):
     rankings, latents = colour_rankings
     generator = ColourGenerator()
     trunk_calls = []
-    generator.net.transformer_blocks[0].register_forward_hook(lambda m, a, o: trunk_calls.append(len(o[0])))
+    generator.network.transformer_blocks[0].register_forward_hook(
+        lambda m, a, o: trunk_calls.append(len(o[0]))
+    )
     twice = [*rankings, *rankings]
     train_reward_model(generator, twice, config(tmp_path, num_train_epochs=4), latents=latents)
     assert sum(trunk_calls) == len(latents) + 1
@@ -201,7 +186,9 @@ def test_an_ensemble_is_trained_on_one_encoding_and_loaded_as_saved(tmp_path, co
     rankings, latents = colour_rankings
     generator = ColourGenerator()
     trunk_calls = []
-    generator.net.transformer_blocks[0].register_forward_hook(lambda m, a, o: trunk_calls.append(len(o[0])))
+    generator.network.transformer_blocks[0].register_forward_hook(
+        lambda m, a, o: trunk_calls.append(len(o[0]))
+    )
     model, metrics = train_reward_model(
         generator, rankings, config(tmp_path, ensemble=3, num_train_epochs=8), latents=latents
     )

@@ -1,86 +1,28 @@
 """Two processes on the CPU: the same weights on both, and those of one process with the whole batch."""
 
-import argparse
 import json
-import os
-import subprocess
-import sys
-from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-sys.path.insert(0, str(Path(__file__).parent))
-from distributed_run import VARIANTS, train
-
-from alignment.cli.config_files import CONFIGS
-from alignment.cli.launcher import LaunchArguments, environment_without_gpu, launch_command
 from generator import load_generator
 from generator.testing import tiny_generator
 from generator.testing.pipelines import save_tiny_pipeline
 from generator.video import write_video
 from reward.models.latent import LatentRewardConfig, LatentRewardModel
+from tests.alignment.trainers.distributed_run import VARIANTS, train
+from tests.alignment.trainers.launching import ADAPTER, command_line, launched
 
 SCRIPT = Path(__file__).with_name("distributed_run.py")
-ADAPTER = "pytorch_lora_weights.safetensors"
-
-ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu",
-    "CUDA_VISIBLE_DEVICES": "",
-    "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]),
-}  # fmt: skip
 
 pytestmark = pytest.mark.slow
-
-
-OWN = TemporaryDirectory(prefix="vidalign-test-")
-
-
-@cache
-def dividing_all():
-    """The shipped ZeRO-3 configuration with nothing too small to be divided."""
-    config = json.loads((CONFIGS / "deepspeed" / "zero3.json").read_text())
-    config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
-    Path(OWN.name, "zero3.json").write_text(json.dumps(config))
-    file = Path(OWN.name, "zero3.yaml")
-    file.write_text((CONFIGS / "accelerate" / "zero3.yaml").read_text().replace("../deepspeed/", ""))
-    return str(file)
-
-
-def launcher_words(engine, command=()):
-    """How the command starts two processes on a CPU."""
-    config = dividing_all() if engine == "zero3" else engine
-    asked = argparse.Namespace(**vars(LaunchArguments(accelerate_config=config, num_processes=2)))
-    return launch_command(asked, list(command), 0)
-
-
-def launched(engine, script, *arguments):
-    """Two processes of a script, as `--accelerate_config` starts those of the command."""
-    words = launcher_words(engine)
-    result = subprocess.run(
-        [*words[: words.index("--module")], str(script), *map(str, arguments)],
-        env=os.environ | ENVIRONMENT | environment_without_gpu(words) | {"VIDALIGN_LAUNCHED": "1"},
-        capture_output=True, text=True, timeout=500, check=False,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-6000:]
 
 
 def launch(kinds, engine, folder, *arguments):
     """Two processes that train one kind after the other."""
     launched(engine, SCRIPT, kinds, engine, folder, *arguments)
-
-
-def command_line(words):
-    """A `vidalign` command that starts its processes itself."""
-    result = subprocess.run(
-        [sys.executable, "-m", "alignment.cli", *words.split()],
-        env=os.environ | ENVIRONMENT, capture_output=True, text=True, timeout=500, check=False,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-6000:]
-    return result.stdout
 
 
 def difference(first, second):

@@ -1,21 +1,19 @@
 """`--bf16 true` rounds products and nothing else, under every engine, started as the command starts it."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-sys.path.insert(0, str(Path(__file__).parent))
-from test_distributed import ADAPTER, launched, launcher_words
-
 from alignment import cli
 from generator.testing.pipelines import save_tiny_pipeline
 from generator.video import write_video
+from tests.alignment.trainers.launching import ADAPTER, launched, launcher_words
 
 SCRIPT = Path(__file__).with_name("engine_run.py")
+REWARD = "tests.alignment.trainers.engine_run:brightness"
 ENGINES = ("multi_gpu", "zero2", "zero3", "fsdp")
 METHODS = ("sft", "dpo", "ppo")
 PROMPTS = ("a red circle", "a blue square", "the red square", "a circle")
@@ -49,7 +47,7 @@ def words(method, data, output_dir, processes=1, parts=1, bf16=True):
     said += " --num_frames 9 --height 32 --width 32 --logging_steps 1 --report_to none --save_strategy no"
     said += " --disable_tqdm true --learning_rate 1e-2 --adam_epsilon 1e-2 --lr_scheduler_type constant"
     if method == "ppo":
-        said += f" --prompts {data}/prompts.txt --reward engine_run:brightness --num_rollouts {STEPS}"
+        said += f" --prompts {data}/prompts.txt --reward {REWARD} --num_rollouts {STEPS}"
         said += f" --num_prompts {BATCH} --num_generations {GENERATIONS} --num_inference_steps 3"
         said += f" --num_mini_batches 1 --per_device_train_batch_size {2 * GENERATIONS * local}"
         return said.split()

@@ -7,7 +7,7 @@ from alignment.lora import LoraArguments
 from alignment.trainers.backprop_config import BackpropConfig
 from alignment.trainers.backprop_trainer import BackpropTrainer
 from generator.output import InputError
-from tests.alignment.policy_checks import check_resuming, check_reward_rises
+from tests.alignment.trainers.policy_checks import check_resuming, check_reward_rises
 
 
 def make(generator, prompts, reward, quiet, lora=None, **arguments):

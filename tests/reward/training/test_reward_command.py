@@ -10,9 +10,9 @@ from alignment.cli.commands import evaluate, reward
 from generator.families.native import NativeGenerator
 from generator.output import InputError
 from generator.testing import tiny_generator
+from generator.testing.stand_ins import COLOURS, coloured_video
 from generator.video import write_video
 from reward import load_reward
-from tests.reward.conftest import COLOURS, coloured_video
 
 
 @pytest.fixture(scope="module")

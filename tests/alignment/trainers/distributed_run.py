@@ -14,9 +14,6 @@ import torch
 from accelerate.utils import DistributedType
 from safetensors.torch import save_file
 
-sys.path.insert(0, str(Path(__file__).parent))
-from conftest import PROMPTS, BrightReward, StandInGenerator
-
 from alignment.cli.command_line import end_process
 from alignment.cli.launcher import without_gpu
 from alignment.trainers.backprop_config import BackpropConfig
@@ -33,6 +30,8 @@ from alignment.trainers.rwr_config import RWRConfig
 from alignment.trainers.rwr_trainer import RWRTrainer
 from alignment.trainers.sft_config import SFTConfig
 from alignment.trainers.sft_trainer import SFTTrainer
+from generator.testing.stand_ins import StandInGenerator
+from tests.alignment.bright_reward import PROMPTS, BrightReward
 
 FURTHER = {
     "rwr": (RWRTrainer, RWRConfig),

@@ -9,14 +9,14 @@ import torch
 
 from generator.output import InputError
 from generator.provenance import fingerprint
+from generator.testing.stand_ins import COLOURS, ColourGenerator, coloured_video
 from reward import load_reward
 from reward.models.latent import LatentRewardConfig, LatentRewardModel
 from reward.preferences import Ranking
 from reward.training.near_miss_pretraining import RankingPretraining, pair_accuracy
 from reward.training.reward_trainer import RewardTrainer
 from reward.training.train import train_reward_model
-from tests.reward.conftest import COLOURS, ColourGenerator, coloured_video
-from tests.reward.test_reward_trainer import config
+from tests.reward.training.settings import config
 
 
 def whole(**changes: object) -> LatentRewardModel:

@@ -18,7 +18,7 @@ from alignment.cli.launcher import LaunchArguments
 from alignment.cli.parser import CommandParser
 from alignment.demo.report import OWN_MODEL
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def calls(module: Any) -> dict[str, tuple[type, ...]]:

@@ -7,7 +7,7 @@ import torch
 from alignment.trainers.rwr_config import RWRConfig
 from alignment.trainers.rwr_trainer import RWRTrainer, regression_weights
 from generator.output import InputError
-from tests.alignment.policy_checks import (
+from tests.alignment.trainers.policy_checks import (
     check_micro_batches,
     check_resuming,
     check_reward_rises,

@@ -7,7 +7,7 @@ from alignment.trainers.online_dpo_config import OnlineDPOConfig
 from alignment.trainers.online_dpo_trainer import OnlineDPOTrainer, ranks_of_rewards
 from generator.output import InputError
 from reward.models.base import FunctionReward
-from tests.alignment.policy_checks import (
+from tests.alignment.trainers.policy_checks import (
     check_micro_batches,
     check_resuming,
     check_reward_rises,

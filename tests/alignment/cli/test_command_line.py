@@ -25,7 +25,7 @@ from alignment.cli.config_files import find_config, shipped_configs
 from alignment.cli.launcher import LaunchArguments, launch_command
 from generator.output import InputError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @dataclass

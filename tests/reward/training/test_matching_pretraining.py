@@ -7,13 +7,13 @@ import torch
 
 from generator.demonstrations import Demonstration
 from generator.output import InputError
+from generator.testing.stand_ins import COLOURS, ColourGenerator, coloured_video
 from reward import load_reward
 from reward.models.latent import LatentRewardConfig, LatentRewardModel
 from reward.models.matching import TextVideoMatching, contrastive_loss
 from reward.training.matching_pretraining import DemonstrationMatching
 from reward.training.train import train_reward_model
-from tests.reward.conftest import COLOURS, ColourGenerator, coloured_video
-from tests.reward.test_reward_trainer import config
+from tests.reward.training.settings import config
 
 
 def matching(size: int = 8) -> TextVideoMatching:

@@ -1,4 +1,4 @@
-"""Blocks that ZeRO-3 gathers whole; training with them is in tests/alignment/test_distributed.py."""
+"""Blocks that ZeRO-3 gathers whole; training with them is in tests/alignment/trainers/test_distributed.py."""
 
 import pytest
 import torch

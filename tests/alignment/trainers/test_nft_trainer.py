@@ -8,7 +8,7 @@ from alignment.trainers.nft_config import NFTConfig
 from alignment.trainers.nft_trainer import NFTTrainer, nft_loss, optimality
 from generator import flow
 from generator.output import InputError
-from tests.alignment.policy_checks import (
+from tests.alignment.trainers.policy_checks import (
     check_micro_batches,
     check_resuming,
     check_reward_rises,

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from alignment.rollouts.reward_mixture import RewardMixture
 from generator.output import InputError
+from generator.testing.stand_ins import ColourGenerator, coloured_video
 from generator.video import write_video
 from reward import load_reward
 from reward.models.base import FunctionReward, RewardModel, Scores
 from reward.service.protocol import TENSORS, pack, unpack
 from reward.service.server import ServiceLimits, create_app
-from tests.reward.conftest import ColourGenerator, coloured_video
 
 
 class Brightness(RewardModel):

@@ -9,6 +9,7 @@ from PIL import Image
 
 from alignment.cli import main
 from generator.output import InputError
+from generator.testing.stand_ins import COLOURS, coloured_video
 from generator.video import write_video
 from reward import load_reward
 from reward.adherence.verifiers import load_verifier
@@ -20,8 +21,7 @@ from reward.models.vlm import (
     video_reward_settings,
 )
 from reward.models.vlm_loading import VideoBudget, fit_size, load_vision_language_model, sample_frames
-from tests.reward.conftest import COLOURS, coloured_video
-from tests.reward.tiny_vlm import save_tiny_llava, save_tiny_qwen
+from tests.reward.models.tiny_vlm import save_tiny_llava, save_tiny_qwen
 
 BUDGET = VideoBudget(frame_rate=4, max_frames=8, max_frame_pixels=32 * 32, min_frame_pixels=32 * 32)
 
