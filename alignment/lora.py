@@ -15,7 +15,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 from trl import ModelConfig, get_peft_config
 
-from alignment.checks import check
+from generator.training.checks import check
 from generator.adapters import LoraAdapter, concatenate_adapters, merged_adapter
 from generator.base import VideoGenerator
 from generator.one_or_several import as_list

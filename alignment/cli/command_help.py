@@ -106,8 +106,7 @@ def _groups(dtype: type) -> dict[str, list[Field]]:
         elif any(foreign):
             kind = "advanced"
         else:
-            shared = owners[-1] is not dtype and any(_is_foreign(base) for base in owners[-1].__bases__)
-            kind = "training" if shared else "own"
+            kind = vars(owners[-1]).get("help_group", "own")
         groups[kind].append(field)
     groups["own"].sort(key=lambda field: not _is_required(field))
     order = list(TRAINING)

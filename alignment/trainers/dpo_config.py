@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from alignment.data.packed_rows import PackConfig
-from alignment.trainers.base_config import NoiseLevelConfig, check
+from alignment.trainers.base_config import NoiseLevelConfig
+from generator.training.checks import check
 
 
 @dataclass

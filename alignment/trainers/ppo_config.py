@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from alignment.losses import STEP_WEIGHTS
-from alignment.trainers.base_config import check
+from generator.training.checks import check
 from alignment.trainers.rollout_config import RolloutConfig
 from generator.sampling import SdeSettings
 

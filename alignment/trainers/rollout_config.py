@@ -7,7 +7,8 @@ import os
 from dataclasses import dataclass, field
 
 from alignment.rollouts.judge import check_decoding
-from alignment.trainers.base_config import AlignmentConfig, check
+from alignment.trainers.base_config import AlignmentConfig
+from generator.training.checks import check
 
 REWARD_NORMALISATIONS = ("none", "rollout", "group")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from alignment.trainers.base_config import check
+from generator.training.checks import check
 from alignment.trainers.forward_process_config import ForwardProcessConfig
 
 

@@ -14,7 +14,7 @@ from generator.files.output_folder import check_output_dir, open_output_dir
 from generator.output import InputError
 from reward.formats import FORMAT_HELP
 from reward.training.reward_config import RewardConfig
-from reward.training.stage import RewardArguments, read_rankings_file, train_reward
+from reward.training.stage import RewardArguments, read_rankings_file, train_reward, with_stored_trunk
 from reward.training.vlm_trainer import VLMArguments
 
 if TYPE_CHECKING:
@@ -128,7 +128,8 @@ def run(arguments: RewardArguments, config: RewardConfig, vlm: VLMArguments) -> 
                 "--output_dir", new_folder(folder, "agreement"),
             )  # fmt: skip
         elif arguments.model_type == "latent":
-            _show_ppo(folder, arguments.model, arguments.adapter, arguments.preferences)
+            trunk, _ = with_stored_trunk(arguments)
+            _show_ppo(folder, trunk.model, trunk.adapter, trunk.preferences)
 
 
 def _show_ppo(reward: str, model: str, adapter: str | None, preferences: str) -> None:
