@@ -24,19 +24,25 @@ class LoadingArguments:
 
     quantization: str | None = field(
         default=None,
-        metadata={"help": "Weights in `8bit` or `4bit` (bitsandbytes), frozen: less memory, slower steps.",
-                  "choices": ["8bit", "4bit"]},
-    )  # fmt: skip
+        metadata={
+            "help": "Weights in `8bit` or `4bit` (bitsandbytes), frozen: less memory, slower steps.",
+            "choices": ["8bit", "4bit"],
+        },
+    )
     text_encoder_device: str | None = field(
         default=None,
-        metadata={"help": "Where prompts are encoded, for example `cpu` where the text encoder and the transformer "
-                  "do not fit the GPU together. Unset: the GPU."},
-    )  # fmt: skip
+        metadata={
+            "help": "Where prompts are encoded, for example `cpu` where the text encoder and the transformer "
+            "do not fit the GPU together. Unset: the GPU."
+        },
+    )
     offload_weights: bool = field(
         default=False,
-        metadata={"help": "Keep the blocks' frozen weights in the host's memory and copy each layer to the GPU when it "
-                  "is used: for models that do not fit it. What is trained must be LoRA."},
-    )  # fmt: skip
+        metadata={
+            "help": "Keep the blocks' frozen weights in the host's memory and copy each layer to the GPU when it "
+            "is used: for models that do not fit it. What is trained must be LoRA."
+        },
+    )
     tiling: bool = field(
         default=False,
         metadata={

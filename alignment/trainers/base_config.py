@@ -18,37 +18,45 @@ class AlignmentConfig(TrainingConfig):
     logging_first_step: bool = field(default=True, metadata={"help": "Also log the first optimiser step."})
     logging_nan_inf_filter: bool = field(
         default=False,
-        metadata={"help": "Leave losses that are not finite out of the logged mean; looks at each loss, which waits "
-                  "for the GPU."},
-    )  # fmt: skip
+        metadata={
+            "help": "Leave losses that are not finite out of the logged mean; looking at each loss waits for the GPU."
+        },
+    )
     ema_decay: float = field(
         default=0.0,
-        metadata={"help": "Decay of an exponential moving average of the trained weights, which is then "
-        "what is "
-                  "saved and evaluated; 0 means none."},
-    )  # fmt: skip
+        metadata={
+            "help": "Decay of an exponential moving average of the weights, which is saved and evaluated; 0: none."
+        },
+    )
 
     compile_blocks: bool = field(
         default=False,
-        metadata={"help": "Compile the transformer's repeated blocks (regional torch.compile): faster and less "
-                  "memory on a GPU, after a minute or two at the start."},
-    )  # fmt: skip
+        metadata={
+            "help": "Compile the transformer's repeated blocks (regional torch.compile): faster and less "
+            "memory on a GPU, after a minute or two at the start."
+        },
+    )
     attention_backend: str | None = field(
         default=None,
-        metadata={"help": "Attention kernel by diffusers' name: native, _native_cudnn, flash, _flash_3, sage. "
-                  "Unset: PyTorch's choice."},
-    )  # fmt: skip
+        metadata={
+            "help": "Attention kernel by diffusers' name: native, _native_cudnn, flash, _flash_3, sage. "
+            "Unset: PyTorch's choice."
+        },
+    )
     gradient_checkpointing_share: float = field(
         default=1.0,
-        metadata={"help": "With gradient_checkpointing: share of the blocks whose activations are computed again, "
-                  "from 0 (as without) to 1 (all: least memory, slowest)."},
-    )  # fmt: skip
+        metadata={
+            "help": "With gradient_checkpointing: share of the blocks whose activations are computed again, "
+            "from 0 (as without) to 1 (all: least memory, slowest)."
+        },
+    )
 
     release_text_encoder: bool = field(
         default=True,
-        metadata={"help": "Free the text encoder's memory once all prompts are encoded; it is read again if another "
-                  "prompt comes."},
-    )  # fmt: skip
+        metadata={
+            "help": "Free the text encoder's memory once all prompts are encoded; another prompt loads it again."
+        },
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -356,16 +356,14 @@ class AlignmentTrainer(CheckpointingTrainer):
         folder = Path(resume_from_checkpoint)
         if not (folder / TRAINED_NAME).is_file():
             raise InputError(
-                f"{folder} is not a checkpoint of this trainer, as it has no {TRAINED_NAME}: give a "
-                f"checkpoint folder."
+                f"{folder} is not a checkpoint of this trainer, as it has no {TRAINED_NAME}: give a checkpoint folder."
             )
         trained: dict[str, Any] = load_file(folder / TRAINED_NAME)
         expected = {name: p.shape for name, p in self.policy.named_parameters() if p.requires_grad}
         if expected != {name: value.shape for name, value in trained.items()}:
             raise InputError(
-                f"The checkpoint {folder} holds other trained layers than this run: resume with the model "
-                f"and "
-                "LoRA settings that it was started with."
+                f"The checkpoint {folder} holds other trained layers than this run: resume with the model and LoRA "
+                "settings that it was started with."
             )
         if self.divided_by == "FSDP":
             options = StateDictOptions(full_state_dict=True, strict=False)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from alignment.trainers.base_config import NoiseLevelConfig
-from generator.training.checks import check
 from alignment.trainers.rollout_config import RolloutConfig
+from generator.training.checks import check
 
 
 @dataclass

@@ -42,7 +42,9 @@ class TrainingConfig(EngineArguments):
     logging_steps: float = field(default=10, metadata={"help": "Log every this many optimiser steps."})
     report_to: None | str | list[str] = field(  # noqa: RUF036 - the order that the argument parser understands
         default="tensorboard",
-        metadata={"help": "Trackers of metrics: `tensorboard`, `wandb`, `trackio`, several of them, or `none`."},
+        metadata={
+            "help": "Trackers of metrics: `tensorboard`, `wandb`, `trackio`, several of them, or `none`."
+        },
     )
     disable_tqdm: bool | None = field(default=False, metadata={"help": "Hide the progress bars."})
     dataloader_pin_memory: bool = field(

@@ -47,8 +47,7 @@ def build_reward_model(
     missing = [name for name in dimensions if name not in found]
     if missing:
         raise InputError(
-            f"The rankings have no dimension {missing[0]!r}, only {', '.join(sorted(found))}: name one of "
-            "these."
+            f"The rankings have no dimension {missing[0]!r}, only {', '.join(sorted(found))}: name one of these."
         )
     defaults = generator.defaults
     size = (

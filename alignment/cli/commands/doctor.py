@@ -33,9 +33,11 @@ class DoctorArguments:
     json: str | None = field(default=None, metadata={"help": "Also write what was found to this file."})
     model: str | None = field(
         default=None,
-        metadata={"help": "Also say how much GPU memory each method needs on this model (a folder or a hub id, of "
-                  "which only configurations are read), and with which flags it fits."},
-    )  # fmt: skip
+        metadata={
+            "help": "Also say how much GPU memory each method needs on this model (a folder or a hub id, of "
+            "which only configurations are read), and with which flags it fits."
+        },
+    )
     num_frames: int | None = field(
         default=None, metadata={"help": "Frames; the model's own number if unset."}
     )

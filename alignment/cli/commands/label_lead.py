@@ -213,8 +213,7 @@ def _has_last_layer(model: RewardModel) -> bool:
 def _check_dimension(name: str, model: RewardModel, dimension: str) -> None:
     if dimension not in model.dimensions:
         raise InputError(
-            f"The reward {name!r} has no dimension {dimension!r} (it has: {', '.join(model.dimensions)}): use "
-            "another."
+            f"The reward {name!r} has no dimension {dimension!r} (it has: {', '.join(model.dimensions)}): use another."
         )
 
 
@@ -262,8 +261,7 @@ def score_of(model: RewardModel, name: str, dimension: str) -> Score:
         scores = model.score(frames[None], [prompt])
         if dimension not in scores:
             raise InputError(
-                f"The reward {name!r} has no dimension {dimension!r} (it has: {', '.join(scores)}): use "
-                f"another."
+                f"The reward {name!r} has no dimension {dimension!r} (it has: {', '.join(scores)}): use another."
             )
         return float(scores[dimension][0])
 

@@ -124,9 +124,15 @@ def run(arguments: RewardArguments, config: RewardConfig, vlm: VLMArguments) -> 
         folder = str(config.output_dir)
         if any(figures.get("held_out") for figures in metrics.values() if isinstance(figures, dict)):
             show_next(
-                "reward", "evaluate", "--reward", folder, "--preferences", arguments.preferences,
-                "--output_dir", new_folder(folder, "agreement"),
-            )  # fmt: skip
+                "reward",
+                "evaluate",
+                "--reward",
+                folder,
+                "--preferences",
+                arguments.preferences,
+                "--output_dir",
+                new_folder(folder, "agreement"),
+            )
         elif arguments.model_type == "latent":
             trunk, _ = with_stored_trunk(arguments)
             _show_ppo(folder, trunk.model, trunk.adapter, trunk.preferences)
@@ -227,11 +233,10 @@ def _summary(figures: dict[str, Any]) -> str:
 
     accuracy, with_ties = figures["accuracy"], figures["accuracy_with_ties"]
     return (
-        f"pair accuracy {accuracy['mean']:.3f} {interval_text(accuracy)}, with ties "
-        f"{with_ties['mean']:.3f} (majority {figures['majority_baseline']:.3f}, first video "
-        f"{figures['position_baseline']:.3f}, tie rate {figures['tie_rate']:.3f}, calibration error "
-        f"{figures['calibration_error_after_temperature']:.3f}, {figures['pairs']} pairs of "
-        f"{figures['prompts']} prompts)."
+        f"pair accuracy {accuracy['mean']:.3f} {interval_text(accuracy)}, with ties {with_ties['mean']:.3f} (majority "
+        f"{figures['majority_baseline']:.3f}, first video {figures['position_baseline']:.3f}, tie rate "
+        f"{figures['tie_rate']:.3f}, calibration error {figures['calibration_error_after_temperature']:.3f}, "
+        f"{figures['pairs']} pairs of {figures['prompts']} prompts)."
     )
 
 
