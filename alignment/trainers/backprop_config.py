@@ -22,12 +22,12 @@ class BackpropConfig(RewardedSamplingConfig):
     method: str = field(
         default="draft",
         metadata={
-            "help": "`draft`: through the last `backprop_steps` steps (DRaFT-K, VADER). `refl`: through "
-            "the clean video that one random step of the last `backprop_steps` predicts (ReFL).",
+            "help": "Path of the gradient. `draft`: the last `backprop_steps` steps (DRaFT-K, VADER); `refl`: the "
+            "clean video that one random step of the last `backprop_steps` predicts (ReFL).",
             "choices": ["draft", "refl"],
         },
     )
-    backprop_steps: int = field(default=1, metadata={"help": "How many of the last steps get gradients."})
+    backprop_steps: int = field(default=1, metadata={"help": "Number of the last steps that get gradients."})
     beta: float = field(
         default=0.0,
         metadata={

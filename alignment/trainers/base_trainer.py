@@ -73,7 +73,7 @@ class AlignmentTrainer(CheckpointingTrainer):
 
     args: AlignmentConfig
     shows_first_frames = False
-    """Whether models that need an image are shown the first frames of the training videos."""
+    """True where models that need an image are shown the first frames of the training videos."""
     loss_is_scaled_for_ga = False
 
     def __init__(
@@ -148,7 +148,7 @@ class AlignmentTrainer(CheckpointingTrainer):
 
     @property
     def calls_once(self) -> bool:
-        """Whether each loss calls the network once with gradients, so that ZeRO-3 may gather whole blocks."""
+        """True where each loss calls the network once with gradients, so that ZeRO-3 may gather whole blocks."""
         return True
 
     @property
@@ -172,7 +172,7 @@ class AlignmentTrainer(CheckpointingTrainer):
     # Data
 
     row_name = "examples"
-    """What a batch is counted in, in messages."""
+    """Unit that a batch is counted in, in messages."""
 
     def describe_data(self) -> dict[str, str]:
         """Rows of the table that is shown before the first step: what is learnt from."""
@@ -322,7 +322,7 @@ class AlignmentTrainer(CheckpointingTrainer):
             write_json(folder / "training.json", self.training_record())
 
     def training_record(self) -> dict[str, Any]:
-        """What `training.json` says: base model, data, arguments, versions, metrics."""
+        """Content of `training.json`: base model, data, arguments, versions, metrics."""
         last = [entry for entry in self.state.log_history if "loss" in entry]
         return {
             "trainer": type(self).__name__,
@@ -372,7 +372,7 @@ class AlignmentTrainer(CheckpointingTrainer):
             self.policy.load_state_dict(trained, strict=False)
 
     def extra_state(self) -> dict[str, Any]:
-        """What a method must remember beside weights and optimiser, for checkpoints."""
+        """State that a method must remember beside weights and optimiser, for checkpoints."""
         return {}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:

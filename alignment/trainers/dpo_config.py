@@ -28,7 +28,7 @@ class DPOConfig(PackConfig, NoiseLevelConfig):
     loss_type: str = field(
         default="sigmoid",
         metadata={
-            "help": "`sigmoid` (DPO) and `ipo` learn from pairs; `plackett_luce` from whole rankings; "
+            "help": "Loss: `sigmoid` (DPO) and `ipo` learn from pairs; `plackett_luce` from whole rankings; "
             "`rao_kupper` from whole rankings with their ties.",
             "choices": ["sigmoid", "ipo", "plackett_luce", "rao_kupper"],
         },

@@ -1,4 +1,4 @@
-"""What the configurations of the methods that train on noised videos of rollouts share."""
+"""Configuration that the methods that train on noised videos of rollouts share."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ForwardProcessConfig(RolloutConfig, NoiseLevelConfig):
 
     @property
     def measures_divergence(self) -> bool:
-        """Whether velocities are compared with the reference's beside the method's own loss."""
+        """True where velocities are compared with the reference's beside the method's own loss."""
         return self.beta > 0 or self.target_kl is not None
 
     @property

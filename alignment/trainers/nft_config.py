@@ -15,7 +15,7 @@ class NFTConfig(ForwardProcessConfig):
     guidance_strength: float = field(
         default=1.0,
         metadata={
-            "help": "β of the paper: how far the implicit positive policy goes from the sampling policy "
+            "help": "Distance (β of the paper) that the implicit positive policy goes from the sampling policy "
             "towards the trained one; 0.1 to 1."
         },
     )

@@ -21,7 +21,7 @@ class OnlineDPOConfig(ForwardProcessConfig):
     loss_type: str = field(
         default="sigmoid",
         metadata={
-            "help": "`sigmoid` and `ipo`: the best against the worst video of each group; "
+            "help": "Loss: `sigmoid` and `ipo` compare the best with the worst video of each group; "
             "`plackett_luce`: the whole group in the order of rewards.",
             "choices": ["sigmoid", "ipo", "plackett_luce"],
         },

@@ -34,7 +34,9 @@ class PPOConfig(RolloutConfig):
     sde_first_step: int = field(default=0, metadata={"help": "First stochastic step, from 0."})
     sde_window_size: int | None = field(
         default=None,
-        metadata={"help": "How many steps in a row are stochastic and trained. Unset: all but the last."},
+        metadata={
+            "help": "Number of steps in a row that are stochastic and trained. Unset: all but the last."
+        },
     )
     sde_random_window: bool = field(
         default=False,
@@ -79,7 +81,7 @@ class PPOConfig(RolloutConfig):
     advantage: str = field(
         default="group",
         metadata={
-            "help": "How good a video is: relative to its `group`, or by a value `critic` on latents "
+            "help": "Measure of how good a video is: relative to its `group`, or by a value `critic` on latents "
             "with GAE over the denoising steps.",
             "choices": ["group", "critic"],
         },
@@ -87,7 +89,7 @@ class PPOConfig(RolloutConfig):
     critic_trunk: str = field(
         default="own",
         metadata={
-            "help": "What the critic sees with: its `own` convolutions, or the frozen first half of "
+            "help": "Network that the critic sees with: its `own` convolutions, or the frozen first half of "
             "the generator's blocks (`shared`).",
             "choices": ["own", "shared"],
         },
@@ -96,7 +98,7 @@ class PPOConfig(RolloutConfig):
     critic_epochs: int = field(default=4, metadata={"help": "Passes of the critic over each rollout."})
     gamma: float = field(default=1.0, metadata={"help": "Discount of a denoising step, with a critic."})
     gae_lambda: float = field(
-        default=0.95, metadata={"help": "λ of generalised advantage estimation, with a critic."}
+        default=0.95, metadata={"help": "Decay λ of generalised advantage estimation, with a critic."}
     )
 
     ptx_coef: float = field(
@@ -164,7 +166,7 @@ class PPOConfig(RolloutConfig):
 
     @property
     def measures_divergence(self) -> bool:
-        """Whether trajectories are compared with the reference's."""
+        """True where trajectories are compared with the reference's."""
         adapted = self.target_kl is not None or self.adaptive_kl_target is not None
         return self.beta > 0 or self.monitor_kl or adapted
 

@@ -1,4 +1,4 @@
-"""What the configurations of the methods that learn from their own videos share."""
+"""Configuration that the methods that learn from their own videos share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REWARD_NORMALISATIONS = ("none", "rollout", "group")
 
 @dataclass
 class RewardedSamplingConfig(AlignmentConfig):
-    """How videos are sampled for training, and what judges them."""
+    """Sampling of videos for training, and their rewards."""
 
     num_frames: int | None = field(
         default=None, metadata={"help": "Frames of a video. Unset: the model's own."}
@@ -31,7 +31,7 @@ class RewardedSamplingConfig(AlignmentConfig):
     )
     reward_dimension: str | None = field(
         default=None,
-        metadata={"help": "Which of the reward's scores to raise. Unset: `overall`, or their mean."},
+        metadata={"help": "Score of the reward that is raised. Unset: `overall`, or their mean."},
     )
     reward_weights: list[float] | None = field(
         default=None, metadata={"help": "Weight of each reward model, in their order. Unset: 1 each."}
@@ -39,7 +39,7 @@ class RewardedSamplingConfig(AlignmentConfig):
     reward_normalisation: str = field(
         default="none",
         metadata={
-            "help": "What each reward is made comparable by before rewards are added: `none`, mean and "
+            "help": "Scale on which rewards become comparable before they are added: `none`, mean and "
             "std of the `rollout`, or of each `group`.",
             "choices": ["none", "rollout", "group"],
         },
@@ -97,7 +97,7 @@ class RolloutConfig(RewardedSamplingConfig):
     )
 
     num_rollouts: int = field(
-        default=100, metadata={"help": "How often prompts are sampled and learnt from."}
+        default=100, metadata={"help": "Number of rollouts, each sampled and learnt from."}
     )
     num_prompts: int = field(default=8, metadata={"help": "Prompts in a rollout, over all processes."})
     num_generations: int = field(default=8, metadata={"help": "Videos of each prompt; they form a group."})
@@ -129,7 +129,7 @@ class RolloutConfig(RewardedSamplingConfig):
     scale_rewards: str = field(
         default="group",
         metadata={
-            "help": "What rewards are divided by: the std of their `group`, the `global` one, or `none`.",
+            "help": "Divisor of the rewards: the std of their `group`, the `global` one, or `none`.",
             "choices": ["group", "global", "none"],
         },
     )

@@ -173,7 +173,7 @@ class PipelineGenerator(VideoGenerator):
 
     @property
     def text_device(self) -> torch.device:
-        """Where prompts are encoded."""
+        """Device that encodes prompts."""
         return next(getattr(self.pipeline, self.text_encoders[0]).parameters()).device
 
     def release_text_encoder(self) -> None:

@@ -14,7 +14,7 @@ from reward.preferences import DIMENSIONS
 
 @dataclass
 class RewardConfig(TrainingConfig):
-    """`TrainingConfig` with what a latent reward model and its training need."""
+    """Latent reward model and its training."""
 
     learning_rate: float = field(default=1e-3, metadata={"help": "Initial learning rate of AdamW."})
     num_train_epochs: float = field(default=30, metadata={"help": "Passes over the training rankings."})
@@ -24,10 +24,11 @@ class RewardConfig(TrainingConfig):
     warmup_steps: float = field(default=10, metadata={"help": "Steps of linear warm-up."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the learning rate."})
     save_strategy: str = field(
-        default="no", metadata={"help": "When checkpoints are written: no, steps or epoch."}
+        default="no", metadata={"help": "Moments at which checkpoints are written: no, steps or epoch."}
     )
     eval_strategy: str = field(
-        default="epoch", metadata={"help": "When the validation loss is measured: no, steps or epoch."}
+        default="epoch",
+        metadata={"help": "Moments at which the validation loss is measured: no, steps or epoch."},
     )
     loss_type: str = field(
         default="plackett_luce",
@@ -75,9 +76,9 @@ class RewardConfig(TrainingConfig):
     architecture: str = field(
         default="auto",
         metadata={
-            "help": "pooled (prompt and video pass the trunk together) or matching (each word of the prompt looks "
-            "for its evidence in the video; learns from demonstrations too); auto is matching where there are "
-            "demonstrations."
+            "help": "Head of the model: pooled (prompt and video pass the trunk together) or matching (each word of "
+            "the prompt looks for its evidence in the video; learns from demonstrations too); auto is matching "
+            "where there are demonstrations."
         },
     )
     matching_steps: int = field(

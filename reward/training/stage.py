@@ -34,7 +34,7 @@ from reward.training.vlm_trainer import VLMArguments, train_vlm_reward_model, vl
 
 @dataclass
 class RewardArguments:
-    """What `vidalign reward` reads, beside the arguments of the training."""
+    """Preferences and trunk of the reward model."""
 
     preferences: str = field(
         metadata={
@@ -46,7 +46,7 @@ class RewardArguments:
     model_type: str = field(
         default="latent",
         metadata={
-            "help": "latent (the generator's first blocks, no decoding) or vlm (a vision-language model, see --vlm)."
+            "help": "Kind: latent (the generator's first blocks, no decoding) or vlm (a vision-language model, --vlm)."
         },
     )
     model: str = field(

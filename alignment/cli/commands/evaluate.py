@@ -57,7 +57,7 @@ class EvaluateArguments:
     verifier: str = field(
         default="world",
         metadata={
-            "help": "What judges: world, vlm:FOLDER (a vision-language model answers the questions), clip:FOLDER "
+            "help": "Verifier: world, vlm:FOLDER (a vision-language model answers the questions), clip:FOLDER "
             "(CLIPScore), or module:function of your own (videos, prompts) -> scores."
         },
     )
@@ -85,7 +85,7 @@ class EvaluateArguments:
     solver: str = field(
         default="euler",
         metadata={
-            "help": "euler; heun (two network calls a step); ab2 or dpm (second order, one call a step).",
+            "help": "Solver: euler; heun (two network calls a step); ab2 or dpm (second order, one call a step).",
             "choices": ["euler", "heun", "ab2", "dpm"],
         },
     )

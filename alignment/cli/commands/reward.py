@@ -26,7 +26,7 @@ EXAMPLE = "vidalign reward --model nano --preferences rankings.jsonl --output_di
 
 @dataclass
 class EvaluateArguments:
-    """What `vidalign reward evaluate` reads."""
+    """Reward model and rankings that are compared."""
 
     reward: str = field(
         metadata={
@@ -62,9 +62,7 @@ class EvaluateArguments:
     )
     batch_size: int = field(default=16, metadata={"help": "Videos judged at a time."})
     seed: int = field(default=0, metadata={"help": "Seed of the calibration split and the intervals."})
-    device: str | None = field(
-        default=None, metadata={"help": "Where the model runs; a GPU if there is one."}
-    )
+    device: str | None = field(default=None, metadata={"help": "Device of the model; a GPU if there is one."})
     overwrite: bool = field(
         default=False,
         metadata={
@@ -75,7 +73,7 @@ class EvaluateArguments:
 
 @dataclass
 class ServeArguments:
-    """Where `vidalign reward serve` listens, and how much it takes at a time."""
+    """Reward model, address and limits of the service."""
 
     reward: str = field(
         metadata={"help": "Folder of a reward model, several joined by commas, world, or module:function."}
@@ -92,9 +90,7 @@ class ServeArguments:
         metadata={"help": "Videos that may wait; more are refused with 503 and a Retry-After."},
     )
     max_megabytes: int = field(default=512, metadata={"help": "Largest request."})
-    device: str | None = field(
-        default=None, metadata={"help": "Where the model runs; a GPU if there is one."}
-    )
+    device: str | None = field(default=None, metadata={"help": "Device of the model; a GPU if there is one."})
 
 
 def _shown(preferences: str) -> str:
@@ -163,7 +159,7 @@ def _report(metrics: dict[str, Any]) -> None:
 
 
 def _is_constant(figures: dict[str, Any]) -> bool:
-    """Whether the model gave both videos of every training pair the same score: it is sure of none at all."""
+    """Returns whether the model gave both videos of every training pair the same score: it is sure of none at all."""
     confidence = (figures.get("train") or {}).get("reliability", {}).get("confidence", [])
     return bool(confidence) and all(abs(value - 0.5) < 1e-6 for value in confidence)
 
@@ -255,7 +251,7 @@ def run_serve(arguments: ServeArguments) -> None:
 ARGUMENTS = (RewardArguments, RewardConfig, VLMArguments)
 VERBS = {
     "evaluate": Verb(
-        "How well a reward model agrees with people: accuracy, baselines, calibration, plots.",
+        "Measure how well a reward model agrees with people: accuracy, baselines, calibration, plots.",
         (EvaluateArguments,),
         run_evaluate,
         "vidalign reward evaluate --reward runs/reward --preferences rankings.jsonl --output_dir runs/agreement",
