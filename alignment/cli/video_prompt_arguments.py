@@ -141,10 +141,10 @@ def prompted(
 
 def _check_task(generator: VideoGenerator, task: str) -> None:
     """Raises `InputError` if the model cannot do the task."""
-    if task == "edit" or (task == "image" and generator.needs_image):
+    if task == "edit" or (task == "image" and generator.image is not None):
         return
     if generator.frames is None:
-        can = "--image or --edit" if generator.needs_image else "--edit"
+        can = "--image or --edit" if generator.image is not None else "--edit"
         raise InputError(
             f"{generator.name} takes no frames as a prompt, but --{task} needs a model with a noise level for each "
             f"frame: use the built-in model, LTX-Video or Wan 2.2 TI2V, or {can}, which work with this one."

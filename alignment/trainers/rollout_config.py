@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 from alignment.rollouts.judge import check_decoding
@@ -75,7 +76,7 @@ class RewardedSamplingConfig(AlignmentConfig):
 
 
 @dataclass
-class RolloutConfig(RewardedSamplingConfig):
+class RolloutConfig(RewardedSamplingConfig, ABC):
     """Rollouts: prompts, a group of videos of each, rewards, and several optimiser steps on them.
 
     `per_device_train_batch_size` is the largest micro-batch, counted in rows (a row is what one pass of the
@@ -192,9 +193,9 @@ class RolloutConfig(RewardedSamplingConfig):
         super().__post_init__()
 
     @property
+    @abstractmethod
     def rows_of_a_group(self) -> int:
         """Number of rows that one group of videos gives."""
-        raise NotImplementedError
 
     @property
     def row_name(self) -> str:

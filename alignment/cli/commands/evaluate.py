@@ -274,7 +274,7 @@ def _checked_models(
     from generator.sampling import video_size
 
     base = load()
-    if base.needs_image:
+    if base.image is not None:
         raise InputError(
             f"{arguments.model} animates images, but prompts alone are evaluated: use a text-to-video model."
         )

@@ -153,7 +153,7 @@ def run(
             model.check_size(*sizes)
         if arguments.reward:
             generate = _aligned(model, arguments, [row["prompt"] for row in missing])
-        elif not prompt.task and model.needs_image:
+        elif not prompt.task and model.image is not None:
             raise InputError(
                 f"{arguments.model} animates images, and none was given: pass --image FILE, or use a text-to-video "
                 "model."
