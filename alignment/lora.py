@@ -15,11 +15,11 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 from trl import ModelConfig, get_peft_config
 
-from alignment.checks import check
 from generator.adapters import LoraAdapter, concatenate_adapters, merged_adapter
 from generator.base import VideoGenerator
 from generator.one_or_several import as_list
 from generator.output import InputError
+from generator.training.checks import check
 
 logger = logging.getLogger(__name__)
 
@@ -95,9 +95,8 @@ def add_lora(generator: VideoGenerator, arguments: LoraArguments, seed: int) -> 
     except ValueError as error:
         linear = [name for name, module in transformer.named_modules() if isinstance(module, torch.nn.Linear)]
         raise InputError(
-            f"The LoRA target modules {targets} match no layer of {generator.name} ({error}): name some "
-            f"of its "
-            f"linear layers, such as {', '.join(linear[:4])}."
+            f"The LoRA target modules {targets} match no layer of {generator.name} ({error}): name some of its linear "
+            f"layers, such as {', '.join(linear[:4])}."
         ) from None
     matched = [name for name, module in transformer.named_modules() if isinstance(module, LoraLayer)]
     for module in transformer.modules():

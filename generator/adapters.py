@@ -236,9 +236,8 @@ def _check_model(generator: VideoGenerator, adapter: LoraAdapter, path: str | Pa
     made_for = adapter.training.get("model_fingerprint", fingerprint)
     if made_for != fingerprint:
         raise InputError(
-            f"The adapter {path} was trained for {adapter.training.get('base_model', 'another model')} "
-            f"({made_for}), but the model is {generator.name} ({fingerprint}): "
-            "load it on the model that it was trained for."
+            f"The adapter {path} was trained for {adapter.training.get('base_model', 'another model')} ({made_for}), "
+            f"but the model is {generator.name} ({fingerprint}): load it on the model that it was trained for."
         )
     modules = dict(generator.transformer.named_modules())
     for name, (down, up) in adapter.pairs.items():

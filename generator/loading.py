@@ -64,7 +64,7 @@ def find_pipeline(name_or_path: str | Path) -> Path:
 
 
 def hub_failure(error: Exception) -> str:
-    """Why the hub gave nothing, and what to do about it."""
+    """Reason for which the hub gave nothing, and advice."""
     from huggingface_hub import constants
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 

@@ -50,8 +50,13 @@ def warn_of_lost_words(generator: VideoModel, prompts: Sequence[str]) -> None:
         logger.warning(
             "%d of %d prompts are longer than what %s reads (%d tokens), the first %r: its end %r is not seen. "
             "Write it shorter.",
-            len(ends), len(fresh), generator.name, generator.max_prompt_tokens, _short(prompt), _short(end),
-        )  # fmt: skip
+            len(ends),
+            len(fresh),
+            generator.name,
+            generator.max_prompt_tokens,
+            _short(prompt),
+            _short(end),
+        )
     unknown = {prompt: words for prompt in fresh if (words := generator.unknown_words(prompt))}
     if unknown:
         prompt, words = next(iter(unknown.items()))
@@ -59,8 +64,13 @@ def warn_of_lost_words(generator: VideoModel, prompts: Sequence[str]) -> None:
         logger.warning(
             "%d of %d prompts have words that %s does not know (%d in all, such as %s), the first %r: it has learnt "
             "nothing of them but their letters.",
-            len(unknown), len(fresh), generator.name, len(distinct), ", ".join(map(repr, distinct[:3])), _short(prompt),
-        )  # fmt: skip
+            len(unknown),
+            len(fresh),
+            generator.name,
+            len(distinct),
+            ", ".join(map(repr, distinct[:3])),
+            _short(prompt),
+        )
 
 
 def _short(text: str) -> str:

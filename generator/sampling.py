@@ -353,7 +353,7 @@ def generate_latents(
     prompts = as_list(prompts)
     if not prompts:
         raise InputError("No prompt was given: give at least one.")
-    if generator.needs_image:
+    if generator.image is not None:
         raise InputError(
             f"{generator.name} animates images, and none was given: pass --image FILE, or use a text-to-video model."
         )

@@ -19,6 +19,7 @@ from torch import Tensor
 from generator import flow
 from generator.conditions import Conditions
 from generator.frames import FrameVelocity
+from generator.images import ImageConditions
 from generator.output import InputError
 from generator.packing import PackedVelocity
 
@@ -60,8 +61,6 @@ class VideoModel(ABC):
     pipeline: Any
     defaults: GenerationDefaults
     lora_target_modules: list[str]
-    needs_image: bool = False
-    """True where every video begins with an image, which the transformer sees through `image_conditions`."""
 
     @property
     @abstractmethod
@@ -85,6 +84,12 @@ class VideoModel(ABC):
     def frames(self) -> FrameVelocity | None:
         """A noise level for each frame, and with it videos as prompts (`generator.editing.video_prompts`); None where
         all frames have the same."""
+        return None
+
+    @property
+    def image(self) -> ImageConditions | None:
+        """The image that every video must begin with, as the transformer sees it; None where videos are made from text
+        alone."""
         return None
 
     @abstractmethod
@@ -136,18 +141,6 @@ class VideoModel(ABC):
             transformer: the module to call in place of `self.transformer`, for example the engine that
                 DeepSpeed or DDP wraps around it. Gradients flow through it.
         """
-
-    def image_conditions(self, images: Tensor, num_frames: int) -> Conditions:
-        """Conditions that show the transformer the first frame, to be joined with the conditions of the prompt.
-
-        Args:
-            images: `[batch, 3, height, width]` in [-1, 1].
-            num_frames: of the videos that begin with them.
-
-        Raises:
-            NotImplementedError: the family makes videos from text alone (`needs_image` is False).
-        """
-        raise NotImplementedError(f"{self.name} makes videos from text alone.")
 
     @abstractmethod
     def features(

@@ -85,8 +85,7 @@ def _check_ranks(row: dict[str, Any], videos: list[str], place: str) -> list[int
     if not isinstance(ranks, list) or not ranks:
         raise _fail(
             place,
-            f"the ranking of {row['prompt']!r} has no order: give `ranks`, one whole number a video, lower "
-            "is better",
+            f"the ranking of {row['prompt']!r} has no order: give `ranks`, one whole number a video, lower is better",
         )
     if len(ranks) != len(videos):
         raise _fail(
@@ -204,9 +203,8 @@ def read_rankings(path: str | Path) -> list[Ranking]:
         )
     if not any(ranking.has_order for ranking in rankings):
         raise InputError(
-            f"{path} holds no order at all, since in each of its {len(rankings)} rankings all videos are "
-            "tied: "
-            "at least one ranking must put one video above another."
+            f"{path} holds no order at all, since in each of its {len(rankings)} rankings all videos are tied: at "
+            "least one ranking must put one video above another."
         )
     return rankings
 

@@ -1,12 +1,21 @@
-"""The house: who may import whom, and how large its rooms are (CONTRIBUTING.md, "Map of the code")."""
+"""The house: who may import whom, how large its rooms are (CONTRIBUTING.md, "Map of the code"), and its words."""
 
 from __future__ import annotations
 
 import ast
+import inspect
+import re
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from alignment import cli
+from alignment.cli.command_help import TRAINING, init_fields
+from alignment.cli.command_source import read_command
+from alignment.cli.launcher import LaunchArguments
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("generator", "reward", "labeling_app", "alignment")
@@ -184,3 +193,96 @@ def test_functions_are_short_or_say_why_not() -> None:
             if length > 60 and "Long:" not in lines[start - 2]:
                 long.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}: {length}")
     assert not long, "\n".join(long)
+
+
+QUESTION = re.compile(r"(What|How|Which|Who|Whose|Whether|So|Where|When|Why)\b")
+"""Beginnings of a text that is neither a noun nor a verb."""
+
+
+def documented(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Line and text of the docstrings of a module, its classes, functions and fields."""
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if not isinstance(body, list) or not isinstance(
+            node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+        ):
+            continue
+        for before, statement in zip([None, *body], body):
+            is_text = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+            if is_text and (before is None or isinstance(before, ast.Assign | ast.AnnAssign)):
+                yield statement.lineno, str(statement.value.value).strip()
+
+
+def test_docstrings_begin_with_a_noun_or_a_verb() -> None:
+    asking = [
+        f"{path.relative_to(ROOT)}:{line} {text.splitlines()[0]}"
+        for path in MODULES.values()
+        for line, text in documented(ast.parse(path.read_text(encoding="utf-8")))
+        if QUESTION.match(text)
+    ]
+    assert not asking, "\n".join(asking)
+
+
+def test_arguments_are_laid_out_by_the_formatter() -> None:
+    """Classes of arguments hold no `fmt: skip`."""
+    skipped = []
+    for path in MODULES.values():
+        source = path.read_text(encoding="utf-8")
+        lines = source.splitlines()
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.ClassDef):
+                text = "\n".join(lines[node.lineno - 1 : node.end_lineno])
+                if '"help"' in text and "fmt: skip" in text:
+                    skipped.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}")
+    assert not skipped, "\n".join(skipped)
+
+
+def test_no_text_is_torn_into_orphans() -> None:
+    """A literal that goes on in the next line has more than two words: fewer would have fitted before it or after."""
+    torn = []
+    for path in MODULES.values():
+        literals: list[tokenize.TokenInfo] = []
+        with tokenize.open(path) as file:
+            for token in tokenize.generate_tokens(file.readline):
+                if token.type == tokenize.STRING:
+                    literals.append(token)
+                elif token.type != tokenize.NL:
+                    torn += [
+                        f"{path.relative_to(ROOT)}:{each.start[0]} {each.string}"
+                        for each in literals[1:-1]
+                        if len(each.string.split()) < 3 and "\\n" not in each.string
+                    ]
+                    literals = []
+    assert not torn, "\n".join(torn)
+
+
+def helps(name: str) -> Iterator[tuple[str, str]]:
+    """Arguments, verbs and summaries of a command that are written here, with their help texts."""
+    command: Any = read_command(name)
+    verbs = getattr(command, "VERBS", {})
+    yield f"vidalign --help: {name}", cli.COMMANDS[name]
+    yield name, command.HELP
+    yield from ((f"{name} {verb}", each.help) for verb, each in verbs.items())
+    types = [*(command.ARGUMENTS if hasattr(command, "run") else ()), LaunchArguments]
+    for dtype in (*types, *(each for verb in verbs.values() for each in verb.arguments)):
+        yield from (
+            (f"{dtype.__name__}.{field.name}", str(field.metadata.get("help", "")))
+            for field in init_fields(dtype)
+            if any(field.name in inspect.get_annotations(cls) for cls in dtype.__mro__ if is_ours(cls))
+        )
+
+
+def is_ours(cls: type) -> bool:
+    return cls.__module__.partition(".")[0] in PACKAGES
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_help_texts_are_sentences(name: str) -> None:
+    """A capital letter first, a noun or a verb, and a full stop at the end."""
+    texts = dict(helps(name)) | {f"TRAINING: {flag}": text for flag, text in TRAINING.items() if text}
+    wrong = [
+        f"{where}: {text}"
+        for where, text in texts.items()
+        if not re.match("[A-Z]", text) or not text.rstrip().endswith((".", "…")) or QUESTION.match(text)
+    ]
+    assert not wrong, "\n".join(wrong)

@@ -30,11 +30,11 @@ TRAINING = {
     "use_cpu": "Train on the CPU even where there is a GPU.",
     "gradient_checkpointing": "Compute activations again in the backward pass: less memory, slower.",
     "dataloader_num_workers": "Processes that prepare batches.",
-    "save_strategy": "When checkpoints are saved: steps, epoch or no.",
+    "save_strategy": "Moments at which checkpoints are saved: steps, epoch or no.",
     "save_steps": "Save a checkpoint every this many optimiser steps.",
     "save_total_limit": "",
     "resume_from_checkpoint": "Go on from this checkpoint folder, or from the `latest` of the output folder.",
-    "eval_strategy": "When held-out data is evaluated: steps, epoch or no.",
+    "eval_strategy": "Moments at which held-out data is evaluated: steps, epoch or no.",
     "eval_steps": "Evaluate every this many optimiser steps.",
     "per_device_eval_batch_size": "Rows of a batch on each device in evaluation.",
     "logging_steps": "",
@@ -106,8 +106,7 @@ def _groups(dtype: type) -> dict[str, list[Field]]:
         elif any(foreign):
             kind = "advanced"
         else:
-            shared = owners[-1] is not dtype and any(_is_foreign(base) for base in owners[-1].__bases__)
-            kind = "training" if shared else "own"
+            kind = vars(owners[-1]).get("help_group", "own")
         groups[kind].append(field)
     groups["own"].sort(key=lambda field: not _is_required(field))
     order = list(TRAINING)

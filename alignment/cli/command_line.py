@@ -32,20 +32,20 @@ from generator.training.interruption import LAUNCH_FOLDER, ended_by_signals
 from generator.training.invocation import begin, command_that_goes_on, same_command
 
 COMMANDS = {
-    "demo": "the whole loop on the built-in model, with a report",
-    "generate": "videos from prompts, with metadata.jsonl",
-    "sft": "fine-tune on demonstrations (videos with prompts)",
-    "label": "the labeling app: serve, import, export",
-    "reward": "train a reward model on rankings",
-    "dpo": "direct preference optimisation on rankings",
-    "ppo": "proximal policy optimisation against a reward model",
-    "online_dpo": "DPO on the model's own videos, ordered by reward models",
-    "rwr": "reward-weighted regression on the model's own videos",
-    "nft": "DiffusionNFT: rewards on the forward process",
-    "backprop": "gradients of a latent reward through the last steps",
-    "evaluate": "prompt adherence of models side by side, with intervals",
-    "pretrain": "train the built-in model from scratch",
-    "doctor": "what this machine has and what will run on it",
+    "demo": "The whole loop on the built-in model, with a report.",
+    "generate": "Videos from prompts, with metadata.jsonl.",
+    "sft": "Fine-tune on demonstrations (videos with prompts).",
+    "label": "The labeling app: serve, import, export.",
+    "reward": "Train a reward model on rankings.",
+    "dpo": "Direct preference optimisation on rankings.",
+    "ppo": "Proximal policy optimisation against a reward model.",
+    "online_dpo": "DPO on the model's own videos, ordered by reward models.",
+    "rwr": "Reward-weighted regression on the model's own videos.",
+    "nft": "DiffusionNFT: rewards on the forward process.",
+    "backprop": "Gradients of a latent reward through the last steps.",
+    "evaluate": "Prompt adherence of models side by side, with intervals.",
+    "pretrain": "Train the built-in model from scratch.",
+    "doctor": "Machine, packages and memory, and what will run.",
 }
 LAUNCHED = frozenset({"sft", "reward", "dpo", "ppo", "online_dpo", "rwr", "nft", "backprop"})
 """Commands that take `--accelerate_config`."""

@@ -46,13 +46,13 @@ class VideoPromptArguments:
         default=None, metadata={"help": "Video that is changed towards the prompt; works with every model."}
     )
     strength: float = field(
-        default=0.6, metadata={"help": "How much --edit may change: above 0, at most 1 (keeps nothing)."}
+        default=0.6, metadata={"help": "Share that --edit may change: above 0, at most 1 (keeps nothing)."}
     )
     source_prompt: str | None = field(
         default=None,
         metadata={
-            "help": "What the video of --edit shows now. With it, what old and new prompt have in common is kept; "
-            "--strength 1 then is a good start."
+            "help": "Prompt of what the video of --edit shows now. What old and new prompt share is then kept; "
+            "--strength 1 is a good start."
         },
     )
     long: float | None = field(
@@ -141,10 +141,10 @@ def prompted(
 
 def _check_task(generator: VideoGenerator, task: str) -> None:
     """Raises `InputError` if the model cannot do the task."""
-    if task == "edit" or (task == "image" and generator.needs_image):
+    if task == "edit" or (task == "image" and generator.image is not None):
         return
     if generator.frames is None:
-        can = "--image or --edit" if generator.needs_image else "--edit"
+        can = "--image or --edit" if generator.image is not None else "--edit"
         raise InputError(
             f"{generator.name} takes no frames as a prompt, but --{task} needs a model with a noise level for each "
             f"frame: use the built-in model, LTX-Video or Wan 2.2 TI2V, or {can}, which work with this one."

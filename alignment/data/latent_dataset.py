@@ -156,9 +156,8 @@ def split_prompts(prompts: Sequence[str], fraction: float, seed: int) -> tuple[l
     count = max(1, round(fraction * len(distinct))) if fraction > 0 else 0
     if not 0 <= fraction < 1 or count >= len(distinct):
         raise InputError(
-            f"eval_fraction is {fraction} for {len(distinct)} distinct prompts, which leaves none to "
-            f"train on: "
-            "lower it or add prompts."
+            f"eval_fraction is {fraction} for {len(distinct)} distinct prompts, which leaves none to train on: lower "
+            "it or add prompts."
         )
     random.Random(seed).shuffle(distinct)
     held_out = set(distinct[:count])

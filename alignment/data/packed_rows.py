@@ -31,13 +31,17 @@ class PackConfig:
 
     pack: bool = field(
         default=False,
-        metadata={"help": "Patch n' pack: a batch is per_device_train_batch_size rows of pack_tokens tokens, each "
-                  "filled with examples of any size. Off: a batch is that many examples of one size."},
-    )  # fmt: skip
+        metadata={
+            "help": "Patch n' pack: a batch is per_device_train_batch_size rows of pack_tokens tokens, each "
+            "filled with examples of any size. Off: a batch is that many examples of one size."
+        },
+    )
     pack_tokens: int | None = field(
         default=None,
-        metadata={"help": "Tokens of a row with pack; unset: 1024, or twice the longest example if that is more."},
-    )  # fmt: skip
+        metadata={
+            "help": "Tokens of a row with pack; unset: 1024, or twice the longest example if that is more."
+        },
+    )
 
 
 class RowDataset(Dataset):

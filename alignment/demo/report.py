@@ -107,13 +107,13 @@ def _judges(stages: Mapping[str, Any]) -> str:
         for person in found["annotators"]
     ]
     accuracy = metrics["accuracy"]
+    measured = f"{accuracy['mean']:.3f} {interval_text(accuracy)}, n = {accuracy['n']}"
     facts = {
         "rankings (all by simulated annotators)": found["rankings"],
         "agreement of annotators on pairs": f"{agreed['pairwise']:.3f}",
         "Krippendorff's alpha": f"{agreed['alpha']:.3f} {_interval_of_alpha(agreed)}",
         "share of ties": f"{agreed['tie_rate']:.3f}",
-        "reward model: accuracy on held-out pairs without ties": f"{accuracy['mean']:.3f} "
-        f"{interval_text(accuracy)}, n = {accuracy['n']}",
+        "reward model: accuracy on held-out pairs without ties": measured,
         "best possible, given the annotators' noise": f"{found['best_possible_accuracy']:.3f}",
         "majority baseline": f"{metrics['majority_baseline']:.3f}",
     }

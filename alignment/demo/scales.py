@@ -22,7 +22,7 @@ class DemoConfig:
     scale: str = field(
         default="auto",
         metadata={
-            "help": "`cpu` (minutes on two cores), `gpu` (larger videos, more of them) or `smoke` (a "
+            "help": "Size of the demo: `cpu` (minutes on two cores), `gpu` (larger videos, more of them) or `smoke` (a "
             "quick check that proves nothing); `auto` looks for a GPU.",
             "choices": ["auto", "cpu", "gpu", "smoke"],
         },

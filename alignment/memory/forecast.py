@@ -176,13 +176,9 @@ class _Probe:
     def _inputs(self, batch: int) -> tuple[Tensor, Tensor, Conditions]:
         work = self.work
         shape = self.generator.latent_shape(work.num_frames, work.height, work.width)
-        conditions = {
-            name: torch.empty(batch, *size, dtype=dtype)
-            for name, (size, dtype) in {
-                **self.generator.condition_shapes(),
-                **self.generator.image_condition_shapes(shape),
-            }.items()
-        }
+        image = self.generator.image
+        shapes = self.generator.condition_shapes() | ({} if image is None else image.shapes(shape))
+        conditions = {name: torch.empty(batch, *size, dtype=dtype) for name, (size, dtype) in shapes.items()}
         return torch.empty(batch, *shape), torch.empty(batch), conditions
 
     def _measure(self, run: Any) -> int:

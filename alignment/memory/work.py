@@ -1,4 +1,4 @@
-"""What is done on a GPU, and the memory that it needs."""
+"""Work on a GPU, and the memory that it needs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ BYTES_OF_QUANTISED_WEIGHT = {"8bit": 1.0, "4bit": 0.53}
 
 @dataclass
 class Work:
-    """What is done on a GPU.
+    """Work on a GPU.
 
     Attributes:
         method: one of `METHODS`.

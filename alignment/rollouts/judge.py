@@ -1,4 +1,4 @@
-"""When and how the videos of a rollout are judged: all at the end, or as they come in a thread of its own."""
+"""Judging of the videos of a rollout: all at the end, or as they come in a thread of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which generator a stage works on, and how it is loaded: the type of its weights, and what saves memory."""
+"""Generator that a stage works on, and its loading: type of the weights, memory savers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from generator.one_or_several import as_list
 
 @dataclass
 class LoadingArguments:
-    """How a generator is loaded."""
+    """Loading of the generator."""
 
     dtype: str | None = field(
         default=None,
@@ -24,19 +24,25 @@ class LoadingArguments:
 
     quantization: str | None = field(
         default=None,
-        metadata={"help": "Weights in `8bit` or `4bit` (bitsandbytes), frozen: less memory, slower steps.",
-                  "choices": ["8bit", "4bit"]},
-    )  # fmt: skip
+        metadata={
+            "help": "Weights in `8bit` or `4bit` (bitsandbytes), frozen: less memory, slower steps.",
+            "choices": ["8bit", "4bit"],
+        },
+    )
     text_encoder_device: str | None = field(
         default=None,
-        metadata={"help": "Where prompts are encoded, for example `cpu` where the text encoder and the transformer "
-                  "do not fit the GPU together. Unset: the GPU."},
-    )  # fmt: skip
+        metadata={
+            "help": "Device that encodes prompts, for example `cpu` where the text encoder and the transformer "
+            "do not fit the GPU together. Unset: the GPU."
+        },
+    )
     offload_weights: bool = field(
         default=False,
-        metadata={"help": "Keep the blocks' frozen weights in the host's memory and copy each layer to the GPU when it "
-                  "is used: for models that do not fit it. What is trained must be LoRA."},
-    )  # fmt: skip
+        metadata={
+            "help": "Keep the blocks' frozen weights in the host's memory and copy each layer to the GPU when it "
+            "is used: for models that do not fit it. What is trained must be LoRA."
+        },
+    )
     tiling: bool = field(
         default=False,
         metadata={
@@ -59,7 +65,7 @@ class LoadingArguments:
 
 @dataclass
 class _ModelArguments:
-    """Which generator is trained, and from where."""
+    """Generator that is trained, and its adapters."""
 
     model: str = field(
         default="nano",
@@ -76,7 +82,7 @@ class _ModelArguments:
 
 @dataclass
 class GeneratorArguments(LoadingArguments, _ModelArguments):
-    """Which generator is trained, and how it is loaded."""
+    """Generator that is trained, and its loading."""
 
     def __post_init__(self) -> None:
         self.adapter = None if self.adapter is None else as_list(self.adapter)

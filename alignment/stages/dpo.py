@@ -38,14 +38,15 @@ from reward.preferences import (
 
 @dataclass
 class DPOArguments:
-    """What `dpo` learns from."""
+    """Rankings that `dpo` learns from."""
 
     preferences: str = field(
         default="",
         metadata={"help": "Rankings, JSONL: prompt, videos, ranks (lower is better, equal is a tie)."},
     )
     dimension: str = field(
-        default="overall", metadata={"help": "Which rankings are used: overall, visual, motion or alignment."}
+        default="overall",
+        metadata={"help": "Dimension whose rankings are used: overall, visual, motion or alignment."},
     )
     eval_fraction: float = field(
         default=0.0,
@@ -150,7 +151,7 @@ class Comparison:
 
 
 def comparisons(rankings: Sequence[Ranking], loss_type: str) -> list[Comparison]:
-    """What the loss learns from: untied pairs, whole rankings that have an order, or with `rao_kupper` all."""
+    """Material of the loss: untied pairs, whole rankings that have an order, or with `rao_kupper` all."""
     if loss_type in ("sigmoid", "ipo"):
         return [
             Comparison(pair["prompt"], [Path(pair["chosen"]), Path(pair["rejected"])], [0, 1])

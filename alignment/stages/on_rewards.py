@@ -44,7 +44,7 @@ Rewards: TypeAlias = "str | Path | RewardModel | Sequence[str | Path | RewardMod
 
 @dataclass
 class PromptsAndRewards:
-    """What is learnt from."""
+    """Prompts and reward models that are learnt from."""
 
     prompts: str = field(
         default="",
@@ -64,7 +64,7 @@ class PromptsAndRewards:
 
 @dataclass
 class PPOArguments(PromptsAndRewards):
-    """What `ppo` learns from."""
+    """Prompts, reward models and demonstrations that `ppo` learns from."""
 
     ptx_dataset: str = field(
         default="",

@@ -17,7 +17,7 @@ TRAINING_FILES = (*ADAPTER_FILES, *PIPELINE_FILES, TRAINER_STATE_NAME, *TRAINER_
 
 
 def training_outputs(command: str) -> Outputs:
-    """What `sft`, `dpo`, `ppo`, `rwr`, `nft`, `backprop` and `online_dpo` write."""
+    """Files that `sft`, `dpo`, `ppo`, `rwr`, `nft`, `backprop` and `online_dpo` write."""
     return Outputs(
         command, TRAINING_FILES, early=LOG_FILES, is_record=lambda folder: _made_by(folder, command)
     )
@@ -31,7 +31,7 @@ def command_of(name: str) -> str:
 
 
 def _made_by(folder: Path, command: str) -> bool:
-    """Whether the records of a folder without a mark name the trainer of this command."""
+    """Returns whether the records of a folder without a mark name the trainer of this command."""
     checkpoints = checkpoints_in(folder)
     for record in (folder / TRAINING_NAME, *(checkpoint / TRAINING_NAME for checkpoint in checkpoints)):
         try:

@@ -28,7 +28,7 @@ from generator.output import InputError
 
 @dataclass
 class SFTArguments:
-    """What `sft` learns from."""
+    """Demonstrations that `sft` learns from."""
 
     dataset: str = field(
         default="",

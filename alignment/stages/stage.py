@@ -163,7 +163,7 @@ def _outputs(config: AlignmentConfig) -> Outputs:
 
 
 def speaks(config: AlignmentConfig) -> bool:
-    """Whether this process says what is done: one of all, unless progress is hidden."""
+    """Returns whether this process says what is done: one of all, unless progress is hidden."""
     return config.process_index == 0 and not config.disable_tqdm
 
 
@@ -185,7 +185,7 @@ def train_and_save(trainer: AlignmentTrainer, checkpoint: str | None) -> None:
 
 
 def data_record(source: str | Path, files: Iterable[Path], texts: Iterable[str]) -> dict[str, Any]:
-    """Where data came from and a SHA-256 of all its files and texts."""
+    """Source of data and a SHA-256 of all its files and texts."""
     texts = as_list(texts)
     digest = hashlib.sha256()
     for path in dict.fromkeys(files):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from alignment.trainers.base_config import check
 from alignment.trainers.rollout_config import RewardedSamplingConfig
+from generator.training.checks import check
 
 
 @dataclass
@@ -21,16 +21,19 @@ class BackpropConfig(RewardedSamplingConfig):
     )
     method: str = field(
         default="draft",
-        metadata={"help": "`draft`: through the last `backprop_steps` steps (DRaFT-K, VADER). `refl`: through "
-                  "the clean video that one random step of the last `backprop_steps` predicts (ReFL).",
-                  "choices": ["draft", "refl"]},
-    )  # fmt: skip
-    backprop_steps: int = field(default=1, metadata={"help": "How many of the last steps get gradients."})
+        metadata={
+            "help": "Path of the gradient. `draft`: the last `backprop_steps` steps (DRaFT-K, VADER); `refl`: the "
+            "clean video that one random step of the last `backprop_steps` predicts (ReFL).",
+            "choices": ["draft", "refl"],
+        },
+    )
+    backprop_steps: int = field(default=1, metadata={"help": "Number of the last steps that get gradients."})
     beta: float = field(
         default=0.0,
-        metadata={"help": "Weight of the squared difference of the velocity from the reference's in the steps "
-                  "with gradients."},
-    )  # fmt: skip
+        metadata={
+            "help": "Weight of the squared difference of the velocity from the reference's in the steps with gradients."
+        },
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -44,6 +47,8 @@ class BackpropConfig(RewardedSamplingConfig):
             )
         check(
             1 <= self.backprop_steps <= self.num_inference_steps,
-            "backprop_steps", self.backprop_steps, f"between 1 and num_inference_steps {self.num_inference_steps}",
-        )  # fmt: skip
+            "backprop_steps",
+            self.backprop_steps,
+            f"between 1 and num_inference_steps {self.num_inference_steps}",
+        )
         check(self.beta >= 0, "beta", self.beta, "at least 0")

@@ -1,110 +1,73 @@
-"""What the configurations of all trainers share."""
+"""Configuration that all trainers of video generators share."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
-from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
-
-from alignment.checks import check
-from generator.output import InputError
-from generator.training.engines import EngineArguments
+from generator.training.checks import check
+from generator.training.training_config import TrainingConfig
 
 
 @dataclass
-class AlignmentConfig(EngineArguments):
-    """`transformers.TrainingArguments` with defaults for training video generators."""
+class AlignmentConfig(TrainingConfig):
+    """`TrainingConfig` with what training a video generator needs."""
 
-    overwrite: bool = field(
-        default=False,
-        metadata={"help": "Delete what this command wrote into the output folder before; other files are never "
-                  "deleted."},
-    )  # fmt: skip
-    discard_checkpoints: bool = field(
-        default=False,
-        metadata={"help": "With overwrite: also delete the checkpoints of a training that did not end."},
-    )
-    save_minutes: float = field(
-        default=10.0,
-        metadata={"help": "Save a checkpoint whenever so many minutes have passed since the last one; 0: by "
-                  "save_steps alone."},
-    )  # fmt: skip
-    logging_steps: float = field(default=10, metadata={"help": "Log every this many optimiser steps."})
+    help_group: ClassVar[str] = "training"
+
     logging_first_step: bool = field(default=True, metadata={"help": "Also log the first optimiser step."})
-    report_to: None | str | list[str] = field(  # noqa: RUF036 - the order that the argument parser understands
-        default="tensorboard",
-        metadata={"help": "Where metrics go: `tensorboard`, `wandb`, `trackio`, several of them, or `none`."},
-    )
-    remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Must stay off: the columns are not the network's arguments."}
-    )
-    dataloader_pin_memory: bool = field(
-        default=False, metadata={"help": "Pin the memory of batches, for faster copies to a GPU."}
-    )
     logging_nan_inf_filter: bool = field(
         default=False,
-        metadata={"help": "Leave losses that are not finite out of the logged mean; looks at each loss, which waits "
-                  "for the GPU."},
-    )  # fmt: skip
-    disable_tqdm: bool | None = field(default=False, metadata={"help": "Hide the progress bars."})
-    save_total_limit: int | None = field(default=2, metadata={"help": "How many checkpoints are kept."})
+        metadata={
+            "help": "Leave losses that are not finite out of the logged mean; looking at each loss waits for the GPU."
+        },
+    )
     ema_decay: float = field(
         default=0.0,
-        metadata={"help": "Decay of an exponential moving average of the trained weights, which is then "
-        "what is "
-                  "saved and evaluated; 0 means none."},
-    )  # fmt: skip
+        metadata={
+            "help": "Decay of an exponential moving average of the weights, which is saved and evaluated; 0: none."
+        },
+    )
 
     compile_blocks: bool = field(
         default=False,
-        metadata={"help": "Compile the transformer's repeated blocks (regional torch.compile): faster and less "
-                  "memory on a GPU, after a minute or two at the start."},
-    )  # fmt: skip
+        metadata={
+            "help": "Compile the transformer's repeated blocks (regional torch.compile): faster and less "
+            "memory on a GPU, after a minute or two at the start."
+        },
+    )
     attention_backend: str | None = field(
         default=None,
-        metadata={"help": "Attention kernel by diffusers' name: native, _native_cudnn, flash, _flash_3, sage. "
-                  "Unset: PyTorch's choice."},
-    )  # fmt: skip
+        metadata={
+            "help": "Attention kernel by diffusers' name: native, _native_cudnn, flash, _flash_3, sage. "
+            "Unset: PyTorch's choice."
+        },
+    )
     gradient_checkpointing_share: float = field(
         default=1.0,
-        metadata={"help": "With gradient_checkpointing: share of the blocks whose activations are computed again, "
-                  "from 0 (as without) to 1 (all: least memory, slowest)."},
-    )  # fmt: skip
+        metadata={
+            "help": "With gradient_checkpointing: share of the blocks whose activations are computed again, "
+            "from 0 (as without) to 1 (all: least memory, slowest)."
+        },
+    )
 
     release_text_encoder: bool = field(
         default=True,
-        metadata={"help": "Free the text encoder's memory once all prompts are encoded; it is read again if another "
-                  "prompt comes."},
-    )  # fmt: skip
+        metadata={
+            "help": "Free the text encoder's memory once all prompts are encoded; another prompt loads it again."
+        },
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in (
-            "per_device_train_batch_size",
-            "per_device_eval_batch_size",
-            "gradient_accumulation_steps",
-        ):
-            check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        check(0 <= self.seed < 2**32, "seed", self.seed, "between 0 and 4294967295")
-        check(0 <= self.save_minutes < float("inf"), "save_minutes", self.save_minutes, "at least 0")
-        check(self.learning_rate >= 0, "learning_rate", self.learning_rate, "at least 0")
-        for tracker in self.report_to or []:
-            known = tracker in INTEGRATION_TO_CALLBACK
-            check(known, "report_to", tracker, f"one of {', '.join(sorted(INTEGRATION_TO_CALLBACK))}, none")
-        self.remove_unused_columns = False
-        # Several GPUs in one process would be wrapped by DataParallel, which copies the network at each call.
-        self._n_gpu = min(self.n_gpu, 1)
-        if not 0 <= self.ema_decay < 1:
-            raise InputError(f"ema_decay is {self.ema_decay}, but must be at least 0 and below 1.")
-        if not 0 <= self.gradient_checkpointing_share <= 1:
-            raise InputError(
-                f"gradient_checkpointing_share is {self.gradient_checkpointing_share}, but must be from 0 to 1."
-            )
+        check(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "at least 0 and below 1")
+        share = self.gradient_checkpointing_share
+        check(0 <= share <= 1, "gradient_checkpointing_share", share, "from 0 to 1")
 
 
 @dataclass
 class NoiseLevelConfig(AlignmentConfig):
-    """How the methods that train on noised videos draw their noise levels."""
+    """Noise levels of the methods that train on noised videos."""
 
     shift: float | None = field(
         default=None,

@@ -73,7 +73,7 @@ class AlignmentTrainer(CheckpointingTrainer):
 
     args: AlignmentConfig
     shows_first_frames = False
-    """Whether models that need an image are shown the first frames of the training videos."""
+    """True where models that need an image are shown the first frames of the training videos."""
     loss_is_scaled_for_ga = False
 
     def __init__(
@@ -148,7 +148,7 @@ class AlignmentTrainer(CheckpointingTrainer):
 
     @property
     def calls_once(self) -> bool:
-        """Whether each loss calls the network once with gradients, so that ZeRO-3 may gather whole blocks."""
+        """True where each loss calls the network once with gradients, so that ZeRO-3 may gather whole blocks."""
         return True
 
     @property
@@ -172,7 +172,7 @@ class AlignmentTrainer(CheckpointingTrainer):
     # Data
 
     row_name = "examples"
-    """What a batch is counted in, in messages."""
+    """Unit that a batch is counted in, in messages."""
 
     def describe_data(self) -> dict[str, str]:
         """Rows of the table that is shown before the first step: what is learnt from."""
@@ -322,7 +322,7 @@ class AlignmentTrainer(CheckpointingTrainer):
             write_json(folder / "training.json", self.training_record())
 
     def training_record(self) -> dict[str, Any]:
-        """What `training.json` says: base model, data, arguments, versions, metrics."""
+        """Content of `training.json`: base model, data, arguments, versions, metrics."""
         last = [entry for entry in self.state.log_history if "loss" in entry]
         return {
             "trainer": type(self).__name__,
@@ -361,16 +361,14 @@ class AlignmentTrainer(CheckpointingTrainer):
         folder = Path(resume_from_checkpoint)
         if not (folder / TRAINED_NAME).is_file():
             raise InputError(
-                f"{folder} is not a checkpoint of this trainer, as it has no {TRAINED_NAME}: give a "
-                f"checkpoint folder."
+                f"{folder} is not a checkpoint of this trainer, as it has no {TRAINED_NAME}: give a checkpoint folder."
             )
         trained: dict[str, Any] = load_file(folder / TRAINED_NAME)
         expected = {name: p.shape for name, p in self.policy.named_parameters() if p.requires_grad}
         if expected != {name: value.shape for name, value in trained.items()}:
             raise InputError(
-                f"The checkpoint {folder} holds other trained layers than this run: resume with the model "
-                f"and "
-                "LoRA settings that it was started with."
+                f"The checkpoint {folder} holds other trained layers than this run: resume with the model and LoRA "
+                "settings that it was started with."
             )
         if self.divided_by == "FSDP":
             options = StateDictOptions(full_state_dict=True, strict=False)
@@ -379,7 +377,7 @@ class AlignmentTrainer(CheckpointingTrainer):
             self.policy.load_state_dict(trained, strict=False)
 
     def extra_state(self) -> dict[str, Any]:
-        """What a method must remember beside weights and optimiser, for checkpoints."""
+        """State that a method must remember beside weights and optimiser, for checkpoints."""
         return {}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:

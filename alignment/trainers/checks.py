@@ -26,7 +26,7 @@ def check_trainable(
         method: name for messages.
         shows_first_frames: whether models that need an image are shown the first frames of the training videos.
     """
-    if generator.needs_image and not shows_first_frames:
+    if generator.image is not None and not shows_first_frames:
         raise InputError(
             f"{generator.name} animates images, which {method} does not show it: use sft or dpo, or a model that also "
             "makes videos from text, such as LTX-Video or Wan 2.2 TI2V."

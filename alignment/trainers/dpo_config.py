@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from alignment.data.packed_rows import PackConfig
-from alignment.trainers.base_config import NoiseLevelConfig, check
+from alignment.trainers.base_config import NoiseLevelConfig
+from generator.training.checks import check
 
 
 @dataclass
@@ -21,14 +22,13 @@ class DPOConfig(PackConfig, NoiseLevelConfig):
     beta: float = field(
         default=1000.0,
         metadata={
-            "help": "Strength of the pull to the reference; 100 to 5000, since errors are means over "
-            "elements."
+            "help": "Strength of the pull to the reference; 100 to 5000, since errors are means over elements."
         },
     )
     loss_type: str = field(
         default="sigmoid",
         metadata={
-            "help": "`sigmoid` (DPO) and `ipo` learn from pairs; `plackett_luce` from whole rankings; "
+            "help": "Loss: `sigmoid` (DPO) and `ipo` learn from pairs; `plackett_luce` from whole rankings; "
             "`rao_kupper` from whole rankings with their ties.",
             "choices": ["sigmoid", "ipo", "plackett_luce", "rao_kupper"],
         },
@@ -44,9 +44,11 @@ class DPOConfig(PackConfig, NoiseLevelConfig):
     )
     precompute_ref_log_probs: bool = field(
         default=False,
-        metadata={"help": "Compute the reference's errors before training, for `num_noise_draws` fixed draws "
-                  "of noise and noise level of each row; a training step then needs no reference pass."},
-    )  # fmt: skip
+        metadata={
+            "help": "Compute the reference's errors before training, for `num_noise_draws` fixed draws "
+            "of noise and noise level of each row; a training step then needs no reference pass."
+        },
+    )
     num_noise_draws: int = field(
         default=8, metadata={"help": "Draws of noise a row, with precompute_ref_log_probs."}
     )
@@ -68,6 +70,8 @@ class DPOConfig(PackConfig, NoiseLevelConfig):
             "at least 0 and below 0.5",
         )
         check(
-            not self.label_smoothing or self.loss_type == "sigmoid", "label_smoothing", self.label_smoothing,
+            not self.label_smoothing or self.loss_type == "sigmoid",
+            "label_smoothing",
+            self.label_smoothing,
             f"0 with loss_type {self.loss_type}, as only sigmoid has it",
-        )  # fmt: skip
+        )

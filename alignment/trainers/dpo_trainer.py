@@ -36,7 +36,7 @@ from generator.seeds import Stream, example_seeds
 
 
 @dataclass
-class NoisedVideos:
+class NoisedRankings:
     """All videos of some rankings, noised: tensors `[videos, C, F, H, W]`, or lists where sizes differ.
 
     Attributes:
@@ -232,7 +232,7 @@ class DPOTrainer(AlignmentTrainer):
             errors, batch_first=True
         )  # where packed rankings differ in size
 
-    def _noised(self, latents: Tensor | Sequence[Tensor], rows: Tensor, seeds: list[int]) -> NoisedVideos:
+    def _noised(self, latents: Tensor | Sequence[Tensor], rows: Tensor, seeds: list[int]) -> NoisedRankings:
         """Videos of rankings `[batch, K, C, F, H, W]`, or a list of `[K, C, F, H, W]`, noised equally within each."""
         sigma = NoiseLevels.configured(self.args, self.generator).draw(seeds)
         sizes = torch.tensor([len(sides) for sides in latents])
@@ -244,16 +244,16 @@ class DPOTrainer(AlignmentTrainer):
             )
             x0 = latents.flatten(0, 1)
             conditions = with_first_frame(self.generator, conditions, x0)
-            return NoisedVideos(x0, flow.interpolate(x0, noise, sigma), sigma, noise, conditions)
+            return NoisedRankings(x0, flow.interpolate(x0, noise, sigma), sigma, noise, conditions)
         own = [
             seeded_noise([s], sides.shape[1:])[0].to(sides) for s, sides in zip(seeds, latents, strict=True)
         ]
         noises = [noise for noise, sides in zip(own, latents, strict=True) for _ in sides]
         clean = [x for sides in latents for x in sides]
         noisy = [flow.interpolate(*parts) for parts in zip(clean, noises, sigma, strict=True)]
-        return NoisedVideos(clean, noisy, sigma, noises, conditions)
+        return NoisedRankings(clean, noisy, sigma, noises, conditions)
 
-    def _velocity(self, noised: NoisedVideos, model: torch.nn.Module) -> Tensor | list[Tensor]:
+    def _velocity(self, noised: NoisedRankings, model: torch.nn.Module) -> Tensor | list[Tensor]:
         if isinstance(noised.x, Tensor):
             return self.generator.velocity(noised.x, noised.sigma, noised.conditions, model)
         length = None if self.rows is None else self.rows.fixed_length(self.args.compile_blocks)

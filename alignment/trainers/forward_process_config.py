@@ -1,11 +1,12 @@
-"""What the configurations of the methods that train on noised videos of rollouts share."""
+"""Configuration that the methods that train on noised videos of rollouts share."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from alignment.trainers.base_config import NoiseLevelConfig, check
+from alignment.trainers.base_config import NoiseLevelConfig
 from alignment.trainers.rollout_config import RolloutConfig
+from generator.training.checks import check
 
 
 @dataclass
@@ -31,7 +32,7 @@ class ForwardProcessConfig(RolloutConfig, NoiseLevelConfig):
 
     @property
     def measures_divergence(self) -> bool:
-        """Whether velocities are compared with the reference's beside the method's own loss."""
+        """True where velocities are compared with the reference's beside the method's own loss."""
         return self.beta > 0 or self.target_kl is not None
 
     @property

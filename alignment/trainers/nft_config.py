@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from alignment.trainers.base_config import check
 from alignment.trainers.forward_process_config import ForwardProcessConfig
+from generator.training.checks import check
 
 
 @dataclass
@@ -14,18 +14,22 @@ class NFTConfig(ForwardProcessConfig):
 
     guidance_strength: float = field(
         default=1.0,
-        metadata={"help": "β of the paper: how far the implicit positive policy goes from the sampling policy "
-                  "towards the trained one; 0.1 to 1."},
-    )  # fmt: skip
+        metadata={
+            "help": "Distance (β of the paper) that the implicit positive policy goes from the sampling policy "
+            "towards the trained one; 0.1 to 1."
+        },
+    )
     advantage_clip: float = field(
         default=5.0,
         metadata={"help": "Advantage that counts as certain: probabilities are (1 + A / this) / 2, clipped."},
     )
     old_decay_rate: float = field(
         default=0.001,
-        metadata={"help": "The sampling policy is an average of the trained one with the decay min(this × "
-                  "rollout, old_decay_max); 0 samples from the trained policy itself."},
-    )  # fmt: skip
+        metadata={
+            "help": "The sampling policy is an average of the trained one with the decay min(this × "
+            "rollout, old_decay_max); 0 samples from the trained policy itself."
+        },
+    )
     old_decay_max: float = field(default=0.5, metadata={"help": "Largest decay of the sampling policy."})
 
     def __post_init__(self) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from alignment.trainers.base_config import check
 from alignment.trainers.forward_process_config import ForwardProcessConfig
+from generator.training.checks import check
 
 
 @dataclass
@@ -20,10 +20,12 @@ class OnlineDPOConfig(ForwardProcessConfig):
     )
     loss_type: str = field(
         default="sigmoid",
-        metadata={"help": "`sigmoid` and `ipo`: the best against the worst video of each group; "
-                  "`plackett_luce`: the whole group in the order of rewards.",
-                  "choices": ["sigmoid", "ipo", "plackett_luce"]},
-    )  # fmt: skip
+        metadata={
+            "help": "Loss: `sigmoid` and `ipo` compare the best with the worst video of each group; "
+            "`plackett_luce`: the whole group in the order of rewards.",
+            "choices": ["sigmoid", "ipo", "plackett_luce"],
+        },
+    )
     label_smoothing: float = field(
         default=0.0, metadata={"help": "Assumed share of wrong labels, from 0 to 0.5 (conservative DPO)."}
     )
@@ -36,9 +38,11 @@ class OnlineDPOConfig(ForwardProcessConfig):
         check(self.beta > 0, "beta", self.beta, "above 0")
         check(self.sft_weight >= 0, "sft_weight", self.sft_weight, "at least 0")
         check(
-            not self.label_smoothing or self.loss_type == "sigmoid", "label_smoothing", self.label_smoothing,
+            not self.label_smoothing or self.loss_type == "sigmoid",
+            "label_smoothing",
+            self.label_smoothing,
             f"0 with loss_type {self.loss_type}, as only sigmoid has it",
-        )  # fmt: skip
+        )
         check(
             0 <= self.label_smoothing < 0.5, "label_smoothing", self.label_smoothing, "at least 0, below 0.5"
         )

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from alignment.losses import STEP_WEIGHTS
-from alignment.trainers.base_config import check
 from alignment.trainers.rollout_config import RolloutConfig
 from generator.sampling import SdeSettings
+from generator.training.checks import check
 
 DEFAULT_NOISE_LEVELS = {"flow_sde": 0.7, "dance_sde": 0.3, "cps": 0.7}
 
@@ -22,9 +22,11 @@ class PPOConfig(RolloutConfig):
 
     sde_kernel: str = field(
         default="flow_sde",
-        metadata={"help": "Stochastic step: `flow_sde`, `dance_sde` or `cps`.",
-                  "choices": ["flow_sde", "dance_sde", "cps"]},
-    )  # fmt: skip
+        metadata={
+            "help": "Stochastic step: `flow_sde`, `dance_sde` or `cps`.",
+            "choices": ["flow_sde", "dance_sde", "cps"],
+        },
+    )
     noise_level: float | None = field(
         default=None,
         metadata={"help": "Strength of the kernel's noise. Unset: 0.7, 0.3, 0.7 in the order above."},
@@ -32,14 +34,16 @@ class PPOConfig(RolloutConfig):
     sde_first_step: int = field(default=0, metadata={"help": "First stochastic step, from 0."})
     sde_window_size: int | None = field(
         default=None,
-        metadata={"help": "How many steps in a row are stochastic and trained. Unset: all but the last."},
+        metadata={
+            "help": "Number of steps in a row that are stochastic and trained. Unset: all but the last."
+        },
     )
     sde_random_window: bool = field(
         default=False,
-        metadata={"help": "Draw the window's place at or after `sde_first_step` anew for each rollout; it "
-        "is the "
-                  "same for all videos of a rollout."},
-    )  # fmt: skip
+        metadata={
+            "help": "Draw the window's place, at or after `sde_first_step`, anew for each rollout, for all its videos."
+        },
+    )
 
     epsilon: float = field(
         default=1e-3, metadata={"help": "Clip range of the ratio, per latent element: 1e-5 to 1e-3."}
@@ -47,18 +51,22 @@ class PPOConfig(RolloutConfig):
     beta: float = field(default=0.01, metadata={"help": "Weight of the KL divergence to the reference."})
     adaptive_kl_target: float | None = field(
         default=None,
-        metadata={"help": "Divergence that beta is adapted to: it grows while a rollout's is above and "
-                  "falls while it is below. Unset: beta stays."},
-    )  # fmt: skip
+        metadata={
+            "help": "Divergence that beta is adapted to: it grows while a rollout's is above and "
+            "falls while it is below. Unset: beta stays."
+        },
+    )
     adaptive_kl_gain: float = field(
         default=0.1, metadata={"help": "Largest relative change of an adapted beta is a fifth of this."}
     )
     monitor_kl: bool = field(default=True, metadata={"help": "Measure the KL divergence even if beta is 0."})
     monitor_kl_generations: int = field(
         default=2,
-        metadata={"help": "Videos of each group on which the divergence is measured where beta is 0; with a "
-                  "KL term it is measured on all."},
-    )  # fmt: skip
+        metadata={
+            "help": "Videos of each group on which the divergence is measured where beta is 0; with a "
+            "KL term it is measured on all."
+        },
+    )
     step_weight: str = field(
         default="none",
         metadata={
@@ -72,21 +80,25 @@ class PPOConfig(RolloutConfig):
 
     advantage: str = field(
         default="group",
-        metadata={"help": "How good a video is: relative to its `group`, or by a value `critic` on latents "
-                  "with GAE over the denoising steps.",
-                  "choices": ["group", "critic"]},
-    )  # fmt: skip
+        metadata={
+            "help": "Measure of how good a video is: relative to its `group`, or by a value `critic` on latents "
+            "with GAE over the denoising steps.",
+            "choices": ["group", "critic"],
+        },
+    )
     critic_trunk: str = field(
         default="own",
-        metadata={"help": "What the critic sees with: its `own` convolutions, or the frozen first half of "
-                  "the generator's blocks (`shared`).",
-                  "choices": ["own", "shared"]},
-    )  # fmt: skip
+        metadata={
+            "help": "Network that the critic sees with: its `own` convolutions, or the frozen first half of "
+            "the generator's blocks (`shared`).",
+            "choices": ["own", "shared"],
+        },
+    )
     critic_learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of the critic."})
     critic_epochs: int = field(default=4, metadata={"help": "Passes of the critic over each rollout."})
     gamma: float = field(default=1.0, metadata={"help": "Discount of a denoising step, with a critic."})
     gae_lambda: float = field(
-        default=0.95, metadata={"help": "λ of generalised advantage estimation, with a critic."}
+        default=0.95, metadata={"help": "Decay λ of generalised advantage estimation, with a critic."}
     )
 
     ptx_coef: float = field(
@@ -110,16 +122,20 @@ class PPOConfig(RolloutConfig):
             check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         check(
             self.target_kl is None or self.beta > 0 or self.monitor_kl_generations >= 1,
-            "monitor_kl_generations", self.monitor_kl_generations, "at least 1 with target_kl",
-        )  # fmt: skip
+            "monitor_kl_generations",
+            self.monitor_kl_generations,
+            "at least 1 with target_kl",
+        )
         check(self.ptx_coef >= 0, "ptx_coef", self.ptx_coef, "at least 0")
         check(self.epsilon > 0, "epsilon", self.epsilon, "above 0")
         target = self.adaptive_kl_target
         check(target is None or target > 0, "adaptive_kl_target", target, "above 0")
         check(
             target is None or self.beta > 0,
-            "beta", self.beta, "above 0 with adaptive_kl_target, as it is where the adaptation starts",
-        )  # fmt: skip
+            "beta",
+            self.beta,
+            "above 0 with adaptive_kl_target, as it is where the adaptation starts",
+        )
         check(0 <= self.gae_lambda <= 1, "gae_lambda", self.gae_lambda, "between 0 and 1")
         check(0 < self.gamma <= 1, "gamma", self.gamma, "above 0 and at most 1")
 
@@ -129,16 +145,19 @@ class PPOConfig(RolloutConfig):
         last = self.num_inference_steps - 2
         check(last >= 0, "num_inference_steps", self.num_inference_steps, "at least 2")
         check(
-            0 <= self.sde_first_step <= last, "sde_first_step", self.sde_first_step,
+            0 <= self.sde_first_step <= last,
+            "sde_first_step",
+            self.sde_first_step,
             f"between 0 and {last}, as the last of {self.num_inference_steps} steps is deterministic",
-        )  # fmt: skip
+        )
         most = last + 1 - self.sde_first_step
         size = most if self.sde_window_size is None else self.sde_window_size
         check(
             1 <= size <= most,
-            "sde_window_size", size,
+            "sde_window_size",
+            size,
             f"between 1 and {most}, as the last of {self.num_inference_steps} steps is deterministic",
-        )  # fmt: skip
+        )
         return size
 
     @property
@@ -147,7 +166,7 @@ class PPOConfig(RolloutConfig):
 
     @property
     def measures_divergence(self) -> bool:
-        """Whether trajectories are compared with the reference's."""
+        """True where trajectories are compared with the reference's."""
         adapted = self.target_kl is not None or self.adaptive_kl_target is not None
         return self.beta > 0 or self.monitor_kl or adapted
 

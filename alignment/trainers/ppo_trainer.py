@@ -256,7 +256,7 @@ class PPOTrainer(RolloutTrainer):
 
     @property
     def rounds(self) -> bool:
-        """Whether the network computes in a type in which another batch gives visibly other numbers."""
+        """True where the network computes in a type in which another batch gives visibly other numbers."""
         return self.generator.dtype != torch.float32 or self.args.bfloat16_products or self.args.fp16
 
     @torch.no_grad()

@@ -1,20 +1,22 @@
-"""What the configurations of the methods that learn from their own videos share."""
+"""Configuration that the methods that learn from their own videos share."""
 
 from __future__ import annotations
 
 import math
 import os
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 from alignment.rollouts.judge import check_decoding
-from alignment.trainers.base_config import AlignmentConfig, check
+from alignment.trainers.base_config import AlignmentConfig
+from generator.training.checks import check
 
 REWARD_NORMALISATIONS = ("none", "rollout", "group")
 
 
 @dataclass
 class RewardedSamplingConfig(AlignmentConfig):
-    """How videos are sampled for training, and what judges them."""
+    """Sampling of videos for training, and their rewards."""
 
     num_frames: int | None = field(
         default=None, metadata={"help": "Frames of a video. Unset: the model's own."}
@@ -30,33 +32,40 @@ class RewardedSamplingConfig(AlignmentConfig):
     )
     reward_dimension: str | None = field(
         default=None,
-        metadata={"help": "Which of the reward's scores to raise. Unset: `overall`, or their mean."},
+        metadata={"help": "Score of the reward that is raised. Unset: `overall`, or their mean."},
     )
     reward_weights: list[float] | None = field(
         default=None, metadata={"help": "Weight of each reward model, in their order. Unset: 1 each."}
     )
     reward_normalisation: str = field(
         default="none",
-        metadata={"help": "What each reward is made comparable by before rewards are added: `none`, mean and "
-                  "std of the `rollout`, or of each `group`.",
-                  "choices": ["none", "rollout", "group"]},
-    )  # fmt: skip
+        metadata={
+            "help": "Scale on which rewards become comparable before they are added: `none`, mean and "
+            "std of the `rollout`, or of each `group`.",
+            "choices": ["none", "rollout", "group"],
+        },
+    )
     reward_batch_size: int = field(default=32, metadata={"help": "Videos judged in one batch."})
     reward_num_frames: int | None = field(
         default=None,
-        metadata={"help": "Frames, from the first, that a reward on pixels is shown; only these are decoded. "
-                  "Unset: all."},
-    )  # fmt: skip
+        metadata={
+            "help": "Frames, from the first, that a reward on pixels is shown; only these are decoded. Unset: all."
+        },
+    )
     reward_scale: float = field(
         default=1.0,
-        metadata={"help": "Part of a video's sides at which a reward on pixels is shown it, roughly: latents are "
-                  "averaged before decoding."},
-    )  # fmt: skip
+        metadata={
+            "help": "Part of a video's sides at which a reward on pixels is shown it, roughly: latents are "
+            "averaged before decoding."
+        },
+    )
     asynchronous_rewards: bool = field(
         default=False,
-        metadata={"help": "Judge finished videos in a thread while further ones of the rollout are sampled; for "
-                  "rewards that wait for a CPU, a disk or a network. Same results."},
-    )  # fmt: skip
+        metadata={
+            "help": "Judge finished videos in a thread while further ones of the rollout are sampled; for "
+            "rewards that wait for a CPU, a disk or a network. Same results."
+        },
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -67,7 +76,7 @@ class RewardedSamplingConfig(AlignmentConfig):
 
 
 @dataclass
-class RolloutConfig(RewardedSamplingConfig):
+class RolloutConfig(RewardedSamplingConfig, ABC):
     """Rollouts: prompts, a group of videos of each, rewards, and several optimiser steps on them.
 
     `per_device_train_batch_size` is the largest micro-batch, counted in rows (a row is what one pass of the
@@ -89,7 +98,7 @@ class RolloutConfig(RewardedSamplingConfig):
     )
 
     num_rollouts: int = field(
-        default=100, metadata={"help": "How often prompts are sampled and learnt from."}
+        default=100, metadata={"help": "Number of rollouts, each sampled and learnt from."}
     )
     num_prompts: int = field(default=8, metadata={"help": "Prompts in a rollout, over all processes."})
     num_generations: int = field(default=8, metadata={"help": "Videos of each prompt; they form a group."})
@@ -100,15 +109,19 @@ class RolloutConfig(RewardedSamplingConfig):
     num_mini_batches: int = field(default=2, metadata={"help": "Optimiser steps in one pass over a rollout."})
     monitor_videos: int = field(
         default=4,
-        metadata={"help": "Videos of each rollout that are decoded to log brightness, motion, colours and "
-                  "their entropy, which show a gamed reward; 0 for none."},
-    )  # fmt: skip
+        metadata={
+            "help": "Videos of each rollout that are decoded to log brightness, motion, colours and "
+            "their entropy, which show a gamed reward; 0 for none."
+        },
+    )
 
     probe_prompts: int = field(
         default=4,
-        metadata={"help": "Prompts, evenly spread over the file, whose reward is logged as `probe/reward`: one video "
-                  "of each from a seed that never changes, so that rollouts can be compared; 0 for none."},
-    )  # fmt: skip
+        metadata={
+            "help": "Prompts, evenly spread over the file, whose reward is logged as `probe/reward`: one video "
+            "of each from a seed that never changes, so that rollouts can be compared; 0 for none."
+        },
+    )
     probe_rollouts: int | None = field(
         default=None,
         metadata={"help": "Rollouts between two measurements of `probe/reward`. Unset: a tenth of all."},
@@ -116,10 +129,11 @@ class RolloutConfig(RewardedSamplingConfig):
 
     scale_rewards: str = field(
         default="group",
-        metadata={"help": "What rewards are divided by: the std of their `group`, the `global` one, or "
-        "`none`.",
-                  "choices": ["group", "global", "none"]},
-    )  # fmt: skip
+        metadata={
+            "help": "Divisor of the rewards: the std of their `group`, the `global` one, or `none`.",
+            "choices": ["group", "global", "none"],
+        },
+    )
     advantage_clip: float = field(default=5.0, metadata={"help": "Largest absolute advantage."})
     target_kl: float | None = field(
         default=None, metadata={"help": "Stop training when a rollout's KL divergence is above this."}
@@ -129,9 +143,14 @@ class RolloutConfig(RewardedSamplingConfig):
         processes = int(os.environ.get("WORLD_SIZE", "1"))
         check(self.num_generations >= 2, "num_generations", self.num_generations, "at least 2")
         for name in (
-            "num_inference_steps", "num_rollouts", "num_prompts", "num_iterations", "num_mini_batches",
-            "rollout_batch_size", "per_device_train_batch_size",
-        ):  # fmt: skip
+            "num_inference_steps",
+            "num_rollouts",
+            "num_prompts",
+            "num_iterations",
+            "num_mini_batches",
+            "rollout_batch_size",
+            "per_device_train_batch_size",
+        ):
             check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         check(self.probe_prompts >= 0, "probe_prompts", self.probe_prompts, "at least 0")
         interval = self.probe_rollouts
@@ -141,18 +160,23 @@ class RolloutConfig(RewardedSamplingConfig):
         check(self.target_kl is None or self.target_kl > 0, "target_kl", self.target_kl, "above 0")
         check(
             self.num_prompts % processes == 0,
-            "num_prompts", self.num_prompts, f"a multiple of the {processes} processes",
-        )  # fmt: skip
+            "num_prompts",
+            self.num_prompts,
+            f"a multiple of the {processes} processes",
+        )
         check(
             self.reward_normalisation in REWARD_NORMALISATIONS,
-            "reward_normalisation", self.reward_normalisation, f"one of {', '.join(REWARD_NORMALISATIONS)}",
-        )  # fmt: skip
+            "reward_normalisation",
+            self.reward_normalisation,
+            f"one of {', '.join(REWARD_NORMALISATIONS)}",
+        )
         rows = self.num_prompts // processes * self.rows_of_a_group
         check(
             rows % self.num_mini_batches == 0,
-            "num_mini_batches", self.num_mini_batches, f"a divisor of the {rows} {self.row_name} of a "
-            "rollout",
-        )  # fmt: skip
+            "num_mini_batches",
+            self.num_mini_batches,
+            f"a divisor of the {rows} {self.row_name} of a rollout",
+        )
         # `Trainer` reads these two as fields; nobody may set them to anything else.
         following = {
             "gradient_accumulation_steps": (
@@ -169,9 +193,9 @@ class RolloutConfig(RewardedSamplingConfig):
         super().__post_init__()
 
     @property
+    @abstractmethod
     def rows_of_a_group(self) -> int:
         """Number of rows that one group of videos gives."""
-        raise NotImplementedError
 
     @property
     def row_name(self) -> str:

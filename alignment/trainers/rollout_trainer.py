@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -40,7 +41,7 @@ Monitor = Callable[[Rollout], dict[str, float]]
 """Called after each rollout; what it returns is logged. For metrics that are not optimised."""
 
 
-class RolloutTrainer(AlignmentTrainer):
+class RolloutTrainer(AlignmentTrainer, ABC):
     """Makes videos with the current policy, has them judged, and learns from them.
 
     Before each `args.updates_per_rollout` optimiser steps it calls `make_rollout` (prompts → `sample` → `judge` →
@@ -204,6 +205,7 @@ class RolloutTrainer(AlignmentTrainer):
         steps = max(1, rollout.trajectories.log_probs.shape[1])
         return advantages.flatten()[:, None].repeat(1, steps)
 
+    @abstractmethod
     def update_loss(
         self, model: torch.nn.Module, rollout: Rollout, rows: Tensor, update: int, micro_batch: int = 0
     ) -> Tensor:
@@ -215,7 +217,6 @@ class RolloutTrainer(AlignmentTrainer):
             update: optimiser step on this rollout, from 0.
             micro_batch: of the optimiser step, from 0.
         """
-        raise NotImplementedError
 
     def _measure_probe(self, index: int) -> None:
         """Logs the reward of the probe's prompts, whose noise is the same whenever they are sampled."""

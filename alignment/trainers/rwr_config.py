@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from alignment.trainers.base_config import check
 from alignment.trainers.forward_process_config import ForwardProcessConfig
+from generator.training.checks import check
 
 
 @dataclass

@@ -19,15 +19,19 @@ class SFTConfig(PackConfig, NoiseLevelConfig):
     )
     caption_dropout: float = field(
         default=0.1,
-        metadata={"help": "Share of the examples whose prompt is replaced by the empty one, which keeps "
-                  "classifier-free guidance working."},
-    )  # fmt: skip
+        metadata={
+            "help": "Share of the examples whose prompt is replaced by the empty one, which keeps "
+            "classifier-free guidance working."
+        },
+    )
 
     token_dropping: float = field(
         default=0.0,
-        metadata={"help": "With pack: share of each video's tokens left out at the start of training; it falls to none "
-                  "after four fifths of it."},
-    )  # fmt: skip
+        metadata={
+            "help": "With pack: share of each video's tokens left out at the start of training; it falls to none "
+            "after four fifths of it."
+        },
+    )
 
     distill_guidance: float | None = field(
         default=None,

@@ -238,7 +238,7 @@ def packed_demonstration_error(
 
 
 def draw_dropout(seeds: list[int], share: float) -> Tensor:
-    """Which captions are dropped, `[batch]` booleans, each from the example's own seed."""
+    """Captions that are dropped, `[batch]` booleans, each from the example's own seed."""
     streams = [example_seeds(seed, ExampleStream.CAPTION_DROPOUT)[0] for seed in seeds]
     randoms = [torch.Generator().manual_seed(stream) for stream in streams]
     return torch.cat([torch.rand(1, generator=random) < share for random in randoms])

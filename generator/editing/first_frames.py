@@ -1,4 +1,4 @@
-"""The first frame as models see it that need an image beside the noise (`VideoGenerator.needs_image`)."""
+"""The first frame as models see it that need an image beside the noise (`VideoGenerator.image`)."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def velocity_with_image(
     prompts = as_list(prompts)
     conditions = generator.encode_prompts(list(prompts))
     negative = repeat(generator.encode_prompts([""]), len(prompts)) if guidance_scale != 1 else None
-    if generator.needs_image:
-        seen = generator.image_conditions(images.to(generator.device), num_frames)
+    if generator.image is not None:
+        seen = generator.image(images.to(generator.device), num_frames)
         conditions = {**conditions, **seen}
         negative = None if negative is None else {**negative, **seen}
     return guided_velocity(generator, conditions, negative, guidance_scale)
@@ -39,10 +39,10 @@ def with_first_frame(generator: VideoGenerator, conditions: Conditions, latents:
     Args:
         latents: of the videos `[batch, C, F, H, W]`, clean; their first frame is the image, as the autoencoder has it.
     """
-    if not generator.needs_image:
+    if generator.image is None:
         return conditions
     side, time = generator.size_multiples()
     first, second = (generator.latent_shape(frames, side, side)[1] for frames in (1, 1 + time))
     num_frames = (latents.shape[2] - first) // (second - first) * time + 1
     images = generator.decode(latents[:, :, :first])[:, :, 0]
-    return {**conditions, **generator.image_conditions(images, num_frames)}
+    return {**conditions, **generator.image(images, num_frames)}

@@ -134,7 +134,7 @@ def animate(
     prompts = as_list(prompts)
     frames = num_frames or generator.defaults.num_frames
     generator.check_size(frames, *images.shape[2:])
-    if generator.needs_image:
+    if generator.image is not None:
         velocity = velocity_with_image(generator, prompts, sampling.scale(generator), images, frames)
         shape = generator.latent_shape(frames, *images.shape[2:])
         sigmas = generator.sigma_schedule(sampling.steps(generator), shape)

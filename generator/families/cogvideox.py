@@ -18,6 +18,7 @@ from torch import Tensor
 from generator import flow
 from generator.conditions import Conditions
 from generator.families.pipeline_generator import PipelineGenerator
+from generator.images import ImageConditions, Shapes
 from generator.video_model import GenerationDefaults
 
 
@@ -126,13 +127,16 @@ class CogVideoXImageToVideoGenerator(CogVideoXGenerator):
     """
 
     pipeline_class = CogVideoXImageToVideoPipeline
-    needs_image = True
+
+    @property
+    def image(self) -> ImageConditions:
+        return ImageConditions(self._image_conditions, self._image_condition_shapes)
 
     def _latent_channels(self) -> int:
         return self.pipeline.transformer.config.in_channels // 2
 
     @torch.no_grad()
-    def image_conditions(self, images: Tensor, num_frames: int) -> Conditions:
+    def _image_conditions(self, images: Tensor, num_frames: int) -> Conditions:
         config = self.pipeline.vae.config
         latents = self._encode(images[:, :, None]).float()
         # The authors of 1.5 trained on latents divided by the factor that all others multiply by.
@@ -141,9 +145,7 @@ class CogVideoXImageToVideoGenerator(CogVideoXGenerator):
         later = latents.new_zeros(*latents.shape[:2], frames - 1, *latents.shape[3:])
         return {"image_latents": torch.cat([factor * latents, later], dim=2)}
 
-    def image_condition_shapes(
-        self, latent_shape: Sequence[int]
-    ) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    def _image_condition_shapes(self, latent_shape: Sequence[int]) -> Shapes:
         return {"image_latents": (tuple(latent_shape), torch.float32)}
 
     def _transformer_arguments(

@@ -179,9 +179,12 @@ class HunyuanVideo15Generator(HunyuanVideoGenerator):
         # Text to video: no first frame is given, and its mask says so.
         no_frame = latents.new_zeros(batch, channels + 1, *latents.shape[2:])
         no_image = torch.zeros(
-            batch, pipeline.vision_num_semantic_tokens, pipeline.vision_states_dim,
-            dtype=dtype, device=latents.device,
-        )  # fmt: skip
+            batch,
+            pipeline.vision_num_semantic_tokens,
+            pipeline.vision_states_dim,
+            dtype=dtype,
+            device=latents.device,
+        )
         return {
             "hidden_states": torch.cat([latents, no_frame], dim=1).to(dtype),
             "timestep": sigma.float() * 1000,

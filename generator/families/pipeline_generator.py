@@ -165,15 +165,9 @@ class PipelineGenerator(VideoGenerator):
     def condition_shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         """Size without the batch, and dtype, of the longest conditions; for forecasts of memory."""
 
-    def image_condition_shapes(
-        self, latent_shape: Sequence[int]
-    ) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-        """The same of `image_conditions` for latents `(channels, frames, height, width)`."""
-        return {}
-
     @property
     def text_device(self) -> torch.device:
-        """Where prompts are encoded."""
+        """Device that encodes prompts."""
         return next(getattr(self.pipeline, self.text_encoders[0]).parameters()).device
 
     def release_text_encoder(self) -> None:
@@ -232,7 +226,7 @@ class PipelineGenerator(VideoGenerator):
             raise InputError(
                 f"Features after {num_blocks} blocks were asked for, but {self.name} has {len(blocks)} blocks."
             )
-        if self.needs_image and "image_latents" not in conditions:
+        if self.image is not None and "image_latents" not in conditions:
             raise InputError(
                 f"{self.name} animates images and cannot be the trunk of a reward model: use its text-to-video model."
             )

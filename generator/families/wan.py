@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from generator.conditions import Conditions
 from generator.families.pipeline_generator import PipelineGenerator, trim, zero_pad
 from generator.frames import FrameVelocity
+from generator.images import ImageConditions, Shapes
 from generator.video_model import GenerationDefaults
 
 CLIP_TOKENS = 257
@@ -216,12 +217,14 @@ class WanImageToVideoGenerator(WanGenerator):
 
     pipeline_class = WanImageToVideoPipeline
 
-    def __init__(self, pipeline: WanImageToVideoPipeline, name: str) -> None:
-        super().__init__(pipeline, name)
-        self.needs_image = self.frames is None
+    @property
+    def image(self) -> ImageConditions | None:
+        if self.frames is not None:
+            return None
+        return ImageConditions(self._image_conditions, self._image_condition_shapes)
 
     @torch.no_grad()
-    def image_conditions(self, images: Tensor, num_frames: int) -> Conditions:
+    def _image_conditions(self, images: Tensor, num_frames: int) -> Conditions:
         _, time = self._compression()
         later = images.new_zeros(*images.shape[:2], num_frames - 1, *images.shape[2:])
         latents = self.encode(torch.cat([images[:, :, None], later], dim=2))
@@ -235,15 +238,9 @@ class WanImageToVideoGenerator(WanGenerator):
             conditions["image_embeds"] = self.pipeline.encode_image(pictures, latents.device)
         return conditions
 
-    def image_condition_shapes(
-        self, latent_shape: Sequence[int]
-    ) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-        if not self.needs_image:
-            return {}
+    def _image_condition_shapes(self, latent_shape: Sequence[int]) -> Shapes:
         _, time = self._compression()
-        shapes: dict[str, Any] = {
-            "image_latents": ((time + latent_shape[0], *latent_shape[1:]), torch.float32)
-        }
+        shapes: Shapes = {"image_latents": ((time + latent_shape[0], *latent_shape[1:]), torch.float32)}
         config = self.pipeline.transformer.config
         if config.image_dim is not None:
             shapes["image_embeds"] = ((CLIP_TOKENS, config.image_dim), self.dtype)
@@ -253,7 +250,7 @@ class WanImageToVideoGenerator(WanGenerator):
         self, latents: Tensor, sigma: Tensor, conditions: Conditions
     ) -> dict[str, Any]:
         arguments = super()._transformer_arguments(latents, sigma, conditions)
-        if self.needs_image:
+        if self.image is not None:
             with_image = torch.cat([latents, conditions["image_latents"].to(latents)], dim=1)
             arguments["hidden_states"] = with_image.to(self.dtype)
         if "image_embeds" in conditions:

@@ -146,7 +146,7 @@ def _by_segment(query: Tensor, key: Tensor, value: Tensor, segments: Segments) -
 
 @dataclass
 class PackedLayout:
-    """Where the tokens of clips stand in one row. Tensors `[length]`, in the order of the row.
+    """Places of the tokens of clips in one row. Tensors `[length]`, in the order of the row.
 
     A clip is `[time token | text | video patches]`; the time token is there if the transformer takes the noise level as
     a token.

@@ -89,7 +89,7 @@ class PretrainConfig:
     scene_reuse: int = field(
         default=8,
         metadata={
-            "help": "How often a sampled scene with its caption is used on average, at least; 1 for once."
+            "help": "Number of times that a sampled scene with its caption is used on average, at least; 1 for once."
         },
     )
     pool_gigabytes: float = field(
@@ -109,7 +109,7 @@ class PretrainConfig:
         },
     )
     conditioning: str = field(
-        default="adaln", metadata={"help": "How the noise level enters: 'tokens' or 'adaln'."}
+        default="adaln", metadata={"help": "Way in which the noise level enters: 'tokens' or 'adaln'."}
     )
     patch_size: list[int] = field(
         default_factory=lambda: [1, 2, 2],
@@ -122,7 +122,7 @@ class PretrainConfig:
     )
     attention: str = field(
         default="full",
-        metadata={"help": "'full', or 'separable': within frames, then along time."},
+        metadata={"help": "Attention of a block: 'full', or 'separable': within frames, then along time."},
     )
     pack: bool = field(
         default=False,
@@ -147,13 +147,15 @@ class PretrainConfig:
             "help": "End after this many seconds of a phase, with its state saved; the same command goes on."
         },
     )
-    save_seconds: float = field(default=60.0, metadata={"help": "How often the resumable state is written."})
+    save_seconds: float = field(
+        default=60.0, metadata={"help": "Seconds between two writings of the resumable state."}
+    )
     tensorboard: bool = field(
         default=True,
         metadata={"help": "Write curves and grids of samples for TensorBoard into the output folder."},
     )
     sample_seconds: float = field(
-        default=120.0, metadata={"help": "How often a grid of samples is made for TensorBoard."}
+        default=120.0, metadata={"help": "Seconds between two grids of samples for TensorBoard."}
     )
     footage: str | None = field(
         default=None,

@@ -230,7 +230,7 @@ class RowsFromPool:
         )
 
     def _caption_starts(self, row: list[Candidate]) -> tuple[list[int], int]:
-        """Where each caption begins in the groups of captions, one after the other, and their size.
+        """Start of each caption in the groups of captions, one after the other, and their size.
 
         The padded lengths of the groups never fall, so that few different shapes of batches occur.
         """

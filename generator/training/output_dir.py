@@ -1,4 +1,4 @@
-"""Where a training may begin, and where one goes on."""
+"""Output folders in which a training may begin or go on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from generator.training.invocation import command_that_goes_on, typed
 
 
 def advice_to_go_on(folder: Path, overwrite: str) -> str:
-    """What the refusal of a folder in use advises where it holds a checkpoint; empty where it holds none.
+    """Advice in the refusal of a folder in use that holds a checkpoint; empty where it holds none.
 
     Args:
         overwrite: the flags that delete it.
@@ -83,7 +83,7 @@ def check_training_dir(
 
 
 def goes_on_inside(config: TrainingArguments, checkpoint: str | None) -> bool:
-    """Whether a training that was told to resume keeps what its output folder holds."""
+    """Returns whether a training that was told to resume keeps what its output folder holds."""
     if not config.resume_from_checkpoint:
         return False
     return checkpoint is None or Path(checkpoint).resolve().is_relative_to(

@@ -203,8 +203,14 @@ def _head(*cells: str) -> list[str]:
 def _size_tables(n: int, seed: int) -> Iterator[str]:
     """Rates by size, then by category of the prompt over all sizes."""
     yield "### Rendered clips by size"
-    yield from _head("frames x height x width", "n", "parts right", "full marks", "full marks for another prompt",
-                     "clips/s")  # fmt: skip
+    yield from _head(
+        "frames x height x width",
+        "n",
+        "parts right",
+        "full marks",
+        "full marks for another prompt",
+        "clips/s",
+    )
     by_category: dict[str, list[Adherence]] = {}
     for place, size in enumerate(tqdm(SIZES_OF_CLIPS, desc="sizes", file=sys.stderr)):
         prompts, videos = sample_clips(n, seed + 10 * place, size)

@@ -185,8 +185,7 @@ def _read_folder(folder: Path) -> Iterable[tuple[str, str, Path]]:
     metadata = folder / "metadata.jsonl"
     if not metadata.is_file():
         raise InputError(
-            f"{folder} has no metadata.jsonl: give a folder written by `vidalign generate`, or write one "
-            f"line "
+            f"{folder} has no metadata.jsonl: give a folder written by `vidalign generate`, or write one line "
             '{"file_name": …, "prompt": …} a video.'
         )
     for where, row in read_jsonl(metadata):

@@ -1,4 +1,4 @@
-"""Where annotators disagree, and what a lead decides there."""
+"""Disagreements of annotators, and decisions of a lead about them."""
 
 from __future__ import annotations
 

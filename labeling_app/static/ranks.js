@@ -4,30 +4,34 @@ export class DraftRanks {
   constructor(count, saved) {
     this.count = count;
     const legal = Array.isArray(saved) && saved.length === count
-      && saved.every((place) => place === null || (Number.isInteger(place) && place >= 1 && place <= count));
-    this.places = legal ? [...saved] : Array(count).fill(null);
+      && saved.every((rank) => rank === null || (Number.isInteger(rank) && rank >= 1 && rank <= count));
+    this.ranks = legal ? [...saved] : Array(count).fill(null);
   }
 
-  put(video, place) { this.places[video] = place === null ? null : Math.min(Math.max(place, 1), this.count); }
+  put(video, rank) { this.ranks[video] = rank === null ? null : Math.min(Math.max(rank, 1), this.count); }
 
-  // Better is up: a video without a place goes to the first or the last.
+  // Better is up: a video without a rank goes to the first or the last.
   move(video, by) {
-    const place = this.places[video];
-    this.put(video, place === null ? (by < 0 ? 1 : this.count) : place + by);
+    const rank = this.ranks[video];
+    this.put(video, rank === null ? (by < 0 ? 1 : this.count) : rank + by);
   }
 
-  at(place) { return this.places.flatMap((given, video) => (given === place ? [video] : [])); }
+  at(rank) { return this.ranks.flatMap((given, video) => (given === rank ? [video] : [])); }
 
-  get unplaced() { return this.at(null); }
+  get unranked() { return this.at(null); }
 
-  get complete() { return this.unplaced.length === 0; }
+  get complete() { return this.unranked.length === 0; }
 
-  get ranks() { return [...this.places]; }
+  // The unranked video after `video`, or the first; `video` itself where all have a rank.
+  nextUnranked(video) {
+    const { unranked } = this;
+    return unranked.find((other) => other > video) ?? unranked[0] ?? video;
+  }
 }
 
-export function ordinal(place) {
-  const ending = { 1: 'st', 2: 'nd', 3: 'rd' }[place] || 'th';
-  return `${place}${ending}`;
+export function ordinal(rank) {
+  const ending = { 1: 'st', 2: 'nd', 3: 'rd' }[rank] || 'th';
+  return `${rank}${ending}`;
 }
 
 export function letter(video) { return String.fromCharCode(65 + video); }

@@ -83,8 +83,7 @@ def _restore(path: Path, url: str) -> int:
             filled = [t.name for t in Base.metadata.sorted_tables if _count(writing, t.name)]
             if filled:
                 raise InputError(
-                    f"The database {shown_url(url)} has rows already (in {filled[0]}): "
-                    "restore into an empty one."
+                    f"The database {shown_url(url)} has rows already (in {filled[0]}): restore into an empty one."
                 )
             return _copy(reading, writing)
     finally:
@@ -139,9 +138,8 @@ def _copy(source: Connection, target: Connection) -> int:
             # Rows came with their ids, so the counter that gives out new ones has to catch up.
             target.execute(
                 text(
-                    f"SELECT setval(pg_get_serial_sequence('{table.name}', 'id'), "
-                    f"GREATEST((SELECT max(id) FROM {table.name}), 1), "
-                    f"EXISTS (SELECT 1 FROM {table.name}))"
+                    f"SELECT setval(pg_get_serial_sequence('{table.name}', 'id'), GREATEST((SELECT max(id) FROM "
+                    f"{table.name}), 1), EXISTS (SELECT 1 FROM {table.name}))"
                 )
             )
     return count

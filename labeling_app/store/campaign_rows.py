@@ -92,8 +92,7 @@ def check_setup(overlap: int | None, dimensions: Sequence[str] | None) -> None:
     unknown = [d for d in dimensions or () if d not in DIMENSIONS]
     if unknown or (dimensions is not None and (not dimensions or len(set(dimensions)) < len(dimensions))):
         raise InputError(
-            f"dimensions are {list(dimensions or ())}: give one or more of "
-            f"{', '.join(DIMENSIONS)}, each once."
+            f"dimensions are {list(dimensions or ())}: give one or more of {', '.join(DIMENSIONS)}, each once."
         )
 
 

@@ -47,7 +47,7 @@ class Answer(BaseModel):
 
 
 class SkipRequest(BaseModel):
-    """Why a task cannot be ranked."""
+    """Reason for which a task cannot be ranked."""
 
     model_config = ConfigDict(extra="forbid")
     reason: str = Field(min_length=1, max_length=MAXIMUM_TEXT)

@@ -48,7 +48,7 @@ def create_app(store: Store, campaign: str | None = None, candidates: Path | Non
     app.include_router(demonstration_api(store, only))
     app.include_router(lead_api(store, candidates))
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
-    mount_page(app, PAGE, "Rank videos", "ranking", access.user)
+    mount_page(app, PAGE, "Rank videos", "ranking/page", access.user)
     mount_page(app, DEMONSTRATE, "Demonstrate prompts", "demonstrate", access.user)
     return mount_page(app, LEAD, "Lead", "lead", access.lead)
 

@@ -44,7 +44,7 @@ def _reduced(videos: Tensor) -> Tensor:
 
 
 def block_motion(videos: Tensor) -> tuple[Tensor, Tensor]:
-    """Where each block of a frame went in the next one, by exhaustive search of the smallest absolute difference.
+    """Motion of each block of a frame to the next one, by exhaustive search of the smallest absolute difference.
 
     A block is said to move only where that explains it clearly better than standing still (by a hundredth of the
     pixel range), so that noise and even surfaces do not move.

@@ -82,8 +82,13 @@ def _object_questions(said: ObjectMeaning, name: str, existence: str) -> list[Qu
     if said.size is not None:
         ask(f"is {said.size}", f"{be} the {noun} {said.size}?", "attribute")
     if said.motion in DIRECTIONS:
-        ask(f"moves {said.motion}", f"{do} the {noun} move to the {said.motion}?".replace("to the up?", "up?")
-            .replace("to the down?", "down?"), "motion")  # fmt: skip
+        ask(
+            f"moves {said.motion}",
+            f"{do} the {noun} move to the {said.motion}?".replace("to the up?", "up?").replace(
+                "to the down?", "down?"
+            ),
+            "motion",
+        )
     elif said.motion is not None:
         ask(f"is {said.motion}", f"{be} the {noun} {said.motion}?", "motion")
     if said.speed is not None:

@@ -68,8 +68,7 @@ class RewardModel(ABC):
     def score_latents(self, latents: Tensor, conditions: dict[str, Tensor]) -> Scores:
         """Scores of a generator's normalised latents, differentiable in `latents`; see `check_generator`."""
         raise InputError(
-            f"The reward {self.name!r} judges decoded videos only: use it where no gradient through it is "
-            "needed."
+            f"The reward {self.name!r} judges decoded videos only: use it where no gradient through it is needed."
         )
 
     def score_noisy_latents(self, latents: Tensor, sigma: Tensor, conditions: dict[str, Tensor]) -> Scores:
@@ -147,8 +146,7 @@ class FunctionReward(RewardModel):
         for dimension, values in scores.items():
             if values.shape != (len(prompts),):
                 raise InputError(
-                    f"The reward function {self.name} gave {dimension!r} scores of shape "
-                    f"{tuple(values.shape)} for "
+                    f"The reward function {self.name} gave {dimension!r} scores of shape {tuple(values.shape)} for "
                     f"{len(prompts)} videos: it must return one number a video."
                 )
         return scores

@@ -123,10 +123,8 @@ class LatentRewardModel(nn.Module, RewardModel):
         ):
             if stored and stored != found:
                 raise InputError(
-                    f"The {name} of {self.config.base_model!r} is not the one that this reward model was "
-                    "trained on "
-                    f"(fingerprint {found}, expected {stored}): train the reward model again on this "
-                    "generator."
+                    f"The {name} of {self.config.base_model!r} is not the one that this reward model was trained on "
+                    f"(fingerprint {found}, expected {stored}): train the reward model again on this generator."
                 )
         self.config.latent_space, self.config.trunk = space, trunk
 
@@ -327,8 +325,7 @@ class LatentRewardModel(nn.Module, RewardModel):
         """
         if not self.scores_noisy_latents:
             raise InputError(
-                f"The reward model {self.name!r} judges clean latents only: train one with "
-                "--noise_conditioned true."
+                f"The reward model {self.name!r} judges clean latents only: train one with --noise_conditioned true."
             )
         with torch.set_grad_enabled(torch.is_grad_enabled() and latents.requires_grad), self._evaluating():
             latents, conditions = self._on_trunk_device(latents, conditions)

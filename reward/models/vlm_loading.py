@@ -155,8 +155,12 @@ class QwenPreparation(Preparation):
         flat = rearrange(
             pixels,
             "(t p) c (h m a) (w n b) -> (t h w m n) (c p a b)",
-            p=self.frames, m=self.merge, n=self.merge, a=self.patch, b=self.patch,
-        )  # fmt: skip
+            p=self.frames,
+            m=self.merge,
+            n=self.merge,
+            a=self.patch,
+            b=self.patch,
+        )
         return flat, grid
 
     def placeholder(self, grid: tuple[int, int, int], frame_rate: float) -> str:

@@ -73,7 +73,7 @@ def _requests(prompts: Sequence[PromptRecord], num_videos_per_prompt: int, seed:
 
 
 def video_name(model: str, number: int, seed: int) -> str:
-    """Where the video of a model, the number of a prompt and a seed lies in the output folder."""
+    """Path in the output folder of the video of a model, a number of a prompt and a seed."""
     return f"videos/{model}/{number:04d}-{seed}.mp4"
 
 

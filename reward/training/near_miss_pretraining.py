@@ -151,9 +151,12 @@ class RankingPretraining:
             else [float("nan")] * 2
         )
         return {
-            "loss": last[0], "accuracy": last[1], "steps": len(found), "rankings_seen": len(found) * batch_size,
+            "loss": last[0],
+            "accuracy": last[1],
+            "steps": len(found),
+            "rankings_seen": len(found) * batch_size,
             "seconds": time.perf_counter() - begun,
-        }  # fmt: skip
+        }
 
 
 def pair_accuracy(scores: Tensor, ranks: Tensor) -> Tensor:

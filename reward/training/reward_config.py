@@ -6,23 +6,16 @@ from dataclasses import dataclass, field
 
 from generator.one_or_several import as_list
 from generator.output import InputError
-from generator.training.engines import EngineArguments
+from generator.training.training_config import TrainingConfig
 from reward.losses import LOSSES
 from reward.models.latent_config import ARCHITECTURES
 from reward.preferences import DIMENSIONS
 
 
 @dataclass
-class RewardConfig(EngineArguments):
-    """`transformers.TrainingArguments` with other defaults, and what a latent reward model and its training
-    need."""
+class RewardConfig(TrainingConfig):
+    """Latent reward model and its training."""
 
-    overwrite: bool = field(
-        default=False,
-        metadata={
-            "help": "Delete what this command wrote into the output folder before; other files are never deleted."
-        },
-    )
     learning_rate: float = field(default=1e-3, metadata={"help": "Initial learning rate of AdamW."})
     num_train_epochs: float = field(default=30, metadata={"help": "Passes over the training rankings."})
     per_device_train_batch_size: int = field(default=16, metadata={"help": "Rankings in a step on a device."})
@@ -30,31 +23,13 @@ class RewardConfig(EngineArguments):
     weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of AdamW."})
     warmup_steps: float = field(default=10, metadata={"help": "Steps of linear warm-up."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the learning rate."})
-    logging_steps: float = field(default=10, metadata={"help": "Log every so many steps."})
-    save_total_limit: int | None = field(default=2, metadata={"help": "How many checkpoints are kept."})
-    save_minutes: float = field(
-        default=10.0,
-        metadata={
-            "help": "Save a checkpoint whenever so many minutes have passed since the last one; 0: as save_strategy "
-            "says alone."
-        },
-    )
-    discard_checkpoints: bool = field(
-        default=False,
-        metadata={"help": "With overwrite: also delete the checkpoints of a training that did not end."},
-    )
-    disable_tqdm: bool | None = field(default=False, metadata={"help": "Hide the progress bars."})
     save_strategy: str = field(
-        default="no", metadata={"help": "When checkpoints are written: no, steps or epoch."}
+        default="no", metadata={"help": "Moments at which checkpoints are written: no, steps or epoch."}
     )
     eval_strategy: str = field(
-        default="epoch", metadata={"help": "When the validation loss is measured: no, steps or epoch."}
+        default="epoch",
+        metadata={"help": "Moments at which the validation loss is measured: no, steps or epoch."},
     )
-    report_to: str = field(
-        default="tensorboard", metadata={"help": "Trackers: tensorboard, wandb, trackio or none."}
-    )
-    dataloader_pin_memory: bool = field(default=False, metadata={"help": "Pin the memory of batches."})
-
     loss_type: str = field(
         default="plackett_luce",
         metadata={
@@ -101,9 +76,9 @@ class RewardConfig(EngineArguments):
     architecture: str = field(
         default="auto",
         metadata={
-            "help": "pooled (prompt and video pass the trunk together) or matching (each word of the prompt looks "
-            "for its evidence in the video; learns from demonstrations too); auto is matching where there are "
-            "demonstrations."
+            "help": "Head of the model: pooled (prompt and video pass the trunk together) or matching (each word of "
+            "the prompt looks for its evidence in the video; learns from demonstrations too); auto is matching "
+            "where there are demonstrations."
         },
     )
     matching_steps: int = field(
@@ -205,8 +180,6 @@ class RewardConfig(EngineArguments):
             raise InputError(
                 "--full_trunk changes the trunk that --lora_rank and --implicit_evidence need as it was: leave one off."
             )
-        if not 0 <= self.save_minutes < float("inf"):
-            raise InputError(f"--save_minutes is {self.save_minutes}, but it must be at least 0.")
         if self.pretraining_steps < 0 or self.pretraining_batch_size < 1:
             raise InputError(
                 f"--pretraining_steps is {self.pretraining_steps} and --pretraining_batch_size "
@@ -226,5 +199,4 @@ class RewardConfig(EngineArguments):
                 raise InputError(
                     f"The dimension {dimension!r} is unknown: use some of {', '.join(DIMENSIONS)}."
                 )
-        self.remove_unused_columns = False
         super().__post_init__()

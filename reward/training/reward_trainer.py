@@ -254,7 +254,7 @@ class RewardTrainer(RankingTrainer):
         optimizer = super().create_optimizer(model)
         assert isinstance(self.args, RewardConfig)
         rate = self.args.trunk_learning_rate or (
-            self.args.learning_rate / 10 if self.args.full_trunk else self.args.learning_rate
+            self.args.learning_rate / 10 if self.reward_model.config.full_trunk else self.args.learning_rate
         )
         trunk = {id(parameter) for parameter in self.reward_model.trunk_parameters()}
         for group in list(optimizer.param_groups):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,7 +34,7 @@ from reward.training.vlm_trainer import VLMArguments, train_vlm_reward_model, vl
 
 @dataclass
 class RewardArguments:
-    """What `vidalign reward` reads, beside the arguments of the training."""
+    """Preferences and trunk of the reward model."""
 
     preferences: str = field(
         metadata={
@@ -45,7 +46,7 @@ class RewardArguments:
     model_type: str = field(
         default="latent",
         metadata={
-            "help": "latent (the generator's first blocks, no decoding) or vlm (a vision-language model, see --vlm)."
+            "help": "Kind: latent (the generator's first blocks, no decoding) or vlm (a vision-language model, --vlm)."
         },
     )
     model: str = field(
@@ -105,8 +106,7 @@ def train_reward(
 
     Args:
         model: name or folder of the generator whose first blocks are the trunk; that of `preferences` where not given.
-        preferences: file of rankings, the rankings themselves, or the arguments of the command `reward`, in which the
-            trunk is filled in where it comes from `weights_from`.
+        preferences: file of rankings, the rankings themselves, or the arguments of the command `reward`.
         args: configuration of the training.
         adapter: folder of an adapter that the trunk is loaded with; that of `preferences` where not given.
         vlm: what a vision-language reward model is made of.
@@ -123,9 +123,11 @@ def train_reward(
     arguments, rankings = _arguments_of(preferences, model, adapter)
     vlm = vlm or VLMArguments()
     _check_model_type(arguments)
+    full_trunk = args.full_trunk
     if arguments.weights_from:
-        _take_trunk(arguments, args)
-    go_on = _find_checkpoint(arguments, args, vlm)
+        _check_weights_from(arguments, args)
+        arguments, full_trunk = with_stored_trunk(arguments)
+    args, go_on = _with_checkpoint(arguments, args, vlm)
     if rankings is None:
         rankings = read(arguments.preferences, arguments.format, arguments.merge_annotators)
     demonstrations = read_demonstrations(arguments.demonstrations) if arguments.demonstrations else []
@@ -134,7 +136,7 @@ def train_reward(
     split_rankings(rankings, args.held_out_fraction, args.validation_fraction, args.seed)
     refuse_unwritable(str(args.output_dir))
     if arguments.model_type == "latent":
-        generator = generator or _load_trunk(arguments, args)
+        generator = generator or _load_trunk(arguments, args, full_trunk)
         warn_of_lost_words(generator, [ranking.prompt for ranking in rankings])
         video_size(generator, args.num_frames, args.height, args.width)
     else:
@@ -195,8 +197,11 @@ def _check_model_type(arguments: RewardArguments) -> None:
         )
 
 
-def _find_checkpoint(arguments: RewardArguments, args: RewardConfig, vlm: VLMArguments) -> bool:
-    """Checks the output folder and sets `args.resume_from_checkpoint`; returns whether the folder is gone on with."""
+def _with_checkpoint(
+    arguments: RewardArguments, args: RewardConfig, vlm: VLMArguments
+) -> tuple[RewardConfig, bool]:
+    """Checks the output folder; returns a configuration with the checkpoint that is gone on from, and whether the
+    folder keeps what it holds."""
     inputs = [arguments.model, arguments.adapter, arguments.preferences, arguments.demonstrations]
     inputs += [arguments.pretraining, arguments.weights_from, vlm.vlm, vlm.vlm_settings]
     checkpoint = check_training_dir(
@@ -204,36 +209,43 @@ def _find_checkpoint(arguments: RewardArguments, args: RewardConfig, vlm: VLMArg
     )
     go_on = goes_on_inside(args, checkpoint)
     if args.ensemble == 1:  # the members of an ensemble look for their own
+        args = copy.copy(args)
         args.resume_from_checkpoint = checkpoint
-    return go_on
+    return args, go_on
 
 
-def _load_trunk(arguments: RewardArguments, args: RewardConfig) -> VideoGenerator:
+def _load_trunk(arguments: RewardArguments, args: RewardConfig, full_trunk: bool) -> VideoGenerator:
     from generator import load_generator
 
     # Weights that are trained themselves need the precision of float32; `--bf16` is for the arithmetic.
-    dtype = torch.float32 if args.full_trunk else None
+    dtype = torch.float32 if full_trunk else None
     with outside_engine():
         return load_generator(arguments.model, adapter=arguments.adapter, device=args.device, dtype=dtype)
 
 
-def _take_trunk(arguments: RewardArguments, config: RewardConfig) -> None:
-    """Lets the arguments name the trunk of the model that learns on."""
+def _check_weights_from(arguments: RewardArguments, args: RewardConfig) -> None:
     folder = Path(arguments.weights_from)
     if arguments.adapter is not None:
         raise InputError(
             f"--adapter was given with --weights_from {folder}, whose trunk has its own: leave --adapter off."
         )
-    if folder.resolve() == Path(str(config.output_dir)).resolve():
+    if folder.resolve() == Path(str(args.output_dir)).resolve():
         raise InputError(
             f"--weights_from and --output_dir are both {folder}: write the new model to another folder."
         )
+
+
+def with_stored_trunk(arguments: RewardArguments) -> tuple[RewardArguments, bool]:
+    """Arguments with the trunk of the model in `weights_from`, if any, and whether its own weights are trained."""
+    if not arguments.weights_from:
+        return arguments, False
+    folder = Path(arguments.weights_from)
     stored = read_reward_config(folder)
-    if arguments.model == RewardArguments.model:
-        arguments.model = str(stored.get("base_model", arguments.model))
-    if (folder / ADAPTER_NAME).is_dir():
-        arguments.adapter = str(folder / ADAPTER_NAME)
-    config.full_trunk = bool(stored.get("full_trunk"))
+    model, adapter = arguments.model, folder / ADAPTER_NAME
+    if model == RewardArguments.model:
+        model = str(stored.get("base_model", model))
+    trunk = replace(arguments, model=model, adapter=str(adapter) if adapter.is_dir() else arguments.adapter)
+    return trunk, bool(stored.get("full_trunk"))
 
 
 class RewardTable(TrainerCallback):

@@ -47,8 +47,7 @@ def build_reward_model(
     missing = [name for name in dimensions if name not in found]
     if missing:
         raise InputError(
-            f"The rankings have no dimension {missing[0]!r}, only {', '.join(sorted(found))}: name one of "
-            "these."
+            f"The rankings have no dimension {missing[0]!r}, only {', '.join(sorted(found))}: name one of these."
         )
     defaults = generator.defaults
     size = (
@@ -88,7 +87,7 @@ def build_reward_model(
 def continued_reward_model(
     folder: str | Path, generator: VideoGenerator, config: RewardConfig, rankings: Sequence[Ranking]
 ) -> LatentRewardModel:
-    """The reward model in `folder`, to learn on from its weights; `config` takes over how its trunk is trained.
+    """The reward model in `folder`, to learn on from its weights; its trunk is trained as it was.
 
     Raises:
         InputError: the folder holds no latent reward model, `generator` is not its trunk, the loss needs variances
@@ -115,7 +114,6 @@ def continued_reward_model(
             f"{', '.join(found)}: give others, or leave --weights_from off."
         )
     model.name = generator.name
-    config.full_trunk, config.lora_rank = model.config.full_trunk, model.config.lora_rank
     return model
 
 
@@ -132,7 +130,7 @@ def pretrain(
         config.pretraining_steps,
         config.pretraining_batch_size,
         rate,
-        0.4 * rate if config.full_trunk else rate,
+        0.4 * rate if model.config.full_trunk else rate,
         config.seed,
         config.bfloat16_products,
         max_seconds,

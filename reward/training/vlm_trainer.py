@@ -43,8 +43,7 @@ class VLMArguments:
     vlm: str = field(
         default="",
         metadata={
-            "help": "Folder or hub id of an image-text-to-text model of transformers, such as "
-            "Qwen/Qwen2.5-VL-3B-Instruct."
+            "help": "Folder or hub id of an image-text-to-text model, such as Qwen/Qwen2.5-VL-3B-Instruct."
         },
     )
     vlm_settings: str = field(

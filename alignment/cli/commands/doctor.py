@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from generator.output import check_output_file, write_json
 
 HELP = (
-    "Says what this machine has (processors, memory, GPUs, packages, codecs, disk) and what will run on it."
+    "Report what this machine has (processors, memory, GPUs, packages, codecs, disk) and what will run on it."
 )
 EXAMPLE = "vidalign doctor --model Wan-AI/Wan2.1-T2V-1.3B-Diffusers --num_frames 33 --height 240 --width 416"
 
@@ -27,15 +27,17 @@ GIB = 2**30
 
 @dataclass
 class DoctorArguments:
-    """What to look at."""
+    """Subjects of the examination."""
 
     output_dir: str = field(default=".", metadata={"help": "Folder whose disk is looked at."})
     json: str | None = field(default=None, metadata={"help": "Also write what was found to this file."})
     model: str | None = field(
         default=None,
-        metadata={"help": "Also say how much GPU memory each method needs on this model (a folder or a hub id, of "
-                  "which only configurations are read), and with which flags it fits."},
-    )  # fmt: skip
+        metadata={
+            "help": "Also say how much GPU memory each method needs on this model (a folder or a hub id, of "
+            "which only configurations are read), and with which flags it fits."
+        },
+    )
     num_frames: int | None = field(
         default=None, metadata={"help": "Frames; the model's own number if unset."}
     )

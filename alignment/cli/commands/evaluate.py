@@ -58,7 +58,7 @@ class EvaluateArguments:
     verifier: str = field(
         default="world",
         metadata={
-            "help": "What judges: world, vlm:FOLDER (a vision-language model answers the questions), clip:FOLDER "
+            "help": "Verifier: world, vlm:FOLDER (a vision-language model answers the questions), clip:FOLDER "
             "(CLIPScore), or module:function of your own (videos, prompts) -> scores."
         },
     )
@@ -86,7 +86,7 @@ class EvaluateArguments:
     solver: str = field(
         default="euler",
         metadata={
-            "help": "euler; heun (two network calls a step); ab2 or dpm (second order, one call a step).",
+            "help": "Solver: euler; heun (two network calls a step); ab2 or dpm (second order, one call a step).",
             "choices": ["euler", "heun", "ab2", "dpm"],
         },
     )
@@ -276,7 +276,7 @@ def _checked_models(
     from generator.sampling import video_size
 
     base = load()
-    if base.needs_image:
+    if base.image is not None:
         raise InputError(
             f"{arguments.model} animates images, but prompts alone are evaluated: use a text-to-video model."
         )

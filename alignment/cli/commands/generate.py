@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-HELP = "Generates videos from prompts: mp4 files and a metadata.jsonl that names prompt, seed, model and adapter."
+HELP = (
+    "Generate videos from prompts: mp4 files and a metadata.jsonl that names prompt, seed, model and adapter."
+)
 EXAMPLE = (
     "vidalign generate --model nano --prompts prompts.txt --output_dir runs/videos --num_videos_per_prompt 2"
 )
@@ -50,9 +52,9 @@ SIZES = ("num_frames", "height", "width")
 
 @dataclass
 class GenerateArguments:
-    """What to generate."""
+    """Prompts, model and sampling."""
 
-    model: str = field(metadata={"help": "nano, a folder or a hub id."})
+    model: str = field(metadata={"help": "Generator: nano, a folder of a diffusers pipeline, or a hub id."})
     prompts: str = field(
         metadata={"help": "Text file with one prompt a line, JSONL with `prompt`, or world:SPLIT:N[:SEED]."}
     )
@@ -69,7 +71,7 @@ class GenerateArguments:
     solver: str = field(
         default="euler",
         metadata={
-            "help": "euler; heun (two network calls a step); ab2 or dpm (second order, one call a step).",
+            "help": "Solver: euler; heun (two network calls a step); ab2 or dpm (second order, one call a step).",
             "choices": ["euler", "heun", "ab2", "dpm"],
         },
     )
@@ -151,7 +153,7 @@ def run(
             model.check_size(*sizes)
         if arguments.reward:
             generate = _aligned(model, arguments, [row["prompt"] for row in missing])
-        elif not prompt.task and model.needs_image:
+        elif not prompt.task and model.image is not None:
             raise InputError(
                 f"{arguments.model} animates images, and none was given: pass --image FILE, or use a text-to-video "
                 "model."
@@ -323,7 +325,7 @@ def _in_effect(state: dict[str, Any], defaults: dict[str, Any], task: str | None
 
 
 def _is_unfinished(arguments: GenerateArguments, state: dict[str, Any], inputs: list[str]) -> bool:
-    """Whether the output folder holds work of the same arguments to go on with.
+    """Returns whether the output folder holds work of the same arguments to go on with.
 
     Raises:
         InputError: it holds something else, and that may not be deleted.
@@ -349,7 +351,7 @@ def _is_unfinished(arguments: GenerateArguments, state: dict[str, Any], inputs: 
 
 
 def _stored_arguments(folder: Path) -> dict[str, Any]:
-    """What `generation.json` says; nothing where it is missing or damaged."""
+    """Content of `generation.json`; nothing where it is missing or damaged."""
     try:
         found = read_json(folder / ARGUMENTS_FILE)
     except (OSError, ValueError):

@@ -28,7 +28,7 @@ from labeling_app.store.store import Store
 from reward.formats import FORMAT_HELP, read_preferences
 
 HELP = (
-    "collect human rankings and demonstrations: serve, import, select, export, quality, simulate, backup, …"
+    "Collect human rankings and demonstrations: serve, import, select, export, quality, simulate, backup, …"
 )
 EXAMPLE = "vidalign label serve --db sqlite:///labels.db --port 7860"
 LONGEST_LEASE_MINUTES = 7 * 24 * 60
@@ -36,95 +36,95 @@ LONGEST_LEASE_MINUTES = 7 * 24 * 60
 
 @dataclass
 class ServeArguments:
-    """Where the labeling app listens."""
+    """Database and address of the labeling app."""
 
     db: str = field(metadata={"help": DB_HELP})
     host: str = field(
-        default="127.0.0.1", metadata={"help": "address to listen on; 0.0.0.0 for the whole network"}
+        default="127.0.0.1", metadata={"help": "Address to listen on; 0.0.0.0 for the whole network."}
     )
-    port: int = field(default=7860, metadata={"help": "port to listen on; 0 takes a free one"})
+    port: int = field(default=7860, metadata={"help": "Port to listen on; 0 takes a free one."})
     campaign: str | None = field(
-        default=None, metadata={"help": "give out only this campaign; by default all, oldest first"}
+        default=None, metadata={"help": "Give out only this campaign; by default all, oldest first."}
     )
     lease_minutes: float = field(
-        default=15.0, metadata={"help": "minutes of silence after which a task goes to somebody else"}
+        default=15.0, metadata={"help": "Minutes of silence after which a task goes to somebody else."}
     )
     candidates: str | None = field(
         default=None,
-        metadata={"help": "folder whose subfolders of generated videos leads may import from their page"},
+        metadata={"help": "Folder whose subfolders of generated videos leads may import from their page."},
     )
     uploads: str | None = field(
         default=None,
-        metadata={"help": "folder for uploaded demonstrations; beside an SQLite file by default"},
+        metadata={"help": "Folder for uploaded demonstrations; beside an SQLite file by default."},
     )
 
 
 @dataclass
 class ImportArguments:
-    """What is to be ranked, or rankings that people gave elsewhere."""
+    """Videos to rank, or rankings that people gave elsewhere."""
 
     db: str = field(metadata={"help": DB_HELP})
     videos: list[str] | None = field(
         default=None,
         metadata={
-            "help": "folders with metadata.jsonl (as `vidalign generate` writes them) or JSONL files with "
-            "prompt and videos; the videos of a prompt from several folders are put together"
+            "help": "Folders with metadata.jsonl (as `vidalign generate` writes them) or JSONL files with "
+            "prompt and videos; the videos of a prompt from several folders are put together."
         },
     )
     preferences: str | None = field(
         default=None,
-        metadata={"help": "instead: file of rankings that were given elsewhere, in a layout of --format"},
+        metadata={"help": "Instead: file of rankings that were given elsewhere, in a layout of --format."},
     )
     format: str = field(default="auto", metadata={"help": FORMAT_HELP})
     annotator: str = field(
-        default="imported", metadata={"help": "name of the external annotator of --preferences"}
+        default="imported", metadata={"help": "Name of the external annotator of --preferences."}
     )
-    campaign: str = field(default="default", metadata={"help": CAMPAIGN_HELP + "; made if it is new"})
+    campaign: str = field(default="default", metadata={"help": "Name of the campaign; made if it is new."})
     overlap: int | None = field(
         default=None,
         metadata={
-            "help": "different annotators a task, for a new campaign (1 if not given, "
-            "or as many as judged the tasks of --preferences)"
+            "help": "Different annotators a task, for a new campaign (1 if not given, "
+            "or as many as judged the tasks of --preferences)."
         },
     )
     dimensions: list[str] | None = field(
         default=None,
         metadata={
-            "help": "what is judged, for a new campaign: overall, visual, motion, alignment (overall, or "
-            "those of --preferences, if not given)"
+            "help": "Dimensions that are judged, for a new campaign: overall, visual, motion, alignment (overall, or "
+            "those of --preferences, if not given)."
         },
     )
     skip_bad: bool = field(
-        default=False, metadata={"help": "leave out unusable videos instead of importing nothing"}
+        default=False, metadata={"help": "Leave out unusable videos instead of importing nothing."}
     )
 
 
 @dataclass
 class UsersArguments:
-    """Who may log in. Without --add, --set_role and --set_password, all users are listed."""
+    """People who may log in. Without --add, --set_role and --set_password, all users are listed."""
 
     db: str = field(metadata={"help": DB_HELP})
     add: str | None = field(
-        default=None, metadata={"help": "add a user of this name; prints the password once"}
+        default=None, metadata={"help": "Add a user of this name; prints the password once."}
     )
     role: str = field(
-        default="annotator", metadata={"help": "role of the new user: annotator, lead or admin"}
+        default="annotator", metadata={"help": "Role of the new user: annotator, lead or admin."}
     )
     set_role: str | None = field(
-        default=None, metadata={"help": "give the user of this name the role that --role says"}
+        default=None, metadata={"help": "Give the user of this name the role that --role says."}
     )
     set_password: str | None = field(
-        default=None, metadata={"help": "give the user of this name a new password; prints it once"}
+        default=None, metadata={"help": "Give the user of this name a new password; prints it once."}
     )
 
 
 @dataclass
 class QualityArguments:
-    """Which judgements are looked at."""
+    """Judgements that are looked at."""
 
     db: str = field(metadata={"help": DB_HELP})
     campaign: str = field(default="default", metadata={"help": CAMPAIGN_HELP})
-    dimension: str | None = field(default=None, metadata={"help": "only this dimension; all if not given"})
+    dimension: str | None = field(default=None, metadata={"help": "Only this dimension; all if not given."})
 
 
 @dataclass
@@ -136,38 +136,38 @@ class SimulateArguments:
     reward: str | None = field(
         default=None,
         metadata={
-            "help": "reward model that scores the videos; `world` is the gold score of the built-in world"
+            "help": "Reward model that scores the videos; `world` is the gold score of the built-in world."
         },
     )
     scores: str | None = field(
         default=None,
-        metadata={"help": "instead of --reward: JSONL with video (relative to the file) and score"},
+        metadata={"help": "Instead of --reward: JSONL with video (relative to the file) and score."},
     )
-    annotators: int = field(default=3, metadata={"help": "number of simulated annotators"})
-    noise: float = field(default=0.15, metadata={"help": "standard deviation of their noise on the score"})
-    tie_threshold: float = field(default=0.1, metadata={"help": "step of their scale; 0 for no ties"})
-    position_bias: float = field(default=0.0, metadata={"help": "added to the video shown first"})
+    annotators: int = field(default=3, metadata={"help": "Number of simulated annotators."})
+    noise: float = field(default=0.15, metadata={"help": "Standard deviation of their noise on the score."})
+    tie_threshold: float = field(default=0.1, metadata={"help": "Step of their scale; 0 for no ties."})
+    position_bias: float = field(default=0.0, metadata={"help": "Added to the video shown first."})
     motion_bias: float = field(
-        default=0.0, metadata={"help": "added for each standard deviation of more motion; people: negative"}
+        default=0.0, metadata={"help": "Added for each standard deviation of more motion; people: negative."}
     )
-    seed: int = field(default=0, metadata={"help": "seed of everything drawn"})
+    seed: int = field(default=0, metadata={"help": "Seed of everything drawn."})
 
 
 @dataclass
 class BackupArguments:
-    """What is copied where. The server may go on; video files are not copied."""
+    """Source and target of the copy. The server may go on; video files are not copied."""
 
     db: str = field(metadata={"help": DB_HELP})
-    output_file: str = field(metadata={"help": "backup to write, an SQLite file such as labels.backup.db"})
-    overwrite: bool = field(default=False, metadata={"help": "replace the file if it exists"})
+    output_file: str = field(metadata={"help": "Backup to write, an SQLite file such as labels.backup.db."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace the file if it exists."})
 
 
 @dataclass
 class RestoreArguments:
-    """Where a backup goes; from SQLite to PostgreSQL and back works too."""
+    """Source and target of the restoration; from SQLite to PostgreSQL and back works too."""
 
-    db: str = field(metadata={"help": DB_HELP + "; it must be empty"})
-    backup: str = field(metadata={"help": "file that `label backup` wrote"})
+    db: str = field(metadata={"help": DB_HELP + " It must be empty."})
+    backup: str = field(metadata={"help": "File that `label backup` wrote."})
 
 
 def run_backup(arguments: BackupArguments) -> None:
@@ -405,13 +405,13 @@ def _number(value: float) -> str:
 
 
 VERBS = {
-    "serve": Verb("open the labeling app in the browser", (ServeArguments,), run_serve),
-    "import": Verb("add videos to rank", (ImportArguments,), run_import),
-    "export": Verb("write rankings as JSONL", (ExportArguments,), run_export),
-    "users": Verb("add or list users", (UsersArguments,), run_users),
-    "backup": Verb("copy the database into one file", (BackupArguments,), run_backup),
-    "restore": Verb("fill an empty database from a backup", (RestoreArguments,), run_restore),
-    "quality": Verb("print how far annotators agree", (QualityArguments,), run_quality),
+    "serve": Verb("Open the labeling app in the browser.", (ServeArguments,), run_serve),
+    "import": Verb("Add videos to rank.", (ImportArguments,), run_import),
+    "export": Verb("Write rankings as JSONL.", (ExportArguments,), run_export),
+    "users": Verb("Add or list users.", (UsersArguments,), run_users),
+    "backup": Verb("Copy the database into one file.", (BackupArguments,), run_backup),
+    "restore": Verb("Fill an empty database from a backup.", (RestoreArguments,), run_restore),
+    "quality": Verb("Print how far annotators agree.", (QualityArguments,), run_quality),
     **LEAD_VERBS,
-    "simulate": Verb("let simulated annotators rank", (SimulateArguments,), run_simulate),
+    "simulate": Verb("Let simulated annotators rank.", (SimulateArguments,), run_simulate),
 }

@@ -17,8 +17,8 @@ from labeling_app.store.names import composed
 from labeling_app.store.store import Store
 from labeling_app.store.tables import Campaign
 
-DB_HELP = "database: a path such as labels.db, or a SQLAlchemy URL such as sqlite:///labels.db"
-CAMPAIGN_HELP = "name of the campaign"
+DB_HELP = "Database: a path such as labels.db, or a SQLAlchemy URL such as sqlite:///labels.db."
+CAMPAIGN_HELP = "Name of the campaign."
 DEFAULT = "default"
 
 
@@ -30,51 +30,51 @@ class CampaignArguments:
     db: str = field(metadata={"help": DB_HELP})
     campaign: str | None = field(
         default=None,
-        metadata={"help": CAMPAIGN_HELP + "; with rules it is made if it is new, alone it is shown"},
+        metadata={"help": "Name of the campaign; with rules it is made if it is new, alone it is shown."},
     )
     overlap: int | None = field(
         default=None,
-        metadata={"help": "different annotators a task; after the first answer it may only grow"},
+        metadata={"help": "Different annotators a task; after the first answer it may only grow."},
     )
     dimensions: list[str] | None = field(
         default=None,
         metadata={
-            "help": "what is judged: overall, visual, motion, alignment; fixed from the first answer on"
+            "help": "Dimensions that are judged: overall, visual, motion, alignment; fixed from the first answer on."
         },
     )
-    project: str | None = field(default=None, metadata={"help": "project it belongs to; made if it is new"})
+    project: str | None = field(default=None, metadata={"help": "Project it belongs to; made if it is new."})
     gold_share: float | None = field(
-        default=None, metadata={"help": "share of hidden gold items among an annotator's tasks, 0 to 0.5"}
+        default=None, metadata={"help": "Share of hidden gold items among an annotator's tasks, 0 to 0.5."}
     )
     repeat_share: float | None = field(
-        default=None, metadata={"help": "share of tasks that an annotator ranks again, 0 to 0.5"}
+        default=None, metadata={"help": "Share of tasks that an annotator ranks again, 0 to 0.5."}
     )
     daily_cap: int | None = field(
-        default=None, metadata={"help": "answers a person in 24 hours; 0: no limit"}
+        default=None, metadata={"help": "Answers a person in 24 hours; 0: no limit."}
     )
     quiz_size: int | None = field(
-        default=None, metadata={"help": "gold items that a person ranks first; 0: none"}
+        default=None, metadata={"help": "Gold items that a person ranks first; 0: none."}
     )
     quiz_pass: float | None = field(
-        default=None, metadata={"help": "share of their pairs that must be right to go on"}
+        default=None, metadata={"help": "Share of their pairs that must be right to go on."}
     )
     guidelines: str | None = field(
-        default=None, metadata={"help": "text file (Markdown) with the guidelines; adds a version"}
+        default=None, metadata={"help": "Text file (Markdown) with the guidelines; adds a version."}
     )
-    rename: str | None = field(default=None, metadata={"help": "another name for the campaign"})
-    pause: bool = field(default=False, metadata={"help": "give out no tasks for now"})
+    rename: str | None = field(default=None, metadata={"help": "Another name for the campaign."})
+    pause: bool = field(default=False, metadata={"help": "Give out no tasks for now."})
     close: bool = field(
         default=False,
-        metadata={"help": "give out no tasks any more, add none, and leave answers as they are"},
+        metadata={"help": "Give out no tasks any more, add none, and leave answers as they are."},
     )
-    reopen: bool = field(default=False, metadata={"help": "go on with a paused or closed campaign"})
+    reopen: bool = field(default=False, metadata={"help": "Go on with a paused or closed campaign."})
     delete: bool = field(
         default=False,
         metadata={
-            "help": "delete the campaign with its tasks and answers, after its name was typed once more"
+            "help": "Delete the campaign with its tasks and answers, after its name was typed once more."
         },
     )
-    yes: bool = field(default=False, metadata={"help": "delete without asking for the name"})
+    yes: bool = field(default=False, metadata={"help": "Delete without asking for the name."})
 
 
 RULES = (
@@ -90,7 +90,7 @@ STATES = {"pause": "paused", "close": "closed", "reopen": "open"}
 
 
 def command_line_user() -> str:
-    """Who the audit table names for a change by command: the name of the account on this machine."""
+    """Name in the audit table for a change by command: that of the account on this machine."""
     try:
         name = getpass.getuser()
     except (KeyError, OSError):

@@ -19,33 +19,33 @@ from reward.formats import FORMATS, OWN
 
 @dataclass
 class ExportArguments:
-    """Where the rankings go."""
+    """Rankings to export, and their file."""
 
     db: str = field(metadata={"help": DB_HELP})
     output_file: str | None = field(
-        default=None, metadata={"help": "rankings file to write, for example rankings.jsonl"}
+        default=None, metadata={"help": "Rankings file to write, for example rankings.jsonl."}
     )
     campaign: str = field(default="default", metadata={"help": CAMPAIGN_HELP})
     format: str = field(
         default=OWN,
         metadata={
-            "help": f"layout of the file: {', '.join([OWN, *FORMATS])}; those of other projects get the videos in a "
-            "folder `videos` beside the file (docs/data-formats.md)"
+            "help": f"Layout of the file: {', '.join([OWN, *FORMATS])}; those of other projects get the videos in a "
+            "folder `videos` beside the file (docs/data-formats.md)."
         },
     )
     raw: bool = field(
-        default=False, metadata={"help": "annotators' own rankings also where a lead has decided"}
+        default=False, metadata={"help": "Annotators' own rankings also where a lead has decided."}
     )
     demonstrations: str | None = field(
         default=None,
-        metadata={"help": "instead: folder for the demonstrations, which `vidalign sft --dataset` reads"},
+        metadata={"help": "Instead: folder for the demonstrations, which `vidalign sft --dataset` reads."},
     )
-    accepted: bool = field(default=False, metadata={"help": "only demonstrations that a lead has accepted"})
+    accepted: bool = field(default=False, metadata={"help": "Only demonstrations that a lead has accepted."})
     skip_bad: bool = field(
         default=False,
-        metadata={"help": "leave out videos whose files have changed or gone since they were judged"},
+        metadata={"help": "Leave out videos whose files have changed or gone since they were judged."},
     )
-    overwrite: bool = field(default=False, metadata={"help": "replace the file or folder if it exists"})
+    overwrite: bool = field(default=False, metadata={"help": "Replace the file or folder if it exists."})
 
 
 def run_export(arguments: ExportArguments) -> None:

@@ -44,61 +44,62 @@ class GoldArguments:
     """Hidden items whose answers are known."""
 
     db: str = field(metadata={"help": DB_HELP})
-    rankings: str = field(metadata={"help": "rankings file (JSONL) whose ranks are the known answers"})
+    rankings: str = field(metadata={"help": "Rankings file (JSONL) whose ranks are the known answers."})
     campaign: str = field(default="default", metadata={"help": CAMPAIGN_HELP})
 
 
 @dataclass
 class DemonstrationArguments:
-    """What annotators are asked to show."""
+    """Prompts that annotators are asked to answer by videos."""
 
     db: str = field(metadata={"help": DB_HELP})
     prompts: str | None = field(
-        default=None, metadata={"help": "prompts to demonstrate, one a line or JSONL"}
+        default=None, metadata={"help": "Prompts to demonstrate, one a line or JSONL."}
     )
-    campaign: str = field(default="default", metadata={"help": CAMPAIGN_HELP + "; made if it is new"})
-    wanted: int = field(default=1, metadata={"help": "demonstrations a prompt, each by another person"})
+    campaign: str = field(default="default", metadata={"help": "Name of the campaign; made if it is new."})
+    wanted: int = field(default=1, metadata={"help": "Demonstrations a prompt, each by another person."})
     library: str | None = field(
-        default=None, metadata={"help": "folder of videos that annotators may choose"}
+        default=None, metadata={"help": "Folder of videos that annotators may choose."}
     )
 
 
 @dataclass
 class SelectArguments:
-    """Which pairs of candidates annotators compare next."""
+    """Choice of the pairs of candidates that annotators compare next."""
 
     db: str = field(metadata={"help": DB_HELP})
     videos: list[str] = field(
-        metadata={"help": "folders or JSONL files with candidates, as for `label import`"}
+        metadata={"help": "Folders or JSONL files with candidates, as for `label import`."}
     )
     reward: list[str] = field(
         metadata={
-            "help": "current reward model: of a latent one the doubt of its last layer counts; of others give two or "
-            "more (other seeds), whose disagreement tells doubt from noise"
+            "help": "Current reward model: of a latent one the doubt of its last layer counts; of others give two or "
+            "more (other seeds), whose disagreement tells doubt from noise."
         }
     )
-    count: int = field(metadata={"help": "pairs to pick"})
+    count: int = field(metadata={"help": "Pairs to pick."})
     campaign: str = field(
-        default="default", metadata={"help": CAMPAIGN_HELP + " that gets them; made if new"}
+        default="default", metadata={"help": "Name of the campaign that gets them; made if it is new."}
     )
     overlap: int | None = field(
-        default=None, metadata={"help": "different annotators a pair, for a new campaign"}
+        default=None, metadata={"help": "Different annotators a pair, for a new campaign."}
     )
     dimension: str = field(
-        default="overall", metadata={"help": "dimension of the reward and of the campaign"}
+        default="overall", metadata={"help": "Dimension of the reward and of the campaign."}
     )
     random_share: float = field(
-        default=0.2, metadata={"help": "share picked at random, for evaluating reward models without bias"}
+        default=0.2, metadata={"help": "Share picked at random, for evaluating reward models without bias."}
     )
     temperature: float = field(
         default=1.0,
-        metadata={"help": "scale of score differences; below 1 for annotators surer than the rewards"},
+        metadata={"help": "Scale of score differences; below 1 for annotators surer than the rewards."},
     )
-    seed: int = field(default=0, metadata={"help": "seed of the random share"})
+    seed: int = field(default=0, metadata={"help": "Seed of the random share."})
     output_file: str | None = field(
-        default=None, metadata={"help": "also write the pairs as JSONL, with their bits and which are random"}
+        default=None,
+        metadata={"help": "Also write the pairs as JSONL, with their bits and which are random."},
     )
-    overwrite: bool = field(default=False, metadata={"help": "replace the output file if it exists"})
+    overwrite: bool = field(default=False, metadata={"help": "Replace the output file if it exists."})
 
 
 def run_gold(arguments: GoldArguments) -> None:
@@ -213,8 +214,7 @@ def _has_last_layer(model: RewardModel) -> bool:
 def _check_dimension(name: str, model: RewardModel, dimension: str) -> None:
     if dimension not in model.dimensions:
         raise InputError(
-            f"The reward {name!r} has no dimension {dimension!r} (it has: {', '.join(model.dimensions)}): use "
-            "another."
+            f"The reward {name!r} has no dimension {dimension!r} (it has: {', '.join(model.dimensions)}): use another."
         )
 
 
@@ -262,8 +262,7 @@ def score_of(model: RewardModel, name: str, dimension: str) -> Score:
         scores = model.score(frames[None], [prompt])
         if dimension not in scores:
             raise InputError(
-                f"The reward {name!r} has no dimension {dimension!r} (it has: {', '.join(scores)}): use "
-                f"another."
+                f"The reward {name!r} has no dimension {dimension!r} (it has: {', '.join(scores)}): use another."
             )
         return float(scores[dimension][0])
 
@@ -272,11 +271,11 @@ def score_of(model: RewardModel, name: str, dimension: str) -> Score:
 
 LEAD_VERBS = {
     "campaign": Verb(
-        "list, make, change, pause, close or delete campaigns", (CampaignArguments,), run_campaign
+        "List, make, change, pause, close or delete campaigns.", (CampaignArguments,), run_campaign
     ),
-    "gold": Verb("add hidden items with known answers", (GoldArguments,), run_gold),
+    "gold": Verb("Add hidden items with known answers.", (GoldArguments,), run_gold),
     "demonstrations": Verb(
-        "ask for videos that answer prompts", (DemonstrationArguments,), run_demonstrations
+        "Ask for videos that answer prompts.", (DemonstrationArguments,), run_demonstrations
     ),
-    "select": Verb("pick the pairs that teach the reward model most", (SelectArguments,), run_select),
+    "select": Verb("Pick the pairs that teach the reward model most.", (SelectArguments,), run_select),
 }

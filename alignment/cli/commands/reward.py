@@ -14,7 +14,7 @@ from generator.files.output_folder import check_output_dir, open_output_dir
 from generator.output import InputError
 from reward.formats import FORMAT_HELP
 from reward.training.reward_config import RewardConfig
-from reward.training.stage import RewardArguments, read_rankings_file, train_reward
+from reward.training.stage import RewardArguments, read_rankings_file, train_reward, with_stored_trunk
 from reward.training.vlm_trainer import VLMArguments
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ EXAMPLE = "vidalign reward --model nano --preferences rankings.jsonl --output_di
 
 @dataclass
 class EvaluateArguments:
-    """What `vidalign reward evaluate` reads."""
+    """Reward model and rankings that are compared."""
 
     reward: str = field(
         metadata={
@@ -62,9 +62,7 @@ class EvaluateArguments:
     )
     batch_size: int = field(default=16, metadata={"help": "Videos judged at a time."})
     seed: int = field(default=0, metadata={"help": "Seed of the calibration split and the intervals."})
-    device: str | None = field(
-        default=None, metadata={"help": "Where the model runs; a GPU if there is one."}
-    )
+    device: str | None = field(default=None, metadata={"help": "Device of the model; a GPU if there is one."})
     overwrite: bool = field(
         default=False,
         metadata={
@@ -75,7 +73,7 @@ class EvaluateArguments:
 
 @dataclass
 class ServeArguments:
-    """Where `vidalign reward serve` listens, and how much it takes at a time."""
+    """Reward model, address and limits of the service."""
 
     reward: str = field(
         metadata={"help": "Folder of a reward model, several joined by commas, world, or module:function."}
@@ -92,9 +90,7 @@ class ServeArguments:
         metadata={"help": "Videos that may wait; more are refused with 503 and a Retry-After."},
     )
     max_megabytes: int = field(default=512, metadata={"help": "Largest request."})
-    device: str | None = field(
-        default=None, metadata={"help": "Where the model runs; a GPU if there is one."}
-    )
+    device: str | None = field(default=None, metadata={"help": "Device of the model; a GPU if there is one."})
 
 
 def _shown(preferences: str) -> str:
@@ -124,11 +120,18 @@ def run(arguments: RewardArguments, config: RewardConfig, vlm: VLMArguments) -> 
         folder = str(config.output_dir)
         if any(figures.get("held_out") for figures in metrics.values() if isinstance(figures, dict)):
             show_next(
-                "reward", "evaluate", "--reward", folder, "--preferences", arguments.preferences,
-                "--output_dir", new_folder(folder, "agreement"),
-            )  # fmt: skip
+                "reward",
+                "evaluate",
+                "--reward",
+                folder,
+                "--preferences",
+                arguments.preferences,
+                "--output_dir",
+                new_folder(folder, "agreement"),
+            )
         elif arguments.model_type == "latent":
-            _show_ppo(folder, arguments.model, arguments.adapter, arguments.preferences)
+            trunk, _ = with_stored_trunk(arguments)
+            _show_ppo(folder, trunk.model, trunk.adapter, trunk.preferences)
 
 
 def _show_ppo(reward: str, model: str, adapter: str | None, preferences: str) -> None:
@@ -156,7 +159,7 @@ def _report(metrics: dict[str, Any]) -> None:
 
 
 def _is_constant(figures: dict[str, Any]) -> bool:
-    """Whether the model gave both videos of every training pair the same score: it is sure of none at all."""
+    """Returns whether the model gave both videos of every training pair the same score: it is sure of none at all."""
     confidence = (figures.get("train") or {}).get("reliability", {}).get("confidence", [])
     return bool(confidence) and all(abs(value - 0.5) < 1e-6 for value in confidence)
 
@@ -226,11 +229,10 @@ def _summary(figures: dict[str, Any]) -> str:
 
     accuracy, with_ties = figures["accuracy"], figures["accuracy_with_ties"]
     return (
-        f"pair accuracy {accuracy['mean']:.3f} {interval_text(accuracy)}, with ties "
-        f"{with_ties['mean']:.3f} (majority {figures['majority_baseline']:.3f}, first video "
-        f"{figures['position_baseline']:.3f}, tie rate {figures['tie_rate']:.3f}, calibration error "
-        f"{figures['calibration_error_after_temperature']:.3f}, {figures['pairs']} pairs of "
-        f"{figures['prompts']} prompts)."
+        f"pair accuracy {accuracy['mean']:.3f} {interval_text(accuracy)}, with ties {with_ties['mean']:.3f} (majority "
+        f"{figures['majority_baseline']:.3f}, first video {figures['position_baseline']:.3f}, tie rate "
+        f"{figures['tie_rate']:.3f}, calibration error {figures['calibration_error_after_temperature']:.3f}, "
+        f"{figures['pairs']} pairs of {figures['prompts']} prompts)."
     )
 
 
@@ -249,7 +251,7 @@ def run_serve(arguments: ServeArguments) -> None:
 ARGUMENTS = (RewardArguments, RewardConfig, VLMArguments)
 VERBS = {
     "evaluate": Verb(
-        "How well a reward model agrees with people: accuracy, baselines, calibration, plots.",
+        "Measure how well a reward model agrees with people: accuracy, baselines, calibration, plots.",
         (EvaluateArguments,),
         run_evaluate,
         "vidalign reward evaluate --reward runs/reward --preferences rankings.jsonl --output_dir runs/agreement",

@@ -100,7 +100,7 @@ def test_help_explains_every_argument_but_the_rare_ones_of_transformers() -> Non
     text = CommandParser(described.ARGUMENTS, prog="vidalign sft").format_help()
     before, advanced = text.split("\nAdvanced:\n")
     headings = [line for line in before.splitlines() if line.endswith(":") and not line.startswith(" ")]
-    assert headings.index("Training:") > headings.index("What `sft` learns from:")
+    assert headings.index("Training:") > headings.index("Demonstrations that `sft` learns from:")
     for name in (
         "output_dir",
         "learning_rate",

@@ -206,8 +206,8 @@ def transformer_calls(generator: Any) -> dict[str, dict[str, Any]]:
     """What each transformer of the pipeline is called with for one video, and a first frame where it needs one."""
     size, noise = generator.defaults, noise_for(generator, 1)
     conditions = generator.encode_prompts(["a red circle"])
-    if generator.needs_image:
-        conditions |= generator.image_conditions(
+    if generator.image is not None:
+        conditions |= generator.image(
             noise.new_zeros(1, 3, size.height, size.width), size.num_frames
         )
     levels = {"transformer": 0.95}

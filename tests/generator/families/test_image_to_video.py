@@ -191,7 +191,7 @@ def test_the_first_frame_of_clean_latents_is_the_image_that_is_shown(generator: 
     shown = with_first_frame(generator, generator.encode_prompts([PROMPT, PROMPT]), latents)
     first = generator.latent_shape(1, size.height, size.width)[1]
     image = generator.decode(latents[:, :, :first])[:, :, 0]
-    for name, expected in generator.image_conditions(image, size.num_frames).items():
+    for name, expected in generator.image(image, size.num_frames).items():
         torch.testing.assert_close(shown[name], expected)
 
 
@@ -234,7 +234,7 @@ def test_a_batch_of_mixed_noise_levels_goes_to_both_experts_with_the_image(gener
     latents = seeded_noise([0, 1], generator.latent_shape(size.num_frames, size.height, size.width))
     images = torch.cat([pixels(picture(generator, seed)) for seed in (0, 1)])
     conditions = {
-        **generator.encode_prompts([PROMPT, PROMPT]), **generator.image_conditions(images, size.num_frames)
+        **generator.encode_prompts([PROMPT, PROMPT]), **generator.image(images, size.num_frames)
     }  # fmt: skip
     levels = torch.tensor([0.95, 0.2])
     together = generator.velocity(latents, levels, conditions)

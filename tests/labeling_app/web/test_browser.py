@@ -96,7 +96,7 @@ def test_annotator_ranks_by_keyboard_and_by_drag_and_resumes_after_a_reload(
     assert filled.judgements("main") == []
     page.reload()
     wait_for_task(page, 1)
-    page.wait_for_function("document.querySelectorAll('.slot .chip').length === 3")
+    page.wait_for_function("document.querySelectorAll('.rank-column .chip').length === 3")
     page.keyboard.press("4")
     wait_until_seen(page)
     page.keyboard.press("Enter")
@@ -104,12 +104,12 @@ def test_annotator_ranks_by_keyboard_and_by_drag_and_resumes_after_a_reload(
     assert ranks_as_shown(filled, 0) == [2, 1, 2, 3]
 
     # Drag chips onto places, and from place to place.
-    page.locator(".slots").scroll_into_view_if_needed()
-    drag(page, ".pool .chip[data-video='0']", ".slot[data-place='3']")
-    drag(page, ".pool .chip[data-video='1']", ".slot[data-place='1']")
-    drag(page, ".pool .chip[data-video='2']", ".slot[data-place='3']")
-    drag(page, ".card[data-video='3']", ".slot[data-place='2']")
-    drag(page, ".slot[data-place='3'] .chip[data-video='2']", ".slot[data-place='4']")
+    page.locator(".rank-columns").scroll_into_view_if_needed()
+    drag(page, ".pool .chip[data-video='0']", ".rank-column[data-rank='3']")
+    drag(page, ".pool .chip[data-video='1']", ".rank-column[data-rank='1']")
+    drag(page, ".pool .chip[data-video='2']", ".rank-column[data-rank='3']")
+    drag(page, ".card[data-video='3']", ".rank-column[data-rank='2']")
+    drag(page, ".rank-column[data-rank='3'] .chip[data-video='2']", ".rank-column[data-rank='4']")
     wait_until_seen(page)
     page.get_by_role("button", name="Submit").click()
     wait_for_task(page, 3)
@@ -191,7 +191,7 @@ def test_an_expired_lease_is_said_in_one_sentence_and_the_draft_survives(
     assert page.locator(".notice").inner_text().startswith("Your time for this task ran out")
     assert store.judgements("main") == []
     # Nobody else took the task, so it comes back with what was ranked.
-    page.wait_for_function("document.querySelectorAll('.slot .chip').length === 4")
+    page.wait_for_function("document.querySelectorAll('.rank-column .chip').length === 4")
 
 
 def test_an_answer_of_another_window_is_said(
@@ -389,7 +389,7 @@ def test_the_page_fits_a_phone_and_works_by_tapping(
     )
     assert small == []
     for place in (1, 2, 3, 4):
-        page.locator(f".slot[data-place='{place}'] .give-place").click()
+        page.locator(f".rank-column[data-rank='{place}'] .give-rank").click()
     wait_until_seen(page)
     page.get_by_role("button", name="Submit").click()
     wait_for_task(page, 2)

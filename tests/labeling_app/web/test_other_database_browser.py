@@ -77,7 +77,7 @@ def test_the_second_database_on_a_port_shows_its_own_clips_and_no_draft_of_the_f
             assert page.locator(".prompt-text").inner_text() == f"a {colour} square"
             channel = {"red": 0, "blue": 2}[colour]
             assert [np.argmax(shown) for shown in page.evaluate(PIXEL)] == [channel] * 2
-            assert page.locator(".slot .chip").count() == 0
+            assert page.locator(".rank-column .chip").count() == 0
             page.keyboard.press("1")
             server.stop()
 
@@ -100,6 +100,6 @@ def test_nothing_that_a_browser_keeps_fits_a_restored_database(
         assert page.url.endswith("/login")  # the cookie is the original's too
         log_in(page, server.url)
         addresses.append(page.evaluate("document.querySelector('.card video').currentSrc"))
-        assert page.locator(".slot .chip").count() == 0
+        assert page.locator(".rank-column .chip").count() == 0
         server.stop()
     assert addresses[0] != addresses[1]

@@ -306,7 +306,7 @@ def test_gradio_itself_takes_no_files_and_runs_no_events(ada: TestClient) -> Non
 
 
 def test_every_page_carries_security_headers(ada: TestClient) -> None:
-    for path in ("/login", "/rank/", "/api/next", "/static/ranking.js"):
+    for path in ("/login", "/rank/", "/api/next", "/static/ranking/page.js"):
         headers = ada.get(path).headers
         assert headers["x-content-type-options"] == "nosniff"
         assert "frame-ancestors 'none'" in headers["content-security-policy"]

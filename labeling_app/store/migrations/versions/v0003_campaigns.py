@@ -37,8 +37,7 @@ def upgrade() -> None:
             op.add_column(table, sa.Column(name, kind, nullable=False, server_default=default))
     # SQLite adds a column with a reference, but no constraint afterwards; this is the same on both databases.
     op.execute(
-        "ALTER TABLE campaigns ADD COLUMN project_id INTEGER "
-        "CONSTRAINT campaigns_project REFERENCES projects (id)"
+        "ALTER TABLE campaigns ADD COLUMN project_id INTEGER CONSTRAINT campaigns_project REFERENCES projects (id)"
     )
     op.execute("ALTER TABLE tasks ADD COLUMN copy_of INTEGER CONSTRAINT tasks_copy_of REFERENCES tasks (id)")
     op.add_column("tasks", sa.Column("gold_ranks", sa.JSON))

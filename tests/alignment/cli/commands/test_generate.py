@@ -27,7 +27,7 @@ class SeedPainter:
         self.defaults = SimpleNamespace(
             num_frames=3, height=16, width=24, fps=8.0, num_inference_steps=10, guidance_scale=2.0
         )
-        self.needs_image = False
+        self.image = None
         self.fail_after: int | None = None
 
     def check_size(self, num_frames: int, height: int, width: int) -> None:

@@ -1,26 +1,26 @@
 // Which videos a remark is about: buttons with the letters of the page, beside the text.
 
-import { make } from './dom.js';
-import { letter } from './ranks.js';
+import { make } from '../dom.js';
+import { letter } from '../ranks.js';
 
 const NAMED = /\bvideos?\s+([a-i])\b/gi;
 
-// Places of the videos that a text names by their letters, as in "Video B looks broken".
+// Slots of the videos that a text names by their letters, as in "Video B looks broken".
 export function namedVideos(text, count) {
-  const places = [...text.matchAll(NAMED)].map((match) => match[1].toLowerCase().charCodeAt(0) - 97);
-  return [...new Set(places.filter((place) => place < count))].sort();
+  const slots = [...text.matchAll(NAMED)].map((match) => match[1].toLowerCase().charCodeAt(0) - 97);
+  return [...new Set(slots.filter((slot) => slot < count))].sort();
 }
 
 export class AboutVideos {
-  // input: the element with the text; chosen: places; onChange is called when the choice has changed.
+  // input: the element with the text; chosen: slots; onChange is called when the choice has changed.
   constructor(input, count, chosen, onChange) {
-    this.chosen = new Set((chosen || []).filter((place) => place < count));
+    this.chosen = new Set((chosen || []).filter((slot) => slot < count));
     // A letter that was taken away by hand is not chosen again by the text.
     this.refused = new Set();
-    this.buttons = Array.from({ length: count }, (_, place) => {
-      const button = make('button', 'about-video', { type: 'button', 'aria-label': `It is about video ${letter(place)}` }, letter(place));
+    this.buttons = Array.from({ length: count }, (_, slot) => {
+      const button = make('button', 'about-video', { type: 'button', 'aria-label': `It is about video ${letter(slot)}` }, letter(slot));
       button.addEventListener('click', () => {
-        if (this.chosen.delete(place)) this.refused.add(place); else this.chosen.add(place);
+        if (this.chosen.delete(slot)) this.refused.add(slot); else this.chosen.add(slot);
         this.refresh();
         onChange();
       });
@@ -29,28 +29,28 @@ export class AboutVideos {
     this.scope = make('span', 'about-scope', { role: 'status' });
     this.element = make('div', 'about', { role: 'group', 'aria-label': 'Videos that it is about' }, make('span', '', {}, 'About'), ...this.buttons, this.scope);
     input.addEventListener('input', () => {
-      namedVideos(input.value, count).filter((place) => !this.refused.has(place)).forEach((place) => this.chosen.add(place));
+      namedVideos(input.value, count).filter((slot) => !this.refused.has(slot)).forEach((slot) => this.chosen.add(slot));
       this.refresh();
     });
     this.refresh();
   }
 
-  get places() { return [...this.chosen].sort(); }
+  get slots() { return [...this.chosen].sort(); }
 
-  choose(places) {
-    places.forEach((place) => this.chosen.add(place));
+  choose(slots) {
+    slots.forEach((slot) => this.chosen.add(slot));
     this.refresh();
   }
 
   refresh() {
-    this.buttons.forEach((button, place) => button.setAttribute('aria-pressed', String(this.chosen.has(place))));
+    this.buttons.forEach((button, slot) => button.setAttribute('aria-pressed', String(this.chosen.has(slot))));
     this.scope.textContent = this.chosen.size ? '' : 'all videos';
   }
 }
 
 const SKIP_REASONS = ['A video does not play', 'I do not understand the prompt', 'The content is offensive or unsafe', 'Another reason'];
 
-// The dialog that asks why a task is skipped; `skip(reason, places)` is called with the answer.
+// The dialog that asks why a task is skipped; `skip(reason, slots)` is called with the answer.
 export function makeSkipDialog(count, skip) {
   const chosen = (index) => make('input', '', { type: 'radio', name: 'skip-reason', value: SKIP_REASONS[index], checked: index === 0 });
   const more = make('textarea', '', { rows: 2, maxLength: 2000, id: 'skip-more', dir: 'auto' });
@@ -66,9 +66,9 @@ export function makeSkipDialog(count, skip) {
   cancel.addEventListener('click', () => dialog.close());
   form.addEventListener('submit', () => {
     const details = more.value.trim();
-    skip(form.querySelector('input:checked').value + (details ? `: ${details}` : ''), about.places);
+    skip(form.querySelector('input:checked').value + (details ? `: ${details}` : ''), about.slots);
   });
-  // Opens it; `failed` are the places of videos that do not play.
+  // Opens it; `failed` are the slots of videos that do not play.
   dialog.ask = (failed) => {
     about.choose(failed);
     dialog.showModal();

@@ -1,6 +1,6 @@
 // The answer that is not sent yet, kept in the browser.
 
-import { BASE } from './dom.js';
+import { BASE } from '../dom.js';
 
 // Of this server alone, also where several share a host behind a proxy.
 const DRAFT = `vidalign-draft ${BASE.pathname}`;
@@ -9,7 +9,8 @@ const DRAFT = `vidalign-draft ${BASE.pathname}`;
 export function readDraft(assignment) {
   try {
     const draft = JSON.parse(localStorage.getItem(DRAFT)) || {};
-    return draft.assignment === assignment ? draft : {};
+    // A draft of before an update of the server calls its ranks places.
+    return draft.assignment === assignment ? { ranks: draft.places, ...draft } : {};
   } catch {
     return {};
   }

@@ -1,7 +1,7 @@
 // Dragging videos to ranks.
 
-import { make } from './dom.js';
-import { letter } from './ranks.js';
+import { make } from '../dom.js';
+import { letter } from '../ranks.js';
 
 const DRAG_PIXELS = 6;
 
@@ -21,7 +21,7 @@ export function makeDraggable(element, video, pointers, root, dropped) {
         root.classList.add('dragging');
       }
       ghost.style.transform = `translate(${event.clientX}px, ${event.clientY}px)`;
-      const target = document.elementFromPoint(event.clientX, event.clientY)?.closest('[data-place]') || null;
+      const target = document.elementFromPoint(event.clientX, event.clientY)?.closest('[data-rank]') || null;
       if (target !== over) {
         over?.classList.remove('over');
         target?.classList.add('over');
@@ -37,11 +37,11 @@ export function makeDraggable(element, video, pointers, root, dropped) {
       root.classList.remove('dragging');
       if (!ghost) return;
       ghost.remove();
-      // The click that follows a drag must not choose a video or give a place.
+      // The click that follows a drag must not choose a video or give a rank.
       const swallow = (click) => { click.stopPropagation(); click.preventDefault(); };
       window.addEventListener('click', swallow, { capture: true, once: true });
       setTimeout(() => window.removeEventListener('click', swallow, { capture: true }), 0);
-      if (event.type === 'pointerup' && over) dropped(Number(over.dataset.place));
+      if (event.type === 'pointerup' && over) dropped(Number(over.dataset.rank));
     };
     window.addEventListener('pointermove', move, { passive: false });
     window.addEventListener('pointerup', finish);

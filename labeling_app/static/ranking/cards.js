@@ -1,0 +1,49 @@
+// The videos of a task, each on a card with its letter.
+
+import { BASE, make } from '../dom.js';
+import { letter, ordinal } from '../ranks.js';
+
+export class VideoCards {
+  // videos: those of the task; choose(video), zoom() and drag(element, video, pointers) are called from the cards.
+  constructor(videos, { choose, zoom, drag }) {
+    this.videos = videos.map(makeVideo);
+    this.cards = this.videos.map((video, index) => {
+      const card = make('div', 'card', { role: 'radio', tabIndex: -1, 'data-video': String(index) },
+        video, make('div', 'card-foot', {}, make('span', 'badge', {}, letter(index)), make('span', 'card-rank')));
+      card.addEventListener('dblclick', zoom);
+      card.addEventListener('click', () => choose(index));
+      drag(card, index, 'mouse');
+      return card;
+    });
+    this.element = make('div', `videos videos-${videos.length}`, { role: 'radiogroup', 'aria-label': 'Videos' }, ...this.cards);
+  }
+
+  focus(video) { this.cards[video].focus({ preventScroll: true }); }
+
+  refresh(ranking, selected, zoomed) {
+    this.element.classList.toggle('zoomed', zoomed);
+    this.cards.forEach((card, index) => {
+      const rank = ranking.ranks[index];
+      const chosen = index === selected;
+      card.setAttribute('aria-checked', String(chosen));
+      card.tabIndex = chosen ? 0 : -1;
+      card.classList.toggle('ranked', rank !== null);
+      card.querySelector('.card-rank').textContent = rank === null ? 'no place yet' : ordinal(rank);
+      card.setAttribute('aria-label', `Video ${letter(index)}, ${rank === null ? 'no place yet' : `${ordinal(rank)} place`}`);
+    });
+  }
+
+  refreshPlayed(player) {
+    this.cards.forEach((card, index) => {
+      card.classList.toggle('seen', player.seen[index]);
+      card.classList.toggle('failed', player.failed[index]);
+    });
+  }
+}
+
+function makeVideo({ id, width, height }) {
+  const video = make('video', '', { muted: true, playsInline: true, preload: 'auto', disablePictureInPicture: true, tabIndex: -1, 'aria-hidden': 'true' });
+  video.style.aspectRatio = `${width} / ${height}`;
+  video.src = new URL(`media/${encodeURIComponent(id)}`, BASE).href;
+  return video;
+}
