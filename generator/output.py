@@ -273,6 +273,15 @@ def read_json(path: str | Path) -> Any:
     return _parsed(read_text(path), str(path), "correct or restore it")
 
 
+def read_record(path: str | Path) -> dict[str, Any]:
+    """The object in a JSON file, such as the settings of an output folder; empty where it is missing or damaged."""
+    try:
+        found = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def _parsed(text: str, place: str, advice: str) -> Any:
     try:
         value = json.loads(text)

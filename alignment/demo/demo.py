@@ -38,11 +38,12 @@ from generator import load_generator
 from generator.base import VideoGenerator
 from generator.demonstrations import write_demonstrations
 from generator.files.output_folder import check_output_dir, empty_own, open_output_dir, require_own
+from generator.generation import GenerationSettings, generate_videos_to, missing_videos, plan_videos
 from generator.loading import find_pipeline
 from generator.output import InputError, read_json, read_jsonl, write_json, write_jsonl
 from generator.prompts import PromptRecord
 from generator.training.checkpoints import newest_checkpoint
-from generator.video import read_video, write_video
+from generator.video import read_video
 from generator.world import render_scenes, sample_prompts, training_batch, verify_batch
 from labeling_app.files.candidates import import_tasks
 from labeling_app.files.rankings import export_rankings
@@ -50,7 +51,7 @@ from labeling_app.quality.agreement import agreement
 from labeling_app.simulate import SimulatedAnnotator, precomputed_scores, simulate
 from labeling_app.store.store import Store
 from reward.preferences import read_rankings
-from reward.reports.comparison import GenerationSettings, compare_models
+from reward.reports.comparison import compare_models
 from reward.training.outputs import OUTPUTS as REWARD_OUTPUTS
 from reward.training.reward_config import RewardConfig
 from reward.training.train import train_reward_model
@@ -219,29 +220,29 @@ class Demo:
     def candidates(self) -> dict[str, Any]:
         """Several videos of each prompt by the SFT model, written as mp4 and metadata.jsonl."""
         scale, folder = self.scale, self.folder / "candidates"
-        prompts = sample_prompts(scale.num_ranked_prompts, 2000 + self.config.seed, "train")
-        generator = load_generator(self.config.model, adapter=self._adapter())
-        rows: list[dict[str, Any]] = [
-            {"file_name": f"{number:04d}.mp4", "prompt": prompt, "seed": 10_000 + number}
-            for number, prompt in enumerate(p for p in prompts for _ in range(scale.num_candidates))
+        records = [
+            PromptRecord(prompt)
+            for prompt in sample_prompts(scale.num_ranked_prompts, 2000 + self.config.seed, "train")
         ]
-        missing = [row for row in rows if not (folder / row["file_name"]).is_file()]
-        size = scale.inference_batch_size
-        for start in range(0, len(missing), size):
-            batch = missing[start : start + size]
-            for row, video in zip(batch, self._generate(generator, batch), strict=True):
-                write_video(folder / row["file_name"], video, FPS)
-            self.advance((start + len(batch)) / len(missing))
+        generator = load_generator(self.config.model, adapter=self._adapter())
+        plan = plan_videos(records, scale.num_candidates, 10_000, lambda _, index: f"{index:04d}.mp4")
+        missing = missing_videos(folder, plan)
+        made = 0
+        for batch, _ in generate_videos_to(folder, missing, generator.generate, self._sampling(), FPS):
+            made += len(batch)
+            self.advance(made / len(missing))
+        rows = [
+            {"file_name": each.file_name, "prompt": each.record.prompt, "seed": each.seed} for each in plan
+        ]
         write_jsonl(folder / "metadata.jsonl", rows)
-        return {"videos": len(rows), "prompts": len(prompts)}
+        return {"videos": len(rows), "prompts": len(records)}
 
-    def _generate(self, generator: VideoGenerator, rows: list[dict[str, Any]]) -> Tensor:
-        return generator.generate(
-            [row["prompt"] for row in rows],
+    def _sampling(self) -> GenerationSettings:
+        """How candidates and the videos of the evaluation are made."""
+        return GenerationSettings(
             **self._size(),
             num_inference_steps=self.scale.num_inference_steps,
-            seed=[row["seed"] for row in rows],
-            batch_size=len(rows),
+            batch_size=self.scale.inference_batch_size,
         )
 
     def annotators(self) -> dict[str, Any]:
@@ -327,7 +328,7 @@ class Demo:
 
     def guidance(self) -> dict[str, Any]:
         """The best guidance scale of each model, on held-out prompts that the evaluation does not use."""
-        scale, settings = self.scale, self._generation()
+        scale, settings = self.scale, self._sampling()
         prompts = sample_prompts(scale.num_guidance_prompts, 5000 + self.config.seed, "test")
         seeds = list(range(60_000, 60_000 + len(prompts)))
         models = self._models()
@@ -357,14 +358,6 @@ class Demo:
         }
         return {"gold": found, "best": best, "prompts": len(prompts)}
 
-    def _generation(self) -> GenerationSettings:
-        scale = self.scale
-        return GenerationSettings(
-            **self._size(),
-            num_inference_steps=scale.num_inference_steps,
-            batch_size=scale.inference_batch_size,
-        )
-
     def evaluation(self) -> dict[str, Any]:
         """Base, SFT, DPO and PPO on held-out prompts with the same seeds, judged from the pixels, each with the
         guidance that is best for it."""
@@ -381,7 +374,7 @@ class Demo:
             folder,
             num_videos_per_prompt=scale.num_videos_per_prompt,
             seed=50_000,
-            generation=self._generation(),
+            generation=self._sampling(),
             references=["base", "sft"],
             overwrite=(folder / "report.json").is_file(),
             progress=False,

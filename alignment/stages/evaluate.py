@@ -9,9 +9,10 @@ from typing import Any
 
 from alignment.stages.arguments import GeneratorArguments
 from generator.base import VideoGenerator
+from generator.generation import GenerationSettings
 from generator.loading import load_generator
 from generator.prompts import PromptRecord, read_prompts
-from reward.reports.comparison import GenerationSettings, compare_models
+from reward.reports.comparison import compare_models
 
 Model = str | Path | GeneratorArguments | VideoGenerator
 
@@ -41,7 +42,7 @@ def evaluate(
         references: models that the others are compared with; the first one where not given.
         overwrite: whether what an evaluation wrote there before is deleted.
         progress: whether to show a progress bar.
-        generation: fields of `reward.reports.comparison.GenerationSettings`, such as `num_inference_steps`.
+        generation: fields of `generator.generation.GenerationSettings`, such as `num_inference_steps`.
 
     Returns:
         The summary that `report.json` holds: `adherence` of each model with its interval, `difference_to_…`.

@@ -7,12 +7,12 @@ goes on where it stopped. Videos are judged as they were generated, before the m
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from generator.base import VideoGenerator
@@ -23,12 +23,12 @@ from generator.files.output_folder import (
     open_output_dir,
     require_own,
 )
+from generator.generation import GenerationSettings, PlannedVideo, generate_videos_to, plan_videos
 from generator.one_or_several import as_list
-from generator.output import InputError, read_json, read_jsonl, write_json, write_jsonl
+from generator.output import InputError, read_json, read_jsonl, read_record, write_json, write_jsonl
 from generator.progress import VideoBar
 from generator.prompts import PromptRecord
-from generator.video import read_video, write_video
-from generator.video_files.pixel_formats import PIXEL_FORMATS
+from generator.video import read_video
 from reward.adherence.evaluate import Sample, judge, load_verifier, summarise
 from reward.adherence.verifiers import Categories, Verifier, check_prompts_of
 from reward.reports.adherence import write_report
@@ -40,36 +40,16 @@ REPORT_NAME = "report.json"
 DEFAULTS_NAME = "defaults.json"
 
 
-@dataclass(frozen=True)
-class GenerationSettings:
-    """Sizes and sampling; None takes the generator's default."""
-
-    num_frames: int | None = None
-    height: int | None = None
-    width: int | None = None
-    num_inference_steps: int | None = None
-    guidance_scale: float | None = None
-    batch_size: int = 8
-    solver: str = "euler"
-    pixel_format: str = "auto"
-
-
-@dataclass(frozen=True)
-class _Request:
-    number: int
-    record: PromptRecord
-    seed: int
-
-    def file_name(self, model: str) -> str:
-        return video_name(model, self.number, self.seed)
-
-
-def _requests(prompts: Sequence[PromptRecord], num_videos_per_prompt: int, seed: int) -> list[_Request]:
-    return [
-        _Request(i, record, seed + i * num_videos_per_prompt + j)
-        for i, record in enumerate(prompts)
-        for j in range(num_videos_per_prompt)
-    ]
+def _plan(
+    model: str, prompts: Sequence[PromptRecord], num_videos_per_prompt: int, seed: int
+) -> list[PlannedVideo]:
+    """The videos of one model."""
+    return plan_videos(
+        prompts,
+        num_videos_per_prompt,
+        seed,
+        lambda number, index: video_name(model, number, seed + index),
+    )
 
 
 def video_name(model: str, number: int, seed: int) -> str:
@@ -101,12 +81,7 @@ def check_evaluation(output_dir: str | Path, settings: Mapping[str, Any], overwr
 
 
 def _stored_settings(folder: Path) -> dict[str, Any]:
-    """Settings of an evaluation's folder; nothing where they are missing or damaged."""
-    try:
-        found = read_json(folder / SETTINGS_NAME)
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return read_record(folder / SETTINGS_NAME)
 
 
 def _video_names(folder: Path) -> list[str]:
@@ -168,10 +143,13 @@ def _facts(
     return {**facts, "questions": questions} if questions else facts
 
 
-def _samples_with_videos(folder: Path) -> list[Sample]:
-    """The samples of an evaluation's folder whose videos are still there."""
-    samples = read_samples(folder / METADATA_NAME)
-    return [sample for sample in samples if (folder / sample.file_name).is_file()]
+def _samples_with_videos(folder: Path, planned: Collection[tuple[str, str]]) -> list[Sample]:
+    """The samples of an evaluation's folder, of planned models and files, whose videos are still there."""
+    return [
+        sample
+        for sample in read_samples(folder / METADATA_NAME)
+        if (sample.model, sample.file_name) in planned and (folder / sample.file_name).is_file()
+    ]
 
 
 def compare_models(
@@ -181,7 +159,7 @@ def compare_models(
     verifier: str = "world",
     num_videos_per_prompt: int = 1,
     seed: int = 0,
-    generation: GenerationSettings = GenerationSettings(),
+    generation: GenerationSettings | None = None,
     references: Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
     overwrite: bool = False,
@@ -199,6 +177,7 @@ def compare_models(
         prompts: what to generate. Video j of prompt i has the seed `seed + i * num_videos_per_prompt + j` in
             every model.
         verifier: a name for `reward.adherence.evaluate.load_verifier`.
+        generation: sizes and sampling; the generators' own where not given.
         references: models that the others are compared with; the first one by default.
         settings: further facts for the report, such as versions.
         overwrite: whether an existing output folder is emptied.
@@ -215,38 +194,40 @@ def compare_models(
     """
     verify, found_categories = load_verifier(verifier, questions)
     check_prompts_of(verifier, questions, [record.prompt for record in prompts])
-    categories = categories or found_categories
+    categories, generation = categories or found_categories, generation or GenerationSettings()
     references = as_list(references) or list(models)[:1]
-    requests = _requests(prompts, num_videos_per_prompt, seed)
+    folder = Path(output_dir)
     facts = _facts(models, prompts, num_videos_per_prompt, seed, verifier, questions)
     facts |= {**vars(generation), **(settings or {})}
-    folder, opened = Path(output_dir), False
     going_on = check_evaluation(folder, facts, overwrite)
-    samples = _samples_with_videos(folder) if going_on else []
+    plans = {name: _plan(name, prompts, num_videos_per_prompt, seed) for name in models}
+    places = {(name, each.file_name): i for name, plan in plans.items() for i, each in enumerate(plan)}
+    order = list(models)
+    samples = _samples_with_videos(folder, places) if going_on else []
     done = {(sample.model, sample.file_name) for sample in samples}
-    with VideoBar(len(models) * len(requests), len(done), "Evaluating", disable=not progress) as bar:
+    with VideoBar(len(places), len(done), "Evaluating", disable=not progress) as bar:
         for name, load in models.items():
-            missing = [request for request in requests if (name, request.file_name(name)) not in done]
+            missing = [planned for planned in plans[name] if (name, planned.file_name) not in done]
             if not missing:
                 continue
             generator = load()
-            if not opened:
-                open_output_dir(folder, OUTPUTS, overwrite, going_on)
-                write_json(folder / SETTINGS_NAME, json.loads(json.dumps(facts)))
-                opened = True
-            write_json(folder / DEFAULTS_NAME, asdict(generator.defaults))
-            stepped = bar.stepped(generation.num_inference_steps or generator.defaults.num_inference_steps)
-            judged = _judged_batches(
-                name, generator, missing, folder, generation, verify, categories, stepped
-            )
-            for batch in judged:
-                samples += batch
+            for batch, videos in generate_videos_to(
+                folder,
+                missing,
+                partial(generator.generate, solver=generation.solver),
+                generation,
+                generator.defaults.fps,
+                source=name,
+                begin=partial(_begin, folder, facts, generator, overwrite, going_on or bool(samples)),
+                bar=bar,
+                steps=generation.num_inference_steps or generator.defaults.num_inference_steps,
+            ):
+                samples += _judged(name, batch, videos, verify, categories, generator.defaults.fps)
+                samples.sort(key=lambda s: (order.index(s.model), places[s.model, s.file_name]))
                 write_jsonl(folder / METADATA_NAME, [sample.as_row() for sample in samples])
-                bar.finish(len(batch))
                 if on_progress is not None:
-                    on_progress(len(samples) / (len(models) * len(requests)))
-            del generator
-    order = list(models)
+                    on_progress(len(samples) / len(places))
+            del generator  # before the next one is loaded
     samples.sort(key=lambda sample: (order.index(sample.model), sample.file_name))
     summary = summarise(samples, references)
     facts = in_effect({**facts, **repeatable(folder)})
@@ -254,6 +235,36 @@ def compare_models(
         folder, samples, summary, facts, lambda s: read_video(folder / s.file_name), references, title
     )
     return summary
+
+
+def _begin(
+    folder: Path, facts: Mapping[str, Any], generator: VideoGenerator, overwrite: bool, going_on: bool
+) -> None:
+    """Opens the folder for the videos of one model, and records what a repetition needs."""
+    open_output_dir(folder, OUTPUTS, overwrite, going_on)
+    write_json(folder / SETTINGS_NAME, json.loads(json.dumps(facts)))
+    write_json(folder / DEFAULTS_NAME, asdict(generator.defaults))
+
+
+def _judged(
+    model: str,
+    batch: Sequence[PlannedVideo],
+    videos: Tensor,
+    verify: Verifier,
+    categories: Categories,
+    fps: float,
+) -> list[Sample]:
+    """Samples of one batch of videos."""
+    return judge(
+        model,
+        videos,
+        [planned.record.prompt for planned in batch],
+        [planned.seed for planned in batch],
+        verify,
+        categories,
+        [planned.file_name for planned in batch],
+        fps,
+    )
 
 
 def repeatable(folder: Path) -> dict[str, Any]:
@@ -269,61 +280,3 @@ def in_effect(facts: Mapping[str, Any]) -> dict[str, Any]:
     """`facts` with the model's own values for the sizes and sampling settings that were not given."""
     defaults = facts["model_defaults"]
     return {name: defaults.get(name) if value is None else value for name, value in facts.items()}
-
-
-def _judged_batches(
-    name: str,
-    generator: VideoGenerator,
-    requests: Sequence[_Request],
-    folder: Path,
-    generation: GenerationSettings,
-    verify: Verifier,
-    categories: Categories,
-    stepped: Callable[[int], None],
-) -> Iterator[list[Sample]]:
-    """Generates the videos of the model `name`, writes them into `folder` and judges them, batch after batch."""
-    for start in range(0, len(requests), generation.batch_size):
-        batch = requests[start : start + generation.batch_size]
-        videos = _generate(generator, batch, generation, stepped)
-        files = [request.file_name(name) for request in batch]
-        for file_name, video in zip(files, videos):
-            full_colour = PIXEL_FORMATS[generation.pixel_format]
-            write_video(folder / file_name, video, generator.defaults.fps, full_colour=full_colour)
-        yield judge(
-            name,
-            videos,
-            [request.record.prompt for request in batch],
-            [request.seed for request in batch],
-            verify,
-            categories,
-            files,
-            generator.defaults.fps,
-        )
-
-
-def _generate(
-    generator: VideoGenerator,
-    batch: Sequence[_Request],
-    settings: GenerationSettings,
-    stepped: Callable[[int], None],
-) -> Tensor:
-    """Videos of the requests; those with one negative prompt are generated together."""
-    negatives = {request.record.negative_prompt for request in batch}
-    parts: dict[int, Tensor] = {}
-    for negative in negatives:
-        chosen = [i for i, request in enumerate(batch) if request.record.negative_prompt == negative]
-        videos = generator.generate(
-            [batch[i].record.prompt for i in chosen],
-            num_frames=settings.num_frames,
-            height=settings.height,
-            width=settings.width,
-            num_inference_steps=settings.num_inference_steps,
-            guidance_scale=settings.guidance_scale,
-            seed=[batch[i].seed for i in chosen],
-            negative_prompt=negative,
-            batch_size=settings.batch_size,
-            solver=settings.solver,
-            stepped=stepped,
-        )
-        parts.update(zip(chosen, videos))
-    return torch.stack([parts[i] for i in range(len(batch))])

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignment.checks import check_generation
 from alignment.cli import Verb
 from alignment.cli.next_command import WORLD_PROMPTS, given_flags, new_folder, show_next
 from alignment.stages.arguments import LoadingArguments
@@ -18,7 +19,7 @@ from generator.files.folders import visible_files
 from generator.one_or_several import as_list
 from generator.output import InputError, refuse_unwritable
 from generator.provenance import file_hash, versions
-from generator.video_files.pixel_formats import PIXEL_FORMAT_HELP, PIXEL_FORMATS, check_pixel_format
+from generator.video_files.pixel_formats import PIXEL_FORMAT_HELP, PIXEL_FORMATS
 
 if TYPE_CHECKING:
     from generator.base import VideoGenerator
@@ -100,6 +101,11 @@ class EvaluateArguments:
 
     def __post_init__(self) -> None:
         self.adapter, self.reference = as_list(self.adapter), as_list(self.reference)
+        self.check_values()
+
+    def check_values(self) -> None:
+        """Raises `InputError` for values that no model takes."""
+        check_generation(self)
 
 
 @dataclass
@@ -170,13 +176,12 @@ def run(
 ) -> None:
     """Generates, judges, and prints where the report is and the means with their intervals."""
     from generator import load_generator
+    from generator.generation import GenerationSettings
     from reward.adherence.suites import load_suite
     from reward.adherence.verifiers import check_prompts_of
-    from reward.reports.comparison import GenerationSettings, compare_models
+    from reward.reports.comparison import compare_models
 
     loading = loading or LoadingArguments()
-    _check_numbers(arguments)
-    check_pixel_format(arguments.pixel_format, arguments.height, arguments.width)
     adapters = name_adapters(arguments.adapter)
     names = ["base", *adapters]
     unknown = [name for name in arguments.reference if name not in names]
@@ -195,16 +200,7 @@ def run(
         verifier=arguments.verifier,
         num_videos_per_prompt=arguments.num_videos_per_prompt,
         seed=arguments.seed,
-        generation=GenerationSettings(
-            num_frames=arguments.num_frames,
-            height=arguments.height,
-            width=arguments.width,
-            num_inference_steps=arguments.num_inference_steps,
-            guidance_scale=arguments.guidance_scale,
-            batch_size=arguments.batch_size,
-            solver=arguments.solver,
-            pixel_format=arguments.pixel_format,
-        ),
+        generation=GenerationSettings.of(arguments),
         references=arguments.reference or ["base"],
         settings={
             "model": arguments.model,
@@ -247,17 +243,6 @@ def _show_next(arguments: EvaluateArguments, num_models: int) -> None:
         "--output_dir",
         new_folder(arguments.output_dir, "candidates"),
     )
-
-
-def _check_numbers(arguments: EvaluateArguments) -> None:
-    """Raises `InputError` where a number is out of its range."""
-    names = ("num_videos_per_prompt", "batch_size", "num_frames", "height", "width", "num_inference_steps")
-    for name in names:
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            raise InputError(f"--{name} is {value}, but it must be at least 1.")
-    if abs(arguments.seed) >= 2**62:
-        raise InputError(f"--seed is {arguments.seed}, but it must be between -2^62 and 2^62.")
 
 
 def _checked_models(

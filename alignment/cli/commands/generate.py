@@ -9,8 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
+from alignment.checks import check_generation
 from alignment.cli.next_command import given_flags, new_folder, show_next
 from alignment.cli.video_prompt_arguments import VideoPromptArguments, prompted
 from alignment.stages.arguments import LoadingArguments
@@ -23,12 +22,18 @@ from generator.files.output_folder import (
     open_output_dir,
     require_own,
 )
+from generator.generation import (
+    GenerationSettings,
+    PlannedVideo,
+    generate_videos_to,
+    missing_videos,
+    plan_videos,
+)
 from generator.lost_words import warn_of_lost_words
-from generator.output import InputError, read_json, refuse_unwritable, write_json, write_jsonl
+from generator.output import InputError, read_record, refuse_unwritable, write_json, write_jsonl
 from generator.progress import VideoBar
 from generator.prompts import PromptRecord, read_prompts
-from generator.video import write_video
-from generator.video_files.pixel_formats import PIXEL_FORMAT_HELP, PIXEL_FORMATS, check_pixel_format
+from generator.video_files.pixel_formats import PIXEL_FORMAT_HELP, PIXEL_FORMATS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -110,6 +115,15 @@ class GenerateArguments:
         },
     )
 
+    def __post_init__(self) -> None:
+        self.check_values()
+
+    def check_values(self) -> None:
+        """Raises `InputError` for values that no model takes."""
+        if self.reward is None and (self.best_of != 1 or self.reward_guidance):
+            raise InputError("--best_of and --reward_guidance need a judge: pass --reward FOLDER.")
+        check_generation(self, "best_of")
+
 
 ARGUMENTS = (GenerateArguments, VideoPromptArguments, LoadingArguments)
 
@@ -123,45 +137,31 @@ def run(
     from generator import load_generator
 
     loading = loading or LoadingArguments()
-    _check(arguments)
     _check_combination(arguments, prompt)
-    rows = video_rows(arguments, read_prompts(arguments.prompts))
-    if prompt.task and any(row["negative_prompt"] for row in rows):
+    plan = planned(arguments, read_prompts(arguments.prompts))
+    negatives = any(each.record.negative_prompt for each in plan)
+    if prompt.task and negatives:
         raise InputError(
             "A negative prompt was given, but images and videos as prompts take none: remove it."
         )
     output_dir = Path(arguments.output_dir)
     changed = {**_what_matters(arguments), **prompt.changed(), **loading.changing()}
-    state = {**changed, "prompts": [row["prompt"] for row in rows]}
+    state = {**changed, "prompts": [each.record.prompt for each in plan]}
     going_on = _is_unfinished(arguments, state, _inputs(arguments, prompt))
-    missing = [row for row in rows if not (going_on and (output_dir / row["file_name"]).is_file())]
+    missing = missing_videos(output_dir, plan) if going_on else plan
     if missing:
         model = load_generator(arguments.model, adapter=arguments.adapter, **loading.options())
-        texts = [text for row in rows for text in (row["prompt"], row["negative_prompt"]) if text]
-        warn_of_lost_words(model, texts)
+        records = [each.record for each in plan]
+        warn_of_lost_words(model, [text for r in records for text in (r.prompt, r.negative_prompt) if text])
         scale = (
             model.defaults.guidance_scale if arguments.guidance_scale is None else arguments.guidance_scale
         )
-        if scale == 1 and any(row["negative_prompt"] for row in rows):
+        if scale == 1 and negatives:
             logger.warning("Negative prompts have no effect without guidance: pass --guidance_scale above 1.")
-        sizes = [getattr(arguments, name) or getattr(model.defaults, name) for name in SIZES]
-        generate: Callable[..., Tensor] = partial(model.generate, solver=arguments.solver)
-        fps = model.defaults.fps
-        if prompt.task:
-            generate, fps = prompted(model, prompt, arguments.num_frames, *sizes[1:])
-        else:
-            model.check_size(*sizes)
-        if arguments.reward:
-            generate = _aligned(model, arguments, [row["prompt"] for row in missing])
-        elif not prompt.task and model.image is not None:
-            raise InputError(
-                f"{arguments.model} animates images, and none was given: pass --image FILE, or use a text-to-video "
-                "model."
-            )
+        generate, fps = _way_to_generate(model, arguments, prompt, missing)
         refuse_unwritable(output_dir)
 
         def begin() -> None:
-            """Makes the folder when the first videos are there, so that whatever refuses them leaves nothing."""
             open_output_dir(output_dir, OUTPUTS, arguments.overwrite, going_on)
             if not going_on:
                 in_effect = _in_effect(state, vars(model.defaults), prompt.task)
@@ -169,10 +169,48 @@ def run(
 
         plain = not prompt.task and not arguments.reward
         steps = arguments.num_inference_steps or model.defaults.num_inference_steps
-        _generate_missing(generate, fps, missing, len(rows), arguments, begin, steps if plain else None)
-    write_jsonl(output_dir / METADATA, rows)
-    print(f"{len(rows)} videos in {output_dir}")
+        with VideoBar(len(plan), len(plan) - len(missing), "videos") as bar:
+            for _ in generate_videos_to(
+                output_dir,
+                missing,
+                generate,
+                GenerationSettings.of(arguments),
+                fps,
+                source=arguments.model,
+                begin=begin,
+                bar=bar,
+                steps=steps if plain else None,
+            ):
+                pass
+    write_jsonl(output_dir / METADATA, [_row(arguments, index, each) for index, each in enumerate(plan)])
+    print(f"{len(plan)} videos in {output_dir}")
     _show_next(arguments, prompt, loading)
+
+
+def _way_to_generate(
+    model: VideoGenerator,
+    arguments: GenerateArguments,
+    prompt: VideoPromptArguments,
+    plan: list[PlannedVideo],
+) -> tuple[Callable[..., Tensor], float]:
+    """A function like `VideoGenerator.generate` that makes what is asked for, and the frames a second of its videos.
+
+    Raises:
+        InputError: the model cannot make it.
+    """
+    sizes = [getattr(arguments, name) or getattr(model.defaults, name) for name in SIZES]
+    if prompt.task:
+        return prompted(model, prompt, arguments.num_frames, *sizes[1:])
+    model.check_size(*sizes)
+    fps = model.defaults.fps
+    if arguments.reward:
+        return _aligned(model, arguments, [each.record.prompt for each in plan]), fps
+    if model.image is not None:
+        raise InputError(
+            f"{arguments.model} animates images, and none was given: pass --image FILE, or use a text-to-video "
+            "model."
+        )
+    return partial(model.generate, solver=arguments.solver), fps
 
 
 def _check_combination(arguments: GenerateArguments, prompt: VideoPromptArguments) -> None:
@@ -202,47 +240,6 @@ def _show_next(arguments: GenerateArguments, prompt: VideoPromptArguments, loadi
         show_next("generate", *words, "--num_videos_per_prompt", 4, "--output_dir", folder)
 
 
-def _generate_missing(
-    generate: Callable[..., Tensor],
-    fps: float,
-    missing: list[dict[str, Any]],
-    total: int,
-    arguments: GenerateArguments,
-    begin: Callable[[], None],
-    steps: int | None,
-) -> None:
-    """Makes and writes videos; `steps` is the number of denoising steps where `generate` tells of each."""
-    # Videos of one call share a negative prompt.
-    missing = sorted(missing, key=lambda row: (row["negative_prompt"], row["index"]))
-    with VideoBar(total, total - len(missing), "videos") as progress:
-        stepping = {} if steps is None else {"stepped": progress.stepped(steps)}
-        batches = _batches(missing, arguments.batch_size)
-        for batch in batches:
-            videos = generate(
-                [row["prompt"] for row in batch],
-                num_frames=arguments.num_frames,
-                height=arguments.height,
-                width=arguments.width,
-                num_inference_steps=arguments.num_inference_steps,
-                guidance_scale=arguments.guidance_scale,
-                seed=[row["seed"] for row in batch],
-                negative_prompt=batch[0]["negative_prompt"],
-                batch_size=arguments.batch_size,
-                **stepping,
-            )
-            if not torch.isfinite(videos).all():
-                raise InputError(
-                    f"{arguments.model} made pixels that are not finite numbers: check its weights, the adapter's and "
-                    "the weight of guidance."
-                )
-            if batch is batches[0]:
-                begin()
-            for row, video in zip(batch, videos, strict=True):
-                path = Path(arguments.output_dir) / row["file_name"]
-                write_video(path, video, fps, full_colour=PIXEL_FORMATS[arguments.pixel_format])
-            progress.finish(len(batch))
-
-
 def _aligned(
     model: VideoGenerator, arguments: GenerateArguments, prompts: list[str]
 ) -> Callable[..., Tensor]:
@@ -263,25 +260,25 @@ def _aligned(
     return generate
 
 
-def video_rows(arguments: GenerateArguments, prompts: list[PromptRecord]) -> list[dict[str, Any]]:
-    """The line of `metadata.jsonl` of every video, all videos of a prompt in a row."""
-    total = len(prompts) * arguments.num_videos_per_prompt
-    rows = []
-    for index in range(total):
-        record = prompts[index // arguments.num_videos_per_prompt]
-        rows.append(
-            {
-                "file_name": _file_name(index, total),
-                "prompt": record.prompt,
-                "negative_prompt": record.negative_prompt,
-                "id": record.id,
-                "seed": arguments.seed + index,
-                "model": arguments.model,
-                "adapter": arguments.adapter,
-                "index": index,
-            }
-        )
-    return rows
+def planned(arguments: GenerateArguments, prompts: list[PromptRecord]) -> list[PlannedVideo]:
+    """Every video of the prompts."""
+    each = arguments.num_videos_per_prompt
+    total = len(prompts) * each
+    return plan_videos(prompts, each, arguments.seed, lambda _, index: _file_name(index, total))
+
+
+def _row(arguments: GenerateArguments, index: int, planned: PlannedVideo) -> dict[str, Any]:
+    """The line of `metadata.jsonl` of a video."""
+    return {
+        "file_name": planned.file_name,
+        "prompt": planned.record.prompt,
+        "negative_prompt": planned.record.negative_prompt,
+        "id": planned.record.id,
+        "seed": planned.seed,
+        "model": arguments.model,
+        "adapter": arguments.adapter,
+        "index": index,
+    }
 
 
 def _inputs(arguments: GenerateArguments, prompt: VideoPromptArguments) -> list[str]:
@@ -290,18 +287,6 @@ def _inputs(arguments: GenerateArguments, prompt: VideoPromptArguments) -> list[
     return [
         name for name in (*named, prompt.image, prompt.video, prompt.edit, *(prompt.connect or [])) if name
     ]
-
-
-def _check(arguments: GenerateArguments) -> None:
-    if arguments.reward is None and (arguments.best_of != 1 or arguments.reward_guidance):
-        raise InputError("--best_of and --reward_guidance need a judge: pass --reward FOLDER.")
-    for name in (*SIZES, "num_inference_steps", "num_videos_per_prompt", "batch_size", "best_of"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            raise InputError(f"--{name} is {value}, but it must be at least 1.")
-    check_pixel_format(arguments.pixel_format, arguments.height, arguments.width)
-    if abs(arguments.seed) >= 2**62:
-        raise InputError(f"--seed is {arguments.seed}, but it must be between -2^62 and 2^62.")
 
 
 def _what_matters(arguments: GenerateArguments) -> dict[str, Any]:
@@ -335,7 +320,7 @@ def _is_unfinished(arguments: GenerateArguments, state: dict[str, Any], inputs: 
         check_output_dir(output_dir, OUTPUTS, arguments.overwrite, inputs)
         return False
     require_own(output_dir, OUTPUTS)
-    found = _stored_arguments(output_dir)
+    found = read_record(output_dir / ARGUMENTS_FILE)
     defaulted = set(found.pop(BY_DEFAULT, []))
     differing = [
         name
@@ -350,18 +335,9 @@ def _is_unfinished(arguments: GenerateArguments, state: dict[str, Any], inputs: 
     return True
 
 
-def _stored_arguments(folder: Path) -> dict[str, Any]:
-    """Content of `generation.json`; nothing where it is missing or damaged."""
-    try:
-        found = read_json(folder / ARGUMENTS_FILE)
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def _video_names(folder: Path) -> list[str]:
     """The videos that the records of an output folder name."""
-    prompts = _stored_arguments(folder).get("prompts")  # one a video
+    prompts = read_record(folder / ARGUMENTS_FILE).get("prompts")  # one a video
     total = len(prompts) if isinstance(prompts, list) else 0
     return [*(_file_name(index, total) for index in range(total)), *named_videos(folder)]
 
@@ -374,18 +350,6 @@ OUTPUTS = Outputs(
     "generate",
     (METADATA, ARGUMENTS_FILE),
     early=(ARGUMENTS_FILE,),
-    is_record=lambda folder: "prompts" in _stored_arguments(folder),
+    is_record=lambda folder: "prompts" in read_record(folder / ARGUMENTS_FILE),
     listed=_video_names,
 )
-
-
-def _batches(rows: list[dict[str, Any]], size: int) -> list[list[dict[str, Any]]]:
-    """Consecutive rows of one negative prompt, at most `size` together."""
-    batches: list[list[dict[str, Any]]] = []
-    for row in rows:
-        last = batches[-1] if batches else []
-        if last and len(last) < size and last[0]["negative_prompt"] == row["negative_prompt"]:
-            last.append(row)
-        else:
-            batches.append([row])
-    return batches

@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from alignment.cli.commands.evaluate import print_summary
+from generator.generation import GenerationSettings
 from generator.output import InputError
 from generator.prompts import PromptRecord
 from generator.testing import tiny_generator
 from generator.video import read_video
 from reward.adherence.evaluate import Judgement, Sample, evaluate_videos, load_verifier, summarise
 from reward.reports.adherence import best_and_worst, category_tables, headline, overview, power_text
-from reward.reports.comparison import GenerationSettings, compare_models
+from reward.reports.comparison import compare_models
 from reward.statistics import paired_difference
 
 VERIFIER = """

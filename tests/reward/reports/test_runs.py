@@ -7,11 +7,12 @@ import pytest
 
 from alignment.cli import main
 from generator.demonstrations import read_demonstrations
+from generator.generation import GenerationSettings
 from generator.output import InputError
 from generator.prompts import PromptRecord, read_prompts
 from generator.testing import tiny_generator
 from reward.adherence.vbench import NORMALISATION
-from reward.reports.comparison import GenerationSettings, compare_models
+from reward.reports.comparison import compare_models
 from reward.reports.runs import compare_runs, name_runs
 
 RECORDS = [PromptRecord(f"prompt {'x' * i}") for i in range(4)]

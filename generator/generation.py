@@ -1,0 +1,149 @@
+"""Planned videos, made and written batch by batch: what `vidalign generate`, `vidalign evaluate` and the demo share.
+
+A plan is a list of prompts, seeds and file names. Every video has a seed of its own, so any part of a plan may be made
+at any time and by any process: the videos are the same.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from generator.output import InputError
+from generator.progress import VideoBar
+from generator.prompts import PromptRecord
+from generator.video import write_video
+from generator.video_files.pixel_formats import PIXEL_FORMATS
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """Sizes, sampling and file format; None takes the generator's default."""
+
+    num_frames: int | None = None
+    height: int | None = None
+    width: int | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    batch_size: int = 8
+    solver: str = "euler"
+    pixel_format: str = "auto"
+
+    @classmethod
+    def of(cls, arguments: Any) -> GenerationSettings:
+        """The settings among the arguments of a command."""
+        return cls(**{field.name: getattr(arguments, field.name) for field in fields(cls)})
+
+
+@dataclass(frozen=True)
+class PlannedVideo:
+    """One video to make.
+
+    Attributes:
+        record: its prompt.
+        seed: of its noise.
+        file_name: where it will lie, relative to the output folder, with `/`.
+    """
+
+    record: PromptRecord
+    seed: int
+    file_name: str
+
+
+def plan_videos(
+    records: Sequence[PromptRecord], num_videos_per_prompt: int, seed: int, name: Callable[[int, int], str]
+) -> list[PlannedVideo]:
+    """The videos of all prompts, those of one prompt in a row.
+
+    Args:
+        seed: of the first video; each further one has the next.
+        name: the file name of a video from the number of its prompt and its own number, counted over all.
+    """
+    numbers = [number for number in range(len(records)) for _ in range(num_videos_per_prompt)]
+    return [
+        PlannedVideo(records[number], seed + index, name(number, index))
+        for index, number in enumerate(numbers)
+    ]
+
+
+def missing_videos(folder: str | Path, plan: Sequence[PlannedVideo]) -> list[PlannedVideo]:
+    """Returns the planned videos that are not in the folder yet."""
+    return [planned for planned in plan if not (Path(folder) / planned.file_name).is_file()]
+
+
+def generate_videos_to(
+    folder: str | Path,
+    plan: Sequence[PlannedVideo],
+    generate: Callable[..., Tensor],
+    settings: GenerationSettings,
+    fps: float,
+    *,
+    source: str = "The model",
+    begin: Callable[[], None] | None = None,
+    bar: VideoBar | None = None,
+    steps: int | None = None,
+) -> Iterator[tuple[list[PlannedVideo], Tensor]]:
+    """Makes the videos of a plan and writes each batch into the folder as soon as it is there.
+
+    Args:
+        plan: what to make: of an interrupted run, what `missing_videos` tells.
+        generate: a function like `VideoGenerator.generate`.
+        settings: all but the solver, which `generate` has.
+        fps: frames a second of the files.
+        source: what makes the videos, for the message.
+        begin: called once, before the first file is written, so that whatever refuses the first batch leaves nothing.
+        bar: moved by every batch.
+        steps: denoising steps of a video, where `generate` tells of each (`stepped`), by which the bar then moves too.
+
+    Yields:
+        Videos `[batch, 3, frames, height, width]` as they were generated, with their plan, after they were written.
+
+    Raises:
+        InputError: pixels are not finite.
+    """
+    stepping = {} if bar is None or steps is None else {"stepped": bar.stepped(steps)}
+    for number, batch in enumerate(_batches(plan, settings.batch_size)):
+        videos = generate(
+            [planned.record.prompt for planned in batch],
+            num_frames=settings.num_frames,
+            height=settings.height,
+            width=settings.width,
+            num_inference_steps=settings.num_inference_steps,
+            guidance_scale=settings.guidance_scale,
+            seed=[planned.seed for planned in batch],
+            negative_prompt=batch[0].record.negative_prompt,
+            batch_size=settings.batch_size,
+            **stepping,
+        )
+        if not videos.isfinite().all():
+            raise InputError(
+                f"{source} made pixels that are not finite numbers: check its weights, the adapter's and the weight of "
+                "guidance."
+            )
+        if number == 0 and begin is not None:
+            begin()
+        for planned, video in zip(batch, videos, strict=True):
+            path = Path(folder) / planned.file_name
+            write_video(path, video, fps, full_colour=PIXEL_FORMATS[settings.pixel_format])
+        yield batch, videos
+        if bar is not None:
+            bar.finish(len(batch))
+
+
+def _batches(plan: Sequence[PlannedVideo], size: int) -> Iterator[list[PlannedVideo]]:
+    """At most `size` videos together, all of one negative prompt."""
+    ordered = sorted(plan, key=_negative_prompt)
+    for _, same in itertools.groupby(ordered, key=_negative_prompt):
+        remaining = list(same)
+        while remaining:
+            yield remaining[:size]
+            remaining = remaining[size:]
+
+
+def _negative_prompt(planned: PlannedVideo) -> str:
+    return planned.record.negative_prompt
