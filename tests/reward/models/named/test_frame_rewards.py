@@ -345,10 +345,10 @@ def test_pixels_are_those_of_the_image_processors(height, width):
     frames = torch.from_numpy(picture).permute(2, 0, 1)[None] / 127.5 - 1
     processor = CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
     expected = processor(Image.fromarray(picture), return_tensors="pt")["pixel_values"]
-    # Pillow rounds the resized picture to 8 bits.
-    assert (clip_pixels(frames) - expected).abs().max() < 1 / 255 / min(CLIP_STD)
+    # Pillow rounds to 8 bits after each of its two passes.
+    assert (clip_pixels(frames) - expected).abs().max() < 1.2 / 255 / min(CLIP_STD)
     squeezed = np.asarray(Image.fromarray(picture).resize((28, 28), Image.Resampling.BICUBIC)) / 255
-    assert np.abs(squeeze_to_side(frames, 28)[0].permute(1, 2, 0).numpy() - squeezed).max() < 1 / 255
+    assert np.abs(squeeze_to_side(frames, 28)[0].permute(1, 2, 0).numpy() - squeezed).max() < 1.2 / 255
 
 
 def test_the_clamp_lets_gradients_pass():
