@@ -238,7 +238,7 @@ class Demo:
         return {"videos": len(rows), "prompts": len(records)}
 
     def _sampling(self) -> GenerationSettings:
-        """How candidates and the videos of the evaluation are made."""
+        """Size and sampling of candidates and of the evaluation's videos."""
         return GenerationSettings(
             **self._size(),
             num_inference_steps=self.scale.num_inference_steps,

@@ -153,7 +153,7 @@ class GuidedTeacher:
         conditions: Conditions,
         shown: Sequence[Tensor],
     ) -> list[Tensor]:
-        """What is to be predicted for each example.
+        """Returns the velocity to predict for each example.
 
         Args:
             predict: the velocities of the examples under some conditions.

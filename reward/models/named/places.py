@@ -1,4 +1,4 @@
-"""Where the files of named rewards are: the user's folder, or the Hugging Face cache; and what runs record of them."""
+"""Places of the files of named rewards: the user's folder, or the Hugging Face cache; and the records that runs keep of them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def folder_of(files: Mapping[str, Path]) -> Path:
 
 
 def cached(source: HubFiles) -> bool:
-    """Whether all files of `source` are in the Hugging Face cache; asks no network."""
+    """Returns whether all files of `source` are in the Hugging Face cache; asks no network."""
     return all(_cached(source, name) is not None for name in source.files)
 
 

@@ -136,7 +136,7 @@ def install_command(entry: NamedReward) -> str:
 
 
 def _without_url(rest: str) -> tuple[str, str]:
-    """What stands before an address, and the address."""
+    """Returns the text before an address, and the address."""
     found = re.search(r"(?:^|:)(https?://)", rest)
     if found is None:
         return rest, ""

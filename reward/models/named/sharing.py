@@ -14,7 +14,7 @@ _lock = threading.RLock()
 
 
 def shared(key: Hashable, load: Callable[[], Weights]) -> Weights:
-    """What `load` returns, or what it returned for the same key as long as something still uses it.
+    """Returns the result of `load`, or an earlier one of the same key that something still uses.
 
     Args:
         key: everything that the weights depend on: files, data type, device.
