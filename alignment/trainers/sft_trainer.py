@@ -132,7 +132,7 @@ class GuidedTeacher:
     What guidance distillation learns to predict in one call: v_u + w (v_c − v_u) of the frozen model (Meng et al. 2023,
     arXiv 2210.03142, section 3.1, with one fixed w); or, with `demonstrations`, u + (w − 1) (v_c − v_u), where the
     demonstrations' own velocity u = ε − x₀ has taken the place of v_c, whose mean it is in the model that would be
-    fine-tuned on them (compare model guidance, arXiv 2502.12154, eq. 9).
+    fine-tuned on them (compare model guidance, arXiv 2502.12154).
 
     Attributes:
         model: the network that is trained, whose adapter is switched off for the teacher.
