@@ -54,33 +54,33 @@ DEMO = "as in the demo"
 VARIANTS = [
     Variant("sft", DEMO),
     Variant("sft", "half the learning rate", {"learning_rate": 1e-3}),
-    Variant("sft", "100 steps", {"max_steps": 100}),
+    Variant("sft", "guidance not kept", {"distill_guidance": None, "distill_demonstrations": False}),
     Variant("sft", "noise levels around 1 instead of 1.5", {"logit_mean": 1.0}),
     Variant("dpo", DEMO),
-    Variant("dpo", "annotators not merged", {"merge_annotators": False}),
     Variant("dpo", "pairs", PAIRS),
-    Variant("dpo", "pairs, annotators not merged", {**PAIRS, "merge_annotators": False}),
-    Variant("dpo", "ties used (Rao–Kupper)", {"loss_type": "rao_kupper"}),
     Variant("dpo", "beta 30", {"beta": 30.0}),
     Variant("dpo", "half the learning rate", {"learning_rate": 1e-3}),
-    Variant("dpo", "half the learning rate, 100 steps", {"learning_rate": 1e-3, "max_steps": 100}),
+    Variant("dpo", "half the learning rate, 120 steps", {"learning_rate": 1e-3, "max_steps": 120}),
+    Variant("dpo", "120 steps", {"max_steps": 120}),
     Variant("reward", DEMO),
     Variant("reward", "one draw of noise", {"evidence_draws": 1}),
     Variant("reward", "four levels", {"evidence_sigmas": [0.6, 0.8, 0.9, 0.97]}),
+    Variant("reward", "16 passes", {"num_train_epochs": 16}),
     Variant("ppo", DEMO),
-    Variant("ppo", "one pass", {"num_iterations": 1}),
-    Variant("ppo", "four passes, 5 rollouts", {"num_iterations": 4, "num_rollouts": 5}),
     Variant("ppo", "20 rollouts", {"num_rollouts": 20}),
-    Variant("ppo", "constant learning rate", {"lr_scheduler_type": "constant"}),
-    Variant("ppo", "twice the learning rate", {"learning_rate": 4e-3}),
-    Variant("ppo", "window of 2 steps", {"sde_window_size": 2}),
+    Variant("ppo", "half the learning rate", {"learning_rate": 1e-3}),
     Variant("ppo", "noise level 1", {"noise_level": 1.0}),
+    Variant("ppo", "inverse_std", {"step_weight": "inverse_std"}),
+    Variant("ppo", "inverse_std, noise level 1", {"step_weight": "inverse_std", "noise_level": 1.0}),
     Variant("ppo", "CPS kernel", {"sde_kernel": "cps"}),
-    Variant("ppo", "2 prompts × 16", {"num_prompts": 2, "num_generations": 16}),
     Variant("ppo", "8 prompts × 4", {"num_prompts": 8, "num_generations": 4}),
-    Variant("ppo", "no step weight", {"step_weight": "none"}),
-    Variant("ppo", "reward with one draw of noise", reward="one draw of noise"),
     Variant("ppo", "on the gold score", reward="world"),
+    Variant(
+        "ppo",
+        "on the gold score, inverse_std, noise level 1",
+        {"step_weight": "inverse_std", "noise_level": 1.0},
+        reward="world",
+    ),
 ]
 
 
@@ -100,7 +100,7 @@ def prepare(root: str, seed: int, scale: str, num_prompts: int) -> dict[str, Any
     for stage in ("demonstrations", "sft", "candidates", "annotators"):
         getattr(demo, stage)()
     return {
-        "base": gold_scores(demo, None, num_prompts),
+        "base": gold_scores(demo, demo.config.adapter or None, num_prompts),
         "sft": gold_scores(demo, str(demo.folder / "sft"), num_prompts),
     }
 
@@ -159,7 +159,8 @@ def train(root: str, seed: int, scale: str, num_prompts: int, variant: Variant) 
     start = GeneratorArguments(model=model, adapter=[str(demo.folder / "sft")])
     if variant.stage == "sft":
         config = SFTConfig(**common, **{**sft_settings(demo.scale), **changes})
-        train_sft(model, demo.folder / "demonstrations", args=config, lora=lora)
+        base = GeneratorArguments(model=model, adapter=[demo.config.adapter] if demo.config.adapter else None)
+        train_sft(base, demo.folder / "demonstrations", args=config, lora=lora)
     elif variant.stage == "dpo":
         merge = changes.pop("merge_annotators", True)
         rankings = DPOArguments(preferences=str(demo.folder / "rankings.jsonl"), merge_annotators=merge)
