@@ -1,5 +1,5 @@
 # make demo   the whole loop on the built-in model, and where its report is
-# make test   all tests
+# make test   all tests; make test-fast: those that are not slow
 # make lint   ruff and mypy
 # Each sets up .venv by itself. They need Python 3.11 or newer and the network for the first set-up.
 
@@ -12,14 +12,20 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 DEMO ?= runs/demo
 WORKERS ?= 2
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test test-fast lint setup clean
 
 demo: $(VENV)/.installed
 	@HF_HUB_OFFLINE=1 $(BIN)/vidalign demo --output_dir $(DEMO)
 	@echo "The report is $(abspath $(DEMO))/report.html"
 
+# The tests of a file run in one process, so that what its fixtures make is made once.
+PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder
+
 test: $(VENV)/.tested
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+	$(PYTEST)
+
+test-fast: $(VENV)/.tested
+	$(PYTEST) -m "not slow"
 
 lint: $(VENV)/.linted
 	$(BIN)/ruff check .

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("alignment", "benchmarks", "generator", "labeling_app", "reward")
 PAGES = [*sorted((ROOT / "docs").glob("*.md")),
          *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md"))]  # fmt: skip
-PLACEHOLDERS = ("x.py", "x_config.py", "yours.py")
+PLACEHOLDERS = ("x.py", "x_config.py", "x_trainer.py", "yours.py")
 
 
 def anchors(page: Path) -> set[str]:

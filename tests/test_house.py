@@ -286,3 +286,21 @@ def test_help_texts_are_sentences(name: str) -> None:
         if not re.match("[A-Z]", text) or not text.rstrip().endswith((".", "…")) or QUESTION.match(text)
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_the_tests_mirror_the_packages() -> None:
+    tests = ROOT / "tests"
+    folders = {path.parent.relative_to(tests) for path in tests.rglob("test_*.py")}
+    assert not [str(folder) for folder in folders if not (ROOT / folder).is_dir()]
+    assert {path.stem for path in tests.glob("*/") if any(path.rglob("test_*.py"))} == {
+        *PACKAGES,
+        "benchmarks",
+    }
+
+
+def test_no_test_imports_a_conftest_or_another_test() -> None:
+    wrong = re.compile(r"^\s*(?:from|import) (?:[\w.]+\.)?(?:conftest|test_\w+)\b", re.MULTILINE)
+    files = [
+        path for path in (ROOT / "tests").rglob("*.py") if wrong.search(path.read_text(encoding="utf-8"))
+    ]
+    assert not [str(path.relative_to(ROOT)) for path in files]

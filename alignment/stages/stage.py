@@ -170,6 +170,7 @@ def speaks(config: AlignmentConfig) -> bool:
 def train_and_save(trainer: AlignmentTrainer, checkpoint: str | None) -> None:
     """Trains, then writes the result and `trainer_state.json` (all logged metrics) into the output folder."""
     args = trainer.args
+    trainer.accelerator.wait_for_everyone()  # all have looked at the folder before one writes into it
     if args.process_index == 0:
         go_on = goes_on_inside(args, checkpoint)
         open_output_dir(str(args.output_dir), _outputs(args), args.overwrite, go_on)

@@ -32,7 +32,7 @@ def ours(generator: VideoGenerator, guidance_scale: float, prompts: Sequence[str
 
 
 class EulerWithExplicitSigmas(FlowMatchEulerDiscreteScheduler):
-    """WanPipeline passes no sigmas, for which this scheduler's last step is wasted (trap 3)."""
+    """WanPipeline passes no sigmas, for which this scheduler's last step is wasted."""
 
     def set_timesteps(self, num_inference_steps: Any = None, device: Any = None, **_: Any) -> None:
         count = num_inference_steps

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from accelerate.state import PartialState
 from transformers import TrainerCallback
 
 from generator.base import VideoGenerator
@@ -141,6 +142,7 @@ def train_reward(
         video_size(generator, args.num_frames, args.height, args.width)
     else:
         vlm_reward_config(vlm, args, rankings)
+    PartialState().wait_for_everyone()  # all have looked at the folder before one writes into it
     if args.process_index == 0:
         open_output_dir(str(args.output_dir), OUTPUTS, args.overwrite, go_on)
         warn_of_few_prompts(

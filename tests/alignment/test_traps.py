@@ -1,6 +1,6 @@
-"""The traps of aligning flow models that other code bases fell into, one test or more each, numbered as in
-docs/alignment.md. Traps that need a whole trainer or two processes have their tests beside those; `ELSEWHERE`
-names them, and a test here holds that they exist."""
+"""The traps of aligning flow models that other code bases fell into, named as in docs/alignment.md.
+
+`TRAPS` names the tests of each, here or, where they need a whole trainer or two processes, beside those."""
 
 import re
 from pathlib import Path
@@ -22,23 +22,60 @@ from generator.output import InputError
 from generator.testing import tiny_generator
 from reward.preferences import Ranking, split_by_prompt
 
-ELSEWHERE = {
-    1: "alignment/trainers/test_ppo_trainer.py::test_the_ratio_is_one_before_the_first_update_for_every_step_and_dtype",
-    2: "generator/test_flow.py::test_the_first_step_std_is_bounded",
-    3: "alignment/trainers/test_ppo_trainer.py::test_the_logged_policy_loss_does_not_contain_the_kl",
-    4: "alignment/trainers/test_trainers.py::test_resuming_equals_the_uninterrupted_run_bit_for_bit",
-    5: "alignment/trainers/test_ppo_trainer.py::test_groups_have_their_exact_size_from_the_first_rollout_on",
-    6: "alignment/trainers/test_distributed.py::test_two_processes_equal_one_with_the_whole_batch",
-    7: "alignment/test_lora.py::test_lora_that_matches_no_layer_is_an_error_that_names_layers",
-    9: "alignment/trainers/test_trainers.py::test_ema_swap_restores_the_live_weights_and_shares_no_memory",
-    10: "generator/test_flow.py::test_shift_goes_towards_noise_and_shift_three_has_median_three_quarters",
+TRAPS = {
+    "ratio": [
+        "alignment/test_traps.py::test_the_ratio_is_one_at_every_step_when_the_native_model_sees_other_batches",
+        "alignment/trainers/test_ppo_trainer.py::test_the_ratio_is_one_before_the_first_update_for_every_step_and_dtype",
+    ],
+    "first step": [
+        "alignment/test_traps.py::test_the_first_stochastic_step_does_not_blow_up_the_latents",
+        "generator/test_flow.py::test_the_first_step_std_is_bounded",
+    ],
+    "gradient of the KL": [
+        "alignment/test_traps.py::test_the_kl_has_the_gradient_of_the_analytic_one",
+        "alignment/trainers/test_ppo_trainer.py::test_the_logged_policy_loss_does_not_contain_the_kl",
+    ],
+    "resuming": [
+        "alignment/trainers/test_trainers.py::test_resuming_equals_the_uninterrupted_run_bit_for_bit"
+    ],
+    "groups": [
+        "alignment/test_traps.py::test_all_members_of_a_group_are_judged_by_one_process",
+        "alignment/trainers/test_ppo_trainer.py::test_groups_have_their_exact_size_from_the_first_rollout_on",
+    ],
+    "processes": [
+        "alignment/trainers/test_distributed.py::test_two_processes_equal_one_with_the_whole_batch"
+    ],
+    "LoRA layers": [
+        "alignment/test_traps.py::test_every_trainer_writes_down_which_layers_lora_is_on",
+        "alignment/test_lora.py::test_lora_that_matches_no_layer_is_an_error_that_names_layers",
+    ],
+    "misspelt keys": ["alignment/test_traps.py::test_an_unknown_key_is_an_error_that_names_the_nearest"],
+    "EMA": [
+        "alignment/test_traps.py::test_training_after_an_ema_swap_goes_on_from_the_live_weights",
+        "alignment/trainers/test_trainers.py::test_ema_swap_restores_the_live_weights_and_shares_no_memory",
+    ],
+    "time shift": [
+        "generator/test_flow.py::test_shift_goes_towards_noise_and_shift_three_has_median_three_quarters"
+    ],
+    "timesteps in bfloat16": ["alignment/test_traps.py::test_a_bfloat16_model_gets_its_timesteps_in_float32"],
+    "reward noise": [
+        "alignment/test_traps.py::test_reward_noise_of_1e_5_does_not_become_full_size_advantages"
+    ],
+    "splits": ["alignment/test_traps.py::test_no_prompt_stands_on_both_sides_of_a_split"],
 }
 
 
-@pytest.mark.parametrize("number", ELSEWHERE)
-def test_the_test_of_a_trap_exists(number):
-    file, name = ELSEWHERE[number].split("::")
-    assert f"def {name}(" in (Path(__file__).parents[1] / file).read_text()
+@pytest.mark.parametrize("trap", TRAPS)
+def test_a_trap_has_its_tests(trap):
+    for test in TRAPS[trap]:
+        file, name = test.split("::")
+        assert f"def {name}(" in (Path(__file__).parents[1] / file).read_text()
+
+
+def test_the_documentation_lists_these_traps():
+    text = (Path(__file__).parents[2] / "docs" / "alignment.md").read_text()
+    table = text.partition("\n## Traps")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| (?!trap )([^|-]+) \|", table, flags=re.MULTILINE) == list(TRAPS)
 
 
 def tiny_trainer(quiet, reward, dtype, **arguments):
@@ -55,7 +92,7 @@ def tiny_trainer(quiet, reward, dtype, **arguments):
 
 @pytest.mark.parametrize("trained", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_trap_1_the_ratio_is_one_at_every_step_when_the_native_model_sees_other_batches(
+def test_the_ratio_is_one_at_every_step_when_the_native_model_sees_other_batches(
     quiet, bright, dtype, trained
 ):
     """Also in later optimiser steps of a pass, as long as nothing was learnt: here the learning rate is 0."""
@@ -82,7 +119,7 @@ def test_trap_1_the_ratio_is_one_at_every_step_when_the_native_model_sees_other_
 
 
 @pytest.mark.parametrize("kernel", flow.SDE_KERNELS)
-def test_trap_2_the_first_stochastic_step_does_not_blow_up_the_latents(quiet, bright, kernel):
+def test_the_first_stochastic_step_does_not_blow_up_the_latents(quiet, bright, kernel):
     """σ comes from the schedule, exactly 1 at the start, and not from a rounded integer timestep."""
     trainer = tiny_trainer(quiet, bright, torch.float32, sde_kernel=kernel)
     assert trainer.plan.sigmas[0] == 1
@@ -90,7 +127,7 @@ def test_trap_2_the_first_stochastic_step_does_not_blow_up_the_latents(quiet, br
     assert states[:, 1].std() < 2 * states[:, 0].std()
 
 
-def test_trap_3_the_kl_has_the_gradient_of_the_analytic_one():
+def test_the_kl_has_the_gradient_of_the_analytic_one():
     mean, reference = torch.randn(2, 3, 5, dtype=torch.float64), torch.randn(2, 3, 5, dtype=torch.float64)
     std = torch.tensor(0.2, dtype=torch.float64)
     mean.requires_grad_()
@@ -103,7 +140,7 @@ def test_trap_3_the_kl_has_the_gradient_of_the_analytic_one():
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
-def test_trap_5_all_members_of_a_group_are_judged_by_one_process(
+def test_all_members_of_a_group_are_judged_by_one_process(
     generator, prompts, bright, quiet, processes, monkeypatch
 ):
     """A group that is spread over processes, or cut by a loader that reads ahead, has another mean."""
@@ -120,7 +157,7 @@ def test_trap_5_all_members_of_a_group_are_judged_by_one_process(
     assert sorted(seen) == sorted([*range(6), *range(6)])
 
 
-def test_trap_7_every_trainer_writes_down_which_layers_lora_is_on(generator, prompts, bright, quiet):
+def test_every_trainer_writes_down_which_layers_lora_is_on(generator, prompts, bright, quiet):
     config = PPOConfig(num_rollouts=1, num_prompts=2, num_generations=2, num_inference_steps=3,
                        num_mini_batches=1, **quiet)  # fmt: skip
     trainer = PPOTrainer(generator, config, prompts, bright)
@@ -131,7 +168,7 @@ def test_trap_7_every_trainer_writes_down_which_layers_lora_is_on(generator, pro
 
 
 @pytest.mark.parametrize("command", [sft, dpo, ppo])
-def test_trap_8_an_unknown_key_is_an_error_that_names_the_nearest(command, tmp_path):
+def test_an_unknown_key_is_an_error_that_names_the_nearest(command, tmp_path):
     parser = CommandParser(command.ARGUMENTS, prog="vidalign x")
     config = tmp_path / "config.yaml"
     config.write_text("lora_alfa: 4\n")
@@ -141,7 +178,7 @@ def test_trap_8_an_unknown_key_is_an_error_that_names_the_nearest(command, tmp_p
         parser.build(["--learning_rat", "1", "--output_dir", str(tmp_path)])
 
 
-def test_trap_9_training_after_an_ema_swap_goes_on_from_the_live_weights(generator):
+def test_training_after_an_ema_swap_goes_on_from_the_live_weights(generator):
     policy = Policy(generator.transformer)
     ema = WeightAverage(policy)
     with ema.swapped():
@@ -155,7 +192,7 @@ def test_trap_9_training_after_an_ema_swap_goes_on_from_the_live_weights(generat
     assert all((parameter == 3).all() for parameter in policy.parameters())
 
 
-def test_trap_11_a_bfloat16_model_gets_its_timesteps_in_float32():
+def test_a_bfloat16_model_gets_its_timesteps_in_float32():
     """In bfloat16 999 and 1000 are one number, and so are all levels between 0.998 and 1."""
     generator = tiny_generator()
     generator.transformer.to(torch.bfloat16)
@@ -180,12 +217,12 @@ def test_trap_11_a_bfloat16_model_gets_its_timesteps_in_float32():
 
 
 @pytest.mark.parametrize("scale", ["group", "global"])
-def test_trap_12_reward_noise_of_1e_5_does_not_become_full_size_advantages(scale):
+def test_reward_noise_of_1e_5_does_not_become_full_size_advantages(scale):
     rewards = 0.3 + 1e-5 * torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
     assert group_relative_advantages(rewards, scale).abs().max() < 0.4
 
 
-def test_trap_13_no_prompt_stands_on_both_sides_of_a_split(tmp_path):
+def test_no_prompt_stands_on_both_sides_of_a_split(tmp_path):
     rankings = [
         Ranking(f"prompt {i % 7}", [tmp_path / f"{i}a.mp4", tmp_path / f"{i}b.mp4"], [1, 2])
         for i in range(40)
@@ -198,9 +235,3 @@ def test_trap_13_no_prompt_stands_on_both_sides_of_a_split(tmp_path):
     assert right
     assert not {prompts[i] for i in left} & {prompts[i] for i in right}
     assert sorted(left + right) == list(range(40))
-
-
-def test_the_documentation_lists_every_trap():
-    text = (Path(__file__).parents[2] / "docs" / "alignment.md").read_text()
-    numbers = re.findall(r"^\| (\d+) \|", text, flags=re.MULTILINE)
-    assert [int(number) for number in numbers] == list(range(1, 14))

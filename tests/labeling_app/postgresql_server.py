@@ -50,6 +50,9 @@ def running_server(folder: Path, binaries: Path) -> Iterator[str]:
 
     call("initdb", "-D", str(data), "-U", "vidalign", "-A", "trust", "-E", "UTF8", "--no-locale", "-N")
     options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c max_connections=60"
+    options += (
+        " -c fsync=off -c synchronous_commit=off -c full_page_writes=off"  # what a power cut would need
+    )
     call("pg_ctl", "-D", str(data), "-o", options, "-l", str(folder / "log"), "-w", "start")
     try:
         yield f"postgresql://vidalign@127.0.0.1:{port}/postgres"

@@ -35,6 +35,7 @@ def _interrupted() -> dict:
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_the_json_has_the_layout_that_other_programs_read(folder: Path) -> None:
     report = json.loads((folder / "report.json").read_text())
     assert list(report["adherence"]) == MODELS
@@ -48,6 +49,7 @@ def test_the_json_has_the_layout_that_other_programs_read(folder: Path) -> None:
         assert difference["mean"] == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_the_page_refers_to_no_other_file_and_names_the_simulation(folder: Path) -> None:
     page = (folder / "report.html").read_text()
     assert "http://" not in page.replace("http://www.w3.org", "")
@@ -56,6 +58,7 @@ def test_the_page_refers_to_no_other_file_and_names_the_simulation(folder: Path)
     assert "data:image" in page
 
 
+@pytest.mark.slow
 def test_every_step_left_its_files(folder: Path) -> None:
     scale = SCALES["smoke"]
     assert len(list((folder / "demonstrations").glob("*.mp4"))) == scale.num_demonstrations
@@ -70,6 +73,7 @@ def test_every_step_left_its_files(folder: Path) -> None:
         assert json.loads((folder / stage / "training.json").read_text())["base_model"] == "nano"
 
 
+@pytest.mark.slow
 def test_a_finished_demo_with_other_settings_is_not_overwritten(folder: Path) -> None:
     with pytest.raises(InputError, match="--overwrite"):
         Demo(DemoConfig(output_dir=str(folder), scale="smoke", seed=1)).run()

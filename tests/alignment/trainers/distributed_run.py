@@ -1,12 +1,11 @@
-"""Trains for a few steps and writes each process's trained weights; started by test_distributed.py.
+"""Trains and runs commands one after the other in the processes of one launch; started by test_distributed.py.
 
-Arguments: kinds (of sft, dpo, ppo, rwr, nft, online_dpo, backprop, or of VARIANTS, separated by commas), the engine by
-its name for `--accelerate_config`, output folder, `resume` to train each kind again from checkpoint-2, and `bfloat16`
-for a frozen base in bfloat16.
+Arguments: the engine by its name for `--accelerate_config`, and a file of jobs: a JSON list of lists of words (a
+command) and of arguments of `train`.
 """
 
+import json
 import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import torch
 from accelerate.utils import DistributedType
 from safetensors.torch import save_file
 
+from alignment import cli
 from alignment.cli.command_line import end_process
 from alignment.cli.launcher import without_gpu
 from alignment.trainers.backprop_config import BackpropConfig
@@ -56,7 +56,7 @@ VARIANTS = {
 }
 
 
-def make_trainer(kind, folder):
+def make_trainer(kind, folder, bfloat16=False):
     world = int(os.environ.get("WORLD_SIZE", "1"))
     kind, further = VARIANTS.get(kind, (kind, {}))
     settings = {
@@ -66,7 +66,7 @@ def make_trainer(kind, folder):
         "adam_epsilon": 1e-3, **without_gpu(),
     }  # fmt: skip
     generator = StandInGenerator()
-    if "bfloat16" in sys.argv:
+    if bfloat16:
         generator.transformer.to(torch.bfloat16)
     random = torch.Generator().manual_seed(1)
     latents = [torch.randn(4, 2, 2, 2, generator=random) for _ in range(8)]
@@ -112,11 +112,18 @@ ENGINES = {
 }  # fmt: skip
 
 
-def train(kind, engine, folder, resume=False):
-    """Trains, saves the adapter, and writes each process's weights."""
-    trainer = make_trainer(kind, str(folder))
+def train(kind, engine, folder, resumed_from=None, bfloat16=False):
+    """Trains, saves the adapter, and writes each process's weights.
+
+    Args:
+        kind: sft, dpo, ppo, rwr, nft, online_dpo, backprop or one of `VARIANTS`.
+        resumed_from: a checkpoint.
+        bfloat16: whether the frozen base is in bfloat16.
+    """
+    folder = Path(folder)
+    trainer = make_trainer(kind, str(folder), bfloat16)
     assert trainer.accelerator.distributed_type == ENGINES[engine]  # not DDP, which would be as right
-    trainer.train(resume_from_checkpoint=str(folder / "checkpoint-2") if resume else None)
+    trainer.train(resume_from_checkpoint=resumed_from)
     trainer.save_model()
     if kind.startswith("ppo"):
         assert all(entry["first"] == 2.5 for entry in trainer.state.log_history if "reward" in entry)
@@ -130,14 +137,14 @@ def train(kind, engine, folder, resume=False):
 
 
 def main():
-    kinds, engine, folder = sys.argv[1].split(","), sys.argv[2], Path(sys.argv[3])
-    for kind in kinds:
-        train(kind, engine, folder / kind)
-        if "resume" in sys.argv:
-            whole = folder / kind / "whole.safetensors"
-            if int(os.environ.get("RANK", "0")) == 0:
-                shutil.copy(folder / kind / "pytorch_lora_weights.safetensors", whole)
-            train(kind, engine, folder / kind, resume=True)
+    engine, jobs = sys.argv[1], json.loads(Path(sys.argv[2]).read_text())
+    for job in jobs:
+        if isinstance(job, list):
+            code = cli.main(job)
+            if code:
+                sys.exit(code)
+        else:
+            train(engine=engine, **job)
 
 
 if __name__ == "__main__":

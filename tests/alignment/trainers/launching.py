@@ -9,8 +9,13 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import torch
+from safetensors.torch import load_file
+
 from alignment.cli.config_files import CONFIGS
 from alignment.cli.launcher import LaunchArguments, environment_without_gpu, launch_command
+from generator.testing import tiny_generator
+from generator.video import write_video
 
 ADAPTER = "pytorch_lora_weights.safetensors"
 ROOT = Path(__file__).parents[3]
@@ -50,7 +55,13 @@ def launched(engine, script, *arguments):
         env=os.environ | ENVIRONMENT | environment_without_gpu(words) | {"VIDALIGN_LAUNCHED": "1"},
         capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-6000:]
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-20000:]
+
+
+def launched_words(engine, words):
+    """Words of a command in the processes that the launcher starts for it."""
+    line = launcher_words(engine, words.split())
+    return line[line.index("alignment.cli") + 1 :]
 
 
 def command_line(words):
@@ -59,5 +70,36 @@ def command_line(words):
         [sys.executable, "-m", "alignment.cli", *words.split()],
         env=os.environ | ENVIRONMENT, capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-6000:]
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-20000:]
     return result.stdout
+
+
+def write_rankings(folder):
+    """A tiny native model, videos, and a ranking of two for each of four prompts."""
+    tiny_generator().pipeline.save_pretrained(folder / "model")
+    rows = []
+    for number, colour in enumerate(("red", "blue", "green", "yellow")):
+        names = [f"{number}-{other}.mp4" for other in ("right", "wrong")]
+        for name in names:
+            write_video(folder / name, torch.rand(3, 5, 16, 16) * 2 - 1, 8)
+        rows.append({"prompt": f"{colour} clip", "videos": names, "ranks": [0, 1]})
+    (folder / "rankings.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def reward_command(data, output_dir, bf16):
+    """Trains a reward model on a trunk with LoRA, on the data of `write_rankings`."""
+    return (
+        f"reward --model {data / 'model'} --preferences {data / 'rankings.jsonl'} --num_frames 5 --height 16"
+        " --width 16 --lora_rank 2 --max_steps 4 --per_device_train_batch_size 2 --held_out_fraction 0"
+        " --validation_fraction 0 --dropout 0 --learning_rate 1e-2 --report_to none --save_strategy no"
+        f" --noise_conditioned false --bf16 {str(bf16).lower()} --output_dir {output_dir}"
+    )
+
+
+def check_reward_models(first, second):
+    """Compares two models that `reward_command` has trained; both must have learnt."""
+    one, other = (load_file(folder / "reward_model.safetensors") for folder in (first, second))
+    assert one.keys() == other.keys()
+    assert any("lora_B" in name and value.abs().max() > 1e-3 for name, value in one.items())
+    for name, value in one.items():
+        torch.testing.assert_close(other[name], value, atol=2e-5, rtol=0)

@@ -1,6 +1,10 @@
-"""Two processes on the CPU: the same weights on both, and those of one process with the whole batch."""
+"""Two processes on the CPU: the same weights on both, and those of one process with the whole batch.
+
+All that an engine trains here is trained in one launch, as most of a launch's time goes to its imports.
+"""
 
 import json
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,16 +17,26 @@ from generator.testing.pipelines import save_tiny_pipeline
 from generator.video import write_video
 from reward.models.latent import LatentRewardConfig, LatentRewardModel
 from tests.alignment.trainers.distributed_run import VARIANTS, train
-from tests.alignment.trainers.launching import ADAPTER, command_line, launched
+from tests.alignment.trainers.launching import (
+    ADAPTER,
+    check_reward_models,
+    command_line,
+    launched,
+    launched_words,
+    reward_command,
+    write_rankings,
+)
 
 SCRIPT = Path(__file__).with_name("distributed_run.py")
+KINDS = ("sft", "dpo", "ppo", "rwr", "nft", "online_dpo", "backprop")
+DIVIDED_KINDS = tuple(kind for kind in KINDS if kind != "nft")  # which holds a second policy
+FAMILIES = {
+    "wan2.2-a14b": {"multi_gpu": "", "zero2": "", "zero3": " --gradient_checkpointing true"},
+    "ltx": {"multi_gpu": "", "zero3": ""},
+}
+RESUMED = ("zero2", "fsdp")
 
 pytestmark = pytest.mark.slow
-
-
-def launch(kinds, engine, folder, *arguments):
-    """Two processes that train one kind after the other."""
-    launched(engine, SCRIPT, kinds, engine, folder, *arguments)
 
 
 def difference(first, second):
@@ -32,62 +46,130 @@ def difference(first, second):
     return max((one[name] - other[name]).abs().max().item() for name in one)
 
 
-@pytest.mark.parametrize(
-    ("kinds", "engine"),
-    [
-        ("sft,dpo,ppo,rwr,nft,online_dpo,backprop", "multi_gpu"),
-        ("sft,dpo,ppo,rwr,nft,online_dpo,backprop", "zero2"),
-        ("sft,dpo,ppo,rwr,online_dpo,backprop", "zero3"),
-        ("sft,dpo,ppo,rwr,online_dpo,backprop", "fsdp"),
-    ],
-)
-def test_two_processes_equal_one_with_the_whole_batch(kinds, engine, tmp_path):
-    if engine.startswith("zero"):
-        pytest.importorskip("deepspeed")
-    launch(kinds, engine, tmp_path / "two")
-    for kind in kinds.split(","):
-        train(kind, "single", tmp_path / "one" / kind)
-        two = tmp_path / "two" / kind
-        if engine in ("multi_gpu", "zero2"):  # else the parts are gathered on the first process alone
-            assert difference(two / "rank0.safetensors", two / "rank1.safetensors") == 0
-        assert difference(tmp_path / "one" / kind / ADAPTER, two / ADAPTER) < 2e-5
+def family_command(family, data, output_dir):
+    return (
+        f"sft --model {data / family} --dataset {data / 'videos'} --num_frames 9 --height 32 --width 32"
+        " --max_steps 2 --seed 5 --per_device_train_batch_size 4 --learning_rate 1e-2 --adam_epsilon 1e-3"
+        f" --report_to none --save_strategy no --output_dir {output_dir}"
+    )
 
 
 @pytest.fixture(scope="module")
-def variants(tmp_path_factory):
-    """Each variant trained by two processes without an engine."""
-    folder = tmp_path_factory.mktemp("variants")
-    launch(",".join(VARIANTS), "multi_gpu", folder)
+def data(tmp_path_factory):
+    """Tiny models of `FAMILIES`, videos for them, and rankings."""
+    folder = tmp_path_factory.mktemp("data")
+    for family in FAMILIES:
+        save_tiny_pipeline(family, folder / family)
+    (folder / "videos").mkdir()
+    random = torch.Generator().manual_seed(0)
+    rows = []
+    for number in range(16):
+        name = f"{number}.mp4"
+        write_video(folder / "videos" / name, torch.rand(3, 9, 32, 32, generator=random) * 2 - 1, 8)
+        rows.append({"file_name": name, "prompt": "a red circle"})
+    (folder / "videos" / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rankings(folder)
     return folder
 
 
-@pytest.mark.parametrize("engine", ["zero2", "zero3", "fsdp"])
-def test_every_setting_trains_the_same_under_every_engine(engine, variants, tmp_path):
-    if engine.startswith("zero"):
-        pytest.importorskip("deepspeed")
-    launch(",".join(VARIANTS), engine, tmp_path)
-    for kind in VARIANTS:
-        assert difference(variants / kind / ADAPTER, tmp_path / kind / ADAPTER) < 2e-5, kind
-
-
-@pytest.mark.parametrize("engine", ["zero2", "fsdp"])
-def test_engines_resume_as_if_uninterrupted(engine, tmp_path):
+def jobs_of(engine, data, folder):
+    """Trainings and commands of one launch, each with the folder that it writes."""
+    kinds = KINDS if engine in ("multi_gpu", "zero2") else DIVIDED_KINDS
+    jobs = []
+    if engine == "multi_gpu":
+        jobs.append(launched_words(engine, reward_command(data, folder / "reward", bf16=False)))
+    jobs += [{"kind": kind, "folder": str(folder / kind)} for kind in (*kinds, *VARIANTS)]
+    if engine in RESUMED:
+        checkpoint = str(folder / "sft" / "checkpoint-2")
+        jobs.append({"kind": "sft", "folder": str(folder / "resumed"), "resumed_from": checkpoint})
     if engine == "zero2":
-        pytest.importorskip("deepspeed")
-    launch("sft", engine, tmp_path, "resume")
-    whole, resumed = (load_file(tmp_path / "sft" / name) for name in ("whole.safetensors", ADAPTER))
+        jobs.append({"kind": "sft", "folder": str(folder / "bfloat16"), "bfloat16": True})
+    for family, engines in FAMILIES.items():
+        if engine in engines:
+            command = family_command(family, data, folder / family) + engines[engine]
+            jobs.append(launched_words(engine, command))
+    return jobs
+
+
+@pytest.fixture(scope="module")
+def trained_by(data, tmp_path_factory):
+    """Gives the folder of what two processes of an engine have trained."""
+
+    @cache
+    def launch(engine):
+        if engine.startswith("zero"):
+            pytest.importorskip("deepspeed")
+        folder = tmp_path_factory.mktemp(engine)
+        jobs = folder / "jobs.json"
+        jobs.write_text(json.dumps(jobs_of(engine, data, folder)))
+        launched(engine, SCRIPT, engine, jobs)
+        return folder
+
+    return launch
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """Each kind trained by one process with the whole batch."""
+    folder = tmp_path_factory.mktemp("alone")
+    for kind in KINDS:
+        train(kind, "single", folder / kind)
+    return folder
+
+
+@pytest.mark.parametrize("engine", ["multi_gpu", "zero2", "zero3", "fsdp"])
+def test_two_processes_equal_one_with_the_whole_batch(engine, trained_by, alone):
+    folder = trained_by(engine)
+    for kind in KINDS if engine in ("multi_gpu", "zero2") else DIVIDED_KINDS:
+        two = folder / kind
+        if engine in ("multi_gpu", "zero2"):  # else the parts are gathered on the first process alone
+            assert difference(two / "rank0.safetensors", two / "rank1.safetensors") == 0
+        assert difference(alone / kind / ADAPTER, two / ADAPTER) < 2e-5, kind
+
+
+@pytest.mark.parametrize("engine", ["zero2", "zero3", "fsdp"])
+def test_every_setting_trains_the_same_under_every_engine(engine, trained_by):
+    for kind in VARIANTS:
+        ours, other = trained_by("multi_gpu") / kind / ADAPTER, trained_by(engine) / kind / ADAPTER
+        assert difference(ours, other) < 2e-5, kind
+
+
+@pytest.mark.parametrize("engine", RESUMED)
+def test_engines_resume_as_if_uninterrupted(engine, trained_by):
+    whole, resumed = (load_file(trained_by(engine) / name / ADAPTER) for name in ("sft", "resumed"))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_lora_masters_stay_float32_on_a_bfloat16_base_under_zero_2(tmp_path):
-    pytest.importorskip("deepspeed")
-    launch("sft", "zero2", tmp_path, "bfloat16")
-    one, other = (load_file(tmp_path / "sft" / f"rank{rank}.safetensors") for rank in (0, 1))
+def test_lora_masters_stay_float32_on_a_bfloat16_base_under_zero_2(trained_by):
+    folder = trained_by("zero2") / "bfloat16"
+    one, other = (load_file(folder / f"rank{rank}.safetensors") for rank in (0, 1))
     assert all(value.dtype == torch.float32 for value in one.values())
     assert all(torch.equal(one[name], other[name]) for name in one)
     learnt = [value for name, value in one.items() if "lora_B" in name]
     assert all(value.abs().max() > 1e-3 for value in learnt)
     assert any((value != value.bfloat16().float()).any() for value in learnt)
+
+
+def test_a_reward_model_on_a_trained_trunk_is_the_same_under_zero_3(trained_by, data, tmp_path):
+    """Its weights are whole in the file, and those that training without partitions gives."""
+    pytest.importorskip("deepspeed")
+    words = reward_command(data, tmp_path / "reward", bf16=False)
+    printed = command_line(f"{words} --accelerate_config zero3 --num_processes 2")
+    assert printed.count("The reward model learns from\n  rankings  4 of 4 prompts") == 1
+    check_reward_models(trained_by("multi_gpu") / "reward", tmp_path / "reward")
+
+
+@pytest.mark.parametrize(
+    ("family", "engine"),
+    [(family, engine) for family, engines in FAMILIES.items() for engine in engines if engine != "multi_gpu"],
+)
+def test_engines_equal_data_parallel_training_of_a_family(family, engine, trained_by):
+    """ZeRO-3 gathers whole blocks, whose inputs LTX names; the processes need different ones of Wan 2.2's experts."""
+    whole, divided = (trained_by(name) / family for name in ("multi_gpu", engine))
+    adapters = sorted(path.name for path in whole.glob("*.safetensors"))
+    assert len(adapters) == (2 if family == "wan2.2-a14b" else 1)
+    for name in adapters:
+        assert difference(whole / name, divided / name) < 2e-5
 
 
 def test_zero_3_from_the_command_line_with_a_latent_reward_in_the_process(tmp_path):
@@ -98,76 +180,11 @@ def test_zero_3_from_the_command_line_with_a_latent_reward_in_the_process(tmp_pa
     config = LatentRewardConfig(base_model=str(model), implicit_evidence=True)
     LatentRewardModel(config, load_generator(str(model))).save_pretrained(reward)
     prompts.write_text("a ball\na cube\n")
-    words = f"ppo --model {model} --reward {reward} --prompts {prompts} --output_dir {tmp_path / 'out'}"
-    words += (
+    command_line(
+        f"ppo --model {model} --reward {reward} --prompts {prompts} --output_dir {tmp_path / 'out'}"
         " --num_rollouts 2 --num_prompts 2 --num_generations 2 --num_inference_steps 3 --num_mini_batches 1"
-    )
-    words += (
         " --num_frames 5 --height 16 --width 16 --report_to none --accelerate_config zero3 --num_processes 2"
     )
-    command_line(words)
     assert (tmp_path / "out" / ADAPTER).is_file()
     record = json.loads((tmp_path / "out" / "training.json").read_text())
     assert (record["distributed_type"], record["num_processes"]) == ("DEEPSPEED", 2)
-
-
-@pytest.mark.parametrize(("zero", "bf16"), [("zero3", "false"), ("zero2", "true")])
-def test_a_reward_model_on_a_trained_trunk_is_the_same_with_an_engine(zero, bf16, tmp_path):
-    """Its weights are whole in the file, and those that training without an engine gives, in bfloat16 too."""
-    pytest.importorskip("deepspeed")
-    model, rankings = tmp_path / "model", tmp_path / "rankings.jsonl"
-    tiny_generator().pipeline.save_pretrained(model)
-    rows = []
-    for number, colour in enumerate(("red", "blue", "green", "yellow")):
-        names = [f"{number}-{other}.mp4" for other in ("right", "wrong")]
-        for name in names:
-            write_video(tmp_path / name, torch.rand(3, 5, 16, 16) * 2 - 1, 8)
-        rows.append({"prompt": f"{colour} clip", "videos": names, "ranks": [0, 1]})
-    rankings.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    words = (
-        f"reward --model {model} --preferences {rankings} --num_frames 5 --height 16 --width 16 --lora_rank 2"
-    )
-    words += " --max_steps 4 --per_device_train_batch_size 2 --held_out_fraction 0 --validation_fraction 0 --dropout 0"
-    words += " --learning_rate 1e-2 --report_to none --save_strategy no --num_processes 2 --noise_conditioned false"
-    found = {}
-    for engine in ("multi_gpu", zero):
-        printed = command_line(
-            f"{words} --bf16 {bf16} --accelerate_config {engine} --output_dir {tmp_path / engine}"
-        )
-        assert printed.count("The reward model learns from\n  rankings  4 of 4 prompts") == 1
-        found[engine] = load_file(tmp_path / engine / "reward_model.safetensors")
-    assert found[zero].keys() == found["multi_gpu"].keys()
-    assert any("lora_B" in name and value.abs().max() > 1e-3 for name, value in found[zero].items())
-    for name, value in found[zero].items():
-        torch.testing.assert_close(value, found["multi_gpu"][name], atol=2e-5, rtol=0)
-
-
-@pytest.mark.parametrize(
-    ("family", "engines"),
-    [("wan2.2-a14b", ("zero2", "zero3 --gradient_checkpointing true")), ("ltx", ("zero3",))],
-)
-def test_engines_equal_data_parallel_training_of_a_family(family, engines, tmp_path):
-    """ZeRO-3 gathers whole blocks, whose inputs LTX names; the processes need different ones of Wan 2.2's experts."""
-    pytest.importorskip("deepspeed")
-    model = save_tiny_pipeline(family, tmp_path / "model")
-    data = tmp_path / "data"
-    data.mkdir()
-    random = torch.Generator().manual_seed(0)
-    rows = []
-    for number in range(16):
-        name = f"{number}.mp4"
-        write_video(data / name, torch.rand(3, 9, 32, 32, generator=random) * 2 - 1, 8)
-        rows.append({"file_name": name, "prompt": "a red circle"})
-    (data / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    words = (
-        f"sft --model {model} --dataset {data} --num_frames 9 --height 32 --width 32 --max_steps 2 --seed 5"
-    )
-    words += " --per_device_train_batch_size 4 --learning_rate 1e-2 --adam_epsilon 1e-3 --report_to none"
-    words += " --save_strategy no --num_processes 2"
-    for number, engine in enumerate(("multi_gpu", *engines)):
-        command_line(f"{words} --accelerate_config {engine} --output_dir {tmp_path / str(number)}")
-    adapters = sorted(path.name for path in (tmp_path / "0").glob("*.safetensors"))
-    assert len(adapters) == (2 if family == "wan2.2-a14b" else 1)
-    for number in range(1, len(engines) + 1):
-        for name in adapters:
-            assert difference(tmp_path / "0" / name, tmp_path / str(number) / name) < 2e-5

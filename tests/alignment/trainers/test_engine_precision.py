@@ -1,6 +1,7 @@
 """`--bf16 true` rounds products and nothing else, under every engine, started as the command starts it."""
 
 import json
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -10,19 +11,29 @@ from safetensors.torch import load_file
 from alignment import cli
 from generator.testing.pipelines import save_tiny_pipeline
 from generator.video import write_video
-from tests.alignment.trainers.launching import ADAPTER, launched, launcher_words
+from tests.alignment.trainers.launching import (
+    ADAPTER,
+    check_reward_models,
+    launched,
+    launched_words,
+    reward_command,
+    write_rankings,
+)
 
 SCRIPT = Path(__file__).with_name("engine_run.py")
 REWARD = "tests.alignment.trainers.engine_run:brightness"
 ENGINES = ("multi_gpu", "zero2", "zero3", "fsdp")
 METHODS = ("sft", "dpo", "ppo")
+REWARD_ENGINES = ("multi_gpu", "zero2")
 PROMPTS = ("a red circle", "a blue square", "the red square", "a circle")
 STEPS, BATCH, GENERATIONS = 2, 4, 4
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A tiny Wan, eight videos, rankings of them, and prompts."""
+    """A tiny Wan, eight videos, rankings of them, and prompts; and in a folder of its own what a reward learns from."""
     folder = tmp_path_factory.mktemp("data")
     save_tiny_pipeline("wan", folder / "model")
     random = torch.Generator().manual_seed(0)
@@ -37,6 +48,8 @@ def data(tmp_path_factory):
     for name, lines in (("metadata", rows), ("rankings", pairs)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / "prompts.txt").write_text("\n".join(PROMPTS) + "\n")
+    (folder / "for-reward").mkdir()
+    write_rankings(folder / "for-reward")
     return folder
 
 
@@ -50,7 +63,7 @@ def words(method, data, output_dir, processes=1, parts=1, bf16=True):
         said += f" --prompts {data}/prompts.txt --reward {REWARD} --num_rollouts {STEPS}"
         said += f" --num_prompts {BATCH} --num_generations {GENERATIONS} --num_inference_steps 3"
         said += f" --num_mini_batches 1 --per_device_train_batch_size {2 * GENERATIONS * local}"
-        return said.split()
+        return said
     # Frozen weights as on a GPU: bfloat16, but for the tables that Wan keeps in float32.
     said += (
         f" --dataset {data} --dtype bfloat16" if method == "sft" else f" --preferences {data}/rankings.jsonl"
@@ -58,14 +71,13 @@ def words(method, data, output_dir, processes=1, parts=1, bf16=True):
     said += (
         f" --max_steps {STEPS} --per_device_train_batch_size {local} --gradient_accumulation_steps {parts}"
     )
-    return said.split()
+    return said
 
 
 def launch(engine, commands, folder):
     """Two processes as `--accelerate_config` starts them, with one command after the other; what they saw."""
     file, report = folder / "commands.json", folder / "report.json"
-    whole = [launcher_words(engine, command) for command in commands]  # with what the launcher adds
-    file.write_text(json.dumps([line[line.index("alignment.cli") + 1 :] for line in whole]))
+    file.write_text(json.dumps([launched_words(engine, command) for command in commands]))
     launched(engine, SCRIPT, file, report)
     return json.loads(report.read_text())
 
@@ -85,24 +97,31 @@ def alone(data, tmp_path_factory):
     for method in METHODS:
         for name, settings in (("whole", {}), ("parts", {"parts": 2}), ("float32", {"bf16": False})):
             out = folder / name / method
-            assert cli.main(words(method, data, out, **settings)) == 0
+            assert cli.main(words(method, data, out, **settings).split()) == 0
             found[method, name] = outcome(out)
     return found
 
 
-@pytest.fixture(scope="module", params=ENGINES)
-def trained(request, data, tmp_path_factory):
-    """What one engine saw, and where its adapters are."""
-    if request.param.startswith("zero"):
-        pytest.importorskip("deepspeed")
-    folder = tmp_path_factory.mktemp(request.param)
-    commands = [words(method, data, folder / method, processes=2) for method in METHODS]
-    return request.param, launch(request.param, commands, folder), folder
+@pytest.fixture(scope="module")
+def trained_by(data, tmp_path_factory):
+    """Gives what an engine saw in its launch, and where its adapters are."""
+
+    @cache
+    def trained(engine):
+        if engine.startswith("zero"):
+            pytest.importorskip("deepspeed")
+        folder = tmp_path_factory.mktemp(engine)
+        commands = [words(method, data, folder / method, processes=2) for method in METHODS]
+        if engine in REWARD_ENGINES:
+            commands.insert(0, reward_command(data / "for-reward", folder / "reward", bf16=True))
+        return launch(engine, commands, folder), folder
+
+    return trained
 
 
-@pytest.mark.slow
-def test_what_is_float32_stays_so_inside_a_block(trained):
-    engine, seen, folder = trained
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_is_float32_stays_so_inside_a_block(engine, trained_by):
+    seen, folder = trained_by(engine)
     record = json.loads((folder / "sft" / "training.json").read_text())
     expected = {"multi_gpu": "MULTI_CPU", "fsdp": "FSDP"}.get(engine, "DEEPSPEED")
     assert (record["distributed_type"], record["num_processes"]) == (expected, 2)
@@ -119,14 +138,13 @@ def test_what_is_float32_stays_so_inside_a_block(trained):
     assert any(value != torch.tensor(value).bfloat16().item() for value in seen["timesteps"])
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("method", METHODS)
-def test_losses_and_lora_weights_are_those_of_one_process(method, trained, alone):
+def test_losses_and_lora_weights_are_those_of_one_process(method, engine, trained_by, alone):
     """Up to the rounding of products, as measured by one process: twice what is left if it takes the same batch in two
     parts, which rounds other partial sums. DeepSpeed's linear layer under ZeRO-3 rounds a product once more before it
     adds the bias: there it is four times what the rounding of products does in all, against float32."""
-    engine, _, folder = trained
-    found = outcome(folder / method)
+    found = outcome(trained_by(engine)[1] / method)
     whole, parts, exact = (alone[method, name] for name in ("whole", "parts", "float32"))
     measure, times = (exact, 4) if engine == "zero3" else (parts, 2)
     for name, one, other, spread in zip(("losses", "weights"), whole, found, measure, strict=True):
@@ -134,3 +152,8 @@ def test_losses_and_lora_weights_are_those_of_one_process(method, trained, alone
         print(f"{engine} {method}: {name} differ by {apart:.1e} of {one.norm():.1e}; allowed: {allowed:.1e}")
         assert apart <= allowed + 1e-6
     assert whole[1].norm() > 100 * allowed or method != "sft"  # so that the comparison says something
+
+
+def test_a_reward_model_on_a_trained_trunk_is_the_same_under_zero_2(trained_by):
+    """In bfloat16: its weights are those that training without partitions gives."""
+    check_reward_models(*(trained_by(engine)[1] / "reward" for engine in REWARD_ENGINES))

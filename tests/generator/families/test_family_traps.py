@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,40 @@ from generator.testing.text_pipelines import TINY_PIPELINES
 
 only = pytest.mark.parametrize
 
+# Words of one row in docs/families.md, "Traps of the pipelines": the file and the test.
+TRAPS = {
+    "num_videos_per_prompt": ("test_families", "test_groups_from_repeated_conditions_equal_prompts_written_out"),
+    "wastes its last step": ("test_families", "test_a_schedule_has_no_wasted_last_step"),
+    "the prediction's dtype": ("test_families", "test_sampling_in_bfloat16_keeps_latents_in_float32"),
+    "loses alpha": ("test_family_adapters", "test_an_adapter_saved_here_changes_the_stock_pipeline_as_it_changes_ours"),
+    "flow_shift": ("test_family_traps", "test_the_shift_of_unipc_is_not_dropped"),
+    "the last trajectory": ("test_families", "test_the_schedule_leaves_no_state_in_the_schedulers"),
+    "a timestep of 999": ("test_family_traps", "test_timesteps_in_bfloat16_keep_their_resolution"),
+    "two videos at once": ("test_family_traps", "test_hunyuan_video_15_encodes_and_decodes_several_videos_at_once"),
+    "the token refiner": ("test_family_adapters", "test_lora_leaves_the_token_refiner_of_hunyuan_video_alone"),
+    "training mode": ("test_family_traps", "test_text_encoders_give_the_same_embedding_twice"),
+    "226 tokens": ("test_family_traps", "test_wan_gets_512_text_tokens_although_its_encode_prompt_gives_226"),
+    "ftfy": ("test_image_to_video", "test_an_animated_image_equals_the_call_of_the_stock_pipeline"),
+    "ignores the image": ("test_image_to_video", "test_an_animated_image_equals_the_call_of_the_stock_pipeline"),
+    "1.5-I2V": ("test_image_to_video", "test_an_animated_image_equals_the_call_of_the_stock_pipeline"),
+    "trainer's autocast": ("test_family_memory", "test_decoding_is_the_same_inside_a_trainers_autocast"),
+    "tiles of a fixed size": (
+        "test_family_memory", "test_tiles_are_even_cover_the_video_and_are_no_larger_than_allowed"
+    ),
+}  # fmt: skip
+
+
+def test_the_documentation_lists_these_traps_and_each_has_its_test() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "families.md").read_text(encoding="utf-8")
+    table = page.partition("## Traps of the pipelines")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (?!trap )([^|-][^|]*) \|", table, flags=re.MULTILINE)
+    assert [sum(words in row for words in TRAPS) for row in rows] == [1] * len(TRAPS)
+    for file, test in TRAPS.values():
+        assert f"def {test}(" in Path(__file__).with_name(f"{file}.py").read_text(encoding="utf-8")
+
 
 @only("family", ["hunyuan_video1.5"], indirect=True)
-def test_trap_1_hunyuan_video_15_encodes_and_decodes_several_videos_at_once(generator: Any) -> None:
+def test_hunyuan_video_15_encodes_and_decodes_several_videos_at_once(generator: Any) -> None:
     videos = torch.rand(3, 3, 9, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     latents = generator.encode(videos)
     alone = torch.cat([generator.encode(video[None]) for video in videos])
@@ -36,14 +68,14 @@ def test_trap_1_hunyuan_video_15_encodes_and_decodes_several_videos_at_once(gene
 
 
 @only("batch", [None, 2])
-def test_trap_1_the_mask_of_hunyuan_video_15_is_made_frame_by_frame(batch: int | None) -> None:
+def test_the_mask_of_hunyuan_video_15_is_made_frame_by_frame(batch: int | None) -> None:
     arguments = (4, 6, torch.bfloat16, torch.device("cpu"), batch)
     stock = HunyuanVideo15AttnBlock.prepare_causal_attention_mask(*arguments)
     assert torch.equal(frame_causal_mask(*arguments), stock)
 
 
 @only("family", ["wan", "wan2.2-a14b", "wan2.2-ti2v"], indirect=True)
-def test_trap_6_the_shift_of_unipc_is_not_dropped(generator: VideoGenerator) -> None:
+def test_the_shift_of_unipc_is_not_dropped(generator: VideoGenerator) -> None:
     """`FlowMatchEulerDiscreteScheduler.from_config(unipc.config)` would have shift 1."""
     assert generator.defaults.shift == 3.0
     schedule = generator.sigma_schedule(8)
@@ -60,7 +92,7 @@ def lora_gradients(generator: VideoGenerator, policy: Policy) -> dict[str, Tenso
 
 
 @only("share", [1.0, 0.5])
-def test_trap_8_lora_on_a_frozen_base_gets_the_same_gradients_with_checkpointing(
+def test_lora_on_a_frozen_base_gets_the_same_gradients_with_checkpointing(
     generator: VideoGenerator, share: float
 ) -> None:
     add_lora(generator, LoraArguments(lora_r=2), seed=0)
@@ -133,20 +165,20 @@ def test_a_share_of_the_blocks_is_spread_evenly() -> None:
 
 
 @only("family", ["hunyuan_video", "wan", "ltx"])
-def test_trap_9_tokenizers_are_the_same_in_every_build(family: str) -> None:
+def test_tokenizers_are_the_same_in_every_build(family: str) -> None:
     first, second = (build_tiny_pipeline(family) for _ in range(2))
     for name in ("tokenizer", "tokenizer_2"):
         if getattr(first, name, None) is not None:
             assert getattr(first, name).get_vocab() == getattr(second, name).get_vocab()
 
 
-def test_trap_10_the_time_shift_goes_towards_noise(generator: VideoGenerator) -> None:
+def test_the_time_shift_goes_towards_noise(generator: VideoGenerator) -> None:
     assert generator.defaults.shift >= 1
     median = flow.shift_sigma(torch.tensor(0.5), generator.defaults.shift)
     assert median >= 0.5
 
 
-def test_trap_11_timesteps_in_bfloat16_keep_their_resolution(family: str, folder: Path) -> None:
+def test_timesteps_in_bfloat16_keep_their_resolution(family: str, folder: Path) -> None:
     """999 is 1000 in bfloat16; the timestep must reach the sinusoids in float32 (or as an integer)."""
     generator = load_generator(folder, device="cpu", dtype=torch.bfloat16)
     latents = noise_for(generator)
