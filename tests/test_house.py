@@ -216,7 +216,7 @@ def documented(tree: ast.Module) -> Iterator[tuple[int, str]]:
 def test_docstrings_begin_with_a_noun_or_a_verb() -> None:
     asking = [
         f"{path.relative_to(ROOT)}:{line} {text.splitlines()[0]}"
-        for path in MODULES.values()
+        for path in (*MODULES.values(), *(ROOT / "benchmarks").rglob("*.py"))
         for line, text in documented(ast.parse(path.read_text(encoding="utf-8")))
         if QUESTION.match(text)
     ]

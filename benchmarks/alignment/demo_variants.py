@@ -1,4 +1,4 @@
-"""What the settings of the demo's trainings are worth: variants of each, over several seeds, on held-out prompts.
+"""Worth of the settings of the demo's trainings: variants of each, over several seeds, on held-out prompts.
 
     python -m benchmarks.alignment.demo_variants --output_dir runs/variants --seeds 0 1 2 3 4 5 --workers 15
 

@@ -32,7 +32,7 @@ WARM_UP = 3
 
 
 class Stamps(TrainerCallback):
-    """When each optimiser step ended."""
+    """Times at which the optimiser steps ended."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
@@ -53,17 +53,26 @@ def worker(arguments: argparse.Namespace) -> None:
 
     world = int(os.environ.get("WORLD_SIZE", "1"))
     config = SFTConfig(
-        output_dir=arguments.worker, max_steps=arguments.steps, learning_rate=1e-3, logging_steps=1,
-        per_device_train_batch_size=arguments.batch // world, report_to="none", disable_tqdm=True,
-        save_strategy="no", lr_scheduler_type="constant", bf16=torch.cuda.is_available() and arguments.bf16,
+        output_dir=arguments.worker,
+        max_steps=arguments.steps,
+        learning_rate=1e-3,
+        logging_steps=1,
+        per_device_train_batch_size=arguments.batch // world,
+        report_to="none",
+        disable_tqdm=True,
+        save_strategy="no",
+        lr_scheduler_type="constant",
+        bf16=torch.cuda.is_available() and arguments.bf16,
         **without_gpu(),
-    )  # fmt: skip
+    )
     head = arguments.hidden_size // arguments.num_heads
     axes = (head // 4, head // 8 * 3, head // 8 * 3)
     transformer = {
-        "hidden_size": arguments.hidden_size, "num_layers": arguments.num_layers,
-        "num_attention_heads": arguments.num_heads, "rope_axes_dim": axes,
-    }  # fmt: skip
+        "hidden_size": arguments.hidden_size,
+        "num_layers": arguments.num_layers,
+        "num_attention_heads": arguments.num_heads,
+        "rope_axes_dim": axes,
+    }
     with config.device:  # drawing a billion weights takes long on a CPU
         pipeline = build_pipeline(transformer=transformer, seed=0)
     generator: Any = NativeGenerator(pipeline, "widened")

@@ -156,9 +156,12 @@ def prepare(folder: Path, arguments: argparse.Namespace) -> None:
 
     heads, width = arguments.heads, arguments.head_dim
     transformer = {
-        "num_layers": arguments.layers, "num_attention_heads": heads, "attention_head_dim": width,
-        "ffn_dim": 4 * heads * width, "rope_max_seq_len": 128,
-    }  # fmt: skip
+        "num_layers": arguments.layers,
+        "num_attention_heads": heads,
+        "attention_head_dim": width,
+        "ffn_dim": 4 * heads * width,
+        "rope_max_seq_len": 128,
+    }
     torch.manual_seed(0)
     pipeline = tiny_wan(transformer=transformer)
     pipeline.save_pretrained(folder / "model")
@@ -186,8 +189,12 @@ def run(name: str, mode: str, arguments: argparse.Namespace, folder: Path, *more
     words = launch_command(launch, [], torch.cuda.device_count())
     out = folder / name
     out.mkdir()
-    own = [word for name in ("num_frames", "size", "batch", "steps", "dtype") if (value := getattr(arguments, name))
-           for word in (f"--{name}", str(value))]  # fmt: skip
+    own = [
+        word
+        for name in ("num_frames", "size", "batch", "steps", "dtype")
+        if (value := getattr(arguments, name))
+        for word in (f"--{name}", str(value))
+    ]
     own += ["--methods", *arguments.methods, "--data", str(folder), "--worker", str(out), *more]
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "VIDALIGN_LAUNCHED": "1", "HF_HUB_OFFLINE": "1"}
@@ -195,8 +202,12 @@ def run(name: str, mode: str, arguments: argparse.Namespace, folder: Path, *more
         environment |= environment_without_gpu(words) | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*words[: words.index("--module")], __file__, *own],
-        env=environment, cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode != 0:
         raise RuntimeError(f"{name} failed:\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}")
     return {method: result(out / method) for method in arguments.methods}

@@ -44,29 +44,47 @@ from generator.native.text_encoder import build_tokenizer
 from reward.models.base import FunctionReward
 
 WAN_1_3B: dict[str, Any] = {
-    "patch_size": (1, 2, 2), "num_attention_heads": 12, "attention_head_dim": 128, "in_channels": 16,
-    "out_channels": 16, "text_dim": 4096, "freq_dim": 256, "ffn_dim": 8960, "num_layers": 30,
-    "cross_attn_norm": True, "qk_norm": "rms_norm_across_heads", "eps": 1e-6, "rope_max_seq_len": 1024,
-}  # fmt: skip
+    "patch_size": (1, 2, 2),
+    "num_attention_heads": 12,
+    "attention_head_dim": 128,
+    "in_channels": 16,
+    "out_channels": 16,
+    "text_dim": 4096,
+    "freq_dim": 256,
+    "ffn_dim": 8960,
+    "num_layers": 30,
+    "cross_attn_norm": True,
+    "qk_norm": "rms_norm_across_heads",
+    "eps": 1e-6,
+    "rope_max_seq_len": 1024,
+}
 """`transformer/config.json` of Wan-AI/Wan2.1-T2V-1.3B-Diffusers."""
 
 WAN_14B = {**WAN_1_3B, "num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 40}
 """`transformer/config.json` of Wan-AI/Wan2.1-T2V-14B-Diffusers."""
 
 WAN_TINY = {
-    **WAN_1_3B, "num_attention_heads": 2, "attention_head_dim": 12, "text_dim": 32, "ffn_dim": 32, "num_layers": 2,
-}  # fmt: skip
+    **WAN_1_3B,
+    "num_attention_heads": 2,
+    "attention_head_dim": 12,
+    "text_dim": 32,
+    "ffn_dim": 32,
+    "num_layers": 2,
+}
 
 ARCHITECTURES = {"1.3B": WAN_1_3B, "14B": WAN_14B, "tiny": WAN_TINY}
 VARIANTS: dict[str, dict[str, Any]] = {
     "fast": {"no_unconditional_gradient": False},
     "conditional_gradient": {"no_unconditional_gradient": True},
     "save_memory": {
-        "no_unconditional_gradient": False, "gradient_checkpointing": True, "tiling": True, "micro_batch": 1,
+        "no_unconditional_gradient": False,
+        "gradient_checkpointing": True,
+        "tiling": True,
+        "micro_batch": 1,
         "reward_batch_size": 1,
     },
-}  # fmt: skip
-"""What each variant sets beside what was asked for."""
+}
+"""Settings of each variant beside what was asked for."""
 
 PROMPTS = ["a red circle moves left on the dark background", "a blue square moves right"]
 GIB = 2**30
@@ -170,8 +188,11 @@ class Iterations(TrainerCallback):
         self.clock.note_peak("update")
         rollout, judging = self.clock.seconds["rollout"], self.clock.seconds["decode"]
         record = {
-            "total": total, "sampling": rollout - judging, "decode and reward": judging, "update": total - rollout
-        }  # fmt: skip
+            "total": total,
+            "sampling": rollout - judging,
+            "decode and reward": judging,
+            "update": total - rollout,
+        }
         self.records.append(record)
         if FIRST:
             print(
@@ -358,8 +379,10 @@ def main() -> None:
     if not FIRST:
         return
     found = results[0]
-    print(f"{PROCESSES} x {found['device']}, torch {found['torch']}, {found['parameters'] / 1e9:.2f} B parameters, "
-          f"{found['trained_parameters'] / 1e6:.1f} M trained, {found['tokens']} tokens a video")  # fmt: skip
+    print(
+        f"{PROCESSES} x {found['device']}, torch {found['torch']}, {found['parameters'] / 1e9:.2f} B parameters, "
+        f"{found['trained_parameters'] / 1e6:.1f} M trained, {found['tokens']} tokens a video"
+    )
     print(
         "| variant | total | sampling | decode and reward | update | peak GB | peak GB reserved | peak GB by part |"
     )

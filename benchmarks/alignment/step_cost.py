@@ -43,9 +43,10 @@ SETTINGS: dict[str, tuple[str, Work]] = {
     "dpo-81": ("1.3B", Work("dpo", *LARGE, lora_r=64, checkpointed_share=1.0)),
     "14b-sft-81": ("14B", Work("sft", *LARGE, lora_r=64, checkpointed_share=1.0)),
     "14b-sft-81-offloaded": (
-        "14B", Work("sft", *LARGE, lora_r=64, checkpointed_share=1.0, offload_weights=True)
+        "14B",
+        Work("sft", *LARGE, lora_r=64, checkpointed_share=1.0, offload_weights=True),
     ),
-}  # fmt: skip
+}
 TINY = (5, 16, 32)
 
 
@@ -75,11 +76,18 @@ def measure(architecture: str, work: Work, steps: int, compiled: bool) -> dict[s
     folder = tempfile.mkdtemp()
     kind = SFTConfig if work.method == "sft" else DPOConfig
     config = kind(
-        output_dir=folder, report_to="none", save_strategy="no", disable_tqdm=True, use_cpu=not on_gpu,
-        bf16=on_gpu, max_steps=steps, per_device_train_batch_size=work.batch, compile_blocks=compiled,
+        output_dir=folder,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+        use_cpu=not on_gpu,
+        bf16=on_gpu,
+        max_steps=steps,
+        per_device_train_batch_size=work.batch,
+        compile_blocks=compiled,
         gradient_checkpointing=work.checkpointed_share > 0,
         gradient_checkpointing_share=work.checkpointed_share or 1.0,
-    )  # fmt: skip
+    )
     generator = build_generator(architecture, config.device, torch.bfloat16 if on_gpu else torch.float32)
     if work.offload_weights:
         offload_linear_layers(generator.blocks())

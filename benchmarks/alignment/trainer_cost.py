@@ -68,14 +68,19 @@ def load(name: str) -> VideoGenerator:
 def trainers(
     arguments: argparse.Namespace, folder: str
 ) -> dict[str, Callable[[VideoGenerator, dict[str, Any]], Any]]:
-    """How each trainer is made, from a generator and the common arguments of its configuration."""
+    """Functions that make each trainer, from a generator and the common arguments of its configuration."""
     size = {"num_frames": arguments.num_frames, "height": arguments.height, "width": arguments.width}
     batch, steps = arguments.batch, arguments.num_inference_steps
     sampled = {**size, "num_inference_steps": steps, "monitor_videos": 0}
     rollouts = {
-        **sampled, "num_rollouts": arguments.steps, "num_prompts": batch, "num_generations": 8,
-        "num_mini_batches": 1, "per_device_train_batch_size": 8 * batch, "rollout_batch_size": 8 * batch,
-    }  # fmt: skip
+        **sampled,
+        "num_rollouts": arguments.steps,
+        "num_prompts": batch,
+        "num_generations": 8,
+        "num_mini_batches": 1,
+        "per_device_train_batch_size": 8 * batch,
+        "rollout_batch_size": 8 * batch,
+    }
     plain = {"max_steps": arguments.steps, "per_device_train_batch_size": batch}
     lora = LoraArguments()
 
@@ -104,7 +109,7 @@ def trainers(
         "backprop": lambda g, c: BackpropTrainer(
             g, BackpropConfig(**plain, **size, num_inference_steps=steps, **c), PROMPTS, Bright(), lora=lora
         ),
-    }  # fmt: skip
+    }
 
 
 def measure(trainer: Any, steps: int) -> tuple[float, float]:
@@ -156,9 +161,13 @@ def main() -> None:
             cells = []
             for checkpointing in (False, True):
                 common = {
-                    "output_dir": folder, "report_to": "none", "disable_tqdm": True, "save_strategy": "no",
-                    "gradient_checkpointing": checkpointing, "logging_strategy": "no",
-                }  # fmt: skip
+                    "output_dir": folder,
+                    "report_to": "none",
+                    "disable_tqdm": True,
+                    "save_strategy": "no",
+                    "gradient_checkpointing": checkpointing,
+                    "logging_strategy": "no",
+                }
                 gc.collect()  # what the row before held
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()

@@ -35,7 +35,7 @@ SEEN = 0.004
 
 
 def whole_in_frame(videos: Tensor) -> Tensor:
-    """Whether each video `[n, 3, f, h, w]` shows something coloured in every frame that never touches the edge."""
+    """True for each video `[n, 3, f, h, w]` that shows something coloured in every frame, away from the edge."""
     colour = videos.float()
     coloured = (colour.amax(1) - colour.amin(1)) / 2 > COLOURED
     seen = coloured.float().mean((2, 3)) > SEEN

@@ -1,4 +1,4 @@
-"""What writing to mp4 and reading back keeps: `python -m benchmarks.generator.video_codec`.
+"""Loss of writing to mp4 and reading back: `python -m benchmarks.generator.video_codec`.
 
 The table is of small coloured objects; with `--verifier` it is of clips of the built-in world instead: the share of
 parts of their prompts that the verifier still sees.

@@ -1,4 +1,4 @@
-"""What the verifier says of videos made from images and videos: `python -m benchmarks.generator.video_prompts`.
+"""Verifier's scores of videos made from images and videos: `python -m benchmarks.generator.video_prompts`.
 
 Source clips are rendered from held-out prompts with a motion. For every task: the gold score of the whole video
 with the prompt, the share of videos whose object keeps its shape and colour, and whether the motion goes on; for

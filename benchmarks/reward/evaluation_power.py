@@ -71,7 +71,7 @@ def record(arguments: argparse.Namespace) -> Floats:
 
 
 def share_of_replaced(scores: Floats, difference: float) -> float:
-    """Which share of videos must become the better of two for the population mean to rise by `difference`."""
+    """Share of videos that must become the better of two for the population mean to rise by `difference`."""
     better = np.maximum(scores[:, :, None], scores[:, None, :]).mean()
     gain = float(better - scores.mean())
     if difference > gain:
@@ -131,7 +131,7 @@ def coverage(scores: Floats, prompts: int, arguments: argparse.Namespace) -> dic
 
 
 def power(scores: Floats, arguments: argparse.Namespace, pilot: int | None) -> dict[str, float]:
-    """How often the difference is found at the number of prompts that the power analysis of a pilot says.
+    """Share of runs in which the difference is found at the number of prompts that the power analysis of a pilot says.
 
     `pilot` is its number of prompts, or None for a plan that takes the pilot's spread for the true one.
     """

@@ -27,7 +27,7 @@ from reward.models.latent import LatentRewardConfig, LatentRewardModel
 
 
 def videos_per_second(judge: Callable[[], Tensor], batch: int, seconds: float, device: str) -> float:
-    """How many videos `judge` sees in a second, after two calls that do not count."""
+    """Videos that `judge` sees in a second, after two calls that do not count."""
 
     def wait() -> None:
         if device == "cuda":

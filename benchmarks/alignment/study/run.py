@@ -1,4 +1,4 @@
-"""What alignment gains on the built-in world, what decides it, and when it over-optimises.
+"""Gains of alignment on the built-in world, what decides them, and when it over-optimises.
 
     python -m benchmarks.alignment.study.run --output_dir runs/study --seconds 400
     python -m benchmarks.alignment.study.run --output_dir runs/tune --parts tune --seconds 150
