@@ -286,3 +286,14 @@ def test_help_texts_are_sentences(name: str) -> None:
         if not re.match("[A-Z]", text) or not text.rstrip().endswith((".", "…")) or QUESTION.match(text)
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_help_texts_of_scripts_are_sentences() -> None:
+    wrong = []
+    for path in (*MODULES.values(), *(ROOT / "benchmarks").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.keyword) and node.arg == "help" and isinstance(node.value, ast.Constant):
+                text = str(node.value.value)
+                if not re.match("[A-Z]", text) or not text.endswith(".") or QUESTION.match(text):
+                    wrong.append(f"{path.relative_to(ROOT)}:{node.value.lineno} {text}")
+    assert not wrong, "\n".join(wrong)

@@ -207,7 +207,7 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--architecture", choices=sorted(ARCHITECTURES), default="1.3B")
-    parser.add_argument("--tiny", action="store_true", help="tiny weights and videos, for a CPU")
+    parser.add_argument("--tiny", action="store_true", help="Tiny weights and videos, for a CPU.")
     parser.add_argument("--num_frames", type=int, default=33)
     parser.add_argument("--height", type=int, default=240)
     parser.add_argument("--width", type=int, default=416)
@@ -218,32 +218,32 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--guidance_scale", type=float, default=5.0)
     parser.add_argument("--lora_r", type=int, default=64)
     parser.add_argument(
-        "--lora_target_modules", nargs="+", help="default: the family's, all attention projections"
+        "--lora_target_modules", nargs="+", help="Default: the family's, all attention projections."
     )
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument(
-        "--beta", type=float, default=0.0, help="weight of the KL divergence, 0 measures none"
+        "--beta", type=float, default=0.0, help="Weight of the KL divergence, 0 measures none."
     )
-    parser.add_argument("--micro_batch", type=int, default=1, help="denoising steps in one backward pass")
-    parser.add_argument("--rollout_batch_size", type=int, default=8, help="videos sampled together")
-    parser.add_argument("--reward_batch_size", type=int, default=8, help="videos decoded together")
+    parser.add_argument("--micro_batch", type=int, default=1, help="Denoising steps in one backward pass.")
+    parser.add_argument("--rollout_batch_size", type=int, default=8, help="Videos sampled together.")
+    parser.add_argument("--reward_batch_size", type=int, default=8, help="Videos decoded together.")
     parser.add_argument("--gradient_checkpointing", action="store_true")
     parser.add_argument("--gradient_checkpointing_share", type=float, default=1.0)
-    parser.add_argument("--tiling", action="store_true", help="decode tile by tile and video by video")
-    parser.add_argument("--tile", type=int, default=256, help="largest side of a tile in pixels")
+    parser.add_argument("--tiling", action="store_true", help="Decode tile by tile and video by video.")
+    parser.add_argument("--tile", type=int, default=256, help="Largest side of a tile in pixels.")
     parser.add_argument(
-        "--small_rollout", type=int, default=4, help="videos sampled together with save_memory"
+        "--small_rollout", type=int, default=4, help="Videos sampled together with save_memory."
     )
     parser.add_argument(
-        "--dtype", choices=["bfloat16", "float32"], help="default: bfloat16 on a GPU, else float32"
+        "--dtype", choices=["bfloat16", "float32"], help="Default: bfloat16 on a GPU, else float32."
     )
-    parser.add_argument("--no_compile", action="store_true", help="no regional torch.compile")
+    parser.add_argument("--no_compile", action="store_true", help="No regional torch.compile.")
     parser.add_argument(
-        "--attention_backend", help="diffusers' name of the kernel, for example _native_cudnn"
+        "--attention_backend", help="Diffusers' name of the kernel, for example _native_cudnn."
     )
-    parser.add_argument("--warmup", type=int, default=2, help="iterations before those that count")
-    parser.add_argument("--iterations", type=int, default=3, help="iterations that count")
-    parser.add_argument("--json", help="also write the figures to this file")
+    parser.add_argument("--warmup", type=int, default=2, help="Iterations before those that count.")
+    parser.add_argument("--iterations", type=int, default=3, help="Iterations that count.")
+    parser.add_argument("--json", help="Also write the figures to this file.")
     arguments = parser.parse_args()
     if arguments.tiny:
         arguments.architecture = "tiny"

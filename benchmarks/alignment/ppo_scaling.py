@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=1)
     parser.add_argument("--iterations", type=int, default=1)
     parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("--json", help="also write the figures to this file")
+    parser.add_argument("--json", help="Also write the figures to this file.")
     arguments, more = parser.parse_known_args()
     passed = ["--warmup", str(arguments.warmup), "--iterations", str(arguments.iterations), *more]
     passed += ["--tiny"] if arguments.tiny else []

@@ -138,11 +138,11 @@ def main() -> None:
     )
     parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
     parser.add_argument(
-        "--steps", type=int, default=3, help="optimiser steps, of which the first does not count"
+        "--steps", type=int, default=3, help="Optimiser steps, of which the first does not count."
     )
-    parser.add_argument("--compile", action="store_true", help="regional torch.compile")
-    parser.add_argument("--tiny", action="store_true", help="tiny weights and videos, for a CPU")
-    parser.add_argument("--json", help="also write the figures to this file")
+    parser.add_argument("--compile", action="store_true", help="Regional torch.compile.")
+    parser.add_argument("--tiny", action="store_true", help="Tiny weights and videos, for a CPU.")
+    parser.add_argument("--json", help="Also write the figures to this file.")
     arguments = parser.parse_args()
     print(
         "| setting | model | frames × sides | batch | checkpointed | s a step | peak GB | forecast GB | error |"

@@ -141,14 +141,14 @@ def measure(trainer: Any, steps: int) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="nano", help="`tiny` is a random model for trying this out")
+    parser.add_argument("--model", default="nano", help="Model; `tiny` is a random one for trying this out.")
     parser.add_argument("--num_frames", type=int, default=9)
     parser.add_argument("--height", type=int, default=32)
     parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--num_inference_steps", type=int, default=10)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--only", nargs="+", help="names of rows")
+    parser.add_argument("--only", nargs="+", help="Names of rows.")
     arguments = parser.parse_args()
     print(
         "| trainer | s a step | MiB | s a step, checkpointing | MiB, checkpointing |\n|---|---|---|---|---|"

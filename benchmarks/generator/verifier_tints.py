@@ -264,8 +264,8 @@ def judge_cases(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=1, help="clips of each colour, tint, shape and size")
-    parser.add_argument("--scenes", type=int, default=100, help="clips of whole scenes of each size")
+    parser.add_argument("--repeats", type=int, default=1, help="Clips of each colour, tint, shape and size.")
+    parser.add_argument("--scenes", type=int, default=100, help="Clips of whole scenes of each size.")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
 

@@ -64,7 +64,7 @@ def kept(path: Path, video: Tensor, full_colour: bool) -> Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--verifier", type=int, default=0, metavar="CLIPS", help="clips of the world a size")
+    parser.add_argument("--verifier", type=int, default=0, metavar="CLIPS", help="Clips of the world a size.")
     if clips := parser.parse_args().verifier:
         verifier_table(clips)
         return

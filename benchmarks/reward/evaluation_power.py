@@ -167,14 +167,14 @@ def main() -> None:
     parser.add_argument("--model", default="nano")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--prompts", type=int, default=384)
-    parser.add_argument("--videos", type=int, default=4, help="recorded videos of a prompt")
+    parser.add_argument("--videos", type=int, default=4, help="Recorded videos of a prompt.")
     parser.add_argument("--guidance_scale", type=float, default=None)
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument(
-        "--sizes", type=int, nargs="+", default=[32, 128, 384], help="prompts of an evaluation"
+        "--sizes", type=int, nargs="+", default=[32, 128, 384], help="Prompts of an evaluation."
     )
     parser.add_argument(
-        "--videos_per_prompt", type=int, default=2, help="videos of a prompt in an evaluation"
+        "--videos_per_prompt", type=int, default=2, help="Videos of a prompt in an evaluation."
     )
     parser.add_argument("--difference", type=float, default=0.03)
     parser.add_argument("--pilot", type=int, default=64)
