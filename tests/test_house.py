@@ -216,7 +216,7 @@ def documented(tree: ast.Module) -> Iterator[tuple[int, str]]:
 def test_docstrings_begin_with_a_noun_or_a_verb() -> None:
     asking = [
         f"{path.relative_to(ROOT)}:{line} {text.splitlines()[0]}"
-        for path in MODULES.values()
+        for path in (*MODULES.values(), *(ROOT / "benchmarks").rglob("*.py"))
         for line, text in documented(ast.parse(path.read_text(encoding="utf-8")))
         if QUESTION.match(text)
     ]
@@ -304,3 +304,14 @@ def test_no_test_imports_a_conftest_or_another_test() -> None:
         path for path in (ROOT / "tests").rglob("*.py") if wrong.search(path.read_text(encoding="utf-8"))
     ]
     assert not [str(path.relative_to(ROOT)) for path in files]
+
+
+def test_help_texts_of_scripts_are_sentences() -> None:
+    wrong = []
+    for path in (*MODULES.values(), *(ROOT / "benchmarks").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.keyword) and node.arg == "help" and isinstance(node.value, ast.Constant):
+                text = str(node.value.value)
+                if not re.match("[A-Z]", text) or not text.endswith(".") or QUESTION.match(text):
+                    wrong.append(f"{path.relative_to(ROOT)}:{node.value.lineno} {text}")
+    assert not wrong, "\n".join(wrong)

@@ -93,7 +93,8 @@ def init_fields(dtype: type) -> list[Field]:
 
 
 def _groups(dtype: type) -> dict[str, list[Field]]:
-    """The fields of a dataclass by what they are about: `own` of the command; `training`, which all trainers share;
+    """The fields of a dataclass by what they are about: `own` of the command; `training`, which all trainers share (of
+    transformers, or of a class whose `help_group` says so);
     `advanced`, transformers' with a default or explanation of ours; `inherited` from transformers as they are."""
     groups: dict[str, list[Field]] = {"own": [], "training": [], "advanced": [], "inherited": []}
     for field in init_fields(dtype):

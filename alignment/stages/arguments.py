@@ -91,3 +91,28 @@ class GeneratorArguments(LoadingArguments, _ModelArguments):
     def of(cls, model: str | Path | GeneratorArguments) -> GeneratorArguments:
         """The arguments themselves, or those of a model by its name or folder."""
         return model if isinstance(model, cls) else cls(model=str(model))
+
+
+@dataclass
+class TrainingSizeArguments:
+    """Size at which videos are trained on; see `generator.latent_cache.training_size`."""
+
+    num_frames: int | None = field(
+        default=None,
+        metadata={
+            "help": "Frames to train on. Unset: the video's own at the model's rate, at most the model's."
+        },
+    )
+    height: int | None = field(
+        default=None, metadata={"help": "Height to resize to. Unset: the video's own, at most the model's."}
+    )
+    width: int | None = field(
+        default=None, metadata={"help": "Width to resize to. Unset: the video's own, at most the model's."}
+    )
+    native_size: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Keep the size and duration of videos that are larger than the model's own. Unset: on with --pack, "
+            "whose rows take clips of any size, else off."
+        },
+    )

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from alignment.stages.arguments import TrainingSizeArguments
 from generator.base import VideoGenerator
 from generator.latent_cache import training_size
 from generator.output import InputError
 
-if TYPE_CHECKING:
-    from alignment.stages.stage import SizeArguments
-
 
 def check_equal_sizes(
-    generator: VideoGenerator, groups: Sequence[Sequence[Path]], size: SizeArguments
+    generator: VideoGenerator, groups: Sequence[Sequence[Path]], size: TrainingSizeArguments
 ) -> None:
     """Raises `InputError` where the videos of one comparison would be trained on at different sizes."""
     if size.num_frames and size.height and size.width:

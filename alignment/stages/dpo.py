@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.lora import LoraArguments
-from alignment.stages.arguments import GeneratorArguments
+from alignment.stages.arguments import GeneratorArguments, TrainingSizeArguments
 from alignment.stages.checks import check_equal_sizes
 from alignment.stages.stage import (
     checkpoint_to_resume,
@@ -37,8 +37,8 @@ from reward.preferences import (
 
 
 @dataclass
-class DPOArguments:
-    """Rankings that `dpo` learns from."""
+class _Rankings:
+    """Rankings, and their split."""
 
     preferences: str = field(
         default="",
@@ -59,25 +59,11 @@ class DPOArguments:
             "each annotator's own."
         },
     )
-    num_frames: int | None = field(
-        default=None,
-        metadata={
-            "help": "Frames to train on. Unset: the video's own at the model's rate, at most the model's."
-        },
-    )
-    height: int | None = field(
-        default=None, metadata={"help": "Height to resize to. Unset: the video's own, at most the model's."}
-    )
-    width: int | None = field(
-        default=None, metadata={"help": "Width to resize to. Unset: the video's own, at most the model's."}
-    )
-    native_size: bool | None = field(
-        default=None,
-        metadata={
-            "help": "Keep the size and duration of videos that are larger than the model's own. Unset: on with --pack, "
-            "whose rows take clips of any size, else off."
-        },
-    )
+
+
+@dataclass
+class DPOArguments(TrainingSizeArguments, _Rankings):
+    """Rankings that `dpo` learns from."""
 
 
 def train_dpo(

@@ -9,7 +9,7 @@ from typing import Any
 
 from alignment.data.latent_dataset import split_prompts
 from alignment.lora import LoraArguments
-from alignment.stages.arguments import GeneratorArguments
+from alignment.stages.arguments import GeneratorArguments, TrainingSizeArguments
 from alignment.stages.stage import (
     checkpoint_to_resume,
     data_record,
@@ -27,33 +27,14 @@ from generator.output import InputError
 
 
 @dataclass
-class SFTArguments:
-    """Demonstrations that `sft` learns from."""
+class _Demonstrations:
+    """Demonstrations, and their split."""
 
     dataset: str = field(
         default="",
         metadata={
             "help": 'Folder with videos and metadata.jsonl, one {"file_name": …, "prompt": …} a line; '
             "or with a text file beside each video."
-        },
-    )
-    num_frames: int | None = field(
-        default=None,
-        metadata={
-            "help": "Frames to train on. Unset: the video's own at the model's rate, at most the model's."
-        },
-    )
-    height: int | None = field(
-        default=None, metadata={"help": "Height to resize to. Unset: the video's own, at most the model's."}
-    )
-    width: int | None = field(
-        default=None, metadata={"help": "Width to resize to. Unset: the video's own, at most the model's."}
-    )
-    native_size: bool | None = field(
-        default=None,
-        metadata={
-            "help": "Keep the size and duration of videos that are larger than the model's own. Unset: on with --pack, "
-            "whose rows take clips of any size, else off."
         },
     )
     skip_bad: bool = field(
@@ -63,6 +44,11 @@ class SFTArguments:
     eval_fraction: float = field(
         default=0.0, metadata={"help": "Share of the prompts held out to measure `eval_loss` on."}
     )
+
+
+@dataclass
+class SFTArguments(TrainingSizeArguments, _Demonstrations):
+    """Demonstrations that `sft` learns from."""
 
 
 def train_sft(

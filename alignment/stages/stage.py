@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from alignment.memory.training_memory import memory_check
-from alignment.stages.arguments import GeneratorArguments
+from alignment.stages.arguments import GeneratorArguments, TrainingSizeArguments
 from alignment.stages.outputs import command_of, training_outputs
 from alignment.trainers.base_config import AlignmentConfig
 from alignment.trainers.base_trainer import AlignmentTrainer
@@ -91,20 +91,11 @@ def load_rewards(rewards: Sequence[str | RewardModel], config: AlignmentConfig) 
         ]
 
 
-class SizeArguments(Protocol):
-    """Size at which a command trains on videos; see `alignment.data.latent_dataset.training_size`."""
-
-    num_frames: int | None
-    height: int | None
-    width: int | None
-    native_size: bool | None
-
-
 def encode_training_videos(
     generator: VideoGenerator,
     config: AlignmentConfig,
     paths: Sequence[Path],
-    size: SizeArguments,
+    size: TrainingSizeArguments,
     videos_of_an_example: int = 1,
     tiling: bool = False,
 ) -> list[Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from generator.training.checks import check
 from generator.training.training_config import TrainingConfig
@@ -13,7 +12,7 @@ from generator.training.training_config import TrainingConfig
 class AlignmentConfig(TrainingConfig):
     """`TrainingConfig` with what training a video generator needs."""
 
-    help_group: ClassVar[str] = "training"
+    help_group = "training"
 
     logging_first_step: bool = field(default=True, metadata={"help": "Also log the first optimiser step."})
     logging_nan_inf_filter: bool = field(

@@ -1,4 +1,4 @@
-"""What the settings of the demo's trainings are worth: variants of each, over several seeds, on held-out prompts.
+"""Worth of the settings of the demo's trainings: variants of each, over several seeds, on held-out prompts.
 
     python -m benchmarks.alignment.demo_variants --output_dir runs/variants --seeds 0 1 2 3 4 5 --workers 15
 
@@ -311,8 +311,10 @@ def main() -> None:
     )
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--scale", default="cpu", choices=["cpu", "gpu", "smoke"], help="as in the demo")
-    parser.add_argument("--num_prompts", type=int, default=384, help="held-out prompts, one video each")
+    parser.add_argument(
+        "--scale", default="cpu", choices=["cpu", "gpu", "smoke"], help="Scale, as in the demo."
+    )
+    parser.add_argument("--num_prompts", type=int, default=384, help="Held-out prompts, one video each.")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1))
     parser.add_argument(
         "--only", nargs="+", default=["sft", "dpo", "reward", "ppo"], choices=["sft", "dpo", "reward", "ppo"]

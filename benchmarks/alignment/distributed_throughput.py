@@ -32,7 +32,7 @@ WARM_UP = 3
 
 
 class Stamps(TrainerCallback):
-    """When each optimiser step ended."""
+    """Times at which the optimiser steps ended."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
@@ -53,17 +53,26 @@ def worker(arguments: argparse.Namespace) -> None:
 
     world = int(os.environ.get("WORLD_SIZE", "1"))
     config = SFTConfig(
-        output_dir=arguments.worker, max_steps=arguments.steps, learning_rate=1e-3, logging_steps=1,
-        per_device_train_batch_size=arguments.batch // world, report_to="none", disable_tqdm=True,
-        save_strategy="no", lr_scheduler_type="constant", bf16=torch.cuda.is_available() and arguments.bf16,
+        output_dir=arguments.worker,
+        max_steps=arguments.steps,
+        learning_rate=1e-3,
+        logging_steps=1,
+        per_device_train_batch_size=arguments.batch // world,
+        report_to="none",
+        disable_tqdm=True,
+        save_strategy="no",
+        lr_scheduler_type="constant",
+        bf16=torch.cuda.is_available() and arguments.bf16,
         **without_gpu(),
-    )  # fmt: skip
+    )
     head = arguments.hidden_size // arguments.num_heads
     axes = (head // 4, head // 8 * 3, head // 8 * 3)
     transformer = {
-        "hidden_size": arguments.hidden_size, "num_layers": arguments.num_layers,
-        "num_attention_heads": arguments.num_heads, "rope_axes_dim": axes,
-    }  # fmt: skip
+        "hidden_size": arguments.hidden_size,
+        "num_layers": arguments.num_layers,
+        "num_attention_heads": arguments.num_heads,
+        "rope_axes_dim": axes,
+    }
     with config.device:  # drawing a billion weights takes long on a CPU
         pipeline = build_pipeline(transformer=transformer, seed=0)
     generator: Any = NativeGenerator(pipeline, "widened")
@@ -156,14 +165,14 @@ def main() -> None:
     parser.add_argument("--hidden_size", type=int, default=2048)
     parser.add_argument("--num_layers", type=int, default=17)
     parser.add_argument("--num_heads", type=int, default=32)
-    parser.add_argument("--batch", type=int, default=40, help="over all processes")
+    parser.add_argument("--batch", type=int, default=40, help="Videos of a step, over all processes.")
     parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--mode_seconds", type=float, default=150.0, help="most that a mode may take")
-    parser.add_argument("--json", type=Path, help="also write losses and figures to this file")
+    parser.add_argument("--mode_seconds", type=float, default=150.0, help="Most that a mode may take.")
+    parser.add_argument("--json", type=Path, help="Also write losses and figures to this file.")
     parser.add_argument("--num_frames", type=int, default=17)
     parser.add_argument("--height", type=int, default=64)
     parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--full", action="store_true", help="train all weights instead of LoRA")
+    parser.add_argument("--full", action="store_true", help="Train all weights instead of LoRA.")
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--worker", help=argparse.SUPPRESS)

@@ -156,9 +156,12 @@ def prepare(folder: Path, arguments: argparse.Namespace) -> None:
 
     heads, width = arguments.heads, arguments.head_dim
     transformer = {
-        "num_layers": arguments.layers, "num_attention_heads": heads, "attention_head_dim": width,
-        "ffn_dim": 4 * heads * width, "rope_max_seq_len": 128,
-    }  # fmt: skip
+        "num_layers": arguments.layers,
+        "num_attention_heads": heads,
+        "attention_head_dim": width,
+        "ffn_dim": 4 * heads * width,
+        "rope_max_seq_len": 128,
+    }
     torch.manual_seed(0)
     pipeline = tiny_wan(transformer=transformer)
     pipeline.save_pretrained(folder / "model")
@@ -186,8 +189,12 @@ def run(name: str, mode: str, arguments: argparse.Namespace, folder: Path, *more
     words = launch_command(launch, [], torch.cuda.device_count())
     out = folder / name
     out.mkdir()
-    own = [word for name in ("num_frames", "size", "batch", "steps", "dtype") if (value := getattr(arguments, name))
-           for word in (f"--{name}", str(value))]  # fmt: skip
+    own = [
+        word
+        for name in ("num_frames", "size", "batch", "steps", "dtype")
+        if (value := getattr(arguments, name))
+        for word in (f"--{name}", str(value))
+    ]
     own += ["--methods", *arguments.methods, "--data", str(folder), "--worker", str(out), *more]
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "VIDALIGN_LAUNCHED": "1", "HF_HUB_OFFLINE": "1"}
@@ -195,8 +202,12 @@ def run(name: str, mode: str, arguments: argparse.Namespace, folder: Path, *more
         environment |= environment_without_gpu(words) | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*words[: words.index("--module")], __file__, *own],
-        env=environment, cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode != 0:
         raise RuntimeError(f"{name} failed:\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}")
     return {method: result(out / method) for method in arguments.methods}
@@ -239,17 +250,17 @@ def main() -> None:
     parser.add_argument("--num_processes", type=int, default=2)
     parser.add_argument("--modes", nargs="+", default=list(MODES), choices=MODES)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
-    parser.add_argument("--steps", type=int, default=6, help="optimiser steps")
-    parser.add_argument("--batch", type=int, default=8, help="examples of a step, over all processes")
+    parser.add_argument("--steps", type=int, default=6, help="Optimiser steps.")
+    parser.add_argument("--batch", type=int, default=8, help="Examples of a step, over all processes.")
     parser.add_argument("--num_frames", type=int, default=17)
-    parser.add_argument("--size", type=int, default=128, help="height and width in pixels")
+    parser.add_argument("--size", type=int, default=128, help="Height and width in pixels.")
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--heads", type=int, default=12)
     parser.add_argument("--head_dim", type=int, default=64)
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the frozen weights")
-    parser.add_argument("--baseline", action="store_true", help="the engines' own ways with bf16")
-    parser.add_argument("--tiny", action="store_true", help="for trying it out on a CPU")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="Type of the frozen weights.")
+    parser.add_argument("--baseline", action="store_true", help="The engines' own ways with bf16.")
+    parser.add_argument("--tiny", action="store_true", help="Tiny weights and videos, for a CPU.")
+    parser.add_argument("--json", type=Path, help="Also write the figures to this file.")
     for hidden in ("accumulated", "float32"):
         parser.add_argument(f"--{hidden}", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--worker", help=argparse.SUPPRESS)

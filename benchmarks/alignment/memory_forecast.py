@@ -132,8 +132,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--tiny", action="store_true", help="two tiny settings, for a CPU")
-    parser.add_argument("--architecture", choices=sorted(ARCHITECTURES), help="only the settings of this one")
+    parser.add_argument("--tiny", action="store_true", help="Two tiny settings, for a CPU.")
+    parser.add_argument(
+        "--architecture", choices=sorted(ARCHITECTURES), help="Only the settings of this one."
+    )
     arguments = parser.parse_args()
     settings = TINY if arguments.tiny else SETTINGS
     print("| model | method | size | batch | checkpointed | forecast GB | measured GB | error | s a step |")

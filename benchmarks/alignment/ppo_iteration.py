@@ -44,29 +44,47 @@ from generator.native.text_encoder import build_tokenizer
 from reward.models.base import FunctionReward
 
 WAN_1_3B: dict[str, Any] = {
-    "patch_size": (1, 2, 2), "num_attention_heads": 12, "attention_head_dim": 128, "in_channels": 16,
-    "out_channels": 16, "text_dim": 4096, "freq_dim": 256, "ffn_dim": 8960, "num_layers": 30,
-    "cross_attn_norm": True, "qk_norm": "rms_norm_across_heads", "eps": 1e-6, "rope_max_seq_len": 1024,
-}  # fmt: skip
+    "patch_size": (1, 2, 2),
+    "num_attention_heads": 12,
+    "attention_head_dim": 128,
+    "in_channels": 16,
+    "out_channels": 16,
+    "text_dim": 4096,
+    "freq_dim": 256,
+    "ffn_dim": 8960,
+    "num_layers": 30,
+    "cross_attn_norm": True,
+    "qk_norm": "rms_norm_across_heads",
+    "eps": 1e-6,
+    "rope_max_seq_len": 1024,
+}
 """`transformer/config.json` of Wan-AI/Wan2.1-T2V-1.3B-Diffusers."""
 
 WAN_14B = {**WAN_1_3B, "num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 40}
 """`transformer/config.json` of Wan-AI/Wan2.1-T2V-14B-Diffusers."""
 
 WAN_TINY = {
-    **WAN_1_3B, "num_attention_heads": 2, "attention_head_dim": 12, "text_dim": 32, "ffn_dim": 32, "num_layers": 2,
-}  # fmt: skip
+    **WAN_1_3B,
+    "num_attention_heads": 2,
+    "attention_head_dim": 12,
+    "text_dim": 32,
+    "ffn_dim": 32,
+    "num_layers": 2,
+}
 
 ARCHITECTURES = {"1.3B": WAN_1_3B, "14B": WAN_14B, "tiny": WAN_TINY}
 VARIANTS: dict[str, dict[str, Any]] = {
     "fast": {"no_unconditional_gradient": False},
     "conditional_gradient": {"no_unconditional_gradient": True},
     "save_memory": {
-        "no_unconditional_gradient": False, "gradient_checkpointing": True, "tiling": True, "micro_batch": 1,
+        "no_unconditional_gradient": False,
+        "gradient_checkpointing": True,
+        "tiling": True,
+        "micro_batch": 1,
         "reward_batch_size": 1,
     },
-}  # fmt: skip
-"""What each variant sets beside what was asked for."""
+}
+"""Settings of each variant beside what was asked for."""
 
 PROMPTS = ["a red circle moves left on the dark background", "a blue square moves right"]
 GIB = 2**30
@@ -170,8 +188,11 @@ class Iterations(TrainerCallback):
         self.clock.note_peak("update")
         rollout, judging = self.clock.seconds["rollout"], self.clock.seconds["decode"]
         record = {
-            "total": total, "sampling": rollout - judging, "decode and reward": judging, "update": total - rollout
-        }  # fmt: skip
+            "total": total,
+            "sampling": rollout - judging,
+            "decode and reward": judging,
+            "update": total - rollout,
+        }
         self.records.append(record)
         if FIRST:
             print(
@@ -186,7 +207,7 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--architecture", choices=sorted(ARCHITECTURES), default="1.3B")
-    parser.add_argument("--tiny", action="store_true", help="tiny weights and videos, for a CPU")
+    parser.add_argument("--tiny", action="store_true", help="Tiny weights and videos, for a CPU.")
     parser.add_argument("--num_frames", type=int, default=33)
     parser.add_argument("--height", type=int, default=240)
     parser.add_argument("--width", type=int, default=416)
@@ -197,32 +218,32 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--guidance_scale", type=float, default=5.0)
     parser.add_argument("--lora_r", type=int, default=64)
     parser.add_argument(
-        "--lora_target_modules", nargs="+", help="default: the family's, all attention projections"
+        "--lora_target_modules", nargs="+", help="Default: the family's, all attention projections."
     )
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument(
-        "--beta", type=float, default=0.0, help="weight of the KL divergence, 0 measures none"
+        "--beta", type=float, default=0.0, help="Weight of the KL divergence, 0 measures none."
     )
-    parser.add_argument("--micro_batch", type=int, default=1, help="denoising steps in one backward pass")
-    parser.add_argument("--rollout_batch_size", type=int, default=8, help="videos sampled together")
-    parser.add_argument("--reward_batch_size", type=int, default=8, help="videos decoded together")
+    parser.add_argument("--micro_batch", type=int, default=1, help="Denoising steps in one backward pass.")
+    parser.add_argument("--rollout_batch_size", type=int, default=8, help="Videos sampled together.")
+    parser.add_argument("--reward_batch_size", type=int, default=8, help="Videos decoded together.")
     parser.add_argument("--gradient_checkpointing", action="store_true")
     parser.add_argument("--gradient_checkpointing_share", type=float, default=1.0)
-    parser.add_argument("--tiling", action="store_true", help="decode tile by tile and video by video")
-    parser.add_argument("--tile", type=int, default=256, help="largest side of a tile in pixels")
+    parser.add_argument("--tiling", action="store_true", help="Decode tile by tile and video by video.")
+    parser.add_argument("--tile", type=int, default=256, help="Largest side of a tile in pixels.")
     parser.add_argument(
-        "--small_rollout", type=int, default=4, help="videos sampled together with save_memory"
+        "--small_rollout", type=int, default=4, help="Videos sampled together with save_memory."
     )
     parser.add_argument(
-        "--dtype", choices=["bfloat16", "float32"], help="default: bfloat16 on a GPU, else float32"
+        "--dtype", choices=["bfloat16", "float32"], help="Default: bfloat16 on a GPU, else float32."
     )
-    parser.add_argument("--no_compile", action="store_true", help="no regional torch.compile")
+    parser.add_argument("--no_compile", action="store_true", help="No regional torch.compile.")
     parser.add_argument(
-        "--attention_backend", help="diffusers' name of the kernel, for example _native_cudnn"
+        "--attention_backend", help="Diffusers' name of the kernel, for example _native_cudnn."
     )
-    parser.add_argument("--warmup", type=int, default=2, help="iterations before those that count")
-    parser.add_argument("--iterations", type=int, default=3, help="iterations that count")
-    parser.add_argument("--json", help="also write the figures to this file")
+    parser.add_argument("--warmup", type=int, default=2, help="Iterations before those that count.")
+    parser.add_argument("--iterations", type=int, default=3, help="Iterations that count.")
+    parser.add_argument("--json", help="Also write the figures to this file.")
     arguments = parser.parse_args()
     if arguments.tiny:
         arguments.architecture = "tiny"
@@ -358,8 +379,10 @@ def main() -> None:
     if not FIRST:
         return
     found = results[0]
-    print(f"{PROCESSES} x {found['device']}, torch {found['torch']}, {found['parameters'] / 1e9:.2f} B parameters, "
-          f"{found['trained_parameters'] / 1e6:.1f} M trained, {found['tokens']} tokens a video")  # fmt: skip
+    print(
+        f"{PROCESSES} x {found['device']}, torch {found['torch']}, {found['parameters'] / 1e9:.2f} B parameters, "
+        f"{found['trained_parameters'] / 1e6:.1f} M trained, {found['tokens']} tokens a video"
+    )
     print(
         "| variant | total | sampling | decode and reward | update | peak GB | peak GB reserved | peak GB by part |"
     )

@@ -28,8 +28,16 @@ def run(mode: str, processes: int, passed: list[str], folder: Path) -> dict[str,
     launch = argparse.Namespace(**vars(LaunchArguments(accelerate_config=mode, num_processes=processes)))
     words = launch_command(launch, [], torch.cuda.device_count())
     report = folder / f"{mode}.json"
-    command = [*words[: words.index("--module")], str(SCRIPT), "--variants", "fast", "--no_compile",
-               "--json", str(report), *passed]  # fmt: skip
+    command = [
+        *words[: words.index("--module")],
+        str(SCRIPT),
+        "--variants",
+        "fast",
+        "--no_compile",
+        "--json",
+        str(report),
+        *passed,
+    ]
     path = os.pathsep.join([str(SCRIPT.parents[2]), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path}
     if torch.cuda.device_count() == 0:
@@ -49,7 +57,7 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=1)
     parser.add_argument("--iterations", type=int, default=1)
     parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("--json", help="also write the figures to this file")
+    parser.add_argument("--json", help="Also write the figures to this file.")
     arguments, more = parser.parse_known_args()
     passed = ["--warmup", str(arguments.warmup), "--iterations", str(arguments.iterations), *more]
     passed += ["--tiny"] if arguments.tiny else []

@@ -58,9 +58,17 @@ def worker(kind: str, folder: Path) -> None:
     config_class: Any = getattr(vidalign, f"{KINDS[kind]}Config")
     trainer_class: Any = getattr(vidalign, f"{KINDS[kind]}Trainer")
     common: dict[str, Any] = {
-        "output_dir": str(folder), "resume_from_checkpoint": "latest", "use_cpu": True, "report_to": "none",
-        "disable_tqdm": True, "save_steps": 2, "logging_steps": 1, "ema_decay": 0.9, "learning_rate": 1e-3, "seed": 5,
-    }  # fmt: skip
+        "output_dir": str(folder),
+        "resume_from_checkpoint": "latest",
+        "use_cpu": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "save_steps": 2,
+        "logging_steps": 1,
+        "ema_decay": 0.9,
+        "learning_rate": 1e-3,
+        "seed": 5,
+    }
     sizes = {"num_frames": 5, "height": 16, "width": 16, "num_inference_steps": 4}
     rollouts = {"num_rollouts": STEPS // 2, "num_prompts": 2, "num_generations": 4, "num_mini_batches": 2}
     prompts = ["a red ball", "a blue cube", "a star", "two rings"]

@@ -43,9 +43,10 @@ SETTINGS: dict[str, tuple[str, Work]] = {
     "dpo-81": ("1.3B", Work("dpo", *LARGE, lora_r=64, checkpointed_share=1.0)),
     "14b-sft-81": ("14B", Work("sft", *LARGE, lora_r=64, checkpointed_share=1.0)),
     "14b-sft-81-offloaded": (
-        "14B", Work("sft", *LARGE, lora_r=64, checkpointed_share=1.0, offload_weights=True)
+        "14B",
+        Work("sft", *LARGE, lora_r=64, checkpointed_share=1.0, offload_weights=True),
     ),
-}  # fmt: skip
+}
 TINY = (5, 16, 32)
 
 
@@ -75,11 +76,18 @@ def measure(architecture: str, work: Work, steps: int, compiled: bool) -> dict[s
     folder = tempfile.mkdtemp()
     kind = SFTConfig if work.method == "sft" else DPOConfig
     config = kind(
-        output_dir=folder, report_to="none", save_strategy="no", disable_tqdm=True, use_cpu=not on_gpu,
-        bf16=on_gpu, max_steps=steps, per_device_train_batch_size=work.batch, compile_blocks=compiled,
+        output_dir=folder,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+        use_cpu=not on_gpu,
+        bf16=on_gpu,
+        max_steps=steps,
+        per_device_train_batch_size=work.batch,
+        compile_blocks=compiled,
         gradient_checkpointing=work.checkpointed_share > 0,
         gradient_checkpointing_share=work.checkpointed_share or 1.0,
-    )  # fmt: skip
+    )
     generator = build_generator(architecture, config.device, torch.bfloat16 if on_gpu else torch.float32)
     if work.offload_weights:
         offload_linear_layers(generator.blocks())
@@ -130,11 +138,11 @@ def main() -> None:
     )
     parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
     parser.add_argument(
-        "--steps", type=int, default=3, help="optimiser steps, of which the first does not count"
+        "--steps", type=int, default=3, help="Optimiser steps, of which the first does not count."
     )
-    parser.add_argument("--compile", action="store_true", help="regional torch.compile")
-    parser.add_argument("--tiny", action="store_true", help="tiny weights and videos, for a CPU")
-    parser.add_argument("--json", help="also write the figures to this file")
+    parser.add_argument("--compile", action="store_true", help="Regional torch.compile.")
+    parser.add_argument("--tiny", action="store_true", help="Tiny weights and videos, for a CPU.")
+    parser.add_argument("--json", help="Also write the figures to this file.")
     arguments = parser.parse_args()
     print(
         "| setting | model | frames × sides | batch | checkpointed | s a step | peak GB | forecast GB | error |"

@@ -68,14 +68,19 @@ def load(name: str) -> VideoGenerator:
 def trainers(
     arguments: argparse.Namespace, folder: str
 ) -> dict[str, Callable[[VideoGenerator, dict[str, Any]], Any]]:
-    """How each trainer is made, from a generator and the common arguments of its configuration."""
+    """Functions that make each trainer, from a generator and the common arguments of its configuration."""
     size = {"num_frames": arguments.num_frames, "height": arguments.height, "width": arguments.width}
     batch, steps = arguments.batch, arguments.num_inference_steps
     sampled = {**size, "num_inference_steps": steps, "monitor_videos": 0}
     rollouts = {
-        **sampled, "num_rollouts": arguments.steps, "num_prompts": batch, "num_generations": 8,
-        "num_mini_batches": 1, "per_device_train_batch_size": 8 * batch, "rollout_batch_size": 8 * batch,
-    }  # fmt: skip
+        **sampled,
+        "num_rollouts": arguments.steps,
+        "num_prompts": batch,
+        "num_generations": 8,
+        "num_mini_batches": 1,
+        "per_device_train_batch_size": 8 * batch,
+        "rollout_batch_size": 8 * batch,
+    }
     plain = {"max_steps": arguments.steps, "per_device_train_batch_size": batch}
     lora = LoraArguments()
 
@@ -104,7 +109,7 @@ def trainers(
         "backprop": lambda g, c: BackpropTrainer(
             g, BackpropConfig(**plain, **size, num_inference_steps=steps, **c), PROMPTS, Bright(), lora=lora
         ),
-    }  # fmt: skip
+    }
 
 
 def measure(trainer: Any, steps: int) -> tuple[float, float]:
@@ -136,14 +141,14 @@ def measure(trainer: Any, steps: int) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="nano", help="`tiny` is a random model for trying this out")
+    parser.add_argument("--model", default="nano", help="Model; `tiny` is a random one for trying this out.")
     parser.add_argument("--num_frames", type=int, default=9)
     parser.add_argument("--height", type=int, default=32)
     parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--num_inference_steps", type=int, default=10)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--only", nargs="+", help="names of rows")
+    parser.add_argument("--only", nargs="+", help="Names of rows.")
     arguments = parser.parse_args()
     print(
         "| trainer | s a step | MiB | s a step, checkpointing | MiB, checkpointing |\n|---|---|---|---|---|"
@@ -156,9 +161,13 @@ def main() -> None:
             cells = []
             for checkpointing in (False, True):
                 common = {
-                    "output_dir": folder, "report_to": "none", "disable_tqdm": True, "save_strategy": "no",
-                    "gradient_checkpointing": checkpointing, "logging_strategy": "no",
-                }  # fmt: skip
+                    "output_dir": folder,
+                    "report_to": "none",
+                    "disable_tqdm": True,
+                    "save_strategy": "no",
+                    "gradient_checkpointing": checkpointing,
+                    "logging_strategy": "no",
+                }
                 gc.collect()  # what the row before held
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()

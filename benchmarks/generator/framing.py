@@ -35,7 +35,7 @@ SEEN = 0.004
 
 
 def whole_in_frame(videos: Tensor) -> Tensor:
-    """Whether each video `[n, 3, f, h, w]` shows something coloured in every frame that never touches the edge."""
+    """True for each video `[n, 3, f, h, w]` that shows something coloured in every frame, away from the edge."""
     colour = videos.float()
     coloured = (colour.amax(1) - colour.amin(1)) / 2 > COLOURED
     seen = coloured.float().mean((2, 3)) > SEEN
@@ -138,13 +138,13 @@ def generated(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--seconds", type=float, default=120.0, help="of training each model")
+    parser.add_argument("--seconds", type=float, default=120.0, help="Seconds of training each model.")
     parser.add_argument("--prompts", type=int, default=512)
     parser.add_argument("--tokens", type=int, default=25_000)
     parser.add_argument("--hidden_size", type=int, default=256)
     parser.add_argument("--num_layers", type=int, default=13)
     parser.add_argument("--collect_seconds", type=float, default=60.0)
-    parser.add_argument("--batches", type=int, default=500, help="of scenes, at most")
+    parser.add_argument("--batches", type=int, default=500, help="Batches of scenes, at most.")
     parser.add_argument("--num_workers", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=None)

@@ -146,23 +146,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
-        "--seconds", type=float, default=20.0, help="of each timed run, half of it warm-up; 0 leaves them out"
+        "--seconds",
+        type=float,
+        default=20.0,
+        help="Seconds of each timed run, half of it warm-up; 0 leaves them out.",
     )
     parser.add_argument(
         "--loss_seconds",
         type=float,
         default=30.0,
-        help="of each run whose loss is compared, or 0",
+        help="Seconds of each run whose loss is compared, or 0.",
     )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--drops", type=float, nargs="*", default=[0.5])
-    parser.add_argument("--tokens", type=int, default=25_000, help="tokens of a batch")
+    parser.add_argument("--tokens", type=int, default=25_000, help="Tokens of a batch.")
     parser.add_argument("--hidden_size", type=int, default=256)
     parser.add_argument("--num_layers", type=int, default=13)
-    parser.add_argument("--collect_seconds", type=float, default=30.0, help="of sampling scenes")
-    parser.add_argument("--batches", type=int, default=500, help="of scenes, at most")
+    parser.add_argument("--collect_seconds", type=float, default=30.0, help="Seconds of sampling scenes.")
+    parser.add_argument("--batches", type=int, default=500, help="Batches of scenes, at most.")
     parser.add_argument("--num_workers", type=int, default=12)
-    parser.add_argument("--output", type=Path, default=None, help="JSON file for the figures")
+    parser.add_argument("--output", type=Path, default=None, help="JSON file for the figures.")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     config = PretrainConfig(

@@ -83,16 +83,16 @@ def size_rows(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="nano")
-    parser.add_argument("--device", default=None, help="cpu or cuda; the best by default")
+    parser.add_argument("--device", default=None, help="Cpu or cuda; the best by default.")
     parser.add_argument(
-        "--count", type=int, default=128, help="held-out prompts; 0 leaves the quality table out"
+        "--count", type=int, default=128, help="Held-out prompts; 0 leaves the quality table out."
     )
     parser.add_argument("--steps", type=int, nargs="+", default=[4, 6, 8, 10, 20, 40])
     parser.add_argument("--solvers", nargs="+", default=["euler", "heun", "ab2", "dpm"], choices=SOLVERS)
     parser.add_argument("--batch_size", type=int, default=None)
-    parser.add_argument("--sizes", nargs="*", default=["9x32x32", "17x64x64"], help="FRAMESxHEIGHTxWIDTH")
+    parser.add_argument("--sizes", nargs="*", default=["9x32x32", "17x64x64"], help="FRAMESxHEIGHTxWIDTH.")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=None, help="JSON file for the figures")
+    parser.add_argument("--output", type=Path, default=None, help="JSON file for the figures.")
     arguments = parser.parse_args()
     generator = load_generator(arguments.model, device=arguments.device)
     figures: dict[str, Any] = {"device": str(generator.device), "threads": torch.get_num_threads()}

@@ -83,15 +83,15 @@ def main() -> None:
     parser.add_argument("--widths", type=int, nargs="+", default=[256, 384, 512, 768])
     parser.add_argument("--num_layers", type=int, default=13)
     parser.add_argument(
-        "--tokens", type=int, default=32_768, help="tokens of a batch, which is one packed row"
+        "--tokens", type=int, default=32_768, help="Tokens of a batch, which is one packed row."
     )
-    parser.add_argument("--seconds", type=float, default=15.0, help="that are timed")
+    parser.add_argument("--seconds", type=float, default=15.0, help="That are timed.")
     parser.add_argument(
-        "--warmup", type=float, default=30.0, help="seconds before, for compiling; a quarter without"
+        "--warmup", type=float, default=30.0, help="Seconds before, for compiling; a quarter without."
     )
-    parser.add_argument("--compile", action="store_true", help="also with torch.compile of the blocks")
+    parser.add_argument("--compile", action="store_true", help="Also with torch.compile of the blocks.")
     parser.add_argument("--collect_seconds", type=float, default=15.0)
-    parser.add_argument("--batches", type=int, default=500, help="of scenes, at most")
+    parser.add_argument("--batches", type=int, default=500, help="Batches of scenes, at most.")
     parser.add_argument("--num_workers", type=int, default=12)
     parser.add_argument("--output", type=Path, default=None)
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Whether the verifier minds the tint: `python -m benchmarks.generator.verifier_tints` prints Markdown tables.
+"""Effect of the tint on the verifier: `python -m benchmarks.generator.verifier_tints` prints Markdown tables.
 
 Scenes of the world are drawn anew, not by its own renderer but by Pillow, in supersampled (antialiased) polygons, in
 lighter, darker, greyer and purer tints of the palette's colours, on the world's grounds. Every part of the prompt is
@@ -41,7 +41,7 @@ _SUPERSAMPLING = 4
 
 @dataclass(frozen=True)
 class Proportions:
-    """What a shape is drawn with, as others draw it too; the defaults are the world's.
+    """Proportions of a shape, as others draw it too; the defaults are the world's.
 
     Attributes:
         star: radius of the notches over that of the tips.
@@ -264,8 +264,8 @@ def judge_cases(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=1, help="clips of each colour, tint, shape and size")
-    parser.add_argument("--scenes", type=int, default=100, help="clips of whole scenes of each size")
+    parser.add_argument("--repeats", type=int, default=1, help="Clips of each colour, tint, shape and size.")
+    parser.add_argument("--scenes", type=int, default=100, help="Clips of whole scenes of each size.")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
 

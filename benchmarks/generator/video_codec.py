@@ -1,4 +1,4 @@
-"""What writing to mp4 and reading back keeps: `python -m benchmarks.generator.video_codec`.
+"""Loss of writing to mp4 and reading back: `python -m benchmarks.generator.video_codec`.
 
 The table is of small coloured objects; with `--verifier` it is of clips of the built-in world instead: the share of
 parts of their prompts that the verifier still sees.
@@ -64,7 +64,7 @@ def kept(path: Path, video: Tensor, full_colour: bool) -> Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--verifier", type=int, default=0, metavar="CLIPS", help="clips of the world a size")
+    parser.add_argument("--verifier", type=int, default=0, metavar="CLIPS", help="Clips of the world a size.")
     if clips := parser.parse_args().verifier:
         verifier_table(clips)
         return

@@ -1,4 +1,4 @@
-"""What the verifier says of videos made from images and videos: `python -m benchmarks.generator.video_prompts`.
+"""Verifier's scores of videos made from images and videos: `python -m benchmarks.generator.video_prompts`.
 
 Source clips are rendered from held-out prompts with a motion. For every task: the gold score of the whole video
 with the prompt, the share of videos whose object keeps its shape and colour, and whether the motion goes on; for
@@ -125,10 +125,10 @@ PICTURE = Path("docs/images/video-prompts.png")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="nano")
-    parser.add_argument("--count", type=int, default=32, help="source clips")
+    parser.add_argument("--count", type=int, default=32, help="Source clips.")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--num_inference_steps", type=int, default=None, help="the model's own by default")
-    parser.add_argument("--guidance_scale", type=float, default=None, help="the model's own by default")
+    parser.add_argument("--num_inference_steps", type=int, default=None, help="The model's own by default.")
+    parser.add_argument("--guidance_scale", type=float, default=None, help="The model's own by default.")
     arguments = parser.parse_args()
     sampling = Sampling(arguments.num_inference_steps, arguments.guidance_scale, arguments.seed)
     table, _ = measure(load_generator(arguments.model), arguments.count, sampling)

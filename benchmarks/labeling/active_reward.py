@@ -121,11 +121,24 @@ class Study:
     def config(self, folder: str, seed: int, rankings: int) -> RewardConfig:
         batch = self.arguments.batch_size
         return RewardConfig(
-            output_dir=folder, seed=seed, report_to="none", disable_tqdm=True, logging_steps=10**6,
-            per_device_train_batch_size=batch, max_steps=self.arguments.steps, eval_strategy="no", select_best=False,
-            sigmas=[0.1], hidden_size=64, learning_rate=2e-3, num_frames=SIZE[0], height=SIZE[1], width=SIZE[2],
-            encode_batch_size=self.arguments.encode_batch_size, use_cpu=self.arguments.device == "cpu",
-        )  # fmt: skip
+            output_dir=folder,
+            seed=seed,
+            report_to="none",
+            disable_tqdm=True,
+            logging_steps=10**6,
+            per_device_train_batch_size=batch,
+            max_steps=self.arguments.steps,
+            eval_strategy="no",
+            select_best=False,
+            sigmas=[0.1],
+            hidden_size=64,
+            learning_rate=2e-3,
+            num_frames=SIZE[0],
+            height=SIZE[1],
+            width=SIZE[2],
+            encode_batch_size=self.arguments.encode_batch_size,
+            use_cpu=self.arguments.device == "cpu",
+        )
 
     def train(self, rankings: Sequence[Ranking], seed: int) -> RewardTrainer:
         """A reward model from these rankings, on the features that are there already."""
@@ -326,8 +339,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--random_share", type=float, default=0.2)
     parser.add_argument("--weighted_pairs", type=int, default=250)
-    parser.add_argument("--steps", type=int, default=120, help="steps of each training")
-    parser.add_argument("--batch_size", type=int, default=32, help="pairs in a step")
+    parser.add_argument("--steps", type=int, default=120, help="Steps of each training.")
+    parser.add_argument("--batch_size", type=int, default=32, help="Pairs in a step.")
     parser.add_argument("--encode_batch_size", type=int, default=128)
     arguments = parser.parse_args()
     study = Study(arguments)

@@ -186,7 +186,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--output", default=None, help="also write the result to this file")
+    parser.add_argument("--output", default=None, help="Also write the result to this file.")
     arguments = parser.parse_args()
     result = {
         "seeds": arguments.seeds,

@@ -41,7 +41,7 @@ IDLE_SECONDS = 3.0
 
 @dataclass
 class Record:
-    """What the clients saw: seconds of each kind of request, acknowledged answers, lost connections."""
+    """Observations of the clients: seconds of each kind of request, acknowledged answers, lost connections."""
 
     seconds: dict[str, list[float]] = field(default_factory=lambda: {"next": [], "judgement": []})
     acknowledged: list[str] = field(default_factory=list)
@@ -196,7 +196,7 @@ async def run(arguments: argparse.Namespace, server: Server, cookies: dict[str, 
 
 
 def check(store: Store, record: Record, overlap: int) -> dict[str, int]:
-    """What is wrong with the database; all zeros are right."""
+    """Faults of the database; all zeros are right."""
     from sqlalchemy import select
 
     from labeling_app.store.tables import Assignment

@@ -71,7 +71,7 @@ def record(arguments: argparse.Namespace) -> Floats:
 
 
 def share_of_replaced(scores: Floats, difference: float) -> float:
-    """Which share of videos must become the better of two for the population mean to rise by `difference`."""
+    """Share of videos that must become the better of two for the population mean to rise by `difference`."""
     better = np.maximum(scores[:, :, None], scores[:, None, :]).mean()
     gain = float(better - scores.mean())
     if difference > gain:
@@ -131,7 +131,7 @@ def coverage(scores: Floats, prompts: int, arguments: argparse.Namespace) -> dic
 
 
 def power(scores: Floats, arguments: argparse.Namespace, pilot: int | None) -> dict[str, float]:
-    """How often the difference is found at the number of prompts that the power analysis of a pilot says.
+    """Share of runs in which the difference is found at the number of prompts that the power analysis of a pilot says.
 
     `pilot` is its number of prompts, or None for a plan that takes the pilot's spread for the true one.
     """
@@ -167,14 +167,14 @@ def main() -> None:
     parser.add_argument("--model", default="nano")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--prompts", type=int, default=384)
-    parser.add_argument("--videos", type=int, default=4, help="recorded videos of a prompt")
+    parser.add_argument("--videos", type=int, default=4, help="Recorded videos of a prompt.")
     parser.add_argument("--guidance_scale", type=float, default=None)
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument(
-        "--sizes", type=int, nargs="+", default=[32, 128, 384], help="prompts of an evaluation"
+        "--sizes", type=int, nargs="+", default=[32, 128, 384], help="Prompts of an evaluation."
     )
     parser.add_argument(
-        "--videos_per_prompt", type=int, default=2, help="videos of a prompt in an evaluation"
+        "--videos_per_prompt", type=int, default=2, help="Videos of a prompt in an evaluation."
     )
     parser.add_argument("--difference", type=float, default=0.03)
     parser.add_argument("--pilot", type=int, default=64)

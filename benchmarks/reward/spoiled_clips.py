@@ -15,7 +15,7 @@ from generator.world.scene_sampling import sample_scenes
 
 SIZE, FPS = (9, 32, 32), 8
 HARM = {"noise": 1.0, "blur": 0.8, "flicker": 0.9, "blocks": 0.7, "cast": 0.4, "stutter": 0.6}
-"""How much an artefact at full strength takes from the quality of 1: people mind some more than others."""
+"""Amount that an artefact at full strength takes from the quality of 1: people mind some more than others."""
 
 
 def spoil(video: Tensor, artefact: str, strength: float, random: torch.Generator) -> Tensor:

@@ -27,7 +27,7 @@ from reward.models.latent import LatentRewardConfig, LatentRewardModel
 
 
 def videos_per_second(judge: Callable[[], Tensor], batch: int, seconds: float, device: str) -> float:
-    """How many videos `judge` sees in a second, after two calls that do not count."""
+    """Videos that `judge` sees in a second, after two calls that do not count."""
 
     def wait() -> None:
         if device == "cuda":
@@ -107,8 +107,8 @@ def main() -> None:
     parser.add_argument("--num_frames", type=int, default=9)
     parser.add_argument("--height", type=int, default=32)
     parser.add_argument("--width", type=int, default=32)
-    parser.add_argument("--seconds", type=float, default=2.0, help="measured time of each way")
-    parser.add_argument("--tiny", action="store_true", help="a small vision transformer; proves nothing")
+    parser.add_argument("--seconds", type=float, default=2.0, help="Measured time of each way.")
+    parser.add_argument("--tiny", action="store_true", help="A small vision transformer; proves nothing.")
     parser.add_argument("--output_file", default="")
     arguments = parser.parse_args()
     found = measure(arguments)

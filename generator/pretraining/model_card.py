@@ -231,8 +231,8 @@ def main() -> None:
     from generator.loading import load_generator
 
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("folder", type=Path, help="folder of a pipeline with metrics.json")
-    parser.add_argument("--prompts", type=int, default=512, help="held-out prompts a size")
+    parser.add_argument("folder", type=Path, help="Folder of a pipeline with metrics.json.")
+    parser.add_argument("--prompts", type=int, default=512, help="Held-out prompts a size.")
     arguments = parser.parse_args()
     stored = json.loads((arguments.folder / "metrics.json").read_text(encoding="utf-8"))
     config = PretrainConfig(**{**stored["config"], "evaluation_prompts": arguments.prompts})

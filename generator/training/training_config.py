@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
@@ -19,7 +18,7 @@ class TrainingConfig(EngineArguments):
         InputError: a value is out of its range.
     """
 
-    help_group: ClassVar[str] = "training"
+    help_group = "training"
 
     overwrite: bool = field(
         default=False,

@@ -272,10 +272,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(prog="python -m generator.world.calibrate", description=__doc__)
     parser.add_argument(
-        "--model", help="also measure reconstructions by this model's autoencoder, such as nano"
+        "--model", help="Also measure reconstructions by this model's autoencoder, such as nano."
     )
-    parser.add_argument("--n", type=int, default=300, help="clips a row")
-    parser.add_argument("--seed", type=int, default=0, help="seed of prompts and scenes")
+    parser.add_argument("--n", type=int, default=300, help="Clips a row.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of prompts and scenes.")
     given = parser.parse_args(arguments)
     try:
         if given.n < 1:

@@ -153,9 +153,9 @@ def write_near_misses(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m generator.world.near_misses", description=__doc__)
-    parser.add_argument("--output_dir", required=True, help="folder of the clips and their rankings.jsonl")
-    parser.add_argument("--groups", type=int, default=200, help="groups of clips")
-    parser.add_argument("--videos", type=int, default=4, help="clips of a group")
+    parser.add_argument("--output_dir", required=True, help="Folder of the clips and their rankings.jsonl.")
+    parser.add_argument("--groups", type=int, default=200, help="Groups of clips.")
+    parser.add_argument("--videos", type=int, default=4, help="Clips of a group.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--num_frames", type=int, default=9)
     parser.add_argument("--height", type=int, default=32)

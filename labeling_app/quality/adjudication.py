@@ -111,13 +111,13 @@ def adjudicate(
         if set(ranks) != set(task.campaign.dimensions):
             raise InputError(f"Ranks are needed for: {', '.join(task.campaign.dimensions)}.")
         for dimension in task.campaign.dimensions:
-            places = dense_ranks(legal_ranks(ranks[dimension], len(task.videos)))
+            dense = dense_ranks(legal_ranks(ranks[dimension], len(task.videos)))
             session.add(
                 Adjudication(
                     task_id=task.id,
                     user_id=user.id,
                     dimension=dimension,
-                    ranks=places,
+                    ranks=dense,
                     comment=comment,
                     created_at=store.clock(),
                 )

@@ -177,8 +177,8 @@ def ranks_from_posterior(posterior: Array, count: int) -> list[int]:
             tied.add((i, j))
     order = sorted(range(count), key=lambda video: -wins[video])
     ranks, rank = [0] * count, 1
-    for place, video in enumerate(order):
-        if place and tuple(sorted((order[place - 1], video))) not in tied:
+    for better, video in zip([None, *order], order):
+        if better is not None and tuple(sorted((better, video))) not in tied:
             rank += 1
         ranks[video] = rank
     return ranks

@@ -33,7 +33,7 @@ class Answered:
 
     Attributes:
         ranks: for each dimension the newest ranks, in the order in which the videos were shown.
-        remark_videos: for each remark the places shown of the videos that it is about.
+        remark_videos: for each remark the slots of the videos that it is about.
         seconds: how long the annotator has worked on it so far.
         answered_at: when the first version was given, seconds since the epoch.
     """
@@ -64,7 +64,7 @@ def submit(
             equal ranks are ties. They are stored in the task's order and without gaps.
         seconds: how long the annotator worked.
         flag: why a lead should look at the task, or empty.
-        remark_videos: places shown of the videos that the `flag` and the `comment` are about; by default those that
+        remark_videos: slots of the videos that the `flag` and the `comment` are about; by default those that
             they name by letter ("Video B looks broken").
 
     Raises:
@@ -159,11 +159,11 @@ def _answered(session: Session, assignment: Assignment) -> Answered:
     shown = this_task(session, assignment.user_id, assignment.task_id)
     task = assigned_task(assignment.token, shown, assignment.permutation, assignment.expires_at)
     last = newest[0]
-    places = {
+    slots = {
         kind: sorted(assignment.permutation.index(position) for position in positions)
         for kind, positions in (last.remark_videos or {}).items()
     }
-    return Answered(task, ranks, last.seconds, last.comment, last.flag, places, versions[0].created_at)
+    return Answered(task, ranks, last.seconds, last.comment, last.flag, slots, versions[0].created_at)
 
 
 def skip(
@@ -178,7 +178,7 @@ def skip(
     """Gives a task back for good, with a reason.
 
     Args:
-        remark_videos: places shown of the videos that the `skip_reason` and the `comment` are about; by default those
+        remark_videos: slots of the videos that the `skip_reason` and the `comment` are about; by default those
             that they name by letter.
 
     Raises:
@@ -197,8 +197,8 @@ def skip(
 
 def dense_ranks(ranks: Sequence[int]) -> list[int]:
     """Ranks without gaps: 1, 3, 3, 4 becomes 1, 2, 2, 3."""
-    places = {rank: place for place, rank in enumerate(sorted(set(ranks)), start=1)}
-    return [places[rank] for rank in ranks]
+    dense = {rank: number for number, rank in enumerate(sorted(set(ranks)), start=1)}
+    return [dense[rank] for rank in ranks]
 
 
 def _store_ranks(
@@ -215,8 +215,8 @@ def _store_ranks(
     for dimension in assignment.dimensions:
         shown = dense_ranks(legal_ranks(ranks[dimension], len(assignment.permutation)))
         in_task_order = [0] * len(shown)
-        for place, position in enumerate(assignment.permutation):
-            in_task_order[position] = shown[place]
+        for slot, position in enumerate(assignment.permutation):
+            in_task_order[position] = shown[slot]
         stored[dimension] = in_task_order
     _add_judgements(session, assignment, stored, given, now, version)
 
@@ -244,7 +244,7 @@ def _add_judgements(
 
 
 def legal_ranks(ranks: Sequence[int], count: int) -> Sequence[int]:
-    """The ranks, if they are `count` places from 1 to `count`.
+    """The ranks, if they are `count` whole numbers from 1 to `count`.
 
     Raises:
         Refused: they are not.
@@ -275,9 +275,9 @@ def _checked(
     count, about = len(assignment.permutation), {}
     for kind, text in texts.items():
         chosen = (remark_videos or {}).get(kind)
-        places = named_videos(text, count) if chosen is None else chosen
-        if not all(0 <= place < count for place in places):
+        slots = named_videos(text, count) if chosen is None else chosen
+        if not all(0 <= slot < count for slot in slots):
             raise Refused(f"A remark is about a video that is not there: the task has {count}.")
-        if text and places:
-            about[kind] = sorted({assignment.permutation[place] for place in places})
+        if text and slots:
+            about[kind] = sorted({assignment.permutation[slot] for slot in slots})
     return {"flag": "", "skip_reason": "", "seconds": seconds, **texts, "remark_videos": about or None}

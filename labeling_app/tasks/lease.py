@@ -40,7 +40,7 @@ class AssignedTask:
         assignment: token of the assignment, which answers name.
         task: id of the task.
         videos: the videos in the order shown.
-        permutation: `permutation[i]` is the task's position of the video shown at place i.
+        permutation: `permutation[i]` is the task's position of the video in slot i.
         expires_at: when the lease ends, seconds since the epoch.
     """
 

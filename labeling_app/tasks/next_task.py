@@ -140,14 +140,14 @@ def renew(store: Store, user: User, token: str) -> float:
         return expires_at
 
 
-def shown_id(token: str, place: int) -> str:
-    """The id under which an annotator sees the video at a place of a task.
+def shown_id(token: str, slot: int) -> str:
+    """The id under which an annotator sees the video in a slot of a task.
 
     It is made of the assignment's token alone, so that the same video in a repeat or a gold item has another one, and
     that a browser never takes a video that it has kept for one of another database. No id of a video in the store has
     a dot.
     """
-    return f"{token}.{place}"
+    return f"{token}.{slot}"
 
 
 def visible_media(store: Store, user: User, media_id: str) -> Media | None:
@@ -167,16 +167,16 @@ def _shown_media(store: Store, user: User, media_id: str) -> Media | None:
     parts = SHOWN_ID.fullmatch(media_id)
     if parts is None:
         return None
-    token, place = parts[1], int(parts[2])
+    token, slot = parts[1], int(parts[2])
     with store.read() as session:
         found = session.execute(
             select(Assignment.task_id, Assignment.permutation).where(
                 Assignment.token == token, Assignment.user_id == user.id
             )
         ).first()
-        if found is None or place >= len(found[1]):
+        if found is None or slot >= len(found[1]):
             return None
-        here = (TaskVideo.task_id == found[0]) & (TaskVideo.position == found[1][place])
+        here = (TaskVideo.task_id == found[0]) & (TaskVideo.position == found[1][slot])
         return session.scalar(select(Media).join(TaskVideo, TaskVideo.media_id == Media.id).where(here))
 
 

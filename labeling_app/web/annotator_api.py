@@ -201,7 +201,7 @@ def _given_skip(answer: SkipRequest) -> tuple[Any, ...]:
 
 
 def _by_name(videos: RemarkVideos | None) -> dict[str, list[int]]:
-    return {str(kind): places for kind, places in (videos or {}).items()}
+    return {str(kind): slots for kind, slots in (videos or {}).items()}
 
 
 def _next(store: Store, user: User, campaign: str | None) -> dict[str, Any]:
@@ -258,12 +258,12 @@ def _task_for_page(task: AssignedTask) -> dict[str, Any]:
         "dimensions": list(task.dimensions),
         "videos": [
             {
-                "id": assignment.shown_id(task.assignment, place),
+                "id": assignment.shown_id(task.assignment, slot),
                 "fps": video.fps,
                 "width": video.width,
                 "height": video.height,
             }
-            for place, video in enumerate(task.videos)
+            for slot, video in enumerate(task.videos)
         ],
         "expires_at": task.expires_at,
     }

@@ -13,7 +13,6 @@ import asyncio
 import base64
 import contextlib
 import math
-import socket
 import tempfile
 import time
 from collections import deque
@@ -29,6 +28,7 @@ from torch import Tensor
 
 from generator.output import InputError
 from reward.models.base import RewardModel, Scores
+from reward.service.listening import address_of, listen
 from reward.service.protocol import TENSORS, check, unpack
 
 
@@ -300,16 +300,8 @@ def serve(reward: RewardModel, limits: ServiceLimits, host: str, port: int) -> N
     """
     import uvicorn
 
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except (OSError, OverflowError) as error:
-        listener.close()
-        raise InputError(f"Cannot listen on {host}, port {port} ({error}): choose another --port.") from error
-    shown = f"[{host}]" if ":" in host else host
-    print(f"Reward {reward.name}: http://{shown}:{listener.getsockname()[1]}  (Ctrl+C ends it)", flush=True)
+    listener = listen(host, port)
+    print(f"Reward {reward.name}: {address_of(listener, host)}  (Ctrl+C ends it)", flush=True)
     server = uvicorn.Server(uvicorn.Config(create_app(reward, limits), log_level="warning"))
     with contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[listener])

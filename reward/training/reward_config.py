@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 
 from generator.one_or_several import as_list
@@ -200,3 +201,17 @@ class RewardConfig(TrainingConfig):
                     f"The dimension {dimension!r} is unknown: use some of {', '.join(DIMENSIONS)}."
                 )
         super().__post_init__()
+
+
+def with_evaluation(args: RewardConfig, has_validation: bool, at_start: bool = False) -> RewardConfig:
+    """A copy of a configuration that evaluates where there is something to evaluate on, and there alone.
+
+    Args:
+        at_start: also before the first step, where what was taught before may be the best that validation sees.
+    """
+    args = copy.copy(args)
+    if not has_validation:
+        args.eval_strategy = "no"
+    elif at_start:
+        args.eval_on_start = True
+    return args

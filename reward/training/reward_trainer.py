@@ -30,7 +30,7 @@ from reward.preferences import Ranking
 from reward.training.matching_pretraining import DemonstrationMatching
 from reward.training.ranking_data import EncodedVideos, RankingCollator, RankingDataset, encode_videos
 from reward.training.ranking_model import RankingLikelihood, RankingModel, with_trunk_tokens
-from reward.training.reward_config import RewardConfig
+from reward.training.reward_config import RewardConfig, with_evaluation
 
 BEST_NAME = "best.safetensors"
 
@@ -221,11 +221,7 @@ class RewardTrainer(RankingTrainer):
         )
         self._training_rows = rows
         self._running: dict[str, list[float]] = defaultdict(list)
-        if not len(validation):
-            args.eval_strategy = "no"
-        elif matching is not None or pretrained:
-            # What was taught before may already be the best that validation sees.
-            args.eval_on_start = True
+        args = with_evaluation(args, len(validation) > 0, matching is not None or pretrained)
         likelihood = RankingLikelihood(args.loss_type, annotators, prior=1 / len(train))
         self.ranking_model = RankingModel(model, likelihood.to(model.device), args.dimension_weights)
         if model.config.trains_trunk and zero_stage(args) == 3:

@@ -29,7 +29,7 @@ from reward.models.vlm import VLMRewardConfig, VLMRewardModel
 from reward.models.vlm_loading import VideoBudget, load_vision_language_model
 from reward.preferences import DIMENSIONS, MISSING, Ranking, split_rankings
 from reward.training.ranking_model import RankingLikelihood
-from reward.training.reward_config import RewardConfig
+from reward.training.reward_config import RewardConfig, with_evaluation
 from reward.training.reward_trainer import KeepBest, RankingTrainer, store_normalisation
 
 CACHED_BYTES = 2**30
@@ -166,11 +166,9 @@ class VLMRewardTrainer(RankingTrainer):
                 f"None of the {len(train)} training rankings has an order in {', '.join(model.dimensions)}: "
                 "add rankings, hold out less, or name other dimensions."
             )
-        if not validation:
-            args.eval_strategy = "no"
         super().__init__(
             model=_RankedVideos(model, args.loss_type),
-            args=args,
+            args=with_evaluation(args, bool(validation)),
             data_collator=VideoRankingCollator(model),
             train_dataset=_Rankings(train),
             eval_dataset=_Rankings(validation) if validation else None,

@@ -191,6 +191,7 @@ def run_serve(arguments: ServeArguments) -> None:
     import uvicorn
 
     from labeling_app.web.server import create_app
+    from reward.service.listening import address_of, listen
 
     if not 0 < arguments.lease_minutes <= LONGEST_LEASE_MINUTES:
         raise InputError(
@@ -202,7 +203,7 @@ def run_serve(arguments: ServeArguments) -> None:
     lease = 60.0 * arguments.lease_minutes
     with Store(arguments.db, lease_seconds=lease, uploads=arguments.uploads) as store:
         app = create_app(store, arguments.campaign, candidates)
-        listener = _listen(arguments.host, arguments.port)
+        listener = listen(arguments.host, arguments.port)
         if not any(user.password_hash for user in store.users()):
             password = secrets.token_urlsafe(9)
             name = _free_name(store, "admin")
@@ -212,8 +213,7 @@ def run_serve(arguments: ServeArguments) -> None:
         if not store.campaigns():
             print("There is nothing to rank yet: vidalign label import adds videos while this runs.")
         host = "127.0.0.1" if arguments.host == "0.0.0.0" else arguments.host
-        shown = f"[{host}]" if ":" in host else host
-        address = f"http://{shown}:{listener.getsockname()[1]}"
+        address = address_of(listener, host)
 
         class AnnouncedServer(uvicorn.Server):
             """Says its address as soon as, and not before, it takes connections."""
@@ -375,18 +375,6 @@ def _scores_from_file(path: Path) -> Score:
         raise InputError(
             f'{path} is not a file of scores: each line needs "video" and a number as "score".'
         ) from error
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except (OSError, OverflowError) as error:
-        listener.close()
-        raise InputError(f"Cannot listen on {host}, port {port} ({error}): choose another --port.") from error
-    return listener
 
 
 def _free_name(store: Store, name: str) -> str:

@@ -175,9 +175,14 @@ class Seed:
     def common(self, name: str) -> Settings:
         folder = self.folder / "".join(c if c.isalnum() else "-" for c in name)
         return {
-            "output_dir": str(folder), "seed": self.seed, "report_to": "none", "save_strategy": "no",
-            "disable_tqdm": True, "logging_steps": 1, "lr_scheduler_type": "constant",
-        }  # fmt: skip
+            "output_dir": str(folder),
+            "seed": self.seed,
+            "report_to": "none",
+            "save_strategy": "no",
+            "disable_tqdm": True,
+            "logging_steps": 1,
+            "lr_scheduler_type": "constant",
+        }
 
 
 def gold_scores(
@@ -195,9 +200,14 @@ def sample(
     job: Seed, generator: VideoGenerator, prompts: Sequence[str], seed: int, guidance: float = 1.0
 ) -> Tensor:
     return generate_latents(
-        generator, prompts, **SIZE, num_inference_steps=job.scale.num_inference_steps, guidance_scale=guidance,
-        seed=seed, batch_size=job.scale.batch,
-    )  # fmt: skip
+        generator,
+        prompts,
+        **SIZE,
+        num_inference_steps=job.scale.num_inference_steps,
+        guidance_scale=guidance,
+        seed=seed,
+        batch_size=job.scale.batch,
+    )
 
 
 @torch.no_grad()
@@ -267,10 +277,14 @@ def ppo(
     config = PPOConfig(**job.common(arm) | settings)
     curve = Curve(lambda values: job.add(arm=arm, curve=values, settings=changes))
     trainer = PPOTrainer(
-        generator, config, job.prompts(job.scale.train_prompts, 3), judge, lora=lora,
+        generator,
+        config,
+        job.prompts(job.scale.train_prompts, 3),
+        judge,
+        lora=lora,
         monitors=[] if reward == "world" else [GoldMonitor(generator, job.scale.batch // 4)],
         callbacks=[Budget(f"{arm}, seed {job.seed}", seconds, job.deadline), curve],
-    )  # fmt: skip
+    )
     spent = train(trainer)
     videos = len(curve.values["reward"]) * config.num_prompts * config.num_generations
     measure(job, arm, generator, videos=videos, seconds=spent, settings=changes)
@@ -358,10 +372,14 @@ def dpo(job: Seed, arm: str, seconds: float, start: str = "sft", merge: bool = T
     settings = dpo_settings(job.scale) | {"lr_scheduler_type": "cosine", "warmup_steps": 5} | changes
     config = DPOConfig(**job.common(arm) | settings)
     trainer = DPOTrainer(
-        generator, config, [[latents[v] for v in r.videos] for r in used], [r.ranks for r in used],
-        [r.prompt for r in used], lora=LoraArguments(lora_r=16),
+        generator,
+        config,
+        [[latents[v] for v in r.videos] for r in used],
+        [r.ranks for r in used],
+        [r.prompt for r in used],
+        lora=LoraArguments(lora_r=16),
         callbacks=[Budget(f"{arm}, seed {job.seed}", seconds, job.deadline, falling=False)],
-    )  # fmt: skip
+    )
     spent = train(trainer)
     measure(
         job,
@@ -384,7 +402,7 @@ JOBS: dict[str, Callable[..., None]] = {
 
 
 def run_job(job: Seed, kind: str, arguments: dict[str, Any]) -> None:
-    """What a worker process is given."""
+    """Runs a job in a worker process."""
     torch.set_num_threads(1)
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")

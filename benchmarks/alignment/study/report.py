@@ -74,7 +74,7 @@ def text_of(interval: Interval | None, signed: bool = True) -> str:
 
 
 def length_of(rows: Sequence[Row]) -> str:
-    """How long the trainings of one arm were, on average."""
+    """Mean length of the trainings of one arm."""
     parts = []
     for key, unit in (("videos", "videos"), ("steps", "steps"), ("seconds", "s")):
         values = [row[key] for row in rows if key in row]
@@ -153,7 +153,7 @@ def smooth(values: Sequence[float], width: int = 5) -> list[float]:
 
 
 def stops(curve: dict[str, list[float]]) -> list[Row]:
-    """Where training stops for each of `TARGETS`, and what gold and proxy are there, at the best, and at the end."""
+    """Rollout at which training stops for each of `TARGETS`; gold and proxy there, at the best, and at the end."""
     gold, proxy, kl = smooth(curve["gold"]), smooth(curve["reward"]), curve["kl"]
     best = int(np.argmax(gold))
     found = []

@@ -1,4 +1,4 @@
-"""What alignment gains on the built-in world, what decides it, and when it over-optimises.
+"""Gains of alignment on the built-in world, what decides them, and when it over-optimises.
 
     python -m benchmarks.alignment.study.run --output_dir runs/study --seconds 400
     python -m benchmarks.alignment.study.run --output_dir runs/tune --parts tune --seconds 150
@@ -232,19 +232,21 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--scale", default="gpu", choices=sorted(SCALES))
     parser.add_argument("--parts", nargs="+", default=["gold", "proxy"], choices=PARTS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--start", default="sft", choices=["sft", "base"], help="what PPO and DPO start from")
+    parser.add_argument(
+        "--start", default="sft", choices=["sft", "base"], help="Model that PPO and DPO start from."
+    )
     parser.add_argument(
         "--seconds",
         type=float,
         default=400.0,
-        help="after which no training goes on; measuring takes some more",
+        help="Seconds after which no training goes on; measuring takes some more.",
     )
-    parser.add_argument("--workers", type=int, default=6, help="trainings side by side")
+    parser.add_argument("--workers", type=int, default=6, help="Trainings side by side.")
     parser.add_argument(
-        "--sft_seconds", type=float, default=90.0, help="at most; --scale says how many steps"
+        "--sft_seconds", type=float, default=90.0, help="Seconds at most; --scale says how many steps."
     )
     parser.add_argument(
-        "--dpo_seconds", type=float, default=90.0, help="at most; --scale says how many steps"
+        "--dpo_seconds", type=float, default=90.0, help="Seconds at most; --scale says how many steps."
     )
     parser.add_argument("--gold_seconds", type=float, default=300.0)
     parser.add_argument("--proxy_seconds", type=float, default=150.0)
@@ -252,39 +254,43 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--ablation_seconds", type=float, default=90.0)
     parser.add_argument("--tune_seconds", type=float, default=60.0)
     parser.add_argument(
-        "--gold_guidance", type=float, default=3.0, help="guidance scale of the rollouts of `gold`"
+        "--gold_guidance", type=float, default=3.0, help="Guidance scale of the rollouts of `gold`."
     )
     parser.add_argument(
-        "--guidance", nargs="+", type=float, default=[1.0, 3.0], help="guidance scales of the measurements"
+        "--guidance", nargs="+", type=float, default=[1.0, 3.0], help="Guidance scales of the measurements."
     )
-    parser.add_argument("--proxy_beta", type=float, default=0.03, help="KL coefficient of `proxy`")
+    parser.add_argument("--proxy_beta", type=float, default=0.03, help="KL coefficient of `proxy`.")
     parser.add_argument(
-        "--betas", nargs="+", type=float, default=[0.0, 0.1, 1.0], help="KL coefficients of `over`"
-    )
-    parser.add_argument(
-        "--variants", nargs="+", help="of `tune`, some of `TUNED` in settings.py, or several joined by ' + '"
+        "--betas", nargs="+", type=float, default=[0.0, 0.1, 1.0], help="KL coefficients of `over`."
     )
     parser.add_argument(
-        "--tune_start", default="base", choices=["sft", "base"], help="what `tune` starts from"
+        "--variants",
+        nargs="+",
+        help="Variants of `tune`: some of `TUNED` in settings.py, or several joined by ' + '.",
     )
-    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of every PPO")
     parser.add_argument(
-        "--reward_set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of the reward model"
+        "--tune_start", default="base", choices=["sft", "base"], help="Model that `tune` starts from."
+    )
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="Settings of every PPO.")
+    parser.add_argument(
+        "--reward_set", nargs="+", default=[], metavar="NAME=VALUE", help="Settings of the reward model."
     )
     parser.add_argument(
         "--reward_from",
         default="",
-        help="reward model that learns on from here: the folder `pretrained` of "
-        "`benchmarks.reward.accuracy.run --save_pretrained`",
+        help="Reward model that learns on from here: the folder `pretrained` of "
+        "`benchmarks.reward.accuracy.run --save_pretrained`.",
     )
     parser.add_argument(
-        "--rows", type=int, default=0, help="denoising steps in a micro-batch of PPO; 0: what fits"
+        "--rows", type=int, default=0, help="Denoising steps in a micro-batch of PPO; 0: what fits."
     )
     parser.add_argument(
-        "--work", type=Path, help="folder for adapters and rankings; a temporary one by default"
+        "--work", type=Path, help="Folder for adapters and rankings; a temporary one by default."
     )
-    parser.add_argument("--no_report", action="store_true", help="write study.jsonl alone, for --merge later")
-    parser.add_argument("--merge", nargs="+", type=Path, help="folders of runs: writes their common report")
+    parser.add_argument(
+        "--no_report", action="store_true", help="Write study.jsonl alone, for --merge later."
+    )
+    parser.add_argument("--merge", nargs="+", type=Path, help="Folders of runs: writes their common report.")
     arguments = parser.parse_args()
     for name in arguments.variants or ():
         try:

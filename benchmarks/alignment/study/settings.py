@@ -182,7 +182,7 @@ def tuned(name: str) -> Settings:
 
 
 def ppo_ablations(scale: Scale) -> dict[str, Settings]:
-    """What is changed one at a time; videos in a rollout stay as many."""
+    """Changes, one at a time; videos in a rollout stay as many."""
     videos = scale.num_prompts * scale.num_generations
     few, many = max(2, scale.num_generations // 4), min(2 * scale.num_generations, videos // 2)
     return {

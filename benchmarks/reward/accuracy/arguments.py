@@ -13,43 +13,43 @@ def read_arguments(description: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description)
     add = parser.add_argument
     add("--output_dir", default="runs/reward_accuracy")
-    add("--clips_dir", help="folder that keeps the generated clips; the output folder by default")
+    add("--clips_dir", help="Folder that keeps the generated clips; the output folder by default.")
     add("--model", default="nano")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    add("--seconds", type=float, default=470, help="no run begins later")
+    add("--seconds", type=float, default=470, help="No run begins later.")
     add("--rankings", nargs="+", type=int, default=[100, 300, 1000, 2000, 5000])
-    add("--compared", type=int, default=2000, help="rankings of the comparisons")
-    add("--videos", type=int, default=4, help="videos of a ranking, at most 4")
+    add("--compared", type=int, default=2000, help="Rankings of the comparisons.")
+    add("--videos", type=int, default=4, help="Videos of a ranking, at most 4.")
     add("--test_prompts", type=int, default=500)
     add("--seeds", type=int, default=2)
     add(
         "--groups",
         type=int,
         default=65536,
-        help="groups of near misses, of as many clips as a ranking has videos",
+        help="Groups of near misses, of as many clips as a ranking has videos.",
     )
     add(
         "--made",
         type=float,
         default=0.25,
-        help="share of the groups that the generator makes with guidance 3",
+        help="Share of the groups that the generator makes with guidance 3.",
     )
-    add("--reward_from", help="folder of a pretrained reward model, which goes on learning from the groups")
+    add("--reward_from", help="Folder of a pretrained reward model, which goes on learning from the groups.")
     add("--pretraining_steps", type=int, default=10**6)
     add("--pretraining_seconds", type=float, default=140)
     add("--pretraining_batch_size", type=int, default=512)
     add("--pretraining_learning_rate", type=float, default=1e-3)
-    add("--num_blocks", type=int, default=8, help="blocks of the trunk")
-    add("--steps", type=int, default=200, help="training steps of a run, about; at least three epochs")
+    add("--num_blocks", type=int, default=8, help="Blocks of the trunk.")
+    add("--steps", type=int, default=200, help="Training steps of a run, about; at least three epochs.")
     add("--rankings_a_step", type=int, default=64)
     add("--trunk_learning_rates", nargs="+", type=float, default=[1e-4, 3e-5])
     add("--num_inference_steps", type=int, default=10)
-    add("--batch_size", type=int, default=1024, help="videos made at a time")
+    add("--batch_size", type=int, default=1024, help="Videos made at a time.")
     add("--policy_prompts", type=int, default=200)
     add("--best_of", type=int, default=16)
-    add("--adapter", nargs="*", default=[], help="adapters of optimised policies")
-    add("--set", nargs="*", default=[], help="settings of RewardConfig as name=value (YAML values)")
-    add("--save_pretrained", action="store_true", help="keep the model as the near misses taught it")
+    add("--adapter", nargs="*", default=[], help="Adapters of optimised policies.")
+    add("--set", nargs="*", default=[], help="Settings of RewardConfig as name=value (YAML values).")
+    add("--save_pretrained", action="store_true", help="Keep the model as the near misses taught it.")
     arguments = parser.parse_args()
     if arguments.compared not in arguments.rankings:
         parser.error(f"--compared {arguments.compared} must be one of --rankings")

@@ -1,4 +1,4 @@
-"""How much a latent reward model learns from rankings with known noise, next to the best that is possible.
+"""Accuracy of a latent reward model that learns from rankings with known noise, next to the best possible.
 
     python -m benchmarks.reward.accuracy.run --device cuda --output_dir runs/reward_accuracy --seconds 470
 
@@ -84,9 +84,12 @@ class Study:
         self.best_possible = best_possible_pair_accuracy(gold, [self.annotator])
         self.found: dict[str, Any] = {
             "device": torch.cuda.get_device_name() if self.cuda else platform.processor(),
-            "arguments": vars(arguments), "best_possible": self.best_possible,
-            "gold_accuracy_of_labels": self.oracle_agreement(), "runs": {}, "comparisons": {},
-        }  # fmt: skip
+            "arguments": vars(arguments),
+            "best_possible": self.best_possible,
+            "gold_accuracy_of_labels": self.oracle_agreement(),
+            "runs": {},
+            "comparisons": {},
+        }
         self.trunk_learning_rate = arguments.trunk_learning_rates[0]
         # The weights of the trunk are trained, so they are float32; the arithmetic on a GPU is bfloat16.
         self.generator = load_generator(arguments.model, device=arguments.device, dtype=torch.float32)
@@ -140,9 +143,15 @@ class Study:
         pretraining = RankingPretraining(self.model, rankings, "plackett_luce", 1024, known)
         rate = arguments.pretraining_learning_rate
         figures = pretraining.train(
-            arguments.pretraining_steps, arguments.pretraining_batch_size, rate, 0.4 * rate, 0, self.cuda,
-            arguments.pretraining_seconds, progress=False,
-        )  # fmt: skip
+            arguments.pretraining_steps,
+            arguments.pretraining_batch_size,
+            rate,
+            0.4 * rate,
+            0,
+            self.cuda,
+            arguments.pretraining_seconds,
+            progress=False,
+        )
         self.found["pretraining"] = {**figures, "clips": len(known), "rankings": len(rankings)}
         self.say(f"taught: {json.dumps(figures)}")
         del pretraining
@@ -152,7 +161,7 @@ class Study:
         return taught
 
     def oracle_agreement(self) -> float:
-        """How often the test labels agree with the gold order, of pairs that both order."""
+        """Share of pairs in which the test labels agree with the gold order, of pairs that both order."""
         pairs = pairs_of_rankings(self.test_clips.gold, [r.ranks for r in self.test], self.test_clips.prompts)
         ordered = (pairs.label != 0) & (pairs.difference != 0)
         return accuracy_without_ties(pairs.difference[ordered], pairs.label[ordered])
@@ -161,13 +170,24 @@ class Study:
         arguments = self.arguments
         steps_an_epoch = max(1, -(-int(0.9 * count) // arguments.rankings_a_step))
         chosen = {
-            "output_dir": folder, "seed": seed, "report_to": "none", "disable_tqdm": True, "logging_steps": 10**6,
-            "per_device_train_batch_size": arguments.rankings_a_step, "per_device_eval_batch_size": 256,
-            "num_train_epochs": min(20, max(3, arguments.steps // steps_an_epoch)), "early_stopping_patience": 4,
-            "learning_rate": 3 * self.trunk_learning_rate, "trunk_learning_rate": self.trunk_learning_rate,
-            "architecture": "pooled", "full_trunk": True, "num_blocks": arguments.num_blocks, "sigmas": [0.05],
-            "use_cpu": not self.cuda, "bf16": self.cuda,
-        }  # fmt: skip
+            "output_dir": folder,
+            "seed": seed,
+            "report_to": "none",
+            "disable_tqdm": True,
+            "logging_steps": 10**6,
+            "per_device_train_batch_size": arguments.rankings_a_step,
+            "per_device_eval_batch_size": 256,
+            "num_train_epochs": min(20, max(3, arguments.steps // steps_an_epoch)),
+            "early_stopping_patience": 4,
+            "learning_rate": 3 * self.trunk_learning_rate,
+            "trunk_learning_rate": self.trunk_learning_rate,
+            "architecture": "pooled",
+            "full_trunk": True,
+            "num_blocks": arguments.num_blocks,
+            "sigmas": [0.05],
+            "use_cpu": not self.cuda,
+            "bf16": self.cuda,
+        }
         return RewardConfig(**{**chosen, **arguments.settings, **changes})
 
     def train(
@@ -202,7 +222,7 @@ class Study:
         return self.keep(name, seed, self.scores(trainer, self.test), figures)
 
     def without_rankings(self) -> Learned:
-        """What the near misses alone taught; the temperature is from 200 rankings."""
+        """Accuracy that the near misses alone taught; the temperature is from 200 rankings."""
         self.model.load_state_dict(self.taught)
         some = self.rankings[:200]
         with tempfile.TemporaryDirectory() as folder:
@@ -246,7 +266,7 @@ class Study:
         return figures
 
     def correct(self, runs: Sequence[Learned]) -> tuple[np.ndarray, np.ndarray]:
-        """Whether each untied test pair is ordered right, mean over seeds, and its prompt."""
+        """Share of right orders of each untied test pair, mean over seeds, and its prompt."""
         each = []
         for run in runs:
             pairs = pairs_of_rankings(run.scores, [r.ranks for r in self.test], self.test_clips.prompts)

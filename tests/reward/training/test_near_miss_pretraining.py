@@ -89,7 +89,8 @@ def test_a_reward_model_learns_on_from_its_weights(tmp_path, colour_rankings):
         ColourGenerator(), rankings[24:], second, latents=latents, weights_from=tmp_path / "first"
     )
     assert after.config.full_trunk
-    assert (second.full_trunk, second.num_blocks) == (False, 1)  # what a user set stays as it is
+    # What a user set stays as it is.
+    assert (second.full_trunk, second.num_blocks, second.eval_on_start) == (False, 1, False)
     assert after.config.num_blocks == 2
     normalisation = {"score_mean", "score_std"}
     for name, value in before.state_dict().items():
