@@ -199,6 +199,7 @@ def _answer(module: Any, name: str, arguments: list[str], run: bool) -> int | No
 
 
 def _run_verb(verb: Verb, prefix: str, arguments: list[str], launched: bool, run: bool) -> int | None:
+    from alignment.cli.early_checks import check_early
     from alignment.cli.launcher import LaunchArguments, is_launched, launch
     from alignment.cli.parser import CommandParser
 
@@ -210,6 +211,8 @@ def _run_verb(verb: Verb, prefix: str, arguments: list[str], launched: bool, run
     if not run or (launched and not is_launched()):
         # Only checked here: building the arguments would take hold of the GPUs that the processes need.
         namespace = parser.check(arguments)
+        if not run:
+            check_early(verb.arguments, namespace)
         if launched and namespace.accelerate_config is not None:
             return launch(namespace, [*prefix.split()[1:], *arguments])
     if not run:

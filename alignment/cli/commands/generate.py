@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignment.checks import check_generation
+from alignment.cli.generation_checks import check_generation
 from alignment.cli.next_command import given_flags, new_folder, show_next
 from alignment.cli.video_prompt_arguments import VideoPromptArguments, prompted
 from alignment.stages.arguments import LoadingArguments
@@ -32,7 +32,7 @@ from generator.generation import (
 from generator.lost_words import warn_of_lost_words
 from generator.output import InputError, read_record, refuse_unwritable, write_json, write_jsonl
 from generator.progress import VideoBar
-from generator.prompts import PromptRecord, read_prompts
+from generator.prompts import PromptRecord, read_prompts, require_prompt_file
 from generator.video_files.pixel_formats import PIXEL_FORMAT_HELP, PIXEL_FORMATS
 
 if TYPE_CHECKING:
@@ -114,13 +114,13 @@ class GenerateArguments:
     )
 
     def __post_init__(self) -> None:
-        self.check_values()
-
-    def check_values(self) -> None:
-        """Raises `InputError` for values that no model takes."""
         if self.reward is None and (self.best_of != 1 or self.reward_guidance):
             raise InputError("--best_of and --reward_guidance need a judge: pass --reward FOLDER.")
         check_generation(self, "best_of")
+
+    def check_inputs(self) -> None:
+        """Raises `InputError` where there are no prompts."""
+        require_prompt_file(self.prompts)
 
 
 ARGUMENTS = (GenerateArguments, VideoPromptArguments, LoadingArguments)
