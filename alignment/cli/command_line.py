@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 from alignment.sibling_packages import PACKAGES
 from generator.files.output_folder import forget_opened, no_empty_folder, results_begun, withdraw_unused
 from generator.output import is_storable
+from generator.passwords import without_passwords
 from generator.training.interruption import LAUNCH_FOLDER, ended_by_signals
 from generator.training.invocation import begin, command_that_goes_on, same_command
 
@@ -293,6 +294,7 @@ def _loaded(name: str) -> ModuleType | None:
 
 def _complain(sentence: str) -> int:
     """Prints a mistake of the user, tells it to the process that launched this one, and returns exit code 2."""
+    sentence = without_passwords(sentence)
     report = os.environ.get("VIDALIGN_ERROR_FILE")
     if report is None or os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"vidalign: error: {sentence}", file=sys.stderr)
@@ -302,9 +304,18 @@ def _complain(sentence: str) -> int:
     return 2
 
 
+class _Formatter(logging.Formatter):
+    """Shows log records, and the errors in them, without passwords."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_passwords(super().format(record))
+
+
 def _set_logging(verbose: bool) -> None:
     """Our own warnings are shown; the libraries speak only where `--verbose` asks them to."""
-    logging.basicConfig(format="vidalign: %(levelname)s: %(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter("vidalign: %(levelname)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     for package in PACKAGES:
         logging.getLogger(package).setLevel(logging.INFO if verbose else logging.WARNING)
     level = "info" if verbose else "error"

@@ -31,6 +31,7 @@ from generator.generation import (
 )
 from generator.lost_words import warn_of_lost_words
 from generator.output import InputError, read_record, refuse_unwritable, write_json, write_jsonl
+from generator.passwords import without_passwords
 from generator.progress import VideoBar
 from generator.prompts import PromptRecord, read_prompts, require_prompt_file
 from generator.video_files.pixel_formats import PIXEL_FORMAT_HELP, PIXEL_FORMATS
@@ -290,7 +291,8 @@ def _inputs(arguments: GenerateArguments, prompt: VideoPromptArguments) -> list[
 def _what_matters(arguments: GenerateArguments) -> dict[str, Any]:
     """The arguments that change what is generated."""
     neutral = {"overwrite", "batch_size", "output_dir"}
-    return {name: value for name, value in asdict(arguments).items() if name not in neutral}
+    given = {name: value for name, value in asdict(arguments).items() if name not in neutral}
+    return {**given, "reward": arguments.reward and without_passwords(arguments.reward)}
 
 
 def _in_effect(state: dict[str, Any], defaults: dict[str, Any], task: str | None) -> dict[str, Any]:

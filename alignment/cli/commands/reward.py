@@ -12,6 +12,7 @@ from alignment.cli import Verb
 from alignment.cli.next_command import new_folder, show_next
 from generator.files.output_folder import check_output_dir, open_output_dir
 from generator.output import InputError
+from generator.passwords import without_passwords
 from reward.formats import FORMAT_HELP
 from reward.training.reward_config import RewardConfig
 from reward.training.stage import RewardArguments, read_rankings_file, train_reward
@@ -200,6 +201,7 @@ def run_evaluate(arguments: EvaluateArguments) -> None:
     settings = {
         **asdict(arguments),
         "preferences": _shown(arguments.preferences),
+        "reward": without_passwords(arguments.reward),
         "device": arguments.device or str(default_device()),
         "calibration_fraction": fraction,
         "held_out_only": held_out is not None,
