@@ -73,7 +73,7 @@ __all__ = [
     "train_sft",
 ]
 
-HOMES = {
+_HOMES = {
     "BackpropConfig": "alignment.trainers.backprop_config",
     "BackpropTrainer": "alignment.trainers.backprop_trainer",
     "DPOArguments": "alignment.stages.dpo",
@@ -105,4 +105,4 @@ HOMES = {
     "train_sft": "alignment.stages.sft",
 }
 
-__getattr__, __dir__ = lazy_names(__name__, HOMES)
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

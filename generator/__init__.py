@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 __all__ = ["InputError", "VideoGenerator", "load_generator"]
 
-HOMES = {
+_HOMES = {
     "InputError": "generator.output",
     "VideoGenerator": "generator.base",
     "load_generator": "generator.loading",
 }
 
-__getattr__, __dir__ = lazy_names(__name__, HOMES)
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -19,11 +19,11 @@ __all__ = [
     "import_tasks",
 ]
 
-HOMES = {
+_HOMES = {
     "Store": "labeling_app.store",
     "create_app": "labeling_app.web.server",
     "export_rankings": "labeling_app.files.rankings",
     "import_tasks": "labeling_app.files.candidates",
 }
 
-__getattr__, __dir__ = lazy_names(__name__, HOMES)
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -47,8 +47,8 @@ def test_the_examples_run_one_after_the_other(tmp_path: Path, monkeypatch: pytes
 def test_every_public_name_is_what_its_home_defines() -> None:
     for package in ("vidalign", "alignment", "labeling_app"):
         module = importlib.import_module(package)
-        assert set(module.__all__) == set(module.HOMES)
-        for name, home in module.HOMES.items():
+        assert set(module.__all__) == set(module._HOMES)
+        for name, home in module._HOMES.items():
             assert getattr(module, name) is getattr(importlib.import_module(home), name)
             assert name in dir(module)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
