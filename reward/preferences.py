@@ -190,6 +190,12 @@ def require_rankings_file(path: str | Path) -> None:
         )
 
 
+def require_source(source: str, format: str = "auto") -> None:
+    """Raises `InputError` where a file of rankings is not there; the reader of a named layout says so itself."""
+    if format == "auto" and not source.startswith("db:"):
+        require_rankings_file(source)
+
+
 def read_rankings(path: str | Path) -> list[Ranking]:
     """Reads and checks a rankings file; video paths come back joined to the file's folder.
 

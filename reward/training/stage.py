@@ -27,7 +27,7 @@ from reward.models.storage import CONFIG_NAME, read_reward_config
 from reward.preferences import (
     Ranking,
     merge_annotators,
-    require_rankings_file,
+    require_source,
     split_rankings,
     warn_of_few_prompts,
 )
@@ -93,8 +93,7 @@ class RewardArguments:
         """Raises `InputError` for a type of model that does not exist or goes with other inputs, and where there is no
         file of rankings."""
         _check_model_type(self)
-        if self.format == "auto" and not self.preferences.startswith("db:"):
-            require_rankings_file(self.preferences)
+        require_source(self.preferences, self.format)
 
 
 def read_rankings_file(preferences: str, format: str, merge: bool) -> list[Ranking]:

@@ -31,6 +31,8 @@ REFUSED = {
     "reward --preferences gone.jsonl": "The rankings file gone.jsonl does not exist",
     "reward --preferences data --loss_type best": "The loss 'best' is unknown: use one of plackett_luce",
     "reward --preferences data --model_type tree": "The model type 'tree' is unknown: use latent or vlm.",
+    "reward evaluate --reward world --preferences gone.jsonl": "The rankings file gone.jsonl does not exist",
+    "reward evaluate --reward world --preferences data --batch_size 0": "--batch_size is 0",
     "generate --model nano --prompts gone.txt": "The prompt file gone.txt does not exist",
     "generate --model nano --prompts world:test:2 --num_inference_steps 0": "--num_inference_steps is 0",
     "generate --model nano --prompts world:test:2 --best_of 2": "--best_of and --reward_guidance need a judge",
