@@ -71,10 +71,8 @@ def test_an_unpacked_wheel_reads_its_commands_configurations_and_names(wheel: Pa
     work.mkdir()
     program = (
         "import sys, vidalign, alignment, generator, labeling_app, reward\n"
-        "from alignment.cli import COMMANDS, main\n"
-        "from alignment.cli.command_source import read_command\n"
-        "assert all(read_command(name) for name in COMMANDS)\n"
-        "assert main(['sft', '--help']) == 0\n"
+        "from alignment.cli import main\n"
+        "assert main(['label', 'serve', '--help']) == 0\n"
         "assert main(['sft', '--config', 'wan/sft', '--dataset', 'gone', '--output_dir', 'out']) == 2\n"
         "assert 'torch' not in sys.modules\n"
         "packages = ('alignment', 'generator', 'labeling_app', 'reward', 'vidalign')\n"

@@ -83,6 +83,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(argv, str):
         argv = shlex.split(argv)
     _write_what_the_terminal_can()
+    if argv is None and "VIDALIGN_LAUNCHED" in os.environ:
+        from alignment.cli.launcher import launched_arguments
+
+        argv = launched_arguments()
     arguments = list(sys.argv[1:] if argv is None else argv)
     verbose = "--verbose" in arguments
     arguments = [argument for argument in arguments if argument != "--verbose"]

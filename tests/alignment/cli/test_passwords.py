@@ -5,8 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import sys
 import threading
+import types
 from collections.abc import Iterator
+from dataclasses import field, make_dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -131,6 +134,48 @@ def test_an_interrupted_command_is_told_without_its_password(
     said = "".join(capfd.readouterr())
     assert f"--reward http://***@{host}" in said.replace("'", "")
     assert "cret" not in said
+
+
+def test_launched_processes_get_the_password_but_their_words_do_not_show_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    started: list[tuple[list[str], dict[str, str]]] = []
+
+    class Process:
+        """Stands for `accelerate launch`, and remembers how it was started."""
+
+        def __init__(self, words: list[str], env: dict[str, str], **_: object) -> None:
+            started.append((words, env))
+
+        def wait(self) -> int:
+            return 0
+
+    monkeypatch.setattr("alignment.cli.launcher.subprocess.Popen", Process)
+    reward = f"http://{TYPED}@host:1"
+    words = ["ppo", "--reward", reward, "--prompts", "world:train:8", "--output_dir", str(tmp_path / "out")]
+    assert main([*words, "--accelerate_config", "multi_gpu", "--num_processes", "2"]) == 0
+    [(shown, environment)] = started
+    assert "http://***@host:1" in shown
+    assert not [word for word in shown if "cret" in word]
+
+    module = types.ModuleType("alignment.cli.commands.ppo")
+    seen: list[str] = []
+    fields = {name: (str, field(default="")) for name in ("reward", "prompts", "output_dir")}
+    arguments = make_dataclass("Arguments", [(name, *made) for name, made in fields.items()])
+    contents = {
+        "HELP": "",
+        "EXAMPLE": "",
+        "ARGUMENTS": (arguments,),
+        "run": lambda got: seen.append(got.reward),
+    }
+    vars(module).update(contents)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    for name in ("VIDALIGN_LAUNCHED", "VIDALIGN_ARGUMENTS", "VIDALIGN_COMMAND_LINE"):
+        monkeypatch.setenv(name, environment[name])
+    monkeypatch.setattr(sys, "argv", ["vidalign", *shown[shown.index("alignment.cli") + 1 :]])
+    assert main() == 0
+    assert seen == [reward]
+    assert "cret" not in "".join(capfd.readouterr())
 
 
 def test_logs_show_no_password(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
