@@ -240,7 +240,7 @@ def is_light(module: str, seen: set[str] | None = None) -> bool:
 
 
 def _imported_modules(tree: ast.Module) -> Iterator[str]:
-    """What a module imports when it is imported itself; of `from a import b` both a and a.b."""
+    """Modules that a module imports when it is imported itself; of `from a import b` it is a.b, whose parents count."""
     for statement in _statements(tree.body, typing=False):
         if isinstance(statement, ast.Import):
             yield from (alias.name for alias in statement.names)
