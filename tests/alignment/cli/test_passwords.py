@@ -93,7 +93,7 @@ def test_no_command_shows_or_records_the_password_of_a_reward(
     )
     assert main(ppo) == 0
     assert json.loads((place / "out/ppo/training.json").read_text())["reward"] == [f"http://{host}"]
-    videos = [str(path) for path in sorted((place / "out/videos").glob("*.mp4"))]
+    videos = sorted((place / "out/videos").glob("*.mp4"))
     write_rankings(
         place / "out/rankings.jsonl",
         [Ranking("a red circle", videos, [0, 1]), Ranking("a blue square", videos, [1, 0])],
@@ -115,7 +115,7 @@ def test_no_refusal_shows_the_password(
     words = ["--model", "model", "--prompts", "prompts.txt", "--best_of", "2", "--output_dir", "out"]
     assert main(["generate", *words, "--verbose", "--reward", reward]) == 2
     said = "".join(capfd.readouterr())
-    assert "***@" in said
+    assert "***@" in said or "http://127.0.0.1:1 does not answer" in said
     assert "cret" not in said
     with pytest.raises(InputError, match=r"\*\*\*@|127.0.0.1:1 does not answer") as refused:
         load_reward(reward)
