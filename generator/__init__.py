@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from generator.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from generator.base import VideoGenerator
@@ -17,11 +19,4 @@ _HOMES = {
     "load_generator": "generator.loading",
 }
 
-
-def __getattr__(name: str) -> Any:
-    # torch and diffusers take seconds to import, so `vidalign --help` must not pay for them.
-    if name in _HOMES:
-        import importlib
-
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'generator' has no attribute {name!r}")
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -162,10 +162,16 @@ def _caption(file: Path) -> str:
     return re.sub(r"[ \t-\r]+", " ", read_text(file)).strip() if file.is_file() else ""
 
 
-def _read_metadata(folder: Path, require_prompts: bool) -> list[dict[str, Any]]:
+def require_data_set(path: str | Path) -> None:
+    """Raises `InputError` where there is no folder of demonstrations at `path`."""
+    folder = Path(path)
     if not folder.is_dir():
         found = "is a file" if folder.exists() else "does not exist"
         raise InputError(f"The data set {folder} {found}: name a folder with videos and a {METADATA}.")
+
+
+def _read_metadata(folder: Path, require_prompts: bool) -> list[dict[str, Any]]:
+    require_data_set(folder)
     metadata = folder / METADATA
     if not metadata.is_file():
         raise InputError(

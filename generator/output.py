@@ -10,13 +10,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from generator.passwords import without_passwords
+
 
 class InputError(ValueError):
     """A mistake in what the user gave.
 
     The message is one sentence: what was found, what was expected, what to do. The command line prints it
-    without a traceback and exits with code 2.
+    without a traceback and exits with code 2. Passwords in addresses are replaced by `***`.
     """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(without_passwords(each) if isinstance(each, str) else each for each in args))
 
 
 def temporary_path(path: Path) -> Path:

@@ -40,12 +40,8 @@ def read_prompts(path: str | Path) -> list[PromptRecord]:
     """
     if str(path).startswith("world:"):
         return _world_prompts(str(path))
+    require_prompt_file(path)
     path = Path(path)
-    if not path.is_file():
-        found = "is a folder" if path.is_dir() else "does not exist"
-        raise InputError(
-            f"The prompt file {path} {found}: name a text file, a .jsonl file or world:SPLIT:N[:SEED]."
-        )
     if path.suffix.lower() in {".jsonl", ".json"}:
         records = [_json_prompt(row, place) for place, row in read_jsonl(path)]
     else:
@@ -53,6 +49,16 @@ def read_prompts(path: str | Path) -> list[PromptRecord]:
     if not records:
         raise InputError(f"The prompt file {path} holds no prompt: write at least one line.")
     return records
+
+
+def require_prompt_file(source: str | Path) -> None:
+    """Raises `InputError` where a source of prompts is neither the built-in world nor a file."""
+    path = Path(source)
+    if not str(source).startswith("world:") and not path.is_file():
+        found = "is a folder" if path.is_dir() else "does not exist"
+        raise InputError(
+            f"The prompt file {path} {found}: name a text file, a .jsonl file or world:SPLIT:N[:SEED]."
+        )
 
 
 def _json_prompt(row: dict[str, Any], place: str) -> PromptRecord:

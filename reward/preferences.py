@@ -180,6 +180,21 @@ def refuse_database(path: str | Path) -> None:
         )
 
 
+def require_rankings_file(path: str | Path) -> None:
+    """Raises `InputError` where there is no file at `path`."""
+    refuse_database(path)
+    if not Path(path).is_file():
+        raise InputError(
+            f"The rankings file {path} does not exist: give the path of a JSONL file of rankings."
+        )
+
+
+def require_source(source: str, format: str = "auto") -> None:
+    """Raises `InputError` where a file of rankings is not there; the reader of a named layout says so itself."""
+    if format == "auto" and not source.startswith("db:"):
+        require_rankings_file(source)
+
+
 def read_rankings(path: str | Path) -> list[Ranking]:
     """Reads and checks a rankings file; video paths come back joined to the file's folder.
 
@@ -190,12 +205,8 @@ def read_rankings(path: str | Path) -> list[Ranking]:
         InputError: with file and line: missing file or video, not JSON, wrong number of ranks or videos, no
             ranks, unknown dimension; and where no ranking of the whole file puts one video above another.
     """
-    refuse_database(path)
+    require_rankings_file(path)
     path = Path(path)
-    if not path.is_file():
-        raise InputError(
-            f"The rankings file {path} does not exist: give the path of a JSONL file of rankings."
-        )
     rankings = [_parse_row(row, path.parent, place) for place, row in read_jsonl(path)]
     if not rankings:
         raise InputError(

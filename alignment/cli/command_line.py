@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 from alignment.sibling_packages import PACKAGES
 from generator.files.output_folder import forget_opened, no_empty_folder, results_begun, withdraw_unused
 from generator.output import is_storable
+from generator.passwords import without_passwords
 from generator.training.interruption import LAUNCH_FOLDER, ended_by_signals
 from generator.training.invocation import begin, command_that_goes_on, same_command
 
@@ -82,6 +83,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(argv, str):
         argv = shlex.split(argv)
     _write_what_the_terminal_can()
+    if argv is None and "VIDALIGN_LAUNCHED" in os.environ:
+        from alignment.cli.launcher import launched_arguments
+
+        argv = launched_arguments()
     arguments = list(sys.argv[1:] if argv is None else argv)
     verbose = "--verbose" in arguments
     arguments = [argument for argument in arguments if argument != "--verbose"]
@@ -199,6 +204,7 @@ def _answer(module: Any, name: str, arguments: list[str], run: bool) -> int | No
 
 
 def _run_verb(verb: Verb, prefix: str, arguments: list[str], launched: bool, run: bool) -> int | None:
+    from alignment.cli.early_checks import check_early
     from alignment.cli.launcher import LaunchArguments, is_launched, launch
     from alignment.cli.parser import CommandParser
 
@@ -210,6 +216,8 @@ def _run_verb(verb: Verb, prefix: str, arguments: list[str], launched: bool, run
     if not run or (launched and not is_launched()):
         # Only checked here: building the arguments would take hold of the GPUs that the processes need.
         namespace = parser.check(arguments)
+        if not run:
+            check_early(verb.arguments, namespace)
         if launched and namespace.accelerate_config is not None:
             return launch(namespace, [*prefix.split()[1:], *arguments])
     if not run:
@@ -290,6 +298,7 @@ def _loaded(name: str) -> ModuleType | None:
 
 def _complain(sentence: str) -> int:
     """Prints a mistake of the user, tells it to the process that launched this one, and returns exit code 2."""
+    sentence = without_passwords(sentence)
     report = os.environ.get("VIDALIGN_ERROR_FILE")
     if report is None or os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"vidalign: error: {sentence}", file=sys.stderr)
@@ -299,9 +308,18 @@ def _complain(sentence: str) -> int:
     return 2
 
 
+class _Formatter(logging.Formatter):
+    """Shows log records, and the errors in them, without passwords."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_passwords(super().format(record))
+
+
 def _set_logging(verbose: bool) -> None:
     """Our own warnings are shown; the libraries speak only where `--verbose` asks them to."""
-    logging.basicConfig(format="vidalign: %(levelname)s: %(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter("vidalign: %(levelname)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     for package in PACKAGES:
         logging.getLogger(package).setLevel(logging.INFO if verbose else logging.WARNING)
     level = "info" if verbose else "error"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import signal
@@ -20,6 +21,7 @@ import yaml
 
 from alignment.cli.config_files import find_config
 from generator.output import InputError, read_text
+from generator.passwords import without_passwords
 from generator.training.interruption import (
     LAUNCH_FOLDER,
     SAME_SECONDS,
@@ -33,6 +35,8 @@ from generator.training.interruption import (
 from generator.training.invocation import COMMAND_LINE, typed
 
 _LAUNCHED = "VIDALIGN_LAUNCHED"
+_ARGUMENTS = "VIDALIGN_ARGUMENTS"
+"""Environment variable with the arguments of launched processes, as JSON, where their words may not show them."""
 MOST_PROCESSES_WITHOUT_GPU = 8
 """On a machine with fewer cores than that."""
 
@@ -157,8 +161,12 @@ def launch(arguments: argparse.Namespace, command: list[str]) -> int:
         }
         if num_gpus == 0:
             environment |= environment_without_gpu(words)
+        shown = [without_passwords(word) for word in words]
+        if shown != words:
+            # The launcher prints the words of a process that has failed, and whoever is on the machine can list them.
+            environment[_ARGUMENTS] = json.dumps(words[words.index("alignment.cli") + 1 :])
         # In a session of its own, since the terminal would interrupt the launcher, which ends its processes unsaved.
-        process = subprocess.Popen(words, env=environment, start_new_session=True)
+        process = subprocess.Popen(shown, env=environment, start_new_session=True)
         relay = _Relay(process, Path(folder))
         with handling(relay.receive):
             code = process.wait()
@@ -170,6 +178,12 @@ def launch(arguments: argparse.Namespace, command: list[str]) -> int:
             print(f"vidalign: error: {report.read_text(encoding='utf-8')}", file=sys.stderr)
             return 2
     return code
+
+
+def launched_arguments() -> list[str] | None:
+    """The arguments of this launched process where its words do not show them all, for a password is among them."""
+    given = os.environ.pop(_ARGUMENTS, None)
+    return None if given is None else json.loads(given)
 
 
 class _Relay:

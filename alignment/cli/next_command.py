@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import fields
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from generator.output import InputError
+from generator.passwords import holds_password
 
 if TYPE_CHECKING:
     from alignment.lora import LoraArguments
@@ -18,12 +18,11 @@ if TYPE_CHECKING:
 
 SIZES = ("num_frames", "height", "width")
 WORLD_PROMPTS = "world:test:8"
-_PASSWORD = re.compile(r"://[^/@]*:[^@]*@|[?&]password=", re.IGNORECASE)
 
 
 def show_next(*words: Any) -> None:
     """Prints `vidalign` with these words as the next command, unless a password is in them."""
-    if any(_PASSWORD.search(str(word)) for word in words):
+    if any(holds_password(str(word)) for word in words):
         return
     print(f"Next:\n  {shlex.join(['vidalign', *map(str, words)])}", flush=True)
 

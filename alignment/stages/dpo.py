@@ -31,6 +31,7 @@ from reward.preferences import (
     Ranking,
     merge_annotators,
     preference_pairs,
+    require_rankings_file,
     split_by_prompt,
     warn_of_few_prompts,
 )
@@ -64,6 +65,12 @@ class _Rankings:
 @dataclass
 class DPOArguments(TrainingSizeArguments, _Rankings):
     """Rankings that `dpo` learns from."""
+
+    def check_inputs(self) -> None:
+        """Raises `InputError` where there are no rankings."""
+        if not self.preferences:
+            raise InputError("No rankings were given: pass --preferences FILE.jsonl.")
+        require_rankings_file(self.preferences)
 
 
 def train_dpo(
@@ -154,8 +161,7 @@ def comparisons(rankings: Sequence[Ranking], loss_type: str) -> list[Comparison]
 
 def _read_comparisons(data: DPOArguments, args: DPOConfig) -> tuple[list[Comparison], list[Comparison]]:
     """Comparisons to train on, and held-out ones of other prompts."""
-    if not data.preferences:
-        raise InputError("No rankings were given: pass --preferences FILE.jsonl.")
+    data.check_inputs()
     rankings = [r for r in read_preferences(data.preferences) if r.dimension == data.dimension]
     if data.merge_annotators:
         rankings = merge_annotators(rankings)

@@ -18,6 +18,7 @@ from alignment.stages.stage import (
     load_generator_to_train,
     load_rewards,
     read_training_prompts,
+    require_prompts,
     require_reward,
     train_and_save,
 )
@@ -60,6 +61,11 @@ class PromptsAndRewards:
 
     def __post_init__(self) -> None:
         self.reward = as_list(self.reward) if self.reward else []
+
+    def check_inputs(self) -> None:
+        """Raises `InputError` where there are no prompts, or nothing that judges videos."""
+        require_reward(self.reward)
+        require_prompts(self.prompts)
 
 
 @dataclass

@@ -22,7 +22,7 @@ from alignment.trainers.checks import check_trainable
 from alignment.trainers.sft_config import SFTConfig
 from alignment.trainers.sft_trainer import SFTTrainer
 from generator.base import VideoGenerator
-from generator.demonstrations import read_demonstrations
+from generator.demonstrations import read_demonstrations, require_data_set
 from generator.output import InputError
 
 
@@ -44,6 +44,12 @@ class _Demonstrations:
     eval_fraction: float = field(
         default=0.0, metadata={"help": "Share of the prompts held out to measure `eval_loss` on."}
     )
+
+    def check_inputs(self) -> None:
+        """Raises `InputError` where there are no demonstrations."""
+        if not self.dataset:
+            raise InputError("No demonstrations were given: pass --dataset FOLDER.")
+        require_data_set(self.dataset)
 
 
 @dataclass
@@ -78,8 +84,7 @@ def train_sft(
     """
     model, lora = GeneratorArguments.of(model), lora or LoraArguments()
     data = dataset if isinstance(dataset, SFTArguments) else SFTArguments(dataset=str(dataset))
-    if not data.dataset:
-        raise InputError("No demonstrations were given: pass --dataset FOLDER.")
+    data.check_inputs()
     demonstrations = read_demonstrations(data.dataset, skip_bad=data.skip_bad)
     prompts = [demonstration.prompt for demonstration in demonstrations]
     paths = [Path(demonstration.video) for demonstration in demonstrations]

@@ -21,6 +21,7 @@ from generator.hardware.zero3 import outside_engine
 from generator.latent_cache import encode_files
 from generator.one_or_several import as_list
 from generator.output import InputError
+from generator.prompts import read_prompts, require_prompt_file
 from generator.provenance import file_hash
 from generator.training.output_dir import check_training_dir, goes_on_inside
 
@@ -47,11 +48,9 @@ def load_generator_to_train(arguments: GeneratorArguments, config: AlignmentConf
 
 def read_training_prompts(source: str, config: RewardedSamplingConfig) -> tuple[list[str], list[str]]:
     """Prompts to sample for and a negative prompt each, `config.negative_prompt` where a row has none."""
-    from generator.prompts import read_prompts
     from reward.preferences import warn_of_few_prompts
 
-    if not source:
-        raise InputError("No prompts were given: pass --prompts FILE.")
+    require_prompts(source)
     records = read_prompts(source)
     if config.process_index == 0:
         warn_of_few_prompts(
@@ -62,6 +61,13 @@ def read_training_prompts(source: str, config: RewardedSamplingConfig) -> tuple[
         [record.prompt for record in records],
         [record.negative_prompt or config.negative_prompt for record in records],
     )
+
+
+def require_prompts(source: str) -> None:
+    """Raises `InputError` where there is nothing to sample for."""
+    if not source:
+        raise InputError("No prompts were given: pass --prompts FILE.")
+    require_prompt_file(source)
 
 
 def check_demonstration_term(ptx_coef: float, ptx_dataset: str) -> None:

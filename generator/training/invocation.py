@@ -6,6 +6,8 @@ import os
 import shlex
 from collections.abc import Sequence
 
+from generator.passwords import without_passwords
+
 COMMAND_LINE = "VIDALIGN_COMMAND_LINE"
 """Environment variable in which a launching process tells its workers what the user typed."""
 FLAGS_OF_A_NEW_START = ("overwrite", "discard_checkpoints", "resume_from_checkpoint")
@@ -24,18 +26,19 @@ def typed() -> list[str]:
 
 
 def same_command() -> str:
-    """The command that the user typed, quoted for a shell."""
-    return shlex.join(["vidalign", *_typed])
+    """The command that the user typed, quoted for a shell, without passwords."""
+    return without_passwords(shlex.join(["vidalign", *_typed]))
 
 
 def command_that_goes_on(resume: bool) -> str:
-    """The user's command, without what would start anew.
+    """The user's command, without what would start anew and without passwords.
 
     Args:
         resume: whether it is a training, which goes on with `--resume_from_checkpoint latest`.
     """
     words = ["vidalign", *without_flags(_typed, FLAGS_OF_A_NEW_START if resume else FLAGS_OF_A_NEW_START[:1])]
-    return shlex.join([*words, *(["--resume_from_checkpoint", "latest"] if resume else [])])
+    resumption = ["--resume_from_checkpoint", "latest"] if resume else []
+    return without_passwords(shlex.join([*words, *resumption]))
 
 
 def without_flags(words: Sequence[str], names: Sequence[str]) -> list[str]:

@@ -18,6 +18,7 @@ from generator.base import VideoGenerator
 from generator.conditions import Conditions
 from generator.one_or_several import as_list
 from generator.output import InputError, write_json
+from generator.passwords import without_passwords
 from reward.models.base import RewardModel, Scores
 from reward.models.latent import LatentRewardModel
 from reward.models.storage import CONFIG_NAME, read_reward_config
@@ -52,7 +53,7 @@ class EnsembleRewardModel(RewardModel):
                 f"{members[0].name!r} has {', '.join(members[0].dimensions)}: members of an ensemble need the same."
             )
         self.members = list(members)
-        self.name = name
+        self.name = without_passwords(name)
         self.pessimism = pessimism
         self.dimensions = members[0].dimensions
         self.scores_latents = all(member.scores_latents for member in members)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import json
 import math
@@ -29,7 +30,8 @@ class RemoteReward(RewardModel):
     Scores do not pass gradients, and the service judges decoded videos.
 
     Args:
-        address: `http://host:port`.
+        address: `http://host:port`, or `http://user:password@host:port` of one that asks for them (HTTP Basic); special
+            characters of user and password are percent-encoded. `name` and `address` are without them.
         timeout: seconds that one request may take.
         patience: seconds that a busy service is waited for in all.
 
@@ -40,7 +42,8 @@ class RemoteReward(RewardModel):
     names_dimensions = True
 
     def __init__(self, address: str, timeout: float = 600.0, patience: float = 3600.0) -> None:
-        self.name = self.address = address.rstrip("/")
+        self.address, self._credentials = split_credentials(address.rstrip("/"))
+        self.name = self.address
         self.timeout, self.patience = timeout, patience
         self.proxy = proxy_of(self.address)
         handlers = [] if self.proxy else [urllib.request.ProxyHandler({})]
@@ -94,6 +97,9 @@ class RemoteReward(RewardModel):
         deadline, failures = time.monotonic() + self.patience, 0
         while True:
             request = urllib.request.Request(self.address + path, body, {"Content-Type": TENSORS})
+            if self._credentials:
+                # A service that the answer sends us on to is not told them.
+                request.add_unredirected_header("Authorization", f"Basic {self._credentials}")
             try:
                 with self._opener.open(request, timeout=self.timeout) as response:
                     return json.load(response)
@@ -116,6 +122,30 @@ class RemoteReward(RewardModel):
 
     def _through(self) -> str:
         return f" through the proxy {self.proxy} of the environment" if self.proxy else ""
+
+
+def split_credentials(address: str) -> tuple[str, str | None]:
+    """An address without user and password, and these in base64 as HTTP Basic sends them; None where it has none.
+
+    Raises:
+        InputError: the parts of the address cannot be told apart.
+    """
+    try:
+        parts = urllib.parse.urlsplit(address)
+        readable = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        readable = False
+    if not readable:
+        raise InputError(
+            f"The address {address} cannot be read: write http://HOST:PORT or http://USER:PASSWORD@HOST:PORT, with "
+            "special characters of user and password as %40."
+        )
+    user, at, host = parts.netloc.rpartition("@")
+    if not at:
+        return address, None
+    name, _, password = user.partition(":")
+    pair = f"{urllib.parse.unquote(name)}:{urllib.parse.unquote(password)}"
+    return address.replace(parts.netloc, host, 1), base64.b64encode(pair.encode()).decode()
 
 
 def proxy_of(address: str) -> str | None:

@@ -26,7 +26,13 @@ from reward.formats import FORMAT_HELP, read_preferences
 from reward.models.base import RewardModel
 from reward.models.latent import ADAPTER_NAME
 from reward.models.storage import CONFIG_NAME, read_reward_config
-from reward.preferences import Ranking, merge_annotators, split_rankings, warn_of_few_prompts
+from reward.preferences import (
+    Ranking,
+    merge_annotators,
+    require_source,
+    split_rankings,
+    warn_of_few_prompts,
+)
 from reward.training.outputs import OUTPUTS
 from reward.training.reward_config import RewardConfig
 from reward.training.train import train_reward_model
@@ -84,6 +90,12 @@ class RewardArguments:
             "database weighed by how reliable each annotator is."
         },
     )
+
+    def check_inputs(self) -> None:
+        """Raises `InputError` for a type of model that does not exist or goes with other inputs, and where there is no
+        file of rankings."""
+        _check_model_type(self)
+        require_source(self.preferences, self.format)
 
 
 def read_rankings_file(preferences: str, format: str, merge: bool) -> list[Ranking]:

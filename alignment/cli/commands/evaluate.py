@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignment.checks import check_generation
 from alignment.cli import Verb
+from alignment.cli.generation_checks import check_generation
 from alignment.cli.next_command import WORLD_PROMPTS, given_flags, new_folder, show_next
 from alignment.stages.arguments import LoadingArguments
 from generator.files.built_in import find_adapter
@@ -101,10 +101,6 @@ class EvaluateArguments:
 
     def __post_init__(self) -> None:
         self.adapter, self.reference = as_list(self.adapter), as_list(self.reference)
-        self.check_values()
-
-    def check_values(self) -> None:
-        """Raises `InputError` for values that no model takes."""
         check_generation(self)
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignment.checks import check_generation
+from alignment.cli.generation_checks import check_generation
 from alignment.cli.next_command import given_flags, new_folder, show_next
 from alignment.cli.video_prompt_arguments import VideoPromptArguments, prompted
 from alignment.stages.arguments import LoadingArguments
@@ -31,8 +31,9 @@ from generator.generation import (
 )
 from generator.lost_words import warn_of_lost_words
 from generator.output import InputError, read_record, refuse_unwritable, write_json, write_jsonl
+from generator.passwords import without_passwords
 from generator.progress import VideoBar
-from generator.prompts import PromptRecord, read_prompts
+from generator.prompts import PromptRecord, read_prompts, require_prompt_file
 from generator.video_files.pixel_formats import PIXEL_FORMAT_HELP, PIXEL_FORMATS
 
 if TYPE_CHECKING:
@@ -116,13 +117,13 @@ class GenerateArguments:
     )
 
     def __post_init__(self) -> None:
-        self.check_values()
-
-    def check_values(self) -> None:
-        """Raises `InputError` for values that no model takes."""
         if self.reward is None and (self.best_of != 1 or self.reward_guidance):
             raise InputError("--best_of and --reward_guidance need a judge: pass --reward FOLDER.")
         check_generation(self, "best_of")
+
+    def check_inputs(self) -> None:
+        """Raises `InputError` where there are no prompts."""
+        require_prompt_file(self.prompts)
 
 
 ARGUMENTS = (GenerateArguments, VideoPromptArguments, LoadingArguments)
@@ -292,7 +293,8 @@ def _inputs(arguments: GenerateArguments, prompt: VideoPromptArguments) -> list[
 def _what_matters(arguments: GenerateArguments) -> dict[str, Any]:
     """The arguments that change what is generated."""
     neutral = {"overwrite", "batch_size", "output_dir"}
-    return {name: value for name, value in asdict(arguments).items() if name not in neutral}
+    given = {name: value for name, value in asdict(arguments).items() if name not in neutral}
+    return {**given, "reward": arguments.reward and without_passwords(arguments.reward)}
 
 
 def _in_effect(state: dict[str, Any], defaults: dict[str, Any], task: str | None) -> dict[str, Any]:

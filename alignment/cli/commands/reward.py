@@ -12,7 +12,9 @@ from alignment.cli import Verb
 from alignment.cli.next_command import new_folder, show_next
 from generator.files.output_folder import check_output_dir, open_output_dir
 from generator.output import InputError
+from generator.passwords import without_passwords
 from reward.formats import FORMAT_HELP
+from reward.preferences import require_source
 from reward.training.reward_config import RewardConfig
 from reward.training.stage import RewardArguments, read_rankings_file, train_reward, with_stored_trunk
 from reward.training.vlm_trainer import VLMArguments
@@ -69,6 +71,14 @@ class EvaluateArguments:
             "help": "Delete what this command wrote into the output folder before; other files are never deleted."
         },
     )
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise InputError(f"--batch_size is {self.batch_size}, but it must be at least 1.")
+
+    def check_inputs(self) -> None:
+        """Raises `InputError` where there is no file of rankings."""
+        require_source(self.preferences, self.format)
 
 
 @dataclass
@@ -177,8 +187,6 @@ def run_evaluate(arguments: EvaluateArguments) -> None:
     from reward.evaluation import calibration_of, evaluate_reward, held_out_of_training
     from reward.reports.agreement import EVALUATION_OUTPUTS, write_evaluation
 
-    if arguments.batch_size < 1:
-        raise InputError(f"--batch_size is {arguments.batch_size}, but it must be at least 1.")
     check_output_dir(
         arguments.output_dir,
         EVALUATION_OUTPUTS,
@@ -205,6 +213,7 @@ def run_evaluate(arguments: EvaluateArguments) -> None:
     settings = {
         **asdict(arguments),
         "preferences": _shown(arguments.preferences),
+        "reward": without_passwords(arguments.reward),
         "device": arguments.device or str(default_device()),
         "calibration_fraction": fraction,
         "held_out_only": held_out is not None,

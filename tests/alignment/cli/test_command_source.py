@@ -14,6 +14,7 @@ import pytest
 from alignment import cli
 from alignment.cli import command_line
 from alignment.cli.command_source import read_command
+from alignment.cli.early_checks import check_early
 from alignment.cli.launcher import LaunchArguments
 from alignment.cli.parser import CommandParser
 from alignment.demo.report import OWN_MODEL
@@ -140,4 +141,5 @@ def test_every_command_line_that_is_shown_is_one(line: str, monkeypatch: pytest.
     if verb is not None and verb.positional and words and not words[0].startswith("-"):
         words = [f"--{verb.positional}", *words]
     launch = (LaunchArguments,) if name in cli.LAUNCHED else ()
-    CommandParser((*types, *launch), prog="x").check(words)
+    namespace = CommandParser((*types, *launch), prog="x").check(words)
+    check_early(types, namespace, ["__post_init__"])
