@@ -1,4 +1,4 @@
-"""Places of the files of named rewards: the user's folder, or the Hugging Face cache; and the records that runs keep of them."""
+"""Places of the files of named rewards: a folder or the Hugging Face cache; and the records that runs keep of them."""
 
 from __future__ import annotations
 
