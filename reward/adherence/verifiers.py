@@ -11,7 +11,8 @@ from torch import Tensor
 from generator.one_or_several import as_list
 from generator.output import InputError
 from reward.adherence.judgement import Judgement
-from reward.adherence.questions import (
+from reward.models.user_functions import import_function
+from reward.questions import (
     YES,
     QuestionGraph,
     apply_dependencies,
@@ -19,7 +20,6 @@ from reward.adherence.questions import (
     read_question_graphs,
     single_question,
 )
-from reward.models.user_functions import import_function
 
 Verifier = Callable[[Tensor, Sequence[str]], Sequence[Judgement]]
 """Judges videos `[batch, 3, frames, height, width]` in [-1, 1], one prompt a video; one with a parameter `fps` is told

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import math
 import time
 import urllib.error
-import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +16,7 @@ from torch import Tensor
 from generator.one_or_several import as_list
 from generator.output import InputError
 from reward.models.base import RewardModel, Scores, join_scores
+from reward.proxies import proxy_of
 from reward.service.protocol import TENSORS, pack
 
 CONNECTION_ATTEMPTS = 5
@@ -112,26 +111,6 @@ class RemoteReward(RewardModel):
 
     def _through(self) -> str:
         return f" through the proxy {self.proxy} of the environment" if self.proxy else ""
-
-
-def proxy_of(address: str) -> str | None:
-    """The proxy, without its password, that the environment names for an address; none for this machine itself.
-
-    A proxy on another machine would look for a service on its own loopback address, and not here.
-    """
-    parts = urllib.parse.urlsplit(address)
-    host = parts.hostname or ""
-    if host == "localhost" or host.endswith(".localhost") or urllib.request.proxy_bypass(host):
-        return None
-    try:
-        number = ipaddress.ip_address(host)
-        if number.is_loopback or number.is_unspecified:
-            return None
-    except ValueError:
-        pass  # a name
-    proxies = urllib.request.getproxies()
-    found = proxies.get(parts.scheme)
-    return None if found is None else found.rpartition("@")[2]
 
 
 def _tensor(values: Sequence[float | None]) -> Tensor:
