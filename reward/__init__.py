@@ -26,9 +26,11 @@ def load_reward(
     """Loads what judges videos.
 
     Args:
-        name_or_path: the folder of a trained reward model or ensemble; several folders, in a list or joined by commas,
-            which judge together; `world`, the verifier of the built-in world; `module:function`, a function
-            `(videos, prompts) -> scores`; or the address `http://…` of `vidalign reward serve`.
+        name_or_path: a name of the registry such as `pickscore` or `videoalign:TA:FOLDER` (see
+            `reward.models.named.registry`), among them `world`, the verifier of the built-in world; the folder of a
+            trained reward model or ensemble; several of these, in a list or joined by commas, which judge together;
+            `module:function`, a function `(videos, prompts) -> scores`; or the address `http://…` of
+            `vidalign reward serve`. A folder in the current one that is called as a reward is written `./NAME`.
         device: where a trained model goes.
         generator: the trunk of a latent model, in place of loading it by the stored name. It must not be the
             generator that is being trained.
@@ -36,29 +38,45 @@ def load_reward(
     Raises:
         InputError: there is no such reward.
     """
-    from reward.models.base import FunctionReward, WorldReward
-    from reward.models.user_functions import import_function
-
-    name = ",".join(map(str, as_list(name_or_path)))
-    if name == "world":
-        return WorldReward()
+    several = as_list(name_or_path)
+    if len(several) > 1:
+        return _ensemble([str(each) for each in several], device, generator)
+    name = str(several[0]) if several else ""
     if name.startswith(("http://", "https://")):
         from reward.service.client import RemoteReward
 
         return RemoteReward(name)
     path = Path(name)
-    if path.is_dir():
+    own_folder = path.is_dir()
+    if own_folder and "/" in name:
+        return _load_folder(path, device, generator)
+    from reward.models.named import registry
+
+    if registry.find(name) is not None:
+        return registry.load(name, device)
+    if own_folder:
         return _load_folder(path, device, generator)
     if "," in name:
-        from reward.models.ensemble import EnsembleRewardModel
-
-        return EnsembleRewardModel(_load_members(name, device, generator), name)
+        return _ensemble(name.split(","), device, generator)
     if ":" in name and "/" not in name:
+        from reward.models.base import FunctionReward
+        from reward.models.user_functions import import_function
+
         return FunctionReward(import_function(name), name)  # type: ignore[arg-type]
+    near = registry.nearest(name)
     raise InputError(
-        f"There is no reward {name!r}: give the folder of a trained reward model, several with commas between them, "
-        "`world`, module:function, or the address of `vidalign reward serve`."
+        f"There is no reward {name!r}{f' (did you mean {near}?)' if near else ''}: give the folder of a trained reward "
+        "model, several with commas between them, module:function, the address of `vidalign reward serve`, or one of "
+        f"the names {registry.names_text()}."
     )
+
+
+def _ensemble(
+    names: Sequence[str], device: str | torch.device | None, generator: VideoGenerator | None
+) -> RewardModel:
+    from reward.models.ensemble import EnsembleRewardModel
+
+    return EnsembleRewardModel(_load_members(names, device, generator), ",".join(names))
 
 
 def _load_folder(
@@ -84,14 +102,14 @@ def _load_folder(
 
 
 def _load_members(
-    names: str, device: str | torch.device | None, generator: VideoGenerator | None
+    names: Sequence[str], device: str | torch.device | None, generator: VideoGenerator | None
 ) -> list[RewardModel]:
-    """The rewards of a list with commas; latent models on the same frozen trunk share one generator."""
+    """The rewards of several names; latent models on the same frozen trunk share one generator."""
     from reward.models.latent import LatentRewardModel
 
     members: list[RewardModel] = []
     trunks: dict[tuple[str, str], VideoGenerator] = {}
-    for name in (part.strip() for part in names.split(",") if part.strip()):
+    for name in (part.strip() for part in names if part.strip()):
         known = trunks.get(_trunk_of(Path(name)), generator)
         member = load_reward(name, device, known)
         if (

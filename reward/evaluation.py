@@ -36,9 +36,11 @@ def score_rankings(
     keys = list(dict.fromkeys((ranking.prompt, video) for ranking in rankings for video in ranking.videos))
     scores: VideoScores = {}
     waiting: list[tuple[tuple[str, Path], Tensor]] = []
+    rate = 0.0
 
     def judge() -> None:
         if waiting:
+            reward.set_frame_rate(rate)
             videos = torch.stack([video for _, video in waiting])
             found = reward.score(videos, [key[0] for key, _ in waiting])
             for row, (key, _) in enumerate(waiting):
@@ -52,10 +54,11 @@ def score_rankings(
             waiting.clear()
 
     for key in tqdm(keys, desc="Scoring videos", unit="video", disable=not progress):
-        video = reward.read_video(key[1])
+        video, fps = reward.read_video_and_rate(key[1])
         full = len(waiting) == batch_size or sum(v.nbytes for _, v in waiting) + video.nbytes > BATCH_BYTES
-        if waiting and (full or waiting[0][1].shape != video.shape):
+        if waiting and (full or waiting[0][1].shape != video.shape or fps != rate):
             judge()
+        rate = fps
         waiting.append((key, video))
     judge()
     return scores

@@ -110,7 +110,9 @@ class RewardMixture:
             reward.check_prompts(prompts)
 
     def check_generator(self, generator: VideoGenerator) -> None:
+        """Raises `InputError` where a model does not fit the generator; tells all its frame rate."""
         for reward in self.rewards:
+            reward.set_frame_rate(generator.defaults.fps)
             reward.check_generator(generator)
 
     def judge(

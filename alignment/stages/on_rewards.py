@@ -53,8 +53,8 @@ class PromptsAndRewards:
     reward: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Reward models, one or several: a folder that `vidalign reward` wrote, `world` (the gold "
-            "score of the built-in world), module:function, or http://… of `vidalign reward serve`."
+            "help": "What judges, one or several: a name such as pickscore, ocr or videoalign:TA (`vidalign doctor` "
+            "lists them), a folder that `vidalign reward` wrote, module:function, or http://… of `reward serve`."
         },
     )
 
@@ -222,6 +222,7 @@ def _train(
         record={
             "model": vars(model),
             "reward": [each.name for each in rewards],
+            "rewards": [each.record() for each in rewards],
             **data_record(data.prompts, [], texts),
         },
         **more,

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from generator.one_or_several import as_list
 from reward.adherence.judgement import Judgement
-from reward.adherence.measures import measure_videos
 from reward.adherence.verifiers import Categories, Verifier, ask, load_verifier, no_categories
+from reward.measures import measure_videos
 from reward.statistics import (
     Interval,
     cluster_bootstrap,
@@ -44,7 +44,7 @@ class Sample:
         categories: of the prompt.
         file_name: where the video lies, relative to the report; empty where it was not written.
         answers: probability of yes to each question, where the verifier gives one.
-        measures: motion, flicker and consistency (`reward.adherence.measures`).
+        measures: motion, flicker and consistency (`reward.measures`).
     """
 
     model: str

@@ -3,9 +3,12 @@ functions."""
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,6 +35,11 @@ class RewardModel(ABC):
         dimensions: the names of its scores, for example `("overall",)`.
         scores_latents: whether `score_latents` works and is differentiable.
         scores_noisy_latents: whether `score_noisy_latents` does.
+        pixel_gradients: whether `score_pixels` works.
+        sees_frames: whether it looks at single frames, so that it cannot tell a still from a moving video.
+        frame_rate: frames a second of the videos that are judged next; None where nobody has said.
+        scale: usual range of its scores, where that is known.
+        settings: what a run records of it beside its name: place, options, hashes of its weights.
     """
 
     name: str = ""
@@ -40,10 +48,29 @@ class RewardModel(ABC):
     """True where `dimensions` is known before the first video is judged."""
     scores_latents: bool = False
     scores_noisy_latents: bool = False
+    pixel_gradients: bool = False
+    sees_frames: bool = False
+    frame_rate: float | None = None
+    scale: tuple[float, float] | None = None
+    settings: Mapping[str, Any] = MappingProxyType({})
 
     @abstractmethod
     def score(self, videos: Tensor, prompts: Sequence[str]) -> Scores:
         """Scores of videos `[batch, 3, frames, height, width]` in [-1, 1], one prompt a video."""
+
+    def set_frame_rate(self, fps: float) -> None:
+        """Says how many frames a second the videos have that are judged next."""
+        self.frame_rate = fps
+
+    def score_pixels(self, videos: Tensor, prompts: Sequence[str]) -> Scores:
+        """As `score`, differentiable in `videos`, whose values may lie outside of [-1, 1]."""
+        raise InputError(
+            f"The reward {self.name!r} passes no gradients to pixels: use `ppo`, which needs none, or another reward."
+        )
+
+    def record(self) -> dict[str, Any]:
+        """Facts that say which judge this was, for the record of a run."""
+        return {"name": self.name, **self.settings}
 
     def video_size(self) -> dict[str, float] | None:
         """`{num_frames, height, width, fps}` of the videos that this model wants; None where any will do."""
@@ -56,14 +83,18 @@ class RewardModel(ABC):
         Raises:
             InputError: it is missing or is not a video.
         """
+        return self.read_video_and_rate(path)[0]
+
+    def read_video_and_rate(self, path: Path) -> tuple[Tensor, float]:
+        """As `read_video`, with the frames a second of what it returns."""
         from generator.bounded_reading import read_within
         from generator.video import read_clip
 
         size = self.video_size()
         if size is None:
-            return read_within(path)[0]
+            return read_within(path)
         frames, height, width = (int(size[name]) for name in ("num_frames", "height", "width"))
-        return read_clip(path, frames, height, width, size["fps"])
+        return read_clip(path, frames, height, width, size["fps"]), float(size["fps"])
 
     def score_latents(self, latents: Tensor, conditions: dict[str, Tensor]) -> Scores:
         """Scores of a generator's normalised latents, differentiable in `latents`; see `check_generator`."""
@@ -122,15 +153,18 @@ UserFunction = Callable[
 
 
 class FunctionReward(RewardModel):
-    """A user's function `(videos, prompts) -> scores [batch]` or `{dimension: scores [batch]}`."""
+    """A user's function `(videos, prompts) -> scores [batch]` or `{dimension: scores [batch]}`; one with a parameter
+    `fps` is told the frames a second, None where they are not known."""
 
     def __init__(self, function: UserFunction, name: str) -> None:
         self.function = function
         self.name = name
+        self.wants_fps = _has_parameter(function, "fps")
 
     def score(self, videos: Tensor, prompts: Sequence[str]) -> Scores:
         prompts = as_list(prompts)
-        result = self.function(videos, prompts)
+        told: dict[str, Any] = {"fps": self.frame_rate} if self.wants_fps else {}
+        result = self.function(videos, prompts, **told)
         named = result if isinstance(result, Mapping) else {"overall": result}
         try:
             scores = {
@@ -152,3 +186,10 @@ class FunctionReward(RewardModel):
                     f"{len(prompts)} videos: it must return one number a video."
                 )
         return scores
+
+
+def _has_parameter(function: Callable[..., Any], name: str) -> bool:
+    try:
+        return name in inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return False

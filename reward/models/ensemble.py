@@ -114,6 +114,11 @@ class EnsembleRewardModel(RewardModel):
         parts = [member.score_noisy_latents(latents, sigma, conditions) for member in self.members]
         return self._reduce(parts)
 
+    def set_frame_rate(self, fps: float) -> None:
+        """Tells all members."""
+        for member in self.members:
+            member.set_frame_rate(fps)
+
     def check_prompts(self, prompts: Sequence[str]) -> None:
         for member in self.members:
             member.check_prompts(prompts)
@@ -162,6 +167,10 @@ class EnsembleRewardModel(RewardModel):
                     f"{', '.join(parts[0])}: members of an ensemble need the same dimensions."
                 )
         return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
+
+    def record(self) -> dict[str, Any]:
+        """The records of all members."""
+        return {"name": self.name, "members": [member.record() for member in self.members]}
 
     def check_generator(self, generator: VideoGenerator) -> None:
         """Raises `InputError` unless all members understand the latents of `generator`."""

@@ -256,9 +256,13 @@ class VLMRewardModel(nn.Module, RewardModel):
             parts.append(self._score(videos, fps, prompts[chunk], batch_size))
         return {name: torch.cat([part[name] for part in parts]) for name in self.dimensions}
 
+    def set_frame_rate(self, fps: float) -> None:
+        """Takes the frame rate for that of the tensors to come."""
+        self.frame_rate = self.config.input_fps = fps
+
     def check_generator(self, generator: VideoGenerator) -> None:
         """Any generator's decoded videos will do; its frame rate is taken for that of the tensors to come."""
-        self.config.input_fps = generator.defaults.fps
+        self.set_frame_rate(generator.defaults.fps)
 
     def save_pretrained(self, path: str | Path) -> None:
         """Writes configuration and trained weights into the folder `path`; the base model stays where it is."""

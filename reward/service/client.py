@@ -50,6 +50,10 @@ class RemoteReward(RewardModel):
                 f"{self.address} is no reward service: give the address of `vidalign reward serve`."
             )
         self.dimensions = tuple(self.info["dimensions"])
+        self.settings = {"service": self.info.get("record", {"name": self.info.get("reward", "")})}
+        bounds = self.info.get("scale")
+        self.scale = None if bounds is None else (float(bounds[0]), float(bounds[1]))
+        self.sees_frames = bool(self.info.get("sees_frames", False))
 
     def video_size(self) -> dict[str, float] | None:
         """The size that the model of the service wants, or None."""
@@ -79,7 +83,7 @@ class RemoteReward(RewardModel):
         parts: dict[str, list[Scores]] = {"scores": [], "uncertainty": []}
         for start in range(0, len(videos), most):
             rows = slice(start, start + most)
-            answer = self._ask(f"/score{query}", pack(videos[rows], prompts[rows]))
+            answer = self._ask(f"/score{query}", pack(videos[rows], prompts[rows], self.frame_rate))
             for name in parts:
                 parts[name].append({key: _tensor(values) for key, values in answer.get(name, {}).items()})
         return {name: join_scores(values) for name, values in parts.items()}

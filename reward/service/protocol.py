@@ -3,8 +3,8 @@
 A request to `POST /score` is either
 
 - `application/octet-stream`: a safetensors file with `videos [batch, 3, frames, height, width]` in [-1, 1], float16,
-  and the prompts as JSON in the metadata under `prompts`; or
-- `application/json`: `{"prompts": [text…], "videos": [base64 of a video file…]}`.
+  and in the metadata the prompts as JSON under `prompts` and, where it is known, their frames a second under `fps`; or
+- `application/json`: `{"prompts": [text…], "videos": [base64 of a video file…]}`; a file says its own frame rate.
 
 The answer is `{"scores": {dimension: [number…]}, "uncertainty": {dimension: [number…]}}`, the latter only where
 `?uncertainty=true` asks for it and the model knows it.
@@ -13,6 +13,7 @@ The answer is `{"scores": {dimension: [number…]}, "uncertainty": {dimension: [
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 
 import torch
@@ -25,15 +26,18 @@ from generator.output import InputError, check_storable
 TENSORS = "application/octet-stream"
 
 
-def pack(videos: Tensor, prompts: Sequence[str]) -> bytes:
+def pack(videos: Tensor, prompts: Sequence[str], fps: float | None = None) -> bytes:
     """Videos and prompts as the body of a request; 16-bit floats keep more than the 8 bits of a video file."""
     prompts = as_list(prompts)
     tensors = {"videos": videos.detach().to(device="cpu", dtype=torch.float16).contiguous()}
-    return save(tensors, metadata={"prompts": json.dumps(list(prompts))})
+    metadata = {"prompts": json.dumps(list(prompts))}
+    if fps is not None:
+        metadata["fps"] = repr(float(fps))
+    return save(tensors, metadata=metadata)
 
 
-def unpack(body: bytes) -> tuple[Tensor, list[str]]:
-    """Videos (float32) and prompts of a request.
+def unpack(body: bytes) -> tuple[Tensor, list[str], float | None]:
+    """Videos (float32), prompts and frames a second of a request; the latter is None where it does not say.
 
     Raises:
         InputError: the body is not what `pack` makes.
@@ -41,12 +45,16 @@ def unpack(body: bytes) -> tuple[Tensor, list[str]]:
     try:
         videos = load(body)["videos"].float()
         length = int.from_bytes(body[:8], "little")
-        prompts = json.loads(json.loads(body[8 : 8 + length])["__metadata__"]["prompts"])
+        metadata = json.loads(body[8 : 8 + length])["__metadata__"]
+        prompts = json.loads(metadata["prompts"])
+        fps = float(metadata["fps"]) if "fps" in metadata else None
     except Exception as error:
         raise InputError(
             f"The request is not a safetensors file with videos and prompts ({error})."
         ) from error
-    return check(videos, prompts)
+    if fps is not None and not 0 < fps < math.inf:
+        raise InputError(f"The request says {fps} frames a second: give a number above 0.")
+    return *check(videos, prompts), fps
 
 
 def check(videos: Tensor, prompts: object) -> tuple[Tensor, list[str]]:

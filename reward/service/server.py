@@ -70,6 +70,7 @@ class _Waiting:
 
     video: Tensor
     prompt: str
+    fps: float | None
     uncertainty: bool
     answer: asyncio.Future[tuple[dict[str, float], dict[str, float]]] = field(repr=False)
 
@@ -85,7 +86,11 @@ class Batcher:
         self.batches = self.judged = 0
 
     async def submit(
-        self, videos: Tensor, prompts: Sequence[str], uncertainty: bool = False
+        self,
+        videos: Tensor,
+        prompts: Sequence[str],
+        uncertainty: bool = False,
+        fps: float | None = None,
     ) -> list[tuple[dict[str, float], dict[str, float]]]:
         """Scores and uncertainties of each video, once they are judged.
 
@@ -101,7 +106,7 @@ class Batcher:
             raise BusyError(max(1, math.ceil(len(self.queue) * self.seconds_per_video)))
         loop = asyncio.get_running_loop()
         items = [
-            _Waiting(video, prompt, uncertainty, loop.create_future())
+            _Waiting(video, prompt, fps, uncertainty, loop.create_future())
             for video, prompt in zip(videos, prompts)
         ]
         self.queue.extend(items)
@@ -146,7 +151,8 @@ class Batcher:
             if item.answer.done():
                 continue
             fits = not batch or (
-                item.video.shape == batch[0].video.shape and item.uncertainty == batch[0].uncertainty
+                item.video.shape == batch[0].video.shape
+                and (item.uncertainty, item.fps) == (batch[0].uncertainty, batch[0].fps)
             )
             (batch if fits and len(batch) < self.limits.max_batch_size else rest).append(item)
         self.queue = rest
@@ -156,6 +162,8 @@ class Batcher:
         if not batch:
             return []
         videos, prompts = torch.stack([item.video for item in batch]), [item.prompt for item in batch]
+        if batch[0].fps is not None:
+            self.reward.set_frame_rate(batch[0].fps)
         with torch.no_grad():
             scores = self.reward.score(videos, prompts)
             doubt = self.reward.uncertainty(videos, prompts) if batch[0].uncertainty else {}
@@ -198,6 +206,9 @@ def create_app(reward: RewardModel, limits: ServiceLimits | None = None) -> Fast
             "reward": reward.name,
             "dimensions": list(reward.dimensions),
             "video": reward.video_size(),
+            "record": reward.record(),
+            "scale": reward.scale,
+            "sees_frames": reward.sees_frames,
             "max_batch_size": limits.max_batch_size,
             "max_queue": limits.max_queue,
             "max_megabytes": limits.max_megabytes,
@@ -217,8 +228,8 @@ def create_app(reward: RewardModel, limits: ServiceLimits | None = None) -> Fast
         body = await _body(request, limits.max_megabytes)
         kind = request.headers.get("content-type", "").split(";")[0]
         parse = unpack if kind == TENSORS else _from_files
-        videos, prompts = await asyncio.to_thread(parse, body, *(() if kind == TENSORS else (reward,)))
-        answers = await batcher.submit(videos, prompts, uncertainty)
+        videos, prompts, fps = await asyncio.to_thread(parse, body, *(() if kind == TENSORS else (reward,)))
+        answers = await batcher.submit(videos, prompts, uncertainty, fps)
         document = {"scores": _columns([scores for scores, _ in answers])}
         if uncertainty:
             document["uncertainty"] = _columns([doubt for _, doubt in answers])
@@ -245,8 +256,8 @@ def _columns(rows: Sequence[dict[str, float]]) -> dict[str, list[float | None]]:
     return {name: [row[name] if math.isfinite(row[name]) else None for row in rows] for name in names}
 
 
-def _from_files(body: bytes, reward: RewardModel) -> tuple[Tensor, list[str]]:
-    """Videos and prompts of a JSON request; the files are read as the model wants to see them."""
+def _from_files(body: bytes, reward: RewardModel) -> tuple[Tensor, list[str], float | None]:
+    """Videos, prompts and frame rate of a JSON request; the files are read as the model wants to see them."""
     import json
 
     try:
@@ -258,20 +269,27 @@ def _from_files(body: bytes, reward: RewardModel) -> tuple[Tensor, list[str]]:
             'The request must be JSON {"prompts": [text…], "videos": [base64 of a video file…]} or a safetensors file '
             f"({error})."
         ) from error
-    videos = []
+    videos, rates = [], set()
     with tempfile.TemporaryDirectory() as folder:
         for number, content in enumerate(contents):
             path = Path(folder) / f"{number}.mp4"
             path.write_bytes(content)
             try:
-                videos.append(reward.read_video(path))
+                video, fps = reward.read_video_and_rate(path)
+                videos.append(video)
+                rates.add(fps)
             except InputError as error:
                 # The caller knows no file of ours.
                 message = str(error).replace(str(path), f"Video {number + 1} of the request")
                 raise InputError(message) from error
     if not videos or any(video.shape != videos[0].shape for video in videos):
         raise InputError("The videos of one request must have one size, and there must be at least one.")
-    return check(torch.stack(videos), prompts)
+    if len(rates) > 1:
+        raise InputError(
+            f"The videos of one request have {min(rates):g} to {max(rates):g} frames a second: send those of one rate "
+            "together."
+        )
+    return *check(torch.stack(videos), prompts), rates.pop()
 
 
 def serve(reward: RewardModel, limits: ServiceLimits, host: str, port: int) -> None:

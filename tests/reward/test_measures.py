@@ -10,7 +10,7 @@ from PIL import Image
 from generator.output import InputError
 from generator.world import render
 from reward.adherence.clip_score import ClipScore
-from reward.adherence.measures import (
+from reward.measures import (
     block_motion,
     consistency,
     measure_videos,

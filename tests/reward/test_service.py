@@ -68,7 +68,8 @@ def videos(count: int, size: int = 4, seed: int = 0) -> Tensor:
 
 def test_a_packed_request_is_unpacked_the_same():
     sent = videos(2)
-    found, prompts = unpack(pack(sent, ["a “cat”", "b"]))
+    found, prompts, fps = unpack(pack(sent, ["a “cat”", "b"], 24))
+    assert fps == 24.0
     torch.testing.assert_close(found, sent, atol=5e-4, rtol=1e-3)
     assert prompts == ["a “cat”", "b"]
     with pytest.raises(InputError, match="not a safetensors file"):

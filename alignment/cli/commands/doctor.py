@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from packaging.requirements import Requirement
 
+from generator.one_or_several import as_list
 from generator.output import check_output_file, write_json
 
 HELP = (
@@ -42,10 +43,19 @@ class DoctorArguments:
     height: int | None = field(default=None, metadata={"help": "Pixels; the model's own height if unset."})
     width: int | None = field(default=None, metadata={"help": "Pixels; the model's own width if unset."})
     lora_r: int = field(default=16, metadata={"help": "Rank of the adapters."})
+    reward: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Also look at these rewards, as `--reward` of `ppo` names them: folder, weights, server."
+        },
+    )
     gpu_memory: float | None = field(
         default=None,
         metadata={"help": "Memory of the GPU in GB to plan for; that of the smallest GPU here if unset."},
     )
+
+    def __post_init__(self) -> None:
+        self.reward = as_list(self.reward) if self.reward else []
 
 
 ARGUMENTS = (DoctorArguments,)
@@ -60,12 +70,14 @@ def run(arguments: DoctorArguments) -> None:
         "gpus": gpus(),
         "packages": packages(),
         "video": video_codecs(),
+        "rewards": rewards(arguments.reward),
     }
     for title, lines in (
         ("Machine", machine_lines(found["machine"])),
         ("GPUs", gpu_lines(found["gpus"])),
         ("Packages", [line(package["fits"], package["says"]) for package in found["packages"]]),
         ("Video files", [line(works, name) for name, works in found["video"].items()]),
+        ("Rewards by name", [line(each["ready"], reward_line(each)) for each in found["rewards"]]),
         ("What will run", advice(found)),
     ):
         print("\n".join([title, *(f"  {text}" for text in lines)]) + "\n")
@@ -163,6 +175,22 @@ def video_codecs() -> dict[str, bool]:
         except av.codec.codec.UnknownCodecError:
             works[name] = False
     return works
+
+
+def rewards(asked: list[str]) -> list[dict[str, Any]]:
+    """State of the rewards that were asked for, or of all names where none was."""
+    from reward.models.named import registry
+    from reward.models.named.status import all_statuses, status_of
+
+    if not asked:
+        return all_statuses()
+    return [status_of(registry.parse(name)) for name in asked if registry.find(name) is not None]
+
+
+def reward_line(found: dict[str, Any]) -> str:
+    """A reward of `rewards` as text; a licence that obliges its user is said."""
+    licence = f" ({found['licence']})" if "AGPL" in found["licence"] else ""
+    return f"{found['name']:16s} {found['says']}{licence}"
 
 
 def machine_lines(found: dict[str, Any]) -> list[str]:

@@ -258,7 +258,8 @@ def score_of(model: RewardModel, name: str, dimension: str) -> Score:
     """As `reward_score`, of a loaded model."""
 
     def score(video: Path, prompt: str) -> float:
-        frames = model.read_video(video)
+        frames, fps = model.read_video_and_rate(video)
+        model.set_frame_rate(fps)
         scores = model.score(frames[None], [prompt])
         if dimension not in scores:
             raise InputError(

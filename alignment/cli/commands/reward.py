@@ -30,8 +30,8 @@ class EvaluateArguments:
 
     reward: str = field(
         metadata={
-            "help": "Folder of a reward model, several joined by commas, world, module:function, or the address of "
-            "`reward serve`."
+            "help": "Folder of a reward model, several joined by commas, a name such as pickscore (`vidalign doctor` "
+            "lists them), module:function, or the address of `reward serve`."
         }
     )
     preferences: str = field(
@@ -78,7 +78,9 @@ class ServeArguments:
     """Where `vidalign reward serve` listens, and how much it takes at a time."""
 
     reward: str = field(
-        metadata={"help": "Folder of a reward model, several joined by commas, world, or module:function."}
+        metadata={
+            "help": "Folder of a reward model, several joined by commas, a name such as videoalign, or module:function."
+        }
     )
     host: str = field(default="127.0.0.1", metadata={"help": "Address; 0.0.0.0 for the whole network."})
     port: int = field(default=8765, metadata={"help": "Port; 0 takes a free one."})
