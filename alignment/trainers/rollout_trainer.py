@@ -89,6 +89,7 @@ class RolloutTrainer(AlignmentTrainer):
             args.reward_num_frames,
             args.reward_scale,
         )
+        _check_groups(self.rewards.rewards, args)
         self.rewards.check_generator(generator)
         self.rewards.check_prompts(prompts)
         self.plan = SamplingPlan.for_training(
@@ -366,6 +367,16 @@ class WholeRollouts(TrainerCallback):
         if args.save_strategy == "steps":
             due = args.save_interval > 0 and step % args.save_interval == 0
             control.should_save = due or step >= state.max_steps
+
+
+def _check_groups(rewards: Sequence[RewardModel], args: RolloutConfig) -> None:
+    """Raises `InputError` where a reward compares the videos of a group, but a batch would cut groups in two."""
+    comparing = [reward.name for reward in rewards if reward.compares_groups]
+    if comparing and args.reward_batch_size % args.num_generations:
+        raise InputError(
+            f"The reward {comparing[0]!r} compares the {args.num_generations} videos of a group, but reward_batch_size is "
+            f"{args.reward_batch_size}: give a multiple of num_generations."
+        )
 
 
 def _warn_of_smaller_micro_batches(args: RolloutConfig) -> None:

@@ -12,12 +12,12 @@ from generator.one_or_several import as_list
 from generator.output import InputError
 from reward.adherence.judgement import Judgement
 from reward.models.user_functions import import_function
+from reward.question_graphs import Graphs, load_graphs
 from reward.questions import (
     YES,
     QuestionGraph,
     apply_dependencies,
     graph_score,
-    read_question_graphs,
     single_question,
 )
 
@@ -27,9 +27,6 @@ their frames a second."""
 
 Categories = Callable[[str], "set[str]"]
 """The categories that a prompt belongs to."""
-
-Graphs = Callable[[str], "QuestionGraph | None"]
-"""The questions of a prompt; None where it has none."""
 
 
 def ask(verifier: Verifier, videos: Tensor, prompts: Sequence[str], fps: float) -> Sequence[Judgement]:
@@ -42,29 +39,6 @@ def ask(verifier: Verifier, videos: Tensor, prompts: Sequence[str], fps: float) 
 
 def no_categories(prompt: str) -> set[str]:
     return set()
-
-
-def no_graph(prompt: str) -> QuestionGraph | None:
-    return None
-
-
-def load_graphs(source: str | None) -> Graphs:
-    """The questions of prompts.
-
-    Args:
-        source: a file for `read_question_graphs`; `world` for the questions of the world's own prompts; None or
-            empty for none.
-
-    Raises:
-        InputError: there is no such file, or it is wrong.
-    """
-    if not source:
-        return no_graph
-    if source == "world":
-        from reward.adherence.world_questions import world_graph
-
-        return world_graph
-    return read_question_graphs(source).get
 
 
 def judge_answers(graph: QuestionGraph, answers: Mapping[str, float | bool]) -> Judgement:
@@ -82,8 +56,9 @@ def load_verifier(name: str, questions: str | None = None) -> tuple[Verifier, Ca
 
     Args:
         name: `world`, the verifier of the built-in world; `vlm:FOLDER`, a vision-language model that answers the
-            questions of a prompt (or the single question of VQAScore where it has none); `clip:FOLDER`, a CLIP
-            model's CLIPScore; or `module:function`, a function `(videos, prompts)`, also with the parameters
+            questions of a prompt (or the single question of VQAScore where it has none); `judge:…:http://HOST/v1`, one
+            behind a server (`reward.models.named.judge`); `clip:FOLDER`, a CLIP model's CLIPScore; or
+            `module:function`, a function `(videos, prompts)`, also with the parameters
             `questions` (`{name: text}` of each video) and `fps` if it has them, that
             returns for each video a score in [0, 1], `{"score": …, "parts": {question: bool}}`, or, of
             a prompt with questions, `{"parts": {question: bool or probability}}`. Its attribute
@@ -97,12 +72,13 @@ def load_verifier(name: str, questions: str | None = None) -> tuple[Verifier, Ca
     if name == "world":
         if questions and questions != "world":
             raise InputError("The world's verifier asks its own questions: leave --questions out.")
-        from reward.adherence.world_questions import world_categories
+        from reward.world_questions import world_categories
 
         return _world_verifier, world_categories
     if ":" not in name:
         raise InputError(
-            f"There is no verifier {name!r}: name `world`, vlm:FOLDER, clip:FOLDER or module:function."
+            f"There is no verifier {name!r}: name `world`, vlm:FOLDER, clip:FOLDER, judge:http://HOST/v1 or "
+            "module:function."
         )
     kind, _, path = name.partition(":")
     if kind == "clip":
@@ -115,6 +91,8 @@ def load_verifier(name: str, questions: str | None = None) -> tuple[Verifier, Ca
         from reward.models.vlm_loading import load_vision_language_model
 
         return vlm_verifier(load_vision_language_model(path), graphs), categories_of(graphs)
+    if kind == "judge":
+        return _judge_verifier(name, questions)
     function = import_function(name)
     found = getattr(function, "categories", None)
     return _function_verifier(function, name, graphs), found or categories_of(graphs)
@@ -162,6 +140,38 @@ def vlm_verifier(model: Any, graphs: Graphs) -> Verifier:
         return judgements
 
     return verify
+
+
+def _judge_verifier(name: str, questions: str | None) -> tuple[Verifier, Categories]:
+    """A judge behind a server: questions of a prompt where it has some, else the judge's own."""
+    from reward.models.named import registry
+
+    model: Any = registry.load(name)
+    if model.compares_groups:
+        raise InputError(
+            f"The verifier {name} compares videos with each other, but each is to be judged by itself: leave pairs out."
+        )
+    graphs: Graphs = load_graphs(questions) if questions else model.graph_of
+
+    def verify(videos: Tensor, prompts: Sequence[str]) -> list[Judgement]:
+        asked = [graphs(prompt) for prompt in prompts]
+        rows = [(video, graph) for video, graph in zip(videos, asked) if graph is not None]
+        texts = [question.text for _, graph in rows for question in graph.questions]
+        repeated = [video for video, graph in rows for _ in graph.questions]
+        found = iter(model.probability_of_yes(repeated, texts).tolist())
+        plain = [row for row, graph in enumerate(asked) if graph is None]
+        scores = (
+            model.score(videos[plain], [prompts[row] for row in plain])["overall"].tolist() if plain else []
+        )
+        remaining = iter(scores)
+        return [
+            Judgement(next(remaining))
+            if graph is None
+            else judge_answers(graph, {question.name: next(found) for question in graph.questions})
+            for graph in asked
+        ]
+
+    return verify, categories_of(graphs)
 
 
 def _function_verifier(function: Callable[..., Any], name: str, graphs: Graphs) -> Verifier:

@@ -8,8 +8,9 @@ import torch
 
 from generator.output import InputError
 from generator.world import render, sample_prompts, verify_batch
-from reward.adherence.verifiers import judge_answers, load_graphs, load_verifier, vlm_verifier
-from reward.adherence.world_questions import world_graph
+from reward.adherence.verifiers import judge_answers, load_verifier, vlm_verifier
+from reward.question_graphs import load_graphs
+from reward.world_questions import world_graph
 from reward.questions import (
     Question,
     QuestionGraph,

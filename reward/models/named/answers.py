@@ -89,16 +89,18 @@ def last_number(reply: Reply, low: float, high: float) -> float | None:
     return float(numbers[-1])
 
 
-def axis_number(reply: Reply, axis: str, low: float, high: float) -> float | None:
-    """The number that the answer gives an axis: the last `AXIS … : N` after the thoughts.
+def axis_pattern(axis: str) -> str:
+    """A regular expression of an axis and what stands between it and its number.
 
-    Between the name and the colon may stand a short note such as `(1-5)`; marks of emphasis are passed over.
+    That is a short note such as `(1-5)`, words without digits, and a colon; marks of emphasis may stand anywhere.
     """
-    plain = reply.answer.replace("*", "")
-    pattern = re.compile(
-        rf"{re.escape(axis)}[^:\n\d]*(?:\([^)\n]*\))?[^:\n\d]*:\s*(\d+(?:\.\d+)?)", re.IGNORECASE
-    )
-    found = pattern.findall(plain)
+    return rf"{re.escape(axis)}[^:\n\d]*(?:\([^)\n]*\))?[^:\n\d]*:[\s*]*"
+
+
+def axis_number(reply: Reply, axis: str, low: float, high: float) -> float | None:
+    """The number that the answer gives an axis: the last `AXIS … : N` after the thoughts; None where there is none, or
+    it lies outside of the range."""
+    found = re.findall(rf"{axis_pattern(axis)}(\d+(?:\.\d+)?)", reply.answer, re.IGNORECASE)
     if not found or not low <= float(found[-1]) <= high:
         return None
     return float(found[-1])

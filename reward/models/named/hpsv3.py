@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from generator.output import InputError
+from reward.models.base import RewardModel
+from reward.models.named.entry import RewardRequest
+from reward.models.named.frames import FrameReward
+from reward.models.named.places import files_of, folder_of, identify
 from reward.models.named.qwen_rewards import (
     QwenReader,
     State,
     current_names,
     load_backbone,
     load_tokenizer,
+    pillow_resize,
+    placement,
     read_state,
     text_config,
 )
+from reward.models.named.sharing import shared
 from reward.models.named.templates import PromptText
 from reward.models.vlm_loading import VideoBudget
 
@@ -87,16 +94,48 @@ def load_reader(
         )
     backbone = load_backbone(text_config(base, weights.parent), state, dtype, str(weights)).to(device)
     reader = QwenReader(
-        backbone, build_head(head, str(weights)).to(device), tokenizer, [TOKEN], BUDGET, "hpsv3"
+        backbone, build_head(head, str(weights)).to(device), tokenizer, [TOKEN], BUDGET, "hpsv3", pillow_resize
     )
     return reader.eval()
 
 
-def preference(reader: QwenReader, text: str, frames: Tensor, prompts: list[str]) -> Tensor:
-    """Mean of the preference `[n]` of frames `[n, 3, height, width]` in [-1, 1], one prompt each; differentiable.
+class HPSv3Reward(FrameReward):
+    """Preference of single frames; the mean of the two outputs, not the spread.
 
     Args:
         text: the prompt text with its placeholder, see `TEXT`.
     """
-    inputs = reader.image_inputs(frames, [TEXT.fill(text, prompt) for prompt in prompts])
-    return reader(inputs)[:, 0, 0]
+
+    def __init__(self, request: RewardRequest, reader: QwenReader, text: str) -> None:
+        super().__init__(request, reader.device, frames=5, batch_size=4)
+        self.reader, self.text = reader, text
+
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        self.reader.check_prompts(prompts)
+
+    def frame_scores(self, frames: Tensor, prompts: Sequence[str]) -> Tensor:
+        self.check_prompts(prompts)
+        inputs = self.reader.image_inputs(frames, [TEXT.fill(self.text, prompt) for prompt in prompts])
+        return self.reader(inputs)[:, 0, 0]
+
+
+def load(request: RewardRequest) -> RewardModel:
+    """HPSv3 of the hub or of a folder or file.
+
+    Raises:
+        InputError: weights, tokenizer or the prompt text are not at hand.
+    """
+    options = request.options
+    text = TEXT.load(options.get("template"))
+    weights = next(iter(files_of(request).values()))
+    base = options.get("base")
+    tokenizer = Path(base) if base else folder_of(files_of(request, request.entry.weights[1]))
+    device, dtype = placement(request)
+    reader = shared(
+        ("hpsv3", weights.resolve(), base, device, dtype),
+        lambda: load_reader(weights, base or BASE_MODEL, tokenizer, dtype, device),
+    )
+    model = HPSv3Reward(request, reader, text)
+    return identify(
+        model, request, [weights], frames=model.frames, reduce=model.reduce, template_sha256=TEXT.sha256
+    )

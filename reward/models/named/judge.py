@@ -33,6 +33,7 @@ from reward.models.named.answers import (
 )
 from reward.models.named.chat_server import Ask, ChatServer, NoProbabilitiesError, as_bytes
 from reward.models.vlm_loading import VideoBudget, fit_size, resize_frames
+from reward.question_graphs import Graphs
 from reward.questions import QuestionGraph, apply_dependencies, graph_score, single_question
 
 logger = logging.getLogger(__name__)
@@ -49,8 +50,6 @@ CLEAR = 0.1
 """Probability of yes and no together, at least, for which their share is believed."""
 WORDS = 512
 """Tokens of a reply in words, at most."""
-
-Graphs = Callable[[str], "QuestionGraph | None"]
 
 
 @dataclass(frozen=True)
@@ -113,9 +112,9 @@ class JudgeReward(RewardModel):
     def __init__(
         self, server: ChatServer, settings: JudgeSettings | None = None, graphs: Graphs | None = None
     ) -> None:
-        self.server, self.settings, self.graphs = server, settings or JudgeSettings(), graphs
-        self.compares_groups = self.settings.pairs
-        self._answer = self.settings.answer
+        self.server, self.judge_settings, self.graphs = server, settings or JudgeSettings(), graphs
+        self.compares_groups = self.judge_settings.pairs
+        self._answer = self.judge_settings.answer
 
     def score(self, videos: Tensor, prompts: Sequence[str]) -> Scores:
         """Scores `[batch]` in [0, 1] of videos `[batch, 3, frames, height, width]` in [-1, 1].
@@ -133,16 +132,16 @@ class JudgeReward(RewardModel):
         shown = [self.pictures(video) for video in videos]
         score = (
             self._win_rates
-            if self.settings.pairs
+            if self.judge_settings.pairs
             else self._ratings
-            if self.settings.scale
+            if self.judge_settings.scale
             else self._answers
         )
         return {"overall": torch.tensor(score(shown, prompts), dtype=torch.float32)}
 
     def pictures(self, video: Tensor) -> Tensor:
         """The frames `[n, height, width, 3]`, uint8, of a video `[3, frames, height, width]` that the judge sees."""
-        settings = self.settings
+        settings = self.judge_settings
         count = min(settings.frames, video.shape[1])
         chosen = video[:, frame_indices(video.shape[1], 1.0, count, None)].transpose(0, 1)
         height, width = chosen.shape[2:]
@@ -184,7 +183,7 @@ class JudgeReward(RewardModel):
         return scores
 
     def _questions_of(self, prompt: str) -> list[str]:
-        settings = self.settings
+        settings = self.judge_settings
         if not settings.question and not settings.questions:
             return [single_question(prompt).questions[0].text]
         return [text.replace(PROMPT, prompt) for text in settings.questions or (settings.question,)]
@@ -195,9 +194,9 @@ class JudgeReward(RewardModel):
 
     def _ratings(self, shown: Sequence[Tensor], prompts: Sequence[str]) -> list[float]:
         """Numbers of a range, brought to [0, 1]."""
-        assert self.settings.scale is not None
-        low, high = self.settings.scale
-        question = self.settings.question or RATING.replace("{low}", f"{low:g}").replace(
+        assert self.judge_settings.scale is not None
+        low, high = self.judge_settings.scale
+        question = self.judge_settings.question or RATING.replace("{low}", f"{low:g}").replace(
             "{high}", f"{high:g}"
         )
         asks = [
@@ -212,8 +211,8 @@ class JudgeReward(RewardModel):
         def written(reply: Reply) -> float | None:
             return last_number(reply, low, high)
 
-        if self.settings.answer == "probabilities":
-            asks = [replace(ask, max_tokens=self.settings.max_tokens) for ask in asks]
+        if self.judge_settings.answer == "probabilities":
+            asks = [replace(ask, max_tokens=self.judge_settings.max_tokens) for ask in asks]
             found = self._read(asks, expected, written, f"a number from {low:g} to {high:g}")
         else:
             found = self._read_words(asks, written, f"a number from {low:g} to {high:g}")
@@ -223,12 +222,12 @@ class JudgeReward(RewardModel):
         """Share of the other videos of its prompt that each video beats."""
         groups = list(_groups(prompts))
         pairs = [pair for group in groups for pair in permutations(group, 2)]
-        question = self.settings.question or COMPARISON
+        question = self.judge_settings.question or COMPARISON
         asks = []
         for first, second in pairs:
             text = f"{question.replace(PROMPT, prompts[first])} {FIRST_OR_SECOND}"
             parts = ("First video:", shown[first], "Second video:", shown[second], text)
-            asks.append(Ask(parts, 1, True, self.settings.thinking))
+            asks.append(Ask(parts, 1, True, self.judge_settings.thinking))
         answers = self._read(asks, _first_probability, _first_number, "1 or 2")
         preferred = dict(zip(pairs, answers))
         scores = [0.0] * len(prompts)
@@ -239,7 +238,7 @@ class JudgeReward(RewardModel):
         return scores
 
     def _ask(self, frames: Tensor, text: str) -> Ask:
-        return Ask((frames, text), 1, True, self.settings.thinking)
+        return Ask((frames, text), 1, True, self.judge_settings.thinking)
 
     def _read(
         self,
@@ -258,7 +257,7 @@ class JudgeReward(RewardModel):
         replies = self.server.ask_all(asks)
         found = [probable(reply) for reply in replies]
         unclear = [number for number, value in enumerate(found) if value is None]
-        if unclear and self.settings.answer == "probabilities":
+        if unclear and self.judge_settings.answer == "probabilities":
             raise InputError(
                 f"The judge {self.server.model} gave no clear probability of {wanted} (it began with "
                 f"{replies[unclear[0]].text[:40]!r}): turn its thinking off, or read its words with answer=words."
@@ -282,12 +281,12 @@ class JudgeReward(RewardModel):
     def _read_words(
         self, asks: Sequence[Ask], written: Callable[[Reply], float | None], wanted: str
     ) -> list[float]:
-        asks = [replace(ask, max_tokens=self.settings.max_tokens, probabilities=False) for ask in asks]
+        asks = [replace(ask, max_tokens=self.judge_settings.max_tokens, probabilities=False) for ask in asks]
         found = []
         for reply in self.server.ask_all(asks):
             value = written(reply)
             if value is None:
-                cut = f", cut at {self.settings.max_tokens} tokens" if reply.cut else ""
+                cut = f", cut at {self.judge_settings.max_tokens} tokens" if reply.cut else ""
                 raise InputError(
                     f"The judge {self.server.model} was to answer {wanted}, but wrote {reply.text[-80:]!r}{cut}: say "
                     "so in the question, or give it more tokens with max_tokens=N."

@@ -9,7 +9,7 @@ are others.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ from torch.nn import functional
 
 from generator.one_or_several import as_list
 from generator.output import InputError
+from reward.models.named.entry import RewardRequest
+from reward.models.named.frames import torch_device
+from reward.models.named.sharing import LastForward
 from reward.models.vlm_loading import QwenPreparation, VideoBudget, fit_size
 
 State = dict[str, Tensor]
@@ -76,6 +79,14 @@ def load_tokenizer(folder: Path) -> Any:
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"{folder} holds no tokenizer ({reason}): fetch the whole repository.") from error
+
+
+def placement(request: RewardRequest) -> tuple[torch.device, torch.dtype]:
+    """Device and precision of a request; bfloat16 on GPUs and float32 elsewhere where it names none."""
+    device = torch_device(request)
+    named = request.options.get("dtype")
+    default = torch.bfloat16 if device.type == "cuda" else torch.float32
+    return device, getattr(torch, named) if named else default
 
 
 def current_names(state: Mapping[str, Tensor]) -> State:
@@ -201,15 +212,24 @@ def in_eight_bits(pixels: Tensor) -> Tensor:
 
 
 def eight_bit_resize(frames: Tensor, height: int, width: int) -> Tensor:
-    """Frames `[n, 3, …]` in [-1, 1] as pixels in [0, 1] of another size, as upstream's libraries resize 8-bit images
-    (bicubic, antialiased, rounded)."""
+    """Frames `[n, 3, …]` in [-1, 1] as pixels in [0, 1] of another size, as torchvision resizes 8-bit tensors (bicubic,
+    antialiased, rounded)."""
+    return in_eight_bits(_resized(in_eight_bits((frames.float() + 1) / 2), height, width))
+
+
+def pillow_resize(frames: Tensor, height: int, width: int) -> Tensor:
+    """As `eight_bit_resize`, but as Pillow does: first the width, then the height, and both are rounded."""
     pixels = in_eight_bits((frames.float() + 1) / 2)
+    pixels = in_eight_bits(_resized(pixels, pixels.shape[2], width))
+    return in_eight_bits(_resized(pixels, height, width))
+
+
+def _resized(pixels: Tensor, height: int, width: int) -> Tensor:
     if tuple(pixels.shape[2:]) == (height, width):
         return pixels
-    resized = functional.interpolate(
+    return functional.interpolate(
         pixels, (height, width), mode="bicubic", antialias=True, align_corners=False
     )
-    return in_eight_bits(resized)
 
 
 class QwenReader(nn.Module):
@@ -222,6 +242,10 @@ class QwenReader(nn.Module):
         tokens: whose states are read, each exactly once in a message.
         budget: pixels of a frame.
         name: of the reward, for messages.
+        resize: `(frames in [-1, 1], height, width) -> pixels in [0, 1]`.
+
+    Attributes:
+        last: what came out last, for the dimensions that share this reader.
 
     Raises:
         InputError: the tokenizer lacks a token or a chat template.
@@ -235,6 +259,7 @@ class QwenReader(nn.Module):
         tokens: Sequence[str],
         budget: VideoBudget,
         name: str,
+        resize: Callable[[Tensor, int, int], Tensor] = eight_bit_resize,
     ) -> None:
         super().__init__()
         from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
@@ -254,16 +279,12 @@ class QwenReader(nn.Module):
         self.image_pad = tokenizer.convert_ids_to_tokens(self.image_token_id)
         self.budget = budget
         self.name = name
+        self.resize = resize
+        self.last = LastForward()
 
     @property
     def device(self) -> torch.device:
         return next(self.backbone.parameters()).device
-
-    def gradient_checkpointing_enable(self) -> None:
-        """Recomputes activations in the backward pass; the model has no dropout, so training mode changes nothing."""
-        backbone: Any = self.backbone
-        backbone.gradient_checkpointing_enable({"use_reentrant": False})
-        backbone.train()
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
         """Raises `InputError` where a prompt holds a special token, which would be taken for the message's own."""
@@ -305,7 +326,7 @@ class QwenReader(nn.Module):
     def _patches(self, frames: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
         side = self.preparation.patch * self.preparation.merge
         height, width = fit_size(frames.shape[2], frames.shape[3], side, self.budget)
-        return self.preparation.cut(eight_bit_resize(frames.to(self.device), height, width))
+        return self.preparation.cut(self.resize(frames.to(self.device), height, width))
 
     def _words(self, contents: Sequence[str]) -> dict[str, Tensor]:
         texts = [self.preparation.conversation(content) for content in contents]
@@ -327,12 +348,13 @@ class QwenReader(nn.Module):
             name: value.to(self.device, dtype) if value.is_floating_point() else value.to(self.device)
             for name, value in inputs.items()
         }
-        hidden = self.backbone(**moved, use_cache=False).last_hidden_state
-        ids = moved["input_ids"]
-        rows = torch.arange(len(ids), device=ids.device)
-        places = [(ids == token).int().argmax(1) for token in self.token_ids]
-        states = torch.stack([hidden[rows, place] for place in places], dim=1).float()
-        with torch.autocast(states.device.type, enabled=False):
+        # A trainer's autocast is in force where rollouts are judged; scores are to be those of upstream.
+        with torch.autocast(self.device.type, enabled=False):
+            hidden = self.backbone(**moved, use_cache=False).last_hidden_state
+            ids = moved["input_ids"]
+            rows = torch.arange(len(ids), device=ids.device)
+            places = [(ids == token).int().argmax(1) for token in self.token_ids]
+            states = torch.stack([hidden[rows, place] for place in places], dim=1).float()
             return self.head(states)
 
 

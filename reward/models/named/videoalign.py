@@ -14,10 +14,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from generator.one_or_several import as_list
 from generator.output import InputError, read_json
 from reward.models.base import RewardModel, Scores
+from reward.models.named.entry import RewardRequest
+from reward.models.named.places import files_of, folder_of, identify
 from reward.models.named.qwen_rewards import (
     QwenReader,
     State,
@@ -25,9 +28,11 @@ from reward.models.named.qwen_rewards import (
     load_backbone,
     load_tokenizer,
     merge_adapters,
+    placement,
     read_state,
     text_config,
 )
+from reward.models.named.sharing import shared
 from reward.models.named.templates import PromptText
 from reward.models.vlm_loading import VideoBudget
 
@@ -152,12 +157,12 @@ class VideoAlignReward(RewardModel):
         dimension: the one score that is wanted, then called `overall`; all four where None.
         fps: frames a second of the videos; `frame_rate`, which callers set, where None.
         batch_size: videos that pass the model together.
+        factor: multiplies the scores.
     """
 
     name = "videoalign"
     names_dimensions = True
     pixel_gradients = True
-    frame_rate: float | None = None
 
     def __init__(
         self,
@@ -167,9 +172,10 @@ class VideoAlignReward(RewardModel):
         dimension: str | None = None,
         fps: float | None = None,
         batch_size: int = 4,
+        factor: float = 1.0,
     ) -> None:
-        self.reader, self.text, self.settings = reader, text, settings
-        self.dimension, self.fps, self.batch_size = dimension, fps, batch_size
+        self.reader, self.text, self.checkpoint_settings = reader, text, settings
+        self.dimension, self.fps, self.batch_size, self.factor = dimension, fps, batch_size, factor
         self.dimensions = ("overall",) if dimension else ("overall", *DIMENSIONS)
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
@@ -182,7 +188,7 @@ class VideoAlignReward(RewardModel):
             raise InputError(
                 f"{self.name} judges by frame rate, but that of the videos is not known: give {self.name}:fps=NUMBER."
             )
-        settings = self.settings
+        settings = self.checkpoint_settings
         chosen = sampled_frames(video.shape[1], fps, settings.frame_rate, settings.num_frames)
         return video[:, chosen].transpose(0, 1)
 
@@ -194,19 +200,36 @@ class VideoAlignReward(RewardModel):
                 f"{len(videos)} videos and {len(prompts)} prompts were given: one prompt a video is needed."
             )
         self.check_prompts(prompts)
+        key = (tuple(prompts), self.fps or self.frame_rate, self.text, self.checkpoint_settings)
+        return self.reader.last(videos, key, lambda: self._raw_scores(videos, prompts))
+
+    def _raw_scores(self, videos: Tensor, prompts: Sequence[str]) -> Tensor:
         parts = []
         for start in range(0, len(prompts), self.batch_size):
             rows = slice(start, start + self.batch_size)
-            frames = [self.frames_of(video) for video in videos[rows]]
-            texts = [TEXT.fill(self.text, prompt) for prompt in prompts[rows]]
-            parts.append(self.reader(self.reader.video_inputs(frames, texts))[..., 0])
+            # What needs gradients is computed again in the backward pass, a few videos at a time.
+            recompute = torch.is_grad_enabled() and videos.requires_grad
+            arguments = (videos[rows], prompts[rows])
+            parts.append(
+                checkpoint(self._chunk, *arguments, use_reentrant=False)
+                if recompute
+                else self._chunk(*arguments)
+            )
         return torch.cat(parts)
+
+    def _chunk(self, videos: Tensor, prompts: Sequence[str]) -> Tensor:
+        frames = [self.frames_of(video) for video in videos]
+        texts = [TEXT.fill(self.text, prompt) for prompt in prompts]
+        return self.reader(self.reader.video_inputs(frames, texts))[..., 0]
 
     def score_pixels(self, videos: Tensor, prompts: Sequence[str]) -> Scores:
         """Normalised scores `[batch]` of videos `[batch, 3, frames, height, width]` in [-1, 1], with gradients."""
         raw = self.raw_scores(videos, prompts)
-        if self.settings.mean is not None and self.settings.std is not None:
-            raw = (raw - raw.new_tensor(self.settings.mean)) / raw.new_tensor(self.settings.std)
+        if self.checkpoint_settings.mean is not None and self.checkpoint_settings.std is not None:
+            raw = (raw - raw.new_tensor(self.checkpoint_settings.mean)) / raw.new_tensor(
+                self.checkpoint_settings.std
+            )
+        raw = self.factor * raw
         scores = dict(zip(DIMENSIONS, raw.unbind(1)))
         scores = {"overall": raw.sum(1), **scores}
         return {"overall": scores[self.dimension]} if self.dimension else scores
@@ -337,3 +360,33 @@ def load_reader(
         "videoalign",
     )
     return reader.eval()
+
+
+def load(request: RewardRequest) -> RewardModel:
+    """VideoReward of the hub or of a folder; dimensions of the same weights share them and their forward pass.
+
+    Raises:
+        InputError: weights or the prompt text are not at hand.
+    """
+    request.refuse("frames", "reduce")
+    options = request.options
+    text = TEXT.load(options.get("template"))
+    folder = request.folder() or folder_of(files_of(request))
+    weights, config = find_checkpoint(folder)
+    settings = read_settings(config)
+    device, dtype = placement(request)
+    base = options.get("base")
+    reader = shared(
+        ("videoalign", weights.resolve(), settings, base, device, dtype),
+        lambda: load_reader(weights, settings, base, dtype, device),
+    )
+    model = VideoAlignReward(
+        reader,
+        text,
+        settings,
+        request.dimension,
+        options.get("fps"),
+        options.get("batch_size", 4),
+        float(options.get("scale", 1.0)),
+    )
+    return identify(model, request, [config, *weight_files(weights)], template_sha256=TEXT.sha256)

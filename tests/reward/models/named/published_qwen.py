@@ -13,7 +13,23 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
-WORDS = """Rate this video image Prompt Is there a red green blue white circle square clip""".split()
+WORDS = [
+    "Rate",
+    "this",
+    "video",
+    "image",
+    "Prompt",
+    "Is",
+    "there",
+    "a",
+    "red",
+    "green",
+    "blue",
+    "white",
+    "circle",
+    "square",
+    "clip",
+]
 SPECIAL = ["<pad>", "<unk>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>",
            "<|video_pad|>", "<|image_pad|>"]  # fmt: skip
 QUALITY = ["<|VQ_reward|>", "<|MQ_reward|>", "<|TA_reward|>"]
@@ -131,3 +147,54 @@ def save_video_reward(folder: Path, layout: str = "model.pth", **changes: Any) -
         section.update({key: value for key, value in changes.items() if key in section})
     (folder / "model_config.json").write_text(json.dumps(document))
     return folder, peft.eval(), tokenizer
+
+
+def save_hpsv3(folder: Path) -> tuple[Path, nn.Module, Any]:
+    """HPSv3's file with its base's configuration and tokenizer; also the model, and the tokenizer with the token."""
+    folder.mkdir(parents=True, exist_ok=True)
+    base = tokenizer_with([])
+    base.save_pretrained(folder)
+    tokenizer = tokenizer_with(["<|Reward|>"])
+    model = random_model(len(tokenizer), tied=False)
+    model.config.save_pretrained(folder)
+    model.rm_head = nn.Sequential(
+        nn.Linear(32, 24), nn.ReLU(), nn.Dropout(0.05), nn.Linear(24, 16), nn.ReLU(), nn.Linear(16, 2)
+    )
+    save_file(old_names(model.state_dict()), folder / "HPSv3.safetensors")
+    return folder, model.eval(), tokenizer
+
+
+def patches_by_hand(frames: Tensor) -> tuple[Tensor, Tensor]:
+    """Patches and grid `[1, 3]` of frames `[n, 3, height, width]` in [0, 1], an even number of them, by transposition
+    as Qwen2-VL's image processor does it."""
+    import numpy as np
+
+    mean = np.array([0.48145466, 0.4578275, 0.40821073])[:, None, None]
+    std = np.array([0.26862954, 0.26130258, 0.27577711])[:, None, None]
+    pixels = (frames.double().numpy() - mean) / std
+    count, _, height, width = pixels.shape
+    grid = (count // 2, height // 14, width // 14)
+    split = pixels.reshape(grid[0], 2, 3, grid[1] // 2, 2, 14, grid[2] // 2, 2, 14)
+    flat = split.transpose(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(grid[0] * grid[1] * grid[2], -1)
+    return torch.tensor(flat, dtype=torch.float32), torch.tensor([grid])
+
+
+@torch.no_grad()
+def upstream_states(model: Any, tokenizer: Any, pad: str, frames: Tensor, text: str) -> tuple[Tensor, Tensor]:
+    """Last hidden states `[tokens, hidden]` and ids as upstream computes them: embeddings put together by hand, the
+    language model called on them without any positions."""
+    inner = model.model
+    inner.rope_deltas = None
+    pixels, grid = patches_by_hand(frames)
+    count = int(grid.prod()) // 4
+    content = f"<|vision_start|>{pad * count}<|vision_end|>{text}"
+    message = f"<|im_start|> user {content} <|im_end|> <|im_start|> assistant "
+    ids = tokenizer(message, return_tensors="pt", add_special_tokens=False)["input_ids"]
+    seen = inner.visual(pixels, grid_thw=grid).pooler_output
+    embedded = inner.language_model.embed_tokens(ids)
+    where = (ids == tokenizer.convert_tokens_to_ids(pad))[..., None].expand_as(embedded)
+    embedded = embedded.masked_scatter(where, seen)
+    hidden = inner.language_model(
+        inputs_embeds=embedded, attention_mask=torch.ones_like(ids)
+    ).last_hidden_state
+    return hidden[0], ids[0]
