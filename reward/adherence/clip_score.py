@@ -13,11 +13,10 @@ from torch.nn import functional
 from generator.one_or_several import as_list
 from generator.output import InputError, read_json
 from reward.adherence.judgement import Judgement
+from reward.models.named.frames import CLIP_MEAN, CLIP_STD, crop_to_side, normalised
 
 WEIGHT = 2.5
 """CLIPScore's w: cosines of natural images and texts lie about in [0, 0.4]."""
-
-_MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 class ClipScore:
@@ -33,12 +32,12 @@ class ClipScore:
         self,
         model: Any,
         tokenizer: Any,
-        mean: Sequence[float] = _MEAN,
-        std: Sequence[float] = _STD,
+        mean: Sequence[float] = CLIP_MEAN,
+        std: Sequence[float] = CLIP_STD,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
-        self.mean, self.std = torch.tensor(mean), torch.tensor(std)
+        self.mean, self.std = tuple(mean), tuple(std)
         self.side = int(model.config.vision_config.image_size)
 
     @classmethod
@@ -69,21 +68,13 @@ class ClipScore:
         return cls(
             model.to(device),
             tokenizer,
-            settings.get("image_mean", _MEAN),
-            settings.get("image_std", _STD),
+            settings.get("image_mean", CLIP_MEAN),
+            settings.get("image_std", CLIP_STD),
         )
 
     def pixels(self, frames: Tensor) -> Tensor:
         """`[n, 3, height, width]` in [-1, 1] as CLIP sees it: shorter side resized (bicubic), centre cut out."""
-        scale = self.side / min(frames.shape[2:])
-        size = [max(self.side, int(side * scale + 1e-6)) for side in frames.shape[2:]]
-        resized = functional.interpolate(
-            (frames.float() + 1) / 2, size, mode="bicubic", antialias=True, align_corners=False
-        ).clamp(0, 1)
-        top, left = ((side - self.side) // 2 for side in size)
-        cut = resized[..., top : top + self.side, left : left + self.side]
-        mean, std = (value.to(cut.device)[:, None, None] for value in (self.mean, self.std))
-        return (cut - mean) / std
+        return normalised(crop_to_side(frames, self.side), self.mean, self.std)
 
     @torch.no_grad()
     def cosines(self, videos: Tensor, prompts: Sequence[str]) -> Tensor:

@@ -10,7 +10,6 @@ from generator.output import InputError
 from generator.world import render, sample_prompts, verify_batch
 from reward.adherence.verifiers import judge_answers, load_verifier, vlm_verifier
 from reward.question_graphs import load_graphs
-from reward.world_questions import world_graph
 from reward.questions import (
     Question,
     QuestionGraph,
@@ -18,6 +17,7 @@ from reward.questions import (
     graph_score,
     read_question_graphs,
 )
+from reward.world_questions import world_graph
 
 CHAIN = QuestionGraph(
     (

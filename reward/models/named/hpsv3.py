@@ -94,7 +94,13 @@ def load_reader(
         )
     backbone = load_backbone(text_config(base, weights.parent), state, dtype, str(weights)).to(device)
     reader = QwenReader(
-        backbone, build_head(head, str(weights)).to(device), tokenizer, [TOKEN], BUDGET, "hpsv3", pillow_resize
+        backbone,
+        build_head(head, str(weights)).to(device),
+        tokenizer,
+        [TOKEN],
+        BUDGET,
+        "hpsv3",
+        pillow_resize,
     )
     return reader.eval()
 
