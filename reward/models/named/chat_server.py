@@ -121,7 +121,7 @@ class ChatServer:
         proxy = proxy_of(self.address)
         handlers: list[Any] = [_NoRedirect()] + ([] if proxy else [urllib.request.ProxyHandler({})])
         self._opener = urllib.request.build_opener(*handlers)
-        self.model = model or self._only_model()
+        self.model = self._chosen_model(model)
         if not is_this_machine(self.address):
             logger.warning("Frames of the judged videos are sent to %s.", parts.netloc)
 
@@ -215,13 +215,16 @@ class ChatServer:
         names = ("chat_template_kwargs", "temperature", "max_tokens")
         return next((name for name in names if name in detail and name in sent), None)
 
-    def _only_model(self) -> str:
+    def _chosen_model(self, named: str | None) -> str:
+        """The model that was named, or the server's only one; the server is seen to answer in any case."""
         try:
             found = self._request("/models", None, attempts=3)
             names = [str(each["id"]) for each in found["data"]]
         except _RefusedError as error:
+            if named and error.code not in (401, 403):
+                return named
             advice = (
-                f"set {self.key_variable} in the environment"
+                f"set the key in the environment variable {self.key_variable}"
                 if error.code in (401, 403)
                 else "check the address, which ends in /v1 with most servers, or give model=NAME"
             )
@@ -229,10 +232,14 @@ class ChatServer:
                 f"The judge {self.address} refused to list its models ({error.code}: {error.detail}): {advice}."
             ) from error
         except (KeyError, TypeError) as error:
+            if named:
+                return named
             raise InputError(
                 f"{self.address} is no OpenAI-compatible server (its /models has no list): check the address, which "
                 "ends in /v1 with most servers."
             ) from error
+        if named:
+            return named
         if len(names) != 1:
             raise InputError(
                 f"The judge {self.address} has {len(names)} models ({', '.join(names[:5])}): choose one, model=NAME."
