@@ -374,8 +374,8 @@ def _check_groups(rewards: Sequence[RewardModel], args: RolloutConfig) -> None:
     comparing = [reward.name for reward in rewards if reward.compares_groups]
     if comparing and args.reward_batch_size % args.num_generations:
         raise InputError(
-            f"The reward {comparing[0]!r} compares the {args.num_generations} videos of a group, but reward_batch_size is "
-            f"{args.reward_batch_size}: give a multiple of num_generations."
+            f"The reward {comparing[0]!r} compares the {args.num_generations} videos of a group, but reward_batch_size "
+            f"is {args.reward_batch_size}: give a multiple of num_generations."
         )
 
 

@@ -348,14 +348,26 @@ class QwenReader(nn.Module):
             name: value.to(self.device, dtype) if value.is_floating_point() else value.to(self.device)
             for name, value in inputs.items()
         }
-        # A trainer's autocast is in force where rollouts are judged; scores are to be those of upstream.
-        with torch.autocast(self.device.type, enabled=False):
-            hidden = self.backbone(**moved, use_cache=False).last_hidden_state
-            ids = moved["input_ids"]
-            rows = torch.arange(len(ids), device=ids.device)
-            places = [(ids == token).int().argmax(1) for token in self.token_ids]
-            states = torch.stack([hidden[rows, place] for place in places], dim=1).float()
-            return self.head(states)
+        return read_tokens(self.backbone, self.head, self.token_ids, moved)
+
+
+def read_tokens(
+    backbone: nn.Module, head: nn.Module, tokens: Sequence[int], inputs: Mapping[str, Tensor]
+) -> Tensor:
+    """Outputs of a head `[batch, len(tokens), outputs]` of the last hidden states at the first place of each token.
+
+    Args:
+        tokens: ids of the tokens.
+        inputs: of `backbone`, on its device.
+    """
+    ids = inputs["input_ids"]
+    # A trainer's autocast is in force where rollouts are judged; scores are to be those of upstream.
+    with torch.autocast(ids.device.type, enabled=False):
+        hidden = backbone(**inputs, use_cache=False).last_hidden_state
+        rows = torch.arange(len(ids), device=ids.device)
+        places = [(ids == token).int().argmax(1) for token in tokens]
+        states = torch.stack([hidden[rows, place] for place in places], dim=1)
+        return head(states.float())
 
 
 def sequential_positions(shape: Iterable[int]) -> Tensor:
