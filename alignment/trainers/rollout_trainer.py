@@ -89,7 +89,7 @@ class RolloutTrainer(AlignmentTrainer):
             args.reward_num_frames,
             args.reward_scale,
         )
-        _check_groups(self.rewards.rewards, args)
+        self.rewards.warn_of_scales(args.reward_normalisation)
         self.rewards.check_generator(generator)
         self.rewards.check_prompts(prompts)
         self.plan = SamplingPlan.for_training(
@@ -304,7 +304,7 @@ class RolloutTrainer(AlignmentTrainer):
         }
         if trajectories.final.shape[2] > 1:
             observed["latents/motion"] = trajectories.final.diff(dim=2).abs()
-        observed |= {f"rewards/{name}/mean": value for name, value in rollout.scores.items()}
+        observed |= {_log_name(name): value for name, value in rollout.scores.items()}
         if args.monitor_videos:
             count = min(args.monitor_videos, len(rollout.prompts))
             self.progress.begin(rollout.index, "decoding", count, "videos")
@@ -369,14 +369,9 @@ class WholeRollouts(TrainerCallback):
             control.should_save = due or step >= state.max_steps
 
 
-def _check_groups(rewards: Sequence[RewardModel], args: RolloutConfig) -> None:
-    """Raises `InputError` where a reward compares the videos of a group, but a batch would cut groups in two."""
-    comparing = [reward.name for reward in rewards if reward.compares_groups]
-    if comparing and args.reward_batch_size % args.num_generations:
-        raise InputError(
-            f"The reward {comparing[0]!r} compares the {args.num_generations} videos of a group, but reward_batch_size "
-            f"is {args.reward_batch_size}: give a multiple of num_generations."
-        )
+def _log_name(score: str) -> str:
+    """The name under which a score is logged; what is measured on the videos beside is none."""
+    return score if score.startswith("videos/") else f"rewards/{score}/mean"
 
 
 def _warn_of_smaller_micro_batches(args: RolloutConfig) -> None:

@@ -361,18 +361,6 @@ def test_win_rates_are_shares_of_the_others_that_are_beaten():
     assert win_rates([[0]]) == [0.5]
 
 
-def test_rollouts_that_would_cut_groups_are_refused():
-    from types import SimpleNamespace
-
-    from alignment.trainers.rollout_trainer import _check_groups
-
-    with serve(Script(lambda *_: yes_with(0.5))) as script:
-        model = load_reward(f"judge:pairs=true:{script.address}")
-    with pytest.raises(InputError, match="compares the 8 videos of a group, but reward_batch_size is 12"):
-        _check_groups([model], SimpleNamespace(reward_batch_size=12, num_generations=8))
-    _check_groups([model], SimpleNamespace(reward_batch_size=16, num_generations=8))
-
-
 def test_the_model_is_the_servers_only_one_or_named_and_absent_servers_are_a_sentence():
     with serve(Script(lambda *_: yes_with(0.5), models=("one", "two"))) as script:
         with pytest.raises(InputError, match=r"has 2 models \(one, two\): choose one, model=NAME"):
