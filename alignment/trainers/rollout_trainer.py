@@ -90,6 +90,9 @@ class RolloutTrainer(AlignmentTrainer):
             args.reward_scale,
         )
         self.rewards.warn_of_scales(args.reward_normalisation)
+        self.rewards.check_groups(
+            args.reward_batch_size, args.num_generations, "reward_batch_size", "num_generations"
+        )
         self.rewards.check_generator(generator)
         self.rewards.check_prompts(prompts)
         self.plan = SamplingPlan.for_training(

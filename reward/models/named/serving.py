@@ -75,7 +75,7 @@ def load_judge(request: RewardRequest) -> RewardModel:
     )
     server = open_server(request)
     model = JudgeReward(server, settings, graphs)
-    asked = {"question_sha256": digest(question)} if question else {}
+    asked: dict[str, Any] = {"question_sha256": digest(question)} if question else {}
     if listed:
         asked = {"questions_sha256": digest(read_text(listed)) if Path(listed).is_file() else listed}
     return identify(model, request, served_model=server.model, frames_shown=str(frames), **asked)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from reward.models.named.entry import HubFiles, NamedReward, number, one_of, whole_number
+from reward.models.named.entry import HubFiles, NamedReward, Option, number, one_of, whole_number
 
 _NAMED = "reward.models.named"
 
@@ -54,7 +54,7 @@ def _rate(text: str) -> float:
     return value
 
 
-_SERVER = {
+_SERVER: dict[str, Option] = {
     "model": str,
     "api_key_env": str,
     "concurrency": whole_number,
@@ -63,7 +63,7 @@ _SERVER = {
     "cache": str,
     "image_format": one_of("jpeg", "png"),
 }
-_WRITTEN = {**_SERVER, "template": str, "form": one_of("soft", "number"), "fps": _rate}
+_WRITTEN: dict[str, Option] = {**_SERVER, "template": str, "form": one_of("soft", "number"), "fps": _rate}
 
 VIDEO_REWARDS = (
     NamedReward(
