@@ -17,12 +17,12 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ from torch import Tensor
 from generator.output import InputError
 from reward.models.named.answers import Reply, Token
 from reward.models.named.chat_cache import ReplyCache, key_of
+from reward.models.vlm_loading import VideoBudget, fit_size, resize_frames
 from reward.proxies import is_this_machine, proxy_of
 
 logger = logging.getLogger(__name__)
@@ -118,6 +119,7 @@ class ChatServer:
         self.usage = {"requests": 0, "prompt_tokens": 0, "completion_tokens": 0}
         self._refused: set[str] = set()
         self._lock = Lock()
+        self._stopped = Event()
         proxy = proxy_of(self.address)
         handlers: list[Any] = [_NoRedirect()] + ([] if proxy else [urllib.request.ProxyHandler({})])
         self._opener = urllib.request.build_opener(*handlers)
@@ -135,11 +137,16 @@ class ChatServer:
         replies = {key: self.cache.get(key) for key in dict.fromkeys(keys)}
         waiting = {key: ask for key, ask in zip(keys, asks) if replies[key] is None}
         if waiting:
+            self._stopped.clear()
             pool = ThreadPoolExecutor(min(self.concurrency, len(waiting)), thread_name_prefix="judge")
             try:
                 jobs = {key: pool.submit(self._ask, key, ask) for key, ask in waiting.items()}
-                for key, job in jobs.items():
-                    replies[key] = job.result()
+                for job in as_completed(jobs.values()):
+                    job.result()  # the first failure ends all
+                replies |= {key: job.result() for key, job in jobs.items()}
+            except BaseException:
+                self._stopped.set()
+                raise
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
         found = [replies[key] for key in keys]
@@ -271,8 +278,8 @@ class ChatServer:
                 reason, wait = f"{error.code}: {detail}", _retry_after(error)
             except (OSError, HTTPException, ValueError) as error:
                 reason = self._without_key(str(getattr(error, "reason", error)) or type(error).__name__)
-            if attempt < attempts:
-                time.sleep(wait if wait is not None else self._pause(attempt))
+            if attempt < attempts and self._stopped.wait(wait if wait is not None else self._pause(attempt)):
+                raise InputError(f"The judge {self.address} is asked no more: another request has failed.")
         raise InputError(
             f"The judge {self.address} failed {attempts} times ({reason}): nothing was scored; start it, check the "
             "address, or give it more time with timeout=SECONDS."
@@ -326,9 +333,17 @@ def _token(said: dict[str, Any], keep: bool) -> Token:
     return Token(text, tuple((str(other["token"]), float(other["logprob"])) for other in others))
 
 
-def as_bytes(frames: Tensor) -> Tensor:
-    """Frames `[n, 3, height, width]` in [-1, 1] as pictures `[n, height, width, 3]`, uint8, on the CPU."""
-    pixels = ((frames.float() + 1) * 127.5).round().clamp(0, 255)
+def pictures(frames: Tensor, frame_pixels: int) -> Tensor:
+    """Frames `[n, 3, height, width]` in [-1, 1] as pictures `[n, height, width, 3]`, uint8, on the CPU.
+
+    Args:
+        frame_pixels: largest area of a picture; larger ones are reduced, the aspect ratio kept.
+    """
+    height, width = frames.shape[2:]
+    if height * width > frame_pixels:
+        budget = VideoBudget(max_frame_pixels=frame_pixels, min_frame_pixels=1)
+        height, width = fit_size(height, width, 1, budget)
+    pixels = resize_frames(frames, height, width).mul(255).round().clamp(0, 255)
     return pixels.to("cpu", torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 

@@ -31,8 +31,7 @@ from reward.models.named.answers import (
     word_of,
     yes_share,
 )
-from reward.models.named.chat_server import Ask, ChatServer, NoProbabilitiesError, as_bytes
-from reward.models.vlm_loading import VideoBudget, fit_size, resize_frames
+from reward.models.named.chat_server import Ask, ChatServer, NoProbabilitiesError, pictures
 from reward.question_graphs import Graphs
 from reward.questions import QuestionGraph, apply_dependencies, graph_score, single_question
 
@@ -144,10 +143,7 @@ class JudgeReward(RewardModel):
         settings = self.judge_settings
         count = min(settings.frames, video.shape[1])
         chosen = video[:, frame_indices(video.shape[1], 1.0, count, None)].transpose(0, 1)
-        height, width = chosen.shape[2:]
-        if height * width > settings.frame_pixels:
-            height, width = fit_size(height, width, 1, VideoBudget(max_frame_pixels=settings.frame_pixels))
-        return as_bytes(resize_frames(chosen, height, width) * 2 - 1)
+        return pictures(chosen, settings.frame_pixels)
 
     def probability_of_yes(
         self, videos: Sequence[Tensor], questions: Sequence[str], fps: float = 8.0, batch_size: int = 8

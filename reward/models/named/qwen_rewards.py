@@ -9,6 +9,7 @@ are others.
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def read_state(path: Path) -> Mapping[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"{path} cannot be read ({reason}): it is damaged; fetch it again.") from error
@@ -137,7 +138,7 @@ def merge_adapters(state: State, alpha: float, rank_stabilised: bool = False) ->
         rank = pair["A"].shape[0]
         scale = alpha / (rank**0.5 if rank_stabilised else rank)
         change = pair["B"].float() @ pair["A"].float()
-        merged[weight] = (merged[weight].float() + scale * change).to(merged[weight].dtype)
+        merged[weight] = merged[weight].float() + scale * change
     return merged
 
 

@@ -16,13 +16,12 @@ from generator.one_or_several import as_list
 from generator.output import InputError
 from reward.models.base import RewardModel, Scores
 from reward.models.named.answers import Reply, axis_number, axis_pattern, confident_digit, digit_token
-from reward.models.named.chat_server import Ask, ChatServer, as_bytes
+from reward.models.named.chat_server import Ask, ChatServer, pictures
 from reward.models.named.entry import RewardRequest
 from reward.models.named.places import identify
 from reward.models.named.serving import open_server
 from reward.models.named.templates import PromptText
 from reward.models.named.videoalign import sampled_frames
-from reward.models.vlm_loading import VideoBudget, fit_size, resize_frames
 
 LOW, HIGH = 1, 5
 
@@ -135,11 +134,7 @@ class WrittenReward(RewardModel):
     def pictures(self, video: Tensor) -> Tensor:
         """The frames `[n, height, width, 3]`, uint8, of a video `[3, frames, height, width]` that the model sees."""
         indices = self.form.frames(video.shape[1], self.fps or self.frame_rate, self.frames)
-        chosen = video[:, indices].transpose(0, 1)
-        height, width = chosen.shape[2:]
-        if height * width > self.form.frame_pixels:
-            height, width = fit_size(height, width, 1, VideoBudget(max_frame_pixels=self.form.frame_pixels))
-        return as_bytes(resize_frames(chosen, height, width) * 2 - 1)
+        return pictures(video[:, indices].transpose(0, 1), self.form.frame_pixels)
 
     def score(self, videos: Tensor, prompts: Sequence[str]) -> Scores:
         """Scores `[batch]` of videos `[batch, 3, frames, height, width]` in [-1, 1].

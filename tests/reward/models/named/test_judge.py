@@ -158,6 +158,15 @@ def test_a_judge_that_keeps_failing_raises_and_never_scores():
         with pytest.raises(InputError, match=r"failed 3 times .500: out of memory.: nothing was scored"):
             judge_of(script).score(videos_of(2), ["a cat"] * 2)
         assert len(script.requests) == 3
+    # The others are not waited for, whatever the server asks them to do.
+    patient = (429, {}, {"Retry-After": "60"})
+    with serve(
+        Script(lambda request, _: patient if "cow" in texts_of(request)[0] else (400, {}, {}))
+    ) as script:
+        started = time.monotonic()
+        with pytest.raises(InputError, match="refused the request"):
+            judge_of(script, question="{prompt}", answer="words").score(videos_of(2), ["a cat", "a cow"])
+        assert time.monotonic() - started < 10
     with serve(Script(lambda *_: time.sleep(1.0))) as script:
         server = ChatServer(script.address, backoff=0.001, attempts=2, timeout=0.2)
         with pytest.raises(InputError, match=r"failed 2 times .timed out.*timeout=SECONDS"):

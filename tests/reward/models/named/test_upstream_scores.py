@@ -60,3 +60,30 @@ def test_scores_are_those_of_upstreams_class_under_transformers_4_45(name):
     assert (found - expected).abs().max() < 1e-5
     del inputs["position_ids"]
     assert (qwen_rewards.read_tokens(backbone, head, TOKENS, inputs).flatten(1) - expected).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "vocabulary", "adapters", "published_bytes"),
+    [
+        # 196 LoRA pairs of rank 64, the head, and the output layer that the file holds though it is tied.
+        ("Qwen/Qwen2-VL-2B-Instruct", 151660, 64, 5_030_744_064),
+        ("Qwen/Qwen2-VL-7B-Instruct", 151658, 0, None),
+    ],
+)
+def test_the_built_in_dimensions_are_those_of_the_published_files(
+    name, vocabulary, adapters, published_bytes
+):
+    config = qwen_rewards.text_config(name)
+    config.text_config.vocab_size = vocabulary
+    with torch.device("meta"):
+        state = Qwen2VLModel(config).state_dict()
+    text = config.text_config
+    numbers = sum(value.numel() for value in state.values()) + vocabulary * text.hidden_size
+    assert len(state) == 729
+    if published_bytes is None:
+        assert round(2 * numbers / 1e9, 1) == 16.6
+        return
+    linear = [value for key, value in state.items() if "language_model.layers" in key and value.ndim == 2]
+    assert len(linear) == 196
+    lora = adapters * sum(sum(value.shape) for value in linear)
+    assert 2 * (numbers + lora + text.hidden_size) == published_bytes
