@@ -19,6 +19,7 @@ from reward.adherence.questions import (
     read_question_graphs,
     single_question,
 )
+from reward.models.named import registry
 from reward.models.user_functions import import_function
 
 Verifier = Callable[[Tensor, Sequence[str]], Sequence[Judgement]]
@@ -81,7 +82,8 @@ def load_verifier(name: str, questions: str | None = None) -> tuple[Verifier, Ca
     """Loads the function that judges the videos, and that which sorts the prompts into categories.
 
     Args:
-        name: `world`, the verifier of the built-in world; `vlm:FOLDER`, a vision-language model that answers the
+        name: `world`, the verifier of the built-in world; a reward by name, such as `pickscore` or `videoalign:TA`
+            (their scores keep their own range); `vlm:FOLDER`, a vision-language model that answers the
             questions of a prompt (or the single question of VQAScore where it has none); `clip:FOLDER`, a CLIP
             model's CLIPScore; or `module:function`, a function `(videos, prompts)`, also with the parameters
             `questions` (`{name: text}` of each video) and `fps` if it has them, that
@@ -100,11 +102,18 @@ def load_verifier(name: str, questions: str | None = None) -> tuple[Verifier, Ca
         from reward.adherence.world_questions import world_categories
 
         return _world_verifier, world_categories
+    kind, _, path = name.partition(":")
+    if registry.find(name) is not None and not (kind == "clip" and path):
+        if questions:
+            raise InputError(
+                f"The reward {kind} answers no questions: leave --questions out, or use vlm:FOLDER."
+            )
+        return reward_verifier(name), no_categories
     if ":" not in name:
         raise InputError(
-            f"There is no verifier {name!r}: name `world`, vlm:FOLDER, clip:FOLDER or module:function."
+            f"There is no verifier {name!r}: name `world`, vlm:FOLDER, clip:FOLDER, module:function, or one of "
+            f"{registry.names_text()}."
         )
-    kind, _, path = name.partition(":")
     if kind == "clip":
         from reward.adherence.clip_score import ClipScore
 
@@ -118,6 +127,23 @@ def load_verifier(name: str, questions: str | None = None) -> tuple[Verifier, Ca
     function = import_function(name)
     found = getattr(function, "categories", None)
     return _function_verifier(function, name, graphs), found or categories_of(graphs)
+
+
+def reward_verifier(name: str) -> Verifier:
+    """Judges with a reward by name: its score `overall`, or the mean of its scores."""
+    from reward import load_reward
+
+    reward = load_reward(name)
+
+    def verify(videos: Tensor, prompts: Sequence[str], fps: float = 8.0) -> list[Judgement]:
+        reward.set_frame_rate(fps)
+        scores = reward.score(videos, prompts)
+        values = scores.get("overall")
+        if values is None:
+            values = sum(scores.values()) / len(scores)
+        return [Judgement(float(value)) for value in values]
+
+    return verify
 
 
 def check_prompts_of(name: str, questions: str | None, prompts: Sequence[str]) -> None:
