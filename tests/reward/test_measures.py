@@ -10,6 +10,7 @@ from PIL import Image
 from generator.output import InputError
 from generator.world import render
 from reward.adherence.clip_score import ClipScore
+from reward.adherence.verifiers import load_verifier
 from reward.measures import (
     block_motion,
     consistency,
@@ -17,7 +18,6 @@ from reward.measures import (
     motion_and_flicker,
     temporal_flickering,
 )
-from reward.adherence.verifiers import load_verifier
 
 
 def textured(frames: int = 6, side: int = 64, step: int = 0, seed: int = 0) -> torch.Tensor:
