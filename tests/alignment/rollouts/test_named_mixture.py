@@ -11,6 +11,7 @@ from alignment.cli import main
 from alignment.rollouts.advantages import group_relative_advantages
 from alignment.rollouts.reward_mixture import RewardMixture, mix_rewards
 from generator.testing.pipelines import save_tiny_pipeline
+from generator.video import read_video
 from reward import load_reward
 from tests.reward.models.named import tiny_checkpoints as tiny
 
@@ -36,6 +37,27 @@ def test_ppo_mixes_named_rewards_and_logs_each_by_name(tmp_path, family):
     assert [record["name"] for record in records] == ["pickscore", "clip", "motion"]
     assert records[0]["files"]["model.safetensors"].startswith("sha256:")
     assert records[2]["target"] == 0.5
+
+
+def test_the_best_of_several_videos_is_chosen_by_a_name(tmp_path):
+    save_tiny_pipeline("wan", tmp_path / "wan")
+    (tmp_path / "prompts.txt").write_text("a red ball\n")
+    common = ["generate", "--model", str(tmp_path / "wan"), "--prompts", str(tmp_path / "prompts.txt"),
+              "--num_frames", "5", "--height", "32", "--width", "32", "--num_inference_steps", "1",
+              "--guidance_scale", "1"]  # fmt: skip
+    best = ["--reward", "flicker", "--best_of", "4", "--output_dir", str(tmp_path / "best")]
+    assert main([*common, *best]) == 0
+    assert (
+        main([*common, "--reward", "fliker", "--best_of", "4", "--output_dir", str(tmp_path / "none")]) == 2
+    )
+    assert not (tmp_path / "none").exists()
+    assert main([*common, "--output_dir", str(tmp_path / "any")]) == 0
+    steady = load_reward("flicker")
+    scores = [
+        steady.score(read_video(tmp_path / name / "0000.mp4")[0][None], [""])["overall"].item()
+        for name in ("best", "any")
+    ]
+    assert scores[0] >= scores[1] - 0.005
 
 
 def test_rewards_of_different_scale_are_warned_of_once_and_only_unnormalised(tmp_path, caplog):
