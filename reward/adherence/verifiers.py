@@ -11,6 +11,7 @@ from torch import Tensor
 from generator.one_or_several import as_list
 from generator.output import InputError
 from reward.adherence.judgement import Judgement
+from reward.models.named import registry
 from reward.models.user_functions import import_function
 from reward.question_graphs import Graphs, load_graphs
 from reward.questions import (
@@ -55,7 +56,8 @@ def load_verifier(name: str, questions: str | None = None) -> tuple[Verifier, Ca
     """Loads the function that judges the videos, and that which sorts the prompts into categories.
 
     Args:
-        name: `world`, the verifier of the built-in world; `vlm:FOLDER`, a vision-language model that answers the
+        name: `world`, the verifier of the built-in world; a reward by name, such as `pickscore` or `videoalign:TA`
+            (their scores keep their own range); `vlm:FOLDER`, a vision-language model that answers the
             questions of a prompt (or the single question of VQAScore where it has none); `judge:…:http://HOST/v1`, one
             behind a server (`reward.models.named.judge`); `clip:FOLDER`, a CLIP model's CLIPScore; or
             `module:function`, a function `(videos, prompts)`, also with the parameters
@@ -75,12 +77,21 @@ def load_verifier(name: str, questions: str | None = None) -> tuple[Verifier, Ca
         from reward.world_questions import world_categories
 
         return _world_verifier, world_categories
+    kind, _, path = name.partition(":")
+    entry = registry.find(name)
+    if entry is not None and entry.name == "judge":
+        return _judge_verifier(name, questions)
+    if entry is not None and not (kind == "clip" and path):
+        if questions:
+            raise InputError(
+                f"The reward {kind} answers no questions: leave --questions out, or use vlm:FOLDER."
+            )
+        return reward_verifier(name), no_categories
     if ":" not in name:
         raise InputError(
-            f"There is no verifier {name!r}: name `world`, vlm:FOLDER, clip:FOLDER, judge:http://HOST/v1 or "
-            "module:function."
+            f"There is no verifier {name!r}: name `world`, vlm:FOLDER, clip:FOLDER, module:function, or one of "
+            f"{registry.names_text()}."
         )
-    kind, _, path = name.partition(":")
     if kind == "clip":
         from reward.adherence.clip_score import ClipScore
 
@@ -91,11 +102,26 @@ def load_verifier(name: str, questions: str | None = None) -> tuple[Verifier, Ca
         from reward.models.vlm_loading import load_vision_language_model
 
         return vlm_verifier(load_vision_language_model(path), graphs), categories_of(graphs)
-    if kind == "judge":
-        return _judge_verifier(name, questions)
     function = import_function(name)
     found = getattr(function, "categories", None)
     return _function_verifier(function, name, graphs), found or categories_of(graphs)
+
+
+def reward_verifier(name: str) -> Verifier:
+    """Judges with a reward by name: its score `overall`, or the mean of its scores."""
+    from reward import load_reward
+
+    reward = load_reward(name)
+
+    def verify(videos: Tensor, prompts: Sequence[str], fps: float = 8.0) -> list[Judgement]:
+        reward.set_frame_rate(fps)
+        scores = reward.score(videos, prompts)
+        values = scores.get("overall")
+        if values is None:
+            values = sum(scores.values()) / len(scores)
+        return [Judgement(float(value)) for value in values]
+
+    return verify
 
 
 def check_prompts_of(name: str, questions: str | None, prompts: Sequence[str]) -> None:
@@ -144,8 +170,6 @@ def vlm_verifier(model: Any, graphs: Graphs) -> Verifier:
 
 def _judge_verifier(name: str, questions: str | None) -> tuple[Verifier, Categories]:
     """A judge behind a server: questions of a prompt where it has some, else the judge's own."""
-    from reward.models.named import registry
-
     model: Any = registry.load(name)
     if model.compares_groups:
         raise InputError(

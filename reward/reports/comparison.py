@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -33,6 +33,9 @@ from reward.adherence.evaluate import Sample, judge, load_verifier, summarise
 from reward.adherence.verifiers import Categories, Verifier, check_prompts_of
 from reward.reports.adherence import write_report
 from reward.statistics import CONFIDENCE, RESAMPLES
+
+if TYPE_CHECKING:
+    from reward.models.base import RewardModel
 
 SETTINGS_NAME = "settings.json"
 METADATA_NAME = "metadata.jsonl"
@@ -156,6 +159,7 @@ def _facts(
     seed: int,
     verifier: str,
     questions: str | None,
+    measures: Sequence[str],
 ) -> dict[str, Any]:
     """The settings of an evaluation, without those of the sampler."""
     facts: dict[str, Any] = {
@@ -165,7 +169,8 @@ def _facts(
         "seed": seed,
         "verifier": verifier,
     }
-    return {**facts, "questions": questions} if questions else facts
+    asked = {"questions": questions, "measures": list(measures)}
+    return {**facts, **{name: value for name, value in asked.items() if value}}
 
 
 def _samples_with_videos(folder: Path) -> list[Sample]:
@@ -190,6 +195,7 @@ def compare_models(
     on_progress: Callable[[float], None] | None = None,
     questions: str | None = None,
     categories: Categories | None = None,
+    measures: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Compares models on the same prompts and seeds; writes videos, `metadata.jsonl`, `report.html`,
     `report.json`.
@@ -206,6 +212,7 @@ def compare_models(
         on_progress: called after every batch with the finished share in [0, 1].
         questions: source of question graphs for `load_verifier`.
         categories: sorts the prompts; by default what belongs to the verifier.
+        measures: rewards for `reward.load_reward` whose scores are shown beside motion and flicker.
 
     Returns:
         The summary of `reward.adherence.evaluate.summarise`.
@@ -215,10 +222,11 @@ def compare_models(
     """
     verify, found_categories = load_verifier(verifier, questions)
     check_prompts_of(verifier, questions, [record.prompt for record in prompts])
+    rewards = _measuring(measures, [record.prompt for record in prompts])
     categories = categories or found_categories
     references = as_list(references) or list(models)[:1]
     requests = _requests(prompts, num_videos_per_prompt, seed)
-    facts = _facts(models, prompts, num_videos_per_prompt, seed, verifier, questions)
+    facts = _facts(models, prompts, num_videos_per_prompt, seed, verifier, questions, measures)
     facts |= {**vars(generation), **(settings or {})}
     folder, opened = Path(output_dir), False
     going_on = check_evaluation(folder, facts, overwrite)
@@ -237,7 +245,7 @@ def compare_models(
             write_json(folder / DEFAULTS_NAME, asdict(generator.defaults))
             stepped = bar.stepped(generation.num_inference_steps or generator.defaults.num_inference_steps)
             judged = _judged_batches(
-                name, generator, missing, folder, generation, verify, categories, stepped
+                name, generator, missing, folder, generation, verify, categories, stepped, rewards
             )
             for batch in judged:
                 samples += batch
@@ -254,6 +262,16 @@ def compare_models(
         folder, samples, summary, facts, lambda s: read_video(folder / s.file_name), references, title
     )
     return summary
+
+
+def _measuring(names: Sequence[str], prompts: Sequence[str]) -> list[RewardModel]:
+    """The rewards of these names, after a look at the prompts."""
+    from reward import load_reward
+
+    rewards = [load_reward(name) for name in as_list(names)]
+    for reward in rewards:
+        reward.check_prompts(prompts)
+    return rewards
 
 
 def repeatable(folder: Path) -> dict[str, Any]:
@@ -280,6 +298,7 @@ def _judged_batches(
     verify: Verifier,
     categories: Categories,
     stepped: Callable[[int], None],
+    rewards: Sequence[RewardModel],
 ) -> Iterator[list[Sample]]:
     """Generates the videos of the model `name`, writes them into `folder` and judges them, batch after batch."""
     for start in range(0, len(requests), generation.batch_size):
@@ -298,6 +317,7 @@ def _judged_batches(
             categories,
             files,
             generator.defaults.fps,
+            rewards,
         )
 
 

@@ -7,6 +7,8 @@ import json
 import pytest
 
 from alignment.cli import main
+from alignment.memory.forecast import forecast
+from alignment.memory.work import Work
 from generator.testing.pipelines import save_tiny_pipeline
 from tests.reward.models.named import tiny_checkpoints as tiny
 
@@ -52,3 +54,20 @@ def test_what_is_decoded_is_chosen_and_refused_where_nothing_is(files, tmp_path,
     assert main(command) == 2
     assert "motion does neither" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
+
+
+def test_doctor_forecasts_the_decoder_and_the_weights_of_the_rewards(files, capsys):
+    report = files / "doctor.json"
+    assert main([
+        "doctor", "--model", str(files / "wan"), "--num_frames", "9", "--height", "32", "--width", "32", "--gpu_memory",
+        "80", "--reward", "pickscore", "aesthetic", "clip", "--reward_num_frames", "1", "--json", str(report),
+    ]) == 0  # fmt: skip
+    found = json.loads(report.read_text())
+    methods = {name: options[0] for name, options in found["model"]["methods"].items()}
+    # CLIP-L serves both aesthetic and clip.
+    assert methods["backprop"]["resident"]["rewards"] == methods["ppo"]["resident"]["rewards"] == 5653700000
+    work = Work("backprop", 9, 32, 32, decode_batch=1, guided=True, reward_num_frames=9)
+    updates = [methods[name]["transient"]["update"] for name in ("sft", "backprop")]
+    assert updates[0] < updates[1] < forecast(files / "wan", work).transient["update"]
+    assert [row["name"] for row in found["rewards"]] == ["pickscore", "aesthetic", "clip"]
+    assert "backprop" in capsys.readouterr().out
