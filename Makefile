@@ -55,6 +55,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.tested: $(VENV)/.installed
 	@$(PIP) --editable ".[test]"
+	@$(PIP) --editable ".[ocr]" \
+	  || echo "RapidOCR could not be installed here; everything but the reward ocr works without."
 	@$(PIP) --no-build-isolation --editable ".[deepspeed]" \
 	  || echo "DeepSpeed could not be built here; everything but --accelerate_config zero1|zero2|zero3 works without."
 	@touch $@

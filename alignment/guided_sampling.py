@@ -126,6 +126,7 @@ def sample_aligned(
         raise InputError(f"best_of is {best_of}, but must be at least 1.")
     generator = plan.generator
     check_alignment(generator, rewards, plan.prompts, reward_guidance)
+    rewards.check_groups(plan.batch_size, best_of, "batch_size", "best_of")
     all_seeds = [seed for first in seeds for seed in candidate_seeds(first, best_of)]
     owners = torch.arange(len(plan.prompts)).repeat_interleave(best_of)
     latents, judged = [], []

@@ -120,6 +120,15 @@ class VideoModel(ABC):
     def decode(self, latents: Tensor) -> Tensor:
         """Normalised latents to videos `[batch, 3, frames, height, width]`, clamped to [-1, 1]."""
 
+    def decode_with_gradients(self, latents: Tensor) -> Tensor:
+        """As `decode`, differentiable in `latents`; values may lie outside of [-1, 1], where a clamp would end the
+        gradient.
+
+        Raises:
+            InputError: the autoencoder of this family passes none.
+        """
+        raise InputError(f"The decoder of {self.name} passes no gradients: use `ppo`, which needs none.")
+
     @abstractmethod
     def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
         """Prompts to conditions; `""` is the unconditional prompt of classifier-free guidance."""

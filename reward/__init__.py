@@ -48,7 +48,7 @@ def load_reward(
         return RemoteReward(name)
     path = Path(name)
     own_folder = path.is_dir()
-    if own_folder and "/" in name:
+    if own_folder and ("/" in name or isinstance(several[0], Path)):
         return _load_folder(path, device, generator)
     from reward.models.named import registry
 

@@ -19,10 +19,10 @@ from generator.prompts import read_prompts
 from generator.testing import tiny_generator
 from generator.video import write_video
 from labeling_app.files.candidates import read_candidates
-from reward.adherence.questions import read_question_graphs
 from reward.adherence.suites import load_suite
 from reward.formats import FORMATS, read_preferences, write_preferences
 from reward.preferences import Ranking
+from reward.questions import read_question_graphs
 
 SEPARATED = "a red circle\u2028moves\u2029to the\x85left"
 PROMPT = "ein grüner Würfel"

@@ -66,9 +66,14 @@ def forecast(folder: Path, work: Work) -> Forecast:
         # The weights, and AdamW's two averages of their gradients.
         found.resident["adapters and AdamW"] = round(3 * copies * whole(_Probe.trained_bytes))
         found.transient["update"] = round(_update(whole, work.checkpointed_share))
-    if work.method in ("ppo", "generate"):
+    if work.reward_bytes:
+        found.resident["rewards"] = work.reward_bytes
+    if work.method == "backprop":
+        # The steps' activations are held while the decoder's blocks are computed again.
+        found.transient["update"] += probe.pixel_gradient_peak()
+    if work.method in ("ppo", "backprop", "generate"):
         found.transient["sampling"] = probe.sampling_peak()
-        if work.decode_batch:
+        if work.decode_batch and work.method != "backprop":
             found.transient["decoding"] = _decoding_peak(
                 folder, work.num_frames, work.height, work.width, work.decode_batch, work.tiling
             )
@@ -203,7 +208,7 @@ class _Probe:
     def _update_peak(self, checkpointing: bool) -> int:
         work, transformer = self.work, self._one_transformer()
         branches = 2 if work.method == "dpo" else 1
-        if work.method == "ppo" and work.guided and work.unconditional_gradient:
+        if work.method in ("ppo", "backprop") and work.guided and work.unconditional_gradient:
             branches = 2
         if checkpointing:
             transformer.enable_gradient_checkpointing(_checkpoint)
@@ -223,7 +228,9 @@ class _Probe:
     def sampling_peak(self) -> int:
         """One step of the sampler for all videos that are sampled together."""
         work = self.work
-        videos = work.rollout_batch if work.method == "ppo" else work.batch
+        videos = (
+            work.rollout_batch if work.method == "ppo" else work.batch
+        )  # `backprop` trains on what it samples
 
         @torch.no_grad()
         def step() -> None:
@@ -238,6 +245,23 @@ class _Probe:
         if self.work.tiling:
             self.generator.save_decoding_memory()
         return self._measure(lambda: self.generator.decode(torch.empty(self.work.decode_batch, *shape)))
+
+    def pixel_gradient_peak(self) -> int:
+        """Latents to videos and back by the gradient, without what a reward on pixels itself needs."""
+        work = self.work
+        frames = work.num_frames
+        if work.reward_num_frames is not None:
+            time = self.generator.size_multiples()[1]
+            frames = min(frames, -(-(work.reward_num_frames - 1) // time) * time + 1)
+        shape = self.generator.latent_shape(frames, work.height, work.width)
+        if work.tiling:
+            self.generator.save_decoding_memory()
+
+        def step() -> None:
+            latents = torch.empty(work.batch, *shape, requires_grad=True)
+            self.generator.decode_with_gradients(latents).square().mean().backward()
+
+        return self._measure(step)
 
     def _one_transformer(self) -> Any:
         """Of two experts one runs at a time."""

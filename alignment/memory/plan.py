@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,22 @@ ALLOWANCE = 0.10
 Options = list[tuple[str, dict[str, Any]]]
 """Flags and what they change, from the fastest to the smallest."""
 
+
+@dataclass(frozen=True)
+class Rewards:
+    """Reward models on the GPU that is planned for.
+
+    Attributes:
+        weight_bytes: of all of them.
+        gradients: whether all pass gradients to pixels.
+        num_frames: frames that are decoded with gradients; None for all.
+    """
+
+    weight_bytes: int = 0
+    gradients: bool = False
+    num_frames: int | None = None
+
+
 PLAIN: tuple[str, dict[str, Any]] = ("", {})
 WEIGHTS: Options = [
     ("--quantization 8bit", {"quantization": "8bit"}),
@@ -33,7 +49,7 @@ TILING: Options = [("--tiling true", {"tiling": True})]
 def options_of(method: str) -> Options:
     """Options that a method can be run with. Tiling is for those that decode."""
     first = CHECKPOINTING if method != "generate" else []
-    first = [*first, *(TILING if method in ("generate", "ppo") else [])]
+    first = [*first, *(TILING if method in ("generate", "ppo", "backprop") else [])]
     options: Options = [PLAIN]
     for flags, changes in first:
         before, so_far = options[-1]
@@ -70,13 +86,18 @@ def find_configurations(model: str) -> Path:
 
 
 def plan(
-    model: str, size: tuple[int | None, int | None, int | None], lora_r: int, gpu_memory: float | None
+    model: str,
+    size: tuple[int | None, int | None, int | None],
+    lora_r: int,
+    gpu_memory: float | None,
+    rewards: Rewards | None = None,
 ) -> dict[str, Any]:
     """Memory that each method needs on `model`, and the first of `options_of` it that fits.
 
     Args:
         size: frames, height, width; the model's own where None.
         gpu_memory: GB of the GPU to plan for, or None to list every option.
+        rewards: what judges in `ppo` and, where they pass gradients to pixels, in `backprop`.
 
     Returns:
         `{"size", "text_encoders", "methods": {method: [{"flags", "peak", "resident", "transient", "fits"}]}, "lines"}`
@@ -94,12 +115,18 @@ def plan(
     work = Work("generate", frames, height, width, batch=1, decode_batch=1, guided=guided, lora_r=lora_r)
     usable = None if gpu_memory is None else gpu_memory * 1e9 * (1 - ALLOWANCE)
     methods: dict[str, list[dict[str, Any]]] = {}
-    for method in tqdm(("generate", "sft", "dpo", "ppo"), desc="Forecasting", unit="method", leave=False):
+    rewards = rewards or Rewards()
+    planned = ("generate", "sft", "dpo", "ppo", *(("backprop",) if rewards.gradients and not native else ()))
+    for method in tqdm(planned, desc="Forecasting", unit="method", leave=False):
         methods[method] = []
         plain: dict[tuple[float, bool], Forecast] = {}
         for flags, changes in [PLAIN] if native else options_of(method):
             kind = (changes.get("checkpointed_share", 0.0), changes.get("tiling", False))
             asked = replace(work, method=method, rollout_batch=1, checkpointed_share=kind[0], tiling=kind[1])
+            if method in ("ppo", "backprop"):
+                asked = replace(
+                    asked, reward_bytes=rewards.weight_bytes, reward_num_frames=rewards.num_frames
+                )
             if kind not in plain:
                 plain[kind] = forecast(folder, asked)
             found = plain[kind]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-METHODS = ("sft", "dpo", "ppo", "generate")
+METHODS = ("sft", "dpo", "ppo", "backprop", "generate")
 BYTES_OF_QUANTISED_WEIGHT = {"8bit": 1.0, "4bit": 0.53}
 """Of one weight; 4 bits and a 32-bit scale for each 64 weights, itself quantised (QLoRA, arXiv 2305.14314)."""
 
@@ -16,7 +16,8 @@ class Work:
     Attributes:
         method: one of `METHODS`.
         num_frames, height, width: size of the videos.
-        batch: videos (SFT), pairs (DPO) or denoising steps (PPO) in one backward pass; videos for `generate`.
+        batch: videos (SFT), pairs (DPO) or denoising steps (PPO) in one backward pass; videos for `generate` and
+            `backprop`.
         rollout_batch: videos sampled together (PPO).
         decode_batch: videos decoded together (PPO, generate); 0 if nothing is decoded.
         guided: classifier-free guidance.
@@ -27,6 +28,8 @@ class Work:
         offload_weights: the blocks' weights are in the host's memory.
         tiling: videos are decoded tile by tile and one by one.
         keep_text_encoder: whether the text encoder stays on the GPU.
+        reward_bytes: weights of reward models on the same GPU.
+        reward_num_frames: frames that are decoded with gradients (backprop); None for all.
     """
 
     method: str
@@ -44,6 +47,8 @@ class Work:
     offload_weights: bool = False
     tiling: bool = False
     keep_text_encoder: bool = False
+    reward_bytes: int = 0
+    reward_num_frames: int | None = None
 
 
 @dataclass

@@ -93,7 +93,11 @@ class Judging:
 
 
 def decode_for_reward(
-    generator: VideoGenerator, latents: Tensor, num_frames: int | None = None, scale: float = 1.0
+    generator: VideoGenerator,
+    latents: Tensor,
+    num_frames: int | None = None,
+    scale: float = 1.0,
+    gradients: bool = False,
 ) -> Tensor:
     """Videos `[batch, 3, frames, height, width]` of no more than a reward looks at.
 
@@ -103,6 +107,7 @@ def decode_for_reward(
             one) gives the very frames that it gives when it decodes all; the others nearly.
         scale: below 1, latents are averaged to this part of their sides before they are decoded, which gives a rough
             small video at the square of it of the cost.
+        gradients: pass them to the latents; see `VideoGenerator.decode_with_gradients`.
     """
     if num_frames is not None:
         side, time = generator.size_multiples()
@@ -112,7 +117,7 @@ def decode_for_reward(
         sides = [max(1, round(scale * length)) for length in latents.shape[3:]]
         flat = torch.nn.functional.interpolate(latents.flatten(1, 2), sides, mode="area")
         latents = flat.unflatten(1, latents.shape[1:3])
-    videos = generator.decode(latents)
+    videos = generator.decode_with_gradients(latents) if gradients else generator.decode(latents)
     return videos if num_frames is None else videos[:, :, :num_frames]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,9 +16,15 @@ from generator.base import VideoGenerator
 from generator.conditions import Conditions, select
 from generator.one_or_several import as_list
 from generator.output import InputError
+from reward.measures import motion_and_flicker
 
 if TYPE_CHECKING:
     from reward.models.base import RewardModel
+
+logger = logging.getLogger(__name__)
+
+MOST_UNEQUAL = 5.0
+"""Ratio of two rewards' weighted ranges above which the smaller one hardly counts."""
 
 
 def mix_rewards(
@@ -34,7 +41,8 @@ def mix_rewards(
         weights: `[models]`.
         normalisation: `none` adds the rewards as they are; `rollout` first subtracts the mean of all videos
             of that reward and divides by their std (plus ε); `group` does so within each group, which adds
-            advantages instead of rewards (DanceGRPO, arXiv 2505.07818, section 3.3).
+            advantages instead of rewards (DanceGRPO, arXiv 2505.07818, section 3.3). With `group` and then
+            `scale_rewards="global"` this is GDPO (arXiv 2601.05242, eq. 4 to 6).
         reduce_sum: adds a tensor over processes.
     """
     if normalisation == "rollout":
@@ -100,6 +108,35 @@ class RewardMixture:
         return all(reward.scores_latents for reward in self.rewards)
 
     @property
+    def passes_gradients(self) -> bool:
+        """Returns whether every model passes gradients, to latents or to pixels."""
+        return all(reward.scores_latents or reward.pixel_gradients for reward in self.rewards)
+
+    @property
+    def needs_pixels(self) -> bool:
+        """Returns whether some model judges decoded videos."""
+        return not self.differentiable
+
+    def warn_of_scales(self, normalisation: str = "none") -> None:
+        """Warns, once, where rewards whose usual ranges differ much are added as they are."""
+        if normalisation != "none":
+            return
+        spreads = {
+            label: abs(weight) * (reward.scale[1] - reward.scale[0])
+            for reward, label, weight in zip(self.rewards, self.labels, self.weights.tolist())
+            if reward.scale is not None and weight
+        }
+        if len(spreads) < 2:
+            return
+        large, small = max(spreads, key=spreads.__getitem__), min(spreads, key=spreads.__getitem__)
+        if spreads[large] > MOST_UNEQUAL * spreads[small]:
+            logger.warning(
+                f"The rewards are added as they are, and the usual range of {large} times its weight is "
+                f"{spreads[large] / spreads[small]:.0f} times that of {small}, which then hardly counts: set "
+                "--reward_normalisation group (or rollout), or other --reward_weights."
+            )
+
+    @property
     def noise_conditioned(self) -> bool:
         """Returns whether every model judges noisy latents too."""
         return all(reward.scores_noisy_latents for reward in self.rewards)
@@ -108,6 +145,21 @@ class RewardMixture:
         """Raises `InputError` where a model cannot judge videos of some prompt."""
         for reward in self.rewards:
             reward.check_prompts(prompts)
+
+    def check_groups(self, batch_size: int, group_size: int, batch_name: str, group_name: str) -> None:
+        """Raises `InputError` where a model compares the videos of a group, but a batch would cut groups in two.
+
+        Args:
+            batch_size: videos that are judged in one call, group after group.
+            group_size: videos of a group.
+            batch_name, group_name: of these settings, for the message.
+        """
+        comparing = [reward.name for reward in self.rewards if reward.compares_groups]
+        if comparing and batch_size % group_size:
+            raise InputError(
+                f"The reward {comparing[0]!r} compares the {group_size} videos of a prompt, but {batch_name} is "
+                f"{batch_size}, which would part them: give a multiple of {group_name}."
+            )
 
     def check_generator(self, generator: VideoGenerator) -> None:
         """Raises `InputError` where a model does not fit the generator; tells all its frame rate."""
@@ -123,10 +175,11 @@ class RewardMixture:
         prompts: Sequence[str],
         batch_size: int,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Rewards `[models, batch]` and all scores `[batch]` by name; videos are decoded at most once, and only
-        if some model needs pixels."""
+        """Rewards `[models, batch]` and all scores `[batch]` by name, `videos/…` beside them for what is not a score;
+        videos are decoded at most once, and only if some model needs pixels."""
         prompts = as_list(prompts)
         found: list[dict[str, list[Tensor]]] = [{} for _ in self.rewards]
+        watched: dict[str, list[Tensor]] = {}
         with torch.no_grad():
             for start in range(0, len(latents), batch_size):
                 rows = slice(start, start + batch_size)
@@ -137,6 +190,8 @@ class RewardMixture:
                     else:
                         if videos is None:
                             videos = decode_for_reward(generator, latents[rows], self.num_frames, self.scale)
+                            for name, value in self._watched(videos).items():
+                                watched.setdefault(name, []).append(value.float().to(latents.device))
                         scores = reward.score(videos, prompts[rows])
                     for name, value in scores.items():
                         parts.setdefault(name, []).append(value.float().to(latents.device))
@@ -147,7 +202,7 @@ class RewardMixture:
             rewards.append(chosen_score(reward, joined, self.dimension))
             alone = len(self.rewards) == 1
             named |= {name if alone else f"{label}/{name}": value for name, value in joined.items()}
-        return torch.stack(rewards), named
+        return torch.stack(rewards), named | {name: torch.cat(parts) for name, parts in watched.items()}
 
     def differentiable_reward(self, latents: Tensor, conditions: Conditions) -> Tensor:
         """The weighted sum `[batch]` of the rewards of latents, with gradients."""
@@ -156,6 +211,41 @@ class RewardMixture:
             scores = reward.score_latents(latents, conditions)
             total = total + weight * chosen_score(reward, scores, self.dimension).to(total.device)
         return total
+
+    def reward_through_pixels(
+        self,
+        generator: VideoGenerator,
+        latents: Tensor,
+        conditions: Conditions,
+        prompts: Sequence[str],
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted sum `[batch]` of the rewards with gradients to latents, and values to log by name; videos are
+        decoded, as much of them as the rewards are shown, where some model needs pixels."""
+        total, observed = latents.new_zeros(len(latents)), {}
+        videos: Tensor | None = None
+        if self.needs_pixels:
+            videos = decode_for_reward(generator, latents, self.num_frames, self.scale, gradients=True)
+            observed |= self._watched(videos.detach())
+        for reward, weight, label in zip(self.rewards, self.weights.tolist(), self.labels):
+            if reward.scores_latents:
+                scores = reward.score_latents(latents, conditions)
+            else:
+                assert videos is not None
+                scores = reward.score_pixels(videos, prompts)
+            value = chosen_score(reward, scores, self.dimension).to(total.device)
+            total = total + weight * value
+            if len(self.rewards) > 1:
+                observed[f"rewards/{label}/mean"] = value.detach()
+        return total, observed
+
+    def _watched(self, videos: Tensor) -> dict[str, Tensor]:
+        """Motion and flicker of the judged videos where a reward sees single frames, which look alike in a still and a
+        moving video."""
+        if videos.shape[2] < 2 or not any(reward.sees_frames for reward in self.rewards):
+            return {}
+        fps = next((reward.frame_rate for reward in self.rewards if reward.frame_rate), None)
+        motion, flicker = motion_and_flicker(videos, fps or 8.0)
+        return {"videos/speed": motion, "videos/flicker": flicker}
 
     def differentiable_noisy_reward(self, latents: Tensor, sigma: Tensor, conditions: Conditions) -> Tensor:
         """The weighted sum `[batch]` of the rewards of latents that hold the noise `sigma [batch]`."""

@@ -28,6 +28,7 @@ def evaluate(
     references: Sequence[str] = (),
     overwrite: bool = False,
     progress: bool = True,
+    measures: Sequence[str] = (),
     **generation: Any,
 ) -> dict[str, Any]:
     """Compares models on the same prompts and seeds; writes videos, `metadata.jsonl`, `report.html`, `report.json`.
@@ -42,6 +43,7 @@ def evaluate(
         references: models that the others are compared with; the first one where not given.
         overwrite: whether what an evaluation wrote there before is deleted.
         progress: whether to show a progress bar.
+        measures: rewards for `reward.load_reward` whose scores the report shows beside motion and flicker.
         generation: fields of `generator.generation.GenerationSettings`, such as `num_inference_steps`.
 
     Returns:
@@ -65,6 +67,7 @@ def evaluate(
         references,
         overwrite=overwrite,
         progress=progress,
+        measures=measures,
     )
 
 

@@ -10,7 +10,7 @@ from generator.training.checks import check
 
 @dataclass
 class BackpropConfig(RewardedSamplingConfig):
-    """Gradients of a differentiable reward through the last denoising steps."""
+    """Gradients of a differentiable reward through the last denoising steps, and the decoder where it needs pixels."""
 
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate."})
     lr_scheduler_type: str = field(
@@ -37,13 +37,13 @@ class BackpropConfig(RewardedSamplingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("reward_normalisation", "reward_num_frames", "reward_scale", "asynchronous_rewards"):
+        for name in ("reward_normalisation", "asynchronous_rewards"):
             unused = getattr(self, name) == getattr(BackpropConfig, name)
             check(
                 unused,
                 name,
                 getattr(self, name),
-                "left out, as latents are judged with gradients as they are",
+                "left out, as rewards are added as they are and their gradients are needed at once",
             )
         check(
             1 <= self.backprop_steps <= self.num_inference_steps,

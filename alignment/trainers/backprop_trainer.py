@@ -28,20 +28,21 @@ if TYPE_CHECKING:
 
 
 class BackpropTrainer(AlignmentTrainer):
-    """Raises a differentiable reward of sampled latents by its gradient.
+    """Raises a differentiable reward of sampled videos by its gradient, through latents or decoded pixels.
 
-    It learns fast and games the reward fast: use `beta`, few steps, and look at `videos/…` of a PPO run.
+    `args.reward_num_frames` and `args.reward_scale` say what is decoded for rewards on pixels. It learns fast and games
+    the reward fast: use `beta`, several rewards and few steps, and look at the videos.
 
     Args:
         generator: the generator to train.
         args: configuration.
         prompts: one video of each is sampled in an epoch.
-        reward: one or several models that judge latents with gradients.
+        reward: one or several models that pass gradients, to latents or to pixels.
         negative_prompts: one a prompt, for guidance.
         lora, record, callbacks: see `AlignmentTrainer`.
 
     Raises:
-        InputError: a reward needs pixels, or a KL term is asked for without LoRA.
+        InputError: a reward passes no gradients, or a KL term is asked for without LoRA.
     """
 
     args: BackpropConfig
@@ -63,13 +64,14 @@ class BackpropTrainer(AlignmentTrainer):
                 "beta is above 0, but its reference needs LoRA: set use_peft to true or beta to 0."
             )
         self.rewards = RewardMixture(
-            reward if isinstance(reward, Sequence) else [reward], args.reward_weights, args.reward_dimension
+            reward if isinstance(reward, Sequence) else [reward],
+            args.reward_weights,
+            args.reward_dimension,
+            args.reward_num_frames,
+            args.reward_scale,
         )
-        if not self.rewards.differentiable:
-            raise InputError(
-                "Reward back-propagation needs rewards that judge latents with gradients: train one with "
-                "`vidalign reward`, or use `ppo`, which needs no gradient."
-            )
+        self._check_gradients(args)
+        self.rewards.warn_of_scales()
         self.rewards.check_generator(generator)
         self.rewards.check_prompts(prompts)
         self.plan = SamplingPlan.for_training(
@@ -84,6 +86,25 @@ class BackpropTrainer(AlignmentTrainer):
             callbacks=callbacks,
             data_collator=_collate_indices,
         )
+
+    def _check_gradients(self, args: BackpropConfig) -> None:
+        """Raises `InputError` where a reward passes none, or pixels are asked for that nobody judges."""
+        if not self.rewards.passes_gradients:
+            without = next(
+                reward.name
+                for reward in self.rewards.rewards
+                if not (reward.scores_latents or reward.pixel_gradients)
+            )
+            raise InputError(
+                f"Reward back-propagation needs rewards that judge latents with gradients or pass them to pixels, but "
+                f"{without} does neither: train one with `vidalign reward`, name another such as pickscore, or use "
+                "`ppo`, which needs no gradient."
+            )
+        if not self.rewards.needs_pixels and (args.reward_num_frames or args.reward_scale != 1):
+            raise InputError(
+                "reward_num_frames and reward_scale say what is decoded, but these rewards judge latents: leave them "
+                "out."
+            )
 
     def describe_data(self) -> dict[str, str]:
         return {
@@ -124,8 +145,10 @@ class BackpropTrainer(AlignmentTrainer):
             # ReFL jumps to the clean video that this step predicts; DRaFT goes on step by step.
             following = sigmas[step + 1] if args.method == "draft" else torch.zeros_like(sigmas[step])
             latents = flow.euler_step(latents, predicted, sigmas[step], following)
-        rewards = self.rewards.differentiable_reward(latents, plan.conditions_of(prompts))
-        observed = {"reward": rewards, "latents/std": latents.detach().std()}
+        rewards, watched = self.rewards.reward_through_pixels(
+            self.generator, latents, plan.conditions_of(prompts), plan.texts(prompts)
+        )
+        observed = {"reward": rewards, "latents/std": latents.detach().std(), **watched}
         loss = -rewards.mean()
         if divergences:
             divergence = torch.stack(divergences).mean()

@@ -90,6 +90,10 @@ class RolloutTrainer(AlignmentTrainer, ABC):
             args.reward_num_frames,
             args.reward_scale,
         )
+        self.rewards.warn_of_scales(args.reward_normalisation)
+        self.rewards.check_groups(
+            args.reward_batch_size, args.num_generations, "reward_batch_size", "num_generations"
+        )
         self.rewards.check_generator(generator)
         self.rewards.check_prompts(prompts)
         self.plan = SamplingPlan.for_training(
@@ -304,7 +308,7 @@ class RolloutTrainer(AlignmentTrainer, ABC):
         }
         if trajectories.final.shape[2] > 1:
             observed["latents/motion"] = trajectories.final.diff(dim=2).abs()
-        observed |= {f"rewards/{name}/mean": value for name, value in rollout.scores.items()}
+        observed |= {_log_name(name): value for name, value in rollout.scores.items()}
         if args.monitor_videos:
             count = min(args.monitor_videos, len(rollout.prompts))
             self.progress.begin(rollout.index, "decoding", count, "videos")
@@ -367,6 +371,11 @@ class WholeRollouts(TrainerCallback):
         if args.save_strategy == "steps":
             due = args.save_interval > 0 and step % args.save_interval == 0
             control.should_save = due or step >= state.max_steps
+
+
+def _log_name(score: str) -> str:
+    """The name under which a score is logged; what is measured on the videos beside is none."""
+    return score if score.startswith("videos/") else f"rewards/{score}/mean"
 
 
 def _warn_of_smaller_micro_batches(args: RolloutConfig) -> None:

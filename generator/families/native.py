@@ -12,6 +12,7 @@ from torch import Tensor
 from generator.base import VideoGenerator
 from generator.conditions import Conditions
 from generator.frames import FrameVelocity
+from generator.hardware.decoding_gradients import differentiable_decoding
 from generator.lost_words import lost_end
 from generator.native.packing import ClipShape
 from generator.native.pipeline import NativeVideoPipeline
@@ -60,8 +61,15 @@ class NativeGenerator(VideoGenerator):
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
+        return self._pixels(latents).clamp(-1, 1)
+
+    def decode_with_gradients(self, latents: Tensor) -> Tensor:
+        with differentiable_decoding(self.pipeline.vae):
+            return self._pixels(latents)
+
+    def _pixels(self, latents: Tensor) -> Tensor:
         vae = self.pipeline.vae
-        return vae.decode(vae.denormalise(latents).to(vae.device, vae.dtype)).sample.float().clamp(-1, 1)
+        return vae.decode(vae.denormalise(latents).to(vae.device, vae.dtype)).sample.float()
 
     def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
         text, mask = encode_text(self.pipeline.text_encoder, self.pipeline.tokenizer, prompts)

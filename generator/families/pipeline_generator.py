@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from generator.base import VideoGenerator
 from generator.conditions import Conditions
+from generator.hardware.decoding_gradients import differentiable_decoding
 from generator.hardware.tiling import TILE, lay_tiles
 from generator.lost_words import lost_end
 from generator.one_or_several import as_list
@@ -107,11 +108,17 @@ class PipelineGenerator(VideoGenerator):
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
+        return self._pixels(latents).clamp(-1, 1)
+
+    def decode_with_gradients(self, latents: Tensor) -> Tensor:
+        with differentiable_decoding(self.pipeline.vae):
+            return self._pixels(latents)
+
+    def _pixels(self, latents: Tensor) -> Tensor:
         vae, space = self.pipeline.vae, self._compression()[0]
         lay_tiles(vae, latents.shape[3] * space, latents.shape[4] * space, space, self.tile)
         with _own_precision(vae):
-            videos = self._decode(self.denormalise(latents.float()).to(vae.device, vae.dtype))
-        return videos.float().clamp(-1, 1)
+            return self._decode(self.denormalise(latents.float()).to(vae.device, vae.dtype)).float()
 
     def _decode(self, latents: Tensor) -> Tensor:
         return self.pipeline.vae.decode(latents).sample

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -24,6 +24,9 @@ from reward.statistics import (
     prompts_needed,
     verdict,
 )
+
+if TYPE_CHECKING:
+    from reward.models.base import RewardModel
 
 __all__ = ["Judgement", "Sample", "evaluate_videos", "judge", "load_verifier", "summarise"]
 
@@ -44,7 +47,7 @@ class Sample:
         categories: of the prompt.
         file_name: where the video lies, relative to the report; empty where it was not written.
         answers: probability of yes to each question, where the verifier gives one.
-        measures: motion, flicker and consistency (`reward.measures`).
+        measures: motion, flicker and consistency (`reward.measures`), and the scores of further rewards.
     """
 
     model: str
@@ -70,9 +73,10 @@ def judge(
     categories: Categories = no_categories,
     file_names: Sequence[str] | None = None,
     fps: float = 8.0,
+    measures: Sequence[RewardModel] = (),
 ) -> list[Sample]:
     """Samples of one model's `videos [n, 3, frames, height, width]`, one prompt and one seed a video; `fps` is
-    what their motion is measured with."""
+    what their motion is measured with, `measures` are rewards whose scores are shown beside it."""
     prompts = as_list(prompts)
     file_names = None if file_names is None else as_list(file_names)
     if not len(videos) == len(prompts) == len(seeds):
@@ -81,6 +85,11 @@ def judge(
         )
     names = file_names if file_names is not None else [""] * len(prompts)
     measured = measure_videos(videos, fps)
+    for reward in measures:
+        reward.set_frame_rate(fps)
+        for dimension, values in reward.score(videos, prompts).items():
+            alone = dimension == "overall"
+            measured[f"reward {reward.name}" + ("" if alone else f" {dimension}")] = values
     return [
         Sample(
             model=model,

@@ -11,15 +11,16 @@ from torch import Tensor
 from generator.one_or_several import as_list
 from generator.output import InputError
 from reward.adherence.judgement import Judgement
-from reward.adherence.questions import (
+from reward.models.named import registry
+from reward.models.user_functions import import_function
+from reward.question_graphs import Graphs, load_graphs
+from reward.questions import (
     YES,
     QuestionGraph,
     apply_dependencies,
     graph_score,
-    read_question_graphs,
     single_question,
 )
-from reward.models.user_functions import import_function
 
 Verifier = Callable[[Tensor, Sequence[str]], Sequence[Judgement]]
 """Judges videos `[batch, 3, frames, height, width]` in [-1, 1], one prompt a video; one with a parameter `fps` is told
@@ -27,9 +28,6 @@ their frames a second."""
 
 Categories = Callable[[str], "set[str]"]
 """The categories that a prompt belongs to."""
-
-Graphs = Callable[[str], "QuestionGraph | None"]
-"""The questions of a prompt; None where it has none."""
 
 
 def ask(verifier: Verifier, videos: Tensor, prompts: Sequence[str], fps: float) -> Sequence[Judgement]:
@@ -42,29 +40,6 @@ def ask(verifier: Verifier, videos: Tensor, prompts: Sequence[str], fps: float) 
 
 def no_categories(prompt: str) -> set[str]:
     return set()
-
-
-def no_graph(prompt: str) -> QuestionGraph | None:
-    return None
-
-
-def load_graphs(source: str | None) -> Graphs:
-    """The questions of prompts.
-
-    Args:
-        source: a file for `read_question_graphs`; `world` for the questions of the world's own prompts; None or
-            empty for none.
-
-    Raises:
-        InputError: there is no such file, or it is wrong.
-    """
-    if not source:
-        return no_graph
-    if source == "world":
-        from reward.adherence.world_questions import world_graph
-
-        return world_graph
-    return read_question_graphs(source).get
 
 
 def judge_answers(graph: QuestionGraph, answers: Mapping[str, float | bool]) -> Judgement:
@@ -81,9 +56,11 @@ def load_verifier(name: str, questions: str | None = None) -> tuple[Verifier, Ca
     """Loads the function that judges the videos, and that which sorts the prompts into categories.
 
     Args:
-        name: `world`, the verifier of the built-in world; `vlm:FOLDER`, a vision-language model that answers the
-            questions of a prompt (or the single question of VQAScore where it has none); `clip:FOLDER`, a CLIP
-            model's CLIPScore; or `module:function`, a function `(videos, prompts)`, also with the parameters
+        name: `world`, the verifier of the built-in world; a reward by name, such as `pickscore` or `videoalign:TA`
+            (their scores keep their own range); `vlm:FOLDER`, a vision-language model that answers the
+            questions of a prompt (or the single question of VQAScore where it has none); `judge:…:http://HOST/v1`, one
+            behind a server (`reward.models.named.judge`); `clip:FOLDER`, a CLIP model's CLIPScore; or
+            `module:function`, a function `(videos, prompts)`, also with the parameters
             `questions` (`{name: text}` of each video) and `fps` if it has them, that
             returns for each video a score in [0, 1], `{"score": …, "parts": {question: bool}}`, or, of
             a prompt with questions, `{"parts": {question: bool or probability}}`. Its attribute
@@ -97,14 +74,24 @@ def load_verifier(name: str, questions: str | None = None) -> tuple[Verifier, Ca
     if name == "world":
         if questions and questions != "world":
             raise InputError("The world's verifier asks its own questions: leave --questions out.")
-        from reward.adherence.world_questions import world_categories
+        from reward.world_questions import world_categories
 
         return _world_verifier, world_categories
+    kind, _, path = name.partition(":")
+    entry = registry.find(name)
+    if entry is not None and entry.name == "judge":
+        return _judge_verifier(name, questions)
+    if entry is not None and not (kind == "clip" and path):
+        if questions:
+            raise InputError(
+                f"The reward {kind} answers no questions: leave --questions out, or use vlm:FOLDER."
+            )
+        return reward_verifier(name), no_categories
     if ":" not in name:
         raise InputError(
-            f"There is no verifier {name!r}: name `world`, vlm:FOLDER, clip:FOLDER or module:function."
+            f"There is no verifier {name!r}: name `world`, vlm:FOLDER, clip:FOLDER, module:function, or one of "
+            f"{registry.names_text()}."
         )
-    kind, _, path = name.partition(":")
     if kind == "clip":
         from reward.adherence.clip_score import ClipScore
 
@@ -118,6 +105,23 @@ def load_verifier(name: str, questions: str | None = None) -> tuple[Verifier, Ca
     function = import_function(name)
     found = getattr(function, "categories", None)
     return _function_verifier(function, name, graphs), found or categories_of(graphs)
+
+
+def reward_verifier(name: str) -> Verifier:
+    """Judges with a reward by name: its score `overall`, or the mean of its scores."""
+    from reward import load_reward
+
+    reward = load_reward(name)
+
+    def verify(videos: Tensor, prompts: Sequence[str], fps: float = 8.0) -> list[Judgement]:
+        reward.set_frame_rate(fps)
+        scores = reward.score(videos, prompts)
+        values = scores.get("overall")
+        if values is None:
+            values = sum(scores.values()) / len(scores)
+        return [Judgement(float(value)) for value in values]
+
+    return verify
 
 
 def check_prompts_of(name: str, questions: str | None, prompts: Sequence[str]) -> None:
@@ -162,6 +166,36 @@ def vlm_verifier(model: Any, graphs: Graphs) -> Verifier:
         return judgements
 
     return verify
+
+
+def _judge_verifier(name: str, questions: str | None) -> tuple[Verifier, Categories]:
+    """A judge behind a server: questions of a prompt where it has some, else the judge's own."""
+    model: Any = registry.load(name)
+    if model.compares_groups:
+        raise InputError(
+            f"The verifier {name} compares videos with each other, but each is to be judged by itself: leave pairs out."
+        )
+    graphs: Graphs = load_graphs(questions) if questions else model.graph_of
+
+    def verify(videos: Tensor, prompts: Sequence[str]) -> list[Judgement]:
+        asked = [graphs(prompt) for prompt in prompts]
+        rows = [(video, graph) for video, graph in zip(videos, asked) if graph is not None]
+        texts = [question.text for _, graph in rows for question in graph.questions]
+        repeated = [video for video, graph in rows for _ in graph.questions]
+        found = iter(model.probability_of_yes(repeated, texts).tolist())
+        plain = [row for row, graph in enumerate(asked) if graph is None]
+        scores = (
+            model.score(videos[plain], [prompts[row] for row in plain])["overall"].tolist() if plain else []
+        )
+        remaining = iter(scores)
+        return [
+            Judgement(next(remaining))
+            if graph is None
+            else judge_answers(graph, {question.name: next(found) for question in graph.questions})
+            for graph in asked
+        ]
+
+    return verify, categories_of(graphs)
 
 
 def _function_verifier(function: Callable[..., Any], name: str, graphs: Graphs) -> Verifier:

@@ -37,6 +37,8 @@ class RewardModel(ABC):
         scores_noisy_latents: whether `score_noisy_latents` does.
         pixel_gradients: whether `score_pixels` works.
         sees_frames: whether it looks at single frames, so that it cannot tell a still from a moving video.
+        compares_groups: whether the score of a video depends on the others of its prompt, which have to be in the same
+            call of `score`.
         frame_rate: frames a second of the videos that are judged next; None where nobody has said.
         scale: usual range of its scores, where that is known.
         settings: what a run records of it beside its name: place, options, hashes of its weights.
@@ -50,6 +52,7 @@ class RewardModel(ABC):
     scores_noisy_latents: bool = False
     pixel_gradients: bool = False
     sees_frames: bool = False
+    compares_groups: bool = False
     frame_rate: float | None = None
     scale: tuple[float, float] | None = None
     settings: Mapping[str, Any] = MappingProxyType({})

@@ -148,12 +148,14 @@ class QwenPreparation(Preparation):
     def patches(self, frames: Tensor, budget: VideoBudget) -> tuple[Tensor, tuple[int, int, int]]:
         """Patches `[tokens, 3 · frames · patch²]` of sampled frames, merged neighbours together, and their grid."""
         height, width = fit_size(frames.shape[2], frames.shape[3], self.patch * self.merge, budget)
-        pixels = (resize_frames(frames, height, width) - self.mean.to(frames.device)) / self.std.to(
-            frames.device
-        )
-        grid = (len(frames) // self.frames, height // self.patch, width // self.patch)
+        return self.cut(resize_frames(frames, height, width))
+
+    def cut(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
+        """As `patches`, of frames `[frames, 3, height, width]` in [0, 1] that have their size."""
+        count, _, height, width = pixels.shape
+        grid = (count // self.frames, height // self.patch, width // self.patch)
         flat = rearrange(
-            pixels,
+            (pixels - self.mean.to(pixels.device)) / self.std.to(pixels.device),
             "(t p) c (h m a) (w n b) -> (t h w m n) (c p a b)",
             p=self.frames,
             m=self.merge,

@@ -11,6 +11,7 @@ from torch import Tensor
 from generator.one_or_several import as_list
 from generator.output import write_json, write_text
 from reward.adherence.evaluate import Sample
+from reward.adherence.training_rewards import known_measures
 from reward.reports import html
 from reward.statistics import LEAST_CLUSTERS, NO_INTERVAL
 
@@ -238,7 +239,8 @@ def write_report(
             "Result",
             headline(summary, references[0])
             + overview(summary, references if several else [])
-            + (html.paragraph(power_text(summary)) if power_text(summary) else ""),
+            + (html.paragraph(power_text(summary)) if power_text(summary) else "")
+            + "".join(html.paragraph(sentence) for sentence in _trained_on(settings)),
         ),
         html.Section("By category", category_tables(summary, references[0])),
         html.Section(
@@ -261,6 +263,13 @@ def write_report(
     )
     write_text(output_dir / "report.html", html.page(title, sections, str(settings.get("subtitle", ""))))
     return output_dir / "report.html"
+
+
+def _trained_on(settings: Mapping[str, Any]) -> list[str]:
+    """Sentences about models that were trained on what measures them."""
+    return known_measures(
+        settings.get("trained_on", {}), str(settings.get("verifier", "")), settings.get("measures", ())
+    )
 
 
 def settings_table(settings: Mapping[str, Any]) -> str:

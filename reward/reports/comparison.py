@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -33,6 +33,9 @@ from reward.adherence.evaluate import Sample, judge, load_verifier, summarise
 from reward.adherence.verifiers import Categories, Verifier, check_prompts_of
 from reward.reports.adherence import write_report
 from reward.statistics import CONFIDENCE, RESAMPLES
+
+if TYPE_CHECKING:
+    from reward.models.base import RewardModel
 
 SETTINGS_NAME = "settings.json"
 METADATA_NAME = "metadata.jsonl"
@@ -131,6 +134,7 @@ def _facts(
     seed: int,
     verifier: str,
     questions: str | None,
+    measures: Sequence[str],
 ) -> dict[str, Any]:
     """The settings of an evaluation, without those of the sampler."""
     facts: dict[str, Any] = {
@@ -140,7 +144,8 @@ def _facts(
         "seed": seed,
         "verifier": verifier,
     }
-    return {**facts, "questions": questions} if questions else facts
+    asked = {"questions": questions, "measures": list(measures)}
+    return {**facts, **{name: value for name, value in asked.items() if value}}
 
 
 def _samples_with_videos(folder: Path, planned: Collection[tuple[str, str]]) -> list[Sample]:
@@ -168,6 +173,7 @@ def compare_models(
     on_progress: Callable[[float], None] | None = None,
     questions: str | None = None,
     categories: Categories | None = None,
+    measures: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Compares models on the same prompts and seeds; writes videos, `metadata.jsonl`, `report.html`,
     `report.json`.
@@ -185,6 +191,7 @@ def compare_models(
         on_progress: called after every batch with the finished share in [0, 1].
         questions: source of question graphs for `load_verifier`.
         categories: sorts the prompts; by default what belongs to the verifier.
+        measures: rewards for `reward.load_reward` whose scores are shown beside motion and flicker.
 
     Returns:
         The summary of `reward.adherence.evaluate.summarise`.
@@ -195,9 +202,10 @@ def compare_models(
     verify, found_categories = load_verifier(verifier, questions)
     check_prompts_of(verifier, questions, [record.prompt for record in prompts])
     categories, generation = categories or found_categories, generation or GenerationSettings()
+    rewards = _measuring(measures, [record.prompt for record in prompts])
     references = as_list(references) or list(models)[:1]
     folder = Path(output_dir)
-    facts = _facts(models, prompts, num_videos_per_prompt, seed, verifier, questions)
+    facts = _facts(models, prompts, num_videos_per_prompt, seed, verifier, questions, measures)
     facts |= {**vars(generation), **(settings or {})}
     going_on = check_evaluation(folder, facts, overwrite)
     plans = {name: _plan(name, prompts, num_videos_per_prompt, seed) for name in models}
@@ -222,7 +230,7 @@ def compare_models(
                 bar=bar,
                 steps=generation.num_inference_steps or generator.defaults.num_inference_steps,
             ):
-                samples += _judged(name, batch, videos, verify, categories, generator.defaults.fps)
+                samples += _judged(name, batch, videos, verify, categories, generator.defaults.fps, rewards)
                 samples.sort(key=lambda s: (order.index(s.model), places[s.model, s.file_name]))
                 write_jsonl(folder / METADATA_NAME, [sample.as_row() for sample in samples])
                 if on_progress is not None:
@@ -253,6 +261,7 @@ def _judged(
     verify: Verifier,
     categories: Categories,
     fps: float,
+    rewards: Sequence[RewardModel],
 ) -> list[Sample]:
     """Samples of one batch of videos."""
     return judge(
@@ -264,7 +273,18 @@ def _judged(
         categories,
         [planned.file_name for planned in batch],
         fps,
+        rewards,
     )
+
+
+def _measuring(names: Sequence[str], prompts: Sequence[str]) -> list[RewardModel]:
+    """The rewards of these names, after a look at the prompts."""
+    from reward import load_reward
+
+    rewards = [load_reward(name) for name in as_list(names)]
+    for reward in rewards:
+        reward.check_prompts(prompts)
+    return rewards
 
 
 def repeatable(folder: Path) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import ipaddress
 import json
 import math
 import time
@@ -19,6 +18,7 @@ from torch import Tensor
 from generator.one_or_several import as_list
 from generator.output import InputError
 from reward.models.base import RewardModel, Scores, join_scores
+from reward.proxies import proxy_of
 from reward.service.protocol import TENSORS, pack
 
 CONNECTION_ATTEMPTS = 5
@@ -146,26 +146,6 @@ def split_credentials(address: str) -> tuple[str, str | None]:
     name, _, password = user.partition(":")
     pair = f"{urllib.parse.unquote(name)}:{urllib.parse.unquote(password)}"
     return address.replace(parts.netloc, host, 1), base64.b64encode(pair.encode()).decode()
-
-
-def proxy_of(address: str) -> str | None:
-    """The proxy, without its password, that the environment names for an address; none for this machine itself.
-
-    A proxy on another machine would look for a service on its own loopback address, and not here.
-    """
-    parts = urllib.parse.urlsplit(address)
-    host = parts.hostname or ""
-    if host == "localhost" or host.endswith(".localhost") or urllib.request.proxy_bypass(host):
-        return None
-    try:
-        number = ipaddress.ip_address(host)
-        if number.is_loopback or number.is_unspecified:
-            return None
-    except ValueError:
-        pass  # a name
-    proxies = urllib.request.getproxies()
-    found = proxies.get(parts.scheme)
-    return None if found is None else found.rpartition("@")[2]
 
 
 def _tensor(values: Sequence[float | None]) -> Tensor:

@@ -10,13 +10,16 @@ import platform
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from packaging.requirements import Requirement
 
 from generator.one_or_several import as_list
 from generator.output import check_output_file, write_json
+
+if TYPE_CHECKING:
+    from alignment.memory.plan import Rewards
 
 HELP = (
     "Report what this machine has (processors, memory, GPUs, packages, codecs, disk) and what will run on it."
@@ -49,6 +52,12 @@ class DoctorArguments:
         default_factory=list,
         metadata={
             "help": "Also look at these rewards, as `--reward` of `ppo` names them: folder, weights, server."
+        },
+    )
+    reward_num_frames: int | None = field(
+        default=None,
+        metadata={
+            "help": "Frames that `backprop` decodes for rewards on pixels, for the forecast; all if unset."
         },
     )
     gpu_memory: float | None = field(
@@ -108,7 +117,19 @@ def model_plan(arguments: DoctorArguments, found_gpus: list[dict[str, Any]]) -> 
     if memory is None and found_gpus:
         memory = min(gpu["memory"] for gpu in found_gpus) / 1e9
     size = (arguments.num_frames, arguments.height, arguments.width)
-    return plan(str(arguments.model), size, arguments.lora_r, memory)
+    asked = _planned_rewards(arguments)
+    return plan(str(arguments.model), size, arguments.lora_r, memory, asked)
+
+
+def _planned_rewards(arguments: DoctorArguments) -> Rewards:
+    """Weights of the rewards by name that were asked for, each repository once, as processes share them."""
+    from alignment.memory.plan import Rewards
+    from reward.models.named import registry
+
+    entries = [entry for name in arguments.reward if (entry := registry.find(name)) is not None]
+    sizes = {source.repository: source.gigabytes for entry in entries for source in entry.weights}
+    gradients = bool(entries) and all(entry.gradients for entry in entries)
+    return Rewards(round(sum(sizes.values()) * 1e9), gradients, arguments.reward_num_frames)
 
 
 def machine(folder: Path) -> dict[str, Any]:

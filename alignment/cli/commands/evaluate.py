@@ -59,14 +59,20 @@ class EvaluateArguments:
     verifier: str = field(
         default="world",
         metadata={
-            "help": "Verifier: world, vlm:FOLDER (a vision-language model answers the questions), clip:FOLDER "
-            "(CLIPScore), or module:function of your own (videos, prompts) -> scores."
+            "help": "Verifier: world, a reward by name (pickscore, ocr, videoalign:TA, …), vlm:FOLDER (a "
+            "vision-language model answers the questions), clip:FOLDER (CLIPScore), or module:function of your own."
+        },
+    )
+    measures: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Rewards, as `--reward` of ppo names them, whose scores the report shows beside motion and flicker."
         },
     )
     questions: str = field(
         default="",
         metadata={
-            "help": "Question graphs of the prompts for vlm:FOLDER and module:function: a .jsonl file, a .csv file of "
+            "help": "Question graphs of the prompts for vlm:FOLDER, judge and module:function: a .jsonl file, a .csv file of "
             "DSG, or world for those of the built-in world's prompts."
         },
     )
@@ -102,6 +108,7 @@ class EvaluateArguments:
     def __post_init__(self) -> None:
         self.adapter, self.reference = as_list(self.adapter), as_list(self.reference)
         check_generation(self)
+        self.measures = as_list(self.measures) if self.measures else []
 
 
 @dataclass
@@ -174,6 +181,7 @@ def run(
     from generator import load_generator
     from generator.generation import GenerationSettings
     from reward.adherence.suites import load_suite
+    from reward.adherence.training_rewards import known_measures, rewards_of_training
     from reward.adherence.verifiers import check_prompts_of
     from reward.reports.comparison import compare_models
 
@@ -183,6 +191,7 @@ def run(
     unknown = [name for name in arguments.reference if name not in names]
     if unknown:
         raise InputError(f"The reference {unknown[0]!r} is not among the models {', '.join(names)}.")
+    trained_on = {name: found for name, path in adapters.items() if (found := rewards_of_training(path))}
     suite = load_suite(arguments.prompts)
     prompts = [record.prompt for record in suite.records]
     check_prompts_of(arguments.verifier, arguments.questions or None, prompts)
@@ -198,23 +207,38 @@ def run(
         seed=arguments.seed,
         generation=GenerationSettings.of(arguments),
         references=arguments.reference or ["base"],
-        settings={
-            "model": arguments.model,
-            **loading.changing(),
-            "adapters": adapters,
-            "adapter_sha256": {name: _folder_hash(path) for name, path in adapters.items()},
-            "prompt_file": arguments.prompts,
-            "prompt_sha256": _texts_hash(record.prompt for record in suite.records),
-            "questions_sha256": _file_hash(arguments.questions),
-            "versions": versions(),
-        },
+        settings=_settings(arguments, loading, adapters, trained_on, prompts),
         overwrite=arguments.overwrite,
         title=arguments.title,
         questions=arguments.questions or None,
         categories=suite.categories_of if suite.categories else None,
+        measures=arguments.measures,
     )
     print_summary(summary, arguments.output_dir)
+    for sentence in known_measures(trained_on, arguments.verifier, arguments.measures):
+        print(sentence)
     _show_next(arguments, 1 + len(adapters))
+
+
+def _settings(
+    arguments: EvaluateArguments,
+    loading: LoadingArguments,
+    adapters: dict[str, str],
+    trained_on: dict[str, list[str]],
+    prompts: list[str],
+) -> dict[str, Any]:
+    """Facts for the report beside those that `compare_models` knows."""
+    return {
+        "model": arguments.model,
+        **loading.changing(),
+        "adapters": adapters,
+        **({"trained_on": trained_on} if trained_on else {}),
+        "adapter_sha256": {name: _folder_hash(path) for name, path in adapters.items()},
+        "prompt_file": arguments.prompts,
+        "prompt_sha256": _texts_hash(prompts),
+        "questions_sha256": _file_hash(arguments.questions),
+        "versions": versions(),
+    }
 
 
 def _show_next(arguments: EvaluateArguments, num_models: int) -> None:

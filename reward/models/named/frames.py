@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 HALF = (0.5, 0.5, 0.5)
 
+FRAMES_WITH_GRADIENTS = 4
+"""Most frames whose activations are held at a time where gradients pass; about 1 GB each with CLIP-H in float32."""
+
 
 def chosen_frames(count: int, choice: int | str) -> list[int]:
     """Indices of the frames to look at: `choice` of `count`, evenly from the first to the last and rounded half to
@@ -165,10 +168,11 @@ class FrameReward(RewardModel):
         indices = chosen_frames(videos.shape[2], self.frames)
         frames = videos[:, :, indices].transpose(1, 2).flatten(0, 1)
         texts = [prompt for prompt in prompts for _ in indices]
+        size = min(self.batch_size, FRAMES_WITH_GRADIENTS) if gradients else self.batch_size
         parts = []
-        for start in range(0, len(frames), self.batch_size):
-            chunk = frames[start : start + self.batch_size].to(self.device)
-            words = texts[start : start + self.batch_size]
+        for start in range(0, len(frames), size):
+            chunk = frames[start : start + size].to(self.device)
+            words = texts[start : start + size]
             parts.append(
                 checkpoint(self._exact_scores, chunk, words, use_reentrant=False)
                 if gradients

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reward.models.named.entry import NamedReward, number, one_of
+from reward.models.named.entry import NamedReward, number, one_of, whole_number
 
 _PLAIN = "reward.models.named.plain_rewards"
 
@@ -15,6 +15,19 @@ PLAIN_REWARDS = (
         (0.0, 1.0),
         licence="Apache-2.0",
         hacks="none found: it is the gold score",
+    ),
+    NamedReward(
+        "ocr",
+        "reward.models.named.ocr:load_ocr",
+        "text in the picture against the text that the prompt quotes",
+        "frames",
+        (0.0, 1.0),
+        licence="Apache-2.0",
+        options={"match": one_of("contained", "exact"), "threads": whole_number},
+        extra="ocr",
+        modules=("rapidocr", "onnxruntime"),
+        hacks="repeated text, giant letters, a frozen camera",
+        paper="2505.05470",
     ),
     NamedReward(
         "motion",

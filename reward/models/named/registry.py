@@ -36,11 +36,12 @@ from generator.output import InputError
 from reward.models.named.entry import COMMON_OPTIONS, NamedReward, RewardRequest
 from reward.models.named.frame_entries import FRAME_REWARDS
 from reward.models.named.plain_entries import PLAIN_REWARDS
+from reward.models.named.video_entries import VIDEO_REWARDS
 
 if TYPE_CHECKING:
     from reward.models.base import RewardModel
 
-ENTRIES: tuple[NamedReward, ...] = (*FRAME_REWARDS, *PLAIN_REWARDS)
+ENTRIES: tuple[NamedReward, ...] = (*FRAME_REWARDS, *PLAIN_REWARDS, *VIDEO_REWARDS)
 
 _OPTION = re.compile(r"([A-Za-z][\w-]*)=(.*)", re.DOTALL)
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")

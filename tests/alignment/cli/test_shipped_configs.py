@@ -12,6 +12,8 @@ from alignment.cli.config_files import find_config
 from alignment.cli.parser import CommandParser
 
 COMMANDS = {"sft": sft, "dpo": dpo, "ppo": ppo}
+REWARDED = ("ppo_videoalign", "ppo_hpsv3", "ppo_ocr", "ppo_judge")
+COMMANDS |= dict.fromkeys(REWARDED, ppo)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -26,3 +28,11 @@ def test_the_configurations_for_wan_are_read_without_an_unknown_key(name: str, t
     assert parsed[-1].compile_blocks == values["compile_blocks"]
     assert (values["num_frames"] - 1) % 4 == 0
     assert values["height"] % 16 == values["width"] % 16 == 0
+
+
+@pytest.mark.parametrize("name", REWARDED)
+def test_each_of_their_rewards_has_a_weight(name: str) -> None:
+    values = yaml.safe_load(find_config(f"wan/{name}").read_text())
+    assert len(values["reward"]) == len(values["reward_weights"])
+    plain = yaml.safe_load(find_config("wan/ppo").read_text())
+    assert plain.items() <= values.items()

@@ -8,15 +8,16 @@ import torch
 
 from generator.output import InputError
 from generator.world import render, sample_prompts, verify_batch
-from reward.adherence.questions import (
+from reward.adherence.verifiers import judge_answers, load_verifier, vlm_verifier
+from reward.question_graphs import load_graphs
+from reward.questions import (
     Question,
     QuestionGraph,
     apply_dependencies,
     graph_score,
     read_question_graphs,
 )
-from reward.adherence.verifiers import judge_answers, load_graphs, load_verifier, vlm_verifier
-from reward.adherence.world_questions import world_graph
+from reward.world_questions import world_graph
 
 CHAIN = QuestionGraph(
     (

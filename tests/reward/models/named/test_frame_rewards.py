@@ -13,6 +13,9 @@ from torch.nn import functional
 
 from generator.output import InputError
 from reward import load_reward
+from reward.models.named import registry
+from reward.models.named.entry import RewardRequest
+from reward.models.named.frame_entries import AESTHETIC_HEAD, AESTHETIC_V2_5_HEAD
 from reward.models.named.frames import (
     CLIP_MEAN,
     CLIP_STD,
@@ -23,6 +26,8 @@ from reward.models.named.frames import (
     reduce_frames,
     squeeze_to_side,
 )
+from reward.models.named.places import cached, download_command, files_of
+from reward.models.named.state_dicts import linear_layers, read_state_dict
 from tests.reward.models.named import tiny_checkpoints as tiny
 
 PROMPTS = ["a red circle moves", "a blue square"]
@@ -207,6 +212,24 @@ def test_aesthetic_v2_5_reads_the_normalised_pooled_output_of_squeezed_frames(tm
     torch.testing.assert_close(found, embedding @ matrix + offset, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("source", "prefix", "values"),
+    [
+        (AESTHETIC_HEAD, "layers", (4.883285, 4.545052, 5.310305)),
+        (AESTHETIC_V2_5_HEAD, "scoring_head", (3.61832, 2.709308, 2.672634)),
+    ],
+)
+def test_the_published_heads_have_the_published_values(source, prefix, values):
+    if not cached(source):
+        pytest.skip(f"The published head is not here: {download_command(source)}")
+    path = files_of(RewardRequest(registry.find("aesthetic")), source)[source.files[0]]
+    head = linear_layers(read_state_dict(path, "aesthetic"), prefix, path)
+    width = next(head.children()).in_features
+    signs = torch.where(torch.arange(width) % 2 == 0, 1.0, -1.0)
+    points = torch.stack([torch.ones(width) / width**0.5, torch.eye(width)[0], signs / width**0.5])
+    torch.testing.assert_close(head(points)[:, 0], torch.tensor(values), atol=1e-4, rtol=0)
+
+
 def test_image_reward_equals_blip_and_its_head_on_35_tokens(tmp_path):
     from transformers import BertTokenizerFast
 
@@ -333,6 +356,18 @@ def test_hpsv2_pads_the_longer_side_with_black(height, width, inner):
     assert (len(rows), len(columns)) == inner
     assert (rows[0].item(), columns[0].item()) == ((224 - inner[0]) // 2, (224 - inner[1]) // 2)
     assert pixels[: rows[0]].abs().sum() == 0
+
+
+def test_a_crop_shows_the_middle_of_a_wide_frame_alone():
+    frames = torch.zeros(1, 3, 480, 832)
+    frames[..., :170], frames[..., 662:] = (
+        1,
+        1,
+    )  # outside of the middle 480 columns, and the reach of the resizing
+    assert crop_to_side(frames, 224).shape == (1, 3, 224, 224)
+    torch.testing.assert_close(
+        crop_to_side(frames, 224), torch.full((1, 3, 224, 224), 0.5), atol=1e-5, rtol=0
+    )
 
 
 @pytest.mark.parametrize(("height", "width"), [(48, 80), (80, 48), (40, 71), (20, 33)])

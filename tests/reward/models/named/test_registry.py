@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -81,6 +82,15 @@ def test_what_cannot_be_read_is_refused_in_one_sentence(known, text, sentence):
     with pytest.raises(InputError, match=sentence) as error:
         load_reward(text)
     assert "\n" not in str(error.value)
+
+
+def test_a_folder_called_as_a_reward_is_meant_where_it_is_a_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "world").mkdir()
+    assert load_reward("world").name == "world"
+    for folder in ("./world", Path("world")):
+        with pytest.raises(InputError, match="world holds no reward model"):
+            load_reward(folder)
 
 
 def test_every_entry_names_a_function_that_exists():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from generator.world.grammar import categories, parse
 from generator.world.meaning import DIRECTIONS, Meaning, ObjectMeaning
-from reward.adherence.questions import Question, QuestionGraph
+from reward.questions import Question, QuestionGraph
 
 _NUMBERS = {2: "two", 3: "three"}
 

@@ -1,0 +1,73 @@
+"""Reward back-propagation through decoded pixels, on a tiny Wan with a tiny PickScore."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from alignment.cli import main
+from alignment.memory.forecast import forecast
+from alignment.memory.work import Work
+from generator.testing.pipelines import save_tiny_pipeline
+from tests.reward.models.named import tiny_checkpoints as tiny
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pixels")
+    save_tiny_pipeline("wan", folder / "wan")
+    tiny.write_clip(folder / "pickscore")
+    (folder / "prompts.txt").write_text("a red ball\na blue cube\n")
+    return folder
+
+
+def backprop(files, output_dir, *more: str) -> list[str]:
+    return [
+        "backprop", "--model", str(files / "wan"), "--prompts", str(files / "prompts.txt"),
+        "--reward", f"pickscore:frames=2:form=logit:{files / 'pickscore'}", "--num_frames", "5", "--height", "32",
+        "--width", "32", "--num_inference_steps", "3", "--guidance_scale", "1", "--per_device_train_batch_size", "2",
+        "--max_steps", "16", "--learning_rate", "2e-2", "--logging_steps", "1", "--output_dir", str(output_dir), *more,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("method", [("draft", "1"), ("refl", "2")])
+def test_draft_and_refl_raise_pickscore_through_the_decoder(files, tmp_path, method):
+    out = tmp_path / "out"
+    assert main(backprop(files, out, "--method", method[0], "--backprop_steps", method[1])) == 0
+    log = json.loads((out / "trainer_state.json").read_text())["log_history"]
+    rewards = [row["reward"] for row in log if "reward" in row]
+    assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.02, rewards
+    assert {"videos/speed", "videos/flicker"} <= set(log[0])
+    record = json.loads((out / "training.json").read_text())
+    assert record["reward"] == ["pickscore"]
+    assert record["rewards"][0]["frames"] == 2
+
+
+def test_what_is_decoded_is_chosen_and_refused_where_nothing_is(files, tmp_path, capsys):
+    shown = ["--reward_num_frames", "1", "--reward_scale", "0.5", "--max_steps", "1"]
+    assert main(backprop(files, tmp_path / "one", *shown)) == 0
+    log = json.loads((tmp_path / "one" / "trainer_state.json").read_text())["log_history"]
+    assert "videos/speed" not in log[0]  # one frame has no motion
+    command = backprop(files, tmp_path / "none")
+    command[command.index("--reward") + 1] = "motion:target=0.2"
+    assert main(command) == 2
+    assert "motion does neither" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+def test_doctor_forecasts_the_decoder_and_the_weights_of_the_rewards(files, capsys):
+    report = files / "doctor.json"
+    assert main([
+        "doctor", "--model", str(files / "wan"), "--num_frames", "9", "--height", "32", "--width", "32", "--gpu_memory",
+        "80", "--reward", "pickscore", "aesthetic", "clip", "--reward_num_frames", "1", "--json", str(report),
+    ]) == 0  # fmt: skip
+    found = json.loads(report.read_text())
+    methods = {name: options[0] for name, options in found["model"]["methods"].items()}
+    # CLIP-L serves both aesthetic and clip.
+    assert methods["backprop"]["resident"]["rewards"] == methods["ppo"]["resident"]["rewards"] == 5653700000
+    work = Work("backprop", 9, 32, 32, decode_batch=1, guided=True, reward_num_frames=9)
+    updates = [methods[name]["transient"]["update"] for name in ("sft", "backprop")]
+    assert updates[0] < updates[1] < forecast(files / "wan", work).transient["update"]
+    assert [row["name"] for row in found["rewards"]] == ["pickscore", "aesthetic", "clip"]
+    assert "backprop" in capsys.readouterr().out
