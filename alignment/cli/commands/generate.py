@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignment.checks import check_generation
 from alignment.cli.next_command import given_flags, new_folder, show_next
 from alignment.cli.video_prompt_arguments import VideoPromptArguments, prompted
 from alignment.stages.arguments import LoadingArguments
@@ -33,6 +32,7 @@ from generator.lost_words import warn_of_lost_words
 from generator.output import InputError, read_record, refuse_unwritable, write_json, write_jsonl
 from generator.progress import VideoBar
 from generator.prompts import PromptRecord, read_prompts
+from generator.training.checks import check_generation
 from generator.video_files.pixel_formats import PIXEL_FORMAT_HELP, PIXEL_FORMATS
 
 if TYPE_CHECKING:
