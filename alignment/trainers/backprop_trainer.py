@@ -14,7 +14,7 @@ from alignment.lora import LoraArguments, adapters_disabled
 from alignment.rollouts.reward_mixture import RewardMixture
 from alignment.rollouts.sampling_plan import SamplingPlan
 from alignment.trainers.backprop_config import BackpropConfig
-from alignment.trainers.base_trainer import AlignmentTrainer
+from alignment.trainers.rewarded_trainer import RewardedTrainer
 from alignment.trainers.table import describe_sizes
 from generator import flow
 from generator.base import VideoGenerator
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from reward.models.base import RewardModel
 
 
-class BackpropTrainer(AlignmentTrainer):
+class BackpropTrainer(RewardedTrainer):
     """Raises a differentiable reward of sampled latents by its gradient.
 
     It learns fast and games the reward fast: use `beta`, few steps, and look at `videos/…` of a PPO run.
@@ -39,6 +39,7 @@ class BackpropTrainer(AlignmentTrainer):
         reward: one or several models that judge latents with gradients.
         negative_prompts: one a prompt, for guidance.
         lora, record, callbacks: see `AlignmentTrainer`.
+        eval_prompts, eval_negative_prompts: see `RolloutTrainer`.
 
     Raises:
         InputError: a reward needs pixels, or a KL term is asked for without LoRA.
@@ -56,6 +57,8 @@ class BackpropTrainer(AlignmentTrainer):
         lora: LoraArguments | None = None,
         record: dict[str, Any] | None = None,
         callbacks: Sequence[Any] = (),
+        eval_prompts: Sequence[str] | None = None,
+        eval_negative_prompts: Sequence[str] | None = None,
     ) -> None:
         prompts = as_list(prompts)
         if lora is not None and not lora.use_peft and args.beta > 0:
@@ -75,15 +78,18 @@ class BackpropTrainer(AlignmentTrainer):
         self.plan = SamplingPlan.for_training(
             generator, args, prompts, negative_prompts, args.per_device_train_batch_size, self.conditions_of
         )
+        self.records_guidance = lora is None or lora.use_peft
         super().__init__(
             generator,
             args,
             train_dataset=_Indices(len(prompts)),
+            eval_dataset=self.hold_out(generator, args, eval_prompts, eval_negative_prompts),
             lora=lora,
             record=record,
             callbacks=callbacks,
             data_collator=_collate_indices,
         )
+        self.watch_held_out()
 
     def describe_data(self) -> dict[str, str]:
         return {

@@ -45,6 +45,7 @@ class PPOTrainer(RolloutTrainer):
         generator, args, prompts, reward, negative_prompts, monitors, lora, record, callbacks: see
             `RolloutTrainer`.
         demonstrations: latents `[C, F, H, W]` and a prompt each, for `args.ptx_coef`.
+        held_out: `eval_prompts` and `eval_negative_prompts` of `RolloutTrainer`.
     """
 
     args: PPOConfig
@@ -61,9 +62,10 @@ class PPOTrainer(RolloutTrainer):
         record: dict[str, Any] | None = None,
         callbacks: Sequence[Any] = (),
         demonstrations: tuple[Sequence[Tensor], Sequence[str]] | None = None,
+        **held_out: Any,
     ) -> None:
         super().__init__(
-            generator, args, prompts, reward, negative_prompts, monitors, lora, record, callbacks
+            generator, args, prompts, reward, negative_prompts, monitors, lora, record, callbacks, **held_out
         )
         self.beta = args.beta
         self.ratios: list[Tensor] = []

@@ -32,6 +32,19 @@ def difference(first, second):
     return max((one[name] - other[name]).abs().max().item() for name in one)
 
 
+def evaluations(folder, rank):
+    """Measured rewards by step, as one process logged them."""
+    return json.loads((folder / f"evaluations{rank}.json").read_text())
+
+
+def check_evaluations(one, two):
+    """Both processes must have logged the very same rewards, and those of the other run."""
+    if not (two / "evaluations0.json").exists():
+        return
+    assert evaluations(two, 0) == evaluations(two, 1)
+    assert evaluations(two, 0) == pytest.approx(evaluations(one, 0), abs=1e-4)
+
+
 @pytest.mark.parametrize(
     ("kinds", "engine"),
     [
@@ -51,6 +64,7 @@ def test_two_processes_equal_one_with_the_whole_batch(kinds, engine, tmp_path):
         if engine in ("multi_gpu", "zero2"):  # else the parts are gathered on the first process alone
             assert difference(two / "rank0.safetensors", two / "rank1.safetensors") == 0
         assert difference(tmp_path / "one" / kind / ADAPTER, two / ADAPTER) < 2e-5
+        check_evaluations(tmp_path / "one" / kind, two)
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +82,8 @@ def test_every_setting_trains_the_same_under_every_engine(engine, variants, tmp_
     launch(",".join(VARIANTS), engine, tmp_path)
     for kind in VARIANTS:
         assert difference(variants / kind / ADAPTER, tmp_path / kind / ADAPTER) < 2e-5, kind
+        check_evaluations(variants / kind, tmp_path / kind)
+    assert list(evaluations(tmp_path / "rwr_stops", 0)) == ["0", "2", "4"]
 
 
 @pytest.mark.parametrize("engine", ["zero2", "fsdp"])
