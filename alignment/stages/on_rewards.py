@@ -56,7 +56,7 @@ class PromptsAndRewards:
     reward: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "What judges, one or several: a name such as pickscore, ocr or videoalign:TA (`vidalign doctor` "
+            "help": "Rewards, one or several: a name such as pickscore, ocr or videoalign:TA (`vidalign doctor` "
             "lists them), a folder that `vidalign reward` wrote, module:function, or http://… of `reward serve`."
         },
     )

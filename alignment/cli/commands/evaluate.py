@@ -19,7 +19,6 @@ from generator.files.folders import visible_files
 from generator.one_or_several import as_list
 from generator.output import InputError, refuse_unwritable
 from generator.provenance import file_hash, versions
-from generator.training.checks import check_generation
 from generator.video_files.pixel_formats import PIXEL_FORMAT_HELP, PIXEL_FORMATS
 
 if TYPE_CHECKING:
@@ -73,8 +72,8 @@ class EvaluateArguments:
     questions: str = field(
         default="",
         metadata={
-            "help": "Question graphs of the prompts for vlm:FOLDER, judge and module:function: a .jsonl file, a .csv of "
-            "DSG, or world for those of the built-in world's prompts."
+            "help": "Question graphs of the prompts for vlm:FOLDER, judge and module:function: a .jsonl file, a .csv "
+            "of DSG, or world for those of the built-in world's prompts."
         },
     )
     reference: list[str] = field(
