@@ -138,9 +138,9 @@ def fine_tune(generator: WordGenerator, reward: RewardModel, enough: float, seed
     torch.manual_seed(seed)
     conditions = generator.encode_prompts([prompt_of(word) for word in WORDS])["text"]
     pictures = torch.stack([torch.stack([written(word, random) for _ in range(64)]) for word in WORDS])
-    optimiser = torch.optim.AdamW(generator.transformer.parameters(), lr=1e-3)
+    optimiser = torch.optim.AdamW(generator.transformer.parameters(), lr=3e-4)
     steps = 0
-    while steps < MOST_STEPS and (steps % 10 or measured(generator, reward, 2)[0] < enough):
+    while steps < MOST_STEPS and (steps % 5 or measured(generator, reward, 4)[0] < enough):
         words, copies = torch.randint(len(WORDS), (64,)), torch.randint(64, (64,))
         clean, noise, sigma = pictures[words, copies], torch.randn(64, 1, 1, HEIGHT, WIDTH), torch.rand(64)
         level = sigma[:, None, None, None, None]
@@ -160,7 +160,9 @@ def measured(generator: WordGenerator, reward: RewardModel, count: int) -> tuple
     return float(reward.score(videos, prompts)["overall"].mean()), videos[::count]
 
 
-def run(output_dir: str, enough: float, rollouts: int, count: int, seed: int = 0) -> dict[str, float]:
+def run(
+    output_dir: str, enough: float, rollouts: int, count: int, learning_rate: float = 5e-4, seed: int = 0
+) -> dict[str, float]:
     """Fine-tunes, measures, trains with PPO and measures again."""
     generator = WordGenerator()
     reward = load_reward("ocr:frames=1")
@@ -169,8 +171,8 @@ def run(output_dir: str, enough: float, rollouts: int, count: int, seed: int = 0
     pictures = [shown]
     config = PPOConfig(
         output_dir=output_dir, num_rollouts=rollouts, num_prompts=len(WORDS), num_generations=8, num_inference_steps=8,
-        num_mini_batches=2, per_device_train_batch_size=512, learning_rate=3e-3, beta=0.0, epsilon=1e-3, seed=seed,
-        probe_prompts=0, monitor_videos=0, monitor_kl=False, report_to="none", save_strategy="no", use_cpu=True,
+        num_mini_batches=2, per_device_train_batch_size=512, learning_rate=learning_rate, beta=0.0, epsilon=1e-3,
+        seed=seed, probe_prompts=0, monitor_videos=0, monitor_kl=False, report_to="none", save_strategy="no", use_cpu=True,
         overwrite=True, disable_tqdm=True, logging_steps=1e9,
     )  # fmt: skip
     trainer = PPOTrainer(
@@ -191,10 +193,14 @@ def main() -> None:
     parser.add_argument("--enough", type=float, default=0.4, help="Reward at which fine-tuning stops.")
     parser.add_argument("--rollouts", type=int, default=12, help="Rollouts of 48 pictures.")
     parser.add_argument("--count", type=int, default=8, help="Pictures of each word that are measured.")
+    parser.add_argument("--learning_rate", type=float, default=5e-4, help="Of PPO.")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_num_threads(2)
-    found = run(arguments.output_dir, arguments.enough, arguments.rollouts, arguments.count, arguments.seed)
+    found = run(
+        arguments.output_dir, arguments.enough, arguments.rollouts, arguments.count, arguments.learning_rate,
+        arguments.seed,
+    )  # fmt: skip
     print(json.dumps(found))
 
 
