@@ -172,8 +172,8 @@ def run(
     config = PPOConfig(
         output_dir=output_dir, num_rollouts=rollouts, num_prompts=len(WORDS), num_generations=8, num_inference_steps=8,
         num_mini_batches=2, per_device_train_batch_size=512, learning_rate=learning_rate, beta=0.0, epsilon=1e-3,
-        seed=seed, probe_prompts=0, monitor_videos=0, monitor_kl=False, report_to="none", save_strategy="no", use_cpu=True,
-        overwrite=True, disable_tqdm=True, logging_steps=1e9,
+        seed=seed, probe_prompts=0, monitor_videos=0, monitor_kl=False, report_to="none", save_strategy="no",
+        use_cpu=True, overwrite=True, disable_tqdm=True, logging_steps=1e9,
     )  # fmt: skip
     trainer = PPOTrainer(
         generator, config, [prompt_of(word) for word in WORDS], reward, lora=LoraArguments(lora_r=32)
