@@ -31,18 +31,18 @@ class NFTConfig(ForwardProcessConfig):
         },
     )
     old_decay_flat: int = field(
-        default=0,
+        default=5,
         metadata={"help": "First rollouts that sample from the trained policy itself, without average."},
     )
     old_decay_rate: float = field(
-        default=0.001,
+        default=0.05,
         metadata={
             "help": "Afterwards the sampling policy is an average of the trained one, whose decay grows by this with "
             "each rollout; 0 samples from the trained policy always."
         },
     )
     old_decay_max: float = field(
-        default=0.5, metadata={"help": "Largest decay of the sampling policy's average."}
+        default=0.95, metadata={"help": "Largest decay of the sampling policy's average."}
     )
 
     def __post_init__(self) -> None:

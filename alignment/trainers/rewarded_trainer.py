@@ -69,8 +69,9 @@ class RewardedTrainer(AlignmentTrainer):
         scale = args.guidance_scale if args.eval_guidance_scale is None else args.eval_guidance_scale
         sizes = args.num_frames, args.height, args.width
         settings = EvaluationSampling(*sizes, args.num_inference_steps, scale, args.negative_prompt)
+        together = min(self.plan.batch_size, args.per_device_eval_batch_size)
         plan = SamplingPlan.for_training(
-            generator, settings, prompts, negative_prompts, self.plan.batch_size, self.conditions_of
+            generator, settings, prompts, negative_prompts, together, self.conditions_of
         )
         self.held_out = HeldOutPrompts(plan, self.rewards, args.num_eval_videos, args.reward_batch_size)
         self._check_metric(args.metric_for_best_model, self.held_out.known_metrics())
@@ -272,9 +273,12 @@ class _HeldOutSchedule(TrainerCallback):
             self.trainer.make_up_evaluation()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        stopped = self.trainer.checkpoint_schedule.stopped
         if args.eval_strategy == IntervalStrategy.STEPS:
-            control.should_evaluate = self._is_due(args, state) or control.should_training_stop
-        if self.trainer.checkpoint_schedule.stopped:
+            ends = control.should_training_stop and not stopped
+            control.should_evaluate = self._is_due(args, state) or ends
+        if stopped and not args.early_stopping_patience:
+            # Where patience may run out, the resumed run must know before it takes its first step.
             control.should_evaluate = False
 
     @staticmethod

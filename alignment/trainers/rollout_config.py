@@ -93,6 +93,10 @@ class RewardedSamplingConfig(AlignmentConfig):
     num_eval_videos: int = field(
         default=1, metadata={"help": "Videos of each of eval_prompts; their noise never changes."}
     )
+    per_device_eval_batch_size: int = field(
+        default=64,
+        metadata={"help": "Most videos of eval_prompts sampled in one batch; never more than in training."},
+    )
     eval_guidance_scale: float | None = field(
         default=None, metadata={"help": "Guidance of the videos of eval_prompts. Unset: guidance_scale."}
     )

@@ -9,6 +9,7 @@ from alignment.trainers.nft_trainer import NFTTrainer, nft_loss, old_policy_deca
 from alignment.trainers.noised_videos import Noising
 from generator import flow
 from generator.output import InputError
+from tests.alignment.bright_reward import BrightReward
 from tests.alignment.trainers.policy_checks import (
     check_micro_batches,
     check_resuming,
@@ -69,7 +70,9 @@ def test_nft_equals_its_formula_away_from_the_sampling_policy():
 
 
 def test_nft_samples_from_the_average_and_leaves_the_live_weights_alone(generator, prompts, bright, quiet):
-    trainer = make(generator, prompts, bright, quiet, num_rollouts=3, old_decay_rate=0.2)
+    trainer = make(
+        generator, prompts, bright, quiet, num_rollouts=3, old_decay_flat=0, old_decay_rate=0.2, old_decay_max=0.5
+    )  # fmt: skip
     old = trainer.sampling_policy
     before, seen = {name: value.clone() for name, value in old.average.items()}, []
     sample = trainer.sample
@@ -112,6 +115,33 @@ def test_the_old_policy_starts_flat_and_its_decay_grows_to_the_most():
     assert [old_policy_decay(rollout, 0, 0.001, 0.5) for rollout in (0, 1, 400, 900)] == [0, 0.001, 0.4, 0.5]
     late = [old_policy_decay(rollout, 75, 0.0075, 0.999) for rollout in (0, 74, 75, 76, 115, 300)]
     assert late == pytest.approx([0, 0, 0, 0.0075, 0.3, 0.999])
+
+
+class Narrow(BrightReward):
+    """Wants latents of mean ½ and std 1, so that a policy that runs past that loses what it had."""
+
+    def score_latents(self, latents, conditions):
+        mean, std = latents.mean((1, 2, 3, 4)), latents.std((1, 2, 3, 4))
+        return {"overall": 1 - (mean - 0.5).abs() - 0.5 * (std - 1).abs()}
+
+
+def test_a_run_that_collapses_at_a_high_rate_does_not_with_an_old_policy_that_slows_down(
+    make_generator, prompts, quiet
+):
+    """The worst held-out reward of the second half, where both have long been at their best."""
+    worst = {}
+    follows = {"old_decay_flat": 0, "old_decay_rate": 0.001, "old_decay_max": 0.5}
+    for name, decay in (("follows", follows), ("slows", {})):
+        settings = rollout_settings(
+            num_rollouts=60, learning_rate=3e-2, advantage_clip=2.0, probe_prompts=0, monitor_videos=0, **decay
+        )  # fmt: skip
+        trainer = NFTTrainer(
+            make_generator(), NFTConfig(**settings, **quiet), prompts, Narrow(),
+            eval_prompts=["a dog", "a red cat", "x", "y"],
+        )  # fmt: skip
+        trainer.train()
+        worst[name] = min(entry["eval_reward"] for entry in trainer.evaluations()[5:])
+    assert worst["follows"] < 0.7 < worst["slows"]
 
 
 def test_the_velocity_term_is_the_squared_distance_from_the_reference(generator, prompts, bright, quiet):

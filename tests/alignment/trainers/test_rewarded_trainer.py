@@ -104,7 +104,16 @@ def test_evaluations_leave_a_training_as_it_is_bit_for_bit(method, make_generato
 
 
 def test_the_logged_reward_is_that_of_the_policys_own_videos_from_noise_of_each(make_generator, quiet):
-    trainer = make("ppo", quiet, make_generator(), held_out=HELD_OUT, eval_steps=12, num_eval_videos=2)
+    trainer = make(
+        "ppo",
+        quiet,
+        make_generator(),
+        held_out=HELD_OUT,
+        eval_steps=12,
+        num_eval_videos=2,
+        per_device_eval_batch_size=4,
+    )
+    assert trainer.held_out.plan.batch_size == 4
     trainer.train()
     generator, total = trainer.generator, 0.0
     sigmas = generator.sigma_schedule(4)
@@ -189,9 +198,8 @@ def test_the_best_model_is_kept_taken_as_result_and_recorded(make_generator, qui
     assert same(load_file(best / "trained.safetensors"), weights(trainer))
     assert same(load_file(best / "ema.safetensors"), trainer.ema.average)
     trainer.save_model()
-    assert (tmp_path / "out" / "pytorch_lora_weights.safetensors").read_bytes() == (
-        best / "pytorch_lora_weights.safetensors"
-    ).read_bytes()
+    name = "pytorch_lora_weights.safetensors"
+    assert same(load_file(tmp_path / "out" / name), load_file(best / name))
     record = json.loads((tmp_path / "out" / "training.json").read_text())["evaluation"]
     assert (record["best_step"], record["is_best"]) == (4, True)
     assert record["best"]["eval_reward"] == pytest.approx(0.9)
@@ -260,8 +268,9 @@ def test_a_resumed_run_remembers_the_best_model_and_how_long_it_has_waited(
     assert same(weights(whole), weights(resumed))
 
 
-def test_an_evaluation_that_an_interruption_left_out_is_made_up(make_generator, quiet, tmp_path):
-    arguments = {"eval_steps": 4, "load_best_model_at_end": True}
+@pytest.mark.parametrize("patience", [0, 5])
+def test_an_evaluation_that_an_interruption_left_out_is_made_up(make_generator, quiet, tmp_path, patience):
+    arguments = {"eval_steps": 4, "load_best_model_at_end": True, "early_stopping_patience": patience}
     whole = make("ppo", quiet, make_generator(), held_out=HELD_OUT, **arguments)
     whole.train()
     asked = quiet | {"output_dir": str(tmp_path / "stopped")}
@@ -276,7 +285,7 @@ def test_an_evaluation_that_an_interruption_left_out_is_made_up(make_generator, 
     stopped.make_rollout = stop_in_the_second
     with pytest.raises(Interrupted) as error:
         stopped.train()
-    assert list(curve(stopped)) == [0]
+    assert list(curve(stopped)) == ([0, 4] if patience else [0])
     resumed = make("ppo", asked, make_generator(), held_out=HELD_OUT, **arguments)
     resumed.train(resume_from_checkpoint=str(error.value.saved))
     assert curve(resumed) == curve(whole)
