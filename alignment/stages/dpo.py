@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from alignment.lora import LoraArguments
-from alignment.stages.arguments import GeneratorArguments
+from alignment.stages.arguments import AreaArguments, GeneratorArguments
 from alignment.stages.checks import check_equal_sizes
 from alignment.stages.stage import (
     checkpoint_to_resume,
     data_record,
-    encode_training_videos,
+    encode_training_clips,
     generator_inputs,
     load_generator_to_train,
     train_and_save,
@@ -37,8 +36,8 @@ from reward.preferences import (
 
 
 @dataclass
-class DPOArguments:
-    """Rankings that `dpo` learns from."""
+class _RankingArguments:
+    """Rankings, and which of them are used."""
 
     preferences: str = field(
         default="",
@@ -59,25 +58,11 @@ class DPOArguments:
             "each annotator's own."
         },
     )
-    num_frames: int | None = field(
-        default=None,
-        metadata={
-            "help": "Frames to train on. Unset: the video's own at the model's rate, at most the model's."
-        },
-    )
-    height: int | None = field(
-        default=None, metadata={"help": "Height to resize to. Unset: the video's own, at most the model's."}
-    )
-    width: int | None = field(
-        default=None, metadata={"help": "Width to resize to. Unset: the video's own, at most the model's."}
-    )
-    native_size: bool | None = field(
-        default=None,
-        metadata={
-            "help": "Keep the size and duration of videos that are larger than the model's own. Unset: on with --pack, "
-            "whose rows take clips of any size, else off."
-        },
-    )
+
+
+@dataclass
+class DPOArguments(AreaArguments, _RankingArguments):
+    """Rankings that `dpo` learns from."""
 
 
 def train_dpo(
@@ -116,14 +101,15 @@ def train_dpo(
     checkpoint = checkpoint_to_resume(args, [*generator_inputs(model), data.preferences, *paths])
     generator = generator or load_generator_to_train(model, args)
     check_trainable(generator, args, lora, "dpo", DPOTrainer.shows_first_frames)
-    check_equal_sizes(generator, [comparison.videos for comparison in both], data)
-    most = max(len(comparison.videos) for comparison in both)
-    latents = encode_training_videos(generator, args, paths, data, most, tiling=model.tiling)
-    remaining = iter(latents)
-    videos = [list(itertools.islice(remaining, len(comparison.videos))) for comparison in both]
-    ranks = [comparison.ranks for comparison in both]
-    prompts = [comparison.prompt for comparison in both]
-    cut = len(train)
+    groups = [comparison.videos for comparison in both]
+    if not (data.area or data.frame_buckets):
+        check_equal_sizes(generator, groups, data)
+    videos = encode_training_clips(generator, args, groups, data, tiling=model.tiling)
+    used = [index for index, each in enumerate(videos) if each]
+    cut = sum(index < len(train) for index in used)
+    videos = [videos[index] for index in used]
+    ranks = [both[index].ranks for index in used]
+    prompts = [both[index].prompt for index in used]
     trainer = DPOTrainer(
         generator,
         args,

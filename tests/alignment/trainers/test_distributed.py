@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from generator import load_generator
 from generator.testing import tiny_generator
 from generator.testing.pipelines import save_tiny_pipeline
-from generator.video import write_video
+from generator.video import read_video, write_video
 from reward.models.latent import LatentRewardConfig, LatentRewardModel
 from tests.alignment.trainers.distributed_run import VARIANTS, train
 from tests.alignment.trainers.launching import ADAPTER, command_line, launched
@@ -68,6 +68,13 @@ def test_every_setting_trains_the_same_under_every_engine(engine, variants, tmp_
     launch(",".join(VARIANTS), engine, tmp_path)
     for kind in VARIANTS:
         assert difference(variants / kind / ADAPTER, tmp_path / kind / ADAPTER) < 2e-5, kind
+    for kind in ("sft_checkpoints", "ppo_conditional"):
+        samples = sorted(
+            path.relative_to(variants) for path in (variants / kind).glob("samples/step-*/*.mp4")
+        )
+        assert len(samples) == 3 * 3
+        for name in samples:
+            assert (read_video(variants / name)[0] - read_video(tmp_path / name)[0]).abs().max() < 0.05
 
 
 @pytest.mark.parametrize("engine", ["zero2", "fsdp"])
