@@ -1,8 +1,9 @@
 """Demonstrations: a folder of videos with a prompt each.
 
 The layout is the `videofolder` of Hugging Face datasets: `metadata.jsonl` next to the videos, one line a video,
-`{"file_name": "0001.mp4", "prompt": "..."}`. Without that file, every video of the folder counts, and its prompt is the
-text of the file beside it: `0001.txt` for `0001.mp4`. Names that begin with a dot do not count; linked folders do.
+`{"file_name": "0001.mp4", "prompt": "...", "repeats": 1}`, the last of which may be left out. Without that file, every
+video of the folder counts, and every image with a text; the prompt is the text of the file beside it: `0001.txt` for
+`0001.mp4`. Names that begin with a dot do not count; linked folders do.
 Videos may have any size, duration and frame rate.
 """
 
@@ -20,7 +21,7 @@ from torch import Tensor
 from generator.files.folders import visible_files
 from generator.one_or_several import as_list
 from generator.output import InputError, atomic_path, check_storable, read_jsonl, read_text, write_jsonl
-from generator.video import check_video, write_video
+from generator.video import IMAGE_SUFFIXES, check_video, write_video
 
 logger = logging.getLogger(__name__)
 
@@ -36,10 +37,12 @@ class Demonstration:
     Attributes:
         video: its file.
         prompt: what it shows.
+        repeats: how often an epoch has it.
     """
 
     video: Path
     prompt: str
+    repeats: int = 1
 
 
 def read_demonstrations(
@@ -69,7 +72,7 @@ def read_demonstrations(
         except InputError as error:
             bad.append(str(error))
         else:
-            demonstrations.append(Demonstration(video, row["prompt"]))
+            demonstrations.append(Demonstration(video, row["prompt"], row.get("repeats", 1)))
     if bad:
         listed = "".join(f"\n  {message}" for message in bad[:_NAMED_AT_MOST])
         listed += f"\n  … and {len(bad) - _NAMED_AT_MOST} more" if len(bad) > _NAMED_AT_MOST else ""
@@ -131,6 +134,8 @@ def write_demonstrations(
 def _read_rows(folder: Path, require_prompts: bool) -> list[dict[str, Any]]:
     """File and prompt of every video, from `metadata.jsonl` or from the text files beside the videos."""
     videos = visible_files(folder, VIDEO_SUFFIXES, deep=True) if folder.is_dir() else []
+    if require_prompts and folder.is_dir() and not (folder / METADATA).is_file():
+        videos = sorted([*videos, *_captioned_images(folder, videos)])
     captioned = any(video.with_suffix(".txt").is_file() for video in videos)
     if (folder / METADATA).is_file() or not videos or (require_prompts and not captioned):
         rows = _read_metadata(folder, require_prompts)
@@ -154,6 +159,17 @@ def _read_rows(folder: Path, require_prompts: bool) -> list[dict[str, Any]]:
             "of the same name, or remove the video."
         )
     return rows
+
+
+def _captioned_images(folder: Path, videos: Sequence[Path]) -> list[Path]:
+    """Images with a text beside them, except those beside a video of the same name, whose text it is."""
+    taken = {video.with_suffix("") for video in videos}
+    images = visible_files(folder, tuple(IMAGE_SUFFIXES), deep=True)
+    return [
+        image
+        for image in images
+        if image not in videos and image.with_suffix("") not in taken and image.with_suffix(".txt").is_file()
+    ]
 
 
 def _caption(file: Path) -> str:
@@ -186,6 +202,9 @@ def _read_metadata(folder: Path, require_prompts: bool) -> list[dict[str, Any]]:
             value = row.get(key)
             if not isinstance(value, str) or not (value.strip() or (key == "prompt" and not require_prompts)):
                 raise InputError(f"{place}: expected an object with a non-empty text `{key}`.")
+        repeats = row.get("repeats", 1)
+        if not isinstance(repeats, int) or isinstance(repeats, bool) or repeats < 1:
+            raise InputError(f"{place}: `repeats` is {repeats!r}, but must be a whole number of at least 1.")
         rows.append(row)
     if not rows:
         raise InputError(f"{metadata} is empty: it must name at least one video.")

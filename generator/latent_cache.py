@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -27,6 +28,21 @@ logger = logging.getLogger(__name__)
 
 Size = tuple[int, int, int]
 """Frames, height, width of a video."""
+
+
+class Clip(NamedTuple):
+    """A part of a video file that is encoded.
+
+    Attributes:
+        path: the file.
+        size: frames, height, width to which it is brought.
+        start: seconds of the video before its first frame.
+    """
+
+    path: Path
+    size: Size
+    start: float = 0.0
+
 
 CACHE_VERSION = 3
 """Version of the latents on disk: greater by one whenever the same file gives other latents."""
@@ -78,14 +94,14 @@ def training_size(
     Raises:
         InputError: the file is no video, or smaller than anything the family can make.
     """
-    from generator.video import is_still, video_shape
+    from generator.video import clip_shape, is_still
     from generator.video_files.timing import frames_in_clip
 
     if is_still(path):
         num_frames = 1  # frozen frames would teach the model to stand still
     if num_frames and height and width:
         return nearest_size(generator, (num_frames, height, width)), False
-    shape, defaults = video_shape(path), generator.defaults
+    shape, defaults = clip_shape(path), generator.defaults
     native_frames = frames_in_clip(shape.num_frames, shape.fps, defaults.fps)
     nearest_size(
         generator,
@@ -106,11 +122,12 @@ def _check_given_sizes(**sizes: int | None) -> None:
             raise InputError(f"{name} is {value}, but must be at least 1.")
 
 
-def _cached_file(cache_dir: Path, path: Path, encoder: str | None, size: Size, fps: float) -> Path | None:
-    """The file that keeps the latents of a video; None where the autoencoder is not known by its weights."""
+def _cached_file(cache_dir: Path, clip: Clip, encoder: str | None, fps: float) -> Path | None:
+    """The file that keeps the latents of a clip; None where the autoencoder is not known by its weights."""
     if encoder is None:
         return None
-    content = f"{file_hash(path)} {encoder} {size} {fps} {CACHE_VERSION}"
+    content = f"{file_hash(clip.path)} {encoder} {clip.size} {fps} {CACHE_VERSION}"
+    content += f" {clip.start}" if clip.start else ""
     return cache_dir / f"{hashlib.sha256(content.encode()).hexdigest()}.safetensors"
 
 
@@ -148,52 +165,79 @@ def encode_files(
         InputError: a file is missing or unreadable (named).
     """
     paths = as_list(paths)
-    from generator.video import read_clip
-
     _check_given_sizes(num_frames=num_frames, height=height, width=width)
-    cache_dir = cache_dir or default_cache_dir() / "latents"
-    encoder = autoencoder_hash(generator)
-    distinct = list(dict.fromkeys(paths))
     sizes, reduced_count = {}, 0
-    cached_files: dict[Path, Path | None] = {}
-    for path in distinct:
+    for path in dict.fromkeys(paths):
         if not path.is_file():
             raise InputError(
                 f"The video {path} does not exist: correct the path or remove the row that names it."
             )
         sizes[path], reduced = training_size(generator, path, num_frames, height, width, native_size)
         reduced_count += reduced
-        cached_files[path] = _cached_file(cache_dir, path, encoder, sizes[path], generator.defaults.fps)
-        if check is not None:
-            check(path, sizes[path], (cached := cached_files[path]) is not None and cached.is_file())
-    if reduced_count and progress:
-        _tell_of_reduction(generator, reduced_count, len(distinct))
-    latents: dict[Path, Tensor] = {}
-    waiting: dict[Size, list[tuple[Path, Tensor]]] = {}
 
-    def encode(batch: list[tuple[Path, Tensor]]) -> None:
+    def tell() -> None:
+        if reduced_count and progress:
+            _tell_of_reduction(generator, reduced_count, len(sizes))
+
+    clips = [Clip(path, sizes[path]) for path in paths]
+    return encode_clips(generator, clips, batch_size, cache_dir, progress, check, tell)
+
+
+def encode_clips(
+    generator: VideoGenerator,
+    clips: Sequence[Clip],
+    batch_size: int = 8,
+    cache_dir: Path | None = None,
+    progress: bool = True,
+    check: Callable[[Path, Size, bool], None] | None = None,
+    begin: Callable[[], None] | None = None,
+) -> list[Tensor]:
+    """Latents `[C, F, H, W]` (float32, CPU) of clips; equal clips share one tensor.
+
+    Args:
+        batch_size, cache_dir, progress, check: see `encode_files`.
+        begin: is called after the checks, before the first clip is read.
+
+    Raises:
+        InputError: a file is missing or unreadable (named).
+    """
+    from generator.video import read_clip
+
+    cache_dir = cache_dir or default_cache_dir() / "latents"
+    encoder, rate = autoencoder_hash(generator), generator.defaults.fps
+    distinct = list(dict.fromkeys(clips))
+    kept_in: dict[Clip, Path | None] = {}
+    for clip in distinct:
+        file = kept_in[clip] = _cached_file(cache_dir, clip, encoder, rate)
+        if check is not None:
+            check(clip.path, clip.size, file is not None and file.is_file())
+    if begin is not None:
+        begin()
+    latents: dict[Clip, Tensor] = {}
+    waiting: dict[Size, list[tuple[Clip, Tensor]]] = {}
+
+    def encode(batch: list[tuple[Clip, Tensor]]) -> None:
         videos = torch.stack([video for _, video in batch]).to(generator.device)
         with torch.no_grad():
             encoded = generator.encode(videos).float().cpu()
-        for (path, _), latent in zip(batch, encoded):
-            latents[path] = latent.clone(memory_format=torch.contiguous_format)
-            if (cached := cached_files[path]) is not None:
-                write_cached(cached, {"latents": latents[path]})
+        for (clip, _), latent in zip(batch, encoded):
+            latents[clip] = latent.clone(memory_format=torch.contiguous_format)
+            if (file := kept_in[clip]) is not None:
+                write_cached(file, {"latents": latents[clip]})
 
-    for path in tqdm(distinct, desc="Encoding videos", unit="video", disable=not progress):
-        cached = cached_files[path]
-        found = None if cached is None else read_cached(cached, ("latents",))
+    for clip in tqdm(distinct, desc="Encoding videos", unit="video", disable=not progress):
+        file = kept_in[clip]
+        found = None if file is None else read_cached(file, ("latents",))
         if found is not None:
-            latents[path] = found["latents"]
+            latents[clip] = found["latents"]
             continue
-        size = sizes[path]
-        batch = waiting.setdefault(size, [])
-        batch.append((path, read_clip(path, *size, target_fps=generator.defaults.fps)))
-        if len(batch) >= min(batch_size, max(1, ENCODED_PIXELS // math.prod(size))):
-            encode(waiting.pop(size))
+        batch = waiting.setdefault(clip.size, [])
+        batch.append((clip, read_clip(clip.path, *clip.size, target_fps=rate, start=clip.start)))
+        if len(batch) >= min(batch_size, max(1, ENCODED_PIXELS // math.prod(clip.size))):
+            encode(waiting.pop(clip.size))
     for batch in waiting.values():
         encode(batch)
-    return [latents[path] for path in paths]
+    return [latents[clip] for clip in clips]
 
 
 CACHED_ENCODER_SIZE = 50_000_000

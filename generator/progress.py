@@ -17,12 +17,21 @@ class VideoBar:
         done: videos that are finished already.
         description: what is done with them.
         disable: show nothing.
+        leave: whether the bar stays when all is done.
     """
 
-    def __init__(self, total: int, done: int, description: str, disable: bool = False) -> None:
+    def __init__(
+        self, total: int, done: int, description: str, disable: bool = False, leave: bool = True
+    ) -> None:
         self.done = done
         self._bar: Any = tqdm(
-            total=total, initial=done, desc=description, bar_format=FORMAT, disable=disable, smoothing=0
+            total=total,
+            initial=done,
+            desc=description,
+            bar_format=FORMAT,
+            disable=disable,
+            smoothing=0,
+            leave=leave,
         )
 
     def __enter__(self) -> VideoBar:

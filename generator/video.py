@@ -9,10 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
-from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import av
 import numpy as np
@@ -25,22 +24,22 @@ from generator.one_or_several import as_list
 from generator.output import InputError, atomic_path
 from generator.video_files.decoding import (
     VIDEO_SUFFIXES,
-    ImageReader,
-    VideoReader,
     file_address,
-    film_rate,
     opened_video,
 )
 from generator.video_files.pixel_formats import FULL_COLOUR_SIDE
+from generator.video_files.shape import VideoShape, clip_shape, steady_frames, video_shape
 from generator.video_files.still_images import IMAGE_SUFFIXES
-from generator.video_files.timing import even_indices, frame_indices, nearest_frames
+from generator.video_files.timing import frame_indices, nearest_frames
 
 __all__ = [
     "FULL_COLOUR_SIDE",
     "IMAGE_SUFFIXES",
     "VIDEO_SUFFIXES",
+    "VideoShape",
     "check_video",
     "check_videos",
+    "clip_shape",
     "contact_sheet",
     "frame_indices",
     "is_still",
@@ -49,6 +48,7 @@ __all__ = [
     "read_video",
     "resample",
     "video_grid",
+    "video_shape",
     "write_video",
 ]
 
@@ -119,7 +119,8 @@ def read_clip(
     fitted: list[np.ndarray] = []
     previous = None
     with opened_video(path) as reader:
-        for frame in nearest_frames(((float(frame.time), frame) for frame in reader.frames()), moments):
+        stamped = ((float(frame.time), frame) for frame in reader.frames(moments[0]))
+        for frame in nearest_frames(stamped, moments):
             fitted.append(fitted[-1] if frame is previous else _fit_pixels(frame.pixels, height, width))
             previous = frame
     return _as_video(np.stack(fitted))
@@ -137,66 +138,6 @@ def read_resized(path: str | Path, size: Callable[[int, int], tuple[int, int]]) 
     """
     pixels, fps = _read_whole(path, size)
     return torch.from_numpy(pixels).permute(3, 0, 1, 2).contiguous(), fps
-
-
-class VideoShape(NamedTuple):
-    """Size and rate of a video file: frames, upright height and width in pixels, frames per second."""
-
-    num_frames: int
-    height: int
-    width: int
-    fps: float
-
-
-def video_shape(path: str | Path) -> VideoShape:
-    """Size and rate of a video file as `read_video` reads it; its pixels are not held in memory.
-
-    Raises:
-        InputError: as `read_video`.
-    """
-    path = Path(path)
-    if not path.is_file():
-        with opened_video(path):
-            pass
-    state = path.stat()
-    return _video_shape(path.absolute(), state.st_size, state.st_mtime_ns)
-
-
-@lru_cache(maxsize=4096)
-def _video_shape(path: Path, size: int, changed: int) -> VideoShape:
-    """`video_shape` of a file that is known by its size and the time of its last change."""
-    with opened_video(path) as reader:
-        if isinstance(reader, ImageReader):
-            frames = list(reader.frames())
-            height, width = frames[0].pixels.shape[:2]
-            times = [frame.time for frame in frames]
-            end = float(times[-1]) + frames[-1].duration
-        else:
-            times, end, height, width = [], 0.0, 0, 0
-            for time, raw in reader.raw_frames():
-                if not times:
-                    height, width = reader.picture(raw).shape[:2]
-                times.append(time)
-                end = float(time) + float((raw.duration or 0) * reader.stream.time_base)
-        fps, indices = _steady_frames(reader, times, end)
-    return VideoShape(len(indices or times), height, width, fps)
-
-
-def _steady_frames(
-    reader: VideoReader | ImageReader, times: Sequence[Fraction], end: float
-) -> tuple[float, list[int] | None]:
-    """Frames per second, and the frames that are shown at that rate where they are not all of them once.
-
-    Args:
-        times: seconds of each frame.
-        end: seconds at which the last frame ends; 0 where that is unknown.
-    """
-    still = isinstance(reader, ImageReader) and len(times) == 1
-    fps, steady = (1.0, True) if still else film_rate(times, reader.stated_rates)
-    if steady:
-        return fps, None
-    seconds = [float(time) for time in times]
-    return fps, even_indices(seconds, max(end, seconds[-1] + 1 / fps), fps)
 
 
 def check_video(path: str | Path) -> None:
@@ -400,7 +341,7 @@ def _read_whole(path: str | Path, size: Callable[[int, int], tuple[int, int]]) -
                 frame.pixels if frame.pixels.shape[:2] == wanted else _fit_pixels(frame.pixels, *wanted)
             )
             end = float(frame.time) + frame.duration
-        fps, indices = _steady_frames(reader, times, end)
+        fps, indices = steady_frames(reader, times, end)
     if indices is not None:
         pictures = [pictures[index] for index in indices]
     return np.stack(pictures), fps

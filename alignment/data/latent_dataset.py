@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from alignment.data.example_weights import Filler, as_fillers, whole_rounds
+from alignment.data.example_weights import Filler, as_fillers
 from generator.base import VideoGenerator
 from generator.conditions import Conditions
 from generator.latent_cache import encode_prompts_cached
@@ -82,6 +83,11 @@ class LatentDataset(Dataset):
         """Number of sides and their shape; items of one bucket can stand in one batch."""
         return [(len(sides), *shape) for sides, shape in zip(self.latents, self.shapes)]
 
+    @property
+    def identities(self) -> list[tuple[int, ...]]:
+        """Equal for items that are repetitions of one example."""
+        return [(row, *map(id, sides)) for row, sides in zip(self.rows, self.latents)]
+
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
     """`latents [batch, sides, C, F, H, W]`, `rows [batch]`, `keys [batch, 2]`: index of the row and its
@@ -102,15 +108,33 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
     return batch
 
 
+def collate_counted(items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    """`collate` of the items that are no fillers, so that none is computed; of one where all are."""
+    return collate([item for item in items if item["weight"] > 0] or items[:1])
+
+
 class BucketBatchSampler(Sampler[list[int]]):
     """Batches whose latents have one shape, in an order that depends only on seed and epoch.
 
-    Every batch is full: the last one of a shape is filled up from the start of that shape's order, and with several
-    `processes` each gets equally many. What fills up is a `Filler`, and does not count.
+    A shape comes up as often as its examples fill a round of batches, one for each process, so that no process waits
+    for another one's larger videos. Its last round is shared out evenly. Every batch is full: what it lacks is filled
+    up with `Filler`s, which do not count and which `collate_counted` leaves out.
+
+    Args:
+        shapes: of the examples.
+        batch_size: examples of a batch.
+        seed: of the order.
+        processes: get one batch each of a round.
+        identities: equal for repetitions of one example, which come as far from each other as the order allows.
     """
 
     def __init__(
-        self, shapes: Sequence[tuple[int, ...]], batch_size: int, seed: int, processes: int = 1
+        self,
+        shapes: Sequence[tuple[int, ...]],
+        batch_size: int,
+        seed: int,
+        processes: int = 1,
+        identities: Sequence[Any] | None = None,
     ) -> None:
         self.batch_size = batch_size
         self.processes = processes
@@ -118,28 +142,52 @@ class BucketBatchSampler(Sampler[list[int]]):
         self.epoch = 0
         self.drop_last = False
         self.buckets: dict[tuple[int, ...], list[int]] = {}
+        self.repetitions: list[int] = []
+        seen: dict[Any, int] = {}
         for index, shape in enumerate(shapes):
             self.buckets.setdefault(shape, []).append(index)
+            identity = index if identities is None else identities[index]
+            self.repetitions.append(seen.get(identity, 0))
+            seen[identity] = self.repetitions[-1] + 1
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        count = sum(-(-len(bucket) // self.batch_size) for bucket in self.buckets.values())
-        return count + -count % self.processes
+        a_round = self.batch_size * self.processes
+        return sum(math.ceil(len(bucket) / a_round) for bucket in self.buckets.values()) * self.processes
 
     def __iter__(self) -> Iterator[list[int]]:
         order = random.Random(f"{self.seed} {self.epoch}")
-        batches = []
+        a_round, rounds = self.batch_size * self.processes, []
         for bucket in self.buckets.values():
-            indices = bucket.copy()
-            order.shuffle(indices)
-            missing = -len(indices) % self.batch_size
-            indices += as_fillers([indices[i % len(bucket)] for i in range(missing)])
-            batches += [indices[i : i + self.batch_size] for i in range(0, len(indices), self.batch_size)]
+            indices = self._ordered(bucket, order)
+            rounds += [self._batches(indices[i : i + a_round]) for i in range(0, len(indices), a_round)]
         if len(self.buckets) > 1:
-            order.shuffle(batches)
-        yield from whole_rounds(batches, self.processes)
+            order.shuffle(rounds)
+        for batches in rounds:
+            yield from batches
+
+    def _ordered(self, bucket: Sequence[int], order: random.Random) -> list[int]:
+        """Examples in random order: each once, then each that is repeated, and so on."""
+        found: list[int] = []
+        for repetition in sorted({self.repetitions[index] for index in bucket}):
+            indices = [index for index in bucket if self.repetitions[index] == repetition]
+            order.shuffle(indices)
+            found += indices
+        return found
+
+    def _batches(self, indices: Sequence[int]) -> list[list[int]]:
+        """The examples of a round, spread evenly over one full batch for each process."""
+        share, more = divmod(len(indices), self.processes)
+        batches, start = [], 0
+        for process in range(self.processes):
+            own = list(indices[start : start + share + (process < more)])
+            start += len(own)
+            repeated = own or list(indices)
+            missing = range(self.batch_size - len(own))
+            batches.append(own + as_fillers([repeated[i % len(repeated)] for i in missing]))
+        return batches
 
 
 def split_prompts(prompts: Sequence[str], fraction: float, seed: int) -> tuple[list[int], list[int]]:

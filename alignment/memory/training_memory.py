@@ -56,17 +56,42 @@ def activation_bytes(tokens: int, channels: int, blocks: int, bytes_a_value: int
     return blocks * of_a_block
 
 
-def update_bytes(generator: VideoGenerator, size: Size, videos: int, args: TrainingArguments) -> int:
-    """Memory of one forward and backward pass on `videos` videos of a size."""
+def width_of(generator: VideoGenerator) -> int:
+    """Channels of the transformer's blocks; 0 where its configuration does not say."""
     config = _configuration(generator)
-    channels = getattr(config, "hidden_size", None) or (
+    return getattr(config, "hidden_size", None) or (
         (getattr(config, "num_attention_heads", None) or 0)
         * (getattr(config, "attention_head_dim", None) or 0)
     )
+
+
+def block_work(tokens: int, weights: float, channels: int) -> float:
+    """Multiplications of one video in one block: those with its weights, and those of attention, in which each token
+    meets each other one twice.
+
+    Args:
+        tokens: of the video.
+        weights: of the block.
+        channels: width of the block.
+    """
+    return tokens * weights + 2 * tokens**2 * channels
+
+
+def video_work(generator: VideoGenerator, latent_shape: Sequence[int]) -> float:
+    """Multiplications of one video in an average block; what is outside the blocks is small."""
+    blocks = generator.blocks()
+    # Under ZeRO-3 a parameter is empty here and knows its own number of values.
+    counted = [getattr(p, "ds_numel", p.numel()) for block in blocks for p in block.parameters()]
+    weights = sum(counted) / max(1, len(blocks))
+    return block_work(count_tokens(generator, latent_shape), weights, width_of(generator))
+
+
+def update_bytes(generator: VideoGenerator, size: Size, videos: int, args: TrainingArguments) -> int:
+    """Memory of one forward and backward pass on `videos` videos of a size."""
     tokens = videos * count_tokens(generator, generator.latent_shape(*size))
     bytes_a_value = 2 if args.bf16 or args.fp16 or generator.dtype != torch.float32 else 4
     return activation_bytes(
-        tokens, channels, len(generator.blocks()), bytes_a_value, bool(args.gradient_checkpointing)
+        tokens, width_of(generator), len(generator.blocks()), bytes_a_value, bool(args.gradient_checkpointing)
     )
 
 

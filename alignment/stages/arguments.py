@@ -95,7 +95,7 @@ class GeneratorArguments(LoadingArguments, _ModelArguments):
 
 @dataclass
 class TrainingSizeArguments:
-    """Size at which videos are trained on; see `generator.latent_cache.training_size`."""
+    """Sizes and lengths of the videos that are trained on."""
 
     num_frames: int | None = field(
         default=None,
@@ -115,4 +115,43 @@ class TrainingSizeArguments:
             "help": "Keep the size and duration of videos that are larger than the model's own. Unset: on with --pack, "
             "whose rows take clips of any size, else off."
         },
+    )
+    area: str | None = field(
+        default=None,
+        metadata={
+            "help": "Size of as many pixels as all videos are brought to, such as 480x832: each to the one of about "
+            "seven ratios from 1:2 to 2:1 that is nearest to its own, so that few sizes fill batches."
+        },
+    )
+    frame_buckets: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "Lengths to train on, such as 17 33 81: each video has the longest that it fills at the model's "
+            "rate, one that fills none is left out, and stills have one frame."
+        },
+    )
+
+    # Of videos that are compared, the beginnings are.
+    clips: str = field(default="first", init=False)
+    clips_per_video: int = field(default=1, init=False)
+
+    def __post_init__(self) -> None:
+        if self.frame_buckets is not None:
+            self.frame_buckets = [int(each) for each in as_list(self.frame_buckets)]
+
+
+@dataclass
+class ClipArguments(TrainingSizeArguments):
+    """Parts of long videos that are trained on, their sizes and lengths."""
+
+    clips: str = field(
+        default="first",
+        metadata={
+            "help": "Parts of a longer video: the `first` or the `middle` one, `uniform` (clips_per_video at equal "
+            "distances), or `all`, one after the other.",
+            "choices": ["first", "middle", "uniform", "all"],
+        },
+    )
+    clips_per_video: int = field(
+        default=4, metadata={"help": "With `clips uniform`: clips of each video, fewer of short ones."}
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from alignment.stages.checks import check_equal_sizes
 from alignment.stages.stage import (
     checkpoint_to_resume,
     data_record,
-    encode_training_videos,
+    encode_training_clips,
     generator_inputs,
     load_generator_to_train,
     train_and_save,
@@ -109,14 +108,15 @@ def train_dpo(
     checkpoint = checkpoint_to_resume(args, [*generator_inputs(model), data.preferences, *paths])
     generator = generator or load_generator_to_train(model, args)
     check_trainable(generator, args, lora, "dpo", DPOTrainer.shows_first_frames)
-    check_equal_sizes(generator, [comparison.videos for comparison in both], data)
-    most = max(len(comparison.videos) for comparison in both)
-    latents = encode_training_videos(generator, args, paths, data, most, tiling=model.tiling)
-    remaining = iter(latents)
-    videos = [list(itertools.islice(remaining, len(comparison.videos))) for comparison in both]
-    ranks = [comparison.ranks for comparison in both]
-    prompts = [comparison.prompt for comparison in both]
-    cut = len(train)
+    groups = [comparison.videos for comparison in both]
+    if not (data.area or data.frame_buckets):
+        check_equal_sizes(generator, groups, data)
+    videos = encode_training_clips(generator, args, groups, data, tiling=model.tiling)
+    used = [index for index, each in enumerate(videos) if each]
+    cut = sum(index < len(train) for index in used)
+    videos = [videos[index] for index in used]
+    ranks = [both[index].ranks for index in used]
+    prompts = [both[index].prompt for index in used]
     trainer = DPOTrainer(
         generator,
         args,

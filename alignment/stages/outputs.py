@@ -8,18 +8,28 @@ from pathlib import Path
 
 from transformers.trainer import TRAINER_STATE_NAME
 
+from alignment.trainers.samples import EARLY_SAMPLE_FILES, SAMPLE_FILES, SAMPLES
 from generator.adapters import ADAPTER_FILES, TRAINING_NAME
 from generator.files.output_folder import Outputs
 from generator.files.pipeline_files import PIPELINE_FILES
 from generator.training.checkpoints import LOG_FILES, TRAINER_FILES, checkpoints_in
 
-TRAINING_FILES = (*ADAPTER_FILES, *PIPELINE_FILES, TRAINER_STATE_NAME, *TRAINER_FILES)
+TRAINING_FILES = (
+    *ADAPTER_FILES,
+    *PIPELINE_FILES,
+    TRAINER_STATE_NAME,
+    *TRAINER_FILES,
+    *(f"{SAMPLES}/{pattern}" for pattern in SAMPLE_FILES),
+)
 
 
 def training_outputs(command: str) -> Outputs:
     """Files that `sft`, `dpo`, `ppo`, `rwr`, `nft`, `backprop` and `online_dpo` write."""
     return Outputs(
-        command, TRAINING_FILES, early=LOG_FILES, is_record=lambda folder: _made_by(folder, command)
+        command,
+        TRAINING_FILES,
+        early=(*LOG_FILES, *(f"{SAMPLES}/{pattern}" for pattern in EARLY_SAMPLE_FILES)),
+        is_record=lambda folder: _made_by(folder, command),
     )
 
 

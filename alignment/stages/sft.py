@@ -9,11 +9,11 @@ from typing import Any
 
 from alignment.data.latent_dataset import split_prompts
 from alignment.lora import LoraArguments
-from alignment.stages.arguments import GeneratorArguments, TrainingSizeArguments
+from alignment.stages.arguments import ClipArguments, GeneratorArguments
 from alignment.stages.stage import (
     checkpoint_to_resume,
     data_record,
-    encode_training_videos,
+    encode_training_clips,
     generator_inputs,
     load_generator_to_train,
     train_and_save,
@@ -53,7 +53,7 @@ class _Demonstrations:
 
 
 @dataclass
-class SFTArguments(TrainingSizeArguments, _Demonstrations):
+class SFTArguments(ClipArguments, _Demonstrations):
     """Demonstrations that `sft` learns from."""
 
 
@@ -92,16 +92,24 @@ def train_sft(
     checkpoint = checkpoint_to_resume(args, [*generator_inputs(model), data.dataset, *paths])
     generator = generator or load_generator_to_train(model, args)
     check_trainable(generator, args, lora, "sft", SFTTrainer.shows_first_frames)
-    latents = encode_training_videos(
-        generator, args, paths, data, videos_of_an_example=1, tiling=model.tiling
-    )
+    encoded = encode_training_clips(generator, args, [[path] for path in paths], data, tiling=model.tiling)
+    examples = {
+        name: [
+            (latents, prompts[index])
+            for occurrence in range(max(demonstration.repeats for demonstration in demonstrations))
+            for index in indices
+            if occurrence < demonstrations[index].repeats
+            for latents in encoded[index]
+        ]
+        for name, indices in (("train", train), ("held out", held_out))
+    }
     trainer = SFTTrainer(
         generator,
         args,
-        [latents[index] for index in train],
-        [prompts[index] for index in train],
-        [latents[index] for index in held_out],
-        [prompts[index] for index in held_out],
+        [latents for latents, _ in examples["train"]],
+        [prompt for _, prompt in examples["train"]],
+        [latents for latents, _ in examples["held out"]],
+        [prompt for _, prompt in examples["held out"]],
         lora=lora,
         record={"model": vars(model), **data_record(data.dataset, paths, prompts)},
         callbacks=callbacks,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignment.data.clips import ClipChooser, ClipsWanted
 from alignment.memory.training_memory import memory_check
-from alignment.stages.arguments import GeneratorArguments, TrainingSizeArguments
+from alignment.stages.arguments import GeneratorArguments
 from alignment.stages.outputs import command_of, training_outputs
 from alignment.trainers.base_config import AlignmentConfig
 from alignment.trainers.base_trainer import AlignmentTrainer
@@ -19,7 +21,7 @@ from generator.adapters import TRAINING_NAME
 from generator.base import VideoGenerator
 from generator.files.output_folder import Outputs, open_output_dir
 from generator.hardware.zero3 import outside_engine
-from generator.latent_cache import encode_files
+from generator.latent_cache import encode_clips, encode_files
 from generator.one_or_several import as_list
 from generator.output import InputError
 from generator.prompts import read_prompts, require_prompt_file
@@ -139,29 +141,43 @@ def load_rewards(rewards: Sequence[str | RewardModel], config: AlignmentConfig) 
         ]
 
 
-def encode_training_videos(
+def encode_training_clips(
     generator: VideoGenerator,
     config: AlignmentConfig,
-    paths: Sequence[Path],
-    size: TrainingSizeArguments,
-    videos_of_an_example: int = 1,
+    groups: Sequence[Sequence[Path]],
+    size: ClipsWanted,
     tiling: bool = False,
-) -> list[Tensor]:
-    """Latents `[C, F, H, W]` of video files, refused before the first is encoded where they are too large for this
-    machine."""
-    native, packs = size.native_size, bool(getattr(config, "pack", False))
-    videos = config.per_device_train_batch_size * videos_of_an_example * (2 if packs else 1)
-    with config.main_process_first():
-        return encode_files(
-            generator,
-            paths,
-            size.num_frames,
-            size.height,
-            size.width,
-            progress=not config.disable_tqdm,
-            native_size=packs if native is None else native,
-            check=memory_check(generator, config, videos, tiling),
-        )
+) -> list[list[Tensor]]:
+    """Latents `[C, F, H, W]` of what is trained on of each group of video files, refused before the first is encoded
+    where they are too large for this machine; none of a group that is left out.
+
+    Args:
+        groups: videos that are compared, or one each.
+        size: sizes and lengths; see `alignment.data.clips.ClipChooser`.
+    """
+    packs = bool(getattr(config, "pack", False))
+    native = packs if size.native_size is None else size.native_size
+    videos = config.per_device_train_batch_size * max(map(len, groups)) * (2 if packs else 1)
+    check, progress = memory_check(generator, config, videos, tiling), not config.disable_tqdm
+    chooser = ClipChooser(generator, size, native)
+    if not chooser.is_asked_for:
+        paths = [path for group in groups for path in group]
+        asked = (size.num_frames, size.height, size.width)
+        with config.main_process_first():
+            latents = encode_files(
+                generator, paths, *asked, progress=progress, native_size=native, check=check
+            )
+        counts = [len(group) for group in groups]
+    else:
+        chosen = chooser.choose(groups)
+        if speaks(config):
+            print(*chosen.remarks(), sep="\n", end="\n" if chosen.remarks() else "")
+        with config.main_process_first():
+            clips = [clip for each in chosen.clips for clip in each]
+            latents = encode_clips(generator, clips, progress=progress, check=check)
+        counts = [len(each) for each in chosen.clips]
+    remaining = iter(latents)
+    return [list(itertools.islice(remaining, count)) for count in counts]
 
 
 def encode_demonstrations(
@@ -194,6 +210,8 @@ def checkpoint_to_resume(config: AlignmentConfig, inputs: Iterable[str | Path] =
     Raises:
         InputError: the output folder may not be used, or the checkpoint does not exist.
     """
+    prompts = [config.sample_prompts] if config.sample_prompts else []
+    inputs = [*inputs, *prompts]
     return check_training_dir(config, _outputs(config), TRAINING_NAME, config.overwrite, inputs)
 
 

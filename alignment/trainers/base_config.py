@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from alignment.trainers.sample_config import SampleConfig
 from generator.training.checks import check
-from generator.training.training_config import TrainingConfig
 
 
 @dataclass
-class AlignmentConfig(TrainingConfig):
-    """`TrainingConfig` with what training a video generator needs."""
+class AlignmentConfig(SampleConfig):
+    """`TrainingConfig` with what training a video generator needs, and videos to look at meanwhile."""
 
     help_group = "training"
 

@@ -24,13 +24,14 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from alignment.data.example_weights import batch_loss, example_share
-from alignment.data.latent_dataset import BucketBatchSampler, LatentDataset, collate
+from alignment.data.latent_dataset import BucketBatchSampler, LatentDataset, collate, collate_counted
 from alignment.data.packed_rows import RowBatchSampler, RowDataset, collate_rows
 from alignment.lora import LoraArguments, add_lora, trained_adapter
 from alignment.memory.allocator import keep_freed_memory
 from alignment.trainers.base_config import AlignmentConfig
 from alignment.trainers.checks import check_trainable
 from alignment.trainers.policy import Policy, evenly_spread
+from alignment.trainers.samples import SampleVideos
 from alignment.trainers.table import describe_dataset
 from alignment.trainers.weight_average import AverageEachStep, WeightAverage
 from generator.adapters import DEFAULTS_KEY, adapter_defaults, model_fingerprint, write_adapter
@@ -130,6 +131,11 @@ class AlignmentTrainer(CheckpointingTrainer):
                 )
             self.ema = WeightAverage(policy)
             self.add_callback(AverageEachStep(self.ema, args.ema_decay))
+        if args.sample_prompts:
+            self.add_callback(SampleVideos(self))
+            # After the samples, so that a wish to stop that comes meanwhile is heard at the same step.
+            self.remove_callback(self.checkpoint_schedule)
+            self.add_callback(self.checkpoint_schedule)
 
     def _prepare_network(self, generator: VideoGenerator, args: AlignmentConfig, dropout: bool) -> Policy:
         """The network with what is trained set apart, its kernels chosen, as engines and optimisers see it."""
@@ -192,12 +198,14 @@ class AlignmentTrainer(CheckpointingTrainer):
         buckets = getattr(dataset, "buckets", None)
         if buckets is None:
             return super().get_train_dataloader()
-        sampler = BucketBatchSampler(buckets, self._train_batch_size, self.args.seed, self.args.world_size)
+        collator, identities = self.data_collator, getattr(dataset, "identities", None)
+        if isinstance(dataset, LatentDataset) and not self.args.compile_blocks:
+            collator = collate_counted  # compiled blocks are compiled for each size of batch
+        size, seed = self._train_batch_size, self.args.seed
+        sampler = BucketBatchSampler(buckets, size, seed, self.args.world_size, identities)
         self._shares[True] = self._example_share(dataset, sampler)
         self.add_callback(_EpochOrder(sampler))
-        return self.accelerator.prepare(
-            DataLoader(dataset, batch_sampler=sampler, collate_fn=self.data_collator)
-        )
+        return self.accelerator.prepare(DataLoader(dataset, batch_sampler=sampler, collate_fn=collator))
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset

@@ -11,6 +11,7 @@ from transformers.trainer_utils import SaveStrategy
 
 from alignment.rollouts.judge import check_decoding
 from alignment.trainers.base_config import AlignmentConfig
+from alignment.trainers.sample_config import GroupSampleConfig
 from generator.training.checks import check
 
 REWARD_NORMALISATIONS = ("none", "rollout", "group")
@@ -142,7 +143,7 @@ class RewardedSamplingConfig(AlignmentConfig):
 
 
 @dataclass
-class RolloutConfig(RewardedSamplingConfig, ABC):
+class RolloutConfig(GroupSampleConfig, RewardedSamplingConfig, ABC):
     """Rollouts: prompts, a group of videos of each, rewards, and several optimiser steps on them.
 
     `per_device_train_batch_size` is the largest micro-batch, counted in rows (a row is what one pass of the

@@ -25,6 +25,7 @@ from alignment.rollouts.sampling_plan import SamplingPlan
 from alignment.rollouts.video_statistics import video_statistics
 from alignment.trainers.rewarded_trainer import RewardedTrainer
 from alignment.trainers.rollout_config import RolloutConfig
+from alignment.trainers.samples import GroupSamples
 from alignment.trainers.table import describe_sizes
 from generator.base import VideoGenerator
 from generator.conditions import select
@@ -107,6 +108,7 @@ class RolloutTrainer(RewardedTrainer, ABC):
         self.monitors = list(monitors)
         self.rollout: Rollout | None = None
         self.probe = Probe(args.probe_interval)
+        self.group_samples = GroupSamples(self)
         self.progress = RolloutProgress(
             args.num_rollouts, disable=bool(args.disable_tqdm) or args.process_index > 0
         )
@@ -327,6 +329,7 @@ class RolloutTrainer(RewardedTrainer, ABC):
                     each.append(video_statistics(self.generator.decode(latents)))
                     self.progress.advance("decoding")
             observed |= {f"videos/{name}": torch.cat([found[name] for found in each]) for name in each[0]}
+        self.group_samples.keep(rollout)
         for monitor in self.monitors:
             observed |= {name: torch.tensor(float(value)) for name, value in monitor(rollout).items()}
         self.observe({name: value.to(args.device) for name, value in observed.items()})

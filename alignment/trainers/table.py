@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback
 
 from alignment.data.latent_dataset import LatentDataset
-from alignment.memory.training_memory import count_tokens
+from alignment.memory.training_memory import count_tokens, video_work
 from generator.base import VideoGenerator
 from generator.latent_cache import Size
 from generator.training.table import describe_device, format_table, trained_share
@@ -43,6 +44,58 @@ def describe_sizes(generator: VideoGenerator, shapes: Sequence[Sequence[int]]) -
         named.append(f"{rest} of {len(counts) - _SIZES_NAMED} other sizes")
         tokens.append("…")
     return {"size": "; ".join(named), "tokens": f"{', '.join(tokens)} a video"}
+
+
+def bucket_rows(
+    generator: VideoGenerator, buckets: Sequence[tuple[int, ...]], batch_size: int, processes: int = 1
+) -> list[dict[str, Any]]:
+    """Size, examples, batches of an epoch and work of each bucket, the one with the most work first.
+
+    Args:
+        buckets: of each example, its number of videos and the shape of their latents; see `LatentDataset.buckets`.
+        batch_size: examples of a batch.
+        processes: that have a batch each at a time.
+
+    Returns:
+        `num_frames`, `height`, `width`, `examples`, `steps` (batches of one process), `tokens` (of a video) and `work`
+        (share of the network's) of each bucket.
+    """
+    rows = []
+    for bucket, count in Counter(buckets).items():
+        shape = bucket[1:]
+        frames, height, width = size_of_latents(generator, shape)
+        rows.append(
+            {
+                "num_frames": frames,
+                "height": height,
+                "width": width,
+                "examples": count,
+                "steps": math.ceil(count / batch_size / processes),
+                "tokens": count_tokens(generator, shape),
+                "work": count * bucket[0] * video_work(generator, shape),
+            }
+        )
+    total = sum(row["work"] for row in rows)
+    rows = [{**row, "work": row["work"] / total} for row in rows]
+    return sorted(rows, key=lambda row: -row["work"])
+
+
+def format_buckets(rows: Sequence[dict[str, Any]], row_name: str) -> str:
+    """Lines of the table of `bucket_rows`, for a terminal."""
+    lines = [("size", row_name, "batches", "tokens a video", "share of compute")]
+    for row in rows:
+        size = f"{row['num_frames']} frames of {row['height']}x{row['width']}"
+        numbers = (str(row["examples"]), str(row["steps"]), str(row["tokens"]), f"{100 * row['work']:.1f} %")
+        lines.append((size, *numbers))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    first, *others = widths
+    return "\n".join(
+        "  "
+        + "  ".join(
+            [line[0].ljust(first), *(text.rjust(w) for text, w in zip(line[1:], others, strict=True))]
+        )
+        for line in lines
+    )
 
 
 def describe_dataset(trainer: AlignmentTrainer, dataset: LatentDataset) -> dict[str, str]:
@@ -84,6 +137,10 @@ class TrainingTable(TrainerCallback):
         name = type(self.trainer).__name__.removesuffix("Trainer")
         rows = {**self.trainer.describe_data(), "steps": steps, **describe_weights(self.trainer)}
         print(format_table(f"{name} trains on", rows), flush=True)
+        dataset, trainer = self.trainer.train_dataset, self.trainer
+        if trainer.rows is None and isinstance(dataset, LatentDataset) and len(set(dataset.buckets)) > 1:
+            buckets = bucket_rows(trainer.generator, dataset.buckets, args.train_batch_size, args.world_size)
+            print(format_buckets(buckets, trainer.row_name), flush=True)
 
 
 def show_before_training(trainer: AlignmentTrainer) -> None:

@@ -114,7 +114,7 @@ class CheckpointSchedule(TrainerCallback):
         if state.global_step % getattr(args, "updates_per_rollout", 1):
             return
         due = self.seconds > 0 and time.monotonic() - self._saved_at >= self.seconds
-        stop, due = _any_process([bool(self.request), due], args)
+        stop, due = any_process([bool(self.request), due], args)
         if stop:
             self.stopped = True
             control.should_training_stop = True
@@ -135,7 +135,8 @@ class CheckpointSchedule(TrainerCallback):
             control.should_evaluate = control.should_save = control.should_log = False
 
 
-def _any_process(wishes: list[bool], args: Any) -> list[bool]:
+def any_process(wishes: list[bool], args: Any) -> list[bool]:
+    """Wishes that some process has; all of them must ask at the same time."""
     if args.world_size == 1 or not torch.distributed.is_initialized():
         return wishes
     wanted = torch.tensor(wishes, dtype=torch.int32, device=args.device)

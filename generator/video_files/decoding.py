@@ -5,6 +5,7 @@ Free of torch, so that programs that only look at a file start quickly.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,6 +33,8 @@ _PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 """Decoders that know the transparency of webm, which FFmpeg's own ones drop."""
 _STRANGEST_ASPECT = 16
+SEEK_SECONDS = 4.0
+"""Clips that begin later are looked for by the file's index; earlier ones are decoded from the start."""
 _GUESSED_FPS = 25
 
 
@@ -76,14 +79,21 @@ class VideoReader:
         rates = (self.stream.average_rate, self.stream.guessed_rate)
         return [float(rate) for rate in rates if rate]
 
-    def frames(self) -> Iterator[Frame]:
-        """All frames from the first to the last.
+    @property
+    def stated_seconds(self) -> float:
+        """Duration that the file states; 0 where it states none."""
+        if self.stream.duration and self.stream.time_base:
+            return float(self.stream.duration * self.stream.time_base)
+        return float(self.container.duration or 0) / av.time_base
+
+    def frames(self, start: float = 0.0) -> Iterator[Frame]:
+        """All frames from the first to the last; those well before `start` seconds may be left out.
 
         Raises:
             InputError: there is none, or the file breaks off or is damaged.
         """
         warned = False
-        for time, raw in self.raw_frames():
+        for time, raw in self._from(start):
             if not warned and is_high_dynamic_range(raw):
                 logger.warning(
                     "%s has high dynamic range (HLG or PQ): its reference white becomes white and what is brighter is "
@@ -94,11 +104,15 @@ class VideoReader:
             duration = float((raw.duration or 0) * self.stream.time_base)
             yield Frame(self.picture(raw), time, duration)
 
-    def raw_frames(self) -> Iterator[tuple[Fraction, Any]]:
-        """Time in seconds since the first frame, and PyAV's frame; errors as in `frames`."""
+    def raw_frames(self, origin: Fraction | None = None) -> Iterator[tuple[Fraction, Any]]:
+        """Time in seconds since the first frame, and PyAV's frame; errors as in `frames`.
+
+        Args:
+            origin: time stamp of the first frame, in seconds, after a search for a later one; else None.
+        """
         count = 0
         try:
-            for stamped in self._stamped(self._decoded()):
+            for stamped in self._stamped(self._decoded(), origin):
                 yield stamped
                 count += 1
         except (av.FFmpegError, _Damaged) as error:
@@ -110,6 +124,36 @@ class VideoReader:
             raise InputError(
                 f"{self.path} holds no frame, but a video was expected: replace or remove the file."
             )
+
+    def _from(self, start: float) -> Iterator[tuple[Fraction, Any]]:
+        """`raw_frames`, if possible from the key frame before `start` on, without decoding what is before that."""
+        if start < SEEK_SECONDS or self.stream.time_base is None:
+            yield from self.raw_frames()
+            return
+        # One second earlier, so that the frame that is nearest to `start` is there whatever the rate.
+        first = next(self.raw_frames())[1]
+        origin = None if first.pts is None else Fraction(first.pts) * self.stream.time_base
+        found = None if origin is None else self._sought(origin, start - 1)
+        if found is None:
+            self.container.seek(0)
+            yield from self.raw_frames()
+            return
+        yield from found
+
+    def _sought(self, origin: Fraction, start: float) -> Iterator[tuple[Fraction, Any]] | None:
+        """Frames from the last key frame before `start` seconds; None where the file has none that can be found.
+
+        Args:
+            origin: time stamp of the first frame, in seconds.
+        """
+        base = self.stream.time_base
+        try:
+            self.container.seek(int((origin + Fraction(start)) / base), stream=self.stream, backward=True)
+            frames = self.raw_frames(origin)
+            first = next(frames)
+        except (av.FFmpegError, InputError):
+            return None
+        return itertools.chain([first], frames) if 0 <= first[0] <= start + 1 else None
 
     def picture(self, raw: Any) -> np.ndarray:
         """The pixels of a frame as a viewer shows them: uint8 RGB `[height, width, 3]`."""
@@ -146,7 +190,9 @@ class VideoReader:
         if latest < stated - max(0.25, 0.05 * stated) - self._longest_gap:
             raise _Damaged(f"it ends at {latest:.1f} of {stated:.1f} seconds")
 
-    def _stamped(self, frames: Iterator[Any]) -> Iterator[tuple[Fraction, Any]]:
+    def _stamped(
+        self, frames: Iterator[Any], origin: Fraction | None = None
+    ) -> Iterator[tuple[Fraction, Any]]:
         base = self.stream.time_base
         step = Fraction(1) / Fraction(self.stream.average_rate or self.stream.guessed_rate or _GUESSED_FPS)
         shift, last = Fraction(0), None
@@ -154,7 +200,8 @@ class VideoReader:
         for frame in frames:
             stamp = None if frame.pts is None else Fraction(frame.pts) * base
             if last is None:
-                shift, time = -(stamp or Fraction(0)), Fraction(0)
+                shift = -(stamp or Fraction(0)) if origin is None else -origin
+                time = Fraction(0) if stamp is None else stamp + shift
             elif stamp is None:
                 time = last + step
             else:
@@ -173,8 +220,8 @@ class ImageReader:
     path: Path
     stated_rates: Sequence[float] = ()
 
-    def frames(self) -> Iterator[Frame]:
-        """The one frame, or those of an animation."""
+    def frames(self, start: float = 0.0) -> Iterator[Frame]:
+        """The one frame, or those of an animation, whatever `start` is."""
         for time, duration, pixels in image_frames(self.path):
             yield Frame(pixels, Fraction(time).limit_denominator(100_000), duration)
 

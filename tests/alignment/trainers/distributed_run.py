@@ -38,14 +38,19 @@ FURTHER = {
     "nft": (NFTTrainer, NFTConfig),
     "online_dpo": (OnlineDPOTrainer, OnlineDPOConfig),
 }
+SAMPLED = {"sample_prompts": "world:train:3", "sample_steps": 2}
+"""Three samples for two processes."""
 VARIANTS = {
-    "sft_checkpoints": ("sft", {"gradient_checkpointing": True, "gradient_checkpointing_share": 0.5}),
+    "sft_checkpoints": (
+        "sft",
+        {"gradient_checkpointing": True, "gradient_checkpointing_share": 0.5, **SAMPLED},
+    ),
     "sft_accumulates": ("sft", {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 1}),
     "dpo_ipo": ("dpo", {"loss_type": "ipo"}),
     "dpo_precomputes": ("dpo", {"precompute_ref_log_probs": True, "gradient_checkpointing": True}),
     "dpo_sft": ("dpo", {"sft_weight": 0.5, "num_noise_draws": 2}),
     "ppo_guidance": ("ppo", {"guidance_scale": 3.0, "gradient_checkpointing": True, "beta": 0.1}),
-    "ppo_conditional": ("ppo", {"guidance_scale": 3.0, "unconditional_gradient": False}),
+    "ppo_conditional": ("ppo", {"guidance_scale": 3.0, "unconditional_gradient": False, **SAMPLED}),
     "ppo_critic": ("ppo", {"advantage": "critic", "critic_trunk": "own"}),
     "ppo_passes": ("ppo", {"num_iterations": 2, "num_mini_batches": 2, "sde_window_size": 2}),
     "ppo_ptx": ("ppo", {"ptx_coef": 0.1, "ptx_batch_size": 4, "gradient_checkpointing": True}),

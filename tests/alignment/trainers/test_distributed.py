@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from generator import load_generator
 from generator.testing import tiny_generator
 from generator.testing.pipelines import save_tiny_pipeline
-from generator.video import write_video
+from generator.video import read_video, write_video
 from reward.models.latent import LatentRewardConfig, LatentRewardModel
 from tests.alignment.trainers.distributed_run import VARIANTS, train
 from tests.alignment.trainers.launching import (
@@ -35,6 +35,7 @@ FAMILIES = {
     "ltx": {"multi_gpu": "", "zero3": ""},
 }
 RESUMED = ("zero2", "fsdp")
+SAMPLED = ("sft_checkpoints", "ppo_conditional")
 
 pytestmark = pytest.mark.slow
 
@@ -147,6 +148,12 @@ def test_every_setting_trains_the_same_under_every_engine(engine, trained_by):
         ours, other = trained_by("multi_gpu") / kind / ADAPTER, trained_by(engine) / kind / ADAPTER
         assert difference(ours, other) < 2e-5, kind
         check_evaluations(ours.parent, other.parent)
+    for kind in SAMPLED:
+        whole, divided = (trained_by(name) / kind for name in ("multi_gpu", engine))
+        samples = sorted(path.relative_to(whole) for path in whole.glob("samples/step-*/*.mp4"))
+        assert len(samples) == 3 * 3
+        for name in samples:
+            assert (read_video(whole / name)[0] - read_video(divided / name)[0]).abs().max() < 0.05
     assert list(evaluations(trained_by(engine) / "rwr_stops", 0)) == ["0", "2", "4"]
 
 
