@@ -125,7 +125,7 @@ class CheckpointSchedule(TrainerCallback):
         """Heeds what was asked while videos were made or judged, which may take minutes, before the next step."""
         if self.request is None or state.global_step % getattr(args, "updates_per_rollout", 1):
             return
-        (stop,) = _any_process([bool(self.request)], args)
+        (stop,) = any_process([bool(self.request)], args)
         if stop:
             self.stopped = True
             control.should_training_stop = control.should_save = True
