@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import importlib
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 
 from generator.base import VideoGenerator
 from generator.hardware.offloading import offload_linear_layers
+from generator.loaded_from import WEIGHT_FILES
 from generator.output import InputError, read_json
 from generator.video_model import GenerationDefaults
 
@@ -37,8 +38,14 @@ FAMILIES = {
 """Pipeline class in `model_index.json` -> `module:class` of the adapter that serves it."""
 
 
-def find_pipeline(name_or_path: str | Path) -> Path:
+def find_pipeline(
+    name_or_path: str | Path, without: Sequence[str] = (), only: Sequence[str] | None = None
+) -> Path:
     """The folder with `model_index.json` for a built-in name, a local folder or a hub id.
+
+    Args:
+        without: patterns of files that are not needed from the hub.
+        only: patterns of the files that are needed from there; all where not given.
 
     Raises:
         InputError: nothing of that name can be found.
@@ -57,7 +64,8 @@ def find_pipeline(name_or_path: str | Path) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(str(name_or_path)))
+        patterns = {"allow_patterns": only, "ignore_patterns": list(without) or None}
+        return Path(snapshot_download(str(name_or_path), **patterns))  # type: ignore[arg-type]
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(
             f"The model {str(name_or_path)!r} is not on this machine, and {hub_failure(error)}, or name {known}."
@@ -165,6 +173,58 @@ def quantization_options(quantization: str | None, class_name: str, dtype: torch
     return {"quantization_config": PipelineQuantizationConfig(quant_mapping=mapping)}
 
 
+def transformers_from_files(
+    folder: Path, files: Mapping[str, str | Path | None], dtype: torch.dtype
+) -> tuple[dict[str, torch.nn.Module], dict[str, dict[str, str]]]:
+    """Transformers with the weights of files, by the name of the component, and name and SHA-256 of each file.
+
+    Raises:
+        InputError: a file is missing, unreadable or of another model, or the folder lacks the weights of the other of
+            two transformers.
+    """
+    from generator.weight_files.adapter_files import EXPERT_NAMES, expert_of
+    from generator.weight_files.base_weights import load_transformer, weights_hash
+    from generator.weight_files.skeleton import COMPONENTS, transformer_class
+
+    given = {name: Path(path) for name, path in files.items() if path is not None}
+    found, record = {}, {}
+    two = transformer_class(folder, COMPONENTS[1]) is not None
+    for index, name in enumerate(COMPONENTS):
+        if name in given and two and expert_of(given[name].name) == 1 - index:
+            raise InputError(
+                f"--{name} is {given[name]}, but {name} is the transformer of {EXPERT_NAMES[index]}: exchange "
+                "--transformer and --transformer_2."
+            )
+        weights = [*folder.glob(f"{name}/*.safetensors"), *folder.glob(f"{name}/*.bin")]
+        if name not in given and (two or index == 0) and not weights:
+            raise InputError(f"{folder} has no weights of its {name}: give them with --{name} FILE.")
+    for name, path in given.items():
+        found[name] = load_transformer(folder, name, path, dtype)
+        record[name] = {"name": path.name, "sha256": weights_hash(path)}
+    return found, record
+
+
+def _unreadable(name: str | Path, folder: Path, error: Exception) -> InputError:
+    """Why a model cannot be read; one whose transformer has no weights can be given them."""
+    found = [*folder.glob("transformer/*.safetensors"), *folder.glob("transformer/*.bin")]
+    remedy = "restore its files or download it again"
+    if not found:
+        remedy += ", or give the transformer's weights with --transformer FILE"
+    return InputError(f"The model {name} cannot be read ({error}): {remedy}.")
+
+
+def _freeze(pipeline: Any) -> None:
+    for component in pipeline.components.values():
+        if isinstance(component, torch.nn.Module):
+            component.requires_grad_(False).eval()
+
+
+def _lay_tiles(generator: Any) -> None:
+    if not hasattr(generator, "save_decoding_memory"):
+        raise InputError(f"{generator.name} has no tiling, and is too small to need it: leave it out.")
+    generator.save_decoding_memory()
+
+
 def place(pipeline: Any, device: torch.device, text_encoder_device: torch.device | str | None) -> None:
     """Moves each part of the pipeline to where it belongs; quantised parts are where they were read to."""
     for name, component in pipeline.components.items():
@@ -183,12 +243,15 @@ def load_generator(
     text_encoder_device: torch.device | str | None = None,
     tiling: bool = False,
     offload_weights: bool = False,
+    base_adapter: str | Path | Sequence[str | Path] | None = None,
+    transformer: str | Path | None = None,
+    transformer_2: str | Path | None = None,
 ) -> VideoGenerator:
     """Loads a text-to-video generator.
 
     Args:
         name_or_path: a built-in model (`nano`), a folder written by `save_pretrained`, or a hub id.
-        adapter: folder of a LoRA adapter, or several whose effects add up.
+        adapter: file or folder of a LoRA adapter, or several whose effects add up.
         device: where to put it; the first GPU if there is one, otherwise the CPU.
         dtype: of the transformer and text encoder; bfloat16 on a GPU and float32 on the CPU by default. The
             autoencoder stays in float32 on the CPU and follows `dtype` on a GPU.
@@ -198,12 +261,23 @@ def load_generator(
         tiling: encode and decode videos tile by tile and one by one, for large videos.
         offload_weights: keep the weights of the transformer's blocks in the host's memory and copy each layer to the
             device when it is used; not together with `quantization`.
+        base_adapter: LoRA files `FILE[:weight]`, such as those of few-step distillation, that make the base: training
+            starts on top of them and saves none of them.
+        transformer: file with the weights of the transformer, in place of those in the folder: names of the release or
+            of diffusers, fp8 with and without scales, GGUF. Of two transformers, that of high noise.
+        transformer_2: the same for that of low noise.
 
     Raises:
         InputError: the model or the adapter cannot be found or read, does not fit, or the family or machine cannot
             do what was asked for.
     """
-    folder = find_pipeline(name_or_path)
+    files = {"transformer": transformer, "transformer_2": transformer_2}
+    if any(files.values()) and quantization:
+        raise InputError("quantization and a file of weights were both given: choose one of them.")
+    unneeded = [
+        f"{name}/*.{ending}" for name, path in files.items() if path for ending in ("safetensors", "bin")
+    ]
+    folder = find_pipeline(name_or_path, unneeded)
     class_name = read_class_name(folder / "model_index.json")
     if class_name not in FAMILIES:
         raise InputError(
@@ -216,29 +290,30 @@ def load_generator(
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     try:
         with _no_progress_bars():
-            quantized = quantization_options(quantization, class_name, dtype)
-            pipeline = family.pipeline_class.from_pretrained(folder, dtype=dtype, **quantized)
+            options = quantization_options(quantization, class_name, dtype)
+            weight_files: dict[str, dict[str, str]] = {}
+            if any(files.values()):
+                options, weight_files = transformers_from_files(folder, files, dtype)
+            pipeline = family.pipeline_class.from_pretrained(folder, dtype=dtype, **options)
             if offload_weights:  # before the device sees them
                 offload_linear_layers(family(pipeline, str(name_or_path)).blocks())
             place(pipeline, device, text_encoder_device)
     except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"The model {name_or_path} cannot be read ({error}): restore its files or download it again."
-        ) from error
+        raise _unreadable(name_or_path, folder, error) from error
     pipeline.set_progress_bar_config(disable=True)
-    for component in pipeline.components.values():
-        if isinstance(component, torch.nn.Module):
-            component.requires_grad_(False).eval()
+    _freeze(pipeline)
     generator = family(pipeline, str(name_or_path))
     vars(generator)["folder"] = folder
+    vars(generator)[WEIGHT_FILES] = weight_files
     if tiling:
-        if not hasattr(generator, "save_decoding_memory"):
-            raise InputError(f"{name_or_path} has no tiling, and is too small to need it: leave it out.")
-        generator.save_decoding_memory()
+        _lay_tiles(generator)
     generator.defaults = read_defaults(folder, generator.defaults)
+    if base_adapter:
+        from generator.base_adapters import merge_base_adapters
+
+        merge_base_adapters(generator, base_adapter)
     if adapter:
         from generator.adapters import load_adapters
 
-        paths = [adapter] if isinstance(adapter, str | Path) else list(adapter)
-        load_adapters(generator, [Path(path) for path in paths])
+        load_adapters(generator, adapter)
     return generator

@@ -44,6 +44,7 @@ COMMANDS = {
     "nft": "DiffusionNFT: rewards on the forward process",
     "backprop": "gradients of a latent reward through the last steps",
     "evaluate": "prompt adherence of models side by side, with intervals",
+    "export_lora": "an adapter as a LoRA file for ComfyUI, kohya's trainers or diffusers",
     "pretrain": "train the built-in model from scratch",
     "doctor": "what this machine has and what will run on it",
 }
@@ -99,6 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(
             f"the argument {unusable!r} is not UTF-8 text: rename the file or folder that it names."
         )
+    name = name if name in COMMANDS else name.replace("-", "_")
     if name not in COMMANDS:
         return _complain(f"there is no command {name}; {_nearest(name, COMMANDS)}see vidalign --help.")
     _set_logging(verbose)

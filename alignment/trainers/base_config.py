@@ -7,8 +7,12 @@ from dataclasses import dataclass, field
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from alignment.checks import check
+from generator.one_or_several import as_list
 from generator.output import InputError
 from generator.training.engines import EngineArguments
+
+EXPORTS = ("comfyui", "kohya")
+"""Formats that a training can write beside its own, which is that of diffusers."""
 
 
 @dataclass
@@ -55,6 +59,11 @@ class AlignmentConfig(EngineArguments):
                   "saved and evaluated; 0 means none."},
     )  # fmt: skip
 
+    export: list[str] | None = field(
+        default=None,
+        metadata={"help": "Also write what is trained as LoRA files of other tools, into folders of these names: "
+                  "`comfyui`, `kohya`."},
+    )  # fmt: skip
     compile_blocks: bool = field(
         default=False,
         metadata={"help": "Compile the transformer's repeated blocks (regional torch.compile): faster and less "
@@ -88,6 +97,9 @@ class AlignmentConfig(EngineArguments):
         check(0 <= self.seed < 2**32, "seed", self.seed, "between 0 and 4294967295")
         check(0 <= self.save_minutes < float("inf"), "save_minutes", self.save_minutes, "at least 0")
         check(self.learning_rate >= 0, "learning_rate", self.learning_rate, "at least 0")
+        self.export = None if self.export is None else as_list(self.export)
+        for form in self.export or []:
+            check(form in EXPORTS, "export", form, f"one of {', '.join(EXPORTS)}")
         for tracker in self.report_to or []:
             known = tracker in INTEGRATION_TO_CALLBACK
             check(known, "report_to", tracker, f"one of {', '.join(sorted(INTEGRATION_TO_CALLBACK))}, none")

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from alignment.cli import Verb
 from alignment.cli.next_command import WORLD_PROMPTS, given_flags, new_folder, show_next
 from alignment.stages.arguments import LoadingArguments
-from generator.files.folders import visible_files
 from generator.one_or_several import as_list
 from generator.output import InputError, refuse_unwritable
 from generator.provenance import file_hash, versions
@@ -44,7 +43,7 @@ class EvaluateArguments:
     adapter: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Adapter folders, each a model of its own in the report; NAME=FOLDER names it there."
+            "help": "LoRA files or folders, each a model of its own in the report; NAME=PATH names it there."
         },
     )
     prompts: str = field(
@@ -149,10 +148,11 @@ def name_adapters(adapters: list[str]) -> dict[str, str]:
         name, separator, path = text.partition("=")
         if not separator:
             path = text
-            name = Path(text).resolve().name
-        if not Path(path).is_dir():
+            whole = Path(text).resolve()
+            name = whole.stem if whole.is_file() else whole.name
+        if not Path(path).exists():
             raise InputError(
-                f"The adapter {path} is not a folder: give the output folder of sft, dpo or ppo."
+                f"The adapter {path} is not there: give the output folder of sft, dpo or ppo, or a LoRA file."
             )
         if name in named or name == "base":
             raise InputError(f"Two models would be called {name!r} in the report: name one with NAME={path}.")
@@ -168,6 +168,7 @@ def run(
 ) -> None:
     """Generates, judges, and prints where the report is and the means with their intervals."""
     from generator import load_generator
+    from generator.base_adapters import adapter_hash
     from reward.adherence.suites import load_suite
     from reward.adherence.verifiers import check_prompts_of
     from reward.reports.comparison import GenerationSettings, compare_models
@@ -207,8 +208,9 @@ def run(
         settings={
             "model": arguments.model,
             **loading.changing(),
+            "loading_sha256": {path: _path_hash(path) for path in loading.files()},
             "adapters": adapters,
-            "adapter_sha256": {name: _folder_hash(path) for name, path in adapters.items()},
+            "adapter_sha256": {name: adapter_hash(Path(path)) for name, path in adapters.items()},
             "prompt_file": arguments.prompts,
             "prompt_sha256": _texts_hash(record.prompt for record in suite.records),
             "questions_sha256": _file_hash(arguments.questions),
@@ -355,14 +357,11 @@ def _file_hash(path: str) -> str | None:
     return file_hash(path) if Path(path).is_file() else None
 
 
-def _folder_hash(path: str) -> str:
-    """SHA-256 over the weights of an adapter folder."""
-    import hashlib
+def _path_hash(path: str) -> str:
+    """SHA-256 of a file, or of the files of weights in a folder."""
+    from generator.weight_files.base_weights import weights_hash
 
-    digest = hashlib.sha256()
-    for file in visible_files(path, [".safetensors"]):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
+    return weights_hash(Path(path))
 
 
 def _texts_hash(texts: Iterable[str]) -> str:

@@ -57,7 +57,9 @@ class GenerateArguments:
         metadata={"help": "Text file with one prompt a line, JSONL with `prompt`, or world:SPLIT:N[:SEED]."}
     )
     output_dir: str = field(metadata={"help": "Folder for the videos and metadata.jsonl."})
-    adapter: str | None = field(default=None, metadata={"help": "Folder of a LoRA adapter of this model."})
+    adapter: str | None = field(
+        default=None, metadata={"help": "LoRA file or folder for this model, ours or another tool's."}
+    )
     num_frames: int | None = field(
         default=None, metadata={"help": "Frames; the model's own number by default."}
     )
@@ -131,7 +133,7 @@ def run(
     output_dir = Path(arguments.output_dir)
     changed = {**_what_matters(arguments), **prompt.changed(), **loading.changing()}
     state = {**changed, "prompts": [row["prompt"] for row in rows]}
-    going_on = _is_unfinished(arguments, state, _inputs(arguments, prompt))
+    going_on = _is_unfinished(arguments, state, [*_inputs(arguments, prompt), *loading.files()])
     missing = [row for row in rows if not (going_on and (output_dir / row["file_name"]).is_file())]
     if missing:
         model = load_generator(arguments.model, adapter=arguments.adapter, **loading.options())

@@ -1,0 +1,61 @@
+"""Adapters that make a base (lightx2v, CausVid, Lightning): merged before training, never part of what is saved."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from generator.adapters import check_adapters, merge
+from generator.base import VideoGenerator
+from generator.loaded_from import BASE_ADAPTERS
+from generator.one_or_several import as_list
+from generator.output import InputError
+from generator.provenance import file_hash
+from generator.weight_files.adapter_files import OFFSETS_NAME, find_adapter_files
+
+
+def split_weight(text: str | Path) -> tuple[Path, float]:
+    """Path and weight of `FILE[:weight]`; the weight is 1 where none is given.
+
+    Raises:
+        InputError: the weight is no finite number.
+    """
+    if Path(text).exists():
+        return Path(text), 1.0
+    path, colon, number = str(text).rpartition(":")
+    if not colon or not Path(path).exists():
+        return Path(text), 1.0
+    try:
+        weight = float(number)
+    except ValueError:
+        weight = math.nan
+    if not math.isfinite(weight):
+        raise InputError(
+            f"The weight of the base adapter {text} is {number!r}, but must be a number: FILE:0.5."
+        )
+    return Path(path), weight
+
+
+def adapter_hash(path: Path) -> str:
+    """SHA-256 of a LoRA file; of several in a folder, over the hashes of all."""
+    files = [file.path for file in find_adapter_files(path)]
+    if (path / OFFSETS_NAME).is_file():
+        files.append(path / OFFSETS_NAME)
+    hashes = [file_hash(file) for file in files]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def merge_base_adapters(generator: VideoGenerator, adapters: str | Path | Sequence[str | Path]) -> None:
+    """Adds adapters `FILE[:weight]` to the weights one after another, and remembers name, hash and weight.
+
+    Raises:
+        InputError: one is missing or does not fit.
+    """
+    record: list[dict[str, Any]] = vars(generator).setdefault(BASE_ADAPTERS, [])
+    for text in as_list(adapters):
+        path, weight = split_weight(text)
+        merge(generator, check_adapters(generator, path)[0], weight)
+        record.append({"name": path.name, "sha256": adapter_hash(path), "weight": weight})
