@@ -17,7 +17,7 @@ from generator.base import VideoGenerator
 from generator.hardware.offloading import offload_linear_layers
 from generator.loaded_from import WEIGHT_FILES
 from generator.output import InputError, read_json
-from generator.video_model import GenerationDefaults
+from generator.video_model import GenerationDefaults, VideoModel
 
 DEFAULTS_NAME = "generation_defaults.json"
 """In a model's folder: sizes and sampling settings instead of the family's own, as `GenerationDefaults` has them."""
@@ -214,6 +214,7 @@ def _unreadable(name: str | Path, folder: Path, error: Exception) -> InputError:
 
 
 def _freeze(pipeline: Any) -> None:
+    pipeline.set_progress_bar_config(disable=True)
     for component in pipeline.components.values():
         if isinstance(component, torch.nn.Module):
             component.requires_grad_(False).eval()
@@ -223,6 +224,19 @@ def _lay_tiles(generator: Any) -> None:
     if not hasattr(generator, "save_decoding_memory"):
         raise InputError(f"{generator.name} has no tiling, and is too small to need it: leave it out.")
     generator.save_decoding_memory()
+
+
+def _set_defaults(generator: VideoGenerator, folder: Path, shift: float | None) -> None:
+    generator.defaults = read_defaults(folder, generator.defaults)
+    if shift is None:
+        return
+    if type(generator).sigma_schedule is not VideoModel.sigma_schedule:
+        raise InputError(
+            f"{generator.name} has a schedule of its own, without a shift: leave flow_shift out."
+        )
+    if not 0 < shift < float("inf"):
+        raise InputError(f"flow_shift is {shift}, but must be above 0.")
+    generator.defaults = dataclasses.replace(generator.defaults, shift=shift)
 
 
 def place(pipeline: Any, device: torch.device, text_encoder_device: torch.device | str | None) -> None:
@@ -246,6 +260,7 @@ def load_generator(
     base_adapter: str | Path | Sequence[str | Path] | None = None,
     transformer: str | Path | None = None,
     transformer_2: str | Path | None = None,
+    flow_shift: float | None = None,
 ) -> VideoGenerator:
     """Loads a text-to-video generator.
 
@@ -266,6 +281,7 @@ def load_generator(
         transformer: file with the weights of the transformer, in place of those in the folder: names of the release or
             of diffusers, fp8 with and without scales, GGUF. Of two transformers, that of high noise.
         transformer_2: the same for that of low noise.
+        flow_shift: time shift of the sampler towards noise, in place of the model's own; few-step models want 5 or so.
 
     Raises:
         InputError: the model or the adapter cannot be found or read, does not fit, or the family or machine cannot
@@ -300,14 +316,13 @@ def load_generator(
             place(pipeline, device, text_encoder_device)
     except (OSError, SafetensorError) as error:
         raise _unreadable(name_or_path, folder, error) from error
-    pipeline.set_progress_bar_config(disable=True)
     _freeze(pipeline)
     generator = family(pipeline, str(name_or_path))
     vars(generator)["folder"] = folder
     vars(generator)[WEIGHT_FILES] = weight_files
     if tiling:
         _lay_tiles(generator)
-    generator.defaults = read_defaults(folder, generator.defaults)
+    _set_defaults(generator, folder, flow_shift)
     if base_adapter:
         from generator.base_adapters import merge_base_adapters
 

@@ -35,6 +35,7 @@ class GenerationDefaults:
         num_inference_steps: steps of the ODE sampler.
         guidance_scale: weight of classifier-free guidance; 1 means none.
         shift: time shift of the schedule towards noise; 1 means none.
+        guidance_scale_2: weight for the second of two transformers, that of low noise; `guidance_scale` where None.
     """
 
     num_frames: int
@@ -44,6 +45,7 @@ class GenerationDefaults:
     num_inference_steps: int
     guidance_scale: float
     shift: float
+    guidance_scale_2: float | None = None
 
 
 class VideoModel(ABC):
@@ -75,6 +77,11 @@ class VideoModel(ABC):
     @property
     def dtype(self) -> torch.dtype:
         return next(self.transformer.parameters()).dtype
+
+    @property
+    def boundary(self) -> float | None:
+        """Noise level from which on the first of two transformers predicts; None for models with one."""
+        return None
 
     @property
     def packing(self) -> PackedVelocity | None:

@@ -55,7 +55,7 @@ def given_flags(arguments: Any, names: Sequence[str]) -> list[str]:
 
 
 def _loading(model: GeneratorArguments) -> list[str]:
-    files = ("base_adapter", "transformer", "transformer_2")
+    files = ("base_adapter", "transformer", "transformer_2", "flow_shift")
     kept = ("dtype", "quantization", "text_encoder_device", "offload_weights", "tiling")
     return given_flags(model, (*files, *kept))
 

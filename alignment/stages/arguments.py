@@ -8,7 +8,7 @@ from typing import Any
 
 from generator.one_or_several import as_list
 
-CHANGING = ("base_adapter", "transformer", "transformer_2", "dtype", "quantization", "tiling")
+CHANGING = ("base_adapter", "transformer", "transformer_2", "flow_shift", "dtype", "quantization", "tiling")
 """Fields of `LoadingArguments` that change the videos."""
 
 
@@ -32,6 +32,10 @@ class LoadingArguments:
     )
     transformer_2: str | None = field(
         default=None, metadata={"help": "The same for the transformer of low noise (Wan 2.2 A14B)."}
+    )
+    flow_shift: float | None = field(
+        default=None,
+        metadata={"help": "Time shift of the noise levels towards noise. Unset: the model's own."},
     )
     dtype: str | None = field(
         default=None,

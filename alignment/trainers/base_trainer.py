@@ -37,6 +37,7 @@ from generator.adapter_export import export_adapter, layer_names
 from generator.adapters import model_fingerprint, write_adapter
 from generator.base import VideoGenerator
 from generator.conditions import Conditions, select
+from generator.guidance import guidance_scales
 from generator.hardware.zero3 import gather_as_one
 from generator.loaded_from import loaded_from
 from generator.output import InputError, files_into, write_json
@@ -362,6 +363,10 @@ class AlignmentTrainer(CheckpointingTrainer):
             for name, value in asdict(self.generator.defaults).items()
             if hasattr(self.args, name) and getattr(self.args, name) is None
         }
+        if "guidance_scale_2" in defaults and self.generator.boundary is not None:
+            defaults["guidance_scale_2"] = guidance_scales(
+                self.generator, getattr(self.args, "guidance_scale", None)
+            )[1]
         return {**self.args.to_sanitized_dict(), **defaults}
 
     def _load_from_checkpoint(

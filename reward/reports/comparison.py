@@ -52,6 +52,7 @@ class GenerationSettings:
     batch_size: int = 8
     solver: str = "euler"
     pixel_format: str = "auto"
+    guidance_scale_2: float | None = None
 
 
 @dataclass(frozen=True)
@@ -268,6 +269,8 @@ def repeatable(folder: Path) -> dict[str, Any]:
 def in_effect(facts: Mapping[str, Any]) -> dict[str, Any]:
     """`facts` with the model's own values for the sizes and sampling settings that were not given."""
     defaults = facts["model_defaults"]
+    if facts.get("guidance_scale") is not None and defaults.get("guidance_scale_2") is not None:
+        defaults = {**defaults, "guidance_scale_2": facts["guidance_scale"]}
     return {name: defaults.get(name) if value is None else value for name, value in facts.items()}
 
 
@@ -319,6 +322,7 @@ def _generate(
             width=settings.width,
             num_inference_steps=settings.num_inference_steps,
             guidance_scale=settings.guidance_scale,
+            guidance_scale_2=settings.guidance_scale_2,
             seed=[batch[i].seed for i in chosen],
             negative_prompt=negative,
             batch_size=settings.batch_size,

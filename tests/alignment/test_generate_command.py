@@ -27,6 +27,7 @@ class SeedPainter:
         self.defaults = SimpleNamespace(
             num_frames=3, height=16, width=24, fps=8.0, num_inference_steps=10, guidance_scale=2.0
         )
+        self.defaults.guidance_scale_2 = self.boundary = None
         self.needs_image = False
         self.fail_after: int | None = None
 

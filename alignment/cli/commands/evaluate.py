@@ -89,6 +89,10 @@ class EvaluateArguments:
         },
     )
     guidance_scale: float | None = field(default=None, metadata={"help": "Weight of guidance; 1 is none."})
+    guidance_scale_2: float | None = field(
+        default=None,
+        metadata={"help": "That of the second of two transformers, of low noise (Wan 2.2 A14B)."},
+    )
     batch_size: int = field(default=8, metadata={"help": "Videos generated at a time."})
     pixel_format: str = field(
         default="auto", metadata={"help": PIXEL_FORMAT_HELP, "choices": list(PIXEL_FORMATS)}
@@ -168,7 +172,6 @@ def run(
 ) -> None:
     """Generates, judges, and prints where the report is and the means with their intervals."""
     from generator import load_generator
-    from generator.base_adapters import adapter_hash
     from reward.adherence.suites import load_suite
     from reward.adherence.verifiers import check_prompts_of
     from reward.reports.comparison import GenerationSettings, compare_models
@@ -200,6 +203,7 @@ def run(
             width=arguments.width,
             num_inference_steps=arguments.num_inference_steps,
             guidance_scale=arguments.guidance_scale,
+            guidance_scale_2=arguments.guidance_scale_2,
             batch_size=arguments.batch_size,
             solver=arguments.solver,
             pixel_format=arguments.pixel_format,
@@ -210,7 +214,7 @@ def run(
             **loading.changing(),
             "loading_sha256": {path: _path_hash(path) for path in loading.files()},
             "adapters": adapters,
-            "adapter_sha256": {name: adapter_hash(Path(path)) for name, path in adapters.items()},
+            "adapter_sha256": _adapter_hashes(adapters),
             "prompt_file": arguments.prompts,
             "prompt_sha256": _texts_hash(record.prompt for record in suite.records),
             "questions_sha256": _file_hash(arguments.questions),
@@ -234,7 +238,17 @@ def _show_next(arguments: EvaluateArguments, num_models: int) -> None:
         )
         return
     other_source = arguments.prompts.partition(":")[0] in ("suite", "vbench", "t2v_compbench")
-    sampling = ("num_frames", "height", "width", "num_inference_steps", "guidance_scale", "solver")
+    sampling = (
+        *(
+            "num_frames",
+            "height",
+            "width",
+            "num_inference_steps",
+            "guidance_scale",
+            "guidance_scale_2",
+            "solver",
+        ),
+    )
     show_next(
         "generate",
         "--model",
@@ -272,6 +286,7 @@ def _checked_models(
         InputError: one does not fit.
     """
     from generator.adapters import check_adapters
+    from generator.guidance import guidance_scales
     from generator.lost_words import looked_at, warn_of_lost_words
     from generator.sampling import video_size
 
@@ -281,6 +296,7 @@ def _checked_models(
             f"{arguments.model} animates images, but prompts alone are evaluated: use a text-to-video model."
         )
     video_size(base, arguments.num_frames, arguments.height, arguments.width)
+    guidance_scales(base, arguments.guidance_scale, arguments.guidance_scale_2)
     check_adapters(base, list(adapters.values()))
     warn_of_lost_words(base, prompts)
     held = [base]
@@ -355,6 +371,12 @@ def print_summary(summary: dict[str, Any], output_dir: str) -> None:
 
 def _file_hash(path: str) -> str | None:
     return file_hash(path) if Path(path).is_file() else None
+
+
+def _adapter_hashes(adapters: dict[str, str]) -> dict[str, str]:
+    from generator.base_adapters import adapter_hash
+
+    return {name: adapter_hash(Path(path)) for name, path in adapters.items()}
 
 
 def _path_hash(path: str) -> str:

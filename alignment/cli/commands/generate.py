@@ -23,6 +23,7 @@ from generator.files.output_folder import (
     open_output_dir,
     require_own,
 )
+from generator.guidance import guidance_scales
 from generator.lost_words import warn_of_lost_words
 from generator.output import InputError, read_json, refuse_unwritable, write_json, write_jsonl
 from generator.progress import VideoBar
@@ -78,6 +79,13 @@ class GenerateArguments:
     guidance_scale: float | None = field(
         default=None,
         metadata={"help": "Weight of classifier-free guidance, 1 for none; the model's own by default."},
+    )
+    guidance_scale_2: float | None = field(
+        default=None,
+        metadata={
+            "help": "That of the second of two transformers, of low noise (Wan 2.2 A14B). Unset: guidance_scale "
+            "where that is given, else the model's own."
+        },
     )
     seed: int = field(default=0, metadata={"help": "Video i, counted over all, takes the seed SEED + i."})
     num_videos_per_prompt: int = field(default=1, metadata={"help": "Videos of each prompt."})
@@ -139,11 +147,7 @@ def run(
         model = load_generator(arguments.model, adapter=arguments.adapter, **loading.options())
         texts = [text for row in rows for text in (row["prompt"], row["negative_prompt"]) if text]
         warn_of_lost_words(model, texts)
-        scale = (
-            model.defaults.guidance_scale if arguments.guidance_scale is None else arguments.guidance_scale
-        )
-        if scale == 1 and any(row["negative_prompt"] for row in rows):
-            logger.warning("Negative prompts have no effect without guidance: pass --guidance_scale above 1.")
+        scales = _guidance_scales(model, arguments, rows)
         sizes = [getattr(arguments, name) or getattr(model.defaults, name) for name in SIZES]
         generate: Callable[..., Tensor] = partial(model.generate, solver=arguments.solver)
         fps = model.defaults.fps
@@ -164,7 +168,11 @@ def run(
             """Makes the folder when the first videos are there, so that whatever refuses them leaves nothing."""
             open_output_dir(output_dir, OUTPUTS, arguments.overwrite, going_on)
             if not going_on:
-                in_effect = _in_effect(state, vars(model.defaults), prompt.task)
+                own = {
+                    **vars(model.defaults),
+                    "guidance_scale_2": None if model.boundary is None else scales[1],
+                }
+                in_effect = _in_effect(state, own, prompt.task)
                 write_json(output_dir / ARGUMENTS_FILE, in_effect)
 
         plain = not prompt.task and not arguments.reward
@@ -173,6 +181,16 @@ def run(
     write_jsonl(output_dir / METADATA, rows)
     print(f"{len(rows)} videos in {output_dir}")
     _show_next(arguments, prompt, loading)
+
+
+def _guidance_scales(
+    model: VideoGenerator, arguments: GenerateArguments, rows: list[dict[str, Any]]
+) -> tuple[float, float]:
+    """Scales of guidance; warns where there is none, but negative prompts."""
+    scales = guidance_scales(model, arguments.guidance_scale, arguments.guidance_scale_2)
+    if scales == (1, 1) and any(row["negative_prompt"] for row in rows):
+        logger.warning("Negative prompts have no effect without guidance: pass --guidance_scale above 1.")
+    return scales
 
 
 def _check_combination(arguments: GenerateArguments, prompt: VideoPromptArguments) -> None:
@@ -225,6 +243,7 @@ def _generate_missing(
                 width=arguments.width,
                 num_inference_steps=arguments.num_inference_steps,
                 guidance_scale=arguments.guidance_scale,
+                guidance_scale_2=arguments.guidance_scale_2,
                 seed=[row["seed"] for row in batch],
                 negative_prompt=batch[0]["negative_prompt"],
                 batch_size=arguments.batch_size,
@@ -319,7 +338,7 @@ def _in_effect(state: dict[str, Any], defaults: dict[str, Any], task: str | None
     filled = {
         name: value
         for name, value in defaults.items()
-        if name in state and state[name] is None and name not in follows
+        if name in state and state[name] is None and value is not None and name not in follows
     }
     return {**state, **filled, BY_DEFAULT: sorted(filled)}
 

@@ -251,8 +251,8 @@ def test_contradictions_are_named(folders: dict[str, Path], tmp_path: Path) -> N
     ):
         with pytest.raises(InputError, match=sentence):
             load_generator(folders["wan"], transformer=path, device="cpu")
+    whole = write(tmp_path / "whole.safetensors", weights)
     with pytest.raises(InputError, match="has no transformer_2"):
-        whole = write(tmp_path / "whole.safetensors", weights)
         load_generator(folders["wan"], transformer=whole, transformer_2=whole, device="cpu")
     with pytest.raises(InputError, match="of which no other tool has files"):
         load_generator("nano", transformer=whole, device="cpu")

@@ -205,7 +205,8 @@ def test_layers_outside_the_blocks_are_read_with_alpha(
         f"{stem}.alpha": torch.tensor(6.0),
     }
     ours = {"head.head": "proj_out", "text_embedding.0": "condition_embedder.text_embedder.linear_1",
-            "patch_embedding": "patch_embedding", "time_projection.1": "condition_embedder.time_proj"}[layer]  # fmt: skip
+            "patch_embedding": "patch_embedding",
+            "time_projection.1": "condition_embedder.time_proj"}[layer]  # fmt: skip
     expected = merged_by_hand(wan.transformer, {}, {f"{ours}.weight": 2 * up.flatten(1) @ down.flatten(1)})
     load_adapters(wan, write(tmp_path / "outside.safetensors", tensors))
     assert_weights(wan.transformer, expected)
