@@ -255,6 +255,10 @@ class LayerNames:
     def of(cls, transformer: nn.Module) -> LayerNames:
         """Names of the layers of a transformer, which may be on the device `meta`."""
         shapes = {name: tuple(value.shape) for name, value in named_weights(transformer)}
+        for name, module in transformer.named_modules():
+            # Quantised weights are stored in another shape.
+            if isinstance(module, nn.Linear) and f"{name}.weight" in shapes:
+                shapes[f"{name}.weight"] = module.out_features, module.in_features
         layers = list(dict.fromkeys(layer_of(name) for name in shapes))
         kind = type(transformer).__name__
         release = RELEASES.get(kind, Release(()))

@@ -125,7 +125,7 @@ def shown_commands() -> list[str]:
         module: Any = read_command(name)
         lines += [module.EXAMPLE, *(each.example for each in getattr(module, "VERBS", {}).values())]
     shown = {line for line in lines if line.startswith("vidalign ") and "…" not in line}
-    return sorted(line for line in shown if line.split()[1] in cli.COMMANDS)
+    return sorted(line for line in shown if line.split()[1].replace("-", "_") in cli.COMMANDS)
 
 
 @pytest.mark.parametrize("line", shown_commands())

@@ -41,7 +41,9 @@ def test_each_row_has_the_scale_of_its_noise_level(scales: tuple[float, float], 
     generator = load_generator(folder, device="cpu")
     latents, sigma = noise_for(generator), torch.tensor([0.95, 0.5])
     conditions, negative = generator.encode_prompts(PROMPTS), generator.encode_prompts([""])
-    both = guided_velocity(generator, conditions, negative, scales[0], guidance_scale_2=scales[1])(latents, sigma)
+    both = guided_velocity(generator, conditions, negative, scales[0], guidance_scale_2=scales[1])(
+        latents, sigma
+    )
     for row, scale in enumerate(scales):
         one = guided_velocity(generator, conditions, negative, scale)(latents, sigma)
         torch.testing.assert_close(both[row], one[row], atol=1e-5, rtol=1e-5)

@@ -33,22 +33,43 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
         transformer: Any = load_generator(model, device="cpu").transformer
         pairs = random_pairs(shapes_of(transformer, ["to_q", "net.2"]))
         norm = torch.full((24,), 0.25)
-        distilled = {**ab(pairs, "diffusion_model.", wan_release), "diffusion_model.blocks.0.norm3.diff": norm}
+        distilled = {
+            **ab(pairs, "diffusion_model.", wan_release),
+            "diffusion_model.blocks.0.norm3.diff": norm,
+        }
         file = write(root / "lightx2v.safetensors", distilled)
         videos = torch.rand(2, 3, 5, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
         write_demonstrations(root / "data", videos, ["a circle", "a square"], 8)
         (root / "prompts.txt").write_text("a red circle\n")
         words = [
-            *("sft", "--model", str(model), "--base_adapter", f"{file}:0.5", "--dataset", str(root / "data"), *SIZE),
+            *(
+                "sft",
+                "--model",
+                str(model),
+                "--base_adapter",
+                f"{file}:0.5",
+                "--dataset",
+                str(root / "data"),
+                *SIZE,
+            ),
             *("--output_dir", str(root / "trained"), "--export", "comfyui", "kohya", "--max_steps", "2"),
             *("--learning_rate", "0.1", "--use_cpu", "true", "--report_to", "none", "--lora_r", "2"),
             *("--per_device_train_batch_size", "1", "--disable_tqdm", "true", "--save_strategy", "no"),
         ]
         assert main(words) == 0
         base = merged_by_hand(
-            transformer, {name: (a, b / 2) for name, (a, b) in pairs.items()}, {"blocks.0.norm2.weight": norm / 2}
+            transformer,
+            {name: (a, b / 2) for name, (a, b) in pairs.items()},
+            {"blocks.0.norm2.weight": norm / 2},
         )
-        yield {"root": root, "model": model, "file": file, "base": base, "norm": norm, "trained": root / "trained"}
+        yield {
+            "root": root,
+            "model": model,
+            "file": file,
+            "base": base,
+            "norm": norm,
+            "trained": root / "trained",
+        }
 
 
 def test_a_base_adapter_is_recorded_and_is_no_part_of_what_is_saved(place: dict[str, Any]) -> None:
@@ -76,7 +97,14 @@ def test_an_adapter_is_refused_without_the_base_that_it_was_trained_on(
     place: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--model", str(place["model"]), "--adapter", str(place["trained"]), *SIZE]
-    words += ["--prompts", str(place["root"] / "prompts.txt"), "--num_inference_steps", "1", "--guidance_scale", "1"]
+    words += [
+        "--prompts",
+        str(place["root"] / "prompts.txt"),
+        "--num_inference_steps",
+        "1",
+        "--guidance_scale",
+        "1",
+    ]
     for command in ("generate", "evaluate"):
         out = str(tmp_path / command)
         for base in ([], ["--base_adapter", str(place["file"])]):  # not at all, and at another weight
@@ -97,14 +125,20 @@ def test_exported_files_hold_the_change_alone_and_know_their_base(place: dict[st
         file = place["trained"] / form / "trained.safetensors"
         read = read_adapter(file, generator.transformer)
         assert set(read.pairs) == set(adapter.pairs)
-        assert {tensor.dtype for key, tensor in load_file(file).items() if "alpha" not in key} == {torch.bfloat16}
+        assert {tensor.dtype for key, tensor in load_file(file).items() if "alpha" not in key} == {
+            torch.bfloat16
+        }
         for name, (down, up) in adapter.pairs.items():
-            torch.testing.assert_close(read.pairs[name][1] @ read.pairs[name][0], up @ down, atol=2e-2, rtol=2e-2)
+            torch.testing.assert_close(
+                read.pairs[name][1] @ read.pairs[name][0], up @ down, atol=2e-2, rtol=2e-2
+            )
         with pytest.raises(InputError, match=r"pass --base_adapter lightx2v\.safetensors:0\.5"):
             load_adapters(generator, file)
 
 
-def test_an_adapter_with_offsets_is_continued_and_saved_with_them(place: dict[str, Any], tmp_path: Path) -> None:
+def test_an_adapter_with_offsets_is_continued_and_saved_with_them(
+    place: dict[str, Any], tmp_path: Path
+) -> None:
     generator = load_generator(place["model"], place["file"], "cpu")
     from alignment.lora import LoraArguments, add_lora, trained_adapter
     from generator.adapters import write_adapter
@@ -123,7 +157,9 @@ def test_a_weight_that_is_no_number_is_refused(weight: str, said: str, place: di
         load_generator(place["model"], device="cpu", base_adapter=f"{place['file']}:{weight}")
 
 
-def test_the_shift_of_few_step_models_is_set_and_refused_where_there_is_none(place: dict[str, Any], tmp_path: Path) -> None:
+def test_the_shift_of_few_step_models_is_set_and_refused_where_there_is_none(
+    place: dict[str, Any], tmp_path: Path
+) -> None:
     generator = load_generator(place["model"], device="cpu", flow_shift=5.0)
     levels = torch.tensor([1.0, 0.75, 0.5, 0.25, 0.0])
     torch.testing.assert_close(generator.sigma_schedule(4), 5 * levels / (1 + 4 * levels))
@@ -131,16 +167,48 @@ def test_the_shift_of_few_step_models_is_set_and_refused_where_there_is_none(pla
         load_generator(save_tiny_pipeline("ltx", tmp_path / "ltx"), device="cpu", flow_shift=5.0)
 
 
-def test_four_steps_without_guidance_are_rolled_out_on_a_distilled_base(place: dict[str, Any], tmp_path: Path) -> None:
+def test_four_steps_without_guidance_are_rolled_out_on_a_distilled_base(
+    place: dict[str, Any], tmp_path: Path
+) -> None:
     from generator.world import sample_prompts
 
     prompts = tmp_path / "prompts.txt"
     prompts.write_text(sample_prompts(1)[0] + "\n")
     words = [
         *("ppo", "--config", "wan/ppo_few_steps", "--model", str(place["model"]), "--reward", "world"),
-        *("--base_adapter", str(place["file"]), "--prompts", str(prompts), "--num_frames", "5", "--height", "16"),
-        *("--width", "16", "--num_prompts", "1", "--num_generations", "2", "--num_rollouts", "1", "--use_cpu", "true"),
-        *("--bf16", "false", "--compile_blocks", "false", "--lora_r", "2", "--report_to", "none", "--disable_tqdm"),
+        *(
+            "--base_adapter",
+            str(place["file"]),
+            "--prompts",
+            str(prompts),
+            "--num_frames",
+            "5",
+            "--height",
+            "16",
+        ),
+        *(
+            "--width",
+            "16",
+            "--num_prompts",
+            "1",
+            "--num_generations",
+            "2",
+            "--num_rollouts",
+            "1",
+            "--use_cpu",
+            "true",
+        ),
+        *(
+            "--bf16",
+            "false",
+            "--compile_blocks",
+            "false",
+            "--lora_r",
+            "2",
+            "--report_to",
+            "none",
+            "--disable_tqdm",
+        ),
         *("true", "--monitor_videos", "0", "--probe_prompts", "0", "--output_dir", str(tmp_path / "ppo")),
     ]
     assert main(words) == 0
