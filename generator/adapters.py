@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from generator.base import VideoGenerator
@@ -41,6 +41,7 @@ from generator.weight_files.adapter_files import (
     WEIGHTS_NAME,
     AdapterFile,
     find_adapter_files,
+    offsets_beside,
     read_file,
 )
 from generator.weight_files.lora_reader import LoraContent, read_content
@@ -120,11 +121,11 @@ def read_adapter(
             f"The adapter {path} has a file for high and one for low noise, but {model} has one transformer: load it "
             "on the model that it was trained for, or name one of the files."
         )
+    names = [None if each is None else LayerNames.of(each) for each in experts]
     for file in files:
-        _read_into(adapter, file, [LayerNames.of(each) if each else None for each in experts], two, model)
-    offsets = path / OFFSETS_NAME
-    if offsets.is_file():
-        adapter.offsets |= load_file(offsets)
+        _read_into(adapter, file, names, two, model)
+    for offsets in offsets_beside(files):
+        adapter.offsets |= _read_offsets(offsets, names, model)
     if not adapter.pairs and not adapter.offsets:
         raise InputError(
             f"The adapter {path} changes nothing in {model}: load it on the model that it was trained for."
@@ -157,6 +158,24 @@ def _read_into(
         adapter.pairs |= {f"{prefix}{name}": pair for name, pair in content.pairs.items()}
         adapter.offsets |= {f"{prefix}{name}": change for name, change in content.offsets.items()}
     adapter.training = adapter.training or read.facts
+
+
+def _read_offsets(path: Path, names: Sequence[LayerNames | None], model: str) -> dict[str, Tensor]:
+    """Offsets that a training wrote beside its adapter, each of a weight that the model has."""
+    offsets = read_file(path).tensors
+    prefixes = PREFIXES if len(names) == 2 else ("",)
+    known = {
+        f"{prefix}{name}": shape
+        for prefix, layers in zip(prefixes, names, strict=True)
+        for name, shape in (layers.shapes.items() if layers else ())
+    }
+    wrong = [name for name, change in offsets.items() if known and known.get(name) != tuple(change.shape)]
+    if wrong:
+        raise InputError(
+            f"{path} changes {wrong[0]!r} of shape {tuple(offsets[wrong[0]].shape)}, but {model} has "
+            f"{known.get(wrong[0], 'no weight')} there: load it on the model that it was trained for."
+        )
+    return offsets
 
 
 def _warn_of_ignored(path: Path, content: LoraContent) -> None:
@@ -253,9 +272,11 @@ def copy_adapter(source: str | Path, folder: Path) -> None:
     for file in files:
         shutil.copyfile(file.path, folder / (SECOND_WEIGHTS_NAME if file.expert == 1 else WEIGHTS_NAME))
     beside = files[0].path.parent
-    names = [] if source.is_file() else [OFFSETS_NAME, PEFT_CONFIG_NAME]
-    if files[0].path.name in (WEIGHTS_NAME, SECOND_WEIGHTS_NAME):
-        names.append(TRAINING_NAME)
+    own = files[0].path.name in (WEIGHTS_NAME, SECOND_WEIGHTS_NAME)
+    names = [
+        *([TRAINING_NAME, OFFSETS_NAME] if own else []),
+        *([] if source.is_file() else [PEFT_CONFIG_NAME]),
+    ]
     for name in names:
         if (beside / name).is_file():
             shutil.copyfile(beside / name, folder / name)

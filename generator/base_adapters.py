@@ -14,7 +14,7 @@ from generator.loaded_from import BASE_ADAPTERS
 from generator.one_or_several import as_list
 from generator.output import InputError
 from generator.provenance import file_hash
-from generator.weight_files.adapter_files import OFFSETS_NAME, find_adapter_files
+from generator.weight_files.adapter_files import find_adapter_files, offsets_beside
 
 
 def split_weight(text: str | Path) -> tuple[Path, float]:
@@ -41,10 +41,8 @@ def split_weight(text: str | Path) -> tuple[Path, float]:
 
 def adapter_hash(path: Path) -> str:
     """SHA-256 of a LoRA file; of several in a folder, over the hashes of all."""
-    files = [file.path for file in find_adapter_files(path)]
-    if (path / OFFSETS_NAME).is_file():
-        files.append(path / OFFSETS_NAME)
-    hashes = [file_hash(file) for file in files]
+    files = find_adapter_files(path)
+    hashes = [file_hash(each) for each in (*(file.path for file in files), *offsets_beside(files))]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 

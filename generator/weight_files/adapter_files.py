@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,13 @@ def find_adapter_files(path: Path) -> list[AdapterFile]:
             "which one is needed, or one of high and one of low noise by their names: name the file."
         )
     return sorted(found, key=lambda file: file.expert or 0)
+
+
+def offsets_beside(files: Sequence[AdapterFile]) -> list[Path]:
+    """The file of offsets beside an adapter that a training wrote, if there is one."""
+    own = files[0].path.name in (WEIGHTS_NAME, SECOND_WEIGHTS_NAME)
+    path = files[0].path.parent / OFFSETS_NAME
+    return [path] if own and path.is_file() else []
 
 
 @dataclass(frozen=True)

@@ -133,6 +133,7 @@ def test_every_command_line_that_is_shown_is_one(line: str, monkeypatch: pytest.
     monkeypatch.setattr("alignment.cli.parser.read_config", lambda path: {})
     monkeypatch.setattr("alignment.cli.parser.find_config", Path)
     _, name, *words = shlex.split(line, comments=True)
+    name = name.replace("-", "_")
     module: Any = read_command(name)
     verb = getattr(module, "VERBS", {}).get(words[0] if words else "")
     types = module.ARGUMENTS if verb is None else verb.arguments

@@ -30,7 +30,7 @@ def test_two_scales_sample_what_the_stock_pipeline_samples(folder: Path) -> None
     found = ours(generator, 4.0, guidance_scale_2=2.0)
     stock = stock_call("wan2.2-a14b", pipeline, generator, 4.0, guidance_scale_2=2.0).float()
     torch.testing.assert_close(found, stock, atol=5e-4, rtol=5e-4)
-    assert (found - ours(generator, 4.0)).abs().max() > 1e-2
+    assert (found - ours(generator, 4.0)).abs().max() > 3e-3
     levels = generator.sigma_schedule(4)[:-1]
     assert (levels >= generator.boundary).any()
     assert (levels < generator.boundary).any()

@@ -149,6 +149,9 @@ def test_an_adapter_with_offsets_is_continued_and_saved_with_them(
     again = load_generator(place["model"], tmp_path, "cpu")
     for name, value in again.transformer.state_dict().items():
         torch.testing.assert_close(value, expected[name], atol=1e-6, rtol=1e-5)
+    write(tmp_path / "offsets.safetensors", {"blocks.0.norm2.weight": torch.ones(3)})
+    with pytest.raises(InputError, match=r"changes 'blocks.0.norm2.weight' of shape \(3,\), but"):
+        load_generator(place["model"], tmp_path, "cpu")
 
 
 @pytest.mark.parametrize(("weight", "said"), [("much", "must be a number"), ("nan", "must be a number")])
