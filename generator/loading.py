@@ -64,8 +64,8 @@ def find_pipeline(
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        patterns = {"allow_patterns": only, "ignore_patterns": list(without) or None}
-        return Path(snapshot_download(str(name_or_path), **patterns))  # type: ignore[arg-type]
+        wanted, unwanted = None if only is None else list(only), list(without)
+        return Path(snapshot_download(str(name_or_path), allow_patterns=wanted, ignore_patterns=unwanted))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(
             f"The model {str(name_or_path)!r} is not on this machine, and {hub_failure(error)}, or name {known}."

@@ -10,6 +10,9 @@ import pytest
 import torch
 
 from alignment.cli import main
+from alignment.rollouts.sampling_plan import SamplingPlan
+from alignment.trainers.ppo_config import PPOConfig
+from generator.conditions import select
 from generator.guidance import guidance_scales
 from generator.loading import load_generator
 from generator.output import InputError
@@ -47,6 +50,23 @@ def test_each_row_has_the_scale_of_its_noise_level(scales: tuple[float, float], 
     for row, scale in enumerate(scales):
         one = guided_velocity(generator, conditions, negative, scale)(latents, sigma)
         torch.testing.assert_close(both[row], one[row], atol=1e-5, rtol=1e-5)
+
+
+def test_rollouts_and_log_probabilities_have_both_scales(folder: Path) -> None:
+    generator = load_generator(folder, device="cpu")
+    settings = PPOConfig(
+        output_dir="unused", use_cpu=True, bf16=False, report_to="none", guidance_scale_2=2.0
+    )
+    plan = SamplingPlan.for_training(generator, settings, PROMPTS, None, 2, select)
+    assert (plan.guidance_scale, plan.guidance_scale_2, plan.guidance) == (4.0, 2.0, "4 and 2")
+    once = SamplingPlan.for_prompts(generator, PROMPTS, guidance_scale=4.0, guidance_scale_2=2.0)
+    latents, sigma = noise_for(generator), torch.tensor([0.95, 0.5])
+    conditions, negative = generator.encode_prompts(PROMPTS), generator.encode_prompts([""])
+    expected = guided_velocity(generator, conditions, negative, 4.0, guidance_scale_2=2.0)(latents, sigma)
+    for each in (plan, once):
+        for unconditional_gradient in (True, False):  # the second calls the branches apart
+            found = each.velocity(torch.arange(2), None, unconditional_gradient)(latents, sigma)
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_scales_that_are_not_given_are_the_models_own(folder: Path) -> None:
