@@ -20,7 +20,7 @@ from generator.weight_files.release_names import LayerNames
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 FACTS = ("trainer", "base_model", "model_fingerprint", "global_step", BASE_ADAPTERS, WEIGHT_FILES)
-"""What of `training.json` is also in the metadata of exported files, which other tools ignore."""
+"""Fields of `training.json` that the metadata of exported files has too, which other tools ignore."""
 
 
 def layer_names(transformer: nn.Module, form: str) -> list[LayerNames]:

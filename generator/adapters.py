@@ -185,7 +185,7 @@ def _warn_of_ignored(path: Path, content: LoraContent) -> None:
 
 
 def adapter_record(path: str | Path, files: Sequence[AdapterFile] | None = None) -> dict[str, Any]:
-    """What `training.json` beside an adapter that a training wrote says; empty where there is none."""
+    """Content of `training.json` beside an adapter that a training wrote; empty where there is none."""
     first = (find_adapter_files(Path(path)) if files is None else files)[0].path
     if first.name not in (WEIGHTS_NAME, SECOND_WEIGHTS_NAME):
         return {}

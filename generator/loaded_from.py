@@ -1,4 +1,4 @@
-"""What a generator's weights were made from beside its folder: files of weights, and adapters merged as its base."""
+"""Sources of a generator's weights beside its folder: files of weights, and adapters merged as its base."""
 
 from __future__ import annotations
 

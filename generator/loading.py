@@ -205,7 +205,7 @@ def transformers_from_files(
 
 
 def _unreadable(name: str | Path, folder: Path, error: Exception) -> InputError:
-    """Why a model cannot be read; one whose transformer has no weights can be given them."""
+    """Reason why a model cannot be read; one whose transformer has no weights can be given them."""
     found = [*folder.glob("transformer/*.safetensors"), *folder.glob("transformer/*.bin")]
     remedy = "restore its files or download it again"
     if not found:

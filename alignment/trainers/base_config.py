@@ -61,9 +61,8 @@ class AlignmentConfig(EngineArguments):
 
     export: list[str] | None = field(
         default=None,
-        metadata={"help": "Also write what is trained as LoRA files of other tools, into folders of these names: "
-                  "`comfyui`, `kohya`."},
-    )  # fmt: skip
+        metadata={"help": "Formats of LoRA files for other tools that are written too: `comfyui`, `kohya`."},
+    )
     compile_blocks: bool = field(
         default=False,
         metadata={"help": "Compile the transformer's repeated blocks (regional torch.compile): faster and less "

@@ -23,7 +23,7 @@ METADATA_KEY = "lora_adapter_metadata"
 FACTS_KEY = "vidalign"
 """Metadata of exported files: facts of `training.json`, as JSON."""
 EXPERT_NAMES = ("high_noise", "low_noise")
-"""What ends the name of a file that changes the first, or the second, of two transformers."""
+"""Ends of the names of files that change the first, and the second, of two transformers."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class AdapterFile:
 
 
 def expert_of(name: str) -> int | None:
-    """Which of two transformers a file changes by its name: 0 of high noise, 1 of low noise, None where not said."""
+    """Number of the transformer that a file changes by its name: 0 of high, 1 of low noise, None where not said."""
     if name in (WEIGHTS_NAME, SECOND_WEIGHTS_NAME):
         return (WEIGHTS_NAME, SECOND_WEIGHTS_NAME).index(name)
     words = re.split(r"[^a-z0-9]+", Path(name).stem.lower())

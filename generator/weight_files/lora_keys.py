@@ -9,9 +9,9 @@ PREFIXES = (
     *("base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer.", "unet."),
     *("lora_unet__", "lora_unet_", "lora_transformer_", "lycoris_"),
 )
-"""What stands before the name of a layer; of a file's key, those that are there are taken off one after another."""
+"""Prefixes of the names of layers; of a file's key, those that are there are taken off one after another."""
 SECOND_PREFIX = "transformer_2."
-"""What stands there for the second of two transformers, in files that diffusers wrote for both."""
+"""Prefix of the second of two transformers, in files that diffusers wrote for both."""
 
 _KINDS = {
     "down": r"(?:\.lora_A(?:\.[^.]+)?(?:\.weight)?|\.lora_down\.weight|[._]lora\.down\.weight"
@@ -65,7 +65,7 @@ def parse_key(text: str) -> Key | None:
 
 
 def refused_kind(text: str) -> str | None:
-    """What a key holds that no plain LoRA is; None where that is not known."""
+    """Kind of a key that is no plain LoRA; None where it is not known."""
     for ending, kind in _REFUSED.items():
         if re.fullmatch(rf".+?(?:{ending})", text):
             return kind

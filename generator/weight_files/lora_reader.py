@@ -29,7 +29,7 @@ Pairs = dict[str, tuple[Tensor, Tensor]]
 
 @dataclass
 class LoraContent:
-    """What a file changes.
+    """Changes of a file.
 
     Attributes:
         pairs: for each of diffusers' layers `(A [rank, in], B [out, rank])`, float32, with the scale inside B.

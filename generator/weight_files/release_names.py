@@ -276,7 +276,7 @@ class LayerNames:
 
     @property
     def has_release(self) -> bool:
-        """Whether other tools have names of their own for these layers."""
+        """True where other tools have names of their own for these layers."""
         return self.kind in RELEASES
 
     def find(self, name: str) -> Layer | None:

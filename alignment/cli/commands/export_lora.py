@@ -15,7 +15,7 @@ EXAMPLE = "vidalign export_lora --adapter runs/ppo --format comfyui --output_dir
 
 @dataclass
 class ExportArguments:
-    """What is written, and how."""
+    """Settings of the exported file."""
 
     adapter: str = field(metadata={"help": "LoRA file or folder, ours or another tool's."})
     output_dir: str = field(metadata={"help": "Folder for the files."})
