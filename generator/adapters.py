@@ -350,7 +350,8 @@ def load_adapters(generator: VideoGenerator, paths: str | Path | Sequence[str | 
     Raises:
         InputError: an adapter is missing or belongs to another model; the model is then unchanged.
     """
-    total = concatenate_adapters(check_adapters(generator, paths))
+    adapters = check_adapters(generator, paths)
+    total = concatenate_adapters(adapters)
     merge(generator, total)
     before = merged_adapter(generator)
     vars(generator)["_merged_adapter"] = total if before is None else concatenate_adapters([before, total])
