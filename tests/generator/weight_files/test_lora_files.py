@@ -460,6 +460,27 @@ def test_hunyuan_video_of_full_size_is_read_by_diffusers_as_it_was_written(tmp_p
         torch.testing.assert_close(read[-64:], (up @ down)[-64:], atol=1e-4, rtol=1e-4)
 
 
+def test_stock_diffusers_reads_a_file_of_ltx_video_for_comfyui(tmp_path: Path) -> None:
+    pipeline: Any = build_tiny_pipeline("ltx")
+    pairs = random_pairs(shapes_of(pipeline.transformer, ["to_q", "to_out.0", "net.2"]))
+    names = layer_names(pipeline.transformer, "comfyui")
+    (file,) = export_adapter(tmp_path, LoraAdapter(pairs), names, "comfyui", "ltx", torch.float32)
+    expected = merged_by_hand(pipeline.transformer, pairs)
+    pipeline.load_lora_weights(tmp_path, weight_name=file.name)
+    pipeline.fuse_lora(components=["transformer"])
+    pipeline.unload_lora_weights()
+    assert_weights(pipeline.transformer, expected)
+
+
+def test_evaluate_names_a_file_without_its_ending(tmp_path: Path) -> None:
+    from alignment.cli.commands.evaluate import name_adapters
+
+    file = write(tmp_path / "style.safetensors", plain())
+    assert name_adapters([str(file), f"other={file}"]) == {"style": str(file), "other": str(file)}
+    with pytest.raises(InputError, match="is not there"):
+        name_adapters([str(tmp_path / "none.safetensors")])
+
+
 @pytest.mark.parametrize("family", ["wan-i2v", "ltx"])
 def test_the_names_of_the_release_are_those_that_diffusers_converts(family: str) -> None:
     """Every weight, under the name that we give it, is found by diffusers' converter of whole checkpoints."""
