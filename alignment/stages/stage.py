@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 def generator_inputs(arguments: GeneratorArguments) -> list[str]:
     """The files and folders that `load_generator_to_train` reads."""
-    return [arguments.model, *(arguments.adapter or [])]
+    return [arguments.model, *(arguments.adapter or []), *arguments.files()]
 
 
 def load_generator_to_train(arguments: GeneratorArguments, config: AlignmentConfig) -> VideoGenerator:

@@ -27,6 +27,13 @@ class RewardedSamplingConfig(AlignmentConfig):
     guidance_scale: float | None = field(
         default=None, metadata={"help": "Guidance in rollouts and updates. Unset: the model's own, 1: none."}
     )
+    guidance_scale_2: float | None = field(
+        default=None,
+        metadata={
+            "help": "Guidance of the second of two transformers, that of low noise (Wan 2.2 A14B). Unset: "
+            "guidance_scale where that is given, else the model's own."
+        },
+    )
     negative_prompt: str = field(
         default="", metadata={"help": "Unconditional prompt, with guidance above 1."}
     )
