@@ -148,6 +148,22 @@ def clipped_ratio_loss(
     return loss, ratio
 
 
+def normalised_log_ratio(log_ratio: Tensor, mean: Tensor, old_mean: Tensor, std: Tensor) -> Tensor:
+    """RatioNorm `[batch]`: s (log ρ + ‖μ − μ_old‖² / 2s²) (GRPO-Guard, arXiv 2510.22319, eq. 8).
+
+    Under the old policy log ρ has the mean −‖μ − μ_old‖² / 2s² and a spread that differs from step to step, so that a
+    symmetric clip range stops small ratios and lets large ones through. This one is ε · (μ − μ_old), ε being the noise
+    of the step: its mean is 0, whatever s.
+
+    Args:
+        log_ratio: `[batch]`, log ρ; ‖·‖² and it are means over elements.
+        mean, old_mean: of the step under the trained and under the sampling policy, `[batch, …]`.
+        std: s of the step, of a shape that fits `mean`.
+    """
+    drift = ((mean - old_mean) ** 2 / (2 * std**2)).flatten(1).mean(1)
+    return std.expand_as(mean).flatten(1)[:, 0] * (log_ratio + drift)
+
+
 def adapted_beta(beta: float, kl: float, target: float, gain: float) -> float:
     """β (1 + K clip((KL − target) / target, −0.2, 0.2)) (Ziegler et al. 2019, arXiv 1909.08593, section 2.2)."""
     error = min(max((kl - target) / target, -0.2), 0.2)

@@ -178,6 +178,8 @@ class Trajectories:
         kl: `[compared, W]`, the divergence of each stochastic step from the reference's, or None.
         sigmas: the schedule `[steps + 1]`.
         settings: the kernel and its window; None where every step was the ODE's.
+        means: `[batch, W, C, F, H, W]`, the means of the stochastic steps under the policy that took them; None where
+            they were not kept.
     """
 
     final: Tensor
@@ -187,6 +189,7 @@ class Trajectories:
     kl: Tensor | None
     sigmas: Tensor
     settings: SdeSettings | None
+    means: Tensor | None = None
 
 
 def join_trajectories(parts: Sequence[Trajectories]) -> Trajectories:
@@ -204,6 +207,7 @@ def join_trajectories(parts: Sequence[Trajectories]) -> Trajectories:
         kl=join([part.kl for part in parts]),
         sigmas=parts[0].sigmas,
         settings=parts[0].settings,
+        means=join([part.means for part in parts]),
     )
 
 
@@ -230,6 +234,7 @@ def sample_trajectories(
     settings: SdeSettings,
     reference: Reference | None = None,
     stepped: Callable[[int], None] | None = None,
+    keep_means: bool = False,
 ) -> Trajectories:
     """Samples latents with stochastic steps inside the window and ODE steps elsewhere.
 
@@ -239,6 +244,7 @@ def sample_trajectories(
         sigmas: the schedule `[steps + 1]`.
         reference: with it, the divergence from it is recorded.
         stepped: is given the number of latents after each step.
+        keep_means: whether the means of the stochastic steps are kept.
     """
     window = range(settings.first_step, settings.first_step + settings.num_steps)
     if window.stop > len(sigmas) - 2:
@@ -252,6 +258,7 @@ def sample_trajectories(
     log_probs: list[Tensor] = []
     reference_means: list[Tensor] = []
     kl: list[Tensor] = []
+    means: list[Tensor] = []
     for step in range(len(sigmas) - 1):
         if stepped is not None and step > 0:
             stepped(len(latents))
@@ -262,6 +269,8 @@ def sample_trajectories(
             continue
         mean, std = sde_step(settings, sigmas, step, latents, predicted)
         states.append(latents)
+        if keep_means:
+            means.append(mean)
         if reference is not None:
             rows = slice(None) if reference.rows is None else reference.rows
             compared = latents[rows]
@@ -284,6 +293,7 @@ def sample_trajectories(
         kl=torch.stack(kl, dim=1) if kl else None,
         sigmas=sigmas,
         settings=settings,
+        means=torch.stack(means, dim=1) if means else None,
     )
 
 

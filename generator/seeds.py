@@ -38,6 +38,8 @@ class Stream(IntEnum):
     """Candidates of best-of-N after the first; follows the video's own seed."""
     CRITIC_ORDER = 20
     """Order of the rows in the critic's updates."""
+    EVALUATION = 31
+    """Noise of the videos of held-out prompts; follows 0 instead of the run's seed, so all runs are measured alike."""
 
 
 @unique

@@ -332,6 +332,8 @@ class Demo:
         prompts = sample_prompts(scale.num_guidance_prompts, 5000 + self.config.seed, "test")
         seeds = list(range(60_000, 60_000 + len(prompts)))
         models = self._models()
+        if self.config.adapter:
+            models[f"{self.config.model} alone"] = lambda: load_generator(self.config.model)
         total, done = len(models) * len(GUIDANCE_SCALES) * len(prompts), 0
         found: dict[str, dict[str, float]] = {}
         for name, load in models.items():

@@ -51,8 +51,11 @@ def write_demo_report(folder: Path, settings: Mapping[str, Any], stages: Mapping
     best, worst = best_and_worst(samples, "base", load_video, count=4)
     sections = [
         html.Section(
-            "Result", headline(summary, "base") + overview(summary, ["base", "sft"]), _introduction(summary)
+            "Result",
+            headline(summary, "base") + overview(summary, ["base", "sft"]),
+            _introduction(summary, stages["guidance"]),
         ),
+        html.Section("Guidance", _guidance(stages["guidance"])),
         html.Section("By category", category_tables(summary, "base")),
         html.Section("By question", question_table(summary)),
         html.Section("Annotators and reward model", _judges(stages)),
@@ -83,14 +86,34 @@ def write_demo_report(folder: Path, settings: Mapping[str, Any], stages: Mapping
     return folder / "report.html"
 
 
-def _introduction(summary: Mapping[str, Any]) -> str:
+def _introduction(summary: Mapping[str, Any], guidance: Mapping[str, Any]) -> str:
+    best = ", ".join(f"{model} {guidance['best'][model]:g}" for model in summary["adherence"])
     said = []
     for model, difference in summary["difference_to_base"].items():
         said.append(
             f"{model.upper()} − base: {difference['mean']:+.3f} "
             f"{interval_text(difference, signed=True)} ({difference['verdict']})"
         )
-    return "Paired by prompt and seed, 95 % intervals. " + "; ".join(said) + "."
+    return (
+        f"Every model at the guidance scale that is best for it ({best}). Paired by prompt and seed, 95 % intervals. "
+        + "; ".join(said)
+        + "."
+    )
+
+
+def _guidance(found: Mapping[str, Any]) -> str:
+    """The mean gold score of each model at every guidance scale, with the best of each row marked."""
+    rows = []
+    for model, means in found["gold"].items():
+        best = max(means.values())
+        rows.append(
+            [model, *(f"{mean:.3f}" + (" (best)" if mean == best else "") for mean in means.values())]
+        )
+    scales = list(next(iter(found["gold"].values())))
+    return html.paragraph(
+        f"Gold adherence of {found['prompts']} held-out prompts that the result above does not use. Above 1, a step "
+        "takes two calls of the model."
+    ) + html.plain_table(["model", *(f"guidance {scale}" for scale in scales)], rows)
 
 
 def _judges(stages: Mapping[str, Any]) -> str:

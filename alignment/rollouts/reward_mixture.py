@@ -221,7 +221,8 @@ class RewardMixture:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum `[batch]` of the rewards with gradients to latents, and values to log by name; videos are
         decoded, as much of them as the rewards are shown, where some model needs pixels."""
-        total, observed = latents.new_zeros(len(latents)), {}
+        total = latents.new_zeros(len(latents))
+        observed: dict[str, Tensor] = {}
         videos: Tensor | None = None
         if self.needs_pixels:
             videos = decode_for_reward(generator, latents, self.num_frames, self.scale, gradients=True)

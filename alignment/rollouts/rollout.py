@@ -58,6 +58,7 @@ class StepRows:
         advantages: of the step.
         prompt_indices: of the prompt in the plan; on the CPU.
         index: number of the step in the rollout.
+        old_means: of the policy that took the step, or None.
     """
 
     step: Tensor
@@ -68,6 +69,7 @@ class StepRows:
     advantages: Tensor
     prompt_indices: Tensor
     index: Tensor
+    old_means: Tensor | None = None
 
 
 def sample_groups(
@@ -80,6 +82,7 @@ def sample_groups(
     keep_reference_means: bool = True,
     finished: Callable[[Tensor], None] | None = None,
     stepped: Callable[[int], None] | None = None,
+    keep_means: bool = False,
 ) -> Trajectories:
     """Samples one trajectory a prompt index of `prompts` `[batch]`; each depends on its own seed only.
 
@@ -92,6 +95,7 @@ def sample_groups(
         keep_reference_means: whether the means of the reference are kept; all must then be compared.
         finished: is given the clean latents of each batch as soon as it is sampled.
         stepped: is given the number of videos after each denoising step.
+        keep_means: whether the means of the stochastic steps are kept.
     """
 
     def sample(rows: slice) -> Trajectories:
@@ -108,7 +112,7 @@ def sample_groups(
                 None if everyone else chosen.to(noise.device),
                 keep_reference_means,
             )
-        return sample_trajectories(velocity, noise, plan.sigmas, settings, reference, stepped)
+        return sample_trajectories(velocity, noise, plan.sigmas, settings, reference, stepped, keep_means)
 
     return _in_batches(plan, len(seeds), sample, finished)
 
@@ -181,4 +185,5 @@ def step_rows(rollout: Rollout, rows: Tensor) -> StepRows:
         advantages=rollout.advantages[video, step],
         prompt_indices=rollout.prompt_indices[videos],
         index=rows,
+        old_means=None if trajectories.means is None else trajectories.means[video, step],
     )

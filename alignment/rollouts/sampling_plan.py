@@ -134,6 +134,17 @@ class SamplingPlan:
         )  # fmt: skip
 
     @property
+    def scales(self) -> tuple[float, float]:
+        """Scales of guidance of each of two transformers; the same twice where there is one."""
+        first, second = self.guidance_scale, self.guidance_scale_2
+        return first, first if second is None else second
+
+    def guidance_settings(self) -> dict[str, float]:
+        """Scales of guidance by the names of `GenerationDefaults`, the second where there are two transformers."""
+        one = self.generator.boundary is None
+        return dict(zip(["guidance_scale"] if one else ["guidance_scale", "guidance_scale_2"], self.scales))
+
+    @property
     def guidance(self) -> str:
         """Scales of guidance, for tables."""
         return guidance_text(self.guidance_scale, self.guidance_scale_2)

@@ -15,8 +15,10 @@ from alignment.stages.stage import (
     data_record,
     encode_demonstrations,
     generator_inputs,
+    judge_reward_accuracy,
     load_generator_to_train,
     load_rewards,
+    read_eval_prompts,
     read_training_prompts,
     require_prompts,
     require_reward,
@@ -54,8 +56,15 @@ class PromptsAndRewards:
     reward: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "What judges, one or several: a name such as pickscore, ocr or videoalign:TA (`vidalign doctor` "
+            "help": "Rewards, one or several: a name such as pickscore, ocr or videoalign:TA (`vidalign doctor` "
             "lists them), a folder that `vidalign reward` wrote, module:function, or http://… of `reward serve`."
+        },
+    )
+    eval_prompts: str = field(
+        default="",
+        metadata={
+            "help": "Held-out prompts on which the policy's reward (and gold, in the built-in world) is measured while "
+            "it is trained: a file or world:test:N."
         },
     )
 
@@ -87,6 +96,7 @@ def train_ppo(
     lora: LoraArguments | None = None,
     ptx_dataset: str | Path = "",
     generator: VideoGenerator | None = None,
+    eval_prompts: str | Path = "",
     monitors: Sequence[Monitor] = (),
     callbacks: Sequence[Any] = (),
 ) -> PPOTrainer:
@@ -100,6 +110,7 @@ def train_ppo(
         lora: LoRA settings; the defaults of `LoraArguments` where not given.
         ptx_dataset: folder of demonstrations for the term `args.ptx_coef`.
         generator: takes the place of loading `model`.
+        eval_prompts: takes the place of `prompts.eval_prompts`.
         monitors: functions of each rollout that give further numbers to log.
         callbacks: further callbacks of the trainer.
 
@@ -111,7 +122,7 @@ def train_ppo(
     """
     ptx_dataset = str(ptx_dataset) or getattr(prompts, "ptx_dataset", "")
     check_demonstration_term(args.ptx_coef, ptx_dataset)
-    more = {"monitors": monitors, "callbacks": callbacks}
+    more = {"eval_prompts": eval_prompts, "monitors": monitors, "callbacks": callbacks}
     return _train(PPOTrainer, model, prompts, reward, args, lora, generator, ptx_dataset, **more)
 
 
@@ -123,22 +134,14 @@ def train_online_dpo(
     args: OnlineDPOConfig,
     lora: LoraArguments | None = None,
     generator: VideoGenerator | None = None,
+    eval_prompts: str | Path = "",
     monitors: Sequence[Monitor] = (),
     callbacks: Sequence[Any] = (),
 ) -> OnlineDPOTrainer:
     """Trains a generator by DPO on its own videos, ordered by rewards, and writes the result to
     `args.output_dir`; the arguments are those of `train_ppo`."""
-    return _train(
-        OnlineDPOTrainer,
-        model,
-        prompts,
-        reward,
-        args,
-        lora,
-        generator,
-        monitors=monitors,
-        callbacks=callbacks,
-    )
+    more = {"eval_prompts": eval_prompts, "monitors": monitors, "callbacks": callbacks}
+    return _train(OnlineDPOTrainer, model, prompts, reward, args, lora, generator, **more)
 
 
 def train_nft(
@@ -149,14 +152,14 @@ def train_nft(
     args: NFTConfig,
     lora: LoraArguments | None = None,
     generator: VideoGenerator | None = None,
+    eval_prompts: str | Path = "",
     monitors: Sequence[Monitor] = (),
     callbacks: Sequence[Any] = (),
 ) -> NFTTrainer:
     """Trains a generator with rewards on the forward process (DiffusionNFT) and writes the result to
     `args.output_dir`; the arguments are those of `train_ppo`."""
-    return _train(
-        NFTTrainer, model, prompts, reward, args, lora, generator, monitors=monitors, callbacks=callbacks
-    )
+    more = {"eval_prompts": eval_prompts, "monitors": monitors, "callbacks": callbacks}
+    return _train(NFTTrainer, model, prompts, reward, args, lora, generator, **more)
 
 
 def train_rwr(
@@ -167,14 +170,14 @@ def train_rwr(
     args: RWRConfig,
     lora: LoraArguments | None = None,
     generator: VideoGenerator | None = None,
+    eval_prompts: str | Path = "",
     monitors: Sequence[Monitor] = (),
     callbacks: Sequence[Any] = (),
 ) -> RWRTrainer:
     """Trains a generator on its own videos, weighted by their rewards, and writes the result to
     `args.output_dir`; the arguments are those of `train_ppo`."""
-    return _train(
-        RWRTrainer, model, prompts, reward, args, lora, generator, monitors=monitors, callbacks=callbacks
-    )
+    more = {"eval_prompts": eval_prompts, "monitors": monitors, "callbacks": callbacks}
+    return _train(RWRTrainer, model, prompts, reward, args, lora, generator, **more)
 
 
 def train_backprop(
@@ -185,11 +188,13 @@ def train_backprop(
     args: BackpropConfig,
     lora: LoraArguments | None = None,
     generator: VideoGenerator | None = None,
+    eval_prompts: str | Path = "",
     callbacks: Sequence[Any] = (),
 ) -> BackpropTrainer:
     """Trains a generator by the gradient of latent reward models through its last steps and writes the result to
     `args.output_dir`; the arguments are those of `train_ppo`."""
-    return _train(BackpropTrainer, model, prompts, reward, args, lora, generator, callbacks=callbacks)
+    more = {"eval_prompts": eval_prompts, "callbacks": callbacks}
+    return _train(BackpropTrainer, model, prompts, reward, args, lora, generator, **more)
 
 
 def _train(
@@ -209,9 +214,12 @@ def _train(
     judges = data.reward if reward is None else list_of_rewards(reward)
     require_reward(judges)
     texts, negative_prompts = read_training_prompts(data.prompts, args)
+    held_out = str(more.pop("eval_prompts", "")) or data.eval_prompts
+    eval_prompts, eval_negative_prompts = read_eval_prompts(held_out, texts, args)
     names = [judge for judge in judges if isinstance(judge, str)]
-    inputs = [*generator_inputs(model), data.prompts, *names, demonstrations]
+    inputs = [*generator_inputs(model), data.prompts, held_out, *names, demonstrations]
     checkpoint = checkpoint_to_resume(args, filter(None, inputs))
+    uncertain = judge_reward_accuracy(judges, args)
     generator = generator or load_generator_to_train(model, args)
     rewards = load_rewards(judges, args)
     if demonstrations:
@@ -224,11 +232,15 @@ def _train(
         texts,
         rewards,
         negative_prompts=negative_prompts,
+        eval_prompts=eval_prompts,
+        eval_negative_prompts=eval_negative_prompts,
         lora=lora,
         record={
             "model": vars(model),
             "reward": [each.name for each in rewards],
             "rewards": [each.record() for each in rewards],
+            **({"uncertain_rewards": uncertain} if uncertain else {}),
+            **({"eval_prompts": data_record(held_out, [], eval_prompts)} if held_out else {}),
             **data_record(data.prompts, [], texts),
         },
         **more,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from reward.models.base import RewardModel
+
+logger = logging.getLogger(__name__)
 
 
 def generator_inputs(arguments: GeneratorArguments) -> list[str]:
@@ -68,6 +71,45 @@ def require_prompts(source: str) -> None:
     if not source:
         raise InputError("No prompts were given: pass --prompts FILE.")
     require_prompt_file(source)
+
+
+def read_eval_prompts(
+    source: str, trained: Sequence[str], config: RewardedSamplingConfig
+) -> tuple[list[str], list[str]]:
+    """Held-out prompts and a negative prompt each; empty where `source` is. Warns of those that are trained on too."""
+    from generator.prompts import read_prompts
+
+    records = read_prompts(source) if source else []
+    shared = len({record.prompt for record in records} & set(trained))
+    if shared and config.process_index == 0:
+        logger.warning(
+            f"Of the prompts in --eval_prompts {source}, {shared} are trained on too, so that eval_reward says less of "
+            "new ones: hold them out."
+        )
+    return (
+        [record.prompt for record in records],
+        [record.negative_prompt or config.negative_prompt for record in records],
+    )
+
+
+def judge_reward_accuracy(rewards: Sequence[str | RewardModel], config: RewardedSamplingConfig) -> list[str]:
+    """Warnings, one a trained reward model, of accuracies that may be chance; see `reward.certainty`.
+
+    Raises:
+        InputError: there is one, and `config.refuse_uncertain_reward`.
+    """
+    from reward.certainty import uncertain_accuracy
+
+    names = [each if isinstance(each, str) else each.name for each in rewards]
+    folders = dict.fromkeys(part.strip() for name in names for part in name.split(",") if part.strip())
+    found = [uncertain_accuracy(folder, config.reward_dimension) for folder in folders]
+    warnings = [each for each in found if each is not None]
+    if warnings and config.refuse_uncertain_reward:
+        raise InputError(warnings[0])
+    if config.process_index == 0:
+        for warning in warnings:
+            logger.warning(warning)
+    return warnings
 
 
 def check_demonstration_term(ptx_coef: float, ptx_dataset: str) -> None:
@@ -173,7 +215,7 @@ def train_and_save(trainer: AlignmentTrainer, checkpoint: str | None) -> None:
         open_output_dir(str(args.output_dir), _outputs(args), args.overwrite, go_on)
     show_before_training(trainer)
     trainer.train(resume_from_checkpoint=checkpoint)
-    if trainer.eval_dataset is not None:
+    if trainer.eval_dataset is not None and trainer.evaluates_after_training:
         trainer.evaluate()
     trainer.save_model()
     trainer.save_state()

@@ -14,7 +14,7 @@ from alignment.lora import LoraArguments, adapters_disabled
 from alignment.rollouts.reward_mixture import RewardMixture
 from alignment.rollouts.sampling_plan import SamplingPlan
 from alignment.trainers.backprop_config import BackpropConfig
-from alignment.trainers.base_trainer import AlignmentTrainer
+from alignment.trainers.rewarded_trainer import RewardedTrainer
 from alignment.trainers.table import describe_sizes
 from generator import flow
 from generator.base import VideoGenerator
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from reward.models.base import RewardModel
 
 
-class BackpropTrainer(AlignmentTrainer):
+class BackpropTrainer(RewardedTrainer):
     """Raises a differentiable reward of sampled videos by its gradient, through latents or decoded pixels.
 
     `args.reward_num_frames` and `args.reward_scale` say what is decoded for rewards on pixels. It learns fast and games
@@ -40,6 +40,7 @@ class BackpropTrainer(AlignmentTrainer):
         reward: one or several models that pass gradients, to latents or to pixels.
         negative_prompts: one a prompt, for guidance.
         lora, record, callbacks: see `AlignmentTrainer`.
+        eval_prompts, eval_negative_prompts: see `RolloutTrainer`.
 
     Raises:
         InputError: a reward passes no gradients, or a KL term is asked for without LoRA.
@@ -57,6 +58,8 @@ class BackpropTrainer(AlignmentTrainer):
         lora: LoraArguments | None = None,
         record: dict[str, Any] | None = None,
         callbacks: Sequence[Any] = (),
+        eval_prompts: Sequence[str] | None = None,
+        eval_negative_prompts: Sequence[str] | None = None,
     ) -> None:
         prompts = as_list(prompts)
         if lora is not None and not lora.use_peft and args.beta > 0:
@@ -77,15 +80,18 @@ class BackpropTrainer(AlignmentTrainer):
         self.plan = SamplingPlan.for_training(
             generator, args, prompts, negative_prompts, args.per_device_train_batch_size, self.conditions_of
         )
+        self.records_guidance = lora is None or lora.use_peft
         super().__init__(
             generator,
             args,
             train_dataset=_Indices(len(prompts)),
+            eval_dataset=self.hold_out(generator, args, eval_prompts, eval_negative_prompts),
             lora=lora,
             record=record,
             callbacks=callbacks,
             data_collator=_collate_indices,
         )
+        self.watch_held_out()
 
     def _check_gradients(self, args: BackpropConfig) -> None:
         """Raises `InputError` where a reward passes none, or pixels are asked for that nobody judges."""

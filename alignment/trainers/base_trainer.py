@@ -78,6 +78,8 @@ class AlignmentTrainer(CheckpointingTrainer):
     args: AlignmentConfig
     shows_first_frames = False
     """True where models that need an image are shown the first frames of the training videos."""
+    evaluates_after_training = True
+    """False where the last step of a training is evaluated within it."""
     loss_is_scaled_for_ga = False
 
     def __init__(

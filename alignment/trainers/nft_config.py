@@ -23,19 +23,33 @@ class NFTConfig(ForwardProcessConfig):
         default=5.0,
         metadata={"help": "Advantage that counts as certain: probabilities are (1 + A / this) / 2, clipped."},
     )
+    guidance_scale: float | None = field(
+        default=1.0,
+        metadata={
+            "help": "Guidance in rollouts, 1: none. The velocity that is trained has none, so other values go into the "
+            "weights."
+        },
+    )
+    old_decay_flat: int = field(
+        default=0,
+        metadata={"help": "First rollouts that sample from the trained policy itself, without average."},
+    )
     old_decay_rate: float = field(
         default=0.001,
         metadata={
-            "help": "The sampling policy is an average of the trained one with the decay min(this × "
-            "rollout, old_decay_max); 0 samples from the trained policy itself."
+            "help": "Afterwards the sampling policy is an average of the trained one, whose decay grows by this with "
+            "each rollout; 0 samples from the trained policy always."
         },
     )
-    old_decay_max: float = field(default=0.5, metadata={"help": "Largest decay of the sampling policy."})
+    old_decay_max: float = field(
+        default=0.5, metadata={"help": "Largest decay of the sampling policy's average."}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check(
             0 < self.guidance_strength <= 1, "guidance_strength", self.guidance_strength, "above 0, at most 1"
         )
+        check(self.old_decay_flat >= 0, "old_decay_flat", self.old_decay_flat, "at least 0")
         check(self.old_decay_rate >= 0, "old_decay_rate", self.old_decay_rate, "at least 0")
         check(0 <= self.old_decay_max < 1, "old_decay_max", self.old_decay_max, "at least 0 and below 1")

@@ -23,6 +23,15 @@ def optimality(advantages: Tensor, clip: float) -> Tensor:
     return 0.5 + 0.5 * (advantages / clip).clamp(-1, 1)
 
 
+def old_policy_decay(rollout: int, flat: int, rate: float, most: float) -> float:
+    """Decay η of the sampling policy θ_old ← η θ_old + (1 − η) θ before rollout number `rollout` (section 3.3).
+
+    It is 0 for the first `flat` rollouts, then grows by `rate` with each up to `most`: early on the policy samples
+    itself, which learns fast; later it follows its own updates slowly, which keeps them from feeding on themselves.
+    """
+    return min(max(rollout - flat, 0) * rate, most)
+
+
 def nft_loss(
     velocity: Tensor,
     old_velocity: Tensor,
@@ -66,6 +75,7 @@ class NFTTrainer(RolloutTrainer):
     """
 
     args: NFTConfig
+    fits_unguided_velocity = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -94,7 +104,8 @@ class NFTTrainer(RolloutTrainer):
 
     def sampling_decay(self, index: int) -> float:
         """Decay of the sampling policy before rollout `index`."""
-        return min(self.args.old_decay_rate * index, self.args.old_decay_max)
+        args = self.args
+        return old_policy_decay(index, args.old_decay_flat, args.old_decay_rate, args.old_decay_max)
 
     def update_loss(
         self, model: torch.nn.Module, rollout: Rollout, rows: Tensor, update: int, micro_batch: int = 0

@@ -48,6 +48,13 @@ class PPOConfig(RolloutConfig):
     epsilon: float = field(
         default=1e-3, metadata={"help": "Clip range of the ratio, per latent element: 1e-5 to 1e-3."}
     )
+    ratio_norm: bool = field(
+        default=False,
+        metadata={
+            "help": "Clip a ratio that is centred and has the same spread at every step (RatioNorm); epsilon is then "
+            "smaller by the std of a step."
+        },
+    )
     beta: float = field(default=0.01, metadata={"help": "Weight of the KL divergence to the reference."})
     adaptive_kl_target: float | None = field(
         default=None,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from alignment.data.latent_dataset import PromptTable
 from alignment.lora import LoraArguments
-from alignment.losses import adapted_beta, clipped_ratio_loss, step_weights
+from alignment.losses import adapted_beta, clipped_ratio_loss, normalised_log_ratio, step_weights
 from alignment.rollouts.advantages import generalised_advantages, mean_and_std
 from alignment.rollouts.critic import CriticInputs, ValueCritic
 from alignment.rollouts.judge import Judging
@@ -45,6 +45,7 @@ class PPOTrainer(RolloutTrainer):
         generator, args, prompts, reward, negative_prompts, monitors, lora, record, callbacks: see
             `RolloutTrainer`.
         demonstrations: latents `[C, F, H, W]` and a prompt each, for `args.ptx_coef`.
+        held_out: `eval_prompts` and `eval_negative_prompts` of `RolloutTrainer`.
     """
 
     args: PPOConfig
@@ -61,9 +62,10 @@ class PPOTrainer(RolloutTrainer):
         record: dict[str, Any] | None = None,
         callbacks: Sequence[Any] = (),
         demonstrations: tuple[Sequence[Tensor], Sequence[str]] | None = None,
+        **held_out: Any,
     ) -> None:
         super().__init__(
-            generator, args, prompts, reward, negative_prompts, monitors, lora, record, callbacks
+            generator, args, prompts, reward, negative_prompts, monitors, lora, record, callbacks, **held_out
         )
         self.beta = args.beta
         self.ratios: list[Tensor] = []
@@ -123,6 +125,7 @@ class PPOTrainer(RolloutTrainer):
             keep_reference_means=args.beta > 0,
             finished=judging.add,
             stepped=self.progress.stepped,
+            keep_means=args.ratio_norm,
         )
 
     def window_start(self, index: int) -> int:
@@ -223,7 +226,15 @@ class PPOTrainer(RolloutTrainer):
         old_log_probs = log_probs.detach() if on_policy else rows.old_log_probs
 
         weights = step_weights(trajectories.sigmas, _window(rollout), args.step_weight)[rows.step]
-        policy_loss, ratio = clipped_ratio_loss(log_probs, old_log_probs, rows.advantages, args.epsilon)
+        log_ratio = log_probs - old_log_probs
+        if args.ratio_norm:
+            old_means = mean.detach() if on_policy or rows.old_means is None else rows.old_means
+            log_ratio = normalised_log_ratio(log_ratio, mean, old_means, std)
+            # So that the first step's gradient, and with it the step weights, stay what they are without.
+            weights = weights / std.expand_as(mean).flatten(1)[:, 0]
+        policy_loss, ratio = clipped_ratio_loss(
+            log_ratio, torch.zeros_like(log_ratio), rows.advantages, args.epsilon
+        )
         policy_loss = weights * policy_loss
         loss = policy_loss.mean()
         observed = {
@@ -237,6 +248,8 @@ class PPOTrainer(RolloutTrainer):
             observed["log_prob_error"] = (log_probs - rows.old_log_probs).abs().amax()
             if self.rounds:  # for the next pass over the rollout
                 trajectories.log_probs.view(-1)[rows.index] = old_log_probs
+                if trajectories.means is not None:
+                    trajectories.means.flatten(0, 1)[rows.index] = mean.detach()
         if rows.reference_means is not None and args.beta > 0:
             kl = flow.gaussian_kl(mean, rows.reference_means, std).mean()
             loss = loss + self.beta * kl
@@ -272,6 +285,8 @@ class PPOTrainer(RolloutTrainer):
             rows = step_rows(rollout, chosen)
             mean, std, _ = self.step(self.policy, rollout, rows)
             flat[chosen] = flow.gaussian_log_prob(rows.next_latents, mean, std)
+            if rollout.trajectories.means is not None:
+                rollout.trajectories.means.flatten(0, 1)[chosen] = mean
 
     @property
     def calls_once(self) -> bool:

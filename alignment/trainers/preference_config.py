@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from alignment.trainers.base_config import AlignmentConfig
 from generator.training.checks import check
 
 
 @dataclass
-class PreferenceConfig(AlignmentConfig):
-    """Strength and form of a preference loss; the subclass has `loss_type`."""
+class PreferenceConfig:
+    """Strength and form of a preference loss, beside the configuration of a trainer; the subclass has `loss_type`."""
 
     learning_rate: float = field(
         default=2e-5, metadata={"help": "Peak learning rate; 1e-4 and more diverges on large models."}
@@ -30,7 +29,7 @@ class PreferenceConfig(AlignmentConfig):
     )
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        super().__post_init__()  # type: ignore[misc]  # of the trainer's configuration
         check(self.beta > 0, "beta", self.beta, "above 0")
         check(self.sft_weight >= 0, "sft_weight", self.sft_weight, "at least 0")
         smoothing = self.label_smoothing

@@ -7,6 +7,8 @@ import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
+from transformers.trainer_utils import SaveStrategy
+
 from alignment.rollouts.judge import check_decoding
 from alignment.trainers.base_config import AlignmentConfig
 from generator.training.checks import check
@@ -73,12 +75,75 @@ class RewardedSamplingConfig(AlignmentConfig):
             "rewards that wait for a CPU, a disk or a network. Same results."
         },
     )
+    refuse_uncertain_reward: bool = field(
+        default=False,
+        metadata={
+            "help": "Refuse, instead of warning of, a trained reward model whose held-out accuracy is not surely above "
+            "always preferring the same side."
+        },
+    )
+
+    eval_strategy: str = field(
+        default="steps",
+        metadata={"help": "Moments at which the policy is measured on eval_prompts: no, steps or epoch."},
+    )
+    eval_steps: float = field(
+        default=0.1,
+        metadata={
+            "help": "With eval_prompts: measure every this many optimiser steps, rounded up to whole rollouts; below "
+            "1: this share of all steps."
+        },
+    )
+    eval_on_start: bool = field(
+        default=True, metadata={"help": "With eval_prompts: measure the policy before the first step too."}
+    )
+    num_eval_videos: int = field(
+        default=1, metadata={"help": "Videos of each of eval_prompts; their noise never changes."}
+    )
+    eval_guidance_scale: float | None = field(
+        default=None,
+        metadata={
+            "help": "Guidance of the videos of eval_prompts, with both of two transformers. Unset: as in rollouts."
+        },
+    )
+    load_best_model_at_end: bool = field(
+        default=False,
+        metadata={
+            "help": "Save a checkpoint whenever metric_for_best_model is at its best, and take the best one as result."
+        },
+    )
+    metric_for_best_model: str = field(
+        default="eval_reward",
+        metadata={
+            "help": "Metric of the best model: eval_reward, eval_gold (prompts of the built-in world) or "
+            "eval_reward/NAME."
+        },
+    )
+    early_stopping_patience: int = field(
+        default=0,
+        metadata={"help": "Stop after so many evaluations without a better one; 0 never stops early."},
+    )
 
     def __post_init__(self) -> None:
+        check(self.eval_steps > 0, "eval_steps", self.eval_steps, "above 0")
+        # `TrainingArguments` refuses this where a best model might not be saved; here each new best one is.
+        load_best, self.load_best_model_at_end = self.load_best_model_at_end, False
         super().__post_init__()
-        for name in ("num_frames", "height", "width", "num_inference_steps", "reward_batch_size"):
+        self.load_best_model_at_end = load_best
+        for name in (
+            "num_frames",
+            "height",
+            "width",
+            "num_inference_steps",
+            "reward_batch_size",
+            "num_eval_videos",
+        ):
             value = getattr(self, name)
             check(value is None or value >= 1, name, value, "at least 1")
+        patience = self.early_stopping_patience
+        check(patience >= 0, "early_stopping_patience", patience, "at least 0")
+        if load_best and self.save_strategy == SaveStrategy.NO:
+            self.save_strategy = SaveStrategy.BEST
         check_decoding(self.reward_num_frames, self.reward_scale, check)
 
 
@@ -242,6 +307,11 @@ class RolloutConfig(RewardedSamplingConfig, ABC):
     def save_interval(self) -> int:
         """`save_steps`, rounded up to whole rollouts."""
         return self._in_whole_rollouts(self.save_steps)
+
+    @property
+    def eval_interval(self) -> int:
+        """`eval_steps`, rounded up to whole rollouts."""
+        return self._in_whole_rollouts(self.eval_steps)
 
     @property
     def probe_interval(self) -> int:

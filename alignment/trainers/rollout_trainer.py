@@ -6,6 +6,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,7 +23,7 @@ from alignment.rollouts.reward_mixture import RewardMixture, mix_rewards
 from alignment.rollouts.rollout import Rollout, ode_samples
 from alignment.rollouts.sampling_plan import SamplingPlan
 from alignment.rollouts.video_statistics import video_statistics
-from alignment.trainers.base_trainer import AlignmentTrainer
+from alignment.trainers.rewarded_trainer import RewardedTrainer
 from alignment.trainers.rollout_config import RolloutConfig
 from alignment.trainers.table import describe_sizes
 from generator.base import VideoGenerator
@@ -41,7 +42,7 @@ Monitor = Callable[[Rollout], dict[str, float]]
 """Called after each rollout; what it returns is logged. For metrics that are not optimised."""
 
 
-class RolloutTrainer(AlignmentTrainer, ABC):
+class RolloutTrainer(RewardedTrainer, ABC):
     """Makes videos with the current policy, has them judged, and learns from them.
 
     Before each `args.updates_per_rollout` optimiser steps it calls `make_rollout` (prompts → `sample` → `judge` →
@@ -56,6 +57,8 @@ class RolloutTrainer(AlignmentTrainer, ABC):
         reward: judges rollouts, one model or several; it stays outside the engine that wraps the policy.
         negative_prompts: one a prompt, for guidance; `args.negative_prompt` where not given.
         monitors: further measurements of rollouts.
+        eval_prompts: held-out prompts that the policy is measured on, every `args.eval_steps` steps.
+        eval_negative_prompts: one of each of them.
         lora, record, callbacks: see `AlignmentTrainer`.
     """
 
@@ -73,6 +76,8 @@ class RolloutTrainer(AlignmentTrainer, ABC):
         lora: LoraArguments | None = None,
         record: dict[str, Any] | None = None,
         callbacks: Sequence[Any] = (),
+        eval_prompts: Sequence[str] | None = None,
+        eval_negative_prompts: Sequence[str] | None = None,
     ) -> None:
         prompts = as_list(prompts)
         if lora is not None and not lora.use_peft and self.needs_lora:
@@ -110,11 +115,13 @@ class RolloutTrainer(AlignmentTrainer, ABC):
             generator,
             args,
             train_dataset=_Slots(slots * args.micro_batch_size),
+            eval_dataset=self.hold_out(generator, args, eval_prompts, eval_negative_prompts),
             lora=lora,
             record=record,
             callbacks=[*callbacks, WholeRollouts()],
             data_collator=_collate_slots,
         )
+        self.watch_held_out()
 
     # One micro-batch of the algorithm
 
@@ -323,6 +330,11 @@ class RolloutTrainer(AlignmentTrainer, ABC):
         for monitor in self.monitors:
             observed |= {name: torch.tensor(float(value)) for name, value in monitor(rollout).items()}
         self.observe({name: value.to(args.device) for name, value in observed.items()})
+
+    def show_evaluation(self, videos: int) -> tuple[Callable[[int], None], Callable[[], None]]:
+        index = min(self.state.global_step // self.args.updates_per_rollout, self.args.num_rollouts - 1)
+        self.progress.begin(index, "evaluating", videos, "videos")
+        return partial(self.progress.advance, "evaluating"), self.progress.close
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         try:

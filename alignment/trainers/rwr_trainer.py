@@ -24,6 +24,7 @@ class RWRTrainer(RolloutTrainer):
     """
 
     args: RWRConfig
+    fits_unguided_velocity = True
 
     def update_loss(
         self, model: torch.nn.Module, rollout: Rollout, rows: Tensor, update: int, micro_batch: int = 0

@@ -71,7 +71,7 @@ def _checkpointed(block: nn.Module) -> Iterator[None]:
         feat_idx[0] += CACHED
         return found[0]
 
-    block.forward = with_list  # type: ignore[method-assign]
+    block.forward = with_list
     try:
         yield
     finally:

@@ -121,6 +121,15 @@ class CheckpointSchedule(TrainerCallback):
         if stop or due:
             control.should_save = True
 
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Heeds what was asked while videos were made or judged, which may take minutes, before the next step."""
+        if self.request is None or state.global_step % getattr(args, "updates_per_rollout", 1):
+            return
+        (stop,) = _any_process([bool(self.request)], args)
+        if stop:
+            self.stopped = True
+            control.should_training_stop = control.should_save = True
+
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.stopped:  # the epoch did not end: it was left
             control.should_evaluate = control.should_save = control.should_log = False
@@ -167,6 +176,14 @@ class CheckpointingTrainer(EngineTrainer):
                 (folder / STOPPED).write_text(newest or "", encoding="utf-8")
             raise Interrupted("training was stopped", code, Path(newest) if newest else None)
         return result
+
+    def _finalize_training(self, *args: Any) -> Any:
+        # With a limit of 1, `Trainer` here deletes folders checkpoint-N whole, a user's own files in them too.
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            return super()._finalize_training(*args)
+        finally:
+            self.args.save_total_limit = limit
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(self._get_output_dir(trial=trial))

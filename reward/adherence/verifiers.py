@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from generator.one_or_several import as_list
@@ -116,9 +117,7 @@ def reward_verifier(name: str) -> Verifier:
     def verify(videos: Tensor, prompts: Sequence[str], fps: float = 8.0) -> list[Judgement]:
         reward.set_frame_rate(fps)
         scores = reward.score(videos, prompts)
-        values = scores.get("overall")
-        if values is None:
-            values = sum(scores.values()) / len(scores)
+        values = scores["overall"] if "overall" in scores else torch.stack(list(scores.values())).mean(0)
         return [Judgement(float(value)) for value in values]
 
     return verify

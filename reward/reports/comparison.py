@@ -170,7 +170,7 @@ def compare_models(
     overwrite: bool = False,
     title: str = "Prompt adherence",
     progress: bool = True,
-    on_progress: Callable[[float], None] | None = None,
+    on_progress: Callable[[float], None] = lambda share: None,
     questions: str | None = None,
     categories: Categories | None = None,
     measures: Sequence[str] = (),
@@ -199,10 +199,10 @@ def compare_models(
     Raises:
         InputError: the size or the verifier is not valid, or the output folder is in use.
     """
+    texts, generation = [record.prompt for record in prompts], generation or GenerationSettings()
     verify, found_categories = load_verifier(verifier, questions)
-    check_prompts_of(verifier, questions, [record.prompt for record in prompts])
-    categories, generation = categories or found_categories, generation or GenerationSettings()
-    rewards = _measuring(measures, [record.prompt for record in prompts])
+    check_prompts_of(verifier, questions, texts)
+    categories, rewards = categories or found_categories, _measuring(measures, texts)
     references = as_list(references) or list(models)[:1]
     folder = Path(output_dir)
     facts = _facts(models, prompts, num_videos_per_prompt, seed, verifier, questions, measures)
@@ -210,7 +210,6 @@ def compare_models(
     going_on = check_evaluation(folder, facts, overwrite)
     plans = {name: _plan(name, prompts, num_videos_per_prompt, seed) for name in models}
     places = {(name, each.file_name): i for name, plan in plans.items() for i, each in enumerate(plan)}
-    order = list(models)
     samples = _samples_with_videos(folder, places) if going_on else []
     done = {(sample.model, sample.file_name) for sample in samples}
     with VideoBar(len(places), len(done), "Evaluating", disable=not progress) as bar:
@@ -231,12 +230,11 @@ def compare_models(
                 steps=generation.num_inference_steps or generator.defaults.num_inference_steps,
             ):
                 samples += _judged(name, batch, videos, verify, categories, generator.defaults.fps, rewards)
-                samples.sort(key=lambda s: (order.index(s.model), places[s.model, s.file_name]))
+                samples.sort(key=lambda s: (list(models).index(s.model), places[s.model, s.file_name]))
                 write_jsonl(folder / METADATA_NAME, [sample.as_row() for sample in samples])
-                if on_progress is not None:
-                    on_progress(len(samples) / len(places))
+                on_progress(len(samples) / len(places))
             del generator  # before the next one is loaded
-    samples.sort(key=lambda sample: (order.index(sample.model), sample.file_name))
+    samples.sort(key=lambda sample: (list(models).index(sample.model), sample.file_name))
     summary = summarise(samples, references)
     facts = in_effect({**facts, **repeatable(folder)})
     write_report(

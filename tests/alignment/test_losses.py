@@ -11,6 +11,7 @@ from alignment.losses import (
     clipped_ratio_loss,
     dpo_loss,
     flow_matching_error,
+    normalised_log_ratio,
     preference_loss,
     preference_statistics,
     step_weights,
@@ -70,6 +71,21 @@ def test_clipped_ratio_stops_gradients_outside_the_range_only_in_the_rewarded_di
     assert torch.allclose(ratio, torch.exp(log_probs))
     assert (log_probs.grad != 0).tolist() == [False, True, True, False]
     assert loss[0].item() == pytest.approx(-1.2)
+
+
+def test_the_normalised_log_ratio_is_the_noise_times_the_change_of_the_mean():
+    """With x′ = μ_old + s ε the log-ratio of `torch.distributions` becomes mean(ε · (μ − μ_old)), whatever s."""
+    random = torch.Generator().manual_seed(0)
+    old_mean, change, noise = torch.randn(3, 5, 2, 3, 4, 4, generator=random, dtype=torch.float64).unbind(0)
+    for std in (0.05, 0.4, 2.0):
+        mean, sample = old_mean + 0.1 * change, old_mean + std * noise
+        new, old = (
+            torch.distributions.Normal(each, std).log_prob(sample).flatten(1).mean(1)
+            for each in (mean, old_mean)
+        )
+        found = normalised_log_ratio(new - old, mean, old_mean, torch.tensor(std, dtype=torch.float64))
+        assert torch.allclose(found, (noise * 0.1 * change).flatten(1).mean(1))
+        assert (found - (new - old) * std).abs().min() > 0
 
 
 def test_advantages_are_standard_scores_of_each_group():

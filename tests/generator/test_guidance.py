@@ -12,6 +12,7 @@ import torch
 from alignment.cli import main
 from alignment.rollouts.sampling_plan import SamplingPlan
 from alignment.trainers.ppo_config import PPOConfig
+from generator.adapters import DEFAULTS_KEY, LoraAdapter, take_defaults
 from generator.conditions import select
 from generator.guidance import guidance_scales
 from generator.loading import load_generator
@@ -59,6 +60,7 @@ def test_rollouts_and_log_probabilities_have_both_scales(folder: Path) -> None:
     )
     plan = SamplingPlan.for_training(generator, settings, PROMPTS, None, 2, select)
     assert (plan.guidance_scale, plan.guidance_scale_2, plan.guidance) == (4.0, 2.0, "4 and 2")
+    assert plan.guidance_settings() == {"guidance_scale": 4.0, "guidance_scale_2": 2.0}
     once = SamplingPlan.for_prompts(generator, PROMPTS, guidance_scale=4.0, guidance_scale_2=2.0)
     latents, sigma = noise_for(generator), torch.tensor([0.95, 0.5])
     conditions, negative = generator.encode_prompts(PROMPTS), generator.encode_prompts([""])
@@ -77,8 +79,24 @@ def test_scales_that_are_not_given_are_the_models_own(folder: Path) -> None:
     assert guidance_scales(generator, 5.0, 1.0) == (5.0, 1.0)
     one = tiny_generator()
     assert guidance_scales(one, 2.0) == (2.0, 2.0)
+    assert SamplingPlan.for_prompts(one, PROMPTS).guidance_settings().keys() == {"guidance_scale"}
     with pytest.raises(InputError, match="has one transformer for all noise levels"):
         guidance_scales(one, 2.0, 3.0)
+
+
+def test_a_scale_that_a_folder_or_an_adapter_asks_for_alone_is_that_of_both(tmp_path: Path) -> None:
+    folder = save_tiny_pipeline("wan2.2-a14b", tmp_path / "model")
+    defaults = load_generator(folder, device="cpu").defaults
+    assert (defaults.guidance_scale, defaults.guidance_scale_2) == (4.0, 3.0)
+    (folder / "generation_defaults.json").write_text('{"guidance_scale": 1.0, "shift": 5.0}')
+    assert guidance_scales(load_generator(folder, device="cpu")) == (1.0, 1.0)
+    adapter = LoraAdapter({}, {DEFAULTS_KEY: {"guidance_scale": 2.0, "shift": 4.0}})
+    generator = load_generator(folder, device="cpu", flow_shift=7.0)
+    take_defaults(generator, adapter)
+    assert guidance_scales(generator) == (2.0, 2.0)
+    adapter.training[DEFAULTS_KEY] |= {"guidance_scale_2": 3.0}
+    take_defaults(generator, adapter)
+    assert guidance_scales(generator) == (2.0, 3.0)
 
 
 def test_commands_take_a_second_scale_and_refuse_it_for_one_transformer(

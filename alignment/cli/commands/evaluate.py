@@ -71,8 +71,8 @@ class EvaluateArguments:
     questions: str = field(
         default="",
         metadata={
-            "help": "Question graphs of the prompts for vlm:FOLDER, judge and module:function: a .jsonl file, a .csv file of "
-            "DSG, or world for those of the built-in world's prompts."
+            "help": "Question graphs of the prompts for vlm:FOLDER, judge and module:function: a .jsonl file, a .csv "
+            "of DSG, or world for those of the built-in world's prompts."
         },
     )
     reference: list[str] = field(

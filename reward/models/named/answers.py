@@ -1,4 +1,4 @@
-"""What the replies of a vision-language model say: yes or no, and numbers, from words or from probabilities."""
+"""Contents of the replies of a vision-language model: yes or no, and numbers, from words or from probabilities."""
 
 from __future__ import annotations
 

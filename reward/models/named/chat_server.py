@@ -380,7 +380,7 @@ def _retry_after(error: urllib.error.HTTPError) -> float | None:
 
 
 def _detail(error: urllib.error.HTTPError) -> str:
-    """What the server says about an error, shortened."""
+    """Text of the server about an error, shortened."""
     try:
         text = error.read(20_000).decode("utf-8", "replace")
         found = json.loads(text)

@@ -279,9 +279,9 @@ def _pretrained(request: RewardRequest, kind: str, folder: Path) -> Any:
 
 
 def _clip_tokenizer(folder: Path) -> Any:
-    from transformers import CLIPTokenizerFast
+    from transformers import CLIPTokenizer
 
-    return CLIPTokenizerFast.from_pretrained(folder)
+    return CLIPTokenizer.from_pretrained(folder)
 
 
 def _auto_tokenizer(folder: Path) -> Any:

@@ -166,7 +166,7 @@ def frame_choice(text: str) -> int | str:
 
 
 def reduction(text: str) -> str:
-    """Rule that makes one score of those of frames: `mean`, `min`, `max`, `first`, or `topNN`, the mean of the best NN %."""
+    """Rule that makes one score of those of frames: `mean`, `min`, `max`, `first`, or `topNN` (best NN %, averaged)."""
     word = text.lower()
     if word in ("mean", "min", "max", "first"):
         return word

@@ -112,7 +112,7 @@ class ImageReward(FrameReward):
 
 def load_image_reward(request: RewardRequest) -> FrameReward:
     """ImageReward from the published `ImageReward.pt`."""
-    from transformers import BertTokenizerFast
+    from transformers import BertTokenizer
 
     files = files_of(request)
     path = next(iter(files.values()))
@@ -128,7 +128,7 @@ def load_image_reward(request: RewardRequest) -> FrameReward:
         return blip
 
     blip: Any = shared(("ImageReward", path.resolve(), str(device), dtype), load)
-    tokenizer = BertTokenizerFast.from_pretrained(folder_of(files_of(request, BERT_TOKENIZER)))
+    tokenizer = BertTokenizer.from_pretrained(folder_of(files_of(request, BERT_TOKENIZER)))
     reward = ImageReward(request, blip, blip.reward_head, tokenizer)
     shown = {"frames": reward.frames, "reduce": reward.reduce, "dtype": str(dtype).split(".")[1]}
     return identify(reward, request, [path], **shown)

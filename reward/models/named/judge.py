@@ -265,7 +265,7 @@ class JudgeReward(RewardModel):
         return [value for value in found if value is not None]
 
     def _gives_probabilities(self, ask: Ask, probable: Callable[[Reply], float | None]) -> bool:
-        """Whether the server gives probabilities; its first question is asked alone, to see."""
+        """True where the server gives probabilities; its first question is asked alone, to see."""
         try:
             gives = probable(self.server.ask_all([ask])[0]) is not None
         except NoProbabilitiesError:

@@ -28,7 +28,7 @@ LOW, HIGH = 1, 5
 
 @dataclass(frozen=True)
 class WrittenScores:
-    """How a reward model that writes its scores is asked and read.
+    """Prompt and reading of a reward model that writes its scores.
 
     Attributes:
         text: its prompt text.

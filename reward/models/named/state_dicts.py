@@ -49,7 +49,7 @@ def linear_layers(state: Mapping[str, Tensor], prefix: str, path: Path) -> nn.Se
                 f"{path} holds {key}, but only {prefix}.N.weight and .bias were expected: check the file."
             )
         found.setdefault(int(match[1]), {})[match[2]] = value.float()
-    layers = []
+    layers: list[nn.Linear] = []
     for number in sorted(found):
         weight = found[number]["weight"]
         layer = nn.Linear(weight.shape[1], weight.shape[0])

@@ -53,7 +53,7 @@ TEXT = PromptText(
 
 @dataclass(frozen=True)
 class VideoAlignSettings:
-    """What `model_config.json` says of the scores.
+    """Facts of `model_config.json` about the scores.
 
     Attributes:
         frame_rate: frames a second that are looked at.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from alignment.demo.demo import STAGES, Demo
-from alignment.demo.scales import SCALES, DemoConfig, demo_scale
+from alignment.demo.scales import GUIDANCE_SCALES, SCALES, DemoConfig, demo_scale
 from generator.output import InputError
 from reward.preferences import read_rankings
 
@@ -47,6 +47,19 @@ def test_the_json_has_the_layout_that_other_programs_read(folder: Path) -> None:
     for model, difference in report["difference_to_base"].items():
         expected = report["adherence"][model]["mean"] - report["adherence"]["base"]["mean"]
         assert difference["mean"] == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.slow
+def test_every_model_is_compared_at_its_own_best_guidance(folder: Path) -> None:
+    stages = json.loads((folder / "stages.json").read_text())["stages"]
+    found = stages["guidance"]
+    assert list(found["gold"]) == [*MODELS, "nano alone"]
+    for model, means in found["gold"].items():
+        assert list(means) == [f"{scale:g}" for scale in GUIDANCE_SCALES]
+        assert means[f"{found['best'][model]:g}"] == max(means.values())
+    page = (folder / "report.html").read_text()
+    assert "Every model at the guidance scale that is best for it" in page
+    assert "nano alone" in page
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import shutil
 import subprocess
 import sys
@@ -205,19 +204,27 @@ def test_a_reward_of_any_size_is_shown_a_large_video_reduced(clips: Path) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "command",
-    [
-        "sft --model nano --dataset {clips} --max_steps 1",
-        "dpo --model nano --preferences {clips}/rankings.jsonl --max_steps 1",
-        "reward --model nano --preferences {clips}/rankings.jsonl --num_train_epochs 1",
-        "reward evaluate --reward tests.reward.brightness:judge --preferences {clips}/rankings.jsonl",
-    ],
-)
-def test_camera_clips_take_less_than_four_gigabytes(clips: Path, tmp_path: Path, command: str) -> None:
-    words = [*command.format(clips=clips).split(), "--output_dir", str(tmp_path / "out")]
-    if "reward evaluate" not in command:
-        words += ["--report_to", "none"]
-    done = subprocess.run([sys.executable, "-m", "alignment.cli", *words], capture_output=True, text=True)
+def test_camera_clips_take_less_than_four_gigabytes(clips: Path, tmp_path: Path) -> None:
+    """In one process, each command with a cache of its own."""
+    commands = [
+        f"sft --model nano --dataset {clips} --max_steps 1",
+        f"dpo --model nano --preferences {clips}/rankings.jsonl --max_steps 1",
+        f"reward --model nano --preferences {clips}/rankings.jsonl --num_train_epochs 1",
+        f"reward evaluate --reward tests.reward.brightness:judge --preferences {clips}/rankings.jsonl",
+    ]
+    program = (
+        "import os, resource, sys\n"
+        "from alignment.cli import main\n"
+        "for number, command in enumerate(sys.argv[2:]):\n"
+        "    os.environ['VIDALIGN_CACHE'] = f'{sys.argv[1]}/cache-{number}'\n"
+        "    assert main([*command.split(), '--output_dir', f'{sys.argv[1]}/{number}']) == 0, command\n"
+        "    print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    )
+    quiet = [f"{command} --report_to none" if "evaluate" not in command else command for command in commands]
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path), *quiet], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < PEAK_GB * 2**20
+    peaks = [int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("peak ")]
+    assert len(peaks) == len(commands)
+    assert max(peaks) < PEAK_GB * 2**20, dict(zip(commands, peaks, strict=True))

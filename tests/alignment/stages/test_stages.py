@@ -13,7 +13,7 @@ from alignment.cli import main
 from alignment.cli.commands import backprop, dpo, nft, online_dpo, ppo, rwr, sft
 from alignment.lora import LoraArguments
 from alignment.stages.arguments import GeneratorArguments
-from alignment.stages.on_rewards import PromptsAndRewards
+from alignment.stages.on_rewards import PromptsAndRewards, train_ppo
 from alignment.trainers.backprop_config import BackpropConfig
 from alignment.trainers.dpo_config import DPOConfig
 from alignment.trainers.nft_config import NFTConfig
@@ -287,6 +287,76 @@ def test_ppo_takes_demonstrations_and_a_reward_by_name(tmp_path, videos, quiet, 
     assert record["lora"]["lora_alpha"] == 32, "2 r stands for an unset one"
     assert record["arguments"]["guidance_scale"] == trainer.generator.defaults.guidance_scale
     assert ppo.PPOArguments(reward="one").reward == ["one"]
+
+
+def write_reward_metrics(folder, mean):
+    """The figures of a reward model whose accuracy is `mean` within 0.1, where the first video has 0.59."""
+    folder.mkdir()
+    accuracy = {"mean": mean, "low": mean - 0.1, "high": mean + 0.1, "n": 80, "clusters": 20}
+    figures = {"accuracy": accuracy, "position_baseline": 0.59}
+    (folder / "metrics.json").write_text(json.dumps({"overall": {"train": None, "held_out": figures}}))
+
+
+@pytest.mark.parametrize(("command", "config"), [(ppo, PPOConfig), (backprop, BackpropConfig)])
+def test_held_out_prompts_and_uncertain_rewards_are_in_the_log_and_the_record(
+    tmp_path, quiet, bright, caplog, command, config
+):
+    sizes = {"num_frames": 5, "height": 16, "width": 16, "num_inference_steps": 3, "learning_rate": 1e-2}
+    if command is ppo:
+        sizes |= {"num_rollouts": 2, "num_prompts": 2, "num_generations": 2, "num_mini_batches": 1}
+    else:
+        sizes |= {"max_steps": 2, "per_device_train_batch_size": 2}
+    settings = config(**sizes, **quiet, load_best_model_at_end=True, metric_for_best_model="gold")
+    for name, mean in (("chance", 0.62), ("good", 0.8)):
+        write_reward_metrics(tmp_path / name, mean)
+    bright.name = str(tmp_path / "chance")
+    (tmp_path / "prompts.txt").write_text("a red circle\na blue square\n")
+    data = ppo.PPOArguments if command is ppo else PromptsAndRewards
+    data = data(prompts=str(tmp_path / "prompts.txt"), eval_prompts="world:test:2")
+    trainer = command.run(MODEL, data, LoraArguments(), settings, generator=tiny_generator(), reward=bright)
+    check_adapter(tmp_path / "out", trainer)
+    record = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert caplog.text.count("may be no better than chance: its held-out accuracy in overall is 0.620") == 1
+    assert record["uncertain_rewards"][0].startswith(f"The reward {tmp_path / 'chance'} may be")
+    assert record["eval_prompts"]["data"] == "world:test:2"
+    assert record["evaluation"]["is_best"]
+    assert [entry["step"] for entry in trainer.state.log_history if "eval_gold" in entry] == [0, 1, 2]
+    bright.name = str(tmp_path / "good")
+    refusing = replace(settings, output_dir=str(tmp_path / "again"), refuse_uncertain_reward=True)
+    command.run(MODEL, data, LoraArguments(), refusing, generator=tiny_generator(), reward=bright)
+    record = json.loads((tmp_path / "again" / "training.json").read_text())
+    assert "uncertain_rewards" not in record
+    refusing = replace(refusing, output_dir=str(tmp_path / "refused"))
+    with pytest.raises(InputError, match="no better than chance"):
+        command.run(MODEL, data, LoraArguments(), refusing, reward=[str(tmp_path / "chance")])
+    assert not (tmp_path / "refused").exists()
+
+
+def test_held_out_prompts_that_are_trained_on_too_are_named(tmp_path, quiet, bright, caplog):
+    (tmp_path / "prompts.txt").write_text("a circle\na square\n")
+    (tmp_path / "held_out.txt").write_text("a circle\na ring\n")
+    config = PPOConfig(
+        num_rollouts=1, num_prompts=2, num_generations=2, num_inference_steps=3, num_mini_batches=1,
+        num_frames=5, height=16, width=16, **quiet,
+    )  # fmt: skip
+    sources = {"eval_prompts": tmp_path / "held_out.txt", "generator": tiny_generator()}
+    train_ppo(MODEL, tmp_path / "prompts.txt", bright, args=config, **sources)
+    assert f"--eval_prompts {tmp_path / 'held_out.txt'}, 1 are trained on too" in caplog.text
+
+
+def test_an_adapter_is_sampled_with_the_guidance_that_it_was_trained_with(tmp_path, quiet, bright):
+    (tmp_path / "prompts.txt").write_text("a circle\na square\n")
+    config = PPOConfig(
+        num_rollouts=1, num_prompts=2, num_generations=2, num_inference_steps=3, num_mini_batches=1,
+        num_frames=5, height=16, width=16, guidance_scale=2.5, **quiet,
+    )  # fmt: skip
+    train_ppo(MODEL, tmp_path / "prompts.txt", bright, args=config, generator=tiny_generator())
+    loaded = tiny_generator()
+    assert loaded.defaults.guidance_scale != 2.5
+    load_adapters(loaded, tmp_path / "out")
+    assert loaded.defaults.guidance_scale == 2.5
+    size = {"num_frames": 5, "height": 16, "width": 16, "num_inference_steps": 2}
+    assert torch.equal(loaded.generate(["a"], **size), loaded.generate(["a"], **size, guidance_scale=2.5))
 
 
 def test_the_help_of_ppo_says_that_prompts_of_the_world_work(capsys):

@@ -52,6 +52,10 @@ VARIANTS = {
     "ppo_asynchronous": ("ppo", {"asynchronous_rewards": True, "per_device_train_batch_size": 6}),
     "online_dpo_sft": ("online_dpo", {"guidance_scale": 3.0, "sft_weight": 0.1}),
     "refl": ("backprop", {"method": "refl", "guidance_scale": 3.0, "beta": 0.1}),
+    # The worst model is loaded at the end, which is that of the first evaluation.
+    "ppo_best": ("ppo", {"load_best_model_at_end": True, "greater_is_better": False, "num_eval_videos": 3}),
+    "rwr_stops": ("rwr", {"early_stopping_patience": 1, "greater_is_better": False, "num_rollouts": 6}),
+    "backprop_best": ("backprop", {"load_best_model_at_end": True, "greater_is_better": False}),
     "draft": ("backprop", {"guidance_scale": 3.0, "beta": 0.1, "gradient_checkpointing": True}),
 }
 
@@ -78,6 +82,11 @@ def make_trainer(kind, folder, bfloat16=False):
         }  # fmt: skip
     else:
         settings |= {"max_steps": 4, "per_device_train_batch_size": 4 // world}
+    held_out = (
+        ["a dog", "a dot", "a red cat"] if kind in ("ppo", "rwr", "nft", "online_dpo", "backprop") else None
+    )
+    if held_out:
+        settings |= {"eval_steps": 2}
     if kind == "backprop":
         settings |= {"num_inference_steps": 4, "backprop_steps": 2}
     if kind == "dpo":
@@ -95,12 +104,17 @@ def make_trainer(kind, folder, bfloat16=False):
             BrightReward(),
             demonstrations=demonstrations,
             monitors=monitors,
+            eval_prompts=held_out,
         )
     if kind in FURTHER:
         trainer_class, config_class = FURTHER[kind]
-        return trainer_class(generator, config_class(**settings), PROMPTS, BrightReward())
+        return trainer_class(
+            generator, config_class(**settings), PROMPTS, BrightReward(), eval_prompts=held_out
+        )
     if kind == "backprop":
-        return BackpropTrainer(generator, BackpropConfig(**settings), prompts, BrightReward())
+        return BackpropTrainer(
+            generator, BackpropConfig(**settings), prompts, BrightReward(), eval_prompts=held_out
+        )
     if kind == "sft":
         return SFTTrainer(generator, SFTConfig(**settings), latents, prompts)
     return DPOTrainer.from_pairs(generator, DPOConfig(**settings), latents, latents[::-1], prompts)
@@ -133,6 +147,10 @@ def train(kind, engine, folder, resumed_from=None, bfloat16=False):
     trained = {name: value.clone().contiguous() for name, value in state.items() if "lora" in name}
     if trained:
         save_file(trained, folder / f"rank{trainer.args.process_index}.safetensors")
+    evaluations = {e["step"]: e["eval_reward"] for e in trainer.state.log_history if "eval_reward" in e}
+    if evaluations:
+        name = f"evaluations{trainer.args.process_index}.json"
+        (folder / name).write_text(json.dumps(evaluations))
     trainer.accelerator.wait_for_everyone()
 
 

@@ -46,6 +46,19 @@ def difference(first, second):
     return max((one[name] - other[name]).abs().max().item() for name in one)
 
 
+def evaluations(folder, rank):
+    """Measured rewards by step, as one process logged them."""
+    return json.loads((folder / f"evaluations{rank}.json").read_text())
+
+
+def check_evaluations(one, two):
+    """Both processes must have logged the very same rewards, and those of the other run."""
+    if not (two / "evaluations0.json").exists():
+        return
+    assert evaluations(two, 0) == evaluations(two, 1)
+    assert evaluations(two, 0) == pytest.approx(evaluations(one, 0), abs=1e-4)
+
+
 def family_command(family, data, output_dir):
     return (
         f"sft --model {data / family} --dataset {data / 'videos'} --num_frames 9 --height 32 --width 32"
@@ -125,6 +138,7 @@ def test_two_processes_equal_one_with_the_whole_batch(engine, trained_by, alone)
         if engine in ("multi_gpu", "zero2"):  # else the parts are gathered on the first process alone
             assert difference(two / "rank0.safetensors", two / "rank1.safetensors") == 0
         assert difference(alone / kind / ADAPTER, two / ADAPTER) < 2e-5, kind
+        check_evaluations(alone / kind, two)
 
 
 @pytest.mark.parametrize("engine", ["zero2", "zero3", "fsdp"])
@@ -132,6 +146,8 @@ def test_every_setting_trains_the_same_under_every_engine(engine, trained_by):
     for kind in VARIANTS:
         ours, other = trained_by("multi_gpu") / kind / ADAPTER, trained_by(engine) / kind / ADAPTER
         assert difference(ours, other) < 2e-5, kind
+        check_evaluations(ours.parent, other.parent)
+    assert list(evaluations(trained_by(engine) / "rwr_stops", 0)) == ["0", "2", "4"]
 
 
 @pytest.mark.parametrize("engine", RESUMED)

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from alignment.trainers.nft_config import NFTConfig
-from alignment.trainers.nft_trainer import NFTTrainer, nft_loss, optimality
+from alignment.trainers.nft_trainer import NFTTrainer, nft_loss, old_policy_decay, optimality
+from alignment.trainers.noised_videos import Noising
 from generator import flow
 from generator.output import InputError
 from tests.alignment.trainers.policy_checks import (
@@ -98,8 +99,48 @@ def test_nft_samples_from_the_average_and_leaves_the_live_weights_alone(generato
     [
         ({"guidance_strength": 2.0}, "guidance_strength is 2.0"),
         ({"old_decay_rate": -1.0}, "old_decay_rate is -1"),
+        ({"old_decay_flat": -1}, "old_decay_flat is -1"),
     ],
 )
 def test_impossible_settings_are_refused(quiet, arguments, message):
     with pytest.raises(InputError, match=message):
         NFTConfig(**arguments, **quiet)
+
+
+def test_the_old_policy_starts_flat_and_its_decay_grows_to_the_most():
+    """The schedules of the paper's own code: (flat, rate, most) = (0, 0.001, 0.5) and (75, 0.0075, 0.999)."""
+    assert [old_policy_decay(rollout, 0, 0.001, 0.5) for rollout in (0, 1, 400, 900)] == [0, 0.001, 0.4, 0.5]
+    late = [old_policy_decay(rollout, 75, 0.0075, 0.999) for rollout in (0, 74, 75, 76, 115, 300)]
+    assert late == pytest.approx([0, 0, 0, 0.0075, 0.3, 0.999])
+
+
+def test_the_velocity_term_is_the_squared_distance_from_the_reference(generator, prompts, bright, quiet):
+    """Its gradient must appear in the loss with weight β, and none of it before the policy has moved."""
+    trainer = make(generator, prompts, bright, quiet, num_rollouts=3, beta=0.5)
+    losses = {}
+
+    def spy(model, rollout, rows, update, micro_batch=0):
+        noised = Noising.configured(trainer.args, trainer.plan).rows(rollout, rows)
+        ups = [p for name, p in trainer.policy.named_parameters() if "lora_B" in name]
+        kept = [p.detach().clone() for p in ups]
+        with torch.no_grad():
+            velocity = noised.velocity(trainer.policy)
+            for p in ups:
+                p.zero_()
+            reference = noised.velocity(trainer.policy)
+            for p, value in zip(ups, kept):
+                p.copy_(value)
+        arguments = (trainer, model, rollout, rows, update, micro_batch)
+        trainer.args.beta = 0.0
+        bare = NFTTrainer.update_loss(*arguments)
+        trainer.args.beta = 0.5
+        loss = NFTTrainer.update_loss(*arguments)
+        losses[rollout.index, update] = (loss - bare).item(), ((velocity - reference) ** 2).mean().item()
+        return loss
+
+    trainer.update_loss = spy
+    trainer.train()
+    assert losses[0, 0] == (0, 0)
+    added, distance = losses[2, 1]
+    assert distance > 0
+    assert added == pytest.approx(0.5 * distance, rel=1e-4)

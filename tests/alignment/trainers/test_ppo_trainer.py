@@ -180,6 +180,54 @@ def test_several_passes_use_every_row_once_each_and_then_the_ratio_moves(generat
     assert history(trainer)[0]["ratio/deviation"] > 0
 
 
+def test_the_first_step_with_normalised_ratios_is_the_one_without(make_generator, prompts, bright, quiet):
+    """Before any update the ratio is 1 either way, and its gradient differs by the std that the loss is divided by."""
+    results = []
+    for ratio_norm in (False, True):
+        trainer = make(
+            make_generator(), prompts, bright, quiet, num_rollouts=1, num_mini_batches=1, ratio_norm=ratio_norm,
+            optim="sgd", learning_rate=1.0, max_grad_norm=0.0, beta=0.0,
+        )  # fmt: skip
+        trainer.train()
+        results.append({n: p.detach() for n, p in trainer.policy.named_parameters() if "lora_B" in n})
+    assert all(torch.allclose(results[0][name], results[1][name], atol=1e-6) for name in results[0])
+    assert max(value.abs().max() for value in results[0].values()) > 1e-3
+
+
+@pytest.mark.parametrize("rounds", [False, True])
+def test_later_steps_with_normalised_ratios_equal_the_formula(
+    make_generator, prompts, bright, quiet, monkeypatch, rounds
+):
+    """The logged ratio must be exp(mean ε · (μ − μ_old)), with μ_old from a copy of the policy before the update."""
+    monkeypatch.setattr(PPOTrainer, "rounds", rounds)
+    trainer = make(
+        make_generator(), prompts, bright, quiet, num_rollouts=1, num_mini_batches=1, num_iterations=2,
+        ratio_norm=True, per_device_train_batch_size=48,
+    )  # fmt: skip
+    expected, seen = {}, []
+    policy_loss = trainer.policy_loss
+
+    def spy(model, rollout, rows, on_policy):
+        with torch.no_grad():
+            mean, std, _ = trainer.step(trainer.policy, rollout, rows)
+        if on_policy:
+            expected.update({int(index): (mean[i], std[i]) for i, index in enumerate(rows.index)})
+        loss = policy_loss(model, rollout, rows, on_policy)
+        if not on_policy:
+            for i, index in enumerate(rows.index.tolist()):
+                old, spread = expected[index]
+                noise = (rows.next_latents[i] - old) / spread
+                seen.append((trainer.ratios[-1][i].log().item(), (noise * (mean[i] - old)).mean().item()))
+        return loss
+
+    trainer.policy_loss = spy
+    trainer.train()
+    found, formula = torch.tensor(seen).T
+    assert len(found) == 48
+    assert formula.abs().max() > 1e-4
+    assert torch.allclose(found, formula, atol=2e-6)
+
+
 @pytest.mark.parametrize("num_mini_batches", [1, 2])
 def test_later_passes_compare_with_log_probabilities_of_their_own_micro_batches(
     generator, prompts, bright, quiet, monkeypatch, num_mini_batches

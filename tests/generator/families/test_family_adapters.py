@@ -217,6 +217,7 @@ def transformer_calls(generator: Any) -> dict[str, dict[str, Any]]:
     }
 
 
+@pytest.mark.slow
 def test_adapters_of_all_families_work_in_stock_diffusers_in_a_fresh_process(
     tiny_folders: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -178,18 +178,26 @@ def test_the_time_shift_goes_towards_noise(generator: VideoGenerator) -> None:
     assert median >= 0.5
 
 
+def network_arguments(generator: VideoGenerator, sigma: Tensor) -> dict[str, Any]:
+    """Arguments that the network is called with for one velocity."""
+    seen: dict[str, Any] = {}
+    hook = generator.transformer.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.update(kwargs), with_kwargs=True
+    )
+    velocity = generator.velocity(noise_for(generator), sigma, generator.encode_prompts(PROMPTS))
+    hook.remove()
+    assert torch.isfinite(velocity).all()
+    return seen
+
+
 def test_timesteps_in_bfloat16_keep_their_resolution(family: str, folder: Path) -> None:
     """999 is 1000 in bfloat16; the timestep must reach the sinusoids in float32 (or as an integer)."""
     generator = load_generator(folder, device="cpu", dtype=torch.bfloat16)
-    latents = noise_for(generator)
-    conditions = generator.encode_prompts(PROMPTS)
-    arguments = [
-        generator._transformer_arguments(latents, torch.full((2,), level), conditions)["timestep"]  # type: ignore[attr-defined]
-        for level in (0.9990, 0.9970)
+    timesteps = [
+        network_arguments(generator, torch.full((2,), level))["timestep"] for level in (0.9990, 0.9970)
     ]
-    assert arguments[0].dtype in {torch.float32, torch.int64}
-    assert not torch.equal(*arguments)
-    assert torch.isfinite(generator.velocity(latents, torch.full((2,), 0.999), conditions)).all()
+    assert timesteps[0].dtype in {torch.float32, torch.int64}
+    assert not torch.equal(*timesteps)
 
 
 def test_text_encoders_give_the_same_embedding_twice(generator: VideoGenerator) -> None:
@@ -204,8 +212,7 @@ def test_text_encoders_give_the_same_embedding_twice(generator: VideoGenerator) 
 def test_wan_gets_512_text_tokens_although_its_encode_prompt_gives_226(generator: Any) -> None:
     conditions = generator.encode_prompts(PROMPTS)
     assert conditions["encoder_hidden_states"].shape[1] < 226
-    arguments = generator._transformer_arguments(noise_for(generator), torch.ones(2), conditions)
-    assert arguments["encoder_hidden_states"].shape[1] == 512
+    assert network_arguments(generator, torch.ones(2))["encoder_hidden_states"].shape[1] == 512
 
 
 @only("family", ["ltx"], indirect=True)
