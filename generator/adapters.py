@@ -31,9 +31,10 @@ from torch import Tensor, nn
 
 from generator.base import VideoGenerator
 from generator.files.built_in import find_adapter
-from generator.loaded_from import check_loaded_from
+from generator.loaded_from import check_loaded_from, merging
 from generator.one_or_several import as_list
 from generator.output import InputError, atomic_path, read_json, write_json
+from generator.provenance import tensors_fingerprint
 from generator.weight_files.adapter_files import (
     EXPERT_NAMES,
     METADATA_KEY,
@@ -320,13 +321,22 @@ def check_adapters(generator: VideoGenerator, paths: str | Path | Sequence[str |
     return adapters
 
 
+def _fingerprint(adapter: LoraAdapter, weight: float) -> str:
+    """Fingerprint of the change that an adapter makes at a weight."""
+    tensors = dict(adapter.offsets)
+    for name, (down, up) in adapter.pairs.items():
+        tensors |= {f"{name}.lora_A": down, f"{name}.lora_B": up}
+    return f"{tensors_fingerprint(tensors.items())}:{weight:g}"
+
+
 @torch.no_grad()
-def merge(generator: VideoGenerator, adapter: LoraAdapter, weight: float = 1.0) -> None:
-    """Adds `weight` times what an adapter changes to the weights of the transformer in memory.
+def merge(generator: VideoGenerator, adapters: Sequence[LoraAdapter], weight: float = 1.0) -> LoraAdapter:
+    """Adds `weight` times what adapters change to the weights of the transformer in memory; returns their sum.
 
     Raises:
         InputError: the weights are quantised; none is changed then.
     """
+    adapter = concatenate_adapters(adapters)
     modules: dict[str, Any] = dict(generator.transformer.named_modules())
     targets = {f"{name}.weight": pair for name, pair in adapter.pairs.items()}
     values: dict[str, Tensor] = {}
@@ -338,13 +348,15 @@ def merge(generator: VideoGenerator, adapter: LoraAdapter, weight: float = 1.0) 
                 f"Adapters cannot be merged into the quantised weights of {generator.name}: load it without "
                 "quantization."
             )
-    for name, (down, up) in targets.items():
-        value = values[name]
-        change = up.to(value.device) @ down.to(value.device)
-        value.copy_(value.float() + weight * change)
-    for name, change in adapter.offsets.items():
-        value = values[name]
-        value.copy_(value.float() + weight * change.to(value.device))
+    with merging(generator, [_fingerprint(each, weight) for each in adapters]):
+        for name, (down, up) in targets.items():
+            value = values[name]
+            change = up.to(value.device) @ down.to(value.device)
+            value.copy_(value.float() + weight * change)
+        for name, change in adapter.offsets.items():
+            value = values[name]
+            value.copy_(value.float() + weight * change.to(value.device))
+    return adapter
 
 
 def load_adapters(generator: VideoGenerator, paths: str | Path | Sequence[str | Path]) -> LoraAdapter:
@@ -357,8 +369,7 @@ def load_adapters(generator: VideoGenerator, paths: str | Path | Sequence[str | 
         InputError: an adapter is missing or belongs to another model; the model is then unchanged.
     """
     adapters = check_adapters(generator, paths)
-    total = concatenate_adapters(adapters)
-    merge(generator, total)
+    total = merge(generator, adapters)
     before = merged_adapter(generator)
     vars(generator)["_merged_adapter"] = total if before is None else concatenate_adapters([before, total])
     for adapter in adapters:

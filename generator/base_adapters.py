@@ -56,6 +56,6 @@ def merge_base_adapters(generator: VideoGenerator, adapters: str | Path | Sequen
     for text in as_list(adapters):
         path, weight = split_weight(text)
         adapter = check_adapters(generator, path)[0]
-        merge(generator, adapter, weight)
+        merge(generator, [adapter], weight)
         take_defaults(generator, adapter)
         record.append({"name": path.name, "sha256": adapter_hash(path), "weight": weight})
