@@ -225,7 +225,9 @@ def _lay_tiles(generator: Any) -> None:
     generator.save_decoding_memory()
 
 
-def _set_shift(generator: VideoGenerator, shift: float) -> None:
+def _set_shift(generator: VideoGenerator, shift: float | None) -> None:
+    if shift is None:
+        return
     if type(generator).sigma_schedule is not VideoModel.sigma_schedule:
         raise InputError(
             f"{generator.name} has a schedule of its own, without a shift: leave flow_shift out."
@@ -328,6 +330,5 @@ def load_generator(
         from generator.adapters import load_adapters
 
         load_adapters(generator, adapter)
-    if flow_shift is not None:  # after the adapters, which may ask for another
-        _set_shift(generator, flow_shift)
+    _set_shift(generator, flow_shift)  # after the adapters, which may ask for another
     return generator
