@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from alignment.cli import main
 from generator.adapters import load_adapters, read_adapter
 from generator.demonstrations import write_demonstrations
+from generator.loaded_from import loaded_from
 from generator.loading import load_generator
 from generator.output import InputError
 from generator.provenance import file_hash
@@ -175,6 +176,26 @@ def test_the_shift_of_few_step_models_is_set_and_refused_where_there_is_none(
     torch.testing.assert_close(generator.sigma_schedule(4), 5 * levels / (1 + 4 * levels))
     with pytest.raises(InputError, match="a schedule of its own"):
         load_generator(save_tiny_pipeline("ltx", tmp_path / "ltx"), device="cpu", flow_shift=5.0)
+
+
+def test_a_base_adapter_says_how_the_model_is_sampled_and_a_given_shift_wins(
+    place: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = write(
+        tmp_path / "distilled" / "pytorch_lora_weights.safetensors", load_file(place["file"])
+    ).parent
+    (folder / "training.json").write_text('{"generation_defaults": {"guidance_scale": 1.0, "shift": 4.0}}')
+    for given in ({"base_adapter": folder}, {"adapter": folder}):
+        defaults = load_generator(place["model"], device="cpu", **given).defaults
+        assert (defaults.guidance_scale, defaults.shift) == (1.0, 4.0)
+        assert load_generator(place["model"], device="cpu", flow_shift=7.0, **given).defaults.shift == 7.0
+
+
+def test_a_built_in_adapter_is_a_base_by_its_name_and_weight() -> None:
+    generator = load_generator("nano", device="cpu", base_adapter="nano-distilled:0.5")
+    (entry,) = loaded_from(generator)["base_adapters"]
+    assert (entry["name"], entry["weight"]) == ("nano-distilled", 0.5)
+    assert generator.defaults.guidance_scale == 1.0
 
 
 def test_four_steps_without_guidance_are_rolled_out_on_a_distilled_base(
