@@ -1,23 +1,24 @@
 """LoRA adapters on disk and in memory: read, check, concatenate, merge into a transformer, write.
 
-The file is diffusers' own (`pytorch_lora_weights.safetensors` with keys `transformer.<module>.lora_A.weight`
-and the LoRA configuration as metadata), so `pipeline.load_lora_weights(folder)` loads it too. Beside it,
-`training.json` says which model the adapter belongs to and how it was made.
+The file that is written is diffusers' own (`pytorch_lora_weights.safetensors` with keys
+`transformer.<module>.lora_A.weight` and the LoRA configuration as metadata), so `pipeline.load_lora_weights(folder)`
+loads it too. Beside it, `training.json` says which model the adapter belongs to and how it was made. Files of other
+tools are read by `generator.weight_files`.
 
 A model of two transformers (Wan 2.2 A14B) has a second file for its second one, which `load_lora_weights` reads with
-`weight_name="pytorch_lora_weights_2.safetensors", load_into_transformer_2=True`.
+`weight_name="pytorch_lora_weights_2.safetensors", load_into_transformer_2=True`. What no LoRA layer can hold (offsets
+of norms, biases and tables, from distilled models) is in `offsets.safetensors`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 import hashlib
 import inspect
 import json
-import math
-import re
+import logging
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,24 +26,39 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from generator.base import VideoGenerator
-from generator.files.built_in import ADAPTER_WEIGHTS_NAME as WEIGHTS_NAME
 from generator.files.built_in import find_adapter
+from generator.loaded_from import check_loaded_from, merging
 from generator.one_or_several import as_list
 from generator.output import InputError, atomic_path, read_json, write_json
+from generator.provenance import tensors_fingerprint
+from generator.weight_files.adapter_files import (
+    EXPERT_NAMES,
+    METADATA_KEY,
+    OFFSETS_NAME,
+    PEFT_CONFIG_NAME,
+    SECOND_WEIGHTS_NAME,
+    WEIGHTS_NAME,
+    AdapterFile,
+    find_adapter_files,
+    offsets_beside,
+    read_file,
+)
+from generator.weight_files.lora_reader import LoraContent, read_content
+from generator.weight_files.release_names import LayerNames
 
-SECOND_WEIGHTS_NAME = "pytorch_lora_weights_2.safetensors"
+logger = logging.getLogger(__name__)
+
 TRAINING_NAME = "training.json"
-ADAPTER_FILES = (WEIGHTS_NAME, SECOND_WEIGHTS_NAME, TRAINING_NAME)
-METADATA_KEY = "lora_adapter_metadata"
+ADAPTER_FILES = (WEIGHTS_NAME, SECOND_WEIGHTS_NAME, OFFSETS_NAME, PEFT_CONFIG_NAME, TRAINING_NAME)
 DEFAULTS_KEY = "generation_defaults"
 """In `training.json`: fields of `GenerationDefaults` that the adapter changes."""
 PREFIX = "transformer."
 SECOND_PREFIX = "transformer_2."
+PREFIXES = (PREFIX, SECOND_PREFIX)
 
 
 @dataclass
@@ -53,10 +69,12 @@ class LoraAdapter:
         pairs: for each module `(A [rank, in], B [out, rank])`, float32; the change of the weight is exactly
             `B @ A`, with every scaling factor already inside B.
         training: what `training.json` says, empty where there is none.
+        offsets: what is added to weights, biases and tables, by their names, float32.
     """
 
     pairs: dict[str, tuple[Tensor, Tensor]]
     training: dict[str, Any] = field(default_factory=dict)
+    offsets: dict[str, Tensor] = field(default_factory=dict)
 
 
 def model_fingerprint(transformer: torch.nn.Module) -> str:
@@ -79,76 +97,107 @@ def model_fingerprint(transformer: torch.nn.Module) -> str:
     return f"{type(transformer).__name__}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-def _scaling(module: str, rank: int, configuration: dict[str, Any]) -> float:
-    alpha = configuration.get("lora_alpha", rank)
-    for pattern, value in configuration.get("alpha_pattern", {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", module) or fnmatch.fnmatch(module, pattern):
-            alpha = value
-            break
-    return alpha / (math.sqrt(rank) if configuration.get("use_rslora") else rank)
+def experts_of(transformer: nn.Module) -> tuple[nn.Module, ...]:
+    """The two transformers of a model that has two, of high noise first; else the one."""
+    children: dict[str, nn.Module] = dict(transformer.named_children())
+    names = [prefix.removesuffix(".") for prefix in PREFIXES]
+    return tuple(children[name] for name in names) if set(names) <= children.keys() else (transformer,)
 
 
-def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
-    except (OSError, SafetensorError, json.JSONDecodeError) as error:
-        raise InputError(
-            f"{path} is not a readable LoRA file ({error}): give a folder that a training command wrote."
-        ) from None
-    tensors = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
-    return tensors, {name.removeprefix(PREFIX): value for name, value in metadata.items()}
+def read_adapter(
+    path: str | Path, transformer: nn.Module | None = None, model: str = "the model"
+) -> LoraAdapter:
+    """Reads a LoRA file of any tool, or a folder with one, or with one for each of two transformers.
 
-
-def _read_pairs(file: Path) -> dict[str, tuple[Tensor, Tensor]]:
-    tensors, configuration = _read_file(file)
-    pairs = {}
-    for name, down in tensors.items():
-        if not name.endswith(".lora_A.weight"):
-            if not name.endswith((".lora_B.weight", ".alpha")):
-                raise InputError(
-                    f"The adapter {file} holds {name!r}, but only plain LoRA of linear layers can be loaded: "
-                    "train it without DoRA and without `modules_to_save`."
-                )
-            continue
-        module = name.removesuffix(".lora_A.weight")
-        up = tensors.get(f"{module}.lora_B.weight")
-        if up is None or down.ndim != 2 or up.ndim != 2 or up.shape[1] != down.shape[0]:
-            raise InputError(
-                f"The adapter {file} has no matching pair of matrices for {module!r}: it is damaged."
-            )
-        alpha = tensors.get(f"{module}.alpha")
-        scaling = (
-            alpha.item() / len(down) if alpha is not None else _scaling(module, len(down), configuration)
-        )
-        pairs[module] = (down.float(), up.float() * scaling)
-    return pairs
-
-
-def read_adapter(path: str | Path) -> LoraAdapter:
-    """Reads a folder with `pytorch_lora_weights.safetensors`, or such a file.
+    Args:
+        transformer: what the adapter is for. Where not given, the file must have diffusers' names.
+        model: its name, for messages.
 
     Args:
         path: folder or file, or the name of a built-in adapter (`nano-distilled`).
 
     Raises:
-        InputError: it is missing, unreadable, or holds something other than LoRA of linear layers.
+        InputError: it is missing, unreadable, or holds something that the transformer cannot take.
     """
     path = find_adapter(path)
-    file = path / WEIGHTS_NAME if path.is_dir() else path
-    second = path / SECOND_WEIGHTS_NAME
-    if not file.is_file() and not second.is_file():
-        raise InputError(f"No adapter was found at {path}: give a folder that holds {WEIGHTS_NAME}.")
-    pairs = _read_pairs(file) if file.is_file() else {}
-    if second.is_file():
-        pairs = {f"{PREFIX}{module}": pair for module, pair in pairs.items()}
-        pairs |= {f"{SECOND_PREFIX}{module}": pair for module, pair in _read_pairs(second).items()}
-    if not pairs:
+    files = find_adapter_files(path)
+    experts = (None,) if transformer is None else experts_of(transformer)
+    adapter = LoraAdapter({}, adapter_record(path, files))
+    two = len(experts) == 2 or (transformer is None and (path / SECOND_WEIGHTS_NAME).is_file())
+    if len(files) > 1 and not two:
         raise InputError(
-            f"The adapter {path} holds no LoRA weights: give a folder that a training command wrote."
+            f"The adapter {path} has a file for high and one for low noise, but {model} has one transformer: load it "
+            "on the model that it was trained for, or name one of the files."
         )
-    return LoraAdapter(pairs, _read_record(file.parent / TRAINING_NAME))
+    names = [None if each is None else LayerNames.of(each) for each in experts]
+    for file in files:
+        _read_into(adapter, file, names, two, model)
+    for offsets in offsets_beside(files):
+        adapter.offsets |= _read_offsets(offsets, names, model)
+    if not adapter.pairs and not adapter.offsets:
+        raise InputError(
+            f"The adapter {path} changes nothing in {model}: load it on the model that it was trained for."
+        )
+    return adapter
+
+
+def _read_into(
+    adapter: LoraAdapter, file: AdapterFile, names: Sequence[LayerNames | None], two: bool, model: str
+) -> None:
+    """Adds what one file changes to the adapter."""
+    read = read_file(file.path)
+    expert = (file.expert or 0) if two else 0
+    layers = names[min(expert, len(names) - 1)]
+    contents = list(read_content(file.path, read.tensors, layers, read.configurations, model))
+    if contents[1].pairs and not two:
+        raise InputError(
+            f"The adapter {file.path} changes a second transformer, but {model} has one: load it on the model that it "
+            "was trained for."
+        )
+    if two and file.expert is None and not contents[1].pairs:
+        raise InputError(
+            f"{model} has a transformer for high and one for low noise, and the name of {file.path} does not say which "
+            f"one it changes: let it end in {' or '.join(EXPERT_NAMES)}."
+        )
+    if expert == 1:
+        contents.reverse()
+    for prefix, content in zip(PREFIXES if two else ("",), contents, strict=False):
+        _warn_of_ignored(file.path, content)
+        adapter.pairs |= {f"{prefix}{name}": pair for name, pair in content.pairs.items()}
+        adapter.offsets |= {f"{prefix}{name}": change for name, change in content.offsets.items()}
+    adapter.training = adapter.training or read.facts
+
+
+def _read_offsets(path: Path, names: Sequence[LayerNames | None], model: str) -> dict[str, Tensor]:
+    """Offsets that a training wrote beside its adapter, each of a weight that the model has."""
+    offsets = read_file(path).tensors
+    prefixes = PREFIXES if len(names) == 2 else ("",)
+    known = {
+        f"{prefix}{name}": shape
+        for prefix, layers in zip(prefixes, names, strict=True)
+        for name, shape in (layers.shapes.items() if layers else ())
+    }
+    wrong = [name for name, change in offsets.items() if known and known.get(name) != tuple(change.shape)]
+    if wrong:
+        raise InputError(
+            f"{path} changes {wrong[0]!r} of shape {tuple(offsets[wrong[0]].shape)}, but {model} has "
+            f"{known.get(wrong[0], 'no weight')} there: load it on the model that it was trained for."
+        )
+    return offsets
+
+
+def _warn_of_ignored(path: Path, content: LoraContent) -> None:
+    for reason, count in Counter(content.ignored.values()).items():
+        example = next(key for key, why in content.ignored.items() if why == reason)
+        logger.warning("%d tensors of %s, such as %s, have no effect: %s.", count, path, example, reason)
+
+
+def adapter_record(path: str | Path, files: Sequence[AdapterFile] | None = None) -> dict[str, Any]:
+    """Content of `training.json` beside an adapter that a training wrote; empty where there is none."""
+    first = (find_adapter_files(find_adapter(path)) if files is None else files)[0].path
+    if first.name not in (WEIGHTS_NAME, SECOND_WEIGHTS_NAME):
+        return {}
+    return _read_record(first.parent / TRAINING_NAME)
 
 
 def _read_record(path: Path) -> dict[str, Any]:
@@ -174,7 +223,11 @@ def concatenate_adapters(adapters: Sequence[LoraAdapter]) -> LoraAdapter:
     for module in modules:
         parts = [adapter.pairs[module] for adapter in adapters if module in adapter.pairs]
         pairs[module] = (torch.cat([down for down, _ in parts]), torch.cat([up for _, up in parts], dim=1))
-    return LoraAdapter(pairs)
+    offsets: dict[str, Tensor] = {}
+    for adapter in adapters:
+        for name, change in adapter.offsets.items():
+            offsets[name] = offsets[name] + change if name in offsets else change
+    return LoraAdapter(pairs, offsets=offsets)
 
 
 def write_adapter(folder: str | Path, adapter: LoraAdapter, training: dict[str, Any]) -> None:
@@ -190,6 +243,9 @@ def write_adapter(folder: str | Path, adapter: LoraAdapter, training: dict[str, 
         _write_pairs(folder / SECOND_WEIGHTS_NAME, _without_prefix(second, SECOND_PREFIX))
     if pairs:
         _write_pairs(folder / WEIGHTS_NAME, _without_prefix(pairs, PREFIX))
+    if adapter.offsets:
+        with atomic_path(folder / OFFSETS_NAME) as temporary:
+            save_file({name: change.contiguous() for name, change in adapter.offsets.items()}, temporary)
     write_json(folder / TRAINING_NAME, training)
 
 
@@ -220,44 +276,28 @@ def _write_pairs(file: Path, pairs: dict[str, tuple[Tensor, Tensor]]) -> None:
 def copy_adapter(source: str | Path, folder: Path) -> None:
     """Copies the files of an adapter, a folder or a file as `read_adapter` takes, into `folder`; nothing else."""
     source = find_adapter(source)
-    if source.is_file():
-        shutil.copyfile(source, folder / WEIGHTS_NAME)
-        source = source.parent
-        names: tuple[str, ...] = (TRAINING_NAME,)
-    else:
-        names = ADAPTER_FILES
+    files = find_adapter_files(source)
+    for file in files:
+        shutil.copyfile(file.path, folder / (SECOND_WEIGHTS_NAME if file.expert == 1 else WEIGHTS_NAME))
+    beside = files[0].path.parent
+    own = files[0].path.name in (WEIGHTS_NAME, SECOND_WEIGHTS_NAME)
+    names = [
+        *([TRAINING_NAME, OFFSETS_NAME] if own else []),
+        *([] if source.is_file() else [PEFT_CONFIG_NAME]),
+    ]
     for name in names:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
+        if (beside / name).is_file():
+            shutil.copyfile(beside / name, folder / name)
 
 
-def _check_model(generator: VideoGenerator, adapter: LoraAdapter, path: str | Path) -> None:
+def _check_fingerprint(generator: VideoGenerator, record: dict[str, Any], path: str | Path) -> None:
     fingerprint = model_fingerprint(generator.transformer)
-    made_for = adapter.training.get("model_fingerprint", fingerprint)
+    made_for = record.get("model_fingerprint", fingerprint)
     if made_for != fingerprint:
         raise InputError(
-            f"The adapter {path} was trained for {adapter.training.get('base_model', 'another model')} ({made_for}), "
+            f"The adapter {path} was trained for {record.get('base_model', 'another model')} ({made_for}), "
             f"but the model is {generator.name} ({fingerprint}): load it on the model that it was trained for."
         )
-    modules = dict(generator.transformer.named_modules())
-    for name, (down, up) in adapter.pairs.items():
-        weight = getattr(modules.get(name), "weight", None)
-        if weight is None or weight.shape != (up.shape[0], down.shape[1]):
-            found = "no such layer" if weight is None else f"a layer of shape {tuple(weight.shape)}"
-            raise InputError(
-                f"The adapter {path} changes the layer {name!r} of shape {(up.shape[0], down.shape[1])}, but "
-                f"{generator.name} has {found} there: load it on the model that it was trained for."
-            )
-
-
-def _for_experts(generator: VideoGenerator, adapter: LoraAdapter) -> LoraAdapter:
-    """An adapter of one file is that of the first of two transformers."""
-    names = {name.split(".")[0] + "." for name, _ in generator.transformer.named_children()}
-    if not {PREFIX, SECOND_PREFIX} <= names or any(
-        name.startswith((PREFIX, SECOND_PREFIX)) for name in adapter.pairs
-    ):
-        return adapter
-    return LoraAdapter({f"{PREFIX}{name}": pair for name, pair in adapter.pairs.items()}, adapter.training)
 
 
 def merged_adapter(generator: VideoGenerator) -> LoraAdapter | None:
@@ -273,13 +313,52 @@ def check_adapters(generator: VideoGenerator, paths: str | Path | Sequence[str |
     """
     adapters = []
     for path in as_list(paths):
-        adapter = _for_experts(generator, read_adapter(path))
-        _check_model(generator, adapter, path)
+        _check_fingerprint(generator, adapter_record(path), path)
+        adapter = read_adapter(path, generator.transformer, generator.name)
+        _check_fingerprint(generator, adapter.training, path)
+        check_loaded_from(generator, adapter.training, path)
         adapters.append(adapter)
     return adapters
 
 
+def _fingerprint(adapter: LoraAdapter, weight: float) -> str:
+    """Fingerprint of the change that an adapter makes at a weight."""
+    tensors = dict(adapter.offsets)
+    for name, (down, up) in adapter.pairs.items():
+        tensors |= {f"{name}.lora_A": down, f"{name}.lora_B": up}
+    return f"{tensors_fingerprint(tensors.items())}:{weight:g}"
+
+
 @torch.no_grad()
+def merge(generator: VideoGenerator, adapters: Sequence[LoraAdapter], weight: float = 1.0) -> LoraAdapter:
+    """Adds `weight` times what adapters change to the weights of the transformer in memory; returns their sum.
+
+    Raises:
+        InputError: the weights are quantised; none is changed then.
+    """
+    adapter = concatenate_adapters(adapters)
+    modules: dict[str, Any] = dict(generator.transformer.named_modules())
+    targets = {f"{name}.weight": pair for name, pair in adapter.pairs.items()}
+    values: dict[str, Tensor] = {}
+    for name in (*targets, *adapter.offsets):
+        layer, _, leaf = name.rpartition(".")
+        values[name] = getattr(modules[layer], leaf)
+        if not values[name].is_floating_point():
+            raise InputError(
+                f"Adapters cannot be merged into the quantised weights of {generator.name}: load it without "
+                "quantization."
+            )
+    with merging(generator, [_fingerprint(each, weight) for each in adapters]):
+        for name, (down, up) in targets.items():
+            value = values[name]
+            change = up.to(value.device) @ down.to(value.device)
+            value.copy_(value.float() + weight * change)
+        for name, change in adapter.offsets.items():
+            value = values[name]
+            value.copy_(value.float() + weight * change.to(value.device))
+    return adapter
+
+
 def load_adapters(generator: VideoGenerator, paths: str | Path | Sequence[str | Path]) -> LoraAdapter:
     """Adds adapters to the weights of the transformer in memory, so that sampling costs what the base costs.
 
@@ -290,32 +369,22 @@ def load_adapters(generator: VideoGenerator, paths: str | Path | Sequence[str | 
         InputError: an adapter is missing or belongs to another model; the model is then unchanged.
     """
     adapters = check_adapters(generator, paths)
-    total = concatenate_adapters(adapters)
-    modules = dict(generator.transformer.named_modules())
-    for name, (down, up) in total.pairs.items():
-        weight: Tensor = modules[name].weight
-        if not weight.is_floating_point():
-            raise InputError(
-                f"Adapters cannot be merged into the quantised weights of {generator.name}: load it without "
-                "quantization."
-            )
-        change = up.to(weight.device) @ down.to(weight.device)
-        weight.copy_(weight.float() + change)
+    total = merge(generator, adapters)
     before = merged_adapter(generator)
     vars(generator)["_merged_adapter"] = total if before is None else concatenate_adapters([before, total])
     for adapter in adapters:
-        _take_defaults(generator, adapter)
+        take_defaults(generator, adapter)
     return total
 
 
-def _take_defaults(generator: VideoGenerator, adapter: LoraAdapter) -> None:
+def take_defaults(generator: VideoGenerator, adapter: LoraAdapter) -> None:
     """Lets an adapter say how the model is sampled with it: one whose guidance is distilled needs none."""
     asked = adapter.training.get(DEFAULTS_KEY)
     if not isinstance(asked, dict):
         return
     names = {item.name for item in dataclasses.fields(generator.defaults)}
     known = {name: value for name, value in asked.items() if name in names}
-    generator.defaults = dataclasses.replace(generator.defaults, **known)
+    generator.defaults = generator.defaults.replaced(known)
     vars(generator)["_adapter_defaults"] = {**adapter_defaults(generator), **known}
 
 

@@ -39,6 +39,7 @@ class VideoGenerator(VideoModel):
         progress: bool = False,
         solver: str = "euler",
         stepped: Callable[[int], None] | None = None,
+        guidance_scale_2: float | None = None,
     ) -> Tensor:
         """Videos `[len(prompts), 3, frames, height, width]` in [-1, 1] on the CPU.
 
@@ -50,6 +51,8 @@ class VideoGenerator(VideoModel):
             negative_prompt: prompt of the unconditional branch when `guidance_scale` is not 1, or one for each prompt.
             solver: of the ODE, one of `sampling.SOLVERS`.
             stepped: is given the number of videos in the batch after each denoising step, to show progress.
+            guidance_scale_2: weight for the second of two transformers, that of low noise; `guidance_scale` where that
+                alone is given.
 
         Raises:
             InputError: the size is not one that the family can make, or there is no such solver.
@@ -68,4 +71,5 @@ class VideoGenerator(VideoModel):
             progress=progress,
             solver=solver,
             stepped=stepped,
+            guidance_scale_2=guidance_scale_2,
         )

@@ -86,7 +86,7 @@ def score(x: Tensor, v: Tensor, sigma: Sigma) -> Tensor:
     return -predicted_noise(x, v, sigma) / expand(sigma, x)
 
 
-def guide(conditional: Tensor, unconditional: Tensor, guidance_scale: float) -> Tensor:
+def guide(conditional: Tensor, unconditional: Tensor, guidance_scale: float | Tensor) -> Tensor:
     """Classifier-free guidance: v_u + w (v_c − v_u) (arXiv 2207.12598, with 1 for none)."""
     return unconditional + guidance_scale * (conditional - unconditional)
 

@@ -33,6 +33,7 @@ class GenerationSettings:
     batch_size: int = 8
     solver: str = "euler"
     pixel_format: str = "auto"
+    guidance_scale_2: float | None = None
 
     @classmethod
     def of(cls, arguments: Any) -> GenerationSettings:
@@ -115,6 +116,7 @@ def generate_videos_to(
             width=settings.width,
             num_inference_steps=settings.num_inference_steps,
             guidance_scale=settings.guidance_scale,
+            guidance_scale_2=settings.guidance_scale_2,
             seed=[planned.seed for planned in batch],
             negative_prompt=batch[0].record.negative_prompt,
             batch_size=settings.batch_size,

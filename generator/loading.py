@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import importlib
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from safetensors import SafetensorError
 from generator.base import VideoGenerator
 from generator.files.built_in import PRETRAINED
 from generator.hardware.offloading import offload_linear_layers
+from generator.loaded_from import WEIGHT_FILES
 from generator.output import InputError, read_json
-from generator.video_model import GenerationDefaults
+from generator.video_model import GenerationDefaults, VideoModel
 
 DEFAULTS_NAME = "generation_defaults.json"
 """In a model's folder: sizes and sampling settings instead of the family's own, as `GenerationDefaults` has them."""
@@ -36,8 +37,14 @@ FAMILIES = {
 """Pipeline class in `model_index.json` -> `module:class` of the adapter that serves it."""
 
 
-def find_pipeline(name_or_path: str | Path) -> Path:
+def find_pipeline(
+    name_or_path: str | Path, without: Sequence[str] = (), only: Sequence[str] | None = None
+) -> Path:
     """The folder with `model_index.json` for a built-in name, a local folder or a hub id.
+
+    Args:
+        without: patterns of files that are not needed from the hub.
+        only: patterns of the files that are needed from there; all where not given.
 
     Raises:
         InputError: nothing of that name can be found.
@@ -56,7 +63,8 @@ def find_pipeline(name_or_path: str | Path) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(str(name_or_path)))
+        wanted, unwanted = None if only is None else list(only), list(without)
+        return Path(snapshot_download(str(name_or_path), allow_patterns=wanted, ignore_patterns=unwanted))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(
             f"The model {str(name_or_path)!r} is not on this machine, and {hub_failure(error)}, or name {known}."
@@ -101,7 +109,7 @@ def read_defaults(folder: Path, defaults: GenerationDefaults) -> GenerationDefau
     if not path.is_file():
         return defaults
     try:
-        return dataclasses.replace(defaults, **read_json(path))
+        return defaults.replaced(read_json(path))
     except (ValueError, TypeError) as error:
         known = ", ".join(item.name for item in dataclasses.fields(defaults))
         raise InputError(
@@ -164,6 +172,71 @@ def quantization_options(quantization: str | None, class_name: str, dtype: torch
     return {"quantization_config": PipelineQuantizationConfig(quant_mapping=mapping)}
 
 
+def transformers_from_files(
+    folder: Path, files: Mapping[str, str | Path | None], dtype: torch.dtype
+) -> tuple[dict[str, torch.nn.Module], dict[str, dict[str, str]]]:
+    """Transformers with the weights of files, by the name of the component, and name and SHA-256 of each file.
+
+    Raises:
+        InputError: a file is missing, unreadable or of another model, or the folder lacks the weights of the other of
+            two transformers.
+    """
+    from generator.weight_files.adapter_files import EXPERT_NAMES, expert_of
+    from generator.weight_files.base_weights import load_transformer, weights_hash
+    from generator.weight_files.skeleton import COMPONENTS, transformer_class
+
+    given = {name: Path(path) for name, path in files.items() if path is not None}
+    found, record = {}, {}
+    two = transformer_class(folder, COMPONENTS[1]) is not None
+    for index, name in enumerate(COMPONENTS):
+        if name in given and two and expert_of(given[name].name) == 1 - index:
+            raise InputError(
+                f"--{name} is {given[name]}, but {name} is the transformer of {EXPERT_NAMES[index]}: exchange "
+                "--transformer and --transformer_2."
+            )
+        weights = [*folder.glob(f"{name}/*.safetensors"), *folder.glob(f"{name}/*.bin")]
+        if name not in given and (two or index == 0) and not weights:
+            raise InputError(f"{folder} has no weights of its {name}: give them with --{name} FILE.")
+    for name, path in given.items():
+        found[name] = load_transformer(folder, name, path, dtype)
+        record[name] = {"name": path.name, "sha256": weights_hash(path)}
+    return found, record
+
+
+def _unreadable(name: str | Path, folder: Path, error: Exception) -> InputError:
+    """Reason why a model cannot be read; one whose transformer has no weights can be given them."""
+    found = [*folder.glob("transformer/*.safetensors"), *folder.glob("transformer/*.bin")]
+    remedy = "restore its files or download it again"
+    if not found:
+        remedy += ", or give the transformer's weights with --transformer FILE"
+    return InputError(f"The model {name} cannot be read ({error}): {remedy}.")
+
+
+def _freeze(pipeline: Any) -> None:
+    pipeline.set_progress_bar_config(disable=True)
+    for component in pipeline.components.values():
+        if isinstance(component, torch.nn.Module):
+            component.requires_grad_(False).eval()
+
+
+def _lay_tiles(generator: Any) -> None:
+    if not hasattr(generator, "save_decoding_memory"):
+        raise InputError(f"{generator.name} has no tiling, and is too small to need it: leave it out.")
+    generator.save_decoding_memory()
+
+
+def _set_shift(generator: VideoGenerator, shift: float | None) -> None:
+    if shift is None:
+        return
+    if type(generator).sigma_schedule is not VideoModel.sigma_schedule:
+        raise InputError(
+            f"{generator.name} has a schedule of its own, without a shift: leave flow_shift out."
+        )
+    if not 0 < shift < float("inf"):
+        raise InputError(f"flow_shift is {shift}, but must be above 0.")
+    generator.defaults = generator.defaults.replaced({"shift": shift})
+
+
 def place(pipeline: Any, device: torch.device, text_encoder_device: torch.device | str | None) -> None:
     """Moves each part of the pipeline to where it belongs; quantised parts are where they were read to."""
     for name, component in pipeline.components.items():
@@ -182,12 +255,17 @@ def load_generator(
     text_encoder_device: torch.device | str | None = None,
     tiling: bool = False,
     offload_weights: bool = False,
+    base_adapter: str | Path | Sequence[str | Path] | None = None,
+    transformer: str | Path | None = None,
+    transformer_2: str | Path | None = None,
+    flow_shift: float | None = None,
 ) -> VideoGenerator:
     """Loads a text-to-video generator.
 
     Args:
         name_or_path: a built-in model (`nano`), a folder written by `save_pretrained`, or a hub id.
-        adapter: folder of a LoRA adapter or name of a built-in one (`nano-distilled`), or several whose effects add up.
+        adapter: file or folder of a LoRA adapter or name of a built-in one (`nano-distilled`), or several whose effects
+            add up.
         device: where to put it; the first GPU if there is one, otherwise the CPU.
         dtype: of the transformer and text encoder; bfloat16 on a GPU and float32 on the CPU by default. The
             autoencoder stays in float32 on the CPU and follows `dtype` on a GPU.
@@ -197,12 +275,24 @@ def load_generator(
         tiling: encode and decode videos tile by tile and one by one, for large videos.
         offload_weights: keep the weights of the transformer's blocks in the host's memory and copy each layer to the
             device when it is used; not together with `quantization`.
+        base_adapter: LoRA files `FILE[:weight]`, such as those of few-step distillation, that make the base: training
+            starts on top of them and saves none of them.
+        transformer: file with the weights of the transformer, in place of those in the folder: names of the release or
+            of diffusers, fp8 with and without scales, GGUF. Of two transformers, that of high noise.
+        transformer_2: the same for that of low noise.
+        flow_shift: time shift of the sampler towards noise, in place of the model's own; few-step models want 5 or so.
 
     Raises:
         InputError: the model or the adapter cannot be found or read, does not fit, or the family or machine cannot
             do what was asked for.
     """
-    folder = find_pipeline(name_or_path)
+    files = {"transformer": transformer, "transformer_2": transformer_2}
+    if any(files.values()) and quantization:
+        raise InputError("quantization and a file of weights were both given: choose one of them.")
+    unneeded = [
+        f"{name}/*.{ending}" for name, path in files.items() if path for ending in ("safetensors", "bin")
+    ]
+    folder = find_pipeline(name_or_path, unneeded)
     class_name = read_class_name(folder / "model_index.json")
     if class_name not in FAMILIES:
         raise InputError(
@@ -215,29 +305,30 @@ def load_generator(
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     try:
         with _no_progress_bars():
-            quantized = quantization_options(quantization, class_name, dtype)
-            pipeline = family.pipeline_class.from_pretrained(folder, dtype=dtype, **quantized)
+            options = quantization_options(quantization, class_name, dtype)
+            weight_files: dict[str, dict[str, str]] = {}
+            if any(files.values()):
+                options, weight_files = transformers_from_files(folder, files, dtype)
+            pipeline = family.pipeline_class.from_pretrained(folder, dtype=dtype, **options)
             if offload_weights:  # before the device sees them
                 offload_linear_layers(family(pipeline, str(name_or_path)).blocks())
             place(pipeline, device, text_encoder_device)
     except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"The model {name_or_path} cannot be read ({error}): restore its files or download it again."
-        ) from error
-    pipeline.set_progress_bar_config(disable=True)
-    for component in pipeline.components.values():
-        if isinstance(component, torch.nn.Module):
-            component.requires_grad_(False).eval()
+        raise _unreadable(name_or_path, folder, error) from error
+    _freeze(pipeline)
     generator = family(pipeline, str(name_or_path))
     vars(generator)["folder"] = folder
+    vars(generator)[WEIGHT_FILES] = weight_files
     if tiling:
-        if not hasattr(generator, "save_decoding_memory"):
-            raise InputError(f"{name_or_path} has no tiling, and is too small to need it: leave it out.")
-        generator.save_decoding_memory()
+        _lay_tiles(generator)
     generator.defaults = read_defaults(folder, generator.defaults)
+    if base_adapter:
+        from generator.base_adapters import merge_base_adapters
+
+        merge_base_adapters(generator, base_adapter)
     if adapter:
         from generator.adapters import load_adapters
 
-        paths = [adapter] if isinstance(adapter, str | Path) else list(adapter)
-        load_adapters(generator, [Path(path) for path in paths])
+        load_adapters(generator, adapter)
+    _set_shift(generator, flow_shift)  # after the adapters, which may ask for another
     return generator

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,14 +60,19 @@ def _weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def fingerprint(module: nn.Module) -> str:
     """SHA-256 (16 hex digits) over names, shapes and evenly spread values of the weights; adapters do not
-    count.
+    count."""
+    return tensors_fingerprint(_weights(module))
 
-    At most 4096 values of each weight enter, rounded to bfloat16, so a model of billions of parameters takes seconds.
+
+def tensors_fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """SHA-256 (16 hex digits) over names, shapes and evenly spread values of named tensors.
+
+    At most 4096 values of each enter, rounded to bfloat16, so a model of billions of parameters takes seconds.
     """
     import torch
 
     digest = hashlib.sha256()
-    for name, value in sorted(_weights(module), key=lambda item: item[0]):
+    for name, value in sorted(tensors, key=lambda item: item[0]):
         flat = value.detach().reshape(-1)
         sample = flat[:: max(1, flat.numel() // _SAMPLED_VALUES)][:_SAMPLED_VALUES]
         digest.update(f"{name}{tuple(value.shape)}".encode())

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from generator import flow
 from generator.conditions import Conditions, concatenate, repeat, select
+from generator.guidance import guidance_scales, scale_at
 from generator.lost_words import warn_of_lost_words
 from generator.one_or_several import as_list
 from generator.output import InputError, check_storable
@@ -36,6 +37,7 @@ def guided_velocity(
     guidance_scale: float = 1.0,
     transformer: torch.nn.Module | None = None,
     unconditional_gradient: bool = True,
+    guidance_scale_2: float | None = None,
 ) -> Velocity:
     """The velocity under `conditions`, with classifier-free guidance in one batched call of the network.
 
@@ -45,8 +47,9 @@ def guided_velocity(
             not 1.
         transformer: called in place of `generator.transformer`.
         unconditional_gradient: whether the unconditional branch passes gradients.
+        guidance_scale_2: at noise levels below `generator.boundary`; `guidance_scale` where not given.
     """
-    if guidance_scale == 1:
+    if guidance_scale == 1 and guidance_scale_2 in (None, 1):
         return lambda latents, sigma: generator.velocity(latents, sigma, conditions, transformer)
     if negative_conditions is None:
         raise ValueError(f"guidance_scale is {guidance_scale}, which needs negative_conditions.")
@@ -64,7 +67,8 @@ def guided_velocity(
         else:
             predicted = generator.velocity(latents.repeat(2, 1, 1, 1, 1), sigma.repeat(2), both, transformer)
             conditional, unconditional = predicted.chunk(2)
-        return flow.guide(conditional, unconditional, guidance_scale)
+        scale = scale_at(generator, sigma, guidance_scale, guidance_scale_2)
+        return flow.guide(conditional, unconditional, scale)
 
     return velocity
 
@@ -358,6 +362,7 @@ def generate_latents(
     progress: bool = False,
     solver: str = "euler",
     stepped: Callable[[int], None] | None = None,
+    guidance_scale_2: float | None = None,
 ) -> Tensor:
     """Clean latents `[len(prompts), C, F, H, W]` on the CPU; the arguments are those of `generate_videos`."""
     prompts = as_list(prompts)
@@ -370,13 +375,13 @@ def generate_latents(
     defaults = generator.defaults
     size = video_size(generator, num_frames, height, width)
     seeds = one_seed_each(seed, len(prompts))
-    scale = defaults.guidance_scale if guidance_scale is None else guidance_scale
+    scale, scale_2 = guidance_scales(generator, guidance_scale, guidance_scale_2)
     steps = num_inference_steps or defaults.num_inference_steps
     latent_shape = generator.latent_shape(*size)
     sigmas = generator.sigma_schedule(steps, latent_shape)
     conditions, rows = encode_unique_prompts(generator, prompts)
     negatives = None
-    if scale != 1:
+    if scale != 1 or scale_2 != 1:
         negatives, negative_rows = encode_unique_prompts(
             generator, one_text_each(negative_prompt, len(prompts))
         )
@@ -386,7 +391,8 @@ def generate_latents(
             batch = slice(start, start + batch_size)
             noise = seeded_noise(seeds[batch], latent_shape).to(generator.device)
             negative = None if negatives is None else select(negatives, negative_rows[batch])
-            velocity = guided_velocity(generator, select(conditions, rows[batch]), negative, scale)
+            chosen = select(conditions, rows[batch])
+            velocity = guided_velocity(generator, chosen, negative, scale, guidance_scale_2=scale_2)
             finished.append(sample_latents(velocity, noise, sigmas, solver, stepped).cpu())
             bar.update(len(noise))
     return torch.cat(finished)
@@ -407,6 +413,7 @@ def generate_videos(
     progress: bool = False,
     solver: str = "euler",
     stepped: Callable[[int], None] | None = None,
+    guidance_scale_2: float | None = None,
 ) -> Tensor:
     """Videos `[len(prompts), 3, frames, height, width]` on the CPU; see `VideoGenerator.generate`."""
     latents = generate_latents(
@@ -423,6 +430,7 @@ def generate_videos(
         progress=progress,
         solver=solver,
         stepped=stepped,
+        guidance_scale_2=guidance_scale_2,
     )
     return torch.cat(
         [generator.decode(part.to(generator.device)).cpu() for part in latents.split(batch_size)]

@@ -9,8 +9,8 @@ tensors of that layout in [-1, 1].
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -36,6 +36,7 @@ class GenerationDefaults:
         num_inference_steps: steps of the ODE sampler.
         guidance_scale: weight of classifier-free guidance; 1 means none.
         shift: time shift of the schedule towards noise; 1 means none.
+        guidance_scale_2: weight for the second of two transformers, that of low noise; `guidance_scale` where None.
     """
 
     num_frames: int
@@ -45,6 +46,12 @@ class GenerationDefaults:
     num_inference_steps: int
     guidance_scale: float
     shift: float
+    guidance_scale_2: float | None = None
+
+    def replaced(self, values: Mapping[str, Any]) -> GenerationDefaults:
+        """Returns them with other values; a `guidance_scale` alone is then that of both transformers."""
+        both = {"guidance_scale_2": None} if "guidance_scale" in values else {}
+        return replace(self, **{**both, **values})
 
 
 class VideoModel(ABC):
@@ -74,6 +81,11 @@ class VideoModel(ABC):
     @property
     def dtype(self) -> torch.dtype:
         return next(self.transformer.parameters()).dtype
+
+    @property
+    def boundary(self) -> float | None:
+        """Noise level from which on the first of two transformers predicts; None for models with one."""
+        return None
 
     @property
     def packing(self) -> PackedVelocity | None:

@@ -45,6 +45,7 @@ COMMANDS = {
     "nft": "DiffusionNFT: rewards on the forward process.",
     "backprop": "Gradients of a latent reward through the last steps.",
     "evaluate": "Prompt adherence of models side by side, with intervals.",
+    "export_lora": "An adapter as a LoRA file for ComfyUI, kohya's trainers or diffusers.",
     "pretrain": "Train the built-in model from scratch.",
     "doctor": "Machine, packages and memory, and what will run.",
 }
@@ -104,6 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(
             f"the argument {unusable!r} is not UTF-8 text: rename the file or folder that it names."
         )
+    name = name if name in COMMANDS else name.replace("-", "_")
     if name not in COMMANDS:
         return _complain(f"there is no command {name}; {_nearest(name, COMMANDS)}see vidalign --help.")
     _set_logging(verbose)

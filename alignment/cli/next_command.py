@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +54,9 @@ def given_flags(arguments: Any, names: Sequence[str]) -> list[str]:
 
 
 def _loading(model: GeneratorArguments) -> list[str]:
-    return given_flags(model, ("dtype", "quantization", "text_encoder_device", "offload_weights", "tiling"))
+    files = ("base_adapter", "transformer", "transformer_2", "flow_shift")
+    kept = ("dtype", "quantization", "text_encoder_device", "offload_weights", "tiling")
+    return given_flags(model, (*files, *kept))
 
 
 def prompt_file(dataset: str) -> str:
@@ -145,5 +147,8 @@ def show_comparison(
 
 
 def _trained(model: GeneratorArguments, lora: LoraArguments, folder: str) -> list[str]:
-    loaded = ["--model", model.model, "--adapter", folder] if lora.use_peft else ["--model", folder]
-    return [*loaded, *_loading(model)]
+    if lora.use_peft:
+        return ["--model", model.model, "--adapter", folder, *_loading(model)]
+    # All weights are in the folder then, with what was merged into them.
+    kept = replace(model, base_adapter=None, transformer=None, transformer_2=None)
+    return ["--model", folder, *_loading(kept)]

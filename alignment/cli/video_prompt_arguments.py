@@ -131,7 +131,12 @@ def prompted(
 
     def generate(prompts: Sequence[str], seed: Sequence[int], **more: Any) -> Tensor:
         made = [
-            make([prompt], Sampling(more["num_inference_steps"], more["guidance_scale"], one))
+            make(
+                [prompt],
+                Sampling(
+                    more["num_inference_steps"], more["guidance_scale"], one, more.get("guidance_scale_2")
+                ),
+            )
             for prompt, one in zip(prompts, seed, strict=True)
         ]
         return torch.cat(made)

@@ -26,6 +26,7 @@ class EvaluationSampling:
     width: int | None
     num_inference_steps: int
     guidance_scale: float | None
+    guidance_scale_2: float | None
     negative_prompt: str
 
 

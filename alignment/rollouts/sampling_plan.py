@@ -13,6 +13,7 @@ from torch import Tensor
 from alignment.data.latent_dataset import PromptTable
 from generator.base import VideoGenerator
 from generator.conditions import Conditions, select
+from generator.guidance import guidance_scales, guidance_text
 from generator.one_or_several import as_list
 from generator.sampling import Velocity, encode_unique_prompts, guided_velocity, one_text_each, video_size
 
@@ -27,6 +28,7 @@ class SamplingSettings(Protocol):
     width: int | None
     num_inference_steps: int
     guidance_scale: float | None
+    guidance_scale_2: float | None
     negative_prompt: str
 
 
@@ -47,6 +49,7 @@ class SamplingPlan:
         guidance_scale: scale of classifier-free guidance; 1 is none.
         batch_size: videos sampled together.
         look_up: `(table, rows) -> conditions`, on the device that samples.
+        guidance_scale_2: scale for the second of two transformers; `guidance_scale` where None.
     """
 
     generator: VideoGenerator
@@ -60,6 +63,7 @@ class SamplingPlan:
     guidance_scale: float
     batch_size: int
     look_up: Callable[[Conditions, Tensor], Conditions] = select
+    guidance_scale_2: float | None = None
 
     @classmethod
     def for_training(
@@ -78,15 +82,14 @@ class SamplingPlan:
         """
         prompts = as_list(prompts)
         size = settings.num_frames, settings.height, settings.width
-        latent_shape, sigmas, scale = _schedule(
-            generator, size, settings.num_inference_steps, settings.guidance_scale
-        )
-        if scale == 1 and (settings.negative_prompt or any(negative_prompts or [])):
+        latent_shape, sigmas = _schedule(generator, size, settings.num_inference_steps)
+        scale, scale_2 = guidance_scales(generator, settings.guidance_scale, settings.guidance_scale_2)
+        guided = (scale, scale_2) != (1, 1)
+        if not guided and (settings.negative_prompt or any(negative_prompts or [])):
             logger.warning("Negative prompts have no effect without guidance: set guidance_scale above 1.")
         negatives = one_text_each(negative_prompts or settings.negative_prompt, len(prompts))
         table = PromptTable.encode(generator, [*prompts, *negatives])
         rows, negative_rows = table.rows.split(len(prompts))
-        guided = scale != 1
         return cls(
             generator,
             prompts,
@@ -99,6 +102,7 @@ class SamplingPlan:
             scale,
             batch_size,
             look_up,
+            scale_2,
         )
 
     @classmethod
@@ -113,20 +117,37 @@ class SamplingPlan:
         guidance_scale: float | None = None,
         negative_prompt: str | Sequence[str] = "",
         batch_size: int = 8,
+        guidance_scale_2: float | None = None,
     ) -> SamplingPlan:
         """Plan of prompts that are sampled once; the arguments are those of `VideoGenerator.generate`."""
         prompts = as_list(prompts)
-        shape, sigmas, scale = _schedule(
-            generator, (num_frames, height, width), num_inference_steps, guidance_scale
-        )
+        shape, sigmas = _schedule(generator, (num_frames, height, width), num_inference_steps)
+        scale, scale_2 = guidance_scales(generator, guidance_scale, guidance_scale_2)
         conditions, rows = encode_unique_prompts(generator, prompts)
         negatives, negative_rows = None, None
-        if scale != 1:
+        if (scale, scale_2) != (1, 1):
             texts = one_text_each(negative_prompt, len(prompts))
             negatives, negative_rows = encode_unique_prompts(generator, texts)
         return cls(
-            generator, prompts, conditions, rows, negatives, negative_rows, shape, sigmas, scale, batch_size
-        )
+            generator, prompts, conditions, rows, negatives, negative_rows, shape, sigmas, scale, batch_size,
+            guidance_scale_2=scale_2,
+        )  # fmt: skip
+
+    @property
+    def scales(self) -> tuple[float, float]:
+        """Scales of guidance of each of two transformers; the same twice where there is one."""
+        first, second = self.guidance_scale, self.guidance_scale_2
+        return first, first if second is None else second
+
+    def guidance_settings(self) -> dict[str, float]:
+        """Scales of guidance by the names of `GenerationDefaults`, the second where there are two transformers."""
+        one = self.generator.boundary is None
+        return dict(zip(["guidance_scale"] if one else ["guidance_scale", "guidance_scale_2"], self.scales))
+
+    @property
+    def guidance(self) -> str:
+        """Scales of guidance, for tables."""
+        return guidance_text(self.guidance_scale, self.guidance_scale_2)
 
     def texts(self, prompts: Tensor) -> list[str]:
         """Prompts of the indices `prompts` `[batch]`."""
@@ -155,6 +176,7 @@ class SamplingPlan:
             self.guidance_scale,
             model,
             unconditional_gradient,
+            self.guidance_scale_2,
         )
 
 
@@ -162,10 +184,9 @@ def _schedule(
     generator: VideoGenerator,
     size: tuple[int | None, int | None, int | None],
     num_inference_steps: int | None,
-    guidance_scale: float | None,
-) -> tuple[tuple[int, ...], Tensor, float]:
-    """Latent shape, noise levels and guidance scale, with the generator's own values for None."""
+) -> tuple[tuple[int, ...], Tensor]:
+    """Latent shape and noise levels, with the generator's own values for None."""
     defaults = generator.defaults
     shape = generator.latent_shape(*video_size(generator, *size))
     sigmas = generator.sigma_schedule(num_inference_steps or defaults.num_inference_steps, shape)
-    return shape, sigmas, defaults.guidance_scale if guidance_scale is None else guidance_scale
+    return shape, sigmas

@@ -8,11 +8,35 @@ from typing import Any
 
 from generator.one_or_several import as_list
 
+CHANGING = ("base_adapter", "transformer", "transformer_2", "flow_shift", "dtype", "quantization", "tiling")
+"""Fields of `LoadingArguments` that change the videos."""
+
 
 @dataclass
 class LoadingArguments:
     """Loading of the generator."""
 
+    base_adapter: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "LoRA files FILE[:WEIGHT] that make the base, such as those of few-step distillation: merged "
+            "first, and no part of what is saved."
+        },
+    )
+    transformer: str | None = field(
+        default=None,
+        metadata={
+            "help": "File with the transformer's weights instead of those in the model's folder: .safetensors (names "
+            "of the release or of diffusers; bf16, fp16, fp8) or .gguf. Of two transformers, that of high noise."
+        },
+    )
+    transformer_2: str | None = field(
+        default=None, metadata={"help": "The same for the transformer of low noise (Wan 2.2 A14B)."}
+    )
+    flow_shift: float | None = field(
+        default=None,
+        metadata={"help": "Time shift of the noise levels towards noise. Unset: the model's own."},
+    )
     dtype: str | None = field(
         default=None,
         metadata={
@@ -50,6 +74,9 @@ class LoadingArguments:
         },
     )
 
+    def __post_init__(self) -> None:
+        self.base_adapter = None if self.base_adapter is None else as_list(self.base_adapter)
+
     def options(self) -> dict[str, Any]:
         """Keyword arguments of `load_generator`."""
         import torch
@@ -57,9 +84,16 @@ class LoadingArguments:
         found = {each.name: getattr(self, each.name) for each in fields(LoadingArguments)}
         return {**found, "dtype": getattr(torch, self.dtype) if self.dtype else None}
 
+    def files(self) -> list[str]:
+        """Files and folders that are read beside the model's folder."""
+        from generator.base_adapters import split_weight
+
+        base = [str(split_weight(text)[0]) for text in self.base_adapter or []]
+        return [*base, *(path for path in (self.transformer, self.transformer_2) if path)]
+
     def changing(self) -> dict[str, Any]:
         """Returns the settings that change the videos."""
-        asked = {name: getattr(self, name) for name in ("dtype", "quantization", "tiling")}
+        asked = {name: getattr(self, name) for name in CHANGING}
         return {name: value for name, value in asked.items() if value}
 
 
@@ -74,8 +108,8 @@ class _ModelArguments:
     adapter: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Adapter folders to start from, for example the one that `sft` wrote. They are part of the "
-            "reference policy, and of the adapter that is saved."
+            "help": "Adapters to start from, for example the folder that `sft` wrote, or LoRA files of other tools. "
+            "They are part of the reference policy, and of the adapter that is saved."
         },
     )
 
@@ -85,6 +119,7 @@ class GeneratorArguments(LoadingArguments, _ModelArguments):
     """Generator that is trained, and its loading."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.adapter = None if self.adapter is None else as_list(self.adapter)
 
     @classmethod

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 def generator_inputs(arguments: GeneratorArguments) -> list[str]:
     """The files and folders that `load_generator_to_train` reads."""
-    return [arguments.model, *(arguments.adapter or [])]
+    return [arguments.model, *(arguments.adapter or []), *arguments.files()]
 
 
 def load_generator_to_train(arguments: GeneratorArguments, config: AlignmentConfig) -> VideoGenerator:

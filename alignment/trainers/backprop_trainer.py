@@ -116,7 +116,7 @@ class BackpropTrainer(RewardedTrainer):
         return {
             "prompts": str(len(self.plan.prompts)),
             **describe_sizes(self.generator, [self.plan.latent_shape]),
-            "sampling": f"{self.args.num_inference_steps} steps, guidance {self.plan.guidance_scale:g}",
+            "sampling": f"{self.args.num_inference_steps} steps, guidance {self.plan.guidance}",
             "reward": ", ".join(model.name for model in self.rewards.rewards),
         }
 

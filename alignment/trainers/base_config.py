@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from alignment.trainers.sample_config import SampleConfig
+from generator.one_or_several import as_list
 from generator.training.checks import check
+
+EXPORTS = ("comfyui", "kohya")
+"""Formats that a training can write beside its own, which is that of diffusers."""
 
 
 @dataclass
@@ -28,6 +32,10 @@ class AlignmentConfig(SampleConfig):
         },
     )
 
+    export: list[str] | None = field(
+        default=None,
+        metadata={"help": "Formats of LoRA files for other tools that are written too: `comfyui`, `kohya`."},
+    )
     compile_blocks: bool = field(
         default=False,
         metadata={
@@ -62,6 +70,9 @@ class AlignmentConfig(SampleConfig):
         check(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "at least 0 and below 1")
         share = self.gradient_checkpointing_share
         check(0 <= share <= 1, "gradient_checkpointing_share", share, "from 0 to 1")
+        self.export = None if self.export is None else as_list(self.export)
+        for form in self.export or []:
+            check(form in EXPORTS, "export", form, f"one of {', '.join(EXPORTS)}")
 
 
 @dataclass

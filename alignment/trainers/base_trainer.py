@@ -34,13 +34,17 @@ from alignment.trainers.policy import Policy, evenly_spread
 from alignment.trainers.samples import SampleVideos
 from alignment.trainers.table import describe_dataset
 from alignment.trainers.weight_average import AverageEachStep, WeightAverage
+from generator.adapter_export import export_adapter, layer_names
 from generator.adapters import DEFAULTS_KEY, adapter_defaults, model_fingerprint, write_adapter
 from generator.base import VideoGenerator
 from generator.conditions import Conditions, select
+from generator.guidance import guidance_scales
 from generator.hardware.zero3 import gather_as_one
+from generator.loaded_from import loaded_from
 from generator.output import InputError, files_into, write_json
 from generator.provenance import versions
 from generator.training.checkpoints import CheckpointingTrainer
+from generator.weight_files.release_names import LayerNames
 
 TRAINED_NAME = "trained.safetensors"
 EMA_NAME = "ema.safetensors"
@@ -99,6 +103,7 @@ class AlignmentTrainer(CheckpointingTrainer):
         self.lora = lora or LoraArguments()
         self.record = record or {}
         self.lora_layers: list[str] = []
+        self.exports = self._export_names(generator, args)
         self.policy = policy = self._prepare_network(generator, args, dropout)
         self.fingerprint = model_fingerprint(generator.transformer)  # FSDP renames the transformer's class
         self._metrics: dict[str, list[Tensor]] = defaultdict(list)
@@ -153,6 +158,12 @@ class AlignmentTrainer(CheckpointingTrainer):
         blocks = generator.blocks()
         chosen = evenly_spread(blocks, share) if share < 1 else None
         return Policy(generator.transformer, dropout, chosen, blocks)
+
+    def _export_names(self, generator: VideoGenerator, args: AlignmentConfig) -> dict[str, list[LayerNames]]:
+        """Names of the layers for each of `args.export`, before engines and LoRA layers change the modules."""
+        if args.export and not self.lora.use_peft:
+            raise InputError("export is for LoRA, but use_peft is off: leave export out.")
+        return {form: layer_names(generator.transformer, form) for form in args.export or []}
 
     @property
     def calls_once(self) -> bool:
@@ -319,7 +330,12 @@ class AlignmentTrainer(CheckpointingTrainer):
 
     def _export(self, folder: Path, state_dict: dict[str, Tensor]) -> None:
         if self.lora.use_peft:
-            write_adapter(folder, trained_adapter(self.generator, state_dict, PREFIX), self.training_record())
+            adapter = trained_adapter(self.generator, state_dict, PREFIX)
+            adapter.training = self.training_record()
+            write_adapter(folder, adapter, adapter.training)
+            if not folder.name.startswith(PREFIX_CHECKPOINT_DIR):
+                for form, names in self.exports.items():
+                    export_adapter(folder / form, adapter, names, form, folder.resolve().name)
         elif not folder.name.startswith(PREFIX_CHECKPOINT_DIR):
             self.generator.restore_text_encoder()
             with files_into(folder) as new, self.ema.swapped() if self.ema else nullcontext():
@@ -347,6 +363,7 @@ class AlignmentTrainer(CheckpointingTrainer):
             "versions": versions(),
             "distributed_type": self.accelerator.distributed_type.value,
             "num_processes": self.accelerator.num_processes,
+            **loaded_from(self.generator),
             **self.record,
         }
 
@@ -361,6 +378,10 @@ class AlignmentTrainer(CheckpointingTrainer):
             for name, value in asdict(self.generator.defaults).items()
             if hasattr(self.args, name) and getattr(self.args, name) is None
         }
+        if "guidance_scale_2" in defaults and self.generator.boundary is not None:
+            defaults["guidance_scale_2"] = guidance_scales(
+                self.generator, getattr(self.args, "guidance_scale", None)
+            )[1]
         return {**self.args.to_sanitized_dict(), **defaults}
 
     def _load_from_checkpoint(

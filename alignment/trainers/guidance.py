@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from generator.guidance import guidance_text
+
 
 def guidance_warning(
-    method: str, model: str, trained: float, sampled: float, recorded: bool, learns_without: bool
+    method: str,
+    model: str,
+    trained: tuple[float, float],
+    sampled: tuple[float, float],
+    recorded: bool,
+    learns_without: bool,
 ) -> str | None:
     """Sentence on the guidance scale of a training, or None where nothing is to be said.
 
@@ -12,25 +19,34 @@ def guidance_warning(
 
     Args:
         method, model: names of the method and of the model.
-        trained: scale that videos are sampled with in training; 1 is none.
-        sampled: the model's default for sampling.
+        trained: scales that videos are sampled with in training, of each of two transformers, see
+            `generator.guidance.guidance_scales`; 1 is none.
+        sampled: the model's defaults for sampling.
         recorded: whether the result asks to be sampled with `trained`, as an adapter can.
         learns_without: whether the method fits the velocity without guidance to videos that were made with it.
     """
-    if learns_without and trained != 1:
+    if learns_without and trained != (1, 1):
         return (
-            f"{method} fits the velocity without guidance to videos that were made with guidance {trained:g}, which "
-            "so gets into the weights and acts twice when the result is sampled with it: pass --guidance_scale 1."
+            f"{method} fits the velocity without guidance to videos that were made with guidance "
+            f"{guidance_text(*trained)}, which so gets into the weights and acts twice when the result is sampled with "
+            "it: pass --guidance_scale 1."
         )
     if trained == sampled:
         return None
     asks = (
-        f"the adapter asks for {trained:g}, which generate and evaluate then take, and --eval_guidance_scale "
-        f"{sampled:g} measures it there"
+        f"the adapter asks for {guidance_text(*trained)}, which generate and evaluate then take, and "
+        f"--eval_guidance_scale {sampled[0]:g} measures it there"
         if recorded
-        else f"sample the result with --guidance_scale {trained:g}"
+        else f"sample the result with {_flags(trained)}"
     )
     return (
-        f"{method} trains with guidance {trained:g}, but {model} is sampled with {sampled:g} by default, where the "
-        f"gain over the untrained model can vanish: pass --guidance_scale {sampled:g} to train for it; else {asks}."
+        f"{method} trains with guidance {guidance_text(*trained)}, but {model} is sampled with "
+        f"{guidance_text(*sampled)} by default, where the gain over the untrained model can vanish: pass "
+        f"{_flags(sampled)} to train for it; else {asks}."
     )
+
+
+def _flags(scales: tuple[float, float]) -> str:
+    """Arguments that ask for these scales."""
+    first, second = scales
+    return f"--guidance_scale {first:g}" + ("" if first == second else f" --guidance_scale_2 {second:g}")

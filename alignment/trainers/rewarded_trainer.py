@@ -20,6 +20,7 @@ from alignment.trainers.base_trainer import EMA_NAME, AlignmentTrainer
 from alignment.trainers.guidance import guidance_warning
 from alignment.trainers.rollout_config import RewardedSamplingConfig
 from generator.base import VideoGenerator
+from generator.guidance import guidance_scales
 from generator.one_or_several import as_list
 from generator.output import InputError
 
@@ -66,9 +67,11 @@ class RewardedTrainer(AlignmentTrainer):
             raise InputError(
                 "eval_prompts are given, but eval_strategy is no: set it to steps, or leave them out."
             )
-        scale = args.guidance_scale if args.eval_guidance_scale is None else args.eval_guidance_scale
+        scales = (args.eval_guidance_scale, None)
+        if args.eval_guidance_scale is None:
+            scales = args.guidance_scale, args.guidance_scale_2
         sizes = args.num_frames, args.height, args.width
-        settings = EvaluationSampling(*sizes, args.num_inference_steps, scale, args.negative_prompt)
+        settings = EvaluationSampling(*sizes, args.num_inference_steps, *scales, args.negative_prompt)
         together = min(self.plan.batch_size, args.per_device_eval_batch_size)
         plan = SamplingPlan.for_training(
             generator, settings, prompts, negative_prompts, together, self.conditions_of
@@ -214,8 +217,8 @@ class RewardedTrainer(AlignmentTrainer):
         warning = guidance_warning(
             type(self).__name__.removesuffix("Trainer"),
             generator.name,
-            self.plan.guidance_scale,
-            generator.defaults.guidance_scale,
+            self.plan.scales,
+            guidance_scales(generator),
             self.records_guidance,
             self.fits_unguided_velocity,
         )
@@ -228,8 +231,8 @@ class RewardedTrainer(AlignmentTrainer):
     def generation_defaults(self) -> dict[str, Any]:
         """The guidance that the policy was trained with, where the model's own is another."""
         defaults = super().generation_defaults()
-        if self.plan.guidance_scale != self.generator.defaults.guidance_scale:
-            defaults["guidance_scale"] = self.plan.guidance_scale
+        if self.plan.scales != guidance_scales(self.generator):
+            defaults |= self.plan.guidance_settings()
         return defaults
 
     def training_record(self) -> dict[str, Any]:
@@ -243,7 +246,7 @@ class RewardedTrainer(AlignmentTrainer):
             "evaluation": {
                 "prompts": len(self.held_out.plan.prompts),
                 "videos": len(self.held_out),
-                "guidance_scale": self.held_out.plan.guidance_scale,
+                **self.held_out.plan.guidance_settings(),
                 "metric_for_best_model": self.args.metric_for_best_model,
                 "best_step": state.best_global_step,
                 "best": {name: value for name, value in best.items() if name not in own},

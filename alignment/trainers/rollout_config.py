@@ -30,6 +30,13 @@ class RewardedSamplingConfig(AlignmentConfig):
     guidance_scale: float | None = field(
         default=None, metadata={"help": "Guidance in rollouts and updates. Unset: the model's own, 1: none."}
     )
+    guidance_scale_2: float | None = field(
+        default=None,
+        metadata={
+            "help": "Guidance of the second of two transformers, that of low noise (Wan 2.2 A14B). Unset: "
+            "guidance_scale where that is given, else the model's own."
+        },
+    )
     negative_prompt: str = field(
         default="", metadata={"help": "Unconditional prompt, with guidance above 1."}
     )
@@ -99,7 +106,10 @@ class RewardedSamplingConfig(AlignmentConfig):
         metadata={"help": "Most videos of eval_prompts sampled in one batch; never more than in training."},
     )
     eval_guidance_scale: float | None = field(
-        default=None, metadata={"help": "Guidance of the videos of eval_prompts. Unset: guidance_scale."}
+        default=None,
+        metadata={
+            "help": "Guidance of the videos of eval_prompts, with both of two transformers. Unset: as in rollouts."
+        },
     )
     load_best_model_at_end: bool = field(
         default=False,

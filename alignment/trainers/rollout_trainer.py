@@ -299,7 +299,7 @@ class RolloutTrainer(RewardedTrainer, ABC):
             "prompts": f"{len(self.plan.prompts)}, {args.num_prompts} in each of {args.num_rollouts} rollouts",
             "videos": f"{args.num_generations} of each prompt, {args.num_prompts * args.num_generations} a rollout",
             **describe_sizes(self.generator, [self.plan.latent_shape]),
-            "sampling": f"{args.num_inference_steps} steps, guidance {self.plan.guidance_scale:g}",
+            "sampling": f"{args.num_inference_steps} steps, guidance {self.plan.guidance}",
             "reward": ", ".join(model.name for model in self.rewards.rewards),
         }
 

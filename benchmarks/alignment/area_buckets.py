@@ -93,7 +93,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--footage", type=Path, help="Folder of videos to cut from; that of gradio by default.")
+    parser.add_argument(
+        "--footage", type=Path, help="Folder of videos to cut from; that of gradio by default."
+    )
     parser.add_argument("--count", type=int, default=60)
     parser.add_argument("--largest", type=int, default=416, help="Longer side of the largest clips.")
     parser.add_argument("--batch_size", type=int, default=8)

@@ -14,22 +14,29 @@ from generator.sampling import Velocity, guided_velocity
 
 
 def velocity_with_image(
-    generator: VideoGenerator, prompts: Sequence[str], guidance_scale: float, images: Tensor, num_frames: int
+    generator: VideoGenerator,
+    prompts: Sequence[str],
+    guidance_scale: float | tuple[float, float],
+    images: Tensor,
+    num_frames: int,
 ) -> Velocity:
     """The guided velocity of `prompts` for every family; those that need an image see it in both branches.
 
     Args:
+        guidance_scale: one scale, or that of each of two transformers.
         images: `[batch, 3, height, width]` in [-1, 1], one a prompt.
         num_frames: of the videos that begin with them.
     """
     prompts = as_list(prompts)
     conditions = generator.encode_prompts(list(prompts))
-    negative = repeat(generator.encode_prompts([""]), len(prompts)) if guidance_scale != 1 else None
+    scale, scale_2 = guidance_scale if isinstance(guidance_scale, tuple) else (guidance_scale, guidance_scale)
+    guided = (scale, scale_2) != (1, 1)
+    negative = repeat(generator.encode_prompts([""]), len(prompts)) if guided else None
     if generator.image is not None:
         seen = generator.image(images.to(generator.device), num_frames)
         conditions = {**conditions, **seen}
         negative = None if negative is None else {**negative, **seen}
-    return guided_velocity(generator, conditions, negative, guidance_scale)
+    return guided_velocity(generator, conditions, negative, scale, guidance_scale_2=scale_2)
 
 
 @torch.no_grad()

@@ -55,7 +55,7 @@ def edit(
     latents = generator.encode(videos.to(generator.device))
     seeds = [sampling.seed + i for i in range(len(prompts))]
     first = videos[:, :, 0]
-    velocity = velocity_with_image(generator, prompts, sampling.scale(generator), first, videos.shape[2])
+    velocity = velocity_with_image(generator, prompts, sampling.scales(generator), first, videos.shape[2])
     if source_prompts is None:
         noise = seeded_noise(seeds, latents.shape[1:]).to(latents.device)
         edited = sample_latents(velocity, flow.interpolate(latents, noise, sigmas[0]), sigmas)

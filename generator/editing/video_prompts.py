@@ -12,7 +12,7 @@ Known pixels are returned as they came: only new frames pass through the decoder
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from generator import flow
 from generator.base import VideoGenerator
 from generator.conditions import concatenate, repeat
 from generator.editing.first_frames import velocity_with_image
+from generator.guidance import guidance_scales
 from generator.one_or_several import as_list
 from generator.output import InputError
 from generator.sampling import sample_latents, seeded_noise
@@ -38,15 +39,21 @@ class Sampling:
         num_inference_steps: Euler steps; the model's own number by default.
         guidance_scale: weight of classifier-free guidance; the model's own by default.
         seed: of the noise; video i takes `seed + i`.
+        guidance_scale_2: weight for the transformer of low noise; see `generator.guidance.guidance_scales`.
     """
 
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     seed: int = 0
+    guidance_scale_2: float | None = None
 
     def scale(self, generator: VideoGenerator) -> float:
         """The weight of guidance, the model's own if none is set."""
-        return generator.defaults.guidance_scale if self.guidance_scale is None else self.guidance_scale
+        return self.scales(generator)[0]
+
+    def scales(self, generator: VideoGenerator) -> tuple[float, float]:
+        """The weights of guidance of each of two transformers; the same twice where there is one."""
+        return guidance_scales(generator, self.guidance_scale, self.guidance_scale_2)
 
     def steps(self, generator: VideoGenerator) -> int:
         """The number of steps, the model's own if none is set."""
@@ -135,7 +142,7 @@ def animate(
     frames = num_frames or generator.defaults.num_frames
     generator.check_size(frames, *images.shape[2:])
     if generator.image is not None:
-        velocity = velocity_with_image(generator, prompts, sampling.scale(generator), images, frames)
+        velocity = velocity_with_image(generator, prompts, sampling.scales(generator), images, frames)
         shape = generator.latent_shape(frames, *images.shape[2:])
         sigmas = generator.sigma_schedule(sampling.steps(generator), shape)
         noise = seeded_noise([sampling.seed + i for i in range(len(prompts))], shape).to(generator.device)
@@ -190,9 +197,7 @@ def extend(
         whole = videos if made is None else _join(videos, made, direction)
         step = _extend_once(generator, whole, prompts, direction, context_frames, 2 * time, sampling)
         made = step if made is None else _join(made, step, direction)
-        sampling = Sampling(
-            sampling.num_inference_steps, sampling.guidance_scale, sampling.seed + len(prompts)
-        )
+        sampling = replace(sampling, seed=sampling.seed + len(prompts))
     new = made[:, :, :num_new_frames] if direction == "forward" else made[:, :, -num_new_frames:]
     return _join(videos, new, direction)
 
@@ -378,8 +383,6 @@ def generate_long(
         known = torch.arange(KEY_FRAME_WINDOW) < KEY_FRAMES_KEPT
         latents = torch.zeros_like(window)
         latents[:, :, :KEY_FRAMES_KEPT] = frames[:, :, -KEY_FRAMES_KEPT:]
-        sampling = Sampling(
-            sampling.num_inference_steps, sampling.guidance_scale, sampling.seed + len(prompts)
-        )
+        sampling = replace(sampling, seed=sampling.seed + len(prompts))
     videos = decode_images(generator, frames[:, :, :needed])
     return interpolate(generator, videos, prompts, KEY_FRAME_FPS, 4, sampling)

@@ -94,6 +94,8 @@ class WanGenerator(PipelineGenerator):
     block_lists = ("blocks",)
     max_sequence_length = 512
     """Length that the pipeline's own call uses; its `encode_prompt` alone would use 226."""
+    expert_guidance_scales = 4.0, 3.0
+    """Guidance of the transformers of high and low noise, by the model card."""
 
     def __init__(self, pipeline: WanPipeline, name: str) -> None:
         self._experts: WanExperts | None = None
@@ -107,6 +109,10 @@ class WanGenerator(PipelineGenerator):
     def transformer(self) -> nn.Module:
         return self.pipeline.transformer if self._experts is None else self._experts
 
+    @property
+    def boundary(self) -> float | None:
+        return None if self._experts is None else self._experts.boundary
+
     def _latent_channels(self) -> int:
         return self.pipeline.vae.config.z_dim
 
@@ -117,7 +123,8 @@ class WanGenerator(PipelineGenerator):
         if self.pipeline.config.expand_timesteps:
             return GenerationDefaults(121, 704, 1280, 24.0, 50, 5.0, shift)
         if self._experts is not None:
-            return GenerationDefaults(81, 480, 832, 16.0, 40, 4.0, shift)
+            high, low = self.expert_guidance_scales
+            return GenerationDefaults(81, 480, 832, 16.0, 40, high, shift, low)
         return GenerationDefaults(81, 480, 832, 16.0, 50, 5.0, shift)
 
     def size_multiples(self) -> tuple[int, int]:
@@ -216,6 +223,7 @@ class WanImageToVideoGenerator(WanGenerator):
     """
 
     pipeline_class = WanImageToVideoPipeline
+    expert_guidance_scales = 3.5, 3.5
 
     @property
     def image(self) -> ImageConditions | None:

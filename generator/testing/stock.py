@@ -22,12 +22,19 @@ def noise_for(generator: VideoGenerator, count: int = 2) -> Tensor:
     return seeded_noise(range(count), generator.latent_shape(size.num_frames, size.height, size.width))
 
 
-def ours(generator: VideoGenerator, guidance_scale: float, prompts: Sequence[str] = PROMPTS) -> Tensor:
+def ours(
+    generator: VideoGenerator,
+    guidance_scale: float,
+    prompts: Sequence[str] = PROMPTS,
+    guidance_scale_2: float | None = None,
+) -> Tensor:
     """Latents `[batch, C, F, H, W]` that our sampler makes of `noise_for`."""
     noise = noise_for(generator, len(prompts))
     conditions = generator.encode_prompts(prompts)
     negative = generator.encode_prompts([""]) if guidance_scale != 1 else None
-    velocity = guided_velocity(generator, conditions, negative, guidance_scale)
+    velocity = guided_velocity(
+        generator, conditions, negative, guidance_scale, guidance_scale_2=guidance_scale_2
+    )
     return sample_latents(velocity, noise, generator.sigma_schedule(STEPS, noise.shape[1:]))
 
 
@@ -39,13 +46,16 @@ class EulerWithExplicitSigmas(FlowMatchEulerDiscreteScheduler):
         super().set_timesteps(sigmas=np.linspace(1, 1 / count, count).tolist(), device=device)
 
 
-def stock_call(family: str, pipeline: Any, generator: VideoGenerator, guidance_scale: float) -> Tensor:
-    """Latents `[batch, C, F, H, W]` of the pipeline's own call from the same noise."""
+def stock_call(
+    family: str, pipeline: Any, generator: VideoGenerator, guidance_scale: float, **more: Any
+) -> Tensor:
+    """Latents `[batch, C, F, H, W]` of the pipeline's own call, which `more` goes to, from the same noise."""
     noise = noise_for(generator)
     size = generator.defaults
     arguments: dict[str, Any] = {
         "prompt": PROMPTS, "height": size.height, "width": size.width, "num_frames": size.num_frames,
         "num_inference_steps": STEPS, "output_type": "latent", "guidance_scale": guidance_scale,
+        **more,
     }  # fmt: skip
     if family.startswith("wan"):
         pipeline.scheduler = EulerWithExplicitSigmas(shift=pipeline.scheduler.config.flow_shift)

@@ -6,15 +6,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from generator.adapters import TRAINING_NAME
+from generator.adapters import ADAPTER_FILES, TRAINING_NAME
 from generator.output import InputError, read_json
 from reward.models.named import registry
 
 
 def rewards_of_training(adapter: str | Path) -> list[str]:
-    """Names of the rewards that the training of an adapter's folder optimised, behind a service those that it served;
-    none where its record says none."""
-    record = Path(adapter) / TRAINING_NAME
+    """Names of the rewards that the training of an adapter (a folder or its file) optimised, behind a service those
+    that it served; none where its record says none."""
+    path = Path(adapter)
+    record = (path.parent if path.name in ADAPTER_FILES else path) / TRAINING_NAME
     try:
         found: Any = read_json(record) if record.is_file() else {}
     except (OSError, InputError):

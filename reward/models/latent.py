@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from generator.adapters import copy_adapter
 from generator.base import VideoGenerator
 from generator.conditions import Conditions, select
+from generator.loaded_from import weights_fingerprint
 from generator.one_or_several import as_list
 from generator.output import InputError, files_into
 from generator.provenance import fingerprint, latent_space_fingerprint
@@ -116,7 +117,9 @@ class LatentRewardModel(nn.Module, RewardModel):
         return bool(self.config.noise_levels)
 
     def _match_fingerprints(self) -> None:
-        space, trunk = latent_space_fingerprint(self.generator), fingerprint(self.generator.transformer)
+        space, trunk = latent_space_fingerprint(self.generator), weights_fingerprint(self.generator)
+        if self.config.trunk == fingerprint(self.generator.transformer):
+            self.config.trunk = trunk  # as it was taken before, of weights with merged adapters
         for name, stored, found in (
             ("autoencoder or text encoder", self.config.latent_space, space),
             ("transformer", self.config.trunk, trunk),

@@ -39,7 +39,8 @@ class LatentRewardConfig:
         full_trunk: whether the trunk's own weights are trained with the head, instead of a LoRA.
         num_frames, height, width: size of the videos it was trained on, 0 where unknown.
         latent_space: fingerprint of the autoencoder and text encoder that it reads.
-        trunk: fingerprint of the trunk's base weights.
+        trunk: fingerprint of the trunk's weights and of the adapter that is merged into them, see
+            `generator.loaded_from.weights_fingerprint`.
         temperature: divides a score difference to give calibrated preference probabilities.
         tie_threshold: largest score difference that is called a tie, for each dimension.
     """

@@ -297,4 +297,6 @@ def repeatable(folder: Path) -> dict[str, Any]:
 def in_effect(facts: Mapping[str, Any]) -> dict[str, Any]:
     """`facts` with the model's own values for the sizes and sampling settings that were not given."""
     defaults = facts["model_defaults"]
+    if facts.get("guidance_scale") is not None and defaults.get("guidance_scale_2") is not None:
+        defaults = {**defaults, "guidance_scale_2": facts["guidance_scale"]}
     return {name: defaults.get(name) if value is None else value for name, value in facts.items()}

@@ -17,7 +17,15 @@ from reward.adherence.evaluate import Sample, summarise
 from reward.reports.adherence import write_report
 from reward.reports.comparison import METADATA_NAME, REPORT_NAME, read_samples, repeatable
 
-_SIZES = ("num_frames", "height", "width", "num_inference_steps", "guidance_scale", "solver")
+_SIZES = (
+    "num_frames",
+    "height",
+    "width",
+    "num_inference_steps",
+    "guidance_scale",
+    "guidance_scale_2",
+    "solver",
+)
 _BEFORE = {"solver": "euler"}
 """Values that evaluations used which are older than a setting."""
 

@@ -106,7 +106,12 @@ def test_the_folder_of_an_adapter_holds_the_files_that_the_documentation_names(m
     section = text.split("## Adapters")[1].split("##")[0]
     named = set(re.findall(r"`([a-z_0-9]+\.(?:json|safetensors))`", section))
     assert {path.name for path in tmp_path.iterdir()} == {WEIGHTS_NAME, "training.json"}
-    assert named == {WEIGHTS_NAME, "pytorch_lora_weights_2.safetensors", "training.json"}
+    assert named == {
+        WEIGHTS_NAME,
+        "pytorch_lora_weights_2.safetensors",
+        "offsets.safetensors",
+        "training.json",
+    }
 
 
 def test_diffusers_own_files_are_read_with_their_alpha(make_generator, tmp_path):

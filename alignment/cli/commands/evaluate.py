@@ -15,7 +15,6 @@ from alignment.cli.generation_checks import check_generation
 from alignment.cli.next_command import WORLD_PROMPTS, given_flags, new_folder, show_next
 from alignment.stages.arguments import LoadingArguments
 from generator.files.built_in import find_adapter
-from generator.files.folders import visible_files
 from generator.one_or_several import as_list
 from generator.output import InputError, refuse_unwritable
 from generator.provenance import file_hash, versions
@@ -46,7 +45,7 @@ class EvaluateArguments:
     adapter: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Adapter folders, each a model of its own in the report; NAME=FOLDER names it there."
+            "help": "LoRA files or folders, each a model of its own in the report; NAME=PATH names it there."
         },
     )
     prompts: str = field(
@@ -98,6 +97,10 @@ class EvaluateArguments:
         },
     )
     guidance_scale: float | None = field(default=None, metadata={"help": "Weight of guidance; 1 is none."})
+    guidance_scale_2: float | None = field(
+        default=None,
+        metadata={"help": "That of the second of two transformers, of low noise (Wan 2.2 A14B)."},
+    )
     batch_size: int = field(default=8, metadata={"help": "Videos generated at a time."})
     pixel_format: str = field(
         default="auto", metadata={"help": PIXEL_FORMAT_HELP, "choices": list(PIXEL_FORMATS)}
@@ -159,11 +162,12 @@ def name_adapters(adapters: list[str]) -> dict[str, str]:
         name, separator, path = text.partition("=")
         if not separator:
             path = text
-            name = Path(text).resolve().name
+            whole = Path(text).resolve()
+            name = whole.stem if whole.is_file() else whole.name
         path = str(find_adapter(path))
-        if not Path(path).is_dir():
+        if not Path(path).exists():
             raise InputError(
-                f"The adapter {path} is not a folder: give the output folder of sft, dpo or ppo."
+                f"The adapter {path} is not there: give the output folder of sft, dpo or ppo, or a LoRA file."
             )
         if name in named or name == "base":
             raise InputError(f"Two models would be called {name!r} in the report: name one with NAME={path}.")
@@ -231,9 +235,10 @@ def _settings(
     return {
         "model": arguments.model,
         **loading.changing(),
+        "loading_sha256": {path: _path_hash(path) for path in loading.files()},
         "adapters": adapters,
         **({"trained_on": trained_on} if trained_on else {}),
-        "adapter_sha256": {name: _folder_hash(path) for name, path in adapters.items()},
+        "adapter_sha256": _adapter_hashes(adapters),
         "prompt_file": arguments.prompts,
         "prompt_sha256": _texts_hash(prompts),
         "questions_sha256": _file_hash(arguments.questions),
@@ -250,7 +255,15 @@ def _show_next(arguments: EvaluateArguments, num_models: int) -> None:
         )
         return
     other_source = arguments.prompts.partition(":")[0] in ("suite", "vbench", "t2v_compbench")
-    sampling = ("num_frames", "height", "width", "num_inference_steps", "guidance_scale", "solver")
+    sampling = (
+        "num_frames",
+        "height",
+        "width",
+        "num_inference_steps",
+        "guidance_scale",
+        "guidance_scale_2",
+        "solver",
+    )
     show_next(
         "generate",
         "--model",
@@ -277,6 +290,7 @@ def _checked_models(
         InputError: one does not fit.
     """
     from generator.adapters import check_adapters
+    from generator.guidance import guidance_scales
     from generator.lost_words import looked_at, warn_of_lost_words
     from generator.sampling import video_size
 
@@ -286,6 +300,7 @@ def _checked_models(
             f"{arguments.model} animates images, but prompts alone are evaluated: use a text-to-video model."
         )
     video_size(base, arguments.num_frames, arguments.height, arguments.width)
+    guidance_scales(base, arguments.guidance_scale, arguments.guidance_scale_2)
     check_adapters(base, list(adapters.values()))
     warn_of_lost_words(base, prompts)
     held = [base]
@@ -362,14 +377,17 @@ def _file_hash(path: str) -> str | None:
     return file_hash(path) if Path(path).is_file() else None
 
 
-def _folder_hash(path: str) -> str:
-    """SHA-256 over the weights of an adapter folder."""
-    import hashlib
+def _adapter_hashes(adapters: dict[str, str]) -> dict[str, str]:
+    from generator.base_adapters import adapter_hash
 
-    digest = hashlib.sha256()
-    for file in visible_files(path, [".safetensors"]):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
+    return {name: adapter_hash(Path(path)) for name, path in adapters.items()}
+
+
+def _path_hash(path: str) -> str:
+    """SHA-256 of a file, or of the files of weights in a folder."""
+    from generator.weight_files.base_weights import weights_hash
+
+    return weights_hash(Path(path))
 
 
 def _texts_hash(texts: Iterable[str]) -> str:

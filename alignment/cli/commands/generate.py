@@ -29,6 +29,7 @@ from generator.generation import (
     missing_videos,
     plan_videos,
 )
+from generator.guidance import guidance_scales
 from generator.lost_words import warn_of_lost_words
 from generator.output import InputError, read_record, refuse_unwritable, write_json, write_jsonl
 from generator.passwords import without_passwords
@@ -65,7 +66,9 @@ class GenerateArguments:
         metadata={"help": "Text file with one prompt a line, JSONL with `prompt`, or world:SPLIT:N[:SEED]."}
     )
     output_dir: str = field(metadata={"help": "Folder for the videos and metadata.jsonl."})
-    adapter: str | None = field(default=None, metadata={"help": "Folder of a LoRA adapter of this model."})
+    adapter: str | None = field(
+        default=None, metadata={"help": "LoRA file or folder for this model, ours or another tool's."}
+    )
     num_frames: int | None = field(
         default=None, metadata={"help": "Frames; the model's own number by default."}
     )
@@ -84,6 +87,13 @@ class GenerateArguments:
     guidance_scale: float | None = field(
         default=None,
         metadata={"help": "Weight of classifier-free guidance, 1 for none; the model's own by default."},
+    )
+    guidance_scale_2: float | None = field(
+        default=None,
+        metadata={
+            "help": "That of the second of two transformers, of low noise (Wan 2.2 A14B). Unset: guidance_scale "
+            "where that is given, else the model's own."
+        },
     )
     seed: int = field(default=0, metadata={"help": "Video i, counted over all, takes the seed SEED + i."})
     num_videos_per_prompt: int = field(default=1, metadata={"help": "Videos of each prompt."})
@@ -148,24 +158,24 @@ def run(
     output_dir = Path(arguments.output_dir)
     changed = {**_what_matters(arguments), **prompt.changed(), **loading.changing()}
     state = {**changed, "prompts": [each.record.prompt for each in plan]}
-    going_on = _is_unfinished(arguments, state, _inputs(arguments, prompt))
+    going_on = _is_unfinished(arguments, state, [*_inputs(arguments, prompt), *loading.files()])
     missing = missing_videos(output_dir, plan) if going_on else plan
     if missing:
         model = load_generator(arguments.model, adapter=arguments.adapter, **loading.options())
         records = [each.record for each in plan]
         warn_of_lost_words(model, [text for r in records for text in (r.prompt, r.negative_prompt) if text])
-        scale = (
-            model.defaults.guidance_scale if arguments.guidance_scale is None else arguments.guidance_scale
-        )
-        if scale == 1 and negatives:
-            logger.warning("Negative prompts have no effect without guidance: pass --guidance_scale above 1.")
+        scales = _guidance_scales(model, arguments, negatives)
         generate, fps = _way_to_generate(model, arguments, prompt, missing)
         refuse_unwritable(output_dir)
 
         def begin() -> None:
             open_output_dir(output_dir, OUTPUTS, arguments.overwrite, going_on)
             if not going_on:
-                in_effect = _in_effect(state, vars(model.defaults), prompt.task)
+                own = {
+                    **vars(model.defaults),
+                    "guidance_scale_2": None if model.boundary is None else scales[1],
+                }
+                in_effect = _in_effect(state, own, prompt.task)
                 write_json(output_dir / ARGUMENTS_FILE, in_effect)
 
         plain = not prompt.task and not arguments.reward
@@ -186,6 +196,16 @@ def run(
     write_jsonl(output_dir / METADATA, [_row(arguments, index, each) for index, each in enumerate(plan)])
     print(f"{len(plan)} videos in {output_dir}")
     _show_next(arguments, prompt, loading)
+
+
+def _guidance_scales(
+    model: VideoGenerator, arguments: GenerateArguments, negatives: bool
+) -> tuple[float, float]:
+    """Scales of guidance; warns where there is none, but negative prompts."""
+    scales = guidance_scales(model, arguments.guidance_scale, arguments.guidance_scale_2)
+    if scales == (1, 1) and negatives:
+        logger.warning("Negative prompts have no effect without guidance: pass --guidance_scale above 1.")
+    return scales
 
 
 def _way_to_generate(
@@ -306,7 +326,7 @@ def _in_effect(state: dict[str, Any], defaults: dict[str, Any], task: str | None
     filled = {
         name: value
         for name, value in defaults.items()
-        if name in state and state[name] is None and name not in follows
+        if name in state and state[name] is None and value is not None and name not in follows
     }
     return {**state, **filled, BY_DEFAULT: sorted(filled)}
 

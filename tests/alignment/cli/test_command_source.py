@@ -126,7 +126,7 @@ def shown_commands() -> list[str]:
         module: Any = read_command(name)
         lines += [module.EXAMPLE, *(each.example for each in getattr(module, "VERBS", {}).values())]
     shown = {line for line in lines if line.startswith("vidalign ") and "…" not in line}
-    return sorted(line for line in shown if line.split()[1] in cli.COMMANDS)
+    return sorted(line for line in shown if line.split()[1].replace("-", "_") in cli.COMMANDS)
 
 
 @pytest.mark.parametrize("line", shown_commands())
@@ -134,6 +134,7 @@ def test_every_command_line_that_is_shown_is_one(line: str, monkeypatch: pytest.
     monkeypatch.setattr("alignment.cli.parser.read_config", lambda path: {})
     monkeypatch.setattr("alignment.cli.parser.find_config", Path)
     _, name, *words = shlex.split(line, comments=True)
+    name = name.replace("-", "_")
     module: Any = read_command(name)
     verb = getattr(module, "VERBS", {}).get(words[0] if words else "")
     types = module.ARGUMENTS if verb is None else verb.arguments

@@ -11,7 +11,7 @@ from alignment.cli.commands import dpo, ppo, sft
 from alignment.cli.config_files import find_config
 from alignment.cli.parser import CommandParser
 
-COMMANDS = {"sft": sft, "dpo": dpo, "ppo": ppo}
+COMMANDS = {"sft": sft, "dpo": dpo, "ppo": ppo, "ppo_few_steps": ppo}
 REWARDED = ("ppo_videoalign", "ppo_hpsv3", "ppo_ocr", "ppo_judge")
 COMMANDS |= dict.fromkeys(REWARDED, ppo)
 

@@ -349,10 +349,13 @@ def test_a_training_at_another_guidance_says_so_and_its_adapter_asks_for_it(
 
 
 def test_methods_that_fit_unguided_velocities_say_that_guidance_gets_into_the_weights():
-    said = guidance_warning("RWR", "wan", 5.0, 5.0, True, learns_without=True)
+    said = guidance_warning("RWR", "wan", (5.0, 5.0), (5.0, 5.0), True, learns_without=True)
     assert "acts twice" in said
     assert "--guidance_scale 1" in said
-    assert guidance_warning("PPO", "wan", 5.0, 5.0, True, learns_without=False) is None
-    full = guidance_warning("Backprop", "wan", 1.0, 5.0, False, learns_without=False)
+    assert guidance_warning("PPO", "wan", (5.0, 5.0), (5.0, 5.0), True, learns_without=False) is None
+    full = guidance_warning("Backprop", "wan", (1.0, 1.0), (5.0, 5.0), False, learns_without=False)
     assert "sample the result with --guidance_scale 1" in full
     assert NFTConfig(output_dir="x", use_cpu=True).guidance_scale == 1
+    second = guidance_warning("PPO", "a14b", (4.0, 2.0), (4.0, 3.0), True, learns_without=False)
+    assert "trains with guidance 4 and 2, but a14b is sampled with 4 and 3 by default" in second
+    assert "pass --guidance_scale 4 --guidance_scale_2 3 to train for it" in second

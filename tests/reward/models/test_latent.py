@@ -1,8 +1,12 @@
 import copy
+import json
 
 import pytest
 import torch
 
+from generator.adapters import LoraAdapter, write_adapter
+from generator.loaded_from import weights_fingerprint
+from generator.loading import load_generator
 from generator.output import InputError
 from generator.provenance import fingerprint, latent_space_fingerprint
 from generator.testing import tiny_generator
@@ -124,6 +128,67 @@ def test_a_saved_model_is_the_same_and_refuses_another_generator(tmp_path):
     )
     with pytest.raises(InputError, match="is not the one that this reward model was trained on"):
         load_reward(tmp_path, generator=tiny_generator(seed=1))
+
+
+def adapter_of(generator, folder, seed: int = 0):
+    """Folder of an adapter that changes the generator's transformer, with random matrices."""
+    random = torch.Generator().manual_seed(seed)
+    pairs = {
+        name: (
+            torch.randn(2, module.in_features, generator=random),
+            0.05 * torch.randn(module.out_features, 2, generator=random),
+        )
+        for name, module in generator.transformer.named_modules()
+        if isinstance(module, torch.nn.Linear)
+    }
+    write_adapter(folder, LoraAdapter(pairs), {})
+    return folder
+
+
+@pytest.fixture
+def adapted(tmp_path):
+    """A reward model on a trunk with an adapter, in float32, and where it is saved."""
+    tiny_generator().pipeline.save_pretrained(tmp_path / "model")
+    adapter = adapter_of(tiny_generator(), tmp_path / "adapter")
+    model = trained_like(load_generator(tmp_path / "model", adapter=adapter, device="cpu"))
+    model.config.base_model, model.trunk_adapter = str(tmp_path / "model"), adapter
+    model.save_pretrained(tmp_path / "reward")
+    return model, tmp_path / "reward"
+
+
+def test_a_trunk_with_an_adapter_is_known_again_in_another_data_type(adapted):
+    model, folder = adapted
+    trunk = folder / "trunk_adapter"
+    rounded = load_generator(model.config.base_model, adapter=trunk, device="cpu", dtype=torch.bfloat16)
+    assert fingerprint(rounded.transformer) != fingerprint(model.generator.transformer)
+    assert weights_fingerprint(rounded) == weights_fingerprint(model.generator)
+    latents, conditions, prompts = inputs(model.generator)
+    expected = model.score_latents(latents, conditions)["overall"]
+    found = load_reward(folder, generator=rounded).score_latents(latents, rounded.encode_prompts(prompts))
+    torch.testing.assert_close(found["overall"], expected, atol=0.1, rtol=0.1)
+    exact = load_reward(folder, device="cpu").score_latents(latents, conditions)["overall"]
+    torch.testing.assert_close(exact, expected)
+
+
+def test_a_trunk_without_its_adapter_or_with_another_or_changed_since_is_refused(adapted, tmp_path):
+    model, folder = adapted
+    base, own = model.config.base_model, folder / "trunk_adapter"
+    other = adapter_of(model.generator, tmp_path / "other", seed=1)
+    changed = load_generator(base, adapter=own, device="cpu")
+    with torch.no_grad():
+        next(changed.transformer.parameters()).add_(1)
+    again = load_generator(base, adapter=own, device="cpu", base_adapter=f"{own}:0.5")
+    for generator in (load_generator(base, device="cpu"), load_generator(base, other, "cpu"), changed, again):
+        with pytest.raises(InputError, match="is not the one that this reward model was trained on"):
+            load_reward(folder, generator=generator)
+
+
+def test_the_fingerprint_of_merged_weights_in_older_reward_models_is_known(adapted):
+    model, folder = adapted
+    path = folder / "reward_config.json"
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps(stored | {"trunk": fingerprint(model.generator.transformer)}))
+    assert load_reward(folder, device="cpu").config.trunk == stored["trunk"]
 
 
 def test_policies_of_another_latent_space_are_refused():

@@ -1,0 +1,249 @@
+"""Distilled LoRA files as a base: merged before training, recorded, never saved again, asked for afterwards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from alignment.cli import main
+from generator.adapters import load_adapters, read_adapter
+from generator.demonstrations import write_demonstrations
+from generator.loaded_from import loaded_from
+from generator.loading import load_generator
+from generator.output import InputError
+from generator.provenance import file_hash
+from generator.testing.pipelines import save_tiny_pipeline
+from tests.generator.weight_files.lora_forms import (
+    ab,
+    merged_by_hand,
+    random_pairs,
+    shapes_of,
+    wan_release,
+    write,
+)
+
+SIZE = ["--num_frames", "5", "--height", "16", "--width", "16"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """A tiny Wan, a distilled file with offsets, and an adapter that `sft` trained on top of both."""
+    root = tmp_path_factory.mktemp("base")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VIDALIGN_CACHE", str(root / "cache"))
+        model = save_tiny_pipeline("wan", root / "model")
+        transformer: Any = load_generator(model, device="cpu").transformer
+        pairs = random_pairs(shapes_of(transformer, ["to_q", "net.2"]))
+        norm = torch.full((24,), 0.25)
+        distilled = {
+            **ab(pairs, "diffusion_model.", wan_release),
+            "diffusion_model.blocks.0.norm3.diff": norm,
+        }
+        file = write(root / "lightx2v.safetensors", distilled)
+        videos = torch.rand(2, 3, 5, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        write_demonstrations(root / "data", videos, ["a circle", "a square"], 8)
+        (root / "prompts.txt").write_text("a red circle\n")
+        words = [
+            *(
+                "sft",
+                "--model",
+                str(model),
+                "--base_adapter",
+                f"{file}:0.5",
+                "--dataset",
+                str(root / "data"),
+                *SIZE,
+            ),
+            *("--output_dir", str(root / "trained"), "--export", "comfyui", "kohya", "--max_steps", "2"),
+            *("--learning_rate", "0.1", "--use_cpu", "true", "--report_to", "none", "--lora_r", "2"),
+            *("--per_device_train_batch_size", "1", "--disable_tqdm", "true", "--save_strategy", "no"),
+        ]
+        assert main(words) == 0
+        base = merged_by_hand(
+            transformer,
+            {name: (a, b / 2) for name, (a, b) in pairs.items()},
+            {"blocks.0.norm2.weight": norm / 2},
+        )
+        yield {
+            "root": root,
+            "model": model,
+            "file": file,
+            "base": base,
+            "norm": norm,
+            "trained": root / "trained",
+        }
+
+
+def test_a_base_adapter_is_recorded_and_is_no_part_of_what_is_saved(place: dict[str, Any]) -> None:
+    record = json.loads((place["trained"] / "training.json").read_text())
+    (entry,) = record["base_adapters"]
+    assert entry == {"name": "lightx2v.safetensors", "sha256": file_hash(place["file"]), "weight": 0.5}
+    adapter = read_adapter(place["trained"])
+    assert not adapter.offsets
+    assert {len(down) for down, _ in adapter.pairs.values()} == {2}
+    assert not any("ffn" in name for name in adapter.pairs)
+
+
+def test_the_trained_adapter_on_its_base_is_base_and_change(place: dict[str, Any]) -> None:
+    generator = load_generator(place["model"], place["trained"], "cpu", base_adapter=f"{place['file']}:0.5")
+    change = read_adapter(place["trained"]).pairs
+    for name, value in generator.transformer.state_dict().items():
+        layer = name.removesuffix(".weight")
+        expected = place["base"][name]
+        if name.endswith(".weight") and layer in change:
+            expected = expected + change[layer][1] @ change[layer][0]
+        torch.testing.assert_close(value, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_an_adapter_is_refused_without_the_base_that_it_was_trained_on(
+    place: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--model", str(place["model"]), "--adapter", str(place["trained"]), *SIZE]
+    words += [
+        "--prompts",
+        str(place["root"] / "prompts.txt"),
+        "--num_inference_steps",
+        "1",
+        "--guidance_scale",
+        "1",
+    ]
+    for command in ("generate", "evaluate"):
+        out = str(tmp_path / command)
+        for base in ([], ["--base_adapter", str(place["file"])]):  # not at all, and at another weight
+            assert main([command, *words, *base, "--output_dir", out]) == 2
+            said = capsys.readouterr().err.replace("\n", " ")
+            assert "pass --base_adapter lightx2v.safetensors:0.5" in said
+        assert not Path(out).exists()
+    given = ["--base_adapter", f"{place['file']}:0.5"]
+    assert main(["generate", *words, *given, "--output_dir", str(tmp_path / "videos")]) == 0
+    stored = json.loads((tmp_path / "videos" / "generation.json").read_text())
+    assert stored["base_adapter"] == [given[1]]
+
+
+def test_exported_files_hold_the_change_alone_and_know_their_base(place: dict[str, Any]) -> None:
+    generator = load_generator(place["model"], device="cpu")
+    adapter = read_adapter(place["trained"])
+    for form in ("comfyui", "kohya"):
+        file = place["trained"] / form / "trained.safetensors"
+        read = read_adapter(file, generator.transformer)
+        assert set(read.pairs) == set(adapter.pairs)
+        assert {tensor.dtype for key, tensor in load_file(file).items() if "alpha" not in key} == {
+            torch.bfloat16
+        }
+        for name, (down, up) in adapter.pairs.items():
+            torch.testing.assert_close(
+                read.pairs[name][1] @ read.pairs[name][0], up @ down, atol=2e-2, rtol=2e-2
+            )
+        with pytest.raises(InputError, match=r"pass --base_adapter lightx2v\.safetensors:0\.5"):
+            load_adapters(generator, file)
+
+
+def test_an_adapter_with_offsets_is_continued_and_saved_with_them(
+    place: dict[str, Any], tmp_path: Path
+) -> None:
+    generator = load_generator(place["model"], place["file"], "cpu")
+    from alignment.lora import LoraArguments, add_lora, trained_adapter
+    from generator.adapters import write_adapter
+
+    expected = {name: value.clone() for name, value in generator.transformer.state_dict().items()}
+    add_lora(generator, LoraArguments(lora_r=2), seed=0)
+    write_adapter(tmp_path, trained_adapter(generator), {})
+    again = load_generator(place["model"], tmp_path, "cpu")
+    for name, value in again.transformer.state_dict().items():
+        torch.testing.assert_close(value, expected[name], atol=1e-6, rtol=1e-5)
+    write(tmp_path / "offsets.safetensors", {"blocks.0.norm2.weight": torch.ones(3)})
+    with pytest.raises(InputError, match=r"changes 'blocks.0.norm2.weight' of shape \(3,\), but"):
+        load_generator(place["model"], tmp_path, "cpu")
+
+
+@pytest.mark.parametrize(("weight", "said"), [("much", "must be a number"), ("nan", "must be a number")])
+def test_a_weight_that_is_no_number_is_refused(weight: str, said: str, place: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=said):
+        load_generator(place["model"], device="cpu", base_adapter=f"{place['file']}:{weight}")
+
+
+def test_the_shift_of_few_step_models_is_set_and_refused_where_there_is_none(
+    place: dict[str, Any], tmp_path: Path
+) -> None:
+    generator = load_generator(place["model"], device="cpu", flow_shift=5.0)
+    levels = torch.tensor([1.0, 0.75, 0.5, 0.25, 0.0])
+    torch.testing.assert_close(generator.sigma_schedule(4), 5 * levels / (1 + 4 * levels))
+    with pytest.raises(InputError, match="a schedule of its own"):
+        load_generator(save_tiny_pipeline("ltx", tmp_path / "ltx"), device="cpu", flow_shift=5.0)
+
+
+def test_a_base_adapter_says_how_the_model_is_sampled_and_a_given_shift_wins(
+    place: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = write(
+        tmp_path / "distilled" / "pytorch_lora_weights.safetensors", load_file(place["file"])
+    ).parent
+    (folder / "training.json").write_text('{"generation_defaults": {"guidance_scale": 1.0, "shift": 4.0}}')
+    for given in ({"base_adapter": folder}, {"adapter": folder}):
+        defaults = load_generator(place["model"], device="cpu", **given).defaults
+        assert (defaults.guidance_scale, defaults.shift) == (1.0, 4.0)
+        assert load_generator(place["model"], device="cpu", flow_shift=7.0, **given).defaults.shift == 7.0
+
+
+def test_a_built_in_adapter_is_a_base_by_its_name_and_weight() -> None:
+    generator = load_generator("nano", device="cpu", base_adapter="nano-distilled:0.5")
+    (entry,) = loaded_from(generator)["base_adapters"]
+    assert (entry["name"], entry["weight"]) == ("nano-distilled", 0.5)
+    assert generator.defaults.guidance_scale == 1.0
+
+
+def test_four_steps_without_guidance_are_rolled_out_on_a_distilled_base(
+    place: dict[str, Any], tmp_path: Path
+) -> None:
+    from generator.world import sample_prompts
+
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text(sample_prompts(1)[0] + "\n")
+    words = [
+        *("ppo", "--config", "wan/ppo_few_steps", "--model", str(place["model"]), "--reward", "world"),
+        *(
+            "--base_adapter",
+            str(place["file"]),
+            "--prompts",
+            str(prompts),
+            "--num_frames",
+            "5",
+            "--height",
+            "16",
+        ),
+        *(
+            "--width",
+            "16",
+            "--num_prompts",
+            "1",
+            "--num_generations",
+            "2",
+            "--num_rollouts",
+            "1",
+            "--use_cpu",
+            "true",
+        ),
+        *(
+            "--bf16",
+            "false",
+            "--compile_blocks",
+            "false",
+            "--lora_r",
+            "2",
+            "--report_to",
+            "none",
+            "--disable_tqdm",
+        ),
+        *("true", "--monitor_videos", "0", "--probe_prompts", "0", "--output_dir", str(tmp_path / "ppo")),
+    ]
+    assert main(words) == 0
+    record = json.loads((tmp_path / "ppo" / "training.json").read_text())
+    assert record["arguments"]["num_inference_steps"] == 4
+    assert record["arguments"]["guidance_scale"] == 1.0
+    assert record["base_adapters"][0]["weight"] == 1.0
