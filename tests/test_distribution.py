@@ -52,7 +52,7 @@ def test_the_wheel_holds_every_file_of_the_packages(wheel: Path) -> None:
         "generator/pretrained/nano/transformer/diffusion_pytorch_model-00001-of-00002.safetensors",
         "generator/pretrained/nano/vae/diffusion_pytorch_model.safetensors",
         "generator/pretrained/nano/tokenizer/tokenizer.json",
-        "labeling_app/static/ranking.js",
+        "labeling_app/static/ranks.js",
         "labeling_app/static/ranking.css",
         "labeling_app/static/login.html",
         "labeling_app/store/migrations/versions/v0001_first.py",

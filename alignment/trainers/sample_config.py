@@ -53,7 +53,9 @@ class SampleConfig(TrainingConfig):
     )
     sample_guidance_scale: float | None = field(
         default=None,
-        metadata={"help": "Guidance of a sample. Unset: that of the rollouts, else the model's own."},
+        metadata={
+            "help": "Guidance of a sample, with both of two transformers. Unset: as in rollouts, else the model's own."
+        },
     )
     sample_batch_size: int = field(
         default=1, metadata={"help": "Samples made at once in each process; they are decoded one by one."}

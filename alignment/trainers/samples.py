@@ -70,6 +70,7 @@ class SampleSettings:
     width: int | None
     num_inference_steps: int
     guidance_scale: float | None
+    guidance_scale_2: float | None
     negative_prompt: str = ""
 
 
@@ -157,8 +158,11 @@ class SampleVideos(TrainerCallback):
         self.record = {
             "model": generator.name,
             "model_fingerprint": trainer.fingerprint,
-            **{name: value for name, value in vars(settings).items() if name != "negative_prompt"},
-            "guidance_scale": self.plan.guidance_scale,
+            "num_frames": settings.num_frames,
+            "height": settings.height,
+            "width": settings.width,
+            "num_inference_steps": settings.num_inference_steps,
+            **self.plan.guidance_settings(),
             "seed": args.sample_seed,
             "prompts": self.plan.prompts,
             "negative_prompts": [record.negative_prompt or negative for record in records],
@@ -171,17 +175,19 @@ class SampleVideos(TrainerCallback):
         defaults = trainer.generator.defaults
         frames, height, width = self._size_in_training()
         time = trainer.generator.size_multiples()[1]
+        names = "guidance_scale", "guidance_scale_2"
+        asked = trainer.generation_defaults()
         guidance = [
-            args.sample_guidance_scale,
-            getattr(args, "guidance_scale", None),
-            trainer.generation_defaults().get("guidance_scale"),
+            (args.sample_guidance_scale, None),
+            tuple(getattr(args, name, None) for name in names),
+            tuple(asked.get(name) for name in names),
         ]
         return SampleSettings(
             args.sample_num_frames or (min(frames, MOST_FRAMES) - 1) // time * time + 1,
             args.sample_height or height,
             args.sample_width or width,
             args.sample_num_inference_steps or defaults.num_inference_steps,
-            next((scale for scale in guidance if scale is not None), None),
+            *next((scales for scales in guidance if scales != (None, None)), (None, None)),
         )
 
     def _size_in_training(self) -> tuple[int, int, int]:

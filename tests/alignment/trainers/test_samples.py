@@ -105,6 +105,27 @@ def test_weights_are_bit_for_bit_those_without_samples(kind, make, tmp_path):
     assert any((value != 0).any() for name, value in found[True][0].items() if "lora_B" in name)
 
 
+@pytest.mark.parametrize(
+    ("given", "scales"),
+    [
+        ({}, (4.0, 3.0)),
+        ({"guidance_scale": 2.0}, (2.0, 2.0)),
+        ({"guidance_scale": 2.0, "guidance_scale_2": 1.5}, (2.0, 1.5)),
+        ({"guidance_scale_2": 1.5, "sample_guidance_scale": 5.0}, (5.0, 5.0)),
+    ],
+)
+def test_samples_of_two_transformers_have_the_guidance_of_rollouts_or_their_own(
+    given, scales, make, make_generator, monkeypatch
+):
+    generator = make_generator()
+    monkeypatch.setattr(type(generator), "boundary", 0.9)
+    generator.defaults = generator.defaults.replaced({"guidance_scale": 4.0, "guidance_scale_2": 3.0})
+    callbacks = make("ppo", generator, **given).callback_handler.callbacks
+    found = next(each for each in callbacks if isinstance(each, samples.SampleVideos))
+    assert found.plan.scales == scales
+    assert (found.record["guidance_scale"], found.record["guidance_scale_2"]) == scales
+
+
 def test_samples_are_those_of_generate_before_and_after_training(make, make_generator, tmp_path):
     trainer = make("sft", sample_num_inference_steps=3, sample_num_frames=5, sample_batch_size=2)
     trainer.train()
