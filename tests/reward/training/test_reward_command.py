@@ -125,7 +125,7 @@ def test_adapters_are_named_by_their_folders_or_as_the_user_says(tmp_path):
         evaluate.name_adapters([str(runs / "dpo"), f"dpo={runs / 'ppo'}"])
     with pytest.raises(InputError, match="Two models"):
         evaluate.name_adapters([f"base={runs / 'ppo'}"])
-    with pytest.raises(InputError, match="is not a folder"):
+    with pytest.raises(InputError, match="is not there"):
         evaluate.name_adapters([str(runs / "sft")])
 
 
