@@ -67,9 +67,9 @@ class RewardedTrainer(AlignmentTrainer):
             raise InputError(
                 "eval_prompts are given, but eval_strategy is no: set it to steps, or leave them out."
             )
-        scales = (args.eval_guidance_scale, None)
-        if args.eval_guidance_scale is None:
-            scales = args.guidance_scale, args.guidance_scale_2
+        scales = args.guidance_scale, args.guidance_scale_2
+        if args.eval_guidance_scale is not None:
+            scales = args.eval_guidance_scale, None
         sizes = args.num_frames, args.height, args.width
         settings = EvaluationSampling(*sizes, args.num_inference_steps, *scales, args.negative_prompt)
         together = min(self.plan.batch_size, args.per_device_eval_batch_size)
