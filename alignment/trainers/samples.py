@@ -70,6 +70,7 @@ class SampleSettings:
     width: int | None
     num_inference_steps: int
     guidance_scale: float | None
+    guidance_scale_2: float | None = None
     negative_prompt: str = ""
 
 
@@ -182,6 +183,7 @@ class SampleVideos(TrainerCallback):
             args.sample_width or width,
             args.sample_num_inference_steps or defaults.num_inference_steps,
             next((scale for scale in guidance if scale is not None), None),
+            getattr(args, "guidance_scale_2", None) if args.sample_guidance_scale is None else None,
         )
 
     def _size_in_training(self) -> tuple[int, int, int]:
