@@ -113,8 +113,11 @@ class SFTTrainer(AlignmentTrainer):
         return (loss, {}) if return_outputs else loss
 
     def generation_defaults(self) -> dict[str, Any]:
-        distilled = {} if self.args.distill_guidance is None else {"guidance_scale": 1.0}
-        return {**super().generation_defaults(), **distilled}
+        asked = super().generation_defaults()
+        if self.args.distill_guidance is None:
+            return asked
+        second = {} if self.generator.boundary is None else {"guidance_scale_2": 1.0}
+        return {**asked, "guidance_scale": 1.0, **second}
 
     def _teacher(self, model: torch.nn.Module, rows: Tensor) -> GuidedTeacher | None:
         """The teacher of guidance distillation for examples whose prompts are `rows` of the table."""
