@@ -175,12 +175,11 @@ class SampleVideos(TrainerCallback):
         defaults = trainer.generator.defaults
         frames, height, width = self._size_in_training()
         time = trainer.generator.size_multiples()[1]
-        names = "guidance_scale", "guidance_scale_2"
         asked = trainer.generation_defaults()
-        guidance = [
+        guidance: list[tuple[Any, Any]] = [
             (args.sample_guidance_scale, None),
-            tuple(getattr(args, name, None) for name in names),
-            tuple(asked.get(name) for name in names),
+            (getattr(args, "guidance_scale", None), getattr(args, "guidance_scale_2", None)),
+            (asked.get("guidance_scale"), asked.get("guidance_scale_2")),
         ]
         return SampleSettings(
             args.sample_num_frames or (min(frames, MOST_FRAMES) - 1) // time * time + 1,
