@@ -17,7 +17,7 @@ from generator.seeds import Stream, example_seeds
 from reward.models.base import WorldReward
 
 
-@dataclass(frozen=True)
+@dataclass
 class EvaluationSampling:
     """Sampling of held-out videos; see `alignment.rollouts.sampling_plan.SamplingSettings`."""
 
