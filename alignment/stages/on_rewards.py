@@ -122,7 +122,7 @@ def train_ppo(
     """
     ptx_dataset = str(ptx_dataset) or getattr(prompts, "ptx_dataset", "")
     check_demonstration_term(args.ptx_coef, ptx_dataset)
-    more = {"eval_prompts": eval_prompts, "monitors": monitors, "callbacks": callbacks}
+    more: dict[str, Any] = {"eval_prompts": eval_prompts, "monitors": monitors, "callbacks": callbacks}
     return _train(PPOTrainer, model, prompts, reward, args, lora, generator, ptx_dataset, **more)
 
 
@@ -140,7 +140,7 @@ def train_online_dpo(
 ) -> OnlineDPOTrainer:
     """Trains a generator by DPO on its own videos, ordered by rewards, and writes the result to
     `args.output_dir`; the arguments are those of `train_ppo`."""
-    more = {"eval_prompts": eval_prompts, "monitors": monitors, "callbacks": callbacks}
+    more: dict[str, Any] = {"eval_prompts": eval_prompts, "monitors": monitors, "callbacks": callbacks}
     return _train(OnlineDPOTrainer, model, prompts, reward, args, lora, generator, **more)
 
 
@@ -158,7 +158,7 @@ def train_nft(
 ) -> NFTTrainer:
     """Trains a generator with rewards on the forward process (DiffusionNFT) and writes the result to
     `args.output_dir`; the arguments are those of `train_ppo`."""
-    more = {"eval_prompts": eval_prompts, "monitors": monitors, "callbacks": callbacks}
+    more: dict[str, Any] = {"eval_prompts": eval_prompts, "monitors": monitors, "callbacks": callbacks}
     return _train(NFTTrainer, model, prompts, reward, args, lora, generator, **more)
 
 
@@ -176,7 +176,7 @@ def train_rwr(
 ) -> RWRTrainer:
     """Trains a generator on its own videos, weighted by their rewards, and writes the result to
     `args.output_dir`; the arguments are those of `train_ppo`."""
-    more = {"eval_prompts": eval_prompts, "monitors": monitors, "callbacks": callbacks}
+    more: dict[str, Any] = {"eval_prompts": eval_prompts, "monitors": monitors, "callbacks": callbacks}
     return _train(RWRTrainer, model, prompts, reward, args, lora, generator, **more)
 
 
@@ -193,7 +193,7 @@ def train_backprop(
 ) -> BackpropTrainer:
     """Trains a generator by the gradient of latent reward models through its last steps and writes the result to
     `args.output_dir`; the arguments are those of `train_ppo`."""
-    more = {"eval_prompts": eval_prompts, "callbacks": callbacks}
+    more: dict[str, Any] = {"eval_prompts": eval_prompts, "callbacks": callbacks}
     return _train(BackpropTrainer, model, prompts, reward, args, lora, generator, **more)
 
 

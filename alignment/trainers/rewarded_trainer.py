@@ -240,7 +240,8 @@ class RewardedTrainer(AlignmentTrainer):
         if self.held_out is None:
             return record
         state, own = self.state, {"epoch", "step"}
-        best = next((e for e in reversed(self.evaluations()) if e["step"] == state.best_global_step), {})
+        measured = {entry["step"]: entry for entry in self.evaluations()}
+        best = measured.get(state.best_global_step, {})
         return {
             **record,
             "evaluation": {
