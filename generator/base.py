@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from generator.first_frames import ImageFiles
 from generator.hardware.compilation import compile_each
 from generator.sampling import generate_videos
 from generator.video_model import VideoModel
@@ -39,6 +40,7 @@ class VideoGenerator(VideoModel):
         progress: bool = False,
         solver: str = "euler",
         stepped: Callable[[int], None] | None = None,
+        images: Sequence[ImageFiles] | None = None,
     ) -> Tensor:
         """Videos `[len(prompts), 3, frames, height, width]` in [-1, 1] on the CPU.
 
@@ -50,9 +52,11 @@ class VideoGenerator(VideoModel):
             negative_prompt: prompt of the unconditional branch when `guidance_scale` is not 1, or one for each prompt.
             solver: of the ODE, one of `sampling.SOLVERS`.
             stepped: is given the number of videos in the batch after each denoising step, to show progress.
+            images: files of the first image of each video and of its last, or None in its place.
 
         Raises:
-            InputError: the size is not one that the family can make, or there is no such solver.
+            InputError: the size is not one that the family can make, there is no such solver, or images are missing or
+                not taken.
         """
         return generate_videos(
             self,
@@ -68,4 +72,5 @@ class VideoGenerator(VideoModel):
             progress=progress,
             solver=solver,
             stepped=stepped,
+            images=images,
         )

@@ -12,6 +12,15 @@ from tqdm.auto import tqdm
 
 from generator import flow
 from generator.conditions import Conditions, concatenate, repeat, select
+from generator.first_frames import (
+    KNOWN_LATENTS,
+    ImageFiles,
+    check_takes_images,
+    conditioned_velocity,
+    conditions_of_files,
+    known_frames,
+    read_images,
+)
 from generator.lost_words import warn_of_lost_words
 from generator.one_or_several import as_list
 from generator.output import InputError, check_storable
@@ -47,7 +56,7 @@ def guided_velocity(
         unconditional_gradient: whether the unconditional branch passes gradients.
     """
     if guidance_scale == 1:
-        return lambda latents, sigma: generator.velocity(latents, sigma, conditions, transformer)
+        return lambda latents, sigma: conditioned_velocity(generator, latents, sigma, conditions, transformer)
     if negative_conditions is None:
         raise ValueError(f"guidance_scale is {guidance_scale}, which needs negative_conditions.")
     rows = next(iter(conditions.values())).shape[0]
@@ -59,10 +68,11 @@ def guided_velocity(
         if not unconditional_gradient and torch.is_grad_enabled():
             # Apart, the unconditional branch keeps no activations and takes no backward pass.
             with torch.no_grad():
-                unconditional = generator.velocity(latents, sigma, negative, transformer)
-            conditional = generator.velocity(latents, sigma, conditions, transformer)
+                unconditional = conditioned_velocity(generator, latents, sigma, negative, transformer)
+            conditional = conditioned_velocity(generator, latents, sigma, conditions, transformer)
         else:
-            predicted = generator.velocity(latents.repeat(2, 1, 1, 1, 1), sigma.repeat(2), both, transformer)
+            doubled = latents.repeat(2, 1, 1, 1, 1)
+            predicted = conditioned_velocity(generator, doubled, sigma.repeat(2), both, transformer)
             conditional, unconditional = predicted.chunk(2)
         return flow.guide(conditional, unconditional, guidance_scale)
 
@@ -358,15 +368,14 @@ def generate_latents(
     progress: bool = False,
     solver: str = "euler",
     stepped: Callable[[int], None] | None = None,
+    images: Sequence[ImageFiles] | None = None,
 ) -> Tensor:
     """Clean latents `[len(prompts), C, F, H, W]` on the CPU; the arguments are those of `generate_videos`."""
     prompts = as_list(prompts)
     if not prompts:
         raise InputError("No prompt was given: give at least one.")
-    if generator.image is not None:
-        raise InputError(
-            f"{generator.name} animates images, and none was given: pass --image FILE, or use a text-to-video model."
-        )
+    check_takes_images(generator, images, len(prompts))
+    known = known_frames(generator, images or [])
     defaults = generator.defaults
     size = video_size(generator, num_frames, height, width)
     seeds = one_seed_each(seed, len(prompts))
@@ -385,9 +394,11 @@ def generate_latents(
         for start in range(0, len(prompts), batch_size):
             batch = slice(start, start + batch_size)
             noise = seeded_noise(seeds[batch], latent_shape).to(generator.device)
-            negative = None if negatives is None else select(negatives, negative_rows[batch])
-            velocity = guided_velocity(generator, select(conditions, rows[batch]), negative, scale)
-            finished.append(sample_latents(velocity, noise, sigmas, solver, stepped).cpu())
+            seen = conditions_of_files(generator, images[batch], size) if images else {}
+            negative = None if negatives is None else {**select(negatives, negative_rows[batch]), **seen}
+            velocity = guided_velocity(generator, select(conditions, rows[batch]) | seen, negative, scale)
+            sampled = sample_latents(velocity, noise[:, :, known:], sigmas, solver, stepped)
+            finished.append(torch.cat([seen[KNOWN_LATENTS], sampled], 2).cpu() if known else sampled.cpu())
             bar.update(len(noise))
     return torch.cat(finished)
 
@@ -407,6 +418,7 @@ def generate_videos(
     progress: bool = False,
     solver: str = "euler",
     stepped: Callable[[int], None] | None = None,
+    images: Sequence[ImageFiles] | None = None,
 ) -> Tensor:
     """Videos `[len(prompts), 3, frames, height, width]` on the CPU; see `VideoGenerator.generate`."""
     latents = generate_latents(
@@ -423,7 +435,11 @@ def generate_videos(
         progress=progress,
         solver=solver,
         stepped=stepped,
+        images=images,
     )
-    return torch.cat(
+    videos = torch.cat(
         [generator.decode(part.to(generator.device)).cpu() for part in latents.split(batch_size)]
     )
+    if images and known_frames(generator, images):  # known pixels are returned as they came
+        videos[:, :, 0] = read_images([first for first, _ in images], *videos.shape[3:])
+    return videos

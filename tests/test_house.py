@@ -28,8 +28,8 @@ MAY_IMPORT = {
 WINGS = {
     "generator": [
         "pretraining", "editing", "testing", "loading", "families", "native", "latent_cache", "adapters",
-        "bounded_reading", "generation", "prompts", "demonstrations", "base", "sampling", "world", "video", "hardware",
-        "training", "files", "video_files",
+        "bounded_reading", "generation", "prompts", "demonstrations", "base", "sampling", "first_frames", "world",
+        "video", "hardware", "training", "files", "video_files",
     ],
     "reward": ["training", "evaluation", "reports", "adherence", "service", "models", "metrics", "formats"],
     "labeling_app": ["web", "simulate", "campaigns", "selection", "files", "quality", "tasks", "store"],
