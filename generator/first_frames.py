@@ -79,9 +79,11 @@ def first_frame_conditions(
         last_images: with which they end, where the model takes these.
     """
     images = images.to(generator.device)
-    if generator.image is not None:
-        return generator.image(images, num_frames, last_images)
-    return {KNOWN_LATENTS: generator.encode(images[:, :, None])}
+    # In their own precision inside a trainer's autocast too, so that training shows what generating does.
+    with torch.autocast(generator.device.type, enabled=False):
+        if generator.image is not None:
+            return generator.image(images, num_frames, last_images)
+        return {KNOWN_LATENTS: generator.encode(images[:, :, None])}
 
 
 def conditions_of_files(

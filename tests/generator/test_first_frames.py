@@ -77,6 +77,18 @@ def test_known_latents_get_no_gradient_and_no_velocity(family: str, tmp_path: Pa
     torch.testing.assert_close(clean[:, :, :1], conditions[KNOWN_LATENTS])
 
 
+@pytest.mark.parametrize("family", ["wan-i2v", "cogvideox-i2v", "ltx"])
+def test_an_image_is_seen_the_same_inside_and_outside_of_autocast(family: str, tmp_path: Path) -> None:
+    generator = load_generator(save_tiny_pipeline(family, tmp_path / family), device="cpu")
+    [file] = save_pictures(tmp_path, generator, 1)
+    size = generator.defaults.num_frames, generator.defaults.height, generator.defaults.width
+    outside = conditions_of_files(generator, [(file, None)], size)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = conditions_of_files(generator, [(file, None)], size)
+    for name, value in outside.items():
+        torch.testing.assert_close(inside[name], value, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("family", ["wan-i2v", "ltx"])
 def test_generate_and_evaluate_read_images_from_prompt_files(family: str, tmp_path: Path) -> None:
     folder = save_tiny_pipeline(family, tmp_path / family)
