@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from generator.first_frames import ImageFiles
 from generator.hardware.compilation import compile_each
 from generator.sampling import generate_videos
 from generator.video_model import VideoModel
@@ -40,6 +41,7 @@ class VideoGenerator(VideoModel):
         solver: str = "euler",
         stepped: Callable[[int], None] | None = None,
         guidance_scale_2: float | None = None,
+        images: Sequence[ImageFiles] | None = None,
     ) -> Tensor:
         """Videos `[len(prompts), 3, frames, height, width]` in [-1, 1] on the CPU.
 
@@ -53,9 +55,11 @@ class VideoGenerator(VideoModel):
             stepped: is given the number of videos in the batch after each denoising step, to show progress.
             guidance_scale_2: weight for the second of two transformers, that of low noise; `guidance_scale` where that
                 alone is given.
+            images: files of the first image of each video and of its last, or None in its place.
 
         Raises:
-            InputError: the size is not one that the family can make, or there is no such solver.
+            InputError: the size is not one that the family can make, there is no such solver, or images are missing or
+                not taken.
         """
         return generate_videos(
             self,
@@ -72,4 +76,5 @@ class VideoGenerator(VideoModel):
             solver=solver,
             stepped=stepped,
             guidance_scale_2=guidance_scale_2,
+            images=images,
         )

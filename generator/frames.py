@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from generator.conditions import Conditions
 from generator.output import InputError
@@ -21,7 +21,7 @@ class FrameVelocity:
         takes_key_frames: also knows other distances between frames, and frames that are images of their own.
     """
 
-    predict: Callable[[Tensor, Tensor, Conditions, float | None, bool], Tensor]
+    predict: Callable[[Tensor, Tensor, Conditions, float | None, bool, nn.Module | None], Tensor]
     name: str
     takes_key_frames: bool = False
 
@@ -32,6 +32,7 @@ class FrameVelocity:
         conditions: Conditions,
         seconds_per_frame: float | None = None,
         key_frames: bool = False,
+        transformer: nn.Module | None = None,
     ) -> Tensor:
         """Predicted velocity in float32, shaped like `latents`.
 
@@ -41,13 +42,14 @@ class FrameVelocity:
             conditions: from `encode_prompts`, one row a video.
             seconds_per_frame: time between latent frames; the family's own by default.
             key_frames: every latent frame is an image of its own.
+            transformer: called in place of the generator's own, such as the engine that wraps it.
 
         Raises:
-            InputError: one of the last two is given to a family that knows only its own frame rate.
+            InputError: `seconds_per_frame` or `key_frames` is given to a family that knows only its own frame rate.
         """
         if not self.takes_key_frames and (seconds_per_frame is not None or key_frames):
             raise InputError(
                 f"{self.name} knows only frames that follow each other at its own frame rate: interpolation and long "
                 "videos need the built-in model."
             )
-        return self.predict(latents, sigma, conditions, seconds_per_frame, key_frames)
+        return self.predict(latents, sigma, conditions, seconds_per_frame, key_frames, transformer)

@@ -121,6 +121,7 @@ def generate_videos_to(
             negative_prompt=batch[0].record.negative_prompt,
             batch_size=settings.batch_size,
             **stepping,
+            **_images_of(batch),
         )
         if not videos.isfinite().all():
             raise InputError(
@@ -138,14 +139,21 @@ def generate_videos_to(
 
 
 def _batches(plan: Sequence[PlannedVideo], size: int) -> Iterator[list[PlannedVideo]]:
-    """At most `size` videos together, all of one negative prompt."""
-    ordered = sorted(plan, key=_negative_prompt)
-    for _, same in itertools.groupby(ordered, key=_negative_prompt):
+    """At most `size` videos together, all of one negative prompt, and all or none with a first, or last, image."""
+    ordered = sorted(plan, key=_kind)
+    for _, same in itertools.groupby(ordered, key=_kind):
         remaining = list(same)
         while remaining:
             yield remaining[:size]
             remaining = remaining[size:]
 
 
-def _negative_prompt(planned: PlannedVideo) -> str:
-    return planned.record.negative_prompt
+def _kind(planned: PlannedVideo) -> tuple[str, bool, bool]:
+    record = planned.record
+    return record.negative_prompt, record.image is not None, record.last_image is not None
+
+
+def _images_of(batch: Sequence[PlannedVideo]) -> dict[str, Any]:
+    """The argument `images` of a batch whose videos begin with images; none for others."""
+    files = [planned.record.images for planned in batch if planned.record.images is not None]
+    return {"images": files} if files else {}

@@ -17,11 +17,20 @@ class PromptRecord:
         prompt: what the video shall show.
         negative_prompt: what it shall not show; used where classifier-free guidance is.
         id: the user's own name for it.
+        image: file of the image (or video, whose first frame counts) with which its videos begin.
+        last_image: the same of the image with which they end.
     """
 
     prompt: str
     negative_prompt: str = ""
     id: str | None = None
+    image: str | None = None
+    last_image: str | None = None
+
+    @property
+    def images(self) -> tuple[str, str | None] | None:
+        """Files of the first and the last image; None where videos begin with none."""
+        return None if self.image is None else (self.image, self.last_image)
 
 
 def read_prompts(path: str | Path) -> list[PromptRecord]:
@@ -30,20 +39,22 @@ def read_prompts(path: str | Path) -> list[PromptRecord]:
     Args:
         path: a text file with one prompt a line (empty lines are skipped; lines end in a line feed, a carriage return
             or both, any other separator is part of the prompt); a `.jsonl` file whose lines have
-            `prompt` and optionally `negative_prompt` and `id`, other keys being ignored, such as the
-            `metadata.jsonl` of a folder of videos; or `world:SPLIT:N[:SEED]` for N prompts of the built-in world,
-            SPLIT being one of its splits and SEED 0 by default.
+            `prompt` and optionally `negative_prompt`, `id`, `image` and `last_image` (files, relative to the folder of
+            this one; each is opened), other keys being ignored, such as the `metadata.jsonl` of a folder of videos;
+            or `world:SPLIT:N[:SEED]` for N prompts of the built-in world, SPLIT being one of its splits and SEED 0 by
+            default.
 
     Raises:
-        InputError: the file is missing, not UTF-8 text or without a prompt, or a line is wrong; the message
-            names file and line.
+        InputError: the file is missing, not UTF-8 text or without a prompt, a line is wrong, or an image cannot be
+            read; the message names file and line.
     """
     if str(path).startswith("world:"):
         return _world_prompts(str(path))
     require_prompt_file(path)
     path = Path(path)
     if path.suffix.lower() in {".jsonl", ".json"}:
-        records = [_json_prompt(row, place) for place, row in read_jsonl(path)]
+        opened: set[str] = set()
+        records = [_json_prompt(row, place, path.parent, opened) for place, row in read_jsonl(path)]
     else:
         records = [PromptRecord(line) for _, line in read_lines(path)]
     if not records:
@@ -61,7 +72,8 @@ def require_prompt_file(source: str | Path) -> None:
         )
 
 
-def _json_prompt(row: dict[str, Any], place: str) -> PromptRecord:
+def _json_prompt(row: dict[str, Any], place: str, folder: Path, opened: set[str]) -> PromptRecord:
+    """The prompt of a line; its images are looked for in `folder`, and opened unless they are among `opened`."""
     if not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
         keys = ", ".join(row) or "an empty object"
         raise InputError(f"{place}: expected an object with a non-empty text `prompt`, found {keys}.")
@@ -69,7 +81,35 @@ def _json_prompt(row: dict[str, Any], place: str) -> PromptRecord:
     if not isinstance(negative, str):
         raise InputError(f"{place}: `negative_prompt` must be text, found {type(negative).__name__}.")
     identifier: Any = row.get("id")
-    return PromptRecord(row["prompt"], negative, None if identifier is None else str(identifier))
+    image, last = (_image_file(row, key, place, folder, opened) for key in ("image", "last_image"))
+    if last is not None and image is None:
+        raise InputError(
+            f"{place}: `last_image` is given without `image`: name the first image of the video too."
+        )
+    return PromptRecord(row["prompt"], negative, None if identifier is None else str(identifier), image, last)
+
+
+def _image_file(row: dict[str, Any], key: str, place: str, folder: Path, opened: set[str]) -> str | None:
+    """The file that a line names as `key` or `key_file_name`, after it was opened."""
+    from generator.video import check_video
+
+    named = [row[name] for name in (key, f"{key}_file_name") if row.get(name) is not None]
+    if not named:
+        return None
+    if len(named) > 1 or not isinstance(named[0], str) or not named[0]:
+        raise InputError(f"{place}: `{key}` must be the name of one file, found {named}.")
+    file = folder / named[0]
+    if not file.is_file():
+        raise InputError(
+            f"{place}: the image {file} does not exist: paths are relative to the folder of the prompt file."
+        )
+    if str(file) not in opened:
+        try:
+            check_video(file)
+        except InputError as error:
+            raise InputError(f"{place}: {error}") from error
+        opened.add(str(file))
+    return str(file)
 
 
 def _world_prompts(source: str) -> list[PromptRecord]:

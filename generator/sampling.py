@@ -12,6 +12,15 @@ from tqdm.auto import tqdm
 
 from generator import flow
 from generator.conditions import Conditions, concatenate, repeat, select
+from generator.first_frames import (
+    KNOWN_LATENTS,
+    ImageFiles,
+    check_takes_images,
+    conditioned_velocity,
+    conditions_of_files,
+    known_frames,
+    read_images,
+)
 from generator.guidance import guidance_scales, scale_at
 from generator.lost_words import warn_of_lost_words
 from generator.one_or_several import as_list
@@ -50,7 +59,7 @@ def guided_velocity(
         guidance_scale_2: at noise levels below `generator.boundary`; `guidance_scale` where not given.
     """
     if guidance_scale == 1 and guidance_scale_2 in (None, 1):
-        return lambda latents, sigma: generator.velocity(latents, sigma, conditions, transformer)
+        return lambda latents, sigma: conditioned_velocity(generator, latents, sigma, conditions, transformer)
     if negative_conditions is None:
         raise ValueError(f"guidance_scale is {guidance_scale}, which needs negative_conditions.")
     rows = next(iter(conditions.values())).shape[0]
@@ -62,10 +71,11 @@ def guided_velocity(
         if not unconditional_gradient and torch.is_grad_enabled():
             # Apart, the unconditional branch keeps no activations and takes no backward pass.
             with torch.no_grad():
-                unconditional = generator.velocity(latents, sigma, negative, transformer)
-            conditional = generator.velocity(latents, sigma, conditions, transformer)
+                unconditional = conditioned_velocity(generator, latents, sigma, negative, transformer)
+            conditional = conditioned_velocity(generator, latents, sigma, conditions, transformer)
         else:
-            predicted = generator.velocity(latents.repeat(2, 1, 1, 1, 1), sigma.repeat(2), both, transformer)
+            doubled = latents.repeat(2, 1, 1, 1, 1)
+            predicted = conditioned_velocity(generator, doubled, sigma.repeat(2), both, transformer)
             conditional, unconditional = predicted.chunk(2)
         scale = scale_at(generator, sigma, guidance_scale, guidance_scale_2)
         return flow.guide(conditional, unconditional, scale)
@@ -363,15 +373,14 @@ def generate_latents(
     solver: str = "euler",
     stepped: Callable[[int], None] | None = None,
     guidance_scale_2: float | None = None,
+    images: Sequence[ImageFiles] | None = None,
 ) -> Tensor:
     """Clean latents `[len(prompts), C, F, H, W]` on the CPU; the arguments are those of `generate_videos`."""
     prompts = as_list(prompts)
     if not prompts:
         raise InputError("No prompt was given: give at least one.")
-    if generator.image is not None:
-        raise InputError(
-            f"{generator.name} animates images, and none was given: pass --image FILE, or use a text-to-video model."
-        )
+    check_takes_images(generator, images, len(prompts))
+    known = known_frames(generator, images or [])
     defaults = generator.defaults
     size = video_size(generator, num_frames, height, width)
     seeds = one_seed_each(seed, len(prompts))
@@ -382,18 +391,19 @@ def generate_latents(
     conditions, rows = encode_unique_prompts(generator, prompts)
     negatives = None
     if scale != 1 or scale_2 != 1:
-        negatives, negative_rows = encode_unique_prompts(
-            generator, one_text_each(negative_prompt, len(prompts))
-        )
+        texts = one_text_each(negative_prompt, len(prompts))
+        negatives, negative_rows = encode_unique_prompts(generator, texts)
     finished = []
     with tqdm(total=len(prompts), desc="Generating", unit="video", disable=not progress) as bar:
         for start in range(0, len(prompts), batch_size):
             batch = slice(start, start + batch_size)
             noise = seeded_noise(seeds[batch], latent_shape).to(generator.device)
-            negative = None if negatives is None else select(negatives, negative_rows[batch])
-            chosen = select(conditions, rows[batch])
+            seen = conditions_of_files(generator, images[batch], size) if images else {}
+            negative = None if negatives is None else {**select(negatives, negative_rows[batch]), **seen}
+            chosen = select(conditions, rows[batch]) | seen
             velocity = guided_velocity(generator, chosen, negative, scale, guidance_scale_2=scale_2)
-            finished.append(sample_latents(velocity, noise, sigmas, solver, stepped).cpu())
+            sampled = sample_latents(velocity, noise[:, :, known:], sigmas, solver, stepped)
+            finished.append(torch.cat([seen[KNOWN_LATENTS], sampled], 2).cpu() if known else sampled.cpu())
             bar.update(len(noise))
     return torch.cat(finished)
 
@@ -414,6 +424,7 @@ def generate_videos(
     solver: str = "euler",
     stepped: Callable[[int], None] | None = None,
     guidance_scale_2: float | None = None,
+    images: Sequence[ImageFiles] | None = None,
 ) -> Tensor:
     """Videos `[len(prompts), 3, frames, height, width]` on the CPU; see `VideoGenerator.generate`."""
     latents = generate_latents(
@@ -431,7 +442,10 @@ def generate_videos(
         solver=solver,
         stepped=stepped,
         guidance_scale_2=guidance_scale_2,
+        images=images,
     )
-    return torch.cat(
-        [generator.decode(part.to(generator.device)).cpu() for part in latents.split(batch_size)]
-    )
+    parts = latents.split(batch_size)
+    videos = torch.cat([generator.decode(part.to(generator.device)).cpu() for part in parts])
+    if images and known_frames(generator, images):  # known pixels are returned as they came
+        videos[:, :, 0] = read_images([first for first, _ in images], *videos.shape[3:])
+    return videos

@@ -29,7 +29,8 @@ WINGS = {
     "generator": [
         "pretraining", "editing", "testing", "loading", "families", "native", "latent_cache", "base_adapters",
         "adapter_export", "adapters", "loaded_from", "bounded_reading", "generation", "prompts", "demonstrations",
-        "base", "sampling", "world", "video", "hardware", "training", "weight_files", "files", "video_files",
+        "base", "sampling", "first_frames", "world", "video", "hardware", "training", "weight_files", "files",
+        "video_files",
     ],
     "reward": ["training", "evaluation", "reports", "adherence", "service", "models", "metrics", "formats"],
     "labeling_app": ["web", "simulate", "campaigns", "selection", "files", "quality", "tasks", "store"],

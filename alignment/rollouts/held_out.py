@@ -117,8 +117,9 @@ class HeldOutPrompts(Dataset):
         """Scores `[batch]` by name of the videos `videos`."""
         plan, prompts = self.plan, videos // self.num_videos
         seeds = example_seeds(0, Stream.EVALUATION, rows=videos[:, None])
+        plan.prepare(prompts)
         latents = ode_samples(plan, policy, prompts, seeds).final
-        conditions, texts = plan.conditions_of(prompts), plan.texts(prompts)
+        conditions, texts = plan.text_conditions_of(prompts), plan.texts(prompts)
         rewards, scores = self.rewards.judge(
             plan.generator, latents, conditions, texts, self.judge_batch_size
         )

@@ -100,7 +100,7 @@ def sample_groups(
 
     def sample(rows: slice) -> Trajectories:
         noise = seeded_noise(seeds[rows], (1 + settings.num_steps, *plan.latent_shape))
-        noise = noise.to(plan.generator.device)
+        noise = plan.unknown(noise.to(plan.generator.device))
         velocity = plan.velocity(prompts[rows], policy)
         reference = None
         if compared is not None and compared[rows].any():
@@ -112,7 +112,9 @@ def sample_groups(
                 None if everyone else chosen.to(noise.device),
                 keep_reference_means,
             )
-        return sample_trajectories(velocity, noise, plan.sigmas, settings, reference, stepped, keep_means)
+        sampled = sample_trajectories(velocity, noise, plan.sigmas, settings, reference, stepped, keep_means)
+        sampled.final = plan.whole(sampled.final, prompts[rows])
+        return sampled
 
     return _in_batches(plan, len(seeds), sample, finished)
 
@@ -128,9 +130,9 @@ def ode_samples(
     """Samples of the ODE, as trajectories without a stochastic step; the arguments are `sample_groups`'."""
 
     def sample(rows: slice) -> Trajectories:
-        noise = seeded_noise(seeds[rows], plan.latent_shape).to(plan.generator.device)
+        noise = plan.unknown(seeded_noise(seeds[rows], plan.latent_shape).to(plan.generator.device))
         velocity = plan.velocity(prompts[rows], policy)
-        final = sample_latents(velocity, noise, plan.sigmas, stepped=stepped)
+        final = plan.whole(sample_latents(velocity, noise, plan.sigmas, stepped=stepped), prompts[rows])
         return Trajectories(
             final=final,
             states=final.new_zeros(len(final), 0, *plan.latent_shape),

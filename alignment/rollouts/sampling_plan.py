@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from alignment.data.latent_dataset import PromptTable
+from alignment.rollouts.prompt_images import PromptImages
 from generator.base import VideoGenerator
 from generator.conditions import Conditions, select
+from generator.first_frames import ImageFiles, check_takes_images, known_frames
 from generator.guidance import guidance_scales, guidance_text
 from generator.one_or_several import as_list
 from generator.sampling import Velocity, encode_unique_prompts, guided_velocity, one_text_each, video_size
@@ -50,6 +52,7 @@ class SamplingPlan:
         batch_size: videos sampled together.
         look_up: `(table, rows) -> conditions`, on the device that samples.
         guidance_scale_2: scale for the second of two transformers; `guidance_scale` where None.
+        images: with which the videos begin; None where they begin with none.
     """
 
     generator: VideoGenerator
@@ -64,6 +67,7 @@ class SamplingPlan:
     batch_size: int
     look_up: Callable[[Conditions, Tensor], Conditions] = select
     guidance_scale_2: float | None = None
+    images: PromptImages | None = None
 
     @classmethod
     def for_training(
@@ -74,13 +78,16 @@ class SamplingPlan:
         negative_prompts: Sequence[str] | None,
         batch_size: int,
         look_up: Callable[[Conditions, Tensor], Conditions],
+        images: Sequence[ImageFiles] | None = None,
     ) -> SamplingPlan:
         """Plan of a trainer; its prompts are encoded through the cache of embeddings.
 
         Args:
             negative_prompts: one a prompt; `settings.negative_prompt` where not given.
+            images: files of the first image of each prompt's videos and of the last, or None in its place.
         """
         prompts = as_list(prompts)
+        check_takes_images(generator, images, len(prompts))
         size = settings.num_frames, settings.height, settings.width
         latent_shape, sigmas = _schedule(generator, size, settings.num_inference_steps)
         scale, scale_2 = guidance_scales(generator, settings.guidance_scale, settings.guidance_scale_2)
@@ -103,6 +110,7 @@ class SamplingPlan:
             batch_size,
             look_up,
             scale_2,
+            PromptImages(generator, images, video_size(generator, *size)) if images else None,
         )
 
     @classmethod
@@ -153,14 +161,35 @@ class SamplingPlan:
         """Prompts of the indices `prompts` `[batch]`."""
         return [self.prompts[prompt] for prompt in prompts.tolist()]
 
-    def conditions_of(self, prompts: Tensor) -> Conditions:
-        """Conditions of the prompts `[batch]`, one row each."""
+    def prepare(self, prompts: Tensor) -> None:
+        """Encodes the images of the prompts `[batch]`, before several threads use the autoencoder."""
+        if self.images is not None:
+            self.images.prepare(prompts)
+
+    def text_conditions_of(self, prompts: Tensor) -> Conditions:
+        """Conditions of the texts of the prompts `[batch]`, one row each, for those who judge videos."""
         return self.look_up(self.conditions, self.rows[prompts])
+
+    def conditions_of(self, prompts: Tensor) -> Conditions:
+        """Conditions of the prompts `[batch]`, texts and images, one row each."""
+        return {**self.text_conditions_of(prompts), **self._seen(prompts)}
+
+    def _seen(self, prompts: Tensor) -> Conditions:
+        return {} if self.images is None else self.images.conditions_of(prompts)
+
+    def unknown(self, latents: Tensor) -> Tensor:
+        """Latents `[..., C, F, H, W]` without the frames that images make known: what is sampled and learnt."""
+        known = 0 if self.images is None else known_frames(self.generator, self.images.files)
+        return latents[..., known:, :, :]
+
+    def whole(self, latents: Tensor, prompts: Tensor) -> Tensor:
+        """The inverse of `unknown`, for latents `[batch, C, F, H, W]` of the prompts `[batch]`."""
+        return latents if self.images is None else self.images.whole(latents, prompts)
 
     def velocity(
         self, prompts: Tensor, model: torch.nn.Module | None = None, unconditional_gradient: bool = True
     ) -> Velocity:
-        """Guided velocity of latents of the prompts `[batch]`.
+        """Guided velocity of latents of the prompts `[batch]`, of those that are not known where images are given.
 
         Args:
             model: predicts in place of the generator's transformer.
@@ -169,6 +198,7 @@ class SamplingPlan:
         negative = None
         if self.negative_conditions is not None and self.negative_rows is not None:
             negative = self.look_up(self.negative_conditions, self.negative_rows[prompts])
+            negative = {**negative, **self._seen(prompts)}
         return guided_velocity(
             self.generator,
             self.conditions_of(prompts),

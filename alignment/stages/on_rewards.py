@@ -51,7 +51,9 @@ class PromptsAndRewards:
 
     prompts: str = field(
         default="",
-        metadata={"help": "Prompts: a text file, one a line, JSONL with `prompt`, or world:SPLIT:N[:SEED]."},
+        metadata={
+            "help": "Prompts: a text file, one a line, JSONL with `prompt`, `image`, or world:SPLIT:N[:SEED]."
+        },
     )
     reward: list[str] = field(
         default_factory=list,
@@ -213,9 +215,9 @@ def _train(
     data = prompts if isinstance(prompts, PromptsAndRewards) else PromptsAndRewards(prompts=str(prompts))
     judges = data.reward if reward is None else list_of_rewards(reward)
     require_reward(judges)
-    texts, negative_prompts = read_training_prompts(data.prompts, args)
+    texts, negative_prompts, images = read_training_prompts(data.prompts, args)
     held_out = str(more.pop("eval_prompts", "")) or data.eval_prompts
-    eval_prompts, eval_negative_prompts = read_eval_prompts(held_out, texts, args)
+    eval_prompts, eval_negative_prompts, eval_images = read_eval_prompts(held_out, texts, args)
     names = [judge for judge in judges if isinstance(judge, str)]
     inputs = [*generator_inputs(model), data.prompts, held_out, *names, demonstrations]
     checkpoint = checkpoint_to_resume(args, filter(None, inputs))
@@ -234,6 +236,8 @@ def _train(
         negative_prompts=negative_prompts,
         eval_prompts=eval_prompts,
         eval_negative_prompts=eval_negative_prompts,
+        images=images,
+        eval_images=eval_images,
         lora=lora,
         record={
             "model": vars(model),

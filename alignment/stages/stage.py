@@ -20,11 +20,12 @@ from alignment.trainers.table import show_before_training
 from generator.adapters import TRAINING_NAME
 from generator.base import VideoGenerator
 from generator.files.output_folder import Outputs, open_output_dir
+from generator.first_frames import ImageFiles
 from generator.hardware.zero3 import outside_engine
 from generator.latent_cache import encode_clips, encode_files
 from generator.one_or_several import as_list
 from generator.output import InputError
-from generator.prompts import read_prompts, require_prompt_file
+from generator.prompts import PromptRecord, read_prompts, require_prompt_file
 from generator.provenance import file_hash
 from generator.training.output_dir import check_training_dir, goes_on_inside
 
@@ -51,8 +52,10 @@ def load_generator_to_train(arguments: GeneratorArguments, config: AlignmentConf
         )
 
 
-def read_training_prompts(source: str, config: RewardedSamplingConfig) -> tuple[list[str], list[str]]:
-    """Prompts to sample for and a negative prompt each, `config.negative_prompt` where a row has none."""
+def read_training_prompts(
+    source: str, config: RewardedSamplingConfig
+) -> tuple[list[str], list[str], list[ImageFiles] | None]:
+    """Prompts to sample for, a negative prompt each, `config.negative_prompt` where a row has none, and images."""
     from reward.preferences import warn_of_few_prompts
 
     require_prompts(source)
@@ -65,7 +68,22 @@ def read_training_prompts(source: str, config: RewardedSamplingConfig) -> tuple[
     return (
         [record.prompt for record in records],
         [record.negative_prompt or config.negative_prompt for record in records],
+        _images_of(source, records),
     )
+
+
+def _images_of(source: str, records: Sequence[PromptRecord]) -> list[ImageFiles] | None:
+    """First and last image of each prompt; None where none has any.
+
+    Raises:
+        InputError: some have, some have not.
+    """
+    images: list[ImageFiles] = [record.images for record in records if record.images is not None]
+    if images and len(images) < len(records):
+        raise InputError(
+            f"Of the {len(records)} prompts in {source}, {len(images)} name an image: give one to all or to none."
+        )
+    return images or None
 
 
 def require_prompts(source: str) -> None:
@@ -77,8 +95,11 @@ def require_prompts(source: str) -> None:
 
 def read_eval_prompts(
     source: str, trained: Sequence[str], config: RewardedSamplingConfig
-) -> tuple[list[str], list[str]]:
-    """Held-out prompts and a negative prompt each; empty where `source` is. Warns of those that are trained on too."""
+) -> tuple[list[str], list[str], list[ImageFiles] | None]:
+    """Held-out prompts, a negative prompt each, and their images; empty where `source` is.
+
+    Warns of those that are trained on too.
+    """
     from generator.prompts import read_prompts
 
     records = read_prompts(source) if source else []
@@ -91,6 +112,7 @@ def read_eval_prompts(
     return (
         [record.prompt for record in records],
         [record.negative_prompt or config.negative_prompt for record in records],
+        _images_of(source, records),
     )
 
 

@@ -18,6 +18,7 @@ from alignment.trainers.rewarded_trainer import RewardedTrainer
 from alignment.trainers.table import describe_sizes
 from generator import flow
 from generator.base import VideoGenerator
+from generator.first_frames import ImageFiles
 from generator.one_or_several import as_list
 from generator.output import InputError
 from generator.sampling import Velocity, sample_latents, seeded_noise
@@ -60,6 +61,8 @@ class BackpropTrainer(RewardedTrainer):
         callbacks: Sequence[Any] = (),
         eval_prompts: Sequence[str] | None = None,
         eval_negative_prompts: Sequence[str] | None = None,
+        images: Sequence[ImageFiles] | None = None,
+        eval_images: Sequence[ImageFiles] | None = None,
     ) -> None:
         prompts = as_list(prompts)
         if lora is not None and not lora.use_peft and args.beta > 0:
@@ -78,14 +81,20 @@ class BackpropTrainer(RewardedTrainer):
         self.rewards.check_generator(generator)
         self.rewards.check_prompts(prompts)
         self.plan = SamplingPlan.for_training(
-            generator, args, prompts, negative_prompts, args.per_device_train_batch_size, self.conditions_of
+            generator,
+            args,
+            prompts,
+            negative_prompts,
+            args.per_device_train_batch_size,
+            self.conditions_of,
+            images,
         )
         self.records_guidance = lora is None or lora.use_peft
         super().__init__(
             generator,
             args,
             train_dataset=_Indices(len(prompts)),
-            eval_dataset=self.hold_out(generator, args, eval_prompts, eval_negative_prompts),
+            eval_dataset=self.hold_out(generator, args, eval_prompts, eval_negative_prompts, eval_images),
             lora=lora,
             record=record,
             callbacks=callbacks,
@@ -136,7 +145,8 @@ class BackpropTrainer(RewardedTrainer):
         sigmas = plan.sigmas.to(args.device)
         first, last = self._steps_with_gradients()
         seeds = example_seeds(args.seed, self.state.global_step, rows=keys)
-        latents = seeded_noise(seeds, plan.latent_shape).to(args.device)
+        plan.prepare(prompts)
+        latents = plan.unknown(seeded_noise(seeds, plan.latent_shape).to(args.device))
         without_gradient = plan.velocity(prompts, self.policy)
         latents = sample_latents(without_gradient, latents, sigmas[: first + 1])
 
@@ -152,7 +162,10 @@ class BackpropTrainer(RewardedTrainer):
             following = sigmas[step + 1] if args.method == "draft" else torch.zeros_like(sigmas[step])
             latents = flow.euler_step(latents, predicted, sigmas[step], following)
         rewards, watched = self.rewards.reward_through_pixels(
-            self.generator, latents, plan.conditions_of(prompts), plan.texts(prompts)
+            self.generator,
+            plan.whole(latents, prompts),
+            plan.text_conditions_of(prompts),
+            plan.texts(prompts),
         )
         observed = {"reward": rewards, "latents/std": latents.detach().std(), **watched}
         loss = -rewards.mean()

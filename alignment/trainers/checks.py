@@ -28,8 +28,8 @@ def check_trainable(
     """
     if generator.image is not None and not shows_first_frames:
         raise InputError(
-            f"{generator.name} animates images, which {method} does not show it: use sft or dpo, or a model that also "
-            "makes videos from text, such as LTX-Video or Wan 2.2 TI2V."
+            f"{generator.name} animates images, which {method} does not show it: use another method, or a model that "
+            "also makes videos from text, such as LTX-Video or Wan 2.2 TI2V."
         )
     if is_offloaded(generator.transformer) and (args.compile_blocks or not lora.use_peft):
         raise InputError(

@@ -16,6 +16,7 @@ from alignment.trainers.noise_levels import NoiseLevels
 from generator import flow
 from generator.base import VideoGenerator
 from generator.conditions import Conditions
+from generator.first_frames import conditioned_velocity
 from generator.sampling import seeded_noise
 from generator.seeds import Stream, example_seeds
 
@@ -27,7 +28,7 @@ class NoisedVideos:
     Attributes:
         generator: predicts velocities.
         indices: of the videos in the rollout.
-        x0, noise, latents: clean, noise, and their mixture at `sigma`.
+        x0, noise, latents: clean, noise, and their mixture at `sigma`, without the frames that images make known.
         sigma: noise levels.
         conditions: of the prompts.
     """
@@ -42,7 +43,7 @@ class NoisedVideos:
 
     def velocity(self, model: torch.nn.Module) -> Tensor:
         """Velocities that `model` predicts."""
-        return self.generator.velocity(self.latents, self.sigma, self.conditions, model)
+        return conditioned_velocity(self.generator, self.latents, self.sigma, self.conditions, model)
 
     @torch.no_grad()
     def reference_velocity(self, policy: torch.nn.Module) -> Tensor:
@@ -100,8 +101,8 @@ class Noising:
         first = self.process_index * len(rollout.prompts)
         keys = torch.stack([owners.cpu() + first, draws.cpu()], dim=1)
         seeds = example_seeds(self.seed, Stream.LEVELS, rollout.index, rows=keys)
-        x0 = final[videos]
-        noise = seeded_noise(seeds, final.shape[1:]).to(final)
+        x0 = self.plan.unknown(final[videos])
+        noise = self.plan.unknown(seeded_noise(seeds, final.shape[1:]).to(final))
         sigma = self.levels.draw(seeds).to(final)
         conditions = self.plan.conditions_of(rollout.prompt_indices[videos.cpu()])
         latents = flow.interpolate(x0, noise, sigma)

@@ -45,7 +45,7 @@ class PPOTrainer(RolloutTrainer):
         generator, args, prompts, reward, negative_prompts, monitors, lora, record, callbacks: see
             `RolloutTrainer`.
         demonstrations: latents `[C, F, H, W]` and a prompt each, for `args.ptx_coef`.
-        held_out: `eval_prompts` and `eval_negative_prompts` of `RolloutTrainer`.
+        more: `eval_prompts`, `eval_negative_prompts`, `images` and `eval_images` of `RolloutTrainer`.
     """
 
     args: PPOConfig
@@ -62,10 +62,10 @@ class PPOTrainer(RolloutTrainer):
         record: dict[str, Any] | None = None,
         callbacks: Sequence[Any] = (),
         demonstrations: tuple[Sequence[Tensor], Sequence[str]] | None = None,
-        **held_out: Any,
+        **more: Any,
     ) -> None:
         super().__init__(
-            generator, args, prompts, reward, negative_prompts, monitors, lora, record, callbacks, **held_out
+            generator, args, prompts, reward, negative_prompts, monitors, lora, record, callbacks, **more
         )
         self.beta = args.beta
         self.ratios: list[Tensor] = []
@@ -185,6 +185,7 @@ class PPOTrainer(RolloutTrainer):
         for rows in videos.split(max(1, self.args.rollout_batch_size // steps)):
             states = trajectories.states[rows, :steps].flatten(0, 1)
             prompts = rollout.prompt_indices[rows].repeat_interleave(steps)
+            states = self.plan.whole(states, prompts)
             parts.append(critic.inputs(states, sigmas.repeat(len(rows)), self.plan.conditions_of(prompts)))
         return CriticInputs(
             torch.cat([part.seen for part in parts]),

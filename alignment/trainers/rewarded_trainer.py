@@ -20,6 +20,7 @@ from alignment.trainers.base_trainer import EMA_NAME, AlignmentTrainer
 from alignment.trainers.guidance import guidance_warning
 from alignment.trainers.rollout_config import RewardedSamplingConfig
 from generator.base import VideoGenerator
+from generator.first_frames import ImageFiles
 from generator.guidance import guidance_scales
 from generator.one_or_several import as_list
 from generator.output import InputError
@@ -37,6 +38,7 @@ class RewardedTrainer(AlignmentTrainer):
     rewards: RewardMixture
     held_out: HeldOutPrompts | None = None
     evaluates_after_training = False
+    shows_first_frames = True
     fits_unguided_velocity = False
     """True where the velocity without guidance is fitted to videos that are sampled with it."""
     _resumed_from: str | None = None
@@ -47,6 +49,7 @@ class RewardedTrainer(AlignmentTrainer):
         args: RewardedSamplingConfig,
         prompts: Sequence[str] | None,
         negative_prompts: Sequence[str] | None,
+        images: Sequence[ImageFiles] | None = None,
     ) -> HeldOutPrompts | None:
         """Prompts that the policy is measured on, for `Trainer`'s `eval_dataset`; None where there are none.
 
@@ -74,7 +77,7 @@ class RewardedTrainer(AlignmentTrainer):
         settings = EvaluationSampling(*sizes, args.num_inference_steps, *scales, args.negative_prompt)
         together = min(self.plan.batch_size, args.per_device_eval_batch_size)
         plan = SamplingPlan.for_training(
-            generator, settings, prompts, negative_prompts, together, self.conditions_of
+            generator, settings, prompts, negative_prompts, together, self.conditions_of, images
         )
         self.held_out = HeldOutPrompts(plan, self.rewards, args.num_eval_videos, args.reward_batch_size)
         self._check_metric(args.metric_for_best_model, self.held_out.known_metrics())

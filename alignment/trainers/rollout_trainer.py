@@ -17,6 +17,7 @@ from transformers import TrainerCallback
 from alignment.lora import LoraArguments
 from alignment.rollouts.advantages import group_relative_advantages, mean_and_std, share_without_spread
 from alignment.rollouts.judge import Judged, Judging
+from alignment.rollouts.motion_watch import MotionWatch
 from alignment.rollouts.probe import PROBE_STREAM, Probe, probe_rows
 from alignment.rollouts.progress import RolloutProgress
 from alignment.rollouts.reward_mixture import RewardMixture, mix_rewards
@@ -29,6 +30,7 @@ from alignment.trainers.samples import GroupSamples
 from alignment.trainers.table import describe_sizes
 from generator.base import VideoGenerator
 from generator.conditions import select
+from generator.first_frames import ImageFiles
 from generator.one_or_several import as_list
 from generator.output import InputError
 from generator.sampling import Trajectories
@@ -60,6 +62,9 @@ class RolloutTrainer(RewardedTrainer, ABC):
         monitors: further measurements of rollouts.
         eval_prompts: held-out prompts that the policy is measured on, every `args.eval_steps` steps.
         eval_negative_prompts: one of each of them.
+        images: files of the first image of each prompt's videos and of the last, or None in its place; a group
+            shares them.
+        eval_images: those of `eval_prompts`.
         lora, record, callbacks: see `AlignmentTrainer`.
     """
 
@@ -79,6 +84,8 @@ class RolloutTrainer(RewardedTrainer, ABC):
         callbacks: Sequence[Any] = (),
         eval_prompts: Sequence[str] | None = None,
         eval_negative_prompts: Sequence[str] | None = None,
+        images: Sequence[ImageFiles] | None = None,
+        eval_images: Sequence[ImageFiles] | None = None,
     ) -> None:
         prompts = as_list(prompts)
         if lora is not None and not lora.use_peft and self.needs_lora:
@@ -103,12 +110,13 @@ class RolloutTrainer(RewardedTrainer, ABC):
         self.rewards.check_generator(generator)
         self.rewards.check_prompts(prompts)
         self.plan = SamplingPlan.for_training(
-            generator, args, prompts, negative_prompts, args.rollout_batch_size, self.conditions_of
+            generator, args, prompts, negative_prompts, args.rollout_batch_size, self.conditions_of, images
         )
         self.monitors = list(monitors)
         self.rollout: Rollout | None = None
         self.probe = Probe(args.probe_interval)
         self.group_samples = GroupSamples(self)
+        self.motion = MotionWatch()
         self.progress = RolloutProgress(
             args.num_rollouts, disable=bool(args.disable_tqdm) or args.process_index > 0
         )
@@ -117,7 +125,7 @@ class RolloutTrainer(RewardedTrainer, ABC):
             generator,
             args,
             train_dataset=_Slots(slots * args.micro_batch_size),
-            eval_dataset=self.hold_out(generator, args, eval_prompts, eval_negative_prompts),
+            eval_dataset=self.hold_out(generator, args, eval_prompts, eval_negative_prompts, eval_images),
             lora=lora,
             record=record,
             callbacks=[*callbacks, WholeRollouts()],
@@ -177,11 +185,12 @@ class RolloutTrainer(RewardedTrainer, ABC):
 
     @contextmanager
     def judging(self, prompts: Tensor) -> Iterator[Judging]:
-        """Judges videos of the prompt indices `[batch]`: as they come, or in the end."""
+        """Judges videos of the prompt indices `[batch]` as they come, or in the end; encodes their images first."""
+        self.plan.prepare(prompts)
         size, texts, conditions = (
             self.args.reward_batch_size,
             self.plan.texts(prompts),
-            self.plan.conditions_of(prompts),
+            self.plan.text_conditions_of(prompts),
         )
 
         def judge(latents: Tensor, rows: slice) -> Judged:
@@ -239,7 +248,11 @@ class RolloutTrainer(RewardedTrainer, ABC):
         seeds = self.seeds_of(0, len(prompts), PROBE_STREAM)
         videos = ode_samples(plan, self.policy, prompts, seeds).final
         each, _ = self.rewards.judge(
-            self.generator, videos, plan.conditions_of(prompts), plan.texts(prompts), args.reward_batch_size
+            self.generator,
+            videos,
+            plan.text_conditions_of(prompts),
+            plan.texts(prompts),
+            args.reward_batch_size,
         )
         self.observe(self.probe.measured(torch.einsum("m, m b -> b", self.rewards.weights.to(each), each)))
 
@@ -329,6 +342,10 @@ class RolloutTrainer(RewardedTrainer, ABC):
                     each.append(video_statistics(self.generator.decode(latents)))
                     self.progress.advance("decoding")
             observed |= {f"videos/{name}": torch.cat([found[name] for found in each]) for name in each[0]}
+            motion = self.average(observed["videos/motion"].mean().to(args.device))
+            warning = self.motion.look(motion.item(), mean.item())
+            if warning and args.process_index == 0:
+                logger.warning(warning)
         self.group_samples.keep(rollout)
         for monitor in self.monitors:
             observed |= {name: torch.tensor(float(value)) for name, value in monitor(rollout).items()}
@@ -346,11 +363,12 @@ class RolloutTrainer(RewardedTrainer, ABC):
             self.progress.close()
 
     def extra_state(self) -> dict[str, Any]:
-        return {**super().extra_state(), **self.probe.state()}
+        return {**super().extra_state(), **self.probe.state(), **self.motion.state()}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
         super().load_extra_state(state)
         self.probe.load_state(state)
+        self.motion.load_state(state)
 
     def observe_kl(self, kl: Tensor) -> None:
         """Logs a divergence from the reference; training stops when it is above `args.target_kl`."""

@@ -136,7 +136,7 @@ class CogVideoXImageToVideoGenerator(CogVideoXGenerator):
         return self.pipeline.transformer.config.in_channels // 2
 
     @torch.no_grad()
-    def _image_conditions(self, images: Tensor, num_frames: int) -> Conditions:
+    def _image_conditions(self, images: Tensor, num_frames: int, _: Tensor | None) -> Conditions:
         config = self.pipeline.vae.config
         latents = self._encode(images[:, :, None]).float()
         # The authors of 1.5 trained on latents divided by the factor that all others multiply by.

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from diffusers import LTXPipeline
 from diffusers.pipelines.ltx.pipeline_ltx import calculate_shift
-from torch import Tensor
+from torch import Tensor, nn
 
 from generator.conditions import Conditions
 from generator.families.pipeline_generator import PipelineGenerator, trim
@@ -125,13 +125,21 @@ class LTXGenerator(PipelineGenerator):
     def frames(self) -> FrameVelocity:
         return FrameVelocity(self._frame_velocity, self.name)
 
-    @torch.no_grad()
-    def _frame_velocity(self, latents: Tensor, sigma: Tensor, conditions: Conditions, *_: Any) -> Tensor:
+    def _frame_velocity(
+        self,
+        latents: Tensor,
+        sigma: Tensor,
+        conditions: Conditions,
+        _: float | None,
+        __: bool,
+        transformer: nn.Module | None,
+    ) -> Tensor:
         arguments = self._transformer_arguments(latents, sigma[:, 0], conditions)
         space, time = self._patch()
         tokens = latents.shape[3] * latents.shape[4] // space**2
         arguments["timestep"] = (sigma.float() * 1000)[:, ::time].repeat_interleave(tokens, dim=1)
-        output = self.transformer(**arguments, return_dict=False)[0].float()
+        module = self.transformer if transformer is None else transformer
+        output = module(**arguments, return_dict=False)[0].float()
         return self._to_velocity(output, latents, sigma)
 
     def _to_velocity(self, output: Tensor, latents: Tensor, sigma: Tensor) -> Tensor:

@@ -104,7 +104,6 @@ class NativeGenerator(VideoGenerator):
     def frames(self) -> FrameVelocity:
         return FrameVelocity(self._frame_velocity, self.name, takes_key_frames=True)
 
-    @torch.no_grad()
     def _frame_velocity(
         self,
         latents: Tensor,
@@ -112,11 +111,13 @@ class NativeGenerator(VideoGenerator):
         conditions: Conditions,
         seconds_per_frame: float | None,
         key_frames: bool,
+        transformer: torch.nn.Module | None,
     ) -> Tensor:
         arguments = self._transformer_arguments(latents, sigma, conditions)
         if seconds_per_frame is not None:
             arguments["seconds_per_frame"] = seconds_per_frame
-        return self.transformer(**arguments, key_frames=key_frames, return_dict=False)[0].float()
+        module = self.transformer if transformer is None else transformer
+        return module(**arguments, key_frames=key_frames, return_dict=False)[0].float()
 
     def features(
         self, latents: Tensor, sigma: Tensor, conditions: Conditions, num_blocks: int

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from generator.conditions import Conditions
 from generator.families.pipeline_generator import PipelineGenerator, trim, zero_pad
 from generator.frames import FrameVelocity
-from generator.images import ImageConditions, Shapes
+from generator.images import ImageConditions, LastImage, Shapes
 from generator.video_model import GenerationDefaults
 
 CLIP_TOKENS = 257
@@ -177,13 +177,21 @@ class WanGenerator(PipelineGenerator):
         expands = bool(self.pipeline.config.expand_timesteps)
         return FrameVelocity(self._frame_velocity, self.name) if expands else None
 
-    @torch.no_grad()
-    def _frame_velocity(self, latents: Tensor, sigma: Tensor, conditions: Conditions, *_: Any) -> Tensor:
+    def _frame_velocity(
+        self,
+        latents: Tensor,
+        sigma: Tensor,
+        conditions: Conditions,
+        _: float | None,
+        __: bool,
+        transformer: nn.Module | None,
+    ) -> Tensor:
         arguments = self._transformer_arguments(latents, sigma[:, 0], conditions)
         _, height, width = self.pipeline.transformer.config.patch_size
         tokens = (latents.shape[3] // height) * (latents.shape[4] // width)
         arguments["timestep"] = (sigma.float() * 1000).repeat_interleave(tokens, dim=1)
-        return self.transformer(**arguments, return_dict=False)[0].float()
+        module = self.transformer if transformer is None else transformer
+        return module(**arguments, return_dict=False)[0].float()
 
     def run_all_experts(self, when_sampling: bool) -> None:
         if self._experts is not None:
@@ -229,29 +237,45 @@ class WanImageToVideoGenerator(WanGenerator):
     def image(self) -> ImageConditions | None:
         if self.frames is not None:
             return None
-        return ImageConditions(self._image_conditions, self._image_condition_shapes)
+        config = self.pipeline.transformer.config
+        last: LastImage = "optional"
+        if config.image_dim is not None:  # FLF2V has an embedding of the place of each token of two images
+            last = "never" if config.pos_embed_seq_len is None else "always"
+        return ImageConditions(self._image_conditions, self._image_condition_shapes, last)
 
     @torch.no_grad()
-    def _image_conditions(self, images: Tensor, num_frames: int) -> Conditions:
+    def _image_conditions(self, images: Tensor, num_frames: int, last_images: Tensor | None) -> Conditions:
         _, time = self._compression()
-        later = images.new_zeros(*images.shape[:2], num_frames - 1, *images.shape[2:])
-        latents = self.encode(torch.cat([images[:, :, None], later], dim=2))
+        grey = images.new_zeros(*images.shape[:2], num_frames - 1, *images.shape[2:])
+        video = torch.cat([images[:, :, None], grey], dim=2)
+        if last_images is not None:
+            video[:, :, -1] = last_images
+        latents = self.encode(video)
         # One channel a frame of a latent frame; the first latent frame is the first frame alone.
         given = latents.new_zeros(len(latents), time, *latents.shape[2:])
         given[:, :, 0] = 1
+        if last_images is not None:
+            given[:, -1, -1] = 1
         conditions = {"image_latents": torch.cat([given, latents], dim=1)}
         if self.pipeline.transformer.config.image_dim is not None:
-            pixels = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu()
-            pictures = [Image.fromarray(picture.numpy()) for picture in pixels]
-            conditions["image_embeds"] = self.pipeline.encode_image(pictures, latents.device)
+            embeds = self._image_embeds(images, latents.device)
+            if last_images is not None:
+                embeds = torch.stack([embeds, self._image_embeds(last_images, latents.device)], dim=1)
+            conditions["image_embeds"] = embeds
         return conditions
+
+    def _image_embeds(self, images: Tensor, device: torch.device) -> Tensor:
+        """CLIP's tokens `[batch, tokens, dim]` of images `[batch, 3, height, width]` in [-1, 1]."""
+        pixels = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu()
+        return self.pipeline.encode_image([Image.fromarray(picture.numpy()) for picture in pixels], device)
 
     def _image_condition_shapes(self, latent_shape: Sequence[int]) -> Shapes:
         _, time = self._compression()
         shapes: Shapes = {"image_latents": ((time + latent_shape[0], *latent_shape[1:]), torch.float32)}
         config = self.pipeline.transformer.config
         if config.image_dim is not None:
-            shapes["image_embeds"] = ((CLIP_TOKENS, config.image_dim), self.dtype)
+            images = () if config.pos_embed_seq_len is None else (2,)
+            shapes["image_embeds"] = ((*images, CLIP_TOKENS, config.image_dim), self.dtype)
         return shapes
 
     def _transformer_arguments(
@@ -262,5 +286,7 @@ class WanImageToVideoGenerator(WanGenerator):
             with_image = torch.cat([latents, conditions["image_latents"].to(latents)], dim=1)
             arguments["hidden_states"] = with_image.to(self.dtype)
         if "image_embeds" in conditions:
-            arguments["encoder_hidden_states_image"] = conditions["image_embeds"].to(self.dtype)
+            embeds = conditions["image_embeds"].to(self.dtype)
+            # The transformer takes two images as two rows, those of one video next to each other.
+            arguments["encoder_hidden_states_image"] = embeds.flatten(0, 1) if embeds.ndim == 4 else embeds
         return arguments

@@ -4,7 +4,7 @@ runs; `evaluate vbench`, VBench's aggregation."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from generator.video_files.pixel_formats import PIXEL_FORMAT_HELP, PIXEL_FORMATS
 
 if TYPE_CHECKING:
     from generator.base import VideoGenerator
+    from generator.prompts import PromptRecord
 
 HELP = "Compare how well a model and its adapters follow prompts, with confidence intervals and a report."
 EXAMPLE = (
@@ -201,7 +202,7 @@ def run(
     check_prompts_of(arguments.verifier, arguments.questions or None, prompts)
     refuse_unwritable(arguments.output_dir)
     load = partial(load_generator, arguments.model, **loading.options())
-    models = _checked_models(arguments, adapters, load, prompts)
+    models = _checked_models(arguments, adapters, load, suite.records)
     summary = compare_models(
         models,
         suite.records,
@@ -211,7 +212,7 @@ def run(
         seed=arguments.seed,
         generation=GenerationSettings.of(arguments),
         references=arguments.reference or ["base"],
-        settings=_settings(arguments, loading, adapters, trained_on, prompts),
+        settings=_settings(arguments, loading, adapters, trained_on, suite.records),
         overwrite=arguments.overwrite,
         title=arguments.title,
         questions=arguments.questions or None,
@@ -229,7 +230,7 @@ def _settings(
     loading: LoadingArguments,
     adapters: dict[str, str],
     trained_on: dict[str, list[str]],
-    prompts: list[str],
+    records: Sequence[PromptRecord],
 ) -> dict[str, Any]:
     """Facts for the report beside those that `compare_models` knows."""
     return {
@@ -240,7 +241,8 @@ def _settings(
         **({"trained_on": trained_on} if trained_on else {}),
         "adapter_sha256": _adapter_hashes(adapters),
         "prompt_file": arguments.prompts,
-        "prompt_sha256": _texts_hash(prompts),
+        "prompt_sha256": _texts_hash(record.prompt for record in records),
+        **_image_hashes(records),
         "questions_sha256": _file_hash(arguments.questions),
         "versions": versions(),
     }
@@ -282,7 +284,7 @@ def _checked_models(
     arguments: EvaluateArguments,
     adapters: dict[str, str],
     load: Callable[..., VideoGenerator],
-    prompts: list[str],
+    records: Sequence[PromptRecord],
 ) -> dict[str, Callable[[], VideoGenerator]]:
     """Functions that load the models, after the size and all adapters were found to fit the base model.
 
@@ -290,19 +292,17 @@ def _checked_models(
         InputError: one does not fit.
     """
     from generator.adapters import check_adapters
+    from generator.first_frames import check_takes_images
     from generator.guidance import guidance_scales
     from generator.lost_words import looked_at, warn_of_lost_words
     from generator.sampling import video_size
 
     base = load()
-    if base.image is not None:
-        raise InputError(
-            f"{arguments.model} animates images, but prompts alone are evaluated: use a text-to-video model."
-        )
+    check_takes_images(base, [record.images for record in records], len(records))
     video_size(base, arguments.num_frames, arguments.height, arguments.width)
     guidance_scales(base, arguments.guidance_scale, arguments.guidance_scale_2)
     check_adapters(base, list(adapters.values()))
-    warn_of_lost_words(base, prompts)
+    warn_of_lost_words(base, [record.prompt for record in records])
     held = [base]
     told = set(looked_at(base))
 
@@ -371,6 +371,13 @@ def print_summary(summary: dict[str, Any], output_dir: str) -> None:
     if power_text(summary):
         print(power_text(summary))
     print(f"The report is {Path(output_dir) / 'report.html'}.")
+
+
+def _image_hashes(records: Sequence[PromptRecord]) -> dict[str, str]:
+    """SHA-256 over the hashes of all images of prompts, if there are any."""
+    files = [file for record in records for file in record.images or () if file is not None]
+    hashes = {file: file_hash(file) for file in dict.fromkeys(files)}
+    return {"image_sha256": _texts_hash(hashes[file] for file in files)} if files else {}
 
 
 def _file_hash(path: str) -> str | None:

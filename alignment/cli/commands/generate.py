@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
@@ -22,6 +23,7 @@ from generator.files.output_folder import (
     open_output_dir,
     require_own,
 )
+from generator.first_frames import check_takes_images
 from generator.generation import (
     GenerationSettings,
     PlannedVideo,
@@ -63,7 +65,9 @@ class GenerateArguments:
 
     model: str = field(metadata={"help": "Generator: nano, a folder of a diffusers pipeline, or a hub id."})
     prompts: str = field(
-        metadata={"help": "Text file with one prompt a line, JSONL with `prompt`, or world:SPLIT:N[:SEED]."}
+        metadata={
+            "help": "Text file with one prompt a line, JSONL with `prompt` and `image`, or world:SPLIT:N[:SEED]."
+        }
     )
     output_dir: str = field(metadata={"help": "Folder for the videos and metadata.jsonl."})
     adapter: str | None = field(
@@ -155,10 +159,14 @@ def run(
         raise InputError(
             "A negative prompt was given, but images and videos as prompts take none: remove it."
         )
+    _check_images(arguments, prompt, plan)
     output_dir = Path(arguments.output_dir)
     changed = {**_what_matters(arguments), **prompt.changed(), **loading.changing()}
     state = {**changed, "prompts": [each.record.prompt for each in plan]}
-    going_on = _is_unfinished(arguments, state, [*_inputs(arguments, prompt), *loading.files()])
+    images = [each.record.images for each in plan]
+    if any(images):
+        state["images"] = [each and list(each) for each in images]
+    going_on = _is_unfinished(arguments, state, [*_inputs(arguments, prompt, plan), *loading.files()])
     missing = missing_videos(output_dir, plan) if going_on else plan
     if missing:
         model = load_generator(arguments.model, adapter=arguments.adapter, **loading.options())
@@ -226,12 +234,19 @@ def _way_to_generate(
     fps = model.defaults.fps
     if arguments.reward:
         return _aligned(model, arguments, [each.record.prompt for each in plan]), fps
-    if model.image is not None:
-        raise InputError(
-            f"{arguments.model} animates images, and none was given: pass --image FILE, or use a text-to-video "
-            "model."
-        )
+    check_takes_images(model, [each.record.images for each in plan], len(plan))
     return partial(model.generate, solver=arguments.solver), fps
+
+
+def _check_images(
+    arguments: GenerateArguments, prompt: VideoPromptArguments, plan: list[PlannedVideo]
+) -> None:
+    """Refuses images of prompts where something else says how videos begin, or a reward changes how they are made."""
+    other = f"--{prompt.task}" if prompt.task else "--reward" if arguments.reward else None
+    if other and any(each.record.image for each in plan):
+        raise InputError(
+            f"{other} was given, but prompts in {arguments.prompts} name an image: leave {other} or the images out."
+        )
 
 
 def _check_combination(arguments: GenerateArguments, prompt: VideoPromptArguments) -> None:
@@ -299,15 +314,22 @@ def _row(arguments: GenerateArguments, index: int, planned: PlannedVideo) -> dic
         "model": arguments.model,
         "adapter": arguments.adapter,
         "index": index,
+        **{
+            name: os.path.relpath(file, arguments.output_dir)
+            for name, file in (("image", planned.record.image), ("last_image", planned.record.last_image))
+            if file is not None
+        },
     }
 
 
-def _inputs(arguments: GenerateArguments, prompt: VideoPromptArguments) -> list[str]:
+def _inputs(
+    arguments: GenerateArguments, prompt: VideoPromptArguments, plan: list[PlannedVideo]
+) -> list[str]:
     """The files and folders that are read."""
     named = [arguments.model, arguments.prompts, arguments.adapter, arguments.reward]
-    return [
-        name for name in (*named, prompt.image, prompt.video, prompt.edit, *(prompt.connect or [])) if name
-    ]
+    named += [prompt.image, prompt.video, prompt.edit, *(prompt.connect or [])]
+    images = [file for each in plan for file in each.record.images or ()]
+    return [name for name in dict.fromkeys([*named, *images]) if name]
 
 
 def _what_matters(arguments: GenerateArguments) -> dict[str, Any]:

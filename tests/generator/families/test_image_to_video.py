@@ -179,7 +179,7 @@ def test_a_model_that_needs_an_image_says_so(generator: Any, tmp_path: Path) -> 
     with pytest.raises(InputError, match="trunk of a reward model"):
         generator.features(latents, torch.tensor([0.1]), generator.encode_prompts([PROMPT]), 1)
     config = PPOConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none")
-    with pytest.raises(InputError, match="animates images, which PPO does not show it"):
+    with pytest.raises(InputError, match="animates images, and none was given"):
         PPOTrainer(generator, config, [PROMPT], FunctionReward(lambda videos, prompts: [0.0], "none"))
 
 
