@@ -381,11 +381,10 @@ def generate_latents(
         raise InputError("No prompt was given: give at least one.")
     check_takes_images(generator, images, len(prompts))
     known = known_frames(generator, images or [])
-    defaults = generator.defaults
     size = video_size(generator, num_frames, height, width)
     seeds = one_seed_each(seed, len(prompts))
     scale, scale_2 = guidance_scales(generator, guidance_scale, guidance_scale_2)
-    steps = num_inference_steps or defaults.num_inference_steps
+    steps = num_inference_steps or generator.defaults.num_inference_steps
     latent_shape = generator.latent_shape(*size)
     sigmas = generator.sigma_schedule(steps, latent_shape)
     conditions, rows = encode_unique_prompts(generator, prompts)

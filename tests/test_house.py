@@ -35,7 +35,7 @@ WINGS = {
     "reward": ["training", "evaluation", "reports", "adherence", "service", "models", "metrics", "formats"],
     "labeling_app": ["web", "simulate", "campaigns", "selection", "files", "quality", "tasks", "store"],
     "alignment": [
-        "cli", "demo", "stages", "guided_sampling", "trainers", "rollouts", "memory", "data", "losses", "lora",
+        "cli", "demo", "proof", "stages", "guided_sampling", "trainers", "rollouts", "memory", "data", "losses", "lora",
     ],
 }  # fmt: skip
 """Wings and modules of a package from the roof down: each may import those that stand after it."""

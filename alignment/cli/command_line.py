@@ -6,8 +6,8 @@ line), `EXAMPLE` (a command line), and either `ARGUMENTS` (dataclasses whose fie
 `label serve`, or both: then words that are no verb's name go to `run`. `RESUME`, if there, is what the user reads after
 an interruption before the command that goes on; commands in `TRAINS` go on from a checkpoint.
 
-Exit codes: 0 done, 1 failed, 2 a mistake in what the user gave or a full or forbidden disk, 130 interrupted (143 by
-SIGTERM, 129 by SIGHUP).
+Exit codes: 0 done, 1 failed (also a check of `prove`), 2 a mistake in what the user gave or a full or forbidden disk,
+130 interrupted (143 by SIGTERM, 129 by SIGHUP).
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ COMMANDS = {
     "export_lora": "An adapter as a LoRA file for ComfyUI, kohya's trainers or diffusers.",
     "pretrain": "Train the built-in model from scratch.",
     "doctor": "Machine, packages and memory, and what will run.",
+    "prove": "Checks of a model's weights against its own pipeline.",
 }
 LAUNCHED = frozenset({"sft", "reward", "dpo", "ppo", "online_dpo", "rwr", "nft", "backprop"})
 """Commands that take `--accelerate_config`."""
@@ -70,7 +71,8 @@ class Verb(NamedTuple):
 
     help: str
     arguments: tuple[type, ...]
-    run: Callable[..., None]
+    run: Callable[..., Any]
+    """Its result, where it is a number, is the exit code."""
     example: str = ""
     positional: str = ""
     """The argument that takes words standing before the first flag, such as `compare A B`."""
@@ -227,8 +229,8 @@ def _run_verb(verb: Verb, prefix: str, arguments: list[str], launched: bool, run
     parsed = parser.build(arguments)
     output_dir = next((given.output_dir for given in parsed if hasattr(given, "output_dir")), None)
     with no_empty_folder(output_dir):
-        verb.run(*(parsed[:-1] if launched else parsed))
-    return 0
+        code = verb.run(*(parsed[:-1] if launched else parsed))
+    return code if isinstance(code, int) else 0
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
