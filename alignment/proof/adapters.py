@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,9 +14,11 @@ from torch import Tensor
 from alignment.lora import ADAPTER_NAME, LoraArguments, add_lora, trained_adapter
 from alignment.proof.result import Result
 from alignment.proof.subject import relative_distance
+from generator.adapter_export import export_adapter, layer_names
 from generator.adapters import LoraAdapter, read_adapter, write_adapter
 from generator.base import VideoGenerator
 from generator.output import InputError
+from generator.weight_files.skeleton import model_skeleton
 
 RANK, ALPHA = 4, 12
 """Alpha is not the rank: a scale that is lost shows."""
@@ -27,7 +27,6 @@ SHARE_OF_WEIGHT = 0.5
 EFFECT = {torch.float32: 1e-2, torch.bfloat16: 0.25, torch.float16: 0.1}
 """Largest error as a share of the adapter's effect on the latents: a scale of 3 that is lost makes it 0.67, an adapter
 that is not loaded 1."""
-EXPORTS = "generator.adapter_export"
 FORMATS = ("comfyui", "kohya", "diffusers")
 
 
@@ -80,20 +79,15 @@ def check_export(folder: Path, model: Path, adapter: LoraAdapter) -> list[Result
     write_adapter(folder / "own", adapter, {})
     what = "an adapter read back is the one that was written"
     results = [Result("export", what, _difference(read_adapter(folder / "own"), adapter), 1e-6)]
-    if importlib.util.find_spec(EXPORTS) is None:
-        return [*results, *(_not_available(form, "in this version") for form in FORMATS)]
-    exports = importlib.import_module(EXPORTS)
-    skeleton = importlib.import_module("generator.weight_files.skeleton").model_skeleton
     for form in FORMATS:
         try:
-            transformer = skeleton(model)
-            names = exports.layer_names(transformer, form)
+            transformer = model_skeleton(model)
+            names = layer_names(transformer, form)
         except InputError:
             results.append(_not_available(form, "for this family"))
             continue
-        exports.export_adapter(folder / form, adapter, names, form, "proof", torch.float32)
-        reading: Any = read_adapter
-        found = reading(folder / form, transformer, str(model))
+        export_adapter(folder / form, adapter, names, form, "proof", torch.float32)
+        found = read_adapter(folder / form, transformer, str(model))
         what = f"an adapter exported for {form} is read back"
         results.append(Result("export", what, _difference(found, adapter), 1e-5))
     return results

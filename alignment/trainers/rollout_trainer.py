@@ -93,8 +93,7 @@ class RolloutTrainer(RewardedTrainer, ABC):
             raise InputError(
                 f"{name} was asked to train all weights, but its reference needs LoRA: set use_peft to true."
             )
-        if len(prompts) < 1:
-            raise InputError("No prompt was given: give at least one.")
+        _check_prompts(prompts)
         _warn_of_smaller_micro_batches(args)
         self.rewards = RewardMixture(
             reward if isinstance(reward, Sequence) else [reward],
@@ -409,6 +408,12 @@ class WholeRollouts(TrainerCallback):
 def _log_name(score: str) -> str:
     """The name under which a score is logged; what is measured on the videos beside is none."""
     return score if score.startswith("videos/") else f"rewards/{score}/mean"
+
+
+def _check_prompts(prompts: Sequence[str]) -> None:
+    """Raises `InputError` where there is nothing to sample for."""
+    if len(prompts) < 1:
+        raise InputError("No prompt was given: give at least one.")
 
 
 def _warn_of_smaller_micro_batches(args: RolloutConfig) -> None:
