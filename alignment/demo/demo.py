@@ -11,8 +11,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -212,7 +211,10 @@ class Demo:
             GeneratorArguments(model=self.config.model, adapter=base),
             SFTArguments(dataset=str(self.folder / "demonstrations"), **self._size()),
             lora=LoraArguments(lora_r=16),
-            args=SFTConfig(**self._training("sft", self.scale.sft_steps), **sft_settings(self.scale)),
+            args=SFTConfig(
+                **self._training("sft", self.scale.sft_steps),
+                **sft_settings(self.scale, bool(self.config.adapter)),
+            ),
             callbacks=[Fraction(self.advance)],
         )
         return {"curve": _curve(trainer, ["loss"])}
@@ -327,7 +329,7 @@ class Demo:
         return {"base": self._load_base, **{name: self._loader(name) for name in ("sft", "dpo", "ppo")}}
 
     def guidance(self) -> dict[str, Any]:
-        """The best guidance scale of each model, on held-out prompts that the evaluation does not use."""
+        """Mean gold score of each model at several guidance scales, on prompts that the evaluation does not use."""
         scale, settings = self.scale, self._sampling()
         prompts = sample_prompts(scale.num_guidance_prompts, 5000 + self.config.seed, "test")
         seeds = list(range(60_000, 60_000 + len(prompts)))
@@ -361,17 +363,13 @@ class Demo:
         return {"gold": found, "best": best, "prompts": len(prompts)}
 
     def evaluation(self) -> dict[str, Any]:
-        """Base, SFT, DPO and PPO on held-out prompts with the same seeds, judged from the pixels, each with the
-        guidance that is best for it."""
+        """Base, SFT, DPO and PPO on held-out prompts with the same seeds, without guidance as they were trained,
+        judged from the pixels."""
         scale = self.scale
         folder = self.folder / "evaluation"
-        best = self.stages["guidance"]["best"]
-        models = {name: partial(_with_guidance, load, best[name]) for name, load in self._models().items()}
-        tuned = set(sample_prompts(scale.num_guidance_prompts, 5000 + self.config.seed, "test"))
-        drawn = sample_prompts(scale.num_test_prompts + len(tuned), 4000 + self.config.seed, "test")
-        prompts = [prompt for prompt in drawn if prompt not in tuned][: scale.num_test_prompts]
+        prompts = sample_prompts(scale.num_test_prompts, 4000 + self.config.seed, "test")
         summary = compare_models(
-            models,
+            self._models(),
             [PromptRecord(prompt) for prompt in prompts],
             folder,
             num_videos_per_prompt=scale.num_videos_per_prompt,
@@ -391,13 +389,6 @@ class Demo:
         """One page that tells what happened, and its JSON twin."""
         write_demo_report(self.folder, self._settings(), self.stages)
         return {}
-
-
-def _with_guidance(load: Callable[[], VideoGenerator], guidance_scale: float) -> VideoGenerator:
-    """A generator whose guidance scale, where none is asked for, is this one."""
-    generator = load()
-    generator.defaults = replace(generator.defaults, guidance_scale=guidance_scale)
-    return generator
 
 
 class GoldMonitor:

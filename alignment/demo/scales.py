@@ -12,10 +12,10 @@ class DemoConfig:
     output_dir: str = field(metadata={"help": "Folder for everything that is made, and the report."})
     model: str = field(default="nano", metadata={"help": "Generator to align, on the built-in world."})
     adapter: str = field(
-        default="nano-distilled",
+        default="",
         metadata={
-            "help": "Adapter of that model with which the loop begins: the built-in one has learnt what guidance adds. "
-            "Empty: none."
+            "help": "Adapter of that model with which the loop begins, such as nano-distilled, which has learnt what "
+            "guidance adds."
         },
     )
     seed: int = field(default=0, metadata={"help": "Seed of prompts, annotators, training and noise."})
@@ -40,7 +40,7 @@ class DemoScale:
         num_ranked_prompts, num_candidates: prompts that are ranked, and videos of each.
         num_annotators: simulated annotators; each ranks every prompt.
         num_ppo_prompts: prompts that PPO samples for.
-        num_guidance_prompts: held-out prompts on which each model's best guidance is found, none of the evaluation's.
+        num_guidance_prompts: held-out prompts of the sweep of guidance scales, none of the evaluation's.
         num_test_prompts, num_videos_per_prompt: held-out prompts of the evaluation, and videos of each.
         sft_steps, dpo_steps, num_rollouts: lengths of the trainings.
         batch_size: videos in a training step of SFT and DPO.
@@ -78,7 +78,7 @@ STAGES = (
     *("dpo", "ppo", "guidance", "evaluation", "report"),
 )
 GUIDANCE_SCALES = (1.0, 2.0, 3.0, 5.0)
-"""Scales of classifier-free guidance among which each model's best one is found."""
+"""Scales of classifier-free guidance of the sweep."""
 
 SCALES = {
     "smoke": DemoScale(
@@ -114,7 +114,7 @@ SCALES = {
         num_candidates=4,
         num_annotators=3,
         num_ppo_prompts=256,
-        num_guidance_prompts=48,
+        num_guidance_prompts=32,
         num_test_prompts=176,
         num_videos_per_prompt=1,
         sft_steps=70,
@@ -133,7 +133,7 @@ SCALES = {
             "reward": 60,
             "dpo": 48,
             "ppo": 135,
-            "guidance": 110,
+            "guidance": 85,
             "evaluation": 67,
             "report": 2,
         },

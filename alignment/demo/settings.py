@@ -38,8 +38,13 @@ EVIDENCE_HEAD: Settings = {
 """Of `RewardConfig`: a small head on the SFT model's first block and on its evidence for the prompt."""
 
 
-def sft_settings(scale: DemoScale) -> Settings:
-    """Arguments of `SFTConfig`."""
+def sft_settings(scale: DemoScale, keeps_guidance: bool = False) -> Settings:
+    """Arguments of `SFTConfig`.
+
+    Args:
+        keeps_guidance: begin with `nano-distilled`, and keep what guidance adds in its weights.
+    """
+    kept = {"distill_guidance": KEPT_GUIDANCE, "distill_demonstrations": True} if keeps_guidance else {}
     return {
         "max_steps": scale.sft_steps,
         "per_device_train_batch_size": scale.batch_size,
@@ -49,8 +54,7 @@ def sft_settings(scale: DemoScale) -> Settings:
         "logging_steps": 5,
         "caption_dropout": 0.0,
         "logit_mean": HIGH_NOISE,
-        "distill_guidance": KEPT_GUIDANCE,
-        "distill_demonstrations": True,
+        **kept,
     }
 
 

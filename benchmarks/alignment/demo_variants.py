@@ -51,6 +51,8 @@ class Variant:
 
 
 DEMO = "as in the demo"
+ADAPTER = "nano-distilled"
+"""Adapter that all variants begin with."""
 VARIANTS = [
     Variant("sft", DEMO),
     Variant("sft", "half the learning rate", {"learning_rate": 1e-3}),
@@ -89,7 +91,9 @@ def demo_of(root: str, seed: int, scale: str) -> Any:
     from alignment.demo.demo import Demo
     from alignment.demo.scales import DemoConfig
 
-    return Demo(DemoConfig(output_dir=str(Path(root) / f"seed-{seed}"), seed=seed, scale=scale))
+    return Demo(
+        DemoConfig(output_dir=str(Path(root) / f"seed-{seed}"), adapter=ADAPTER, seed=seed, scale=scale)
+    )
 
 
 def prepare(root: str, seed: int, scale: str, num_prompts: int) -> dict[str, Any]:
@@ -158,7 +162,7 @@ def train(root: str, seed: int, scale: str, num_prompts: int, variant: Variant) 
     model, lora = demo.config.model, LoraArguments(lora_r=16)
     start = GeneratorArguments(model=model, adapter=[str(demo.folder / "sft")])
     if variant.stage == "sft":
-        config = SFTConfig(**common, **{**sft_settings(demo.scale), **changes})
+        config = SFTConfig(**common, **{**sft_settings(demo.scale, bool(demo.config.adapter)), **changes})
         base = GeneratorArguments(model=model, adapter=[demo.config.adapter] if demo.config.adapter else None)
         train_sft(base, demo.folder / "demonstrations", args=config, lora=lora)
     elif variant.stage == "dpo":
