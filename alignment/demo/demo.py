@@ -213,7 +213,7 @@ class Demo:
             lora=LoraArguments(lora_r=16),
             args=SFTConfig(
                 **self._training("sft", self.scale.sft_steps),
-                **sft_settings(self.scale, bool(self.config.adapter)),
+                **sft_settings(self.scale, base is not None),
             ),
             callbacks=[Fraction(self.advance)],
         )

@@ -111,9 +111,9 @@ def _guidance(found: Mapping[str, Any]) -> str:
     scales = list(next(iter(found["gold"].values())))
     ahead = max(best, key=lambda model: best[model])
     return html.paragraph(
-        f"Gold adherence of {found['prompts']} other held-out prompts. Above 1, a step takes two calls of the model. Each "
-        f"at its own best scale, {ahead} is ahead with {best[ahead]:.3f}; the base has {best['base']:.3f}. So few prompts "
-        "do not tell differences of 0.05 apart."
+        f"Gold adherence of {found['prompts']} other held-out prompts. Above 1, a step takes two calls of the model. "
+        f"Each at its own best scale, {ahead} is ahead with {best[ahead]:.3f}; the base has {best['base']:.3f}. So few "
+        "prompts do not tell differences of 0.05 apart."
     ) + html.plain_table(["model", *(f"guidance {scale}" for scale in scales)], rows)
 
 
