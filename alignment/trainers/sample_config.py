@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from generator.prompts import read_prompts
 from generator.training.checks import check
@@ -18,7 +17,7 @@ class SampleConfig(TrainingConfig):
         InputError: the prompts cannot be read.
     """
 
-    help_group: ClassVar[str] = "training"
+    help_group = "training"
 
     sample_prompts: str | None = field(
         default=None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -152,7 +152,7 @@ class GuidedTeacher:
     @torch.no_grad()
     def targets(
         self,
-        predict: Callable[[Conditions], Sequence[Tensor]],
+        predict: Callable[[Conditions], Iterable[Tensor]],
         conditions: Conditions,
         shown: Sequence[Tensor],
     ) -> list[Tensor]:
