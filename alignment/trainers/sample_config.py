@@ -69,6 +69,9 @@ class SampleConfig(TrainingConfig):
             value = getattr(self, name)
             check(value is None or value >= 1, name, value, "at least 1")
         check(0 <= self.sample_seed < 2**32, "sample_seed", self.sample_seed, "between 0 and 4294967295")
+
+    def check_inputs(self) -> None:
+        """Raises `InputError` where the prompts of the samples cannot be read."""
         if self.sample_prompts:
             read_prompts(self.sample_prompts)
 

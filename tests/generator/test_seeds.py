@@ -21,6 +21,7 @@ def test_the_values_of_the_streams_never_change() -> None:
         "LAST_STEP": 12,
         "CANDIDATES": 13,
         "CRITIC_ORDER": 20,
+        "EVALUATION": 31,
     }
     assert {stream.name: stream.value for stream in ExampleStream} == {
         "LEVEL": 1,

@@ -46,7 +46,7 @@ def test_a_rollout_decodes_once_for_all_rewards_and_logs_each(generator, prompts
     )
     config = PPOConfig(
         num_rollouts=1, num_prompts=2, num_generations=4, num_inference_steps=3, num_mini_batches=1,
-        reward_weights=[1.0, 2.0, 0.5], monitor_videos=0, probe_prompts=0, **quiet,
+        reward_weights=[1.0, 2.0, 0.5], monitor_videos=0, probe_prompts=0, sample_groups=False, **quiet,
     )  # fmt: skip
     decoded = []
     decode = generator.decode

@@ -160,8 +160,8 @@ def test_a_precomputed_reference_gives_the_training_of_a_computed_one(
         trainer.train()
         results.append({n: p.detach() for n, p in trainer.policy.named_parameters() if p.requires_grad})
         if not computed:
-            # Two batches of four pairs with 2 draws each; then one pass a step.
-            assert passes == [8] * 4 + [8] * 6
+            # A batch of four and one of two pairs with 2 draws each; then one pass a step.
+            assert passes == [8, 8, 4, 4] + [8, 4] * 3
     assert all(torch.allclose(results[0][name], results[1][name], atol=1e-5) for name in results[0])
     assert any(value.abs().max() > 1e-3 for name, value in results[0].items() if "lora_B" in name)
 

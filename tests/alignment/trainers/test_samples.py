@@ -31,6 +31,7 @@ from alignment.trainers.sft_config import SFTConfig
 from alignment.trainers.sft_trainer import SFTTrainer
 from alignment.trainers.trackers import show_video
 from generator.adapters import load_adapters
+from generator.demonstrations import write_demonstrations
 from generator.output import InputError
 from generator.prompts import read_prompts
 from generator.training.interruption import Interrupted
@@ -322,7 +323,9 @@ def test_processes_share_samples_with_equally_many_calls_each():
 
 def test_bad_arguments_are_refused_before_anything_is_loaded(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("generator.load_generator", None)
-    command = ["sft", "--model", "nano", "--dataset", "d", "--output_dir", str(tmp_path / "out")]
+    write_demonstrations(tmp_path / "videos", torch.zeros(1, 3, 5, 16, 16), ["a ball"], 8.0)
+    dataset = str(tmp_path / "videos")
+    command = ["sft", "--model", "nano", "--dataset", dataset, "--output_dir", str(tmp_path / "out")]
     for words, message in (
         (["--sample_prompts", "none.txt"], "The prompt file none.txt does not exist"),
         (["--sample_steps", "0"], "sample_steps is 0, but must be at least 1"),
