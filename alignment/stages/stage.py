@@ -46,6 +46,7 @@ def load_generator_to_train(arguments: GeneratorArguments, config: AlignmentConf
     """The generator with the adapters to start from merged into its weights, on the training device."""
     from generator import load_generator
 
+    config.check_inputs()
     with outside_engine():
         return load_generator(
             arguments.model, adapter=arguments.adapter, device=config.device, **arguments.options()
