@@ -145,7 +145,7 @@ def test_samples_are_those_of_generate_before_and_after_training(make, make_gene
                 read_video(folder / f"step-{step:06d}" / name),
             )
             assert found[1] == model.defaults.fps
-            assert (found[0] - expected[0]).abs().max() < 0.04  # the codec rounds
+            assert (found[0] - expected[0]).abs().mean() < 0.02  # up to the codec
     reference, beside = (
         read_video(folder / name / "00_a-bright-day.mp4")[0]
         for name in ("step-000000", "beside_reference/step-000004")
