@@ -285,9 +285,7 @@ def test_a_run_stopped_while_it_makes_samples_goes_on_with_those_that_are_missin
     assert all(torch.equal(value, weights(whole)[name]) for name, value in weights(resumed).items())
     for file in (tmp_path / "whole" / "samples").rglob("*.mp4"):
         found = read_video(folder / file.relative_to(tmp_path / "whole/samples"))[0]
-        assert (
-            read_video(file)[0] - found
-        ).abs().max() < 0.04  # the last bit of a sum can round a pixel otherwise
+        assert (read_video(file)[0] - found).abs().mean() < 0.02  # up to the codec
 
     with pytest.raises(
         InputError, match=r"other settings \(seed\).*resume with the sample_… arguments of before"
