@@ -22,7 +22,19 @@ class DemoConfig:
         default="everything",
         metadata={
             "help": "Prompts of the campaign: `everything` that the video world can show, or a part of it.",
-            "choices": ["everything", "counts", "pairs", "relations", "camera", "actions", "several"],
+            "choices": [
+                *(
+                    "everything",
+                    "counts",
+                    "pairs",
+                    "relations",
+                    "camera",
+                    "actions",
+                    "sizes",
+                    "large",
+                    "several",
+                )
+            ],
         },
     )
     seed: int = field(default=0, metadata={"help": "Seed of prompts, annotators, training and noise."})

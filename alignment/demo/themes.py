@@ -40,6 +40,8 @@ THEMES = {
     "relations": Theme("two objects and their places", lambda meaning: meaning.relation is not None),
     "camera": Theme("moving cameras", lambda meaning: meaning.camera is not None),
     "actions": Theme("one object that grows, shrinks, spins, circles or bounces", _is_action),
+    "sizes": Theme("objects of a said size", lambda meaning: any(said.size for said in meaning.objects)),
+    "large": Theme("large objects", lambda meaning: any(said.size == "large" for said in meaning.objects)),
     "several": Theme(
         "several objects", lambda meaning: len(meaning.objects) == 2 or meaning.objects[0].count > 1
     ),

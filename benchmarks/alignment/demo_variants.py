@@ -67,11 +67,13 @@ def prepare(plan: Plan, start: Start, seed: int) -> dict[str, Any]:
     demo = demo_of(plan, start, seed)
     shutil.rmtree(demo.folder, ignore_errors=True)
     demo.folder.mkdir(parents=True)
-    found = {}
-    for stage in ("demonstrations", "sft", "candidates", "annotators"):
-        found = getattr(demo, stage)()
+    demo.demonstrations()
+    fine_tune(demo, demo.folder / "sft", {})
+    demo.candidates()
+    found = demo.annotators()
     return {
         "candidates": found["gold"],
+        "best_possible_accuracy": found["best_possible_accuracy"],
         "base": gold_scores(plan, demo, demo.config.adapter or None),
         "sft": gold_scores(plan, demo, str(demo.folder / "sft")),
     }
@@ -108,49 +110,75 @@ def gold_scores(plan: Plan, demo: Any, adapter: str | None) -> dict[str, list[fl
     return found
 
 
-def train(plan: Plan, start: Start, seed: int, variant: Variant) -> dict[str, Any]:
-    """Trains a variant and measures it: gold scores of a policy, held-out accuracy of a reward model."""
-    from alignment.demo.settings import dpo_settings, ppo_settings, sft_settings
-    from alignment.lora import LoraArguments
-    from alignment.stages.arguments import GeneratorArguments
-    from alignment.stages.dpo import DPOArguments, train_dpo
-    from alignment.stages.on_rewards import train_ppo
-    from alignment.stages.sft import train_sft
-    from alignment.trainers.dpo_config import DPOConfig
-    from alignment.trainers.ppo_config import PPOConfig
-    from alignment.trainers.sft_config import SFTConfig
-
-    demo = demo_of(plan, start, seed)
-    folder, changes = demo.folder / variant.folder, dict(variant.changes)
-    shutil.rmtree(folder, ignore_errors=True)
-    if variant.stage == "reward":
-        return {"accuracy": reward_accuracy(demo, folder, changes)}
-    common = {
+def common(demo: Any, folder: Path) -> dict[str, Any]:
+    """Arguments that all trainings of policies share."""
+    return {
         "output_dir": str(folder),
-        "seed": seed,
-        "data_seed": seed,
+        "seed": demo.config.seed,
+        "data_seed": demo.config.seed,
         "disable_tqdm": True,
         "save_strategy": "no",
         "report_to": ["none"],
     }
-    model, lora = demo.config.model, LoraArguments(lora_r=changes.pop("lora_r", 16))
-    first = Variant("dpo", variant.after).folder if variant.after else "sft"
-    policy = GeneratorArguments(model=model, adapter=[str(demo.folder / first)])
+
+
+def policy(demo: Any, adapter: str) -> Any:
+    """The generator that a training begins with, in float32 on every device."""
+    from alignment.stages.arguments import GeneratorArguments
+
+    return GeneratorArguments(
+        model=demo.config.model, adapter=[adapter] if adapter else None, dtype="float32"
+    )
+
+
+def fine_tune(demo: Any, folder: Path, changes: dict[str, Any]) -> None:
+    """SFT on the demo's demonstrations."""
+    from alignment.demo.settings import sft_settings
+    from alignment.lora import LoraArguments
+    from alignment.stages.sft import train_sft
+    from alignment.trainers.sft_config import SFTConfig
+
+    settings = {**sft_settings(demo.scale, bool(demo.config.adapter)), **changes}
+    train_sft(
+        policy(demo, demo.config.adapter),
+        demo.folder / "demonstrations",
+        args=SFTConfig(**common(demo, folder), **settings),
+        lora=LoraArguments(lora_r=16),
+    )
+
+
+def train(plan: Plan, start: Start, seed: int, variant: Variant) -> dict[str, Any]:
+    """Trains a variant and measures it: gold scores of a policy, held-out accuracy of a reward model."""
+    from alignment.demo.settings import dpo_settings, ppo_settings
+    from alignment.lora import LoraArguments
+    from alignment.stages.dpo import DPOArguments, train_dpo
+    from alignment.stages.on_rewards import train_ppo
+    from alignment.trainers.dpo_config import DPOConfig
+    from alignment.trainers.ppo_config import PPOConfig
+
+    demo = demo_of(plan, start, seed)
+    folder, changes = demo.folder / variant.folder, dict(variant.changes)
+    shutil.rmtree(folder, ignore_errors=True)
     began = time.monotonic()
+    if variant.stage == "reward":
+        accuracy = reward_accuracy(demo, folder, changes)
+        return {"seconds": round(time.monotonic() - began, 1), "accuracy": accuracy}
+    lora = LoraArguments(lora_r=changes.pop("lora_r", 16))
+    first = policy(
+        demo, str(demo.folder / (Variant("dpo", variant.after).folder if variant.after else "sft"))
+    )
     if variant.stage == "sft":
-        config = SFTConfig(**common, **{**sft_settings(demo.scale, bool(demo.config.adapter)), **changes})
-        base = GeneratorArguments(model=model, adapter=[demo.config.adapter] if demo.config.adapter else None)
-        train_sft(base, demo.folder / "demonstrations", args=config, lora=lora)
+        fine_tune(demo, folder, changes)
     elif variant.stage == "dpo":
         merge = changes.pop("merge_annotators", True)
         rankings = DPOArguments(preferences=str(demo.folder / "rankings.jsonl"), merge_annotators=merge)
-        dpo_config = DPOConfig(**common, **{**dpo_settings(demo.scale), **changes})
-        train_dpo(policy, rankings, args=dpo_config, lora=lora)
+        dpo_config = DPOConfig(**common(demo, folder), **{**dpo_settings(demo.scale), **changes})
+        train_dpo(first, rankings, args=dpo_config, lora=lora)
     else:
         reward = "world" if variant.reward == "world" else Variant("reward", variant.reward).folder
         judge = reward if reward == "world" else str(demo.folder / reward)
-        ppo_config = PPOConfig(**common, **{**ppo_settings(demo.scale), **changes})
-        train_ppo(policy, write_prompts(demo, folder), judge, args=ppo_config, lora=lora)
+        ppo_config = PPOConfig(**common(demo, folder), **{**ppo_settings(demo.scale), **changes})
+        train_ppo(first, write_prompts(demo, folder), judge, args=ppo_config, lora=lora)
     seconds = time.monotonic() - began
     return {"seconds": round(seconds, 1), "scores": gold_scores(plan, demo, str(folder))}
 
@@ -348,7 +376,7 @@ def main() -> None:
     )
     parser.add_argument("--num_prompts", type=int, default=384, help="Held-out prompts, one video each.")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1))
-    parser.add_argument("--seconds", type=float, default=math.inf, help="End after this time.")
+    parser.add_argument("--seconds", type=float, default=1e6, help="End after this time.")
     parser.add_argument(
         "--only", nargs="+", default=["sft", "dpo", "reward", "ppo"], choices=["sft", "dpo", "reward", "ppo"]
     )
