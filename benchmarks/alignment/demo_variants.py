@@ -267,8 +267,10 @@ def run(plan: Plan, workers: int, seconds: float) -> None:
     path = plan.root / "variants.jsonl"
     rows = [row for _, row in read_jsonl(path)] if path.is_file() else []
     done = {(row["start"], row["seed"], row["stage"], row.get("name")) for row in rows if "error" not in row}
-    todo: list[Item] = [(start, seed, None) for seed in plan.seeds for start in plan.starts]
-    todo += [(start, seed, v) for v in plan.variants for seed in plan.seeds for start in plan.starts]
+    trainings: list[Variant | None] = [None, *plan.variants]
+    todo: list[Item] = [
+        (start, seed, each) for seed in plan.seeds for each in trainings for start in plan.starts
+    ]
     todo = [item for item in todo if key(item) not in done]
     running: dict[Future[dict[str, Any]], Item] = {}
     ends = time.monotonic() + seconds
