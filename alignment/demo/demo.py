@@ -11,7 +11,8 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -362,19 +363,21 @@ class Demo:
         return {"gold": found, "best": best, "prompts": len(prompts)}
 
     def evaluation(self) -> dict[str, Any]:
-        """Base, SFT, DPO and PPO on held-out prompts with the same seeds, without guidance as they were trained,
-        judged from the pixels."""
+        """Base, SFT, DPO and PPO on held-out prompts with the same seeds, each at the guidance that was best for it in
+        the sweep, judged from the pixels."""
         scale = self.scale
         folder = self.folder / "evaluation"
         prompts = self._prompts(scale.num_test_prompts, 4000, "test")
+        best = self.stages["guidance"]["best"]
         summary = compare_models(
-            self._models(),
+            {name: partial(_with_guidance, load, best[name]) for name, load in self._models().items()},
             [PromptRecord(prompt) for prompt in prompts],
             folder,
             num_videos_per_prompt=scale.num_videos_per_prompt,
             seed=50_000,
             generation=self._sampling(),
             references=["base", "sft"],
+            settings={"guidance": {name: best[name] for name in self._models()}},
             overwrite=(folder / "report.json").is_file(),
             progress=False,
             on_progress=self.advance,
@@ -402,6 +405,13 @@ class GoldMonitor:
         videos = self.generator.decode(rollout.trajectories.final[chosen.to(rollout.rewards.device)])
         gold = _gold(videos, [rollout.prompts[i] for i in chosen.tolist()])
         return {"gold": sum(gold) / len(gold)}
+
+
+def _with_guidance(load: Callable[[], VideoGenerator], guidance_scale: float) -> VideoGenerator:
+    """Loads a generator whose default guidance is `guidance_scale`."""
+    generator = load()
+    generator.defaults = replace(generator.defaults, guidance_scale=guidance_scale)
+    return generator
 
 
 def _gold(videos: Tensor, prompts: list[str], batch_size: int = 256) -> list[float]:
