@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import threading
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -23,6 +23,9 @@ LONGEST_SIDE = 640
 """To which a frame's longer side is reduced before text is looked for: text of 12 pixels at 832x480 is still found, and
 large text better than at RapidOCR's own setting, in less than half of the time."""
 
+MOST_THREADS = 32
+"""Beyond these, threads wait for one another: a tenth of a frame's time is Python."""
+
 
 class OCRReward(RewardModel):
     """Mean score of the texts that the prompt quotes over the chosen frames.
@@ -33,7 +36,7 @@ class OCRReward(RewardModel):
         frames, reduce: see `chosen_frames` and `reduce_frames`.
         exact: count surplus text too; see `text_score`.
         factor: multiplies the scores.
-        threads: frames read at the same time.
+        threads: frames read at the same time, each on one core; unset, as many as this process has cores.
     """
 
     sees_frames = True
@@ -47,9 +50,8 @@ class OCRReward(RewardModel):
         threads: int | None = None,
     ) -> None:
         self.frames, self.reduce, self.exact, self.factor = frames, reduce, exact, factor
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.threads = threads or min(8, cores)
-        self._own = threading.local()
+        self.threads = threads or own_cores()
+        self._idle: deque[Any] = deque()
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
         """Raises `InputError` where a prompt quotes no text."""
@@ -83,14 +85,23 @@ class OCRReward(RewardModel):
         """All text of a frame `[height, width, 3]`, 8 bits, from top to bottom."""
         import numpy as np
 
-        if not hasattr(self._own, "engine"):
-            self._own.engine = _engine()
-        found = self._own.engine(np.ascontiguousarray(picture[..., ::-1]), use_cls=False)
+        try:
+            engine = self._idle.pop()
+        except IndexError:
+            engine = _engine()
+        found = engine(np.ascontiguousarray(picture[..., ::-1]), use_cls=False)
+        self._idle.append(engine)
         return " ".join(found.txts or ())
 
 
+def own_cores() -> int:
+    """Cores that this process may use, shared with the other processes of one training on this machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(MOST_THREADS, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
 def _engine() -> Any:
-    """A reader for one thread, with the weights that its package brings along."""
+    """A reader for one thread at a time, with the weights that its package brings along; ready in about a second."""
     from rapidocr import RapidOCR
 
     return RapidOCR(
