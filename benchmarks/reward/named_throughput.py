@@ -87,7 +87,9 @@ def main() -> None:
     parser.add_argument("--height", type=int, default=480)
     parser.add_argument("--width", type=int, default=832)
     parser.add_argument("--fps", type=float, default=16.0)
-    parser.add_argument("--seconds", type=float, default=6.0, help="Least seconds of judging for each reward.")
+    parser.add_argument(
+        "--seconds", type=float, default=6.0, help="Least seconds of judging for each reward."
+    )
     parser.add_argument("--json", help="Also write the figures to this file.")
     arguments = parser.parse_args()
     if arguments.tiny:
@@ -106,7 +108,9 @@ def main() -> None:
             with open(arguments.json, "w", encoding="utf-8") as file:
                 json.dump(found, file, indent=2)
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    print(f"{where}, torch {torch.__version__}, videos of {shape[2]}x{shape[3]}x{shape[4]}, {shape[0]} at once")
+    print(
+        f"{where}, torch {torch.__version__}, videos of {shape[2]}x{shape[3]}x{shape[4]}, {shape[0]} at once"
+    )
     print("| reward | parameters | frames | batch | videos a second | peak GB |")
     print("|---|---|---|---|---|---|")
     for each in found:

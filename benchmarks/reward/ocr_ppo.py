@@ -221,6 +221,16 @@ def figures(
     return found | {"difference": paired_difference(scores["ppo"], scores["sft"], clusters).as_dict()}
 
 
+def drawn_and_reconstructed(arguments: argparse.Namespace, words: Sequence[str]) -> dict[str, Tensor]:
+    """Drawn words, and the same through the model's autoencoder: what no model that draws like them can exceed."""
+    generator = load_generator(arguments.model, device=arguments.device)
+    videos = pixels([draw_word(word) for word in words])
+    return {
+        "drawn": videos,
+        "reconstructed": generator.decode(generator.encode(videos.to(generator.device))).cpu(),
+    }
+
+
 def chance(words: Sequence[str], others: Sequence[str]) -> float:
     """Mean score of a model that writes any of `others` whatever it is asked for."""
     return sum(text_score(other, word) for word in words for other in others) / (len(words) * len(others))
@@ -253,18 +263,18 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if arguments.device != "cpu" else "cpu",
         "torch": torch.__version__,
-        "settings": {key: value for key, value in vars(arguments).items() if key not in ("sizes", "output_dir")}
+        "settings": {
+            key: value for key, value in vars(arguments).items() if key not in ("sizes", "output_dir")
+        }
         | asdict(scale),
     }
     judge = load_reward("ocr")
     words = {"learnt": learnt[: scale.measured_words], "held_out": held_out[: scale.measured_words]}
     words = {name: each for name, each in words.items() if each}
     drawn = [word for each in words.values() for word in each]
-    found["drawn"] = float(
-        judge.score(pixels([draw_word(word) for word in drawn]), [prompt_of(word) for word in drawn])[
-            "overall"
-        ].mean()
-    )
+    for name, pictures in drawn_and_reconstructed(arguments, drawn).items():
+        judged = judge.score(pictures, [prompt_of(word) for word in drawn])["overall"]
+        found[name] = float(judged.mean())
     found["any_word"] = chance(learnt[: scale.measured_words], learnt)
     found["sft"] = fine_tune(arguments, learnt)
     print(json.dumps(found["sft"]), flush=True)
@@ -274,9 +284,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         videos = {"sft": before[name], "ppo": sampled(arguments, "ppo", each)}
         found[name] = figures(judge, videos, each, scale.seeds)
         suffix = "" if name == "learnt" else "_held_out"
-        contact_sheet(videos, each[:10], scale.seeds).save(
-            arguments.output_dir / f"before_after{suffix}.png"
-        )
+        contact_sheet(videos, each[:10], scale.seeds).save(arguments.output_dir / f"before_after{suffix}.png")
     return found
 
 

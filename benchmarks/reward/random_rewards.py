@@ -24,7 +24,13 @@ from reward.models.named.clip_rewards import CosineReward, _prepared, pickscore_
 from reward.models.named.entry import RewardRequest
 from reward.models.named.frames import CLIP_MEAN, CLIP_STD, crop_to_side, pad_to_side, torch_dtype
 from reward.models.named.places import identify
-from reward.models.named.qwen_rewards import QwenReader, eight_bit_resize, pillow_resize, placement, text_config
+from reward.models.named.qwen_rewards import (
+    QwenReader,
+    eight_bit_resize,
+    pillow_resize,
+    placement,
+    text_config,
+)
 from reward.models.named.registry import parse
 
 CLIP_H: dict[str, Any] = {
@@ -79,7 +85,12 @@ def _clip_reward(request: RewardRequest, tiny: bool) -> RewardModel:
     tokenizer = _clip_tokenizer()
     config = json.loads(json.dumps(CLIP_H))
     for part in ("text_config", "vision_config") if tiny else ():
-        config[part] |= {"num_hidden_layers": 1, "hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2}
+        config[part] |= {
+            "num_hidden_layers": 1,
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_attention_heads": 2,
+        }
     config["text_config"] |= {
         "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
@@ -114,16 +125,31 @@ def _qwen_reward(request: RewardRequest, tiny: bool) -> RewardModel:
     if align:
         head: nn.Module = nn.Linear(width, 1, bias=False, device=device)
         reader = QwenReader(
-            backbone, head, tokenizer, tokens, videoalign.VideoAlignSettings().budget, "videoalign", eight_bit_resize
+            backbone,
+            head,
+            tokenizer,
+            tokens,
+            videoalign.VideoAlignSettings().budget,
+            "videoalign",
+            eight_bit_resize,
         ).eval()
         settings = videoalign.VideoAlignSettings()
-        text = " ".join([*words[: len(words) // 2], *tokens[:2], *words[len(words) // 2 :], "{text_prompt}", tokens[2]])
+        text = " ".join(
+            [*words[: len(words) // 2], *tokens[:2], *words[len(words) // 2 :], "{text_prompt}", tokens[2]]
+        )
         options = request.options
         model: RewardModel = videoalign.VideoAlignReward(
             reader, text, settings, request.dimension, options.get("fps"), options.get("batch_size", 4)
         )
     else:
-        layers = (nn.Linear(width, 1024), nn.ReLU(), nn.Dropout(0.05), nn.Linear(1024, 16), nn.ReLU(), nn.Linear(16, 2))
+        layers = (
+            nn.Linear(width, 1024),
+            nn.ReLU(),
+            nn.Dropout(0.05),
+            nn.Linear(1024, 16),
+            nn.ReLU(),
+            nn.Linear(16, 2),
+        )
         head = nn.Sequential(*layers).to(device)
         reader = QwenReader(backbone, head, tokenizer, tokens, hpsv3.BUDGET, "hpsv3", pillow_resize).eval()
         model = hpsv3.HPSv3Reward(request, reader, " ".join([*words, "{text_prompt}", *tokens]))
