@@ -8,7 +8,7 @@ videos, 10 steps, guidance 5, 3 trained steps, LoRA of rank 64, bfloat16) is the
 - `conditional_gradient`: only the prompted branch is trained;
 - `save_memory`: both branches, checkpointed blocks, rollouts of `--small_rollout` videos, tiled decoding.
 
-`--reward` takes the place of the brightness: `pickscore`, `hpsv2`, `videoalign` and `hpsv3` with random weights of their
+`--reward` takes the place of the brightness: `pickscore`, `hpsv2`, `videoalign`, `hpsv3` with random weights of their
 published sizes (`benchmarks/reward/random_rewards.py`), or any other name whose weights are at hand. The variant
 `asynchronous_rewards` is `fast`, but judges finished videos while others are sampled: its parts overlap.
 
