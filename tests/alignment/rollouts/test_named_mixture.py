@@ -43,8 +43,7 @@ def test_ppo_of_every_family_mixes_pickscore_videoalign_and_a_judge(
     Image.new("RGB", (32, 32), "red").save(tmp_path / "first.png")
     shown = {"image": "first.png"} if "i2v" in family else {}
     (tmp_path / "prompts.jsonl").write_text(json.dumps({"prompt": "a red ball", **shown}))
-    probabilities = [0.25, 0.75]
-    with serve(Script(lambda request, number: yes_with(probabilities[number % 2]))) as script:
+    with serve(Script(lambda *_: yes_with(0.75))) as script:
         names = [f"pickscore:frames=1:{checkpoints / 'clip'}",
                  f"videoalign:TA:template={checkpoints / 'text.txt'}:{checkpoints / 'VideoReward'}",
                  f"judge:frames=1:concurrency=1:{script.address}"]  # fmt: skip
@@ -54,13 +53,13 @@ def test_ppo_of_every_family_mixes_pickscore_videoalign_and_a_judge(
             "--num_rollouts", "1", "--num_mini_batches", "1", "--probe_prompts", "0", "--monitor_videos", "0",
             "--reward", *names, "--reward_weights", "1", "0.5", "2", "--output_dir", str(tmp_path / "out"),
         ]) == 0  # fmt: skip
-        assert len(script.requests) == 2
+        assert 1 <= len(script.requests) <= 2  # frames that are equal in 8 bits are asked about once
     log = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"][0]
     means = {name: log[f"rewards/{name}/overall/mean"] for name in ("pickscore", "videoalign:TA", "judge")}
     assert {name for name in log if name.startswith("rewards/")} == {
         f"rewards/{n}/overall/mean" for n in means
     }
-    assert means["judge"] == pytest.approx(0.5)
+    assert means["judge"] == pytest.approx(0.75)
     assert log["reward"] == pytest.approx(
         means["pickscore"] + 0.5 * means["videoalign:TA"] + 2 * means["judge"], abs=1e-4
     )
