@@ -1,4 +1,4 @@
-"""Rewards by name with random weights of the published sizes, made on the device: for what they cost, not what they say.
+"""Rewards by name with random weights of the published sizes, made on the device: for their cost, not their scores.
 
 Stand-ins: the tokenizers have the published number of tokens and ids of special tokens, but one token a word; and the
 prompt texts of VideoAlign and HPSv3, which are not shipped, are as many words as theirs are estimated to have tokens.
