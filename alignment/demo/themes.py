@@ -33,6 +33,11 @@ def _is_place(meaning: Meaning) -> bool:
     return meaning.relation is not None and meaning.background is None and plain
 
 
+def _is_group(meaning: Meaning) -> bool:
+    said = meaning.objects[0]
+    return said.count > 1 and said.motion is None and said.size is None
+
+
 def _is_action(meaning: Meaning) -> bool:
     said = meaning.objects[0]
     return len(meaning.objects) == 1 and said.motion not in (None, "still", *DIRECTIONS)
@@ -41,6 +46,7 @@ def _is_action(meaning: Meaning) -> bool:
 THEMES = {
     "everything": Theme("everything that the video world can show", lambda meaning: True),
     "counts": Theme("two or three equal objects", lambda meaning: meaning.objects[0].count > 1),
+    "groups": Theme("groups of two or three equal objects", _is_group),
     "pairs": Theme("two different objects", lambda meaning: len(meaning.objects) == 2),
     "relations": Theme("two objects and their places", lambda meaning: meaning.relation is not None),
     "places": Theme("where one of two resting objects is", _is_place),
