@@ -258,7 +258,9 @@ class Demo:
         gold = _gold(videos, [row["prompt"] for row in rows])
         people = sample_annotators(self.scale.num_annotators)
         with Store(self.folder / "labels.db") as store:
-            import_tasks(store, self.folder / "candidates", campaign=CAMPAIGN, overlap=len(people))
+            import_tasks(
+                store, self.folder / "candidates", campaign=CAMPAIGN, overlap=len(people), copy=False
+            )
             scores = precomputed_scores(dict(zip(paths, gold, strict=True)))
             done = simulate(store, CAMPAIGN, scores, annotators=people, seed=self.config.seed)
             count = export_rankings(store, CAMPAIGN, self.folder / "rankings.jsonl", overwrite=True)

@@ -26,14 +26,15 @@ class DemoConfig:
                 *(
                     "everything",
                     "counts",
+                    "groups",
                     "pairs",
                     "relations",
+                    "places",
                     "camera",
                     "actions",
                     "sizes",
-                    "large",
-                    "several",
-                )
+                ),
+                *("large", "several"),
             ],
         },
     )

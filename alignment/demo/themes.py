@@ -28,6 +28,16 @@ class Theme:
     holds: Callable[[Meaning], bool]
 
 
+def _is_place(meaning: Meaning) -> bool:
+    plain = all(said.motion is None and said.size is None for said in meaning.objects)
+    return meaning.relation is not None and meaning.background is None and plain
+
+
+def _is_group(meaning: Meaning) -> bool:
+    said = meaning.objects[0]
+    return said.count > 1 and said.motion is None and said.size is None
+
+
 def _is_action(meaning: Meaning) -> bool:
     said = meaning.objects[0]
     return len(meaning.objects) == 1 and said.motion not in (None, "still", *DIRECTIONS)
@@ -36,8 +46,10 @@ def _is_action(meaning: Meaning) -> bool:
 THEMES = {
     "everything": Theme("everything that the video world can show", lambda meaning: True),
     "counts": Theme("two or three equal objects", lambda meaning: meaning.objects[0].count > 1),
+    "groups": Theme("groups of two or three equal objects", _is_group),
     "pairs": Theme("two different objects", lambda meaning: len(meaning.objects) == 2),
     "relations": Theme("two objects and their places", lambda meaning: meaning.relation is not None),
+    "places": Theme("where one of two resting objects is", _is_place),
     "camera": Theme("moving cameras", lambda meaning: meaning.camera is not None),
     "actions": Theme("one object that grows, shrinks, spins, circles or bounces", _is_action),
     "sizes": Theme("objects of a said size", lambda meaning: any(said.size for said in meaning.objects)),

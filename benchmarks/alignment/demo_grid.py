@@ -47,22 +47,28 @@ class Variant:
         return f"{self.stage}-{''.join(c if c.isalnum() else '-' for c in self.name)}"
 
 
+ONE_DRAW = "one draw"
 VARIANTS = [
-    Variant("reward", DEMO),
+    Variant("reward", ONE_DRAW, {"evidence_draws": 1}),
     Variant("dpo", DEMO),
-    Variant("ppo", DEMO),
-    Variant("ppo", "on the gold score", reward="world"),
-    Variant("dpo", "120 steps", {"max_steps": 120}),
-    Variant("ppo", "few steps, on the gold score", FEW_STEPS, reward="world"),
-    Variant("dpo", "beta 30, 120 steps", {"beta": 30.0, "max_steps": 120}),
-    Variant("ppo", "few steps", FEW_STEPS),
-    Variant("ppo", "after DPO", after=DEMO),
-    Variant("dpo", "half the learning rate, 120 steps", {"learning_rate": 1e-3, "max_steps": 120}),
-    Variant("ppo", "double learning rate", {"learning_rate": 4e-3}),
+    Variant("ppo", "few steps", FEW_STEPS, reward=ONE_DRAW),
+    Variant("dpo", "8 rankings a step", {"per_device_train_batch_size": 8}),
+    Variant("dpo", "twice the learning rate", {"learning_rate": 4e-3}),
+    Variant("dpo", "beta 3", {"beta": 3.0}),
+    Variant("dpo", "higher noise", {"logit_mean": 2.5}),
+    Variant("reward", "one draw, two levels", {"evidence_draws": 1, "evidence_sigmas": [0.85, 0.95]}),
     Variant(
-        "reward",
-        "no evidence",
-        {"implicit_evidence": False, "num_blocks": 4, "num_queries": 4, "hidden_size": 64},
+        "dpo", "8 rankings, half the learning rate", {"per_device_train_batch_size": 8, "learning_rate": 1e-3}
     ),
-    Variant("ppo", "half the learning rate, 20 rollouts", {"learning_rate": 1e-3, "num_rollouts": 20}),
+    Variant("ppo", "few steps, noise 1", {**FEW_STEPS, "noise_level": 1.0}, reward=ONE_DRAW),
+    Variant("dpo", "the best video too", {"sft_weight": 0.3}),
+    Variant(
+        "ppo", "few steps, half the learning rate", {**FEW_STEPS, "learning_rate": 1e-3}, reward=ONE_DRAW
+    ),
+    Variant("dpo", "lower noise", {"logit_mean": 0.5}),
+    Variant("dpo", "pairs", {"loss_type": "sigmoid", "per_device_train_batch_size": 16}),
+    Variant("ppo", "few steps, on the gold score", FEW_STEPS, reward="world"),
+    Variant("ppo", "few steps, after DPO", FEW_STEPS, reward=ONE_DRAW, after=DEMO),
+    Variant("reward", DEMO),
+    Variant("ppo", "few steps, 12 rollouts", {**FEW_STEPS, "num_rollouts": 12}, reward=ONE_DRAW),
 ]

@@ -76,6 +76,7 @@ def prepare(plan: Plan, start: Start, seed: int) -> dict[str, Any]:
         "best_possible_accuracy": found["best_possible_accuracy"],
         "base": gold_scores(plan, demo, demo.config.adapter or None),
         "sft": gold_scores(plan, demo, str(demo.folder / "sft")),
+        **({"alone": gold_scores(plan, demo, None)} if demo.config.adapter else {}),
     }
 
 
@@ -200,6 +201,7 @@ def reward_accuracy(demo: Any, folder: Path, changes: dict[str, Any]) -> dict[st
 
     from alignment.demo.settings import reward_settings
     from generator import load_generator
+    from reward.certainty import side_baseline
     from reward.preferences import read_rankings
     from reward.training.reward_config import RewardConfig
     from reward.training.train import train_reward_model
@@ -220,7 +222,7 @@ def reward_accuracy(demo: Any, folder: Path, changes: dict[str, Any]) -> dict[st
         source=rankings,
     )
     found = metrics["overall"]["held_out"]
-    return {**found["accuracy"], "baseline": found["majority_baseline"]}
+    return {**found["accuracy"], "baseline": side_baseline(found)}
 
 
 def job(plan: Plan, start: Start, seed: int, variant: Variant | None) -> dict[str, Any]:
@@ -339,8 +341,8 @@ def table(plan: Plan) -> str:
             )
             continue
         from_base, from_sft = (best(begun[start, seed][of])[1] for of in ("base", "sft"))
-        models = ("base", "sft") if row["stage"] == "start" else ("scores",)
-        for model in models:
+        models = ("alone", "base", "sft") if row["stage"] == "start" else ("scores",)
+        for model in (each for each in models if each in row):
             swept = ", ".join(f"{statistics.mean(scores):.3f}" for scores in row[model].values())
             own = best(row[model])[1]
             name = row.get("name", "") if model == "scores" else model
