@@ -163,8 +163,8 @@ def lora(scale: Scale) -> LoraArguments:
     return LoraArguments(lora_r=scale.lora_r, lora_target_modules=ALL_LINEAR)
 
 
-def align(arguments: argparse.Namespace, words: Sequence[str]) -> dict[str, Any]:
-    """PPO on `ocr` from the SFT adapter."""
+def align(arguments: argparse.Namespace, words: Sequence[str], judge: RewardModel) -> dict[str, Any]:
+    """PPO on `judge` from the SFT adapter."""
     scale: Scale = arguments.sizes
     generator = load_generator(
         arguments.model, device=arguments.device, adapter=str(arguments.output_dir / "sft")
@@ -179,7 +179,7 @@ def align(arguments: argparse.Namespace, words: Sequence[str]) -> dict[str, Any]
     )  # fmt: skip
     prompts = [prompt_of(word) for word in words]
     trainer = PPOTrainer(
-        generator, config, prompts, load_reward("ocr"), lora=lora(scale),
+        generator, config, prompts, judge, lora=lora(scale),
         callbacks=[Budget("ppo", arguments.ppo_seconds, time.time() + 36_000)],
     )  # fmt: skip
     seconds = train(trainer)
@@ -279,7 +279,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     found["sft"] = fine_tune(arguments, learnt)
     print(json.dumps(found["sft"]), flush=True)
     before = {name: sampled(arguments, "sft", each) for name, each in words.items()}
-    found["ppo"] = align(arguments, learnt)
+    found["ppo"] = align(arguments, learnt, judge)
     for name, each in words.items():
         videos = {"sft": before[name], "ppo": sampled(arguments, "ppo", each)}
         found[name] = figures(judge, videos, each, scale.seeds)
