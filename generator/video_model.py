@@ -62,12 +62,15 @@ class VideoModel(ABC):
         pipeline: the diffusers pipeline behind it.
         defaults: sizes and sampling settings used where the user says nothing.
         lora_target_modules: names of the linear layers that LoRA adapts by default.
+        idle_layers: regular expression for the names of layers and weights that the velocity does not depend on, if
+            there are any: they are never trained.
     """
 
     name: str
     pipeline: Any
     defaults: GenerationDefaults
     lora_target_modules: list[str]
+    idle_layers: str | None = None
 
     @property
     @abstractmethod

@@ -12,7 +12,7 @@ import torch
 from alignment.cli import main
 from alignment.lora import LoraArguments, add_lora
 from alignment.memory import plan as memory_plan
-from alignment.memory.forecast import DEPTH, DEPTH_FIELDS, Forecast, Work, _Probe, forecast
+from alignment.memory.forecast import DEPTH, DEPTH_FIELDS, Forecast, Work, _depth, _Probe, forecast
 from generator.hardware.memory_tracker import StorageTracker, fused_attention
 from generator.loading import load_generator
 from generator.output import InputError
@@ -65,15 +65,17 @@ def test_the_tracker_counts_activations_kept_for_the_backward_pass() -> None:
 def test_fake_tensors_need_what_real_tensors_allocate(family: str, folders: dict[str, Path]) -> None:
     size = TINY_PIPELINES[family][1]
     config = json.loads((folders[family] / "transformer" / "config.json").read_text())
-    depths = {blocks: config[name] for blocks, name in DEPTH_FIELDS.items() if name in config}
+    depths = {blocks: _depth(config[name]) for blocks, name in DEPTH_FIELDS.items() if name in config}
     expected = _Probe(folders[family], Work("sft", *size, batch=2, lora_r=4), depths).kept_peak()
     generator = load_generator(folders[family], device="cpu", dtype=torch.bfloat16)
     add_lora(generator, LoraArguments(lora_r=4), seed=0)
     latents = torch.randn(2, *generator.latent_shape(*size))
     conditions = {
         name: torch.ones(2, *shape, dtype=dtype)
-        for name, (shape, dtype) in generator.condition_shapes().items()
-    }
+        for name, (shape, dtype) in {
+            **generator.condition_shapes(), **generator.control_shapes(latents.shape[1:])
+        }.items()
+    }  # fmt: skip
     with fused_attention(), StorageTracker() as tracker, torch.autocast("cpu", dtype=torch.bfloat16):
         generator.velocity(latents, torch.full((2,), 0.5), conditions).square().mean().backward()
     assert tracker.peak == pytest.approx(expected, rel=0.05)

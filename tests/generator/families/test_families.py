@@ -46,7 +46,7 @@ class Oracle(torch.nn.Module):
             scheduler = self.generator.pipeline.scheduler
             return (scheduler.get_velocity(self.x0, self.noise, timestep).transpose(1, 2),)
         velocity = self.noise - self.x0
-        if self.family == "ltx":
+        if self.family.startswith("ltx"):
             return (velocity.permute(0, 2, 3, 4, 1).flatten(1, 3),)
         return (velocity,)
 
