@@ -56,16 +56,9 @@ class LTX2Generator(LTXGenerator):
             device=self.text_device,
         )
         side = self.pipeline.tokenizer.padding_side
-        video, _, seen = connectors(text.to(connectors.dtype), mask, padding_side=side)
-        if self._has_registers:
-            return {"encoder_hidden_states": video}
-        return {"encoder_hidden_states": video, "encoder_attention_mask": seen.bool()}
-
-    @property
-    def _has_registers(self) -> bool:
-        """True where the connectors put learnt tokens in the place of padding, so that no token is hidden."""
-        connectors = self.pipeline.connectors
-        return connectors is None or connectors.config.video_connector_num_learnable_registers is not None
+        # Learnt tokens stand in the place of padding, so that the third result, a mask, hides nothing.
+        video, _, _ = connectors(text.to(connectors.dtype), mask, padding_side=side)
+        return {"encoder_hidden_states": video}
 
     def _text_width(self, branch: str = "") -> int:
         """Channels of a prompt's tokens: LTX-2 projects them in the transformer, 2.3 in the connectors."""
@@ -75,10 +68,7 @@ class LTX2Generator(LTXGenerator):
         return config[f"{branch}cross_attention_dim"]
 
     def condition_shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-        shapes = {"encoder_hidden_states": ((self.max_sequence_length, self._text_width()), self.dtype)}
-        if self._has_registers:
-            return shapes
-        return {**shapes, "encoder_attention_mask": ((self.max_sequence_length,), torch.bool)}
+        return {"encoder_hidden_states": ((self.max_sequence_length, self._text_width()), self.dtype)}
 
     def _transformer_arguments(
         self, latents: Tensor, sigma: Tensor, conditions: Conditions
@@ -95,7 +85,6 @@ class LTX2Generator(LTXGenerator):
             "timestep": level,
             "audio_timestep": level,
             "sigma": level,  # of the whole video, also where known frames have a timestep of 0
-            "encoder_attention_mask": conditions.get("encoder_attention_mask"),
             "num_frames": frames,
             "height": height,
             "width": width,

@@ -187,11 +187,10 @@ def _gemma(vocabulary: int) -> Gemma3ForConditionalGeneration:
     )
 
 
-def tiny_ltx2(registers: int | None = 64, distilled: bool = False, **transformer: Any) -> LTX2Pipeline:
+def tiny_ltx2(distilled: bool = False, **transformer: Any) -> LTX2Pipeline:
     """LTX-2, or 2.3 with its changes to the transformer's configuration.
 
     Args:
-        registers: learnt tokens of the connectors that stand in the place of padding.
         distilled: whether the scheduler is that of the distilled models, which shifts nothing.
     """
     tokenizer = _word_tokenizer(model_max_length=1024)
@@ -206,9 +205,9 @@ def tiny_ltx2(registers: int | None = 64, distilled: bool = False, **transformer
     connectors = LTX2TextConnectors(
         caption_channels=16, text_proj_in_factor=3, video_connector_num_attention_heads=2,
         video_connector_attention_head_dim=width // 2, video_connector_num_layers=1,
-        video_connector_num_learnable_registers=registers, audio_connector_num_attention_heads=2,
+        video_connector_num_learnable_registers=64, audio_connector_num_attention_heads=2,
         audio_connector_attention_head_dim=audio_width // 2, audio_connector_num_layers=1,
-        audio_connector_num_learnable_registers=registers, rope_type="split",
+        audio_connector_num_learnable_registers=64, rope_type="split",
         per_modality_projections=by_modality, video_hidden_dim=32, audio_hidden_dim=16,
     )  # fmt: skip
     vae = AutoencoderKLLTX2Video(

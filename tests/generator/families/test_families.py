@@ -18,8 +18,10 @@ from generator.loading import load_generator
 from generator.output import InputError
 from generator.sampling import generate_latents, sample_latents
 from generator.testing.stock import PROMPTS, noise_for, ours, stock_call
+from generator.testing.text_pipelines import TINY_PIPELINES
 
 
+@pytest.mark.parametrize("family", TINY_PIPELINES, indirect=True)
 @pytest.mark.parametrize("guidance_scale", [1.0, 4.0])
 def test_the_sampler_without_noise_equals_the_call_of_the_stock_pipeline(
     family: str, folder: Path, generator: VideoGenerator, guidance_scale: float

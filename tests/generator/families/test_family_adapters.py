@@ -45,6 +45,7 @@ def load_into_stock(family: str, pipeline: Any, adapter: Path) -> None:
         pipeline.load_lora_weights(adapter, weight_name=SECOND_WEIGHTS_NAME, load_into_transformer_2=True)
 
 
+@pytest.mark.parametrize("family", TINY_PIPELINES, indirect=True)
 def test_an_adapter_saved_here_changes_the_stock_pipeline_as_it_changes_ours(
     family: str, folder: Path, generator: VideoGenerator, tmp_path: Path
 ) -> None:

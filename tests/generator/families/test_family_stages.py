@@ -62,10 +62,6 @@ def adapter_changes_the_model(folder: Path, adapter: Path) -> bool:
     return not torch.equal(*videos)
 
 
-# LTX-2 and SkyReels V2 run the code of LTX-2.3 and Wan.
-@pytest.mark.parametrize(
-    "family", [name for name in TINY_PIPELINES if name not in ("ltx2", "skyreels_v2")], indirect=True
-)
 def test_all_stages_run_one_after_the_other(family: str, folder: Path, data: Path) -> None:
     num_frames, height, width = TINY_PIPELINES[family][1]
     size = ("--num_frames", num_frames, "--height", height, "--width", width)
