@@ -21,13 +21,14 @@ CONTROL = "control_latents"
 
 
 class WanVACEGenerator(WanGenerator):
-    """Adapter of `WanVACEPipeline`: text to video, and a control video from Python.
+    """Adapter of `WanVACEPipeline`: videos from text, and from control videos where prompts name one.
 
     LoRA changes the blocks that are also Wan's, so that an adapter serves the model without control too.
     """
 
     pipeline_class = WanVACEPipeline
     side_lists = ("vace_blocks",)
+    takes_control = True
 
     def __init__(self, pipeline: WanVACEPipeline, name: str) -> None:
         if pipeline.transformer is None or pipeline.transformer_2 is not None:
@@ -46,13 +47,6 @@ class WanVACEGenerator(WanGenerator):
 
     @torch.no_grad()
     def control(self, videos: Tensor, masks: Tensor) -> Conditions:
-        """Conditions to be joined with those of the prompts, one row a video.
-
-        Args:
-            videos: `[batch, 3, frames, height, width]` in [-1, 1]: what is kept, and what steers the rest (depth, pose,
-                outlines); 0 where there is nothing.
-            masks: `[batch, 1, frames, height, width]`: above 0.5 where the video is made anew.
-        """
         made = (masks > 0.5).to(videos)
         kept, steering = (self.encode(videos * part) for part in (1 - made, made))
         space, _ = self._compression()

@@ -18,12 +18,13 @@ from generator.loading import load_generator
 from generator.output import InputError
 from generator.testing.pipelines import save_tiny_pipeline
 from generator.testing.text_pipelines import TINY_PIPELINES
+from tests.generator.families.representatives import REPRESENTATIVES
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("pipelines")
-    return {family: save_tiny_pipeline(family, root / family) for family in TINY_PIPELINES}
+    return {family: save_tiny_pipeline(family, root / family) for family in REPRESENTATIVES}
 
 
 def deepen(folder: Path, target: Path, layers: int) -> Path:
@@ -61,7 +62,7 @@ def test_the_tracker_counts_activations_kept_for_the_backward_pass() -> None:
     assert 10 * 1024 <= tracker.peak <= 13 * 1024
 
 
-@pytest.mark.parametrize("family", TINY_PIPELINES)
+@pytest.mark.parametrize("family", REPRESENTATIVES)
 def test_fake_tensors_need_what_real_tensors_allocate(family: str, folders: dict[str, Path]) -> None:
     size = TINY_PIPELINES[family][1]
     config = json.loads((folders[family] / "transformer" / "config.json").read_text())
@@ -106,7 +107,7 @@ def test_checkpointing_a_share_lies_between_none_and_all(folders: dict[str, Path
     assert peaks == sorted(peaks)
 
 
-@pytest.mark.parametrize("family", TINY_PIPELINES)
+@pytest.mark.parametrize("family", REPRESENTATIVES)
 def test_every_family_can_be_forecast(family: str, folders: dict[str, Path]) -> None:
     size = TINY_PIPELINES[family][1]
     found = forecast(folders[family], Work("ppo", *size, rollout_batch=2, decode_batch=1))

@@ -91,8 +91,8 @@ def stock_latents(family: str, folder: Path, generator: Any, image: Image.Image,
         "num_frames": size.num_frames, "num_inference_steps": STEPS, "output_type": "latent",
         "guidance_scale": scale, "image": image,
     }  # fmt: skip
-    if "wan" in family:
-        pipeline.scheduler = EulerWithExplicitSigmas(shift=pipeline.scheduler.config.flow_shift)
+    if family.startswith(("wan", "skyreels")):
+        pipeline.scheduler = EulerWithExplicitSigmas(shift=size.shift)
         return pipeline(**arguments, latents=noise).frames
     with mock.patch.object(DiagonalGaussianDistribution, "sample", lambda self, generator=None: self.mode()):
         if family == "ltx":

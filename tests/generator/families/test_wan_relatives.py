@@ -17,17 +17,22 @@ from diffusers import (
 from PIL import Image
 from torch import Tensor
 
+from alignment.cli import main
 from alignment.memory.forecast import Work, _Probe, forecast
 from generator.families.skyreels import SkyReelsV2Generator, SkyReelsV2ImageToVideoGenerator
 from generator.families.wan_vace import CONTROL, WanVACEGenerator
+from generator.first_frames import conditions_of_files
 from generator.loading import load_generator
 from generator.output import InputError
+from generator.prompts import read_prompts
 from generator.sampling import sample_latents
 from generator.stock_pipelines import EulerWithExplicitSigmas
 from generator.testing.image_pipelines import TINY_IMAGE_PIPELINES
 from generator.testing.pipelines import build_tiny_pipeline, save_tiny_pipeline
 from generator.testing.stock import PROMPTS, STEPS, noise_for, ours, stock_call
 from generator.testing.text_pipelines import tiny_skyreels
+from generator.video import read_clip, write_video
+from generator.video_files.control_files import ControlFiles
 
 vace = pytest.mark.parametrize("family", ["wan-vace"], indirect=True)
 
@@ -117,6 +122,38 @@ def test_a_control_video_and_its_mask_act_as_in_the_stock_pipeline(
     found = sample_latents(velocity, noise, generator.sigma_schedule(STEPS))
     torch.testing.assert_close(found, expected, atol=2e-4, rtol=2e-4)
     assert (found - ours(generator, scale, PROMPTS[:1])).abs().max() > 1e-3
+
+
+@vace
+def test_prompt_files_name_control_videos_and_masks(folder: Path, generator: Any, tmp_path: Path) -> None:
+    size = generator.defaults
+    videos, masks = control_of(generator, 1)
+    write_video(tmp_path / "depth.mp4", videos[0], fps=size.fps)
+    picture = Image.fromarray((masks[0, 0, -1] * 255).to(torch.uint8).numpy()).convert("RGB")
+    picture.save(tmp_path / "mask.png")
+    rows = [
+        {"prompt": "a red circle", "control_video": "depth.mp4", "mask_file_name": "mask.png"},
+        {"prompt": "a red circle", "control_video": "depth.mp4"},
+        {"prompt": "a red circle"},
+    ]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    records = read_prompts(tmp_path / "prompts.jsonl")
+    files = [record.images for record in records]
+    assert [isinstance(each, ControlFiles) for each in files] == [True, True, False]
+    shape = (size.num_frames, size.height, size.width)
+    seen = conditions_of_files(generator, [each for each in files if each is not None], shape)[CONTROL]
+    clip = read_clip(tmp_path / "depth.mp4", *shape)[None]
+    still = masks[:, :, -1:].expand_as(masks)  # an image is the mask of every frame
+    expected = [generator.control(clip, mask)[CONTROL] for mask in (still, torch.ones_like(masks))]
+    torch.testing.assert_close(seen, torch.cat(expected), atol=1e-5, rtol=1e-5)
+
+    words = ["generate", "--model", folder, "--prompts", tmp_path / "prompts.jsonl", "--output_dir",
+             tmp_path / "o", "--num_inference_steps", 2, "--guidance_scale", 2, "--seed", 0]  # fmt: skip
+    assert main([str(word) for word in words]) in (0, None)
+    written = read_prompts(tmp_path / "o" / "metadata.jsonl")
+    assert [[Path(str(file)).name for file in each.images or ()] for each in written] == [
+        ["depth.mp4", "mask.png"], ["depth.mp4", "None"], []
+    ]  # fmt: skip
 
 
 @vace
