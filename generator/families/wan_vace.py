@@ -36,7 +36,8 @@ class WanVACEGenerator(WanGenerator):
                 f"{name} has a second transformer, but of Wan's VACE models those with one (2.1) are supported."
             )
         super().__init__(pipeline, name)
-        self._uncontrolled: dict[tuple[int, ...], Tensor] = {}
+        self._grey: dict[tuple[int, ...], Tensor] = {}
+        """Latents of grey videos by their size: encoded once, not beside decoding in another thread."""
         self.lora_target_modules = [
             name
             for name, module in pipeline.transformer.named_modules()
@@ -54,16 +55,17 @@ class WanVACEGenerator(WanGenerator):
         mask = nn.functional.interpolate(pixels, size=kept.shape[2:], mode="nearest-exact")
         return {CONTROL: torch.cat([kept, steering, mask.to(kept)], dim=1)}
 
-    def _no_control(self, latent_shape: Sequence[int]) -> Tensor:
-        """The control `[1, channels, frames, height, width]` of a grey video that is all made anew; kept for the last
-        size."""
-        shape = tuple(latent_shape[1:])
-        if shape not in self._uncontrolled:
+    def _no_control(self, latents: Tensor) -> Tensor:
+        """The control `[batch, channels, frames, height, width]` of grey videos that are all made anew."""
+        shape = tuple(latents.shape[2:])
+        if shape not in self._grey:
             space, time = self._compression()
-            frames, height, width = (shape[0] - 1) * time + 1, shape[1] * space, shape[2] * space
-            grey = torch.zeros(1, 3, frames, height, width, device=self.device)
-            self._uncontrolled = {shape: self.control(grey, torch.ones_like(grey[:, :1]))[CONTROL]}
-        return self._uncontrolled[shape]
+            size = (shape[0] - 1) * time + 1, shape[1] * space, shape[2] * space
+            self._grey[shape] = self.encode(torch.zeros(1, 3, *size, device=self.device))
+        grey = self._grey[shape].to(latents.device)
+        channels = self.pipeline.transformer.config.vace_in_channels - 2 * grey.shape[1]
+        control = torch.cat([grey, grey, grey.new_ones(1, channels, *shape)], dim=1)
+        return control.expand(len(latents), -1, -1, -1, -1)
 
     def control_shapes(self, latent_shape: Sequence[int]) -> Shapes:
         channels = self.pipeline.transformer.config.vace_in_channels
@@ -75,6 +77,6 @@ class WanVACEGenerator(WanGenerator):
         arguments = super()._transformer_arguments(latents, sigma, conditions)
         control = conditions.get(CONTROL)
         if control is None:
-            control = self._no_control(latents.shape[1:]).expand(len(latents), -1, -1, -1, -1)
+            control = self._no_control(latents)
         arguments["control_hidden_states"] = control.to(latents.device, self.dtype)
         return arguments
