@@ -10,6 +10,7 @@ from torch import Tensor
 from generator.base import VideoGenerator
 from generator.conditions import Conditions, concatenate
 from generator.first_frames import KNOWN_LATENTS, ImageFiles, conditions_of_files, known_frames
+from generator.video_files.control_files import ControlFiles
 
 
 class PromptImages:
@@ -19,7 +20,7 @@ class PromptImages:
 
     Args:
         generator: encodes them.
-        files: first and last image of each prompt.
+        files: first and last image of each prompt, or its control video and mask.
         size: frames, height and width of the videos.
     """
 
@@ -27,8 +28,8 @@ class PromptImages:
         self, generator: VideoGenerator, files: Sequence[ImageFiles], size: tuple[int, int, int]
     ) -> None:
         self.generator, self.size = generator, size
-        self.files = [(str(first), None if last is None else str(last)) for first, last in files]
-        self._kept: dict[tuple[str, str | None], Conditions] = {}
+        self.files = [_as_text(each) for each in files]
+        self._kept: dict[ImageFiles, Conditions] = {}
 
     def prepare(self, prompts: Tensor) -> None:
         """Encodes the images of the prompts `[batch]`, each once, and forgets all others."""
@@ -51,3 +52,8 @@ class PromptImages:
         if not known_frames(self.generator, self.files):
             return latents
         return torch.cat([self.conditions_of(prompts)[KNOWN_LATENTS].to(latents), latents], dim=2)
+
+
+def _as_text(files: ImageFiles) -> ImageFiles:
+    first, last = str(files[0]), None if files[1] is None else str(files[1])
+    return ControlFiles(first, last) if isinstance(files, ControlFiles) else (first, last)

@@ -243,9 +243,10 @@ def _check_images(
 ) -> None:
     """Refuses images of prompts where something else says how videos begin, or a reward changes how they are made."""
     other = f"--{prompt.task}" if prompt.task else "--reward" if arguments.reward else None
-    if other and any(each.record.image for each in plan):
+    if other and any(each.record.images for each in plan):
         raise InputError(
-            f"{other} was given, but prompts in {arguments.prompts} name an image: leave {other} or the images out."
+            f"{other} was given, but prompts in {arguments.prompts} name an image or a control video: leave {other} or "
+            "these out."
         )
 
 
@@ -316,8 +317,8 @@ def _row(arguments: GenerateArguments, index: int, planned: PlannedVideo) -> dic
         "index": index,
         **{
             name: os.path.relpath(file, arguments.output_dir)
-            for name, file in (("image", planned.record.image), ("last_image", planned.record.last_image))
-            if file is not None
+            for name in ("image", "last_image", "control_video", "mask")
+            if (file := getattr(planned.record, name)) is not None
         },
     }
 
