@@ -5,7 +5,7 @@ from there. Words are three letters in alphabetical order, as ACT or FLY: the bu
 does not know, but does not tell where in the word a letter stands, so only such words can be written that the model
 has not been shown. Both models are measured on the words that they learnt and on held-out ones, with the same noise.
 
-    python -m benchmarks.reward.ocr_ppo --output_dir runs/ocr --sft_seconds 100 --ppo_seconds 180
+    python -m benchmarks.reward.ocr_ppo --output_dir runs/ocr --sft_seconds 140 --ppo_seconds 260 --bf16
 
 prints the figures, and writes them to `ocr_ppo.json` beside the adapters and `before_after.png`.
 """
