@@ -70,5 +70,12 @@ VARIANTS = [
     Variant("ppo", "few steps, on the gold score", FEW_STEPS, reward="world"),
     Variant("ppo", "few steps, after DPO", FEW_STEPS, reward=ONE_DRAW, after=DEMO),
     Variant("reward", DEMO),
+    Variant("dpo", "120 steps", {"max_steps": 120}),
+    Variant(
+        "ppo",
+        "few steps, guidance 3, 12 rollouts",
+        {**FEW_STEPS, "num_rollouts": 12, "guidance_scale": 3.0},
+        ONE_DRAW,
+    ),
     Variant("ppo", "few steps, 12 rollouts", {**FEW_STEPS, "num_rollouts": 12}, reward=ONE_DRAW),
 ]
