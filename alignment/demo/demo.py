@@ -320,7 +320,7 @@ class Demo:
             prompts,
             self.folder / "reward",
             lora=LoraArguments(lora_r=16),
-            args=PPOConfig(**self._training("ppo", scale.num_rollouts * 4), **ppo_settings(scale)),
+            args=PPOConfig(**self._training("ppo", scale.num_rollouts * 2), **ppo_settings(scale)),
             monitors=[monitor],
             callbacks=[Fraction(self.advance)],
         )
