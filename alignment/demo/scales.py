@@ -22,20 +22,7 @@ class DemoConfig:
         default="counts",
         metadata={
             "help": "Prompts of the campaign: `everything` that the video world can show, or a part of it.",
-            "choices": [
-                *(
-                    "everything",
-                    "counts",
-                    "groups",
-                    "pairs",
-                    "relations",
-                    "places",
-                    "camera",
-                    "actions",
-                    "sizes",
-                ),
-                *("large", "several"),
-            ],
+            "choices": ["everything", "counts", "relations", "actions", "camera"],
         },
     )
     seed: int = field(default=0, metadata={"help": "Seed of prompts, annotators, training and noise."})
