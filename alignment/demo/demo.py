@@ -312,8 +312,10 @@ class Demo:
     def ppo(self) -> dict[str, Any]:
         """Proximal policy optimisation against the reward model, from the SFT adapter."""
         scale = self.scale
-        prompts = self.folder / "ppo-prompts.jsonl"
-        write_jsonl(prompts, [{"prompt": prompt} for prompt in self._prompts(scale.num_ppo_prompts, 3000)])
+        prompts, held_out = self.folder / "ppo-prompts.jsonl", self.folder / "ppo-eval-prompts.jsonl"
+        drawn = self._prompts(scale.num_ppo_prompts + scale.num_guidance_prompts, 3000)
+        write_jsonl(prompts, [{"prompt": prompt} for prompt in drawn[: scale.num_ppo_prompts]])
+        write_jsonl(held_out, [{"prompt": prompt} for prompt in drawn[scale.num_ppo_prompts :]])
         monitor = GoldMonitor(load_generator(self.config.model))
         trainer = train_ppo(
             GeneratorArguments(model=self.config.model, adapter=[self._adapter()]),
@@ -321,10 +323,14 @@ class Demo:
             self.folder / "reward",
             lora=LoraArguments(lora_r=16),
             args=PPOConfig(**self._training("ppo", scale.num_rollouts * 2), **ppo_settings(scale)),
+            eval_prompts=held_out,
             monitors=[monitor],
             callbacks=[Fraction(self.advance)],
         )
-        return {"curve": _curve(trainer, ["reward", "gold", "kl", "clip_ratio"])}
+        return {
+            "curve": _curve(trainer, ["reward", "gold", "kl", "clip_ratio"]),
+            "best_step": trainer.state.best_global_step,
+        }
 
     def _models(self) -> dict[str, Callable[[], VideoGenerator]]:
         """Functions that load what is compared, by name."""

@@ -47,7 +47,8 @@ class DemoScale:
         num_ranked_prompts, num_candidates: prompts that are ranked, and videos of each.
         num_annotators: simulated annotators; each ranks every prompt.
         num_ppo_prompts: prompts that PPO samples for.
-        num_guidance_prompts: held-out prompts of the sweep of guidance scales, none of the evaluation's.
+        num_guidance_prompts: held-out prompts of the sweep of guidance scales, none of the evaluation's; as many others
+            tell which of PPO's checkpoints is best.
         num_test_prompts, num_videos_per_prompt: held-out prompts of the evaluation, and videos of each.
         sft_steps, dpo_steps, num_rollouts: lengths of the trainings.
         batch_size: videos in a training step of SFT and DPO.

@@ -91,9 +91,12 @@ def dpo_settings(scale: DemoScale) -> Settings:
 
 def ppo_settings(scale: DemoScale) -> Settings:
     """Arguments of `PPOConfig`: the two noisiest steps alone are trained, where what a video shows is decided; one
-    pass over each rollout, no KL term for so short a training."""
+    pass over each rollout, no KL term for so short a training; the result is the best by the reward of held-out
+    prompts."""
     return {
         "num_rollouts": scale.num_rollouts,
+        "eval_steps": 0.5,
+        "load_best_model_at_end": True,
         "num_prompts": scale.rollout_prompts,
         "num_generations": scale.num_generations,
         "num_inference_steps": scale.num_inference_steps,
