@@ -28,16 +28,6 @@ class Theme:
     holds: Callable[[Meaning], bool]
 
 
-def _is_place(meaning: Meaning) -> bool:
-    plain = all(said.motion is None and said.size is None for said in meaning.objects)
-    return meaning.relation is not None and meaning.background is None and plain
-
-
-def _is_group(meaning: Meaning) -> bool:
-    said = meaning.objects[0]
-    return said.count > 1 and said.motion is None and said.size is None
-
-
 def _is_action(meaning: Meaning) -> bool:
     said = meaning.objects[0]
     return len(meaning.objects) == 1 and said.motion not in (None, "still", *DIRECTIONS)
@@ -46,17 +36,9 @@ def _is_action(meaning: Meaning) -> bool:
 THEMES = {
     "everything": Theme("everything that the video world can show", lambda meaning: True),
     "counts": Theme("two or three equal objects", lambda meaning: meaning.objects[0].count > 1),
-    "groups": Theme("groups of two or three equal objects", _is_group),
-    "pairs": Theme("two different objects", lambda meaning: len(meaning.objects) == 2),
     "relations": Theme("two objects and their places", lambda meaning: meaning.relation is not None),
-    "places": Theme("where one of two resting objects is", _is_place),
-    "camera": Theme("moving cameras", lambda meaning: meaning.camera is not None),
     "actions": Theme("one object that grows, shrinks, spins, circles or bounces", _is_action),
-    "sizes": Theme("objects of a said size", lambda meaning: any(said.size for said in meaning.objects)),
-    "large": Theme("large objects", lambda meaning: any(said.size == "large" for said in meaning.objects)),
-    "several": Theme(
-        "several objects", lambda meaning: len(meaning.objects) == 2 or meaning.objects[0].count > 1
-    ),
+    "camera": Theme("moving cameras", lambda meaning: meaning.camera is not None),
 }
 
 
@@ -70,9 +52,15 @@ def _meanings(theme: str, rng: random.Random, split: str) -> Iterator[Meaning]:
 
 
 def theme_prompts(theme: str, n: int, seed: int, split: str) -> list[str]:
-    """`n` prompts of a theme; those of the split `test` each say a combination that no training prompt says."""
+    """`n` different prompts of a theme; those of the split `test` each say a combination that no training prompt
+    says."""
     rng = random.Random(f"{theme} {seed} {split}")
-    return [describe(meaning, rng) for _, meaning in zip(range(n), _meanings(theme, rng, split))]
+    found: dict[str, None] = {}
+    for meaning in _meanings(theme, rng, split):
+        if len(found) == n:
+            break
+        found.setdefault(describe(meaning, rng))
+    return list(found)
 
 
 def theme_demonstrations(

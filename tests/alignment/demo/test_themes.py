@@ -20,6 +20,8 @@ def test_prompts_are_of_the_theme_and_only_those_of_the_test_split_say_held_out_
         meanings = [parse(prompt) for prompt in theme_prompts(theme, 20, 3, split)]
         assert all(THEMES[theme].holds(meaning) for meaning in meanings)
         assert all(is_held_out(meaning) == (split == "test") for meaning in meanings)
+    prompts = theme_prompts(theme, 300, 1, "train")
+    assert len(set(prompts)) == 300, "a prompt that came twice would be one task with twice the videos"
     assert theme_prompts(theme, 5, 3, "train") == theme_prompts(theme, 20, 3, "train")[:5]
     assert theme_prompts(theme, 5, 4, "train") != theme_prompts(theme, 5, 3, "train")
 
