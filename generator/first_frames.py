@@ -108,6 +108,11 @@ def known_frames(generator: VideoModel, files: Sequence[ImageFiles | None]) -> i
     return int(generator.image is None and any(each is not None for each in files))
 
 
+def without_known_frames(latents: Tensor, conditions: Conditions) -> Tensor:
+    """Latents `[batch, C, F, H, W]` without the frames that the images in `conditions` make known."""
+    return latents[:, :, conditions[KNOWN_LATENTS].shape[2] :] if KNOWN_LATENTS in conditions else latents
+
+
 def conditioned_velocity(
     generator: VideoModel,
     latents: Tensor,
