@@ -176,7 +176,7 @@ def test_a_model_that_needs_an_image_says_so(generator: Any, tmp_path: Path) -> 
         generator.generate([PROMPT])
     size = generator.defaults
     latents = seeded_noise([0], generator.latent_shape(size.num_frames, size.height, size.width))
-    with pytest.raises(InputError, match="trunk of a reward model"):
+    with pytest.raises(InputError, match="without one"):
         generator.features(latents, torch.tensor([0.1]), generator.encode_prompts([PROMPT]), 1)
     config = PPOConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none")
     with pytest.raises(InputError, match="animates images, and none was given"):
