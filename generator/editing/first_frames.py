@@ -44,8 +44,8 @@ def with_first_frame(generator: VideoGenerator, conditions: Conditions, latents:
     """`conditions` joined with what a model that needs an image sees of the first frame; others' are unchanged.
 
     Args:
-        latents: of the videos `[batch, C, F, H, W]`, clean; their first frame is the image, as the autoencoder has it, and
-            their last one the last image, where the model always takes one.
+        latents: of the videos `[batch, C, F, H, W]`, clean; their first frame is the image, as the autoencoder has it,
+            and their last one the last image, where the model always takes one.
     """
     if generator.image is None:
         return conditions

@@ -30,7 +30,8 @@ def export_rankings(
 
     Each line is `{"prompt", "videos", "ranks", "dimension", "annotator", "seconds", "created_at"}`: videos
     as paths relative to the file, lower rank is better, equal ranks are ties, `created_at` in UTC (ISO
-    8601). Where videos begin or end with an image there are `image`, `last_image` and their SHA-256. With a remark it has more (see `labeling_app.store.remarks.exported`). Skipped tasks are not in it.
+    8601). Where videos begin or end with an image there are `image`, `last_image` and their SHA-256. With a remark it
+    has more (see `labeling_app.store.remarks.exported`). Skipped tasks are not in it.
 
     Args:
         skip_bad: leave out rankings of videos whose files have changed or gone.

@@ -128,7 +128,10 @@ class Acknowledgement(Base):
 
 
 class Media(Base):
-    """A video file, or the image with which videos begin or end. Its id is random, so that it tells nothing about the file."""
+    """A video file, or the image with which videos begin or end.
+
+    Its id is random, so that it tells nothing about the file.
+    """
 
     __tablename__ = "media"
 

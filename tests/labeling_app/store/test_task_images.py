@@ -14,7 +14,13 @@ from generator.demonstrations import read_demonstrations
 from generator.output import InputError
 from generator.provenance import file_hash
 from labeling_app.campaigns.campaigns import make_gold
-from labeling_app.campaigns.demonstrations import add_library, ask, demonstrate, export_demonstrations, library
+from labeling_app.campaigns.demonstrations import (
+    add_library,
+    ask,
+    demonstrate,
+    export_demonstrations,
+    library,
+)
 from labeling_app.campaigns.lifecycle import delete_campaign
 from labeling_app.files.candidates import import_tasks
 from labeling_app.files.foreign_preferences import import_preferences
@@ -87,7 +93,10 @@ def test_tasks_have_the_images_that_metadata_name_and_exports_carry_them(
     assert import_tasks(labels, out, campaign="again").added == 2
     import_preferences(labels, out, "external", "elsewhere")
     for campaign in ("again", "external"):
-        assert [task.fingerprint for task in labels.tasks(campaign)] == [first.fingerprint, second.fingerprint]
+        assert [task.fingerprint for task in labels.tasks(campaign)] == [
+            first.fingerprint,
+            second.fingerprint,
+        ]
 
     # What an annotator has judged by must not change unseen.
     Image.new("RGB", (80, 60), (1, 2, 3)).save(animated / "first-0.png")
