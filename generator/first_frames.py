@@ -13,16 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from generator.conditions import Conditions, concatenate
+from generator.conditions import KNOWN_LATENTS, Conditions, concatenate
 from generator.output import InputError
 from generator.video import read_clip
 from generator.video_model import VideoModel
-
-KNOWN_LATENTS = "known_latents"
-"""Name among conditions of latents `[batch, C, known frames, H, W]` that precede those which are sampled."""
-
-IMAGE_CONDITIONS = (KNOWN_LATENTS, "image_latents", "image_embeds")
-"""Names of all conditions that come from images."""
 
 ImageFiles = tuple[str | Path, str | Path | None]
 """Files of the first image of a video and of its last one, if that is given too."""
@@ -109,12 +103,6 @@ def conditions_of_files(
 def known_frames(generator: VideoModel, files: Sequence[ImageFiles | None]) -> int:
     """Number of latent frames at the beginning that images make known."""
     return int(generator.image is None and any(each is not None for each in files))
-
-
-def split_images(conditions: Conditions) -> tuple[Conditions, Conditions]:
-    """Conditions of prompts, and those of images."""
-    seen = {name: value for name, value in conditions.items() if name in IMAGE_CONDITIONS}
-    return {name: value for name, value in conditions.items() if name not in seen}, seen
 
 
 def without_known_frames(latents: Tensor, conditions: Conditions) -> Tensor:

@@ -194,6 +194,9 @@ def _hunyuan_video15(pipeline: Any, videos: StockVideos, more: dict[str, Any]) -
     pipeline.guider = type(pipeline.guider)(guidance_scale=videos.guidance_scale)
     arguments = {**videos.arguments(), "negative_prompt": [""] * len(videos.prompts), **more}
     del arguments["guidance_scale"]
+    if videos.image is not None:
+        # Its call takes the size from the image, which has the video's.
+        del arguments["height"], arguments["width"]
     return pipeline(**arguments, latents=videos.noise).frames
 
 

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffusers import CogVideoXImageToVideoPipeline, WanImageToVideoPipeline
-from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
+from diffusers import (
+    CogVideoXImageToVideoPipeline,
+    HunyuanVideo15ImageToVideoPipeline,
+    WanImageToVideoPipeline,
+)
+from transformers import (
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    SiglipImageProcessor,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
 
-from generator.testing.text_pipelines import TinyPipeline, tiny_cogvideox, tiny_wan
+from generator.testing.text_pipelines import TinyPipeline, tiny_cogvideox, tiny_hunyuan_video15, tiny_wan
 
 
 def _wan_i2v() -> WanImageToVideoPipeline:
@@ -53,10 +64,23 @@ def _cogvideox15_i2v() -> CogVideoXImageToVideoPipeline:
     )
 
 
+def _hunyuan_video15_i2v() -> HunyuanVideo15ImageToVideoPipeline:
+    encoder = SiglipVisionConfig(
+        hidden_size=12, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=8,
+    )  # fmt: skip
+    return tiny_hunyuan_video15(
+        HunyuanVideo15ImageToVideoPipeline,
+        "i2v",
+        image_encoder=SiglipVisionModel(encoder),
+        feature_extractor=SiglipImageProcessor(size={"height": 16, "width": 16}),
+    )
+
+
 TINY_IMAGE_PIPELINES: dict[str, TinyPipeline] = {
     "wan-i2v": (_wan_i2v, (9, 16, 16)),
     "wan2.2-i2v-a14b": (_wan22_i2v_a14b, (9, 16, 16)),
     "cogvideox-i2v": (_cogvideox_i2v, (9, 16, 16)),
     "cogvideox1.5-i2v": (_cogvideox15_i2v, (9, 16, 16)),
+    "hunyuan_video1.5-i2v": (_hunyuan_video15_i2v, (9, 16, 16)),
 }
 """Name -> builder, and `(frames, height, width)` of its tiny video."""

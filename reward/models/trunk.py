@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from generator.base import VideoGenerator
-from generator.conditions import Conditions
+from generator.conditions import Conditions, split_images
 from generator.editing.first_frames import with_first_frame
-from generator.first_frames import split_images
 from generator.output import InputError
 from generator.video_model import BLOCK_LISTS
 

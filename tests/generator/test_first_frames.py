@@ -28,7 +28,7 @@ from generator.testing.text_pipelines import tiny_wan
 from generator.video import read_video
 
 PROMPTS = ["a red circle moves left", "the blue square"]
-FAMILIES = ("wan-i2v", "wan2.2-i2v-a14b", "cogvideox-i2v", "wan2.2-ti2v", "ltx")
+FAMILIES = ("wan-i2v", "wan2.2-i2v-a14b", "cogvideox-i2v", "hunyuan_video1.5-i2v", "wan2.2-ti2v", "ltx")
 
 
 def save_pictures(folder: Path, generator: Any, count: int = 2) -> list[Path]:

@@ -24,7 +24,7 @@ from generator.output import InputError
 from generator.testing.pipelines import save_tiny_pipeline
 
 PROMPTS = ["a red circle", "a blue square"]
-FAMILIES = ("wan-i2v", "wan2.2-i2v-a14b", "cogvideox-i2v", "wan2.2-ti2v", "ltx")
+FAMILIES = ("wan-i2v", "wan2.2-i2v-a14b", "cogvideox-i2v", "hunyuan_video1.5-i2v", "wan2.2-ti2v", "ltx")
 WITH_KNOWN_FRAMES = ("wan2.2-ti2v", "ltx")
 
 

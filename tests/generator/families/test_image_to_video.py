@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import LTXImageToVideoPipeline, WanImageToVideoPipeline
+from diffusers.guiders import ClassifierFreeGuidance
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
 from torch import Tensor
@@ -88,6 +89,11 @@ def stock_latents(family: str, folder: Path, generator: Any, image: Image.Image,
     }  # fmt: skip
     if "wan" in family:
         pipeline.scheduler = EulerWithExplicitSigmas(shift=pipeline.scheduler.config.flow_shift)
+        return pipeline(**arguments, latents=noise).frames
+    if family.startswith("hunyuan"):
+        pipeline.guider = ClassifierFreeGuidance(guidance_scale=scale)
+        for name in ("height", "width", "guidance_scale"):  # it takes the size of the image
+            del arguments[name]
         return pipeline(**arguments, latents=noise).frames
     with mock.patch.object(DiagonalGaussianDistribution, "sample", lambda self, generator=None: self.mode()):
         if family == "ltx":
