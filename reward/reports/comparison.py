@@ -23,6 +23,7 @@ from generator.files.output_folder import (
     open_output_dir,
     require_own,
 )
+from generator.first_frames import read_images
 from generator.generation import GenerationSettings, PlannedVideo, generate_videos_to, plan_videos
 from generator.one_or_several import as_list
 from generator.output import InputError, read_json, read_jsonl, read_record, write_json, write_jsonl
@@ -261,7 +262,9 @@ def _judged(
     fps: float,
     rewards: Sequence[RewardModel],
 ) -> list[Sample]:
-    """Samples of one batch of videos."""
+    """Samples of one batch of videos, which all or none begin with images."""
+    files = [planned.record.image for planned in batch if planned.record.image is not None]
+    images = read_images(files, *videos.shape[3:]) if files else None
     return judge(
         model,
         videos,
@@ -272,6 +275,7 @@ def _judged(
         [planned.file_name for planned in batch],
         fps,
         rewards,
+        images,
     )
 
 

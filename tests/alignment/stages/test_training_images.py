@@ -226,20 +226,10 @@ def test_images_that_cannot_be_used_are_refused_before_a_model_is_loaded(
 
 
 def test_a_clip_that_begins_later_than_its_image_is_refused(tmp_path: Path, capsys) -> None:
-    rankings = write_data(tmp_path, (33, 16, 16), image="first.png")
+    write_data(tmp_path, (33, 16, 16), image="first.png")
     model = str(save_tiny_pipeline("wan-i2v", tmp_path / "wan-i2v"))
-    words = [
-        "--model",
-        model,
-        "--report_to",
-        "none",
-        "--use_cpu",
-        "true",
-        "--clips",
-        "middle",
-        "--num_frames",
-        "9",
-    ]
-    assert main(["dpo", "--preferences", str(rankings), "--output_dir", str(tmp_path / "out"), *words]) == 2
+    words = ["sft", "--model", model, "--dataset", str(tmp_path), "--output_dir", str(tmp_path / "out"), "--report_to",
+             "none", "--use_cpu", "true", "--clips", "middle", "--num_frames", "9"]  # fmt: skip
+    assert main(words) == 2
     assert "use --clips first" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

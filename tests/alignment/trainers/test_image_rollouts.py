@@ -22,6 +22,7 @@ from generator.first_frames import KNOWN_LATENTS, read_images
 from generator.loading import load_generator
 from generator.output import InputError
 from generator.testing.pipelines import save_tiny_pipeline
+from reward.models.base import FunctionReward
 
 PROMPTS = ["a red circle", "a blue square"]
 FAMILIES = ("wan-i2v", "wan2.2-i2v-a14b", "cogvideox-i2v", "hunyuan_video1.5-i2v", "wan2.2-ti2v", "ltx")
@@ -139,6 +140,28 @@ def test_known_elements_have_no_part_in_log_probabilities_divergence_and_gradien
         by_frame = gradient.transpose(1, 2) if gradient.ndim == 5 else gradient.unflatten(1, (frames, -1))
         assert by_frame[:, 0].abs().max() == 0
         assert by_frame[:, 1:].abs().max() > 0
+
+
+@pytest.mark.parametrize("setting", ["wan-i2v", "ltx"], indirect=True)
+def test_rewards_that_look_at_images_are_given_that_of_each_video(setting, quiet) -> None:
+    generator, images = setting
+    pictures = read_images([file for file, _ in images], *sizes(generator))
+    calls = []
+
+    def near(videos: torch.Tensor, prompts: list[str], images: torch.Tensor | None = None) -> torch.Tensor:
+        calls.append(images)
+        return -(videos[:, :, 0] - images).abs().mean((1, 2, 3))
+
+    def blind(videos: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+        return videos.mean((1, 2, 3, 4))
+
+    rewards = [FunctionReward(near, "near"), FunctionReward(blind, "blind")]
+    trainer = ppo(setting, rewards, quiet, probe_prompts=1)
+    rollout = trainer.make_rollout(0)
+    torch.testing.assert_close(torch.cat(calls), pictures[rollout.prompt_indices])
+    video = generator.decode(rollout.trajectories.final)
+    expected = -(video[:, :, 0] - pictures[rollout.prompt_indices]).abs().mean((1, 2, 3))
+    torch.testing.assert_close(rollout.scores["near/overall"].cpu(), expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("setting", ["wan-i2v", "wan2.2-ti2v"], indirect=True)
