@@ -198,7 +198,7 @@ def _hunyuan_video15(pipeline: Any, videos: StockVideos, more: dict[str, Any]) -
         return pipeline(**arguments, latents=videos.noise).frames
     # Its call chooses a size near the model's own for the shape of the image.
     size = arguments.pop("height"), arguments.pop("width")
-    with mock.patch.object(pipeline.video_processor, "calculate_default_height_width", lambda **_: size):
+    with mock.patch.object(pipeline.video_processor, "calculate_default_height_width", return_value=size):
         return pipeline(**arguments, latents=videos.noise).frames
 
 

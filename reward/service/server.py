@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -210,18 +211,7 @@ def create_app(reward: RewardModel, limits: ServiceLimits | None = None) -> Fast
 
     @app.get("/info")
     async def info() -> dict[str, Any]:
-        return {
-            "reward": reward.name,
-            "dimensions": list(reward.dimensions),
-            "video": reward.video_size(),
-            "record": reward.record(),
-            "scale": reward.scale,
-            "sees_frames": reward.sees_frames,
-            "takes_images": reward.takes_images,
-            "max_batch_size": limits.max_batch_size,
-            "max_queue": limits.max_queue,
-            "max_megabytes": limits.max_megabytes,
-        }
+        return _info(reward, limits)
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
@@ -236,9 +226,8 @@ def create_app(reward: RewardModel, limits: ServiceLimits | None = None) -> Fast
     async def score(request: Request, uncertainty: bool = False) -> JSONResponse:
         body = await _body(request, limits.max_megabytes)
         kind = request.headers.get("content-type", "").split(";")[0]
-        parse = unpack if kind == TENSORS else _from_files
-        arguments = () if kind == TENSORS else (reward,)
-        videos, prompts, fps, images = await asyncio.to_thread(parse, body, *arguments)
+        parse = unpack if kind == TENSORS else partial(_from_files, reward=reward)
+        videos, prompts, fps, images = await asyncio.to_thread(parse, body)
         answers = await batcher.submit(videos, prompts, uncertainty, fps, images)
         document = {"scores": _columns([scores for scores, _ in answers])}
         if uncertainty:
@@ -246,6 +235,22 @@ def create_app(reward: RewardModel, limits: ServiceLimits | None = None) -> Fast
         return JSONResponse(document)
 
     return app
+
+
+def _info(reward: RewardModel, limits: ServiceLimits) -> dict[str, Any]:
+    """Facts about the model, and what the service takes."""
+    return {
+        "reward": reward.name,
+        "dimensions": list(reward.dimensions),
+        "video": reward.video_size(),
+        "record": reward.record(),
+        "scale": reward.scale,
+        "sees_frames": reward.sees_frames,
+        "takes_images": reward.takes_images,
+        "max_batch_size": limits.max_batch_size,
+        "max_queue": limits.max_queue,
+        "max_megabytes": limits.max_megabytes,
+    }
 
 
 async def _body(request: Request, max_megabytes: int) -> bytes:
