@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 
@@ -149,7 +149,7 @@ class JudgeReward(RewardModel):
         )
         return {"overall": torch.tensor(score(shown, prompts, given), dtype=torch.float32)}
 
-    def _given(self, images: Tensor) -> list[Shown]:
+    def _given(self, images: Iterable[Tensor]) -> list[Shown]:
         """Parts of a message that show the image of each video."""
         return [(GIVEN_IMAGE, pictures(image[None], self.judge_settings.frame_pixels)) for image in images]
 
@@ -173,7 +173,7 @@ class JudgeReward(RewardModel):
         shown: dict[int, Tensor] = {}
         for video in videos:
             shown.setdefault(id(video), self.pictures(video))
-        given = [()] * len(videos) if images is None else self._given(torch.stack(list(images)))
+        given = [()] * len(videos) if images is None else self._given(images)
         asks = [
             (_with_image(before, (shown[id(video)],)), question)
             for before, video, question in zip(given, videos, questions, strict=True)
