@@ -201,7 +201,8 @@ def run(
                 steps=steps if plain else None,
             ):
                 pass
-    write_jsonl(output_dir / METADATA, [_row(arguments, index, each) for index, each in enumerate(plan)])
+    rows = [_row(arguments, index, each, prompt.image) for index, each in enumerate(plan)]
+    write_jsonl(output_dir / METADATA, rows)
     print(f"{len(plan)} videos in {output_dir}")
     _show_next(arguments, prompt, loading)
 
@@ -303,8 +304,11 @@ def planned(arguments: GenerateArguments, prompts: list[PromptRecord]) -> list[P
     return plan_videos(prompts, each, arguments.seed, lambda _, index: _file_name(index, total))
 
 
-def _row(arguments: GenerateArguments, index: int, planned: PlannedVideo) -> dict[str, Any]:
-    """The line of `metadata.jsonl` of a video."""
+def _row(
+    arguments: GenerateArguments, index: int, planned: PlannedVideo, image: str | None
+) -> dict[str, Any]:
+    """The line of `metadata.jsonl` of a video, which may begin with an `image` that all share."""
+    images = {"image": planned.record.image or image, "last_image": planned.record.last_image}
     return {
         "file_name": planned.file_name,
         "prompt": planned.record.prompt,
@@ -316,7 +320,7 @@ def _row(arguments: GenerateArguments, index: int, planned: PlannedVideo) -> dic
         "index": index,
         **{
             name: os.path.relpath(file, arguments.output_dir)
-            for name, file in (("image", planned.record.image), ("last_image", planned.record.last_image))
+            for name, file in images.items()
             if file is not None
         },
     }

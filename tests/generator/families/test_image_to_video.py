@@ -142,6 +142,9 @@ def test_generate_takes_an_image_and_edits_a_video(
         None,
     )
     video = made / "0000.mp4"
+    assert (
+        json.loads((made / "metadata.jsonl").read_text())["image"] == "../first.png"
+    )  # for label, sft and dpo
     assert read_video(video)[0].shape[1] == generator.defaults.num_frames
     assert main(["generate", *common, "--edit", str(video), "--output_dir", str(edited)]) in (0, None)
     assert (edited / "0000.mp4").is_file()
@@ -251,7 +254,7 @@ def test_a_batch_of_mixed_noise_levels_goes_to_both_experts_with_the_image(gener
         torch.testing.assert_close(together[row : row + 1], one, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("family", ["wan-i2v", "cogvideox-i2v"], indirect=True)
+@pytest.mark.parametrize("family", ["wan-i2v", "cogvideox-i2v", "hunyuan_video1.5-i2v"], indirect=True)
 def test_the_memory_of_animating_is_forecast(family: str, folders: dict[str, Path]) -> None:
     found = forecast(folders[family], Work("generate", 9, 16, 16, guided=True))
     assert found.transient["sampling"] > 0
