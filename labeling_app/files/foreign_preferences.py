@@ -16,7 +16,6 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 from tqdm import tqdm
 
-from generator.first_frames import ImageFiles
 from generator.one_or_several import as_list
 from generator.output import InputError, check_output_file
 from labeling_app.files.candidates import inspect_video
@@ -316,7 +315,7 @@ def _name(media: Media) -> str:
     return f"{media.sha256[:20]}{Path(media.path).suffix.lower()}"
 
 
-def _images(task: Task, folder: Path) -> ImageFiles | None:
+def _images(task: Task, folder: Path) -> tuple[str, str | None] | None:
     """Copies in a folder of the images of a task."""
     if task.image is None:
         return None
