@@ -33,8 +33,8 @@ VideoScores = dict[tuple[str, Path], dict[str, float]]
 def score_rankings(
     reward: RewardModel, rankings: Sequence[Ranking], batch_size: int = 16, progress: bool = True
 ) -> VideoScores:
-    """The scores of every video of the rankings for its prompt (and the image that it begins with, for rewards that look
-    at this); each is read and judged once."""
+    """The scores of every video of the rankings for its prompt, and for the image that it begins with where the reward
+    looks at that; each is read and judged once."""
     images = {
         (ranking.prompt, video): None if ranking.images is None else ranking.images[0]
         for ranking in rankings

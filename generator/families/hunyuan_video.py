@@ -225,11 +225,10 @@ class HunyuanVideo15ImageToVideoGenerator(HunyuanVideo15Generator):
         return {"image_latents": torch.cat([first, later], dim=2), "image_embeds": embeds}
 
     def _image_condition_shapes(self, latent_shape: Sequence[int]) -> Shapes:
-        encoder = self.pipeline.image_encoder.config
-        tokens = (encoder.image_size // encoder.patch_size) ** 2
+        embeds = self.pipeline.vision_num_semantic_tokens, self.pipeline.vision_states_dim
         return {
             "image_latents": ((latent_shape[0] + 1, *latent_shape[1:]), torch.float32),
-            "image_embeds": ((tokens, encoder.hidden_size), self.dtype),
+            "image_embeds": (embeds, self.dtype),
         }
 
     def _transformer_arguments(
