@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignment.data.clips import ClipChooser, ClipsWanted
-from alignment.data.example_images import ExampleImages, TrainingClip, training_images
+from alignment.data.example_images import ExampleImages, TrainingClip, check_all_or_none, training_images
 from alignment.memory.training_memory import memory_check
 from alignment.stages.arguments import GeneratorArguments
 from alignment.stages.outputs import command_of, training_outputs
@@ -244,15 +244,24 @@ def encode_demonstrations(
     num_frames: int | None,
     height: int | None,
     width: int | None,
-) -> tuple[list[Tensor], list[str]]:
-    """Latents `[C, F, H, W]` and prompts of a folder of demonstrations; see `encode_files`."""
+) -> tuple[list[Tensor], list[str], list[ImageSource] | None]:
+    """Latents `[C, F, H, W]` and prompts of a folder of demonstrations, and their images where the model is shown any;
+    see `encode_files`."""
     from generator.demonstrations import read_demonstrations
 
     demonstrations = read_demonstrations(folder)
     paths = [Path(demonstration.video) for demonstration in demonstrations]
+    files = [demonstration.images for demonstration in demonstrations]
+    check_all_or_none(folder, files, "demonstrations", False)
     with config.main_process_first():
         latents = encode_files(generator, paths, num_frames, height, width, progress=not config.disable_tqdm)
-    return latents, [demonstration.prompt for demonstration in demonstrations]
+    clips = [
+        [TrainingClip(Clip(path, size_of_latents(generator, found.shape)), found)]
+        for path, found in zip(paths, latents, strict=True)
+    ]
+    images = prepare_images(generator, config, folder, files, clips)
+    prompts = [demonstration.prompt for demonstration in demonstrations]
+    return latents, prompts, None if images is None else [each for (each,) in images]
 
 
 def checkpoint_to_resume(config: AlignmentConfig, inputs: Iterable[str | Path] = ()) -> str | None:

@@ -24,11 +24,12 @@ ImageSource = ImageFiles | Clip
 
 
 def size_of_latents(generator: VideoGenerator, shape: Sequence[int]) -> Size:
-    """Frames, height and width of the largest video whose latents have `shape` `(channels, frames, height, width)`."""
+    """Frames, height and width of the video that latents `(channels, frames, height, width)` stand for."""
     side, time = generator.size_multiples()
-    _, first, high, wide = generator.latent_shape(1, side, side)
-    step = generator.latent_shape(1 + time, side, side)[1] - first
-    return (shape[1] - first) // step * time + 1, shape[2] // high * side, shape[3] // wide * side
+    _, of_one, rows, _ = generator.latent_shape(1, side, side)
+    of_more = generator.latent_shape(time + 1, side, side)[1]
+    space = side // rows
+    return (shape[1] - of_one) * time // (of_more - of_one) + 1, shape[2] * space, shape[3] * space
 
 
 class ImageCache:

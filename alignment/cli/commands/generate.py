@@ -201,8 +201,7 @@ def run(
                 steps=steps if plain else None,
             ):
                 pass
-    rows = [_row(arguments, index, each, prompt.image) for index, each in enumerate(plan)]
-    write_jsonl(output_dir / METADATA, rows)
+    write_jsonl(output_dir / METADATA, [_row(arguments, *each, prompt.image) for each in enumerate(plan)])
     print(f"{len(plan)} videos in {output_dir}")
     _show_next(arguments, prompt, loading)
 

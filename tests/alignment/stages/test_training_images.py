@@ -18,7 +18,7 @@ from alignment.trainers.dpo_config import DPOConfig
 from alignment.trainers.sft_config import SFTConfig
 from generator import flow
 from generator.adapters import TRAINING_NAME
-from generator.editing.image_cache import ImageCache, size_of_latents
+from generator.editing.image_cache import ImageCache
 from generator.first_frames import KNOWN_LATENTS, first_frame_conditions, read_images
 from generator.latent_cache import Clip
 from generator.loading import load_generator
@@ -169,18 +169,6 @@ def test_known_frames_have_no_part_in_loss_and_gradient(family: str, command: st
     found = noised.errors(torch.zeros_like(target))
     torch.testing.assert_close(found, (target**2).flatten(1).mean(1))
     assert torch.equal(noised.conditions[KNOWN_LATENTS][0], noised.conditions[KNOWN_LATENTS][1])
-
-
-@pytest.mark.parametrize("family", sorted({*all_tiny_pipelines()} - {"hunyuan_video1.5"}))
-def test_the_size_of_a_video_is_known_from_its_latents(family: str, tmp_path: Path) -> None:
-    generator = tiny(family, tmp_path)
-    size = all_tiny_pipelines()[family][1]
-    side, time = generator.size_multiples()
-    for more in (0, 1):
-        frames, height, width = size[0] + more * time, size[1] + more * side, size[2]
-        assert size_of_latents(generator, generator.latent_shape(frames, height, width)) == (
-            frames, height, width
-        )  # fmt: skip
 
 
 def test_a_model_of_text_alone_is_not_shown_images_and_says_so(tmp_path: Path, caplog) -> None:
