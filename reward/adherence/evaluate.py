@@ -33,6 +33,7 @@ __all__ = ["Judgement", "Sample", "evaluate_videos", "judge", "load_verifier", "
 
 
 POWER_DIFFERENCES = (0.03, 0.05)
+_IMAGES = ("image", "last_image")
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Sample:
         file_name: where the video lies, relative to the report; empty where it was not written.
         answers: probability of yes to each question, where the verifier gives one.
         measures: motion, flicker and consistency (`reward.measures`), and the scores of further rewards.
+        image, last_image: files that it begins and ends with, relative to the report; None where it was given none.
     """
 
     model: str
@@ -60,9 +62,12 @@ class Sample:
     file_name: str = ""
     answers: dict[str, float] = field(default_factory=dict)
     measures: dict[str, float] = field(default_factory=dict)
+    image: str | None = None
+    last_image: str | None = None
 
     def as_row(self) -> dict[str, Any]:
-        return asdict(self)
+        row = asdict(self)
+        return {name: value for name, value in row.items() if name not in _IMAGES or value is not None}
 
 
 def judge(
