@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -55,7 +56,7 @@ class ImageCache:
         missing = []
         for each in dict.fromkeys(wanted):
             file = self._file(*each)
-            if file is not None and read_cached(file) is None:
+            if file is not None and not os.path.isfile(file):  # what is damaged is made again when it is read
                 missing.append(each)
         for source, size in tqdm(missing, desc="Encoding images", unit="image", disable=not progress):
             self.row(source, size)
@@ -128,6 +129,8 @@ class ImageCache:
             seen = fingerprint(encoder) if isinstance(encoder, torch.nn.Module) else "-"
             known = generator.image is None
             self._encoder = (
-                "" if autoencoder is None else f"{type(generator).__name__} {known} {autoencoder} {seen}"
+                ""
+                if autoencoder is None
+                else f"{type(generator).__name__} {known} {autoencoder} {seen} {generator.dtype}"
             )
         return self._encoder
