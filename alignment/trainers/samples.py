@@ -42,7 +42,7 @@ from generator.generation import (
 )
 from generator.output import InputError, read_json, write_json, write_jsonl
 from generator.progress import VideoBar
-from generator.prompts import read_prompts
+from generator.prompts import FILE_COLUMNS, read_prompts
 from generator.training.checkpoints import any_process
 from generator.video import read_video, write_video
 from generator.video_files.animation import side_by_side
@@ -338,7 +338,7 @@ class SampleVideos(TrainerCallback):
         write_jsonl(folder / METADATA, [self._row(step, planned) for planned in self.videos])
 
     def _row(self, step: int, planned: PlannedVideo) -> dict[str, Any]:
-        images = zip(("image", "last_image"), planned.record.images or (), strict=False)
+        named = {name: getattr(planned.record, name) for name in FILE_COLUMNS}
         folder = self.folder / step_name(step)
         return {
             "file_name": planned.file_name,
@@ -348,7 +348,7 @@ class SampleVideos(TrainerCallback):
             "seed": planned.seed,
             "model": self.trainer.generator.name,
             "step": step,
-            **{name: os.path.relpath(file, folder) for name, file in images if file is not None},
+            **{name: os.path.relpath(file, folder) for name, file in named.items() if file is not None},
         }
 
 

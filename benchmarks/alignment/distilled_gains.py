@@ -130,11 +130,13 @@ def main() -> None:
         arguments.model, time.time() + 36_000, 1, 0, SWEEP,
     )  # fmt: skip
     job.folder.mkdir(parents=True, exist_ok=True)
-    if arguments.sft:
+    if arguments.sft or arguments.distill:
         measure(job, "base", job.load())
+    if arguments.sft:
         tune(job, "sft", None, arguments.sft, 0, learning_rate=2e-3, logit_mean=1.5)
     if arguments.distill:
-        for arm, start, further in (("base", None, arguments.further), ("sft", "sft", 0)):
+        arms = [("base", None, arguments.further), ("sft", "sft", 0)]
+        for arm, start, further in arms if arguments.sft else arms[:1]:
             scale = arguments.guidance or best_guidance(job, arm)
             guided = {"learning_rate": 1e-3, "distill_guidance": scale}
             tune(job, f"distilled-{arm}", start, arguments.distill, further, **guided)

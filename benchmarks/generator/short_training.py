@@ -60,6 +60,7 @@ def collect(
         0.0,
         config.seed,
         key_frame_share=config.key_frame_share,
+        several=config.several_weight,
     )
     if sizes is not None:
         stream.mix = sizes
@@ -198,7 +199,7 @@ def train(
         phase = Phase("run", modules, config, seconds, config.learning_rate, Path(folder) / "state.pt", dtype)
         run = Run(phase, 0.0, 0)
         kind = PackedFlowMatchingLoss if config.pack else FlowMatchingLoss
-        loss = kind(pipeline, config.shift, config.channel_weight_power)
+        loss = kind(pipeline, config.shift, config.channel_weight_power, config.logit_mean)
         rows = rows_from_pool(
             pool,
             stream,

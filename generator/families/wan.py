@@ -99,10 +99,9 @@ class WanGenerator(PipelineGenerator):
 
     def __init__(self, pipeline: WanPipeline, name: str) -> None:
         self._experts: WanExperts | None = None
-        if pipeline.transformer_2 is not None and pipeline.config.boundary_ratio is not None:
-            self._experts = WanExperts(
-                pipeline.transformer, pipeline.transformer_2, pipeline.config.boundary_ratio
-            )
+        second, boundary = getattr(pipeline, "transformer_2", None), pipeline.config.get("boundary_ratio")
+        if second is not None and boundary is not None:
+            self._experts = WanExperts(pipeline.transformer, second, boundary)
         super().__init__(pipeline, name)
 
     @property
@@ -120,7 +119,7 @@ class WanGenerator(PipelineGenerator):
         scheduler = self.pipeline.scheduler.config
         # UniPC calls it flow_shift; FlowMatchEuler, shift.
         shift = scheduler.get("flow_shift", scheduler.get("shift", 3.0))
-        if self.pipeline.config.expand_timesteps:
+        if self.pipeline.config.get("expand_timesteps"):
             return GenerationDefaults(121, 704, 1280, 24.0, 50, 5.0, shift)
         if self._experts is not None:
             high, low = self.expert_guidance_scales
@@ -174,7 +173,7 @@ class WanGenerator(PipelineGenerator):
     @property
     def frames(self) -> FrameVelocity | None:
         # TI2V-5B has a noise level for each token.
-        expands = bool(self.pipeline.config.expand_timesteps)
+        expands = bool(self.pipeline.config.get("expand_timesteps"))
         return FrameVelocity(self._frame_velocity, self.name) if expands else None
 
     def _frame_velocity(

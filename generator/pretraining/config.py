@@ -50,6 +50,27 @@ class PretrainConfig:
     learning_rate: float = field(
         default=1.0e-3, metadata={"help": "Peak rate, transformer and text encoder."}
     )
+    optimizer: str = field(
+        default="adamw",
+        metadata={
+            "help": "'adamw', or 'muon' for the linear layers inside blocks (and AdamW for the rest), with the same "
+            "learning rate."
+        },
+    )
+    logit_mean: float = field(
+        default=0.0,
+        metadata={
+            "help": "Mean of the normal variable behind the transformer's noise levels: above 0 trains more on high "
+            "noise, where layout, counts and motion are decided."
+        },
+    )
+    several_weight: float = field(
+        default=1.0,
+        metadata={
+            "help": "Weight of scenes with several objects (counts, pairs) among the transformer's clips, relative to "
+            "the world's own mix."
+        },
+    )
     channel_weight_power: float = field(
         default=1.0,
         metadata={
@@ -204,7 +225,13 @@ class PretrainConfig:
                 f"footage_frames is {self.footage_frames} and footage_side {self.footage_side}, but footage has 4k + 1 "
                 "frames and at least 8 pixels, for example --footage_frames 17 --footage_side 96."
             )
-        for name, choices in (("attention", ("full", "separable")), ("conditioning", ("tokens", "adaln"))):
+        if not self.several_weight > 0:
+            raise InputError(f"several_weight is {self.several_weight}, but must be above 0.")
+        for name, choices in (
+            ("attention", ("full", "separable")),
+            ("conditioning", ("tokens", "adaln")),
+            ("optimizer", ("adamw", "muon")),
+        ):
             if getattr(self, name) not in choices:
                 raise InputError(
                     f"{name} is {getattr(self, name)!r}, but must be one of {', '.join(choices)}."

@@ -150,6 +150,7 @@ class SceneStream(IterableDataset[CaptionedScenes]):
         reuse: how often a captioned scene is used on average; with 1 every clip is new and a batch depends on its
             number alone.
         key_frame_share: share of batches whose frames are to be encoded each as an image.
+        several: weight of scenes with several objects, relative to the world's own mix.
     """
 
     def __init__(
@@ -164,6 +165,7 @@ class SceneStream(IterableDataset[CaptionedScenes]):
         start: int = 0,
         reuse: int = 1,
         key_frame_share: float = 0.0,
+        several: float = 1.0,
     ) -> None:
         self.tokenizer = tokenizer
         self.budget = budget
@@ -174,6 +176,7 @@ class SceneStream(IterableDataset[CaptionedScenes]):
         self.seed = seed
         self.start = start
         self.reuse = reuse
+        self.several = several
         self.mix = training_mix(key_frame_share)
         self.pools: dict[ClipKind, ScenePool] = {}
 
@@ -214,6 +217,7 @@ class SceneStream(IterableDataset[CaptionedScenes]):
             width=kind.width,
             fps=kind.fps,
             wrong_share=self.wrong_share,
+            several=self.several,
         )
         packed, ids = scenes.pack(), tokenize(self.tokenizer, prompts)[0]
         if pool is None:

@@ -49,11 +49,19 @@ class FlowMatchingLoss:
         pipeline: whose transformer and text encoder are trained.
         shift: time shift of the noise levels.
         channel_power: of `channel_weights`.
+        logit_mean: of the noise levels before the shift.
     """
 
-    def __init__(self, pipeline: NativeVideoPipeline, shift: float, channel_power: float = 0.0) -> None:
+    def __init__(
+        self,
+        pipeline: NativeVideoPipeline,
+        shift: float,
+        channel_power: float = 0.0,
+        logit_mean: float = 0.0,
+    ) -> None:
         self.pipeline = pipeline
         self.shift = shift
+        self.logit_mean = logit_mean
         device = next(pipeline.transformer.parameters()).device
         self.weights = channel_weights(pipeline.vae, channel_power).to(device)
 
@@ -63,7 +71,7 @@ class FlowMatchingLoss:
         """Draws noise and noise levels."""
         latents = batch.latents
         on_cpu = torch.Generator().manual_seed(generator.initial_seed())
-        sigma = sample_sigma(len(latents), self.shift, on_cpu, uniform_share=0.15)
+        sigma = sample_sigma(len(latents), self.shift, on_cpu, self.logit_mean, uniform_share=0.15)
         inputs = {
             "latents": latents,
             "noise": torch.randn(latents.shape, generator=generator, device=latents.device),
@@ -123,7 +131,8 @@ class PackedFlowMatchingLoss(FlowMatchingLoss):
         """Draws noise and noise levels."""
         patches = batch.patches
         on_cpu = torch.Generator().manual_seed(generator.initial_seed())
-        sigma = sample_sigma(sum(map(len, batch.captions)), self.shift, on_cpu, uniform_share=0.15)
+        number = sum(map(len, batch.captions))
+        sigma = sample_sigma(number, self.shift, on_cpu, self.logit_mean, uniform_share=0.15)
         inputs = {
             "patches": patches,
             "noise": torch.randn(patches.shape, generator=generator, device=patches.device),

@@ -19,10 +19,13 @@ from tqdm import tqdm
 
 from generator.output import InputError, atomic_path
 from generator.pretraining.config import PretrainConfig
+from generator.pretraining.muon import Muon
 from generator.training.interruption import Interrupted, StopRequest, stoppable
 
 STATE = "pretraining-state.pt"
 WARMUP_STEPS = 200
+SETTING_UP = 5
+"""Batches on a GPU whose time does not count, as the code is compiled and graphs are recorded."""
 
 
 def trapezoid(progress: float, step: int, warmup_steps: int, cooldown_share: float) -> float:
@@ -30,33 +33,59 @@ def trapezoid(progress: float, step: int, warmup_steps: int, cooldown_share: flo
     return min((step + 1) / warmup_steps, 1.0, max(1.0 - progress, 0.0) / max(cooldown_share, 1e-9))
 
 
+def hidden_matrices(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
+    """Weights of linear layers inside blocks (members of a `ModuleList`), sorted by shape.
+
+    Embeddings, layers in front of and behind the blocks, and tables are not among them: Muon is not for these.
+    """
+    found = {
+        linear.weight: None
+        for module in modules
+        for blocks in module.modules()
+        if isinstance(blocks, nn.ModuleList)
+        for linear in blocks.modules()
+        if isinstance(linear, nn.Linear)
+    }
+    return sorted(found, key=lambda weight: tuple(weight.shape))
+
+
 class MasterWeights:
     """Parameters of modules as flat buffers: float32 masters, and live weights and gradients in `dtype`.
 
-    One buffer holds the matrices, which decay, and one the rest. Optimiser, clipping and averaging then take a few
-    calls whatever the number of parameters, and gradients always lie at the same place, as CUDA graphs need.
+    One buffer holds the matrices, which decay, and one the rest; with `hidden`, a third and first one the matrices
+    inside blocks, by shape. Optimiser, clipping and averaging then take a few calls whatever the number of parameters,
+    and gradients always lie at the same place, as CUDA graphs need.
 
     Args:
         modules: converted to `dtype` in place; their parameters become views of the flat buffers.
         dtype: of forward and backward passes.
+        hidden: give the linear layers inside blocks a buffer of their own.
     """
 
-    def __init__(self, modules: Iterable[nn.Module], dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, modules: Iterable[nn.Module], dtype: torch.dtype = torch.float32, hidden: bool = False
+    ) -> None:
         self.modules = list(modules)
         parameters = list(dict.fromkeys(p for module in self.modules for p in module.parameters()))
-        groups = [[p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]]
-        self.masters = [
-            nn.Parameter(torch.cat([p.detach().float().flatten() for p in group]))
-            for group in groups
+        inner = hidden_matrices(self.modules) if hidden else []
+        rest = [p for p in parameters if not any(p is one for one in inner)]
+        self.groups_of_parameters = [
+            group
+            for group in (inner, [p for p in rest if p.ndim > 1], [p for p in rest if p.ndim <= 1])
             if group
         ]
-        self.decays = [bool(group[0].ndim > 1) for group in groups if group]
+        self.hidden_shapes = [(p.shape[0], p.shape[1]) for p in inner]
+        self.masters = [
+            nn.Parameter(torch.cat([p.detach().float().flatten() for p in group]))
+            for group in self.groups_of_parameters
+        ]
+        self.decays = [bool(group[0].ndim > 1) for group in self.groups_of_parameters]
         for module in self.modules:
             module.to(dtype=dtype)
         self.live: list[Tensor] = []
         self.gradients: list[Tensor] = []
         self.places: list[tuple[nn.Parameter, Tensor]] = []
-        for master, group in zip(self.masters, filter(None, groups), strict=True):
+        for master, group in zip(self.masters, self.groups_of_parameters, strict=True):
             live, gradient = master.detach().to(dtype, copy=True), torch.zeros_like(master, dtype=dtype)
             offset = 0
             for p in group:
@@ -68,10 +97,11 @@ class MasterWeights:
             self.gradients.append(gradient)
 
     def groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Groups for the optimiser: matrices decay; biases, norms and embeddings of rank one do not."""
+        """Groups for AdamW, all but the hidden matrices: matrices decay; biases, norms and vectors do not."""
+        first = 1 if self.hidden_shapes else 0
         return [
             {"params": [master], "weight_decay": weight_decay if decays else 0.0}
-            for master, decays in zip(self.masters, self.decays, strict=True)
+            for master, decays in zip(self.masters[first:], self.decays[first:], strict=True)
         ]
 
     def clear_gradients(self) -> None:
@@ -104,14 +134,12 @@ class MasterWeights:
         for live, master, value in zip(self.live, self.masters, values, strict=True):
             master.copy_(value)
             live.copy_(value)
-        parameters = list(dict.fromkeys(p for module in self.modules for p in module.parameters()))
-        offsets = dict.fromkeys(range(len(self.masters)), 0)
-        for p in parameters:
-            index = self.decays.index(p.ndim > 1)
-            start = offsets[index]
-            p.data = values[index][start : start + p.numel()].view(p.shape).float().clone()
-            p.grad = None
-            offsets[index] = start + p.numel()
+        for value, group in zip(values, self.groups_of_parameters, strict=True):
+            start = 0
+            for p in group:
+                p.data = value[start : start + p.numel()].view(p.shape).float().clone()
+                p.grad = None
+                start += p.numel()
 
 
 class Average:
@@ -226,8 +254,13 @@ class Phase:
         self.seconds = seconds
         self.learning_rate = learning_rate
         self.state_path = state_path
-        self.weights = MasterWeights(modules.values(), dtype)
+        self.weights = MasterWeights(modules.values(), dtype, config.optimizer == "muon")
         self.average = Average(self.weights.masters, config.ema_decay)
+        self.muon = None
+        if self.weights.hidden_shapes:
+            self.muon = Muon(
+                self.weights.masters[0], self.weights.hidden_shapes, learning_rate, config.weight_decay
+            )
         self.optimizer = torch.optim.AdamW(
             self.weights.groups(config.weight_decay),
             lr=learning_rate,
@@ -259,6 +292,7 @@ class Phase:
                     "average": self.average.average,
                     "average_steps": self.average.steps,
                     "optimizer": self.optimizer.state_dict(),
+                    "muon": None if self.muon is None else self.muon.state_dict(),
                     "masters": [p.detach() for p in self.weights.masters],
                     "config": asdict(self.config),
                 },
@@ -272,10 +306,10 @@ class Phase:
         state = torch.load(self.state_path, map_location="cpu", weights_only=True)
         if state["phase"] != self.name:
             return False
-        for name in ("num_layers", "hidden_size"):
-            if state["config"][name] != getattr(self.config, name):
+        for name in ("num_layers", "hidden_size", "optimizer"):
+            if state["config"].get(name, "adamw") != getattr(self.config, name):
                 raise InputError(
-                    f"{self.state_path} is an interrupted run with {name} {state['config'][name]}, but "
+                    f"{self.state_path} is an interrupted run with {name} {state['config'].get(name, 'adamw')}, but "
                     f"{getattr(self.config, name)} was asked for: give the same value or another --output_dir."
                 )
         with torch.no_grad():
@@ -283,6 +317,8 @@ class Phase:
                 master.copy_(value)
         self.weights.give()
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.muon is not None:
+            self.muon.load_state_dict(state["muon"])
         self.average.average = [
             a.to(p.device) for a, p in zip(state["average"], self.average.live, strict=True)
         ]
@@ -325,8 +361,9 @@ class Phase:
             end = min(end, self.elapsed + self.config.slice_seconds)
         bar = tqdm(total=round(self.seconds), initial=round(self.elapsed), desc=self.name, unit="s")
         asked = waited = 0.0
-        for batch in batches:
-            if not started:  # the first batch waits for the worker processes, which is not training time
+        setting_up = SETTING_UP if device.type == "cuda" else 0
+        for calls, batch in enumerate(batches):
+            if calls <= setting_up:  # waiting for worker processes is not training time either
                 started, saved = time.monotonic() - self.elapsed, time.monotonic()
             else:
                 waited += time.monotonic() - asked
@@ -339,7 +376,8 @@ class Phase:
             if self.step % 50 == 0:
                 self.record({**metrics, "gradient_norm": norm}, factor, waited)
                 bar.set_postfix({k: f"{v:.4g}" for k, v in self.history[-1].items() if k in ("loss", "psnr")})
-            self.elapsed = time.monotonic() - started
+            if calls >= setting_up:
+                self.elapsed = time.monotonic() - started
             bar.update(round(self.elapsed) - bar.n)
             if time.monotonic() - saved > self.config.save_seconds:
                 self.save()
@@ -355,12 +393,14 @@ class Phase:
         self, batch: Any, loss: GraphedLoss, factor: float, device: torch.device
     ) -> tuple[dict[str, Tensor], Tensor]:
         """One step of the optimiser; the metrics with the loss, and the norm of the gradient before clipping."""
-        for group in self.optimizer.param_groups:
+        optimizers = [self.optimizer] if self.muon is None else [self.muon, self.optimizer]
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = self.learning_rate * factor
         value, metrics = loss(batch, torch.Generator(device).manual_seed(self.config.seed + self.step))
         self.weights.take_gradients()
         norm = nn.utils.clip_grad_norm_(self.weights.masters, 1.0)
-        self.optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         self.weights.give()
         self.average.update()
         self.step += 1

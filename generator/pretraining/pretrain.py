@@ -261,10 +261,11 @@ def train_transformer(
         config.seed,
         start=phase.step // config.scene_reuse,
         key_frame_share=config.key_frame_share,
+        several=config.several_weight,
     )
     stream = with_footage(scenes, config)
     kind = PackedFlowMatchingLoss if config.pack else FlowMatchingLoss
-    loss = kind(pipeline, config.shift, config.channel_weight_power)
+    loss = kind(pipeline, config.shift, config.channel_weight_power, config.logit_mean)
     batches = latent_batches(pipeline, config, stream, device, lambda: phase.elapsed / phase.seconds)
     phase.run(batches, loss, device)
     if not phase.finished:

@@ -179,10 +179,9 @@ def _sample_object(rng: random.Random, still_image: bool, motion_share: float) -
     )
 
 
-def _draw(rng: random.Random, still_image: bool) -> Meaning:
-    kind = rng.choices(
-        ("single", "count", "relation", "camera"), (0.5, 0.15, 0.2, 0.0 if still_image else 0.15)
-    )[0]
+def _draw(rng: random.Random, still_image: bool, several: float) -> Meaning:
+    weights = (0.5, 0.15 * several, 0.2 * several, 0.0 if still_image else 0.15)
+    kind = rng.choices(("single", "count", "relation", "camera"), weights)[0]
     background = rng.choice(tuple(BACKGROUNDS)) if rng.random() < 0.3 else None
     if kind == "single":
         return Meaning((_sample_object(rng, still_image, 0.75),), background=background)
@@ -196,19 +195,22 @@ def _draw(rng: random.Random, still_image: bool) -> Meaning:
     return Meaning((said,), background=background, camera=rng.choice(CAMERAS))
 
 
-def sample_meaning(rng: random.Random, split: str = "train", still_image: bool = False) -> Meaning:
+def sample_meaning(
+    rng: random.Random, split: str = "train", still_image: bool = False, several: float = 1.0
+) -> Meaning:
     """Draws a sayable meaning: half of them of one object, the others counts, pairs and camera motions.
 
     Args:
         rng: source of randomness.
         split: "train" says no held-out combination, "test" says at least one.
         still_image: says neither motion nor camera, for one-frame videos.
+        several: weight of counts and pairs, relative to the usual mix.
     """
     if split not in SPLITS:
         raise ValueError(f"Split {split!r} is unknown: name one of {', '.join(SPLITS)}.")
     least = 1 if rng.random() < 0.06 else 2
     while True:
-        meaning = _draw(rng, still_image)
+        meaning = _draw(rng, still_image, several)
         if (
             is_held_out(meaning) == (split == "test")
             and count_claims(meaning) >= least

@@ -47,6 +47,7 @@ class Perception:
         angle: [batch, tracks, frames] orientation under the best shape, modulo its symmetry, in radians.
         likeness: [batch, tracks, 6] mean correlation of the matte with each of `SHAPES`.
         constancy: [batch, tracks] share of the frames that look most like the shape of the whole clip.
+        swap: [batch, tracks, frames] by how much the frame's best shape correlates more than that of the whole clip.
         grey: [batch, frames] grey level of the background in [0, 1].
         tint: [batch, frames] mean chroma of the background.
         unexplained: [batch] share of the frame covered by colour that belongs to no track.
@@ -62,6 +63,7 @@ class Perception:
     angle: Tensor
     likeness: Tensor
     constancy: Tensor
+    swap: Tensor
     grey: Tensor
     tint: Tensor
     unexplained: Tensor
@@ -342,6 +344,7 @@ def perceive(videos: Tensor, fps: float = 8) -> Perception:
         angle=values["angle"].gather(3, best)[..., 0],
         likeness=mean_likeness,
         constancy=alike.sum((2, 3)) / seen.sum((2, 3)).clamp_min(1),
+        swap=(values["likeness"].amax(-1) - values["likeness"].gather(3, best)[..., 0]) * seen[..., 0],
         grey=mattes.ground_grey.view(batch, frames),
         tint=mattes.tint.view(batch, frames),
         unexplained=mattes.unexplained.view(batch, frames).mean(1),

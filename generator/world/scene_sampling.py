@@ -307,6 +307,7 @@ def training_batch(
     width: int = 32,
     fps: float = 8,
     wrong_share: float = 0.0,
+    several: float = 1.0,
 ) -> tuple[list[str], SceneBatch, Tensor]:
     """Captions and scenes for pretraining.
 
@@ -319,6 +320,7 @@ def training_batch(
         split: "train" or "test".
         num_frames, height, width, fps: size of the clips; one frame means captions without motion and camera.
         wrong_share: share of captions made wrong by `corrupt`, as captions of the web are.
+        several: weight of counts and pairs of objects, relative to the usual mix.
 
     Returns:
         Prompts, scenes (render with `render_scenes`), and which captions are wrong [n].
@@ -332,7 +334,8 @@ def training_batch(
     while len(meanings) < n:
         # Some meanings find no room, or only after hundreds of rounds: spare ones are cheaper than searching on.
         missing = n - len(meanings)
-        candidates = [sample_meaning(rng, split, num_frames == 1) for _ in range(missing + missing // 16 + 8)]
+        number = missing + missing // 16 + 8
+        candidates = [sample_meaning(rng, split, num_frames == 1, several) for _ in range(number)]
         solved, rows, _ = _solve(
             candidates, rng.getrandbits(60), num_frames, height, width, fps, rounds=_TRAINING_ROUNDS
         )

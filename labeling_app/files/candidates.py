@@ -58,6 +58,7 @@ def import_tasks(
     dimensions: Sequence[str] | None = None,
     skip_bad: bool = False,
     progress: bool = False,
+    copy: bool = True,
 ) -> ImportSummary:
     """Imports candidates as tasks; importing the same videos again adds nothing.
 
@@ -72,6 +73,7 @@ def import_tasks(
         dimensions: for a new campaign `("overall",)` by default. May change until the first answer.
         skip_bad: leave out what cannot be used and say so in the summary, instead of importing nothing.
         progress: show a progress bar while videos are read.
+        copy: make copies of videos that some browsers do not play now; else each when it is first shown.
 
     Raises:
         InputError: nothing is there to import, or, without `skip_bad`, something cannot be used. Then nothing
@@ -79,7 +81,7 @@ def import_tasks(
     """
     dimensions = None if dimensions is None else as_list(dimensions)
     tasks, problems = read_tasks(source, skip_bad, progress)
-    added = store.add_tasks(campaign, tasks, overlap=overlap, dimensions=dimensions, change=True)
+    added = store.add_tasks(campaign, tasks, overlap=overlap, dimensions=dimensions, change=True, copy=copy)
     return ImportSummary(added=added, known=len(tasks) - added, problems=tuple(problems))
 
 

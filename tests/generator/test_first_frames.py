@@ -132,6 +132,15 @@ def test_generate_and_evaluate_read_images_from_prompt_files(family: str, tmp_pa
         ("ltx", {"image": "broken.png"}, "prompts.jsonl, line 1: .*broken.png is not an image"),
         ("ltx", {"last_image": "0.png"}, "`last_image` is given without `image`"),
         ("ltx", {"image": 3}, "`image` must be the name of one file"),
+        ("wan", {"control_video": "0.png"}, "takes no control video, but prompts name one"),
+        ("wan-vace", {"image": "0.png"}, "makes videos from text alone, but prompts name an image"),
+        ("wan-vace", {"control_video": "gone.mp4"}, "line 1: the control video .*gone.mp4 does not exist"),
+        ("wan-vace", {"mask": "0.png"}, "`mask` is given without `control_video`"),
+        (
+            "wan-vace",
+            {"control_video": "0.png", "image": "1.png"},
+            "`control_video` and `image` are both given",
+        ),
     ],
 )
 def test_images_that_do_not_fit_are_refused_in_a_sentence_and_nothing_is_written(

@@ -36,7 +36,7 @@ from generator.lost_words import warn_of_lost_words
 from generator.output import InputError, read_record, refuse_unwritable, write_json, write_jsonl
 from generator.passwords import without_passwords
 from generator.progress import VideoBar
-from generator.prompts import PromptRecord, read_prompts, require_prompt_file
+from generator.prompts import FILE_COLUMNS, PromptRecord, read_prompts, require_prompt_file
 from generator.video_files.pixel_formats import PIXEL_FORMAT_HELP, PIXEL_FORMATS
 
 if TYPE_CHECKING:
@@ -243,9 +243,10 @@ def _check_images(
 ) -> None:
     """Refuses images of prompts where something else says how videos begin, or a reward changes how they are made."""
     other = f"--{prompt.task}" if prompt.task else "--reward" if arguments.reward else None
-    if other and any(each.record.image for each in plan):
+    if other and any(each.record.images for each in plan):
         raise InputError(
-            f"{other} was given, but prompts in {arguments.prompts} name an image: leave {other} or the images out."
+            f"{other} was given, but prompts in {arguments.prompts} name an image or a control video: leave {other} or "
+            "these out."
         )
 
 
@@ -307,7 +308,8 @@ def _row(
     arguments: GenerateArguments, index: int, planned: PlannedVideo, image: str | None
 ) -> dict[str, Any]:
     """The line of `metadata.jsonl` of a video, which may begin with an `image` that all share."""
-    images = {"image": planned.record.image or image, "last_image": planned.record.last_image}
+    named = {name: getattr(planned.record, name) for name in FILE_COLUMNS}
+    named["image"] = named["image"] or image
     return {
         "file_name": planned.file_name,
         "prompt": planned.record.prompt,
@@ -319,7 +321,7 @@ def _row(
         "index": index,
         **{
             name: os.path.relpath(file, arguments.output_dir)
-            for name, file in images.items()
+            for name, file in named.items()
             if file is not None
         },
     }

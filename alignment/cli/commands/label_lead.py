@@ -123,7 +123,8 @@ def run_demonstrations(arguments: DemonstrationArguments) -> None:
             add_campaign(store, arguments.campaign)
             store.record(command_line_user(), "add campaign", campaign=arguments.campaign)
         if prompts:
-            texts, images = [each.prompt for each in prompts], [each.images for each in prompts]
+            texts = [each.prompt for each in prompts]
+            images = [None if each.image is None else (each.image, each.last_image) for each in prompts]
             added = ask(store, arguments.campaign, texts, arguments.wanted, images)
             store.record(
                 command_line_user(), "ask for demonstrations", campaign=arguments.campaign, prompts=added

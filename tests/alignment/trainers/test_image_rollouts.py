@@ -18,15 +18,19 @@ from alignment.trainers.ppo_config import PPOConfig
 from alignment.trainers.ppo_trainer import PPOTrainer
 from generator import flow
 from generator.adapters import WEIGHTS_NAME
-from generator.first_frames import KNOWN_LATENTS, read_images
+from generator.families.wan_vace import CONTROL
+from generator.first_frames import KNOWN_LATENTS, control_conditions, read_images
 from generator.loading import load_generator
 from generator.output import InputError
 from generator.testing.pipelines import all_tiny_pipelines, save_tiny_pipeline
 from generator.video import write_video
+from generator.video_files.control_files import ControlFiles
 from reward.models.base import FunctionReward
 
 PROMPTS = ["a red circle", "a blue square"]
-FAMILIES = ("wan-i2v", "wan2.2-i2v-a14b", "cogvideox-i2v", "hunyuan_video1.5-i2v", "wan2.2-ti2v", "ltx")
+FAMILIES = (
+    "wan-i2v", "wan2.2-i2v-a14b", "cogvideox-i2v", "hunyuan_video1.5-i2v", "wan2.2-ti2v", "ltx", "ltx2.3",
+)  # fmt: skip
 WITH_KNOWN_FRAMES = ("wan2.2-ti2v", "ltx")
 
 
@@ -74,6 +78,22 @@ def test_ppo_raises_a_reward_and_the_image_stays_the_first_frame(setting, bright
         pictures = read_images([file for file, _ in images], *sizes(generator))
         for name, expected in generator.image(pictures, generator.defaults.num_frames).items():
             torch.testing.assert_close(seen[name], expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("setting", ["wan-vace"], indirect=True)
+def test_ppo_raises_a_reward_of_videos_that_a_control_video_steers(setting, bright, quiet) -> None:
+    generator, images = setting
+    files = [ControlFiles(file, None) for file, _ in images]
+    trainer = ppo((generator, files), bright, quiet)
+    before = trainer.make_rollout(0)
+    trainer.train()
+    after = trainer.make_rollout(0)
+    assert after.rewards.mean() > before.rewards.mean()
+    assert after.trajectories.final.shape[2] == generator.latent_shape(9, 16, 16)[1]  # no frame is known
+    seen = trainer.plan.conditions_of(torch.tensor([0, 1]))[CONTROL]
+    size = (generator.defaults.num_frames, *sizes(generator))
+    expected = torch.cat([control_conditions(generator, each, size)[CONTROL] for each in files])
+    torch.testing.assert_close(seen, expected, atol=1e-5, rtol=1e-5)
 
 
 def sizes(generator: Any) -> tuple[int, int]:
@@ -192,7 +212,7 @@ def test_reward_back_propagation_shows_images(setting, bright, quiet) -> None:
         ("nft", "wan-i2v"),
         ("rwr", "wan2.2-ti2v"),
         ("online_dpo", "ltx"),
-        ("nft", "ltx"),
+        ("nft", "ltx2.3"),
         ("ppo", "cogvideox1.5-i2v"),
     ],
 )
