@@ -282,7 +282,7 @@ def _judged(
     return [replace(sample, **_images_of(planned, folder)) for sample, planned in zip(samples, batch)]
 
 
-def _images_of(planned: PlannedVideo, folder: Path) -> dict[str, str]:
+def _images_of(planned: PlannedVideo, folder: Path) -> dict[str, Any]:
     """Images of a video, by their names in its line of `metadata.jsonl`."""
     named = {"image": planned.record.image, "last_image": planned.record.last_image}
     return {name: os.path.relpath(file, folder) for name, file in named.items() if file is not None}
