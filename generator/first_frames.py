@@ -13,14 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from generator.conditions import Conditions, concatenate
+from generator.conditions import KNOWN_LATENTS, Conditions, concatenate
 from generator.output import InputError
 from generator.video import read_clip
 from generator.video_files.control_files import ControlFiles
 from generator.video_model import VideoModel
-
-KNOWN_LATENTS = "known_latents"
-"""Name among conditions of latents `[batch, C, known frames, H, W]` that precede those which are sampled."""
 
 ImageFiles = tuple[str | Path, str | Path | None]
 """Files of the first image of a video and of its last one, if that is given too; or `ControlFiles`."""
@@ -131,6 +128,11 @@ def known_frames(generator: VideoModel, files: Sequence[ImageFiles | None]) -> i
     """Number of latent frames at the beginning that images make known."""
     images = [each for each in files if each is not None and not isinstance(each, ControlFiles)]
     return int(generator.image is None and bool(images))
+
+
+def without_known_frames(latents: Tensor, conditions: Conditions) -> Tensor:
+    """Latents `[batch, C, F, H, W]` without the frames that the images in `conditions` make known."""
+    return latents[:, :, conditions[KNOWN_LATENTS].shape[2] :] if KNOWN_LATENTS in conditions else latents
 
 
 def conditioned_velocity(

@@ -9,6 +9,9 @@ from typing import Any
 from generator.output import InputError, read_jsonl, read_lines
 from generator.video_files.control_files import ControlFiles
 
+FILE_COLUMNS = ("image", "last_image", "control_video", "mask")
+"""Fields of a prompt that name files."""
+
 
 @dataclass(frozen=True)
 class PromptRecord:
@@ -90,11 +93,7 @@ def _json_prompt(row: dict[str, Any], place: str, folder: Path, opened: set[str]
     if not isinstance(negative, str):
         raise InputError(f"{place}: `negative_prompt` must be text, found {type(negative).__name__}.")
     identifier: Any = row.get("id")
-    image, last = (_image_file(row, key, place, folder, opened) for key in ("image", "last_image"))
-    if last is not None and image is None:
-        raise InputError(
-            f"{place}: `last_image` is given without `image`: name the first image of the video too."
-        )
+    image, last = read_image_files(row, place, folder, opened) or (None, None)
     control, mask = (_image_file(row, key, place, folder, opened) for key in ("control_video", "mask"))
     if mask is not None and control is None:
         raise InputError(f"{place}: `mask` is given without `control_video`: name the video that it is of.")
@@ -105,6 +104,30 @@ def _json_prompt(row: dict[str, Any], place: str, folder: Path, opened: set[str]
         )
     name = None if identifier is None else str(identifier)
     return PromptRecord(row["prompt"], negative, name, image, last, control, mask)
+
+
+def read_image_files(
+    row: dict[str, Any], place: str, folder: Path, opened: set[str]
+) -> tuple[str, str | None] | None:
+    """Files of the first and the last image that a line of a JSONL file names; None where it names none.
+
+    Args:
+        row: its `image` and `last_image`, or `image_file_name` and `last_image_file_name`, are looked at.
+        place: file and line, for messages.
+        folder: that of the file, which paths are relative to.
+        opened: files that were opened before, to which those of this line are added.
+
+    Raises:
+        InputError: a file is missing or no image, or there is a last image without a first one.
+    """
+    image, last = (_image_file(row, key, place, folder, opened) for key in ("image", "last_image"))
+    if image is None:
+        if last is not None:
+            raise InputError(
+                f"{place}: `last_image` is given without `image`: name the first image of the video too."
+            )
+        return None
+    return image, last
 
 
 def _image_file(row: dict[str, Any], key: str, place: str, folder: Path, opened: set[str]) -> str | None:
@@ -120,7 +143,7 @@ def _image_file(row: dict[str, Any], key: str, place: str, folder: Path, opened:
     file = folder / named[0]
     if not file.is_file():
         raise InputError(
-            f"{place}: the {kind} {file} does not exist: paths are relative to the folder of the prompt file."
+            f"{place}: the {kind} {file} does not exist: paths are relative to the folder of the file that names it."
         )
     if str(file) not in opened:
         try:

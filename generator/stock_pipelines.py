@@ -240,7 +240,12 @@ def _hunyuan_video15(pipeline: Any, videos: StockVideos, more: dict[str, Any]) -
     pipeline.guider = type(pipeline.guider)(guidance_scale=videos.guidance_scale)
     arguments = {**videos.arguments(), "negative_prompt": [""] * len(videos.prompts), **more}
     del arguments["guidance_scale"]
-    return pipeline(**arguments, latents=videos.noise).frames
+    if videos.image is None:
+        return pipeline(**arguments, latents=videos.noise).frames
+    # Its call chooses a size near the model's own for the shape of the image.
+    size = arguments.pop("height"), arguments.pop("width")
+    with mock.patch.object(pipeline.video_processor, "calculate_default_height_width", return_value=size):
+        return pipeline(**arguments, latents=videos.noise).frames
 
 
 class ExactPrediction(torch.nn.Module):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from generator.base import VideoGenerator
-from generator.conditions import Conditions, concatenate
-from generator.first_frames import KNOWN_LATENTS, ImageFiles, conditions_of_files, known_frames
+from generator.conditions import KNOWN_LATENTS, Conditions, concatenate
+from generator.first_frames import ImageFiles, conditions_of_files, known_frames, read_images
 from generator.video_files.control_files import ControlFiles
 
 
@@ -46,6 +46,16 @@ class PromptImages:
                 self._kept[each] = {name: value.cpu() for name, value in seen.items()}
         rows = concatenate([self._kept[each] for each in files])
         return {name: value.to(self.generator.device) for name, value in rows.items()}
+
+    def pixels(self, prompts: Tensor) -> Tensor | None:
+        """First images `[batch, 3, height, width]` in [-1, 1] of the prompts `[batch]`, on the CPU; None where they
+        have control videos instead."""
+        if any(isinstance(each, ControlFiles) for each in self.files):
+            return None
+        files = [self.files[prompt][0] for prompt in prompts.tolist()]
+        distinct = list(dict.fromkeys(files))
+        read = read_images(distinct, *self.size[1:])
+        return read[[distinct.index(file) for file in files]]
 
     def whole(self, latents: Tensor, prompts: Tensor) -> Tensor:
         """Latents `[batch, C, F, H, W]` behind the frames that their prompts' images make known, if there are any."""

@@ -50,7 +50,11 @@ COOLDOWN = 0.5
 def configuration(output_dir: Path, tiny: bool, **changes: Any) -> PretrainConfig:
     """The recipe's arguments of `vidalign pretrain`; `tiny` is for a CPU."""
     on_gpu = torch.cuda.is_available()
-    size = {"transformer_tokens": 1500, "num_workers": 0} if tiny else {"transformer_tokens": 32_768, "num_workers": 14}
+    size = (
+        {"transformer_tokens": 1500, "num_workers": 0}
+        if tiny
+        else {"transformer_tokens": 32_768, "num_workers": 14}
+    )
     settings: dict[str, Any] = {
         "autoencoder_from": "nano", "weights_from": "nano", "pack": True, "compile_blocks": on_gpu,
         "cooldown_share": COOLDOWN, "ema_decay": 0.9995, "pool_gigabytes": 1 if tiny else 20,
@@ -197,8 +201,14 @@ def ceiling(arguments: argparse.Namespace) -> None:
     )  # fmt: skip
     started = time.monotonic()
     pretrain(replace(config, learning_rate=5e-4), device)
-    print(f"ceiling: {asdict(config)['transformer_seconds']:.0f} s, {time.monotonic() - started:.0f} s in all")
-    arguments.models, arguments.guidance, arguments.name = [config.output_dir], [1.0, 3.0, 5.0], "ceiling.json"
+    print(
+        f"ceiling: {asdict(config)['transformer_seconds']:.0f} s, {time.monotonic() - started:.0f} s in all"
+    )
+    arguments.models, arguments.guidance, arguments.name = (
+        [config.output_dir],
+        [1.0, 3.0, 5.0],
+        "ceiling.json",
+    )
     sweep(arguments)
 
 
@@ -214,7 +224,9 @@ def main() -> None:
     parser.add_argument("--slice", type=float, help="Seconds of this call; all that is left by default.")
     parser.add_argument("--weights_from", default="nano", help="Pipeline that train starts from.")
     parser.add_argument("--model", type=Path, help="Pipeline of the ceiling.")
-    parser.add_argument("--models", nargs="+", default=["nano"], help="To measure; MODEL+ADAPTER for an adapter.")
+    parser.add_argument(
+        "--models", nargs="+", default=["nano"], help="To measure; MODEL+ADAPTER for an adapter."
+    )
     parser.add_argument("--guidance", type=float, nargs="+", default=list(SWEEP))
     parser.add_argument("--prompts", type=int, default=512)
     parser.add_argument("--name", default="measures.json")

@@ -245,7 +245,7 @@ class PipelineGenerator(VideoGenerator):
             )
         if self.image is not None and "image_latents" not in conditions:
             raise InputError(
-                f"{self.name} animates images and cannot be the trunk of a reward model: use its text-to-video model."
+                f"{self.name} animates images, but features were asked for without one: give conditions of an image."
             )
         arguments = self._transformer_arguments(latents, sigma, conditions)
         tokens = hidden_states_after(self.transformer, blocks, num_blocks, arguments)

@@ -207,7 +207,10 @@ class WanGenerator(PipelineGenerator):
         if self._experts is None:
             return super().features(latents, sigma, conditions, num_blocks)
         # A reward model looks at nearly clean latents, which the low-noise expert knows, so it is the trunk.
-        return _LowNoiseTrunk(self).features(latents, sigma, conditions, num_blocks)
+        return self._low_noise_trunk().features(latents, sigma, conditions, num_blocks)
+
+    def _low_noise_trunk(self) -> WanGenerator:
+        return _LowNoiseTrunk(self)
 
 
 class _LowNoiseTrunk(WanGenerator):
@@ -289,3 +292,10 @@ class WanImageToVideoGenerator(WanGenerator):
             # The transformer takes two images as two rows, those of one video next to each other.
             arguments["encoder_hidden_states_image"] = embeds.flatten(0, 1) if embeds.ndim == 4 else embeds
         return arguments
+
+    def _low_noise_trunk(self) -> WanGenerator:
+        return _LowNoiseImageTrunk(self)
+
+
+class _LowNoiseImageTrunk(_LowNoiseTrunk, WanImageToVideoGenerator):
+    """The low-noise expert of a model that sees an image."""

@@ -342,14 +342,17 @@ def _qwen_tokenizer() -> Qwen2Tokenizer:
     return tokenizer
 
 
-def _hunyuan_video15() -> HunyuanVideo15Pipeline:
+def tiny_hunyuan_video15(
+    kind: Any = HunyuanVideo15Pipeline, task_type: str = "t2v", **components: Any
+) -> Any:
+    """A tiny HunyuanVideo 1.5 of a pipeline class, which `components` go to."""
     from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig
     from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
 
     transformer = HunyuanVideo15Transformer3DModel(
         in_channels=9, out_channels=4, num_attention_heads=2, attention_head_dim=8, num_layers=1,
         num_refiner_layers=1, mlp_ratio=2.0, patch_size=1, patch_size_t=1, text_embed_dim=16, text_embed_2_dim=32,
-        image_embed_dim=12, rope_axes_dim=(2, 2, 4), target_size=16, task_type="t2v",
+        image_embed_dim=12, rope_axes_dim=(2, 2, 4), target_size=16, task_type=task_type,
     )  # fmt: skip
     vae = AutoencoderKLHunyuanVideo15(
         in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(16, 16), layers_per_block=1,
@@ -362,10 +365,11 @@ def _hunyuan_video15() -> HunyuanVideo15Pipeline:
         num_key_value_heads=2,
         rope_parameters={"rope_theta": 1e6, "rope_type": "default", "mrope_section": [1, 1, 2]},
     )  # fmt: skip
-    return HunyuanVideo15Pipeline(
+    return kind(
         text_encoder=Qwen2_5_VLTextModel(qwen), tokenizer=tokenizer, transformer=transformer, vae=vae,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=5.0), text_encoder_2=_t5(len(bytes_tokenizer)),
         tokenizer_2=bytes_tokenizer, guider=ClassifierFreeGuidance(guidance_scale=1.0),
+        **components,
     )  # fmt: skip
 
 
@@ -381,6 +385,6 @@ TINY_PIPELINES: dict[str, TinyPipeline] = {
     "cogvideox": (tiny_cogvideox, (9, 16, 16)),
     "cogvideox1.5": (_cogvideox15, (9, 16, 16)),
     "hunyuan_video": (_hunyuan_video, (9, 16, 16)),
-    "hunyuan_video1.5": (_hunyuan_video15, (9, 16, 16)),
+    "hunyuan_video1.5": (tiny_hunyuan_video15, (9, 16, 16)),
 }
 """Name -> builder, and `(frames, height, width)` of its tiny video."""

@@ -28,7 +28,7 @@ from generator.testing.text_pipelines import tiny_wan
 from generator.video import read_video
 
 PROMPTS = ["a red circle moves left", "the blue square"]
-FAMILIES = ("wan-i2v", "wan2.2-i2v-a14b", "cogvideox-i2v", "wan2.2-ti2v", "ltx")
+FAMILIES = ("wan-i2v", "wan2.2-i2v-a14b", "cogvideox-i2v", "hunyuan_video1.5-i2v", "wan2.2-ti2v", "ltx")
 
 
 def save_pictures(folder: Path, generator: Any, count: int = 2) -> list[Path]:
@@ -112,10 +112,11 @@ def test_generate_and_evaluate_read_images_from_prompt_files(family: str, tmp_pa
     for one, other in zip(made, judged, strict=True):
         assert (one - other).abs().mean() < 0.01
     assert (made[0] - made[1]).abs().mean() > 0.02
-    again = read_prompts(tmp_path / "generate" / "metadata.jsonl")
-    assert [Path(str(record.image)).resolve() for record in again] == [
-        (tmp_path / "data" / name).resolve() for name in ("0.png", "1.png")
-    ]
+    for command in ("generate", "evaluate"):
+        again = read_prompts(tmp_path / command / "metadata.jsonl")
+        assert [Path(str(record.image)).resolve() for record in again] == [
+            (tmp_path / "data" / name).resolve() for name in ("0.png", "1.png")
+        ]
     if family == "ltx":  # the decoder does not touch a frame that is given
         first = read_video(tmp_path / "generate" / "0000.mp4")[0][:, 0]
         assert (first - read_images([tmp_path / "data" / "0.png"], *first.shape[1:])[0]).abs().mean() < 0.3

@@ -21,9 +21,9 @@ from alignment.memory.training_memory import (
     update_bytes,
 )
 from alignment.trainers.sft_config import SFTConfig
-from alignment.trainers.table import size_of_latents
 from generator import load_generator
 from generator.bounded_reading import read_within
+from generator.editing.image_cache import size_of_latents
 from generator.hardware.memory_tracker import StorageTracker
 from generator.latent_cache import encode_files, training_size
 from generator.testing import tiny_generator

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import LTX2ImageToVideoPipeline, LTXImageToVideoPipeline, WanImageToVideoPipeline
+from diffusers.guiders import ClassifierFreeGuidance
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
 from torch import Tensor
@@ -94,6 +95,11 @@ def stock_latents(family: str, folder: Path, generator: Any, image: Image.Image,
     if family.startswith(("wan", "skyreels")):
         pipeline.scheduler = EulerWithExplicitSigmas(shift=size.shift)
         return pipeline(**arguments, latents=noise).frames
+    if family.startswith("hunyuan"):
+        pipeline.guider = ClassifierFreeGuidance(guidance_scale=scale)
+        for name in ("height", "width", "guidance_scale"):  # it takes the size of the image
+            del arguments[name]
+        return pipeline(**arguments, latents=noise).frames
     with mock.patch.object(DiagonalGaussianDistribution, "sample", lambda self, generator=None: self.mode()):
         if family == "ltx":
             # With `latents` its pipeline leaves the image out, so the noise comes in at the door of its random numbers.
@@ -151,6 +157,9 @@ def test_generate_takes_an_image_and_edits_a_video(
         None,
     )
     video = made / "0000.mp4"
+    assert (
+        json.loads((made / "metadata.jsonl").read_text())["image"] == "../first.png"
+    )  # for label, sft and dpo
     assert read_video(video)[0].shape[1] == generator.defaults.num_frames
     assert main(["generate", *common, "--edit", str(video), "--output_dir", str(edited)]) in (0, None)
     assert (edited / "0000.mp4").is_file()
@@ -191,7 +200,7 @@ def test_a_model_that_needs_an_image_says_so(generator: Any, tmp_path: Path) -> 
         generator.generate([PROMPT])
     size = generator.defaults
     latents = seeded_noise([0], generator.latent_shape(size.num_frames, size.height, size.width))
-    with pytest.raises(InputError, match="trunk of a reward model"):
+    with pytest.raises(InputError, match="without one"):
         generator.features(latents, torch.tensor([0.1]), generator.encode_prompts([PROMPT]), 1)
     config = PPOConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none")
     with pytest.raises(InputError, match="animates images, and none was given"):
@@ -260,7 +269,7 @@ def test_a_batch_of_mixed_noise_levels_goes_to_both_experts_with_the_image(gener
         torch.testing.assert_close(together[row : row + 1], one, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("family", ["wan-i2v", "cogvideox-i2v"], indirect=True)
+@pytest.mark.parametrize("family", ["wan-i2v", "cogvideox-i2v", "hunyuan_video1.5-i2v"], indirect=True)
 def test_the_memory_of_animating_is_forecast(family: str, folders: dict[str, Path]) -> None:
     found = forecast(folders[family], Work("generate", 9, 16, 16, guided=True))
     assert found.transient["sampling"] > 0
