@@ -144,7 +144,10 @@ def categories_of(graphs: Graphs) -> Categories:
 def _world_verifier(videos: Tensor, prompts: Sequence[str], fps: float = 8.0) -> list[Judgement]:
     from generator.world import verify_batch
 
-    return [Judgement(float(a.score), dict(a.parts)) for a in verify_batch(videos, list(prompts), fps)]
+    return [
+        Judgement(float(a.score), dict(a.parts), factor=float(a.factor))
+        for a in verify_batch(videos, list(prompts), fps)
+    ]
 
 
 def vlm_verifier(model: Any, graphs: Graphs) -> Verifier:

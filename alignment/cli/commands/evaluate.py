@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from alignment.cli import Verb
 from alignment.cli.generation_checks import check_generation
 from alignment.cli.next_command import WORLD_PROMPTS, given_flags, new_folder, show_next
+from alignment.cli.show_report import OPEN_HELP, show_report
 from alignment.stages.arguments import LoadingArguments
 from generator.files.built_in import find_adapter
 from generator.one_or_several import as_list
@@ -108,6 +109,7 @@ class EvaluateArguments:
     )
     title: str = field(default="Prompt adherence", metadata={"help": "Title of the report."})
     overwrite: bool = field(default=False, metadata={"help": "Empty an existing output folder first."})
+    open: bool = field(default=False, metadata={"help": OPEN_HELP})
 
     def __post_init__(self) -> None:
         self.adapter, self.reference = as_list(self.adapter), as_list(self.reference)
@@ -129,6 +131,7 @@ class CompareArguments:
     )
     title: str = field(default="Comparison of evaluations", metadata={"help": "Title of the report."})
     overwrite: bool = field(default=False, metadata={"help": "Empty an existing output folder first."})
+    open: bool = field(default=False, metadata={"help": OPEN_HELP})
 
     def __post_init__(self) -> None:
         self.runs, self.reference = as_list(self.runs), as_list(self.reference)
@@ -219,7 +222,7 @@ def run(
         categories=suite.categories_of if suite.categories else None,
         measures=arguments.measures,
     )
-    print_summary(summary, arguments.output_dir)
+    print_summary(summary, arguments.output_dir, arguments.open)
     for sentence in known_measures(trained_on, arguments.verifier, arguments.measures):
         print(sentence)
     _show_next(arguments, 1 + len(adapters))
@@ -328,7 +331,7 @@ def run_compare(arguments: CompareArguments) -> None:
     summary = compare_runs(
         runs, arguments.output_dir, arguments.reference, arguments.overwrite, arguments.title
     )
-    print_summary(summary, arguments.output_dir)
+    print_summary(summary, arguments.output_dir, arguments.open)
 
 
 def run_vbench(arguments: VBenchArguments) -> None:
@@ -354,9 +357,9 @@ def _is_aggregate(path: Path) -> bool:
         return False
 
 
-def print_summary(summary: dict[str, Any], output_dir: str) -> None:
+def print_summary(summary: dict[str, Any], output_dir: str, opens: bool = False) -> None:
     """Means, differences to the first reference, what the number of prompts can show, and where the report is."""
-    from reward.reports.adherence import power_text
+    from reward.reports.tables import power_text
     from reward.statistics import interval_text
 
     for name, interval in summary["adherence"].items():
@@ -370,7 +373,7 @@ def print_summary(summary: dict[str, Any], output_dir: str) -> None:
         )
     if power_text(summary):
         print(power_text(summary))
-    print(f"The report is {Path(output_dir) / 'report.html'}.")
+    show_report(Path(output_dir) / "report.html", opens)
 
 
 def _image_hashes(records: Sequence[PromptRecord]) -> dict[str, str]:
