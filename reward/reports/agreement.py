@@ -20,12 +20,13 @@ from reward.reports.clips import bytes_a_clip, video_element
 from reward.reports.examples import CHOICE_SEED
 from reward.reports.html import GalleryCell, GalleryRow
 from reward.reports.page import Examples, Front, Side, dot_chart, page
-from reward.reports.sentences import against, baselines_of, number, reward_sentence
+from reward.reports.sentences import against, baselines_of, number, percent, reward_sentence
 from reward.reports.tables import settings_table
 
 REPORT_NAME, PAGE_NAME = "report.json", "report.html"
 OLD_NAMES = ("evaluation.html", "evaluation.json")
 """Names that the report had before all reports were called alike."""
+INTRO = "Left the video that a person preferred, right the other one, each with the model's score."
 SHOWN = 3
 """Examples of each rule."""
 ACCURACY = "pair accuracy"
@@ -69,32 +70,39 @@ def page_of(
 ) -> str:
     """The whole page, which will lie in `folder`."""
     figures = result["dimensions"]
-    name = str(settings.get("reward", "")) or "The reward model"
+    reward = str(settings.get("reward", ""))
+    name = Path(reward).name if Path(reward).is_dir() else reward or "The reward model"
     first = "overall" if "overall" in figures else next(iter(figures))
     accuracies = {
         dimension: values["accuracy"]
         for dimension, values in figures.items()
         if math.isfinite(values["accuracy"]["mean"])
     }
+    compared = [row for row in result.get("compared", ()) if row["dimension"] == first]
+    folder = Path(folder)
+    rule, typical = _quartiles(compared)
     front = Front(
-        sentence=reward_sentence(name, figures[first], figures[first]["best_possible"]),
+        sentence=reward_sentence(name, figures[first], figures[first]["best_possible"], pairs="pairs"),
         facts={
+            "reward": reward,
             "dimension": first,
             "rankings": str(result["rankings"]),
             "videos": str(result["videos"]),
             "from": str(settings.get("preferences", "")),
             "device": str(settings.get("device", "")),
         },
-        clips=(),
-        rule="",
+        clips=[_pair_row(row, folder, bytes_a_clip(2 * (3 * SHOWN + 2))) for row in typical],
+        rule=rule,
         chart=dot_chart(
             accuracies, "Pair accuracy with 95 % intervals over prompts; chance is ½", {"chance": 0.5}
         ),
         sides=_sides(figures),
         notes=[_ceiling(values, dimension) for dimension, values in figures.items() if values["annotators"]],
     )
-    examples = _examples(result.get("compared", []), first, Path(folder))
-    return page("Agreement of a reward model with people", front, examples, _details(result, settings, made))
+    examples = _examples(compared, folder)
+    return page(
+        "Agreement of a reward model with people", front, examples, _details(result, settings, made), INTRO
+    )
 
 
 def _sides(figures: dict[str, Any]) -> list[Side]:
@@ -117,17 +125,35 @@ def _sides(figures: dict[str, Any]) -> list[Side]:
 def _ceiling(values: dict[str, Any], dimension: str) -> str:
     found = values["annotators"]
     return (
-        f"{dimension}: two annotators agree on {found['agreement']:.0%} of the {found['pairs']} pairs that several "
-        f"ordered, so no model can be right on more than {found['best_possible_at_most']:.0%}."
+        f"{dimension}: two annotators agree on {percent(found['agreement'])} of the {found['pairs']} pairs that "
+        f"several ordered, so no model can be right on more than {percent(found['best_possible_at_most'])}."
     )
 
 
-def _examples(compared: Sequence[Mapping[str, Any]], dimension: str, folder: Path) -> list[Examples]:
+def _margin(row: Mapping[str, Any]) -> float:
+    """How much higher the preferred video is scored: below 0 the model is wrong."""
+    return float(row["chosen_score"] - row["rejected_score"])
+
+
+def _quartiles(pairs: Sequence[Mapping[str, Any]]) -> tuple[str, list[Mapping[str, Any]]]:
+    """A rule and its pairs for the first screen: the upper and the lower quartile of the model's margins."""
+    ordered = sorted(pairs, key=_margin, reverse=True)
+    if not ordered:
+        return "", []
+    upper, lower = ordered[len(ordered) // 4], ordered[len(ordered) - 1 - len(ordered) // 4]
+    rule = (
+        "Left the video that the person preferred, with the model's score. Above: the upper quartile of how much "
+        "higher the preferred video is scored; below: the lower quartile, which is an error where the left score is "
+        "lower."
+    )
+    return rule, [upper] if upper is lower else [upper, lower]
+
+
+def _examples(pairs: Sequence[Mapping[str, Any]], folder: Path) -> list[Examples]:
     """Pairs where the model agrees most surely with a person, disagrees most surely, and drawn at random."""
-    pairs = [row for row in compared if row["dimension"] == dimension]
-    ordered = sorted(pairs, key=lambda row: row["rejected_score"] - row["chosen_score"])
-    right = [row for row in ordered if row["chosen_score"] > row["rejected_score"]]
-    wrong = [row for row in reversed(ordered) if row["chosen_score"] < row["rejected_score"]]
+    ordered = sorted(pairs, key=_margin, reverse=True)
+    right = [row for row in ordered if _margin(row) > 0]
+    wrong = [row for row in reversed(ordered) if _margin(row) < 0]
     drawn = random.Random(CHOICE_SEED).sample(pairs, min(SHOWN, len(pairs)))
     rules = (
         ("Surest and right", "The largest differences of scores in a person's order, one a prompt.", right),
@@ -145,7 +171,7 @@ def _examples(compared: Sequence[Mapping[str, Any]], dimension: str, folder: Pat
     chosen = {
         title: list({row["prompt"]: row for row in reversed(rows)}.values())[::-1] for title, _, rows in rules
     }
-    most = bytes_a_clip(2 * SHOWN * len(rules))
+    most = bytes_a_clip(2 * (SHOWN * len(rules) + 2))
     return [
         Examples(title, rule, [_pair_row(row, folder, most) for row in chosen[title][:SHOWN]])
         for title, rule, rows in rules

@@ -92,8 +92,8 @@ def _webm(frames: NDArray[np.uint8], fps: float, rate_factor: int) -> bytes:
         stream.options = {
             "crf": str(rate_factor),
             "b:v": "0",
-            "deadline": "good",
-            "cpu-used": "5",
+            "deadline": "realtime",
+            "cpu-used": "8",
             "threads": "1",
         }
         for pixels in frames:

@@ -27,6 +27,9 @@ WORDS = {
 """Words that every page explains where they are first met."""
 
 
+TICKS = "✓ and ✗ are the verifier's answers, from which the score follows."
+
+
 @dataclass(frozen=True)
 class Side:
     """One of the two lists of the first screen that stand beside each other as equals.
@@ -81,12 +84,14 @@ def page(
     front: Front,
     examples: Sequence[Examples] = (),
     details: Sequence[Section] = (),
+    intro: str = TICKS,
 ) -> str:
     """A whole HTML document that needs no script, no network and no other file to be read.
 
     Args:
         title: of the browser's window, and above the result.
         details: folded sections.
+        intro: what stands above the examples.
     """
     met: set[str] = set()
     sentence, notes = with_words(front.sentence, met), [with_words(note, met) for note in front.notes]
@@ -105,6 +110,7 @@ def page(
             for each in details
         ],
         words=WORDS,
+        intro=intro,
     )
 
 

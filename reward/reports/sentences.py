@@ -119,6 +119,11 @@ def against(row: Mapping[str, Any], baseline: float) -> str:
     return "worse" if row["high"] < baseline else "not distinguishable"
 
 
+def percent(value: float) -> str:
+    """A share in percent."""
+    return f"{100 * value:.0f} %"
+
+
 def baselines_of(figures: Mapping[str, Any]) -> list[tuple[str, str, float]]:
     """Baselines of a reward model: name, the accuracy that each is compared with, and its value."""
     position = figures["position_baseline"]
@@ -138,7 +143,11 @@ _THAN = {
 
 
 def reward_sentence(
-    name: str, figures: Mapping[str, Any], best_possible: float | None = None, judges: str = "people"
+    name: str,
+    figures: Mapping[str, Any],
+    best_possible: float | None = None,
+    judges: str = "people",
+    pairs: str = "held-out pairs",
 ) -> str:
     """Whether a reward model was better than its baselines, in words.
 
@@ -146,22 +155,23 @@ def reward_sentence(
         figures: of one dimension, from `reward.metrics.evaluate_pairs`.
         best_possible: accuracy of a perfect model, where it is known.
         judges: whose rankings the pairs are from.
+        pairs: what they are called.
     """
     accuracy = figures["accuracy"]
     if math.isnan(accuracy["mean"]):
         return f"{name} was given no pairs of which one video is preferred, so its accuracy is unknown."
     groups: dict[str, list[str]] = {}
     for baseline, key, value in baselines_of(figures):
-        groups.setdefault(against(figures[key], value), []).append(f"{baseline} ({value:.0%})")
+        groups.setdefault(against(figures[key], value), []).append(f"{baseline} ({percent(value)})")
     verdicts = [f"{_THAN[verdict]} {_joined(names)}" for verdict, names in groups.items()]
-    ceiling = "" if best_possible is None else f" A perfect model would reach {best_possible:.0%}."
+    ceiling = "" if best_possible is None else f" A perfect model would reach {percent(best_possible)}."
     span = (
         "too few prompts for an interval"
         if accuracy["low"] is None
-        else f"{LEVEL} interval {accuracy['low']:.0%} to {accuracy['high']:.0%}"
+        else f"{LEVEL} interval {percent(accuracy['low'])} to {percent(accuracy['high'])}"
     )
     return (
-        f"{name} orders {accuracy['mean']:.0%} of {accuracy['n']} held-out pairs of {accuracy['clusters']} prompts as "
+        f"{name} orders {percent(accuracy['mean'])} of {accuracy['n']} {pairs} of {accuracy['clusters']} prompts as "
         f"{judges} do ({span}): {'; '.join(verdicts)}.{ceiling}"
     )
 

@@ -141,9 +141,7 @@ def test_six_pairs_of_one_prompt_have_no_interval(grey, tmp_path, capsys):
     said = capsys.readouterr().out
     assert re.search(r"pair accuracy \d\.\d{3} \[too few prompts for an interval\]", said)
     assert "6 pairs of 1 prompts" in said
-    found = json.loads((tmp_path / "out" / "report.json").read_text())["dimensions"]["overall"][
-        "accuracy"
-    ]
+    found = json.loads((tmp_path / "out" / "report.json").read_text())["dimensions"]["overall"]["accuracy"]
     assert (found["low"], found["high"], found["clusters"]) == (None, None, 1)
     page = (tmp_path / "out" / "report.html").read_text()
     assert not re.search(r"\[(\d\.\d{3}), \1\]", page)

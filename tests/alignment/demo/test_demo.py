@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,7 @@ def test_the_report_shows_what_guidance_changes(folder: Path) -> None:
     for means in found["gold"].values():
         assert list(means) == [f"{scale:g}" for scale in GUIDANCE_SCALES]
     page = (folder / "report.html").read_text()
-    assert "Without classifier-free guidance" in page
+    assert "without guidance (scale 1)" in page
     best = max(found["gold"]["base"].values())
     assert f"the base has {best:.3f}" in page
     assert f"{best:.3f} (best)" in page
@@ -69,7 +70,11 @@ def test_the_page_refers_to_no_other_file_and_names_the_simulation(folder: Path)
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "https://" not in page
     assert "simulated annotators" in page
-    assert "data:image" in page
+    assert "data:video/webm" in page
+    links = re.findall(r'href="(?!#)([^"]+)"', page)
+    assert links
+    assert all((folder / link).is_file() for link in links)
+    assert "The reward model (<a" in page
 
 
 @pytest.mark.slow
