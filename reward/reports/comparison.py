@@ -202,7 +202,7 @@ def compare_models(
     texts, generation = [record.prompt for record in prompts], generation or GenerationSettings()
     verify, found_categories = load_verifier(verifier, questions)
     check_prompts_of(verifier, questions, texts)
-    categories, rewards = categories or found_categories, _measuring(measures, texts)
+    categories, rewards = categories or found_categories, measuring(measures, texts)
     references = as_list(references) or list(models)[:1]
     folder = Path(output_dir)
     facts = _facts(models, prompts, num_videos_per_prompt, seed, verifier, questions, measures)
@@ -275,8 +275,8 @@ def _judged(
     )
 
 
-def _measuring(names: Sequence[str], prompts: Sequence[str]) -> list[RewardModel]:
-    """The rewards of these names, after a look at the prompts."""
+def measuring(names: Sequence[str], prompts: Sequence[str]) -> list[RewardModel]:
+    """Rewards to measure with: those of these names, after a look at the prompts."""
     from reward import load_reward
 
     rewards = [load_reward(name) for name in as_list(names)]

@@ -49,6 +49,22 @@ def test_the_built_in_suite_holds_held_out_prompts_of_every_category():
     assert load_suite("suite:world:6:1").records != suite.records
 
 
+def test_the_general_suite_has_prompts_by_category_with_questions_of_their_own():
+    suite, graphs = load_suite("suite:general"), load_graphs("general")
+    assert len(suite.records) == 80
+    counts = Counter(category for names in suite.categories.values() for category in names)
+    assert set(counts.values()) == {8}
+    assert {"count", "colour", "relation", "motion", "camera", "text", "style"} <= set(counts)
+    assert all(graphs(record.prompt) is not None for record in suite.records)
+    graph = graphs("Two swans cross a calm lake")
+    assert apply_dependencies(graph, {"swan": 0.1, "two": 0.9, "lake": 1.0}) == {"swan": 0.1, "two": 0.0, "lake": 1.0}
+    assert len(load_suite("suite:general:2").records) == 20
+    with pytest.raises(InputError, match="there are 8"):
+        load_suite("suite:general:9")
+    with pytest.raises(InputError, match="suite:general or suite:general:N"):
+        load_suite("suite:general:x")
+
+
 def test_files_of_vbench_and_of_t2v_compbench_are_read_with_their_categories(tmp_path):
     rows = [
         {"prompt_en": "a person", "dimension": ["subject_consistency", "dynamic_degree"]},
