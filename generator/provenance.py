@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import importlib.metadata
 import platform
-import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from generator.training.invocation import same_command, typed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -37,45 +33,6 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def commit() -> str:
-    """Commit of the checkout that this package is imported from; empty where it is none, or git is missing."""
-    root = Path(__file__).resolve().parents[1]
-    if not (root / ".git").exists():
-        return ""
-    try:
-        found = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return found.stdout.strip() if found.returncode == 0 else ""
-
-
-def device_name() -> str:
-    """Name of the first GPU, or the processor with the number of its threads that are used."""
-    import torch
-
-    if torch.cuda.is_available():
-        return f"{torch.cuda.get_device_name(0)} ({torch.cuda.device_count()} visible)"
-    return f"CPU, {platform.machine()}, {torch.get_num_threads()} threads"
-
-
-def made_now() -> dict[str, str]:
-    """The command, commit, device and time of a result that is made now."""
-    now = datetime.datetime.now(datetime.UTC)
-    found = {
-        "command": same_command() if typed() else "",
-        "commit": commit(),
-        "device": device_name(),
-        "date": now.isoformat(timespec="seconds"),
-    }
-    return {name: value for name, value in found.items() if value}
 
 
 def autoencoder_hash(generator: VideoModel) -> str | None:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from generator.output import read_json, write_json, write_text
-from generator.provenance import made_now
 from generator.video import read_video
 from reward.adherence.evaluate import Sample
 from reward.reports import html
 from reward.reports.adherence import Additions, comparison_page
 from reward.reports.comparison import METADATA_NAME, REPORT_NAME, read_samples
+from reward.reports.made import made_now
 from reward.reports.sentences import reward_sentence
 from reward.statistics import interval_text
 

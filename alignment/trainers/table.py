@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback
 
 from alignment.data.latent_dataset import LatentDataset
-from alignment.memory.training_memory import count_tokens, video_work
 from generator.base import VideoGenerator
+from generator.hardware.compute import count_tokens, video_work
 from generator.latent_cache import Size
 from generator.training.table import describe_device, format_table, trained_share
 

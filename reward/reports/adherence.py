@@ -9,13 +9,13 @@ from typing import Any
 
 from generator.one_or_several import as_list
 from generator.output import write_json, write_text
-from generator.provenance import made_now
 from reward.adherence.evaluate import Sample
 from reward.adherence.training_rewards import known_measures
 from reward.reports import html, tables
 from reward.reports.changes import changes
 from reward.reports.clips import bytes_a_clip
 from reward.reports.examples import LoadVideo, choose, quartiles, rows
+from reward.reports.made import made_now
 from reward.reports.page import Examples, Front, dot_chart, page, sides_of
 from reward.reports.sentences import (
     Subject,
@@ -33,7 +33,7 @@ JUDGES = {"world": "the built-in world's verifier, from the pixels"}
 
 @dataclass(frozen=True)
 class Additions:
-    """What a report has beside the comparison itself.
+    """Parts of a report beside the comparison itself.
 
     Attributes:
         notes: sentences of the first screen.
@@ -69,7 +69,7 @@ def comparison_page(
         settings: of the evaluation; those of the sampler in effect.
         load_video: gives the videos that are shown.
         references: models that the others are compared with; the first screen is about the first one.
-        made: command, commit, device and date (`generator.provenance.made_now`).
+        made: command, commit, device and date (`reward.reports.made.made_now`).
         more: of the calling command.
     """
     references = as_list(references)
@@ -146,7 +146,7 @@ def _diversity(summary: Mapping[str, Any]) -> str:
 
 
 def subject_of(summary: Mapping[str, Any], settings: Mapping[str, Any], held_out: bool = False) -> Subject:
-    """What was evaluated, in words; of joined runs only what they share."""
+    """The subject of an evaluation in words; of joined runs only what they share."""
     runs = list(settings.get("settings_of_runs", {}).values()) or [settings]
 
     def shared(name: str) -> Any:

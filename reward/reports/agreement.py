@@ -13,12 +13,12 @@ from urllib.parse import quote
 
 from generator.files.output_folder import Outputs
 from generator.output import atomic_path, write_json, write_text
-from generator.provenance import made_now
 from generator.video import read_video
 from reward.reports import html
 from reward.reports.clips import bytes_a_clip, video_element
 from reward.reports.examples import CHOICE_SEED
 from reward.reports.html import GalleryCell, GalleryRow
+from reward.reports.made import made_now
 from reward.reports.page import Examples, Front, Side, dot_chart, page
 from reward.reports.sentences import against, baselines_of, number, percent, reward_sentence
 from reward.reports.tables import settings_table
@@ -131,7 +131,7 @@ def _ceiling(values: dict[str, Any], dimension: str) -> str:
 
 
 def _margin(row: Mapping[str, Any]) -> float:
-    """How much higher the preferred video is scored: below 0 the model is wrong."""
+    """Score of the preferred video minus that of the other: below 0 the model is wrong."""
     return float(row["chosen_score"] - row["rejected_score"])
 
 

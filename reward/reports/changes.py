@@ -1,4 +1,4 @@
-"""What a model gained and what it lost against another: categories, motion, flicker, diversity and further measures."""
+"""Gains and losses of a model against another: categories, motion, flicker, diversity and further measures."""
 
 from __future__ import annotations
 

@@ -23,7 +23,13 @@ from generator.files.output_folder import (
     open_output_dir,
     require_own,
 )
-from generator.generation import GenerationSettings, PlannedVideo, generate_videos_to, plan_videos
+from generator.generation import (
+    GenerationSettings,
+    PlannedVideo,
+    describe_generation,
+    generate_videos_to,
+    plan_videos,
+)
 from generator.one_or_several import as_list
 from generator.output import InputError, read_json, read_jsonl, read_record, write_json, write_jsonl
 from generator.progress import VideoBar
@@ -200,9 +206,7 @@ def compare_models(
         InputError: the size or the verifier is not valid, or the output folder is in use.
     """
     texts, generation = [record.prompt for record in prompts], generation or GenerationSettings()
-    verify, found_categories = load_verifier(verifier, questions)
-    check_prompts_of(verifier, questions, texts)
-    categories, rewards = categories or found_categories, measuring(measures, texts)
+    verify, categories, rewards = _judges(verifier, questions, texts, categories, measures)
     references = as_list(references) or list(models)[:1]
     folder = Path(output_dir)
     facts = _facts(models, prompts, num_videos_per_prompt, seed, verifier, questions, measures)
@@ -218,6 +222,7 @@ def compare_models(
             if not missing:
                 continue
             generator = load()
+            bar.write_once(describe_generation(generator, generation, len(places), len(done), len(models)))
             for batch, videos in generate_videos_to(
                 folder,
                 missing,
@@ -241,6 +246,19 @@ def compare_models(
         folder, samples, summary, facts, lambda s: read_video(folder / s.file_name), references, title
     )
     return summary
+
+
+def _judges(
+    verifier: str,
+    questions: str | None,
+    prompts: Sequence[str],
+    categories: Categories | None,
+    measures: Sequence[str],
+) -> tuple[Verifier, Categories, list[RewardModel]]:
+    """Verifier, categories and further rewards, after a look at the prompts."""
+    verify, own_categories = load_verifier(verifier, questions)
+    check_prompts_of(verifier, questions, prompts)
+    return verify, categories or own_categories, measuring(measures, prompts)
 
 
 def _begin(

@@ -14,7 +14,7 @@ from torch import Tensor
 from reward.adherence.evaluate import Sample
 from reward.reports import html
 from reward.reports.clips import video_element
-from reward.reports.sentences import MINUS, number
+from reward.reports.sentences import number
 
 LoadVideo = Callable[[Sample], "tuple[Tensor, float]"]
 """The video `[3, frames, height, width]` of a sample, and its frames per second."""
@@ -50,7 +50,7 @@ def complete_groups(samples: Sequence[Sample]) -> list[Group]:
 
 
 def gain(group: Group, model: str, reference: str) -> float:
-    """How much higher the model's score is than the reference's; its own score where they are the same model."""
+    """Score of the model minus that of the reference; its own score where they are the same model."""
     return group[model].score - (group[reference].score if model != reference else 0.0)
 
 
@@ -108,7 +108,7 @@ def _none(groups: Sequence[Group]) -> str:
 
 
 def score_text(sample: Sample) -> str:
-    """How the score follows from the ticks, for the reader to check; empty where it does not follow from them alone."""
+    """Arithmetic by which a reader gets the score from the ticks; empty where it does not follow from them alone."""
     parts = sample.parts
     if not parts:
         return ""
@@ -125,7 +125,7 @@ def score_text(sample: Sample) -> str:
 
 
 def _counted(sample: Sample) -> dict[str, float]:
-    """What each answer counts: its probability, or 0 where a parent failed."""
+    """Worth of each answer: its probability, or 0 where a parent failed."""
     return {
         name: 0.0
         if sample.answers.get(name, float(yes)) >= 0.5 and not yes
@@ -171,8 +171,3 @@ def _row(
         )
     first = next(iter(group.values()))
     return first.prompt, cells, f"seed {first.seed}"
-
-
-def signed_gain(group: Group, model: str, reference: str) -> str:
-    """The gain as text."""
-    return number(gain(group, model, reference), signed=True, digits=2).replace("-", MINUS)

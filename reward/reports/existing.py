@@ -10,6 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def existing_videos(folders: Mapping[str, Path]) -> list[ExistingVideo]:
 
 
 def _rows_of(folder: Path) -> dict[Path, dict[str, Any]]:
-    """What `metadata.jsonl` tells of each video beside its prompt."""
+    """Lines of `metadata.jsonl` by video; empty without that file."""
     if not (folder / METADATA).is_file():
         return {}
     rows = [row for _, row in read_jsonl(folder / METADATA)]
@@ -158,14 +159,8 @@ def judge_existing(
     kept = _shared(videos, models)
     prompts = [video.prompt for video in kept]
     check_prompts_of(verifier, questions, prompts)
-    facts = {
-        "models": models,
-        "videos": {name: str(path) for name, path in folders.items()},
-        "left_out": len(videos) - len(kept),
-        "verifier": verifier,
-        **{name: value for name, value in (("questions", questions), ("measures", list(measures))) if value},
-        **(settings or {}),
-    }
+    own = _facts(len(videos), len(kept), models, folders, verifier, questions, measures)
+    facts = {**own, **(settings or {})}
     for source in folders.values():
         _refuse_source_inside(source, folder)
     going_on = check_evaluation(folder, facts, overwrite)
@@ -174,24 +169,15 @@ def judge_existing(
     samples = read_samples(folder / METADATA_NAME) if going_on else []
     done = {(sample.model, sample.prompt, sample.seed) for sample in samples}
     missing = [video for video in kept if (video.model, video.prompt, video.seed) not in done]
+    begin = _nothing if going_on else partial(_begin, folder, facts, overwrite)
     with tqdm(total=len(kept), initial=len(done), desc="Judging", unit="video", disable=not progress) as bar:
-        opened = going_on
         for batch, pixels, fps in _batches(missing, batch_size):
-            found = judge(
-                batch[0].model,
-                pixels,
-                [video.prompt for video in batch],
-                [video.seed for video in batch],
-                verify,
-                categories or own_categories,
-                [os.path.relpath(video.path, folder) for video in batch],
-                fps,
-                rewards,
-            )
-            if not opened:
-                open_output_dir(folder, OUTPUTS, overwrite)
-                write_json(folder / SETTINGS_NAME, json.loads(json.dumps(facts)))
-                opened = True
+            names = [os.path.relpath(video.path, folder) for video in batch]
+            texts, seeds = [video.prompt for video in batch], [video.seed for video in batch]
+            sort = categories or own_categories
+            found = judge(batch[0].model, pixels, texts, seeds, verify, sort, names, fps, rewards)
+            begin()
+            begin = _nothing
             samples += found
             write_jsonl(folder / METADATA_NAME, [sample.as_row() for sample in samples])
             bar.update(len(batch))
@@ -203,6 +189,36 @@ def judge_existing(
         folder, samples, summary, facts, lambda s: read_video(folder / s.file_name), references, title
     )
     return summary
+
+
+def _begin(folder: Path, facts: Mapping[str, Any], overwrite: bool) -> None:
+    """Opens the folder, once a first batch was judged."""
+    open_output_dir(folder, OUTPUTS, overwrite)
+    write_json(folder / SETTINGS_NAME, json.loads(json.dumps(facts)))
+
+
+def _nothing() -> None:
+    """Stands for the beginning of a run that has begun."""
+
+
+def _facts(
+    videos: int,
+    kept: int,
+    models: Sequence[str],
+    folders: Mapping[str, Path],
+    verifier: str,
+    questions: str | None,
+    measures: Sequence[str],
+) -> dict[str, Any]:
+    """Settings that an interrupted run must share with the one that goes on."""
+    asked = {"questions": questions, "measures": list(measures)}
+    return {
+        "models": list(models),
+        "videos": {name: str(path) for name, path in folders.items()},
+        "left_out": videos - kept,
+        "verifier": verifier,
+        **{name: value for name, value in asked.items() if value},
+    }
 
 
 def _shared(videos: Sequence[ExistingVideo], models: Sequence[str]) -> list[ExistingVideo]:

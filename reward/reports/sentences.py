@@ -15,7 +15,7 @@ LEVEL = f"{100 * CONFIDENCE:g} %"
 
 @dataclass(frozen=True)
 class Subject:
-    """What was evaluated.
+    """Subject of an evaluation.
 
     Attributes:
         model: name of the generator; empty where there are several.
@@ -111,7 +111,7 @@ def others_sentence(summary: Mapping[str, Any], reference: str) -> str:
 
 
 def against(row: Mapping[str, Any], baseline: float) -> str:
-    """Whether an accuracy with its interval is `better` or `worse` than a baseline, or `not distinguishable`."""
+    """Verdict on an accuracy with its interval: `better` or `worse` than a baseline, or `not distinguishable`."""
     if row["low"] is None or math.isnan(row["mean"]):
         return "not distinguishable"
     if row["low"] > baseline:
@@ -149,7 +149,7 @@ def reward_sentence(
     judges: str = "people",
     pairs: str = "held-out pairs",
 ) -> str:
-    """Whether a reward model was better than its baselines, in words.
+    """Comparison of a reward model with its baselines, in words.
 
     Args:
         figures: of one dimension, from `reward.metrics.evaluate_pairs`.
