@@ -11,7 +11,7 @@ from generator.output import read_json, write_json, write_text
 from generator.video import read_video
 from reward.adherence.evaluate import Sample
 from reward.reports import html
-from reward.reports.adherence import Additions, comparison_page
+from reward.reports.adherence import Additions, comparison_page, write_samples
 from reward.reports.comparison import METADATA_NAME, REPORT_NAME, read_samples
 from reward.reports.made import made_now
 from reward.reports.sentences import reward_sentence
@@ -75,6 +75,7 @@ def write_demo_report(folder: Path, settings: Mapping[str, Any], stages: Mapping
             "samples": [sample.as_row() for sample in samples],
         },
     )
+    write_samples(folder, samples, summary, "base", load_video)
     write_text(folder / "report.html", text)
     return folder / "report.html"
 

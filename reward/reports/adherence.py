@@ -14,6 +14,7 @@ from reward.adherence.training_rewards import known_measures
 from reward.reports import html, tables
 from reward.reports.changes import changes
 from reward.reports.clips import bytes_a_clip
+from reward.reports.contact_sheet import SHEET_NAME, write_contact_sheet
 from reward.reports.examples import LoadVideo, choose, quartiles, rows
 from reward.reports.made import made_now
 from reward.reports.page import Examples, Front, dot_chart, page, sides_of
@@ -28,6 +29,8 @@ from reward.reports.sentences import (
 
 HELD_OUT = ("world:test", "suite:world")
 EXAMPLES_OF_A_RULE = 3
+SAMPLES_SHOWN = 5
+"""Prompts of the contact sheet."""
 JUDGES = {"world": "the built-in world's verifier, from the pixels"}
 
 
@@ -198,7 +201,7 @@ def write_report(
     title: str = "Prompt adherence",
     more: Additions = NOTHING,
 ) -> Path:
-    """Writes `report.html` and `report.json` to `output_dir`; returns the path of the page.
+    """Writes `report.html`, `report.json` and `samples.gif` to `output_dir`; returns the path of the page.
 
     Args:
         samples: all judged videos; they stand in the JSON one by one.
@@ -216,6 +219,18 @@ def write_report(
         "made": made,
         "samples": [sample.as_row() for sample in samples],
     }
+    write_samples(output_dir, samples, summary, as_list(references)[0], load_video)
     write_json(output_dir / "report.json", twin)
     write_text(output_dir / "report.html", text)
     return output_dir / "report.html"
+
+
+def write_samples(
+    folder: Path, samples: Sequence[Sample], summary: Mapping[str, Any], reference: str, load_video: LoadVideo
+) -> None:
+    """Writes `samples.gif`: prompts drawn at random, the reference above the model of the first screen."""
+    model = lead(summary, reference)
+    drawn = choose(samples, model, reference, SAMPLES_SHOWN)[-1].groups
+    if drawn:
+        models = list(dict.fromkeys([reference, model]))
+        write_contact_sheet(folder / SHEET_NAME, drawn, models, load_video)

@@ -38,6 +38,7 @@ from generator.video import read_video
 from reward.adherence.evaluate import Sample, judge, load_verifier, summarise
 from reward.adherence.verifiers import Categories, Verifier, check_prompts_of
 from reward.reports.adherence import write_report
+from reward.reports.contact_sheet import SHEET_NAME
 from reward.statistics import CONFIDENCE, RESAMPLES
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def _video_names(folder: Path) -> list[str]:
 
 OUTPUTS = Outputs(
     "evaluate",
-    (SETTINGS_NAME, DEFAULTS_NAME, METADATA_NAME, REPORT_NAME, "report.html"),
+    (SETTINGS_NAME, DEFAULTS_NAME, METADATA_NAME, REPORT_NAME, "report.html", SHEET_NAME),
     early=(SETTINGS_NAME, DEFAULTS_NAME),
     is_record=lambda folder: {"models", "num_videos_per_prompt"} <= _stored_settings(folder).keys(),
     listed=_video_names,
