@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Iterator
 from fractions import Fraction
+from typing import Any
 
 import av
 import numpy as np
@@ -87,7 +88,7 @@ def _encodings(frames: NDArray[np.uint8], fps: float) -> Iterator[bytes]:
 def _webm(frames: NDArray[np.uint8], fps: float, rate_factor: int) -> bytes:
     file = io.BytesIO()
     with av.open(file, "w", format="webm") as container:
-        stream = container.add_stream(_CODEC, rate=Fraction(fps).limit_denominator(1000))
+        stream: Any = container.add_stream(_CODEC, rate=Fraction(fps).limit_denominator(1000))
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
         stream.options = {
             "crf": str(rate_factor),

@@ -128,9 +128,7 @@ def with_words(text: str, met: set[str]) -> Markup:
             '<a class="term" href="#word-{0}" aria-describedby="word-{0}">{0}<span class="tip" aria-hidden="true">{1}'
             "</span></a>"
         ).format(word, meaning)
-        safe, count = re.subn(
-            rf"(?<![\w-]){word}(?![\w-])(?![^<]*</)", lambda _, link=link: link, safe, count=1
-        )
+        safe, count = re.subn(rf"(?<![\w-]){word}(?![\w-])(?![^<]*</)", str(link), safe, count=1)
         if count:
             met.add(word)
     return Markup(safe)

@@ -263,6 +263,18 @@ def _judge_existing(arguments: EvaluateArguments) -> None:
         batch_size=arguments.batch_size,
     )
     print_summary(summary, arguments.output_dir, arguments.open)
+    if 2 <= len(summary["adherence"]) <= MOST_COMPARED:
+        name = Path(arguments.output_dir).resolve().name
+        show_next(
+            "label",
+            "import",
+            "--db",
+            "labels.db",
+            "--campaign",
+            name,
+            "--videos",
+            *map(str, folders.values()),
+        )
 
 
 def default_prompts(model: str) -> str:
