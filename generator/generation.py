@@ -7,6 +7,7 @@ at any time and by any process: the videos are the same.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,11 +15,18 @@ from typing import Any
 
 from torch import Tensor
 
+from generator.guidance import guidance_scales, guidance_text
+from generator.hardware.compute import count_tokens, video_work
 from generator.output import InputError
 from generator.progress import VideoBar
 from generator.prompts import PromptRecord
+from generator.training.table import format_table, millions
 from generator.video import write_video
 from generator.video_files.pixel_formats import PIXEL_FORMATS
+from generator.video_model import VideoModel
+
+CALLS_OF_A_STEP = {"heun": 2}
+"""Network calls of a denoising step, where it is not one."""
 
 
 @dataclass(frozen=True)
@@ -159,3 +167,42 @@ def _images_of(batch: Sequence[PlannedVideo]) -> dict[str, Any]:
     """The argument `images` of a batch whose videos begin with images; none for others."""
     files = [planned.record.images for planned in batch if planned.record.images is not None]
     return {"images": files} if files else {}
+
+
+def describe_generation(
+    generator: VideoModel, settings: GenerationSettings, videos: int, done: int = 0, models: int = 1
+) -> str:
+    """The table that is shown before videos are generated: how many, how large, and how much work.
+
+    Args:
+        videos: of all models.
+        done: of them, finished by an earlier run.
+        models: that make them, one after another.
+    """
+    own = generator.defaults
+    size = [getattr(settings, name) or getattr(own, name) for name in ("num_frames", "height", "width")]
+    steps = settings.num_inference_steps or own.num_inference_steps
+    scales = guidance_scales(generator, settings.guidance_scale, settings.guidance_scale_2)
+    guided = any(scale != 1 for scale in scales)
+    calls = steps * CALLS_OF_A_STEP.get(settings.solver, 1) * (2 if guided else 1)
+    shape = generator.latent_shape(*size)
+    work = 2.0 * calls * video_work(generator, shape) * len(generator.blocks()) * (videos - done)
+    rows = {
+        "videos": f"{videos}"
+        + (f" by {models} models" if models > 1 else "")
+        + (f", {done} done" if done else ""),
+        "size": f"{size[0]} frames of {size[1]}x{size[2]} ({size[0] / own.fps:.1f} s)",
+        "tokens": f"{count_tokens(generator, shape)} a video",
+        "steps": f"{steps} ({settings.solver}), guidance {guidance_text(*scales)}: {calls} network calls a video",
+        "model": f"{generator.name}, {millions(sum(p.numel() for p in generator.transformer.parameters()))} parameters",
+        "device": f"{generator.device}, {str(generator.dtype).removeprefix('torch.')}",
+        "compute": f"{_powers(work)} in the transformer; the bar forecasts the time from the first step on",
+    }
+    return format_table("Generates", rows)
+
+
+def _powers(operations: float) -> str:
+    """A number of floating-point operations with a unit."""
+    units = ("FLOP", "KFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP")
+    power = min(len(units) - 1, int(math.log10(max(operations, 1)) // 3))
+    return f"{operations / 1000**power:.3g} {units[power]}"

@@ -24,6 +24,7 @@ class VideoBar:
         self, total: int, done: int, description: str, disable: bool = False, leave: bool = True
     ) -> None:
         self.done = done
+        self._written = False
         self._bar: Any = tqdm(
             total=total,
             initial=done,
@@ -43,6 +44,12 @@ class VideoBar:
     def stepped(self, steps: int) -> Any:
         """A function of a number of videos that have taken one of their `steps` denoising steps."""
         return lambda videos: self._bar.update(videos / steps)
+
+    def write_once(self, text: str) -> None:
+        """Prints a text above the bar, the first one that comes; nothing where the bar is not shown."""
+        if not self._written and not self._bar.disable:
+            self._bar.write(text)
+        self._written = True
 
     def finish(self, videos: int) -> None:
         """Counts `videos` videos as finished."""

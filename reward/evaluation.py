@@ -215,7 +215,34 @@ def evaluate_reward(
         "not_scored": sorted(found - set(dimensions)),
         "videos": len(scores),
         "rankings": len(test),
+        "compared": compared_pairs(test, scores, dimensions),
     }
+
+
+def compared_pairs(
+    rankings: Sequence[Ranking], scores: VideoScores, dimensions: Sequence[str]
+) -> list[dict[str, Any]]:
+    """One row for each pair that a person ordered: `dimension, prompt, chosen, rejected, chosen_score,
+    rejected_score`."""
+    rows = []
+    for ranking in rankings:
+        if ranking.dimension not in dimensions:
+            continue
+        for (a, rank_a), (b, rank_b) in combinations(zip(ranking.videos, ranking.ranks), 2):
+            if MISSING in (rank_a, rank_b) or rank_a == rank_b:
+                continue
+            chosen, rejected = (a, b) if rank_a < rank_b else (b, a)
+            rows.append(
+                {
+                    "dimension": ranking.dimension,
+                    "prompt": ranking.prompt,
+                    "chosen": str(chosen),
+                    "rejected": str(rejected),
+                    "chosen_score": chosen_dimension(scores[ranking.prompt, chosen], ranking.dimension),
+                    "rejected_score": chosen_dimension(scores[ranking.prompt, rejected], ranking.dimension),
+                }
+            )
+    return rows
 
 
 def calibration_of(reward: RewardModel) -> tuple[dict[str, float], dict[str, float]]:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from reward.questions import QuestionGraph, read_question_graphs
+
+GENERAL_PROMPTS = Path(__file__).parent / "adherence" / "prompts" / "general.jsonl"
+"""Prompts on anything, with a category and questions each."""
 
 Graphs = Callable[[str], "QuestionGraph | None"]
 """The questions of a prompt; None where it has none."""
@@ -18,8 +22,8 @@ def load_graphs(source: str | None) -> Graphs:
     """The questions of prompts.
 
     Args:
-        source: a file for `read_question_graphs`; `world` for the questions of the world's own prompts; None or
-            empty for none.
+        source: a file for `read_question_graphs`; `world` for the questions of the world's own prompts; `general` for
+            those of the suite of general prompts; None or empty for none.
 
     Raises:
         InputError: there is no such file, or it is wrong.
@@ -30,4 +34,6 @@ def load_graphs(source: str | None) -> Graphs:
         from reward.world_questions import world_graph
 
         return world_graph
+    if source == "general":
+        return read_question_graphs(GENERAL_PROMPTS).get
     return read_question_graphs(source).get

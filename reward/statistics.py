@@ -144,9 +144,15 @@ def cluster_bootstrap(
     if count < LEAST_CLUSTERS:
         return Interval(float(values.mean()), math.nan, math.nan, int(values.size), count)
     means = resampled_means(values, clusters, resamples, seed)
-    tail = _expanded_tail((1 - confidence) / 2, count)
+    low, high = expanded_quantiles(means, count, confidence)
+    return Interval(float(values.mean()), low, high, int(values.size), count)
+
+
+def expanded_quantiles(means: Floats, clusters: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Ends of the expanded percentile interval of resampled `means`, drawn from so many clusters."""
+    tail = _expanded_tail((1 - confidence) / 2, clusters)
     low, high = np.quantile(means, [tail, 1 - tail])
-    return Interval(float(values.mean()), float(low), float(high), int(values.size), count)
+    return float(low), float(high)
 
 
 def _expanded_tail(tail: float, clusters: int) -> float:

@@ -22,6 +22,7 @@ from transformers import TrainerCallback
 
 from alignment.demo.gold import FPS, GoldMonitor, gold_scores
 from alignment.demo.outputs import DEMONSTRATIONS, OUTPUTS, STAGES_FILE
+from alignment.demo.plan import describe_demo
 from alignment.demo.report import write_demo_report
 from alignment.demo.scales import GUIDANCE_SCALES, STAGES, DemoConfig, demo_scale
 from alignment.demo.settings import dpo_settings, ppo_settings, reward_settings, sft_settings, video_size
@@ -104,6 +105,7 @@ class Demo:
         find_pipeline(self.config.model)
         self._open()
         remaining = [stage for stage in STAGES if stage not in self.stages]
+        print(describe_demo(self.config, self.scale, len(STAGES) - len(remaining)), flush=True)
         total = sum(self.scale.seconds.values())
         done = total - sum(self.scale.seconds[stage] for stage in remaining)
         with tqdm(

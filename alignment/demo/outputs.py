@@ -9,6 +9,7 @@ from alignment.demo.scales import STAGES
 from alignment.stages.outputs import training_outputs
 from generator.files.output_folder import Outputs
 from reward.reports.comparison import OUTPUTS as EVALUATION
+from reward.reports.contact_sheet import SHEET_NAME
 from reward.training.outputs import OUTPUTS as REWARD
 
 STAGES_FILE = "stages.json"
@@ -25,7 +26,7 @@ def _is_demo(folder: Path) -> bool:
 OUTPUTS = Outputs(
     "demo",
     (
-        *(STAGES_FILE, "report.json", "report.html", "rankings.jsonl"),
+        *(STAGES_FILE, "report.json", "report.html", SHEET_NAME, "rankings.jsonl"),
         *("ppo-prompts.jsonl", "ppo-eval-prompts.jsonl"),
         *(f"labels.db{end}" for end in ("", "-wal", "-shm", "-journal")),
         *(f"logs/{stage}.txt" for stage in STAGES),

@@ -7,20 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from generator.output import write_json, write_text
+from generator.output import read_json, write_json, write_text
 from generator.video import read_video
 from reward.adherence.evaluate import Sample
 from reward.certainty import side_baseline, uncertain_dimensions
 from reward.reports import html
-from reward.reports.adherence import (
-    best_and_worst,
-    category_tables,
-    gallery,
-    headline,
-    overview,
-    question_table,
-)
-from reward.reports.comparison import METADATA_NAME, read_samples
+from reward.reports.adherence import Additions, comparison_page, write_samples
+from reward.reports.comparison import METADATA_NAME, REPORT_NAME, read_samples
+from reward.reports.made import made_now
+from reward.reports.sentences import reward_sentence
 from reward.statistics import interval_text
 
 OWN_MODEL = """\
@@ -45,66 +40,58 @@ def write_demo_report(folder: Path, settings: Mapping[str, Any], stages: Mapping
     """Writes `report.html` and `report.json` from what the stages found; returns the path of the page."""
     summary = stages["evaluation"]["summary"]
     samples = read_samples(folder / "evaluation" / METADATA_NAME)
+    evaluation = {"model": settings["model"], **read_json(folder / "evaluation" / REPORT_NAME)["settings"]}
+    made = made_now()
 
     def load_video(sample: Sample) -> Any:
         return read_video(folder / "evaluation" / sample.file_name)
 
-    best, worst = best_and_worst(samples, "base", load_video, count=4)
-    sections = [
-        html.Section(
-            "Result",
-            headline(summary, "base") + overview(summary, ["base", "sft"]),
-            _introduction(summary, stages["guidance"]["best"]),
-        ),
-        html.Section("Guidance", _guidance(stages["guidance"])),
-        html.Section("By category", category_tables(summary, "base")),
-        html.Section("By question", question_table(summary)),
-        html.Section("Annotators and reward model", _judges(stages)),
-        html.Section("Training", html.charts(_charts(stages)), "Every point is one log entry of a trainer."),
-        html.Section(
-            "Videos of prompts drawn evenly",
-            gallery(_evenly(samples, 6), load_video),
-            "The same prompt and seed for every model; ✗ marks what a video does not show.",
-        ),
-        html.Section("Largest gains of PPO over base", best),
-        html.Section("Largest losses", worst),
-        html.Section("Your own model, your own annotators", html.code(OWN_MODEL)),
-        html.Section("How this was made", html.facts(_facts(settings, stages))),
-    ]
+    more = Additions(
+        notes=[_reward_note(stages), _guidance_note(stages["guidance"])],
+        details=[
+            html.Section("Guidance", _guidance(stages["guidance"])),
+            html.Section("Annotators and reward model", _judges(stages)),
+            html.Section(
+                "Training curves",
+                html.charts(_charts(stages)),
+                "Means of neighbouring log entries of a trainer; the band is their standard deviation. The reward of "
+                "PPO is the proxy; gold is what it does not see.",
+            ),
+            html.Section("Your own model, your own annotators", html.code(OWN_MODEL)),
+            html.Section("Stages of this demo", html.facts(_facts(settings, stages))),
+        ],
+        folder="evaluation/",
+        held_out=True,
+    )
+    title = "A video generator, aligned with rankings of its videos"
+    text = comparison_page(samples, summary, evaluation, load_video, ["base", "sft"], title, made, more)
     write_json(
         folder / "report.json",
         {
             **summary,
             "settings": dict(settings),
+            "evaluation_settings": evaluation,
+            "made": made,
             "stages": {name: found for name, found in stages.items() if name != "evaluation"},
+            "samples": [sample.as_row() for sample in samples],
         },
     )
-    subtitle = "Held-out prompts, judged from the pixels by a verifier that no training stage has seen."
-    write_text(
-        folder / "report.html",
-        html.page("A video generator, aligned with rankings of its videos", sections, subtitle),
-    )
+    write_samples(folder, samples, summary, "base", load_video)
+    write_text(folder / "report.html", text)
     return folder / "report.html"
 
 
-def _introduction(summary: Mapping[str, Any], best: Mapping[str, float]) -> str:
-    """Gains over the base, each model at its own best guidance, and what got worse."""
-    said, worse = [], []
-    for model, difference in summary["difference_to_base"].items():
-        said.append(
-            f"{model.upper()} − base: {difference['mean']:+.3f} "
-            f"{interval_text(difference, signed=True)} ({difference['verdict']})"
-        )
-        worse += [
-            f"{category} with {model.upper()} ({row['mean']:+.3f})"
-            for category, row in summary["category_differences"].get("base", {}).get(model, {}).items()
-            if row["mean"] < 0
-        ]
-    scales = ", ".join(f"{model} {best[model]:g}" for model in summary["adherence"])
-    return (
-        f"Each model at the guidance that is best for it, found on other prompts ({scales}); paired by prompt and "
-        f"seed, 95 % intervals. {'; '.join(said)}. Lower than the base: {', '.join(worse) if worse else 'no category'}."
-    )
+def _reward_note(stages: Mapping[str, Any]) -> str:
+    figures = stages["reward"]["metrics"]["overall"]["held_out"]
+    best = stages["annotators"]["best_possible_accuracy"]
+    return reward_sentence("The reward model (proxy)", figures, best, "simulated annotators")
+
+
+def _guidance_note(found: Mapping[str, Any]) -> str:
+    """Best guidance and gold score of each model in the sweep, in a sentence."""
+    best = {model: f"{scale:g}" for model, scale in found["best"].items()}
+    said = [f"{model} {means[best[model]]:.3f} at {best[model]}" for model, means in found["gold"].items()]
+    return f"The best guidance of each was found on {found['prompts']} other prompts: gold {', '.join(said)}."
 
 
 def _guidance(found: Mapping[str, Any]) -> str:
@@ -189,22 +176,13 @@ def _charts(stages: Mapping[str, Any]) -> list[str]:
     for stage, title, names in CURVES:
         curve = stages[stage]["curve"]
         series = {
-            label: html.Series([x for x, _ in curve[name]], [y for _, y in curve[name]])
+            label: html.smoothed([x for x, _ in curve[name]], [y for _, y in curve[name]])
             for name, label in names.items()
             if name in curve
         }
         if series:
             drawn.append(html.line_chart(series, title, "optimiser step"))
     return drawn
-
-
-def _evenly(samples: list[Sample], count: int) -> list[dict[str, Sample]]:
-    """`count` prompts at equal distances in the order of the evaluation, whatever their scores are."""
-    groups: dict[tuple[str, int], dict[str, Sample]] = {}
-    for sample in samples:
-        groups.setdefault((sample.prompt, sample.seed), {})[sample.model] = sample
-    ordered = list(groups.values())
-    return [ordered[len(ordered) * i // count] for i in range(min(count, len(ordered)))]
 
 
 def _facts(settings: Mapping[str, Any], stages: Mapping[str, Any]) -> dict[str, object]:

@@ -35,6 +35,7 @@ class DemoConfig:
         },
     )
     overwrite: bool = field(default=False, metadata={"help": "Start afresh in an existing folder."})
+    open: bool = field(default=False, metadata={"help": "Open the report in a browser when it is there."})
 
 
 @dataclass(frozen=True)

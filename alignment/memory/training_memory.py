@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from generator.base import VideoGenerator
+from generator.hardware.compute import count_tokens, width_of
 from generator.hardware.memory_tracker import StorageTracker
 from generator.latent_cache import Size
 from generator.output import InputError
@@ -26,20 +27,6 @@ if TYPE_CHECKING:
 ACTIVATION_VALUES = 17
 """Values that a transformer block keeps for the backward pass, for each token and channel: 34 bytes at 16 bits, without
 the attention's scores, which fused kernels do not keep (Korthikanti et al., arXiv 2205.05198, section 4.1)."""
-
-
-def count_tokens(generator: VideoGenerator, latent_shape: Sequence[int]) -> int:
-    """Tokens that the transformer makes of latents `(channels, frames, height, width)`."""
-    config = _configuration(generator)
-    patch = getattr(config, "patch_size", None) or 1
-    if isinstance(patch, int):
-        patch = (getattr(config, "patch_size_t", None) or 1, patch, patch)
-    return math.prod(-(-length // side) for length, side in zip(latent_shape[1:], patch, strict=True))
-
-
-def _configuration(generator: VideoGenerator) -> Any:
-    """The transformer's; of two experts, the first one's."""
-    return getattr(getattr(generator.pipeline, "transformer", generator.transformer), "config", None)
 
 
 def activation_bytes(tokens: int, channels: int, blocks: int, bytes_a_value: int, checkpointed: bool) -> int:
@@ -54,36 +41,6 @@ def activation_bytes(tokens: int, channels: int, blocks: int, bytes_a_value: int
     if checkpointed:
         return blocks * tokens * channels * bytes_a_value + of_a_block
     return blocks * of_a_block
-
-
-def width_of(generator: VideoGenerator) -> int:
-    """Channels of the transformer's blocks; 0 where its configuration does not say."""
-    config = _configuration(generator)
-    return getattr(config, "hidden_size", None) or (
-        (getattr(config, "num_attention_heads", None) or 0)
-        * (getattr(config, "attention_head_dim", None) or 0)
-    )
-
-
-def block_work(tokens: int, weights: float, channels: int) -> float:
-    """Multiplications of one video in one block: those with its weights, and those of attention, in which each token
-    meets each other one twice.
-
-    Args:
-        tokens: of the video.
-        weights: of the block.
-        channels: width of the block.
-    """
-    return tokens * weights + 2 * tokens**2 * channels
-
-
-def video_work(generator: VideoGenerator, latent_shape: Sequence[int]) -> float:
-    """Multiplications of one video in an average block; what is outside the blocks is small."""
-    blocks = generator.blocks()
-    # Under ZeRO-3 a parameter is empty here and knows its own number of values.
-    counted = [getattr(p, "ds_numel", p.numel()) for block in blocks for p in block.parameters()]
-    weights = sum(counted) / max(1, len(blocks))
-    return block_work(count_tokens(generator, latent_shape), weights, width_of(generator))
 
 
 def update_bytes(generator: VideoGenerator, size: Size, videos: int, args: TrainingArguments) -> int:

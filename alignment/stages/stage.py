@@ -17,7 +17,7 @@ from alignment.stages.outputs import command_of, training_outputs
 from alignment.trainers.base_config import AlignmentConfig
 from alignment.trainers.base_trainer import AlignmentTrainer
 from alignment.trainers.rollout_config import RewardedSamplingConfig
-from alignment.trainers.table import show_before_training
+from alignment.trainers.table import closing_figures, show_before_training
 from generator.adapters import TRAINING_NAME
 from generator.base import VideoGenerator
 from generator.editing.image_cache import ImageSource, size_of_latents
@@ -304,6 +304,7 @@ def train_and_save(trainer: AlignmentTrainer, checkpoint: str | None) -> None:
     trainer.save_model()
     trainer.save_state()
     if speaks(trainer.args):
+        print(closing_figures(trainer.state.log_history))
         what = "adapter is" if trainer.lora.use_peft else "trained weights are"
         print(f"The {what} in {Path(str(trainer.args.output_dir))}.")
 

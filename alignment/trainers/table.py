@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback
 
 from alignment.data.latent_dataset import LatentDataset
-from alignment.memory.training_memory import count_tokens, video_work
 from generator.base import VideoGenerator
 from generator.editing.image_cache import size_of_latents
+from generator.hardware.compute import count_tokens, video_work
 from generator.training.table import describe_device, format_table, trained_share
 
 if TYPE_CHECKING:
     from alignment.trainers.base_trainer import AlignmentTrainer
 
 _SIZES_NAMED = 4
+CLOSING = ("loss", "reward", "gold", "kl", "rewards/accuracies", "eval_loss", "eval_reward", "eval_gold")
+"""Figures that are told when a training ends, where it logged them."""
 
 
 def describe_sizes(generator: VideoGenerator, shapes: Sequence[Sequence[int]]) -> dict[str, str]:
@@ -137,3 +139,32 @@ class TrainingTable(TrainerCallback):
 def show_before_training(trainer: AlignmentTrainer) -> None:
     """Lets `trainer` print its table before its first step and before its progress bar appears."""
     trainer.callback_handler.callbacks.insert(0, TrainingTable(trainer))
+
+
+def closing_figures(history: Sequence[dict[str, Any]]) -> str:
+    """A line on a finished training: steps, time, and the first and the last logged value of its figures.
+
+    Args:
+        history: `trainer.state.log_history`.
+    """
+    steps = max((int(row.get("step", 0)) for row in history), default=0)
+    seconds = next((row["train_runtime"] for row in reversed(history) if "train_runtime" in row), None)
+    time = "" if seconds is None else f" in {_duration(seconds)}"
+    changes = []
+    for name in CLOSING:
+        values = [row[name] for row in history if name in row and math.isfinite(row[name])]
+        if len(values) > 1:
+            changes.append(f"{name} {values[0]:.4g} → {values[-1]:.4g}")
+        elif values:
+            changes.append(f"{name} {values[0]:.4g}")
+    return f"Trained {steps} steps{time}{': ' if changes else ''}{', '.join(changes)}."
+
+
+def _duration(seconds: float) -> str:
+    """Seconds, or minutes and seconds, or hours and minutes."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"

@@ -21,10 +21,10 @@ from typing import Any
 
 from alignment.data.clips import ClipChooser
 from alignment.data.latent_dataset import BucketBatchSampler
-from alignment.memory.training_memory import block_work, count_tokens
 from alignment.stages.sft import SFTArguments
 from alignment.trainers.table import bucket_rows, format_buckets
 from generator.base import VideoGenerator
+from generator.hardware.compute import block_work, count_tokens
 from generator.latent_cache import Clip
 from generator.loading import load_generator
 from generator.testing.pipelines import save_tiny_pipeline

@@ -19,7 +19,7 @@ def trained_share(network: torch.nn.Module) -> str:
     # Under ZeRO-3 a parameter is empty here and knows its own number of values.
     counted = [(int(getattr(p, "ds_numel", p.numel())), p.requires_grad) for p in network.parameters()]
     trained = sum(number for number, requires_grad in counted if requires_grad)
-    return f"{_millions(trained)} of {_millions(sum(number for number, _ in counted))} weights"
+    return f"{millions(trained)} of {millions(sum(number for number, _ in counted))} weights"
 
 
 def describe_device(args: Any, dtype: torch.dtype) -> str:
@@ -29,5 +29,6 @@ def describe_device(args: Any, dtype: torch.dtype) -> str:
     return f"{args.device}, {precision}{processes}"
 
 
-def _millions(count: int) -> str:
+def millions(count: int) -> str:
+    """A number of weights in millions."""
     return f"{count / 1e6:.3g} M"

@@ -40,10 +40,12 @@ class Adherence:
     Attributes:
         score: in [0, 1]; 1 when every part is shown and nothing unrequested is.
         parts: the questions by name ("object 1 is red") and their answers.
+        factor: in (0, 1]; what was not asked for lowers it. The score is the share of yes answers times it.
     """
 
     score: float
     parts: dict[str, bool]
+    factor: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -320,7 +322,8 @@ def judge(sight: Sight, meaning: Meaning) -> Adherence:
     parts = _best_parts(meaning, sight) | _world_parts(meaning, sight)
     asked = meaning.objects[0].count if len(meaning.objects) == 1 else 2
     extra = max(0, len(sight.tracks) - asked)
-    return Adherence(sum(parts.values()) / len(parts) * 0.7**extra * sight.blemish, parts)
+    factor = 0.7**extra * sight.blemish
+    return Adherence(sum(parts.values()) / len(parts) * factor, parts, factor)
 
 
 def verify_batch(videos: Tensor, prompts: Sequence[str], fps: float = 8) -> list[Adherence]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from generator.one_or_several import as_list
 from reward.adherence.judgement import Judgement
 from reward.adherence.verifiers import Categories, Verifier, ask, load_verifier, no_categories
+from reward.diversity import diversities, look
 from reward.measures import measure_videos
 from reward.models.base import score_with_images
 from reward.statistics import (
@@ -51,6 +52,8 @@ class Sample:
         answers: probability of yes to each question, where the verifier gives one.
         measures: motion, flicker and consistency (`reward.measures`), and the scores of further rewards.
         image, last_image: files that it begins and ends with, relative to the report; None where it was given none.
+        factor: what the share of yes answers is multiplied with (`Judgement`); None where the score is not that.
+        look: a small picture of the video (`reward.diversity.look`), by which diversity is measured.
     """
 
     model: str
@@ -64,6 +67,8 @@ class Sample:
     measures: dict[str, float] = field(default_factory=dict)
     image: str | None = None
     last_image: str | None = None
+    factor: float | None = None
+    look: str = ""
 
     def as_row(self) -> dict[str, Any]:
         row = asdict(self)
@@ -92,7 +97,7 @@ def judge(
             f"{len(videos)} videos, {len(prompts)} prompts and {len(seeds)} seeds do not belong together."
         )
     names = file_names if file_names is not None else [""] * len(prompts)
-    measured = measure_videos(videos, fps)
+    measured, looks = measure_videos(videos, fps), [look(video) for video in videos]
     for reward in measures:
         reward.set_frame_rate(fps)
         for dimension, values in score_with_images(reward, videos, prompts, images).items():
@@ -109,6 +114,8 @@ def judge(
             file_name=name,
             answers={question: float(answer) for question, answer in judgement.answers.items()},
             measures={measure: float(values[number]) for measure, values in measured.items()},
+            factor=judgement.factor,
+            look=looks[number],
         )
         for number, (prompt, seed, name, judgement) in enumerate(
             zip(prompts, seeds, names, ask(verifier, videos, prompts, fps, images))
@@ -183,8 +190,9 @@ def summarise(
         Holm-adjusted over it, and `verdict` is `reward.statistics.verdict`;
         `categories: {category: {model: interval}}`, without those that hold all prompts and so repeat the total;
         `category_differences: {REFERENCE: {model: {category: {mean, low, high, …}}}}`, which describe and test nothing;
-        `questions: {question: {model: share answered yes}}`;
-        `measures: {measure: {model: interval}}`;
+        `questions: {question: {model: share answered yes}}`, and `question_counts: {question: videos of a model}`;
+        `measures: {measure: {model: interval}}`, among them `diversity` (`reward.diversity`), and
+        `measure_differences: {REFERENCE: {model: {measure: interval}}}`, paired, which describe and test nothing;
         `power`: prompts needed to show a difference of 0.03 and 0.05 with 80 % power, the spread that this follows
         from (of the first difference), and the difference that the prompts at hand show with 80 % power.
 
@@ -226,7 +234,17 @@ def summarise(
         summary["category_differences"][reference] = by_category
     summary["tests"] = _judge_family(summary, references)
     summary["questions"] = _question_rates(models)
+    summary["question_counts"] = _question_counts(models)
     summary["measures"] = _measures(models, bootstrap_seed)
+    summary["measure_differences"] = {
+        reference: {
+            name: _measure_differences(rows, models[reference], bootstrap_seed)
+            for name, rows in models.items()
+            if name != reference
+        }
+        for reference in references
+    }
+    _add_diversity(summary, models, references, bootstrap_seed)
     summary["power"] = _power(models, references[0])
     return summary
 
@@ -302,6 +320,49 @@ def _measures(
                 interval = cluster_bootstrap(values, [sample.prompt for sample in chosen], seed=seed)
                 result.setdefault(name, {})[model] = interval.as_dict()
     return result
+
+
+def _measure_differences(
+    rows: Mapping[tuple[str, int], Sample], base: Mapping[tuple[str, int], Sample], seed: int
+) -> dict[str, dict[str, Any]]:
+    """Paired differences of the measures that both models have."""
+    keys = [key for key in rows if key in base]
+    result = {}
+    for name in dict.fromkeys(name for key in keys for name in rows[key].measures):
+        both = [key for key in keys if name in rows[key].measures and name in base[key].measures]
+        if both:
+            values = [rows[key].measures[name] - base[key].measures[name] for key in both]
+            result[name] = cluster_bootstrap(values, [prompt for prompt, _ in both], seed=seed).as_dict()
+    return result
+
+
+def _add_diversity(
+    summary: dict[str, Any],
+    models: Mapping[str, Mapping[tuple[str, int], Sample]],
+    references: Sequence[str],
+    seed: int,
+) -> None:
+    """Diversity beside the other measures, where every video has its small picture; all models on shared videos."""
+    shared = set.intersection(*(set(rows) for rows in models.values()))
+    keys = sorted(shared)
+    if len(keys) < 2 or any(not rows[key].look for rows in models.values() for key in keys):
+        return
+    looks = {name: [rows[key].look for key in keys] for name, rows in models.items()}
+    found = diversities(looks, [prompt for prompt, _ in keys], references, seed)
+    summary["diversity_within_prompts"] = found.within_prompts
+    summary["measures"]["diversity"] = {name: value.as_dict() for name, value in found.means.items()}
+    for reference, by_model in found.differences.items():
+        for name, value in by_model.items():
+            summary["measure_differences"][reference][name]["diversity"] = value.as_dict()
+
+
+def _question_counts(models: Mapping[str, Mapping[tuple[str, int], Sample]]) -> dict[str, int]:
+    """Videos of a model that each question was asked of; the most where models differ."""
+    counts = {
+        name: Counter(q for sample in rows.values() for q in sample.parts) for name, rows in models.items()
+    }
+    questions = sorted({question for count in counts.values() for question in count})
+    return {question: max(count[question] for count in counts.values()) for question in questions}
 
 
 def _power(

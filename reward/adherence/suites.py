@@ -1,6 +1,7 @@
 """Prompt suites: prompts with the category that each one tests.
 
-`suite:world` holds combinations that the built-in world's training split never says, by category; `vbench:FILE` and
+`suite:world` holds combinations that the built-in world's training split never says, by category; `suite:general`
+prompts on anything, for models of real videos; `vbench:FILE` and
 `t2v_compbench:PATH` read the files of VBench and of T2V-CompBench.
 """
 
@@ -13,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from generator.files.folders import visible_files
-from generator.output import InputError, read_json
+from generator.output import InputError, read_json, read_jsonl
 from generator.prompts import PromptRecord, read_prompts
 from generator.world import Meaning, describe, sample_meaning
 from generator.world.meaning import count_claims, is_held_out
+from reward.question_graphs import GENERAL_PROMPTS
 
 WORLD_CATEGORIES = ("object", "attribute", "count", "relation", "motion", "combination")
 PER_CATEGORY = 32
+GENERAL_PER_CATEGORY = 8
 _COMBINED_CLAIMS = 5
 
 
@@ -45,7 +48,8 @@ def load_suite(source: str) -> PromptSuite:
     """Prompts from a suite or from anything that `generator.prompts.read_prompts` reads.
 
     Args:
-        source: `suite:world[:N[:SEED]]`, N prompts a category (32 by default); `vbench:FILE`, a list of
+        source: `suite:world[:N[:SEED]]`, N prompts a category (32 by default); `suite:general[:N]`, N prompts a
+            category (8, all, by default); `vbench:FILE`, a list of
             `{"prompt_en": …, "dimension": […]}` such as `VBench_full_info.json`; `t2v_compbench:PATH`, a file of
             T2V-CompBench (a JSON list of objects with `prompt`, or one prompt a line) or a folder of them, whose names
             are the categories; else a file or `world:SPLIT:N`, without categories.
@@ -54,6 +58,8 @@ def load_suite(source: str) -> PromptSuite:
         InputError: the source is missing or not of its layout.
     """
     kind, _, rest = source.partition(":")
+    if is_general(source):
+        return _general_suite(source, rest)
     if kind == "suite":
         return _world_suite(source, rest)
     if kind == "vbench":
@@ -61,6 +67,33 @@ def load_suite(source: str) -> PromptSuite:
     if kind == "t2v_compbench":
         return _compbench_suite(source, Path(rest))
     return PromptSuite(source, read_prompts(source), {})
+
+
+def is_general(source: str) -> bool:
+    """Returns whether a source of prompts is the suite of general prompts."""
+    return source.split(":")[:2] == ["suite", "general"]
+
+
+def _general_suite(source: str, rest: str) -> PromptSuite:
+    found = re.fullmatch(r"general(?::(\d+))?", rest)
+    if not found or found[1] == "0":
+        raise InputError(f"There is no suite {source!r}: write suite:general or suite:general:N.")
+    chosen: dict[str, list[str]] = {}
+    for _, row in read_jsonl(GENERAL_PROMPTS):
+        chosen.setdefault(row["category"], []).append(row["prompt"])
+    count, most = int(found[1] or GENERAL_PER_CATEGORY), min(map(len, chosen.values()))
+    if count > most:
+        raise InputError(
+            f"{source} asks for {count} prompts a category, but there are {most}: ask for fewer."
+        )
+    records = [
+        PromptRecord(prompt, id=f"{category}-{number}")
+        for category, prompts in chosen.items()
+        for number, prompt in enumerate(prompts[:count])
+    ]
+    return PromptSuite(
+        source, records, {p: {name} for name, prompts in chosen.items() for p in prompts[:count]}
+    )
 
 
 def world_category(meaning: Meaning) -> str | None:
@@ -92,7 +125,7 @@ def _world_suite(source: str, rest: str) -> PromptSuite:
     found = re.fullmatch(r"world(?::(\d+))?(?::(\d+))?", rest)
     if not found or found[1] == "0":
         raise InputError(
-            f"There is no suite {source!r}: write suite:world, suite:world:N or suite:world:N:SEED."
+            f"There is no suite {source!r}: write suite:general, suite:world, suite:world:N or suite:world:N:SEED."
         )
     count, seed = int(found[1] or PER_CATEGORY), int(found[2] or 0)
     rng = random.Random(f"suite-{seed}")

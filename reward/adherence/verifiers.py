@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -65,8 +66,9 @@ def load_verifier(name: str, questions: str | None = None) -> tuple[Verifier, Ca
     """Loads the function that judges the videos, and that which sorts the prompts into categories.
 
     Args:
-        name: `world`, the verifier of the built-in world; a reward by name, such as `pickscore` or `videoalign:TA`
-            (their scores keep their own range); `vlm:FOLDER`, a vision-language model that answers the
+        name: `world`, the verifier of the built-in world; any reward of `reward.load_reward`: a name such as
+            `pickscore` or `videoalign:TA`, the folder of a trained model, the address of `reward serve` (their scores
+            keep their own range); `vlm:FOLDER`, a vision-language model that answers the
             questions of a prompt (or the single question of VQAScore where it has none); `judge:…:http://HOST/v1`, one
             behind a server (`reward.models.named.judge`); `clip:FOLDER`, a CLIP model's CLIPScore; or
             `module:function`, a function `(videos, prompts)`, also with the parameters
@@ -96,10 +98,16 @@ def load_verifier(name: str, questions: str | None = None) -> tuple[Verifier, Ca
                 f"The reward {kind} answers no questions: leave --questions out, or use vlm:FOLDER."
             )
         return reward_verifier(name), no_categories
+    if kind in ("http", "https") or Path(name.split(",")[0]).is_dir():
+        if questions:
+            raise InputError(
+                f"The reward {name} answers no questions: leave --questions out, or use vlm:FOLDER."
+            )
+        return reward_verifier(name), no_categories
     if ":" not in name:
         raise InputError(
-            f"There is no verifier {name!r}: name `world`, vlm:FOLDER, clip:FOLDER, module:function, or one of "
-            f"{registry.names_text()}."
+            f"There is no verifier {name!r}: name `world`, vlm:FOLDER, clip:FOLDER, module:function, the folder of a "
+            f"trained reward model, the address of `reward serve`, or one of {registry.names_text()}."
         )
     if kind == "clip":
         from reward.adherence.clip_score import ClipScore
@@ -154,7 +162,10 @@ def categories_of(graphs: Graphs) -> Categories:
 def _world_verifier(videos: Tensor, prompts: Sequence[str], fps: float = 8.0) -> list[Judgement]:
     from generator.world import verify_batch
 
-    return [Judgement(float(a.score), dict(a.parts)) for a in verify_batch(videos, list(prompts), fps)]
+    return [
+        Judgement(float(a.score), dict(a.parts), factor=float(a.factor))
+        for a in verify_batch(videos, list(prompts), fps)
+    ]
 
 
 def vlm_verifier(model: Any, graphs: Graphs) -> Verifier:

@@ -25,7 +25,13 @@ from generator.files.output_folder import (
     require_own,
 )
 from generator.first_frames import read_images
-from generator.generation import GenerationSettings, PlannedVideo, generate_videos_to, plan_videos
+from generator.generation import (
+    GenerationSettings,
+    PlannedVideo,
+    describe_generation,
+    generate_videos_to,
+    plan_videos,
+)
 from generator.one_or_several import as_list
 from generator.output import InputError, read_json, read_jsonl, read_record, write_json, write_jsonl
 from generator.progress import VideoBar
@@ -34,6 +40,7 @@ from generator.video import read_video
 from reward.adherence.evaluate import Sample, judge, load_verifier, summarise
 from reward.adherence.verifiers import Categories, Verifier, check_prompts_of
 from reward.reports.adherence import write_report
+from reward.reports.contact_sheet import SHEET_NAME
 from reward.statistics import CONFIDENCE, RESAMPLES
 
 if TYPE_CHECKING:
@@ -109,7 +116,7 @@ def _video_names(folder: Path) -> list[str]:
 
 OUTPUTS = Outputs(
     "evaluate",
-    (SETTINGS_NAME, DEFAULTS_NAME, METADATA_NAME, REPORT_NAME, "report.html"),
+    (SETTINGS_NAME, DEFAULTS_NAME, METADATA_NAME, REPORT_NAME, "report.html", SHEET_NAME),
     early=(SETTINGS_NAME, DEFAULTS_NAME),
     is_record=lambda folder: {"models", "num_videos_per_prompt"} <= _stored_settings(folder).keys(),
     listed=_video_names,
@@ -202,9 +209,7 @@ def compare_models(
         InputError: the size or the verifier is not valid, or the output folder is in use.
     """
     texts, generation = [record.prompt for record in prompts], generation or GenerationSettings()
-    verify, found_categories = load_verifier(verifier, questions)
-    check_prompts_of(verifier, questions, texts)
-    categories, rewards = categories or found_categories, _measuring(measures, texts)
+    verify, categories, rewards = _judges(verifier, questions, texts, categories, measures)
     references = as_list(references) or list(models)[:1]
     folder = Path(output_dir)
     facts = _facts(models, prompts, num_videos_per_prompt, seed, verifier, questions, measures)
@@ -220,6 +225,7 @@ def compare_models(
             if not missing:
                 continue
             generator = load()
+            bar.write_once(describe_generation(generator, generation, len(places), len(done), len(models)))
             for batch, videos in generate_videos_to(
                 folder,
                 missing,
@@ -243,6 +249,19 @@ def compare_models(
         folder, samples, summary, facts, lambda s: read_video(folder / s.file_name), references, title
     )
     return summary
+
+
+def _judges(
+    verifier: str,
+    questions: str | None,
+    prompts: Sequence[str],
+    categories: Categories | None,
+    measures: Sequence[str],
+) -> tuple[Verifier, Categories, list[RewardModel]]:
+    """Verifier, categories and further rewards, after a look at the prompts."""
+    verify, own_categories = load_verifier(verifier, questions)
+    check_prompts_of(verifier, questions, prompts)
+    return verify, categories or own_categories, measuring(measures, prompts)
 
 
 def _begin(
@@ -288,8 +307,8 @@ def _images_of(planned: PlannedVideo, folder: Path) -> dict[str, Any]:
     return {name: os.path.relpath(file, folder) for name, file in named.items() if file is not None}
 
 
-def _measuring(names: Sequence[str], prompts: Sequence[str]) -> list[RewardModel]:
-    """The rewards of these names, after a look at the prompts."""
+def measuring(names: Sequence[str], prompts: Sequence[str]) -> list[RewardModel]:
+    """Rewards to measure with: those of these names, after a look at the prompts."""
     from reward import load_reward
 
     rewards = [load_reward(name) for name in as_list(names)]

@@ -1,32 +1,29 @@
-"""Building blocks of self-contained HTML reports: page, tables with intervals, charts, galleries of videos.
+"""Building blocks of self-contained HTML reports: tables with intervals, charts, galleries of videos.
 
 Every function returns an HTML string that is safe to put into `Section.body`: all text given to it is
-escaped.
+escaped. `reward.reports.page` puts them together.
 """
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean, pstdev
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
-from torch import Tensor
-from torch.nn.functional import interpolate
 
 from reward.statistics import Interval, interval_text
 
-_environment = Environment(
+environment = Environment(
     loader=PackageLoader("reward.reports", "templates"),
     autoescape=select_autoescape(default=True, default_for_string=True),
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_blocks: Any = _environment.get_template("blocks.html.j2").module
+_blocks: Any = environment.get_template("blocks.html.j2").module
 _COLOURS = 6
 
 
@@ -61,31 +58,24 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Card:
-    """A headline figure with a label above and a note below; `mark` is `better`, `worse` or empty."""
-
-    label: str
-    value: str
-    note: str = ""
-    mark: str = ""
-
-
-@dataclass(frozen=True)
 class GalleryCell:
     """One model's video.
 
     Attributes:
         label: the model.
-        media: from `video_element`.
-        score: in [0, 1], or None.
-        failed, passed: names of the questions answered no and yes.
+        media: from `reward.reports.clips.video_element`.
+        score: as text; empty where there is none.
+        how: how the score follows from the ticks.
+        link: address of the video's file, from the page; empty where it was not written.
+        ticks: questions, each with whether the video shows it.
     """
 
     label: str
     media: str
-    score: float | None = None
-    failed: Sequence[str] = ()
-    passed: Sequence[str] = ()
+    score: str = ""
+    how: str = ""
+    link: str = ""
+    ticks: Sequence[tuple[bool, str]] = ()
 
 
 @dataclass(frozen=True)
@@ -105,17 +95,6 @@ class Series:
     y: Sequence[float]
     low: Sequence[float] = field(default=())
     high: Sequence[float] = field(default=())
-
-
-def page(title: str, sections: Sequence[Section], subtitle: str = "") -> str:
-    """A whole HTML document without any reference to other files; light or dark as the reader's system is."""
-    safe = [{"title": s.title, "intro": s.intro, "body": Markup(s.body)} for s in sections]
-    return _environment.get_template("page.html.j2").render(title=title, subtitle=subtitle, sections=safe)
-
-
-def cards(items: Sequence[Card]) -> str:
-    """Headline figures in a row."""
-    return str(_blocks.cards(items))
 
 
 def plain_table(
@@ -281,13 +260,31 @@ def line_chart(
     return str(_blocks.lines(chart))
 
 
+def smoothed(x: Sequence[float], y: Sequence[float]) -> Series:
+    """A curve of means over neighbouring points, with a band of one standard deviation to either side.
+
+    The window is an eighth of the points, at least three; at the ends it is cut.
+    """
+    kept = [(a, b) for a, b in zip(x, y) if math.isfinite(a) and math.isfinite(b)]
+    reach = max(1, len(kept) // 16)
+    windows = [[b for _, b in kept[max(0, i - reach) : i + reach + 1]] for i in range(len(kept))]
+    means = [fmean(window) for window in windows]
+    spreads = [pstdev(window) for window in windows]
+    return Series(
+        [a for a, _ in kept],
+        means,
+        [mean - spread for mean, spread in zip(means, spreads)],
+        [mean + spread for mean, spread in zip(means, spreads)],
+    )
+
+
 def charts(items: Sequence[str]) -> str:
     """Charts side by side where there is room."""
     return f'<div class="charts">{"".join(items)}</div>'
 
 
-def gallery(rows: Sequence[GalleryRow]) -> str:
-    """Videos side by side, one row a prompt, failed questions marked."""
+def gallery(rows: Sequence[GalleryRow], small: bool = False) -> str:
+    """Videos side by side, one row a prompt; `small` ones have no ticks and stay side by side on a phone."""
     safe = [
         {
             "prompt": row.prompt,
@@ -296,7 +293,7 @@ def gallery(rows: Sequence[GalleryRow]) -> str:
         }
         for row in rows
     ]
-    return str(_blocks.gallery(safe))
+    return str(_blocks.gallery(safe, small))
 
 
 def facts(items: Mapping[str, object]) -> str:
@@ -317,41 +314,6 @@ def paragraph(text: str) -> str:
 def heading(text: str) -> str:
     """A heading within a section."""
     return str(Markup("<h3>{}</h3>").format(text))
-
-
-def video_element(video: Tensor, fps: float, description: str = "", largest_side: int = 192) -> str:
-    """A looping clip as an `<img>` with an animated WebP inside it.
-
-    Args:
-        video: `[3, frames, height, width]` in [-1, 1].
-        fps: frames per second.
-        description: text for screen readers.
-        largest_side: smaller clips are magnified without smoothing by a whole factor, larger ones are
-            reduced.
-    """
-    from PIL import Image
-
-    frames = video.detach().float().cpu().transpose(0, 1)
-    side = max(frames.shape[2:])
-    if side > largest_side:
-        frames = interpolate(frames, scale_factor=largest_side / side, mode="area")
-    elif side * 2 <= largest_side:
-        frames = interpolate(frames, scale_factor=largest_side // side, mode="nearest")
-    pixels = ((frames.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
-    images = [Image.fromarray(frame) for frame in pixels]
-    file = io.BytesIO()
-    images[0].save(
-        file,
-        format="WEBP",
-        save_all=True,
-        append_images=images[1:],
-        duration=max(1, round(1000 / fps)),
-        loop=0,
-        quality=80,
-        method=3,
-    )
-    data = base64.b64encode(file.getvalue()).decode("ascii")
-    return str(Markup('<img src="data:image/webp;base64,{}" alt="{}">').format(data, description))
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:

@@ -16,6 +16,7 @@ from generator.video import read_video
 from reward.adherence.evaluate import Sample, summarise
 from reward.reports.adherence import write_report
 from reward.reports.comparison import METADATA_NAME, REPORT_NAME, read_samples, repeatable
+from reward.reports.contact_sheet import SHEET_NAME
 
 _SIZES = (
     "num_frames",
@@ -100,7 +101,9 @@ def _is_comparison(folder: Path) -> bool:
         return False
 
 
-COMPARISON_OUTPUTS = Outputs("evaluate compare", (REPORT_NAME, "report.html"), is_record=_is_comparison)
+COMPARISON_OUTPUTS = Outputs(
+    "evaluate compare", (REPORT_NAME, "report.html", SHEET_NAME), is_record=_is_comparison
+)
 
 
 def compare_runs(

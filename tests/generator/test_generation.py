@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from alignment.cli import main
 from generator.generation import (
     GenerationSettings,
     PlannedVideo,
+    describe_generation,
     generate_videos_to,
     missing_videos,
     plan_videos,
@@ -128,3 +132,25 @@ def test_nothing_begins_where_the_first_videos_are_refused(tmp_path: Path) -> No
         list(made(SETTINGS, 8.0, begin=lambda: begun.append(True)))
     assert not begun
     assert not (tmp_path / "out").exists()
+
+
+def test_what_generating_takes_is_told_before_it_begins() -> None:
+    generator = tiny_generator()
+    settings = GenerationSettings(
+        num_frames=5, height=16, width=16, num_inference_steps=4, guidance_scale=3.0
+    )
+    text = describe_generation(generator, settings, 6, 2, models=3)
+    rows = dict(line.strip().split("  ", 1) for line in text.splitlines()[1:])
+    shape = generator.latent_shape(5, 16, 16)
+    patch = generator.transformer.config.patch_size
+    tokens = math.prod(length // side for length, side in zip(shape[1:], patch, strict=True))
+    assert rows["videos"].strip() == "6 by 3 models, 2 done"
+    assert rows["tokens"].strip() == f"{tokens} a video"
+    assert "guidance 3: 8 network calls a video" in rows["steps"]
+    weights = sum(p.numel() for block in generator.blocks() for p in block.parameters())
+    linear = 2 * 8 * 4 * tokens * weights  # operations: calls, videos, tokens, weights
+    found = re.match(r"([\d.]+) (\w)FLOP", rows["compute"].strip())
+    operations = float(found[1]) * 1000 ** " KMGTP".index(found[2])
+    assert linear < operations < 2 * linear  # attention is beside it
+    halved = describe_generation(generator, replace(settings, guidance_scale=1.0, solver="heun"), 6)
+    assert "(heun), guidance 1: 8 network calls" in halved

@@ -12,7 +12,6 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
@@ -27,16 +26,6 @@ from labeling_app.web.server import create_app
 from tests.labeling_app.postgresql_server import MISSING, running_server, server_binaries
 
 PASSWORD = "correct horse"
-CHROMIUM = Path("/usr/bin/chromium")
-CHROMIUM_FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
 FPS = 8
 
 
@@ -202,55 +191,3 @@ def serve() -> Iterator[Callable[..., RunningServer]]:
     yield start
     for stop in running:
         stop()
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Chromium with a profile of its own. Where it or Playwright is missing, tests fail on CI and skip elsewhere."""
-    try:
-        from playwright.sync_api import sync_playwright
-    except ModuleNotFoundError:
-        _browser_is_missing('playwright is missing: pip install "vidalign[test]"')
-    if not CHROMIUM.exists():
-        _browser_is_missing("chromium is missing: apt-get install chromium")
-    with sync_playwright() as playwright:
-        context = playwright.chromium.launch_persistent_context(
-            str(tmp_path_factory.mktemp("chromium")),
-            executable_path=str(CHROMIUM),
-            args=CHROMIUM_FLAGS,
-            viewport={"width": 1280, "height": 900},
-        )
-        context.set_default_timeout(20_000)
-        yield context
-        context.close()
-
-
-def _browser_is_missing(message: str) -> None:
-    if os.environ.get("CI") == "true":
-        pytest.fail(message, pytrace=False)
-    pytest.skip(message)
-
-
-@pytest.fixture
-def page(browser: Any) -> Iterator[Any]:
-    browser.clear_cookies()
-    opened = browser.new_page()
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def serious_findings() -> Callable[[Any], list[str]]:
-    """Runs axe-core on a page; ids of its serious and critical findings, each with the first element."""
-    axe = (Path(__file__).parent / "axe.min.js").read_text(encoding="utf-8")
-
-    def find(page: Any) -> list[str]:
-        page.evaluate(axe)
-        found = page.evaluate("axe.run(document).then((result) => result.violations)")
-        return [
-            f"{rule['id']}: {rule['nodes'][0]['html'][:200]}"
-            for rule in found
-            if rule["impact"] in ("serious", "critical")
-        ]
-
-    return find

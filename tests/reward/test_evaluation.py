@@ -139,10 +139,10 @@ def test_the_command_writes_html_json_and_a_plot(grey, tmp_path, capsys):
         arguments += ["--preferences", str(tmp_path / source), "--output_dir", str(tmp_path / f"of-{source}")]
         assert cli.main([*arguments, "--calibration_fraction", "0", "--best_possible", "0.75"]) == 0
         assert "pair accuracy 0.750" in capsys.readouterr().out
-        found = json.loads((tmp_path / f"of-{source}" / "evaluation.json").read_text())
+        found = json.loads((tmp_path / f"of-{source}" / "report.json").read_text())
         assert found["dimensions"]["overall"]["best_possible"] == 0.75
         assert len(found["settings"]["preferences_sha256"]) == 64
-        page = (tmp_path / f"of-{source}" / "evaluation.html").read_text()
+        page = (tmp_path / f"of-{source}" / "report.html").read_text()
         assert "0.750" in page
         assert "<svg" in page
         assert (tmp_path / f"of-{source}" / "reliability.png").read_bytes()[:4] == b"\x89PNG"
@@ -159,11 +159,9 @@ def test_six_pairs_of_one_prompt_have_no_interval(grey, tmp_path, capsys):
     said = capsys.readouterr().out
     assert re.search(r"pair accuracy \d\.\d{3} \[too few prompts for an interval\]", said)
     assert "6 pairs of 1 prompts" in said
-    found = json.loads((tmp_path / "out" / "evaluation.json").read_text())["dimensions"]["overall"][
-        "accuracy"
-    ]
+    found = json.loads((tmp_path / "out" / "report.json").read_text())["dimensions"]["overall"]["accuracy"]
     assert (found["low"], found["high"], found["clusters"]) == (None, None, 1)
-    page = (tmp_path / "out" / "evaluation.html").read_text()
+    page = (tmp_path / "out" / "report.html").read_text()
     assert not re.search(r"\[(\d\.\d{3}), \1\]", page)
 
 
@@ -181,12 +179,12 @@ def test_a_trained_model_is_evaluated_on_its_held_out_prompts_only(grey, tmp_pat
     evaluated = ["reward", "evaluate", "--reward", out, "--device", "cpu", *common]
     assert cli.main([*evaluated, str(tmp_path / "a")]) == 0
     assert "only its 2 held-out rankings" in capsys.readouterr().out
-    held_out = json.loads((tmp_path / "a" / "evaluation.json").read_text())["dimensions"]["overall"]
+    held_out = json.loads((tmp_path / "a" / "report.json").read_text())["dimensions"]["overall"]
     metrics = json.loads((tmp_path / "reward" / "metrics.json").read_text())["overall"]["held_out"]
     for name in ("accuracy", "accuracy_with_ties", "tie_threshold", "temperature"):
         assert held_out[name] == pytest.approx(metrics[name], abs=1e-3), name
     assert cli.main([*evaluated, str(tmp_path / "b"), "--all_prompts", "true"]) == 0
-    everything = json.loads((tmp_path / "b" / "evaluation.json").read_text())["dimensions"]["overall"]
+    everything = json.loads((tmp_path / "b" / "report.json").read_text())["dimensions"]["overall"]
     assert everything["prompts"] == 8
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from alignment.cli.next_command import show_next
+from alignment.cli.show_report import show_report
 from alignment.demo.scales import DemoConfig
 
 HELP = "Run the whole loop on the built-in model and write a report."
@@ -27,6 +28,6 @@ def run(config: DemoConfig) -> None:
             found = f"{difference['mean']:+.3f} {interval_text(difference, signed=True)}"
             line = f"{line:<34}{found}: {difference['verdict']}"
         print(line)
-    print(f"Report: {report}")
+    show_report(report, config.open)
     # The annotators of the demo are simulated; the labeling app shows what people would see.
     show_next("label", "serve", "--db", report.parent / "labels.db")

@@ -3,7 +3,6 @@ runs; `evaluate vbench`, VBench's aggregation."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,10 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignment.cli import Verb
+from alignment.cli.commands.evaluate_verbs import (
+    CompareArguments,
+    VBenchArguments,
+    run_compare,
+    run_vbench,
+)
 from alignment.cli.generation_checks import check_generation
-from alignment.cli.next_command import WORLD_PROMPTS, given_flags, new_folder, show_next
+from alignment.cli.next_command import WORLD_PROMPTS, are_of_the_world, given_flags, new_folder, show_next
+from alignment.cli.show_report import OPEN_HELP, print_summary
 from alignment.stages.arguments import LoadingArguments
-from generator.files.built_in import find_adapter
+from generator.files.built_in import find_adapter, is_built_in
 from generator.one_or_several import as_list
 from generator.output import InputError, refuse_unwritable
 from generator.provenance import file_hash, versions
@@ -49,18 +55,27 @@ class EvaluateArguments:
             "help": "LoRA files or folders, each a model of its own in the report; NAME=PATH names it there."
         },
     )
-    prompts: str = field(
-        default="world:test:128",
+    videos: list[str] = field(
+        default_factory=list,
         metadata={
-            "help": "Text file, JSONL, world:SPLIT:N[:SEED] for prompts of the built-in world, suite:world[:N[:SEED]] "
-            "for its held-out combinations by category, vbench:FILE or t2v_compbench:PATH."
+            "help": "Folders of videos that exist already, each a model of its own in the report, which are judged in "
+            "place of generating any; NAME=FOLDER names it there. metadata.jsonl has their prompts."
         },
     )
-    verifier: str = field(
-        default="world",
+    prompts: str | None = field(
+        default=None,
         metadata={
-            "help": "Verifier: world, a reward by name (pickscore, ocr, videoalign:TA, …), vlm:FOLDER (a "
-            "vision-language model answers the questions), clip:FOLDER (CLIPScore), or module:function of your own."
+            "help": "Text file, JSONL, world:SPLIT:N[:SEED] for prompts of the built-in world, suite:world[:N[:SEED]] "
+            "for its held-out combinations by category, suite:general[:N] for prompts on anything, vbench:FILE or "
+            "t2v_compbench:PATH; by default world:test:128 for nano and suite:general for all other models."
+        },
+    )
+    verifier: str | None = field(
+        default=None,
+        metadata={
+            "help": "Verifier: world, any reward (pickscore, ocr, videoalign:TA, …, the folder of a trained one), "
+            "vlm:FOLDER (a vision-language model answers the questions), clip:FOLDER (CLIPScore), or module:function "
+            "of your own; by default world for nano or the world's prompts, and videoalign:TA for all others."
         },
     )
     measures: list[str] = field(
@@ -73,7 +88,7 @@ class EvaluateArguments:
         default="",
         metadata={
             "help": "Question graphs of the prompts for vlm:FOLDER, judge and module:function: a .jsonl file, a .csv "
-            "of DSG, or world for those of the built-in world's prompts."
+            "of DSG, world for those of the built-in world's prompts, or general for those of suite:general."
         },
     )
     reference: list[str] = field(
@@ -108,43 +123,18 @@ class EvaluateArguments:
     )
     title: str = field(default="Prompt adherence", metadata={"help": "Title of the report."})
     overwrite: bool = field(default=False, metadata={"help": "Empty an existing output folder first."})
+    open: bool = field(default=False, metadata={"help": OPEN_HELP})
 
     def __post_init__(self) -> None:
         self.adapter, self.reference = as_list(self.adapter), as_list(self.reference)
         check_generation(self)
         self.measures = as_list(self.measures) if self.measures else []
-
-
-@dataclass
-class CompareArguments:
-    """Arguments of `vidalign evaluate compare`."""
-
-    runs: list[str] = field(
-        metadata={"help": "Output folders of vidalign evaluate; NAME=FOLDER names one in the report."}
-    )
-    output_dir: str = field(metadata={"help": "Folder for report.html and report.json."})
-    reference: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Names of the models that the others are compared with; the first one by default."},
-    )
-    title: str = field(default="Comparison of evaluations", metadata={"help": "Title of the report."})
-    overwrite: bool = field(default=False, metadata={"help": "Empty an existing output folder first."})
-
-    def __post_init__(self) -> None:
-        self.runs, self.reference = as_list(self.runs), as_list(self.reference)
-
-
-@dataclass
-class VBenchArguments:
-    """Arguments of `vidalign evaluate vbench`."""
-
-    results: list[str] = field(
-        metadata={
-            "help": "VBench's *_eval_results.json files, or folders of them, with all sixteen dimensions."
-        }
-    )
-    output: str = field(default="", metadata={"help": "JSON file for the aggregated scores."})
-    overwrite: bool = field(default=False, metadata={"help": "Replace an existing file."})
+        self.videos = as_list(self.videos) if self.videos else []
+        generated = [flag for flag in ("adapter", "prompts") if getattr(self, flag)]
+        if self.videos and generated:
+            raise InputError(
+                f"--videos judges videos that exist already, so --{generated[0]} would change nothing: leave one out."
+            )
 
 
 ARGUMENTS = (EvaluateArguments, LoadingArguments)
@@ -183,46 +173,126 @@ def run(
     loading: LoadingArguments | None = None,
 ) -> None:
     """Generates, judges, and prints where the report is and the means with their intervals."""
+    from reward.adherence.training_rewards import known_measures
+
+    loading = loading or LoadingArguments()
+    refuse_unwritable(arguments.output_dir)
+    if arguments.videos:
+        _judge_existing(arguments)
+        return
+    adapters = name_adapters(arguments.adapter)
+    trained_on = _rewards_of_training(adapters)
+    summary, verifier = _compare(arguments, loading, adapters, trained_on)
+    print_summary(summary, arguments.output_dir, arguments.open)
+    for sentence in known_measures(trained_on, verifier, arguments.measures):
+        print(sentence)
+    _show_next(arguments, 1 + len(adapters))
+
+
+def _rewards_of_training(adapters: dict[str, str]) -> dict[str, list[str]]:
+    from reward.adherence.training_rewards import rewards_of_training
+
+    return {name: found for name, path in adapters.items() if (found := rewards_of_training(path))}
+
+
+def _compare(
+    arguments: EvaluateArguments,
+    loading: LoadingArguments,
+    adapters: dict[str, str],
+    trained_on: dict[str, list[str]],
+) -> tuple[dict[str, Any], str]:
+    """Compares the base model and its adapters; returns the summary and the verifier."""
     from generator import load_generator
     from generator.generation import GenerationSettings
     from reward.adherence.suites import load_suite
-    from reward.adherence.training_rewards import known_measures, rewards_of_training
     from reward.adherence.verifiers import check_prompts_of
     from reward.reports.comparison import compare_models
 
-    loading = loading or LoadingArguments()
-    adapters = name_adapters(arguments.adapter)
     names = ["base", *adapters]
     unknown = [name for name in arguments.reference if name not in names]
     if unknown:
         raise InputError(f"The reference {unknown[0]!r} is not among the models {', '.join(names)}.")
-    trained_on = {name: found for name, path in adapters.items() if (found := rewards_of_training(path))}
-    suite = load_suite(arguments.prompts)
+    source = arguments.prompts or default_prompts(arguments.model)
+    suite = load_suite(source)
     prompts = [record.prompt for record in suite.records]
-    check_prompts_of(arguments.verifier, arguments.questions or None, prompts)
-    refuse_unwritable(arguments.output_dir)
+    verifier = arguments.verifier or default_verifier(prompts)
+    questions = arguments.questions or default_questions(source, verifier)
+    check_prompts_of(verifier, questions, prompts)
     load = partial(load_generator, arguments.model, **loading.options())
     models = _checked_models(arguments, adapters, load, suite.records)
+    settings = _settings(arguments, loading, adapters, trained_on, suite.records)
     summary = compare_models(
         models,
         suite.records,
         arguments.output_dir,
-        verifier=arguments.verifier,
+        verifier=verifier,
         num_videos_per_prompt=arguments.num_videos_per_prompt,
         seed=arguments.seed,
         generation=GenerationSettings.of(arguments),
         references=arguments.reference or ["base"],
-        settings=_settings(arguments, loading, adapters, trained_on, suite.records),
+        settings={**settings, "prompt_file": source},
         overwrite=arguments.overwrite,
         title=arguments.title,
-        questions=arguments.questions or None,
+        questions=questions,
         categories=suite.categories_of if suite.categories else None,
         measures=arguments.measures,
     )
-    print_summary(summary, arguments.output_dir)
-    for sentence in known_measures(trained_on, arguments.verifier, arguments.measures):
-        print(sentence)
-    _show_next(arguments, 1 + len(adapters))
+    return summary, verifier
+
+
+def _judge_existing(arguments: EvaluateArguments) -> None:
+    from reward.reports.existing import existing_videos, judge_existing, name_folders
+
+    folders = name_folders(arguments.videos)
+    prompts = list(dict.fromkeys(video.prompt for video in existing_videos(folders)))
+    verifier = arguments.verifier or default_verifier(prompts)
+    summary = judge_existing(
+        folders,
+        arguments.output_dir,
+        verifier,
+        questions=arguments.questions or None,
+        measures=arguments.measures,
+        references=arguments.reference,
+        settings={
+            "prompt_sha256": _texts_hash(prompts),
+            "questions_sha256": _file_hash(arguments.questions),
+            "versions": versions(),
+        },
+        overwrite=arguments.overwrite,
+        title=arguments.title,
+        batch_size=arguments.batch_size,
+    )
+    print_summary(summary, arguments.output_dir, arguments.open)
+    if 2 <= len(summary["adherence"]) <= MOST_COMPARED:
+        name = Path(arguments.output_dir).resolve().name
+        show_next(
+            "label",
+            "import",
+            "--db",
+            "labels.db",
+            "--campaign",
+            name,
+            "--videos",
+            *map(str, folders.values()),
+        )
+
+
+def default_prompts(model: str) -> str:
+    """Prompts that a model is evaluated with where none are given."""
+    return "world:test:128" if is_built_in(model) else "suite:general"
+
+
+def default_verifier(prompts: Sequence[str]) -> str:
+    """The verifier of the built-in world where it understands all prompts, else a reward of text alignment."""
+    return "world" if are_of_the_world(prompts) else "videoalign:TA"
+
+
+def default_questions(prompts: str, verifier: str) -> str | None:
+    """The questions that ship with the suite of general prompts, where the verifier can ask them."""
+    from reward.adherence.suites import is_general
+
+    asks = verifier.partition(":")[0] in ("vlm", "judge") or ("." in verifier and ":" in verifier)
+    return "general" if is_general(prompts) and asks else None
 
 
 def _settings(
@@ -240,7 +310,6 @@ def _settings(
         "adapters": adapters,
         **({"trained_on": trained_on} if trained_on else {}),
         "adapter_sha256": _adapter_hashes(adapters),
-        "prompt_file": arguments.prompts,
         "prompt_sha256": _texts_hash(record.prompt for record in records),
         **_image_hashes(records),
         "questions_sha256": _file_hash(arguments.questions),
@@ -256,7 +325,8 @@ def _show_next(arguments: EvaluateArguments, num_models: int) -> None:
             "label", "import", "--db", "labels.db", "--campaign", name, "--videos", arguments.output_dir
         )
         return
-    other_source = arguments.prompts.partition(":")[0] in ("suite", "vbench", "t2v_compbench")
+    source = arguments.prompts or ""
+    other_source = source.partition(":")[0] in ("", "suite", "vbench", "t2v_compbench")
     sampling = (
         "num_frames",
         "height",
@@ -271,7 +341,7 @@ def _show_next(arguments: EvaluateArguments, num_models: int) -> None:
         "--model",
         arguments.model,
         "--prompts",
-        WORLD_PROMPTS if other_source else arguments.prompts,
+        WORLD_PROMPTS if other_source else source,
         *given_flags(arguments, sampling),
         "--num_videos_per_prompt",
         4,
@@ -318,59 +388,6 @@ def _checked_models(
         return remembering(load(adapter=path))
 
     return {"base": load_base, **{name: partial(load_adapted, path) for name, path in adapters.items()}}
-
-
-def run_compare(arguments: CompareArguments) -> None:
-    """Writes the joint report of several evaluations and prints the means with their intervals."""
-    from reward.reports.runs import compare_runs, name_runs
-
-    runs = name_runs(arguments.runs)
-    summary = compare_runs(
-        runs, arguments.output_dir, arguments.reference, arguments.overwrite, arguments.title
-    )
-    print_summary(summary, arguments.output_dir)
-
-
-def run_vbench(arguments: VBenchArguments) -> None:
-    """Prints quality, semantic and total score of VBench's results."""
-    from generator.output import check_output_file, write_json
-    from reward.adherence.vbench import aggregate, read_results
-
-    target = Path(arguments.output) if arguments.output else None
-    if target is not None:
-        check_output_file(target, arguments.overwrite, _is_aggregate, "a file of aggregated scores")
-    scores = read_results(arguments.results)
-    result = aggregate(scores)
-    if target is not None:
-        write_json(target, {"scores": scores, **result})
-    for name in ("quality", "semantic", "total"):
-        print(f"{name:10s} {100 * result[name]:.2f}")
-
-
-def _is_aggregate(path: Path) -> bool:
-    try:
-        return {"scores", "total"} <= json.loads(path.read_text(encoding="utf-8")).keys()
-    except (OSError, ValueError, AttributeError):
-        return False
-
-
-def print_summary(summary: dict[str, Any], output_dir: str) -> None:
-    """Means, differences to the first reference, what the number of prompts can show, and where the report is."""
-    from reward.reports.adherence import power_text
-    from reward.statistics import interval_text
-
-    for name, interval in summary["adherence"].items():
-        print(f"{name:12s} {interval['mean']:.3f}  {interval_text(interval)}")
-    reference = next(iter(summary["category_differences"]))
-    rows = summary[f"difference_to_{reference}"]
-    for name, row in rows.items():
-        print(
-            f"{name} − {reference}: {row['mean']:+.3f} {interval_text(row, signed=True)} ({row['verdict']}), "
-            f"win rate {row['win_rate']['mean']:.1%}, ties {row['tie_rate']:.1%}"
-        )
-    if power_text(summary):
-        print(power_text(summary))
-    print(f"The report is {Path(output_dir) / 'report.html'}.")
 
 
 def _image_hashes(records: Sequence[PromptRecord]) -> dict[str, str]:

@@ -27,6 +27,7 @@ from generator.first_frames import check_takes_images
 from generator.generation import (
     GenerationSettings,
     PlannedVideo,
+    describe_generation,
     generate_videos_to,
     missing_videos,
     plan_videos,
@@ -154,11 +155,7 @@ def run(
     loading = loading or LoadingArguments()
     _check_combination(arguments, prompt)
     plan = planned(arguments, read_prompts(arguments.prompts))
-    negatives = any(each.record.negative_prompt for each in plan)
-    if prompt.task and negatives:
-        raise InputError(
-            "A negative prompt was given, but images and videos as prompts take none: remove it."
-        )
+    negatives = _negatives(prompt, plan)
     _check_images(arguments, prompt, plan)
     output_dir = Path(arguments.output_dir)
     changed = {**_what_matters(arguments), **prompt.changed(), **loading.changing()}
@@ -188,6 +185,9 @@ def run(
 
         plain = not prompt.task and not arguments.reward
         steps = arguments.num_inference_steps or model.defaults.num_inference_steps
+        if not prompt.task:
+            done = len(plan) - len(missing)
+            print(describe_generation(model, GenerationSettings.of(arguments), len(plan), done), flush=True)
         with VideoBar(len(plan), len(plan) - len(missing), "videos") as bar:
             for _ in generate_videos_to(
                 output_dir,
@@ -204,6 +204,20 @@ def run(
     write_jsonl(output_dir / METADATA, [_row(arguments, *each, prompt.image) for each in enumerate(plan)])
     print(f"{len(plan)} videos in {output_dir}")
     _show_next(arguments, prompt, loading)
+
+
+def _negatives(prompt: VideoPromptArguments, plan: list[PlannedVideo]) -> bool:
+    """Returns whether a prompt has a negative one.
+
+    Raises:
+        InputError: one has, but nothing takes it.
+    """
+    negatives = any(each.record.negative_prompt for each in plan)
+    if prompt.task and negatives:
+        raise InputError(
+            "A negative prompt was given, but images and videos as prompts take none: remove it."
+        )
+    return negatives
 
 
 def _guidance_scales(

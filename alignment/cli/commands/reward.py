@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignment.cli import Verb
 from alignment.cli.next_command import new_folder, show_next
+from alignment.cli.show_report import OPEN_HELP, show_report
 from generator.files.output_folder import check_output_dir, open_output_dir
 from generator.output import InputError
 from generator.passwords import without_passwords
@@ -39,9 +40,7 @@ class EvaluateArguments:
     preferences: str = field(
         metadata={"help": "Rankings file of any known layout, or db:URL#campaign of the labeling app."}
     )
-    output_dir: str = field(
-        metadata={"help": "Folder for evaluation.html, evaluation.json and reliability.png."}
-    )
+    output_dir: str = field(metadata={"help": "Folder for report.html, report.json and reliability.png."})
     format: str = field(default="auto", metadata={"help": FORMAT_HELP})
     calibration_fraction: float | None = field(
         default=None,
@@ -71,6 +70,7 @@ class EvaluateArguments:
             "help": "Delete what this command wrote into the output folder before; other files are never deleted."
         },
     )
+    open: bool = field(default=False, metadata={"help": OPEN_HELP})
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -221,12 +221,12 @@ def run_evaluate(arguments: EvaluateArguments) -> None:
         "versions": versions(),
     }
     output_dir = open_output_dir(arguments.output_dir, EVALUATION_OUTPUTS, arguments.overwrite, rewrites=True)
-    write_evaluation(output_dir, result, settings)
+    page = write_evaluation(output_dir, result, settings)
     for name, figures in result["dimensions"].items():
         print(f"{name}: {_summary(figures)}")
     if result["not_scored"]:
         print(f"Not scored by this model: {', '.join(result['not_scored'])}.")
-    print(f"The report is {output_dir / 'evaluation.html'}.")
+    show_report(page, arguments.open)
     record = Path(arguments.reward) / "training.json"
     if record.is_file():
         trained = json.loads(record.read_text(encoding="utf-8"))

@@ -100,7 +100,7 @@ def test_no_command_shows_or_records_the_password_of_a_reward(
     )
     evaluate = f"reward evaluate {reward} --preferences out/rankings.jsonl --output_dir out/agreement"
     assert main(evaluate) == 0
-    written = json.loads((place / "out/agreement/evaluation.json").read_text())
+    written = json.loads((place / "out/agreement/report.json").read_text())
     assert written["settings"]["reward"] == f"http://***@{host}"
     check_nothing_tells(place / "out", "".join(capfd.readouterr()))
 

@@ -12,9 +12,9 @@ from PIL import Image
 from alignment.cli import main
 from alignment.data.clips import ClipChooser, area_of, area_sizes, clip_starts, nearest_size_of
 from alignment.data.latent_dataset import BucketBatchSampler, LatentDataset, collate_counted
-from alignment.memory.training_memory import block_work
 from alignment.stages.sft import SFTArguments
 from generator.demonstrations import read_demonstrations
+from generator.hardware.compute import block_work
 from generator.output import InputError
 from generator.testing import tiny_generator
 from generator.testing.stand_ins import StandInGenerator

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -67,8 +68,8 @@ def test_every_model_is_compared_at_its_own_best_guidance(folder: Path) -> None:
         model: found["best"][model] for model in MODELS
     }
     page = (folder / "report.html").read_text()
-    assert "Each model at the guidance that is best for it" in page
-    assert f"base {found['best']['base']:g}" in page
+    assert "each at its best guidance (" in page and "The best guidance of each was found" in page
+    assert f"(base {found['best']['base']:g}, " in page
     assert f"{max(found['gold']['base'].values()):.3f} (best)" in page
 
 
@@ -98,7 +99,11 @@ def test_the_page_refers_to_no_other_file_and_names_the_simulation(folder: Path)
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "https://" not in page
     assert "simulated annotators" in page
-    assert "data:image" in page
+    assert "data:video/webm" in page
+    links = re.findall(r'href="(?!#)([^"]+)"', page)
+    assert links
+    assert all((folder / link).is_file() for link in links)
+    assert "The reward model (<a" in page
 
 
 @pytest.mark.slow

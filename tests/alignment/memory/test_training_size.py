@@ -16,7 +16,6 @@ from alignment.cli import main
 from alignment.memory import training_memory
 from alignment.memory.training_memory import (
     activation_bytes,
-    count_tokens,
     encoding_bytes_a_pixel,
     update_bytes,
 )
@@ -24,6 +23,7 @@ from alignment.trainers.sft_config import SFTConfig
 from generator import load_generator
 from generator.bounded_reading import read_within
 from generator.editing.image_cache import size_of_latents
+from generator.hardware.compute import count_tokens
 from generator.hardware.memory_tracker import StorageTracker
 from generator.latent_cache import encode_files, training_size
 from generator.testing import tiny_generator

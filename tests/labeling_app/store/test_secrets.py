@@ -142,5 +142,5 @@ def test_no_file_of_a_report_has_the_password(
     assert len(list(output.iterdir())) >= 2
     for path in output.rglob("*"):
         assert SECRET.encode() not in path.read_bytes()
-    written = json.loads((output / "evaluation.json").read_text())
+    written = json.loads((output / "report.json").read_text())
     assert "round #2" in json.dumps(written)

@@ -10,6 +10,8 @@ from generator.world import parse
 from generator.world.meaning import is_held_out
 from reward.adherence.suites import WORLD_CATEGORIES, load_suite, world_category
 from reward.adherence.vbench import NORMALISATION, aggregate, read_results, total_score
+from reward.question_graphs import load_graphs
+from reward.questions import apply_dependencies
 
 # Rows of VBench's leaderboard as Goku's paper and README print them (arXiv 2502.04896, table of VBench): total, quality
 # and semantic score, then the dimensions in their order, all in per cent. Lumina-Video (arXiv 2502.06782) prints the
@@ -47,6 +49,26 @@ def test_the_built_in_suite_holds_held_out_prompts_of_every_category():
         assert category == "combination" or (meaning.relation is not None) == (category == "relation")
     assert load_suite("suite:world:6").records == suite.records
     assert load_suite("suite:world:6:1").records != suite.records
+
+
+def test_the_general_suite_has_prompts_by_category_with_questions_of_their_own():
+    suite, graphs = load_suite("suite:general"), load_graphs("general")
+    assert len(suite.records) == 80
+    counts = Counter(category for names in suite.categories.values() for category in names)
+    assert set(counts.values()) == {8}
+    assert {"count", "colour", "relation", "motion", "camera", "text", "style"} <= set(counts)
+    assert all(graphs(record.prompt) is not None for record in suite.records)
+    graph = graphs("Two swans cross a calm lake")
+    assert apply_dependencies(graph, {"swan": 0.1, "two": 0.9, "lake": 1.0}) == {
+        "swan": 0.1,
+        "two": 0.0,
+        "lake": 1.0,
+    }
+    assert len(load_suite("suite:general:2").records) == 20
+    with pytest.raises(InputError, match="there are 8"):
+        load_suite("suite:general:9")
+    with pytest.raises(InputError, match="suite:general or suite:general:N"):
+        load_suite("suite:general:x")
 
 
 def test_files_of_vbench_and_of_t2v_compbench_are_read_with_their_categories(tmp_path):

@@ -1,13 +1,13 @@
-import base64
-import io
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from reward.reports import html
+from reward.reports.clips import video_element
+from reward.reports.page import Examples, Front, Side, dot_chart, page, with_words
 from reward.statistics import Interval
 
 
@@ -21,7 +21,7 @@ class Outline(HTMLParser):
         self.links: list[str] = []
 
     def handle_starttag(self, tag, attrs):
-        if tag not in {"meta", "img", "br", "line", "rect", "circle", "polyline", "polygon"}:
+        if tag not in {"meta", "img", "br", "input", "line", "rect", "circle", "polyline", "polygon"}:
             self.open.append(tag)
         self.links += [value for name, value in attrs if name in {"src", "href"}]
 
@@ -42,53 +42,90 @@ def outline(text: str) -> Outline:
 
 def whole_page() -> str:
     interval = {"mean": 0.5, "low": 0.4, "high": 0.6}
-    video = html.video_element(torch.zeros(3, 4, 8, 8), 8, "black")
-    sections = [
+    video = video_element(torch.zeros(3, 4, 8, 8), 8, "black")
+    row = html.GalleryRow(
+        "p", [html.GalleryCell("base", video, "0.20", "1 of 5", "a.mp4", [(False, "count")])]
+    )
+    front = Front(
+        "The adherence rises.",
+        {"model": "nano"},
+        [row],
+        "a rule",
+        dot_chart({"base": interval}, "dots", {"chance": 0.5}),
+        [Side("Gains", [("motion", "+0.1", "[0, 1]")], "none"), Side("Losses", [], "none")],
+    )
+    details = [
         html.Section("Table", html.interval_table({"base": {"adherence": interval}}), "An <intro>."),
         html.Section("Bars", html.bar_chart({"all": {"base": interval, "new": interval}}, "bars")),
         html.Section("Lines", html.charts([html.line_chart({"a": html.Series([0, 1], [1.0, 2.0])}, "t")])),
-        html.Section(
-            "Gallery", html.gallery([html.GalleryRow("p", [html.GalleryCell("base", video, 0.2, ["count"])])])
-        ),
-        html.Section("Rest", html.facts({"a": 1}) + html.code("x < y") + html.cards([html.Card("l", "v")])),
+        html.Section("Rest", html.facts({"a": 1}) + html.code("x < y")),
     ]
-    return html.page("Title & more", sections)
+    return page("Title & more", front, [Examples("Largest gains", "by gain", [row])], details)
 
 
-def test_a_page_is_balanced_and_refers_to_no_other_file():
+def test_a_page_is_balanced_and_refers_to_no_other_file_but_the_videos():
     parsed = outline(whole_page())
     assert "Title & more" in parsed.text
-    assert all(link.startswith("data:") for link in parsed.links)
+    assert {link for link in parsed.links if not link.startswith("data:")} == {"#word-adherence", "a.mp4"}
     assert not re.search(r"https?://(?!www\.w3\.org)", whole_page())
 
 
 def test_text_from_outside_cannot_become_markup():
     evil = "<script>alert(1)</script>"
-    text = html.page(
+    row = html.GalleryRow(evil, [html.GalleryCell(evil, "", evil, evil, evil, [(True, evil)])], evil)
+    front = Front(
         evil,
-        [
-            html.Section(
-                evil,
-                html.gallery(
-                    [html.GalleryRow(evil, [html.GalleryCell(evil, "", None, [evil], [evil])], evil)]
-                )
-                + html.plain_table([evil], [[evil]], evil)
-                + html.bar_chart({evil: {evil: Interval(0.5, 0.4, 0.6, 3, 3)}}, evil)
-                + html.line_chart(
-                    {evil: html.Series([0, 1], [0, 1]), "b": html.Series([0], [1])}, evil, evil, evil
-                )
-                + html.facts({evil: evil})
-                + html.code(evil)
-                + html.paragraph(evil)
-                + html.heading(evil)
-                + html.cards([html.Card(evil, evil, evil)])
-                + html.video_element(torch.zeros(3, 1, 4, 4), 8, evil + '"'),
-                evil,
-            )
-        ],
+        {evil: evil},
+        [row],
+        evil,
+        dot_chart({evil: {"mean": 0.5, "low": None, "high": None}}, evil, {evil: 0.2}),
+        [Side(evil, [(evil, evil, evil)], evil), Side(evil, [], evil)],
+        evil,
+        [evil],
     )
+    body = (
+        html.plain_table([evil], [[evil]], evil)
+        + html.bar_chart({evil: {evil: Interval(0.5, 0.4, 0.6, 3, 3)}}, evil)
+        + html.line_chart({evil: html.Series([0, 1], [0, 1]), "b": html.Series([0], [1])}, evil, evil, evil)
+        + html.facts({evil: evil})
+        + html.code(evil)
+        + html.paragraph(evil)
+        + html.heading(evil)
+        + video_element(torch.zeros(3, 1, 4, 4), 8, evil + '"')
+    )
+    text = page(evil, front, [Examples(evil, evil, [row])], [html.Section(evil, body, evil)], evil)
     assert "<script" not in text
     assert outline(text).text.count("alert(1)") >= 15
+
+
+def test_a_word_is_explained_once_and_text_stays_escaped():
+    met: set[str] = set()
+    first, second = with_words("<b> gold, gold", met), with_words("gold and proxy", met)
+    assert first.count('href="#word-gold"') == 1
+    assert first.startswith("&lt;b&gt; <a")
+    assert "word-gold" not in second
+    assert 'href="#word-proxy"' in second
+
+
+def test_dots_stand_in_the_order_of_their_values_and_lines_span_the_intervals():
+    chart = dot_chart(
+        {"a": {"mean": 0.2, "low": 0.1, "high": 0.3}, "b": {"mean": 0.4, "low": None, "high": None}}, "c"
+    )
+    left, right = (float(x) for x in re.findall(r'<circle cx="([\d.]+)"', chart))
+    ((low, high),) = re.findall(r'class="span" x1="([\d.]+)" x2="([\d.]+)"', chart)
+    assert float(low) < left < float(high)
+    # 0.1, 0.2, 0.3 and 0.4 are evenly apart.
+    assert float(high) - left == pytest.approx(right - float(high), abs=0.3)
+    assert float(high) - left == pytest.approx(left - float(low), abs=0.3)
+
+
+def test_smoothing_keeps_a_line_and_its_band_holds_the_noise():
+    x = list(range(64))
+    line = html.smoothed(x, [2.0 * v for v in x])
+    assert line.y[8:-8] == pytest.approx([2.0 * v for v in x[8:-8]])
+    noisy = html.smoothed(x, [float(v % 2) for v in x])
+    assert max(noisy.y[4:-4]) < 0.7
+    assert noisy.high[30] - noisy.low[30] == pytest.approx(2 * np.std([v % 2 for v in range(26, 35)]))
 
 
 def test_differences_are_marked_by_their_verdict_and_by_nothing_else():
@@ -129,17 +166,3 @@ def test_lines_leave_out_what_is_not_finite_and_empty_charts_are_nothing():
 )
 def test_ticks_are_round_numbers(low, high, ticks):
     assert html.nice_ticks(low, high) == pytest.approx(ticks)
-
-
-def test_an_embedded_video_has_the_frames_colours_and_speed_it_was_given():
-    video = torch.full((3, 5, 16, 24), -1.0)
-    video[0, 2:] = 1.0
-    element = html.video_element(video, 8.0)
-    file = io.BytesIO(base64.b64decode(re.search(r"base64,([^\"]+)", element).group(1)))
-    image = Image.open(file)
-    assert image.size == (24 * 8, 16 * 8)
-    assert image.n_frames >= 2
-    image.seek(image.n_frames - 1)
-    red, green, blue = image.convert("RGB").getpixel((50, 50))
-    assert red > 230
-    assert max(green, blue) < 25

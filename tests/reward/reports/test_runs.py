@@ -57,8 +57,11 @@ def test_runs_are_compared_as_if_they_had_been_one(runs, tmp_path, capsys):
     assert joined["mean"] == pytest.approx(alone["mean"])
     assert joined["win_rate"] == pytest.approx(alone["win_rate"])
     page = (out / "report.html").read_text()
-    assert page.count("data:image/webp") >= 6
-    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert page.count("data:video/webm") >= 6
+    assert not re.search(r'src="(?!data:)', page)
+    links = re.findall(r'href="(?!#)([^"]+)"', page)
+    assert links
+    assert all((out / link).resolve().is_file() for link in links)
 
 
 def test_the_report_holds_what_a_repetition_needs(runs):

@@ -1,0 +1,53 @@
+"""Size of the work that a transformer has with a video: tokens, and multiplications."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from generator.video_model import VideoModel
+
+
+def count_tokens(generator: VideoModel, latent_shape: Sequence[int]) -> int:
+    """Tokens that the transformer makes of latents `(channels, frames, height, width)`."""
+    config = _configuration(generator)
+    patch = getattr(config, "patch_size", None) or 1
+    if isinstance(patch, int):
+        patch = (getattr(config, "patch_size_t", None) or 1, patch, patch)
+    return math.prod(-(-length // side) for length, side in zip(latent_shape[1:], patch, strict=True))
+
+
+def _configuration(generator: VideoModel) -> Any:
+    """The transformer's; of two experts, the first one's."""
+    return getattr(getattr(generator.pipeline, "transformer", generator.transformer), "config", None)
+
+
+def width_of(generator: VideoModel) -> int:
+    """Channels of the transformer's blocks; 0 where its configuration does not say."""
+    config = _configuration(generator)
+    return getattr(config, "hidden_size", None) or (
+        (getattr(config, "num_attention_heads", None) or 0)
+        * (getattr(config, "attention_head_dim", None) or 0)
+    )
+
+
+def block_work(tokens: int, weights: float, channels: int) -> float:
+    """Multiplications of one video in one block: those with its weights, and those of attention, in which each token
+    meets each other one twice.
+
+    Args:
+        tokens: of the video.
+        weights: of the block.
+        channels: width of the block.
+    """
+    return tokens * weights + 2 * tokens**2 * channels
+
+
+def video_work(generator: VideoModel, latent_shape: Sequence[int]) -> float:
+    """Multiplications of one video in an average block; what is outside the blocks is small."""
+    blocks = generator.blocks()
+    # Under ZeRO-3 a parameter is empty here and knows its own number of values.
+    counted = [getattr(p, "ds_numel", p.numel()) for block in blocks for p in block.parameters()]
+    weights = sum(counted) / max(1, len(blocks))
+    return block_work(count_tokens(generator, latent_shape), weights, width_of(generator))
