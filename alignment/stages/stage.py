@@ -186,18 +186,14 @@ def encode_training_clips(
     if not chooser.is_asked_for:
         paths = [path for group in groups for path in group]
         asked = (size.num_frames, size.height, size.width)
-        with config.main_process_first():
-            latents = encode_files(
-                generator, paths, *asked, progress=progress, native_size=native, check=check
-            )
+        latents = encode_files(generator, paths, *asked, progress=progress, native_size=native, check=check)
         counts = [len(group) for group in groups]
     else:
         chosen = chooser.choose(groups)
         if speaks(config):
             print(*chosen.remarks(), sep="\n", end="\n" if chosen.remarks() else "")
-        with config.main_process_first():
-            clips = [clip for each in chosen.clips for clip in each]
-            latents = encode_clips(generator, clips, progress=progress, check=check)
+        clips = [clip for each in chosen.clips for clip in each]
+        latents = encode_clips(generator, clips, progress=progress, check=check)
         counts = [len(each) for each in chosen.clips]
     remaining = iter(latents)
     return [list(itertools.islice(remaining, count)) for count in counts]
@@ -216,8 +212,7 @@ def encode_demonstrations(
 
     demonstrations = read_demonstrations(folder)
     paths = [Path(demonstration.video) for demonstration in demonstrations]
-    with config.main_process_first():
-        latents = encode_files(generator, paths, num_frames, height, width, progress=not config.disable_tqdm)
+    latents = encode_files(generator, paths, num_frames, height, width, progress=not config.disable_tqdm)
     return latents, [demonstration.prompt for demonstration in demonstrations]
 
 

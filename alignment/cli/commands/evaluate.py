@@ -185,12 +185,13 @@ def run(
     """Generates, judges, and prints where the report is and the means with their intervals."""
     from generator import load_generator
     from generator.generation import GenerationSettings
+    from generator.training.shared_work import SharedWork
     from reward.adherence.suites import load_suite
     from reward.adherence.training_rewards import known_measures, rewards_of_training
     from reward.adherence.verifiers import check_prompts_of
     from reward.reports.comparison import compare_models
 
-    loading = loading or LoadingArguments()
+    loading, work = loading or LoadingArguments(), SharedWork()
     adapters = name_adapters(arguments.adapter)
     names = ["base", *adapters]
     unknown = [name for name in arguments.reference if name not in names]
@@ -218,7 +219,10 @@ def run(
         questions=arguments.questions or None,
         categories=suite.categories_of if suite.categories else None,
         measures=arguments.measures,
+        work=work,
     )
+    if not work.is_first:
+        return
     print_summary(summary, arguments.output_dir)
     for sentence in known_measures(trained_on, arguments.verifier, arguments.measures):
         print(sentence)
