@@ -148,6 +148,28 @@ def clipped_ratio_loss(
     return loss, ratio
 
 
+def divergence_masked_loss(
+    log_ratio: Tensor, advantages: Tensor, divergence: Tensor, most: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """−A ρ, without gradient where the policy has gone far and would go further (Flow-DPPO, arXiv 2606.11025).
+
+    Not the ratio, which one sample of noise makes large or small, but the divergence decides; the loss itself is 0
+    where it is masked.
+
+    Args:
+        log_ratio, advantages: `[batch]`, log ρ and A.
+        divergence: `[batch]`, KL(π_old ‖ π) of the step; see `generator.flow.gaussian_kl`.
+        most: δ, above which a step that raises ρ > 1 or lowers ρ < 1 is masked.
+
+    Returns:
+        Loss, ratio ρ, and whether a step is masked, `[batch]` each.
+    """
+    ratio = torch.exp(log_ratio)
+    further = torch.where(advantages > 0, ratio > 1, (ratio < 1) & (advantages < 0))
+    masked = further & (divergence >= most)
+    return torch.where(masked, torch.zeros_like(ratio), -advantages * ratio), ratio, masked
+
+
 def normalised_log_ratio(log_ratio: Tensor, mean: Tensor, old_mean: Tensor, std: Tensor) -> Tensor:
     """RatioNorm `[batch]`: s (log ρ + ‖μ − μ_old‖² / 2s²) (GRPO-Guard, arXiv 2510.22319, eq. 8).
 
@@ -181,7 +203,11 @@ def inverse_std_weights(std: Tensor, derivative: Tensor) -> Tensor:
 
 
 def balanced_weights(std: Tensor, derivative: Tensor) -> Tensor:
-    """Returns weights with which a unit change of the velocity counts the same at each step."""
+    """Returns weights with which a unit change of the velocity counts the same at each step.
+
+    With `flow_sde` they are λ = 1 / (√Δt / η + η √Δt (1 − σ) / 2σ), η being the noise of the step by √Δt (Flash-GRPO,
+    arXiv 2605.15980), and with `dance_sde` the same of its η.
+    """
     return std / derivative.abs()
 
 

@@ -63,6 +63,21 @@ class LaunchArguments:
     machine_rank: int = field(default=0, metadata={"help": "Number of this machine, from 0."})
     main_process_ip: str | None = field(default=None, metadata={"help": "Address of machine 0."})
     main_process_port: int | None = field(default=None, metadata={"help": "A free port of machine 0."})
+    rdzv_backend: str = field(
+        default="static",
+        metadata={
+            "help": "Meeting of the machines: static, by their numbers, or c10d, in which a machine that was lost may "
+            "join again.",
+            "choices": ["static", "c10d"],
+        },
+    )
+    max_restarts: int = field(
+        default=0,
+        metadata={
+            "help": "Times that the processes of a machine start again after one was lost, from the newest checkpoint "
+            "with `--resume_from_checkpoint latest`."
+        },
+    )
 
 
 def is_launched() -> bool:
@@ -121,10 +136,17 @@ def launch_command(
         config_file = find_config("single", "accelerate")  # accelerate refuses to distribute to one
     words = [sys.executable, "-m", "alignment.cli.process_launcher", "--config_file", str(config_file)]
     words += ["--num_processes", str(processes), "--num_machines", str(machines)]
+    if arguments.rdzv_backend == "c10d" and config.get("same_network"):
+        raise InputError(
+            f"{config_file} has `same_network: true`, with which accelerate leaves rdzv_backend c10d without an "
+            "address: set it to false."
+        )
     if arguments.num_machines > 1:
         if not arguments.main_process_ip:
             raise InputError("Several machines need the address of the first: pass --main_process_ip.")
-        words += ["--machine_rank", str(arguments.machine_rank)]
+        words += ["--machine_rank", str(arguments.machine_rank), "--rdzv_backend", arguments.rdzv_backend]
+    if arguments.max_restarts:
+        words += ["--max_restarts", str(arguments.max_restarts)]
     if arguments.main_process_ip:
         words += ["--main_process_ip", arguments.main_process_ip]
     if arguments.main_process_port:
@@ -151,6 +173,8 @@ def _check_numbers(arguments: argparse.Namespace, machines: int, num_gpus: int) 
             f"machine_rank is {arguments.machine_rank}, but must be between 0 and {machines - 1}: "
             "set --num_machines too."
         )
+    if arguments.max_restarts < 0:
+        raise InputError(f"max_restarts is {arguments.max_restarts}, but must be at least 0.")
     if arguments.num_processes is None:
         return
     if arguments.num_processes < 1:

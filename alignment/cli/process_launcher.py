@@ -40,9 +40,7 @@ def main() -> int:
     """Runs `accelerate launch` and returns its exit code."""
     from accelerate.commands import launch
 
-    logging.getLogger("torch.distributed.elastic").addFilter(_untold)
-    for handler in logging.getLogger("torch.distributed.elastic").handlers:
-        handler.addFilter(_untold)
+    logging.getLogger("torch.distributed.elastic.multiprocessing.api").addFilter(_untold)
     try:
         launch.main()
     except ChildFailedError as error:
@@ -57,7 +55,7 @@ def main() -> int:
 
 
 def _untold(record: logging.LogRecord) -> bool:
-    """False for the launcher's own words on a mistake that is told."""
+    """False for the launcher's own words about processes that end because of a mistake that is told."""
     return not is_told()
 
 
