@@ -196,16 +196,15 @@ def test_the_first_step_is_the_same_with_normalised_ratios_or_a_mask(make_genera
     assert max(value.abs().max() for value in results[0].values()) > 1e-3
 
 
-@pytest.mark.parametrize(("most", "low", "high"), [(1e-12, 0.1, 0.9), (1e3, 0.0, 0.0)])
+@pytest.mark.parametrize(("most", "low", "high"), [(1e-12, 0.1, 0.5), (1e3, 0.0, 0.0)])
 def test_a_second_pass_is_masked_by_its_divergence(make_generator, prompts, bright, quiet, most, low, high):
     trainer = make(
         make_generator(), prompts, bright, quiet, num_rollouts=1, num_mini_batches=1, num_iterations=2,
         max_divergence=most,
     )  # fmt: skip
     trainer.train()
-    first, second = (entry["clip_ratio"] for entry in history(trainer)[:2])
-    assert first == 0
-    assert low <= second <= high
+    [logged] = history(trainer)  # of both passes, of which the first is at the sampling policy itself
+    assert low <= logged["clip_ratio"] <= high
 
 
 @pytest.mark.parametrize("rounds", [False, True])
