@@ -148,6 +148,27 @@ def clipped_ratio_loss(
     return loss, ratio
 
 
+MATCHING_WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "uniform": torch.ones_like,
+    "sigma": lambda sigma: sigma,
+    "sigma_squared": torch.square,
+}
+"""Weights of noise levels `[batch]` in `matching_log_ratio`, by name."""
+
+
+def matching_log_ratio(errors: Tensor, old_errors: Tensor, sigma: Tensor, weight: str = "uniform") -> Tensor:
+    """−w(σ) (ℓ − ℓ_old) `[batch]`: the flow-matching error takes the place of −log π (advantage-weighted matching, AWM,
+    arXiv 2509.25050).
+
+    Args:
+        errors, old_errors: `[batch]`, ‖v − (ε − x₀)‖² of the trained and of the sampling policy on a video of the
+            latter, with the same noise ε and noise level.
+        sigma: noise levels `[batch]`.
+        weight: a name of `MATCHING_WEIGHTS`.
+    """
+    return -MATCHING_WEIGHTS[weight](sigma) * (errors - old_errors)
+
+
 def divergence_masked_loss(
     log_ratio: Tensor, advantages: Tensor, divergence: Tensor, most: float
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -19,9 +19,7 @@ from alignment.cli.parser import CommandParser
 
 PAGE = (Path(__file__).parents[1] / "docs" / "clusters.md").read_text(encoding="utf-8")
 SCRIPT = next(block for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL) if "#SBATCH" in block)
-OBJECTS: list[dict[str, Any]] = list(
-    yaml.safe_load_all(re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[0])
-)
+OBJECTS: list[dict[str, Any]] = list(yaml.safe_load_all(re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[0]))
 SERVICE, JOB = OBJECTS
 POD = JOB["spec"]["template"]["spec"]
 COMMANDS = {

@@ -193,13 +193,13 @@ def _judged(
     keys = [(item.prompt, path) for item in candidates for path in item.videos]
     dimension = arguments.dimension
     if len(models) == 1 and _has_last_layer(models[0]):
-        model, name = cast("LatentRewardModel", models[0]), arguments.reward[0]
-        _check_dimension(name, model, dimension)
+        latent = cast("LatentRewardModel", models[0])
+        _check_dimension(arguments.reward[0], latent, dimension)
 
         def read(item: Candidates) -> list[list[Any]]:
-            return [each.tolist() for each in read_last_layer(model, item.videos, item.prompt, dimension)]
+            return [each.tolist() for each in read_last_layer(latent, item.videos, item.prompt, dimension)]
 
-        folder = folder_of_unfinished("last layer", name, [dimension, *keys])
+        folder = folder_of_unfinished("last layer", arguments.reward[0], [dimension, *keys])
         with SharedBar(len(candidates), "Scoring candidates", "prompt", work) as bar:
             found = kept_results(work, candidates, read, folder, bar.show, lambda _: bar.add())
         return [(np.array([scores]), np.array(inputs)) for scores, inputs in found]
