@@ -148,6 +148,49 @@ def clipped_ratio_loss(
     return loss, ratio
 
 
+MATCHING_WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "uniform": torch.ones_like,
+    "sigma": lambda sigma: sigma,
+    "sigma_squared": torch.square,
+}
+"""Weights of noise levels `[batch]` in `matching_log_ratio`, by name."""
+
+
+def matching_log_ratio(errors: Tensor, old_errors: Tensor, sigma: Tensor, weight: str = "uniform") -> Tensor:
+    """−w(σ) (ℓ − ℓ_old) `[batch]`: the flow-matching error takes the place of −log π (advantage-weighted matching, AWM,
+    arXiv 2509.25050).
+
+    Args:
+        errors, old_errors: `[batch]`, ‖v − (ε − x₀)‖² of the trained and of the sampling policy on a video of the
+            latter, with the same noise ε and noise level.
+        sigma: noise levels `[batch]`.
+        weight: a name of `MATCHING_WEIGHTS`.
+    """
+    return -MATCHING_WEIGHTS[weight](sigma) * (errors - old_errors)
+
+
+def divergence_masked_loss(
+    log_ratio: Tensor, advantages: Tensor, divergence: Tensor, most: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """−A ρ, without gradient where the policy has gone far and would go further (Flow-DPPO, arXiv 2606.11025).
+
+    Not the ratio, which one sample of noise makes large or small, but the divergence decides; the loss itself is 0
+    where it is masked.
+
+    Args:
+        log_ratio, advantages: `[batch]`, log ρ and A.
+        divergence: `[batch]`, KL(π_old ‖ π) of the step; see `generator.flow.gaussian_kl`.
+        most: δ, above which a step that raises ρ > 1 or lowers ρ < 1 is masked.
+
+    Returns:
+        Loss, ratio ρ, and whether a step is masked, `[batch]` each.
+    """
+    ratio = torch.exp(log_ratio)
+    further = torch.where(advantages > 0, ratio > 1, (ratio < 1) & (advantages < 0))
+    masked = further & (divergence >= most)
+    return torch.where(masked, torch.zeros_like(ratio), -advantages * ratio), ratio, masked
+
+
 def normalised_log_ratio(log_ratio: Tensor, mean: Tensor, old_mean: Tensor, std: Tensor) -> Tensor:
     """RatioNorm `[batch]`: s (log ρ + ‖μ − μ_old‖² / 2s²) (GRPO-Guard, arXiv 2510.22319, eq. 8).
 
@@ -181,7 +224,11 @@ def inverse_std_weights(std: Tensor, derivative: Tensor) -> Tensor:
 
 
 def balanced_weights(std: Tensor, derivative: Tensor) -> Tensor:
-    """Returns weights with which a unit change of the velocity counts the same at each step."""
+    """Returns weights with which a unit change of the velocity counts the same at each step.
+
+    With `flow_sde` they are λ = 1 / (√Δt / η + η √Δt (1 − σ) / 2σ), η being the noise of the step by √Δt (Flash-GRPO,
+    arXiv 2605.15980), and with `dance_sde` the same of its η.
+    """
     return std / derivative.abs()
 
 

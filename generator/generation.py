@@ -20,6 +20,7 @@ from generator.hardware.compute import count_tokens, video_work
 from generator.output import InputError
 from generator.progress import VideoBar
 from generator.prompts import PromptRecord
+from generator.training.shared_work import SharedWork
 from generator.training.table import format_table, millions
 from generator.video import write_video
 from generator.video_files.pixel_formats import PIXEL_FORMATS
@@ -85,6 +86,16 @@ def missing_videos(folder: str | Path, plan: Sequence[PlannedVideo]) -> list[Pla
     return [planned for planned in plan if not (Path(folder) / planned.file_name).is_file()]
 
 
+def require_all(folder: str | Path, plan: Sequence[PlannedVideo], work: SharedWork) -> None:
+    """Raises `InputError` in the first process where videos that others made are not in its folder."""
+    missing = missing_videos(folder, plan) if work.is_first and work.size > 1 else []
+    if missing:
+        raise InputError(
+            f"{len(missing)} of {len(plan)} videos are not in {folder} of the first machine: all machines must write "
+            "into one shared folder; run the same command again with such a folder."
+        )
+
+
 def generate_videos_to(
     folder: str | Path,
     plan: Sequence[PlannedVideo],
@@ -96,6 +107,7 @@ def generate_videos_to(
     begin: Callable[[], None] | None = None,
     bar: VideoBar | None = None,
     steps: int | None = None,
+    work: SharedWork | None = None,
 ) -> Iterator[tuple[list[PlannedVideo], Tensor]]:
     """Makes the videos of a plan and writes each batch into the folder as soon as it is there.
 
@@ -105,9 +117,11 @@ def generate_videos_to(
         settings: all but the solver, which `generate` has.
         fps: frames a second of the files.
         source: what makes the videos, for the message.
-        begin: called once, before the first file is written, so that whatever refuses the first batch leaves nothing.
+        begin: called once, by the first process, before the first file is written, so that whatever refuses the first
+            batch leaves nothing.
         bar: moved by every batch.
         steps: denoising steps of a video, where `generate` tells of each (`stepped`), by which the bar then moves too.
+        work: whose processes share the batches, which stay those of one process; all must have the same plan.
 
     Yields:
         Videos `[batch, 3, frames, height, width]` as they were generated, with their plan, after they were written.
@@ -116,7 +130,9 @@ def generate_videos_to(
         InputError: pixels are not finite.
     """
     stepping = {} if bar is None or steps is None else {"stepped": bar.stepped(steps)}
-    for number, batch in enumerate(_batches(plan, settings.batch_size)):
+    work = SharedWork(0, 1) if work is None else work
+    opened, open_folder = begin is None, work.once(begin or _nothing)
+    for _, batch in work.portions(list(_batches(plan, settings.batch_size))):
         videos = generate(
             [planned.record.prompt for planned in batch],
             num_frames=settings.num_frames,
@@ -136,14 +152,19 @@ def generate_videos_to(
                 f"{source} made pixels that are not finite numbers: check its weights, the adapter's and the weight of "
                 "guidance."
             )
-        if number == 0 and begin is not None:
-            begin()
+        if not opened:
+            open_folder()
+            opened = True
         for planned, video in zip(batch, videos, strict=True):
             path = Path(folder) / planned.file_name
             write_video(path, video, fps, full_colour=PIXEL_FORMATS[settings.pixel_format])
         yield batch, videos
         if bar is not None:
             bar.finish(len(batch))
+
+
+def _nothing() -> None:
+    """Stands for what is begun where nothing is."""
 
 
 def _batches(plan: Sequence[PlannedVideo], size: int) -> Iterator[list[PlannedVideo]]:

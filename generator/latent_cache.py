@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import math
 import os
@@ -14,15 +15,16 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from generator.base import VideoGenerator
 from generator.conditions import Conditions, concatenate
 from generator.lost_words import warn_of_lost_words
 from generator.one_or_several import as_list
 from generator.output import InputError, atomic_path
+from generator.progress import SharedBar
 from generator.provenance import autoencoder_hash, file_hash, fingerprint
 from generator.sampling import encode_unique_prompts
+from generator.training.shared_work import SharedWork
 
 logger = logging.getLogger(__name__)
 
@@ -194,6 +196,8 @@ def encode_clips(
 ) -> list[Tensor]:
     """Latents `[C, F, H, W]` (float32, CPU) of clips; equal clips share one tensor.
 
+    The processes of a launch, all of which must call this, share what is to be encoded.
+
     Args:
         batch_size, cache_dir, progress, check: see `encode_files`.
         begin: is called after the checks, before the first clip is read.
@@ -214,30 +218,51 @@ def encode_clips(
     if begin is not None:
         begin()
     latents: dict[Clip, Tensor] = {}
-    waiting: dict[Size, list[tuple[Clip, Tensor]]] = {}
 
-    def encode(batch: list[tuple[Clip, Tensor]]) -> None:
-        videos = torch.stack([video for _, video in batch]).to(generator.device)
+    def encode(batch: list[Clip]) -> None:
+        videos = [read_clip(clip.path, *clip.size, target_fps=rate, start=clip.start) for clip in batch]
         with torch.no_grad():
-            encoded = generator.encode(videos).float().cpu()
-        for (clip, _), latent in zip(batch, encoded):
+            encoded = generator.encode(torch.stack(videos).to(generator.device)).float().cpu()
+        for clip, latent in zip(batch, encoded, strict=True):
             latents[clip] = latent.clone(memory_format=torch.contiguous_format)
             if (file := kept_in[clip]) is not None:
                 write_cached(file, {"latents": latents[clip]})
 
-    for clip in tqdm(distinct, desc="Encoding videos", unit="video", disable=not progress):
-        file = kept_in[clip]
-        found = None if file is None else read_cached(file, ("latents",))
-        if found is not None:
-            latents[clip] = found["latents"]
-            continue
-        batch = waiting.setdefault(clip.size, [])
-        batch.append((clip, read_clip(clip.path, *clip.size, target_fps=rate, start=clip.start)))
-        if len(batch) >= min(batch_size, max(1, ENCODED_PIXELS // math.prod(clip.size))):
-            encode(waiting.pop(clip.size))
-    for batch in waiting.values():
-        encode(batch)
+    work = SharedWork()
+    with SharedBar(len(distinct), "Encoding videos", "video", work, disable=not progress) as bar:
+        missing = work.first(
+            lambda: [i for i, clip in enumerate(distinct) if not _read(clip, kept_in, latents)]
+        )
+        if work.is_first:
+            bar.add(len(distinct) - len(missing))
+        for _, batch in work.portions(_batches([distinct[number] for number in missing], batch_size)):
+            encode(batch)
+            bar.add(len(batch))
+        work.gather(None, bar.show)
+        left = [clip for clip in distinct if clip not in latents and not _read(clip, kept_in, latents)]
+        for batch in _batches(left, batch_size):  # where no disk is shared
+            encode(batch)
     return [latents[clip] for clip in clips]
+
+
+def _read(clip: Clip, kept_in: dict[Clip, Path | None], latents: dict[Clip, Tensor]) -> bool:
+    """Takes the latents of a clip from the cache; returns whether they are there."""
+    file = kept_in[clip]
+    found = None if file is None else read_cached(file, ("latents",))
+    if found is not None:
+        latents[clip] = found["latents"]
+    return found is not None
+
+
+def _batches(clips: Sequence[Clip], batch_size: int) -> list[list[Clip]]:
+    """Clips of one size together, as many as are encoded at once."""
+    batches: list[list[Clip]] = []
+    for size, same in itertools.groupby(
+        sorted(clips, key=lambda clip: clip.size), key=lambda clip: clip.size
+    ):
+        together, remaining = min(batch_size, max(1, ENCODED_PIXELS // math.prod(size))), list(same)
+        batches += [remaining[start : start + together] for start in range(0, len(remaining), together)]
+    return batches
 
 
 CACHED_ENCODER_SIZE = 50_000_000
@@ -298,6 +323,8 @@ def encode_prompts_cached(
 ) -> Conditions:
     """Conditions of distinct prompts, each read from disk if the same text encoders have encoded it before.
 
+    The processes of a launch, all of which must call this, share what is to be encoded.
+
     Args:
         cache_dir: where embeddings are kept, by text and text encoders; `default_cache_dir() / "prompts"` if
             None.
@@ -314,14 +341,31 @@ def encode_prompts_cached(
         for prompt in prompts
     }
     known = {prompt: kept for prompt in prompts if (kept := read_cached(files[prompt])) is not None}
-    missing = [prompt for prompt in prompts if prompt not in known]
-    for start in tqdm(range(0, len(missing), batch_size), desc="Encoding prompts", disable=len(missing) < 2):
-        batch = missing[start : start + batch_size]
+
+    def encode(batch: Sequence[str]) -> None:
         with torch.no_grad():
-            encoded = generator.encode_prompts(batch)
+            encoded = generator.encode_prompts(list(batch))
         for row, prompt in enumerate(batch):
             known[prompt] = {
                 name: value[row : row + 1].cpu().clone().contiguous() for name, value in encoded.items()
             }
             write_cached(files[prompt], known[prompt])
+
+    def in_batches(texts: Sequence[str]) -> list[Sequence[str]]:
+        return [texts[start : start + batch_size] for start in range(0, len(texts), batch_size)]
+
+    work = SharedWork()
+    missing = work.first(lambda: [prompt for prompt in prompts if prompt not in known])
+    with SharedBar(len(missing), "Encoding prompts", "prompt", work, disable=len(missing) < 2) as bar:
+        for _, batch in work.portions(in_batches(missing)):
+            encode(batch)
+            bar.add(len(batch))
+        work.gather(None, bar.show)
+        known |= {
+            prompt: kept
+            for prompt in missing
+            if prompt not in known and (kept := read_cached(files[prompt])) is not None
+        }
+        for batch in in_batches([prompt for prompt in prompts if prompt not in known]):
+            encode(batch)  # where no disk is shared
     return concatenate([known[prompt] for prompt in prompts])

@@ -13,65 +13,33 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-from tqdm import tqdm
-
-from generator.first_frames import read_images
 from generator.output import InputError, read_json
 from generator.provenance import file_hash
+from generator.training.shared_work import SharedWork
 from reward.metrics import Pairs, evaluate_pairs, pairs_of_rankings
-from reward.models.base import RewardModel, score_with_images
+from reward.models.base import RewardModel
 from reward.preferences import DIMENSIONS, MISSING, Ranking, split_by_prompt, split_rankings
-
-BATCH_BYTES = 2**28
-"""Most memory of the videos that are judged together, unless one takes more."""
-
-VideoScores = dict[tuple[str, Path], dict[str, float]]
+from reward.scoring import VideoScores, score_videos
 
 
 def score_rankings(
-    reward: RewardModel, rankings: Sequence[Ranking], batch_size: int = 16, progress: bool = True
+    reward: RewardModel,
+    rankings: Sequence[Ranking],
+    batch_size: int = 16,
+    progress: bool = True,
+    work: SharedWork | None = None,
+    source: str | None = None,
 ) -> VideoScores:
     """The scores of every video of the rankings for its prompt, and for the image that it begins with where the reward
-    looks at that; each is read and judged once."""
+    looks at that; see `reward.scoring.score_videos`."""
+    keys = [(ranking.prompt, video) for ranking in rankings for video in ranking.videos]
     images = {
-        (ranking.prompt, video): None if ranking.images is None else ranking.images[0]
+        (ranking.prompt, video): ranking.images[0]
         for ranking in rankings
+        if ranking.images is not None and ranking.images[0] is not None
         for video in ranking.videos
     }
-    keys = list(dict.fromkeys((ranking.prompt, video) for ranking in rankings for video in ranking.videos))
-    scores: VideoScores = {}
-    waiting: list[tuple[tuple[str, Path], Tensor]] = []
-    rate = 0.0
-
-    def judge() -> None:
-        if waiting:
-            reward.set_frame_rate(rate)
-            videos = torch.stack([video for _, video in waiting])
-            files = [file for key, _ in waiting if (file := images[key]) is not None]
-            shown = read_images(files, *videos.shape[3:]) if files else None
-            found = score_with_images(reward, videos, [key[0] for key, _ in waiting], shown)
-            for row, (key, _) in enumerate(waiting):
-                scores[key] = {name: float(value[row]) for name, value in found.items()}
-                wrong = [name for name, value in scores[key].items() if not math.isfinite(value)]
-                if wrong:
-                    raise InputError(
-                        f"The reward {reward.name!r} gave {key[1]} the {wrong[0]} score {scores[key][wrong[0]]}: it "
-                        "must give every video a finite number."
-                    )
-            waiting.clear()
-
-    for key in tqdm(keys, desc="Scoring videos", unit="video", disable=not progress):
-        video, fps = reward.read_video_and_rate(key[1])
-        full = len(waiting) == batch_size or sum(v.nbytes for _, v in waiting) + video.nbytes > BATCH_BYTES
-        other = waiting and (images[waiting[0][0]] is None) != (images[key] is None)
-        if waiting and (full or other or waiting[0][1].shape != video.shape or fps != rate):
-            judge()
-        rate = fps
-        waiting.append((key, video))
-    judge()
-    return scores
+    return score_videos(reward, keys, batch_size, progress, work, source, images)
 
 
 def chosen_dimension(scores: dict[str, float], dimension: str) -> float | None:
@@ -170,6 +138,8 @@ def evaluate_reward(
     batch_size: int = 16,
     best_possible: float | None = None,
     progress: bool = True,
+    work: SharedWork | None = None,
+    source: str | None = None,
 ) -> dict[str, Any]:
     """Figures for each dimension that both the model and the rankings have; see `reward.metrics.evaluate_pairs`.
 
@@ -177,6 +147,7 @@ def evaluate_reward(
         calibration_fraction: share of the prompts that tie threshold and temperature are chosen on and that is left
             out of the figures; 0 takes those that the model learned from its own validation split.
         best_possible: the accuracy without ties that a perfect model would reach, where it is known.
+        work, source: see `reward.scoring.score_videos`.
 
     Raises:
         InputError: no dimension of the rankings is one of the model, there are too few prompts, or a score is not
@@ -188,7 +159,7 @@ def evaluate_reward(
         )
     if best_possible is not None and not 0 <= best_possible <= 1:
         raise InputError(f"best_possible is {best_possible}, but an accuracy lies in [0, 1].")
-    scores = score_rankings(reward, rankings, batch_size, progress)
+    scores = score_rankings(reward, rankings, batch_size, progress, work, source)
     some = next(iter(scores.values()))
     test, calibration = split_by_prompt(rankings, calibration_fraction, seed)
     found = {ranking.dimension for ranking in rankings}

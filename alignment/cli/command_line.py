@@ -22,6 +22,7 @@ import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -29,7 +30,7 @@ from alignment.sibling_packages import PACKAGES
 from generator.files.output_folder import forget_opened, no_empty_folder, results_begun, withdraw_unused
 from generator.output import is_storable
 from generator.passwords import without_passwords
-from generator.training.interruption import LAUNCH_FOLDER, ended_by_signals
+from generator.training.interruption import BEGUN, LAUNCH_FOLDER, ended_by_signals
 from generator.training.invocation import begin, command_that_goes_on, same_command
 
 COMMANDS = {
@@ -50,10 +51,12 @@ COMMANDS = {
     "doctor": "Machine, packages and memory, and what will run.",
     "prove": "Checks of a model's weights against its own pipeline.",
 }
-LAUNCHED = frozenset({"sft", "reward", "dpo", "ppo", "online_dpo", "rwr", "nft", "backprop"})
-"""Commands that take `--accelerate_config`."""
-TRAINS = LAUNCHED
+TRAINS = frozenset({"sft", "reward", "dpo", "ppo", "online_dpo", "rwr", "nft", "backprop"})
 """Commands that go on with `--resume_from_checkpoint latest`."""
+SHARES = frozenset({"generate", "evaluate", "label select", "reward evaluate"})
+"""Commands and verbs whose processes share out videos, each with the whole model."""
+LAUNCHED = TRAINS | SHARES
+"""Commands and verbs that take `--accelerate_config`."""
 
 DEFAULT_RESUME = "To go on:"
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -204,14 +207,16 @@ def _answer(module: Any, name: str, arguments: list[str], run: bool) -> int | No
         verb, prefix, arguments = verbs[arguments[0]], f"{prefix} {arguments[0]}", arguments[1:]
         if verb.positional and arguments and not arguments[0].startswith("-"):
             arguments = [f"--{verb.positional}", *arguments]
-    return _run_verb(verb, prefix, arguments, launched=name in LAUNCHED, run=run)
+    return _run_verb(verb, prefix, arguments, run)
 
 
-def _run_verb(verb: Verb, prefix: str, arguments: list[str], launched: bool, run: bool) -> int | None:
+def _run_verb(verb: Verb, prefix: str, arguments: list[str], run: bool) -> int | None:
     from alignment.cli.early_checks import check_early
-    from alignment.cli.launcher import LaunchArguments, is_launched, launch
+    from alignment.cli.launcher import LaunchArguments, is_launched, launch, take_own_gpu
     from alignment.cli.parser import CommandParser
 
+    name = prefix.partition(" ")[2]
+    launched = name in LAUNCHED
     types = (*verb.arguments, LaunchArguments) if launched else verb.arguments
     parser = CommandParser(types, prog=prefix, summary=verb.help, example=verb.example)
     if "-h" in arguments or "--help" in arguments:
@@ -223,9 +228,11 @@ def _run_verb(verb: Verb, prefix: str, arguments: list[str], launched: bool, run
         if not run:
             check_early(verb.arguments, namespace)
         if launched and namespace.accelerate_config is not None:
-            return launch(namespace, [*prefix.split()[1:], *arguments])
+            return launch(namespace, [*name.split(), *arguments], trains=name in TRAINS)
     if not run:
         return None
+    if name in SHARES:
+        take_own_gpu()
     parsed = parser.build(arguments)
     output_dir = next((given.output_dir for given in parsed if hasattr(given, "output_dir")), None)
     with no_empty_folder(output_dir):
@@ -280,6 +287,8 @@ def _interrupted(name: str, arguments: list[str], interruption: KeyboardInterrup
     """Says how to go on, and returns the exit code of an interrupted command."""
     code = getattr(interruption, "code", 130)
     if LAUNCH_FOLDER in os.environ:
+        if results_begun():
+            (Path(os.environ[LAUNCH_FOLDER]) / BEGUN).touch()
         # The launching process tells the user; a worker that saved has done what it was asked for.
         return 0 if getattr(interruption, "saved", None) is not None else code
     saved = getattr(interruption, "saved", None)
@@ -301,14 +310,15 @@ def _loaded(name: str) -> ModuleType | None:
 
 
 def _complain(sentence: str) -> int:
-    """Prints a mistake of the user, tells it to the process that launched this one, and returns exit code 2."""
+    """Prints a mistake of the user, or tells it to the process that launched this one, and returns exit code 2."""
     sentence = without_passwords(sentence)
     report = os.environ.get("VIDALIGN_ERROR_FILE")
-    if report is None or os.environ.get("LOCAL_RANK", "0") == "0":
+    if report is None:
         print(f"vidalign: error: {sentence}", file=sys.stderr)
-    if report is not None:
-        with open(report, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(sentence)
+        return 2
+    whole = Path(f"{report}.{os.getpid()}")
+    whole.write_text(sentence, encoding="utf-8", errors="backslashreplace")
+    whole.replace(report)
     return 2
 
 
@@ -324,8 +334,11 @@ def _set_logging(verbose: bool) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter("vidalign: %(levelname)s: %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    first = os.environ.get("RANK", "0") == "0"  # of several processes, which alone speaks
     for package in PACKAGES:
-        logging.getLogger(package).setLevel(logging.INFO if verbose else logging.WARNING)
+        logging.getLogger(package).setLevel(
+            logging.INFO if verbose else logging.WARNING if first else logging.ERROR
+        )
     level = "info" if verbose else "error"
     for library in ("TRANSFORMERS", "DIFFUSERS", "DATASETS", "HF_HUB"):
         os.environ.setdefault(f"{library}_VERBOSITY", level)

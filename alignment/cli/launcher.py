@@ -23,6 +23,7 @@ from alignment.cli.config_files import find_config
 from generator.output import InputError, read_text
 from generator.passwords import without_passwords
 from generator.training.interruption import (
+    BEGUN,
     LAUNCH_FOLDER,
     SAME_SECONDS,
     STOP,
@@ -37,6 +38,8 @@ from generator.training.invocation import COMMAND_LINE, typed
 _LAUNCHED = "VIDALIGN_LAUNCHED"
 _ARGUMENTS = "VIDALIGN_ARGUMENTS"
 """Environment variable with the arguments of launched processes, as JSON, where their words may not show them."""
+WHOLE_MODELS = ("NO", "MULTI_GPU", "MULTI_CPU")
+"""Kinds of launches (`distributed_type`) in which each process has the whole model."""
 MOST_PROCESSES_WITHOUT_GPU = 8
 """On a machine with fewer cores than that."""
 
@@ -60,6 +63,21 @@ class LaunchArguments:
     machine_rank: int = field(default=0, metadata={"help": "Number of this machine, from 0."})
     main_process_ip: str | None = field(default=None, metadata={"help": "Address of machine 0."})
     main_process_port: int | None = field(default=None, metadata={"help": "A free port of machine 0."})
+    rdzv_backend: str = field(
+        default="static",
+        metadata={
+            "help": "Meeting of the machines: static, by their numbers, or c10d, in which a machine that was lost may "
+            "join again.",
+            "choices": ["static", "c10d"],
+        },
+    )
+    max_restarts: int = field(
+        default=0,
+        metadata={
+            "help": "Times that the processes of a machine start again after one was lost, from the newest checkpoint "
+            "with `--resume_from_checkpoint latest`."
+        },
+    )
 
 
 def is_launched() -> bool:
@@ -73,32 +91,62 @@ def leave_safe_path() -> None:
         os.environ.pop("PYTHONSAFEPATH", None)
 
 
-def launch_command(arguments: argparse.Namespace, command: list[str], num_gpus: int) -> list[str]:
+def take_own_gpu() -> None:
+    """Leaves this launched process the GPU of its number alone, whatever library looks for one; to be called before
+    any does."""
+    number = os.environ.get("LOCAL_RANK")
+    if number is None:
+        return
+    named = [each.strip() for each in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if each.strip()]
+    if int(number) < len(named):
+        os.environ["CUDA_VISIBLE_DEVICES"] = named[int(number)]
+    elif "CUDA_VISIBLE_DEVICES" not in os.environ:
+        os.environ["CUDA_VISIBLE_DEVICES"] = number
+
+
+def launch_command(
+    arguments: argparse.Namespace, command: list[str], num_gpus: int, trains: bool = True
+) -> list[str]:
     """The `accelerate launch` command line.
 
     Args:
         arguments: the fields of `LaunchArguments`.
         command: arguments of `vidalign` from the subcommand on.
         num_gpus: GPUs of this machine.
+        trains: False for a command whose processes share videos, and not weights.
 
     Raises:
-        InputError: no such configuration, or several machines without the address of the first.
+        InputError: no such configuration, or one that is for training alone, or several machines without the address
+            of the first.
     """
     config_file = find_config(arguments.accelerate_config, "accelerate")
     config = _read(config_file)
+    kind = config["distributed_type"]
+    if not trains and kind not in WHOLE_MODELS:
+        raise InputError(
+            f"accelerate_config is {arguments.accelerate_config} ({kind}), which divides what is trained, but the "
+            "processes of this command share videos, each with the whole model: use multi_gpu."
+        )
     machines = arguments.num_machines if arguments.num_machines > 1 else config.get("num_machines") or 1
     _check_numbers(arguments, machines, num_gpus)
     processes = arguments.num_processes or max(num_gpus, 1) * machines
-    if config.get("distributed_type") == "NO":
+    if kind == "NO":
         processes = 1
-    elif config.get("distributed_type") == "MULTI_GPU" and processes == 1:
+    elif kind == "MULTI_GPU" and processes == 1:
         config_file = find_config("single", "accelerate")  # accelerate refuses to distribute to one
-    words = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config_file)]
+    words = [sys.executable, "-m", "alignment.cli.process_launcher", "--config_file", str(config_file)]
     words += ["--num_processes", str(processes), "--num_machines", str(machines)]
+    if arguments.rdzv_backend == "c10d" and config.get("same_network"):
+        raise InputError(
+            f"{config_file} has `same_network: true`, with which accelerate leaves rdzv_backend c10d without an "
+            "address: set it to false."
+        )
     if arguments.num_machines > 1:
         if not arguments.main_process_ip:
             raise InputError("Several machines need the address of the first: pass --main_process_ip.")
-        words += ["--machine_rank", str(arguments.machine_rank)]
+        words += ["--machine_rank", str(arguments.machine_rank), "--rdzv_backend", arguments.rdzv_backend]
+    if arguments.max_restarts:
+        words += ["--max_restarts", str(arguments.max_restarts)]
     if arguments.main_process_ip:
         words += ["--main_process_ip", arguments.main_process_ip]
     if arguments.main_process_port:
@@ -125,6 +173,8 @@ def _check_numbers(arguments: argparse.Namespace, machines: int, num_gpus: int) 
             f"machine_rank is {arguments.machine_rank}, but must be between 0 and {machines - 1}: "
             "set --num_machines too."
         )
+    if arguments.max_restarts < 0:
+        raise InputError(f"max_restarts is {arguments.max_restarts}, but must be at least 0.")
     if arguments.num_processes is None:
         return
     if arguments.num_processes < 1:
@@ -138,15 +188,18 @@ def _check_numbers(arguments: argparse.Namespace, machines: int, num_gpus: int) 
         )
 
 
-def launch(arguments: argparse.Namespace, command: list[str]) -> int:
+def launch(arguments: argparse.Namespace, command: list[str], trains: bool = True) -> int:
     """Runs the command under `accelerate launch` and returns its exit code.
 
-    A mistake of the user that a process finds is said again at the end, after what the launcher prints.
+    A mistake of the user that a process finds is said once, at the end, after what the launcher prints.
+
+    Args:
+        arguments, command, trains: see `launch_command`.
     """
     import torch
 
     num_gpus = torch.cuda.device_count()
-    words = launch_command(arguments, command, num_gpus)
+    words = launch_command(arguments, command, num_gpus, trains)
     with tempfile.TemporaryDirectory(prefix="vidalign-") as folder:
         report = Path(folder) / "error.txt"
         # `python -m`, with which the processes start, would look for modules in the working directory first: a folder
@@ -173,7 +226,8 @@ def launch(arguments: argparse.Namespace, command: list[str]) -> int:
         if relay.code is not None:
             told = Path(folder) / STOPPED
             saved = told.read_text(encoding="utf-8") if told.is_file() else ""
-            raise Interrupted("", relay.code, Path(saved) if saved else None, relay.begun)
+            begun = relay.begun or (Path(folder) / BEGUN).exists()
+            raise Interrupted("", relay.code, Path(saved) if saved else None, begun)
         if report.is_file():
             print(f"vidalign: error: {report.read_text(encoding='utf-8')}", file=sys.stderr)
             return 2

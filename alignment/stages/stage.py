@@ -188,10 +188,7 @@ def encode_training_clips(
     if not chooser.is_asked_for:
         paths = [path for group in groups for path in group]
         asked = (size.num_frames, size.height, size.width)
-        with config.main_process_first():
-            latents = encode_files(
-                generator, paths, *asked, progress=progress, native_size=native, check=check
-            )
+        latents = encode_files(generator, paths, *asked, progress=progress, native_size=native, check=check)
         clips = [
             Clip(path, size_of_latents(generator, found.shape))
             for path, found in zip(paths, latents, strict=True)
@@ -202,8 +199,7 @@ def encode_training_clips(
         if speaks(config):
             print(*chosen.remarks(), sep="\n", end="\n" if chosen.remarks() else "")
         clips = [clip for each in chosen.clips for clip in each]
-        with config.main_process_first():
-            latents = encode_clips(generator, clips, progress=progress, check=check)
+        latents = encode_clips(generator, clips, progress=progress, check=check)
         counts = [len(each) for each in chosen.clips]
     remaining = iter(map(TrainingClip, clips, latents))
     return [list(itertools.islice(remaining, count)) for count in counts]
@@ -253,8 +249,7 @@ def encode_demonstrations(
     paths = [Path(demonstration.video) for demonstration in demonstrations]
     files = [demonstration.images for demonstration in demonstrations]
     check_all_or_none(folder, files, "demonstrations", False)
-    with config.main_process_first():
-        latents = encode_files(generator, paths, num_frames, height, width, progress=not config.disable_tqdm)
+    latents = encode_files(generator, paths, num_frames, height, width, progress=not config.disable_tqdm)
     clips = [
         [TrainingClip(Clip(path, size_of_latents(generator, found.shape)), found)]
         for path, found in zip(paths, latents, strict=True)

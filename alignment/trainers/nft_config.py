@@ -4,14 +4,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from alignment.losses import MATCHING_WEIGHTS
 from alignment.trainers.forward_process_config import ForwardProcessConfig
 from generator.training.checks import check
 
 
 @dataclass
 class NFTConfig(ForwardProcessConfig):
-    """DiffusionNFT: contrast of an implicit positive and an implicit negative policy."""
+    """DiffusionNFT: contrast of an implicit positive and an implicit negative policy; or AWM, on the same videos."""
 
+    loss_type: str = field(
+        default="nft",
+        metadata={
+            "help": "Loss on the noised videos: nft, or awm, whose clipped ratio takes the flow-matching error for the "
+            "log-probability.",
+            "choices": ["nft", "awm"],
+        },
+    )
+    epsilon: float = field(default=1e-4, metadata={"help": "Clip range of the ratio, with awm."})
+    matching_weight: str = field(
+        default="uniform",
+        metadata={
+            "help": f"Weight of a noise level in the ratio, with awm: {', '.join(MATCHING_WEIGHTS)}.",
+            "choices": list(MATCHING_WEIGHTS),
+        },
+    )
     guidance_strength: float = field(
         default=1.0,
         metadata={
@@ -50,6 +67,15 @@ class NFTConfig(ForwardProcessConfig):
         check(
             0 < self.guidance_strength <= 1, "guidance_strength", self.guidance_strength, "above 0, at most 1"
         )
+        check(self.loss_type in ("nft", "awm"), "loss_type", self.loss_type, "nft or awm")
+        known = ", ".join(MATCHING_WEIGHTS)
+        check(
+            self.matching_weight in MATCHING_WEIGHTS,
+            "matching_weight",
+            self.matching_weight,
+            f"one of {known}",
+        )
+        check(self.epsilon > 0, "epsilon", self.epsilon, "above 0")
         check(self.old_decay_flat >= 0, "old_decay_flat", self.old_decay_flat, "at least 0")
         check(self.old_decay_rate >= 0, "old_decay_rate", self.old_decay_rate, "at least 0")
         check(0 <= self.old_decay_max < 1, "old_decay_max", self.old_decay_max, "at least 0 and below 1")

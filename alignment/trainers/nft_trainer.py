@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alignment.losses import clipped_ratio_loss, matching_log_ratio
 from alignment.rollouts.judge import Judging
 from alignment.rollouts.rollout import Rollout
 from alignment.trainers.nft_config import NFTConfig
-from alignment.trainers.noised_videos import Noising
+from alignment.trainers.noised_videos import NoisedVideos, Noising
 from alignment.trainers.rollout_trainer import RolloutTrainer
 from alignment.trainers.weight_average import WeightAverage
 from generator import flow
@@ -67,8 +68,8 @@ def nft_loss(
 class NFTTrainer(RolloutTrainer):
     """Moves the policy towards its good videos and away from its bad ones, without log-probabilities.
 
-    Videos come from the sampling policy, a slow average of the trained one. The arguments are
-    `RolloutTrainer`'s.
+    With `args.loss_type` awm it does so by PPO's clipped ratio, in which the flow-matching error stands for them.
+    Videos come from the sampling policy, a slow average of the trained one. The arguments are `RolloutTrainer`'s.
 
     Raises:
         InputError: with DeepSpeed ZeRO-3 or FSDP, which partition the weights that would be averaged.
@@ -110,31 +111,40 @@ class NFTTrainer(RolloutTrainer):
     def update_loss(
         self, model: torch.nn.Module, rollout: Rollout, rows: Tensor, update: int, micro_batch: int = 0
     ) -> Tensor:
-        """The negative-aware flow-matching loss of the noised videos `rows`."""
+        """The negative-aware flow-matching loss of the noised videos `rows`, or AWM's clipped ratio."""
         args = self.args
         noised = Noising.configured(args, self.plan).rows(rollout, rows)
         velocity = noised.velocity(model)
-        probability = optimality(rollout.advantages[noised.indices, 0], args.advantage_clip)
-        loss = nft_loss(
-            velocity,
-            self._old_velocities[rows],
-            noised.latents,
-            noised.x0,
-            noised.sigma,
-            probability,
-            args.guidance_strength,
-        ).mean()
-        self.observe(
-            {
-                "loss/policy": loss,
-                "loss/flow_matching": noised.errors(velocity),
-                "optimality/deviation": (probability - 0.5).abs(),
-            }
-        )
+        advantages, old_velocity = rollout.advantages[noised.indices, 0], self._old_velocities[rows]
+        compute = self._awm_loss if args.loss_type == "awm" else self._nft_loss
+        loss = compute(noised, velocity, old_velocity, advantages).mean()
+        self.observe({"loss/policy": loss, "loss/flow_matching": noised.errors(velocity)})
         if args.measures_divergence:
             divergence = noised.divergence(velocity, self.policy)
             self.observe_kl(0.5 * divergence.detach())
             loss = loss + args.beta * divergence
+        return loss
+
+    def _nft_loss(
+        self, noised: NoisedVideos, velocity: Tensor, old_velocity: Tensor, advantages: Tensor
+    ) -> Tensor:
+        probability = optimality(advantages, self.args.advantage_clip)
+        self.observe({"optimality/deviation": (probability - 0.5).abs()})
+        strength = self.args.guidance_strength
+        return nft_loss(
+            velocity, old_velocity, noised.latents, noised.x0, noised.sigma, probability, strength
+        )
+
+    def _awm_loss(
+        self, noised: NoisedVideos, velocity: Tensor, old_velocity: Tensor, advantages: Tensor
+    ) -> Tensor:
+        args = self.args
+        log_ratio = matching_log_ratio(
+            noised.errors(velocity), noised.errors(old_velocity), noised.sigma, args.matching_weight
+        )
+        clipped = advantages.clamp(-args.advantage_clip, args.advantage_clip)
+        loss, ratio = clipped_ratio_loss(log_ratio, torch.zeros_like(log_ratio), clipped, args.epsilon)
+        self.observe({"ratio": ratio, "clip_ratio": ((ratio - 1).abs() > args.epsilon).float()})
         return loss
 
     def extra_state(self) -> dict[str, Any]:

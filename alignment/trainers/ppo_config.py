@@ -55,6 +55,13 @@ class PPOConfig(RolloutConfig):
             "smaller by the std of a step."
         },
     )
+    max_divergence: float | None = field(
+        default=None,
+        metadata={
+            "help": "In place of the clip range: divergence of a step from the sampling policy, per latent element, "
+            "above which it is not trained further away (Flow-DPPO); 1e-5 to begin with."
+        },
+    )
     beta: float = field(default=0.01, metadata={"help": "Weight of the KL divergence to the reference."})
     adaptive_kl_target: float | None = field(
         default=None,
@@ -135,6 +142,14 @@ class PPOConfig(RolloutConfig):
         )
         check(self.ptx_coef >= 0, "ptx_coef", self.ptx_coef, "at least 0")
         check(self.epsilon > 0, "epsilon", self.epsilon, "above 0")
+        most = self.max_divergence
+        check(most is None or most > 0, "max_divergence", most, "above 0")
+        check(
+            most is None or not self.ratio_norm,
+            "max_divergence",
+            most,
+            "unset with ratio_norm, as only one of them can decide",
+        )
         target = self.adaptive_kl_target
         check(target is None or target > 0, "adaptive_kl_target", target, "above 0")
         check(
@@ -166,6 +181,11 @@ class PPOConfig(RolloutConfig):
             f"between 1 and {most}, as the last of {self.num_inference_steps} steps is deterministic",
         )
         return size
+
+    @property
+    def keeps_means(self) -> bool:
+        """True where the means of the trained steps under the sampling policy are needed."""
+        return self.ratio_norm or self.max_divergence is not None
 
     @property
     def rows_of_a_group(self) -> int:

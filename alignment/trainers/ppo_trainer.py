@@ -15,7 +15,13 @@ from torch import Tensor
 from alignment.data.example_images import ExampleImages
 from alignment.data.latent_dataset import PromptTable
 from alignment.lora import LoraArguments
-from alignment.losses import adapted_beta, clipped_ratio_loss, normalised_log_ratio, step_weights
+from alignment.losses import (
+    adapted_beta,
+    clipped_ratio_loss,
+    divergence_masked_loss,
+    normalised_log_ratio,
+    step_weights,
+)
 from alignment.rollouts.advantages import generalised_advantages, mean_and_std
 from alignment.rollouts.critic import CriticInputs, ValueCritic
 from alignment.rollouts.judge import Judging
@@ -131,7 +137,7 @@ class PPOTrainer(RolloutTrainer):
             keep_reference_means=args.beta > 0,
             finished=judging.add,
             stepped=self.progress.stepped,
-            keep_means=args.ratio_norm,
+            keep_means=args.keeps_means,
         )
 
     def window_start(self, index: int) -> int:
@@ -234,21 +240,28 @@ class PPOTrainer(RolloutTrainer):
 
         weights = step_weights(trajectories.sigmas, _window(rollout), args.step_weight)[rows.step]
         log_ratio = log_probs - old_log_probs
+        old_means = mean.detach() if on_policy or rows.old_means is None else rows.old_means
         if args.ratio_norm:
-            old_means = mean.detach() if on_policy or rows.old_means is None else rows.old_means
             log_ratio = normalised_log_ratio(log_ratio, mean, old_means, std)
             # So that the first step's gradient, and with it the step weights, stay what they are without.
             weights = weights / std.expand_as(mean).flatten(1)[:, 0]
-        policy_loss, ratio = clipped_ratio_loss(
-            log_ratio, torch.zeros_like(log_ratio), rows.advantages, args.epsilon
-        )
+        if args.max_divergence is None:
+            policy_loss, ratio = clipped_ratio_loss(
+                log_ratio, torch.zeros_like(log_ratio), rows.advantages, args.epsilon
+            )
+            stopped = (ratio - 1).abs() > args.epsilon
+        else:
+            divergence = flow.gaussian_kl(mean.detach(), old_means, std)
+            policy_loss, ratio, stopped = divergence_masked_loss(
+                log_ratio, rows.advantages, divergence, args.max_divergence
+            )
         policy_loss = weights * policy_loss
         loss = policy_loss.mean()
         observed = {
             "loss/policy": policy_loss,
             "ratio": ratio,
             "ratio/deviation": (ratio - 1).abs(),
-            "clip_ratio": ((ratio - 1).abs() > args.epsilon).float(),
+            "clip_ratio": stopped.float(),
         }
         self.ratios.append(ratio.detach())
         if on_policy:

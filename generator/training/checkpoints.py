@@ -15,7 +15,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from generator.files.output_folder import Outputs, empty_own
-from generator.output import allow_by_umask
+from generator.output import InputError, allow_by_umask
 from generator.training.engines import EngineTrainer
 from generator.training.interruption import STOPPED, Interrupted, StopRequest, stoppable
 
@@ -163,6 +163,9 @@ class CheckpointingTrainer(EngineTrainer):
             Interrupted: somebody stopped it; a checkpoint of the last step is saved.
         """
         schedule = self.checkpoint_schedule
+        checkpoint = kwargs.get("resume_from_checkpoint") or (args[0] if args else None)
+        if isinstance(checkpoint, str) and self.is_deepspeed_enabled:
+            require_processes(Path(checkpoint), self.args.world_size)
         promise = "a checkpoint is saved at the end of this step or rollout, then training stops"
         with stoppable(promise) as schedule.request:
             try:
@@ -203,6 +206,16 @@ class CheckpointingTrainer(EngineTrainer):
             self.args.save_total_limit = limit
         if self.args.should_save:
             thin_out(folder, limit, self.state.best_model_checkpoint)
+
+
+def require_processes(checkpoint: Path, processes: int) -> None:
+    """Raises `InputError` where DeepSpeed has divided a checkpoint among another number of processes."""
+    parts = len(list(checkpoint.glob("global_step*/*optim_states.pt")))
+    if parts not in (0, processes):
+        raise InputError(
+            f"The checkpoint {checkpoint} is divided among the {parts} processes of DeepSpeed that wrote it, but there "
+            f"are {processes}: pass --num_processes {parts}."
+        )
 
 
 def thin_out(folder: Path, limit: int | None, best: str | None = None) -> None:

@@ -22,6 +22,7 @@ from accelerate.utils import DistributedType
 from transformers import Trainer, TrainingArguments
 
 from generator.output import InputError
+from generator.training.gradient_traffic import reduce_once
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +94,8 @@ class EngineArguments(TrainingArguments):
 class EngineTrainer(Trainer):
     """A `Trainer` with `EngineArguments`, under whose engines `bf16` rounds products alone.
 
-    Products are rounded wherever the model is called, in rollouts too, which do not go through the engine.
+    Products are rounded wherever the model is called, in rollouts too, which do not go through the engine. Gradients
+    of few weights are reduced once an optimiser step.
     """
 
     args: EngineArguments
@@ -113,6 +115,12 @@ class EngineTrainer(Trainer):
         plugin = getattr(AcceleratorState(), "fsdp_plugin", None)
         if plugin is not None:
             plugin.mixed_precision_policy = unrounded_policy(plugin.fsdp_version)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if self.args.gradient_accumulation_steps > 1 and self.is_deepspeed_enabled:
+            model: Any = self.model
+            reduce_once(self.accelerator, model.parameters())
+        return super().training_step(*args, **kwargs)
 
 
 def in_bfloat16(forward: Callable[..., Any], device_type: str) -> Callable[..., Any]:

@@ -19,7 +19,7 @@ from typing import Any
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 LAUNCH_FOLDER = "VIDALIGN_LAUNCH_FOLDER"
 """Environment variable with the folder through which a launching process and its workers speak."""
-WORKING, STOP, STOPPED = "working", "stop", "stopped"
+WORKING, STOP, STOPPED, BEGUN = "working", "stop", "stopped", "begun"
 SAME_SECONDS = 0.1
 """Signals that follow each other faster are one, which a terminal and a program between both passed on."""
 

@@ -31,11 +31,13 @@ from generator.generation import (
     describe_generation,
     generate_videos_to,
     plan_videos,
+    require_all,
 )
 from generator.one_or_several import as_list
 from generator.output import InputError, read_json, read_jsonl, read_record, write_json, write_jsonl
 from generator.progress import VideoBar
 from generator.prompts import PromptRecord
+from generator.training.shared_work import SharedWork
 from generator.video import read_video
 from reward.adherence.evaluate import Sample, judge, load_verifier, summarise
 from reward.adherence.verifiers import Categories, Verifier, check_prompts_of
@@ -50,6 +52,8 @@ SETTINGS_NAME = "settings.json"
 METADATA_NAME = "metadata.jsonl"
 REPORT_NAME = "report.json"
 DEFAULTS_NAME = "defaults.json"
+_PART = "metadata-#.jsonl"
+"""What a process other than the first has judged, until all is put together."""
 
 
 def _plan(
@@ -116,7 +120,7 @@ def _video_names(folder: Path) -> list[str]:
 
 OUTPUTS = Outputs(
     "evaluate",
-    (SETTINGS_NAME, DEFAULTS_NAME, METADATA_NAME, REPORT_NAME, "report.html", SHEET_NAME),
+    (SETTINGS_NAME, DEFAULTS_NAME, METADATA_NAME, _PART, REPORT_NAME, "report.html", SHEET_NAME),
     early=(SETTINGS_NAME, DEFAULTS_NAME),
     is_record=lambda folder: {"models", "num_videos_per_prompt"} <= _stored_settings(folder).keys(),
     listed=_video_names,
@@ -157,13 +161,29 @@ def _facts(
     return {**facts, **{name: value for name, value in asked.items() if value}}
 
 
-def _samples_with_videos(folder: Path, planned: Collection[tuple[str, str]]) -> list[Sample]:
-    """The samples of an evaluation's folder, of planned models and files, whose videos are still there."""
-    return [
-        sample
-        for sample in read_samples(folder / METADATA_NAME)
+def _rows_with_videos(folder: Path, planned: Collection[tuple[str, str]]) -> list[dict[str, Any]]:
+    """What is known of planned models and files whose videos are still there, put together in `metadata.jsonl`."""
+    parts = sorted(folder.glob(_PART.replace("#", "*")))
+    samples = {
+        (sample.model, sample.file_name): sample
+        for file in (*parts, folder / METADATA_NAME)
+        for sample in read_samples(file)
         if (sample.model, sample.file_name) in planned and (folder / sample.file_name).is_file()
-    ]
+    }
+    rows = [sample.as_row() for sample in samples.values()]
+    if parts:
+        write_jsonl(folder / METADATA_NAME, rows)
+        for file in parts:
+            file.unlink()
+    return rows
+
+
+def _put_together(folder: Path, samples: Sequence[Sample], processes: int) -> None:
+    """Writes `metadata.jsonl` of all processes in place of their parts."""
+    if processes > 1:
+        write_jsonl(folder / METADATA_NAME, [sample.as_row() for sample in samples])
+        for file in folder.glob(_PART.replace("#", "*")):
+            file.unlink()
 
 
 def compare_models(
@@ -183,6 +203,7 @@ def compare_models(
     questions: str | None = None,
     categories: Categories | None = None,
     measures: Sequence[str] = (),
+    work: SharedWork | None = None,
 ) -> dict[str, Any]:
     """Compares models on the same prompts and seeds; writes videos, `metadata.jsonl`, `report.html`,
     `report.json`.
@@ -201,6 +222,7 @@ def compare_models(
         questions: source of question graphs for `load_verifier`.
         categories: sorts the prompts; by default what belongs to the verifier.
         measures: rewards for `reward.load_reward` whose scores are shown beside motion and flicker.
+        work: whose processes share the videos; the first one writes the report, and all get the summary.
 
     Returns:
         The summary of `reward.adherence.evaluate.summarise`.
@@ -214,12 +236,21 @@ def compare_models(
     folder = Path(output_dir)
     facts = _facts(models, prompts, num_videos_per_prompt, seed, verifier, questions, measures)
     facts |= {**vars(generation), **(settings or {})}
-    going_on = check_evaluation(folder, facts, overwrite)
+    work = SharedWork(0, 1) if work is None else work
     plans = {name: _plan(name, prompts, num_videos_per_prompt, seed) for name in models}
     places = {(name, each.file_name): i for name, plan in plans.items() for i, each in enumerate(plan)}
-    samples = _samples_with_videos(folder, places) if going_on else []
+
+    def left() -> tuple[bool, list[dict[str, Any]]]:
+        going_on = check_evaluation(folder, facts, overwrite)
+        return going_on, _rows_with_videos(folder, places) if going_on else []
+
+    going_on, rows = work.first(left)
+    samples = [Sample(**row) for row in rows]
     done = {(sample.model, sample.file_name) for sample in samples}
-    with VideoBar(len(places), len(done), "Evaluating", disable=not progress) as bar:
+    kept = METADATA_NAME if work.is_first else _PART.replace("#", str(work.rank))
+    own = samples if work.is_first else []
+    order = {name: number for number, name in enumerate(models)}
+    with VideoBar(len(places), len(done), "Evaluating", disable=not progress, work=work) as bar:
         for name, load in models.items():
             missing = [planned for planned in plans[name] if (name, planned.file_name) not in done]
             if not missing:
@@ -233,21 +264,30 @@ def compare_models(
                 generation,
                 generator.defaults.fps,
                 source=name,
-                begin=partial(_begin, folder, facts, generator, overwrite, going_on or bool(samples)),
+                begin=partial(
+                    _begin, folder, facts, generator, overwrite, going_on or name != next(iter(models))
+                ),
                 bar=bar,
                 steps=generation.num_inference_steps or generator.defaults.num_inference_steps,
+                work=work,
             ):
-                samples += _judged(folder, name, batch, videos, verify, categories, generator, rewards)
-                samples.sort(key=lambda s: (list(models).index(s.model), places[s.model, s.file_name]))
-                write_jsonl(folder / METADATA_NAME, [sample.as_row() for sample in samples])
-                on_progress(len(samples) / len(places))
+                own += _judged(folder, name, batch, videos, verify, categories, generator, rewards)
+                own.sort(key=lambda s: (order[s.model], places[s.model, s.file_name]))
+                write_jsonl(folder / kept, [sample.as_row() for sample in own])
+                on_progress(len(own) / len(places))
             del generator  # before the next one is loaded
-    samples.sort(key=lambda sample: (list(models).index(sample.model), sample.file_name))
+        judged = work.gather([sample.as_row() for sample in own], bar.show)
+    require_all(folder, [planned for plan in plans.values() for planned in plan], work)
+    samples = [Sample(**row) for part in judged for row in part]
+    samples.sort(key=lambda s: (order[s.model], places[s.model, s.file_name]))
     summary = summarise(samples, references)
-    facts = in_effect({**facts, **repeatable(folder)})
-    write_report(
-        folder, samples, summary, facts, lambda s: read_video(folder / s.file_name), references, title
-    )
+    if work.is_first:
+        _put_together(folder, samples, work.size)
+        samples.sort(key=lambda sample: (order[sample.model], sample.file_name))
+        facts = in_effect({**facts, **repeatable(folder)})
+        write_report(
+            folder, samples, summary, facts, lambda s: read_video(folder / s.file_name), references, title
+        )
     return summary
 
 

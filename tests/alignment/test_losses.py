@@ -9,6 +9,7 @@ import torch
 from alignment.losses import (
     best_and_worst,
     clipped_ratio_loss,
+    divergence_masked_loss,
     dpo_loss,
     flow_matching_error,
     normalised_log_ratio,
@@ -141,6 +142,34 @@ def test_balanced_step_weights_undo_the_small_gradient_of_early_steps():
     assert step_weights(sigmas, settings, "none").tolist() == [1] * 9
     inverse = step_weights(sigmas, settings, "inverse_std")
     assert inverse[0] < inverse[-1]
+
+
+def test_balanced_step_weights_are_those_of_flash_grpo():
+    """λ = 1 / (√Δt / η + η √Δt (1 − σ) / 2σ), written out; η of the paper's `flow_sde` is the kernel's own."""
+    sigmas = flow.sigma_schedule(8, 3.0).double()
+    level = 0.7
+    lambdas = []
+    for step in range(1, 7):
+        sigma, dt = sigmas[step].item(), (sigmas[step] - sigmas[step + 1]).item()
+        eta = level * math.sqrt(sigma / (1 - sigma))
+        lambdas.append(1 / (math.sqrt(dt) / eta + eta * math.sqrt(dt) * (1 - sigma) / (2 * sigma)))
+    found = step_weights(sigmas, SdeSettings("flow_sde", level, 1, 6), "balanced")
+    assert found.tolist() == pytest.approx((np.array(lambdas) / np.mean(lambdas)).tolist(), rel=1e-5)
+
+
+@pytest.mark.parametrize("log_ratio", [-0.3, 0.0, 0.3])
+@pytest.mark.parametrize("advantage", [-2.0, 0.0, 2.0])
+@pytest.mark.parametrize("divergence", [0.0, 0.9, 1.0, 5.0])
+def test_a_step_is_masked_only_where_it_is_far_and_would_go_further(log_ratio, advantage, divergence):
+    given = torch.tensor([log_ratio], dtype=torch.float64, requires_grad=True)
+    values = torch.tensor([advantage]), torch.tensor([divergence])
+    loss, ratio, masked = divergence_masked_loss(given, *values, 1.0)
+    grows = advantage * log_ratio > 0  # the update makes |log ρ| larger
+    assert masked.item() == (grows and divergence >= 1.0)
+    assert ratio.item() == pytest.approx(math.exp(log_ratio))
+    loss.sum().backward()
+    expected = 0.0 if masked.item() else -advantage * math.exp(log_ratio)
+    assert (loss.item(), given.grad.item()) == (pytest.approx(expected), pytest.approx(expected))
 
 
 RANKS = torch.tensor([[2, 0, 1, 3], [0, 1, 1, -1], [1, 0, 2, 0]])

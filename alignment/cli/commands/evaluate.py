@@ -29,6 +29,7 @@ from generator.video_files.pixel_formats import PIXEL_FORMAT_HELP, PIXEL_FORMATS
 if TYPE_CHECKING:
     from generator.base import VideoGenerator
     from generator.prompts import PromptRecord
+    from generator.training.shared_work import SharedWork
 
 HELP = "Compare how well a model and its adapters follow prompts, with confidence intervals and a report."
 EXAMPLE = (
@@ -173,16 +174,20 @@ def run(
     loading: LoadingArguments | None = None,
 ) -> None:
     """Generates, judges, and prints where the report is and the means with their intervals."""
+    from generator.training.shared_work import SharedWork
     from reward.adherence.training_rewards import known_measures
 
-    loading = loading or LoadingArguments()
+    loading, work = loading or LoadingArguments(), SharedWork()
     refuse_unwritable(arguments.output_dir)
     if arguments.videos:
-        _judge_existing(arguments)
+        if work.is_first:
+            _judge_existing(arguments)
         return
     adapters = name_adapters(arguments.adapter)
     trained_on = _rewards_of_training(adapters)
-    summary, verifier = _compare(arguments, loading, adapters, trained_on)
+    summary, verifier = _compare(arguments, loading, adapters, trained_on, work)
+    if not work.is_first:
+        return
     print_summary(summary, arguments.output_dir, arguments.open)
     for sentence in known_measures(trained_on, verifier, arguments.measures):
         print(sentence)
@@ -200,6 +205,7 @@ def _compare(
     loading: LoadingArguments,
     adapters: dict[str, str],
     trained_on: dict[str, list[str]],
+    work: SharedWork,
 ) -> tuple[dict[str, Any], str]:
     """Compares the base model and its adapters; returns the summary and the verifier."""
     from generator import load_generator
@@ -236,6 +242,7 @@ def _compare(
         questions=questions,
         categories=suite.categories_of if suite.categories else None,
         measures=arguments.measures,
+        work=work,
     )
     return summary, verifier
 

@@ -31,6 +31,7 @@ from generator.generation import (
     generate_videos_to,
     missing_videos,
     plan_videos,
+    require_all,
 )
 from generator.guidance import guidance_scales
 from generator.lost_words import warn_of_lost_words
@@ -38,6 +39,7 @@ from generator.output import InputError, read_record, refuse_unwritable, write_j
 from generator.passwords import without_passwords
 from generator.progress import VideoBar
 from generator.prompts import FILE_COLUMNS, PromptRecord, read_prompts, require_prompt_file
+from generator.training.shared_work import SharedWork
 from generator.video_files.pixel_formats import PIXEL_FORMAT_HELP, PIXEL_FORMATS
 
 if TYPE_CHECKING:
@@ -150,12 +152,10 @@ def run(
     loading: LoadingArguments | None = None,
 ) -> None:
     """Generates every video that the output folder lacks, then writes `metadata.jsonl`."""
-    from generator import load_generator
-
     loading = loading or LoadingArguments()
     _check_combination(arguments, prompt)
     plan = planned(arguments, read_prompts(arguments.prompts))
-    negatives = _negatives(prompt, plan)
+    _refuse_negatives(prompt, plan)
     _check_images(arguments, prompt, plan)
     output_dir = Path(arguments.output_dir)
     changed = {**_what_matters(arguments), **prompt.changed(), **loading.changing()}
@@ -163,61 +163,82 @@ def run(
     images = [each.record.images for each in plan]
     if any(images):
         state["images"] = [each and list(each) for each in images]
-    going_on = _is_unfinished(arguments, state, [*_inputs(arguments, prompt, plan), *loading.files()])
-    missing = missing_videos(output_dir, plan) if going_on else plan
-    if missing:
-        model = load_generator(arguments.model, adapter=arguments.adapter, **loading.options())
-        records = [each.record for each in plan]
-        warn_of_lost_words(model, [text for r in records for text in (r.prompt, r.negative_prompt) if text])
-        scales = _guidance_scales(model, arguments, negatives)
-        generate, fps = _way_to_generate(model, arguments, prompt, missing)
-        refuse_unwritable(output_dir)
+    work = SharedWork()
+    inputs = [*_inputs(arguments, prompt, plan), *loading.files()]
 
-        def begin() -> None:
-            open_output_dir(output_dir, OUTPUTS, arguments.overwrite, going_on)
-            if not going_on:
-                own = {
-                    **vars(model.defaults),
-                    "guidance_scale_2": None if model.boundary is None else scales[1],
-                }
-                in_effect = _in_effect(state, own, prompt.task)
-                write_json(output_dir / ARGUMENTS_FILE, in_effect)
+    def left() -> tuple[bool, list[int]]:
+        going_on = _is_unfinished(arguments, state, inputs)
+        made = {each.file_name for each in plan}
+        made -= {each.file_name for each in (missing_videos(output_dir, plan) if going_on else plan)}
+        return going_on, [number for number, each in enumerate(plan) if each.file_name not in made]
 
-        plain = not prompt.task and not arguments.reward
-        steps = arguments.num_inference_steps or model.defaults.num_inference_steps
-        if not prompt.task:
-            done = len(plan) - len(missing)
-            print(describe_generation(model, GenerationSettings.of(arguments), len(plan), done), flush=True)
-        with VideoBar(len(plan), len(plan) - len(missing), "videos") as bar:
-            for _ in generate_videos_to(
-                output_dir,
-                missing,
-                generate,
-                GenerationSettings.of(arguments),
-                fps,
-                source=arguments.model,
-                begin=begin,
-                bar=bar,
-                steps=steps if plain else None,
-            ):
-                pass
-    write_jsonl(output_dir / METADATA, [_row(arguments, *each, prompt.image) for each in enumerate(plan)])
-    print(f"{len(plan)} videos in {output_dir}")
-    _show_next(arguments, prompt, loading)
+    going_on, numbers = work.first(left)
+    if numbers:
+        missing = [plan[number] for number in numbers]
+        _generate_missing(arguments, prompt, loading, plan, missing, state, going_on, work)
+    if work.is_first:
+        write_jsonl(output_dir / METADATA, [_row(arguments, *each, prompt.image) for each in enumerate(plan)])
+        print(f"{len(plan)} videos in {output_dir}")
+        _show_next(arguments, prompt, loading)
 
 
-def _negatives(prompt: VideoPromptArguments, plan: list[PlannedVideo]) -> bool:
-    """Returns whether a prompt has a negative one.
+def _generate_missing(
+    arguments: GenerateArguments,
+    prompt: VideoPromptArguments,
+    loading: LoadingArguments,
+    plan: list[PlannedVideo],
+    missing: list[PlannedVideo],
+    state: dict[str, Any],
+    going_on: bool,
+    work: SharedWork,
+) -> None:
+    """Makes the missing videos of the plan, each process its share, and returns when all are there."""
+    from generator import load_generator
 
-    Raises:
-        InputError: one has, but nothing takes it.
-    """
+    output_dir = Path(arguments.output_dir)
+    model = load_generator(arguments.model, adapter=arguments.adapter, **loading.options())
     negatives = any(each.record.negative_prompt for each in plan)
-    if prompt.task and negatives:
+    records = [each.record for each in plan]
+    warn_of_lost_words(model, [text for r in records for text in (r.prompt, r.negative_prompt) if text])
+    scales = _guidance_scales(model, arguments, negatives)
+    generate, fps = _way_to_generate(model, arguments, prompt, missing)
+    refuse_unwritable(output_dir)
+
+    def begin() -> None:
+        open_output_dir(output_dir, OUTPUTS, arguments.overwrite, going_on)
+        if not going_on:
+            own = {**vars(model.defaults), "guidance_scale_2": None if model.boundary is None else scales[1]}
+            write_json(output_dir / ARGUMENTS_FILE, _in_effect(state, own, prompt.task))
+
+    plain = not prompt.task and not arguments.reward
+    steps = arguments.num_inference_steps or model.defaults.num_inference_steps
+    if not prompt.task and work.is_first:
+        done = len(plan) - len(missing)
+        print(describe_generation(model, GenerationSettings.of(arguments), len(plan), done), flush=True)
+    with VideoBar(len(plan), len(plan) - len(missing), "videos", work=work) as bar:
+        for _ in generate_videos_to(
+            output_dir,
+            missing,
+            generate,
+            GenerationSettings.of(arguments),
+            fps,
+            source=arguments.model,
+            begin=begin,
+            bar=bar,
+            steps=steps if plain else None,
+            work=work,
+        ):
+            pass
+        work.gather(None, bar.show)
+    require_all(output_dir, plan, work)
+
+
+def _refuse_negatives(prompt: VideoPromptArguments, plan: list[PlannedVideo]) -> None:
+    """Raises `InputError` where a prompt has a negative one, but nothing takes it."""
+    if prompt.task and any(each.record.negative_prompt for each in plan):
         raise InputError(
             "A negative prompt was given, but images and videos as prompts take none: remove it."
         )
-    return negatives
 
 
 def _guidance_scales(

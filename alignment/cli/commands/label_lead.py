@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from tqdm import tqdm
 
 from alignment.cli import Verb
 from alignment.cli.commands.label_campaign import (
@@ -21,7 +20,9 @@ from alignment.cli.commands.label_campaign import (
     run_campaign,
 )
 from generator.output import InputError, check_output_file, has_rows_with, write_jsonl
+from generator.progress import SharedBar
 from generator.prompts import read_prompts
+from generator.training.shared_work import SharedWork, kept_results
 from labeling_app.campaigns.campaigns import add_campaign, import_gold
 from labeling_app.campaigns.demonstrations import add_library, ask
 from labeling_app.files.candidates import Candidates, inspect_video, read_candidates
@@ -34,6 +35,7 @@ from labeling_app.store.new_tasks import NewTask
 from labeling_app.store.store import Store
 from labeling_app.store.task_images import inspect_images
 from reward import load_reward
+from reward.scoring import folder_of_unfinished, score_videos
 
 if TYPE_CHECKING:
     from reward.models.base import RewardModel
@@ -140,10 +142,14 @@ def run_select(arguments: SelectArguments) -> None:
     """Picks pairs, adds them to the campaign and says what they are expected to bring."""
     _check_selection(arguments)
     candidates = read_candidates([Path(source) for source in arguments.videos])
+    work = SharedWork()
     models = [load_reward(name) for name in arguments.reward]
+    judged = _judged(arguments, candidates, models, work)
+    if not work.is_first:
+        return
     with Store(arguments.db) as store:
         taken = frozenset(_labelled(store, candidates))
-        picked = _pick(arguments, candidates, models, taken)
+        picked = _pick(arguments, judged, models, taken)
         new = store.add_tasks(
             arguments.campaign,
             [_task(candidates, pair) for pair in picked.pairs],
@@ -179,33 +185,56 @@ def _is_pairs_file(path: Path) -> bool:
     return has_rows_with(path, "prompt", "videos", "bits", "random")
 
 
-def _pick(
+def _judged(
     arguments: SelectArguments,
     candidates: Sequence[Candidates],
+    models: Sequence[RewardModel],
+    work: SharedWork,
+) -> list[tuple[np.ndarray, np.ndarray | None]]:
+    """For each prompt the scores `[rewards, candidates]`, and `[candidates, width]` what the last layer of a single
+    latent reward model reads."""
+    keys = [(item.prompt, path) for item in candidates for path in item.videos]
+    dimension = arguments.dimension
+    if len(models) == 1 and _has_last_layer(models[0]):
+        latent = cast("LatentRewardModel", models[0])
+        _check_dimension(arguments.reward[0], latent, dimension)
+
+        def read(item: Candidates) -> list[list[Any]]:
+            return [each.tolist() for each in read_last_layer(latent, item.videos, item.prompt, dimension)]
+
+        folder = folder_of_unfinished("last layer", arguments.reward[0], [dimension, *keys])
+        with SharedBar(len(candidates), "Scoring candidates", "prompt", work) as bar:
+            found = kept_results(work, candidates, read, folder, bar.show, lambda _: bar.add())
+        return [(np.array([scores]), np.array(inputs)) for scores, inputs in found]
+    tables = []
+    for model, name in zip(models, arguments.reward, strict=True):
+        scores = score_videos(model, keys, batch_size=1, work=work, source=name)
+        some = next(iter(scores.values()))
+        if dimension not in some:
+            raise InputError(_lacks(name, dimension, some))
+        tables.append({key: each[dimension] for key, each in scores.items()})
+    return [
+        (np.array([[table[item.prompt, path] for path in item.videos] for table in tables]), None)
+        for item in candidates
+    ]
+
+
+def _pick(
+    arguments: SelectArguments,
+    judged: Sequence[tuple[np.ndarray, np.ndarray | None]],
     models: Sequence[RewardModel],
     taken: frozenset[tuple[int, int, int]],
 ) -> Selection:
     """By the last layer of one latent reward model, else by what the reward models disagree about."""
     asked = (arguments.count, arguments.random_share)
-    shown = tqdm(candidates, desc="Scoring candidates", unit="prompt")
-    if len(models) == 1 and _has_last_layer(models[0]):
-        model, dimension = cast("LatentRewardModel", models[0]), arguments.dimension
-        _check_dimension(arguments.reward[0], model, dimension)
-        read = [read_last_layer(model, item.videos, item.prompt, dimension) for item in shown]
-        temperature = arguments.temperature * model.config.temperature.get(dimension, 1.0)
-        return select_by_last_layer(
-            [scores for scores, _ in read],
-            [inputs for _, inputs in read],
-            *asked,
-            temperature,
-            arguments.seed,
-            taken,
-        )
-    judges = [score_of(model, name, arguments.dimension) for model, name in zip(models, arguments.reward)]
-    scores = [
-        np.array([[judge(path, item.prompt) for path in item.videos] for judge in judges]) for item in shown
-    ]
-    return select_pairs(scores, *asked, arguments.temperature, arguments.seed, taken)
+    inputs = [each for _, each in judged if each is not None]
+    if not inputs:
+        scores = [each for each, _ in judged]
+        return select_pairs(scores, *asked, arguments.temperature, arguments.seed, taken)
+    model = cast("LatentRewardModel", models[0])
+    temperature = arguments.temperature * model.config.temperature.get(arguments.dimension, 1.0)
+    first = [each[0] for each, _ in judged]
+    return select_by_last_layer(first, inputs, *asked, temperature, arguments.seed, taken)
 
 
 def _has_last_layer(model: RewardModel) -> bool:
@@ -216,9 +245,11 @@ def _has_last_layer(model: RewardModel) -> bool:
 
 def _check_dimension(name: str, model: RewardModel, dimension: str) -> None:
     if dimension not in model.dimensions:
-        raise InputError(
-            f"The reward {name!r} has no dimension {dimension!r} (it has: {', '.join(model.dimensions)}): use another."
-        )
+        raise InputError(_lacks(name, dimension, model.dimensions))
+
+
+def _lacks(name: str, dimension: str, known: Iterable[str]) -> str:
+    return f"The reward {name!r} has no dimension {dimension!r} (it has: {', '.join(known)}): use another."
 
 
 def _labelled(store: Store, candidates: Sequence[Candidates]) -> set[tuple[int, int, int]]:
@@ -266,9 +297,7 @@ def score_of(model: RewardModel, name: str, dimension: str) -> Score:
         model.set_frame_rate(fps)
         scores = model.score(frames[None], [prompt])
         if dimension not in scores:
-            raise InputError(
-                f"The reward {name!r} has no dimension {dimension!r} (it has: {', '.join(scores)}): use another."
-            )
+            raise InputError(_lacks(name, dimension, scores))
         return float(scores[dimension][0])
 
     return score

@@ -182,16 +182,16 @@ def run_evaluate(arguments: EvaluateArguments) -> None:
 
     from generator.loading import default_device
     from generator.provenance import file_hash, versions
+    from generator.training.shared_work import SharedWork
     from generator.video import check_videos
     from reward import load_reward
     from reward.evaluation import calibration_of, evaluate_reward, held_out_of_training
     from reward.reports.agreement import EVALUATION_OUTPUTS, write_evaluation
 
-    check_output_dir(
-        arguments.output_dir,
-        EVALUATION_OUTPUTS,
-        arguments.overwrite,
-        [arguments.preferences, arguments.reward],
+    work = SharedWork()
+    inputs = [arguments.preferences, arguments.reward]
+    work.first(
+        lambda: check_output_dir(arguments.output_dir, EVALUATION_OUTPUTS, arguments.overwrite, inputs)
     )
     rankings = read_source(arguments.preferences, arguments.format, merge=False)
     model = load_reward(arguments.reward, device=arguments.device)
@@ -199,7 +199,10 @@ def run_evaluate(arguments: EvaluateArguments) -> None:
     if not arguments.all_prompts:
         held_out = held_out_of_training(arguments.reward, arguments.preferences, rankings)
     if held_out is not None:
-        print(f"The model learned from this file: only its {len(held_out)} held-out rankings are evaluated.")
+        if work.is_first:
+            print(
+                f"The model learned from this file: only its {len(held_out)} held-out rankings are evaluated."
+            )
         rankings = held_out
     model.check_prompts([ranking.prompt for ranking in rankings])
     check_videos([video for ranking in rankings for video in ranking.videos])
@@ -207,8 +210,17 @@ def run_evaluate(arguments: EvaluateArguments) -> None:
     if fraction is None:
         fraction = 0.0 if calibration_of(model)[0] else 0.2
     result = evaluate_reward(
-        model, rankings, fraction, arguments.seed, arguments.batch_size, arguments.best_possible
+        model,
+        rankings,
+        fraction,
+        arguments.seed,
+        arguments.batch_size,
+        arguments.best_possible,
+        work=work,
+        source=arguments.reward,
     )
+    if not work.is_first:
+        return
     source = Path(arguments.preferences)
     settings = {
         **asdict(arguments),

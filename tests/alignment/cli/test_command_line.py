@@ -193,7 +193,7 @@ def test_a_mistake_in_yaml_is_one_sentence(
         ("--modle m", "no argument --modle; the nearest is --model"),
         (
             "--model m --accelerate_config zero2",
-            "no argument --accelerate_config; vidalign generate runs in one process",
+            r"accelerate_config is zero2 \(DEEPSPEED\), which divides what is trained, .*: use multi_gpu",
         ),
         ("--model m --frobnicate 3", "no argument --frobnicate; see vidalign generate --help"),
         ("--model m --num-frame 3", "no argument --num-frame; the nearest is --num_frames"),
@@ -342,6 +342,12 @@ def test_a_command_may_have_verbs_beside_its_own_arguments(
     assert "--num_frames" in shown
 
 
+@pytest.mark.parametrize("command", ["doctor", "reward serve", "label export"])
+def test_a_command_that_is_not_launched_says_so(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*command.split(), "--accelerate_config", "multi_gpu"]) == 2
+    _assert_one_sentence(capsys, f"no argument --accelerate_config; vidalign {command} runs in one process")
+
+
 def test_every_shipped_accelerate_configuration_is_understood() -> None:
     from accelerate.commands.config.config_args import load_config_from_file
 
@@ -364,7 +370,7 @@ def test_deepspeed_files_state_their_stage_and_leave_the_rest_to_the_trainer() -
 def test_the_launcher_runs_the_same_command_under_accelerate() -> None:
     arguments = argparse.Namespace(**vars(LaunchArguments(accelerate_config="zero2")))
     words = launch_command(arguments, ["ppo", "--model", "m"], num_gpus=4)
-    assert words[:3] == [sys.executable, "-m", "accelerate.commands.launch"]
+    assert words[:3] == [sys.executable, "-m", "alignment.cli.process_launcher"]
     assert words[-5:] == ["--module", "alignment.cli", "ppo", "--model", "m"]
     options = dict(zip(words[3:-5:2], words[4:-5:2], strict=True))
     assert options["--num_processes"] == "4"
@@ -420,7 +426,7 @@ def test_two_processes_run_the_command_and_report_its_mistake(tmp_path: Path) ->
     assert [(tmp_path / f"rank{rank}").read_text() for rank in range(2)] == ["2", "2"]
     done = subprocess.run([*command, "--fail"], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 2
-    assert done.stderr.strip().splitlines()[-1] == "vidalign: error: The data set is missing: give one."
+    assert done.stderr.strip().splitlines() == ["vidalign: error: The data set is missing: give one."]
 
 
 @pytest.mark.slow

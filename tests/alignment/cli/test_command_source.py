@@ -141,6 +141,7 @@ def test_every_command_line_that_is_shown_is_one(line: str, monkeypatch: pytest.
     words = words if verb is None else words[1:]
     if verb is not None and verb.positional and words and not words[0].startswith("-"):
         words = [f"--{verb.positional}", *words]
-    launch = (LaunchArguments,) if name in cli.LAUNCHED else ()
+    whole = name if verb is None else f"{name} {shlex.split(line)[2]}"
+    launch = (LaunchArguments,) if whole in cli.LAUNCHED else ()
     namespace = CommandParser((*types, *launch), prog="x").check(words)
     check_early(types, namespace, ["__post_init__"])

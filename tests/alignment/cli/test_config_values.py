@@ -23,11 +23,10 @@ def commands() -> Iterator[tuple[str, tuple[type, ...]]]:
     """Every command and verb with its arguments."""
     for name in cli.COMMANDS:
         module: Any = read_command(name)
-        launched = (LaunchArguments,) if name in cli.LAUNCHED else ()
-        if hasattr(module, "run"):
-            yield name, (*module.ARGUMENTS, *launched)
-        for verb, each in getattr(module, "VERBS", {}).items():
-            yield f"{name} {verb}", (*each.arguments, *launched)
+        found = {name: module.ARGUMENTS} if hasattr(module, "run") else {}
+        found |= {f"{name} {verb}": each.arguments for verb, each in getattr(module, "VERBS", {}).items()}
+        for whole, types in found.items():
+            yield whole, (*types, *((LaunchArguments,) if whole in cli.LAUNCHED else ()))
 
 
 COMMANDS = dict(commands())

@@ -68,7 +68,8 @@ def test_every_model_is_compared_at_its_own_best_guidance(folder: Path) -> None:
         model: found["best"][model] for model in MODELS
     }
     page = (folder / "report.html").read_text()
-    assert "each at its best guidance (" in page and "The best guidance of each was found" in page
+    assert "each at its best guidance (" in page
+    assert "The best guidance of each was found" in page
     assert f"(base {found['best']['base']:g}, " in page
     assert f"{max(found['gold']['base'].values()):.3f} (best)" in page
 

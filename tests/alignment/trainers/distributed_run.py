@@ -7,11 +7,14 @@ command) and of arguments of `train`.
 import json
 import os
 import sys
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from accelerate.utils import DistributedType
 from safetensors.torch import save_file
+from transformers import TrainerCallback
 
 from alignment import cli
 from alignment.cli.command_line import end_process
@@ -31,6 +34,7 @@ from alignment.trainers.rwr_trainer import RWRTrainer
 from alignment.trainers.sft_config import SFTConfig
 from alignment.trainers.sft_trainer import SFTTrainer
 from generator.testing.stand_ins import StandInGenerator
+from generator.training.checkpoints import newest_checkpoint
 from tests.alignment.bright_reward import PROMPTS, BrightReward
 
 FURTHER = {
@@ -125,25 +129,66 @@ def make_trainer(kind, folder, bfloat16=False):
     return DPOTrainer.from_pairs(generator, DPOConfig(**settings), latents, latents[::-1], prompts)
 
 
+COUNTED = {"sft": 1, "sft_accumulates": 2}
+"""Micro-batches of a step where the numbers are counted that the processes add up."""
+
+
+@contextmanager
+def traffic(file, micro_batches):
+    """Writes how many numbers each kind of reduction was given inside the block, whoever called for it."""
+    if micro_batches is None or "RANK" not in os.environ:
+        yield
+        return
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as seen:
+        yield
+    totals = {}
+    for event in seen.events():
+        if event.name.startswith("c10d::") and "reduce" in event.name:
+            shapes = [shape for shape in event.input_shapes if isinstance(shape, list)]
+            totals.setdefault(event.name, []).append(shapes)
+    file.write_text(json.dumps(totals))
+
+
 ENGINES = {
     "single": DistributedType.NO, "multi_gpu": DistributedType.MULTI_CPU, "zero2": DistributedType.DEEPSPEED,
     "zero3": DistributedType.DEEPSPEED, "fsdp": DistributedType.FSDP,
 }  # fmt: skip
 
 
-def train(kind, engine, folder, resumed_from=None, bfloat16=False):
+class Held(TrainerCallback):
+    """Waits before step 3, once, until this process is killed."""
+
+    def __init__(self, file):
+        self.file = Path(file)
+
+    def on_step_begin(self, args, state, control, **_):
+        if state.global_step == 3 and not self.file.exists():
+            if args.process_index == 1:
+                self.file.write_text(str(os.getpid()))
+            time.sleep(60)
+
+
+def train(kind, engine, folder, resumed_from=None, bfloat16=False, held=None):
     """Trains, saves the adapter, and writes each process's weights.
 
     Args:
         kind: sft, dpo, ppo, rwr, nft, online_dpo, backprop or one of `VARIANTS`.
-        resumed_from: a checkpoint.
+        resumed_from: a checkpoint, or `newest` of the folder, if there is one.
+        held: a file that is written when the run waits, once, to be killed.
         bfloat16: whether the frozen base is in bfloat16.
     """
     folder = Path(folder)
     trainer = make_trainer(kind, str(folder), bfloat16)
     assert trainer.accelerator.distributed_type == ENGINES[engine]  # not DDP, which would be as right
-    trainer.train(resume_from_checkpoint=resumed_from)
+    if held is not None:
+        trainer.add_callback(Held(held))
+    if resumed_from == "newest":
+        resumed_from = newest_checkpoint(folder)
+    with traffic(folder / f"traffic{trainer.args.process_index}.json", COUNTED.get(kind)):
+        trainer.train(resume_from_checkpoint=resumed_from)
     trainer.save_model()
+    losses = {e["step"]: e["loss"] for e in trainer.state.log_history if "loss" in e}
+    (folder / f"losses{trainer.args.process_index}.json").write_text(json.dumps(losses))
     if kind.startswith("ppo"):
         assert all(entry["first"] == 2.5 for entry in trainer.state.log_history if "reward" in entry)
     state = trainer.policy.state_dict()

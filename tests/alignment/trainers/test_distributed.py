@@ -4,6 +4,7 @@ All that an engine trains here is trained in one launch, as most of a launch's t
 """
 
 import json
+import math
 from functools import cache
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from alignment import cli
 from generator import load_generator
 from generator.testing import tiny_generator
 from generator.testing.pipelines import save_tiny_pipeline
@@ -21,13 +23,19 @@ from tests.alignment.trainers.launching import (
     ADAPTER,
     check_reward_models,
     command_line,
+    free_port,
+    kill_machine,
     launched,
     launched_words,
+    machine,
+    machine_of,
     reward_command,
+    wait_for,
     write_rankings,
 )
 
 SCRIPT = Path(__file__).with_name("distributed_run.py")
+REWARD = "tests.alignment.trainers.engine_run:brightness"
 KINDS = ("sft", "dpo", "ppo", "rwr", "nft", "online_dpo", "backprop")
 DIVIDED_KINDS = tuple(kind for kind in KINDS if kind != "nft")  # which holds a second policy
 FAMILIES = {
@@ -50,6 +58,20 @@ def difference(first, second):
 def evaluations(folder, rank):
     """Measured rewards by step, as one process logged them."""
     return json.loads((folder / f"evaluations{rank}.json").read_text())
+
+
+def losses(folder):
+    """Losses of all steps, as the first process logged them."""
+    return list(json.loads((folder / "losses0.json").read_text()).values())
+
+
+def reduced(folder):
+    """Numbers that the first process gave to reductions of more than a few, such as metrics, while training."""
+    seen = json.loads((folder / "traffic0.json").read_text())
+    sizes = [
+        sum(math.prod(shape) for shape in shapes if shape) for calls in seen.values() for shapes in calls
+    ]
+    return sum(size for size in sizes if size > 16)
 
 
 def check_evaluations(one, two):
@@ -86,12 +108,36 @@ def data(tmp_path_factory):
     return folder
 
 
+def shared_commands(data, folder):
+    """Commands whose processes share videos: each kind with a batch that is not full, and words of its own."""
+    made = (
+        f"--model {data / 'model'} --num_frames 5 --height 16 --width 16 --num_inference_steps 2 --batch_size 2"
+        " --num_videos_per_prompt 2"
+    )
+    rankings = f"--preferences {data / 'rankings.jsonl'} --calibration_fraction 0 --batch_size 3"
+    return [
+        f"generate {made} --prompts world:test:3 --output_dir {folder / 'videos'}",
+        f"evaluate {made} --prompts world:test:3 --measures {REWARD} --output_dir {folder / 'evaluation'}",
+        f"reward evaluate --reward {REWARD} {rankings} --output_dir {folder / 'agreement'}",
+        f"label select --db {folder / 'labels.db'} --videos {folder / 'videos'} --reward {REWARD} --count 2"
+        f" --output_file {folder / 'pairs.jsonl'}",
+    ]
+
+
+def contents(folder):
+    """All files of a folder but databases, in which times are, with other folders' name in place of its own."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and ".db" not in path.name)
+    own = str(folder).encode()
+    return {str(path.relative_to(folder)): path.read_bytes().replace(own, b"FOLDER") for path in files}
+
+
 def jobs_of(engine, data, folder):
     """Trainings and commands of one launch, each with the folder that it writes."""
     kinds = KINDS if engine in ("multi_gpu", "zero2") else DIVIDED_KINDS
     jobs = []
     if engine == "multi_gpu":
         jobs.append(launched_words(engine, reward_command(data, folder / "reward", bf16=False)))
+        jobs += [words.split() for words in shared_commands(data, folder / "shared")]
     jobs += [{"kind": kind, "folder": str(folder / kind)} for kind in (*kinds, *VARIANTS)]
     if engine in RESUMED:
         checkpoint = str(folder / "sft" / "checkpoint-2")
@@ -142,6 +188,17 @@ def test_two_processes_equal_one_with_the_whole_batch(engine, trained_by, alone)
         check_evaluations(alone / kind, two)
 
 
+@pytest.mark.parametrize("engine", ["multi_gpu", "zero2", "zero3", "fsdp"])
+def test_gradients_are_added_up_once_an_optimiser_step(engine, trained_by, alone):
+    """As many numbers are reduced with two micro-batches a step as with one, and the steps are the same."""
+    whole, divided = (trained_by(engine) / kind for kind in ("sft", "sft_accumulates"))
+    assert reduced(divided) == reduced(whole)
+    assert reduced(whole) > 0
+    assert difference(alone / "sft" / ADAPTER, divided / ADAPTER) < 1e-5
+    for folder in (whole, divided):
+        assert losses(folder) == pytest.approx(losses(alone / "sft"), abs=1e-5)
+
+
 @pytest.mark.parametrize("engine", ["zero2", "zero3", "fsdp"])
 def test_every_setting_trains_the_same_under_every_engine(engine, trained_by):
     for kind in VARIANTS:
@@ -161,6 +218,44 @@ def test_every_setting_trains_the_same_under_every_engine(engine, trained_by):
 def test_engines_resume_as_if_uninterrupted(engine, trained_by):
     whole, resumed = (load_file(trained_by(engine) / name / ADAPTER) for name in ("sft", "resumed"))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_processes_that_share_videos_write_the_files_of_one(trained_by, data, tmp_path):
+    shared = contents(trained_by("multi_gpu") / "shared")
+    for words in shared_commands(data, tmp_path / "shared"):
+        assert cli.main(words) == 0
+    assert contents(tmp_path / "shared") == shared
+    assert len([name for name in shared if name.endswith(".mp4")]) == 2 * 3 * 2
+
+
+def test_a_lost_machine_that_joins_again_resumes_bit_for_bit(trained_by, tmp_path):
+    """Two machines, for which two folders of processes stand, meet by c10d; one is killed before the third step."""
+    held, jobs = tmp_path / "held", tmp_path / "jobs.json"
+    jobs.write_text(
+        json.dumps([
+            {"kind": "sft", "folder": str(tmp_path / "sft"), "resumed_from": "newest", "held": str(held)}
+        ])
+    )  # fmt: skip
+    port = free_port()
+    machines = [machine(rank, port, SCRIPT, "multi_gpu", jobs) for rank in range(2)]
+    wait_for(held, machines)
+    assert (tmp_path / "sft" / "checkpoint-2" / "trainer_state.json").is_file()
+    lost = machine_of(int(held.read_text()), machines)
+    kill_machine(lost)
+    machines[machines.index(lost)] = machine(machines.index(lost), port, SCRIPT, "multi_gpu", jobs)
+    for each in machines:
+        assert each.wait(timeout=200) == 0
+    whole, resumed = (
+        load_file(folder / ADAPTER) for folder in (trained_by("multi_gpu") / "sft", tmp_path / "sft")
+    )
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.parametrize("kind", ["sft", "ppo"])
+def test_a_checkpoint_of_two_processes_resumes_in_one(kind, trained_by, tmp_path):
+    folder = trained_by("multi_gpu") / kind
+    train(kind, "single", tmp_path / kind, resumed_from=str(folder / "checkpoint-2"))
+    assert difference(folder / ADAPTER, tmp_path / kind / ADAPTER) < 1e-5
 
 
 def test_lora_masters_stay_float32_on_a_bfloat16_base_under_zero_2(trained_by):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from alignment.losses import clipped_ratio_loss, flow_matching_error, matching_log_ratio
 from alignment.trainers.nft_config import NFTConfig
 from alignment.trainers.nft_trainer import NFTTrainer, nft_loss, old_policy_decay, optimality
 from alignment.trainers.noised_videos import Noising
@@ -69,6 +70,50 @@ def test_nft_equals_its_formula_away_from_the_sampling_policy():
     assert np.allclose(found.numpy(), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("weight", "factor"),
+    [("uniform", lambda s: 1), ("sigma", lambda s: s), ("sigma_squared", lambda s: s * s)],
+)
+def test_awm_at_the_sampling_policy_goes_down_the_weighted_error_of_good_videos(weight, factor):
+    """Its gradient there is A w(σ) ∇ℓ, ℓ being the flow-matching error; far from it the ratio is clipped."""
+    random = torch.Generator().manual_seed(0)
+    old, x0, noise = torch.randn(3, 3, 4, 2, 2, 2, generator=random, dtype=torch.float64)
+    sigma, advantages = torch.tensor([0.2, 0.5, 0.9]), torch.tensor([1.5, -2.0, 0.0])
+    velocity = old.clone().requires_grad_()
+    old_errors = flow_matching_error(old, x0, noise)
+    log_ratio = matching_log_ratio(flow_matching_error(velocity, x0, noise), old_errors, sigma, weight)
+    loss, ratio = clipped_ratio_loss(log_ratio, torch.zeros_like(log_ratio), advantages, 1e-4)
+    loss.sum().backward()
+    assert ratio.tolist() == [1, 1, 1]
+    for row in range(3):
+        of_error = 2 * (old[row] - (noise[row] - x0[row])) / old[row].numel()
+        expected = advantages[row].item() * factor(sigma[row].item()) * of_error
+        assert torch.allclose(velocity.grad[row], expected, atol=1e-7)
+
+
+def test_awm_begins_at_the_sampling_policy_and_is_clipped_away_from_it(generator, prompts, bright, quiet):
+    """With one optimiser step a rollout, and no average, the ratio is 1; the second pass is beyond a tiny range."""
+    trainer = make(
+        generator, prompts, bright, quiet, num_rollouts=2, num_mini_batches=1, num_iterations=2, loss_type="awm",
+        old_decay_rate=0.0, epsilon=1e-9, logging_steps=1,
+    )  # fmt: skip
+    seen = []
+    awm_loss = trainer._awm_loss
+
+    def spy(noised, velocity, old_velocity, advantages):
+        seen.append((velocity - old_velocity).abs().max().item())
+        return awm_loss(noised, velocity, old_velocity, advantages)
+
+    trainer._awm_loss = spy
+    trainer.train()
+    steps = len(seen) // 2
+    first = [value for number, value in enumerate(seen) if number // (steps // 2) % 2 == 0]
+    second = [value for number, value in enumerate(seen) if number // (steps // 2) % 2 == 1]
+    assert max(first) < 1e-5 < min(second)
+    logged = [entry["clip_ratio"] for entry in trainer.state.log_history if "clip_ratio" in entry]
+    assert 0.4 < sum(logged) / len(logged) <= 1
+
+
 def test_nft_samples_from_the_average_and_leaves_the_live_weights_alone(generator, prompts, bright, quiet):
     trainer = make(
         generator, prompts, bright, quiet, num_rollouts=3, old_decay_flat=0, old_decay_rate=0.2, old_decay_max=0.5
@@ -103,6 +148,9 @@ def test_nft_samples_from_the_average_and_leaves_the_live_weights_alone(generato
         ({"guidance_strength": 2.0}, "guidance_strength is 2.0"),
         ({"old_decay_rate": -1.0}, "old_decay_rate is -1"),
         ({"old_decay_flat": -1}, "old_decay_flat is -1"),
+        ({"loss_type": "ppo"}, "loss_type is .*ppo"),
+        ({"matching_weight": "t"}, "matching_weight is .*t"),
+        ({"epsilon": 0.0}, "epsilon is 0.0"),
     ],
 )
 def test_impossible_settings_are_refused(quiet, arguments, message):

@@ -180,18 +180,31 @@ def test_several_passes_use_every_row_once_each_and_then_the_ratio_moves(generat
     assert history(trainer)[0]["ratio/deviation"] > 0
 
 
-def test_the_first_step_with_normalised_ratios_is_the_one_without(make_generator, prompts, bright, quiet):
-    """Before any update the ratio is 1 either way, and its gradient differs by the std that the loss is divided by."""
+def test_the_first_step_is_the_same_with_normalised_ratios_or_a_mask(make_generator, prompts, bright, quiet):
+    """Before any update the ratio is 1 and the divergence 0 in any case; a normalised ratio's gradient differs by the
+    std that the loss is divided by."""
     results = []
-    for ratio_norm in (False, True):
+    for further in ({}, {"ratio_norm": True}, {"max_divergence": 1e-9}):
         trainer = make(
-            make_generator(), prompts, bright, quiet, num_rollouts=1, num_mini_batches=1, ratio_norm=ratio_norm,
-            optim="sgd", learning_rate=1.0, max_grad_norm=0.0, beta=0.0,
+            make_generator(), prompts, bright, quiet, num_rollouts=1, num_mini_batches=1, optim="sgd",
+            learning_rate=1.0, max_grad_norm=0.0, beta=0.0, **further,
         )  # fmt: skip
         trainer.train()
         results.append({n: p.detach() for n, p in trainer.policy.named_parameters() if "lora_B" in n})
-    assert all(torch.allclose(results[0][name], results[1][name], atol=1e-6) for name in results[0])
+    for other in results[1:]:
+        assert all(torch.allclose(results[0][name], other[name], atol=1e-6) for name in other)
     assert max(value.abs().max() for value in results[0].values()) > 1e-3
+
+
+@pytest.mark.parametrize(("most", "low", "high"), [(1e-12, 0.1, 0.5), (1e3, 0.0, 0.0)])
+def test_a_second_pass_is_masked_by_its_divergence(make_generator, prompts, bright, quiet, most, low, high):
+    trainer = make(
+        make_generator(), prompts, bright, quiet, num_rollouts=1, num_mini_batches=1, num_iterations=2,
+        max_divergence=most,
+    )  # fmt: skip
+    trainer.train()
+    [logged] = history(trainer)  # of both passes, of which the first is at the sampling policy itself
+    assert low <= logged["clip_ratio"] <= high
 
 
 @pytest.mark.parametrize("rounds", [False, True])
