@@ -29,10 +29,13 @@ from benchmarks.generator.short_training import collect, encode, held_out, held_
 from generator import load_generator
 from generator.base import VideoGenerator
 from generator.families.native import NativeGenerator
+from generator.native.building import save_pipeline
 from generator.output import write_json
 from generator.pretraining.config import PretrainConfig
 from generator.pretraining.data import FPS
-from generator.pretraining.pretrain import pretrain, start_from
+from generator.pretraining.phase import STATE, Phase
+from generator.pretraining.pretrain import SliceDone, pretrain
+from generator.pretraining.starting_weights import start_from
 from generator.world import categories, sample_prompts, verify_batch
 from generator.world.constancy import keep_shapes
 
@@ -50,7 +53,11 @@ COOLDOWN = 0.5
 def configuration(output_dir: Path, tiny: bool, **changes: Any) -> PretrainConfig:
     """The recipe's arguments of `vidalign pretrain`; `tiny` is for a CPU."""
     on_gpu = torch.cuda.is_available()
-    size = {"transformer_tokens": 1500, "num_workers": 0} if tiny else {"transformer_tokens": 32_768, "num_workers": 14}
+    size = (
+        {"transformer_tokens": 1500, "num_workers": 0}
+        if tiny
+        else {"transformer_tokens": 32_768, "num_workers": 14}
+    )
     settings: dict[str, Any] = {
         "autoencoder_from": "nano", "weights_from": "nano", "pack": True, "compile_blocks": on_gpu,
         "cooldown_share": COOLDOWN, "ema_decay": 0.9995, "pool_gigabytes": 1 if tiny else 20,
@@ -151,8 +158,6 @@ def go_on(arguments: argparse.Namespace) -> None:
         folder, arguments.tiny, transformer_seconds=arguments.total, slice_seconds=arguments.slice,
         weights_from=arguments.weights_from, **chosen(arguments.output_dir),
     )  # fmt: skip
-    from generator.pretraining.pretrain import SliceDone
-
     try:
         print(f"finished: {pretrain(config, device)}", flush=True)
     except SliceDone as done:
@@ -162,12 +167,8 @@ def go_on(arguments: argparse.Namespace) -> None:
 
 def export(config: PretrainConfig, folder: Path) -> None:
     """Writes the averaged weights of an unfinished run as a pipeline, from which another run may start."""
-    from generator.native.building import save_pipeline
-    from generator.pretraining.phase import STATE, Phase
-    from generator.pretraining.pretrain import _new_pipeline
-
-    pipeline = _new_pipeline(config)
-    pipeline.vae = load_generator("nano", device="cpu").pipeline.vae
+    vae = load_generator("nano", device="cpu").pipeline.vae
+    pipeline = new_pipeline(config, vae, torch.device("cpu"))
     modules = {"transformer": pipeline.transformer, "text_encoder": pipeline.text_encoder}
     phase = Phase("transformer", modules, config, 1.0, 1.0, Path(config.output_dir) / STATE)
     phase.resume()
@@ -197,8 +198,14 @@ def ceiling(arguments: argparse.Namespace) -> None:
     )  # fmt: skip
     started = time.monotonic()
     pretrain(replace(config, learning_rate=5e-4), device)
-    print(f"ceiling: {asdict(config)['transformer_seconds']:.0f} s, {time.monotonic() - started:.0f} s in all")
-    arguments.models, arguments.guidance, arguments.name = [config.output_dir], [1.0, 3.0, 5.0], "ceiling.json"
+    print(
+        f"ceiling: {asdict(config)['transformer_seconds']:.0f} s, {time.monotonic() - started:.0f} s in all"
+    )
+    arguments.models, arguments.guidance, arguments.name = (
+        [config.output_dir],
+        [1.0, 3.0, 5.0],
+        "ceiling.json",
+    )
     sweep(arguments)
 
 
@@ -214,7 +221,9 @@ def main() -> None:
     parser.add_argument("--slice", type=float, help="Seconds of this call; all that is left by default.")
     parser.add_argument("--weights_from", default="nano", help="Pipeline that train starts from.")
     parser.add_argument("--model", type=Path, help="Pipeline of the ceiling.")
-    parser.add_argument("--models", nargs="+", default=["nano"], help="To measure; MODEL+ADAPTER for an adapter.")
+    parser.add_argument(
+        "--models", nargs="+", default=["nano"], help="To measure; MODEL+ADAPTER for an adapter."
+    )
     parser.add_argument("--guidance", type=float, nargs="+", default=list(SWEEP))
     parser.add_argument("--prompts", type=int, default=512)
     parser.add_argument("--name", default="measures.json")
