@@ -57,8 +57,8 @@ def differing_claims(first: Meaning, second: Meaning) -> int:
     return count
 
 
-def _misses(meaning: Meaning, count: int, rng: random.Random) -> list[Meaning]:
-    """`count` wrong meanings, the first of which is the nearest of several, and later ones farther off."""
+def nearest_misses(meaning: Meaning, count: int, rng: random.Random) -> list[Meaning]:
+    """Draws `count` wrong meanings, the first of which is the nearest of several, and later ones farther off."""
     found: list[Meaning] = []
     while len(found) < count:
         drawn = [corrupt(meaning, rng) for _ in range(1 if found else _DRAWS)]
@@ -93,7 +93,7 @@ def near_misses(
         drawn: list[list[Meaning]] = []
         for _ in range(groups - len(prompts)):
             meaning = sample_meaning(rng, split)
-            drawn.append([meaning, *_misses(meaning, videos - 1, rng)])
+            drawn.append([meaning, *nearest_misses(meaning, videos - 1, rng)])
         flat = [meaning for group in drawn for meaning in group]
         solved, rows = solvable_scenes(flat, rng.getrandbits(60), num_frames, height, width, fps)
         place = {row: number for number, row in enumerate(rows)}

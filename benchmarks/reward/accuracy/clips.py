@@ -16,6 +16,7 @@ from generator.base import VideoGenerator
 from generator.sampling import guided_velocity, sample_latents
 from generator.world import SceneBatch, render_scenes, verify_batch
 from generator.world.near_misses import near_misses
+from generator.world.spoiled import CLIPS, RANKS, SpoiledScenes, spoiled_near_misses
 from labeling_app.simulate import SimulatedAnnotator, ranks_from_perceived
 from reward.preferences import MISSING, Ranking
 
@@ -162,6 +163,48 @@ def near_miss_rankings(
             paths = [Path(f"near-miss/{begun + row}-{clip}.mp4") for clip in range(videos)]
             known.update(zip(paths, latents[row * videos : (row + 1) * videos]))
             rankings += [Ranking(name, paths, order) for name, order in zip(group, claims[row])]
+    return rankings, known
+
+
+class _SpoiledGroups(Dataset[tuple[list[list[str]], Tensor]]):
+    def __init__(self, groups: int, seed: int) -> None:
+        self.groups, self.seed = groups, seed
+
+    def __len__(self) -> int:
+        return -(-self.groups // _CHUNK)
+
+    def __getitem__(self, index: int) -> tuple[list[list[str]], Tensor]:
+        prompts, scenes = spoiled_near_misses(_CHUNK, self.seed + index, "train", *SIZE, FPS)
+        return prompts, scenes.pack()
+
+
+@torch.no_grad()
+def spoiled_rankings(
+    generator: VideoGenerator, groups: int, seed: int, batch: int
+) -> tuple[list[Ranking], dict[Path, Tensor]]:
+    """Rankings of rendered clips of which some have a blemish that no caption speaks of, and the clips' latents by
+    their (imagined) files; nobody judged them, and the verifier did not either."""
+    rankings: list[Ranking] = []
+    known: dict[Path, Tensor] = {}
+    device = generator.device
+    jobs = DataLoader(_SpoiledGroups(groups, seed), batch_size=None, num_workers=workers())
+    waiting: list[tuple[list[list[str]], Tensor]] = []
+    chunks, last = max(1, batch // (CLIPS * _CHUNK)), -(-groups // _CHUNK)
+    for number, (names, packed) in enumerate(jobs, 1):
+        waiting.append((names, packed.clone()))
+        if len(waiting) < chunks and number < last:
+            continue
+        captions = [group for part in waiting for group in part[0]]
+        scenes = SpoiledScenes.unpack(torch.cat([part[1] for part in waiting]), SIZE[0])
+        waiting = []
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+            shown = scenes.render(*SIZE[1:], fps=FPS, device=device)
+            latents = torch.cat([generator.encode(part).float().cpu() for part in shown.split(1024)])
+        begun = len(known) // CLIPS
+        for row, group in enumerate(captions):
+            paths = [Path(f"spoiled/{begun + row}-{clip}.mp4") for clip in range(CLIPS)]
+            known.update(zip(paths, latents[row * CLIPS : (row + 1) * CLIPS]))
+            rankings += [Ranking(group[asked], paths, list(ranks)) for asked, ranks in RANKS]
     return rankings, known
 
 
