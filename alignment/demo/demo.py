@@ -11,7 +11,8 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from alignment.demo.outputs import DEMONSTRATIONS, OUTPUTS, STAGES_FILE
 from alignment.demo.report import write_demo_report
 from alignment.demo.scales import GUIDANCE_SCALES, STAGES, DemoConfig, demo_scale
 from alignment.demo.settings import dpo_settings, ppo_settings, reward_settings, sft_settings, video_size
+from alignment.demo.themes import theme_demonstrations, theme_prompts
 from alignment.lora import LoraArguments
 from alignment.rollouts.rollout import Rollout
 from alignment.stages.arguments import GeneratorArguments
@@ -43,7 +45,7 @@ from generator.output import InputError, read_json, read_jsonl, write_json, writ
 from generator.prompts import PromptRecord
 from generator.training.checkpoints import newest_checkpoint
 from generator.video import read_video
-from generator.world import render_scenes, sample_prompts, training_batch, verify_batch
+from generator.world import verify_batch
 from labeling_app.files.candidates import import_tasks
 from labeling_app.files.rankings import export_rankings
 from labeling_app.quality.agreement import agreement
@@ -130,6 +132,7 @@ class Demo:
         return {
             "model": self.config.model,
             "adapter": self.config.adapter,
+            "theme": self.config.theme,
             "seed": self.config.seed,
             **json.loads(json.dumps(asdict(self.scale))),
         }
@@ -183,6 +186,10 @@ class Demo:
             "save_steps": max(steps // 3, 1),
         }
 
+    def _prompts(self, count: int, first_seed: int, split: str = "train") -> list[str]:
+        """Prompts of the theme; stages differ in `first_seed`."""
+        return theme_prompts(self.config.theme, count, first_seed + self.config.seed, split)
+
     def _adapter(self) -> str:
         return str(self.folder / "sft")
 
@@ -194,10 +201,9 @@ class Demo:
 
     def demonstrations(self) -> dict[str, Any]:
         """Rendered clips with prompts of the training split, written as mp4 and metadata.jsonl."""
-        prompts, scenes, _ = training_batch(
-            self.scale.num_demonstrations, 1000 + self.config.seed, "train", **self._size(), fps=FPS
+        prompts, clips = theme_demonstrations(
+            self.config.theme, self.scale.num_demonstrations, 1000 + self.config.seed, **self._size(), fps=FPS
         )
-        clips = render_scenes(scenes, **self._size(), fps=FPS)
         folder = self.folder / "demonstrations"
         empty_own(folder, DEMONSTRATIONS)
         write_demonstrations(folder, clips, prompts, FPS)
@@ -222,10 +228,7 @@ class Demo:
     def candidates(self) -> dict[str, Any]:
         """Several videos of each prompt by the SFT model, written as mp4 and metadata.jsonl."""
         scale, folder = self.scale, self.folder / "candidates"
-        records = [
-            PromptRecord(prompt)
-            for prompt in sample_prompts(scale.num_ranked_prompts, 2000 + self.config.seed, "train")
-        ]
+        records = [PromptRecord(prompt) for prompt in self._prompts(scale.num_ranked_prompts, 2000)]
         generator = load_generator(self.config.model, adapter=self._adapter())
         plan = plan_videos(records, scale.num_candidates, 10_000, lambda _, index: f"{index:04d}.mp4")
         missing = missing_videos(folder, plan)
@@ -308,10 +311,7 @@ class Demo:
         """Proximal policy optimisation against the reward model, from the SFT adapter."""
         scale = self.scale
         prompts = self.folder / "ppo-prompts.jsonl"
-        write_jsonl(
-            prompts,
-            [{"prompt": p} for p in sample_prompts(scale.num_ppo_prompts, 3000 + self.config.seed, "train")],
-        )
+        write_jsonl(prompts, [{"prompt": prompt} for prompt in self._prompts(scale.num_ppo_prompts, 3000)])
         monitor = GoldMonitor(load_generator(self.config.model))
         trainer = train_ppo(
             GeneratorArguments(model=self.config.model, adapter=[self._adapter()]),
@@ -331,7 +331,7 @@ class Demo:
     def guidance(self) -> dict[str, Any]:
         """Mean gold score of each model at several guidance scales, on prompts that the evaluation does not use."""
         scale, settings = self.scale, self._sampling()
-        prompts = sample_prompts(scale.num_guidance_prompts, 5000 + self.config.seed, "test")
+        prompts = self._prompts(scale.num_guidance_prompts, 5000, "test")
         seeds = list(range(60_000, 60_000 + len(prompts)))
         models = self._models()
         if self.config.adapter:
@@ -363,19 +363,21 @@ class Demo:
         return {"gold": found, "best": best, "prompts": len(prompts)}
 
     def evaluation(self) -> dict[str, Any]:
-        """Base, SFT, DPO and PPO on held-out prompts with the same seeds, without guidance as they were trained,
-        judged from the pixels."""
+        """Base, SFT, DPO and PPO on held-out prompts with the same seeds, each at the guidance that was best for it in
+        the sweep, judged from the pixels."""
         scale = self.scale
         folder = self.folder / "evaluation"
-        prompts = sample_prompts(scale.num_test_prompts, 4000 + self.config.seed, "test")
+        prompts = self._prompts(scale.num_test_prompts, 4000, "test")
+        best = self.stages["guidance"]["best"]
         summary = compare_models(
-            self._models(),
+            {name: partial(_with_guidance, load, best[name]) for name, load in self._models().items()},
             [PromptRecord(prompt) for prompt in prompts],
             folder,
             num_videos_per_prompt=scale.num_videos_per_prompt,
             seed=50_000,
             generation=self._sampling(),
             references=["base", "sft"],
+            settings={"guidance": {name: best[name] for name in self._models()}},
             overwrite=(folder / "report.json").is_file(),
             progress=False,
             on_progress=self.advance,
@@ -403,6 +405,13 @@ class GoldMonitor:
         videos = self.generator.decode(rollout.trajectories.final[chosen.to(rollout.rewards.device)])
         gold = _gold(videos, [rollout.prompts[i] for i in chosen.tolist()])
         return {"gold": sum(gold) / len(gold)}
+
+
+def _with_guidance(load: Callable[[], VideoGenerator], guidance_scale: float) -> VideoGenerator:
+    """Loads a generator whose default guidance is `guidance_scale`."""
+    generator = load()
+    generator.defaults = replace(generator.defaults, guidance_scale=guidance_scale)
+    return generator
 
 
 def _gold(videos: Tensor, prompts: list[str], batch_size: int = 256) -> list[float]:

@@ -53,7 +53,7 @@ def write_demo_report(folder: Path, settings: Mapping[str, Any], stages: Mapping
         html.Section(
             "Result",
             headline(summary, "base") + overview(summary, ["base", "sft"]),
-            _introduction(summary),
+            _introduction(summary, stages["guidance"]["best"]),
         ),
         html.Section("Guidance", _guidance(stages["guidance"])),
         html.Section("By category", category_tables(summary, "base")),
@@ -86,34 +86,44 @@ def write_demo_report(folder: Path, settings: Mapping[str, Any], stages: Mapping
     return folder / "report.html"
 
 
-def _introduction(summary: Mapping[str, Any]) -> str:
-    said = []
+def _introduction(summary: Mapping[str, Any], best: Mapping[str, float]) -> str:
+    """Gains over the base, each model at its own best guidance, and what got worse."""
+    said, worse = [], []
     for model, difference in summary["difference_to_base"].items():
         said.append(
             f"{model.upper()} − base: {difference['mean']:+.3f} "
             f"{interval_text(difference, signed=True)} ({difference['verdict']})"
         )
+        worse += [
+            f"{category} with {model.upper()} ({row['mean']:+.3f})"
+            for category, row in summary["category_differences"].get("base", {}).get(model, {}).items()
+            if row["mean"] < 0
+        ]
+    scales = ", ".join(f"{model} {best[model]:g}" for model in summary["adherence"])
     return (
-        "Without classifier-free guidance, as everything here is trained; paired by prompt and seed, 95 % intervals. "
-        + "; ".join(said)
-        + "."
+        f"Each model at the guidance that is best for it, found on other prompts ({scales}); paired by prompt and "
+        f"seed, 95 % intervals. {'; '.join(said)}. Lower than the base: {', '.join(worse) if worse else 'no category'}."
     )
 
 
 def _guidance(found: Mapping[str, Any]) -> str:
     """The mean gold score of each model at every guidance scale, with the best of each row marked."""
-    rows, best = [], {}
+    rows, best = [], found["best"]
     for model, means in found["gold"].items():
-        best[model] = max(means.values())
         rows.append(
-            [model, *(f"{mean:.3f}" + (" (best)" if mean == best[model] else "") for mean in means.values())]
+            [
+                model,
+                *(
+                    f"{mean:.3f}" + (" (best)" if float(scale) == best[model] else "")
+                    for scale, mean in means.items()
+                ),
+            ]
         )
     scales = list(next(iter(found["gold"].values())))
-    ahead = max(best, key=lambda model: best[model])
     return html.paragraph(
         f"Gold adherence of {found['prompts']} other held-out prompts. Above 1, a step takes two calls of the model. "
-        f"Each at its own best scale, {ahead} is ahead with {best[ahead]:.3f}; the base has {best['base']:.3f}. So few "
-        "prompts do not tell differences of 0.05 apart."
+        "The best scale of each model is that of its result above; so few prompts do not tell differences of 0.05 "
+        "apart."
     ) + html.plain_table(["model", *(f"guidance {scale}" for scale in scales)], rows)
 
 

@@ -18,6 +18,25 @@ class DemoConfig:
             "guidance adds."
         },
     )
+    theme: str = field(
+        default="everything",
+        metadata={
+            "help": "Prompts of the campaign: `everything` that the video world can show, or a part of it.",
+            "choices": [
+                *(
+                    "everything",
+                    "counts",
+                    "pairs",
+                    "relations",
+                    "camera",
+                    "actions",
+                    "sizes",
+                    "large",
+                    "several",
+                )
+            ],
+        },
+    )
     seed: int = field(default=0, metadata={"help": "Seed of prompts, annotators, training and noise."})
     scale: str = field(
         default="auto",

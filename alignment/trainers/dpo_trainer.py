@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -23,16 +24,20 @@ from alignment.losses import (
 )
 from alignment.trainers.base_trainer import AlignmentTrainer
 from alignment.trainers.dpo_config import DPOConfig
+from alignment.trainers.guidance import unguided_warning
 from alignment.trainers.noise_levels import NoiseLevels
 from alignment.trainers.sft_trainer import EVALUATION_STEP
 from generator import flow
 from generator.base import VideoGenerator
 from generator.conditions import Conditions
 from generator.editing.first_frames import with_first_frame
+from generator.guidance import guidance_scales
 from generator.one_or_several import as_list
 from generator.output import InputError
 from generator.sampling import seeded_noise
 from generator.seeds import Stream, example_seeds
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -122,6 +127,9 @@ class DPOTrainer(AlignmentTrainer):
             callbacks=callbacks,
             rows=packed_rows(generator, args, train_dataset, self.conditions),
         )
+        warning = unguided_warning("DPO", generator.name, guidance_scales(generator))
+        if warning is not None and args.process_index == 0:
+            logger.warning(warning)
         self.prompts = prompts
         self._reference_errors: list[Tensor] | None = None
 

@@ -46,6 +46,21 @@ def guidance_warning(
     )
 
 
+def unguided_warning(method: str, model: str, sampled: tuple[float, float]) -> str | None:
+    """Sentence on a method that compares videos by the velocity without guidance, or None where nothing is to be said.
+
+    Args:
+        method, model: names of the method and of the model.
+        sampled: the model's default scales for sampling.
+    """
+    if sampled == (1, 1):
+        return None
+    return (
+        f"{method} learns without guidance, but {model} is sampled with {guidance_text(*sampled)} by default, where "
+        f"the gain can be another: measure it at both, with evaluate and --guidance_scale 1, or {_flags(sampled)}."
+    )
+
+
 def _flags(scales: tuple[float, float]) -> str:
     """Arguments that ask for these scales."""
     first, second = scales

@@ -1,11 +1,12 @@
-"""Worth of the settings of the demo's trainings: variants of each, over several seeds, on held-out prompts.
+"""Worth of the settings of the demo: themes, bases and variants of its trainings, on held-out prompts.
 
-    python -m benchmarks.alignment.demo_variants --output_dir runs/variants --seeds 0 1 2 3 4 5 --workers 15
+    python -m benchmarks.alignment.demo_variants --output_dir runs/variants --themes counts --seeds 0 1 2 --workers 15
 
-For each seed the demo's own stages make demonstrations, SFT adapter, candidates and rankings once. Every variant then
-trains from them with some settings changed, and its gold adherence is measured on held-out prompts that the demo does
-not use, with the same noise for all. Trainings run in parallel processes, which share the GPU if there is one. Results
-are kept in `variants.jsonl` after each training, so an interrupted run goes on where it stopped.
+For each theme, base and seed the demo's own stages make demonstrations, SFT adapter, candidates and rankings once.
+Every variant then trains from them with some settings changed. All models make videos of held-out prompts that the demo
+does not use, with the same noise, at each of the demo's guidance scales: gains are told with each model at its own best
+scale. Trainings run in parallel processes, which share the GPU if there is one. Results are kept in `variants.jsonl`
+after each training, so an interrupted run goes on where it stopped; `--seconds` ends one in time.
 """
 
 from __future__ import annotations
@@ -17,180 +18,184 @@ import multiprocessing
 import os
 import shutil
 import statistics
+import time
 import traceback
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.alignment.demo_grid import VARIANTS, Start, Variant
 from generator.output import read_jsonl
 
-PAIRS = {"loss_type": "sigmoid", "per_device_train_batch_size": 8}
 FIRST_NOISE, FIRST_PROMPTS = 50_000, 777
+Means = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Variant:
-    """A training with some settings changed.
+class Plan:
+    """What is run: `starts` and `seeds`, each with all `variants`."""
 
-    Attributes:
-        stage: sft, dpo, reward or ppo.
-        name: what it is called in the table, once in each stage.
-        changes: arguments of the stage's configuration; for `dpo` also `merge_annotators`.
-        reward: for `ppo` the reward variant to optimise, or `world` for the gold score itself.
-    """
-
-    stage: str
-    name: str
-    changes: dict[str, Any] = field(default_factory=dict)
-    reward: str = "as in the demo"
-
-    @property
-    def folder(self) -> str:
-        return f"{self.stage}-{''.join(c if c.isalnum() else '-' for c in self.name)}"
+    root: Path
+    scale: str
+    num_prompts: int
+    starts: list[Start]
+    seeds: list[int]
+    variants: list[Variant]
 
 
-DEMO = "as in the demo"
-ADAPTER = "nano-distilled"
-"""Adapter that all variants begin with."""
-VARIANTS = [
-    Variant("sft", DEMO),
-    Variant("sft", "half the learning rate", {"learning_rate": 1e-3}),
-    Variant("sft", "guidance not kept", {"distill_guidance": None, "distill_demonstrations": False}),
-    Variant("sft", "noise levels around 1 instead of 1.5", {"logit_mean": 1.0}),
-    Variant("dpo", DEMO),
-    Variant("dpo", "pairs", PAIRS),
-    Variant("dpo", "beta 30", {"beta": 30.0}),
-    Variant("dpo", "half the learning rate", {"learning_rate": 1e-3}),
-    Variant("dpo", "half the learning rate, 120 steps", {"learning_rate": 1e-3, "max_steps": 120}),
-    Variant("dpo", "120 steps", {"max_steps": 120}),
-    Variant("reward", DEMO),
-    Variant("reward", "one draw of noise", {"evidence_draws": 1}),
-    Variant("reward", "four levels", {"evidence_sigmas": [0.6, 0.8, 0.9, 0.97]}),
-    Variant("reward", "16 passes", {"num_train_epochs": 16}),
-    Variant("ppo", DEMO),
-    Variant("ppo", "20 rollouts", {"num_rollouts": 20}),
-    Variant("ppo", "half the learning rate", {"learning_rate": 1e-3}),
-    Variant("ppo", "noise level 1", {"noise_level": 1.0}),
-    Variant("ppo", "inverse_std", {"step_weight": "inverse_std"}),
-    Variant("ppo", "inverse_std, noise level 1", {"step_weight": "inverse_std", "noise_level": 1.0}),
-    Variant("ppo", "CPS kernel", {"sde_kernel": "cps"}),
-    Variant("ppo", "8 prompts × 4", {"num_prompts": 8, "num_generations": 4}),
-    Variant("ppo", "on the gold score", reward="world"),
-    Variant(
-        "ppo",
-        "on the gold score, inverse_std, noise level 1",
-        {"step_weight": "inverse_std", "noise_level": 1.0},
-        reward="world",
-    ),
-]
-
-
-def demo_of(root: str, seed: int, scale: str) -> Any:
+def demo_of(plan: Plan, start: Start, seed: int) -> Any:
     """The demo of a seed, in its own folder."""
     from alignment.demo.demo import Demo
     from alignment.demo.scales import DemoConfig
 
-    return Demo(
-        DemoConfig(output_dir=str(Path(root) / f"seed-{seed}"), adapter=ADAPTER, seed=seed, scale=scale)
+    demo = Demo(
+        DemoConfig(
+            output_dir=str(plan.root / f"{start.name}-{seed}"),
+            adapter=start.adapter,
+            theme=start.theme,
+            seed=seed,
+            scale=plan.scale,
+        )
     )
+    demo.scale = replace(demo.scale, **start.changes)
+    return demo
 
 
-def prepare(root: str, seed: int, scale: str, num_prompts: int) -> dict[str, Any]:
+def prepare(plan: Plan, start: Start, seed: int) -> dict[str, Any]:
     """The stages that all variants start from, and the gold scores of base and SFT."""
-    demo = demo_of(root, seed, scale)
+    demo = demo_of(plan, start, seed)
     shutil.rmtree(demo.folder, ignore_errors=True)
     demo.folder.mkdir(parents=True)
-    for stage in ("demonstrations", "sft", "candidates", "annotators"):
-        getattr(demo, stage)()
+    demo.demonstrations()
+    fine_tune(demo, demo.folder / "sft", {})
+    demo.candidates()
+    found = demo.annotators()
     return {
-        "base": gold_scores(demo, demo.config.adapter or None, num_prompts),
-        "sft": gold_scores(demo, str(demo.folder / "sft"), num_prompts),
+        "candidates": found["gold"],
+        "best_possible_accuracy": found["best_possible_accuracy"],
+        "base": gold_scores(plan, demo, demo.config.adapter or None),
+        "sft": gold_scores(plan, demo, str(demo.folder / "sft")),
     }
 
 
-def gold_scores(demo: Any, adapter: str | None, num_prompts: int) -> list[float]:
-    """Gold score of one video of each held-out prompt, in float32 on every device."""
+def gold_scores(plan: Plan, demo: Any, adapter: str | None) -> dict[str, list[float]]:
+    """Gold scores of one video of each held-out prompt, by guidance scale; in float32 on every device."""
     import torch
 
+    from alignment.demo.scales import GUIDANCE_SCALES
     from alignment.demo.settings import video_size
+    from alignment.demo.themes import theme_prompts
     from generator import load_generator
-    from generator.world import sample_prompts, verify_batch
+    from generator.world import verify_batch
 
     generator = load_generator(demo.config.model, adapter=adapter, dtype=torch.float32)
-    prompts = sample_prompts(num_prompts, FIRST_PROMPTS, "test")
-    scores: list[float] = []
-    for start in range(0, num_prompts, 128):
-        batch = prompts[start : start + 128]
-        videos = generator.generate(
-            batch,
-            **video_size(demo.scale),
-            num_inference_steps=demo.scale.num_inference_steps,
-            seed=[FIRST_NOISE + start + number for number in range(len(batch))],
-            batch_size=len(batch),
-        )
-        judged = verify_batch(videos, batch, fps=generator.defaults.fps)
-        scores += [adherence.score for adherence in judged]
-    return scores
+    prompts = theme_prompts(demo.config.theme, plan.num_prompts, FIRST_PROMPTS, "test")
+    found: dict[str, list[float]] = {}
+    for guidance in GUIDANCE_SCALES:
+        scores: list[float] = []
+        for start in range(0, len(prompts), 128):
+            batch = prompts[start : start + 128]
+            videos = generator.generate(
+                batch,
+                **video_size(demo.scale),
+                num_inference_steps=demo.scale.num_inference_steps,
+                guidance_scale=guidance,
+                seed=[FIRST_NOISE + start + number for number in range(len(batch))],
+                batch_size=len(batch),
+            )
+            judged = verify_batch(videos.to(generator.device), batch, fps=generator.defaults.fps)
+            scores += [round(adherence.score, 5) for adherence in judged]
+        found[f"{guidance:g}"] = scores
+    return found
 
 
-def train(root: str, seed: int, scale: str, num_prompts: int, variant: Variant) -> dict[str, Any]:
-    """Trains a variant and measures it: gold scores of a policy, held-out accuracy of a reward model."""
-    from alignment.demo.settings import dpo_settings, ppo_settings, sft_settings
-    from alignment.lora import LoraArguments
-    from alignment.stages.arguments import GeneratorArguments
-    from alignment.stages.dpo import DPOArguments, train_dpo
-    from alignment.stages.on_rewards import train_ppo
-    from alignment.stages.sft import train_sft
-    from alignment.trainers.dpo_config import DPOConfig
-    from alignment.trainers.ppo_config import PPOConfig
-    from alignment.trainers.sft_config import SFTConfig
-
-    demo = demo_of(root, seed, scale)
-    folder, changes = demo.folder / variant.folder, dict(variant.changes)
-    shutil.rmtree(folder, ignore_errors=True)
-    if variant.stage == "reward":
-        return {"accuracy": reward_accuracy(demo, folder, changes)}
-    common = {
+def common(demo: Any, folder: Path) -> dict[str, Any]:
+    """Arguments that all trainings of policies share."""
+    return {
         "output_dir": str(folder),
-        "seed": seed,
-        "data_seed": seed,
+        "seed": demo.config.seed,
+        "data_seed": demo.config.seed,
         "disable_tqdm": True,
         "save_strategy": "no",
         "report_to": ["none"],
     }
-    model, lora = demo.config.model, LoraArguments(lora_r=16)
-    start = GeneratorArguments(model=model, adapter=[str(demo.folder / "sft")])
+
+
+def policy(demo: Any, adapter: str) -> Any:
+    """The generator that a training begins with, in float32 on every device."""
+    from alignment.stages.arguments import GeneratorArguments
+
+    return GeneratorArguments(
+        model=demo.config.model, adapter=[adapter] if adapter else None, dtype="float32"
+    )
+
+
+def fine_tune(demo: Any, folder: Path, changes: dict[str, Any]) -> None:
+    """SFT on the demo's demonstrations."""
+    from alignment.demo.settings import sft_settings
+    from alignment.lora import LoraArguments
+    from alignment.stages.sft import train_sft
+    from alignment.trainers.sft_config import SFTConfig
+
+    settings = {**sft_settings(demo.scale, bool(demo.config.adapter)), **changes}
+    train_sft(
+        policy(demo, demo.config.adapter),
+        demo.folder / "demonstrations",
+        args=SFTConfig(**common(demo, folder), **settings),
+        lora=LoraArguments(lora_r=16),
+    )
+
+
+def train(plan: Plan, start: Start, seed: int, variant: Variant) -> dict[str, Any]:
+    """Trains a variant and measures it: gold scores of a policy, held-out accuracy of a reward model."""
+    from alignment.demo.settings import dpo_settings, ppo_settings
+    from alignment.lora import LoraArguments
+    from alignment.stages.dpo import DPOArguments, train_dpo
+    from alignment.stages.on_rewards import train_ppo
+    from alignment.trainers.dpo_config import DPOConfig
+    from alignment.trainers.ppo_config import PPOConfig
+
+    demo = demo_of(plan, start, seed)
+    folder, changes = demo.folder / variant.folder, dict(variant.changes)
+    shutil.rmtree(folder, ignore_errors=True)
+    began = time.monotonic()
+    if variant.stage == "reward":
+        accuracy = reward_accuracy(demo, folder, changes)
+        return {"seconds": round(time.monotonic() - began, 1), "accuracy": accuracy}
+    lora = LoraArguments(lora_r=changes.pop("lora_r", 16))
+    first = policy(
+        demo, str(demo.folder / (Variant("dpo", variant.after).folder if variant.after else "sft"))
+    )
     if variant.stage == "sft":
-        config = SFTConfig(**common, **{**sft_settings(demo.scale, bool(demo.config.adapter)), **changes})
-        base = GeneratorArguments(model=model, adapter=[demo.config.adapter] if demo.config.adapter else None)
-        train_sft(base, demo.folder / "demonstrations", args=config, lora=lora)
+        fine_tune(demo, folder, changes)
     elif variant.stage == "dpo":
         merge = changes.pop("merge_annotators", True)
         rankings = DPOArguments(preferences=str(demo.folder / "rankings.jsonl"), merge_annotators=merge)
-        dpo_config = DPOConfig(**common, **{**dpo_settings(demo.scale), **changes})
-        train_dpo(start, rankings, args=dpo_config, lora=lora)
+        dpo_config = DPOConfig(**common(demo, folder), **{**dpo_settings(demo.scale), **changes})
+        train_dpo(first, rankings, args=dpo_config, lora=lora)
     else:
         reward = "world" if variant.reward == "world" else Variant("reward", variant.reward).folder
         judge = reward if reward == "world" else str(demo.folder / reward)
-        ppo_config = PPOConfig(**common, **{**ppo_settings(demo.scale), **changes})
-        train_ppo(start, write_prompts(demo, folder), judge, args=ppo_config, lora=lora)
-    return {"scores": gold_scores(demo, str(folder), num_prompts)}
+        ppo_config = PPOConfig(**common(demo, folder), **{**ppo_settings(demo.scale), **changes})
+        train_ppo(first, write_prompts(demo, folder), judge, args=ppo_config, lora=lora)
+    seconds = time.monotonic() - began
+    return {"seconds": round(seconds, 1), "scores": gold_scores(plan, demo, str(folder))}
 
 
 def write_prompts(demo: Any, folder: Path) -> Path:
     """The prompts of PPO, as the demo draws them."""
+    from alignment.demo.themes import theme_prompts
     from generator.output import write_jsonl
-    from generator.world import sample_prompts
 
-    prompts = sample_prompts(demo.scale.num_ppo_prompts, 3000 + demo.config.seed, "train")
+    prompts = theme_prompts(demo.config.theme, demo.scale.num_ppo_prompts, 3000 + demo.config.seed, "train")
     path = folder.with_suffix(".jsonl")
     write_jsonl(path, [{"prompt": prompt} for prompt in prompts])
     return path
 
 
-def reward_accuracy(demo: Any, folder: Path, changes: dict[str, Any]) -> float:
-    """Trains a reward model and returns its pair accuracy on its held-out prompts."""
+def reward_accuracy(demo: Any, folder: Path, changes: dict[str, Any]) -> dict[str, Any]:
+    """Trains a reward model and returns what it says of its held-out prompts."""
     import torch
 
     from alignment.demo.settings import reward_settings
@@ -214,125 +219,185 @@ def reward_accuracy(demo: Any, folder: Path, changes: dict[str, Any]) -> float:
         trunk_adapter=adapter,
         source=rankings,
     )
-    return float(metrics["overall"]["held_out"]["accuracy"]["mean"])
+    found = metrics["overall"]["held_out"]
+    return {**found["accuracy"], "baseline": found["majority_baseline"]}
 
 
-def job(root: str, seed: int, scale: str, num_prompts: int, variant: Variant | None) -> dict[str, Any]:
+def job(plan: Plan, start: Start, seed: int, variant: Variant | None) -> dict[str, Any]:
     """One row of `variants.jsonl`."""
     import torch
 
     torch.set_num_threads(1)
-    row: dict[str, Any] = {"seed": seed, "stage": variant.stage if variant else "start"}
+    row: dict[str, Any] = {"start": start.name, "seed": seed, "stage": variant.stage if variant else "start"}
     if variant is not None:
         row["name"] = variant.name
+    began = time.monotonic()
     try:
-        found = (
-            train(root, seed, scale, num_prompts, variant)
-            if variant
-            else prepare(root, seed, scale, num_prompts)
-        )
+        found = train(plan, start, seed, variant) if variant else prepare(plan, start, seed)
     except Exception:
         return {**row, "error": traceback.format_exc()}
-    return {**row, **found}
+    return {**row, "wall": round(time.monotonic() - began, 1), **found}
 
 
-def run(root: Path, seeds: list[int], scale: str, num_prompts: int, workers: int, stages: list[str]) -> None:
+Item = tuple[Start, int, "Variant | None"]
+
+
+def key(item: Item) -> tuple[str, int, str, str | None]:
+    """Name of a job in `variants.jsonl`."""
+    start, seed, variant = item
+    return (start.name, seed, variant.stage if variant else "start", variant.name if variant else None)
+
+
+def wants(item: Item) -> list[tuple[str, int, str, str | None]]:
+    """Names of the jobs whose results a job starts from."""
+    start, seed, variant = item
+    if variant is None:
+        return []
+    needed: list[tuple[str, str | None]] = [("start", None)]
+    if variant.stage == "ppo" and variant.reward != "world":
+        needed.append(("reward", variant.reward))
+    if variant.after:
+        needed.append(("dpo", variant.after))
+    return [(start.name, seed, *each) for each in needed]
+
+
+def run(plan: Plan, workers: int, seconds: float) -> None:
     """Runs what is missing in `variants.jsonl`; a variant waits for what it starts from."""
-    root.mkdir(parents=True, exist_ok=True)
-    path = root / "variants.jsonl"
+    plan.root.mkdir(parents=True, exist_ok=True)
+    path = plan.root / "variants.jsonl"
     rows = [row for _, row in read_jsonl(path)] if path.is_file() else []
-    done = {(row["seed"], row["stage"], row.get("name")) for row in rows if "error" not in row}
-    wanted: list[tuple[int, Variant | None]] = [(seed, None) for seed in seeds]
-    wanted += [(seed, v) for v in VARIANTS if v.stage in stages for seed in seeds]
-
-    def key(seed: int, variant: Variant | None) -> tuple[int, str, str | None]:
-        return (seed, variant.stage, variant.name) if variant else (seed, "start", None)
-
-    def ready(seed: int, variant: Variant | None) -> bool:
-        if variant is None:
-            return True
-        needs_reward = variant.stage == "ppo" and variant.reward != "world"
-        reward = (seed, "reward", variant.reward)
-        return (seed, "start", None) in done and (not needs_reward or reward in done)
-
-    todo = [item for item in wanted if key(*item) not in done]
-    running: dict[Future[dict[str, Any]], tuple[int, Variant | None]] = {}
+    done = {(row["start"], row["seed"], row["stage"], row.get("name")) for row in rows if "error" not in row}
+    trainings: list[Variant | None] = [None, *plan.variants]
+    todo: list[Item] = [
+        (start, seed, each) for seed in plan.seeds for each in trainings for start in plan.starts
+    ]
+    todo = [item for item in todo if key(item) not in done]
+    running: dict[Future[dict[str, Any]], Item] = {}
+    ends = time.monotonic() + seconds
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool, path.open("a") as file:
-        while todo or running:
-            for item in [item for item in todo if ready(*item)][: workers - len(running)]:
+        while (todo or running) and time.monotonic() < ends:
+            ready = [item for item in todo if done.issuperset(wants(item))]
+            for item in ready[: workers - len(running)]:
                 todo.remove(item)
-                running[pool.submit(job, str(root), item[0], scale, num_prompts, item[1])] = item
+                running[pool.submit(job, plan, *item)] = item
             if not running:
                 break
-            finished, _ = wait(running, return_when=FIRST_COMPLETED)
+            finished, _ = wait(running, max(ends - time.monotonic(), 0), FIRST_COMPLETED)
             for future in finished:
-                item = running.pop(future)
-                row = future.result()
+                item, row = running.pop(future), future.result()
                 file.write(json.dumps(row) + "\n")
                 file.flush()
-                print(f"{item[0]} {row['stage']} {row.get('name', '')}", row.get("error", "done"), flush=True)
+                print(*key(item), row.get("error", f"{row.get('wall')} s"), flush=True)
                 if "error" not in row:
-                    done.add(key(*item))
+                    done.add(key(item))
+        if running or todo:
+            print(f"Time is up: {len(todo)} jobs not begun, {len(running)} not finished.", flush=True)
+            for process in pool._processes.values():
+                process.terminate()
 
 
-def table(root: Path) -> str:
-    """Mean gains over the seeds, with the smallest and the standard error between seeds."""
-    rows = [row for _, row in read_jsonl(root / "variants.jsonl")]
+def best(scores: dict[str, list[float]]) -> tuple[str, list[float]]:
+    """The guidance scale with the highest mean, and its scores."""
+    scale = max(scores, key=lambda each: statistics.mean(scores[each]))
+    return scale, scores[scale]
+
+
+def difference(ours: list[float], theirs: list[float]) -> tuple[float, float]:
+    """Mean of paired differences and half the width of its 95 % interval (normal approximation)."""
+    each = [a - b for a, b in zip(ours, theirs, strict=True)]
+    return statistics.mean(each), 1.96 * statistics.stdev(each) / math.sqrt(len(each))
+
+
+def _signed(found: tuple[float, float]) -> str:
+    return f"{found[0]:+.3f} ± {found[1]:.3f}"
+
+
+def table(plan: Plan) -> str:
+    """Gains of every start, seed and variant, each model at its own best guidance scale."""
+    rows = [row for _, row in read_jsonl(plan.root / "variants.jsonl")]
     rows = [row for row in rows if "error" not in row]
-    start = {row["seed"]: row for row in rows if row["stage"] == "start"}
+    begun = {(row["start"], row["seed"]): row for row in rows if row["stage"] == "start"}
     lines = [
-        "| stage | variant | seeds | gain over base, mean ± standard error | lowest | gain over SFT |",
-        "|---|---|---|---|---|---|",
+        "| start | stage | variant | seed | at 1, 2, 3, 5 | gain over base, each at its best | over SFT |",
+        "|---|---|---|---|---|---|---|",
     ]
-    accuracies = ["| reward model | seeds | held-out pair accuracy |", "|---|---|---|"]
-    for variant in VARIANTS:
-        own = [row for row in rows if (row["stage"], row.get("name")) == (variant.stage, variant.name)]
-        if not own:
+    accuracies = [
+        "| start | reward model | seed | held-out pair accuracy | baseline |",
+        "|---|---|---|---|---|",
+    ]
+    order = sorted(
+        rows, key=lambda row: (row["start"], row["stage"] != "start", row["stage"], str(row.get("name")))
+    )
+    for row in order:
+        start, seed = row["start"], row["seed"]
+        if row["stage"] == "reward":
+            found = row["accuracy"]
+            accuracies.append(
+                f"| {start} | {row['name']} | {seed} | {found['mean']:.3f} [{found['low']:.3f}, {found['high']:.3f}], "
+                f"n = {found['n']} | {found['baseline']:.3f} |"
+            )
             continue
-        if variant.stage == "reward":
-            accuracy = statistics.mean(row["accuracy"] for row in own)
-            accuracies.append(f"| {variant.name} | {len(own)} | {accuracy:.3f} |")
-            continue
-        gains = {
-            of: [statistics.mean(row["scores"]) - statistics.mean(start[row["seed"]][of]) for row in own]
-            for of in ("base", "sft")
-        }
-        base = gains["base"]
-        error = statistics.stdev(base) / math.sqrt(len(base)) if len(base) > 1 else math.nan
-        over_sft = "–" if variant.stage == "sft" else f"{statistics.mean(gains['sft']):+.3f}"
-        lines.append(
-            f"| {variant.stage} | {variant.name} | {len(own)} | {statistics.mean(base):+.3f} ± {error:.3f} | "
-            f"{min(base):+.3f} | {over_sft} |"
-        )
+        from_base, from_sft = (best(begun[start, seed][of])[1] for of in ("base", "sft"))
+        models = ("base", "sft") if row["stage"] == "start" else ("scores",)
+        for model in models:
+            swept = ", ".join(f"{statistics.mean(scores):.3f}" for scores in row[model].values())
+            own = best(row[model])[1]
+            name = row.get("name", "") if model == "scores" else model
+            lines.append(
+                f"| {start} | {row['stage']} | {name} | {seed} | {swept} | {_signed(difference(own, from_base))} | "
+                f"{_signed(difference(own, from_sft))} |"
+            )
     return "\n".join([*lines, "", *accuracies] if len(accuracies) > 2 else lines)
 
 
 def main() -> None:
     """Command line."""
+    from alignment.demo.themes import THEMES
+
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--themes", nargs="+", default=["counts"], choices=list(THEMES))
+    parser.add_argument(
+        "--adapters",
+        nargs="+",
+        default=["nano-distilled"],
+        help="Adapters to begin with; none for the base alone.",
+    )
     parser.add_argument(
         "--scale", default="cpu", choices=["cpu", "gpu", "smoke"], help="Scale, as in the demo."
     )
+    parser.add_argument(
+        "--set",
+        nargs="*",
+        default=[],
+        help="NAME=NUMBER of the scale's sizes, such as num_ranked_prompts=240.",
+    )
     parser.add_argument("--num_prompts", type=int, default=384, help="Held-out prompts, one video each.")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1))
+    parser.add_argument("--seconds", type=float, default=1e6, help="End after this time.")
     parser.add_argument(
         "--only", nargs="+", default=["sft", "dpo", "reward", "ppo"], choices=["sft", "dpo", "reward", "ppo"]
     )
     arguments = parser.parse_args()
-    run(
+    changes = {name: int(value) for name, value in (each.split("=") for each in arguments.set)}
+    plan = Plan(
         arguments.output_dir,
-        arguments.seeds,
         arguments.scale,
         arguments.num_prompts,
-        arguments.workers,
-        arguments.only,
+        [
+            Start(theme, "" if adapter == "none" else adapter, changes)
+            for theme in arguments.themes
+            for adapter in arguments.adapters
+        ],
+        arguments.seeds,
+        [variant for variant in VARIANTS if variant.stage in arguments.only],
     )
-    print(table(arguments.output_dir))
+    run(plan, arguments.workers, arguments.seconds)
+    print(table(plan), flush=True)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,14 @@ videos, 10 steps, guidance 5, 3 trained steps, LoRA of rank 64, bfloat16) is the
 - `conditional_gradient`: only the prompted branch is trained;
 - `save_memory`: both branches, checkpointed blocks, rollouts of `--small_rollout` videos, tiled decoding.
 
+`--reward` takes the place of the brightness: `pickscore`, `hpsv2`, `videoalign`, `hpsv3` with random weights of their
+published sizes (`benchmarks/reward/random_rewards.py`), or any other name whose weights are at hand. The variant
+`asynchronous_rewards` is `fast`, but judges finished videos while others are sampled: its parts overlap.
+
     python -m benchmarks.alignment.ppo_iteration                                    # all three
     python -m benchmarks.alignment.ppo_iteration --variants save_memory             # one of them
+    python -m benchmarks.alignment.ppo_iteration --variants fast asynchronous_rewards --reward pickscore videoalign \\
+        --rollout_batch_size 4 --reward_batch_size 4                                # the share of the rewards
     python -m benchmarks.alignment.ppo_iteration --tiny                             # a few seconds on a CPU
     accelerate launch --config_file alignment/cli/configs/accelerate/zero2.yaml --num_processes 2 \\
         --module benchmarks.alignment.ppo_iteration --variants fast
@@ -39,9 +45,11 @@ from alignment.lora import LoraArguments
 from alignment.rollouts.rollout import Rollout
 from alignment.trainers.ppo_config import PPOConfig
 from alignment.trainers.ppo_trainer import PPOTrainer
+from benchmarks.reward import random_rewards
 from generator.families.wan import WanGenerator
 from generator.native.text_encoder import build_tokenizer
-from reward.models.base import FunctionReward
+from reward import load_reward
+from reward.models.base import FunctionReward, RewardModel
 
 WAN_1_3B: dict[str, Any] = {
     "patch_size": (1, 2, 2),
@@ -73,6 +81,7 @@ WAN_TINY = {
 }
 
 ARCHITECTURES = {"1.3B": WAN_1_3B, "14B": WAN_14B, "tiny": WAN_TINY}
+USUAL = ("fast", "conditional_gradient", "save_memory")
 VARIANTS: dict[str, dict[str, Any]] = {
     "fast": {"no_unconditional_gradient": False},
     "conditional_gradient": {"no_unconditional_gradient": True},
@@ -83,6 +92,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "micro_batch": 1,
         "reward_batch_size": 1,
     },
+    "asynchronous_rewards": {"no_unconditional_gradient": False, "asynchronous_rewards": True},
 }
 """Settings of each variant beside what was asked for."""
 
@@ -129,6 +139,18 @@ def build_generator(architecture: str, device: torch.device, dtype: torch.dtype)
 def brightness(videos: Tensor, prompts: list[str]) -> Tensor:
     """The mean of all pixels of each video."""
     return videos.float().mean(dim=(1, 2, 3, 4))
+
+
+def build_rewards(arguments: argparse.Namespace, device: torch.device) -> list[RewardModel]:
+    """The rewards of `--reward`, with random weights where there are stand-ins; else the brightness."""
+    if not arguments.reward:
+        return [FunctionReward(brightness, "brightness")]
+    return [
+        random_rewards.random_reward(name, device, arguments.tiny)
+        if name.split(":")[0] in random_rewards.NAMES
+        else load_reward(name, device)
+        for name in arguments.reward
+    ]
 
 
 class Clock:
@@ -186,12 +208,13 @@ class Iterations(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         total = self.clock.now() - self.start
         self.clock.note_peak("update")
-        rollout, judging = self.clock.seconds["rollout"], self.clock.seconds["decode"]
+        rollout, judging = self.clock.seconds["rollout"], self.clock.seconds["judging"]
         record = {
             "total": total,
             "sampling": rollout - judging,
             "decode and reward": judging,
             "update": total - rollout,
+            "reward alone": judging - self.clock.seconds["decode"],
         }
         self.records.append(record)
         if FIRST:
@@ -220,7 +243,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--lora_target_modules", nargs="+", help="Default: the family's, all attention projections."
     )
-    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(USUAL))
+    parser.add_argument(
+        "--reward",
+        nargs="+",
+        help="Rewards by name, weights random. Default: the brightness, which costs nothing.",
+    )
+    parser.add_argument("--asynchronous_rewards", action="store_true")
     parser.add_argument(
         "--beta", type=float, default=0.0, help="Weight of the KL divergence, 0 measures none."
     )
@@ -282,9 +311,11 @@ def configuration(arguments: argparse.Namespace, output_dir: str, bf16: bool) ->
         beta=arguments.beta,
         monitor_kl=False,
         monitor_videos=0,
+        probe_prompts=0,
         per_device_train_batch_size=arguments.micro_batch,
         rollout_batch_size=arguments.rollout_batch_size,
         reward_batch_size=arguments.reward_batch_size,
+        asynchronous_rewards=arguments.asynchronous_rewards,
         **({"gradient_checkpointing": True} if arguments.gradient_checkpointing else {}),
         gradient_checkpointing_share=arguments.gradient_checkpointing_share,
         compile_blocks=not arguments.no_compile,
@@ -306,19 +337,21 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         generator.save_decoding_memory(tile=arguments.tile)
     clock = Clock(device)
     decode = generator.decode
-    # Decoding is all of the reward's time: brightness is a mean.
     vars(generator)["decode"] = lambda latents: clock.measure("decode", lambda: decode(latents))
     iterations = Iterations(clock, arguments.variant)
-    prompts = [PROMPTS[i % len(PROMPTS)] for i in range(config.num_prompts)]
+    quoted = ' beside a sign that says "OPEN"' if "ocr" in "".join(arguments.reward or []) else ""
+    prompts = [PROMPTS[i % len(PROMPTS)] + quoted for i in range(config.num_prompts)]
     trainer = TimedPPOTrainer(
         generator,
         config,
         prompts,
-        FunctionReward(brightness, "brightness"),
+        build_rewards(arguments, device),
         lora=LoraArguments(lora_r=arguments.lora_r, lora_target_modules=arguments.lora_target_modules),
         callbacks=[iterations],
     )
     trainer.clock = clock
+    judge = trainer.rewards.judge
+    vars(trainer.rewards)["judge"] = lambda *given: clock.measure("judging", lambda: judge(*given))
     trainer.train()
     shutil.rmtree(output_dir, ignore_errors=True)
     counted = iterations.records[arguments.warmup :]
@@ -363,7 +396,8 @@ def row(found: dict[str, Any]) -> str:
     parts = ", ".join(f"{k} {v * GIB / 1e9:.1f}" for k, v in peak.items()) or "–"
     return (
         f"| {found['variant']} | {seconds['total']:.2f} s | {seconds['sampling']:.2f} s "
-        f"| {seconds['decode and reward']:.2f} s | {seconds['update']:.2f} s | {largest} | {reserved} | {parts} |"
+        f"| {seconds['decode and reward']:.2f} s | {seconds['update']:.2f} s "
+        f"| {seconds['reward alone'] / seconds['total']:.1%} | {largest} | {reserved} | {parts} |"
     )
 
 
@@ -384,9 +418,10 @@ def main() -> None:
         f"{found['trained_parameters'] / 1e6:.1f} M trained, {found['tokens']} tokens a video"
     )
     print(
-        "| variant | total | sampling | decode and reward | update | peak GB | peak GB reserved | peak GB by part |"
+        "| variant | total | sampling | decode and reward | update | share of the reward | peak GB | peak GB reserved "
+        "| peak GB by part |"
     )
-    print("|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|")
     for found in results:
         print(row(found))
 

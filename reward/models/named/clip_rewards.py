@@ -145,7 +145,10 @@ def load_pickscore(request: RewardRequest) -> FrameReward:
 
 
 def load_hpsv2(request: RewardRequest) -> FrameReward:
-    """HPSv2.1, or HPSv2.0 by `hpsv2:v2.0`: the cosine (arXiv 2306.09341, section 4)."""
+    """HPSv2.1, or HPSv2.0 by `hpsv2:v2.0`: the cosine (arXiv 2306.09341, section 4).
+
+    Weights have OpenCLIP's names, as published, or are a folder of transformers' `CLIPModel`, as others convert them.
+    """
     source = entries.HPSV2_0 if request.dimension == "v2.0" else entries.HPSV2
     files = files_of(request, source)
     path = next(iter(files.values()))
@@ -155,7 +158,11 @@ def load_hpsv2(request: RewardRequest) -> FrameReward:
         state = read_state_dict(path, request.entry.name)
         return clip_of_open_clip(state.get("state_dict", state), path).to(device, dtype)
 
-    model: Any = shared(("CLIPModel", path.resolve(), str(device), dtype), load)
+    model: Any
+    if path.name.startswith("HPS") or not (path.parent / "config.json").is_file():
+        model = shared(("CLIPModel", path.resolve(), str(device), dtype), load)
+    else:
+        model = _pretrained(request, "CLIPModel", path.parent)
     tokenizer = _clip_tokenizer(folder_of(files_of(request, entries.CLIP_H_TOKENIZER)))
     side = model.config.vision_config.image_size
     prepare = partial(_prepared, shape=partial(pad_to_side, side=side), mean=CLIP_MEAN, std=CLIP_STD)

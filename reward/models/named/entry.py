@@ -19,11 +19,13 @@ class HubFiles:
 
     Attributes:
         repository: id on the hub; of a file that is not on it, a name for messages.
-        files: names in it; `first|second` is satisfied by either, the first one preferred.
+        files: names in it; `first|second` is satisfied by either, the first one preferred. In a folder and in the cache
+            a name may hold `*`, for which the highest number is taken, and begin with `../`.
         gigabytes: size of the weights.
         optional: files that are read where they exist.
         address: of the one file of a repository that is not on the hub; kept in torch.hub's checkpoints.
         md5: of that file.
+        former: ids that the repository had before, under which a cache may still hold it.
     """
 
     repository: str
@@ -32,6 +34,7 @@ class HubFiles:
     optional: tuple[str, ...] = ()
     address: str = ""
     md5: str = ""
+    former: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

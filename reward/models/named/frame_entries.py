@@ -27,8 +27,19 @@ SIGLIP = HubFiles(
     ("tokenizer_config.json", "special_tokens_map.json", PREPROCESSOR),
 )
 SIGLIP_VISION = HubFiles(SIGLIP.repository, SIGLIP.files[:2], 3.51)
-HPSV2 = HubFiles("xswu/HPSv2", ("HPS_v2.1_compressed.pt",), 1.97)
-HPSV2_0 = HubFiles("xswu/HPSv2", ("HPS_v2_compressed.pt",), 1.97)
+_CLIP_FOLDER = "model.safetensors|pytorch_model.bin"
+HPSV2 = HubFiles(
+    "xswu/HPSv2",
+    (f"HPS_v2.1_compressed.pt|HPS_v2.1_compressed.safetensors|{_CLIP_FOLDER}",),
+    1.97,
+    ("config.json",),
+)
+HPSV2_0 = HubFiles(
+    "xswu/HPSv2",
+    (f"HPS_v2_compressed.pt|HPS_v2_compressed.safetensors|{_CLIP_FOLDER}",),
+    1.97,
+    ("config.json",),
+)
 AESTHETIC_HEAD = HubFiles(
     "improved-aesthetic-predictor",
     ("sac+logos+ava1-l14-linearMSE.pth",),
@@ -139,7 +150,13 @@ FRAME_REWARDS = (
         "frames",
         (-2.0, 2.0),
         weights=(
-            HubFiles("THUDM/ImageReward", ("ImageReward.pt",), 1.79, ("med_config.json",)),
+            HubFiles(
+                "THUDM/ImageReward",
+                ("ImageReward.pt",),
+                1.79,
+                ("med_config.json",),
+                former=("zai-org/ImageReward",),
+            ),
             BERT_TOKENIZER,
         ),
         licence="Apache-2.0",

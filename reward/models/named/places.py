@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -106,12 +107,28 @@ def _in_folder(folder: Path, source: HubFiles) -> dict[str, Path] | None:
 
 
 def _first(folder: Path, wanted: str) -> Path | None:
-    paths = (folder / name for name in wanted.split("|"))
+    paths = (path for name in wanted.split("|") for path in _matches(folder, name))
     return next((path for path in paths if path.is_file()), None)
 
 
+def _shown(wanted: str) -> str:
+    """A file and its alternatives for messages."""
+    return " or ".join(name for name in wanted.split("|") if "*" not in name and not name.startswith("../"))
+
+
+def _matches(folder: Path, name: str) -> list[Path]:
+    """The paths that a name stands for, the highest number first where it holds `*`."""
+    if "*" not in name:
+        return [folder / name]
+
+    def numbers(path: Path) -> list[int]:
+        return [int(digits) for digits in re.findall(r"\d+", str(path.relative_to(folder)))]
+
+    return sorted(folder.glob(name), key=numbers, reverse=True)
+
+
 def _wrong_folder(entry: NamedReward, source: HubFiles, folder: Path) -> InputError:
-    missing = [name.replace("|", " or ") for name in source.files if _first(folder, name) is None]
+    missing = [_shown(name) for name in source.files if _first(folder, name) is None]
     present = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     shown = ", ".join(present[:8]) + (", …" if len(present) > 8 else "") if present else "nothing"
     return InputError(
@@ -133,10 +150,16 @@ def _cached(source: HubFiles, wanted: str) -> Path | None:
         return path if path.is_file() else None
     from huggingface_hub import try_to_load_from_cache
 
-    for name in wanted.split("|"):
-        found = try_to_load_from_cache(source.repository, name)
-        if isinstance(found, str):
-            return Path(found)
+    for repository in (source.repository, *source.former):
+        for name in wanted.split("|"):
+            if "*" in name:
+                # The first file's folder is that of the snapshot.
+                first = try_to_load_from_cache(repository, source.files[0].split("|")[0])
+                found = _first(Path(first).parent, name) if isinstance(first, str) else None
+            else:
+                found = None if name.startswith("../") else try_to_load_from_cache(repository, name)
+            if isinstance(found, str | Path):
+                return Path(found)
     return None
 
 
@@ -154,7 +177,7 @@ def _from_hub(entry: NamedReward, source: HubFiles) -> dict[str, Path]:
             )
             raise InputError(
                 f"The weights of {entry.name} ({source.repository}, {size}) are not in the cache, and "
-                f"{wanted.replace('|', ' or ')} cannot be downloaded here: fetch them with "
+                f"{_shown(wanted)} cannot be downloaded here: fetch them with "
                 f"`{download_command(source)}` or give a folder, {entry.name}:FOLDER."
             )
     return found
@@ -168,6 +191,8 @@ def _fetch(source: HubFiles, wanted: str) -> Path | None:
     if source.address:
         return None if constants.HF_HUB_OFFLINE else _fetch_checkpoint(source)
     for name in wanted.split("|"):
+        if "*" in name or name.startswith("../"):
+            continue
         try:
             return Path(hf_hub_download(source.repository, name))
         except (OSError, HfHubHTTPError, HFValidationError):

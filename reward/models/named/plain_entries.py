@@ -23,7 +23,7 @@ PLAIN_REWARDS = (
         "frames",
         (0.0, 1.0),
         licence="Apache-2.0",
-        options={"match": one_of("contained", "exact"), "threads": whole_number},
+        options={"match": one_of("contained", "exact"), "threads": whole_number, "targets": str},
         extra="ocr",
         modules=("rapidocr", "onnxruntime"),
         hacks="repeated text, giant letters, a frozen camera",

@@ -69,8 +69,8 @@ VIDEOSCORE2 = WrittenScores(
         sha256="63a228e02ca61abc55d941234ee92285c18e517fa35e667e9ba2336dc193298c",
         parts=("63a228e02ca61abc55d941234ee92285c18e517fa35e667e9ba2336dc193298c",),
         placeholder="$t2v_prompt",
-        source="`hf download TIGER-Lab/VideoScore2 README.md` or from vs2_inference.py of "
-        "github.com/TIGER-AI-Lab/VideoScore2",
+        source="a checkout of github.com/TIGER-AI-Lab/VideoScore2 (vs2_inference.py) or `hf download "
+        "TIGER-Lab/VideoScore2 README.md`",
     ),
     {
         "visual": "visual quality",

@@ -14,7 +14,7 @@ from generator.output import InputError
 
 
 def read_state_dict(path: Path, name: str) -> dict[str, Any]:
-    """The state dictionary of a `.pt` or `.pth` file, on the CPU; nothing in it is executed.
+    """The state dictionary of a `.pt`, `.pth` or `.safetensors` file, on the CPU; nothing in it is executed.
 
     Args:
         name: of the reward, for messages.
@@ -23,6 +23,10 @@ def read_state_dict(path: Path, name: str) -> dict[str, Any]:
         InputError: the file is damaged, or holds more than tensors.
     """
     try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of a damaged file the unpickler raises whatever it stumbles over
         reason = " ".join(str(error).split())[:120]

@@ -8,16 +8,23 @@ from reward.models.named.entry import HubFiles, NamedReward, Option, number, one
 
 _NAMED = "reward.models.named"
 
+_PUBLISHED = "checkpoint-11352"
 VIDEO_REWARD = HubFiles(
     "KlingTeam/VideoReward",
     (
-        "model_config.json",
-        "checkpoint-11352/model.pth",
-        "checkpoint-11352/tokenizer/tokenizer.json",
-        "checkpoint-11352/tokenizer/tokenizer_config.json",
+        "model_config.json|../model_config.json",
+        f"{_PUBLISHED}/model.pth|checkpoint-*/model.pth|checkpoint-*/adapter_model.safetensors|model.pth|"
+        "adapter_model.safetensors",
+        *(
+            f"{_PUBLISHED}/tokenizer/{name}|checkpoint-*/tokenizer/{name}|checkpoint-*/{name}|tokenizer/{name}|{name}|"
+            f"../tokenizer/{name}|../{name}"
+            for name in ("tokenizer.json", "tokenizer_config.json")
+        ),
     ),
     5.03,
+    former=("KwaiVGI/VideoReward",),
 )
+"""Its one published checkpoint, or one of the user's own training."""
 HPSV3 = HubFiles("MizzenAI/HPSv3", ("HPSv3.safetensors|model.safetensors",), 16.6)
 QWEN2_VL_7B_TOKENIZER = HubFiles(
     "Qwen/Qwen2-VL-7B-Instruct",

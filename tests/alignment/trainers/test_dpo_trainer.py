@@ -1,6 +1,8 @@
 """Direct preference optimisation."""
 
+import logging
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -177,3 +179,14 @@ def test_a_precomputed_run_resumes_bit_for_bit(make_generator, latents, prompts,
     resumed.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
     found = dict(resumed.policy.named_parameters())
     assert all(torch.equal(p, found[name]) for name, p in whole.policy.named_parameters())
+
+
+@pytest.mark.parametrize("own", [1.0, 5.0])
+def test_a_model_that_is_sampled_with_guidance_is_to_be_measured_with_it(
+    generator, latents, prompts, quiet, caplog, own
+):
+    generator.defaults = replace(generator.defaults, guidance_scale=own)
+    with caplog.at_level(logging.WARNING):
+        make(generator, latents, prompts, quiet)
+    assert ("DPO learns without guidance, but" in caplog.text) == (own > 1)
+    assert ("--guidance_scale 1, or --guidance_scale 5" in caplog.text) == (own > 1)

@@ -348,6 +348,21 @@ def test_a_training_at_another_guidance_says_so_and_its_adapter_asks_for_it(
     assert trainer.held_out.plan.guidance_scale == 2.0
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("trained", "warned"), [(1.0, True), (3.0, False)])
+def test_every_method_warns_where_it_trains_at_another_guidance(
+    make_generator, quiet, caplog, method, trained, warned
+):
+    generator = make_generator()
+    generator.defaults = replace(generator.defaults, guidance_scale=3.0)
+    with caplog.at_level(logging.WARNING):
+        trainer = make(method, quiet, generator, guidance_scale=trained)
+    assert trainer.plan.scales == (trained, trained)
+    learns_without = trainer.fits_unguided_velocity
+    assert ("is sampled with 3 by default" in caplog.text) == warned
+    assert ("acts twice" in caplog.text) == (learns_without and not warned)
+
+
 def test_methods_that_fit_unguided_velocities_say_that_guidance_gets_into_the_weights():
     said = guidance_warning("RWR", "wan", (5.0, 5.0), (5.0, 5.0), True, learns_without=True)
     assert "acts twice" in said

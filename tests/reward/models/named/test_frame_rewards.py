@@ -154,6 +154,21 @@ def test_hpsv2_reads_the_names_of_open_clip_and_equals_its_forward_pass(tmp_path
     assert not torch.allclose(other.score(videos(), PROMPTS)["overall"], found, atol=1e-3)
 
 
+def test_hpsv2_of_converted_files_is_that_of_the_published_one(tmp_path):
+    from safetensors.torch import save_file
+
+    model = tiny.write_hpsv2(tmp_path / "published")
+    published = load_reward(f"hpsv2:{tmp_path / 'published'}", "cpu").score(videos(), PROMPTS)["overall"]
+    tiny.write_clip_tokenizer(tmp_path / "renamed")
+    state = {name: value.contiguous() for name, value in tiny.open_clip_state(model).items()}
+    save_file(state, tmp_path / "renamed" / "HPS_v2.1_compressed.safetensors")
+    tiny.write_clip_tokenizer(tmp_path / "converted")
+    model.save_pretrained(tmp_path / "converted")
+    for folder in ("renamed", "converted"):
+        found = load_reward(f"hpsv2:{tmp_path / folder}", "cpu").score(videos(), PROMPTS)["overall"]
+        torch.testing.assert_close(found, published, atol=1e-6, rtol=0)
+
+
 def test_clip_and_siglip_are_cosines_and_their_forms(tmp_path):
     from transformers import AutoTokenizer, CLIPTokenizerFast
 

@@ -65,6 +65,74 @@ def test_surplus_text_counts_where_it_is_asked_for():
     assert both == pytest.approx((1 + text_score("opentoday", "closed")) / 2)
 
 
+def test_the_target_column_of_a_prompt_file_takes_the_place_of_quotation_marks(tmp_path):
+    lines = [
+        '{"prompt": "a shop at night", "target": "OPEN"}',
+        '{"prompt": "two signs", "target": ["OPEN", "CLOSED"]}',
+        '{"prompt": "a sign that says \\"OPEN\\""}',
+    ]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(lines))
+    model = reader(f"ocr:targets={tmp_path / 'prompts.jsonl'}")
+    video = frame("OPEN", 64)[None, :, None].expand(3, -1, -1, -1, -1)
+    scores = model.score(video, ["a shop at night", "two signs", 'a sign that says "OPEN"'])["overall"]
+    assert scores.tolist() == pytest.approx([1, (1 + text_score("open", "closed")) / 2, 1])
+    assert model.record()["files"]["prompts.jsonl"].startswith("sha256:")
+    with pytest.raises(InputError, match="ocr:targets=FILE"):
+        model.check_prompts(["another prompt"])
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"prompt": "a", "target": 3}', "found 3"),
+        ('{"prompt": "a", "target": ["?!"]}', r"letters or digits"),
+        ('{"target": "x"}', "expected a text `prompt`"),
+        ('{"prompt": "a"}', "no column `target`"),
+        ('{"prompt": "a", "target": "x"}\n{"prompt": "a", "target": "y"}', "another target above"),
+    ],
+)
+def test_wrong_targets_are_refused_in_a_sentence(tmp_path, line, message):
+    from reward.models.named.ocr import read_targets
+
+    (tmp_path / "p.jsonl").write_text(line)
+    with pytest.raises(InputError, match=message):
+        read_targets(tmp_path / "p.jsonl")
+
+
+def test_threads_share_the_readers_that_were_made_and_order_is_kept(monkeypatch):
+    from types import SimpleNamespace
+
+    from reward.models.named import ocr
+
+    made = []
+
+    def engine():
+        made.append(1)
+        return lambda picture, use_cls: SimpleNamespace(txts=[f"w{int(picture[0, 0, 0])}"])
+
+    monkeypatch.setattr(ocr, "_engine", engine)
+    model = ocr.OCRReward(frames="all", threads=3, exact=True)
+    videos = (torch.arange(12.0).reshape(4, 1, 3, 1, 1) / 127.5 - 1).expand(-1, 3, -1, 2, 2)
+    prompts = [f'"w{3 * number + 1}"' for number in range(4)]
+    first = model.score(videos, prompts)["overall"]
+    assert first.tolist() == pytest.approx(
+        [sum(text_score(f"w{3 * n + f}", f"w{3 * n + 1}", True) for f in range(3)) / 3 for n in range(4)]
+    )
+    assert torch.equal(model.score(videos, prompts)["overall"], first)
+    assert len(made) <= 3
+
+
+def test_the_processes_of_a_training_share_the_cores(monkeypatch):
+    from reward.models.named import ocr
+
+    monkeypatch.setattr(ocr.os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert ocr.OCRReward().threads == 4
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "32")
+    assert ocr.OCRReward().threads == 1
+    assert ocr.OCRReward(threads=5).threads == 5
+
+
 def test_a_run_records_the_reader(tmp_path):
     record = reader().record()
     assert (record["name"], record["frames"], record["reduce"]) == ("ocr", "all", "mean")

@@ -143,6 +143,36 @@ def test_a_folder_is_looked_at_for_every_file_and_its_alternatives(known, tmp_pa
     )
 
 
+def test_a_cache_of_a_former_id_and_a_checkpoint_of_another_number_are_found(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    from reward.models.named.places import cached, files_of
+    from reward.models.named.status import status_of
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    request = registry.parse("videoalign")
+    assert not cached(request.entry.weights[0])
+    repository = tmp_path / "models--KwaiVGI--VideoReward"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("abc")
+    snapshot = repository / "snapshots" / "abc"
+    for number in (9, 12):
+        tokenizer = snapshot / f"checkpoint-{number}" / "tokenizer"
+        tokenizer.mkdir(parents=True)
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            (tokenizer / name).write_text("{}")
+        (tokenizer.parent / "model.pth").write_bytes(b"x")
+    (snapshot / "model_config.json").write_text("{}")
+    assert files_of(request)[request.entry.weights[0].files[1]] == snapshot / "checkpoint-12" / "model.pth"
+    assert status_of(request)["ready"]
+    for folder in (snapshot, snapshot / "checkpoint-9"):
+        state = status_of(registry.parse(f"videoalign:{folder}"))
+        assert state["ready"], state["says"]
+    (snapshot / "checkpoint-9" / "model.pth").unlink()
+    said = status_of(registry.parse(f"videoalign:{snapshot / 'checkpoint-9'}"))["says"]
+    assert "checkpoint-11352/model.pth or model.pth or adapter_model.safetensors" in said
+
+
 def test_a_file_off_the_hub_is_fetched_once_and_only_if_it_is_the_published_one(known, tmp_path, monkeypatch):
     import hashlib
 
