@@ -90,14 +90,14 @@ def spoil(
     kind = torch.where(extra & ~found, BLEMISHES.index("swapped"), kind)
     changed = spoiled & (kind != BLEMISHES.index("extra"))
     _change_shape(second, changed, generator)
-    frame = torch.arange(num_frames)
-    middle = torch.rand(count, 1, generator=generator) * (num_frames - 3) + 1
+    # At least a third of the frames is another shape, and not all: a shorter slip hardly anyone would see.
+    frame, least = torch.arange(num_frames), -(-num_frames // 3)
+    middle = least + (num_frames - 2 * least) * torch.rand(count, 1, generator=generator)
     melted = ((frame - middle + 1.5) / 3).clamp(0, 1)
-    longest = max(num_frames // 2, 1)
-    begin = (torch.rand(count, 1, generator=generator) * (num_frames - 1)).floor()
-    length = 1 + (torch.rand(count, 1, generator=generator) * longest).floor()
+    length = least + (torch.rand(count, 1, generator=generator) * (num_frames // 2 - least + 1)).floor()
+    begin = (torch.rand(count, 1, generator=generator) * (num_frames - length + 1)).floor()
     swapped = ((frame >= begin) & (frame < begin + length)).float()
-    ink = (0.35 + 0.65 * torch.rand(count, 1, generator=generator)).expand(-1, num_frames)
+    ink = (0.5 + 0.5 * torch.rand(count, 1, generator=generator)).expand(-1, num_frames)
     share = torch.stack([melted, swapped, ink])[kind, torch.arange(count)]
     share = torch.where(spoiled[:, None], share, 0.0)
     return SpoiledScenes(scenes, second, share, torch.where(spoiled, kind, -1))
