@@ -165,13 +165,13 @@ CLIPS = 4
 """Clips of a group: the right one, that one spoiled, a near miss, and the near miss spoiled."""
 MISSING = -1
 RANKS = (
-    (0, (0, 1, MISSING, 2)),
+    (0, (0, 1, MISSING, MISSING)),
     (0, (0, MISSING, 1, 2)),
-    (2, (MISSING, 2, 0, 1)),
+    (2, (MISSING, MISSING, 0, 1)),
     (2, (1, 2, 0, MISSING)),
 )
-"""Clip whose caption is asked for, and ranks of the group's clips; whether a blemish or a wrong claim is worse stays
-open, so no ranking holds both."""
+"""Clip whose caption is asked for, and ranks of the group's clips. Only what is certain is ranked: a clip above the same
+clip with a blemish, and the right one above the near miss; two clips with different blemishes are not compared."""
 
 
 def spoiled_near_misses(

@@ -16,8 +16,9 @@ from generator.base import VideoGenerator
 from generator.sampling import guided_velocity, sample_latents
 from generator.world import SceneBatch, render_scenes, verify_batch
 from generator.world.near_misses import near_misses
-from generator.world.spoiled import CLIPS, RANKS, SpoiledScenes, spoiled_near_misses
+from generator.world.spoiled import BLEMISHES, CLIPS, RANKS, SpoiledScenes, spoiled_near_misses
 from labeling_app.simulate import SimulatedAnnotator, ranks_from_perceived
+from reward.models.latent import LatentRewardModel
 from reward.preferences import MISSING, Ranking
 
 SIZE = (9, 32, 32)
@@ -206,6 +207,31 @@ def spoiled_rankings(
             known.update(zip(paths, latents[row * CLIPS : (row + 1) * CLIPS]))
             rankings += [Ranking(group[asked], paths, list(ranks)) for asked, ranks in RANKS]
     return rankings, known
+
+
+@torch.no_grad()
+def blemish_accuracy(model: LatentRewardModel, groups: int, seed: int = 2 * 10**6) -> dict[str, float]:
+    """Share of held-out clips that the model scores above the same clip with a blemish, by the blemish; and of right
+    clips above near misses."""
+    generator = model.generator
+    prompts, scenes = spoiled_near_misses(groups, seed, "test", *SIZE, FPS)
+    clips = scenes.render(*SIZE[1:], fps=FPS, device=generator.device)
+    scores, other = [], []
+    for start in range(0, len(clips), 256):
+        rows = slice(start, start + 256)
+        latents = generator.encode(clips[rows])
+        asked = [caption for group in prompts for caption in group]
+        right = [group[0] for group in prompts for _ in range(CLIPS)]
+        for found, captions in ((scores, asked), (other, right)):
+            found.append(
+                model.score_latents(latents, generator.encode_prompts(captions[rows]))["overall"].cpu()
+            )
+    pairs = torch.cat(scores).view(-1, 2)
+    won = (pairs[:, 0] > pairs[:, 1]).float()
+    blemish = scenes.blemish.view(-1, 2)[:, 1]
+    shown = torch.cat(other).view(-1, CLIPS)
+    figures = {name: float(won[blemish == number].mean()) for number, name in enumerate(BLEMISHES)}
+    return {**figures, "wrong claim": float((shown[:, 0] > shown[:, 2]).float().mean()), "clips": len(won)}
 
 
 def annotate(clips: Clips, annotators: Sequence[SimulatedAnnotator], seed: int) -> list[Ranking]:

@@ -42,6 +42,7 @@ from benchmarks.reward.accuracy.arguments import read_arguments, training_settin
 from benchmarks.reward.accuracy.clips import (
     Clips,
     annotate,
+    blemish_accuracy,
     make_clips,
     near_miss_rankings,
     spoiled_rankings,
@@ -85,6 +86,9 @@ class Study:
         self.folder = Path(arguments.output_dir)
         self.cuda = arguments.device == "cuda"
         self.annotator = SimulatedAnnotator("simulated", NOISE, TIE)
+        if arguments.taught_only:
+            self.teach_alone()
+            return
         self.clips, self.test_clips = self.load_clips()
         self.test = annotate(self.test_clips, [self.annotator], 3)
         gold = [list(row) for row in self.test_clips.gold]
@@ -166,11 +170,25 @@ class Study:
         )
         self.found["pretraining"] = {**figures, "clips": len(known), "rankings": len(rankings)}
         self.say(f"taught: {json.dumps(figures)}")
+        self.found["blemishes"] = blemish_accuracy(self.model.eval(), arguments.blemish_groups)
+        self.say(f"blemishes: {json.dumps(self.found['blemishes'])}")
         self.replay = pretraining if arguments.replay else None
         taught = self.weights()
         if arguments.save_pretrained:
             self.model.save_pretrained(self.folder / "pretrained")
         return taught
+
+    def teach_alone(self) -> None:
+        """Teaches the model on near misses and writes what it tells apart; no clips are generated."""
+        self.trunk_learning_rate = self.arguments.trunk_learning_rates[0]
+        self.found = {"arguments": vars(self.arguments)}
+        self.generator = load_generator(
+            self.arguments.model, device=self.arguments.device, dtype=torch.float32
+        )
+        example = [Ranking("a red circle", [Path("a.mp4"), Path("b.mp4")], [0, 1])]
+        self.model = build_reward_model(self.generator, self.config("none", 100, 0), example)
+        self.teach()
+        write_json(self.folder / "taught.json", self.found)
 
     def oracle_agreement(self) -> float:
         """Share of pairs in which the test labels agree with the gold order, of pairs that both order."""
@@ -431,7 +449,9 @@ def main() -> None:
     torch.set_float32_matmul_precision("high")
     for folder in (arguments.output_dir, arguments.clips_dir or arguments.output_dir):
         Path(folder).mkdir(parents=True, exist_ok=True)
-    Study(arguments).run()
+    study = Study(arguments)
+    if not arguments.taught_only:
+        study.run()
 
 
 if __name__ == "__main__":
