@@ -1,4 +1,4 @@
-"""Scenes with a blemish that no caption speaks of: objects that melt or change their shape, and objects nobody asked for.
+"""Scenes with a blemish that no caption speaks of: objects that melt or change their shape, and one object too many.
 
 A spoiled clip blends two renderings, `(1 - share) · first + share · second` with a share for each frame: a shape that
 fades into another, one that is swapped in some frames, or one object more, faint or full.
@@ -124,7 +124,7 @@ def _add_object(
     fps: float,
 ) -> Tensor:
     """Puts a small still object into a free slot of the scenes in `rows`, in place; returns where that was possible."""
-    count, slots = scenes.on.shape
+    count = len(scenes)
     times = frame_times(num_frames, fps)
     shape = torch.randint(len(SHAPES), (count,), generator=generator)
     radius = RADII["small"] * (0.8 + 0.4 * torch.rand(count, generator=generator))
@@ -170,8 +170,8 @@ RANKS = (
     (2, (MISSING, MISSING, 0, 1)),
     (2, (1, 2, 0, MISSING)),
 )
-"""Clip whose caption is asked for, and ranks of the group's clips. Only what is certain is ranked: a clip above the same
-clip with a blemish, and the right one above the near miss; two clips with different blemishes are not compared."""
+"""Clip whose caption is asked for, and ranks of the group's clips. Only what is certain is ranked: a clip above itself
+with a blemish, and the right one above the near miss; two clips with different blemishes are not compared."""
 
 
 def spoiled_near_misses(

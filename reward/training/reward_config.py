@@ -124,6 +124,12 @@ class RewardConfig(TrainingConfig):
     evidence_draws: int = field(
         default=1, metadata={"help": "Noise samples a level of the implicit evidence."}
     )
+    decoded_frames: bool = field(
+        default=False,
+        metadata={
+            "help": "Let the head look at the decoded video beside the trunk's tokens; every video is decoded then."
+        },
+    )
     lora_rank: int = field(
         default=0,
         metadata={"help": "Rank of a LoRA on the trunk; 0 freezes it, so its features are computed once."},

@@ -72,6 +72,7 @@ def build_reward_model(
             implicit_evidence=config.implicit_evidence,
             evidence_sigmas=tuple(config.evidence_sigmas),
             evidence_draws=config.evidence_draws,
+            decoded_frames=config.decoded_frames,
             lora_rank=config.lora_rank,
             lora_target_modules=tuple(config.lora_target_modules),
             full_trunk=config.full_trunk,
