@@ -12,10 +12,12 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from generator.files.output_folder import Outputs, check_output_dir, open_output_dir
 from generator.output import InputError, atomic_path, write_jsonl
@@ -131,21 +133,47 @@ def write_near_misses(
     overwrite: bool = False,
 ) -> Path:
     """Writes the clips and `rankings.jsonl`, one ranking a caption, into `folder`; returns the rankings file."""
-    from generator.video import write_video
-
     check_output_dir(folder, OUTPUTS, overwrite)
     drawn = near_misses(groups, videos, seed, "train", num_frames, height, width, fps)
+    made = (
+        (
+            render_scenes(
+                drawn.scenes.index(slice(row * videos, (row + 1) * videos)), num_frames, height, width, fps
+            ),
+            list(zip(prompts, ranks, strict=True)),
+        )
+        for row, (prompts, ranks) in enumerate(zip(drawn.prompts, drawn.ranks, strict=True))
+    )
+    return write_groups(folder, made, fps, overwrite)
+
+
+def write_groups(
+    folder: str | Path,
+    groups: Iterable[tuple[Tensor, Sequence[tuple[str, Sequence[int]]]]],
+    fps: float,
+    overwrite: bool = False,
+) -> Path:
+    """Writes groups of clips `[videos, 3, frames, height, width]`, each with its prompts and ranks, into `folder`;
+    returns `rankings.jsonl`."""
+    from generator.video import write_video
+
     folder = open_output_dir(folder, OUTPUTS, overwrite)
     rows: list[dict[str, Any]] = []
-    for number, (prompts, ranks) in enumerate(zip(drawn.prompts, drawn.ranks)):
-        scenes = drawn.scenes.index(slice(number * videos, (number + 1) * videos))
-        names = [f"{number:05d}-{clip}.mp4" for clip in range(videos)]
-        for name, clip in zip(names, render_scenes(scenes, num_frames, height, width, fps)):
+    for number, (clips, rankings) in enumerate(groups):
+        names = [f"{number:05d}-{clip}.mp4" for clip in range(len(clips))]
+        for name, clip in zip(names, clips, strict=True):
             write_video(folder / name, clip, fps)
-        rows += [
-            {"prompt": prompt, "videos": names, "ranks": row, "dimension": "overall", "annotator": "claims"}
-            for prompt, row in zip(prompts, ranks)
-        ]
+        for prompt, ranks in rankings:
+            ranked = [(name, rank) for name, rank in zip(names, ranks, strict=True) if rank >= 0]
+            rows.append(
+                {
+                    "prompt": prompt,
+                    "videos": [name for name, _ in ranked],
+                    "ranks": [rank for _, rank in ranked],
+                    "dimension": "overall",
+                    "annotator": "claims",
+                }
+            )
     with atomic_path(folder / "rankings.jsonl") as temporary:
         write_jsonl(temporary, rows)
     return folder / "rankings.jsonl"
@@ -162,12 +190,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--fps", type=float, default=8)
     parser.add_argument("--overwrite", action="store_true")
+    parser.add_argument(
+        "--spoiled",
+        action="store_true",
+        help="Groups with blemishes, of four clips (generator.world.spoiled).",
+    )
     found = parser.parse_args(arguments)
     if found.groups < 1 or not 2 <= found.videos <= 9 or found.num_frames < 2:
         parser.error("--groups must be at least 1, --videos from 2 to 9 and --num_frames at least 2")
     named = vars(found)
+    spoiled = named.pop("spoiled")
     try:
-        print(write_near_misses(named.pop("output_dir"), **named))
+        if spoiled:
+            from .spoiled import CLIPS, write_spoiled_near_misses
+
+            if named.pop("videos") != CLIPS:
+                parser.error(f"--spoiled makes groups of {CLIPS} clips: leave --videos off")
+            print(write_spoiled_near_misses(named.pop("output_dir"), **named))
+        else:
+            print(write_near_misses(named.pop("output_dir"), **named))
     except InputError as error:
         parser.error(str(error))
 

@@ -9,13 +9,16 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from generator.files.output_folder import check_output_dir
+
 from .grammar import describe
 from .meaning import GAP, RADII, Meaning, sample_meaning
-from .near_misses import nearest_misses
+from .near_misses import OUTPUTS, nearest_misses, write_groups
 from .render import render_scenes
 from .scene import SceneBatch, frame_times, offsets
 from .scene_sampling import solvable_scenes
@@ -48,6 +51,12 @@ class SpoiledScenes:
         size = {"num_frames": frames, "height": height, "width": width, "fps": fps, "device": device}
         one, other = render_scenes(self.first, **size), render_scenes(self.second, **size)  # type: ignore[arg-type]
         return torch.lerp(one, other, self.share.to(one)[:, None, :, None, None])
+
+    def index(self, rows: slice) -> SpoiledScenes:
+        """The clips at `rows`."""
+        return SpoiledScenes(
+            self.first.index(rows), self.second.index(rows), self.share[rows], self.blemish[rows]
+        )
 
     def pack(self) -> Tensor:
         """Everything as one float32 tensor `[clips, columns]`, cheap to send between processes."""
@@ -204,3 +213,26 @@ def spoiled_near_misses(
     spoiled = torch.tensor([False, True]).repeat(2 * groups)
     size = (num_frames, height, width, fps)
     return prompts, spoil(SceneBatch.concatenate(scenes), spoiled, rng.getrandbits(60), *size)
+
+
+def write_spoiled_near_misses(
+    folder: str | Path,
+    groups: int,
+    seed: int = 0,
+    num_frames: int = 9,
+    height: int = 32,
+    width: int = 32,
+    fps: float = 8,
+    overwrite: bool = False,
+) -> Path:
+    """Writes the clips and `rankings.jsonl` of `spoiled_near_misses` into `folder`; returns the rankings file."""
+    check_output_dir(folder, OUTPUTS, overwrite)
+    prompts, scenes = spoiled_near_misses(groups, seed, "train", num_frames, height, width, fps)
+    made = (
+        (
+            scenes.index(slice(row * CLIPS, (row + 1) * CLIPS)).render(height, width, fps),
+            [(names[asked], ranks) for asked, ranks in RANKS],
+        )
+        for row, names in enumerate(prompts)
+    )
+    return write_groups(folder, made, fps, overwrite)
