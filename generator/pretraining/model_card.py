@@ -241,10 +241,7 @@ def _right_captions(right: dict[str, Any] | None) -> str:
     """Explains the row of a model that was trained on with right captions."""
     if right is None:
         return ""
-    return (
-        f"\nThe second model is this one after {right['seconds']:.0f} s more of the same training with right captions "
-        f"only\n({right['clips']:,.0f} clips): what alignment might reach.\n"
-    )
+    return f"\nThe second model is this one after {right['seconds']:.0f} s more of training with right captions only.\n"
 
 
 def _configuration(config: PretrainConfig) -> str:
@@ -282,11 +279,10 @@ def measure_right_captions(folder: Path, num_prompts: int) -> dict[str, Any]:
     """Figures of a pipeline that was trained on with right captions, and how long that training was."""
     from generator.loading import load_generator
 
-    last = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["history"]["transformer"][-1]
+    stored = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     prompts = sample_prompts(num_prompts, 1, "test")
     return {
-        "seconds": last["seconds"],
-        "clips": last["clips"],
+        "seconds": stored["config"]["transformer_seconds"],
         "guidance": measure_guidance(load_generator(folder), prompts),
     }
 
