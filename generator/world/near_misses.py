@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -179,38 +179,37 @@ def write_groups(
     return folder / "rankings.jsonl"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m generator.world.near_misses", description=__doc__)
+def run_command(
+    write: Callable[..., Path],
+    prog: str,
+    description: str | None,
+    arguments: Sequence[str] | None,
+    videos: bool,
+) -> None:
+    """Runs a command that writes groups of clips by `write`; with `videos` their number in a group may be chosen."""
+    parser = argparse.ArgumentParser(prog=prog, description=description)
     parser.add_argument("--output_dir", required=True, help="Folder of the clips and their rankings.jsonl.")
     parser.add_argument("--groups", type=int, default=200, help="Groups of clips.")
-    parser.add_argument("--videos", type=int, default=4, help="Clips of a group.")
+    if videos:
+        parser.add_argument("--videos", type=int, default=4, help="Clips of a group.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--num_frames", type=int, default=9)
     parser.add_argument("--height", type=int, default=32)
     parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--fps", type=float, default=8)
     parser.add_argument("--overwrite", action="store_true")
-    parser.add_argument(
-        "--spoiled",
-        action="store_true",
-        help="Groups with blemishes, of four clips (generator.world.spoiled).",
-    )
-    found = parser.parse_args(arguments)
-    if found.groups < 1 or not 2 <= found.videos <= 9 or found.num_frames < 2:
-        parser.error("--groups must be at least 1, --videos from 2 to 9 and --num_frames at least 2")
-    named = vars(found)
-    spoiled = named.pop("spoiled")
+    named = vars(parser.parse_args(arguments))
+    if named["groups"] < 1 or not 2 <= named.get("videos", 2) <= 9 or named["num_frames"] < 2:
+        chosen = ", --videos from 2 to 9" if videos else ""
+        parser.error(f"--groups must be at least 1{chosen} and --num_frames at least 2")
     try:
-        if spoiled:
-            from .spoiled import CLIPS, write_spoiled_near_misses
-
-            if named.pop("videos") != CLIPS:
-                parser.error(f"--spoiled makes groups of {CLIPS} clips: leave --videos off")
-            print(write_spoiled_near_misses(named.pop("output_dir"), **named))
-        else:
-            print(write_near_misses(named.pop("output_dir"), **named))
+        print(write(named.pop("output_dir"), **named))
     except InputError as error:
         parser.error(str(error))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    run_command(write_near_misses, "python -m generator.world.near_misses", __doc__, arguments, videos=True)
 
 
 if __name__ == "__main__":

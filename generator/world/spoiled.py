@@ -1,5 +1,7 @@
 """Scenes with a blemish that no caption speaks of: objects that melt or change their shape, and one object too many.
 
+    python -m generator.world.spoiled --output_dir runs/spoiled --groups 200
+
 A spoiled clip blends two renderings, `(1 - share) · first + share · second` with a share for each frame: a shape that
 fades into another, one that is swapped in some frames, or one object more, faint or full.
 """
@@ -18,7 +20,7 @@ from generator.files.output_folder import check_output_dir
 
 from .grammar import describe
 from .meaning import GAP, RADII, Meaning, sample_meaning
-from .near_misses import OUTPUTS, nearest_misses, write_groups
+from .near_misses import OUTPUTS, nearest_misses, run_command, write_groups
 from .render import render_scenes
 from .scene import SceneBatch, frame_times, offsets
 from .scene_sampling import solvable_scenes
@@ -236,3 +238,13 @@ def write_spoiled_near_misses(
         for row, names in enumerate(prompts)
     )
     return write_groups(folder, made, fps, overwrite)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    run_command(
+        write_spoiled_near_misses, "python -m generator.world.spoiled", __doc__, arguments, videos=False
+    )
+
+
+if __name__ == "__main__":
+    main()

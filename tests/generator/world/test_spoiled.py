@@ -7,8 +7,7 @@ import torch
 
 from generator.world import verify_batch
 from generator.world.constancy import keep_shapes
-from generator.world.near_misses import main
-from generator.world.spoiled import BLEMISHES, RANKS, SpoiledScenes, spoiled_near_misses
+from generator.world.spoiled import BLEMISHES, RANKS, SpoiledScenes, main, spoiled_near_misses
 
 SIZE = {"height": 64, "width": 64}
 
@@ -47,13 +46,12 @@ def test_packed_scenes_come_back_and_the_same_seed_gives_the_same_clips():
     assert not torch.equal(spoiled_near_misses(3, seed=2)[1].pack(), scenes.pack())
 
 
-def test_the_command_writes_only_what_is_ranked_and_groups_have_four_clips(tmp_path, capsys):
-    main(["--output_dir", str(tmp_path / "made"), "--groups", "2", "--spoiled"])
+def test_the_command_writes_only_what_is_ranked(tmp_path, capsys):
+    main(["--output_dir", str(tmp_path / "made"), "--groups", "2"])
     rows = [json.loads(line) for line in (tmp_path / "made" / "rankings.jsonl").read_text().splitlines()]
     assert [row["ranks"] for row in rows] == 2 * [[0, 1], [0, 1, 2], [0, 1], [1, 2, 0]]
     assert rows[1]["videos"] == ["00000-0.mp4", "00000-2.mp4", "00000-3.mp4"]
     assert len(list((tmp_path / "made").glob("*.mp4"))) == 8
     with pytest.raises(SystemExit):
-        main(["--output_dir", str(tmp_path / "more"), "--groups", "2", "--videos", "3", "--spoiled"])
-    assert "groups of 4 clips" in capsys.readouterr().err
-    assert not (tmp_path / "more").exists()
+        main(["--output_dir", str(tmp_path / "made"), "--groups", "2"])
+    assert "--overwrite" in capsys.readouterr().err
