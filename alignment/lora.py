@@ -4,6 +4,7 @@ save."""
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -87,6 +88,7 @@ def add_lora(generator: VideoGenerator, arguments: LoraArguments, seed: int) -> 
     )
     assert configuration is not None
     configuration.task_type = None
+    configuration.exclude_modules = generator.idle_layers
     transformer.requires_grad_(False)
     try:
         with torch.random.fork_rng(devices=[]):
@@ -108,6 +110,13 @@ def add_lora(generator: VideoGenerator, arguments: LoraArguments, seed: int) -> 
             parameter.data = parameter.data.to(generator.device, torch.float32)
     logger.info("LoRA of rank %d on %d layers: %s", arguments.lora_r, len(matched), ", ".join(matched))
     return matched
+
+
+def train_all_weights(generator: VideoGenerator) -> None:
+    """Makes all weights of the transformer trainable but those that the velocity does not depend on."""
+    idle = generator.idle_layers
+    for name, parameter in generator.transformer.named_parameters():
+        parameter.requires_grad_(idle is None or re.fullmatch(idle, name) is None)
 
 
 def _cast_unless_autocast(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:

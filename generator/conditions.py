@@ -10,6 +10,18 @@ from torch import Tensor
 Conditions = dict[str, Tensor]
 """Inputs of the transformer beside latents and sigma. Every tensor has the batch as its first dimension."""
 
+KNOWN_LATENTS = "known_latents"
+"""Name among conditions of latents `[batch, C, known frames, H, W]` that precede those which are sampled."""
+
+IMAGE_CONDITIONS = (KNOWN_LATENTS, "image_latents", "image_embeds")
+"""Names of all conditions that come from images."""
+
+
+def split_images(conditions: Conditions) -> tuple[Conditions, Conditions]:
+    """Conditions of prompts, and those of images."""
+    seen = {name: value for name, value in conditions.items() if name in IMAGE_CONDITIONS}
+    return {name: value for name, value in conditions.items() if name not in seen}, seen
+
 
 def select(conditions: Conditions, index: Tensor | Sequence[int] | slice) -> Conditions:
     """The rows `index` of every tensor in `conditions`."""

@@ -1,7 +1,8 @@
 """Demonstrations: a folder of videos with a prompt each.
 
 The layout is the `videofolder` of Hugging Face datasets: `metadata.jsonl` next to the videos, one line a video,
-`{"file_name": "0001.mp4", "prompt": "...", "repeats": 1}`, the last of which may be left out. Without that file, every
+`{"file_name": "0001.mp4", "prompt": "...", "repeats": 1}`, the last of which may be left out; `image` and `last_image`
+name the images that a video begins and ends with. Without that file, every
 video of the folder counts, and every image with a text; the prompt is the text of the file beside it: `0001.txt` for
 `0001.mp4`. Names that begin with a dot do not count; linked folders do.
 Videos may have any size, duration and frame rate.
@@ -21,6 +22,7 @@ from torch import Tensor
 from generator.files.folders import visible_files
 from generator.one_or_several import as_list
 from generator.output import InputError, atomic_path, check_storable, read_jsonl, read_text, write_jsonl
+from generator.prompts import read_image_files
 from generator.video import IMAGE_SUFFIXES, check_video, write_video
 
 logger = logging.getLogger(__name__)
@@ -28,6 +30,8 @@ logger = logging.getLogger(__name__)
 METADATA = "metadata.jsonl"
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".gif")
 _NAMED_AT_MOST = 20
+_IMAGES = "images"
+"""Key of a row that was read, for the files of its images."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +42,13 @@ class Demonstration:
         video: its file.
         prompt: what it shows.
         repeats: how often an epoch has it.
+        images: files of the image that it begins with and of that with which it ends, where they are named.
     """
 
     video: Path
     prompt: str
     repeats: int = 1
+    images: tuple[str, str | None] | None = None
 
 
 def read_demonstrations(
@@ -72,7 +78,8 @@ def read_demonstrations(
         except InputError as error:
             bad.append(str(error))
         else:
-            demonstrations.append(Demonstration(video, row["prompt"], row.get("repeats", 1)))
+            images = row.get(_IMAGES)
+            demonstrations.append(Demonstration(video, row["prompt"], row.get("repeats", 1), images))
     if bad:
         listed = "".join(f"\n  {message}" for message in bad[:_NAMED_AT_MOST])
         listed += f"\n  … and {len(bad) - _NAMED_AT_MOST} more" if len(bad) > _NAMED_AT_MOST else ""
@@ -194,8 +201,10 @@ def _read_metadata(folder: Path, require_prompts: bool) -> list[dict[str, Any]]:
             f'{folder} holds no {METADATA}: write one with a line {{"file_name": "clip.mp4", "prompt": "…"}} a video, '
             "or a text file with the prompt beside each video."
         )
-    rows = []
+    rows: list[dict[str, Any]] = []
+    opened: set[str] = set()
     for place, row in read_jsonl(metadata):
+        row[_IMAGES] = read_image_files(row, place, folder, opened) if require_prompts else None
         if not require_prompts:
             row["prompt"] = row.get("prompt") or ""
         for key in ("file_name", "prompt"):

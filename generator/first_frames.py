@@ -13,16 +13,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from generator.conditions import Conditions, concatenate
+from generator.conditions import KNOWN_LATENTS, Conditions, concatenate
 from generator.output import InputError
 from generator.video import read_clip
+from generator.video_files.control_files import ControlFiles
 from generator.video_model import VideoModel
 
-KNOWN_LATENTS = "known_latents"
-"""Name among conditions of latents `[batch, C, known frames, H, W]` that precede those which are sampled."""
-
 ImageFiles = tuple[str | Path, str | Path | None]
-"""Files of the first image of a video and of its last one, if that is given too."""
+"""Files of the first image of a video and of its last one, if that is given too; or `ControlFiles`."""
 
 
 def check_takes_images(
@@ -37,7 +35,11 @@ def check_takes_images(
     files = files or [None] * num_prompts
     if len(files) != num_prompts:
         raise InputError(f"{len(files)} images were given for {num_prompts} prompts: give one a prompt.")
-    given = [each for each in files if each is not None]
+    if any(isinstance(each, ControlFiles) for each in files) and not generator.takes_control:
+        raise InputError(
+            f"{generator.name} takes no control video, but prompts name one: use a VACE model, or leave it out."
+        )
+    given = [each for each in files if each is not None and not isinstance(each, ControlFiles)]
     if generator.image is not None and len(given) < len(files):
         raise InputError(
             f"{generator.name} animates images, and none was given: pass --image FILE to generate, name an `image` "
@@ -97,15 +99,40 @@ def conditions_of_files(
         size: frames, height and width of the videos.
     """
     parts = []
-    for first, last in files:
+    for each in files:
+        if isinstance(each, ControlFiles):
+            parts.append(control_conditions(generator, each, size))
+            continue
+        first, last = each
         end = None if last is None else read_images([last], *size[1:])
         parts.append(first_frame_conditions(generator, read_images([first], *size[1:]), size[0], end))
     return concatenate(parts)
 
 
+@torch.no_grad()
+def control_conditions(generator: VideoModel, files: ControlFiles, size: tuple[int, int, int]) -> Conditions:
+    """Conditions of a video that is steered by the control video of `files`, one row.
+
+    Args:
+        size: frames, height and width of the video.
+    """
+    video = read_clip(files.control_video, *size)[None].to(generator.device)
+    mask = torch.ones_like(video[:, :1])
+    if files.mask is not None:
+        mask = (read_clip(files.mask, *size).mean(dim=0)[None, None] + 1).to(video) / 2
+    with torch.autocast(generator.device.type, enabled=False):
+        return generator.control(video, mask)
+
+
 def known_frames(generator: VideoModel, files: Sequence[ImageFiles | None]) -> int:
     """Number of latent frames at the beginning that images make known."""
-    return int(generator.image is None and any(each is not None for each in files))
+    images = [each for each in files if each is not None and not isinstance(each, ControlFiles)]
+    return int(generator.image is None and bool(images))
+
+
+def without_known_frames(latents: Tensor, conditions: Conditions) -> Tensor:
+    """Latents `[batch, C, F, H, W]` without the frames that the images in `conditions` make known."""
+    return latents[:, :, conditions[KNOWN_LATENTS].shape[2] :] if KNOWN_LATENTS in conditions else latents
 
 
 def conditioned_velocity(

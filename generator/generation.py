@@ -139,7 +139,8 @@ def generate_videos_to(
 
 
 def _batches(plan: Sequence[PlannedVideo], size: int) -> Iterator[list[PlannedVideo]]:
-    """At most `size` videos together, all of one negative prompt, and all or none with a first, or last, image."""
+    """At most `size` videos together, all of one negative prompt, and all or none with a first or last image or a
+    control video."""
     ordered = sorted(plan, key=_kind)
     for _, same in itertools.groupby(ordered, key=_kind):
         remaining = list(same)
@@ -148,9 +149,10 @@ def _batches(plan: Sequence[PlannedVideo], size: int) -> Iterator[list[PlannedVi
             remaining = remaining[size:]
 
 
-def _kind(planned: PlannedVideo) -> tuple[str, bool, bool]:
+def _kind(planned: PlannedVideo) -> tuple[str, bool, bool, bool]:
     record = planned.record
-    return record.negative_prompt, record.image is not None, record.last_image is not None
+    controlled = record.control_video is not None
+    return record.negative_prompt, record.image is not None, record.last_image is not None, controlled
 
 
 def _images_of(batch: Sequence[PlannedVideo]) -> dict[str, Any]:

@@ -281,10 +281,11 @@ def text_encoder_hash(generator: VideoGenerator) -> str | None:
     """Fingerprint of the text encoders' weights; None where keeping their output would not pay."""
     generator.restore_text_encoder()
     components = getattr(generator.pipeline, "components", {})
+    names = getattr(generator, "text_encoders", ("text_encoder",))
     encoders = {
         name: part
         for name, part in sorted(components.items())
-        if name.startswith("text_encoder") and isinstance(part, torch.nn.Module)
+        if name in names and isinstance(part, torch.nn.Module)
     }
     size = sum(weight.numel() for part in encoders.values() for weight in part.parameters())
     if not encoders or size < CACHED_ENCODER_SIZE:

@@ -27,12 +27,18 @@ FAMILIES = {
     "NativeVideoPipeline": "generator.families.native:NativeGenerator",
     "WanPipeline": "generator.families.wan:WanGenerator",
     "WanImageToVideoPipeline": "generator.families.wan:WanImageToVideoGenerator",
+    "WanVACEPipeline": "generator.families.wan_vace:WanVACEGenerator",
+    "SkyReelsV2Pipeline": "generator.families.skyreels:SkyReelsV2Generator",
+    "SkyReelsV2ImageToVideoPipeline": "generator.families.skyreels:SkyReelsV2ImageToVideoGenerator",
     "LTXPipeline": "generator.families.ltx:LTXGenerator",
     "LTXImageToVideoPipeline": "generator.families.ltx:LTXGenerator",
+    "LTX2Pipeline": "generator.families.ltx2:LTX2Generator",
+    "LTX2ImageToVideoPipeline": "generator.families.ltx2:LTX2Generator",
     "CogVideoXPipeline": "generator.families.cogvideox:CogVideoXGenerator",
     "CogVideoXImageToVideoPipeline": "generator.families.cogvideox:CogVideoXImageToVideoGenerator",
     "HunyuanVideoPipeline": "generator.families.hunyuan_video:HunyuanVideoGenerator",
     "HunyuanVideo15Pipeline": "generator.families.hunyuan_video:HunyuanVideo15Generator",
+    "HunyuanVideo15ImageToVideoPipeline": "generator.families.hunyuan_video:HunyuanVideo15ImageToVideoGenerator",
 }
 """Pipeline class in `model_index.json` -> `module:class` of the adapter that serves it."""
 
@@ -237,13 +243,17 @@ def _set_shift(generator: VideoGenerator, shift: float | None) -> None:
     generator.defaults = generator.defaults.replaced({"shift": shift})
 
 
-def place(pipeline: Any, device: torch.device, text_encoder_device: torch.device | str | None) -> None:
-    """Moves each part of the pipeline to where it belongs; quantised parts are where they were read to."""
+def place(
+    pipeline: Any, family: Any, device: torch.device, text_encoder_device: torch.device | str | None
+) -> None:
+    """Moves each part of the pipeline to where it belongs; quantised parts are where they were read to, and parts that
+    the family has no use for stay in the host's memory."""
+    encoders = getattr(family, "text_encoders", ("text_encoder",))
     for name, component in pipeline.components.items():
         if not isinstance(component, torch.nn.Module) or getattr(component, "is_loaded_in_8bit", False):
             continue
-        home = text_encoder_device if name.startswith("text_encoder") and text_encoder_device else device
-        component.to(home)
+        if name not in getattr(family, "idle_components", ()):
+            component.to(text_encoder_device if name in encoders and text_encoder_device else device)
 
 
 def load_generator(
@@ -312,7 +322,7 @@ def load_generator(
             pipeline = family.pipeline_class.from_pretrained(folder, dtype=dtype, **options)
             if offload_weights:  # before the device sees them
                 offload_linear_layers(family(pipeline, str(name_or_path)).blocks())
-            place(pipeline, device, text_encoder_device)
+            place(pipeline, family, device, text_encoder_device)
     except (OSError, SafetensorError) as error:
         raise _unreadable(name_or_path, folder, error) from error
     _freeze(pipeline)

@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from generator.output import InputError, read_jsonl, read_lines
+from generator.video_files.control_files import ControlFiles
+
+FILE_COLUMNS = ("image", "last_image", "control_video", "mask")
+"""Fields of a prompt that name files."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,9 @@ class PromptRecord:
         id: the user's own name for it.
         image: file of the image (or video, whose first frame counts) with which its videos begin.
         last_image: the same of the image with which they end.
+        control_video: file of the video that steers its videos, where the model takes one.
+        mask: file of a video or image that is white where they are made anew and black where the control video is kept;
+            all is made anew where not given.
     """
 
     prompt: str
@@ -26,10 +33,14 @@ class PromptRecord:
     id: str | None = None
     image: str | None = None
     last_image: str | None = None
+    control_video: str | None = None
+    mask: str | None = None
 
     @property
-    def images(self) -> tuple[str, str | None] | None:
-        """Files of the first and the last image; None where videos begin with none."""
+    def images(self) -> tuple[str, str | None] | ControlFiles | None:
+        """Files of the first and the last image, or of the control video and its mask; None where there are none."""
+        if self.control_video is not None:
+            return ControlFiles(self.control_video, self.mask)
         return None if self.image is None else (self.image, self.last_image)
 
 
@@ -39,8 +50,9 @@ def read_prompts(path: str | Path) -> list[PromptRecord]:
     Args:
         path: a text file with one prompt a line (empty lines are skipped; lines end in a line feed, a carriage return
             or both, any other separator is part of the prompt); a `.jsonl` file whose lines have
-            `prompt` and optionally `negative_prompt`, `id`, `image` and `last_image` (files, relative to the folder of
-            this one; each is opened), other keys being ignored, such as the `metadata.jsonl` of a folder of videos;
+            `prompt` and optionally `negative_prompt`, `id`, `image` and `last_image`, or `control_video` and `mask`
+            (files, relative to the folder of this one; each is opened), other keys being ignored, such as the
+            `metadata.jsonl` of a folder of videos;
             or `world:SPLIT:N[:SEED]` for N prompts of the built-in world, SPLIT being one of its splits and SEED 0 by
             default.
 
@@ -81,16 +93,46 @@ def _json_prompt(row: dict[str, Any], place: str, folder: Path, opened: set[str]
     if not isinstance(negative, str):
         raise InputError(f"{place}: `negative_prompt` must be text, found {type(negative).__name__}.")
     identifier: Any = row.get("id")
-    image, last = (_image_file(row, key, place, folder, opened) for key in ("image", "last_image"))
-    if last is not None and image is None:
+    image, last = read_image_files(row, place, folder, opened) or (None, None)
+    control, mask = (_image_file(row, key, place, folder, opened) for key in ("control_video", "mask"))
+    if mask is not None and control is None:
+        raise InputError(f"{place}: `mask` is given without `control_video`: name the video that it is of.")
+    if control is not None and image is not None:
         raise InputError(
-            f"{place}: `last_image` is given without `image`: name the first image of the video too."
+            f"{place}: `control_video` and `image` are both given: let the image be the first frame "
+            "of the control video, with a mask that is black there."
         )
-    return PromptRecord(row["prompt"], negative, None if identifier is None else str(identifier), image, last)
+    name = None if identifier is None else str(identifier)
+    return PromptRecord(row["prompt"], negative, name, image, last, control, mask)
+
+
+def read_image_files(
+    row: dict[str, Any], place: str, folder: Path, opened: set[str]
+) -> tuple[str, str | None] | None:
+    """Files of the first and the last image that a line of a JSONL file names; None where it names none.
+
+    Args:
+        row: its `image` and `last_image`, or `image_file_name` and `last_image_file_name`, are looked at.
+        place: file and line, for messages.
+        folder: that of the file, which paths are relative to.
+        opened: files that were opened before, to which those of this line are added.
+
+    Raises:
+        InputError: a file is missing or no image, or there is a last image without a first one.
+    """
+    image, last = (_image_file(row, key, place, folder, opened) for key in ("image", "last_image"))
+    if image is None:
+        if last is not None:
+            raise InputError(
+                f"{place}: `last_image` is given without `image`: name the first image of the video too."
+            )
+        return None
+    return image, last
 
 
 def _image_file(row: dict[str, Any], key: str, place: str, folder: Path, opened: set[str]) -> str | None:
     """The file that a line names as `key` or `key_file_name`, after it was opened."""
+    kind = "image" if key.endswith("image") else key.replace("_", " ")
     from generator.video import check_video
 
     named = [row[name] for name in (key, f"{key}_file_name") if row.get(name) is not None]
@@ -101,7 +143,7 @@ def _image_file(row: dict[str, Any], key: str, place: str, folder: Path, opened:
     file = folder / named[0]
     if not file.is_file():
         raise InputError(
-            f"{place}: the image {file} does not exist: paths are relative to the folder of the prompt file."
+            f"{place}: the {kind} {file} does not exist: paths are relative to the folder of the file that names it."
         )
     if str(file) not in opened:
         try:

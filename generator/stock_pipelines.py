@@ -6,6 +6,8 @@ sampler without noise must give.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,7 +127,15 @@ def stock_latents(pipeline: Any, videos: StockVideos, **more: Any) -> Tensor:
         InputError: no call of this pipeline is known, or its scheduler cannot take this number of steps.
     """
     name = type(pipeline).__name__
-    calls = {"Native": _plain, "Wan": _wan, "LTX": _ltx, "CogVideoX": _cogvideox}
+    calls = {
+        "Native": _plain,
+        "WanVACE": _wan_vace,
+        "Wan": _wan,
+        "SkyReelsV2": _wan,
+        "LTX2": _ltx2,
+        "LTX": _ltx,
+        "CogVideoX": _cogvideox,
+    }
     calls |= {"HunyuanVideo15": _hunyuan_video15, "HunyuanVideo": _hunyuan_video}
     call = next((call for start, call in calls.items() if name.startswith(start)), None)
     if call is None:
@@ -153,12 +163,48 @@ def _wan(pipeline: Any, videos: StockVideos, more: dict[str, Any]) -> Tensor:
     return pipeline(**{**videos.arguments(), **more}, latents=videos.noise).frames
 
 
+def _wan_vace(pipeline: Any, videos: StockVideos, more: dict[str, Any]) -> Tensor:
+    """It takes one prompt, and no list of one."""
+    return torch.cat(
+        [_wan(pipeline, each, {"prompt": each.prompts[0], **more}) for each in videos.one_by_one()]
+    )
+
+
 def _ltx(pipeline: Any, videos: StockVideos, more: dict[str, Any]) -> Tensor:
     shape = videos.noise.shape[2:]
     packed = videos.noise.permute(0, 2, 3, 4, 1).flatten(1, 3)
     arguments = {**videos.arguments(), "frame_rate": videos.fps, **more}
     latents = pipeline(**arguments, latents=packed).frames
     return latents.unflatten(1, shape).permute(0, 4, 1, 2, 3)
+
+
+def _ltx2(pipeline: Any, videos: StockVideos, more: dict[str, Any]) -> Tensor:
+    """The video without sound: its guidance is classifier-free guidance alone."""
+    plain = {"guidance_scale": 1.0, "stg_scale": 0.0, "modality_scale": 1.0, "guidance_rescale": 0.0}
+    audio = {f"audio_{name}": value for name, value in plain.items()}
+    arguments = {**plain, **audio, **videos.arguments(), "frame_rate": videos.fps, **more}
+    arguments.setdefault("latents", videos.noise.permute(0, 2, 3, 4, 1).flatten(1, 3))
+    with isolated_modalities(pipeline.transformer):
+        latents = pipeline(**arguments).frames
+    # Its latents come out as the autoencoder takes them.
+    vae = pipeline.vae
+    return pipeline._normalize_latents(latents, vae.latents_mean, vae.latents_std, vae.config.scaling_factor)
+
+
+@contextmanager
+def isolated_modalities(transformer: torch.nn.Module) -> Iterator[None]:
+    """Inside, LTX-2's transformer lets sound and video see nothing of each other, whatever the pipeline says."""
+
+    def isolate(
+        _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return args, {**kwargs, "isolate_modalities": True}
+
+    handle = transformer.register_forward_pre_hook(isolate, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _cogvideox(pipeline: Any, videos: StockVideos, more: dict[str, Any]) -> Tensor:
@@ -194,7 +240,12 @@ def _hunyuan_video15(pipeline: Any, videos: StockVideos, more: dict[str, Any]) -
     pipeline.guider = type(pipeline.guider)(guidance_scale=videos.guidance_scale)
     arguments = {**videos.arguments(), "negative_prompt": [""] * len(videos.prompts), **more}
     del arguments["guidance_scale"]
-    return pipeline(**arguments, latents=videos.noise).frames
+    if videos.image is None:
+        return pipeline(**arguments, latents=videos.noise).frames
+    # Its call chooses a size near the model's own for the shape of the image.
+    size = arguments.pop("height"), arguments.pop("width")
+    with mock.patch.object(pipeline.video_processor, "calculate_default_height_width", return_value=size):
+        return pipeline(**arguments, latents=videos.noise).frames
 
 
 class ExactPrediction(torch.nn.Module):

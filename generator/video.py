@@ -58,6 +58,11 @@ SMALL_SIDE = 256
 
 _NAMED_AT_MOST = 20
 
+# x264's AVX-512 code of its macroblock tree (`mbtree_propagate_list`) takes 8 macroblocks at a time and does not mask
+# those beyond a row: in videos whose width is no multiple of 128 pixels, whatever lay in memory before decides on
+# quantisers, and equal frames give different files. This option takes the C code, the same on all processors.
+_X264_PARAMETERS = "cpu-independent=1"
+
 # ITU-R BT.709, limited range, 8 bits: rows give Y', Cb, Cr of R'G'B' in [0, 1].
 _BT709 = torch.tensor(
     [
@@ -189,7 +194,8 @@ def write_video(
     `FULL_COLOUR_SIDE` pixels, or that has an odd side, keeps a colour for each pixel (4:4:4), because halving the
     colour resolution of a 32x32 clip costs 15 dB; others take 4:2:0, which every player and hardware decoder
     reads. Chromium and FFmpeg play both, Safari and most Firefoxes 4:2:0 only. Any size works; nothing is padded or
-    scaled.
+    scaled. Equal pixels give equal files, whatever the process did before (above `SMALL_SIDE`, where several threads
+    encode, on machines of as many cores).
 
     Args:
         path: file to write, with the suffix .mp4.
@@ -219,7 +225,7 @@ def write_video(
         stream: Any = container.add_stream("libx264", rate=rate)
         stream.width, stream.height = width, height
         stream.pix_fmt = "yuv444p" if full_colour else "yuv420p"
-        stream.options = {"crf": str(crf), "preset": "medium"}
+        stream.options = {"crf": str(crf), "preset": "medium", "x264-params": _X264_PARAMETERS}
         context = stream.codec_context
         context.colorspace = context.color_primaries = context.color_trc = _BT709_TAG
         context.color_range = _LIMITED_RANGE_TAG

@@ -62,12 +62,17 @@ class VideoModel(ABC):
         pipeline: the diffusers pipeline behind it.
         defaults: sizes and sampling settings used where the user says nothing.
         lora_target_modules: names of the linear layers that LoRA adapts by default.
+        idle_layers: regular expression for the names of layers and weights that the velocity does not depend on, if
+            there are any: they are never trained.
+        takes_control: whether videos can be steered by others (`control`).
     """
 
     name: str
     pipeline: Any
     defaults: GenerationDefaults
     lora_target_modules: list[str]
+    idle_layers: str | None = None
+    takes_control: bool = False
 
     @property
     @abstractmethod
@@ -103,6 +108,19 @@ class VideoModel(ABC):
         """The image that every video must begin with, as the transformer sees it; None where videos are made from text
         alone."""
         return None
+
+    def control(self, videos: Tensor, masks: Tensor) -> Conditions:
+        """Conditions of videos that steer those which are made, to be joined with those of the prompts.
+
+        Args:
+            videos: `[batch, 3, frames, height, width]` in [-1, 1]: what is kept, and what steers the rest (depth, pose,
+                outlines); 0 where there is nothing.
+            masks: `[batch, 1, frames, height, width]`: above 0.5 where the video is made anew.
+
+        Raises:
+            InputError: the family takes none.
+        """
+        raise InputError(f"{self.name} takes no control video: use a VACE model, or leave it out.")
 
     @abstractmethod
     def check_size(self, num_frames: int, height: int, width: int) -> None:

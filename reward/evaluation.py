@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from generator.first_frames import read_images
 from generator.output import InputError, read_json
 from generator.provenance import file_hash
 from reward.metrics import Pairs, evaluate_pairs, pairs_of_rankings
-from reward.models.base import RewardModel
+from reward.models.base import RewardModel, score_with_images
 from reward.preferences import DIMENSIONS, MISSING, Ranking, split_by_prompt, split_rankings
 
 BATCH_BYTES = 2**28
@@ -32,7 +33,13 @@ VideoScores = dict[tuple[str, Path], dict[str, float]]
 def score_rankings(
     reward: RewardModel, rankings: Sequence[Ranking], batch_size: int = 16, progress: bool = True
 ) -> VideoScores:
-    """The scores of every video of the rankings for its prompt; each is read and judged once."""
+    """The scores of every video of the rankings for its prompt, and for the image that it begins with where the reward
+    looks at that; each is read and judged once."""
+    images = {
+        (ranking.prompt, video): None if ranking.images is None else ranking.images[0]
+        for ranking in rankings
+        for video in ranking.videos
+    }
     keys = list(dict.fromkeys((ranking.prompt, video) for ranking in rankings for video in ranking.videos))
     scores: VideoScores = {}
     waiting: list[tuple[tuple[str, Path], Tensor]] = []
@@ -42,7 +49,9 @@ def score_rankings(
         if waiting:
             reward.set_frame_rate(rate)
             videos = torch.stack([video for _, video in waiting])
-            found = reward.score(videos, [key[0] for key, _ in waiting])
+            files = [file for key, _ in waiting if (file := images[key]) is not None]
+            shown = read_images(files, *videos.shape[3:]) if files else None
+            found = score_with_images(reward, videos, [key[0] for key, _ in waiting], shown)
             for row, (key, _) in enumerate(waiting):
                 scores[key] = {name: float(value[row]) for name, value in found.items()}
                 wrong = [name for name, value in scores[key].items() if not math.isfinite(value)]
@@ -56,7 +65,8 @@ def score_rankings(
     for key in tqdm(keys, desc="Scoring videos", unit="video", disable=not progress):
         video, fps = reward.read_video_and_rate(key[1])
         full = len(waiting) == batch_size or sum(v.nbytes for _, v in waiting) + video.nbytes > BATCH_BYTES
-        if waiting and (full or waiting[0][1].shape != video.shape or fps != rate):
+        other = waiting and (images[waiting[0][0]] is None) != (images[key] is None)
+        if waiting and (full or other or waiting[0][1].shape != video.shape or fps != rate):
             judge()
         rate = fps
         waiting.append((key, video))

@@ -6,8 +6,8 @@ A rankings file is JSONL, one ranking a line (ImageReward's and HPD's layout wit
     {"prompt": "a red ball rolls left", "videos": ["a.mp4", "b.mp4", "c.mp4"], "ranks": [1, 2, 2],
      "dimension": "overall", "annotator": "ann", "seconds": 12.5, "created_at": "2026-01-31T12:00:00+00:00"}
 
-A lower rank is better, equal ranks are a tie, -1 is a video that the annotator did not judge. Paths are
-relative to the file.
+A lower rank is better, equal ranks are a tie, -1 is a video that the annotator did not judge. `image` and `last_image`
+name what all the videos begin and end with. Paths are relative to the file.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any, TypedDict
 
 from generator.files.folders import file_identity
 from generator.output import InputError, read_jsonl, write_jsonl
+from generator.prompts import read_image_files
 
 DIMENSIONS = ("overall", "visual", "motion", "alignment")
 MIN_VIDEOS, MAX_VIDEOS = 2, 9
@@ -46,6 +47,7 @@ class Ranking:
         seconds: how long it took, or None.
         created_at: ISO 8601 time, or None.
         votes: votes (or shares of them) of several people for each video, where the ranking sums them up, or None.
+        images: files of the image that all videos begin with and of that with which they end, or None.
     """
 
     prompt: str
@@ -56,6 +58,7 @@ class Ranking:
     seconds: float | None = None
     created_at: str | None = None
     votes: list[float] | None = None
+    images: tuple[str, str | None] | None = None
 
     @property
     def has_order(self) -> bool:
@@ -144,7 +147,7 @@ def check_distinct(videos: Sequence[Path], place: str) -> None:
         )
 
 
-def _parse_row(row: dict[str, Any], folder: Path, place: str) -> Ranking:
+def _parse_row(row: dict[str, Any], folder: Path, place: str, opened: set[str]) -> Ranking:
     prompt = row.get("prompt")
     if not isinstance(prompt, str) or not prompt.strip():
         raise _fail(place, "`prompt` must be a non-empty text")
@@ -164,6 +167,7 @@ def _parse_row(row: dict[str, Any], folder: Path, place: str) -> Ranking:
         seconds=None if seconds is None else float(seconds),
         created_at=row.get("created_at"),
         votes=_check_votes(row, videos, place),
+        images=read_image_files(row, place, folder, opened),
     )
 
 
@@ -207,7 +211,8 @@ def read_rankings(path: str | Path) -> list[Ranking]:
     """
     require_rankings_file(path)
     path = Path(path)
-    rankings = [_parse_row(row, path.parent, place) for place, row in read_jsonl(path)]
+    opened: set[str] = set()
+    rankings = [_parse_row(row, path.parent, place, opened) for place, row in read_jsonl(path)]
     if not rankings:
         raise InputError(
             f"The rankings file {path} is empty: it needs at least one ranking, one JSON object a line."
@@ -225,10 +230,14 @@ def write_rankings(path: str | Path, rankings: Sequence[Ranking]) -> None:
     path = Path(path)
     root = path.parent.resolve()
     rows = []
+
+    def relative(file: str | Path) -> str:
+        return Path(os.path.relpath(Path(file).resolve(), root)).as_posix()
+
     for ranking in rankings:
         row: dict[str, Any] = {
             "prompt": ranking.prompt,
-            "videos": [Path(os.path.relpath(video.resolve(), root)).as_posix() for video in ranking.videos],
+            "videos": [relative(video) for video in ranking.videos],
             "ranks": list(ranking.ranks),
             "dimension": ranking.dimension,
             "annotator": ranking.annotator,
@@ -239,6 +248,9 @@ def write_rankings(path: str | Path, rankings: Sequence[Ranking]) -> None:
             row["created_at"] = ranking.created_at
         if ranking.votes is not None:
             row["votes"] = ranking.votes
+        for name, file in zip(("image", "last_image"), ranking.images or (), strict=False):
+            if file is not None:
+                row[name] = relative(file)
         rows.append(row)
     write_jsonl(path, rows)
 
@@ -339,6 +351,7 @@ def _borda(group: list[Ranking]) -> Ranking:
         ranks=[levels.index(means[video]) + 1 if video in means else MISSING for video in group[0].videos],
         dimension=group[0].dimension,
         annotator="+".join(sorted({ranking.annotator for ranking in group if ranking.annotator})),
+        images=group[0].images,
     )
 
 

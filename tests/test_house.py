@@ -28,7 +28,7 @@ MAY_IMPORT = {
 WINGS = {
     "generator": [
         "pretraining", "editing", "testing", "loading", "families", "native", "latent_cache", "base_adapters",
-        "adapter_export", "adapters", "loaded_from", "bounded_reading", "generation", "prompts", "demonstrations",
+        "adapter_export", "adapters", "loaded_from", "bounded_reading", "generation", "demonstrations", "prompts",
         "base", "sampling", "first_frames", "world", "video", "hardware", "training", "weight_files", "files",
         "video_files",
     ],

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from alignment.data.example_images import ExampleImages
 from alignment.data.example_weights import Filler, as_fillers
 from generator.base import VideoGenerator
-from generator.conditions import Conditions
+from generator.conditions import Conditions, concatenate
 from generator.latent_cache import encode_prompts_cached
 from generator.one_or_several import as_list
 from generator.output import InputError
@@ -42,7 +43,8 @@ class LatentDataset(Dataset):
     """Rows of latents (one each for SFT; those of a ranking for DPO) with the row of their prompt.
 
     An item is `{"latents": [sides, C, F, H, W], "row": int, "key": int, "weight": float}`, and `"ranks": [sides]`
-    where ranks are given; all sides of an item have one shape. The weight is 0 for a `Filler`, else 1.
+    where ranks are given, and `"images"`, conditions of one row a side, where images are; all sides of an item have one
+    shape. The weight is 0 for a `Filler`, else 1.
     """
 
     def __init__(
@@ -50,8 +52,10 @@ class LatentDataset(Dataset):
         latents: Sequence[Sequence[Tensor]],
         rows: Tensor,
         ranks: Sequence[Sequence[int]] | None = None,
+        images: ExampleImages | None = None,
     ) -> None:
         self.latents = latents
+        self.images = images
         self.rows = rows.tolist()
         self.ranks = ranks
         for sides in latents:
@@ -66,13 +70,17 @@ class LatentDataset(Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        item = {
+        item: dict[str, Any] = {
             "latents": torch.stack(list(self.latents[index])),
             "row": self.rows[index],
             "key": int(index),
             "weight": float(not isinstance(index, Filler)),
         }
-        return item if self.ranks is None else {**item, "ranks": torch.tensor(self.ranks[index])}
+        if self.ranks is not None:
+            item["ranks"] = torch.tensor(self.ranks[index])
+        if self.images is not None:
+            item["images"] = self.images.of(index, item["latents"].shape[1:])
+        return item
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
@@ -89,15 +97,16 @@ class LatentDataset(Dataset):
         return [(row, *map(id, sides)) for row, sides in zip(self.rows, self.latents)]
 
 
-def collate(items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """`latents [batch, sides, C, F, H, W]`, `rows [batch]`, `keys [batch, 2]`: index of the row and its
-    occurrence; `weights [batch]`; and `ranks [batch, sides]` where the items have them."""
+    occurrence; `weights [batch]`; and where the items have them `ranks [batch, sides]` and `images`, conditions
+    `[batch · sides, …]`."""
     seen: dict[int, int] = {}
     keys = []
     for item in items:
         keys.append((item["key"], seen.get(item["key"], 0)))
         seen[item["key"]] = seen.get(item["key"], 0) + 1
-    batch = {
+    batch: dict[str, Any] = {
         "latents": torch.stack([item["latents"] for item in items]),
         "rows": torch.tensor([item["row"] for item in items]),
         "keys": torch.tensor(keys),
@@ -105,10 +114,12 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
     }
     if "ranks" in items[0]:
         batch["ranks"] = torch.stack([item["ranks"] for item in items])
+    if "images" in items[0]:
+        batch["images"] = concatenate([item["images"] for item in items])
     return batch
 
 
-def collate_counted(items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+def collate_counted(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """`collate` of the items that are no fillers, so that none is computed; of one where all are."""
     return collate([item for item in items if item["weight"] > 0] or items[:1])
 

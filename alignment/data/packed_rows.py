@@ -158,6 +158,10 @@ def packed_rows(
             f"pack is set, but {generator.name} takes clips of one size at a time: leave it out, which makes batches "
             "of examples of one size."
         )
+    if dataset.images is not None:
+        raise InputError(
+            "pack is set, but packed rows show no images of examples: leave pack or the images out."
+        )
     lengths = example_lengths(generator, dataset, table)
     rows = RowBatchSampler(
         lengths, row_length(lengths, args.pack_tokens), args.train_batch_size, args.seed, args.world_size

@@ -17,17 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 from transformers import TrainerCallback
 
+from alignment.demo.gold import FPS, GoldMonitor, gold_scores
 from alignment.demo.outputs import DEMONSTRATIONS, OUTPUTS, STAGES_FILE
 from alignment.demo.report import write_demo_report
 from alignment.demo.scales import GUIDANCE_SCALES, STAGES, DemoConfig, demo_scale
 from alignment.demo.settings import dpo_settings, ppo_settings, reward_settings, sft_settings, video_size
 from alignment.demo.themes import theme_demonstrations, theme_prompts
 from alignment.lora import LoraArguments
-from alignment.rollouts.rollout import Rollout
 from alignment.stages.arguments import GeneratorArguments
 from alignment.stages.dpo import DPOArguments, train_dpo
 from alignment.stages.on_rewards import train_ppo
@@ -45,7 +44,6 @@ from generator.output import InputError, read_json, read_jsonl, write_json, writ
 from generator.prompts import PromptRecord
 from generator.training.checkpoints import newest_checkpoint
 from generator.video import read_video
-from generator.world import verify_batch
 from labeling_app.files.candidates import import_tasks
 from labeling_app.files.rankings import export_rankings
 from labeling_app.quality.agreement import agreement
@@ -57,7 +55,6 @@ from reward.training.outputs import OUTPUTS as REWARD_OUTPUTS
 from reward.training.reward_config import RewardConfig
 from reward.training.train import train_reward_model
 
-FPS = 8.0
 CAMPAIGN = "demo"
 
 
@@ -207,7 +204,7 @@ class Demo:
         folder = self.folder / "demonstrations"
         empty_own(folder, DEMONSTRATIONS)
         write_demonstrations(folder, clips, prompts, FPS)
-        gold = _gold(clips, prompts)
+        gold = gold_scores(clips, prompts)
         return {"videos": len(prompts), "gold": sum(gold) / len(gold)}
 
     def sft(self) -> dict[str, Any]:
@@ -255,10 +252,12 @@ class Demo:
         rows = [row for _, row in read_jsonl(self.folder / "candidates" / "metadata.jsonl")]
         paths = [self.folder / "candidates" / row["file_name"] for row in rows]
         videos = torch.stack([read_video(path)[0] for path in paths])
-        gold = _gold(videos, [row["prompt"] for row in rows])
+        gold = gold_scores(videos, [row["prompt"] for row in rows])
         people = sample_annotators(self.scale.num_annotators)
         with Store(self.folder / "labels.db") as store:
-            import_tasks(store, self.folder / "candidates", campaign=CAMPAIGN, overlap=len(people))
+            import_tasks(
+                store, self.folder / "candidates", campaign=CAMPAIGN, overlap=len(people), copy=False
+            )
             scores = precomputed_scores(dict(zip(paths, gold, strict=True)))
             done = simulate(store, CAMPAIGN, scores, annotators=people, seed=self.config.seed)
             count = export_rankings(store, CAMPAIGN, self.folder / "rankings.jsonl", overwrite=True)
@@ -310,19 +309,25 @@ class Demo:
     def ppo(self) -> dict[str, Any]:
         """Proximal policy optimisation against the reward model, from the SFT adapter."""
         scale = self.scale
-        prompts = self.folder / "ppo-prompts.jsonl"
-        write_jsonl(prompts, [{"prompt": prompt} for prompt in self._prompts(scale.num_ppo_prompts, 3000)])
+        prompts, held_out = self.folder / "ppo-prompts.jsonl", self.folder / "ppo-eval-prompts.jsonl"
+        drawn = self._prompts(scale.num_ppo_prompts + scale.num_guidance_prompts, 3000)
+        write_jsonl(prompts, [{"prompt": prompt} for prompt in drawn[: scale.num_ppo_prompts]])
+        write_jsonl(held_out, [{"prompt": prompt} for prompt in drawn[scale.num_ppo_prompts :]])
         monitor = GoldMonitor(load_generator(self.config.model))
         trainer = train_ppo(
             GeneratorArguments(model=self.config.model, adapter=[self._adapter()]),
             prompts,
             self.folder / "reward",
             lora=LoraArguments(lora_r=16),
-            args=PPOConfig(**self._training("ppo", scale.num_rollouts * 4), **ppo_settings(scale)),
+            args=PPOConfig(**self._training("ppo", scale.num_rollouts * 2), **ppo_settings(scale)),
+            eval_prompts=held_out,
             monitors=[monitor],
             callbacks=[Fraction(self.advance)],
         )
-        return {"curve": _curve(trainer, ["reward", "gold", "kl", "clip_ratio"])}
+        return {
+            "curve": _curve(trainer, ["reward", "gold", "kl", "clip_ratio"]),
+            "best_step": trainer.state.best_global_step,
+        }
 
     def _models(self) -> dict[str, Callable[[], VideoGenerator]]:
         """Functions that load what is compared, by name."""
@@ -352,7 +357,7 @@ class Demo:
                         seed=seeds[part],
                         batch_size=settings.batch_size,
                     )
-                    scores += _gold(videos, prompts[part])
+                    scores += gold_scores(videos, prompts[part])
                     done += len(videos)
                     self.advance(done / total)
                 means[f"{guidance:g}"] = sum(scores) / len(scores)
@@ -393,36 +398,11 @@ class Demo:
         return {}
 
 
-class GoldMonitor:
-    """The gold score of a part of each rollout, which PPO does not see; it shows over-optimisation."""
-
-    def __init__(self, generator: VideoGenerator, count: int = 16) -> None:
-        self.generator = generator
-        self.count = count
-
-    def __call__(self, rollout: Rollout) -> dict[str, float]:
-        chosen = torch.linspace(0, len(rollout.prompts) - 1, min(self.count, len(rollout.prompts))).long()
-        videos = self.generator.decode(rollout.trajectories.final[chosen.to(rollout.rewards.device)])
-        gold = _gold(videos, [rollout.prompts[i] for i in chosen.tolist()])
-        return {"gold": sum(gold) / len(gold)}
-
-
 def _with_guidance(load: Callable[[], VideoGenerator], guidance_scale: float) -> VideoGenerator:
     """Loads a generator whose default guidance is `guidance_scale`."""
     generator = load()
     generator.defaults = replace(generator.defaults, guidance_scale=guidance_scale)
     return generator
-
-
-def _gold(videos: Tensor, prompts: list[str], batch_size: int = 256) -> list[float]:
-    """Gold scores of the videos, on the GPU where there is one."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    scores: list[float] = []
-    for start in range(0, len(prompts), batch_size):
-        part = slice(start, start + batch_size)
-        judged = verify_batch(videos[part].to(device), prompts[part], fps=FPS)
-        scores += [adherence.score for adherence in judged]
-    return scores
 
 
 def _curve(trainer: Any, names: list[str]) -> dict[str, list[list[float]]]:

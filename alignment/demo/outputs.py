@@ -25,7 +25,8 @@ def _is_demo(folder: Path) -> bool:
 OUTPUTS = Outputs(
     "demo",
     (
-        *(STAGES_FILE, "report.json", "report.html", "rankings.jsonl", "ppo-prompts.jsonl"),
+        *(STAGES_FILE, "report.json", "report.html", "rankings.jsonl"),
+        *("ppo-prompts.jsonl", "ppo-eval-prompts.jsonl"),
         *(f"labels.db{end}" for end in ("", "-wal", "-shm", "-journal")),
         *(f"logs/{stage}.txt" for stage in STAGES),
         *DEMONSTRATIONS.within("demonstrations"),

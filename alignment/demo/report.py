@@ -10,6 +10,7 @@ from typing import Any
 from generator.output import write_json, write_text
 from generator.video import read_video
 from reward.adherence.evaluate import Sample
+from reward.certainty import side_baseline, uncertain_dimensions
 from reward.reports import html
 from reward.reports.adherence import (
     best_and_worst,
@@ -149,8 +150,12 @@ def _judges(stages: Mapping[str, Any]) -> str:
         "share of ties": f"{agreed['tie_rate']:.3f}",
         "reward model: accuracy on held-out pairs without ties": measured,
         "best possible, given the annotators' noise": f"{found['best_possible_accuracy']:.3f}",
-        "majority baseline": f"{metrics['majority_baseline']:.3f}",
+        "always preferring the same side": f"{side_baseline(metrics):.3f}",
     }
+    doubt = html.paragraph(
+        "The interval of the reward model's accuracy contains that of always preferring the same side, so it may be no "
+        "better than chance, and PPO was warned."
+    )
     return (
         html.paragraph(
             "The annotators are simulated: each sees the gold score of a video with noise of its own, a bias to the "
@@ -160,6 +165,7 @@ def _judges(stages: Mapping[str, Any]) -> str:
             ["annotator", "noise", "tie threshold", "bias to the first place", "bias to motion"], people
         )
         + html.facts(facts)
+        + (doubt if uncertain_dimensions(stages["reward"]["metrics"], "overall") else "")
     )
 
 

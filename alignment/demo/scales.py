@@ -12,29 +12,17 @@ class DemoConfig:
     output_dir: str = field(metadata={"help": "Folder for everything that is made, and the report."})
     model: str = field(default="nano", metadata={"help": "Generator to align, on the built-in world."})
     adapter: str = field(
-        default="",
+        default="nano-distilled",
         metadata={
-            "help": "Adapter of that model with which the loop begins, such as nano-distilled, which has learnt what "
-            "guidance adds."
+            "help": "Adapter of that model with which the loop begins: nano-distilled has learnt what guidance adds; "
+            "'' begins with the model alone."
         },
     )
     theme: str = field(
-        default="everything",
+        default="counts",
         metadata={
             "help": "Prompts of the campaign: `everything` that the video world can show, or a part of it.",
-            "choices": [
-                *(
-                    "everything",
-                    "counts",
-                    "pairs",
-                    "relations",
-                    "camera",
-                    "actions",
-                    "sizes",
-                    "large",
-                    "several",
-                )
-            ],
+            "choices": ["everything", "counts", "relations", "actions", "camera"],
         },
     )
     seed: int = field(default=0, metadata={"help": "Seed of prompts, annotators, training and noise."})
@@ -59,7 +47,8 @@ class DemoScale:
         num_ranked_prompts, num_candidates: prompts that are ranked, and videos of each.
         num_annotators: simulated annotators; each ranks every prompt.
         num_ppo_prompts: prompts that PPO samples for.
-        num_guidance_prompts: held-out prompts of the sweep of guidance scales, none of the evaluation's.
+        num_guidance_prompts: held-out prompts of the sweep of guidance scales, none of the evaluation's; as many others
+            tell which of PPO's checkpoints is best.
         num_test_prompts, num_videos_per_prompt: held-out prompts of the evaluation, and videos of each.
         sft_steps, dpo_steps, num_rollouts: lengths of the trainings.
         batch_size: videos in a training step of SFT and DPO.
@@ -127,18 +116,18 @@ SCALES = {
         num_frames=9,
         height=32,
         width=32,
-        num_inference_steps=8,
+        num_inference_steps=6,
         num_demonstrations=256,
-        num_ranked_prompts=120,
+        num_ranked_prompts=200,
         num_candidates=4,
         num_annotators=3,
         num_ppo_prompts=256,
-        num_guidance_prompts=32,
-        num_test_prompts=176,
+        num_guidance_prompts=24,
+        num_test_prompts=128,
         num_videos_per_prompt=1,
-        sft_steps=70,
+        sft_steps=50,
         dpo_steps=60,
-        num_rollouts=10,
+        num_rollouts=16,
         batch_size=16,
         rollout_prompts=4,
         num_generations=8,

@@ -66,6 +66,7 @@ def reward_settings(scale: DemoScale) -> Settings:
     """
     return {
         "num_train_epochs": scale.reward_epochs,
+        "held_out_fraction": 0.3,
         **EVIDENCE_HEAD,
         "logging_steps": 5,
         "encode_batch_size": scale.inference_batch_size,
@@ -82,26 +83,29 @@ def dpo_settings(scale: DemoScale) -> Settings:
         "learning_rate": 2e-3,
         "lr_scheduler_type": "cosine",
         "warmup_steps": 5,
-        "beta": 10.0,
+        "beta": 3.0,
         "logging_steps": 5,
         "logit_mean": HIGH_NOISE,
     }
 
 
 def ppo_settings(scale: DemoScale) -> Settings:
-    """Arguments of `PPOConfig`: two passes over each rollout, no KL term for so short a training."""
+    """Arguments of `PPOConfig`: the two noisiest steps alone are trained, where what a video shows is decided; one
+    pass over each rollout, no KL term for so short a training; the result is the best by the reward of held-out
+    prompts."""
     return {
         "num_rollouts": scale.num_rollouts,
-        "num_iterations": 2,
+        "eval_steps": 0.5,
+        "load_best_model_at_end": True,
         "num_prompts": scale.rollout_prompts,
         "num_generations": scale.num_generations,
         "num_inference_steps": scale.num_inference_steps,
         "rollout_batch_size": scale.rollout_prompts * scale.num_generations,
         "reward_batch_size": max(scale.inference_batch_size, 32),
         "per_device_train_batch_size": max(scale.inference_batch_size, 32),
-        "learning_rate": 2e-3,
+        "learning_rate": 1.25e-3,
         "lr_scheduler_type": "cosine",
-        "sde_window_size": min(4, scale.num_inference_steps - 1),
+        "sde_window_size": 2,
         "beta": 0.0,
         "probe_prompts": 0,
         "step_weight": "balanced",

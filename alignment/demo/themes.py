@@ -36,15 +36,9 @@ def _is_action(meaning: Meaning) -> bool:
 THEMES = {
     "everything": Theme("everything that the video world can show", lambda meaning: True),
     "counts": Theme("two or three equal objects", lambda meaning: meaning.objects[0].count > 1),
-    "pairs": Theme("two different objects", lambda meaning: len(meaning.objects) == 2),
     "relations": Theme("two objects and their places", lambda meaning: meaning.relation is not None),
-    "camera": Theme("moving cameras", lambda meaning: meaning.camera is not None),
     "actions": Theme("one object that grows, shrinks, spins, circles or bounces", _is_action),
-    "sizes": Theme("objects of a said size", lambda meaning: any(said.size for said in meaning.objects)),
-    "large": Theme("large objects", lambda meaning: any(said.size == "large" for said in meaning.objects)),
-    "several": Theme(
-        "several objects", lambda meaning: len(meaning.objects) == 2 or meaning.objects[0].count > 1
-    ),
+    "camera": Theme("moving cameras", lambda meaning: meaning.camera is not None),
 }
 
 
@@ -58,9 +52,15 @@ def _meanings(theme: str, rng: random.Random, split: str) -> Iterator[Meaning]:
 
 
 def theme_prompts(theme: str, n: int, seed: int, split: str) -> list[str]:
-    """`n` prompts of a theme; those of the split `test` each say a combination that no training prompt says."""
+    """`n` different prompts of a theme; those of the split `test` each say a combination that no training prompt
+    says."""
     rng = random.Random(f"{theme} {seed} {split}")
-    return [describe(meaning, rng) for _, meaning in zip(range(n), _meanings(theme, rng, split))]
+    found: dict[str, None] = {}
+    for meaning in _meanings(theme, rng, split):
+        if len(found) == n:
+            break
+        found.setdefault(describe(meaning, rng))
+    return list(found)
 
 
 def theme_demonstrations(

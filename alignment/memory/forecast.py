@@ -33,6 +33,7 @@ from generator.video_model import GenerationDefaults
 DEPTH = 2
 DEPTH_FIELDS = {
     "blocks": "num_layers", "transformer_blocks": "num_layers", "single_transformer_blocks": "num_single_layers",
+    "vace_blocks": "vace_layers",
 }  # fmt: skip
 
 
@@ -107,7 +108,7 @@ def _update(whole: Callable[..., float], share: float) -> float:
 def text_encoder_bytes(folder: Path) -> dict[str, int]:
     """Size of each text encoder's weight files in `folder`; empty where they are not on this machine."""
     found = {}
-    for part in sorted(folder.glob("text_encoder*")):
+    for part in sorted([*folder.glob("text_encoder*"), *folder.glob("connectors*")]):
         size = sum(file.stat().st_size for file in visible_files(part, [".safetensors"]))
         for index in visible_files(part, [".json"]):
             if not size and index.name.endswith(".safetensors.index.json"):
@@ -161,7 +162,8 @@ class _Probe:
                     add_lora(self.generator, LoraArguments(lora_r=work.lora_r), seed=0)
         config = read_json(folder / "transformer" / "config.json")
         self.blocks_in_full: dict[str, int] = {
-            blocks: config[DEPTH_FIELDS[blocks]] for blocks in family.block_lists
+            blocks: _depth(config[DEPTH_FIELDS[blocks]])
+            for blocks in (*family.block_lists, *family.side_lists)
         }
         if (folder / DEFAULTS_NAME).is_file():
             self.generator.defaults = read_defaults(folder, self.generator.defaults)
@@ -182,7 +184,8 @@ class _Probe:
         work = self.work
         shape = self.generator.latent_shape(work.num_frames, work.height, work.width)
         image = self.generator.image
-        shapes = self.generator.condition_shapes() | ({} if image is None else image.shapes(shape))
+        shapes = self.generator.condition_shapes() | self.generator.control_shapes(shape)
+        shapes |= {} if image is None else image.shapes(shape)
         conditions = {name: torch.empty(batch, *size, dtype=dtype) for name, (size, dtype) in shapes.items()}
         return torch.empty(batch, *shape), torch.empty(batch), conditions
 
@@ -268,6 +271,11 @@ class _Probe:
         return self.generator.pipeline.transformer
 
 
+def _depth(value: int | list[int]) -> int:
+    """Number of blocks by a transformer's configuration, which has it or the place of each."""
+    return value if isinstance(value, int) else len(value)
+
+
 def _checkpoint(block: nn.Module, *args: Any) -> Any:
     return checkpoint(block, *args, use_reentrant=False, preserve_rng_state=False)
 
@@ -287,6 +295,9 @@ def _fake_generator(
             config = read_json(folder / name / "config.json")
             for blocks in family.block_lists:
                 config[DEPTH_FIELDS[blocks]] = depths.get(blocks, DEPTH)
+            if "vace_layers" in config:  # places of the side blocks, which may share one
+                count = depths.get("vace_blocks", DEPTH)
+                config["vace_layers"] = [min(index, config["num_layers"] - 1) for index in range(count)]
             parts[name] = _half(getattr(diffusers, value[1]).from_config(config))
         elif name == "vae":
             config = read_json(folder / name / "config.json")

@@ -121,8 +121,9 @@ class HeldOutPrompts(Dataset):
         latents = ode_samples(plan, policy, prompts, seeds).final
         conditions, texts = plan.text_conditions_of(prompts), plan.texts(prompts)
         rewards, scores = self.rewards.judge(
-            plan.generator, latents, conditions, texts, self.judge_batch_size
-        )
+            plan.generator, latents, conditions, texts, self.judge_batch_size,
+            plan.pictures(prompts, self.rewards),
+        )  # fmt: skip
         total = torch.einsum("m, m b -> b", self.rewards.weights.to(rewards), rewards)
         judged = {"reward": total, **{f"reward/{name}": value for name, value in scores.items()}}
         if self._gold_among_rewards is not None:

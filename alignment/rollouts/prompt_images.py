@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from generator.base import VideoGenerator
-from generator.conditions import Conditions, concatenate
-from generator.first_frames import KNOWN_LATENTS, ImageFiles, conditions_of_files, known_frames
+from generator.conditions import KNOWN_LATENTS, Conditions, concatenate
+from generator.first_frames import ImageFiles, conditions_of_files, known_frames, read_images
+from generator.video_files.control_files import ControlFiles
 
 
 class PromptImages:
@@ -19,7 +20,7 @@ class PromptImages:
 
     Args:
         generator: encodes them.
-        files: first and last image of each prompt.
+        files: first and last image of each prompt, or its control video and mask.
         size: frames, height and width of the videos.
     """
 
@@ -27,8 +28,8 @@ class PromptImages:
         self, generator: VideoGenerator, files: Sequence[ImageFiles], size: tuple[int, int, int]
     ) -> None:
         self.generator, self.size = generator, size
-        self.files = [(str(first), None if last is None else str(last)) for first, last in files]
-        self._kept: dict[tuple[str, str | None], Conditions] = {}
+        self.files = [_as_text(each) for each in files]
+        self._kept: dict[ImageFiles, Conditions] = {}
 
     def prepare(self, prompts: Tensor) -> None:
         """Encodes the images of the prompts `[batch]`, each once, and forgets all others."""
@@ -46,8 +47,23 @@ class PromptImages:
         rows = concatenate([self._kept[each] for each in files])
         return {name: value.to(self.generator.device) for name, value in rows.items()}
 
+    def pixels(self, prompts: Tensor) -> Tensor | None:
+        """First images `[batch, 3, height, width]` in [-1, 1] of the prompts `[batch]`, on the CPU; None where they
+        have control videos instead."""
+        if any(isinstance(each, ControlFiles) for each in self.files):
+            return None
+        files = [self.files[prompt][0] for prompt in prompts.tolist()]
+        distinct = list(dict.fromkeys(files))
+        read = read_images(distinct, *self.size[1:])
+        return read[[distinct.index(file) for file in files]]
+
     def whole(self, latents: Tensor, prompts: Tensor) -> Tensor:
         """Latents `[batch, C, F, H, W]` behind the frames that their prompts' images make known, if there are any."""
         if not known_frames(self.generator, self.files):
             return latents
         return torch.cat([self.conditions_of(prompts)[KNOWN_LATENTS].to(latents), latents], dim=2)
+
+
+def _as_text(files: ImageFiles) -> ImageFiles:
+    first, last = str(files[0]), None if files[1] is None else str(files[1])
+    return ControlFiles(first, last) if isinstance(files, ControlFiles) else (first, last)

@@ -17,6 +17,7 @@ from generator.conditions import Conditions, select
 from generator.one_or_several import as_list
 from generator.output import InputError
 from reward.measures import motion_and_flicker
+from reward.models.base import score_with_images
 
 if TYPE_CHECKING:
     from reward.models.base import RewardModel
@@ -103,6 +104,11 @@ class RewardMixture:
         ]
 
     @property
+    def takes_images(self) -> bool:
+        """Returns whether some model looks at the images that videos begin with."""
+        return any(reward.takes_images for reward in self.rewards)
+
+    @property
     def differentiable(self) -> bool:
         """Returns whether every model judges latents and passes gradients."""
         return all(reward.scores_latents for reward in self.rewards)
@@ -174,9 +180,11 @@ class RewardMixture:
         conditions: Conditions,
         prompts: Sequence[str],
         batch_size: int,
+        images: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Rewards `[models, batch]` and all scores `[batch]` by name, `videos/…` beside them for what is not a score;
-        videos are decoded at most once, and only if some model needs pixels."""
+        videos are decoded at most once, and only if some model needs pixels. `images` `[batch, 3, height, width]`, with
+        which videos begin, are for models that look at them."""
         prompts = as_list(prompts)
         found: list[dict[str, list[Tensor]]] = [{} for _ in self.rewards]
         watched: dict[str, list[Tensor]] = {}
@@ -192,7 +200,8 @@ class RewardMixture:
                             videos = decode_for_reward(generator, latents[rows], self.num_frames, self.scale)
                             for name, value in self._watched(videos).items():
                                 watched.setdefault(name, []).append(value.float().to(latents.device))
-                        scores = reward.score(videos, prompts[rows])
+                        shown = None if images is None else images[rows]
+                        scores = score_with_images(reward, videos, prompts[rows], shown)
                     for name, value in scores.items():
                         parts.setdefault(name, []).append(value.float().to(latents.device))
         rewards: list[Tensor] = []

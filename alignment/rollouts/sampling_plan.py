@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from generator.first_frames import ImageFiles, check_takes_images, known_frames
 from generator.guidance import guidance_scales, guidance_text
 from generator.one_or_several import as_list
 from generator.sampling import Velocity, encode_unique_prompts, guided_velocity, one_text_each, video_size
+
+if TYPE_CHECKING:
+    from alignment.rollouts.reward_mixture import RewardMixture
 
 logger = logging.getLogger(__name__)
 
@@ -173,6 +176,12 @@ class SamplingPlan:
     def conditions_of(self, prompts: Tensor) -> Conditions:
         """Conditions of the prompts `[batch]`, texts and images, one row each."""
         return {**self.text_conditions_of(prompts), **self._seen(prompts)}
+
+    def pictures(self, prompts: Tensor, rewards: RewardMixture) -> Tensor | None:
+        """Images `[batch, 3, height, width]` of the prompts `[batch]` for rewards that look at them; None for others,
+        and where prompts have none."""
+        wanted = self.images is not None and rewards.takes_images
+        return self.images.pixels(prompts) if wanted and self.images is not None else None
 
     def _seen(self, prompts: Tensor) -> Conditions:
         return {} if self.images is None else self.images.conditions_of(prompts)

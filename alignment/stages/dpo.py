@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from alignment.data.example_images import check_all_or_none
 from alignment.lora import LoraArguments
 from alignment.stages.arguments import GeneratorArguments, TrainingSizeArguments
 from alignment.stages.checks import check_equal_sizes
@@ -15,13 +16,17 @@ from alignment.stages.stage import (
     data_record,
     encode_training_clips,
     generator_inputs,
+    image_paths,
+    images_record,
     load_generator_to_train,
+    prepare_images,
     train_and_save,
 )
 from alignment.trainers.checks import check_trainable
 from alignment.trainers.dpo_config import DPOConfig
 from alignment.trainers.dpo_trainer import DPOTrainer
 from generator.base import VideoGenerator
+from generator.first_frames import ImageFiles
 from generator.output import InputError
 from generator.video import check_videos
 from reward.formats import read_preferences
@@ -105,16 +110,21 @@ def train_dpo(
     both = [*train, *held_out]
     paths = [path for comparison in both for path in comparison.videos]
     check_videos(paths)
-    checkpoint = checkpoint_to_resume(args, [*generator_inputs(model), data.preferences, *paths])
+    images = [comparison.images for comparison in both]
+    check_all_or_none(data.preferences, images, "comparisons", getattr(args, "pack", False))
+    pictures = image_paths(images)
+    checkpoint = checkpoint_to_resume(args, [*generator_inputs(model), data.preferences, *paths, *pictures])
     generator = generator or load_generator_to_train(model, args)
     check_trainable(generator, args, lora, "dpo", DPOTrainer.shows_first_frames)
     groups = [comparison.videos for comparison in both]
     if not (data.area or data.frame_buckets):
         check_equal_sizes(generator, groups, data)
-    videos = encode_training_clips(generator, args, groups, data, tiling=model.tiling)
-    used = [index for index, each in enumerate(videos) if each]
+    clips = encode_training_clips(generator, args, groups, data, tiling=model.tiling)
+    shown = prepare_images(generator, args, data.preferences, images, clips)
+    used = [index for index, each in enumerate(clips) if each]
     cut = sum(index < len(train) for index in used)
-    videos = [videos[index] for index in used]
+    videos = [[each.latents for each in clips[index]] for index in used]
+    seen = None if shown is None else [shown[index] for index in used]
     ranks = [both[index].ranks for index in used]
     prompts = [both[index].prompt for index in used]
     trainer = DPOTrainer(
@@ -127,8 +137,15 @@ def train_dpo(
         ranks[cut:],
         prompts[cut:],
         lora=lora,
-        record={"model": vars(model), "comparisons": cut, **data_record(data.preferences, paths, prompts)},
+        record={
+            "model": vars(model),
+            "comparisons": cut,
+            **data_record(data.preferences, [*paths, *pictures], prompts),
+            **images_record(shown, pictures),
+        },
         callbacks=callbacks,
+        images=None if seen is None else seen[:cut],
+        eval_images=None if seen is None else seen[cut:],
     )
     train_and_save(trainer, checkpoint)
     return trainer
@@ -136,26 +153,29 @@ def train_dpo(
 
 @dataclass(frozen=True)
 class Comparison:
-    """Videos of one prompt that are compared; lower ranks are better, equal ranks are ties."""
+    """Videos of one prompt that are compared; lower ranks are better, equal ranks are ties; and the files of the images
+    that all of them begin and end with, where they are named."""
 
     prompt: str
     videos: list[Path]
     ranks: list[int]
+    images: ImageFiles | None = None
 
 
 def comparisons(rankings: Sequence[Ranking], loss_type: str) -> list[Comparison]:
     """Material of the loss: untied pairs, whole rankings that have an order, or with `rao_kupper` all."""
     if loss_type in ("sigmoid", "ipo"):
         return [
-            Comparison(pair["prompt"], [Path(pair["chosen"]), Path(pair["rejected"])], [0, 1])
-            for pair in preference_pairs(rankings)
+            Comparison(pair["prompt"], [Path(pair["chosen"]), Path(pair["rejected"])], [0, 1], ranking.images)
+            for ranking in rankings
+            for pair in preference_pairs([ranking])
         ]
     found = []
     for ranking in rankings:
         judged = [(video, rank) for video, rank in zip(ranking.videos, ranking.ranks) if rank != MISSING]
         if len(judged) > 1 and (ranking.has_order or loss_type == "rao_kupper"):
             videos, ranks = zip(*judged)
-            found.append(Comparison(ranking.prompt, list(videos), list(ranks)))
+            found.append(Comparison(ranking.prompt, list(videos), list(ranks), ranking.images))
     return found
 
 

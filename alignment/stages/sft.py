@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from alignment.data.example_images import TrainingClip, check_all_or_none
 from alignment.data.latent_dataset import split_prompts
 from alignment.lora import LoraArguments
 from alignment.stages.arguments import ClipArguments, GeneratorArguments
@@ -15,15 +16,22 @@ from alignment.stages.stage import (
     data_record,
     encode_training_clips,
     generator_inputs,
+    image_paths,
+    images_record,
     load_generator_to_train,
+    prepare_images,
     train_and_save,
 )
 from alignment.trainers.checks import check_trainable
 from alignment.trainers.sft_config import SFTConfig
 from alignment.trainers.sft_trainer import SFTTrainer
 from generator.base import VideoGenerator
-from generator.demonstrations import read_demonstrations, require_data_set
+from generator.demonstrations import Demonstration, read_demonstrations, require_data_set
+from generator.editing.image_cache import ImageSource
 from generator.output import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass
@@ -88,31 +96,63 @@ def train_sft(
     demonstrations = read_demonstrations(data.dataset, skip_bad=data.skip_bad)
     prompts = [demonstration.prompt for demonstration in demonstrations]
     paths = [Path(demonstration.video) for demonstration in demonstrations]
+    images = [demonstration.images for demonstration in demonstrations]
+    check_all_or_none(data.dataset, images, "demonstrations", args.pack)
     train, held_out = split_prompts(prompts, data.eval_fraction, args.seed)
-    checkpoint = checkpoint_to_resume(args, [*generator_inputs(model), data.dataset, *paths])
+    pictures = image_paths(images)
+    checkpoint = checkpoint_to_resume(args, [*generator_inputs(model), data.dataset, *paths, *pictures])
     generator = generator or load_generator_to_train(model, args)
     check_trainable(generator, args, lora, "sft", SFTTrainer.shows_first_frames)
     encoded = encode_training_clips(generator, args, [[path] for path in paths], data, tiling=model.tiling)
-    examples = {
-        name: [
-            (latents, prompts[index])
-            for occurrence in range(max(demonstration.repeats for demonstration in demonstrations))
-            for index in indices
-            if occurrence < demonstrations[index].repeats
-            for latents in encoded[index]
-        ]
-        for name, indices in (("train", train), ("held out", held_out))
-    }
+    shown = prepare_images(generator, args, data.dataset, images, encoded)
+    data_columns = [_Columns.of(indices, demonstrations, encoded, shown) for indices in (train, held_out)]
     trainer = SFTTrainer(
         generator,
         args,
-        [latents for latents, _ in examples["train"]],
-        [prompt for _, prompt in examples["train"]],
-        [latents for latents, _ in examples["held out"]],
-        [prompt for _, prompt in examples["held out"]],
+        data_columns[0].latents,
+        data_columns[0].prompts,
+        data_columns[1].latents,
+        data_columns[1].prompts,
         lora=lora,
-        record={"model": vars(model), **data_record(data.dataset, paths, prompts)},
+        record={
+            "model": vars(model),
+            **data_record(data.dataset, [*paths, *pictures], prompts),
+            **images_record(shown, pictures),
+        },
         callbacks=callbacks,
+        images=data_columns[0].images,
+        eval_images=data_columns[1].images,
     )
     train_and_save(trainer, checkpoint)
     return trainer
+
+
+@dataclass
+class _Columns:
+    """Latents, prompts and, where the model is shown any, images of the examples of a split."""
+
+    latents: list[Tensor]
+    prompts: list[str]
+    images: list[ImageSource] | None
+
+    @classmethod
+    def of(
+        cls,
+        indices: Sequence[int],
+        demonstrations: Sequence[Demonstration],
+        clips: Sequence[Sequence[TrainingClip]],
+        images: Sequence[Sequence[ImageSource]] | None,
+    ) -> _Columns:
+        """All clips of the demonstrations `indices`, each as often as it is repeated."""
+        chosen = [
+            (index, place)
+            for occurrence in range(max(demonstration.repeats for demonstration in demonstrations))
+            for index in indices
+            if occurrence < demonstrations[index].repeats
+            for place in range(len(clips[index]))
+        ]
+        return cls(
+            [clips[index][place].latents for index, place in chosen],
+            [demonstrations[index].prompt for index, _ in chosen],
+            None if images is None else [images[index][place] for index, place in chosen],
+        )

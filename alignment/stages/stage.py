@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignment.data.clips import ClipChooser, ClipsWanted
+from alignment.data.example_images import ExampleImages, TrainingClip, check_all_or_none, training_images
 from alignment.memory.training_memory import memory_check
 from alignment.stages.arguments import GeneratorArguments
 from alignment.stages.outputs import command_of, training_outputs
@@ -19,10 +20,11 @@ from alignment.trainers.rollout_config import RewardedSamplingConfig
 from alignment.trainers.table import show_before_training
 from generator.adapters import TRAINING_NAME
 from generator.base import VideoGenerator
+from generator.editing.image_cache import ImageSource, size_of_latents
 from generator.files.output_folder import Outputs, open_output_dir
 from generator.first_frames import ImageFiles
 from generator.hardware.zero3 import outside_engine
-from generator.latent_cache import encode_clips, encode_files
+from generator.latent_cache import Clip, encode_clips, encode_files
 from generator.one_or_several import as_list
 from generator.output import InputError
 from generator.prompts import PromptRecord, read_prompts, require_prompt_file
@@ -170,9 +172,9 @@ def encode_training_clips(
     groups: Sequence[Sequence[Path]],
     size: ClipsWanted,
     tiling: bool = False,
-) -> list[list[Tensor]]:
-    """Latents `[C, F, H, W]` of what is trained on of each group of video files, refused before the first is encoded
-    where they are too large for this machine; none of a group that is left out.
+) -> list[list[TrainingClip]]:
+    """Clips that are trained on of each group of video files, refused before the first is encoded where they are too
+    large for this machine; none of a group that is left out.
 
     Args:
         groups: videos that are compared, or one each.
@@ -190,17 +192,49 @@ def encode_training_clips(
             latents = encode_files(
                 generator, paths, *asked, progress=progress, native_size=native, check=check
             )
+        clips = [
+            Clip(path, size_of_latents(generator, found.shape))
+            for path, found in zip(paths, latents, strict=True)
+        ]
         counts = [len(group) for group in groups]
     else:
         chosen = chooser.choose(groups)
         if speaks(config):
             print(*chosen.remarks(), sep="\n", end="\n" if chosen.remarks() else "")
+        clips = [clip for each in chosen.clips for clip in each]
         with config.main_process_first():
-            clips = [clip for each in chosen.clips for clip in each]
             latents = encode_clips(generator, clips, progress=progress, check=check)
         counts = [len(each) for each in chosen.clips]
-    remaining = iter(latents)
+    remaining = iter(map(TrainingClip, clips, latents))
     return [list(itertools.islice(remaining, count)) for count in counts]
+
+
+def prepare_images(
+    generator: VideoGenerator,
+    config: AlignmentConfig,
+    source: str,
+    files: Sequence[ImageFiles | None],
+    clips: Sequence[Sequence[TrainingClip]],
+) -> list[list[ImageSource]] | None:
+    """Images of each group of clips, encoded and on disk; see `alignment.data.example_images.training_images`."""
+    images = training_images(generator, source, files, clips)
+    if images is not None:
+        with config.main_process_first():
+            latents = [[each.latents for each in group] for group in clips]
+            ExampleImages(generator, images).prepare(latents, progress=not config.disable_tqdm)
+    return images
+
+
+def image_paths(files: Iterable[ImageFiles | None]) -> list[Path]:
+    """The distinct files of images, in order."""
+    return list(dict.fromkeys(Path(each) for given in files if given for each in given if each is not None))
+
+
+def images_record(shown: Sequence[Any] | None, files: Sequence[Path]) -> dict[str, str]:
+    """Fact for `training.json`: what a model was shown of images, if it was."""
+    if shown is None:
+        return {}
+    return {"images": "named in the data" if files else "the first frame of each clip"}
 
 
 def encode_demonstrations(
@@ -210,15 +244,24 @@ def encode_demonstrations(
     num_frames: int | None,
     height: int | None,
     width: int | None,
-) -> tuple[list[Tensor], list[str]]:
-    """Latents `[C, F, H, W]` and prompts of a folder of demonstrations; see `encode_files`."""
+) -> tuple[list[Tensor], list[str], list[ImageSource] | None]:
+    """Latents `[C, F, H, W]` and prompts of a folder of demonstrations, and their images where the model is shown any;
+    see `encode_files`."""
     from generator.demonstrations import read_demonstrations
 
     demonstrations = read_demonstrations(folder)
     paths = [Path(demonstration.video) for demonstration in demonstrations]
+    files = [demonstration.images for demonstration in demonstrations]
+    check_all_or_none(folder, files, "demonstrations", False)
     with config.main_process_first():
         latents = encode_files(generator, paths, num_frames, height, width, progress=not config.disable_tqdm)
-    return latents, [demonstration.prompt for demonstration in demonstrations]
+    clips = [
+        [TrainingClip(Clip(path, size_of_latents(generator, found.shape)), found)]
+        for path, found in zip(paths, latents, strict=True)
+    ]
+    images = prepare_images(generator, config, folder, files, clips)
+    prompts = [demonstration.prompt for demonstration in demonstrations]
+    return latents, prompts, None if images is None else [each for (each,) in images]
 
 
 def checkpoint_to_resume(config: AlignmentConfig, inputs: Iterable[str | Path] = ()) -> str | None:

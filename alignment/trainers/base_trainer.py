@@ -26,7 +26,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from alignment.data.example_weights import batch_loss, example_share
 from alignment.data.latent_dataset import BucketBatchSampler, LatentDataset, collate, collate_counted
 from alignment.data.packed_rows import RowBatchSampler, RowDataset, collate_rows
-from alignment.lora import LoraArguments, add_lora, trained_adapter
+from alignment.lora import LoraArguments, add_lora, train_all_weights, trained_adapter
 from alignment.memory.allocator import keep_freed_memory
 from alignment.trainers.base_config import AlignmentConfig
 from alignment.trainers.checks import check_trainable
@@ -147,7 +147,7 @@ class AlignmentTrainer(CheckpointingTrainer):
         if self.lora.use_peft:
             self.lora_layers = add_lora(generator, self.lora, args.seed)
         else:
-            generator.transformer.requires_grad_(True)
+            train_all_weights(generator)
         if generator.device.type == "cpu":
             keep_freed_memory()
         if args.attention_backend is not None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from alignment.data.example_images import ExampleImages
 from alignment.data.example_weights import counted
 from alignment.data.latent_dataset import BucketBatchSampler, LatentDataset, PromptTable, collate
 from alignment.data.packed_rows import packed_rows
@@ -31,6 +32,8 @@ from generator import flow
 from generator.base import VideoGenerator
 from generator.conditions import Conditions
 from generator.editing.first_frames import with_first_frame
+from generator.editing.image_cache import ImageSource
+from generator.first_frames import conditioned_velocity, without_known_frames
 from generator.guidance import guidance_scales
 from generator.one_or_several import as_list
 from generator.output import InputError
@@ -87,6 +90,8 @@ class DPOTrainer(AlignmentTrainer):
         prompts: one a ranking.
         eval_videos, eval_ranks, eval_prompts: held-out rankings, of other prompts.
         lora, record, callbacks: see `AlignmentTrainer`.
+        images, eval_images: the image that each video of a ranking begins with; None where the model is shown none,
+            or, if it needs one, the first frame of the latents.
     """
 
     args: DPOConfig
@@ -105,6 +110,8 @@ class DPOTrainer(AlignmentTrainer):
         lora: LoraArguments | None = None,
         record: dict[str, Any] | None = None,
         callbacks: Sequence[Any] = (),
+        images: Sequence[Sequence[ImageSource]] | None = None,
+        eval_images: Sequence[Sequence[ImageSource]] | None = None,
     ) -> None:
         prompts = as_list(prompts)
         eval_prompts = as_list(eval_prompts)
@@ -115,8 +122,13 @@ class DPOTrainer(AlignmentTrainer):
         table = PromptTable.encode(generator, [*prompts, *eval_prompts])
         self.conditions = table.conditions
         count = len(videos)
-        held_out = LatentDataset(eval_videos, table.rows[count:], eval_ranks) if eval_videos else None
-        train_dataset = LatentDataset(videos, table.rows[:count], ranks)
+        shown, eval_shown = (
+            None if given is None else ExampleImages(generator, given) for given in (images, eval_images)
+        )
+        train_dataset = LatentDataset(videos, table.rows[:count], ranks, shown)
+        held_out = (
+            LatentDataset(eval_videos, table.rows[count:], eval_ranks, eval_shown) if eval_videos else None
+        )
         super().__init__(
             generator,
             args,
@@ -183,7 +195,7 @@ class DPOTrainer(AlignmentTrainer):
     ) -> Any:
         args, ranks = self.args, inputs["ranks"]
         seeds, draws = self._seeds(inputs["keys"])
-        noised = self._noised(inputs["latents"], inputs["rows"], seeds)
+        noised = self._noised(inputs["latents"], inputs["rows"], seeds, inputs.get("images"))
         velocity = self._velocity(noised, model)
         errors = noised.by_ranking(noised.errors(velocity), ranks)
         observed = {}
@@ -240,8 +252,18 @@ class DPOTrainer(AlignmentTrainer):
             errors, batch_first=True
         )  # where packed rankings differ in size
 
-    def _noised(self, latents: Tensor | Sequence[Tensor], rows: Tensor, seeds: list[int]) -> NoisedRankings:
-        """Videos of rankings `[batch, K, C, F, H, W]`, or a list of `[K, C, F, H, W]`, noised equally within each."""
+    def _noised(
+        self,
+        latents: Tensor | Sequence[Tensor],
+        rows: Tensor,
+        seeds: list[int],
+        images: Conditions | None = None,
+    ) -> NoisedRankings:
+        """Videos of rankings `[batch, K, C, F, H, W]`, or a list of `[K, C, F, H, W]`, noised equally within each.
+
+        Args:
+            images: conditions of the images that they begin with, one row a video.
+        """
         sigma = NoiseLevels.configured(self.args, self.generator).draw(seeds)
         sizes = torch.tensor([len(sides) for sides in latents])
         conditions = self.conditions_of(self.conditions, rows.cpu().repeat_interleave(sizes))
@@ -251,7 +273,9 @@ class DPOTrainer(AlignmentTrainer):
                 seeded_noise(seeds, latents.shape[2:]).to(latents).repeat_interleave(latents.shape[1], dim=0)
             )
             x0 = latents.flatten(0, 1)
-            conditions = with_first_frame(self.generator, conditions, x0)
+            shown = with_first_frame(self.generator, {}, x0) if images is None else images
+            x0, noise = without_known_frames(x0, shown), without_known_frames(noise, shown)
+            conditions = {**conditions, **shown}
             return NoisedRankings(x0, flow.interpolate(x0, noise, sigma), sigma, noise, conditions)
         own = [
             seeded_noise([s], sides.shape[1:])[0].to(sides) for s, sides in zip(seeds, latents, strict=True)
@@ -263,7 +287,7 @@ class DPOTrainer(AlignmentTrainer):
 
     def _velocity(self, noised: NoisedRankings, model: torch.nn.Module) -> Tensor | list[Tensor]:
         if isinstance(noised.x, Tensor):
-            return self.generator.velocity(noised.x, noised.sigma, noised.conditions, model)
+            return conditioned_velocity(self.generator, noised.x, noised.sigma, noised.conditions, model)
         length = None if self.rows is None else self.rows.fixed_length(self.args.compile_blocks)
         packing = self.generator.packing
         assert packing is not None
@@ -285,7 +309,7 @@ class DPOTrainer(AlignmentTrainer):
                 for draw in range(args.num_noise_draws):
                     rows = torch.tensor(indices)
                     seeds = self._fixed_seeds(rows, torch.full_like(rows, draw))
-                    noised = self._noised(inputs["latents"], inputs["rows"], seeds)
+                    noised = self._noised(inputs["latents"], inputs["rows"], seeds, inputs.get("images"))
                     errors = noised.errors(self._velocity(noised, self.policy)).view(-1, size).cpu()
                     for index, error in zip(indices, errors):
                         if len(found[index]) == draw:

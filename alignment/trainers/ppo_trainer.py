@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from alignment.data.example_images import ExampleImages
 from alignment.data.latent_dataset import PromptTable
 from alignment.lora import LoraArguments
 from alignment.losses import adapted_beta, clipped_ratio_loss, normalised_log_ratio, step_weights
@@ -24,6 +25,7 @@ from alignment.trainers.rollout_trainer import Monitor, RolloutTrainer
 from alignment.trainers.sft_trainer import demonstration_error
 from generator import flow
 from generator.base import VideoGenerator
+from generator.conditions import concatenate
 from generator.output import InputError
 from generator.sampling import SdeSettings, Trajectories, sde_step
 from generator.seeds import Stream, example_seeds
@@ -44,7 +46,8 @@ class PPOTrainer(RolloutTrainer):
     Args:
         generator, args, prompts, reward, negative_prompts, monitors, lora, record, callbacks: see
             `RolloutTrainer`.
-        demonstrations: latents `[C, F, H, W]` and a prompt each, for `args.ptx_coef`.
+        demonstrations: latents `[C, F, H, W]` and a prompt each, for `args.ptx_coef`; perhaps with the image that each
+            begins with.
         more: `eval_prompts`, `eval_negative_prompts`, `images` and `eval_images` of `RolloutTrainer`.
     """
 
@@ -61,7 +64,7 @@ class PPOTrainer(RolloutTrainer):
         lora: LoraArguments | None = None,
         record: dict[str, Any] | None = None,
         callbacks: Sequence[Any] = (),
-        demonstrations: tuple[Sequence[Tensor], Sequence[str]] | None = None,
+        demonstrations: tuple[Any, ...] | None = None,
         **more: Any,
     ) -> None:
         super().__init__(
@@ -72,7 +75,10 @@ class PPOTrainer(RolloutTrainer):
         if args.ptx_coef > 0 and (demonstrations is None or len(demonstrations[0]) == 0):
             raise InputError("ptx_coef is above 0, but there are no demonstrations: give ptx_dataset.")
         self.demonstrations: list[Tensor] = list(demonstrations[0]) if demonstrations else []
+        self.demonstration_images: ExampleImages | None = None
         if demonstrations:
+            if len(demonstrations) > 2 and demonstrations[2] is not None:
+                self.demonstration_images = ExampleImages(generator, [[each] for each in demonstrations[2]])
             table = PromptTable.encode(generator, demonstrations[1])
             self.demonstration_conditions, self.demonstration_rows = table.conditions, table.rows
         self.critic: ValueCritic | None = None
@@ -312,7 +318,11 @@ class PPOTrainer(RolloutTrainer):
             args.seed, Stream.DEMONSTRATIONS, index, number, rows=torch.tensor(chosen)[:, None]
         )
         conditions = self.conditions_of(self.demonstration_conditions, rows)
-        return demonstration_error(self.generator, model, x0, conditions, seeds).mean()
+        images = None
+        if self.demonstration_images is not None:
+            rows_of_images = [self.demonstration_images.of(i, shape) for i in chosen]
+            images = {name: value.to(args.device) for name, value in concatenate(rows_of_images).items()}
+        return demonstration_error(self.generator, model, x0, conditions, seeds, images=images).mean()
 
     # What is logged and remembered
 

@@ -193,7 +193,9 @@ class RolloutTrainer(RewardedTrainer, ABC):
         )
 
         def judge(latents: Tensor, rows: slice) -> Judged:
-            judged = self.rewards.judge(self.generator, latents, select(conditions, rows), texts[rows], size)
+            images = self.plan.pictures(prompts[rows], self.rewards)
+            given = select(conditions, rows), texts[rows], size, images
+            judged = self.rewards.judge(self.generator, latents, *given)
             self.progress.advance("judging", len(latents))
             return judged
 
@@ -252,6 +254,7 @@ class RolloutTrainer(RewardedTrainer, ABC):
             plan.text_conditions_of(prompts),
             plan.texts(prompts),
             args.reward_batch_size,
+            plan.pictures(prompts, self.rewards),
         )
         self.observe(self.probe.measured(torch.einsum("m, m b -> b", self.rewards.weights.to(each), each)))
 

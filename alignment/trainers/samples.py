@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import random
 import re
 from collections import Counter
@@ -23,13 +24,14 @@ import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from transformers import TrainerCallback
 
+from alignment.data.example_images import check_all_or_none
 from alignment.data.latent_dataset import LatentDataset
 from alignment.lora import adapters_disabled
 from alignment.rollouts.rollout import Rollout, ode_samples
 from alignment.rollouts.sampling_plan import SamplingPlan
-from alignment.trainers.table import size_of_latents
 from alignment.trainers.trackers import show_video
 from generator.demonstrations import METADATA
+from generator.editing.image_cache import size_of_latents
 from generator.files.output_folder import Outputs, empty_own
 from generator.generation import (
     GenerationSettings,
@@ -40,7 +42,7 @@ from generator.generation import (
 )
 from generator.output import InputError, read_json, write_json, write_jsonl
 from generator.progress import VideoBar
-from generator.prompts import read_prompts
+from generator.prompts import FILE_COLUMNS, read_prompts
 from generator.training.checkpoints import any_process
 from generator.video import read_video, write_video
 from generator.video_files.animation import side_by_side
@@ -132,13 +134,12 @@ class SampleVideos(TrainerCallback):
     def __init__(self, trainer: AlignmentTrainer) -> None:
         self.trainer = trainer
         args, generator = trainer.args, trainer.generator
-        if generator.image is not None:
-            raise InputError(
-                f"sample_prompts is set, but {generator.name} animates images, and none was given: leave it out."
-            )
         self.folder = Path(str(args.output_dir)) / SAMPLES
         records = read_prompts(str(args.sample_prompts))[: args.sample_count]
         negative = getattr(args, "negative_prompt", "")
+        named = [record.images for record in records]
+        images = [each for each in named if each is not None]
+        check_all_or_none(str(args.sample_prompts), named, "prompts", False)
         settings = self._settings()
         self.plan = SamplingPlan.for_training(
             generator,
@@ -147,6 +148,7 @@ class SampleVideos(TrainerCallback):
             [record.negative_prompt or negative for record in records],
             args.sample_batch_size,
             trainer.conditions_of,
+            images or None,
         )
         digits = len(str(max(len(records) - 1, 10)))
         self.videos = plan_videos(
@@ -166,6 +168,7 @@ class SampleVideos(TrainerCallback):
             "seed": args.sample_seed,
             "prompts": self.plan.prompts,
             "negative_prompts": [record.negative_prompt or negative for record in records],
+            **({"images": [list(each) for each in images]} if images else {}),
         }
         self._warned = False
 
@@ -299,6 +302,7 @@ class SampleVideos(TrainerCallback):
         rows = torch.tensor([self.videos.index(planned) for planned, _ in batch])
         seeds = [planned.seed for planned, _ in batch]
         stepped = bar.stepped(len(plan.sigmas) - 1)
+        plan.prepare(rows)
         latents = ode_samples(plan, self.trainer.policy, rows, seeds, stepped=stepped).final
         if generator.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -334,6 +338,8 @@ class SampleVideos(TrainerCallback):
         write_jsonl(folder / METADATA, [self._row(step, planned) for planned in self.videos])
 
     def _row(self, step: int, planned: PlannedVideo) -> dict[str, Any]:
+        named = {name: getattr(planned.record, name) for name in FILE_COLUMNS}
+        folder = self.folder / step_name(step)
         return {
             "file_name": planned.file_name,
             "prompt": planned.record.prompt,
@@ -342,6 +348,7 @@ class SampleVideos(TrainerCallback):
             "seed": planned.seed,
             "model": self.trainer.generator.name,
             "step": step,
+            **{name: os.path.relpath(file, folder) for name, file in named.items() if file is not None},
         }
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from alignment.data.example_images import ExampleImages
 from alignment.data.latent_dataset import LatentDataset, PromptTable
 from alignment.data.packed_rows import kept_tokens, packed_rows
 from alignment.lora import LoraArguments, adapters_disabled
@@ -21,6 +22,8 @@ from generator import flow
 from generator.base import VideoGenerator
 from generator.conditions import Conditions
 from generator.editing.first_frames import with_first_frame
+from generator.editing.image_cache import ImageSource
+from generator.first_frames import conditioned_velocity, without_known_frames
 from generator.one_or_several import as_list
 from generator.output import InputError
 from generator.packing import dropped_share
@@ -40,6 +43,8 @@ class SFTTrainer(AlignmentTrainer):
         prompts: one a demonstration.
         eval_latents, eval_prompts: held-out demonstrations, for `eval_loss` with noise that never changes.
         lora, record, callbacks: see `AlignmentTrainer`.
+        images, eval_images: image that each demonstration begins with; None where the model is shown none, or, if it
+            needs one, the first frame of the latents.
     """
 
     args: SFTConfig
@@ -56,6 +61,8 @@ class SFTTrainer(AlignmentTrainer):
         lora: LoraArguments | None = None,
         record: dict[str, Any] | None = None,
         callbacks: Sequence[Any] = (),
+        images: Sequence[ImageSource] | None = None,
+        eval_images: Sequence[ImageSource] | None = None,
     ) -> None:
         prompts = as_list(prompts)
         eval_prompts = as_list(eval_prompts)
@@ -69,12 +76,17 @@ class SFTTrainer(AlignmentTrainer):
         self.negative_row = table.rows[-1]
         sides = [[latent] for latent in latents]
         eval_sides = [[latent] for latent in eval_latents]
-        train_dataset = LatentDataset(sides, table.rows[: len(sides)])
+        shown, eval_shown = (
+            None if given is None else ExampleImages(generator, [[each] for each in given])
+            for given in (images, eval_images)
+        )
+        train_dataset = LatentDataset(sides, table.rows[: len(sides)], images=shown)
+        eval_rows = table.rows[len(sides) : -1]
         super().__init__(
             generator,
             args,
             train_dataset=train_dataset,
-            eval_dataset=LatentDataset(eval_sides, table.rows[len(sides) : -1]) if eval_sides else None,
+            eval_dataset=LatentDataset(eval_sides, eval_rows, images=eval_shown) if eval_sides else None,
             lora=lora,
             record=record,
             callbacks=callbacks,
@@ -100,7 +112,10 @@ class SFTTrainer(AlignmentTrainer):
         teacher = self._teacher(model, rows)
         if isinstance(inputs["latents"], Tensor):
             x0 = inputs["latents"][:, 0]
-            errors = demonstration_error(self.generator, model, x0, conditions, seeds, levels, teacher)
+            images = inputs.get("images")
+            errors = demonstration_error(
+                self.generator, model, x0, conditions, seeds, levels, teacher, images
+            )
         else:
             clips = [sides[0] for sides in inputs["latents"]]
             share = dropped_share(self.state.global_step / max(self.state.max_steps, 1), args.token_dropping)
@@ -180,26 +195,32 @@ def demonstration_error(
     seeds: list[int],
     levels: NoiseLevels | None = None,
     teacher: GuidedTeacher | None = None,
+    images: Conditions | None = None,
 ) -> Tensor:
-    """Flow-matching errors `[batch]` of `x0 [batch, C, F, H, W]`, with noise and noise level of each one's seed.
+    """Flow-matching errors `[batch]` of `x0 [batch, C, F, H, W]`, with noise and noise level of each one's seed; means
+    over the frames that images do not make known.
 
     Args:
         levels: distribution of the noise levels; where None, `NoiseLevels` with the generator's own shift.
         teacher: what is to be predicted; where None, the demonstrations' own velocity.
+        images: conditions of the images that the videos begin with; where None, a model that needs an image is shown
+            the first frame of `x0`.
     """
+    shown = with_first_frame(generator, {}, x0) if images is None else images
     noise = seeded_noise(seeds, x0.shape[1:]).to(x0)
+    x0, noise = without_known_frames(x0, shown), without_known_frames(noise, shown)
     levels = levels or NoiseLevels(generator.defaults.shift)
     sigma = levels.draw(seeds).to(x0)
     noised = flow.interpolate(x0, noise, sigma)
 
     def predict(conditions: Conditions) -> Tensor:
-        return generator.velocity(noised, sigma, with_first_frame(generator, conditions, x0), model)
+        return conditioned_velocity(generator, noised, sigma, {**conditions, **shown}, model)
 
     velocity = predict(conditions)
     if teacher is None:
         return flow_matching_error(velocity, x0, noise)
-    shown = flow.velocity_target(x0, noise)
-    return velocity_error(velocity, torch.stack(teacher.targets(predict, conditions, shown.unbind())))
+    own = flow.velocity_target(x0, noise)
+    return velocity_error(velocity, torch.stack(teacher.targets(predict, conditions, own.unbind())))
 
 
 def packed_demonstration_error(

@@ -12,22 +12,13 @@ from transformers import TrainerCallback
 from alignment.data.latent_dataset import LatentDataset
 from alignment.memory.training_memory import count_tokens, video_work
 from generator.base import VideoGenerator
-from generator.latent_cache import Size
+from generator.editing.image_cache import size_of_latents
 from generator.training.table import describe_device, format_table, trained_share
 
 if TYPE_CHECKING:
     from alignment.trainers.base_trainer import AlignmentTrainer
 
 _SIZES_NAMED = 4
-
-
-def size_of_latents(generator: VideoGenerator, shape: Sequence[int]) -> Size:
-    """Frames, height and width of the video that latents `(channels, frames, height, width)` stand for."""
-    side, time = generator.size_multiples()
-    _, of_one, rows, _ = generator.latent_shape(1, side, side)
-    of_more = generator.latent_shape(time + 1, side, side)[1]
-    space = side // rows
-    return (shape[1] - of_one) * time // (of_more - of_one) + 1, shape[2] * space, shape[3] * space
 
 
 def describe_sizes(generator: VideoGenerator, shapes: Sequence[Sequence[int]]) -> dict[str, str]:

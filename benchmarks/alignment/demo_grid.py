@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 DEMO = "as in the demo"
-FEW_STEPS = {"sde_window_size": 2, "num_iterations": 1, "num_rollouts": 20}
 
 
 @dataclass(frozen=True)
@@ -47,22 +46,30 @@ class Variant:
         return f"{self.stage}-{''.join(c if c.isalnum() else '-' for c in self.name)}"
 
 
+ONE_DRAW = "one draw of noise"
+FAST = {"learning_rate": 2e-3, "num_rollouts": 20}
+SLOW = {"learning_rate": 1e-3, "num_rollouts": 20}
 VARIANTS = [
     Variant("reward", DEMO),
     Variant("dpo", DEMO),
     Variant("ppo", DEMO),
-    Variant("ppo", "on the gold score", reward="world"),
-    Variant("dpo", "120 steps", {"max_steps": 120}),
-    Variant("ppo", "few steps, on the gold score", FEW_STEPS, reward="world"),
-    Variant("dpo", "beta 30, 120 steps", {"beta": 30.0, "max_steps": 120}),
-    Variant("ppo", "few steps", FEW_STEPS),
-    Variant("ppo", "after DPO", after=DEMO),
-    Variant("dpo", "half the learning rate, 120 steps", {"learning_rate": 1e-3, "max_steps": 120}),
-    Variant("ppo", "double learning rate", {"learning_rate": 4e-3}),
+    Variant("ppo", "1e-3, 20 rollouts", SLOW),
+    Variant("dpo", "beta 1", {"beta": 1.0}),
+    Variant("dpo", "beta 10", {"beta": 10.0}),
+    Variant("reward", ONE_DRAW, {"evidence_draws": 1}),
+    Variant("ppo", "1e-3, 20 rollouts, one draw", SLOW, ONE_DRAW),
+    Variant("ppo", "2e-3, 20 rollouts, one draw", FAST, ONE_DRAW),
+    Variant("ppo", "2e-3, 12 rollouts, one draw", {**FAST, "num_rollouts": 12}, ONE_DRAW),
+    Variant("ppo", "2e-3, 20 rollouts, on the gold score", FAST, "world"),
+    Variant("ppo", "2e-3, 20 rollouts, noise level 1, one draw", {**FAST, "noise_level": 1.0}, ONE_DRAW),
+    Variant("ppo", "2e-3, 20 rollouts, after DPO, one draw", FAST, ONE_DRAW, after="beta 10"),
     Variant(
-        "reward",
-        "no evidence",
-        {"implicit_evidence": False, "num_blocks": 4, "num_queries": 4, "hidden_size": 64},
+        "dpo", "beta 10, pairs", {"beta": 10.0, "loss_type": "sigmoid", "per_device_train_batch_size": 16}
     ),
-    Variant("ppo", "half the learning rate, 20 rollouts", {"learning_rate": 1e-3, "num_rollouts": 20}),
+    Variant("dpo", "beta 10, noise levels around 0.5", {"beta": 10.0, "logit_mean": 0.5}),
+    Variant("dpo", "beta 10, noise levels around 2.5", {"beta": 10.0, "logit_mean": 2.5}),
+    Variant("dpo", "beta 10, twice the learning rate", {"beta": 10.0, "learning_rate": 4e-3}),
+    Variant("dpo", "beta 10, 8 rankings a step", {"beta": 10.0, "per_device_train_batch_size": 8}),
+    Variant("dpo", "beta 10, the best video too", {"beta": 10.0, "sft_weight": 0.3}),
+    Variant("reward", "one draw, two levels", {"evidence_draws": 1, "evidence_sigmas": [0.85, 0.95]}),
 ]

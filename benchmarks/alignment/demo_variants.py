@@ -76,6 +76,7 @@ def prepare(plan: Plan, start: Start, seed: int) -> dict[str, Any]:
         "best_possible_accuracy": found["best_possible_accuracy"],
         "base": gold_scores(plan, demo, demo.config.adapter or None),
         "sft": gold_scores(plan, demo, str(demo.folder / "sft")),
+        **({"alone": gold_scores(plan, demo, None)} if demo.config.adapter else {}),
     }
 
 
@@ -177,21 +178,24 @@ def train(plan: Plan, start: Start, seed: int, variant: Variant) -> dict[str, An
     else:
         reward = "world" if variant.reward == "world" else Variant("reward", variant.reward).folder
         judge = reward if reward == "world" else str(demo.folder / reward)
-        ppo_config = PPOConfig(**common(demo, folder), **{**ppo_settings(demo.scale), **changes})
-        train_ppo(first, write_prompts(demo, folder), judge, args=ppo_config, lora=lora)
+        ppo_config = PPOConfig(**common(demo, folder) | ppo_settings(demo.scale) | changes)
+        prompts, held_out = write_prompts(demo, folder)
+        train_ppo(first, prompts, judge, args=ppo_config, lora=lora, eval_prompts=held_out)
     seconds = time.monotonic() - began
     return {"seconds": round(seconds, 1), "scores": gold_scores(plan, demo, str(folder))}
 
 
-def write_prompts(demo: Any, folder: Path) -> Path:
-    """The prompts of PPO, as the demo draws them."""
+def write_prompts(demo: Any, folder: Path) -> tuple[Path, Path]:
+    """The prompts of PPO, as the demo draws them: to learn from, and to find the best checkpoint by."""
     from alignment.demo.themes import theme_prompts
     from generator.output import write_jsonl
 
-    prompts = theme_prompts(demo.config.theme, demo.scale.num_ppo_prompts, 3000 + demo.config.seed, "train")
-    path = folder.with_suffix(".jsonl")
-    write_jsonl(path, [{"prompt": prompt} for prompt in prompts])
-    return path
+    count, held_out = demo.scale.num_ppo_prompts, demo.scale.num_guidance_prompts
+    drawn = theme_prompts(demo.config.theme, count + held_out, 3000 + demo.config.seed, "train")
+    paths = folder.with_suffix(".jsonl"), folder.with_suffix(".eval.jsonl")
+    for path, prompts in zip(paths, (drawn[:count], drawn[count:]), strict=True):
+        write_jsonl(path, [{"prompt": prompt} for prompt in prompts])
+    return paths
 
 
 def reward_accuracy(demo: Any, folder: Path, changes: dict[str, Any]) -> dict[str, Any]:
@@ -200,6 +204,7 @@ def reward_accuracy(demo: Any, folder: Path, changes: dict[str, Any]) -> dict[st
 
     from alignment.demo.settings import reward_settings
     from generator import load_generator
+    from reward.certainty import side_baseline
     from reward.preferences import read_rankings
     from reward.training.reward_config import RewardConfig
     from reward.training.train import train_reward_model
@@ -220,7 +225,7 @@ def reward_accuracy(demo: Any, folder: Path, changes: dict[str, Any]) -> dict[st
         source=rankings,
     )
     found = metrics["overall"]["held_out"]
-    return {**found["accuracy"], "baseline": found["majority_baseline"]}
+    return {**found["accuracy"], "baseline": side_baseline(found)}
 
 
 def job(plan: Plan, start: Start, seed: int, variant: Variant | None) -> dict[str, Any]:
@@ -339,8 +344,8 @@ def table(plan: Plan) -> str:
             )
             continue
         from_base, from_sft = (best(begun[start, seed][of])[1] for of in ("base", "sft"))
-        models = ("base", "sft") if row["stage"] == "start" else ("scores",)
-        for model in models:
+        models = ("alone", "base", "sft") if row["stage"] == "start" else ("scores",)
+        for model in (each for each in models if each in row):
             swept = ", ".join(f"{statistics.mean(scores):.3f}" for scores in row[model].values())
             own = best(row[model])[1]
             name = row.get("name", "") if model == "scores" else model

@@ -44,12 +44,16 @@ def with_first_frame(generator: VideoGenerator, conditions: Conditions, latents:
     """`conditions` joined with what a model that needs an image sees of the first frame; others' are unchanged.
 
     Args:
-        latents: of the videos `[batch, C, F, H, W]`, clean; their first frame is the image, as the autoencoder has it.
+        latents: of the videos `[batch, C, F, H, W]`, clean; their first frame is the image, as the autoencoder has it,
+            and their last one the last image, where the model always takes one.
     """
     if generator.image is None:
         return conditions
     side, time = generator.size_multiples()
     first, second = (generator.latent_shape(frames, side, side)[1] for frames in (1, 1 + time))
     num_frames = (latents.shape[2] - first) // (second - first) * time + 1
+    if generator.image.last_image == "always":
+        videos = generator.decode(latents)
+        return {**conditions, **generator.image(videos[:, :, 0], num_frames, videos[:, :, -1])}
     images = generator.decode(latents[:, :, :first])[:, :, 0]
     return {**conditions, **generator.image(images, num_frames)}

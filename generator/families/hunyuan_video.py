@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from diffusers import HunyuanVideo15Pipeline, HunyuanVideoPipeline
+from diffusers import HunyuanVideo15ImageToVideoPipeline, HunyuanVideo15Pipeline, HunyuanVideoPipeline
 from diffusers.models.autoencoders.autoencoder_kl_hunyuanvideo15 import HunyuanVideo15AttnBlock
+from PIL import Image
 from torch import Tensor, nn
 
-from generator.conditions import Conditions
+from generator.conditions import Conditions, split_images
 from generator.families.pipeline_generator import PipelineGenerator, trim
+from generator.images import ImageConditions, Shapes
 from generator.video_model import GenerationDefaults
 
 ATTENTION_PROJECTIONS = (
@@ -190,4 +193,52 @@ class HunyuanVideo15Generator(HunyuanVideoGenerator):
             "timestep": sigma.float() * 1000,
             "image_embeds": no_image,
             **{name: value.to(dtype) for name, value in conditions.items()},
+        }
+
+
+class HunyuanVideo15ImageToVideoGenerator(HunyuanVideo15Generator):
+    """Adapter of `HunyuanVideo15ImageToVideoPipeline`.
+
+    The image is seen as latents, with a mask of what is given, in further channels of the first latent frame, and as
+    the tokens of a SigLIP encoder.
+    """
+
+    pipeline_class = HunyuanVideo15ImageToVideoPipeline
+
+    @property
+    def image(self) -> ImageConditions:
+        return ImageConditions(self._image_conditions, self._image_condition_shapes)
+
+    @torch.no_grad()
+    def _image_conditions(self, images: Tensor, num_frames: int, _: Tensor | None) -> Conditions:
+        latents = self.encode(images[:, :, None])
+        first = torch.cat([latents, torch.ones_like(latents[:, :1])], dim=1)
+        frames = self.latent_shape(num_frames, *images.shape[2:])[1]
+        later = first.new_zeros(*first.shape[:2], frames - 1, *first.shape[3:])
+        pictures = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu()
+        embeds = self.pipeline._get_image_embeds(
+            image_encoder=self.pipeline.image_encoder,
+            feature_extractor=self.pipeline.feature_extractor,
+            image=[Image.fromarray(picture.numpy()) for picture in pictures],
+            device=latents.device,
+        )
+        return {"image_latents": torch.cat([first, later], dim=2), "image_embeds": embeds}
+
+    def _image_condition_shapes(self, latent_shape: Sequence[int]) -> Shapes:
+        embeds = self.pipeline.vision_num_semantic_tokens, self.pipeline.vision_states_dim
+        return {
+            "image_latents": ((latent_shape[0] + 1, *latent_shape[1:]), torch.float32),
+            "image_embeds": (embeds, self.dtype),
+        }
+
+    def _transformer_arguments(
+        self, latents: Tensor, sigma: Tensor, conditions: Conditions
+    ) -> dict[str, Any]:
+        text, shown = split_images(conditions)
+        arguments = super()._transformer_arguments(latents, sigma, text)
+        with_image = torch.cat([latents, shown["image_latents"].to(latents)], dim=1)
+        return {
+            **arguments,
+            "hidden_states": with_image.to(self.dtype),
+            "image_embeds": shown["image_embeds"].to(self.dtype),
         }

@@ -31,10 +31,13 @@ class LTXGenerator(PipelineGenerator):
 
     def _pipeline_defaults(self) -> GenerationDefaults:
         size = (161, 512, 704)
-        # The sampler's shift grows with the size without bound; training takes the largest that the scheduler names.
+        return GenerationDefaults(*size, 25.0, 50, 3.0, self._training_shift(size))
+
+    def _training_shift(self, size: tuple[int, int, int]) -> float:
+        """Shift for videos of `(frames, height, width)`: the sampler's grows with the size without bound, and training
+        takes the largest that the scheduler names."""
         largest = self.pipeline.scheduler.config.get("max_shift", 1.15)
-        shift = float(np.exp(min(self._mu(self.latent_shape(*size)), largest)))
-        return GenerationDefaults(*size, 25.0, 50, 3.0, shift)
+        return float(np.exp(min(self._mu(self.latent_shape(*size)), largest)))
 
     def size_multiples(self) -> tuple[int, int]:
         space, time = self._compression()
@@ -134,7 +137,7 @@ class LTXGenerator(PipelineGenerator):
         __: bool,
         transformer: nn.Module | None,
     ) -> Tensor:
-        arguments = self._transformer_arguments(latents, sigma[:, 0], conditions)
+        arguments = self._transformer_arguments(latents, sigma.amax(dim=1), conditions)
         space, time = self._patch()
         tokens = latents.shape[3] * latents.shape[4] // space**2
         arguments["timestep"] = (sigma.float() * 1000)[:, ::time].repeat_interleave(tokens, dim=1)

@@ -18,6 +18,7 @@ from generator.base import VideoGenerator
 from generator.conditions import Conditions
 from generator.hardware.decoding_gradients import differentiable_decoding
 from generator.hardware.tiling import TILE, lay_tiles
+from generator.images import Shapes
 from generator.lost_words import lost_end
 from generator.one_or_several import as_list
 from generator.output import InputError
@@ -31,14 +32,18 @@ class PipelineGenerator(VideoGenerator):
 
     Attributes:
         block_lists: names of the transformer's lists of blocks, in the order in which they run.
+        side_lists: names of lists of blocks that run beside those and are not counted among `blocks`.
         text_encoders: names of the components that encode prompts.
+        idle_components: names of those that stay in the host's memory, as nothing here needs them.
         folder: what the pipeline was read from, or None if it was made in memory.
         tile: largest side in pixels of the tiles that `save_decoding_memory` works in.
     """
 
     pipeline_class: ClassVar[Any]
     block_lists: ClassVar[tuple[str, ...]] = ("transformer_blocks",)
+    side_lists: ClassVar[tuple[str, ...]] = ()
     text_encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
+    idle_components: ClassVar[tuple[str, ...]] = ()
     lora_target_modules: list[str] = ATTENTION_LAYERS
     tile = TILE
 
@@ -172,6 +177,11 @@ class PipelineGenerator(VideoGenerator):
     def condition_shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         """Size without the batch, and dtype, of the longest conditions; for forecasts of memory."""
 
+    def control_shapes(self, latent_shape: Sequence[int]) -> Shapes:
+        """Size without the batch, and dtype, of conditions that control videos of latents `(channels, frames, height,
+        width)`, where the transformer always sees some; for forecasts of memory."""
+        return {}
+
     @property
     def text_device(self) -> torch.device:
         """Device that encodes prompts."""
@@ -235,7 +245,7 @@ class PipelineGenerator(VideoGenerator):
             )
         if self.image is not None and "image_latents" not in conditions:
             raise InputError(
-                f"{self.name} animates images and cannot be the trunk of a reward model: use its text-to-video model."
+                f"{self.name} animates images, but features were asked for without one: give conditions of an image."
             )
         arguments = self._transformer_arguments(latents, sigma, conditions)
         tokens = hidden_states_after(self.transformer, blocks, num_blocks, arguments)

@@ -99,10 +99,9 @@ class WanGenerator(PipelineGenerator):
 
     def __init__(self, pipeline: WanPipeline, name: str) -> None:
         self._experts: WanExperts | None = None
-        if pipeline.transformer_2 is not None and pipeline.config.boundary_ratio is not None:
-            self._experts = WanExperts(
-                pipeline.transformer, pipeline.transformer_2, pipeline.config.boundary_ratio
-            )
+        second, boundary = getattr(pipeline, "transformer_2", None), pipeline.config.get("boundary_ratio")
+        if second is not None and boundary is not None:
+            self._experts = WanExperts(pipeline.transformer, second, boundary)
         super().__init__(pipeline, name)
 
     @property
@@ -120,7 +119,7 @@ class WanGenerator(PipelineGenerator):
         scheduler = self.pipeline.scheduler.config
         # UniPC calls it flow_shift; FlowMatchEuler, shift.
         shift = scheduler.get("flow_shift", scheduler.get("shift", 3.0))
-        if self.pipeline.config.expand_timesteps:
+        if self.pipeline.config.get("expand_timesteps"):
             return GenerationDefaults(121, 704, 1280, 24.0, 50, 5.0, shift)
         if self._experts is not None:
             high, low = self.expert_guidance_scales
@@ -174,7 +173,7 @@ class WanGenerator(PipelineGenerator):
     @property
     def frames(self) -> FrameVelocity | None:
         # TI2V-5B has a noise level for each token.
-        expands = bool(self.pipeline.config.expand_timesteps)
+        expands = bool(self.pipeline.config.get("expand_timesteps"))
         return FrameVelocity(self._frame_velocity, self.name) if expands else None
 
     def _frame_velocity(
@@ -208,7 +207,10 @@ class WanGenerator(PipelineGenerator):
         if self._experts is None:
             return super().features(latents, sigma, conditions, num_blocks)
         # A reward model looks at nearly clean latents, which the low-noise expert knows, so it is the trunk.
-        return _LowNoiseTrunk(self).features(latents, sigma, conditions, num_blocks)
+        return self._low_noise_trunk().features(latents, sigma, conditions, num_blocks)
+
+    def _low_noise_trunk(self) -> WanGenerator:
+        return _LowNoiseTrunk(self)
 
 
 class _LowNoiseTrunk(WanGenerator):
@@ -290,3 +292,10 @@ class WanImageToVideoGenerator(WanGenerator):
             # The transformer takes two images as two rows, those of one video next to each other.
             arguments["encoder_hidden_states_image"] = embeds.flatten(0, 1) if embeds.ndim == 4 else embeds
         return arguments
+
+    def _low_noise_trunk(self) -> WanGenerator:
+        return _LowNoiseImageTrunk(self)
+
+
+class _LowNoiseImageTrunk(_LowNoiseTrunk, WanImageToVideoGenerator):
+    """The low-noise expert of a model that sees an image."""

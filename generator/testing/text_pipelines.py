@@ -10,6 +10,8 @@ from diffusers import (
     AutoencoderKLCogVideoX,
     AutoencoderKLHunyuanVideo,
     AutoencoderKLHunyuanVideo15,
+    AutoencoderKLLTX2Audio,
+    AutoencoderKLLTX2Video,
     AutoencoderKLLTXVideo,
     AutoencoderKLWan,
     CogVideoXDDIMScheduler,
@@ -20,23 +22,34 @@ from diffusers import (
     HunyuanVideo15Transformer3DModel,
     HunyuanVideoPipeline,
     HunyuanVideoTransformer3DModel,
+    LTX2Pipeline,
+    LTX2VideoTransformer3DModel,
     LTXPipeline,
     LTXVideoTransformer3DModel,
+    SkyReelsV2Pipeline,
+    SkyReelsV2Transformer3DModel,
     UniPCMultistepScheduler,
     WanPipeline,
     WanTransformer3DModel,
+    WanVACEPipeline,
+    WanVACETransformer3DModel,
 )
 from diffusers.guiders import ClassifierFreeGuidance
+from diffusers.pipelines.ltx2 import LTX2TextConnectors, LTX2Vocoder
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     ByT5Tokenizer,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Gemma3TextConfig,
     LlamaConfig,
     LlamaModel,
     PreTrainedTokenizerFast,
     Qwen2Tokenizer,
+    SiglipVisionConfig,
     T5Config,
     T5EncoderModel,
     UMT5Config,
@@ -71,13 +84,13 @@ def _wan_vae(**changes: Any) -> AutoencoderKLWan:
     return AutoencoderKLWan(**{**config, **changes})
 
 
-def _wan_transformer(channels: int = 16, **changes: Any) -> WanTransformer3DModel:
+def _wan_transformer(channels: int = 16, kind: Any = WanTransformer3DModel, **changes: Any) -> Any:
     config: dict[str, Any] = {
         "patch_size": (1, 2, 2), "num_attention_heads": 2, "attention_head_dim": 12, "in_channels": channels,
         "out_channels": channels, "text_dim": 32, "freq_dim": 256, "ffn_dim": 32, "num_layers": 2,
         "cross_attn_norm": True, "qk_norm": "rms_norm_across_heads", "rope_max_seq_len": 32,
     }  # fmt: skip
-    return WanTransformer3DModel(**{**config, **changes})
+    return kind(**{**config, **changes})
 
 
 def tiny_wan(
@@ -119,6 +132,21 @@ def _wan22_ti2v() -> WanPipeline:
     return tiny_wan(vae, expand_timesteps=True)
 
 
+def _wan_vace() -> WanVACEPipeline:
+    changes = {"kind": WanVACETransformer3DModel, "vace_layers": [0, 1], "vace_in_channels": 96}
+    return tiny_wan(kind=WanVACEPipeline, transformer=changes)
+
+
+def tiny_skyreels(
+    kind: Any = SkyReelsV2Pipeline, transformer: dict[str, Any] | None = None, **parts: Any
+) -> Any:
+    """A SkyReels V2 pipeline of the class `kind`: Wan's parts with a transformer of its own."""
+    wan = tiny_wan(transformer={"kind": SkyReelsV2Transformer3DModel, **(transformer or {})})
+    wan.scheduler.register_to_config(flow_shift=1.0)
+    names = ("tokenizer", "text_encoder", "vae", "transformer", "scheduler")
+    return kind(**{name: wan.components[name] for name in names}, **parts)
+
+
 def _ltx() -> LTXPipeline:
     tokenizer = _t5_tokenizer()
     transformer = LTXVideoTransformer3DModel(
@@ -144,6 +172,76 @@ def _ltx() -> LTXPipeline:
         tokenizer=tokenizer,
         transformer=transformer,
     )
+
+
+def _gemma(vocabulary: int) -> Gemma3ForConditionalGeneration:
+    text = Gemma3TextConfig(
+        vocab_size=vocabulary, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    vision = SiglipVisionConfig(
+        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=8, patch_size=4,
+    )  # fmt: skip
+    return Gemma3ForConditionalGeneration(
+        Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    )
+
+
+def tiny_ltx2(distilled: bool = False, **transformer: Any) -> LTX2Pipeline:
+    """LTX-2, or 2.3 with its changes to the transformer's configuration.
+
+    Args:
+        distilled: whether the scheduler is that of the distilled models, which shifts nothing.
+    """
+    tokenizer = _word_tokenizer(model_max_length=1024)
+    config: dict[str, Any] = {
+        "in_channels": 4, "out_channels": 4, "num_attention_heads": 2, "attention_head_dim": 16,
+        "cross_attention_dim": 32, "audio_in_channels": 4, "audio_out_channels": 4, "audio_num_attention_heads": 2,
+        "audio_attention_head_dim": 8, "audio_cross_attention_dim": 16, "num_layers": 2, "caption_channels": 16,
+        "vae_scale_factors": (4, 8, 8), "rope_type": "split",
+    }  # fmt: skip
+    by_modality = transformer.get("use_prompt_embeddings") is False
+    width, audio_width = (32, 16) if by_modality else (16, 16)
+    connectors = LTX2TextConnectors(
+        caption_channels=16, text_proj_in_factor=3, video_connector_num_attention_heads=2,
+        video_connector_attention_head_dim=width // 2, video_connector_num_layers=1,
+        video_connector_num_learnable_registers=64, audio_connector_num_attention_heads=2,
+        audio_connector_attention_head_dim=audio_width // 2, audio_connector_num_layers=1,
+        audio_connector_num_learnable_registers=64, rope_type="split",
+        per_modality_projections=by_modality, video_hidden_dim=32, audio_hidden_dim=16,
+    )  # fmt: skip
+    vae = AutoencoderKLLTX2Video(
+        in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(8, 8),
+        down_block_types=("LTX2VideoDownBlock3D",) * 2, decoder_block_out_channels=(8, 8),
+        layers_per_block=(1, 1, 1), decoder_layers_per_block=(1, 1, 1), spatio_temporal_scaling=(True, True),
+        decoder_spatio_temporal_scaling=(True, True), decoder_inject_noise=(False,) * 3,
+        downsample_type=("spatiotemporal", "spatiotemporal"), upsample_type=("spatiotemporal",) * 2,
+        upsample_residual=(False, False), upsample_factor=(1, 1), patch_size=2, decoder_causal=False,
+    )  # fmt: skip
+    vae.latents_mean.fill_(0.1)
+    vae.latents_std.fill_(0.9)
+    audio_vae = AutoencoderKLLTX2Audio(
+        base_channels=4, ch_mult=(1,), num_res_blocks=1, resolution=32, latent_channels=2, mel_bins=8,
+    )  # fmt: skip
+    vocoder = LTX2Vocoder(
+        in_channels=16, hidden_channels=8, upsample_kernel_sizes=[4], upsample_factors=[2],
+        resnet_kernel_sizes=[3], resnet_dilations=[[1]],
+    )  # fmt: skip
+    scheduler = FlowMatchEulerDiscreteScheduler(
+        use_dynamic_shifting=not distilled, base_shift=0.95, max_shift=2.05, base_image_seq_len=1024,
+        max_image_seq_len=4096, shift_terminal=None if distilled else 0.1,
+    )  # fmt: skip
+    return LTX2Pipeline(
+        scheduler=scheduler, vae=vae, audio_vae=audio_vae, text_encoder=_gemma(len(tokenizer)), tokenizer=tokenizer,
+        connectors=connectors, transformer=LTX2VideoTransformer3DModel(**{**config, **transformer}), vocoder=vocoder,
+    )  # fmt: skip
+
+
+def _ltx23() -> LTX2Pipeline:
+    return tiny_ltx2(
+        gated_attn=True, audio_gated_attn=True, cross_attn_mod=True, audio_cross_attn_mod=True,
+        use_prompt_embeddings=False, perturbed_attn=True,
+    )  # fmt: skip
 
 
 def tiny_cogvideox(
@@ -244,14 +342,17 @@ def _qwen_tokenizer() -> Qwen2Tokenizer:
     return tokenizer
 
 
-def _hunyuan_video15() -> HunyuanVideo15Pipeline:
+def tiny_hunyuan_video15(
+    kind: Any = HunyuanVideo15Pipeline, task_type: str = "t2v", **components: Any
+) -> Any:
+    """A tiny HunyuanVideo 1.5 of a pipeline class, which `components` go to."""
     from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig
     from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
 
     transformer = HunyuanVideo15Transformer3DModel(
         in_channels=9, out_channels=4, num_attention_heads=2, attention_head_dim=8, num_layers=1,
         num_refiner_layers=1, mlp_ratio=2.0, patch_size=1, patch_size_t=1, text_embed_dim=16, text_embed_2_dim=32,
-        image_embed_dim=12, rope_axes_dim=(2, 2, 4), target_size=16, task_type="t2v",
+        image_embed_dim=12, rope_axes_dim=(2, 2, 4), target_size=16, task_type=task_type,
     )  # fmt: skip
     vae = AutoencoderKLHunyuanVideo15(
         in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(16, 16), layers_per_block=1,
@@ -264,10 +365,11 @@ def _hunyuan_video15() -> HunyuanVideo15Pipeline:
         num_key_value_heads=2,
         rope_parameters={"rope_theta": 1e6, "rope_type": "default", "mrope_section": [1, 1, 2]},
     )  # fmt: skip
-    return HunyuanVideo15Pipeline(
+    return kind(
         text_encoder=Qwen2_5_VLTextModel(qwen), tokenizer=tokenizer, transformer=transformer, vae=vae,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=5.0), text_encoder_2=_t5(len(bytes_tokenizer)),
         tokenizer_2=bytes_tokenizer, guider=ClassifierFreeGuidance(guidance_scale=1.0),
+        **components,
     )  # fmt: skip
 
 
@@ -275,10 +377,14 @@ TINY_PIPELINES: dict[str, TinyPipeline] = {
     "wan": (tiny_wan, (9, 16, 16)),
     "wan2.2-a14b": (_wan22_a14b, (9, 16, 16)),
     "wan2.2-ti2v": (_wan22_ti2v, (9, 32, 32)),
+    "wan-vace": (_wan_vace, (9, 16, 16)),
+    "skyreels_v2": (tiny_skyreels, (9, 16, 16)),
     "ltx": (_ltx, (9, 32, 32)),
+    "ltx2": (tiny_ltx2, (9, 32, 32)),
+    "ltx2.3": (_ltx23, (9, 32, 32)),
     "cogvideox": (tiny_cogvideox, (9, 16, 16)),
     "cogvideox1.5": (_cogvideox15, (9, 16, 16)),
     "hunyuan_video": (_hunyuan_video, (9, 16, 16)),
-    "hunyuan_video1.5": (_hunyuan_video15, (9, 16, 16)),
+    "hunyuan_video1.5": (tiny_hunyuan_video15, (9, 16, 16)),
 }
 """Name -> builder, and `(frames, height, width)` of its tiny video."""

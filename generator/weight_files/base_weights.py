@@ -22,6 +22,8 @@ from generator.weight_files.skeleton import empty_transformer
 
 _PREFIXES = ("model.diffusion_model.", "diffusion_model.")
 _OTHER_PARTS = ("vae.", "text_encoders.", "text_encoder.", "first_stage_model.", "cond_stage_model.")
+_CONNECTORS = ("video_embeddings_connector.", "audio_embeddings_connector.")
+"""Of LTX-2's text encoder, though its files have them under the transformer's prefix."""
 _MARKERS = ("scaled_fp8",)
 _SCALES = (".scale_weight", ".weight_scale")
 _UNUSED_SCALES = (".scale_input", ".input_scale")
@@ -175,6 +177,7 @@ def _own(entries: list[tuple[str, Any]], path: Path) -> Iterator[tuple[str, Tens
         key.removeprefix(prefix): read
         for key, read in entries
         if (key.startswith(prefix) if prefix == _PREFIXES[0] else not key.startswith(_OTHER_PARTS))
+        and not key.removeprefix(prefix).startswith(_CONNECTORS)
     }
     for key in own:
         if key.endswith(".comfy_quant"):

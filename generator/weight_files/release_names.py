@@ -110,6 +110,19 @@ _LTX = Release(
     )
 )
 
+_LTX2 = Release(
+    (
+        Rule("(audio_)?proj_in", r"\1patchify_proj"),
+        Rule(r"(audio_)?time_embed\.(.+)", r"\1adaln_single.\2"),
+        Rule(r"(audio_)?prompt_adaln\.(.+)", r"\1prompt_adaln_single.\2"),
+        Rule(r"av_cross_attn_(video|audio)_scale_shift\.(.+)", r"av_ca_\1_scale_shift_adaln_single.\2"),
+        Rule(r"av_cross_attn_video_a2v_gate\.(.+)", r"av_ca_a2v_gate_adaln_single.\1"),
+        Rule(r"av_cross_attn_audio_v2a_gate\.(.+)", r"av_ca_v2a_gate_adaln_single.\1"),
+        Rule(r"(.+)\.(video|audio)_a2v_cross_attn_scale_shift_table", r"\1.scale_shift_table_a2v_ca_\2"),
+        Rule(r"(.+)\.norm_([qk])", r"\1.\2_norm"),
+    )
+)
+
 _QKV = ("to_q", "to_k", "to_v")
 _ADDED_QKV = ("add_q_proj", "add_k_proj", "add_v_proj")
 _DOUBLE = r"transformer_blocks\.(\d+)"
@@ -205,7 +218,9 @@ _HUNYUAN15 = Release(
 RELEASES = {
     "WanTransformer3DModel": _WAN,
     "WanVACETransformer3DModel": _WAN,
+    "SkyReelsV2Transformer3DModel": _WAN,
     "LTXVideoTransformer3DModel": _LTX,
+    "LTX2VideoTransformer3DModel": _LTX2,
     "HunyuanVideoTransformer3DModel": _HUNYUAN,
     "HunyuanVideo15Transformer3DModel": _HUNYUAN15,
 }

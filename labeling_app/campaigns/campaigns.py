@@ -11,15 +11,17 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from generator.first_frames import ImageFiles
 from generator.one_or_several import as_list
 from generator.output import InputError, is_storable
 from labeling_app.files.candidates import inspect_video
 from labeling_app.store.campaign_rows import campaign_row, change_setup, find_campaign
 from labeling_app.store.names import composed, is_name
-from labeling_app.store.new_tasks import NewTask, add_task_rows, check_task, media_row
+from labeling_app.store.new_tasks import NewTask, add_task_rows, check_task, media_id, media_row
 from labeling_app.store.playable import keep_playable
 from labeling_app.store.store import Store
 from labeling_app.store.tables import Campaign, Media, Project, Task, TaskVideo
+from labeling_app.store.task_images import inspect_images
 from labeling_app.tasks.answers import dense_ranks
 from labeling_app.tasks.lease import MAXIMUM_ID
 from reward.preferences import MISSING, read_rankings
@@ -163,10 +165,12 @@ def import_gold(store: Store, path: str | Path, campaign: str) -> int:
     """
     row = store.campaign(campaign)
     known: dict[tuple[str, tuple[Path, ...]], dict[str, list[int]]] = {}
+    images: dict[tuple[str, tuple[Path, ...]], ImageFiles | None] = {}
     for ranking in read_rankings(path):
         videos = tuple(Path(video) for video in ranking.videos)
         order = dense_ranks(ranking.ranks)
         answer = known.setdefault((ranking.prompt, videos), {})
+        images.setdefault((ranking.prompt, videos), ranking.images)
         if MISSING in ranking.ranks or answer.setdefault(ranking.dimension, order) != order:
             raise InputError(
                 f"{path} ranks the videos of {ranking.prompt[:60]!r} in two ways, or not all of them: the known "
@@ -174,15 +178,16 @@ def import_gold(store: Store, path: str | Path, campaign: str) -> int:
             )
     added = 0
     items = [
-        (NewTask(prompt, tuple(inspect_video(video) for video in videos)), ranks)
-        for (prompt, videos), ranks in known.items()
+        (NewTask(key[0], tuple(map(inspect_video, key[1])), *inspect_images(images[key])), ranks)
+        for key, ranks in known.items()
     ]
     keep_playable(store.uploads, (video for task, _ in items for video in task.videos))
     with store.write() as session:
         for task, ranks in items:
             check_task(task.prompt, [video.path for video in task.videos])
             media = [media_row(session, video) for video in task.videos]
-            if _add_gold(session, row, task.prompt, media, ranks, store.clock()) is not None:
+            shown = media_id(session, task.image), media_id(session, task.last_image)
+            if _add_gold(session, row, task.prompt, media, ranks, store.clock(), shown) is not None:
                 added += 1
             elif _known_order(session, row, task.prompt, media) != ranks:
                 raise InputError(
@@ -209,7 +214,8 @@ def make_gold(store: Store, task_id: int, ranks: Mapping[str, Sequence[int]]) ->
             raise InputError(f"There is no task {task_id} that a gold item can be made of: name another.")
         media = [video.media for video in task.videos]
         known = {dimension: list(places) for dimension, places in ranks.items()}
-        return _add_gold(session, task.campaign, task.prompt, media, known, store.clock(), task.id)
+        images = task.image_id, task.last_image_id
+        return _add_gold(session, task.campaign, task.prompt, media, known, store.clock(), images, task.id)
 
 
 def _add_gold(
@@ -219,6 +225,7 @@ def _add_gold(
     media: Sequence[Media],
     ranks: dict[str, list[int]],
     now: float,
+    images: tuple[str | None, str | None] = (None, None),
     copy_of: int | None = None,
 ) -> int | None:
     if set(ranks) != set(campaign.dimensions) or any(len(r) != len(media) for r in ranks.values()):
@@ -237,6 +244,8 @@ def _add_gold(
         kind="gold",
         gold_ranks=ranks,
         copy_of=copy_of,
+        image_id=images[0],
+        last_image_id=images[1],
         created_at=now,
     )
     task.videos = [TaskVideo(position=place, media_id=video.id) for place, video in enumerate(media)]

@@ -19,12 +19,13 @@ from generator.files.output_folder import (
     named_videos,
     open_output_dir,
 )
+from generator.first_frames import ImageFiles
 from generator.one_or_several import as_list
 from generator.output import InputError, files_into, has_rows_with, is_storable, write_jsonl
 from labeling_app.campaigns.transcoding import transcode
 from labeling_app.files.candidates import SUFFIXES, inspect_video
 from labeling_app.store.contents import copy_verified, is_unchanged, require_unchanged
-from labeling_app.store.new_tasks import media_row
+from labeling_app.store.new_tasks import media_id, media_row
 from labeling_app.store.playable import keep_playable
 from labeling_app.store.store import Store
 from labeling_app.store.tables import (
@@ -36,22 +37,31 @@ from labeling_app.store.tables import (
     Upload,
     User,
 )
+from labeling_app.store.task_images import inspect_images
 from labeling_app.tasks.lease import MAXIMUM_ID, MAXIMUM_TEXT, Refused
 
 STATES = ("given", "accepted", "rejected")
 MAXIMUM_UNUSED_UPLOADS = 20
 
 
-def ask(store: Store, campaign: str, prompts: Sequence[str], wanted: int = 1) -> int:
+def ask(
+    store: Store,
+    campaign: str,
+    prompts: Sequence[str],
+    wanted: int = 1,
+    images: Sequence[ImageFiles | None] | None = None,
+) -> int:
     """Adds prompts to demonstrate; returns how many are new in the campaign.
 
     Args:
         wanted: demonstrations a prompt, each by another person.
+        images: files of what the videos of each prompt shall begin and end with.
 
     Raises:
-        InputError: there is no such campaign, or a prompt or the number is not usable.
+        InputError: there is no such campaign, or a prompt, an image or the number is not usable.
     """
     prompts = as_list(prompts)
+    given = [inspect_images(files) for files in images or [None] * len(prompts)]
     row = store.campaign(campaign)
     if not 1 <= wanted <= 1000:
         raise InputError(f"{wanted} demonstrations a prompt are asked for: give a number from 1 to 1000.")
@@ -62,10 +72,11 @@ def ask(store: Store, campaign: str, prompts: Sequence[str], wanted: int = 1) ->
                 select(DemonstrationPrompt.fingerprint).where(DemonstrationPrompt.campaign_id == row.id)
             )
         )
-        for prompt in prompts:
+        for prompt, shown in zip(prompts, given, strict=True):
             if not prompt.strip() or len(prompt) > MAXIMUM_TEXT or not is_storable(prompt):
                 raise InputError(f"The prompt {prompt[:60]!r} is empty, too long or holds a NUL: correct it.")
-            fingerprint = hashlib.sha256(prompt.encode()).hexdigest()
+            parts = [prompt, *("" if each is None else each.sha256 for each in shown if any(shown))]
+            fingerprint = hashlib.sha256("\0".join(parts).encode()).hexdigest()
             if fingerprint not in known:
                 known.add(fingerprint)
                 added += 1
@@ -75,6 +86,8 @@ def ask(store: Store, campaign: str, prompts: Sequence[str], wanted: int = 1) ->
                         prompt=prompt,
                         fingerprint=fingerprint,
                         wanted=wanted,
+                        image_id=media_id(session, shown[0]),
+                        last_image_id=media_id(session, shown[1]),
                         created_at=store.clock(),
                     )
                 )
@@ -293,17 +306,26 @@ def export_demonstrations(
     states = ("accepted",) if only_accepted else ("given", "accepted")
     kept = [row for row in demonstrations(store, campaign) if row.state in states]
     if skip_bad:
-        kept = [row for row in kept if is_unchanged(row.media)]
+        kept = [row for row in kept if all(map(is_unchanged, (row.media, *row.prompt.images)))]
     if not kept:
         raise InputError(f"The campaign {campaign!r} has no demonstrations yet: let annotators give some.")
-    check_output_dir(folder, DEMONSTRATION_OUTPUTS, overwrite, [row.media.path for row in kept])
-    require_unchanged((row.media for row in kept), "pass --skip_bad to leave them out")
+    media = [each for row in kept for each in (row.media, *row.prompt.images)]
+    check_output_dir(folder, DEMONSTRATION_OUTPUTS, overwrite, [each.path for each in media])
+    require_unchanged(media, "pass --skip_bad to leave them out")
     folder = open_output_dir(folder, DEMONSTRATION_OUTPUTS, overwrite, rewrites=True)
     with files_into(folder) as temporary:
         rows = []
         for number, row in enumerate(kept):
             name = f"{number:05d}{Path(row.media.path).suffix}"
             copy_verified(row.media.path, temporary / name, row.media.sha256)
+            images = {}
+            for key, image in (("image", row.prompt.image), ("last_image", row.prompt.last_image)):
+                if image is not None:
+                    images[key] = f"images/{image.sha256[:20]}{Path(image.path).suffix.lower()}"
+                    images[f"{key}_sha256"] = image.sha256
+                    if not (temporary / images[key]).exists():
+                        (temporary / "images").mkdir(exist_ok=True)
+                        copy_verified(image.path, temporary / images[key], image.sha256)
             rows.append(
                 {
                     "file_name": name,
@@ -311,6 +333,7 @@ def export_demonstrations(
                     "annotator": row.user.name,
                     "source": row.source,
                     "state": row.state,
+                    **images,
                 }
             )
         write_jsonl(temporary / "metadata.jsonl", rows)

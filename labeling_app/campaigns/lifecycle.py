@@ -111,6 +111,11 @@ def _forget_unused_media(session: Session) -> None:
         select(table.media_id).where(table.media_id == Media.id).correlate(Media).exists()
         for table in (TaskVideo, LibraryVideo, Upload, Demonstration)
     ]
+    used += [
+        select(image).where(image == Media.id).correlate(Media).exists()
+        for table in (Task, DemonstrationPrompt)
+        for image in (table.image_id, table.last_image_id)
+    ]
     session.execute(
         delete(Media).where(*(~found for found in used)).execution_options(synchronize_session=False)
     )

@@ -12,12 +12,14 @@ from typing import Any
 
 from tqdm import tqdm
 
+from generator.first_frames import ImageFiles
 from generator.one_or_several import as_list
 from generator.output import InputError, check_storable, read_jsonl
 from generator.video_files.decoding import VIDEO_SUFFIXES, VideoReader, film_rate, opened_video
 from labeling_app.browser_video import is_playable
 from labeling_app.store.new_tasks import NewTask, VideoFile, check_task
 from labeling_app.store.store import Store
+from labeling_app.store.task_images import inspect_images
 
 CONTENT_TYPES = {".mp4": "video/mp4", ".m4v": "video/mp4", ".webm": "video/webm"}
 SUFFIXES = VIDEO_SUFFIXES
@@ -41,10 +43,11 @@ class ImportSummary:
 
 @dataclass(frozen=True)
 class Candidates:
-    """A prompt and the paths of its videos as a file names them."""
+    """A prompt and the paths of its videos, and of the images that they begin and end with, as a file names them."""
 
     prompt: str
     videos: list[Path]
+    images: ImageFiles | None = None
 
 
 def import_tasks(
@@ -55,12 +58,13 @@ def import_tasks(
     dimensions: Sequence[str] | None = None,
     skip_bad: bool = False,
     progress: bool = False,
+    copy: bool = True,
 ) -> ImportSummary:
     """Imports candidates as tasks; importing the same videos again adds nothing.
 
     Args:
-        source: a folder with `metadata.jsonl` (`{"file_name", "prompt", "group"?}` a line), whose videos of
-            the same prompt (and the same `group`, if there is one) make one task; or a JSONL file with
+        source: a folder with `metadata.jsonl` (`{"file_name", "prompt", "group"?, "image"?}` a line), whose videos of
+            the same prompt (and the same `group` and image, if there is one) make one task; or a JSONL file with
             `prompt` and `videos` a line, paths relative to the file (a rankings file is one; its ranks are
             not read). Of several folders the videos of the same prompt are put together, so that models can
             be compared.
@@ -69,6 +73,7 @@ def import_tasks(
         dimensions: for a new campaign `("overall",)` by default. May change until the first answer.
         skip_bad: leave out what cannot be used and say so in the summary, instead of importing nothing.
         progress: show a progress bar while videos are read.
+        copy: make copies of videos that some browsers do not play now; else each when it is first shown.
 
     Raises:
         InputError: nothing is there to import, or, without `skip_bad`, something cannot be used. Then nothing
@@ -76,7 +81,7 @@ def import_tasks(
     """
     dimensions = None if dimensions is None else as_list(dimensions)
     tasks, problems = read_tasks(source, skip_bad, progress)
-    added = store.add_tasks(campaign, tasks, overlap=overlap, dimensions=dimensions, change=True)
+    added = store.add_tasks(campaign, tasks, overlap=overlap, dimensions=dimensions, change=True, copy=copy)
     return ImportSummary(added=added, known=len(tasks) - added, problems=tuple(problems))
 
 
@@ -101,16 +106,20 @@ def read_tasks(
     if problems and not skip_bad:
         raise InputError(_summary_of_problems(problems))
     tasks = []
+    known: dict[ImageFiles | None, tuple[VideoFile | None, VideoFile | None]] = {None: (None, None)}
     for task in candidates:
         videos = [files[path] for path in task.videos if path in files]
         try:
+            if task.images not in known:
+                known[task.images] = inspect_images(task.images)
+            images = known[task.images]
             check_task(task.prompt, [video.path for video in videos])
         except InputError as error:
             if not skip_bad:
                 raise
             problems.append(str(error))
             continue
-        tasks.append(NewTask(task.prompt, tuple(videos)))
+        tasks.append(NewTask(task.prompt, tuple(videos), *images))
     if not tasks:
         raise InputError(_summary_of_problems(problems) if problems else f"No prompts in {sources[0]}.")
     return tasks, problems
@@ -162,12 +171,15 @@ def read_candidates(sources: Sequence[Path]) -> list[Candidates]:
     Raises:
         InputError: a source is not there or is none.
     """
-    pooled: dict[tuple[str, str], list[Path]] = {}
+    pooled: dict[tuple[str, str, tuple[str, ...]], list[Path]] = {}
+    images: dict[tuple[str, ...], ImageFiles | None] = {}
     tasks: list[Candidates] = []
     for source in sources:
         if source.is_dir():
-            for prompt, group, path in _read_folder(source):
-                pooled.setdefault((prompt, group), []).append(path)
+            for prompt, group, path, files in _read_folder(source):
+                shown = _contents(files)
+                images.setdefault(shown, files)
+                pooled.setdefault((prompt, group, shown), []).append(path)
         elif source.is_file():
             tasks += _read_jsonl_tasks(source)
         else:
@@ -177,11 +189,36 @@ def read_candidates(sources: Sequence[Path]) -> list[Candidates]:
     for path in (path for videos in (*pooled.values(), *(task.videos for task in tasks)) for path in videos):
         check_storable(str(path.resolve()), "The path of a video is not UTF-8")
     # Several annotators' rankings of the same videos are one task.
-    tasks = list({(task.prompt, frozenset(task.videos)): task for task in tasks}.values())
-    return [Candidates(prompt, videos) for (prompt, _), videos in pooled.items()] + tasks
+    tasks = list({(task.prompt, frozenset(task.videos), task.images): task for task in tasks}.values())
+    return [
+        Candidates(prompt, videos, images[shown]) for (prompt, _, shown), videos in pooled.items()
+    ] + tasks
 
 
-def _read_folder(folder: Path) -> Iterable[tuple[str, str, Path]]:
+def _contents(files: ImageFiles | None) -> tuple[str, ...]:
+    """Names of what images hold, by which those of two folders are the same; of missing ones, their paths."""
+    named = [Path(each) for each in files or () if each is not None]
+    return tuple(file_hash(path) if path.is_file() else str(path) for path in named)
+
+
+def _named_images(row: dict[str, Any], where: str, folder: Path) -> ImageFiles | None:
+    """Files that a line names as `image` and `last_image`; they are read later, with the videos."""
+    found: list[str | None] = []
+    for key in ("image", "last_image"):
+        named = [row[name] for name in (key, f"{key}_file_name") if row.get(name) is not None]
+        if len(named) > 1 or not all(isinstance(each, str) and each for each in named):
+            raise InputError(f"{where}: `{key}` must be the name of one file, found {named}.")
+        if named:
+            check_storable(named[0], f"{where}: the path of an image is not UTF-8")
+        found.append(str(folder / named[0]) if named else None)
+    if found[0] is None:
+        if found[1] is not None:
+            raise InputError(f"{where}: `last_image` is given without `image`: name the first image too.")
+        return None
+    return found[0], found[1]
+
+
+def _read_folder(folder: Path) -> Iterable[tuple[str, str, Path, ImageFiles | None]]:
     metadata = folder / "metadata.jsonl"
     if not metadata.is_file():
         raise InputError(
@@ -194,7 +231,7 @@ def _read_folder(folder: Path) -> Iterable[tuple[str, str, Path]]:
             raise InputError(
                 f'{where}: "file_name" or "prompt" is missing: each line needs both, as strings.'
             )
-        yield prompt, json.dumps(group), folder / name
+        yield prompt, json.dumps(group), folder / name, _named_images(row, where, folder)
 
 
 def _read_jsonl_tasks(path: Path) -> list[Candidates]:
@@ -205,7 +242,8 @@ def _read_jsonl_tasks(path: Path) -> list[Candidates]:
             raise InputError(
                 f'{where}: "prompt" (a string) or "videos" (a list of paths) is missing: each line needs both.'
             )
-        tasks.append(Candidates(prompt, [path.parent / video for video in videos or []]))
+        images = _named_images(row, where, path.parent)
+        tasks.append(Candidates(prompt, [path.parent / video for video in videos or []], images))
     return tasks
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -20,12 +21,13 @@ from generator.output import InputError, check_output_file
 from labeling_app.files.candidates import inspect_video
 from labeling_app.files.rankings import countable_rankings
 from labeling_app.store.campaign_rows import DIMENSIONS, campaign_row, find_campaign
-from labeling_app.store.contents import content_hash, copy_verified
+from labeling_app.store.contents import content_hash, copy_verified, task_media
 from labeling_app.store.names import composed, is_name
 from labeling_app.store.new_tasks import NewTask, VideoFile, add_task_rows, check_task
 from labeling_app.store.playable import keep_playable
 from labeling_app.store.store import Store
 from labeling_app.store.tables import IMPORTED, Campaign, Judgement, Media, Task, User
+from labeling_app.store.task_images import inspect_images
 from labeling_app.tasks.answers import dense_ranks
 from reward.formats import FORMATS, OWN, read_preferences, write_preferences
 from reward.formats.tables import read_rows
@@ -124,13 +126,16 @@ def _votes(store: Store, rankings: Sequence[Ranking], annotator: str, progress: 
     named = list(dict.fromkeys(video for ranking in rankings for video in ranking.videos))
     for video in tqdm(named, desc="Reading videos", unit="video", disable=not progress):
         files[video] = inspect_video(video)
+    images: dict[Any, tuple[VideoFile | None, VideoFile | None]] = {}
     seen: Counter[tuple[str, str, str]] = Counter()
     for ranking in rankings:
         judged = [(files[v], rank) for v, rank in zip(ranking.videos, ranking.ranks) if rank != MISSING]
         check_task(ranking.prompt, [video.path for video, _ in judged])
         ranks = dense_ranks([rank for _, rank in judged])
         kept = replace(ranking, videos=[video.path for video, _ in judged], ranks=ranks)
-        task = NewTask(ranking.prompt, tuple(video for video, _ in judged))
+        if ranking.images not in images:
+            images[ranking.images] = inspect_images(ranking.images)
+        task = NewTask(ranking.prompt, tuple(video for video, _ in judged), *images[ranking.images])
         name = composed(f"{annotator}/{ranking.annotator}" if ranking.annotator else annotator)
         key = (name, task.fingerprint, ranking.dimension)
         seen[key] += 1
@@ -275,9 +280,8 @@ def export_preferences(
             f"The layout {format} holds overall rankings only, and the campaign {campaign!r} has none: use another."
         )
     folder = path.parent / VIDEOS
-    media = {
-        video.media.sha256: Path(video.media.path) for row in used for video in tasks[row.task_id].videos
-    }
+    shown = task_media(tasks[row.task_id] for row in used)
+    media = {each.sha256: Path(each.path) for each in shown}
     rankings = [
         Ranking(
             tasks[row.task_id].prompt,
@@ -285,6 +289,7 @@ def export_preferences(
             row.ranks,
             row.dimension,
             row.annotator,
+            images=_images(tasks[row.task_id], folder),
         )
         for row in used
     ]
@@ -308,6 +313,14 @@ def _has_layout(path: Path, format: str) -> bool:
 
 def _name(media: Media) -> str:
     return f"{media.sha256[:20]}{Path(media.path).suffix.lower()}"
+
+
+def _images(task: Task, folder: Path) -> tuple[str, str | None] | None:
+    """Copies in a folder of the images of a task."""
+    if task.image is None:
+        return None
+    last = None if task.last_image is None else str(folder / _name(task.last_image))
+    return str(folder / _name(task.image)), last
 
 
 def _fitted(rankings: Sequence[Ranking], format: str) -> list[Ranking]:

@@ -30,7 +30,8 @@ def export_rankings(
 
     Each line is `{"prompt", "videos", "ranks", "dimension", "annotator", "seconds", "created_at"}`: videos
     as paths relative to the file, lower rank is better, equal ranks are ties, `created_at` in UTC (ISO
-    8601). With a remark it has more (see `labeling_app.store.remarks.exported`). Skipped tasks are not in it.
+    8601). Where videos begin or end with an image there are `image`, `last_image` and their SHA-256. With a remark it
+    has more (see `labeling_app.store.remarks.exported`). Skipped tasks are not in it.
 
     Args:
         skip_bad: leave out rankings of videos whose files have changed or gone.
@@ -74,10 +75,21 @@ def ranking_rows(
             "annotator": ranking.annotator,
             "seconds": round(ranking.seconds, 3),
             "created_at": datetime.fromtimestamp(ranking.created_at, UTC).isoformat(),
+            **_images(tasks[ranking.task_id], folder),
             **exported(ranking.remarks, videos[ranking.task_id]),
         }
         for ranking in rankings
     ]
+
+
+def _images(task: Task, folder: Path | None) -> dict[str, str]:
+    """Files of the images of a task, and the hashes of what they hold."""
+    row = {}
+    for name, media in (("image", task.image), ("last_image", task.last_image)):
+        if media is not None:
+            row[name] = os.path.relpath(media.path, folder.resolve()) if folder else media.path
+            row[f"{name}_sha256"] = media.sha256
+    return row
 
 
 def countable_rankings(
@@ -98,6 +110,6 @@ def countable_rankings(
     kept = {
         number: task
         for number, task in used.items()
-        if not any(video.media.path in bad for video in task.videos)
+        if not any(media.path in bad for media in task_media([task]))
     }
     return kept, [ranking for ranking in rankings if ranking.task_id in kept]

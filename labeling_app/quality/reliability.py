@@ -13,7 +13,7 @@ from sqlalchemy import select
 from generator.output import InputError
 from labeling_app.quality.adjudication import adjudications, final_rankings
 from labeling_app.quality.agreement import label_table
-from labeling_app.store.contents import require_unchanged, task_media
+from labeling_app.store.contents import image_files, require_unchanged, task_media
 from labeling_app.store.database import existing_database, shown_source, split_source
 from labeling_app.store.store import Store
 from labeling_app.store.tables import Assignment, Judgement
@@ -161,6 +161,7 @@ def aggregate(store: Store, campaign: str) -> list[Ranking]:
                 else ranks_from_posterior(chosen, len(task.videos)),
                 dimension=key[1],
                 annotator="weighted",
+                images=image_files(task),
             )
         )
     return rankings
@@ -218,6 +219,7 @@ def read_store(preferences: str, weighted: bool = False) -> list[Ranking]:
                 dimension=ranking.dimension,
                 annotator=ranking.annotator,
                 seconds=ranking.seconds,
+                images=image_files(tasks[ranking.task_id]),
             )
             for ranking in final
         ]

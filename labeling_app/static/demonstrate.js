@@ -1,6 +1,6 @@
 // The demonstration page: a prompt is answered with an uploaded video or one from the library.
 
-import { BASE, actionButton, call, field, make, pageLinks, previewVideo } from './dom.js';
+import { BASE, actionButton, call, field, imagesPart, make, pageLinks, previewVideo } from './dom.js';
 import { logoutForm } from './logout.js';
 import { guidelinesPage } from './guidelines.js';
 
@@ -64,8 +64,9 @@ class DemonstrationPage {
   promptPart() {
     const another = make('button', 'quiet', { type: 'button', hidden: this.data.prompts.length < 2 }, 'Another prompt');
     another.addEventListener('click', () => { this.skipped += 1; this.showNotice(''); this.draw(); });
-    return make('section', 'prompt', { 'aria-label': 'Prompt' },
-      make('span', 'label', {}, 'Prompt'), make('p', 'prompt-text', { dir: 'auto', tabIndex: 0 }, this.prompt.prompt), another);
+    const images = imagesPart(this.prompt);
+    return make('section', `prompt${images.length ? ' with-images' : ''}`, { 'aria-label': 'Prompt' }, ...images,
+      make('div', 'prompt-words', {}, make('span', 'label', {}, 'Prompt'), make('p', 'prompt-text', { dir: 'auto', tabIndex: 0 }, this.prompt.prompt), another));
   }
 
   choosePart() {

@@ -44,6 +44,13 @@ export function previewVideo({ id, width, height }, label) {
   return video;
 }
 
+// The images that videos shall begin and end with, by their ids; nothing where there are none.
+export function imagesPart({ image, last_image: last }) {
+  const figure = (id, caption) => make('figure', 'given-image', {},
+    make('img', '', { src: new URL(`media/${encodeURIComponent(id)}`, BASE).href, alt: caption, decoding: 'async' }), make('figcaption', '', {}, caption));
+  return [...(image ? [figure(image, 'First image')] : []), ...(last ? [figure(last, 'Last image')] : [])];
+}
+
 // A button that runs `action` and cannot be pressed again meanwhile.
 export function actionButton(className, text, action) {
   const button = make('button', className, { type: 'button' }, text);

@@ -1,6 +1,6 @@
 // The lead's pages: campaigns and projects, people, quality, adjudication, demonstrations, audit.
 
-import { BASE, actionButton, call, confirmed, field, make, pageLinks, previewVideo } from './dom.js';
+import { BASE, actionButton, call, confirmed, field, imagesPart, make, pageLinks, previewVideo } from './dom.js';
 import { logoutForm } from './logout.js';
 import { letter } from './ranks.js';
 
@@ -273,7 +273,7 @@ class LeadPage {
       if (await this.get(`tasks/${task.task}/adjudication`, { ranks, comment: comment.value, gold: gold.checked })) await this.changed('Decided: the export uses your ranking.');
     });
     return make('section', 'ranking decision', { 'aria-label': `Task ${task.task}` },
-      make('p', 'prompt-text', { dir: 'auto', tabIndex: 0 }, task.prompt), make('p', 'hint', {}, `${share(task.share)} of the labels differ. Letters are of this page, except where it says of whom: each annotator saw another order.`),
+      ...imagesPart(task), make('p', 'prompt-text', { dir: 'auto', tabIndex: 0 }, task.prompt), make('p', 'hint', {}, `${share(task.share)} of the labels differ. Letters are of this page, except where it says of whom: each annotator saw another order.`),
       make('ul', 'library-list', {}, ...videos), ...answers, ...task.remarks.map(remarkPart),
       field(`comment-${task.task}`, 'Why (optional)', comment), make('label', 'check', { for: `gold-${task.task}` }, gold, ' Use it as a hidden gold item'), make('div', 'actions', {}, decide));
   }

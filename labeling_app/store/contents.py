@@ -72,8 +72,15 @@ def require_unchanged(videos: Iterable[Media], advice: str) -> None:
 
 
 def task_media(tasks: Iterable[Task]) -> list[Media]:
-    """The videos of tasks."""
-    return [video.media for task in tasks for video in task.videos]
+    """The videos and images of tasks."""
+    return [media for task in tasks for media in (*(video.media for video in task.videos), *task.images)]
+
+
+def image_files(task: Task) -> tuple[str, str | None] | None:
+    """Files of the images that a task's videos begin and end with; None where it has none."""
+    if task.image is None:
+        return None
+    return task.image.path, None if task.last_image is None else task.last_image.path
 
 
 def copy_verified(source: str | Path, target: Path, sha256: str) -> None:

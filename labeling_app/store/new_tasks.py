@@ -21,7 +21,7 @@ MINIMUM_VIDEOS, MAXIMUM_VIDEOS = 2, 9
 
 @dataclass(frozen=True)
 class VideoFile:
-    """A video that was read to its end.
+    """A video that was read to its end, or an image, which has one frame.
 
     Attributes:
         path: absolute path.
@@ -45,15 +45,20 @@ class VideoFile:
 
 @dataclass(frozen=True)
 class NewTask:
-    """A prompt and its 2 to 9 videos, not yet in the store."""
+    """A prompt and its 2 to 9 videos, not yet in the store, and what they begin and end with, if that is given."""
 
     prompt: str
     videos: tuple[VideoFile, ...]
+    image: VideoFile | None = None
+    last_image: VideoFile | None = None
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the prompt and the videos' contents, in whatever order the videos come."""
+        """Hash of the prompt and the contents of videos, in whatever order they come, and of images."""
         parts = [self.prompt, *sorted(video.sha256 for video in self.videos)]
+        images = (self.image, self.last_image)
+        if any(images):
+            parts += ["images", *("" if each is None else each.sha256 for each in images)]
         return hashlib.sha256("\0".join(parts).encode(errors="surrogatepass")).hexdigest()
 
 
@@ -83,12 +88,24 @@ def add_task_rows(session: Session, campaign: Campaign, tasks: Sequence[NewTask]
         if task.fingerprint in known:
             continue
         known.add(task.fingerprint)
-        new = Task(campaign_id=campaign.id, prompt=task.prompt, fingerprint=task.fingerprint, created_at=now)
+        new = Task(
+            campaign_id=campaign.id,
+            prompt=task.prompt,
+            fingerprint=task.fingerprint,
+            created_at=now,
+            image_id=media_id(session, task.image),
+            last_image_id=media_id(session, task.last_image),
+        )
         new.videos = [TaskVideo(position=i, media_id=m.id) for i, m in enumerate(media)]
         session.add(new)
         session.flush()
         added += 1
     return added
+
+
+def media_id(session: Session, image: VideoFile | None) -> str | None:
+    """Id of the row of an image; None where there is none."""
+    return None if image is None else media_row(session, image).id
 
 
 def media_row(session: Session, video: VideoFile) -> Media:

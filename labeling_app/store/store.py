@@ -241,6 +241,7 @@ class Store:
         overlap: int | None = None,
         dimensions: Sequence[str] | None = None,
         change: bool = False,
+        copy: bool = True,
     ) -> int:
         """Adds tasks to a campaign, which is made if it is new; all or none. Returns how many were new.
 
@@ -248,6 +249,7 @@ class Store:
             overlap: annotators a task, for a new or empty campaign (default 1).
             dimensions: what is judged, for a new or empty campaign (default `overall`).
             change: gives both also to a campaign that has tasks, as long as nothing was answered.
+            copy: makes the copies for browsers now; else each is made when it is first shown.
 
         Raises:
             InputError: a task has fewer than 2 or more than 9 videos, the same file twice or an empty prompt;
@@ -257,7 +259,8 @@ class Store:
         dimensions = None if dimensions is None else as_list(dimensions)
         for task in tasks:
             check_task(task.prompt, [video.path for video in task.videos])
-        keep_playable(self.uploads, (video for task in tasks for video in task.videos))
+        if copy:
+            keep_playable(self.uploads, (video for task in tasks for video in task.videos))
         with self.write() as session:
             row = campaign_row(session, campaign, overlap, dimensions, self.clock(), change)
             return add_task_rows(session, row, tasks, self.clock())

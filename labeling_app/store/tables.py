@@ -128,7 +128,10 @@ class Acknowledgement(Base):
 
 
 class Media(Base):
-    """A video file. Its id is random, so that it tells nothing about the file."""
+    """A video file, or the image with which videos begin or end.
+
+    Its id is random, so that it tells nothing about the file.
+    """
 
     __tablename__ = "media"
 
@@ -153,6 +156,7 @@ class Task(Base):
         filled: a normal task that as many have judged as the campaign's overlap asks for.
         gold_ranks: the known ranks of a gold item for each dimension, in the task's order.
         copy_of: the task that a repeat repeats, or that a gold item was made from.
+        image, last_image: what all videos begin and end with, where that is given.
     """
 
     __tablename__ = "tasks"
@@ -170,9 +174,20 @@ class Task(Base):
     filled: Mapped[bool] = mapped_column(default=False, server_default=false())
     gold_ranks: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     copy_of: Mapped[int | None] = mapped_column(ForeignKey("tasks.id", name="tasks_copy_of"), index=True)
+    image_id: Mapped[str | None] = mapped_column(ForeignKey("media.id", name="tasks_image_id"), index=True)
+    last_image_id: Mapped[str | None] = mapped_column(
+        ForeignKey("media.id", name="tasks_last_image_id"), index=True
+    )
     created_at: Mapped[float]
     campaign: Mapped[Campaign] = relationship(lazy="joined")
     videos: Mapped[list[TaskVideo]] = relationship(order_by="TaskVideo.position", lazy="selectin")
+    image: Mapped[Media | None] = relationship(foreign_keys=[image_id], lazy="selectin")
+    last_image: Mapped[Media | None] = relationship(foreign_keys=[last_image_id], lazy="selectin")
+
+    @property
+    def images(self) -> list[Media]:
+        """The images that its videos begin and end with, as far as there are any."""
+        return [each for each in (self.image, self.last_image) if each is not None]
 
 
 class TaskVideo(Base):
@@ -272,6 +287,7 @@ class DemonstrationPrompt(Base):
     Attributes:
         fingerprint: hash of the prompt; a campaign has each prompt once.
         wanted: how many demonstrations of it are asked for.
+        image, last_image: what the video shall begin and end with, where that is given.
     """
 
     __tablename__ = "demonstration_prompts"
@@ -282,8 +298,21 @@ class DemonstrationPrompt(Base):
     prompt: Mapped[str] = mapped_column(Text)
     fingerprint: Mapped[str] = mapped_column(String(64))
     wanted: Mapped[int]
+    image_id: Mapped[str | None] = mapped_column(
+        ForeignKey("media.id", name="demonstration_prompts_image_id"), index=True
+    )
+    last_image_id: Mapped[str | None] = mapped_column(
+        ForeignKey("media.id", name="demonstration_prompts_last_image_id"), index=True
+    )
     created_at: Mapped[float]
     campaign: Mapped[Campaign] = relationship(lazy="joined")
+    image: Mapped[Media | None] = relationship(foreign_keys=[image_id], lazy="selectin")
+    last_image: Mapped[Media | None] = relationship(foreign_keys=[last_image_id], lazy="selectin")
+
+    @property
+    def images(self) -> list[Media]:
+        """The images that its videos begin and end with, as far as there are any."""
+        return [each for each in (self.image, self.last_image) if each is not None]
 
 
 class LibraryVideo(Base):

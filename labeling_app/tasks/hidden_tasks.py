@@ -192,6 +192,8 @@ def _copy_for_repeat(session: Session, task_id: int, user_id: int, now: float) -
         "completed": 0,
         "filled": False,
         "copy_of": task.id,
+        "image_id": task.image_id,
+        "last_image_id": task.last_image_id,
         "created_at": now,
     }
     new = session.scalar(insert(Task).values(**copy).returning(Task.id))

@@ -42,6 +42,7 @@ class AssignedTask:
         videos: the videos in the order shown.
         permutation: `permutation[i]` is the task's position of the video in slot i.
         expires_at: when the lease ends, seconds since the epoch.
+        image, last_image: True where the task says what videos begin and end with.
     """
 
     assignment: str
@@ -52,6 +53,8 @@ class AssignedTask:
     videos: tuple[ShownVideo, ...]
     permutation: tuple[int, ...]
     expires_at: float
+    image: bool = False
+    last_image: bool = False
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,8 @@ def assigned_task(
         videos=tuple(candidate.videos[position] for position in permutation),
         permutation=tuple(permutation),
         expires_at=expires_at,
+        image=candidate.image,
+        last_image=candidate.last_image,
     )
 
 

@@ -17,7 +17,17 @@ from sqlalchemy.orm import Session, lazyload
 from sqlalchemy.sql import false
 
 from labeling_app.store.store import Store
-from labeling_app.store.tables import Assignment, Campaign, LibraryVideo, Media, Task, TaskVideo, Upload, User
+from labeling_app.store.tables import (
+    Assignment,
+    Campaign,
+    DemonstrationPrompt,
+    LibraryVideo,
+    Media,
+    Task,
+    TaskVideo,
+    Upload,
+    User,
+)
 from labeling_app.tasks.guideline_reading import GuidelinesUnread, is_unread
 from labeling_app.tasks.hidden_tasks import choose_task, why_nothing
 from labeling_app.tasks.lease import (
@@ -28,7 +38,9 @@ from labeling_app.tasks.lease import (
 )
 from labeling_app.tasks.queue import Candidate, assign, first_free, this_task
 
-SHOWN_ID = re.compile(r"([A-Za-z0-9_-]{22})\.([0-9])")
+IMAGE_SLOTS = {"image": Task.image_id, "last": Task.last_image_id}
+"""Places of images in the ids under which annotators see them."""
+SHOWN_ID = re.compile(r"([A-Za-z0-9_-]{22})\.([0-9]|image|last)")
 UNFORESEEN = random.SystemRandom()
 OPEN = (
     select(
@@ -140,8 +152,8 @@ def renew(store: Store, user: User, token: str) -> float:
         return expires_at
 
 
-def shown_id(token: str, slot: int) -> str:
-    """The id under which an annotator sees the video in a slot of a task.
+def shown_id(token: str, slot: int | str) -> str:
+    """The id under which an annotator sees the video in a slot of a task, or one of its images (`IMAGE_SLOTS`).
 
     It is made of the assignment's token alone, so that the same video in a repeat or a gold item has another one, and
     that a browser never takes a video that it has kept for one of another database. No id of a video in the store has
@@ -151,8 +163,9 @@ def shown_id(token: str, slot: int) -> str:
 
 
 def visible_media(store: Store, user: User, media_id: str) -> Media | None:
-    """The video of this id if the user may see it: one shown in a task that this person was ever given (`shown_id`), an
-    upload of the person's own, one to choose as a demonstration, or any for a lead."""
+    """The video or image of this id if the user may see it: one shown in a task that this person was ever given
+    (`shown_id`), an upload of the person's own, one to choose as a demonstration, the image of a prompt to demonstrate,
+    or any for a lead."""
     if "." in media_id:
         return _shown_media(store, user, media_id)
     with store.read() as session:
@@ -160,21 +173,31 @@ def visible_media(store: Store, user: User, media_id: str) -> Media | None:
             return session.get(Media, media_id)
         own = select(Upload.media_id).where(Upload.media_id == media_id, Upload.user_id == user.id)
         library = select(LibraryVideo.media_id).where(LibraryVideo.media_id == media_id)
-        return session.scalar(select(Media).where(Media.id == media_id, or_(own.exists(), library.exists())))
+        asked = select(DemonstrationPrompt.id).where(
+            or_(DemonstrationPrompt.image_id == media_id, DemonstrationPrompt.last_image_id == media_id)
+        )
+        seen = or_(own.exists(), library.exists(), asked.exists())
+        return session.scalar(select(Media).where(Media.id == media_id, seen))
 
 
 def _shown_media(store: Store, user: User, media_id: str) -> Media | None:
     parts = SHOWN_ID.fullmatch(media_id)
     if parts is None:
         return None
-    token, slot = parts[1], int(parts[2])
+    token, place = parts[1], parts[2]
     with store.read() as session:
         found = session.execute(
             select(Assignment.task_id, Assignment.permutation).where(
                 Assignment.token == token, Assignment.user_id == user.id
             )
         ).first()
-        if found is None or slot >= len(found[1]):
+        if found is None:
+            return None
+        if place in IMAGE_SLOTS:
+            image = IMAGE_SLOTS[place]
+            return session.scalar(select(Media).join(Task, image == Media.id).where(Task.id == found[0]))
+        slot = int(place)
+        if slot >= len(found[1]):
             return None
         here = (TaskVideo.task_id == found[0]) & (TaskVideo.position == found[1][slot])
         return session.scalar(select(Media).join(TaskVideo, TaskVideo.media_id == Media.id).where(here))

@@ -80,6 +80,8 @@ def _shown(task: Any) -> Any:
             Campaign.name,
             Campaign.dimensions,
             Task.copy_of,
+            Task.image_id,
+            Task.last_image_id,
             lapsed.id,
             lapsed.permutation,
             Media.id,
@@ -147,6 +149,7 @@ class Candidate:
         copy_of: the task that it repeats, if any.
         lapsed: the order in which the user saw its videos before the lease ran out, if so.
         videos: in the task's order.
+        image, last_image: True where the task says what videos begin and end with.
     """
 
     task: int
@@ -157,6 +160,8 @@ class Candidate:
     copy_of: int | None
     lapsed: list[int] | None
     videos: tuple[ShownVideo, ...]
+    image: bool = False
+    last_image: bool = False
 
 
 def first_free(session: Session, user_id: int, campaign: Campaign, now: float) -> Candidate | None:
@@ -204,7 +209,7 @@ def assign(
 def _candidate(rows: Sequence[Any], free: bool) -> Candidate | None:
     if not rows:
         return None
-    task, prompt, campaign, dimensions, copy_of, lapsed, permutation = rows[0][:7]
+    task, prompt, campaign, dimensions, copy_of, image, last_image, lapsed, permutation = rows[0][:9]
     return Candidate(
         task=task,
         free=free,
@@ -213,5 +218,7 @@ def _candidate(rows: Sequence[Any], free: bool) -> Candidate | None:
         dimensions=tuple(dimensions),
         copy_of=copy_of,
         lapsed=permutation if lapsed is not None else None,
-        videos=tuple(ShownVideo(*row[7:]) for row in rows),
+        videos=tuple(ShownVideo(*row[9:]) for row in rows),
+        image=image is not None,
+        last_image=last_image is not None,
     )

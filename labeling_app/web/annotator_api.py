@@ -21,6 +21,7 @@ from labeling_app.store.new_tasks import MAXIMUM_VIDEOS
 from labeling_app.store.playable import shown_file
 from labeling_app.store.store import Store
 from labeling_app.store.tables import User
+from labeling_app.store.task_images import IMAGE_TYPE, shown_image
 from labeling_app.tasks import answers as task_answers
 from labeling_app.tasks import guideline_reading
 from labeling_app.tasks import next_task as assignment
@@ -28,6 +29,7 @@ from labeling_app.tasks import progress as task_progress
 from labeling_app.tasks.guideline_reading import GuidelinesUnread
 from labeling_app.tasks.lease import MAXIMUM_FLAG, MAXIMUM_ID, MAXIMUM_TEXT, AssignedTask
 from labeling_app.web.access import LEADS, Access, Annotator, RequestThreads
+from labeling_app.web.demonstration_api import images_for_page
 
 RemarkVideos = dict[
     Literal["flag", "comment", "skip_reason"], Annotated[list[StrictInt], Field(max_length=MAXIMUM_VIDEOS)]
@@ -170,7 +172,7 @@ def _add_videos(api: APIRouter, store: Store) -> None:
 
     @api.get("/media/{media_id}")
     def media(user: Annotator, media_id: str) -> Response:
-        """A video of a task that the user was given; Range requests are answered."""
+        """A video or image of a task that the user was given; Range requests are answered."""
         found = assignment.visible_media(store, user, media_id) if is_storable(media_id) else None
         if found is None or not Path(found.path).is_file():
             return JSONResponse({"message": "There is no such video among your tasks."}, 404)
@@ -179,8 +181,9 @@ def _add_videos(api: APIRouter, store: Store) -> None:
                 "This video's file has changed since it was imported, so it is not shown: tell the lead."
             )
             return JSONResponse({"message": changed}, 409)
+        is_image = found.content_type == IMAGE_TYPE
         return FileResponse(
-            shown_file(store.uploads, found),
+            shown_image(store.uploads, found) if is_image else shown_file(store.uploads, found),
             media_type=found.content_type,
             headers={
                 "cache-control": "private, max-age=3600",
@@ -236,6 +239,7 @@ def _look(store: Store, user: User, campaign: str | None, after: int) -> dict[st
             {"id": v.media.id, "fps": v.media.fps, "width": v.media.width, "height": v.media.height}
             for v in task.videos
         ],
+        **images_for_page(task),
         "expires_at": None,
     }
     return {
@@ -265,5 +269,7 @@ def _task_for_page(task: AssignedTask) -> dict[str, Any]:
             }
             for slot, video in enumerate(task.videos)
         ],
+        "image": assignment.shown_id(task.assignment, "image") if task.image else None,
+        "last_image": assignment.shown_id(task.assignment, "last") if task.last_image else None,
         "expires_at": task.expires_at,
     }

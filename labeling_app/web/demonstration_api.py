@@ -17,7 +17,7 @@ from generator.output import InputError
 from labeling_app.campaigns import demonstrations
 from labeling_app.campaigns.transcoding import MAXIMUM_BYTES, PROCESSES, TOO_LARGE
 from labeling_app.store.store import Store
-from labeling_app.store.tables import DemonstrationPrompt, Media, User
+from labeling_app.store.tables import DemonstrationPrompt, Media, Task, User
 from labeling_app.tasks.guideline_reading import guidelines_for_page, is_unread
 from labeling_app.tasks.lease import MAXIMUM_TEXT
 from labeling_app.web.access import LEADS, Annotator
@@ -66,7 +66,13 @@ def demonstration_api(store: Store, campaign: Callable[[], str | None]) -> APIRo
             "waiting": len(waiting),
             "guidelines": guidelines_for_page(store, unread) if unread else None,
             "prompts": [
-                {"id": found.id, "prompt": found.prompt, "campaign": found.campaign.name} for found in shown
+                {
+                    "id": found.id,
+                    "prompt": found.prompt,
+                    "campaign": found.campaign.name,
+                    **images_for_page(found),
+                }
+                for found in shown
             ],
             "library": [
                 {**media_for_page(video), "campaign": name}
@@ -118,6 +124,11 @@ def unread_campaign(store: Store, user: User, prompts: Sequence[DemonstrationPro
     with store.read() as session:
         unread = (name for number, name in names.items() if is_unread(session, user.id, number))
         return None if user.role in LEADS else next(unread, None)
+
+
+def images_for_page(task: Task | DemonstrationPrompt) -> dict[str, str | None]:
+    """Ids of the images that videos begin and end with; None where there are none."""
+    return {"image": task.image_id, "last_image": task.last_image_id}
 
 
 def media_for_page(video: Media) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from labeling_app.store.new_tasks import MAXIMUM_VIDEOS, NewTask
 from labeling_app.store.store import Store
 from labeling_app.tasks.lease import MAXIMUM_TEXT
 from labeling_app.web.access import Lead, NotAllowed
-from labeling_app.web.demonstration_api import media_for_page
+from labeling_app.web.demonstration_api import images_for_page, media_for_page
 from labeling_app.web.plots import PLOTS, plot
 
 CampaignName = Annotated[str, Query(max_length=200)]
@@ -318,6 +318,7 @@ def _add_quality(api: APIRouter, store: Store) -> None:
                     "prompt": item.task.prompt,
                     "dimensions": item.task.campaign.dimensions,
                     "videos": [media_for_page(video.media) for video in item.task.videos],
+                    **images_for_page(item.task),
                     "share": round(item.share, 3),
                     "answers": item.answers,
                     "remarks": [remark.as_json() for remark in item.remarks],

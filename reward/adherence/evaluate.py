@@ -14,6 +14,7 @@ from generator.one_or_several import as_list
 from reward.adherence.judgement import Judgement
 from reward.adherence.verifiers import Categories, Verifier, ask, load_verifier, no_categories
 from reward.measures import measure_videos
+from reward.models.base import score_with_images
 from reward.statistics import (
     Interval,
     cluster_bootstrap,
@@ -32,6 +33,7 @@ __all__ = ["Judgement", "Sample", "evaluate_videos", "judge", "load_verifier", "
 
 
 POWER_DIFFERENCES = (0.03, 0.05)
+_IMAGES = ("image", "last_image")
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Sample:
         file_name: where the video lies, relative to the report; empty where it was not written.
         answers: probability of yes to each question, where the verifier gives one.
         measures: motion, flicker and consistency (`reward.measures`), and the scores of further rewards.
+        image, last_image: files that it begins and ends with, relative to the report; None where it was given none.
     """
 
     model: str
@@ -59,9 +62,12 @@ class Sample:
     file_name: str = ""
     answers: dict[str, float] = field(default_factory=dict)
     measures: dict[str, float] = field(default_factory=dict)
+    image: str | None = None
+    last_image: str | None = None
 
     def as_row(self) -> dict[str, Any]:
-        return asdict(self)
+        row = asdict(self)
+        return {name: value for name, value in row.items() if name not in _IMAGES or value is not None}
 
 
 def judge(
@@ -74,9 +80,11 @@ def judge(
     file_names: Sequence[str] | None = None,
     fps: float = 8.0,
     measures: Sequence[RewardModel] = (),
+    images: Tensor | None = None,
 ) -> list[Sample]:
     """Samples of one model's `videos [n, 3, frames, height, width]`, one prompt and one seed a video; `fps` is
-    what their motion is measured with, `measures` are rewards whose scores are shown beside it."""
+    what their motion is measured with, `measures` are rewards whose scores are shown beside it, `images`
+    `[n, 3, height, width]` are what the videos begin with, for judges that look at these."""
     prompts = as_list(prompts)
     file_names = None if file_names is None else as_list(file_names)
     if not len(videos) == len(prompts) == len(seeds):
@@ -87,7 +95,7 @@ def judge(
     measured = measure_videos(videos, fps)
     for reward in measures:
         reward.set_frame_rate(fps)
-        for dimension, values in reward.score(videos, prompts).items():
+        for dimension, values in score_with_images(reward, videos, prompts, images).items():
             alone = dimension == "overall"
             measured[f"reward {reward.name}" + ("" if alone else f" {dimension}")] = values
     return [
@@ -103,7 +111,7 @@ def judge(
             measures={measure: float(values[number]) for measure, values in measured.items()},
         )
         for number, (prompt, seed, name, judgement) in enumerate(
-            zip(prompts, seeds, names, ask(verifier, videos, prompts, fps))
+            zip(prompts, seeds, names, ask(verifier, videos, prompts, fps, images))
         )
     ]
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from generator.one_or_several import as_list
 from generator.output import InputError
 from reward.adherence.judgement import Judgement
+from reward.models.base import score_with_images
 from reward.models.named import registry
 from reward.models.user_functions import import_function
 from reward.question_graphs import Graphs, load_graphs
@@ -23,20 +24,27 @@ from reward.questions import (
     single_question,
 )
 
-Verifier = Callable[[Tensor, Sequence[str]], Sequence[Judgement]]
+Verifier = Callable[..., Sequence[Judgement]]
 """Judges videos `[batch, 3, frames, height, width]` in [-1, 1], one prompt a video; one with a parameter `fps` is told
-their frames a second."""
+their frames a second, one with a parameter `images` is given what they begin with `[batch, 3, height, width]`."""
 
 Categories = Callable[[str], "set[str]"]
 """The categories that a prompt belongs to."""
 
 
-def ask(verifier: Verifier, videos: Tensor, prompts: Sequence[str], fps: float) -> Sequence[Judgement]:
-    """The verifier's judgements; it is told the frames a second if it has a parameter for them."""
+def ask(
+    verifier: Verifier,
+    videos: Tensor,
+    prompts: Sequence[str],
+    fps: float,
+    images: Tensor | None = None,
+) -> Sequence[Judgement]:
+    """The verifier's judgements; it is told the frames a second, and given the images `[batch, 3, height, width]` with
+    which videos begin, if it has parameters for them."""
     prompts = as_list(prompts)
-    if "fps" in inspect.signature(verifier).parameters:
-        return verifier(videos, prompts, fps=fps)  # type: ignore[call-arg]
-    return verifier(videos, prompts)
+    takes = inspect.signature(verifier).parameters
+    told = {name: value for name, value in {"fps": fps, "images": images}.items() if name in takes}
+    return verifier(videos, prompts, **told)
 
 
 def no_categories(prompt: str) -> set[str]:
@@ -62,7 +70,7 @@ def load_verifier(name: str, questions: str | None = None) -> tuple[Verifier, Ca
             questions of a prompt (or the single question of VQAScore where it has none); `judge:…:http://HOST/v1`, one
             behind a server (`reward.models.named.judge`); `clip:FOLDER`, a CLIP model's CLIPScore; or
             `module:function`, a function `(videos, prompts)`, also with the parameters
-            `questions` (`{name: text}` of each video) and `fps` if it has them, that
+            `questions` (`{name: text}` of each video), `fps` and `images` (what videos begin with) if it has them, that
             returns for each video a score in [0, 1], `{"score": …, "parts": {question: bool}}`, or, of
             a prompt with questions, `{"parts": {question: bool or probability}}`. Its attribute
             `categories`, if it has one, maps a prompt to its categories.
@@ -114,9 +122,11 @@ def reward_verifier(name: str) -> Verifier:
 
     reward = load_reward(name)
 
-    def verify(videos: Tensor, prompts: Sequence[str], fps: float = 8.0) -> list[Judgement]:
+    def verify(
+        videos: Tensor, prompts: Sequence[str], fps: float = 8.0, images: Tensor | None = None
+    ) -> list[Judgement]:
         reward.set_frame_rate(fps)
-        scores = reward.score(videos, prompts)
+        scores = score_with_images(reward, videos, prompts, images)
         values = scores["overall"] if "overall" in scores else torch.stack(list(scores.values())).mean(0)
         return [Judgement(float(value)) for value in values]
 
@@ -176,15 +186,21 @@ def _judge_verifier(name: str, questions: str | None) -> tuple[Verifier, Categor
         )
     graphs: Graphs = load_graphs(questions) if questions else model.graph_of
 
-    def verify(videos: Tensor, prompts: Sequence[str]) -> list[Judgement]:
+    def verify(videos: Tensor, prompts: Sequence[str], images: Tensor | None = None) -> list[Judgement]:
         asked = [graphs(prompt) for prompt in prompts]
-        rows = [(video, graph) for video, graph in zip(videos, asked) if graph is not None]
-        texts = [question.text for _, graph in rows for question in graph.questions]
-        repeated = [video for video, graph in rows for _ in graph.questions]
-        found = iter(model.probability_of_yes(repeated, texts).tolist())
+        owners = [row for row, graph in enumerate(asked) for _ in (graph.questions if graph else ())]
+        texts = [question.text for graph in asked if graph is not None for question in graph.questions]
+        each = list(videos)  # one object a video, so that its frames are taken once
+        shown = None if images is None else [images[row] for row in owners]
+        answers = model.probability_of_yes([each[row] for row in owners], texts, images=shown)
+        found = iter(answers.tolist())
         plain = [row for row, graph in enumerate(asked) if graph is None]
+        texts_of_plain = [prompts[row] for row in plain]
+        images_of_plain = None if images is None else images[plain]
         scores = (
-            model.score(videos[plain], [prompts[row] for row in plain])["overall"].tolist() if plain else []
+            score_with_images(model, videos[plain], texts_of_plain, images_of_plain)["overall"].tolist()
+            if plain
+            else []
         )
         remaining = iter(scores)
         return [
@@ -200,10 +216,12 @@ def _judge_verifier(name: str, questions: str | None) -> tuple[Verifier, Categor
 def _function_verifier(function: Callable[..., Any], name: str, graphs: Graphs) -> Verifier:
     takes = inspect.signature(function).parameters
 
-    def verify(videos: Tensor, prompts: Sequence[str], fps: float = 8.0) -> list[Judgement]:
+    def verify(
+        videos: Tensor, prompts: Sequence[str], fps: float = 8.0, images: Tensor | None = None
+    ) -> list[Judgement]:
         known = [graphs(prompt) for prompt in prompts]
         asked = [{q.name: q.text for q in graph.questions} if graph else {} for graph in known]
-        offered = {"questions": asked, "fps": fps}
+        offered = {"questions": asked, "fps": fps, "images": images}
         extra = {name: value for name, value in offered.items() if name in takes}
         values = list(function(videos, list(prompts), **extra))
         if len(values) != len(prompts):

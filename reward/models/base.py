@@ -27,6 +27,22 @@ def join_scores(parts: Sequence[Scores]) -> Scores:
     return {name: torch.cat([part[name].float().cpu() for part in parts]) for name in names}
 
 
+def score_with_images(
+    reward: RewardModel, videos: Tensor, prompts: Sequence[str], images: Tensor | None = None
+) -> Scores:
+    """Scores of videos, and where the reward looks at it, with the image that each begins with.
+
+    Args:
+        videos: `[batch, 3, frames, height, width]` in [-1, 1].
+        prompts: one a video.
+        images: `[batch, 3, height, width]` in [-1, 1]; None where videos begin with none.
+    """
+    if images is None or not reward.takes_images:
+        return reward.score(videos, prompts)
+    scored: Any = reward.score
+    return scored(videos, prompts, images=images)
+
+
 class RewardModel(ABC):
     """Judges videos of prompts.
 
@@ -36,6 +52,7 @@ class RewardModel(ABC):
         scores_latents: whether `score_latents` works and is differentiable.
         scores_noisy_latents: whether `score_noisy_latents` does.
         pixel_gradients: whether `score_pixels` works.
+        takes_images: whether `score` has an argument `images`, the images that the videos begin with.
         sees_frames: whether it looks at single frames, so that it cannot tell a still from a moving video.
         compares_groups: whether the score of a video depends on the others of its prompt, which have to be in the same
             call of `score`.
@@ -51,6 +68,7 @@ class RewardModel(ABC):
     scores_latents: bool = False
     scores_noisy_latents: bool = False
     pixel_gradients: bool = False
+    takes_images: bool = False
     sees_frames: bool = False
     compares_groups: bool = False
     frame_rate: float | None = None
@@ -155,17 +173,23 @@ UserFunction = Callable[
 
 
 class FunctionReward(RewardModel):
-    """A user's function `(videos, prompts) -> scores [batch]` or `{dimension: scores [batch]}`; one with a parameter
-    `fps` is told the frames a second, None where they are not known."""
+    """A user's function `(videos, prompts) -> scores [batch]` or `{dimension: scores [batch]}`.
+
+    One with a parameter `fps` is told the frames a second, None where they are not known; one with a parameter `images`
+    is given the images that the videos begin with `[batch, 3, height, width]` in [-1, 1], None where there are none.
+    """
 
     def __init__(self, function: UserFunction, name: str) -> None:
         self.function = function
         self.name = name
         self.wants_fps = _has_parameter(function, "fps")
+        self.takes_images = _has_parameter(function, "images")
 
-    def score(self, videos: Tensor, prompts: Sequence[str]) -> Scores:
+    def score(self, videos: Tensor, prompts: Sequence[str], images: Tensor | None = None) -> Scores:
         prompts = as_list(prompts)
         told: dict[str, Any] = {"fps": self.frame_rate} if self.wants_fps else {}
+        if self.takes_images:
+            told["images"] = images
         result = self.function(videos, prompts, **told)
         named = result if isinstance(result, Mapping) else {"overall": result}
         try:

@@ -39,6 +39,7 @@ from reward.models.latent_config import LatentRewardConfig
 from reward.models.storage import WEIGHTS_NAME, config_from, read_reward_config, write_reward_model
 from reward.models.trunk import (
     num_transformer_blocks,
+    split_conditions,
     text_tokens,
     trunk_features,
 )
@@ -164,11 +165,14 @@ class LatentRewardModel(nn.Module, RewardModel):
         """The trunk's part of scoring `latents [batch, channels, frames, height, width]`; differentiable in them.
 
         Args:
+            conditions: of the prompts, and for a trunk that needs an image perhaps of that; else the first frame of the
+                latents is shown.
             train: whether the noise levels that only training uses are added, with fresh noise for each video.
             evidence: whether the implicit evidence is computed, where the model has it.
             frames: whether the video is decoded, where the head looks at it.
         """
         latents, conditions = self._on_trunk_device(latents, conditions)
+        conditions, shown = split_conditions(self.generator, latents, conditions)
         noisy, sigma = self._noisy(latents)
         if train and self.config.noise_levels:
             more = latents.new_tensor(self.config.noise_levels).expand(len(latents), -1)
@@ -176,8 +180,8 @@ class LatentRewardModel(nn.Module, RewardModel):
             fresh = torch.randn(latents.shape[:1] + more.shape[1:] + latents.shape[1:]).to(latents)
             noisy = torch.cat([noisy, (1 - each) * latents[:, None] + each * fresh], dim=1)
             sigma = torch.cat([sigma, more], dim=1)
-        tokens, is_video, quality = self._all_tokens(noisy, sigma, conditions)
-        found = self._evidence(latents, conditions) if evidence else latents.new_zeros(len(latents), 0)
+        tokens, is_video, quality = self._all_tokens(noisy, sigma, conditions, shown)
+        found = self._evidence(latents, conditions, shown) if evidence else latents.new_zeros(len(latents), 0)
         pixels = decoded_frames(self.generator, latents, frames and self.config.decoded_frames)
         return Features(tokens, is_video, found, self.text_of(conditions), quality, sigma, pixels)
 
@@ -210,7 +214,8 @@ class LatentRewardModel(nn.Module, RewardModel):
         """Hidden states `[batch, levels, tokens, dim]` at each noise level of use, and the mask of the video
         tokens; where no head sees the prompt in the trunk, the prompt plays no part in them."""
         latents, conditions = self._on_trunk_device(latents, conditions)
-        return self._tokens(*self._noisy(latents), None if self._trunk_is_blind else conditions)
+        conditions, shown = split_conditions(self.generator, latents, conditions)
+        return self._tokens(*self._noisy(latents), None if self._trunk_is_blind else conditions, shown)
 
     @property
     def _trunk_is_blind(self) -> bool:
@@ -218,23 +223,26 @@ class LatentRewardModel(nn.Module, RewardModel):
         return self.config.architecture == "matching" or not self.config.judged_with_prompt
 
     def _all_tokens(
-        self, noisy: Tensor, sigma: Tensor, conditions: Conditions
+        self, noisy: Tensor, sigma: Tensor, conditions: Conditions, shown: Conditions
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens, mask of the video tokens, and tokens for the prompt-free dimensions, of `noisy [batch, levels,
         …]`."""
         if self._trunk_is_blind:
-            tokens, is_video = self._tokens(noisy, sigma, None)
+            tokens, is_video = self._tokens(noisy, sigma, None, shown)
             return tokens, is_video, tokens[:, :, :0]
-        tokens, is_video = self._tokens(noisy, sigma, conditions)
+        tokens, is_video = self._tokens(noisy, sigma, conditions, shown)
         if not self.config.prompt_free:
             return tokens, is_video, tokens[:, :, :0]
-        return tokens, is_video, self._tokens(noisy, sigma, None)[0]
+        return tokens, is_video, self._tokens(noisy, sigma, None, shown)[0]
 
-    def _tokens(self, noisy: Tensor, sigma: Tensor, conditions: Conditions | None) -> tuple[Tensor, Tensor]:
+    def _tokens(
+        self, noisy: Tensor, sigma: Tensor, conditions: Conditions | None, shown: Conditions
+    ) -> tuple[Tensor, Tensor]:
         """Hidden states `[batch, levels, tokens, dim]` of `noisy [batch, levels, …]` and the mask `[batch, tokens]`
-        of the video tokens, to which they are cut where no prompt is given."""
+        of the video tokens, to which they are cut where no prompt is given; `shown` is of images."""
         blind = conditions is None
         given = self._without_prompt(len(noisy)) if conditions is None else conditions
+        given = {**given, **shown}
         levels = []
         for latents, level in zip(noisy.unbind(1), sigma.unbind(1)):
             tokens, is_video = trunk_features(self.generator, latents, level, given, self.config.num_blocks)
@@ -246,7 +254,7 @@ class LatentRewardModel(nn.Module, RewardModel):
         # pooling.
         return nn.functional.layer_norm(tokens, tokens.shape[-1:]), is_video
 
-    def _evidence(self, latents: Tensor, conditions: Conditions) -> Tensor:
+    def _evidence(self, latents: Tensor, conditions: Conditions, shown: Conditions) -> Tensor:
         """`[batch, 2·levels]`: error without prompt minus error with it, and the latter's logarithm, at each
         level."""
         if not self.config.implicit_evidence:
@@ -257,8 +265,8 @@ class LatentRewardModel(nn.Module, RewardModel):
             return implicit_evidence(
                 self.generator,
                 latents,
-                conditions,
-                self._without_prompt(len(latents)),
+                {**conditions, **shown},
+                {**self._without_prompt(len(latents)), **shown},
                 self.config.evidence_sigmas,
                 draws,
             )
@@ -340,11 +348,11 @@ class LatentRewardModel(nn.Module, RewardModel):
             )
         with torch.set_grad_enabled(torch.is_grad_enabled() and latents.requires_grad), self._evaluating():
             latents, conditions = self._on_trunk_device(latents, conditions)
+            conditions, shown = split_conditions(self.generator, latents, conditions)
             level = sigma.to(latents)[:, None]
-            tokens, is_video, quality = self._all_tokens(latents[:, None], level, conditions)
-            evidence = self._evidence(latents, conditions)
-            pixels = decoded_frames(self.generator, latents, False)
-            features = Features(tokens, is_video, evidence, self.text_of(conditions), quality, level, pixels)
+            tokens, is_video, quality = self._all_tokens(latents[:, None], level, conditions, shown)
+            evidence = self._evidence(latents, conditions, shown)
+            features = Features(tokens, is_video, evidence, self.text_of(conditions), quality, level)
             scores = self.normalise(self(features)[:, 0])
         return dict(zip(self.dimensions, scores.unbind(dim=1)))
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from generator.base import VideoGenerator
-from generator.conditions import Conditions
+from generator.conditions import Conditions, split_images
+from generator.editing.first_frames import with_first_frame
 from generator.output import InputError
 from generator.video_model import BLOCK_LISTS
 
@@ -35,6 +36,20 @@ def trunk_features(
         others, _ = generator.features(-1 - latents, sigma, conditions, 0)
         is_video = (embedded != others).any(dim=2).any(dim=0)
     return features.float() * is_real[..., None], is_video.expand(is_real.shape) & is_real
+
+
+def split_conditions(
+    generator: VideoGenerator, latents: Tensor, conditions: Conditions
+) -> tuple[Conditions, Conditions]:
+    """Conditions of the prompts, and of the images that a generator needs which animates images; none for others.
+
+    Where `conditions` hold none of an image, it is the first frame of `latents` `[batch, channels, frames, height,
+    width]`.
+    """
+    text, shown = split_images(conditions)
+    if generator.image is None:
+        return text, {}
+    return text, shown or with_first_frame(generator, {}, latents.detach())
 
 
 def text_tokens(conditions: Conditions) -> Tensor:

@@ -7,8 +7,9 @@ goes on where it stopped. Videos are judged as they were generated, before the m
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from generator.files.output_folder import (
     open_output_dir,
     require_own,
 )
+from generator.first_frames import read_images
 from generator.generation import GenerationSettings, PlannedVideo, generate_videos_to, plan_videos
 from generator.one_or_several import as_list
 from generator.output import InputError, read_json, read_jsonl, read_record, write_json, write_jsonl
@@ -229,7 +231,7 @@ def compare_models(
                 bar=bar,
                 steps=generation.num_inference_steps or generator.defaults.num_inference_steps,
             ):
-                samples += _judged(name, batch, videos, verify, categories, generator.defaults.fps, rewards)
+                samples += _judged(folder, name, batch, videos, verify, categories, generator, rewards)
                 samples.sort(key=lambda s: (list(models).index(s.model), places[s.model, s.file_name]))
                 write_jsonl(folder / METADATA_NAME, [sample.as_row() for sample in samples])
                 on_progress(len(samples) / len(places))
@@ -253,16 +255,19 @@ def _begin(
 
 
 def _judged(
+    folder: Path,
     model: str,
     batch: Sequence[PlannedVideo],
     videos: Tensor,
     verify: Verifier,
     categories: Categories,
-    fps: float,
+    generator: VideoGenerator,
     rewards: Sequence[RewardModel],
 ) -> list[Sample]:
-    """Samples of one batch of videos."""
-    return judge(
+    """Samples of one batch of videos in a folder, which all or none begin with images."""
+    files = [planned.record.image for planned in batch if planned.record.image is not None]
+    images = read_images(files, *videos.shape[3:]) if files else None
+    samples = judge(
         model,
         videos,
         [planned.record.prompt for planned in batch],
@@ -270,9 +275,17 @@ def _judged(
         verify,
         categories,
         [planned.file_name for planned in batch],
-        fps,
+        generator.defaults.fps,
         rewards,
+        images,
     )
+    return [replace(sample, **_images_of(planned, folder)) for sample, planned in zip(samples, batch)]
+
+
+def _images_of(planned: PlannedVideo, folder: Path) -> dict[str, Any]:
+    """Images of a video, by their names in its line of `metadata.jsonl`."""
+    named = {"image": planned.record.image, "last_image": planned.record.last_image}
+    return {name: os.path.relpath(file, folder) for name, file in named.items() if file is not None}
 
 
 def _measuring(names: Sequence[str], prompts: Sequence[str]) -> list[RewardModel]:

@@ -58,36 +58,44 @@ class RemoteReward(RewardModel):
         bounds = self.info.get("scale")
         self.scale = None if bounds is None else (float(bounds[0]), float(bounds[1]))
         self.sees_frames = bool(self.info.get("sees_frames", False))
+        self.takes_images = bool(self.info.get("takes_images", False))
 
     def video_size(self) -> dict[str, float] | None:
         """The size that the model of the service wants, or None."""
         return self.info.get("video")
 
-    def score(self, videos: Tensor, prompts: Sequence[str]) -> Scores:
+    def score(self, videos: Tensor, prompts: Sequence[str], images: Tensor | None = None) -> Scores:
         """Scores `[batch]` of videos `[batch, 3, frames, height, width]` in [-1, 1].
+
+        Args:
+            images: `[batch, 3, height, width]`, with which they begin, for a service that takes these.
 
         Raises:
             InputError: the service refuses them, has gone, or stays busy.
         """
         prompts = as_list(prompts)
-        return self._judge(videos, prompts, "")["scores"]
+        return self._judge(videos, prompts, "", images if self.takes_images else None)["scores"]
 
     def uncertainty(self, videos: Tensor, prompts: Sequence[str]) -> Scores:
         """Standard deviations `[batch]` of the scores, where the model of the service knows them."""
         prompts = as_list(prompts)
         return self._judge(videos, prompts, "?uncertainty=true")["uncertainty"]
 
-    def _judge(self, videos: Tensor, prompts: Sequence[str], query: str) -> dict[str, Scores]:
+    def _judge(
+        self, videos: Tensor, prompts: Sequence[str], query: str, images: Tensor | None = None
+    ) -> dict[str, Scores]:
         if len(videos) != len(prompts):
             raise InputError(
                 f"{len(videos)} videos and {len(prompts)} prompts were given: one each is needed."
             )
         one = 2 * max(videos[0].numel(), 1) if len(videos) else 1
+        one += 0 if images is None or not len(images) else 2 * images[0].numel()
         most = max(1, min(self.info["max_batch_size"], int(0.9 * self.info["max_megabytes"] * 2**20 / one)))
         parts: dict[str, list[Scores]] = {"scores": [], "uncertainty": []}
         for start in range(0, len(videos), most):
             rows = slice(start, start + most)
-            answer = self._ask(f"/score{query}", pack(videos[rows], prompts[rows], self.frame_rate))
+            shown = None if images is None else images[rows]
+            answer = self._ask(f"/score{query}", pack(videos[rows], prompts[rows], self.frame_rate, shown))
             for name in parts:
                 parts[name].append({key: _tensor(values) for key, values in answer.get(name, {}).items()})
         return {name: join_scores(values) for name, values in parts.items()}

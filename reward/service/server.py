@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,11 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from torch import Tensor
 
+from generator.first_frames import read_images
 from generator.output import InputError
-from reward.models.base import RewardModel, Scores
+from reward.models.base import RewardModel, Scores, score_with_images
 from reward.service.listening import address_of, listen
-from reward.service.protocol import TENSORS, check, unpack
+from reward.service.protocol import TENSORS, check, check_images, unpack
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,13 @@ class _Waiting:
     prompt: str
     fps: float | None
     uncertainty: bool
+    image: Tensor | None
     answer: asyncio.Future[tuple[dict[str, float], dict[str, float]]] = field(repr=False)
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """Facts that the videos of one call of the model share, beside their shape."""
+        return self.uncertainty, self.fps, None if self.image is None else self.image.shape
 
 
 class Batcher:
@@ -91,6 +99,7 @@ class Batcher:
         prompts: Sequence[str],
         uncertainty: bool = False,
         fps: float | None = None,
+        images: Tensor | None = None,
     ) -> list[tuple[dict[str, float], dict[str, float]]]:
         """Scores and uncertainties of each video, once they are judged.
 
@@ -106,8 +115,10 @@ class Batcher:
             raise BusyError(max(1, math.ceil(len(self.queue) * self.seconds_per_video)))
         loop = asyncio.get_running_loop()
         items = [
-            _Waiting(video, prompt, fps, uncertainty, loop.create_future())
-            for video, prompt in zip(videos, prompts)
+            _Waiting(video, prompt, fps, uncertainty, image, loop.create_future())
+            for video, prompt, image in zip(
+                videos, prompts, [None] * len(videos) if images is None else images, strict=True
+            )
         ]
         self.queue.extend(items)
         self.arrived.set()
@@ -150,10 +161,7 @@ class Batcher:
             item = self.queue.popleft()
             if item.answer.done():
                 continue
-            fits = not batch or (
-                item.video.shape == batch[0].video.shape
-                and (item.uncertainty, item.fps) == (batch[0].uncertainty, batch[0].fps)
-            )
+            fits = not batch or (item.video.shape == batch[0].video.shape and item.kind == batch[0].kind)
             (batch if fits and len(batch) < self.limits.max_batch_size else rest).append(item)
         self.queue = rest
         return batch
@@ -165,7 +173,8 @@ class Batcher:
         if batch[0].fps is not None:
             self.reward.set_frame_rate(batch[0].fps)
         with torch.no_grad():
-            scores = self.reward.score(videos, prompts)
+            images = [item.image for item in batch if item.image is not None]
+            scores = score_with_images(self.reward, videos, prompts, torch.stack(images) if images else None)
             doubt = self.reward.uncertainty(videos, prompts) if batch[0].uncertainty else {}
         return list(zip(_rows(scores, len(batch)), _rows(doubt, len(batch))))
 
@@ -202,17 +211,7 @@ def create_app(reward: RewardModel, limits: ServiceLimits | None = None) -> Fast
 
     @app.get("/info")
     async def info() -> dict[str, Any]:
-        return {
-            "reward": reward.name,
-            "dimensions": list(reward.dimensions),
-            "video": reward.video_size(),
-            "record": reward.record(),
-            "scale": reward.scale,
-            "sees_frames": reward.sees_frames,
-            "max_batch_size": limits.max_batch_size,
-            "max_queue": limits.max_queue,
-            "max_megabytes": limits.max_megabytes,
-        }
+        return _info(reward, limits)
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
@@ -227,15 +226,31 @@ def create_app(reward: RewardModel, limits: ServiceLimits | None = None) -> Fast
     async def score(request: Request, uncertainty: bool = False) -> JSONResponse:
         body = await _body(request, limits.max_megabytes)
         kind = request.headers.get("content-type", "").split(";")[0]
-        parse = unpack if kind == TENSORS else _from_files
-        videos, prompts, fps = await asyncio.to_thread(parse, body, *(() if kind == TENSORS else (reward,)))
-        answers = await batcher.submit(videos, prompts, uncertainty, fps)
+        parse = unpack if kind == TENSORS else partial(_from_files, reward=reward)
+        videos, prompts, fps, images = await asyncio.to_thread(parse, body)
+        answers = await batcher.submit(videos, prompts, uncertainty, fps, images)
         document = {"scores": _columns([scores for scores, _ in answers])}
         if uncertainty:
             document["uncertainty"] = _columns([doubt for _, doubt in answers])
         return JSONResponse(document)
 
     return app
+
+
+def _info(reward: RewardModel, limits: ServiceLimits) -> dict[str, Any]:
+    """Facts about the model, and what the service takes."""
+    return {
+        "reward": reward.name,
+        "dimensions": list(reward.dimensions),
+        "video": reward.video_size(),
+        "record": reward.record(),
+        "scale": reward.scale,
+        "sees_frames": reward.sees_frames,
+        "takes_images": reward.takes_images,
+        "max_batch_size": limits.max_batch_size,
+        "max_queue": limits.max_queue,
+        "max_megabytes": limits.max_megabytes,
+    }
 
 
 async def _body(request: Request, max_megabytes: int) -> bytes:
@@ -256,14 +271,15 @@ def _columns(rows: Sequence[dict[str, float]]) -> dict[str, list[float | None]]:
     return {name: [row[name] if math.isfinite(row[name]) else None for row in rows] for name in names}
 
 
-def _from_files(body: bytes, reward: RewardModel) -> tuple[Tensor, list[str], float | None]:
-    """Videos, prompts and frame rate of a JSON request; the files are read as the model wants to see them."""
+def _from_files(body: bytes, reward: RewardModel) -> tuple[Tensor, list[str], float | None, Tensor | None]:
+    """Videos, prompts, frame rate and images of a JSON request; files are read as the model wants to see them."""
     import json
 
     try:
         document = json.loads(body)
         prompts, files = document["prompts"], document["videos"]
         contents = [base64.b64decode(text, validate=True) for text in files]
+        pictures = [base64.b64decode(text, validate=True) for text in document.get("images") or []]
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(
             'The request must be JSON {"prompts": [text…], "videos": [base64 of a video file…]} or a safetensors file '
@@ -289,7 +305,24 @@ def _from_files(body: bytes, reward: RewardModel) -> tuple[Tensor, list[str], fl
             f"The videos of one request have {min(rates):g} to {max(rates):g} frames a second: send those of one rate "
             "together."
         )
-    return *check(torch.stack(videos), prompts), rates.pop()
+    checked = check(torch.stack(videos), prompts)
+    images = _images_from_files(pictures, checked[0]) if pictures else None
+    return *checked, rates.pop(), images
+
+
+def _images_from_files(contents: Sequence[bytes], videos: Tensor) -> Tensor:
+    """Images of a request, at the size of its videos."""
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number, content in enumerate(contents):
+            path = Path(folder) / f"{number}.png"
+            path.write_bytes(content)
+            try:
+                found.append(read_images([path], *videos.shape[3:])[0])
+            except InputError as error:
+                message = str(error).replace(str(path), f"Image {number + 1} of the request")
+                raise InputError(message) from error
+    return check_images(torch.stack(found), videos)
 
 
 def serve(reward: RewardModel, limits: ServiceLimits, host: str, port: int) -> None:

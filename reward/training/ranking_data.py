@@ -14,6 +14,8 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from generator.conditions import Conditions, select
+from generator.editing.image_cache import ImageCache
+from generator.first_frames import ImageFiles, check_takes_images
 from generator.latent_cache import encode_files, encode_prompts_cached
 from generator.one_or_several import as_list
 from generator.output import InputError
@@ -65,12 +67,58 @@ class EncodedVideos:
         conditions: one row a video.
         features: of the frozen trunk, on its device where they fit there; where the trunk is trained, without
             tokens.
+        images: of the rows, where the trunk animates images and rankings name them.
     """
 
     index: dict[VideoKey, int]
     latents: Tensor
     conditions: Conditions
     features: Features
+    images: RankedImages | None = None
+
+    def conditions_of(self, rows: Tensor) -> Conditions:
+        """Conditions of the prompts, and of their images, of some rows."""
+        text = select(self.conditions, rows)
+        return text if self.images is None else {**text, **self.images.of(rows.tolist())}
+
+
+class RankedImages:
+    """Conditions of the images that rankings name, read from the disk for the videos at hand.
+
+    Args:
+        model: whose trunk animates images.
+        files: of each video.
+    """
+
+    def __init__(self, model: LatentRewardModel, files: Sequence[ImageFiles]) -> None:
+        self.files = files
+        size = model.video_size() or {}
+        self.size = int(size["num_frames"]), int(size["height"]), int(size["width"])
+        self.cache = ImageCache(model.generator)
+
+    @classmethod
+    def named_by(
+        cls, model: LatentRewardModel, rankings: Sequence[Ranking], keys: Sequence[VideoKey]
+    ) -> RankedImages | None:
+        """Images of the videos `keys`; None where the trunk needs none, or no ranking names one.
+
+        Raises:
+            InputError: some rankings name one and some do not, or the trunk takes no such images.
+        """
+        named = [ranking.images for ranking in rankings]
+        if model.generator.image is None or not any(named):
+            return None
+        if not all(named):
+            raise InputError(
+                f"Of the {len(named)} rankings, {sum(map(bool, named))} name an image: give one to all or to none."
+            )
+        check_takes_images(model.generator, named, len(named))
+        by_key = {(each.prompt, video): each.images for each in rankings for video in each.videos}
+        return cls(model, [files for key in keys if (files := by_key[key]) is not None])
+
+    def of(self, rows: Sequence[int]) -> Conditions:
+        """Conditions of the videos `rows`, one row each, on the CPU."""
+        return self.cache.rows([self.files[row] for row in rows], self.size)
 
 
 def _place_of_features(first: Features, share: float, device: torch.device) -> torch.device:
@@ -106,6 +154,7 @@ def encode_videos(
     encoded = read_conditions(model, prompts)
     row_of_prompt = {prompt: row for row, prompt in enumerate(prompts)}
     conditions = select(encoded, [row_of_prompt[prompt] for prompt, _ in keys])
+    images = RankedImages.named_by(model, rankings, keys)
     features: list[Features] = []
     place = torch.device("cpu")
     with torch.random.fork_rng(devices=[]):
@@ -113,7 +162,10 @@ def encode_videos(
         starts = range(0, len(keys), batch_size)
         for start in tqdm(starts, desc="Features of ranked videos", unit="batch", disable=not progress):
             chunk = encoded_latents[start : start + batch_size].to(generator.device)
-            part = model.features(chunk, select(conditions, slice(start, start + len(chunk))), train=True)
+            given = select(conditions, slice(start, start + len(chunk)))
+            if images is not None:
+                given |= images.of(range(start, start + len(chunk)))
+            part = model.features(chunk, given, train=True)
             if config.trains_trunk:
                 part.tokens, part.is_video = part.tokens[:, :, :0], part.is_video[:, :0]
                 part.quality = part.quality[:, :, :0]
@@ -125,6 +177,7 @@ def encode_videos(
         latents=encoded_latents,
         conditions={name: value.cpu() for name, value in conditions.items()},
         features=Features.concatenate(features),
+        images=images,
     )
 
 
@@ -195,5 +248,5 @@ class RankingCollator:
         }
         if self.trains_trunk:
             batch["latents"] = self.encoded.latents[rows]
-            batch["conditions"] = select(self.encoded.conditions, rows)
+            batch["conditions"] = self.encoded.conditions_of(rows)
         return batch

@@ -28,7 +28,7 @@ from generator.testing.text_pipelines import tiny_wan
 from generator.video import read_video
 
 PROMPTS = ["a red circle moves left", "the blue square"]
-FAMILIES = ("wan-i2v", "wan2.2-i2v-a14b", "cogvideox-i2v", "wan2.2-ti2v", "ltx")
+FAMILIES = ("wan-i2v", "wan2.2-i2v-a14b", "cogvideox-i2v", "hunyuan_video1.5-i2v", "wan2.2-ti2v", "ltx")
 
 
 def save_pictures(folder: Path, generator: Any, count: int = 2) -> list[Path]:
@@ -112,10 +112,11 @@ def test_generate_and_evaluate_read_images_from_prompt_files(family: str, tmp_pa
     for one, other in zip(made, judged, strict=True):
         assert (one - other).abs().mean() < 0.01
     assert (made[0] - made[1]).abs().mean() > 0.02
-    again = read_prompts(tmp_path / "generate" / "metadata.jsonl")
-    assert [Path(str(record.image)).resolve() for record in again] == [
-        (tmp_path / "data" / name).resolve() for name in ("0.png", "1.png")
-    ]
+    for command in ("generate", "evaluate"):
+        again = read_prompts(tmp_path / command / "metadata.jsonl")
+        assert [Path(str(record.image)).resolve() for record in again] == [
+            (tmp_path / "data" / name).resolve() for name in ("0.png", "1.png")
+        ]
     if family == "ltx":  # the decoder does not touch a frame that is given
         first = read_video(tmp_path / "generate" / "0000.mp4")[0][:, 0]
         assert (first - read_images([tmp_path / "data" / "0.png"], *first.shape[1:])[0]).abs().mean() < 0.3
@@ -131,6 +132,15 @@ def test_generate_and_evaluate_read_images_from_prompt_files(family: str, tmp_pa
         ("ltx", {"image": "broken.png"}, "prompts.jsonl, line 1: .*broken.png is not an image"),
         ("ltx", {"last_image": "0.png"}, "`last_image` is given without `image`"),
         ("ltx", {"image": 3}, "`image` must be the name of one file"),
+        ("wan", {"control_video": "0.png"}, "takes no control video, but prompts name one"),
+        ("wan-vace", {"image": "0.png"}, "makes videos from text alone, but prompts name an image"),
+        ("wan-vace", {"control_video": "gone.mp4"}, "line 1: the control video .*gone.mp4 does not exist"),
+        ("wan-vace", {"mask": "0.png"}, "`mask` is given without `control_video`"),
+        (
+            "wan-vace",
+            {"control_video": "0.png", "image": "1.png"},
+            "`control_video` and `image` are both given",
+        ),
     ],
 )
 def test_images_that_do_not_fit_are_refused_in_a_sentence_and_nothing_is_written(

@@ -15,8 +15,8 @@ from generator.demonstrations import write_demonstrations
 from generator.lost_words import warn_of_lost_words
 from generator.native.text_encoder import MAX_TEXT_TOKENS, unknown_words
 from generator.testing.pipelines import save_tiny_pipeline
-from generator.testing.text_pipelines import TINY_PIPELINES
 from generator.world import sample_prompts
+from tests.generator.families.representatives import REPRESENTATIVES
 
 LONG = " ".join(["a red circle moves left"] * 30) + " above a blue square"
 SIZE = ["--num_frames", "5", "--height", "16", "--width", "16"]
@@ -60,7 +60,7 @@ def test_the_words_of_the_world_are_known_and_others_are_not(nano) -> None:
     assert unknown_words(tokenizer, "") == []
 
 
-@pytest.mark.parametrize("family", [name for name in TINY_PIPELINES if name != "native"])
+@pytest.mark.parametrize("family", REPRESENTATIVES)
 def test_every_family_counts_with_its_own_tokenizer(family: str, tmp_path: Path, caplog) -> None:
     generator = load_generator(save_tiny_pipeline(family, tmp_path / family), device="cpu")
     limit = generator.max_prompt_tokens

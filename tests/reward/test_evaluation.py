@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from alignment import cli
 from generator.output import InputError
 from generator.provenance import file_hash
 from generator.testing import tiny_generator
 from generator.video import write_video
-from reward.evaluation import annotator_agreement, evaluate_reward, held_out_of_training
+from reward.evaluation import annotator_agreement, evaluate_reward, held_out_of_training, score_rankings
 from reward.metrics import expected_calibration_error, position_baseline, reliability_curve
 from reward.models.base import FunctionReward
 from reward.models.ensemble import EnsembleRewardModel
@@ -51,6 +53,22 @@ def test_accuracy_is_the_share_of_pairs_ordered_right(grey):
     assert figures["position_baseline"] == pytest.approx(np.mean(first))
     assert (figures["chance"], figures["tie_rate"], figures["pairs"]) == (0.5, 0.0, 72)
     assert result["videos"] == 72
+
+
+def test_a_reward_that_looks_at_images_is_given_that_of_each_ranking(grey, tmp_path):
+    white, black = (tmp_path / f"{name}.png" for name in ("white", "black"))
+    for file in (white, black):
+        Image.new("RGB", (16, 16), file.stem).save(file)
+    files = [(str(white), None), (str(black), None), None]
+    named = [replace(ranking, images=files[number % 3]) for number, ranking in enumerate(grey)]
+
+    def seen(videos, prompts, images=None):
+        return torch.full((len(videos),), -7.0) if images is None else images.mean((1, 2, 3))
+
+    scores = score_rankings(FunctionReward(seen, "seen"), named, progress=False)
+    for number, ranking in enumerate(named):
+        for video in ranking.videos:
+            assert scores[ranking.prompt, video]["overall"] == [1.0, -1.0, -7.0][number % 3]
 
 
 def test_the_calibration_split_is_left_out_of_the_figures(grey):

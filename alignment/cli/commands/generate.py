@@ -36,7 +36,7 @@ from generator.lost_words import warn_of_lost_words
 from generator.output import InputError, read_record, refuse_unwritable, write_json, write_jsonl
 from generator.passwords import without_passwords
 from generator.progress import VideoBar
-from generator.prompts import PromptRecord, read_prompts, require_prompt_file
+from generator.prompts import FILE_COLUMNS, PromptRecord, read_prompts, require_prompt_file
 from generator.video_files.pixel_formats import PIXEL_FORMAT_HELP, PIXEL_FORMATS
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def run(
                 steps=steps if plain else None,
             ):
                 pass
-    write_jsonl(output_dir / METADATA, [_row(arguments, index, each) for index, each in enumerate(plan)])
+    write_jsonl(output_dir / METADATA, [_row(arguments, *each, prompt.image) for each in enumerate(plan)])
     print(f"{len(plan)} videos in {output_dir}")
     _show_next(arguments, prompt, loading)
 
@@ -243,9 +243,10 @@ def _check_images(
 ) -> None:
     """Refuses images of prompts where something else says how videos begin, or a reward changes how they are made."""
     other = f"--{prompt.task}" if prompt.task else "--reward" if arguments.reward else None
-    if other and any(each.record.image for each in plan):
+    if other and any(each.record.images for each in plan):
         raise InputError(
-            f"{other} was given, but prompts in {arguments.prompts} name an image: leave {other} or the images out."
+            f"{other} was given, but prompts in {arguments.prompts} name an image or a control video: leave {other} or "
+            "these out."
         )
 
 
@@ -303,8 +304,12 @@ def planned(arguments: GenerateArguments, prompts: list[PromptRecord]) -> list[P
     return plan_videos(prompts, each, arguments.seed, lambda _, index: _file_name(index, total))
 
 
-def _row(arguments: GenerateArguments, index: int, planned: PlannedVideo) -> dict[str, Any]:
-    """The line of `metadata.jsonl` of a video."""
+def _row(
+    arguments: GenerateArguments, index: int, planned: PlannedVideo, image: str | None
+) -> dict[str, Any]:
+    """The line of `metadata.jsonl` of a video, which may begin with an `image` that all share."""
+    named = {name: getattr(planned.record, name) for name in FILE_COLUMNS}
+    named["image"] = named["image"] or image
     return {
         "file_name": planned.file_name,
         "prompt": planned.record.prompt,
@@ -316,7 +321,7 @@ def _row(arguments: GenerateArguments, index: int, planned: PlannedVideo) -> dic
         "index": index,
         **{
             name: os.path.relpath(file, arguments.output_dir)
-            for name, file in (("image", planned.record.image), ("last_image", planned.record.last_image))
+            for name, file in named.items()
             if file is not None
         },
     }
@@ -328,7 +333,7 @@ def _inputs(
     """The files and folders that are read."""
     named = [arguments.model, arguments.prompts, arguments.adapter, arguments.reward]
     named += [prompt.image, prompt.video, prompt.edit, *(prompt.connect or [])]
-    images = [file for each in plan for file in each.record.images or ()]
+    images = [str(file) for each in plan for file in each.record.images or () if file is not None]
     return [name for name in dict.fromkeys([*named, *images]) if name]
 
 

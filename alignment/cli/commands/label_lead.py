@@ -32,6 +32,7 @@ from labeling_app.store.database import existing_database
 from labeling_app.store.names import composed
 from labeling_app.store.new_tasks import NewTask
 from labeling_app.store.store import Store
+from labeling_app.store.task_images import inspect_images
 from reward import load_reward
 
 if TYPE_CHECKING:
@@ -116,13 +117,15 @@ def run_demonstrations(arguments: DemonstrationArguments) -> None:
     """Asks for demonstrations and offers videos to choose from."""
     if arguments.prompts is None and arguments.library is None:
         raise InputError("There is nothing to add: give --prompts, --library or both.")
-    prompts = [record.prompt for record in read_prompts(arguments.prompts)] if arguments.prompts else []
+    prompts = read_prompts(arguments.prompts) if arguments.prompts else []
     with Store(arguments.db) as store:
         if composed(arguments.campaign) not in {row.name for row in store.campaigns()}:
             add_campaign(store, arguments.campaign)
             store.record(command_line_user(), "add campaign", campaign=arguments.campaign)
         if prompts:
-            added = ask(store, arguments.campaign, prompts, arguments.wanted)
+            texts = [each.prompt for each in prompts]
+            images = [None if each.image is None else (each.image, each.last_image) for each in prompts]
+            added = ask(store, arguments.campaign, texts, arguments.wanted, images)
             store.record(
                 command_line_user(), "ask for demonstrations", campaign=arguments.campaign, prompts=added
             )
@@ -236,7 +239,8 @@ def _labelled(store: Store, candidates: Sequence[Candidates]) -> set[tuple[int, 
 
 def _task(candidates: Sequence[Candidates], pair: SelectedPair) -> NewTask:
     item = candidates[pair.prompt]
-    return NewTask(item.prompt, tuple(inspect_video(item.videos[i]) for i in (pair.first, pair.second)))
+    videos = tuple(inspect_video(item.videos[i]) for i in (pair.first, pair.second))
+    return NewTask(item.prompt, videos, *inspect_images(item.images))
 
 
 def _row(candidates: Sequence[Candidates], pair: SelectedPair) -> dict[str, object]:

@@ -1,6 +1,6 @@
 // The prompt of a task and the question about it.
 
-import { call, make } from '../dom.js';
+import { call, imagesPart, make } from '../dom.js';
 import { guidelinesText } from '../guidelines.js';
 
 const QUESTIONS = {
@@ -27,7 +27,9 @@ export class PromptPart {
         if (!guidelines.hidden) guidelines.append(guidelinesText(data.html));
       });
     }
-    this.element = make('section', 'prompt', { 'aria-label': 'Prompt' }, make('span', 'label', {}, 'Prompt'), this.text, guidelines);
+    const images = imagesPart(task);
+    const words = make('div', 'prompt-words', {}, make('span', 'label', {}, 'Prompt'), this.text, guidelines);
+    this.element = make('section', `prompt${images.length ? ' with-images' : ''}`, { 'aria-label': 'Prompt' }, ...images, words);
   }
 
   refresh(hidden) {

@@ -25,7 +25,7 @@ class HubFiles:
         optional: files that are read where they exist.
         address: of the one file of a repository that is not on the hub; kept in torch.hub's checkpoints.
         md5: of that file.
-        former: ids that the repository had before, under which a cache may still hold it.
+        aliases: other ids of the repository, from before or after it moved, under which a cache may hold it.
     """
 
     repository: str
@@ -34,7 +34,7 @@ class HubFiles:
     optional: tuple[str, ...] = ()
     address: str = ""
     md5: str = ""
-    former: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ HPSV2_0 = HubFiles(
 )
 AESTHETIC_HEAD = HubFiles(
     "improved-aesthetic-predictor",
-    ("sac+logos+ava1-l14-linearMSE.pth",),
+    ("sac+logos+ava1-l14-linearMSE.pth|sac+logos+ava1-l14-linearMSE.safetensors",),
     0.0037,
     address="https://github.com/christophschuhmann/improved-aesthetic-predictor/raw/main/"
     "sac%2Blogos%2Bava1-l14-linearMSE.pth",
@@ -152,10 +152,10 @@ FRAME_REWARDS = (
         weights=(
             HubFiles(
                 "THUDM/ImageReward",
-                ("ImageReward.pt",),
+                ("ImageReward.pt|ImageReward.safetensors",),
                 1.79,
                 ("med_config.json",),
-                former=("zai-org/ImageReward",),
+                aliases=("zai-org/ImageReward",),
             ),
             BERT_TOKENIZER,
         ),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 
@@ -31,7 +31,7 @@ from reward.models.named.answers import (
     word_of,
     yes_share,
 )
-from reward.models.named.chat_server import Ask, ChatServer, NoProbabilitiesError, pictures
+from reward.models.named.chat_server import Ask, ChatServer, NoProbabilitiesError, Part, pictures
 from reward.question_graphs import Graphs
 from reward.questions import QuestionGraph, apply_dependencies, graph_score, single_question
 
@@ -42,8 +42,13 @@ PROMPT = "{prompt}"
 RATING = 'How well does this video show "{prompt}"? Rate it from {low} (not at all) to {high} (completely).'
 COMPARISON = 'Which of the two videos shows "{prompt}" better, is of better quality and moves more naturally?'
 YES_OR_NO = "Answer yes or no."
+GIVEN_IMAGE = "The video was to begin with this image:"
+THE_VIDEO = "The video:"
 A_NUMBER = "Answer with the number alone."
 FIRST_OR_SECOND = "Answer 1 for the first video or 2 for the second."
+
+Shown = tuple[Part, ...]
+"""Parts of a message that show a video or an image."""
 
 CLEAR = 0.1
 """Probability of yes and no together, at least, for which their share is believed."""
@@ -107,6 +112,7 @@ class JudgeReward(RewardModel):
 
     name = "judge"
     names_dimensions = True
+    takes_images = True
 
     def __init__(
         self, server: ChatServer, settings: JudgeSettings | None = None, graphs: Graphs | None = None
@@ -115,10 +121,14 @@ class JudgeReward(RewardModel):
         self.compares_groups = self.judge_settings.pairs
         self._answer = self.judge_settings.answer
 
-    def score(self, videos: Tensor, prompts: Sequence[str]) -> Scores:
+    def score(self, videos: Tensor, prompts: Sequence[str], images: Tensor | None = None) -> Scores:
         """Scores `[batch]` in [0, 1] of videos `[batch, 3, frames, height, width]` in [-1, 1].
 
-        With pairs, rows with the same prompt are a group: all videos of a prompt have to be in one call.
+        With pairs, rows with the same prompt (and image) are a group: all videos of a prompt have to be in one call.
+
+        Args:
+            images: `[batch, 3, height, width]` in [-1, 1], with which videos were to begin; each is one more picture
+                before those of its video.
 
         Raises:
             InputError: the judge failed, or gave no answer that can be read; no score is made up.
@@ -128,7 +138,8 @@ class JudgeReward(RewardModel):
             raise InputError(
                 f"{len(videos)} videos and {len(prompts)} prompts were given: one prompt a video is needed."
             )
-        shown = [self.pictures(video) for video in videos]
+        shown: list[Shown] = [(self.pictures(video),) for video in videos]
+        given = [()] * len(videos) if images is None else self._given(images)
         score = (
             self._win_rates
             if self.judge_settings.pairs
@@ -136,7 +147,11 @@ class JudgeReward(RewardModel):
             if self.judge_settings.scale
             else self._answers
         )
-        return {"overall": torch.tensor(score(shown, prompts), dtype=torch.float32)}
+        return {"overall": torch.tensor(score(shown, prompts, given), dtype=torch.float32)}
+
+    def _given(self, images: Iterable[Tensor]) -> list[Shown]:
+        """Parts of a message that show the image of each video."""
+        return [(GIVEN_IMAGE, pictures(image[None], self.judge_settings.frame_pixels)) for image in images]
 
     def pictures(self, video: Tensor) -> Tensor:
         """The frames `[n, height, width, 3]`, uint8, of a video `[3, frames, height, width]` that the judge sees."""
@@ -146,21 +161,32 @@ class JudgeReward(RewardModel):
         return pictures(chosen, settings.frame_pixels)
 
     def probability_of_yes(
-        self, videos: Sequence[Tensor], questions: Sequence[str], fps: float = 8.0, batch_size: int = 8
+        self,
+        videos: Sequence[Tensor],
+        questions: Sequence[str],
+        fps: float = 8.0,
+        batch_size: int = 8,
+        images: Sequence[Tensor] | None = None,
     ) -> Tensor:
-        """Probability of yes `[batch]` of one question a video `[3, frames, height, width]`, all asked at once."""
+        """Probability of yes `[batch]` of one question a video `[3, frames, height, width]`, all asked at once; images
+        `[3, height, width]` as in `score`."""
         shown: dict[int, Tensor] = {}
         for video in videos:
             shown.setdefault(id(video), self.pictures(video))
-        asks = [(shown[id(video)], question) for video, question in zip(videos, questions, strict=True)]
+        given = [()] * len(videos) if images is None else self._given(images)
+        asks = [
+            (_with_image(before, (shown[id(video)],)), question)
+            for before, video, question in zip(given, videos, questions, strict=True)
+        ]
         return torch.tensor(self._yes(asks), dtype=torch.float32)
 
     def graph_of(self, prompt: str) -> QuestionGraph | None:
         """The question graph of a prompt, where the judge has one."""
         return self.graphs(prompt) if self.graphs is not None else None
 
-    def _answers(self, shown: Sequence[Tensor], prompts: Sequence[str]) -> list[float]:
+    def _answers(self, shown: Sequence[Shown], prompts: Sequence[str], given: Sequence[Shown]) -> list[float]:
         """Mean over the questions of each video."""
+        shown = [_with_image(*pair) for pair in zip(given, shown, strict=True)]
         graphs = [self.graph_of(prompt) for prompt in prompts]
         texts = [
             [each.text for each in graph.questions] if graph else self._questions_of(prompt)
@@ -184,12 +210,13 @@ class JudgeReward(RewardModel):
             return [single_question(prompt).questions[0].text]
         return [text.replace(PROMPT, prompt) for text in settings.questions or (settings.question,)]
 
-    def _yes(self, asked: Sequence[tuple[Tensor, str]]) -> list[float]:
+    def _yes(self, asked: Sequence[tuple[Shown, str]]) -> list[float]:
         asks = [self._ask(frames, f"{text} {YES_OR_NO}") for frames, text in asked]
         return self._read(asks, _yes_probability, _yes_word, "yes or no")
 
-    def _ratings(self, shown: Sequence[Tensor], prompts: Sequence[str]) -> list[float]:
+    def _ratings(self, shown: Sequence[Shown], prompts: Sequence[str], given: Sequence[Shown]) -> list[float]:
         """Numbers of a range, brought to [0, 1]."""
+        shown = [_with_image(*pair) for pair in zip(given, shown, strict=True)]
         assert self.judge_settings.scale is not None
         low, high = self.judge_settings.scale
         question = self.judge_settings.question or RATING.replace("{low}", f"{low:g}").replace(
@@ -214,15 +241,17 @@ class JudgeReward(RewardModel):
             found = self._read_words(asks, written, f"a number from {low:g} to {high:g}")
         return [(value - low) / (high - low) for value in found]
 
-    def _win_rates(self, shown: Sequence[Tensor], prompts: Sequence[str]) -> list[float]:
+    def _win_rates(
+        self, shown: Sequence[Shown], prompts: Sequence[str], given: Sequence[Shown]
+    ) -> list[float]:
         """Share of the other videos of its prompt that each video beats."""
-        groups = list(_groups(prompts))
+        groups = list(_groups(prompts, given))
         pairs = [pair for group in groups for pair in permutations(group, 2)]
         question = self.judge_settings.question or COMPARISON
         asks = []
         for first, second in pairs:
             text = f"{question.replace(PROMPT, prompts[first])} {FIRST_OR_SECOND}"
-            parts = ("First video:", shown[first], "Second video:", shown[second], text)
+            parts = (*given[first], "First video:", *shown[first], "Second video:", *shown[second], text)
             asks.append(Ask(parts, 1, True, self.judge_settings.thinking))
         answers = self._read(asks, _first_probability, _first_number, "1 or 2")
         preferred = dict(zip(pairs, answers))
@@ -233,8 +262,8 @@ class JudgeReward(RewardModel):
                 scores[row] = rate
         return scores
 
-    def _ask(self, frames: Tensor, text: str) -> Ask:
-        return Ask((frames, text), 1, True, self.judge_settings.thinking)
+    def _ask(self, shown: Shown, text: str) -> Ask:
+        return Ask((*shown, text), 1, True, self.judge_settings.thinking)
 
     def _read(
         self,
@@ -315,9 +344,15 @@ def _first_number(reply: Reply) -> float | None:
     return {1.0: 1.0, 2.0: 0.0}.get(number) if number is not None else None
 
 
-def _groups(prompts: Sequence[str]) -> Iterator[list[int]]:
-    """Rows of each prompt."""
-    rows: dict[str, list[int]] = {}
-    for row, prompt in enumerate(prompts):
-        rows.setdefault(prompt, []).append(row)
+def _with_image(image: Shown, video: Shown) -> Shown:
+    """Parts of a message that show a video, behind the image that it was to begin with, if there is one."""
+    return (*image, THE_VIDEO, *video) if image else video
+
+
+def _groups(prompts: Sequence[str], given: Sequence[Shown]) -> Iterator[list[int]]:
+    """Rows of each prompt and image."""
+    rows: dict[tuple[str, bytes], list[int]] = {}
+    for row, (prompt, image) in enumerate(zip(prompts, given, strict=True)):
+        pixels = b"".join(part.numpy().tobytes() for part in image if isinstance(part, Tensor))
+        rows.setdefault((prompt, pixels), []).append(row)
     yield from rows.values()

@@ -141,7 +141,7 @@ def _checkpoint(source: HubFiles) -> Path:
     """Path of a file that is not on the hub; torch.hub's own rule for it, without importing torch."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "torch"
     folder = Path(os.environ.get("TORCH_HOME", cache)).expanduser()
-    return folder / "hub" / "checkpoints" / source.files[0]
+    return folder / "hub" / "checkpoints" / source.files[0].split("|")[0]
 
 
 def _cached(source: HubFiles, wanted: str) -> Path | None:
@@ -150,7 +150,7 @@ def _cached(source: HubFiles, wanted: str) -> Path | None:
         return path if path.is_file() else None
     from huggingface_hub import try_to_load_from_cache
 
-    for repository in (source.repository, *source.former):
+    for repository in (source.repository, *source.aliases):
         for name in wanted.split("|"):
             if "*" in name:
                 # The first file's folder is that of the snapshot.

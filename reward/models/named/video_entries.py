@@ -22,7 +22,7 @@ VIDEO_REWARD = HubFiles(
         ),
     ),
     5.03,
-    former=("KwaiVGI/VideoReward",),
+    aliases=("KwaiVGI/VideoReward",),
 )
 """Its one published checkpoint, or one of the user's own training."""
 HPSV3 = HubFiles("MizzenAI/HPSv3", ("HPSv3.safetensors|model.safetensors",), 16.6)

@@ -9,8 +9,12 @@ import pytest
 
 from alignment.demo.demo import STAGES, Demo
 from alignment.demo.scales import GUIDANCE_SCALES, SCALES, DemoConfig, demo_scale
+from alignment.demo.settings import video_size
+from generator import load_generator
 from generator.output import InputError
+from generator.world import verify_batch
 from reward.preferences import read_rankings
+from reward.reports.comparison import read_samples
 
 MODELS = ["base", "sft", "dpo", "ppo"]
 
@@ -50,17 +54,42 @@ def test_the_json_has_the_layout_that_other_programs_read(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_report_shows_what_guidance_changes(folder: Path) -> None:
+def test_every_model_is_compared_at_its_own_best_guidance(folder: Path) -> None:
     stages = json.loads((folder / "stages.json").read_text())["stages"]
     found = stages["guidance"]
-    assert list(found["gold"]) == MODELS
-    for means in found["gold"].values():
+    assert list(found["gold"]) == [*MODELS, "nano alone"], (
+        "the base is not only compared as its adapter made it"
+    )
+    for model, means in found["gold"].items():
         assert list(means) == [f"{scale:g}" for scale in GUIDANCE_SCALES]
+        assert means[f"{found['best'][model]:g}"] == max(means.values())
+    assert json.loads((folder / "evaluation" / "report.json").read_text())["settings"]["guidance"] == {
+        model: found["best"][model] for model in MODELS
+    }
     page = (folder / "report.html").read_text()
-    assert "Without classifier-free guidance" in page
-    best = max(found["gold"]["base"].values())
-    assert f"the base has {best:.3f}" in page
-    assert f"{best:.3f} (best)" in page
+    assert "Each model at the guidance that is best for it" in page
+    assert f"base {found['best']['base']:g}" in page
+    assert f"{max(found['gold']['base'].values()):.3f} (best)" in page
+
+
+@pytest.mark.slow
+def test_the_videos_compared_were_made_at_that_guidance(folder: Path) -> None:
+    best = json.loads((folder / "stages.json").read_text())["stages"]["guidance"]["best"]
+    samples = read_samples(folder / "evaluation" / "metadata.jsonl")
+    scale = SCALES["smoke"]
+    for model in ("base", "ppo"):
+        own = [sample for sample in samples if sample.model == model][:2]
+        adapter = DemoConfig().adapter if model == "base" else folder / model
+        videos = load_generator("nano", adapter=adapter).generate(
+            [sample.prompt for sample in own],
+            **video_size(scale),
+            num_inference_steps=scale.num_inference_steps,
+            guidance_scale=best[model],
+            seed=[sample.seed for sample in own],
+        )
+        judged = verify_batch(videos, [sample.prompt for sample in own], fps=8.0)
+        for sample, adherence in zip(own, judged, strict=True):
+            assert sample.score == pytest.approx(adherence.score, abs=1e-3)
 
 
 @pytest.mark.slow

@@ -12,18 +12,19 @@ import torch
 from alignment.cli import main
 from alignment.lora import LoraArguments, add_lora
 from alignment.memory import plan as memory_plan
-from alignment.memory.forecast import DEPTH, DEPTH_FIELDS, Forecast, Work, _Probe, forecast
+from alignment.memory.forecast import DEPTH, DEPTH_FIELDS, Forecast, Work, _depth, _Probe, forecast
 from generator.hardware.memory_tracker import StorageTracker, fused_attention
 from generator.loading import load_generator
 from generator.output import InputError
 from generator.testing.pipelines import save_tiny_pipeline
 from generator.testing.text_pipelines import TINY_PIPELINES
+from tests.generator.families.representatives import REPRESENTATIVES
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("pipelines")
-    return {family: save_tiny_pipeline(family, root / family) for family in TINY_PIPELINES}
+    return {family: save_tiny_pipeline(family, root / family) for family in REPRESENTATIVES}
 
 
 def deepen(folder: Path, target: Path, layers: int) -> Path:
@@ -61,19 +62,21 @@ def test_the_tracker_counts_activations_kept_for_the_backward_pass() -> None:
     assert 10 * 1024 <= tracker.peak <= 13 * 1024
 
 
-@pytest.mark.parametrize("family", TINY_PIPELINES)
+@pytest.mark.parametrize("family", REPRESENTATIVES)
 def test_fake_tensors_need_what_real_tensors_allocate(family: str, folders: dict[str, Path]) -> None:
     size = TINY_PIPELINES[family][1]
     config = json.loads((folders[family] / "transformer" / "config.json").read_text())
-    depths = {blocks: config[name] for blocks, name in DEPTH_FIELDS.items() if name in config}
+    depths = {blocks: _depth(config[name]) for blocks, name in DEPTH_FIELDS.items() if name in config}
     expected = _Probe(folders[family], Work("sft", *size, batch=2, lora_r=4), depths).kept_peak()
     generator = load_generator(folders[family], device="cpu", dtype=torch.bfloat16)
     add_lora(generator, LoraArguments(lora_r=4), seed=0)
     latents = torch.randn(2, *generator.latent_shape(*size))
     conditions = {
         name: torch.ones(2, *shape, dtype=dtype)
-        for name, (shape, dtype) in generator.condition_shapes().items()
-    }
+        for name, (shape, dtype) in {
+            **generator.condition_shapes(), **generator.control_shapes(latents.shape[1:])
+        }.items()
+    }  # fmt: skip
     with fused_attention(), StorageTracker() as tracker, torch.autocast("cpu", dtype=torch.bfloat16):
         generator.velocity(latents, torch.full((2,), 0.5), conditions).square().mean().backward()
     assert tracker.peak == pytest.approx(expected, rel=0.05)
@@ -104,7 +107,7 @@ def test_checkpointing_a_share_lies_between_none_and_all(folders: dict[str, Path
     assert peaks == sorted(peaks)
 
 
-@pytest.mark.parametrize("family", TINY_PIPELINES)
+@pytest.mark.parametrize("family", REPRESENTATIVES)
 def test_every_family_can_be_forecast(family: str, folders: dict[str, Path]) -> None:
     size = TINY_PIPELINES[family][1]
     found = forecast(folders[family], Work("ppo", *size, rollout_batch=2, decode_batch=1))

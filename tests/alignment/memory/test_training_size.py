@@ -21,16 +21,16 @@ from alignment.memory.training_memory import (
     update_bytes,
 )
 from alignment.trainers.sft_config import SFTConfig
-from alignment.trainers.table import size_of_latents
 from generator import load_generator
 from generator.bounded_reading import read_within
+from generator.editing.image_cache import size_of_latents
 from generator.hardware.memory_tracker import StorageTracker
 from generator.latent_cache import encode_files, training_size
 from generator.testing import tiny_generator
 from generator.testing.pipelines import save_tiny_pipeline
-from generator.testing.text_pipelines import TINY_PIPELINES
 from generator.video import read_video, video_shape, write_video
 from reward import load_reward
+from tests.generator.families.representatives import REPRESENTATIVES
 
 QUICK = ["--max_steps", "1", "--per_device_train_batch_size", "2", "--report_to", "none", "--lora_r", "2"]
 PEAK_GB = 4
@@ -160,7 +160,7 @@ def test_activations_follow_the_formula() -> None:
     assert activation_bytes(100, 8, 3, 2, checkpointed=True) == 3 * 2 * 100 * 8 + 34 * 100 * 8
 
 
-@pytest.mark.parametrize("family", sorted(TINY_PIPELINES))
+@pytest.mark.parametrize("family", REPRESENTATIVES)
 def test_tokens_and_sizes_of_latents_are_those_of_the_family(family: str, tmp_path: Path) -> None:
     generator = load_generator(save_tiny_pipeline(family, tmp_path / family), device="cpu")
     own = generator.defaults

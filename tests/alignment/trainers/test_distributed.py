@@ -153,7 +153,7 @@ def test_every_setting_trains_the_same_under_every_engine(engine, trained_by):
         samples = sorted(path.relative_to(whole) for path in whole.glob("samples/step-*/*.mp4"))
         assert len(samples) == 3 * 3
         for name in samples:
-            assert (read_video(whole / name)[0] - read_video(divided / name)[0]).abs().mean() < 0.02
+            assert (read_video(whole / name)[0] - read_video(divided / name)[0]).abs().max() < 0.05
     assert list(evaluations(trained_by(engine) / "rwr_stops", 0)) == ["0", "2", "4"]
 
 

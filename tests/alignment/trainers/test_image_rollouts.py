@@ -18,13 +18,19 @@ from alignment.trainers.ppo_config import PPOConfig
 from alignment.trainers.ppo_trainer import PPOTrainer
 from generator import flow
 from generator.adapters import WEIGHTS_NAME
-from generator.first_frames import KNOWN_LATENTS, read_images
+from generator.families.wan_vace import CONTROL
+from generator.first_frames import KNOWN_LATENTS, control_conditions, read_images
 from generator.loading import load_generator
 from generator.output import InputError
-from generator.testing.pipelines import save_tiny_pipeline
+from generator.testing.pipelines import all_tiny_pipelines, save_tiny_pipeline
+from generator.video import write_video
+from generator.video_files.control_files import ControlFiles
+from reward.models.base import FunctionReward
 
 PROMPTS = ["a red circle", "a blue square"]
-FAMILIES = ("wan-i2v", "wan2.2-i2v-a14b", "cogvideox-i2v", "wan2.2-ti2v", "ltx")
+FAMILIES = (
+    "wan-i2v", "wan2.2-i2v-a14b", "cogvideox-i2v", "hunyuan_video1.5-i2v", "wan2.2-ti2v", "ltx", "ltx2.3",
+)  # fmt: skip
 WITH_KNOWN_FRAMES = ("wan2.2-ti2v", "ltx")
 
 
@@ -72,6 +78,22 @@ def test_ppo_raises_a_reward_and_the_image_stays_the_first_frame(setting, bright
         pictures = read_images([file for file, _ in images], *sizes(generator))
         for name, expected in generator.image(pictures, generator.defaults.num_frames).items():
             torch.testing.assert_close(seen[name], expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("setting", ["wan-vace"], indirect=True)
+def test_ppo_raises_a_reward_of_videos_that_a_control_video_steers(setting, bright, quiet) -> None:
+    generator, images = setting
+    files = [ControlFiles(file, None) for file, _ in images]
+    trainer = ppo((generator, files), bright, quiet)
+    before = trainer.make_rollout(0)
+    trainer.train()
+    after = trainer.make_rollout(0)
+    assert after.rewards.mean() > before.rewards.mean()
+    assert after.trajectories.final.shape[2] == generator.latent_shape(9, 16, 16)[1]  # no frame is known
+    seen = trainer.plan.conditions_of(torch.tensor([0, 1]))[CONTROL]
+    size = (generator.defaults.num_frames, *sizes(generator))
+    expected = torch.cat([control_conditions(generator, each, size)[CONTROL] for each in files])
+    torch.testing.assert_close(seen, expected, atol=1e-5, rtol=1e-5)
 
 
 def sizes(generator: Any) -> tuple[int, int]:
@@ -141,6 +163,28 @@ def test_known_elements_have_no_part_in_log_probabilities_divergence_and_gradien
         assert by_frame[:, 1:].abs().max() > 0
 
 
+@pytest.mark.parametrize("setting", ["wan-i2v", "ltx"], indirect=True)
+def test_rewards_that_look_at_images_are_given_that_of_each_video(setting, quiet) -> None:
+    generator, images = setting
+    pictures = read_images([file for file, _ in images], *sizes(generator))
+    calls = []
+
+    def near(videos: torch.Tensor, prompts: list[str], images: torch.Tensor | None = None) -> torch.Tensor:
+        calls.append(images)
+        return -(videos[:, :, 0] - images).abs().mean((1, 2, 3))
+
+    def blind(videos: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+        return videos.mean((1, 2, 3, 4))
+
+    rewards = [FunctionReward(near, "near"), FunctionReward(blind, "blind")]
+    trainer = ppo(setting, rewards, quiet, probe_prompts=1)
+    rollout = trainer.make_rollout(0)
+    torch.testing.assert_close(torch.cat(calls), pictures[rollout.prompt_indices])
+    video = generator.decode(rollout.trajectories.final)
+    expected = -(video[:, :, 0] - pictures[rollout.prompt_indices]).abs().mean((1, 2, 3))
+    torch.testing.assert_close(rollout.scores["near/overall"].cpu(), expected, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("setting", ["wan-i2v", "wan2.2-ti2v"], indirect=True)
 def test_the_ratio_is_one_before_the_first_update(setting, bright, quiet) -> None:
     trainer = ppo(setting, bright, quiet, guidance_scale=2.0, rollout_batch_size=5)
@@ -168,7 +212,7 @@ def test_reward_back_propagation_shows_images(setting, bright, quiet) -> None:
         ("nft", "wan-i2v"),
         ("rwr", "wan2.2-ti2v"),
         ("online_dpo", "ltx"),
-        ("nft", "ltx"),
+        ("nft", "ltx2.3"),
         ("ppo", "cogvideox1.5-i2v"),
     ],
 )
@@ -187,9 +231,51 @@ def test_commands_train_on_the_images_of_prompt_files(
              tmp_path / "prompts.jsonl", "--reward", "brightness_of_pixels:score", "--output_dir", tmp_path / "out",
              "--num_rollouts", 1, "--num_prompts", 2, "--num_generations", 2, "--num_inference_steps", 3,
              "--guidance_scale", 1, "--lora_r", 2, "--learning_rate", 1e-2, "--report_to", "none", "--use_cpu", "true",
-             "--eval_strategy", "steps"]  # fmt: skip
+             "--eval_strategy", "steps", "--sample_prompts", tmp_path / "prompts.jsonl",
+             "--sample_num_inference_steps", 2]  # fmt: skip
+    if command == "ppo":
+        words += ["--ptx_coef", 0.1, "--ptx_dataset", write_demonstrations_of(tmp_path, family)]
     assert main([str(word) for word in words]) in (0, None)
     assert (tmp_path / "out" / WEIGHTS_NAME).is_file()
+    samples = tmp_path / "out" / "samples" / "step-000000"
+    rows = [json.loads(line) for line in (samples / "metadata.jsonl").read_text().splitlines()]
+    assert [(samples / row["image"]).resolve() for row in rows] == [
+        tmp_path / f"{row}.png" for row in range(2)
+    ]
+
+
+def write_demonstrations_of(folder: Path, family: str) -> Path:
+    """Two videos that begin with the pictures of `save_pictures`."""
+    (folder / "shown").mkdir()
+    rows = []
+    for row in range(2):
+        video = torch.rand(3, *all_tiny_pipelines()[family][1]) * 2 - 1
+        write_video(folder / "shown" / f"{row}.mp4", video, fps=8)
+        rows.append({"file_name": f"{row}.mp4", "prompt": PROMPTS[row], "image": f"../{row}.png"})
+    (folder / "shown" / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder / "shown"
+
+
+@pytest.mark.parametrize("setting", ["ltx"], indirect=True)
+def test_the_term_of_demonstrations_leaves_out_the_frames_that_their_images_make_known(
+    setting, bright, quiet
+) -> None:
+    generator, images = setting
+    size = generator.defaults
+    clips = torch.rand(2, 3, size.num_frames, size.height, size.width) * 2 - 1
+    latents = list(generator.encode(clips))
+    shown = (latents, PROMPTS, [(str(file), None) for file, _ in images])
+    config = PPOConfig(num_rollouts=1, num_prompts=2, num_generations=2, num_inference_steps=2, ptx_coef=0.1,
+                       per_device_train_batch_size=4, guidance_scale=1.0, monitor_videos=0, **quiet)  # fmt: skip
+    trainer = PPOTrainer(generator, config, PROMPTS, bright, images=images, demonstrations=shown)
+    changed = [latent.clone() for latent in latents]
+    for latent in changed:
+        latent[:, 0] += 100.0
+    error = trainer.demonstration_error(trainer.model, 0, 0, 0)
+    trainer.demonstrations = changed
+    torch.testing.assert_close(trainer.demonstration_error(trainer.model, 0, 0, 0), error)
+    trainer.demonstration_images = None
+    assert trainer.demonstration_error(trainer.model, 0, 0, 0) > error
 
 
 def test_images_for_some_prompts_only_are_refused_before_anything_is_loaded(tmp_path: Path, capsys) -> None:

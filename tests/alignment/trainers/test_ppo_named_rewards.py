@@ -55,7 +55,9 @@ def ppo(files, family, judge, output_dir, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("family", ["wan", "ltx", "cogvideox", "hunyuan_video"])
+@pytest.mark.parametrize(
+    "family", ["wan", "wan2.2-ti2v", "wan2.2-a14b", "ltx", "cogvideox", "hunyuan_video", "hunyuan_video1.5"]
+)
 def test_each_family_learns_from_them_mixed_and_logged_by_name(files, judge, tmp_path, family):
     if not (files / family).exists():
         save_tiny_pipeline(family, files / family)

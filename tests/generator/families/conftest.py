@@ -10,6 +10,7 @@ from generator.base import VideoGenerator
 from generator.loading import load_generator
 from generator.testing.pipelines import save_tiny_pipeline
 from generator.testing.text_pipelines import TINY_PIPELINES
+from tests.generator.families.representatives import REPRESENTATIVES
 
 
 @pytest.fixture(scope="session")
@@ -18,7 +19,7 @@ def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {family: save_tiny_pipeline(family, root / family) for family in TINY_PIPELINES}
 
 
-@pytest.fixture(params=TINY_PIPELINES)
+@pytest.fixture(params=REPRESENTATIVES)
 def family(request: pytest.FixtureRequest) -> str:
     return request.param
 

@@ -45,6 +45,7 @@ def load_into_stock(family: str, pipeline: Any, adapter: Path) -> None:
         pipeline.load_lora_weights(adapter, weight_name=SECOND_WEIGHTS_NAME, load_into_transformer_2=True)
 
 
+@pytest.mark.parametrize("family", TINY_PIPELINES, indirect=True)
 def test_an_adapter_saved_here_changes_the_stock_pipeline_as_it_changes_ours(
     family: str, folder: Path, generator: VideoGenerator, tmp_path: Path
 ) -> None:
@@ -72,7 +73,7 @@ def test_an_adapter_loaded_again_gives_the_trained_model(
     torch.testing.assert_close(ours(loaded, 3.0), ours(generator, 3.0), atol=2e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("family", ["wan", "ltx", "cogvideox", "hunyuan_video"], indirect=True)
+@pytest.mark.parametrize("family", ["wan", "ltx", "ltx2", "cogvideox", "hunyuan_video"], indirect=True)
 def test_an_adapter_saved_by_the_stock_pipeline_is_read_with_its_scale(
     family: str, folder: Path, generator: VideoGenerator, tmp_path: Path
 ) -> None:

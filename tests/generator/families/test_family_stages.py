@@ -12,6 +12,7 @@ from alignment.cli import main
 from generator.loading import load_generator
 from generator.testing.text_pipelines import TINY_PIPELINES
 from generator.video import write_video
+from tests.generator.families.representatives import REPRESENTATIVES
 
 PROMPTS = ["a red circle moves left", "the blue square", "a dark circle on the right"]
 
@@ -44,7 +45,7 @@ def data(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def load_fps(family: str) -> float:
-    return {"wan2.2-ti2v": 24.0, "ltx": 25.0, "cogvideox": 8.0}.get(
+    return {"wan2.2-ti2v": 24.0, "ltx": 25.0, "ltx2.3": 24.0, "cogvideox": 8.0}.get(
         family, 16.0 if "hunyuan" not in family else 24.0
     )
 
@@ -62,6 +63,7 @@ def adapter_changes_the_model(folder: Path, adapter: Path) -> bool:
     return not torch.equal(*videos)
 
 
+@pytest.mark.parametrize("family", [name for name in REPRESENTATIVES if name != "wan-vace"], indirect=True)
 def test_all_stages_run_one_after_the_other(family: str, folder: Path, data: Path) -> None:
     num_frames, height, width = TINY_PIPELINES[family][1]
     size = ("--num_frames", num_frames, "--height", height, "--width", width)

@@ -42,6 +42,23 @@ TRAPS = {
     "ftfy": ("test_image_to_video", "test_an_animated_image_equals_the_call_of_the_stock_pipeline"),
     "ignores the image": ("test_image_to_video", "test_an_animated_image_equals_the_call_of_the_stock_pipeline"),
     "1.5-I2V": ("test_image_to_video", "test_an_animated_image_equals_the_call_of_the_stock_pipeline"),
+    "depends on its sound": (
+        "test_ltx2", "test_the_video_is_the_same_whatever_stands_in_the_place_of_its_sound"
+    ),
+    "layers of sound": (
+        "test_ltx2", "test_plain_names_would_put_lora_on_layers_without_a_gradient_and_here_do_not"
+    ),
+    "fails without `sigma`": (
+        "test_ltx2", "test_the_stock_transformer_of_ltx_23_fails_without_the_noise_level_of_the_whole_video"
+    ),
+    "latents of five dimensions": (
+        "test_ltx2", "test_latents_that_are_given_or_returned_in_five_dimensions_are_those_of_the_autoencoder"
+    ),
+    "all layers of Gemma 3": ("test_ltx2", "test_prompts_go_through_the_text_encoder_one_by_one"),
+    "the connectors too": ("test_ltx2", "test_embeddings_on_disk_belong_to_the_connectors_too"),
+    "compresses the image": ("test_ltx2", "test_the_image_is_not_compressed_before_it_is_encoded"),
+    "know the frame rate": ("test_wan_relatives", "test_models_that_know_the_frame_rate_are_told_it"),
+    "the blocks of control": ("test_wan_relatives", "test_an_adapter_of_vace_leaves_the_blocks_of_control_alone"),
     "trainer's autocast": ("test_family_memory", "test_decoding_is_the_same_inside_a_trainers_autocast"),
     "tiles of a fixed size": (
         "test_family_memory", "test_tiles_are_even_cover_the_video_and_are_no_larger_than_allowed"
@@ -74,13 +91,20 @@ def test_the_mask_of_hunyuan_video_15_is_made_frame_by_frame(batch: int | None) 
     assert torch.equal(frame_causal_mask(*arguments), stock)
 
 
-@only("family", ["wan", "wan2.2-a14b", "wan2.2-ti2v"], indirect=True)
+@only("family", ["wan", "wan2.2-a14b", "wan2.2-ti2v", "wan-vace"], indirect=True)
 def test_the_shift_of_unipc_is_not_dropped(generator: VideoGenerator) -> None:
     """`FlowMatchEulerDiscreteScheduler.from_config(unipc.config)` would have shift 1."""
     assert generator.defaults.shift == 3.0
     schedule = generator.sigma_schedule(8)
     expected = torch.tensor([1, 0.9545, 0.9, 0.8333, 0.75, 0.6429, 0.5, 0.3, 0])
     torch.testing.assert_close(schedule, expected, atol=1e-4, rtol=0)
+
+
+def test_every_lora_parameter_gets_a_gradient(generator: VideoGenerator) -> None:
+    add_lora(generator, LoraArguments(lora_r=2), seed=0)
+    policy = Policy(generator.transformer)
+    trained = {name for name, p in policy.named_parameters() if p.requires_grad}
+    assert set(lora_gradients(generator, policy)) == trained
 
 
 def lora_gradients(generator: VideoGenerator, policy: Policy) -> dict[str, Tensor]:
@@ -215,10 +239,10 @@ def test_wan_gets_512_text_tokens_although_its_encode_prompt_gives_226(generator
     assert network_arguments(generator, torch.ones(2))["encoder_hidden_states"].shape[1] == 512
 
 
-@only("family", ["ltx"], indirect=True)
+@only("family", ["ltx", "ltx2"], indirect=True)
 def test_the_schedule_of_ltx_depends_on_the_size(generator: VideoGenerator) -> None:
     small, large = (
-        generator.sigma_schedule(8, generator.latent_shape(*s)) for s in ((9, 32, 32), (33, 128, 128))
+        generator.sigma_schedule(8, generator.latent_shape(*s)) for s in ((9, 32, 32), (33, 256, 256))
     )
     assert (large[1:-2] > small[1:-2]).all()
     assert small[-2].item() == pytest.approx(0.1, abs=1e-6)

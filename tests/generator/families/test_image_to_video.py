@@ -10,7 +10,8 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from diffusers import LTXImageToVideoPipeline, WanImageToVideoPipeline
+from diffusers import LTX2ImageToVideoPipeline, LTXImageToVideoPipeline, WanImageToVideoPipeline
+from diffusers.guiders import ClassifierFreeGuidance
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
 from torch import Tensor
@@ -20,6 +21,7 @@ from alignment.lora import LoraArguments, add_lora
 from alignment.memory.forecast import Work, forecast
 from alignment.trainers.ppo_config import PPOConfig
 from alignment.trainers.ppo_trainer import PPOTrainer
+from generator import stock_pipelines
 from generator.base import VideoGenerator
 from generator.editing import video_prompts
 from generator.editing.first_frames import with_first_frame
@@ -27,6 +29,7 @@ from generator.editing.video_prompts import Sampling
 from generator.loading import load_generator
 from generator.output import InputError
 from generator.sampling import seeded_noise
+from generator.stock_pipelines import StockVideos
 from generator.testing.image_pipelines import TINY_IMAGE_PIPELINES
 from generator.testing.pipelines import save_tiny_pipeline
 from generator.testing.stock import STEPS, EulerWithExplicitSigmas
@@ -34,7 +37,7 @@ from generator.video import read_video, write_video
 from reward.models.base import FunctionReward
 
 PROMPT = "a red circle moves left"
-WITH_KNOWN_FRAMES = ("wan2.2-ti2v", "ltx")
+WITH_KNOWN_FRAMES = ("wan2.2-ti2v", "ltx", "ltx2.3")
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +74,8 @@ def stock_latents(family: str, folder: Path, generator: Any, image: Image.Image,
     kind = type(generator).pipeline_class
     if family == "ltx":
         kind = LTXImageToVideoPipeline
+    elif family == "ltx2.3":
+        kind = LTX2ImageToVideoPipeline
     elif family == "wan2.2-ti2v":
         kind = WanImageToVideoPipeline
     components = type(generator).pipeline_class.from_pretrained(folder).components
@@ -81,13 +86,19 @@ def stock_latents(family: str, folder: Path, generator: Any, image: Image.Image,
     pipeline = kind(**components, **options)
     pipeline.set_progress_bar_config(disable=True)
     noise = seeded_noise([0], generator.latent_shape(size.num_frames, size.height, size.width))
+    sizes = size.num_frames, size.height, size.width
     arguments: dict[str, Any] = {
         "prompt": PROMPT, "negative_prompt": "", "height": size.height, "width": size.width,
         "num_frames": size.num_frames, "num_inference_steps": STEPS, "output_type": "latent",
         "guidance_scale": scale, "image": image,
     }  # fmt: skip
-    if "wan" in family:
-        pipeline.scheduler = EulerWithExplicitSigmas(shift=pipeline.scheduler.config.flow_shift)
+    if family.startswith(("wan", "skyreels")):
+        pipeline.scheduler = EulerWithExplicitSigmas(shift=size.shift)
+        return pipeline(**arguments, latents=noise).frames
+    if family.startswith("hunyuan"):
+        pipeline.guider = ClassifierFreeGuidance(guidance_scale=scale)
+        for name in ("height", "width", "guidance_scale"):  # it takes the size of the image
+            del arguments[name]
         return pipeline(**arguments, latents=noise).frames
     with mock.patch.object(DiagonalGaussianDistribution, "sample", lambda self, generator=None: self.mode()):
         if family == "ltx":
@@ -96,6 +107,16 @@ def stock_latents(family: str, folder: Path, generator: Any, image: Image.Image,
             with mock.patch(where, return_value=noise):
                 latents = pipeline(**arguments, frame_rate=25).frames
             return latents.unflatten(1, noise.shape[2:]).permute(0, 4, 1, 2, 3)
+        if family == "ltx2.3":
+            # By default its pipeline compresses the image first, as in a video of low quality.
+            where = "diffusers.pipelines.ltx2.pipeline_ltx2_image2video.randn_tensor"
+
+            def noise_of(shape: tuple[int, ...], **_: Any) -> Tensor:
+                return noise if tuple(shape) == noise.shape else torch.randn(shape)
+
+            with mock.patch(where, noise_of):
+                videos = StockVideos([PROMPT], noise, *sizes, STEPS, scale, 1.0, 24.0, image)
+                return stock_pipelines.stock_latents(pipeline, videos, image_crf=0, latents=None)
         arguments["max_sequence_length"] = pipeline.transformer.config.max_text_seq_length
         return pipeline(**arguments, latents=noise.transpose(1, 2)).frames.transpose(1, 2)
 
@@ -136,6 +157,9 @@ def test_generate_takes_an_image_and_edits_a_video(
         None,
     )
     video = made / "0000.mp4"
+    assert (
+        json.loads((made / "metadata.jsonl").read_text())["image"] == "../first.png"
+    )  # for label, sft and dpo
     assert read_video(video)[0].shape[1] == generator.defaults.num_frames
     assert main(["generate", *common, "--edit", str(video), "--output_dir", str(edited)]) in (0, None)
     assert (edited / "0000.mp4").is_file()
@@ -176,7 +200,7 @@ def test_a_model_that_needs_an_image_says_so(generator: Any, tmp_path: Path) -> 
         generator.generate([PROMPT])
     size = generator.defaults
     latents = seeded_noise([0], generator.latent_shape(size.num_frames, size.height, size.width))
-    with pytest.raises(InputError, match="trunk of a reward model"):
+    with pytest.raises(InputError, match="without one"):
         generator.features(latents, torch.tensor([0.1]), generator.encode_prompts([PROMPT]), 1)
     config = PPOConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none")
     with pytest.raises(InputError, match="animates images, and none was given"):
@@ -245,7 +269,7 @@ def test_a_batch_of_mixed_noise_levels_goes_to_both_experts_with_the_image(gener
         torch.testing.assert_close(together[row : row + 1], one, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("family", ["wan-i2v", "cogvideox-i2v"], indirect=True)
+@pytest.mark.parametrize("family", ["wan-i2v", "cogvideox-i2v", "hunyuan_video1.5-i2v"], indirect=True)
 def test_the_memory_of_animating_is_forecast(family: str, folders: dict[str, Path]) -> None:
     found = forecast(folders[family], Work("generate", 9, 16, 16, guided=True))
     assert found.transient["sampling"] > 0

@@ -21,7 +21,7 @@ from generator.testing.stock import ours
 from generator.weight_files.release_names import LayerNames
 from tests.generator.weight_files.lora_forms import write
 
-FAMILIES = ["wan", "wan-i2v", "ltx", "hunyuan_video", "hunyuan_video1.5"]
+FAMILIES = ["wan", "wan-i2v", "wan-vace", "ltx", "ltx2.3", "hunyuan_video", "hunyuan_video1.5"]
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +66,8 @@ def test_weights_under_the_names_of_the_release_are_loaded_bit_for_bit(
     tensors = {f"{prefix}{name}": value for name, value in released(transformer, comfyui).items()}
     if prefix == "model.diffusion_model.":
         tensors["vae.decoder.conv_in.weight"] = torch.zeros(3)  # whole checkpoints hold other parts too
+        if family == "ltx2.3":
+            tensors[f"{prefix}video_embeddings_connector.learnable_registers"] = torch.zeros(3)
     generator = load_generator(
         folders[family], transformer=write(tmp_path / "w.safetensors", tensors), device="cpu"
     )

@@ -386,7 +386,17 @@ def test_no_exported_key_has_diffusers_names_and_forty_stay_forty(
     assert len(read_adapter(file, wan.transformer).pairs) == 20
 
 
-ROUND_TRIPS = ["wan", "wan-i2v", "wan2.2-a14b", "ltx", "hunyuan_video", "hunyuan_video1.5"]
+ROUND_TRIPS = [
+    "wan",
+    "wan-i2v",
+    "wan2.2-a14b",
+    "wan-vace",
+    "skyreels_v2",
+    "ltx",
+    "ltx2.3",
+    "hunyuan_video",
+    "hunyuan_video1.5",
+]
 
 
 @pytest.mark.parametrize("form", ["comfyui", "kohya"])
@@ -460,8 +470,9 @@ def test_hunyuan_video_of_full_size_is_read_by_diffusers_as_it_was_written(tmp_p
         torch.testing.assert_close(read[-64:], (up @ down)[-64:], atol=1e-4, rtol=1e-4)
 
 
-def test_stock_diffusers_reads_a_file_of_ltx_video_for_comfyui(tmp_path: Path) -> None:
-    pipeline: Any = build_tiny_pipeline("ltx")
+@pytest.mark.parametrize("family", ["ltx", "ltx2.3"])
+def test_stock_diffusers_reads_a_file_of_ltx_video_for_comfyui(family: str, tmp_path: Path) -> None:
+    pipeline: Any = build_tiny_pipeline(family)
     pairs = random_pairs(shapes_of(pipeline.transformer, ["to_q", "to_out.0", "net.2"]))
     names = layer_names(pipeline.transformer, "comfyui")
     (file,) = export_adapter(tmp_path, LoraAdapter(pairs), names, "comfyui", "ltx", torch.float32)
@@ -481,7 +492,7 @@ def test_evaluate_names_a_file_without_its_ending(tmp_path: Path) -> None:
         name_adapters([str(tmp_path / "none.safetensors")])
 
 
-@pytest.mark.parametrize("family", ["wan-i2v", "ltx"])
+@pytest.mark.parametrize("family", ["wan-i2v", "ltx", "ltx2"])
 def test_the_names_of_the_release_are_those_that_diffusers_converts(family: str) -> None:
     """Every weight, under the name that we give it, is found by diffusers' converter of whole checkpoints."""
     from diffusers.loaders import single_file_utils
@@ -489,6 +500,7 @@ def test_the_names_of_the_release_are_those_that_diffusers_converts(family: str)
     convert = {
         "wan-i2v": single_file_utils.convert_wan_transformer_to_diffusers,
         "ltx": single_file_utils.convert_ltx_transformer_checkpoint_to_diffusers,
+        "ltx2": single_file_utils.convert_ltx2_transformer_to_diffusers,
     }[family]
     transformer: Any = build_tiny_pipeline(family).transformer
     names = LayerNames.of(transformer)

@@ -36,6 +36,17 @@ SPELLINGS = {
         "adaln_single.emb.timestep_embedder.linear_1": ["time_embed.emb.timestep_embedder.linear_1"],
         "transformer_blocks.0.attn1.q_norm": [f"{DOUBLE}.attn1.norm_q"],
     },
+    "ltx2.3": {
+        "audio_patchify_proj": ["audio_proj_in"],
+        "audio_adaln_single.linear": ["audio_time_embed.linear"],
+        "prompt_adaln_single.linear": ["prompt_adaln.linear"],
+        "av_ca_a2v_gate_adaln_single.linear": ["av_cross_attn_video_a2v_gate.linear"],
+        "av_ca_audio_scale_shift_adaln_single.linear": ["av_cross_attn_audio_scale_shift.linear"],
+        "transformer_blocks.0.scale_shift_table_a2v_ca_audio": [
+            "transformer_blocks.0.audio_a2v_cross_attn_scale_shift_table"
+        ],
+        "transformer_blocks.0.audio_attn1.k_norm": [f"{DOUBLE}.audio_attn1.norm_k"],
+    },
     "wan": {"blocks.0.norm3": ["blocks.0.norm2"], "blocks_1_ffn_0": ["blocks.1.ffn.net.0.proj"]},
 }
 

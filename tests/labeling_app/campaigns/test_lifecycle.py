@@ -267,6 +267,14 @@ def test_a_database_from_before_has_secrets_open_campaigns_and_composed_names(tm
     with sqlite3.connect(path) as connection:
         connection.executescript(
             """
+            DROP INDEX ix_tasks_image_id;
+            ALTER TABLE tasks DROP COLUMN image_id;
+            DROP INDEX ix_tasks_last_image_id;
+            ALTER TABLE tasks DROP COLUMN last_image_id;
+            DROP INDEX ix_demonstration_prompts_image_id;
+            ALTER TABLE demonstration_prompts DROP COLUMN image_id;
+            DROP INDEX ix_demonstration_prompts_last_image_id;
+            ALTER TABLE demonstration_prompts DROP COLUMN last_image_id;
             DROP INDEX ix_assignments_token;
             ALTER TABLE assignments DROP COLUMN token;
             ALTER TABLE judgements DROP COLUMN remark_videos;

@@ -13,6 +13,7 @@ import pytest
 import torch
 import uvicorn
 from fastapi.testclient import TestClient
+from PIL import Image
 from torch import Tensor
 
 from alignment.rollouts.reward_mixture import RewardMixture
@@ -20,7 +21,7 @@ from generator.output import InputError
 from generator.testing.stand_ins import ColourGenerator, coloured_video
 from generator.video import write_video
 from reward import load_reward
-from reward.models.base import FunctionReward, RewardModel, Scores
+from reward.models.base import FunctionReward, RewardModel, Scores, score_with_images
 from reward.service.protocol import TENSORS, pack, unpack
 from reward.service.server import ServiceLimits, create_app
 
@@ -66,10 +67,62 @@ def videos(count: int, size: int = 4, seed: int = 0) -> Tensor:
     return torch.rand(count, 3, 2, size, size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
+def seen(videos: Tensor, prompts: Sequence[str], images: Tensor | None = None) -> Tensor:
+    """The mean of the image; -2 where there is none."""
+    return torch.full((len(videos),), -2.0) if images is None else images.mean((1, 2, 3))
+
+
+def test_images_reach_a_reward_that_takes_them_and_no_other() -> None:
+    images = torch.linspace(-1, 1, 5)[:, None, None, None].expand(-1, 3, 4, 4)
+    with served(FunctionReward(seen, "seen"), ServiceLimits(max_batch_size=2)) as address:
+        remote = load_reward(address)
+        assert remote.takes_images
+        scores = score_with_images(remote, videos(5), ["a"] * 5, images)
+        torch.testing.assert_close(scores["overall"], torch.linspace(-1, 1, 5))
+        assert remote.score(videos(2), ["a"] * 2)["overall"].tolist() == [-2, -2]
+    with served(Brightness()) as address:
+        remote = load_reward(address)
+        assert not remote.takes_images
+        score_with_images(remote, videos(1), ["a"], images[:1])
+
+
+def test_a_service_from_before_images_is_sent_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    with served(FunctionReward(seen, "seen")) as address:
+        remote = load_reward(address)
+        del remote.info["takes_images"]
+        remote.takes_images = bool(remote.info.get("takes_images", False))  # as of an older `/info`
+        assert score_with_images(remote, videos(1), ["a"], torch.ones(1, 3, 4, 4))["overall"].tolist() == [-2]
+
+
+def test_images_come_as_files_too_and_wrong_ones_are_refused(tmp_path) -> None:
+    clip = tmp_path / "clip.mp4"
+    write_video(clip, torch.zeros(3, 2, 16, 16), 8.0)
+    Image.new("RGB", (64, 32), (255, 255, 255)).save(tmp_path / "white.png")
+    encoded = {
+        name: base64.b64encode((tmp_path / name).read_bytes()).decode() for name in ("clip.mp4", "white.png")
+    }
+    body = {"prompts": ["a"], "videos": [encoded["clip.mp4"]], "images": [encoded["white.png"]]}
+    with TestClient(create_app(FunctionReward(seen, "seen"))) as client:
+        answer = client.post("/score", json=body)
+        assert answer.json()["scores"]["overall"] == pytest.approx([1.0], abs=0.02)
+        for wrong, message in (
+            ([encoded["white.png"]] * 2, "one image a video"),
+            (["bm8="], "Image 1 of the request"),
+            (["?"], "must be JSON"),
+        ):
+            refused = client.post("/score", json={**body, "images": wrong})
+            assert refused.status_code == 422
+            assert message in refused.json()["detail"]
+        for images in (torch.zeros(2, 3, 4, 4), torch.zeros(1, 4, 4, 4), torch.full((1, 3, 4, 4), torch.nan)):
+            sent = pack(videos(1), ["a"], images=images)
+            refused = client.post("/score", content=sent, headers={"content-type": TENSORS})
+            assert refused.status_code == 422
+
+
 def test_a_packed_request_is_unpacked_the_same():
     sent = videos(2)
-    found, prompts, fps = unpack(pack(sent, ["a “cat”", "b"], 24))
-    assert fps == 24.0
+    found, prompts, fps, images = unpack(pack(sent, ["a “cat”", "b"], 24))
+    assert (fps, images) == (24.0, None)
     torch.testing.assert_close(found, sent, atol=5e-4, rtol=1e-3)
     assert prompts == ["a “cat”", "b"]
     with pytest.raises(InputError, match="not a safetensors file"):

@@ -169,6 +169,26 @@ def test_hpsv2_of_converted_files_is_that_of_the_published_one(tmp_path):
         torch.testing.assert_close(found, published, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("name", "write", "file"),
+    [
+        ("imagereward", tiny.write_image_reward, "ImageReward.pt"),
+        ("aesthetic", tiny.write_aesthetic, "sac+logos+ava1-l14-linearMSE.pth"),
+    ],
+)
+def test_safetensors_take_the_place_of_pickled_weights(tmp_path, name, write, file):
+    from safetensors.torch import save_file
+
+    write(tmp_path)
+    pickled = load_reward(f"{name}:{tmp_path}", "cpu").score(videos(), PROMPTS)["overall"]
+    path = tmp_path / file
+    state = {key: value.clone().contiguous() for key, value in torch.load(path).items()}
+    save_file(state, path.with_suffix(".safetensors"))
+    path.unlink()
+    found = load_reward(f"{name}:{tmp_path}", "cpu").score(videos(), PROMPTS)["overall"]
+    torch.testing.assert_close(found, pickled, atol=0, rtol=0)
+
+
 def test_clip_and_siglip_are_cosines_and_their_forms(tmp_path):
     from transformers import AutoTokenizer, CLIPTokenizerFast
 

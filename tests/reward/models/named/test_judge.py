@@ -14,7 +14,7 @@ from PIL import Image
 
 from generator.output import InputError
 from reward import load_reward
-from reward.adherence.verifiers import load_verifier
+from reward.adherence.verifiers import ask, load_verifier
 from reward.models.named.answers import Reply, last_number, said_yes, win_rates, yes_share
 from reward.models.named.chat_cache import ReplyCache
 from reward.models.named.chat_server import ChatServer
@@ -55,6 +55,34 @@ def test_the_score_is_the_probability_of_yes_over_all_spellings():
     assert request["messages"][0]["content"][-1]["type"] == "text"
     assert model.name == "judge"
     assert model.record()["served_model"] == "tiny"
+
+
+def test_the_image_that_a_video_was_to_begin_with_is_one_more_picture_before_its_frames():
+    images = torch.stack([torch.full((3, 24, 32), value) for value in (-1.0, 0.0, 1.0)])
+    with serve(Script(lambda *_: yes_with(0.5))) as script:
+        judge = judge_of(script, frames=2)
+        judge.score(videos_of(1), ["a cat"], images=images[:1])
+        judge.score(videos_of(1), ["a cat"])
+        with_image, without = script.requests[-2:]
+        assert [len(images_of(request)) for request in (with_image, without)] == [3, 2]
+        assert texts_of(with_image)[:2] == ["The video was to begin with this image:", "The video:"]
+        assert texts_of(without) == texts_of(with_image)[2:]
+        first = np.asarray(Image.open(io.BytesIO(images_of(with_image)[0])))
+        assert first.max() <= 2
+        # Videos of one prompt that begin with different images are not compared.
+        script.requests.clear()
+        pairs = judge_of(script, frames=2, pairs=True, answer="words")
+        script.answer = lambda *_: completion("1")
+        shown = images[[0, 0, 2]]
+        pairs.score(videos_of(3), ["a cat"] * 3, images=shown)
+        assert len(script.requests) == 2
+        assert [len(images_of(request)) for request in script.requests] == [5, 5]
+        # A verifier hands it on.
+        script.requests.clear()
+        script.answer = lambda *_: yes_with(0.5)
+        verify, _ = load_verifier(f"judge:{script.address}")
+        ask(verify, videos_of(2), ["a cat", "a dog"], 8.0, images[:2])
+        assert {len(images_of(request)) for request in script.requests} == {6}
 
 
 def test_shares_are_of_yes_and_no_only():

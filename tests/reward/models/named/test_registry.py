@@ -143,7 +143,7 @@ def test_a_folder_is_looked_at_for_every_file_and_its_alternatives(known, tmp_pa
     )
 
 
-def test_a_cache_of_a_former_id_and_a_checkpoint_of_another_number_are_found(tmp_path, monkeypatch):
+def test_a_cache_of_another_id_and_a_checkpoint_of_another_number_are_found(tmp_path, monkeypatch):
     from huggingface_hub import constants
 
     from reward.models.named.places import cached, files_of
