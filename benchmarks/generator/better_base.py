@@ -29,10 +29,13 @@ from benchmarks.generator.short_training import collect, encode, held_out, held_
 from generator import load_generator
 from generator.base import VideoGenerator
 from generator.families.native import NativeGenerator
+from generator.native.building import save_pipeline
 from generator.output import write_json
 from generator.pretraining.config import PretrainConfig
 from generator.pretraining.data import FPS
-from generator.pretraining.pretrain import pretrain, start_from
+from generator.pretraining.phase import STATE, Phase
+from generator.pretraining.pretrain import SliceDone, pretrain
+from generator.pretraining.starting_weights import start_from
 from generator.world import categories, sample_prompts, verify_batch
 from generator.world.constancy import keep_shapes
 
@@ -155,8 +158,6 @@ def go_on(arguments: argparse.Namespace) -> None:
         folder, arguments.tiny, transformer_seconds=arguments.total, slice_seconds=arguments.slice,
         weights_from=arguments.weights_from, **chosen(arguments.output_dir),
     )  # fmt: skip
-    from generator.pretraining.pretrain import SliceDone
-
     try:
         print(f"finished: {pretrain(config, device)}", flush=True)
     except SliceDone as done:
@@ -166,12 +167,8 @@ def go_on(arguments: argparse.Namespace) -> None:
 
 def export(config: PretrainConfig, folder: Path) -> None:
     """Writes the averaged weights of an unfinished run as a pipeline, from which another run may start."""
-    from generator.native.building import save_pipeline
-    from generator.pretraining.phase import STATE, Phase
-    from generator.pretraining.pretrain import _new_pipeline
-
-    pipeline = _new_pipeline(config)
-    pipeline.vae = load_generator("nano", device="cpu").pipeline.vae
+    vae = load_generator("nano", device="cpu").pipeline.vae
+    pipeline = new_pipeline(config, vae, torch.device("cpu"))
     modules = {"transformer": pipeline.transformer, "text_encoder": pipeline.text_encoder}
     phase = Phase("transformer", modules, config, 1.0, 1.0, Path(config.output_dir) / STATE)
     phase.resume()

@@ -53,8 +53,8 @@ class PretrainConfig:
     optimizer: str = field(
         default="adamw",
         metadata={
-            "help": "'adamw', or 'muon' for the linear layers inside blocks (and AdamW for the rest), with the same "
-            "learning rate."
+            "help": "Optimiser: 'adamw', or 'muon' for the linear layers inside blocks and AdamW for the rest, at the "
+            "same learning rate."
         },
     )
     logit_mean: float = field(

@@ -20,6 +20,7 @@ from generator.output import write_json, write_text
 from generator.pretraining.config import PretrainConfig
 from generator.pretraining.data import FPS, SIZES
 from generator.world import categories, render_scenes, sample_prompts, training_batch, verify_batch
+from generator.world.constancy import keep_shapes
 
 EVALUATION_SIZES = ((9, 32, 32), (9, 48, 48), (17, 32, 32), (17, 48, 72), (17, 72, 48), (17, 64, 64))
 
@@ -60,7 +61,7 @@ def reconstruction_quality(
     }
 
 
-def gold_by_category(
+def judged_videos(
     generator: VideoGenerator,
     prompts: list[str],
     size: tuple[int, int, int],
@@ -68,8 +69,9 @@ def gold_by_category(
     num_inference_steps: int = 10,
     seed: int = 0,
     solver: str = "euler",
-) -> dict[str, float]:
-    """Mean gold score of generated videos, over all prompts (`all`) and over those of each category."""
+) -> tuple[dict[str, float], float]:
+    """Mean gold score of generated videos, over all prompts (`all`) and over those of each category; and the share of
+    the videos in which every object keeps its shape."""
     prompts = as_list(prompts)
     videos = generator.generate(
         prompts,
@@ -86,32 +88,45 @@ def gold_by_category(
     for prompt, judged in zip(prompts, gold_scores(videos, prompts, generator.device), strict=True):
         for category in {"all", *categories(prompt)}:
             groups[category].append(judged.score)
-    return {category: mean(scores) for category, scores in sorted(groups.items())}
+    kept = torch.cat([keep_shapes(part.to(generator.device), FPS) for part in videos.split(128)])
+    return {category: mean(scores) for category, scores in sorted(groups.items())}, float(kept.float().mean())
+
+
+def size_name(size: tuple[int, int, int]) -> str:
+    """Frames, height and width as text, such as 9x32x32."""
+    return "x".join(map(str, size))
+
+
+GUIDANCE = (1.0, 2.0, 3.0, 5.0)
+"""Guidance scales of the card, at the first size."""
+
+
+def measure_guidance(
+    generator: VideoGenerator, prompts: list[str], scales: Sequence[float] = GUIDANCE
+) -> dict[str, dict[str, float]]:
+    """Mean gold score and share of kept shapes at the first size, by guidance scale."""
+    found = {}
+    for scale in scales:
+        gold, kept = judged_videos(generator, prompts, EVALUATION_SIZES[0], scale)
+        found[f"{scale:g}"] = {"gold": gold["all"], "keeps_shape": kept}
+    return found
 
 
 def measure(generator: VideoGenerator, num_prompts: int) -> dict[str, Any]:
     """All figures of the model card, on `num_prompts` prompts and on half as many reconstructed clips."""
     prompts = sample_prompts(num_prompts, 1, "test")
-    name = "{0}x{1}x{2}".format
+    first = EVALUATION_SIZES[0]
+    judged = {size_name(size): judged_videos(generator, prompts, size) for size in EVALUATION_SIZES}
     return {
         "reconstruction": {
-            name(*size): reconstruction_quality(generator, size, max(num_prompts // 2, 1))
+            size_name(size): reconstruction_quality(generator, size, max(num_prompts // 2, 1))
             for size in EVALUATION_SIZES
         },
-        "gold": {name(*size): gold_by_category(generator, prompts, size) for size in EVALUATION_SIZES},
-        "gold_guidance_3": {
-            name(*EVALUATION_SIZES[0]): gold_by_category(generator, prompts, EVALUATION_SIZES[0], 3.0)
-        },
-        "gold_40_steps": {
-            name(*EVALUATION_SIZES[0]): gold_by_category(
-                generator, prompts, EVALUATION_SIZES[0], num_inference_steps=40
-            )
-        },
-        "gold_ab2": {
-            name(*EVALUATION_SIZES[0]): gold_by_category(
-                generator, prompts, EVALUATION_SIZES[0], solver="ab2"
-            )
-        },
+        "gold": {name: gold for name, (gold, _) in judged.items()},
+        "keeps_shape": {name: kept for name, (_, kept) in judged.items()},
+        "guidance": measure_guidance(generator, prompts),
+        "gold_40_steps": judged_videos(generator, prompts, first, num_inference_steps=40)[0]["all"],
+        "gold_ab2": judged_videos(generator, prompts, first, solver="ab2")[0]["all"],
     }
 
 
@@ -120,11 +135,27 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _gold_table(gold: dict[str, dict[str, float]]) -> str:
+def _gold_table(gold: dict[str, dict[str, float]], kept: dict[str, float]) -> str:
     columns = list(next(iter(gold.values())))
     return _table(
-        ["size (frames×height×width)", *columns],
-        [[size, *(f"{values.get(c, float('nan')):.3f}" for c in columns)] for size, values in gold.items()],
+        ["size (frames×height×width)", *columns, "shapes kept"],
+        [
+            [size, *(f"{values.get(c, float('nan')):.3f}" for c in columns), f"{kept[size]:.3f}"]
+            for size, values in gold.items()
+        ],
+    )
+
+
+def _guidance_table(models: dict[str, dict[str, dict[str, float]]]) -> str:
+    """Gold and kept shapes of each model at each guidance scale."""
+    scales = list(next(iter(models.values())))
+    return _table(
+        ["guidance", *scales],
+        [
+            [f"{name}{what}", *(f"{found[scale][key]:.3f}" for scale in scales)]
+            for name, found in models.items()
+            for what, key in ((": gold", "gold"), (": shapes kept", "keeps_shape"))
+        ],
     )
 
 
@@ -162,10 +193,12 @@ def model_card(
         for phase, rows in history.items()
         if rows
     )
-    gold, ceiling = _gold_table(figures["gold"]), _ceiling_table(figures["reconstruction"])
-    guided = next(iter(figures["gold_guidance_3"].values()))["all"]
-    second_order = next(iter(figures["gold_ab2"].values()))["all"]
-    many_steps = next(iter(figures["gold_40_steps"].values()))["all"]
+    gold = _gold_table(figures["gold"], figures["keeps_shape"])
+    ceiling = _ceiling_table(figures["reconstruction"])
+    models = {"this model": figures["guidance"]}
+    right = figures.get("right_captions")
+    if right is not None:
+        models["trained on with right captions"] = right["guidance"]
     return f"""# nano: the built-in text-to-video generator
 
 A U-ViT over spacetime latent patches, a causal video autoencoder (4×4×4) and a T5 text encoder, trained from
@@ -183,13 +216,15 @@ guidance.
 
 ## Gold adherence
 Mean score of the world's verifier on {figures["prompts"]} held-out prompts (combinations never seen in training),
-guidance 1, 10 Euler steps.
+guidance 1, 10 Euler steps; and the share of the videos in which every object keeps its shape in every frame.
 
 {gold}
 
-At the first size: guidance 3 gives {guided:.3f}; 40 steps instead of 10 give {many_steps:.3f};
-ten steps of the solver `ab2` give {second_order:.3f}.
+At the first size, 40 steps instead of 10 give {figures["gold_40_steps"]:.3f}, ten steps of the solver `ab2`
+{figures["gold_ab2"]:.3f}. By guidance:
 
+{_guidance_table(models)}
+{_right_captions(right)}
 ## The ceiling that the autoencoder sets
 The verifier's answers on rendered held-out clips against those on their reconstructions.
 
@@ -200,6 +235,13 @@ The verifier's answers on rendered held-out clips against those on their reconst
 {_configuration(config)}
 ```
 """
+
+
+def _right_captions(right: dict[str, Any] | None) -> str:
+    """Explains the row of a model that was trained on with right captions."""
+    if right is None:
+        return ""
+    return f"\nThe second model is this one after {right['seconds']:.0f} s more of training with right captions only.\n"
 
 
 def _configuration(config: PretrainConfig) -> str:
@@ -214,16 +256,35 @@ def write_model_card(
     config: PretrainConfig,
     history: dict[str, list[dict[str, float]]],
     output_dir: Path,
+    right_captions: Path | None = None,
 ) -> dict[str, Any]:
-    """Measures `generator` and writes `README.md`, `metrics.json` and `samples.png` to `output_dir`."""
+    """Measures `generator` and writes `README.md`, `metrics.json` and `samples.png` to `output_dir`.
+
+    Args:
+        right_captions: pipeline that was trained on from this one with right captions, to be measured beside it.
+    """
     from generator.video import contact_sheet
 
     figures = {"prompts": config.evaluation_prompts, **measure(generator, config.evaluation_prompts)}
+    if right_captions is not None:
+        figures["right_captions"] = measure_right_captions(right_captions, config.evaluation_prompts)
     write_json(output_dir / "metrics.json", {**figures, "history": history, "config": asdict(config)})
     write_text(output_dir / "README.md", model_card(config, history, figures))
     prompts = sample_prompts(16, 3, "test")
     contact_sheet(generator.generate(prompts, seed=0), output_dir / "samples.png", labels=prompts)
     return figures
+
+
+def measure_right_captions(folder: Path, num_prompts: int) -> dict[str, Any]:
+    """Figures of a pipeline that was trained on with right captions, and how long that training was."""
+    from generator.loading import load_generator
+
+    stored = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    prompts = sample_prompts(num_prompts, 1, "test")
+    return {
+        "seconds": stored["config"]["transformer_seconds"],
+        "guidance": measure_guidance(load_generator(folder), prompts),
+    }
 
 
 def main() -> None:
@@ -233,10 +294,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("folder", type=Path, help="Folder of a pipeline with metrics.json.")
     parser.add_argument("--prompts", type=int, default=512, help="Held-out prompts a size.")
+    parser.add_argument(
+        "--right_captions", type=Path, help="Pipeline trained on from this one with --wrong_share 0."
+    )
     arguments = parser.parse_args()
     stored = json.loads((arguments.folder / "metrics.json").read_text(encoding="utf-8"))
     config = PretrainConfig(**{**stored["config"], "evaluation_prompts": arguments.prompts})
-    write_model_card(load_generator(arguments.folder), config, stored["history"], arguments.folder)
+    generator = load_generator(arguments.folder)
+    write_model_card(generator, config, stored["history"], arguments.folder, arguments.right_captions)
 
 
 if __name__ == "__main__":

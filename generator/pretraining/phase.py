@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterable
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -38,14 +38,13 @@ def hidden_matrices(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
 
     Embeddings, layers in front of and behind the blocks, and tables are not among them: Muon is not for these.
     """
-    found = {
-        linear.weight: None
-        for module in modules
-        for blocks in module.modules()
-        if isinstance(blocks, nn.ModuleList)
-        for linear in blocks.modules()
-        if isinstance(linear, nn.Linear)
-    }
+    found: dict[nn.Parameter, None] = {}
+    for module in modules:
+        for blocks in module.modules():
+            if isinstance(blocks, nn.ModuleList):
+                for linear in blocks.modules():
+                    if isinstance(linear, nn.Linear):
+                        found[cast(nn.Parameter, linear.weight)] = None
     return sorted(found, key=lambda weight: tuple(weight.shape))
 
 

@@ -24,7 +24,7 @@ from generator.families.native import NativeGenerator
 from generator.files.output_folder import MARK, Outputs, check_output_dir, empty_own, is_own, open_output_dir
 from generator.files.pipeline_files import COMPONENT_FILES, PIPELINE_FILES
 from generator.hardware.compilation import compile_each
-from generator.loading import find_pipeline, load_generator
+from generator.loading import find_pipeline
 from generator.native.autoencoder import NativeVideoAutoencoder
 from generator.native.building import MAX_SHARD_SIZE, build_pipeline, save_pipeline
 from generator.native.pipeline import NativeVideoPipeline
@@ -40,6 +40,7 @@ from generator.pretraining.model_card import write_model_card
 from generator.pretraining.packed_pool import RowsFromPool
 from generator.pretraining.phase import STATE, Phase
 from generator.pretraining.prefetch import when_ready
+from generator.pretraining.starting_weights import earlier_history, pipeline_folder, start_from
 
 HISTORY = "history.json"
 HEAD_DIM = 64
@@ -275,31 +276,6 @@ def train_transformer(
     return phase.history
 
 
-def start_from(pipeline: NativeVideoPipeline, name: str) -> None:
-    """Puts the transformer's and the text encoder's weights of another built-in pipeline into this one.
-
-    Raises:
-        InputError: `name` is no built-in pipeline, or one of another architecture.
-    """
-    source = load_generator(name, device="cpu")
-    if not isinstance(source, NativeGenerator):
-        raise InputError(f"weights_from is {name}, but must be a pipeline that `vidalign pretrain` made.")
-    for part in ("transformer", "text_encoder"):
-        mine = getattr(pipeline, part)
-        weights = {key: value.float() for key, value in getattr(source.pipeline, part).state_dict().items()}
-        shapes = {key: value.shape for key, value in mine.state_dict().items()}
-        if different := sorted(
-            key
-            for key in shapes.keys() | weights
-            if shapes.get(key) != getattr(weights.get(key), "shape", None)
-        ):
-            raise InputError(
-                f"The {part} of {name} is of another architecture ({different[0]} differs): give the same num_layers, "
-                "hidden_size, patch_size, conditioning, attention and long_skips as it was trained with."
-            )
-        mine.load_state_dict(weights)
-
-
 def forget_finished_run(output_dir: Path, keep_autoencoder: bool) -> None:
     """Deletes what a finished run has written into `output_dir`, so that a new one starts there."""
     kept = sorted(path.relative_to(output_dir).as_posix() for path in (output_dir / "autoencoder").rglob("*"))
@@ -342,8 +318,7 @@ def _check_sources(config: PretrainConfig) -> Path | None:
         read_demonstrations(config.footage, skip_bad=True, require_prompts=False)
     if config.autoencoder_from is None:
         return None
-    folder = Path(config.autoencoder_from)
-    return folder if (folder / "vae").is_dir() else find_pipeline(config.autoencoder_from)
+    return pipeline_folder(config.autoencoder_from)
 
 
 def _set_up_cuda() -> None:
@@ -404,7 +379,7 @@ def pretrain(config: PretrainConfig, device: torch.device) -> Path:
     if device.type == "cuda":
         _set_up_cuda()
     pipeline = _new_pipeline(config)
-    history: dict[str, list[dict[str, float]]] = {}
+    history = earlier_history(config)
     pipeline.to(device)
     autoencoder = output_dir / "autoencoder"
     known = unfinished and (autoencoder / "vae").is_dir()

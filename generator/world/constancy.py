@@ -9,7 +9,7 @@ from .perceive import perceive
 
 
 def keep_shapes(videos: Tensor, fps: float = 8, margin: float = 0.02) -> Tensor:
-    """Whether every object of a video keeps its shape, and is seen, in every frame.
+    """Returns whether every object of a video is seen, and keeps its shape, in every frame.
 
     Small drawings of two shapes can be equally like both; so a frame counts as another shape only where that one
     correlates with the matte by `margin` more than the shape of the whole clip does.

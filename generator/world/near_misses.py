@@ -12,10 +12,12 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from generator.files.output_folder import Outputs, check_output_dir, open_output_dir
 from generator.output import InputError, atomic_path, write_jsonl
@@ -57,8 +59,8 @@ def differing_claims(first: Meaning, second: Meaning) -> int:
     return count
 
 
-def _misses(meaning: Meaning, count: int, rng: random.Random) -> list[Meaning]:
-    """`count` wrong meanings, the first of which is the nearest of several, and later ones farther off."""
+def nearest_misses(meaning: Meaning, count: int, rng: random.Random) -> list[Meaning]:
+    """Draws `count` wrong meanings, the first of which is the nearest of several, and later ones farther off."""
     found: list[Meaning] = []
     while len(found) < count:
         drawn = [corrupt(meaning, rng) for _ in range(1 if found else _DRAWS)]
@@ -93,7 +95,7 @@ def near_misses(
         drawn: list[list[Meaning]] = []
         for _ in range(groups - len(prompts)):
             meaning = sample_meaning(rng, split)
-            drawn.append([meaning, *_misses(meaning, videos - 1, rng)])
+            drawn.append([meaning, *nearest_misses(meaning, videos - 1, rng)])
         flat = [meaning for group in drawn for meaning in group]
         solved, rows = solvable_scenes(flat, rng.getrandbits(60), num_frames, height, width, fps)
         place = {row: number for number, row in enumerate(rows)}
@@ -131,45 +133,83 @@ def write_near_misses(
     overwrite: bool = False,
 ) -> Path:
     """Writes the clips and `rankings.jsonl`, one ranking a caption, into `folder`; returns the rankings file."""
-    from generator.video import write_video
-
     check_output_dir(folder, OUTPUTS, overwrite)
     drawn = near_misses(groups, videos, seed, "train", num_frames, height, width, fps)
+    made = (
+        (
+            render_scenes(
+                drawn.scenes.index(slice(row * videos, (row + 1) * videos)), num_frames, height, width, fps
+            ),
+            list(zip(prompts, ranks, strict=True)),
+        )
+        for row, (prompts, ranks) in enumerate(zip(drawn.prompts, drawn.ranks, strict=True))
+    )
+    return write_groups(folder, made, fps, overwrite)
+
+
+def write_groups(
+    folder: str | Path,
+    groups: Iterable[tuple[Tensor, Sequence[tuple[str, Sequence[int]]]]],
+    fps: float,
+    overwrite: bool = False,
+) -> Path:
+    """Writes groups of clips `[videos, 3, frames, height, width]`, each with its prompts and ranks, into `folder`;
+    returns `rankings.jsonl`."""
+    from generator.video import write_video
+
     folder = open_output_dir(folder, OUTPUTS, overwrite)
     rows: list[dict[str, Any]] = []
-    for number, (prompts, ranks) in enumerate(zip(drawn.prompts, drawn.ranks)):
-        scenes = drawn.scenes.index(slice(number * videos, (number + 1) * videos))
-        names = [f"{number:05d}-{clip}.mp4" for clip in range(videos)]
-        for name, clip in zip(names, render_scenes(scenes, num_frames, height, width, fps)):
+    for number, (clips, rankings) in enumerate(groups):
+        names = [f"{number:05d}-{clip}.mp4" for clip in range(len(clips))]
+        for name, clip in zip(names, clips, strict=True):
             write_video(folder / name, clip, fps)
-        rows += [
-            {"prompt": prompt, "videos": names, "ranks": row, "dimension": "overall", "annotator": "claims"}
-            for prompt, row in zip(prompts, ranks)
-        ]
+        for prompt, ranks in rankings:
+            ranked = [(name, rank) for name, rank in zip(names, ranks, strict=True) if rank >= 0]
+            rows.append(
+                {
+                    "prompt": prompt,
+                    "videos": [name for name, _ in ranked],
+                    "ranks": [rank for _, rank in ranked],
+                    "dimension": "overall",
+                    "annotator": "claims",
+                }
+            )
     with atomic_path(folder / "rankings.jsonl") as temporary:
         write_jsonl(temporary, rows)
     return folder / "rankings.jsonl"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m generator.world.near_misses", description=__doc__)
+def run_command(
+    write: Callable[..., Path],
+    prog: str,
+    description: str | None,
+    arguments: Sequence[str] | None,
+    videos: bool,
+) -> None:
+    """Runs a command that writes groups of clips by `write`; with `videos` their number in a group may be chosen."""
+    parser = argparse.ArgumentParser(prog=prog, description=description)
     parser.add_argument("--output_dir", required=True, help="Folder of the clips and their rankings.jsonl.")
     parser.add_argument("--groups", type=int, default=200, help="Groups of clips.")
-    parser.add_argument("--videos", type=int, default=4, help="Clips of a group.")
+    if videos:
+        parser.add_argument("--videos", type=int, default=4, help="Clips of a group.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--num_frames", type=int, default=9)
     parser.add_argument("--height", type=int, default=32)
     parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--fps", type=float, default=8)
     parser.add_argument("--overwrite", action="store_true")
-    found = parser.parse_args(arguments)
-    if found.groups < 1 or not 2 <= found.videos <= 9 or found.num_frames < 2:
-        parser.error("--groups must be at least 1, --videos from 2 to 9 and --num_frames at least 2")
-    named = vars(found)
+    named = vars(parser.parse_args(arguments))
+    if named["groups"] < 1 or not 2 <= named.get("videos", 2) <= 9 or named["num_frames"] < 2:
+        chosen = ", --videos from 2 to 9" if videos else ""
+        parser.error(f"--groups must be at least 1{chosen} and --num_frames at least 2")
     try:
-        print(write_near_misses(named.pop("output_dir"), **named))
+        print(write(named.pop("output_dir"), **named))
     except InputError as error:
         parser.error(str(error))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    run_command(write_near_misses, "python -m generator.world.near_misses", __doc__, arguments, videos=True)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from reward.models.frames import FrameReader
 from reward.models.latent_config import LatentRewardConfig
 from reward.models.matching import TextVideoMatching
 
@@ -27,6 +28,7 @@ class Features:
         quality: `[batch, levels, tokens, dim]` hidden states of the video without its prompt, for the dimensions
             that must not see it; no tokens where `tokens` do not see it either, or no such dimension exists.
         sigma: `[batch, levels]` noise level of each.
+        pixels: `[batch, 3, frames, height, width]` the decoded video; no frames where no head looks at it.
     """
 
     tokens: Tensor
@@ -35,6 +37,7 @@ class Features:
     text: Tensor
     quality: Tensor
     sigma: Tensor
+    pixels: Tensor
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -198,10 +201,15 @@ class RewardHead(nn.Module):
         hidden, pooled = config.hidden_size, config.num_queries * config.hidden_size
         self.video_pooling = QueryPooling(feature_size, hidden, config.num_queries, config.num_heads)
         self.text_pooling = QueryPooling(feature_size, hidden, config.num_queries, config.num_heads)
+        self.frames = None
+        if config.decoded_frames:
+            self.frames = FrameReader(hidden)
+            self.frame_pooling = QueryPooling(hidden, hidden, config.num_queries, config.num_heads)
+            self.frame_norm = nn.LayerNorm(pooled)
         self.video_norm, self.text_norm = nn.LayerNorm(pooled), nn.LayerNorm(pooled)
         self.mlp = nn.Sequential(
             nn.Dropout(config.dropout),
-            nn.Linear(3 * pooled, hidden),
+            nn.Linear((5 if config.decoded_frames else 3) * pooled, hidden),
             nn.GELU(),
             nn.Dropout(config.dropout),
             zero_initialised(nn.Linear(hidden, numbers * with_prompt)),
@@ -240,14 +248,21 @@ class RewardHead(nn.Module):
         return self.mlp(self._pooled(features))
 
     def _pooled(self, features: Features) -> Tensor:
-        """`[batch·levels, 3·queries·hidden_size]`: video, prompt and their product."""
+        """`[batch·levels, 3·queries·hidden_size]`: video, prompt and their product; with decoded frames these and
+        their product with the prompt too."""
         levels = features.tokens.shape[1]
         tokens = rearrange(features.tokens.float(), "b s t d -> (b s) t d")
         is_video = repeat(features.is_video, "b t -> (b s) t", s=levels)
         present = (tokens != 0).any(dim=-1)
         video = self.video_norm(self.video_pooling(tokens, present & is_video))
         text = self.text_norm(self.text_pooling(tokens, present & ~is_video))
-        return torch.cat([video, text, video * text], dim=1)
+        parts = [video, text, video * text]
+        if self.frames is not None:
+            seen = self.frames(features.pixels)
+            seen = self.frame_norm(self.frame_pooling(seen, seen.new_ones(seen.shape[:2], dtype=torch.bool)))
+            seen = repeat(seen, "b d -> (b s) d", s=levels)
+            parts += [seen, seen * text]
+        return torch.cat(parts, dim=1)
 
 
 def _with_evidence(found: Tensor, evidence: Evidence | None, features: Features) -> Tensor:

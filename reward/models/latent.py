@@ -33,6 +33,7 @@ from generator.output import InputError, files_into
 from generator.provenance import fingerprint, latent_space_fingerprint
 from reward.models.base import RewardModel, Scores, join_scores
 from reward.models.evidence import fixed_noise, implicit_evidence
+from reward.models.frames import decoded_frames
 from reward.models.heads import Features, MatchingHead, NoiseScale, RewardHead
 from reward.models.latent_config import LatentRewardConfig
 from reward.models.storage import WEIGHTS_NAME, config_from, read_reward_config, write_reward_model
@@ -154,7 +155,12 @@ class LatentRewardModel(nn.Module, RewardModel):
         return latents, self.generator.encode_prompts(["a video"])
 
     def features(
-        self, latents: Tensor, conditions: Conditions, train: bool = False, evidence: bool = True
+        self,
+        latents: Tensor,
+        conditions: Conditions,
+        train: bool = False,
+        evidence: bool = True,
+        frames: bool = True,
     ) -> Features:
         """The trunk's part of scoring `latents [batch, channels, frames, height, width]`; differentiable in them.
 
@@ -163,6 +169,7 @@ class LatentRewardModel(nn.Module, RewardModel):
                 latents is shown.
             train: whether the noise levels that only training uses are added, with fresh noise for each video.
             evidence: whether the implicit evidence is computed, where the model has it.
+            frames: whether the video is decoded, where the head looks at it.
         """
         latents, conditions = self._on_trunk_device(latents, conditions)
         conditions, shown = split_conditions(self.generator, latents, conditions)
@@ -175,7 +182,8 @@ class LatentRewardModel(nn.Module, RewardModel):
             sigma = torch.cat([sigma, more], dim=1)
         tokens, is_video, quality = self._all_tokens(noisy, sigma, conditions, shown)
         found = self._evidence(latents, conditions, shown) if evidence else latents.new_zeros(len(latents), 0)
-        return Features(tokens, is_video, found, self.text_of(conditions), quality, sigma)
+        pixels = decoded_frames(self.generator, latents, frames and self.config.decoded_frames)
+        return Features(tokens, is_video, found, self.text_of(conditions), quality, sigma, pixels)
 
     def text_of(self, conditions: Conditions) -> Tensor:
         """Embeddings `[batch, words, text_size]` of the prompts where the head reads them, else no words."""

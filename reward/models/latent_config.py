@@ -34,6 +34,7 @@ class LatentRewardConfig:
         implicit_evidence: whether the head sees the generator's own evidence for the prompt.
         evidence_sigmas: noise levels of the evidence.
         evidence_draws: noise samples a level; their evidence is averaged.
+        decoded_frames: whether the head also looks at the decoded video.
         lora_rank: rank of a LoRA on the trunk that is trained with the head; 0 freezes the trunk.
         lora_target_modules: layers it adapts; empty takes the generator's own list.
         full_trunk: whether the trunk's own weights are trained with the head, instead of a LoRA.
@@ -59,6 +60,7 @@ class LatentRewardConfig:
     implicit_evidence: bool = False
     evidence_sigmas: tuple[float, ...] = (0.6, 0.85)
     evidence_draws: int = 1
+    decoded_frames: bool = False
     lora_rank: int = 0
     lora_target_modules: tuple[str, ...] = ()
     full_trunk: bool = False
@@ -83,6 +85,14 @@ class LatentRewardConfig:
                 f"The architecture {self.architecture!r} is unknown: use {' or '.join(ARCHITECTURES)}."
             )
 
+        if self.decoded_frames and (
+            self.noise_levels or self.architecture != "pooled" or not self.judged_with_prompt
+        ):
+            raise InputError(
+                "Decoded frames are read by the pooled head for dimensions that see the prompt, from clean latents: "
+                "leave off --decoded_frames, or --noise_conditioned, --architecture matching and dimensions such as "
+                "visual."
+            )
         if self.full_trunk and self.lora_rank:
             raise InputError(
                 "The trunk is trained either whole or by a LoRA: leave --lora_rank or --full_trunk off."

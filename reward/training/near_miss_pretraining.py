@@ -94,6 +94,11 @@ class RankingPretraining:
         )
         return scores, loss
 
+    def replayed_loss(self, batch_size: int, random: torch.Generator) -> Tensor:
+        """Mean loss of random rankings, added to that of people's rankings so that what these taught is kept."""
+        rows = torch.randint(len(self), (batch_size,), generator=random).to(self.latents.device)
+        return self.scores_and_loss(rows)[1]
+
     def train(
         self,
         steps: int,

@@ -148,7 +148,8 @@ def with_trunk_tokens(
     model: LatentRewardModel, known: Features, latents: Tensor, conditions: dict[str, Tensor]
 ) -> Features:
     """The features with tokens of the trunk as it is now, for a trunk that is trained."""
-    now = model.features(
-        latents, conditions, train=known.sigma.shape[1] > len(model.config.sigmas), evidence=False
+    train = known.sigma.shape[1] > len(model.config.sigmas)
+    now = model.features(latents, conditions, train=train, evidence=False, frames=False)
+    return Features(
+        now.tokens, now.is_video, known.evidence, known.text, now.quality, now.sigma, known.pixels
     )
-    return Features(now.tokens, now.is_video, known.evidence, known.text, now.quality, now.sigma)

@@ -124,6 +124,12 @@ class RewardConfig(TrainingConfig):
     evidence_draws: int = field(
         default=1, metadata={"help": "Noise samples a level of the implicit evidence."}
     )
+    decoded_frames: bool = field(
+        default=False,
+        metadata={
+            "help": "Let the head look at the decoded video beside the trunk's tokens; every video is decoded then."
+        },
+    )
     lora_rank: int = field(
         default=0,
         metadata={"help": "Rank of a LoRA on the trunk; 0 freezes it, so its features are computed once."},
@@ -153,6 +159,16 @@ class RewardConfig(TrainingConfig):
     pretraining_learning_rate: float = field(
         default=1e-3,
         metadata={"help": "Highest learning rate of the pretraining; a full trunk's is four tenths of it."},
+    )
+    replay_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight of the loss of --pretraining's rankings in the steps on those of people, so that what they "
+            "taught is not forgotten; 0 leaves them out."
+        },
+    )
+    replay_batch_size: int = field(
+        default=32, metadata={"help": "Rankings of --pretraining in a step on those of people."}
     )
     num_frames: int = field(
         default=0,
@@ -185,6 +201,11 @@ class RewardConfig(TrainingConfig):
             raise InputError(
                 f"--pretraining_steps is {self.pretraining_steps} and --pretraining_batch_size "
                 f"{self.pretraining_batch_size}, but at least 0 steps of at least 1 ranking are needed."
+            )
+        if self.replay_weight < 0 or self.replay_batch_size < 1:
+            raise InputError(
+                f"--replay_weight is {self.replay_weight} and --replay_batch_size {self.replay_batch_size}, but a "
+                "weight of at least 0 and at least 1 ranking are needed."
             )
         if self.ensemble > 1 and (self.lora_rank or self.full_trunk):
             raise InputError(

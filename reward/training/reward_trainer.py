@@ -28,6 +28,7 @@ from reward.metrics import Pairs, evaluate_pairs, pairs_of_rankings
 from reward.models.latent import LatentRewardModel
 from reward.preferences import Ranking
 from reward.training.matching_pretraining import DemonstrationMatching
+from reward.training.near_miss_pretraining import RankingPretraining
 from reward.training.ranking_data import EncodedVideos, RankingCollator, RankingDataset, encode_videos
 from reward.training.ranking_model import RankingLikelihood, RankingModel, with_trunk_tokens
 from reward.training.reward_config import RewardConfig, with_evaluation
@@ -185,6 +186,7 @@ class RewardTrainer(RankingTrainer):
         latents: already known latents of video files, which then need not be read.
         matching: demonstrations whose contrastive loss is added to that of the rankings, so that the matching
             they taught is not forgotten.
+        replay: rankings that taught the model before; their loss is added with `args.replay_weight`.
         encoded: the videos of all these rankings where another member of an ensemble has encoded them.
         pretrained: whether the model has learned something already, which then is evaluated too.
     """
@@ -198,12 +200,14 @@ class RewardTrainer(RankingTrainer):
         test_dataset: Sequence[Ranking] = (),
         latents: dict[Path, Tensor] | None = None,
         matching: DemonstrationMatching | None = None,
+        replay: RankingPretraining | None = None,
         encoded: EncodedVideos | None = None,
         pretrained: bool = False,
         **kwargs: Any,
     ) -> None:
         self.reward_model = model
         self.matching = matching
+        self.replay = replay if args.replay_weight else None
         everything = [*train_dataset, *eval_dataset, *test_dataset]
         self.encoded = encoded or encode_videos(
             model, everything, args.encode_batch_size, latents, progress=not args.disable_tqdm
@@ -280,7 +284,19 @@ class RewardTrainer(RankingTrainer):
                 contrast = self.matching.loss()
                 self._running["loss/matching"].append(contrast.item())
                 loss = loss + contrast
+            if self.replay is not None:
+                loss = loss + self._replayed()
         return (loss, {"scores": scores}) if return_outputs else loss
+
+    def _replayed(self) -> Tensor:
+        """Weighted loss of rankings that taught the model before; seed, step and process alone choose them."""
+        assert self.replay is not None
+        assert isinstance(self.args, RewardConfig)
+        place = self.state.global_step * self.args.world_size + self.args.process_index
+        random = torch.Generator().manual_seed(self.args.seed * 1_000_003 + place)
+        loss = self.replay.replayed_loss(self.args.replay_batch_size, random)
+        self._running["loss/replay"].append(loss.item())
+        return self.args.replay_weight * loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:

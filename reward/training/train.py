@@ -72,6 +72,7 @@ def build_reward_model(
             implicit_evidence=config.implicit_evidence,
             evidence_sigmas=tuple(config.evidence_sigmas),
             evidence_draws=config.evidence_draws,
+            decoded_frames=config.decoded_frames,
             lora_rank=config.lora_rank,
             lora_target_modules=tuple(config.lora_target_modules),
             full_trunk=config.full_trunk,
@@ -118,19 +119,15 @@ def continued_reward_model(
 
 
 def pretrain(
-    model: LatentRewardModel,
-    rankings: Sequence[Ranking],
-    config: RewardConfig,
-    latents: dict[Path, Tensor] | None = None,
-    max_seconds: float = float("inf"),
+    teacher: RankingPretraining, config: RewardConfig, max_seconds: float = float("inf")
 ) -> dict[str, float]:
-    """Teaches the model the rankings of `--pretraining` as `config` says; see `RankingPretraining.train`."""
+    """Teaches a model the rankings of `--pretraining` as `config` says; see `RankingPretraining.train`."""
     rate = config.pretraining_learning_rate
-    return RankingPretraining(model, rankings, "plackett_luce", config.encode_batch_size, latents).train(
+    return teacher.train(
         config.pretraining_steps,
         config.pretraining_batch_size,
         rate,
-        0.4 * rate if model.config.full_trunk else rate,
+        0.4 * rate if teacher.model.config.full_trunk else rate,
         config.seed,
         config.bfloat16_products,
         max_seconds,
@@ -273,8 +270,13 @@ def _train_one(
             material.trunk_adapter,
             bool(material.demonstrations),
         )
-    if material.pretraining and config.resume_from_checkpoint is None:
-        taught = pretrain(model, material.pretraining, config, material.latents)
+    teacher = None
+    if material.pretraining and (config.replay_weight or config.resume_from_checkpoint is None):
+        teacher = RankingPretraining(
+            model, material.pretraining, "plackett_luce", config.encode_batch_size, material.latents
+        )
+    if teacher is not None and config.resume_from_checkpoint is None:
+        taught = pretrain(teacher, config)
         print(
             f"Pretraining: {taught['rankings_seen']} rankings seen in {taught['seconds']:.0f} s, pair accuracy "
             f"{taught['accuracy']:.3f} at the end."
@@ -299,6 +301,7 @@ def _train_one(
         test_dataset=material.splits.held_out,
         latents=material.latents,
         matching=matching,
+        replay=teacher,
         callbacks=material.callbacks,
         encoded=encoded,
         pretrained=bool(material.pretraining) or material.weights_from is not None,

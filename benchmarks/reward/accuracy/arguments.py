@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 import torch
 import yaml
@@ -34,6 +35,25 @@ def read_arguments(description: str) -> argparse.Namespace:
         default=0.25,
         help="Share of the groups that the generator makes with guidance 3.",
     )
+    add(
+        "--spoiled",
+        type=int,
+        default=0,
+        help="Groups with clips that melt, swap shapes or hold one object more.",
+    )
+    add("--replay", type=float, default=0.0, help="Weight of replayed near misses beside the rankings.")
+    add("--replay_rankings", type=int, default=256, help="Of them in each step.")
+    add(
+        "--ensemble",
+        type=int,
+        default=0,
+        help="Seeds whose mean score is judged, too, at --compared rankings.",
+    )
+    add(
+        "--only_compared",
+        action="store_true",
+        help="Train at --compared rankings alone, nothing to compare with.",
+    )
     add("--reward_from", help="Folder of a pretrained reward model, which goes on learning from the groups.")
     add("--pretraining_steps", type=int, default=10**6)
     add("--pretraining_seconds", type=float, default=140)
@@ -57,3 +77,29 @@ def read_arguments(description: str) -> argparse.Namespace:
         name: yaml.safe_load(value) for name, value in (item.split("=", 1) for item in arguments.set)
     }
     return arguments
+
+
+def training_settings(
+    arguments: argparse.Namespace, count: int, trunk_learning_rate: float, cuda: bool
+) -> dict[str, Any]:
+    """Arguments of `RewardConfig` for a training on `count` rankings."""
+    steps_an_epoch = max(1, -(-int(0.9 * count) // arguments.rankings_a_step))
+    return {
+        "report_to": "none",
+        "disable_tqdm": True,
+        "logging_steps": 10**6,
+        "per_device_train_batch_size": arguments.rankings_a_step,
+        "per_device_eval_batch_size": 256,
+        "num_train_epochs": min(20, max(3, arguments.steps // steps_an_epoch)),
+        "early_stopping_patience": 4,
+        "learning_rate": 3 * trunk_learning_rate,
+        "trunk_learning_rate": trunk_learning_rate,
+        "architecture": "pooled",
+        "full_trunk": True,
+        "num_blocks": arguments.num_blocks,
+        "sigmas": [0.05],
+        "replay_weight": arguments.replay,
+        "replay_batch_size": arguments.replay_rankings,
+        "use_cpu": not cuda,
+        "bf16": cuda,
+    }

@@ -16,7 +16,9 @@ from generator.base import VideoGenerator
 from generator.sampling import guided_velocity, sample_latents
 from generator.world import SceneBatch, render_scenes, verify_batch
 from generator.world.near_misses import near_misses
+from generator.world.spoiled import BLEMISHES, CLIPS, RANKS, SpoiledScenes, spoiled_near_misses
 from labeling_app.simulate import SimulatedAnnotator, ranks_from_perceived
+from reward.models.latent import LatentRewardModel
 from reward.preferences import MISSING, Ranking
 
 SIZE = (9, 32, 32)
@@ -163,6 +165,73 @@ def near_miss_rankings(
             known.update(zip(paths, latents[row * videos : (row + 1) * videos]))
             rankings += [Ranking(name, paths, order) for name, order in zip(group, claims[row])]
     return rankings, known
+
+
+class _SpoiledGroups(Dataset[tuple[list[list[str]], Tensor]]):
+    def __init__(self, groups: int, seed: int) -> None:
+        self.groups, self.seed = groups, seed
+
+    def __len__(self) -> int:
+        return -(-self.groups // _CHUNK)
+
+    def __getitem__(self, index: int) -> tuple[list[list[str]], Tensor]:
+        prompts, scenes = spoiled_near_misses(_CHUNK, self.seed + index, "train", *SIZE, FPS)
+        return prompts, scenes.pack()
+
+
+@torch.no_grad()
+def spoiled_rankings(
+    generator: VideoGenerator, groups: int, seed: int, batch: int
+) -> tuple[list[Ranking], dict[Path, Tensor]]:
+    """Rankings of rendered clips of which some have a blemish that no caption speaks of, and the clips' latents by
+    their (imagined) files; nobody judged them, and the verifier did not either."""
+    rankings: list[Ranking] = []
+    known: dict[Path, Tensor] = {}
+    device = generator.device
+    jobs = DataLoader(_SpoiledGroups(groups, seed), batch_size=None, num_workers=workers())
+    waiting: list[tuple[list[list[str]], Tensor]] = []
+    chunks, last = max(1, batch // (CLIPS * _CHUNK)), -(-groups // _CHUNK)
+    for number, (names, packed) in enumerate(jobs, 1):
+        waiting.append((names, packed.clone()))
+        if len(waiting) < chunks and number < last:
+            continue
+        captions = [group for part in waiting for group in part[0]]
+        scenes = SpoiledScenes.unpack(torch.cat([part[1] for part in waiting]), SIZE[0])
+        waiting = []
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+            shown = scenes.render(*SIZE[1:], fps=FPS, device=device)
+            latents = torch.cat([generator.encode(part).float().cpu() for part in shown.split(1024)])
+        begun = len(known) // CLIPS
+        for row, group in enumerate(captions):
+            paths = [Path(f"spoiled/{begun + row}-{clip}.mp4") for clip in range(CLIPS)]
+            known.update(zip(paths, latents[row * CLIPS : (row + 1) * CLIPS]))
+            rankings += [Ranking(group[asked], paths, list(ranks)) for asked, ranks in RANKS]
+    return rankings, known
+
+
+@torch.no_grad()
+def blemish_accuracy(model: LatentRewardModel, groups: int, seed: int = 2 * 10**6) -> dict[str, float]:
+    """Share of held-out clips that the model scores above the same clip with a blemish, by the blemish; and of right
+    clips above near misses."""
+    generator = model.generator
+    prompts, scenes = spoiled_near_misses(groups, seed, "test", *SIZE, FPS)
+    clips = scenes.render(*SIZE[1:], fps=FPS, device=generator.device)
+    scores, other = [], []
+    for start in range(0, len(clips), 256):
+        rows = slice(start, start + 256)
+        latents = generator.encode(clips[rows])
+        asked = [caption for group in prompts for caption in group]
+        right = [group[0] for group in prompts for _ in range(CLIPS)]
+        for found, captions in ((scores, asked), (other, right)):
+            found.append(
+                model.score_latents(latents, generator.encode_prompts(captions[rows]))["overall"].cpu()
+            )
+    pairs = torch.cat(scores).view(-1, 2)
+    won = (pairs[:, 0] > pairs[:, 1]).float()
+    blemish = scenes.blemish.view(-1, 2)[:, 1]
+    shown = torch.cat(other).view(-1, CLIPS)
+    figures = {name: float(won[blemish == number].mean()) for number, name in enumerate(BLEMISHES)}
+    return {**figures, "wrong claim": float((shown[:, 0] > shown[:, 2]).float().mean()), "clips": len(won)}
 
 
 def annotate(clips: Clips, annotators: Sequence[SimulatedAnnotator], seed: int) -> list[Ranking]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from reward.metrics import Floats
+from reward.metrics import Floats, correct_without_ties, pairs_of_rankings
+from reward.preferences import Ranking
+from reward.statistics import Interval, cluster_bootstrap
 
 
 def average_ranks(values: ArrayLike) -> Floats:
@@ -25,6 +28,15 @@ def spearman(a: ArrayLike, b: ArrayLike) -> float:
     x, y = x - x.mean(), y - y.mean()
     norm = float(np.sqrt((x**2).sum() * (y**2).sum()))
     return float((x * y).sum() / norm) if norm > 0 else float("nan")
+
+
+def together(scores: Sequence[np.ndarray], rankings: Sequence[Ranking], prompts: Sequence[str]) -> Interval:
+    """Pair accuracy, ties left out, of the mean of several models' standardised scores `[prompts, videos]`."""
+    mean = np.mean([(one - one.mean()) / one.std() for one in scores], axis=0)
+    pairs = pairs_of_rankings(mean, [ranking.ranks for ranking in rankings], prompts)
+    right = correct_without_ties(pairs.difference, pairs.label)
+    kept = np.isfinite(right)
+    return cluster_bootstrap(right[kept], np.asarray(pairs.cluster)[kept])
 
 
 def correlation(proxy: np.ndarray, gold: np.ndarray, resamples: int = 500) -> dict[str, float]:

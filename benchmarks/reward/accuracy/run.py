@@ -38,9 +38,17 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PrinterCallback
 
-from benchmarks.reward.accuracy.arguments import read_arguments
-from benchmarks.reward.accuracy.clips import Clips, annotate, make_clips, near_miss_rankings, without_ties
-from benchmarks.reward.accuracy.figures import correlation, plot, table
+from benchmarks.reward.accuracy.arguments import read_arguments, training_settings
+from benchmarks.reward.accuracy.clips import (
+    Clips,
+    annotate,
+    blemish_accuracy,
+    make_clips,
+    near_miss_rankings,
+    spoiled_rankings,
+    without_ties,
+)
+from benchmarks.reward.accuracy.figures import correlation, plot, table, together
 from generator import load_generator
 from generator.conditions import select
 from generator.output import write_json, write_text
@@ -78,6 +86,9 @@ class Study:
         self.folder = Path(arguments.output_dir)
         self.cuda = arguments.device == "cuda"
         self.annotator = SimulatedAnnotator("simulated", NOISE, TIE)
+        if arguments.taught_only:
+            self.teach_alone()
+            return
         self.clips, self.test_clips = self.load_clips()
         self.test = annotate(self.test_clips, [self.annotator], 3)
         gold = [list(row) for row in self.test_clips.gold]
@@ -139,6 +150,11 @@ class Study:
         rankings, known = near_miss_rankings(
             self.generator, arguments.groups, arguments.videos, 100, 8 * arguments.batch_size, arguments.made
         )
+        if arguments.spoiled:
+            more, latents = spoiled_rankings(
+                self.generator, arguments.spoiled, 10**6, 8 * arguments.batch_size
+            )
+            rankings, known = [*rankings, *more], {**known, **latents}
         self.say(f"{len(known)} clips of near misses, {len(rankings)} rankings of them")
         pretraining = RankingPretraining(self.model, rankings, "plackett_luce", 1024, known)
         rate = arguments.pretraining_learning_rate
@@ -154,11 +170,25 @@ class Study:
         )
         self.found["pretraining"] = {**figures, "clips": len(known), "rankings": len(rankings)}
         self.say(f"taught: {json.dumps(figures)}")
-        del pretraining
+        self.found["blemishes"] = blemish_accuracy(self.model.eval(), arguments.blemish_groups)
+        self.say(f"blemishes: {json.dumps(self.found['blemishes'])}")
+        self.replay = pretraining if arguments.replay else None
         taught = self.weights()
         if arguments.save_pretrained:
             self.model.save_pretrained(self.folder / "pretrained")
         return taught
+
+    def teach_alone(self) -> None:
+        """Teaches the model on near misses and writes what it tells apart; no clips are generated."""
+        self.trunk_learning_rate = self.arguments.trunk_learning_rates[0]
+        self.found = {"arguments": vars(self.arguments)}
+        self.generator = load_generator(
+            self.arguments.model, device=self.arguments.device, dtype=torch.float32
+        )
+        example = [Ranking("a red circle", [Path("a.mp4"), Path("b.mp4")], [0, 1])]
+        self.model = build_reward_model(self.generator, self.config("none", 100, 0), example)
+        self.teach()
+        write_json(self.folder / "taught.json", self.found)
 
     def oracle_agreement(self) -> float:
         """Share of pairs in which the test labels agree with the gold order, of pairs that both order."""
@@ -167,28 +197,9 @@ class Study:
         return accuracy_without_ties(pairs.difference[ordered], pairs.label[ordered])
 
     def config(self, folder: str, count: int, seed: int, **changes: Any) -> RewardConfig:
-        arguments = self.arguments
-        steps_an_epoch = max(1, -(-int(0.9 * count) // arguments.rankings_a_step))
-        chosen = {
-            "output_dir": folder,
-            "seed": seed,
-            "report_to": "none",
-            "disable_tqdm": True,
-            "logging_steps": 10**6,
-            "per_device_train_batch_size": arguments.rankings_a_step,
-            "per_device_eval_batch_size": 256,
-            "num_train_epochs": min(20, max(3, arguments.steps // steps_an_epoch)),
-            "early_stopping_patience": 4,
-            "learning_rate": 3 * self.trunk_learning_rate,
-            "trunk_learning_rate": self.trunk_learning_rate,
-            "architecture": "pooled",
-            "full_trunk": True,
-            "num_blocks": arguments.num_blocks,
-            "sigmas": [0.05],
-            "use_cpu": not self.cuda,
-            "bf16": self.cuda,
-        }
-        return RewardConfig(**{**chosen, **arguments.settings, **changes})
+        """Settings of a training on `count` rankings."""
+        chosen = training_settings(self.arguments, count, self.trunk_learning_rate, self.cuda)
+        return RewardConfig(folder, seed=seed, **chosen | self.arguments.settings | changes)
 
     def train(
         self,
@@ -210,6 +221,7 @@ class Study:
                 train,
                 eval_dataset=validation,
                 encoded=self.encoded,
+                replay=self.replay,
                 pretrained=start is None,
             )
             trainer.remove_callback(PrinterCallback)
@@ -324,7 +336,9 @@ class Study:
             ("rao_kupper", some, {"loss_type": "rao_kupper"}),
             ("no near misses", some, {"start": self.untaught}),
         ]
-        largest = f"plackett_luce {max(arguments.rankings)}"
+        if arguments.only_compared:
+            jobs = []
+        largest = reference if arguments.only_compared else f"plackett_luce {max(arguments.rankings)}"
         if largest == reference:
             self.final = runs[reference][0]
             self.correlations()
@@ -337,15 +351,34 @@ class Study:
                 if name == largest and seed == 0:
                     self.final = runs.get(name, runs[reference])[0]
                     self.correlations()
-        kinds = {name: runs.get(name, []) for name, _, _ in jobs}
-        self.compare("plackett_luce − bradley_terry (pairs)", runs[reference], kinds["bradley_terry"])
-        self.compare("ties used − dropped", runs[reference], kinds["plackett_luce, ties dropped"])
-        self.compare("rao_kupper − bradley_terry (pairs)", kinds["rao_kupper"], kinds["bradley_terry"])
+        if arguments.ensemble > 1:
+            while len(runs[reference]) < arguments.ensemble and self.has_time():
+                runs[reference].append(self.train(reference, some, len(runs[reference])))
+            self.judge_together(reference, runs[reference][: arguments.ensemble])
+        self.compare("plackett_luce − bradley_terry (pairs)", runs[reference], runs.get("bradley_terry", []))
+        self.compare("ties used − dropped", runs[reference], runs.get("plackett_luce, ties dropped", []))
         self.compare(
-            "reliability learned − none", kinds["mixed annotators, reliability"], kinds["mixed annotators"]
+            "rao_kupper − bradley_terry (pairs)", runs.get("rao_kupper", []), runs.get("bradley_terry", [])
         )
-        self.compare("near misses − none", runs[reference], kinds["no near misses"])
+        self.compare(
+            "reliability learned − none",
+            runs.get("mixed annotators, reliability", []),
+            runs.get("mixed annotators", []),
+        )
+        self.compare("near misses − none", runs[reference], runs.get("no near misses", []))
         self.write()
+
+    def judge_together(self, name: str, members: Sequence[Learned]) -> None:
+        """Accuracy of the mean of the members' standardised scores; it is not calibrated anew."""
+        interval = together([run.scores for run in members], self.test, self.test_clips.prompts)
+        share = interval.mean / self.best_possible
+        self.found["ensemble"] = {
+            "accuracy": interval.as_dict(),
+            "members": len(members),
+            "share_of_best": share,
+        }
+        self.say(f"{name}, {len(members)} together: accuracy {interval.mean:.3f} [{interval.low:.3f}, "
+                 f"{interval.high:.3f}], {share:.1%} of the best possible")  # fmt: skip
 
     def correlations(self) -> None:
         """Spearman of the reward with gold, by category, and on videos of optimised policies."""
@@ -416,7 +449,9 @@ def main() -> None:
     torch.set_float32_matmul_precision("high")
     for folder in (arguments.output_dir, arguments.clips_dir or arguments.output_dir):
         Path(folder).mkdir(parents=True, exist_ok=True)
-    Study(arguments).run()
+    study = Study(arguments)
+    if not arguments.taught_only:
+        study.run()
 
 
 if __name__ == "__main__":

@@ -56,3 +56,14 @@ def test_wilsons_interval_is_the_textbooks():
 
 def test_next_fit_opens_a_row_where_a_clip_does_not_fit():
     assert import_module("benchmarks.generator.packing").next_fit([6, 5, 4, 3], 10) == pytest.approx(18 / 30)
+
+
+def test_recipes_of_further_pretraining_are_settings_that_go_together(tmp_path):
+    better = import_module("benchmarks.generator.better_base")
+    for changes in better.RECIPES.values():
+        config = better.configuration(tmp_path, True, **changes)
+        config.check()
+        assert config.wrong_share == 0.4
+    assert better.chosen(tmp_path) == {}
+    (tmp_path / "choice.json").write_text('{"recipe": "muon", "settings": {"optimizer": "muon"}}')
+    assert better.chosen(tmp_path) == better.RECIPES["muon"]

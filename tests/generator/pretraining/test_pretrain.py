@@ -231,10 +231,13 @@ class Interrupted(Exception):
     pass
 
 
-def phase(path, seed=0, seconds=1e6):
+def phase(path, seed=0, seconds=1e6, optimizer="adamw"):
     torch.manual_seed(seed)
-    config = PretrainConfig(output_dir="", save_seconds=0.0, num_layers=1, hidden_size=64)
-    return Phase("toy", {"layer": torch.nn.Linear(8, 8)}, config, seconds, 1e-2, path)
+    config = PretrainConfig(
+        output_dir="", save_seconds=0.0, num_layers=1, hidden_size=64, optimizer=optimizer
+    )
+    blocks = torch.nn.ModuleList([torch.nn.Linear(8, 8)])
+    return Phase("toy", {"blocks": blocks}, config, seconds, 1e-2, path)
 
 
 class Batch:
@@ -251,24 +254,26 @@ class ToyLoss:
         return "toy", {"x": torch.randn(4, 8, generator=generator)}
 
     def compute(self, key, inputs):
-        return (self.current.modules["layer"](inputs["x"]) - inputs["x"]).pow(2).mean(), {}
+        return (self.current.modules["blocks"][0](inputs["x"]) - inputs["x"]).pow(2).mean(), {}
 
 
-def test_an_interrupted_phase_goes_on_exactly(tmp_path):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_an_interrupted_phase_goes_on_exactly(tmp_path, optimizer):
     def run(current, stop_at):
         with pytest.raises(Interrupted):
             current.run([Batch()] * 200, ToyLoss(current, stop_at), CPU)
         return current
 
-    whole = run(phase(tmp_path / "whole.pt"), 120)
-    first = run(phase(tmp_path / "state.pt"), 70)
-    second = phase(tmp_path / "state.pt", seed=1)
+    whole = run(phase(tmp_path / "whole.pt", optimizer=optimizer), 120)
+    first = run(phase(tmp_path / "state.pt", optimizer=optimizer), 70)
+    second = phase(tmp_path / "state.pt", seed=1, optimizer=optimizer)
+    assert (second.muon is not None) == (optimizer == "muon")
     assert second.resume()
     assert (second.step, second.clips) == (70, 280)
     assert second.elapsed == pytest.approx(first.elapsed, abs=0.5)
     run(second, 120)
-    weights = whole.modules["layer"].weight
-    torch.testing.assert_close(second.modules["layer"].weight, weights, atol=1e-6, rtol=0)
+    weights = whole.modules["blocks"][0].weight
+    torch.testing.assert_close(second.modules["blocks"][0].weight, weights, atol=1e-6, rtol=0)
     for before, after in zip(whole.average.average, second.average.average, strict=True):
         torch.testing.assert_close(after, before, atol=1e-6, rtol=0)
     assert [row["step"] for row in second.history] == [50, 100]
@@ -288,6 +293,8 @@ def test_the_state_of_another_architecture_is_an_input_error(tmp_path):
     other.config.num_layers = 3
     with pytest.raises(InputError, match="num_layers 1, but 3 was asked for"):
         other.resume()
+    with pytest.raises(InputError, match="optimizer adamw, but muon was asked for"):
+        phase(tmp_path / "state.pt", optimizer="muon").resume()
 
 
 def test_a_phase_ends_with_its_budget_and_leaves_the_average(tmp_path):
@@ -295,7 +302,7 @@ def test_a_phase_ends_with_its_budget_and_leaves_the_average(tmp_path):
     endless = iter(lambda: Batch(), None)
     current.run(endless, ToyLoss(current, -1), CPU)
     assert 0.2 <= current.elapsed < 5
-    assert torch.equal(current.modules["layer"].weight.flatten(), current.average.average[0])
+    assert torch.equal(current.modules["blocks"][0].weight.flatten(), current.average.average[0])
 
 
 @pytest.fixture
@@ -356,6 +363,14 @@ def test_pretraining_resumes_after_an_interruption_and_writes_a_pipeline_that_lo
     card = (folder / "README.md").read_text()
     assert f"{metrics['gold']['5x32x32']['all']:.3f}" in card
     assert (folder / "samples.png").is_file()
+    monkeypatch.setattr(
+        "sys.argv", ["model_card", str(folder), "--prompts", "4", "--right_captions", str(folder)]
+    )
+    model_card.main()
+    again = json.loads((folder / "metrics.json").read_text())
+    assert again["right_captions"]["guidance"] == again["guidance"] == metrics["guidance"]
+    assert "right captions" in (folder / "README.md").read_text()
+    assert "right captions: gold" not in card
 
     with pytest.raises(InputError, match="finished pipeline"):
         pretrain.pretrain(configuration(folder), CPU)
@@ -471,6 +486,8 @@ def test_settings_that_do_not_go_together_are_named(tmp_path):
         ({"patch_size": [2, 2, 2]}, "need patches of one frame"),
         ({"patch_size": [2, 2]}, "must be three numbers"),
         ({"attention": "sparse"}, "must be one of full, separable"),
+        ({"optimizer": "sgd"}, "must be one of adamw, muon"),
+        ({"several_weight": 0.0}, "must be above 0"),
     ):
         with pytest.raises(InputError, match=message):
             pretrain.pretrain(PretrainConfig(output_dir=str(tmp_path / "o"), **changes), CPU)
@@ -479,13 +496,21 @@ def test_settings_that_do_not_go_together_are_named(tmp_path):
 def test_pretraining_can_start_from_the_weights_of_another_pipeline(small, tmp_path):
     first = configuration(tmp_path / "first", transformer_seconds=0.5)
     pretrain.pretrain(first, CPU)
-    again = configuration(tmp_path / "again", weights_from=str(tmp_path / "first"), transformer_seconds=0.0)
+    sources = {"weights_from": str(tmp_path / "first"), "autoencoder_from": str(tmp_path / "first")}
+    again = configuration(tmp_path / "again", **sources, transformer_seconds=0.0)
     pretrain.pretrain(again, CPU)
     loaded, started = (load_generator(str(tmp_path / name)).pipeline for name in ("first", "again"))
     for part in ("transformer", "text_encoder"):
         expected = getattr(loaded, part).state_dict()
         for name, value in getattr(started, part).state_dict().items():
             assert torch.equal(value, expected[name])
+    histories = [
+        json.loads((tmp_path / name / "metrics.json").read_text())["history"] for name in ("first", "again")
+    ]
+    assert histories[1] == {
+        "autoencoder": histories[0]["autoencoder"],
+        "transformer, run 1": histories[0]["transformer"],
+    }
     other = configuration(tmp_path / "other", weights_from=str(tmp_path / "first"), num_layers=5)
     with pytest.raises(InputError, match="another architecture"):
         pretrain.pretrain(other, CPU)

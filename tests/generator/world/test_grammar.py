@@ -123,6 +123,16 @@ def test_half_of_the_prompts_are_about_one_object_without_camera() -> None:
         assert sum(category in one for one in found) > 200
 
 
+def test_a_weight_of_two_for_several_objects_doubles_the_odds_of_each_such_draw() -> None:
+    def odds(several: float) -> float:
+        rng = random.Random(5)
+        drawn = [sample_meaning(rng, several=several) for _ in range(2000)]
+        count = sum(len(meaning.objects) == 2 or meaning.objects[0].count > 1 for meaning in drawn)
+        return count / (2000 - count)
+
+    assert odds(2.0) / odds(1.0) == pytest.approx(2.0, rel=0.2)
+
+
 def test_prompts_are_the_same_for_the_same_seed_only() -> None:
     assert sample_prompts(20, 7) == sample_prompts(20, 7)
     assert sample_prompts(20, 7) != sample_prompts(20, 8)

@@ -53,6 +53,34 @@ def test_the_loss_of_the_pretraining_is_that_of_the_trainer(tmp_path, colour_ran
     torch.testing.assert_close(loss, expected)
 
 
+def test_replayed_rankings_add_their_weighted_loss_and_the_same_ones_at_the_same_step(
+    tmp_path, colour_rankings
+):
+    rankings, latents = colour_rankings
+    model = whole(dropout=0.0)
+    torch.nn.init.normal_(model.head.mlp[-1].weight)
+    learner = RankingPretraining(model, rankings[8:], latents=latents)
+    arguments = config(tmp_path, replay_weight=0.5, replay_batch_size=4)
+    trainer = RewardTrainer(model, arguments, rankings[:8], latents=latents, replay=learner)
+    batch = trainer.data_collator([trainer.train_rankings[row] for row in range(4)])
+    trainer.ranking_model.train()
+    alone, _ = trainer.ranking_model(**batch)
+    rows = torch.randint(
+        len(learner), (4,), generator=torch.Generator().manual_seed(arguments.seed * 1_000_003)
+    )
+    expected = alone + 0.5 * learner.scores_and_loss(rows)[1]
+    for _ in range(2):
+        torch.testing.assert_close(trainer.compute_loss(trainer.ranking_model, batch), expected)
+    trainer.ranking_model.eval()
+    torch.testing.assert_close(trainer.compute_loss(trainer.ranking_model, batch), alone)
+
+
+@pytest.mark.parametrize("wrong", [{"replay_weight": -1.0}, {"replay_batch_size": 0}])
+def test_replay_without_sense_is_an_input_error(tmp_path, wrong):
+    with pytest.raises(InputError, match="a weight of at least 0 and at least 1 ranking are needed"):
+        config(tmp_path, **wrong)
+
+
 def test_a_time_limit_ends_the_pretraining(colour_rankings):
     rankings, latents = colour_rankings
     learner = RankingPretraining(whole(), rankings[:4], latents=latents)
@@ -63,7 +91,7 @@ def test_a_whole_trunk_is_trained_after_pretraining_and_loaded_as_saved(tmp_path
     rankings, latents = colour_rankings
     arguments = config(
         tmp_path, full_trunk=True, num_blocks=2, num_train_epochs=2, pretraining_steps=40,
-        pretraining_batch_size=16, pretraining_learning_rate=5e-3,
+        pretraining_batch_size=16, pretraining_learning_rate=5e-3, replay_weight=1.0, replay_batch_size=4,
     )  # fmt: skip
     bare = ColourGenerator()
     model, metrics = train_reward_model(
