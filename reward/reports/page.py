@@ -120,7 +120,7 @@ def with_words(text: str, met: set[str]) -> Markup:
     Args:
         met: words that the page has explained already; those of this text are added.
     """
-    safe = str(escape(text))
+    safe = str(escape(text)).replace(" %", "\N{NO-BREAK SPACE}%")
     for word, meaning in WORDS.items():
         if word in met:
             continue
