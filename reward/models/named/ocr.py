@@ -132,7 +132,7 @@ def read_targets(path: Path) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for place, row in read_jsonl(path):
         prompt, target = row.get("prompt"), row.get("target")
-        texts = [target] if isinstance(target, str) else target
+        texts: Any = [target] if isinstance(target, str) else target
         if target is None and isinstance(prompt, str):
             continue
         valid = isinstance(texts, list) and texts and all(isinstance(t, str) and letters(t) for t in texts)

@@ -152,6 +152,7 @@ def _cached(source: HubFiles, wanted: str) -> Path | None:
 
     for repository in (source.repository, *source.aliases):
         for name in wanted.split("|"):
+            found: Any
             if "*" in name:
                 # The first file's folder is that of the snapshot.
                 first = try_to_load_from_cache(repository, source.files[0].split("|")[0])
