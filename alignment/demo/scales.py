@@ -11,11 +11,11 @@ class DemoConfig:
 
     output_dir: str = field(metadata={"help": "Folder for everything that is made, and the report."})
     model: str = field(default="nano", metadata={"help": "Generator to align, on the built-in world."})
-    adapter: str = field(
-        default="nano-distilled",
+    adapter: str | None = field(
+        default=None,
         metadata={
-            "help": "Adapter of that model with which the loop begins: nano-distilled has learnt what guidance adds; "
-            "'' begins with the model alone."
+            "help": "Adapter of that model with which the loop begins. Unset: nano-distilled, which has learnt what "
+            "guidance adds, with nano, and none with another model; '' is none."
         },
     )
     theme: str = field(
@@ -35,6 +35,10 @@ class DemoConfig:
         },
     )
     overwrite: bool = field(default=False, metadata={"help": "Start afresh in an existing folder."})
+
+    def __post_init__(self) -> None:
+        if self.adapter is None:
+            self.adapter = "nano-distilled" if self.model == "nano" else ""
 
 
 @dataclass(frozen=True)
