@@ -11,11 +11,11 @@ class DemoConfig:
 
     output_dir: str = field(metadata={"help": "Folder for everything that is made, and the report."})
     model: str = field(default="nano", metadata={"help": "Generator to align, on the built-in world."})
-    adapter: str = field(
-        default="nano-distilled",
+    adapter: str | None = field(
+        default=None,
         metadata={
-            "help": "Adapter of that model with which the loop begins: nano-distilled has learnt what guidance adds; "
-            "'' begins with the model alone."
+            "help": "Adapter of that model with which the loop begins. Unset: nano-distilled, which has learnt what "
+            "guidance adds, with nano, and none with another model; '' is none."
         },
     )
     theme: str = field(
@@ -36,6 +36,10 @@ class DemoConfig:
     )
     overwrite: bool = field(default=False, metadata={"help": "Start afresh in an existing folder."})
     open: bool = field(default=False, metadata={"help": "Open the report in a browser when it is there."})
+
+    def __post_init__(self) -> None:
+        if self.adapter is None:
+            self.adapter = "nano-distilled" if self.model == "nano" else ""
 
 
 @dataclass(frozen=True)
@@ -119,16 +123,16 @@ SCALES = {
         width=32,
         num_inference_steps=6,
         num_demonstrations=256,
-        num_ranked_prompts=200,
+        num_ranked_prompts=220,
         num_candidates=4,
         num_annotators=3,
         num_ppo_prompts=256,
         num_guidance_prompts=24,
         num_test_prompts=128,
         num_videos_per_prompt=1,
-        sft_steps=50,
+        sft_steps=40,
         dpo_steps=60,
-        num_rollouts=16,
+        num_rollouts=14,
         batch_size=16,
         rollout_prompts=4,
         num_generations=8,
@@ -136,14 +140,14 @@ SCALES = {
         inference_batch_size=16,
         seconds={
             "demonstrations": 2,
-            "sft": 36,
-            "candidates": 70,
-            "annotators": 11,
-            "reward": 60,
-            "dpo": 48,
-            "ppo": 135,
-            "guidance": 85,
-            "evaluation": 67,
+            "sft": 34,
+            "candidates": 58,
+            "annotators": 10,
+            "reward": 120,
+            "dpo": 42,
+            "ppo": 130,
+            "guidance": 54,
+            "evaluation": 54,
             "report": 2,
         },
     ),

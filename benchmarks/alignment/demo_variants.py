@@ -324,8 +324,8 @@ def table(plan: Plan) -> str:
     rows = [row for row in rows if "error" not in row]
     begun = {(row["start"], row["seed"]): row for row in rows if row["stage"] == "start"}
     lines = [
-        "| start | stage | variant | seed | at 1, 2, 3, 5 | gain over base, each at its best | over SFT |",
-        "|---|---|---|---|---|---|---|",
+        "| start | stage | variant | seed | at 1, 2, 3, 5 | each at its best: over base | SFT | model alone |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     accuracies = [
         "| start | reward model | seed | held-out pair accuracy | baseline |",
@@ -343,15 +343,17 @@ def table(plan: Plan) -> str:
                 f"n = {found['n']} | {found['baseline']:.3f} |"
             )
             continue
-        from_base, from_sft = (best(begun[start, seed][of])[1] for of in ("base", "sft"))
+        begin = begun[start, seed]
+        others = [best(begin[of])[1] for of in ("base", "sft", "alone") if of in begin]
         models = ("alone", "base", "sft") if row["stage"] == "start" else ("scores",)
         for model in (each for each in models if each in row):
             swept = ", ".join(f"{statistics.mean(scores):.3f}" for scores in row[model].values())
             own = best(row[model])[1]
             name = row.get("name", "") if model == "scores" else model
             lines.append(
-                f"| {start} | {row['stage']} | {name} | {seed} | {swept} | {_signed(difference(own, from_base))} | "
-                f"{_signed(difference(own, from_sft))} |"
+                f"| {start} | {row['stage']} | {name} | {seed} | {swept} | "
+                + " | ".join([*(_signed(difference(own, other)) for other in others), "–"][:3])
+                + " |"
             )
     return "\n".join([*lines, "", *accuracies] if len(accuracies) > 2 else lines)
 

@@ -132,3 +132,9 @@ def test_a_gpu_chooses_the_larger_settings() -> None:
     assert demo_scale("auto", has_gpu=True) == SCALES["gpu"]
     assert demo_scale("auto", has_gpu=False) == SCALES["cpu"]
     assert demo_scale("cpu", has_gpu=True) == SCALES["cpu"]
+
+
+def test_the_distilled_base_is_nanos_alone() -> None:
+    assert DemoConfig().adapter == "nano-distilled"
+    assert DemoConfig(model="runs/mine").adapter == ""
+    assert DemoConfig(adapter="").adapter == ""

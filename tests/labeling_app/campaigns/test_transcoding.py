@@ -20,6 +20,7 @@ from generator.video_files.decoding import opened_video
 from labeling_app.browser_video import frame_times
 from labeling_app.campaigns.transcoding import BROKEN, NOT_A_VIDEO, transcode
 from labeling_app.files.candidates import import_tasks, inspect_video
+from labeling_app.store.playable import shown_file
 from labeling_app.store.store import Store
 from tests.film_files import VARIABLE_TIMES, flat, noise, write
 
@@ -96,6 +97,16 @@ def test_the_server_makes_copies_that_are_missing(
         assert page.evaluate(f"{VIDEOS}.map((video) => video.videoWidth)") == [64, 64]
     copies = list((tmp_path / "elsewhere" / "playable").iterdir())
     assert [coded(copy) for copy in copies] == [("h264", "yuv420p", "High")] * 2
+
+
+def test_copies_can_wait_until_they_are_shown(tmp_path: Path) -> None:
+    for index in range(2):
+        write_video(tmp_path / f"{index}.mp4", torch.full((3, 8, 32, 32), index - 0.5), 8)
+    with Store(tmp_path / "labels.db") as store:
+        import_tasks(store, set_of(tmp_path, "0.mp4", "1.mp4"), campaign="main", copy=False)
+        assert not (store.uploads / "playable").exists()
+        shown = [shown_file(store.uploads, video.media) for video in store.tasks("main")[0].videos]
+    assert [coded(copy) for copy in shown] == [("h264", "yuv420p", "High")] * 2
 
 
 def test_exports_and_scores_are_of_the_original(tmp_path: Path) -> None:
