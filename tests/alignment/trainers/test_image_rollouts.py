@@ -26,7 +26,7 @@ from generator.testing.pipelines import save_tiny_pipeline
 from generator.video_files.control_files import ControlFiles
 
 PROMPTS = ["a red circle", "a blue square"]
-FAMILIES = ("wan-i2v", "wan2.2-i2v-a14b", "cogvideox-i2v", "wan2.2-ti2v", "ltx", "ltx2.3")
+FAMILIES = ("wan-i2v", "wan2.2-i2v-a14b", "cogvideox-i2v", "wan2.2-ti2v", "ltx2.3")
 WITH_KNOWN_FRAMES = ("wan2.2-ti2v", "ltx")
 
 
