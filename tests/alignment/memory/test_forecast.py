@@ -107,9 +107,7 @@ def test_checkpointing_a_share_lies_between_none_and_all(folders: dict[str, Path
     assert peaks == sorted(peaks)
 
 
-@pytest.mark.parametrize(
-    "family", [name for name in REPRESENTATIVES if name != "wan-vace"]
-)  # has its own test
+@pytest.mark.parametrize("family", REPRESENTATIVES)
 def test_every_family_can_be_forecast(family: str, folders: dict[str, Path]) -> None:
     size = TINY_PIPELINES[family][1]
     found = forecast(folders[family], Work("ppo", *size, rollout_batch=2, decode_batch=1))
