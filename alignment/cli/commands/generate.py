@@ -329,7 +329,7 @@ def _inputs(
     """The files and folders that are read."""
     named = [arguments.model, arguments.prompts, arguments.adapter, arguments.reward]
     named += [prompt.image, prompt.video, prompt.edit, *(prompt.connect or [])]
-    images = [file for each in plan for file in each.record.images or ()]
+    images = [str(file) for each in plan for file in each.record.images or () if file is not None]
     return [name for name in dict.fromkeys([*named, *images]) if name]
 
 
