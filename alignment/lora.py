@@ -76,7 +76,7 @@ def add_lora(generator: VideoGenerator, arguments: LoraArguments, seed: int) -> 
     """
     transformer: Any = generator.transformer
     targets = arguments.lora_target_modules or generator.lora_target_modules
-    configuration = get_peft_config(
+    configuration: Any = get_peft_config(
         ModelConfig(
             use_peft=True,
             lora_r=arguments.lora_r,

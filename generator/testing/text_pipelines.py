@@ -176,7 +176,7 @@ def _ltx() -> LTXPipeline:
 
 def _gemma(vocabulary: int) -> Gemma3ForConditionalGeneration:
     text = Gemma3TextConfig(
-        vocab_size=vocabulary, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        vocab_size=vocabulary, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=1,
         num_key_value_heads=1, head_dim=8, pad_token_id=0, bos_token_id=1, eos_token_id=2,
     )  # fmt: skip
     vision = SiglipVisionConfig(
@@ -203,10 +203,10 @@ def tiny_ltx2(distilled: bool = False, **transformer: Any) -> LTX2Pipeline:
     by_modality = transformer.get("use_prompt_embeddings") is False
     width, audio_width = (32, 16) if by_modality else (16, 16)
     connectors = LTX2TextConnectors(
-        caption_channels=16, text_proj_in_factor=3, video_connector_num_attention_heads=2,
-        video_connector_attention_head_dim=width // 2, video_connector_num_layers=1,
-        video_connector_num_learnable_registers=64, audio_connector_num_attention_heads=2,
-        audio_connector_attention_head_dim=audio_width // 2, audio_connector_num_layers=1,
+        caption_channels=16, text_proj_in_factor=3, video_connector_num_attention_heads=1,
+        video_connector_attention_head_dim=width, video_connector_num_layers=1,
+        video_connector_num_learnable_registers=64, audio_connector_num_attention_heads=1,
+        audio_connector_attention_head_dim=audio_width, audio_connector_num_layers=1,
         audio_connector_num_learnable_registers=64, rope_type="split",
         per_modality_projections=by_modality, video_hidden_dim=32, audio_hidden_dim=16,
     )  # fmt: skip

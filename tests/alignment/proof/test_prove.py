@@ -31,7 +31,6 @@ FAMILIES = (
     "ltx",
     "ltx2.3",
     "wan-vace",
-    "skyreels_v2-i2v",
     "cogvideox",
     "cogvideox1.5-i2v",
     "hunyuan_video",

@@ -193,7 +193,7 @@ def test_the_ratio_is_one_before_the_first_update(setting, bright, quiet) -> Non
     assert (trainer.ratios[0] - 1).abs().max() <= 1e-5
 
 
-@pytest.mark.parametrize("setting", ["cogvideox-i2v", "ltx"], indirect=True)
+@pytest.mark.parametrize("setting", ["cogvideox-i2v", "ltx2.3"], indirect=True)
 def test_reward_back_propagation_shows_images(setting, bright, quiet) -> None:
     generator, images = setting
     config = BackpropConfig(
