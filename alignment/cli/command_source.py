@@ -13,6 +13,7 @@ import builtins
 import functools
 import importlib
 import importlib.util
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,8 @@ from typing import Any
 
 from alignment.sibling_packages import PACKAGES
 from generator.output import InputError
+
+logger = logging.getLogger(__name__)
 
 HOMES = {("transformers", "TrainingArguments"): "transformers.training_args"}
 """Modules of names that a package imports only when they are asked for."""
@@ -42,7 +45,10 @@ def read_command(name: str) -> Any | None:
             each for each in ("HELP", "EXAMPLE", "ARGUMENTS", "VERBS", "run") if each in module.statements
         ]
         return SimpleNamespace(**{each: module.value(each) for each in names})
-    except Exception:  # the real import tells what is wrong, if anything is
+    except Exception as error:
+        # Statements run without the libraries that they need can fail in any way; the real import, which follows,
+        # tells what is wrong, if anything is.
+        logger.info("The source of %s is not enough (%s: %s).", name, type(error).__name__, error)
         return None
 
 
@@ -212,8 +218,9 @@ def _as_far_as_it_can_be_read(check: Callable[[Any], None]) -> Callable[[Any], N
             check(self)
         except InputError:
             raise
-        except Exception:  # the real check tells what is wrong, if anything is
-            return
+        except Exception as error:
+            # Half a class can fail in any way; the real check, which follows, tells what is wrong, if anything is.
+            logger.info("A check of %s is left to the command (%s).", type(self).__name__, error)
 
     return checked
 

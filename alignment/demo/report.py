@@ -19,7 +19,8 @@ from reward.reports.adherence import (
     overview,
     question_table,
 )
-from reward.reports.comparison import METADATA_NAME, read_samples
+from reward.reports.comparison import read_samples
+from reward.reports.evaluation_folder import METADATA_NAME
 from reward.statistics import interval_text
 
 OWN_MODEL = """\

@@ -231,7 +231,7 @@ def job(root: str, seed: int, scale: str, num_prompts: int, variant: Variant | N
             if variant
             else prepare(root, seed, scale, num_prompts)
         )
-    except Exception:
+    except Exception:  # a variant that fails is a row of its own; the others go on
         return {**row, "error": traceback.format_exc()}
     return {**row, **found}
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from generator.one_or_several import as_list
 from generator.output import InputError
 from reward.adherence.judgement import Judgement
+from reward.adherence.verifier_names import check_verifier
 from reward.models.named import registry
 from reward.models.user_functions import import_function
 from reward.question_graphs import Graphs, load_graphs
@@ -88,11 +89,7 @@ def load_verifier(name: str, questions: str | None = None) -> tuple[Verifier, Ca
                 f"The reward {kind} answers no questions: leave --questions out, or use vlm:FOLDER."
             )
         return reward_verifier(name), no_categories
-    if ":" not in name:
-        raise InputError(
-            f"There is no verifier {name!r}: name `world`, vlm:FOLDER, clip:FOLDER, module:function, or one of "
-            f"{registry.names_text()}."
-        )
+    check_verifier(name)
     if kind == "clip":
         from reward.adherence.clip_score import ClipScore
 

@@ -8,7 +8,8 @@ import torch
 
 import generator.loading
 from generator import load_generator
-from generator.loading import PRETRAINED, find_pipeline
+from generator.files.built_in import PRETRAINED
+from generator.files.model_folders import find_pipeline
 from generator.output import InputError
 from generator.testing import tiny_generator
 

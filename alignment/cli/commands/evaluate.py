@@ -15,10 +15,13 @@ from alignment.cli.generation_checks import check_generation
 from alignment.cli.next_command import WORLD_PROMPTS, given_flags, new_folder, show_next
 from alignment.stages.arguments import LoadingArguments
 from generator.files.built_in import find_adapter
+from generator.files.model_folders import require_model
 from generator.one_or_several import as_list
 from generator.output import InputError, refuse_unwritable
 from generator.provenance import file_hash, versions
 from generator.video_files.pixel_formats import PIXEL_FORMAT_HELP, PIXEL_FORMATS
+from reward.adherence.verifier_names import check_verifier
+from reward.reports.evaluation_folder import holds_unfinished
 
 if TYPE_CHECKING:
     from generator.base import VideoGenerator
@@ -113,6 +116,13 @@ class EvaluateArguments:
         self.adapter, self.reference = as_list(self.adapter), as_list(self.reference)
         check_generation(self)
         self.measures = as_list(self.measures) if self.measures else []
+
+    def check_inputs(self) -> None:
+        """Raises `InputError` where the model, an adapter or the verifier is not there, or the folder is in use."""
+        name_adapters(self.adapter)
+        check_verifier(self.verifier)
+        require_model(self.model)
+        holds_unfinished(self.output_dir, self.overwrite)
 
 
 @dataclass
