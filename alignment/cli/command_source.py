@@ -238,21 +238,25 @@ def is_light(module: str, seen: set[str] | None = None) -> bool:
             continue
         seen.add(name)
         try:
-            tree = ast.parse(_source_file(name).read_text(encoding="utf-8"))
+            imported = _imported_modules(name)
         except UnreadableError:
             return name == module and len(parts) > 1  # a name that stands in its parent, which was looked at
-        if not all(is_light(each, seen) for each in _imported_modules(tree)):
+        if not all(is_light(each, seen) for each in imported):
             return False
     return True
 
 
-def _imported_modules(tree: ast.Module) -> Iterator[str]:
+@functools.cache
+def _imported_modules(name: str) -> tuple[str, ...]:
     """Modules that a module imports when it is imported itself; of `from a import b` it is a.b, whose parents count."""
+    found: list[str] = []
+    tree = ast.parse(_source_file(name).read_text(encoding="utf-8"))
     for statement in _statements(tree.body, typing=False):
         if isinstance(statement, ast.Import):
-            yield from (alias.name for alias in statement.names)
+            found += (alias.name for alias in statement.names)
         elif isinstance(statement, ast.ImportFrom) and not statement.level:
-            yield from (f"{statement.module}.{alias.name}" for alias in statement.names)
+            found += (f"{statement.module}.{alias.name}" for alias in statement.names)
+    return tuple(found)
 
 
 def _source_file(module: str) -> Path:
