@@ -30,23 +30,20 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from generator.base import VideoGenerator
-from generator.files.built_in import find_adapter
-from generator.loaded_from import check_loaded_from, merging
-from generator.one_or_several import as_list
-from generator.output import InputError, atomic_path, read_json, write_json
-from generator.provenance import tensors_fingerprint
-from generator.weight_files.adapter_files import (
-    EXPERT_NAMES,
-    METADATA_KEY,
+from generator.files.adapter_paths import (
     OFFSETS_NAME,
-    PEFT_CONFIG_NAME,
     SECOND_WEIGHTS_NAME,
     WEIGHTS_NAME,
     AdapterFile,
     find_adapter_files,
     offsets_beside,
-    read_file,
 )
+from generator.files.built_in import find_adapter
+from generator.loaded_from import check_loaded_from, merging
+from generator.one_or_several import as_list
+from generator.output import InputError, atomic_path, read_json, write_json
+from generator.provenance import tensors_fingerprint
+from generator.weight_files.adapter_files import EXPERT_NAMES, METADATA_KEY, PEFT_CONFIG_NAME, read_file
 from generator.weight_files.lora_reader import LoraContent, read_content
 from generator.weight_files.release_names import LayerNames
 

@@ -10,12 +10,12 @@ from typing import Any
 
 from generator.adapters import check_adapters, merge, take_defaults
 from generator.base import VideoGenerator
+from generator.files.adapter_paths import find_adapter_files, offsets_beside
 from generator.files.built_in import find_adapter
 from generator.loaded_from import BASE_ADAPTERS
 from generator.one_or_several import as_list
 from generator.output import InputError
 from generator.provenance import file_hash
-from generator.weight_files.adapter_files import find_adapter_files, offsets_beside
 
 
 def split_weight(text: str | Path) -> tuple[Path, float]:

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 
 from generator.base import VideoGenerator
-from generator.files.built_in import PRETRAINED
+from generator.files.model_folders import find_pipeline
 from generator.hardware.offloading import offload_linear_layers
 from generator.loaded_from import WEIGHT_FILES
 from generator.output import InputError, read_json
@@ -41,54 +41,6 @@ FAMILIES = {
     "HunyuanVideo15ImageToVideoPipeline": "generator.families.hunyuan_video:HunyuanVideo15ImageToVideoGenerator",
 }
 """Pipeline class in `model_index.json` -> `module:class` of the adapter that serves it."""
-
-
-def find_pipeline(
-    name_or_path: str | Path, without: Sequence[str] = (), only: Sequence[str] | None = None
-) -> Path:
-    """The folder with `model_index.json` for a built-in name, a local folder or a hub id.
-
-    Args:
-        without: patterns of files that are not needed from the hub.
-        only: patterns of the files that are needed from there; all where not given.
-
-    Raises:
-        InputError: nothing of that name can be found.
-    """
-    built_in = sorted(index.parent.name for index in PRETRAINED.glob("*/model_index.json"))
-    for folder in (PRETRAINED / str(name_or_path), Path(name_or_path)):
-        if (folder / "model_index.json").is_file():
-            return folder
-    names = ", ".join(built_in) or "none is installed"
-    known = f"a built-in model ({names}), a folder with model_index.json, or a hub id"
-    if Path(name_or_path).exists():
-        raise InputError(f"{name_or_path} holds no model_index.json, but the model must be {known}.")
-    if str(name_or_path).count("/") != 1:
-        raise InputError(f"The model {str(name_or_path)!r} is unknown: name {known}.")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        wanted, unwanted = None if only is None else list(only), list(without)
-        return Path(snapshot_download(str(name_or_path), allow_patterns=wanted, ignore_patterns=unwanted))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise InputError(
-            f"The model {str(name_or_path)!r} is not on this machine, and {hub_failure(error)}, or name {known}."
-        ) from error
-
-
-def hub_failure(error: Exception) -> str:
-    """Reason for which the hub gave nothing, and advice."""
-    from huggingface_hub import constants
-    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
-
-    if constants.HF_HUB_OFFLINE:
-        return "the hub is not asked, as HF_HUB_OFFLINE is set: unset it, or download the model first"
-    if isinstance(error, GatedRepoError):
-        return "the hub gives it only to who has accepted its terms: accept them there and log in with `hf auth login`"
-    if isinstance(error, RepositoryNotFoundError | HFValidationError):
-        return "the hub has nothing of that name for you: check the name, log in with `hf auth login` if it is private"
-    return f"the hub cannot be reached ({type(error).__name__}): check the connection"
 
 
 def read_class_name(index: Path) -> str:
@@ -187,7 +139,8 @@ def transformers_from_files(
         InputError: a file is missing, unreadable or of another model, or the folder lacks the weights of the other of
             two transformers.
     """
-    from generator.weight_files.adapter_files import EXPERT_NAMES, expert_of
+    from generator.files.adapter_paths import expert_of
+    from generator.weight_files.adapter_files import EXPERT_NAMES
     from generator.weight_files.base_weights import load_transformer, weights_hash
     from generator.weight_files.skeleton import COMPONENTS, transformer_class
 

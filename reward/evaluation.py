@@ -36,7 +36,7 @@ def score_rankings(
     images = {
         (ranking.prompt, video): ranking.images[0]
         for ranking in rankings
-        if ranking.images is not None and ranking.images[0] is not None
+        if ranking.images is not None
         for video in ranking.videos
     }
     return score_videos(reward, keys, batch_size, progress, work, source, images)

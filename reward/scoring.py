@@ -35,7 +35,7 @@ def score_videos(
     progress: bool = True,
     work: SharedWork | None = None,
     source: str | None = None,
-    images: Mapping[VideoKey, Path] | None = None,
+    images: Mapping[VideoKey, str] | None = None,
 ) -> VideoScores:
     """Scores of each distinct prompt and file, known to all processes of `work`.
 
@@ -53,7 +53,7 @@ def score_videos(
     distinct = list(dict.fromkeys(keys))
     portions = [distinct[start : start + batch_size] for start in range(0, len(distinct), batch_size)]
     shown = dict(images or {})
-    begun = [("", shown[key]) for key in distinct if key in shown]
+    begun = [("", Path(shown[key])) for key in distinct if key in shown]
     folder = folder_of_unfinished("scores", source or reward.name, [batch_size, *distinct, *begun])
     with SharedBar(len(distinct), "Scoring videos", "video", work, disable=not progress) as bar:
         found = kept_results(
@@ -96,7 +96,7 @@ def _state(path: str | Path) -> Any:
 
 
 def _score(
-    reward: RewardModel, keys: Sequence[VideoKey], images: Mapping[VideoKey, Path]
+    reward: RewardModel, keys: Sequence[VideoKey], images: Mapping[VideoKey, str]
 ) -> list[dict[str, float]]:
     """Scores of some videos, those of one size and frame rate that follow each other judged together."""
     scores: list[dict[str, float]] = []
@@ -117,7 +117,7 @@ def _score(
 
 
 def _of_one_size(
-    reward: RewardModel, keys: Sequence[VideoKey], images: Mapping[VideoKey, Path]
+    reward: RewardModel, keys: Sequence[VideoKey], images: Mapping[VideoKey, str]
 ) -> Iterator[tuple[list[VideoKey], float, list[Tensor]]]:
     same: list[VideoKey] = []
     videos: list[Tensor] = []

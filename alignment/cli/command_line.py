@@ -130,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output, such as `head`, has left; nothing more can be said to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except Exception as error:
+    except Exception as error:  # a fault of the program is raised again; the rest is explained
         sentence = explanation(error)
         if sentence is None:
             raise
@@ -211,7 +211,7 @@ def _answer(module: Any, name: str, arguments: list[str], run: bool) -> int | No
 
 
 def _run_verb(verb: Verb, prefix: str, arguments: list[str], run: bool) -> int | None:
-    from alignment.cli.early_checks import check_early
+    from alignment.cli.early_checks import check_early, check_training_folder
     from alignment.cli.launcher import LaunchArguments, is_launched, launch, take_own_gpu
     from alignment.cli.parser import CommandParser
 
@@ -227,6 +227,7 @@ def _run_verb(verb: Verb, prefix: str, arguments: list[str], run: bool) -> int |
         namespace = parser.check(arguments)
         if not run:
             check_early(verb.arguments, namespace)
+            check_training_folder(verb.arguments, namespace)
         if launched and namespace.accelerate_config is not None:
             return launch(namespace, [*name.split(), *arguments], trains=name in TRAINS)
     if not run:

@@ -13,6 +13,7 @@ import builtins
 import functools
 import importlib
 import importlib.util
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,8 @@ from typing import Any
 
 from alignment.sibling_packages import PACKAGES
 from generator.output import InputError
+
+logger = logging.getLogger(__name__)
 
 HOMES = {("transformers", "TrainingArguments"): "transformers.training_args"}
 """Modules of names that a package imports only when they are asked for."""
@@ -42,7 +45,10 @@ def read_command(name: str) -> Any | None:
             each for each in ("HELP", "EXAMPLE", "ARGUMENTS", "VERBS", "run") if each in module.statements
         ]
         return SimpleNamespace(**{each: module.value(each) for each in names})
-    except Exception:  # the real import tells what is wrong, if anything is
+    except Exception as error:
+        # Statements run without the libraries that they need can fail in any way; the real import, which follows,
+        # tells what is wrong, if anything is.
+        logger.info("The source of %s is not enough (%s: %s).", name, type(error).__name__, error)
         return None
 
 
@@ -212,8 +218,9 @@ def _as_far_as_it_can_be_read(check: Callable[[Any], None]) -> Callable[[Any], N
             check(self)
         except InputError:
             raise
-        except Exception:  # the real check tells what is wrong, if anything is
-            return
+        except Exception as error:
+            # Half a class can fail in any way; the real check, which follows, tells what is wrong, if anything is.
+            logger.info("A check of %s is left to the command (%s).", type(self).__name__, error)
 
     return checked
 
@@ -231,21 +238,25 @@ def is_light(module: str, seen: set[str] | None = None) -> bool:
             continue
         seen.add(name)
         try:
-            tree = ast.parse(_source_file(name).read_text(encoding="utf-8"))
+            imported = _imported_modules(name)
         except UnreadableError:
             return name == module and len(parts) > 1  # a name that stands in its parent, which was looked at
-        if not all(is_light(each, seen) for each in _imported_modules(tree)):
+        if not all(is_light(each, seen) for each in imported):
             return False
     return True
 
 
-def _imported_modules(tree: ast.Module) -> Iterator[str]:
+@functools.cache
+def _imported_modules(name: str) -> tuple[str, ...]:
     """Modules that a module imports when it is imported itself; of `from a import b` it is a.b, whose parents count."""
+    found: list[str] = []
+    tree = ast.parse(_source_file(name).read_text(encoding="utf-8"))
     for statement in _statements(tree.body, typing=False):
         if isinstance(statement, ast.Import):
-            yield from (alias.name for alias in statement.names)
+            found += (alias.name for alias in statement.names)
         elif isinstance(statement, ast.ImportFrom) and not statement.level:
-            yield from (f"{statement.module}.{alias.name}" for alias in statement.names)
+            found += (f"{statement.module}.{alias.name}" for alias in statement.names)
+    return tuple(found)
 
 
 def _source_file(module: str) -> Path:

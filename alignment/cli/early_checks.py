@@ -6,13 +6,18 @@ say (`alignment.cli.command_source`). What needs more than the sources is checke
 
 from __future__ import annotations
 
+import logging
 from argparse import Namespace
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import MISSING, fields
+from functools import partial
 from typing import Any
 
+from alignment.cli.command_source import SourceReader
 from generator.output import InputError
+
+logger = logging.getLogger(__name__)
 
 CHECKS = ("__post_init__", "check_inputs")
 
@@ -30,12 +35,34 @@ def check_early(dataclass_types: Iterable[type], values: Namespace, checks: Iter
     made = [_filled(dataclass_type, values) for dataclass_type in dataclass_types]
     for check in checks:
         for arguments in made:
-            try:
-                getattr(arguments, check, _nothing)()
-            except InputError:
-                raise
-            except Exception:  # the command itself tells what is wrong, if anything is
-                continue
+            _as_far_as_it_goes(getattr(arguments, check, _nothing), f"{type(arguments).__name__}.{check}")
+
+
+def check_training_folder(dataclass_types: Iterable[type], values: Namespace) -> None:
+    """Lets the stages' source check the output folder of a training of a generator; other arguments pass.
+
+    Raises:
+        InputError: the folder is in use, or holds nothing to go on from.
+    """
+    for dataclass_type in dataclass_types:
+        if dataclass_type.__module__.startswith("alignment.trainers."):
+            stage = SourceReader().module("alignment.stages.stage")
+            config = _filled(dataclass_type, values)
+            _as_far_as_it_goes(partial(stage.checkpoint_to_resume, config), "checkpoint_to_resume")
+
+
+def _as_far_as_it_goes(check: Callable[[], Any], name: str) -> None:
+    """Calls a check that was read from the sources.
+
+    Half a class, without the libraries that it needs, can fail in any way; the command itself, which is asked next,
+    then tells what is wrong, if anything is.
+    """
+    try:
+        check()
+    except InputError:
+        raise
+    except Exception as error:
+        logger.info("%s is left to the command itself (%s: %s).", name, type(error).__name__, error)
 
 
 def _filled(dataclass_type: type, values: Namespace) -> Any:

@@ -38,9 +38,9 @@ from alignment.trainers.sft_config import SFTConfig
 from generator import load_generator
 from generator.base import VideoGenerator
 from generator.demonstrations import write_demonstrations
+from generator.files.model_folders import find_pipeline
 from generator.files.output_folder import check_output_dir, empty_own, open_output_dir, require_own
 from generator.generation import GenerationSettings, generate_videos_to, missing_videos, plan_videos
-from generator.loading import find_pipeline
 from generator.output import InputError, read_json, read_jsonl, write_json, write_jsonl
 from generator.prompts import PromptRecord
 from generator.training.checkpoints import newest_checkpoint

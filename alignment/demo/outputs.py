@@ -8,8 +8,8 @@ from pathlib import Path
 from alignment.demo.scales import STAGES
 from alignment.stages.outputs import training_outputs
 from generator.files.output_folder import Outputs
-from reward.reports.comparison import OUTPUTS as EVALUATION
-from reward.reports.contact_sheet import SHEET_NAME
+from reward.reports.evaluation_folder import OUTPUTS as EVALUATION
+from reward.reports.evaluation_folder import SHEET_NAME
 from reward.training.outputs import OUTPUTS as REWARD
 
 STAGES_FILE = "stages.json"

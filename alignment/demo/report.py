@@ -13,7 +13,8 @@ from reward.adherence.evaluate import Sample
 from reward.certainty import side_baseline, uncertain_dimensions
 from reward.reports import html
 from reward.reports.adherence import Additions, comparison_page, write_samples
-from reward.reports.comparison import METADATA_NAME, REPORT_NAME, read_samples
+from reward.reports.comparison import read_samples
+from reward.reports.evaluation_folder import METADATA_NAME, REPORT_NAME
 from reward.reports.made import made_now
 from reward.reports.sentences import reward_sentence
 from reward.statistics import interval_text

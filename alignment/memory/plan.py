@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from alignment.memory.forecast import forecast, is_native, model_defaults, text_encoder_bytes
 from alignment.memory.work import Forecast, Work
-from generator.loading import find_pipeline, hub_failure
+from generator.files.model_folders import find_pipeline, hub_failure
 from generator.output import InputError
 
 CONFIGURATIONS = ["*.json"]

@@ -66,7 +66,7 @@ class Proof:
             self.results += run()
         except (InputError, MemoryError, torch.OutOfMemoryError):
             raise
-        except Exception as error:
+        except Exception as error:  # the model's own code and its libraries run here: the check has failed
             logger.info("The error of the check %s came from here:", check, exc_info=error)
             note = f"{type(error).__name__}: {error}".splitlines()[0]
             self.results.append(Result(check, what, note=note, failed=True))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from generator.files.model_folders import require_model
 from generator.one_or_several import as_list
 
 CHANGING = ("base_adapter", "transformer", "transformer_2", "flow_shift", "dtype", "quantization", "tiling")
@@ -121,6 +122,10 @@ class GeneratorArguments(LoadingArguments, _ModelArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.adapter = None if self.adapter is None else as_list(self.adapter)
+
+    def check_inputs(self) -> None:
+        """Raises `InputError` where the model or an adapter is not there."""
+        require_model(self.model, self.adapter)
 
     @classmethod
     def of(cls, model: str | Path | GeneratorArguments) -> GeneratorArguments:

@@ -239,7 +239,7 @@ def job(plan: Plan, start: Start, seed: int, variant: Variant | None) -> dict[st
     began = time.monotonic()
     try:
         found = train(plan, start, seed, variant) if variant else prepare(plan, start, seed)
-    except Exception:
+    except Exception:  # a variant that fails is a row of its own; the others go on
         return {**row, "error": traceback.format_exc()}
     return {**row, "wall": round(time.monotonic() - began, 1), **found}
 

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from generator.demonstrations import read_demonstrations
 from generator.families.native import NativeGenerator
+from generator.files.model_folders import find_pipeline
 from generator.files.output_folder import MARK, Outputs, check_output_dir, empty_own, is_own, open_output_dir
 from generator.files.pipeline_files import COMPONENT_FILES, PIPELINE_FILES
 from generator.hardware.compilation import compile_each
-from generator.loading import find_pipeline
 from generator.native.autoencoder import NativeVideoAutoencoder
 from generator.native.building import MAX_SHARD_SIZE, build_pipeline, save_pipeline
 from generator.native.pipeline import NativeVideoPipeline

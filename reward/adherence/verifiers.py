@@ -13,6 +13,7 @@ from torch import Tensor
 from generator.one_or_several import as_list
 from generator.output import InputError
 from reward.adherence.judgement import Judgement
+from reward.adherence.verifier_names import check_verifier
 from reward.models.base import score_with_images
 from reward.models.named import registry
 from reward.models.user_functions import import_function
@@ -104,11 +105,7 @@ def load_verifier(name: str, questions: str | None = None) -> tuple[Verifier, Ca
                 f"The reward {name} answers no questions: leave --questions out, or use vlm:FOLDER."
             )
         return reward_verifier(name), no_categories
-    if ":" not in name:
-        raise InputError(
-            f"There is no verifier {name!r}: name `world`, vlm:FOLDER, clip:FOLDER, module:function, the folder of a "
-            f"trained reward model, the address of `reward serve`, or one of {registry.names_text()}."
-        )
+    check_verifier(name)
     if kind == "clip":
         from reward.adherence.clip_score import ClipScore
 

@@ -352,7 +352,8 @@ class LatentRewardModel(nn.Module, RewardModel):
             level = sigma.to(latents)[:, None]
             tokens, is_video, quality = self._all_tokens(latents[:, None], level, conditions, shown)
             evidence = self._evidence(latents, conditions, shown)
-            features = Features(tokens, is_video, evidence, self.text_of(conditions), quality, level)
+            pixels = decoded_frames(self.generator, latents, False)
+            features = Features(tokens, is_video, evidence, self.text_of(conditions), quality, level, pixels)
             scores = self.normalise(self(features)[:, 0])
         return dict(zip(self.dimensions, scores.unbind(dim=1)))
 

@@ -37,7 +37,7 @@ def import_function(name: str) -> Callable[..., object]:
         sys.path.append(str(folder))
     try:
         module = _import_module(module_name, file)
-    except Exception as error:
+    except Exception as error:  # the user's own code runs here
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(
             f"The module of {name!r} cannot be imported ({reason}): name it as module:function, "

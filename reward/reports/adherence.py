@@ -14,7 +14,8 @@ from reward.adherence.training_rewards import known_measures
 from reward.reports import html, tables
 from reward.reports.changes import changes
 from reward.reports.clips import bytes_a_clip
-from reward.reports.contact_sheet import SHEET_NAME, write_contact_sheet
+from reward.reports.contact_sheet import write_contact_sheet
+from reward.reports.evaluation_folder import SHEET_NAME
 from reward.reports.examples import LoadVideo, choose, quartiles, rows
 from reward.reports.made import made_now
 from reward.reports.page import Examples, Front, dot_chart, page, sides_of

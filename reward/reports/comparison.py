@@ -18,11 +18,7 @@ from torch import Tensor
 
 from generator.base import VideoGenerator
 from generator.files.output_folder import (
-    Outputs,
-    check_output_dir,
-    named_videos,
     open_output_dir,
-    require_own,
 )
 from generator.first_frames import read_images
 from generator.generation import (
@@ -34,7 +30,7 @@ from generator.generation import (
     require_all,
 )
 from generator.one_or_several import as_list
-from generator.output import InputError, read_json, read_jsonl, read_record, write_json, write_jsonl
+from generator.output import InputError, read_json, read_jsonl, write_json, write_jsonl
 from generator.progress import VideoBar
 from generator.prompts import PromptRecord
 from generator.training.shared_work import SharedWork
@@ -42,18 +38,19 @@ from generator.video import read_video
 from reward.adherence.evaluate import Sample, judge, load_verifier, summarise
 from reward.adherence.verifiers import Categories, Verifier, check_prompts_of
 from reward.reports.adherence import write_report
-from reward.reports.contact_sheet import SHEET_NAME
+from reward.reports.evaluation_folder import (
+    DEFAULTS_NAME,
+    METADATA_NAME,
+    OUTPUTS,
+    PART,
+    SETTINGS_NAME,
+    check_evaluation,
+    video_name,
+)
 from reward.statistics import CONFIDENCE, RESAMPLES
 
 if TYPE_CHECKING:
     from reward.models.base import RewardModel
-
-SETTINGS_NAME = "settings.json"
-METADATA_NAME = "metadata.jsonl"
-REPORT_NAME = "report.json"
-DEFAULTS_NAME = "defaults.json"
-_PART = "metadata-#.jsonl"
-"""What a process other than the first has judged, until all is put together."""
 
 
 def _plan(
@@ -66,65 +63,6 @@ def _plan(
         seed,
         lambda number, index: video_name(model, number, seed + index),
     )
-
-
-def video_name(model: str, number: int, seed: int) -> str:
-    """Path in the output folder of the video of a model, a number of a prompt and a seed."""
-    return f"videos/{model}/{number:04d}-{seed}.mp4"
-
-
-def check_evaluation(output_dir: str | Path, settings: Mapping[str, Any], overwrite: bool) -> bool:
-    """Returns whether the output folder is that of an interrupted run with the same settings, to go on with.
-
-    Raises:
-        InputError: it holds a finished report, a run with other settings or foreign files, and `overwrite` is not set
-            or may not delete them.
-    """
-    folder = Path(output_dir)
-    wanted = json.loads(json.dumps(settings))
-    if overwrite or not (folder / SETTINGS_NAME).is_file() or (folder / REPORT_NAME).is_file():
-        check_output_dir(folder, OUTPUTS, overwrite)
-        return False
-    require_own(folder, OUTPUTS)
-    found = _stored_settings(folder)
-    if found == wanted:
-        return True
-    changed = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
-    raise InputError(
-        f"{folder} holds an unfinished evaluation with other settings ({', '.join(changed)} differ): "
-        "give the same settings to go on with it, name another folder, or pass --overwrite."
-    )
-
-
-def _stored_settings(folder: Path) -> dict[str, Any]:
-    return read_record(folder / SETTINGS_NAME)
-
-
-def _video_names(folder: Path) -> list[str]:
-    """The videos that the settings and the metadata of an evaluation's folder tell of."""
-    found = _stored_settings(folder)
-    try:
-        each, seed = int(found["num_videos_per_prompt"]), int(found["seed"])
-        return [
-            *named_videos(folder, METADATA_NAME),
-            *(
-                video_name(str(model), number, seed + number * each + copy)
-                for model in found["models"]
-                for number in range(int(found["prompts"]))
-                for copy in range(each)
-            ),
-        ]
-    except (KeyError, TypeError, ValueError):
-        return named_videos(folder, METADATA_NAME)
-
-
-OUTPUTS = Outputs(
-    "evaluate",
-    (SETTINGS_NAME, DEFAULTS_NAME, METADATA_NAME, _PART, REPORT_NAME, "report.html", SHEET_NAME),
-    early=(SETTINGS_NAME, DEFAULTS_NAME),
-    is_record=lambda folder: {"models", "num_videos_per_prompt"} <= _stored_settings(folder).keys(),
-    listed=_video_names,
-)
 
 
 def read_samples(path: Path) -> list[Sample]:
@@ -163,7 +101,7 @@ def _facts(
 
 def _rows_with_videos(folder: Path, planned: Collection[tuple[str, str]]) -> list[dict[str, Any]]:
     """What is known of planned models and files whose videos are still there, put together in `metadata.jsonl`."""
-    parts = sorted(folder.glob(_PART.replace("#", "*")))
+    parts = sorted(folder.glob(PART.replace("#", "*")))
     samples = {
         (sample.model, sample.file_name): sample
         for file in (*parts, folder / METADATA_NAME)
@@ -182,7 +120,7 @@ def _put_together(folder: Path, samples: Sequence[Sample], processes: int) -> No
     """Writes `metadata.jsonl` of all processes in place of their parts."""
     if processes > 1:
         write_jsonl(folder / METADATA_NAME, [sample.as_row() for sample in samples])
-        for file in folder.glob(_PART.replace("#", "*")):
+        for file in folder.glob(PART.replace("#", "*")):
             file.unlink()
 
 
@@ -247,7 +185,7 @@ def compare_models(
     going_on, rows = work.first(left)
     samples = [Sample(**row) for row in rows]
     done = {(sample.model, sample.file_name) for sample in samples}
-    kept = METADATA_NAME if work.is_first else _PART.replace("#", str(work.rank))
+    kept = METADATA_NAME if work.is_first else PART.replace("#", str(work.rank))
     own = samples if work.is_first else []
     order = {name: number for number, name in enumerate(models)}
     with VideoBar(len(places), len(done), "Evaluating", disable=not progress, work=work) as bar:

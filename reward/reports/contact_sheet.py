@@ -14,7 +14,6 @@ from torch.nn.functional import interpolate
 from generator.output import atomic_path
 from reward.reports.examples import Group, LoadVideo
 
-SHEET_NAME = "samples.gif"
 SIDE, GAP, TEXT_HEIGHT, LABEL_WIDTH = 128, 6, 44, 64
 MOST_FRAMES = 24
 _GROUND, _INK = (255, 255, 255), (30, 34, 40)

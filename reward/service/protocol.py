@@ -21,6 +21,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -59,7 +60,7 @@ def unpack(body: bytes) -> tuple[Tensor, list[str], float | None, Tensor | None]
         metadata = json.loads(body[8 : 8 + length])["__metadata__"]
         prompts = json.loads(metadata["prompts"])
         fps = float(metadata["fps"]) if "fps" in metadata else None
-    except Exception as error:
+    except (SafetensorError, LookupError, TypeError, ValueError, RecursionError) as error:
         raise InputError(
             f"The request is not a safetensors file with videos and prompts ({error})."
         ) from error

@@ -140,7 +140,7 @@ class Batcher:
             start = time.perf_counter()
             try:
                 answers = await asyncio.to_thread(self._judge, batch)
-            except Exception as error:
+            except Exception as error:  # is raised where the answers are awaited; the others are judged on
                 for item in batch:
                     if not item.answer.done():
                         item.answer.set_exception(error)

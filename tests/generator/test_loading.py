@@ -6,9 +6,10 @@ import shutil
 import pytest
 import torch
 
-import generator.loading
 from generator import load_generator
-from generator.loading import PRETRAINED, find_pipeline
+from generator.files import model_folders
+from generator.files.built_in import PRETRAINED
+from generator.files.model_folders import find_pipeline
 from generator.output import InputError
 from generator.testing import tiny_generator
 
@@ -103,7 +104,7 @@ def test_a_pipeline_of_another_kind_is_an_error_that_lists_the_supported_ones(tm
 
 
 def test_a_folder_is_found_when_no_built_in_models_are_installed(tmp_path, monkeypatch):
-    monkeypatch.setattr(generator.loading, "PRETRAINED", tmp_path / "absent")
+    monkeypatch.setattr(model_folders, "PRETRAINED", tmp_path / "absent")
     tiny_generator().pipeline.save_pretrained(tmp_path / "model")
     assert find_pipeline(tmp_path / "model") == tmp_path / "model"
     with pytest.raises(InputError, match="'nano' is unknown"):

@@ -24,18 +24,13 @@ from labeling_app.simulate import (
     simulate,
 )
 from labeling_app.store.store import Store
+from tests.labeling_app.gold_scores import gold
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     with Store(tmp_path / "labels.db") as opened:
         yield opened
-
-
-def gold(video: Path, prompt: str) -> float:
-    """A score between 0 and 1 that follows from the file's name."""
-    _, _, task, index = video.stem.split("-")
-    return ((int(task) * 5 + int(index) * 3) % 11) / 10
 
 
 def judgements(store: Store) -> list[tuple[int, str, list[int] | None, float]]:

@@ -21,10 +21,13 @@ from alignment.cli.next_command import WORLD_PROMPTS, are_of_the_world, given_fl
 from alignment.cli.show_report import OPEN_HELP, print_summary
 from alignment.stages.arguments import LoadingArguments
 from generator.files.built_in import find_adapter, is_built_in
+from generator.files.model_folders import require_model
 from generator.one_or_several import as_list
 from generator.output import InputError, refuse_unwritable
 from generator.provenance import file_hash, versions
 from generator.video_files.pixel_formats import PIXEL_FORMAT_HELP, PIXEL_FORMATS
+from reward.adherence.verifier_names import check_verifier
+from reward.reports.evaluation_folder import holds_unfinished
 
 if TYPE_CHECKING:
     from generator.base import VideoGenerator
@@ -136,6 +139,15 @@ class EvaluateArguments:
             raise InputError(
                 f"--videos judges videos that exist already, so --{generated[0]} would change nothing: leave one out."
             )
+
+    def check_inputs(self) -> None:
+        """Raises `InputError` where the model, an adapter or the verifier is not there, or the folder is in use."""
+        if self.verifier:
+            check_verifier(self.verifier)
+        if not self.videos:
+            name_adapters(self.adapter)
+            require_model(self.model)
+        holds_unfinished(self.output_dir, self.overwrite)
 
 
 ARGUMENTS = (EvaluateArguments, LoadingArguments)

@@ -55,7 +55,7 @@ def run(arguments: ExportArguments) -> None:
     """Writes the files and prints their names."""
     from generator.adapter_export import DTYPES, export_adapter, layer_names
     from generator.adapters import read_adapter
-    from generator.loading import find_pipeline
+    from generator.files.model_folders import find_pipeline
     from generator.weight_files.skeleton import model_skeleton
 
     check_output_dir(arguments.output_dir, OUTPUTS, arguments.overwrite, [arguments.adapter])
@@ -77,7 +77,8 @@ def _model(arguments: ExportArguments) -> str:
     if arguments.model is not None:
         return arguments.model
     from generator.adapters import adapter_record
-    from generator.weight_files.adapter_files import find_adapter_files, read_file
+    from generator.files.adapter_paths import find_adapter_files
+    from generator.weight_files.adapter_files import read_file
 
     path = Path(arguments.adapter)
     model = adapter_record(path).get("base_model")

@@ -16,6 +16,7 @@ from alignment.cli.video_prompt_arguments import VideoPromptArguments, prompted
 from alignment.stages.arguments import LoadingArguments
 from generator.base import VideoGenerator
 from generator.demonstrations import METADATA
+from generator.files.model_folders import require_model
 from generator.files.output_folder import (
     Outputs,
     check_output_dir,
@@ -139,8 +140,11 @@ class GenerateArguments:
         check_generation(self, "best_of")
 
     def check_inputs(self) -> None:
-        """Raises `InputError` where there are no prompts."""
+        """Raises `InputError` where there are no prompts or no model, or the folder holds something else."""
         require_prompt_file(self.prompts)
+        require_model(self.model, [self.adapter] if self.adapter else [])
+        if self.overwrite or not (Path(self.output_dir) / ARGUMENTS_FILE).is_file():
+            check_output_dir(self.output_dir, OUTPUTS, self.overwrite)
 
 
 ARGUMENTS = (GenerateArguments, VideoPromptArguments, LoadingArguments)

@@ -52,6 +52,7 @@ def read_state(path: Path) -> Mapping[str, Tensor]:
 
     Raises:
         InputError: it is damaged or holds something else.
+        OSError: it cannot be opened.
     """
     try:
         if path.suffix == ".safetensors":
@@ -59,7 +60,9 @@ def read_state(path: Path) -> Mapping[str, Tensor]:
 
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:
+    except (MemoryError, OSError):  # the machine's trouble, not the file's
+        raise
+    except Exception as error:  # of a damaged file the unpickler raises whatever it stumbles over
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"{path} cannot be read ({reason}): it is damaged; fetch it again.") from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):

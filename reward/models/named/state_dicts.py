@@ -21,6 +21,7 @@ def read_state_dict(path: Path, name: str) -> dict[str, Any]:
 
     Raises:
         InputError: the file is damaged, or holds more than tensors.
+        OSError: it cannot be opened.
     """
     try:
         if path.suffix == ".safetensors":
@@ -28,6 +29,8 @@ def read_state_dict(path: Path, name: str) -> dict[str, Any]:
 
             return load_file(path)
         found = torch.load(path, map_location="cpu", weights_only=True)
+    except (MemoryError, OSError):  # the machine's trouble, not the file's
+        raise
     except Exception as error:  # of a damaged file the unpickler raises whatever it stumbles over
         reason = " ".join(str(error).split())[:120]
         raise InputError(

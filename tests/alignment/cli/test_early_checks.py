@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from argparse import Namespace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,22 @@ REFUSED = {
     "generate --model nano --prompts world:test:2 --num_inference_steps 0": "--num_inference_steps is 0",
     "generate --model nano --prompts world:test:2 --best_of 2": "--best_of and --reward_guidance need a judge",
     "evaluate --batch_size 0": "--batch_size is 0, but it must be at least 1.",
+    "generate --model gone --prompts world:test:2": "The model 'gone' is unknown: name a built-in model",
+    "generate --model of/gone --prompts world:test:2": "The model 'of/gone' is not on this machine",
+    "generate --model nano --prompts world:test:2 --adapter gone": "No adapter was found at gone",
+    "ppo --prompts world:train:8 --reward world --model gone": "The model 'gone' is unknown: name a built-in model",
+    "ppo --prompts world:train:8 --reward world --adapter gone": "No adapter was found at gone",
+    "evaluate --model gone": "The model 'gone' is unknown: name a built-in model",
+    "evaluate --adapter gone": "The adapter gone is not there",
+    "evaluate --verifier gone": "There is no verifier 'gone': name `world`",
 }
+
+IN_USE = (
+    "generate --model nano --prompts world:test:2",
+    "evaluate",
+    "ppo --prompts world:train:8 --reward world",
+    "rwr --prompts world:train:8 --reward world",
+)
 
 PROGRAM = """
 import sys
@@ -57,6 +74,32 @@ def test_what_is_refused_by_value_imports_no_torch_and_leaves_nothing(tmp_path: 
     for told, expected in zip(done.stderr.splitlines(), REFUSED.values(), strict=True):
         assert told.startswith(f"vidalign: error: {expected}")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_in_use_is_refused_without_torch(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "diary.txt").write_text("dear diary")
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *IN_USE], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    for told, line in zip(done.stderr.splitlines(), IN_USE, strict=True):
+        assert told.startswith(
+            "vidalign: error: The output folder out exists and is not empty (--overwrite would"
+        )
+        assert f"it holds diary.txt and was not made by vidalign {line.split()[0]}" in told
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["diary.txt"]
+
+
+def test_what_is_left_to_the_command_is_said_to_who_asks(caplog: pytest.LogCaptureFixture) -> None:
+    @dataclass
+    class Arguments:
+        def check_inputs(self) -> None:
+            raise KeyError("half")
+
+    with caplog.at_level("INFO"):
+        check_early([Arguments], Namespace())
+    assert caplog.messages == ["Arguments.check_inputs is left to the command itself (KeyError: 'half')."]
 
 
 def early(name: str, words: list[str]) -> str | None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -30,6 +28,7 @@ from generator.testing import tiny_generator
 from generator.testing.pipelines import save_tiny_pipeline
 from generator.video import read_video, video_shape, write_video
 from reward import load_reward
+from tests.alignment.camera_clips import NAMES, copy_camera_clips
 from tests.generator.families.representatives import REPRESENTATIVES
 
 QUICK = ["--max_steps", "1", "--per_device_train_batch_size", "2", "--report_to", "none", "--lora_r", "2"]
@@ -44,18 +43,9 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The camera clips that gradio's wheel holds, up to 209 frames of 1920x1080 and 901 of 480x270."""
-    specification = find_spec("gradio")
-    assert specification is not None
-    assert specification.origin is not None
-    source = Path(specification.origin).parent / "media_assets" / "videos"
-    folder = tmp_path_factory.mktemp("clips")
-    names = ["a.mp4", "b.mp4", "world.mp4"]
-    for name in names:
-        shutil.copy(source / name, folder / name)
-    lines = [json.dumps({"file_name": name, "prompt": f"a clip called {name}"}) for name in names]
-    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+    folder = copy_camera_clips(tmp_path_factory.mktemp("clips"))
     rows = [
-        {"prompt": f"a clip {i}", "videos": names[: 2 + i % 2], "ranks": [1, 2, 2][: 2 + i % 2]}
+        {"prompt": f"a clip {i}", "videos": NAMES[: 2 + i % 2], "ranks": [1, 2, 2][: 2 + i % 2]}
         for i in range(6)
     ]
     (folder / "rankings.jsonl").write_text("\n".join(json.dumps(row) for row in rows) + "\n")

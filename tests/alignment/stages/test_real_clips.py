@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ import pytest
 from alignment.cli import main
 from generator.testing import tiny_generator
 from generator.video import read_clip, write_video
+from tests.alignment.camera_clips import copy_camera_clips
 
 TRAINING = ["--max_steps", "1", "--per_device_train_batch_size", "2", "--report_to", "none", "--lora_r", "2"]
 SIZE = ["--num_frames", "9", "--height", "32", "--width", "48"]
@@ -20,17 +19,7 @@ SIZE = ["--num_frames", "9", "--height", "32", "--width", "48"]
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The camera clips that gradio's wheel holds, with captions."""
-    specification = find_spec("gradio")
-    assert specification is not None
-    assert specification.origin is not None
-    source = Path(specification.origin).parent / "media_assets" / "videos"
-    folder = tmp_path_factory.mktemp("clips")
-    names = ["a.mp4", "b.mp4", "world.mp4"]
-    for name in names:
-        shutil.copy(source / name, folder / name)
-    lines = [json.dumps({"file_name": name, "prompt": f"a clip called {name}"}) for name in names]
-    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
-    return folder
+    return copy_camera_clips(tmp_path_factory.mktemp("clips"))
 
 
 @pytest.fixture(scope="module")

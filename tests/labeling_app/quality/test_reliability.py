@@ -26,17 +26,13 @@ from labeling_app.simulate import SimulatedAnnotator, simulate
 from labeling_app.store.store import Store
 from labeling_app.tasks import next_task as assignment
 from reward.preferences import merge_annotators, read_rankings
+from tests.labeling_app.gold_scores import gold
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     with Store(tmp_path / "labels.db") as opened:
         yield opened
-
-
-def gold(video: Path, prompt: str) -> float:
-    _, _, task, index = video.stem.split("-")
-    return ((int(task) * 5 + int(index) * 3) % 11) / 10
 
 
 @pytest.mark.parametrize("seed", range(3))

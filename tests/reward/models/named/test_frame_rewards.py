@@ -427,3 +427,15 @@ def test_the_clamp_lets_gradients_pass():
     assert within.tolist() == [0, 0.5, 1]
     within.sum().backward()
     assert values.grad.tolist() == [1, 1, 1]
+
+
+def test_a_file_that_the_machine_cannot_open_is_not_called_damaged(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError):
+        read_state_dict(tmp_path / "gone.pt", "hpsv2")
+
+    def full(*args, **kwargs):
+        raise MemoryError
+
+    monkeypatch.setattr(torch, "load", full)
+    with pytest.raises(MemoryError):
+        read_state_dict(tmp_path / "large.pt", "hpsv2")
