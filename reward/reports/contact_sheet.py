@@ -67,7 +67,7 @@ def _plain_sheet(groups: Sequence[Group], models: Sequence[str]) -> Image.Image:
         draw.text((0, _place(0, row)[1] + SIDE // 2 - 6), model[:9], _INK, ImageFont.load_default(14))
     for column, group in enumerate(groups):
         prompt = next(iter(group.values())).prompt
-        lines = textwrap.wrap(prompt, 24)[:3]
+        lines = textwrap.wrap(prompt, 21)[:3]
         draw.multiline_text((_place(column, 0)[0], height), "\n".join(lines), _INK, font, spacing=2)
     return sheet
 

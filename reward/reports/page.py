@@ -200,13 +200,18 @@ def sides_of(changes: Sequence[Change]) -> tuple[list[Side], str]:
     def items(verdict: str) -> list[tuple[str, str, str]]:
         return [_item(change) for change in changes if change.verdict == verdict]
 
-    unclear = [change.label for change in changes if change.verdict == "unclear"]
-    unknown = [change.label for change in changes if change.verdict == "unknown"]
+    def names(verdict: str) -> str:
+        chosen = [change for change in changes if change.verdict == verdict]
+        categories = ", ".join(f"“{change.name}”" for change in chosen if change.is_category)
+        measures = [change.label for change in chosen if not change.is_category]
+        return ", ".join([*([f"adherence in {categories}"] if categories else []), *measures])
+
+    unclear, unknown = names("unclear"), names("unknown")
     between = []
     if unclear:
-        between.append(f"No clear change: {', '.join(unclear)}.")
+        between.append(f"No clear change: {unclear}.")
     if unknown:
-        between.append(f"Too few prompts to tell: {', '.join(unknown)}.")
+        between.append(f"Too few prompts to tell: {unknown}.")
     none = "None whose 95 % interval leaves out 0." if changes else "Nothing to compare with."
     return [Side("Gains", items("gain"), none), Side("Losses", items("loss"), none)], " ".join(between)
 

@@ -48,7 +48,7 @@ def test_the_same_reward_is_recognised_whatever_its_options_and_place():
 
 
 def test_a_verifier_that_nobody_knows_lists_the_names():
-    with pytest.raises(InputError, match=r"module:function, or one of .*pickscore"):
+    with pytest.raises(InputError, match=r"module:function, .*or one of .*pickscore"):
         load_verifier("nothing")
     with pytest.raises(InputError, match="answers no questions"):
         load_verifier("flicker", "world")
