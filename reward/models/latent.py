@@ -27,10 +27,9 @@ from torch import Tensor, nn
 from generator.adapters import copy_adapter
 from generator.base import VideoGenerator
 from generator.conditions import Conditions, select
-from generator.loaded_from import weights_fingerprint
 from generator.one_or_several import as_list
 from generator.output import InputError, files_into
-from generator.provenance import fingerprint, latent_space_fingerprint
+from generator.provenance import latent_space_fingerprint
 from reward.models.base import RewardModel, Scores, join_scores
 from reward.models.evidence import fixed_noise, implicit_evidence
 from reward.models.frames import decoded_frames
@@ -38,6 +37,7 @@ from reward.models.heads import Features, MatchingHead, NoiseScale, RewardHead
 from reward.models.latent_config import LatentRewardConfig
 from reward.models.storage import WEIGHTS_NAME, config_from, read_reward_config, write_reward_model
 from reward.models.trunk import (
+    match_fingerprints,
     num_transformer_blocks,
     split_conditions,
     text_tokens,
@@ -78,7 +78,7 @@ class LatentRewardModel(nn.Module, RewardModel):
         if config.num_blocks == 0:
             share = 3 if config.architecture == "matching" else 2
             config.num_blocks = max(1, (num_transformer_blocks(generator) or share) // share)
-        self._match_fingerprints()
+        match_fingerprints(config, generator)
         generator.transformer.requires_grad_(False)
         generator.transformer.eval()
         self.trunk_lora = nn.ParameterDict()
@@ -117,21 +117,6 @@ class LatentRewardModel(nn.Module, RewardModel):
     def scores_noisy_latents(self) -> bool:  # type: ignore[override]
         """True where the model was trained on noisy latents, and `score_noisy_latents` means something."""
         return bool(self.config.noise_levels)
-
-    def _match_fingerprints(self) -> None:
-        space, trunk = latent_space_fingerprint(self.generator), weights_fingerprint(self.generator)
-        if self.config.trunk == fingerprint(self.generator.transformer):
-            self.config.trunk = trunk  # as it was taken before, of weights with merged adapters
-        for name, stored, found in (
-            ("autoencoder or text encoder", self.config.latent_space, space),
-            ("transformer", self.config.trunk, trunk),
-        ):
-            if stored and stored != found:
-                raise InputError(
-                    f"The {name} of {self.config.base_model!r} is not the one that this reward model was trained on "
-                    f"(fingerprint {found}, expected {stored}): train the reward model again on this generator."
-                )
-        self.config.latent_space, self.config.trunk = space, trunk
 
     def _add_lora(self) -> None:
         targets = list(self.config.lora_target_modules or self.generator.lora_target_modules)

@@ -8,8 +8,11 @@ from torch import Tensor, nn
 from generator.base import VideoGenerator
 from generator.conditions import Conditions, split_images
 from generator.editing.first_frames import with_first_frame
+from generator.loaded_from import weights_fingerprint
 from generator.output import InputError
+from generator.provenance import fingerprint, latent_space_fingerprint
 from generator.video_model import BLOCK_LISTS
+from reward.models.latent_config import LatentRewardConfig
 
 
 def trunk_features(
@@ -81,3 +84,24 @@ def num_transformer_blocks(generator: VideoGenerator) -> int | None:
         if isinstance(blocks, nn.ModuleList) and len(blocks) > 0:
             return len(blocks)
     return None
+
+
+def match_fingerprints(config: LatentRewardConfig, generator: VideoGenerator) -> None:
+    """Fills in the fingerprints of the trunk that are empty.
+
+    Raises:
+        InputError: another one is stored.
+    """
+    space, trunk = latent_space_fingerprint(generator), weights_fingerprint(generator)
+    if config.trunk == fingerprint(generator.transformer):
+        config.trunk = trunk  # as it was taken before, of weights with merged adapters
+    for name, stored, found in (
+        ("autoencoder or text encoder", config.latent_space, space),
+        ("transformer", config.trunk, trunk),
+    ):
+        if stored and stored != found:
+            raise InputError(
+                f"The {name} of {config.base_model!r} is not the one that this reward model was trained on "
+                f"(fingerprint {found}, expected {stored}): train the reward model again on this generator."
+            )
+    config.latent_space, config.trunk = space, trunk

@@ -54,6 +54,12 @@ def read_arguments(description: str) -> argparse.Namespace:
         action="store_true",
         help="Train at --compared rankings alone, nothing to compare with.",
     )
+    add("--blemish_groups", type=int, default=256, help="Groups for the accuracy on blemishes.")
+    add(
+        "--taught_only",
+        action="store_true",
+        help="Stop after the near misses, with the accuracy on blemishes.",
+    )
     add("--reward_from", help="Folder of a pretrained reward model, which goes on learning from the groups.")
     add("--pretraining_steps", type=int, default=10**6)
     add("--pretraining_seconds", type=float, default=140)

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from torch import Tensor
 
 from reward.metrics import Floats, correct_without_ties, pairs_of_rankings
 from reward.preferences import Ranking
 from reward.statistics import Interval, cluster_bootstrap
+
+
+@dataclass
+class Learned:
+    """One training: raw scores of the test videos `[prompts, videos]`, and what was found."""
+
+    scores: np.ndarray
+    figures: dict[str, Any]
+    weights: dict[str, Tensor]
 
 
 def average_ranks(values: ArrayLike) -> Floats:

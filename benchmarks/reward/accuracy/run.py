@@ -28,7 +28,6 @@ import platform
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +47,7 @@ from benchmarks.reward.accuracy.clips import (
     spoiled_rankings,
     without_ties,
 )
-from benchmarks.reward.accuracy.figures import correlation, plot, table, together
+from benchmarks.reward.accuracy.figures import Learned, correlation, plot, table, together
 from generator import load_generator
 from generator.conditions import select
 from generator.output import write_json, write_text
@@ -67,15 +66,6 @@ from reward.training.train import build_reward_model
 NOISE, TIE = 0.15, 0.1
 MIXED_NOISES = (0.05, 0.1, 0.15, 0.3, 1.0, 3.0)
 """The annotators of the comparison of learned reliability: three careful, one middling, two nearly at random."""
-
-
-@dataclass
-class Learned:
-    """One training: raw scores of the test videos `[prompts, videos]`, and what was found."""
-
-    scores: np.ndarray
-    figures: dict[str, Any]
-    weights: dict[str, Tensor]
 
 
 class Study:
