@@ -68,7 +68,7 @@ def nft_loss(
 class NFTTrainer(RolloutTrainer):
     """Moves the policy towards its good videos and away from its bad ones, without log-probabilities.
 
-    With `args.loss_type` awm it does so by PPO's clipped ratio, in which the flow-matching error stands for them. Videos
+    With `args.loss_type` awm it does so by PPO's clipped ratio, where the flow-matching error stands for them. Videos
     come from the sampling policy, a slow average of the trained one. The arguments are
     `RolloutTrainer`'s.
 

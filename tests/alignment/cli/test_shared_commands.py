@@ -44,7 +44,8 @@ def test_a_process_that_was_killed_is_named_and_those_that_the_launcher_ended_ar
 
     said = lost_processes({0: Failure(-signal.SIGTERM), 3: Failure(-signal.SIGKILL), 4: Failure(1)})
     assert said.splitlines() == [
-        "vidalign: process 3 was ended by SIGKILL (out of memory?): what is finished is kept; run the same command again."
+        "vidalign: process 3 was ended by SIGKILL (out of memory?): what is finished is kept; run the same command "
+        "again."
     ]
 
 
