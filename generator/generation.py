@@ -15,8 +15,8 @@ from typing import Any
 from torch import Tensor
 
 from generator.output import InputError
-from generator.progress import VideoBar
 from generator.prompts import PromptRecord
+from generator.training.progress import VideoBar
 from generator.training.shared_work import SharedWork
 from generator.video import write_video
 from generator.video_files.pixel_formats import PIXEL_FORMATS

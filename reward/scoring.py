@@ -15,7 +15,7 @@ from torch import Tensor
 from generator.latent_cache import default_cache_dir
 from generator.output import InputError
 from generator.passwords import without_passwords
-from generator.progress import SharedBar
+from generator.training.progress import SharedBar
 from generator.training.shared_work import SharedWork, kept_results
 from reward.models.base import RewardModel
 
