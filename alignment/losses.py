@@ -148,10 +148,25 @@ def clipped_ratio_loss(
     return loss, ratio
 
 
+def uniform_weights(sigma: Tensor) -> Tensor:
+    """Returns ones."""
+    return torch.ones_like(sigma)
+
+
+def sigma_weights(sigma: Tensor) -> Tensor:
+    """Returns the noise levels."""
+    return sigma
+
+
+def squared_sigma_weights(sigma: Tensor) -> Tensor:
+    """Returns the squares of the noise levels."""
+    return sigma**2
+
+
 MATCHING_WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
-    "uniform": torch.ones_like,
-    "sigma": lambda sigma: sigma,
-    "sigma_squared": torch.square,
+    "uniform": uniform_weights,
+    "sigma": sigma_weights,
+    "sigma_squared": squared_sigma_weights,
 }
 """Weights of noise levels `[batch]` in `matching_log_ratio`, by name."""
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from generator.guidance import guidance_scales, guidance_text
 from generator.hardware.compute import count_tokens, video_work
 from generator.output import InputError
-from generator.progress import VideoBar
 from generator.prompts import PromptRecord
+from generator.training.progress import VideoBar
 from generator.training.shared_work import SharedWork
 from generator.training.table import format_table, millions
 from generator.video import write_video

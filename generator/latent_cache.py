@@ -21,9 +21,9 @@ from generator.conditions import Conditions, concatenate
 from generator.lost_words import warn_of_lost_words
 from generator.one_or_several import as_list
 from generator.output import InputError, atomic_path
-from generator.progress import SharedBar
 from generator.provenance import autoencoder_hash, file_hash, fingerprint
 from generator.sampling import encode_unique_prompts
+from generator.training.progress import SharedBar
 from generator.training.shared_work import SharedWork
 
 logger = logging.getLogger(__name__)

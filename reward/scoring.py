@@ -16,7 +16,7 @@ from generator.first_frames import read_images
 from generator.latent_cache import default_cache_dir
 from generator.output import InputError
 from generator.passwords import without_passwords
-from generator.progress import SharedBar
+from generator.training.progress import SharedBar
 from generator.training.shared_work import SharedWork, kept_results
 from reward.models.base import RewardModel, score_with_images
 

@@ -41,9 +41,9 @@ from generator.generation import (
     plan_videos,
 )
 from generator.output import InputError, read_json, write_json, write_jsonl
-from generator.progress import VideoBar
 from generator.prompts import FILE_COLUMNS, read_prompts
 from generator.training.checkpoints import any_process
+from generator.training.progress import VideoBar
 from generator.video import read_video, write_video
 from generator.video_files.animation import side_by_side
 

@@ -15,16 +15,20 @@ from torch.nn import Parameter
 
 FEW = 0.1
 """Share of the weights up to which the gradients of all trained ones are kept between micro-batches."""
+FEW_BYTES = 2**29
+"""Memory up to which they are kept in any case."""
 
 
 def are_few(parameters: Iterable[Parameter]) -> bool:
-    """Returns whether at most `FEW` of the weights are trained; those that ZeRO-3 divides count whole."""
-    trained = total = 0
+    """Returns whether the trained weights are few or small; those that ZeRO-3 divides count whole."""
+    trained = total = memory = 0
     for parameter in parameters:
         size = int(getattr(parameter, "ds_numel", parameter.numel()))
         total += size
-        trained += size if parameter.requires_grad else 0
-    return trained <= FEW * total
+        if parameter.requires_grad:
+            trained += size
+            memory += size * parameter.element_size()
+    return trained <= FEW * total or memory <= FEW_BYTES
 
 
 class ReducingOnce(DeepSpeedEngineWrapper):

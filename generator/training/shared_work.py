@@ -59,7 +59,7 @@ class SharedWork:
         return self.rank == 0
 
     def first(self, find: Callable[[], T]) -> T:
-        """What `find` returns to the first process, a value of JSON; the others wait for it and do not call it."""
+        """Result of `find`, a value of JSON, in the first process; the others wait for it and do not call it."""
         return self.once(find)()
 
     def once(self, find: Callable[[], T]) -> Callable[[], T]:
@@ -158,7 +158,7 @@ def kept_results(
     waiting: Callable[[], None] | None = None,
     found: Callable[[T], None] | None = None,
 ) -> list[Any]:
-    """What `find` returns for each portion, a value of JSON; each is found by one process, and known to all at the end.
+    """Results of `find` for all portions, values of JSON; each is found by one process, and known to all at the end.
 
     What is found is kept in a folder until all of it is there, so that the same work goes on after an interruption.
 

@@ -31,8 +31,8 @@ from generator.generation import (
 )
 from generator.one_or_several import as_list
 from generator.output import InputError, read_json, read_jsonl, write_json, write_jsonl
-from generator.progress import VideoBar
 from generator.prompts import PromptRecord
+from generator.training.progress import VideoBar
 from generator.training.shared_work import SharedWork
 from generator.video import read_video
 from reward.adherence.evaluate import Sample, judge, load_verifier, summarise
@@ -100,7 +100,7 @@ def _facts(
 
 
 def _rows_with_videos(folder: Path, planned: Collection[tuple[str, str]]) -> list[dict[str, Any]]:
-    """What is known of planned models and files whose videos are still there, put together in `metadata.jsonl`."""
+    """Rows of planned models and files whose videos are still there, put together in `metadata.jsonl`."""
     parts = sorted(folder.glob(PART.replace("#", "*")))
     samples = {
         (sample.model, sample.file_name): sample
@@ -124,6 +124,7 @@ def _put_together(folder: Path, samples: Sequence[Sample], processes: int) -> No
             file.unlink()
 
 
+# Long: the steps that processes take together stand side by side, as all must take them in one order.
 def compare_models(
     models: Mapping[str, Callable[[], VideoGenerator]],
     prompts: Sequence[PromptRecord],

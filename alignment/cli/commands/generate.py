@@ -38,8 +38,8 @@ from generator.guidance import guidance_scales
 from generator.lost_words import warn_of_lost_words
 from generator.output import InputError, read_record, refuse_unwritable, write_json, write_jsonl
 from generator.passwords import without_passwords
-from generator.progress import VideoBar
 from generator.prompts import FILE_COLUMNS, PromptRecord, read_prompts, require_prompt_file
+from generator.training.progress import VideoBar
 from generator.training.shared_work import SharedWork
 from generator.video_files.pixel_formats import PIXEL_FORMAT_HELP, PIXEL_FORMATS
 

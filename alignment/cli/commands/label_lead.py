@@ -20,8 +20,8 @@ from alignment.cli.commands.label_campaign import (
     run_campaign,
 )
 from generator.output import InputError, check_output_file, has_rows_with, write_jsonl
-from generator.progress import SharedBar
 from generator.prompts import read_prompts
+from generator.training.progress import SharedBar
 from generator.training.shared_work import SharedWork, kept_results
 from labeling_app.campaigns.campaigns import add_campaign, import_gold
 from labeling_app.campaigns.demonstrations import add_library, ask

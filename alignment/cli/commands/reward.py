@@ -234,6 +234,11 @@ def run_evaluate(arguments: EvaluateArguments) -> None:
     }
     output_dir = open_output_dir(arguments.output_dir, EVALUATION_OUTPUTS, arguments.overwrite, rewrites=True)
     page = write_evaluation(output_dir, result, settings)
+    _say(arguments, result, page)
+
+
+def _say(arguments: EvaluateArguments, result: dict[str, Any], page: Path) -> None:
+    """Prints the figures of each dimension, where the report is, and the next command."""
     for name, figures in result["dimensions"].items():
         print(f"{name}: {_summary(figures)}")
     if result["not_scored"]:

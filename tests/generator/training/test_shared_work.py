@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from torch.distributed import HashStore
 
-from generator.progress import VideoBar
 from generator.training import shared_work
+from generator.training.progress import VideoBar
 from generator.training.shared_work import SharedWork, kept_results
 
 
@@ -70,7 +70,9 @@ def test_the_first_process_finds_and_all_are_told() -> None:
 
 def test_the_bar_counts_the_videos_of_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[Any] = []
-    monkeypatch.setattr("generator.progress.tqdm", lambda **given: shown.append(Counted(given)) or shown[-1])
+    monkeypatch.setattr(
+        "generator.training.progress.tqdm", lambda **given: shown.append(Counted(given)) or shown[-1]
+    )
 
     class Counted:
         def __init__(self, given: dict[str, Any]) -> None:

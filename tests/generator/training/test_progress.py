@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from generator import progress as video_bar
-from generator.progress import VideoBar
 from generator.testing import tiny_generator
+from generator.training import progress as video_bar
+from generator.training.progress import VideoBar
 
 
 def test_the_bar_moves_with_each_step_and_counts_finished_videos_exactly(
