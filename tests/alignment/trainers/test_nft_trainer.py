@@ -95,7 +95,7 @@ def test_awm_begins_at_the_sampling_policy_and_is_clipped_away_from_it(generator
     """With one optimiser step a rollout, and no average, the ratio is 1; the second pass is beyond a tiny range."""
     trainer = make(
         generator, prompts, bright, quiet, num_rollouts=2, num_mini_batches=1, num_iterations=2, loss_type="awm",
-        old_decay_rate=0.0, epsilon=1e-9, logging_steps=1,
+        old_decay_rate=0.0, epsilon=1e-9,
     )  # fmt: skip
     seen = []
     awm_loss = trainer._awm_loss
