@@ -10,7 +10,7 @@ DEMO = "as in the demo"
 
 @dataclass(frozen=True)
 class Start:
-    """What the loop begins with: a theme's prompts, an adapter of the base or none, changed sizes of the scale."""
+    """Beginning of a loop: a theme's prompts, an adapter of the base or none, changed sizes of the scale."""
 
     theme: str
     adapter: str = ""

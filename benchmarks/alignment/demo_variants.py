@@ -34,7 +34,7 @@ Means = dict[str, float]
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run: `starts` and `seeds`, each with all `variants`."""
+    """Starts and seeds that are run, each with all variants."""
 
     root: Path
     scale: str

@@ -81,7 +81,7 @@ def test_the_videos_compared_were_made_at_that_guidance(folder: Path) -> None:
     scale = SCALES["smoke"]
     for model in ("base", "ppo"):
         own = [sample for sample in samples if sample.model == model][:2]
-        adapter = DemoConfig().adapter if model == "base" else folder / model
+        adapter = DemoConfig(output_dir="").adapter if model == "base" else folder / model
         videos = load_generator("nano", adapter=adapter).generate(
             [sample.prompt for sample in own],
             **video_size(scale),
@@ -135,6 +135,6 @@ def test_a_gpu_chooses_the_larger_settings() -> None:
 
 
 def test_the_distilled_base_is_nanos_alone() -> None:
-    assert DemoConfig().adapter == "nano-distilled"
-    assert DemoConfig(model="runs/mine").adapter == ""
-    assert DemoConfig(adapter="").adapter == ""
+    assert DemoConfig(output_dir="x").adapter == "nano-distilled"
+    assert DemoConfig(output_dir="x", model="runs/mine").adapter == ""
+    assert DemoConfig(output_dir="x", adapter="").adapter == ""
