@@ -7,7 +7,6 @@ at any time and by any process: the videos are the same.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from generator.guidance import guidance_scales, guidance_text
-from generator.hardware.compute import count_tokens, video_work
+from generator.hardware.compute import count_tokens, operations_text, video_work
 from generator.output import InputError
 from generator.prompts import PromptRecord
 from generator.training.progress import VideoBar
@@ -217,13 +216,6 @@ def describe_generation(
         "steps": f"{steps} ({settings.solver}), guidance {guidance_text(*scales)}: {calls} network calls a video",
         "model": f"{generator.name}, {millions(sum(p.numel() for p in generator.transformer.parameters()))} parameters",
         "device": f"{generator.device}, {str(generator.dtype).removeprefix('torch.')}",
-        "compute": f"{_powers(work)} in the transformer; the bar forecasts the time from the first step on",
+        "compute": f"{operations_text(work)} in the transformer; the bar forecasts the time from the first step on",
     }
     return format_table("Generates", rows)
-
-
-def _powers(operations: float) -> str:
-    """A number of floating-point operations with a unit."""
-    units = ("FLOP", "KFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP")
-    power = min(len(units) - 1, int(math.log10(max(operations, 1)) // 3))
-    return f"{operations / 1000**power:.3g} {units[power]}"

@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 from alignment.data.latent_dataset import LatentDataset
 from generator.base import VideoGenerator
 from generator.editing.image_cache import size_of_latents
-from generator.hardware.compute import count_tokens, video_work
+from generator.hardware.compute import count_tokens, operations_text, video_work
 from generator.training.table import describe_device, format_table, trained_share
 
 if TYPE_CHECKING:
@@ -114,6 +114,19 @@ def describe_weights(trainer: AlignmentTrainer) -> dict[str, str]:
     }
 
 
+def training_compute(generator: VideoGenerator, buckets: Sequence[tuple[int, ...]], examples: int) -> str:
+    """Forecast of the transformer's work: a forward pass, and a backward pass of twice its operations.
+
+    Args:
+        buckets: of each example, its number of videos and the shape of their latents; see `LatentDataset.buckets`.
+        examples: that are seen in the whole training.
+    """
+    counts = Counter(buckets)
+    mean = sum(n * b[0] * video_work(generator, b[1:]) for b, n in counts.items()) / sum(counts.values())
+    operations = 3 * 2.0 * mean * len(generator.blocks()) * examples
+    return f"about {operations_text(operations)} in the transformer; the bar forecasts the time from the first step on"
+
+
 class TrainingTable(TrainerCallback):
     """Prints what is trained when training starts."""
 
@@ -129,8 +142,11 @@ class TrainingTable(TrainerCallback):
             steps += f", {state.global_step} done"
         name = type(self.trainer).__name__.removesuffix("Trainer")
         rows = {**self.trainer.describe_data(), "steps": steps, **describe_weights(self.trainer)}
-        print(format_table(f"{name} trains on", rows), flush=True)
         dataset, trainer = self.trainer.train_dataset, self.trainer
+        if trainer.rows is None and isinstance(dataset, LatentDataset):
+            remaining = batch * (state.max_steps - state.global_step)
+            rows["compute"] = training_compute(trainer.generator, dataset.buckets, remaining)
+        print(format_table(f"{name} trains on", rows), flush=True)
         if trainer.rows is None and isinstance(dataset, LatentDataset) and len(set(dataset.buckets)) > 1:
             buckets = bucket_rows(trainer.generator, dataset.buckets, args.train_batch_size, args.world_size)
             print(format_buckets(buckets, trainer.row_name), flush=True)

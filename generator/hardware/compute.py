@@ -51,3 +51,10 @@ def video_work(generator: VideoModel, latent_shape: Sequence[int]) -> float:
     counted = [getattr(p, "ds_numel", p.numel()) for block in blocks for p in block.parameters()]
     weights = sum(counted) / max(1, len(blocks))
     return block_work(count_tokens(generator, latent_shape), weights, width_of(generator))
+
+
+def operations_text(operations: float) -> str:
+    """A number of floating-point operations with a unit."""
+    units = ("FLOP", "KFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP")
+    power = min(len(units) - 1, int(math.log10(max(operations, 1)) // 3))
+    return f"{operations / 1000**power:.3g} {units[power]}"
