@@ -15,7 +15,8 @@ from generator.output import InputError, read_json
 from generator.video import read_video
 from reward.adherence.evaluate import Sample, summarise
 from reward.reports.adherence import write_report
-from reward.reports.comparison import METADATA_NAME, REPORT_NAME, read_samples, repeatable
+from reward.reports.comparison import read_samples, repeatable
+from reward.reports.evaluation_folder import METADATA_NAME, REPORT_NAME
 
 _SIZES = (
     "num_frames",
