@@ -148,7 +148,7 @@ class Demo:
             open_output_dir(self.folder, OUTPUTS, go_on=True)
             return
         check_output_dir(self.folder, OUTPUTS, self.config.overwrite)
-        self._load_base()  # a name that is wrong is found before anything is deleted
+        self._load_start()  # a name that is wrong is found before anything is deleted
         open_output_dir(self.folder, OUTPUTS, self.config.overwrite)
         write_json(self.stages_file, {"settings": self._settings(), "stages": {}})
 
@@ -192,7 +192,7 @@ class Demo:
     def _adapter(self) -> str:
         return str(self.folder / "sft")
 
-    def _load_base(self) -> VideoGenerator:
+    def _load_start(self) -> VideoGenerator:
         """The generator that the loop begins with."""
         return load_generator(self.config.model, adapter=self.config.adapter or None)
 
@@ -332,8 +332,11 @@ class Demo:
         }
 
     def _models(self) -> dict[str, Callable[[], VideoGenerator]]:
-        """Functions that load what is compared, by name."""
-        return {"base": self._load_base, **{name: self._loader(name) for name in ("sft", "dpo", "ppo")}}
+        """Functions that load what is compared, by name: `base` without the adapter that the loop begins with, which is
+        `start`."""
+        start = {"start": self._load_start} if self.config.adapter else {}
+        trained = {name: self._loader(name) for name in ("sft", "dpo", "ppo")}
+        return {"base": lambda: load_generator(self.config.model), **start, **trained}
 
     def guidance(self) -> dict[str, Any]:
         """Mean gold score of each model at several guidance scales, on prompts that the evaluation does not use."""
@@ -341,8 +344,6 @@ class Demo:
         prompts = self._prompts(scale.num_guidance_prompts, 5000, "test")
         seeds = list(range(60_000, 60_000 + len(prompts)))
         models = self._models()
-        if self.config.adapter:
-            models[f"{self.config.model} alone"] = lambda: load_generator(self.config.model)
         total, done = len(models) * len(GUIDANCE_SCALES) * len(prompts), 0
         found: dict[str, dict[str, float]] = {}
         for name, load in models.items():
@@ -370,7 +371,7 @@ class Demo:
         return {"gold": found, "best": best, "prompts": len(prompts)}
 
     def evaluation(self) -> dict[str, Any]:
-        """Base, SFT, DPO and PPO on held-out prompts with the same seeds, each at the guidance that was best for it in
+        """All models on held-out prompts with the same seeds, each at the guidance that was best for it in
         the sweep, judged from the pixels."""
         scale = self.scale
         folder = self.folder / "evaluation"

@@ -34,7 +34,7 @@ OUTPUTS = Outputs(
         *DEMONSTRATIONS.within("candidates"),
         *REWARD.within("reward"),
         *EVALUATION.within("evaluation"),
-        *(f"evaluation/videos/{model}/#-#.mp4" for model in ("base", "sft", "dpo", "ppo")),
+        *(f"evaluation/videos/{model}/#-#.mp4" for model in ("base", "start", "sft", "dpo", "ppo")),
         *(name for stage in ("sft", "dpo", "ppo") for name in training_outputs(stage).within(stage)),
     ),
     early=(STAGES_FILE, *(f"logs/{stage}.txt" for stage in STAGES)),

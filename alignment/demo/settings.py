@@ -103,7 +103,7 @@ def ppo_settings(scale: DemoScale) -> Settings:
         "rollout_batch_size": scale.rollout_prompts * scale.num_generations,
         "reward_batch_size": max(scale.inference_batch_size, 32),
         "per_device_train_batch_size": max(scale.inference_batch_size, 32),
-        "learning_rate": 1.4e-3,
+        "learning_rate": 1e-3,
         "lr_scheduler_type": "cosine",
         "sde_window_size": 2,
         "beta": 0.0,

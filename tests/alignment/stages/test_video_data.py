@@ -91,7 +91,9 @@ def test_films_of_variable_rate_are_trained_on_at_their_own_speed(tmp_path, size
 
 
 @pytest.fixture
-def painter(monkeypatch):
+def painter(monkeypatch, tmp_path):
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "model_index.json").write_text("{}")
     monkeypatch.setattr("generator.load_generator", lambda *_, **__: tiny_generator())
 
 

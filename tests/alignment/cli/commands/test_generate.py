@@ -16,13 +16,15 @@ import generator
 from alignment.cli import main
 from generator.demonstrations import read_demonstrations
 from generator.output import InputError
+from generator.testing import tiny_generator
 from generator.video import read_video
 
 
 class SeedPainter:
-    """A generator that paints the seed as a grey level, and remembers what it was asked."""
+    """A generator that paints the seed as a grey level, and remembers what it was asked; the tiny one otherwise."""
 
     def __init__(self) -> None:
+        self.tiny = tiny_generator()
         self.calls: list[dict[str, Any]] = []
         self.defaults = SimpleNamespace(
             num_frames=3, height=16, width=24, fps=8.0, num_inference_steps=10, guidance_scale=2.0
@@ -30,6 +32,12 @@ class SeedPainter:
         self.defaults.guidance_scale_2 = self.boundary = None
         self.image = None
         self.fail_after: int | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.tiny, name)
+
+    def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, ...]:
+        return self.tiny.latent_shape(5, height, width)
 
     def check_size(self, num_frames: int, height: int, width: int) -> None:
         if height % 8 or width % 8:
@@ -53,7 +61,10 @@ class SeedPainter:
 
 
 @pytest.fixture
-def painter(monkeypatch: pytest.MonkeyPatch) -> SeedPainter:
+def painter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SeedPainter:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "painter").mkdir()
+    (tmp_path / "painter" / "model_index.json").write_text("{}")
     painter = SeedPainter()
 
     def load(name: str, adapter: str | None = None, **options: Any) -> SeedPainter:
