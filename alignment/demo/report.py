@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from generator.output import read_json, write_json, write_text
-from generator.video import read_video
 from reward.adherence.evaluate import Sample
 from reward.certainty import side_baseline, uncertain_dimensions
 from reward.reports import html
 from reward.reports.adherence import Additions, comparison_page, write_samples
+from reward.reports.clips import read_shown
 from reward.reports.comparison import read_samples
 from reward.reports.evaluation_folder import METADATA_NAME, REPORT_NAME
 from reward.reports.made import made_now
@@ -45,7 +45,7 @@ def write_demo_report(folder: Path, settings: Mapping[str, Any], stages: Mapping
     made = made_now()
 
     def load_video(sample: Sample) -> Any:
-        return read_video(folder / "evaluation" / sample.file_name)
+        return read_shown(folder / "evaluation" / sample.file_name)
 
     more = Additions(
         notes=[_reward_note(stages), _guidance_note(stages["guidance"])],

@@ -13,9 +13,8 @@ from urllib.parse import quote
 
 from generator.files.output_folder import Outputs
 from generator.output import atomic_path, write_json, write_text
-from generator.video import read_video
 from reward.reports import html
-from reward.reports.clips import bytes_a_clip, video_element
+from reward.reports.clips import bytes_a_clip, read_shown, video_element
 from reward.reports.examples import CHOICE_SEED
 from reward.reports.html import GalleryCell, GalleryRow
 from reward.reports.made import made_now
@@ -183,7 +182,7 @@ def _pair_row(row: Mapping[str, Any], folder: Path, most_bytes: int) -> GalleryR
     cells = []
     for side in ("chosen", "rejected"):
         path = Path(row[side])
-        video, fps = read_video(path)
+        video, fps = read_shown(path)
         link = quote(os.path.relpath(path, folder)) if path.suffix == ".mp4" else ""
         label = "preferred by the person" if side == "chosen" else "not preferred"
         media = video_element(video, fps, f"{label}: {row['prompt']}", most_bytes)

@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Iterator
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import av
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
+
+from generator.video import read_resized
 
 PAGE_BYTES = 2_100_000
 """Bytes of all clips of a page; in base64 they take a third more."""
@@ -30,6 +33,20 @@ _CODEC = "libvpx-vp9"
 def bytes_a_clip(count: int) -> int:
     """Bytes that each of `count` clips of a page may take."""
     return min(MOST_BYTES, PAGE_BYTES // max(count, 1))
+
+
+def read_shown(path: str | Path) -> tuple[Tensor, float]:
+    """A video file as a page shows it, `[3, frames, height, width]` in [-1, 1], and its frames per second.
+
+    Frames larger than `LARGEST_SIDE` are reduced while they are decoded, so that long and large files fit into memory.
+    """
+
+    def shown(height: int, width: int) -> tuple[int, int]:
+        part = min(1.0, LARGEST_SIDE / max(height, width))
+        return max(2, round(height * part)), max(2, round(width * part))
+
+    pixels, fps = read_resized(path, shown)
+    return pixels.float() / 127.5 - 1, fps
 
 
 def video_element(video: Tensor, fps: float, description: str = "", most_bytes: int = MOST_BYTES) -> str:

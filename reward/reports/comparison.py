@@ -34,10 +34,10 @@ from generator.output import InputError, read_json, read_jsonl, write_json, writ
 from generator.prompts import PromptRecord
 from generator.training.progress import VideoBar
 from generator.training.shared_work import SharedWork
-from generator.video import read_video
 from reward.adherence.evaluate import Sample, judge, load_verifier, summarise
 from reward.adherence.verifiers import Categories, Verifier, check_prompts_of
 from reward.reports.adherence import write_report
+from reward.reports.clips import read_shown
 from reward.reports.evaluation_folder import (
     DEFAULTS_NAME,
     METADATA_NAME,
@@ -225,7 +225,7 @@ def compare_models(
         samples.sort(key=lambda sample: (order[sample.model], sample.file_name))
         facts = in_effect({**facts, **repeatable(folder)})
         write_report(
-            folder, samples, summary, facts, lambda s: read_video(folder / s.file_name), references, title
+            folder, samples, summary, facts, lambda s: read_shown(folder / s.file_name), references, title
         )
     return summary
 

@@ -26,6 +26,7 @@ from generator.video import read_video
 from reward.adherence.evaluate import judge, load_verifier, summarise
 from reward.adherence.verifiers import Categories, check_prompts_of
 from reward.reports.adherence import write_report
+from reward.reports.clips import read_shown
 from reward.reports.comparison import (
     METADATA_NAME,
     OUTPUTS,
@@ -186,7 +187,7 @@ def judge_existing(
     summary = summarise(samples, references)
     facts |= {"bootstrap": repeatable(folder)["bootstrap"], "subtitle": _subtitle(len(videos) - len(kept))}
     write_report(
-        folder, samples, summary, facts, lambda s: read_video(folder / s.file_name), references, title
+        folder, samples, summary, facts, lambda s: read_shown(folder / s.file_name), references, title
     )
     return summary
 

@@ -12,9 +12,9 @@ from typing import Any
 from generator.files.output_folder import Outputs, check_output_dir, open_output_dir
 from generator.one_or_several import as_list
 from generator.output import InputError, read_json
-from generator.video import read_video
 from reward.adherence.evaluate import Sample, summarise
 from reward.reports.adherence import write_report
+from reward.reports.clips import read_shown
 from reward.reports.comparison import read_samples, repeatable
 from reward.reports.evaluation_folder import METADATA_NAME, REPORT_NAME, SHEET_NAME
 
@@ -157,7 +157,7 @@ def compare_runs(
         "subtitle": _subtitle(len(samples) - len(kept), differing),
     }
     folder = open_output_dir(target, COMPARISON_OUTPUTS, overwrite, rewrites=True)
-    write_report(folder, kept, summary, facts, lambda s: read_video(folder / s.file_name), references, title)
+    write_report(folder, kept, summary, facts, lambda s: read_shown(folder / s.file_name), references, title)
     return summary
 
 

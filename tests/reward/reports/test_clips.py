@@ -3,12 +3,14 @@
 import base64
 import io
 import re
+from pathlib import Path
 
 import av
 import pytest
 import torch
 
-from reward.reports.clips import MOST_BYTES, PAGE_BYTES, bytes_a_clip, video_element
+from generator.video import read_video, write_video
+from reward.reports.clips import MOST_BYTES, PAGE_BYTES, bytes_a_clip, read_shown, video_element
 
 
 def decoded(element: str) -> tuple[list, float]:
@@ -45,3 +47,13 @@ def test_noise_is_made_small_enough_and_odd_sides_are_taken():
 def test_the_clips_of_a_page_share_its_bytes():
     assert bytes_a_clip(1) == MOST_BYTES
     assert bytes_a_clip(210) * 210 <= PAGE_BYTES
+
+
+def test_large_files_are_reduced_while_they_are_read(tmp_path: Path) -> None:
+    ramp = torch.linspace(-1, 1, 400).expand(3, 5, 200, 400).contiguous()
+    write_video(tmp_path / "large.mp4", ramp, 8)
+    shown, fps = read_shown(tmp_path / "large.mp4")
+    assert (shown.shape, fps) == ((3, 5, 96, 192), 8.0)
+    assert (shown - torch.linspace(-1, 1, 192)).abs().mean() < 0.03
+    write_video(tmp_path / "small.mp4", ramp[..., :64, :64], 8)
+    assert torch.equal(read_shown(tmp_path / "small.mp4")[0], read_video(tmp_path / "small.mp4")[0])
