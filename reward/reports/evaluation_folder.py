@@ -16,7 +16,7 @@ REPORT_NAME = "report.json"
 DEFAULTS_NAME = "defaults.json"
 SHEET_NAME = "samples.gif"
 PART = "metadata-#.jsonl"
-"""What a process other than the first has judged, until all is put together."""
+"""Samples that a process other than the first has judged, until all are put together."""
 
 
 def video_name(model: str, number: int, seed: int) -> str:

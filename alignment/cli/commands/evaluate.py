@@ -16,11 +16,12 @@ from alignment.cli.commands.evaluate_verbs import (
     run_compare,
     run_vbench,
 )
+from alignment.cli.evaluation_defaults import default_prompts, default_questions, default_verifier
 from alignment.cli.generation_checks import check_generation
-from alignment.cli.next_command import WORLD_PROMPTS, are_of_the_world, given_flags, new_folder, show_next
+from alignment.cli.next_command import WORLD_PROMPTS, given_flags, new_folder, show_next
 from alignment.cli.show_report import OPEN_HELP, print_summary
 from alignment.stages.arguments import LoadingArguments
-from generator.files.built_in import find_adapter, is_built_in
+from generator.files.built_in import find_adapter
 from generator.files.model_folders import require_model
 from generator.one_or_several import as_list
 from generator.output import InputError, refuse_unwritable
@@ -294,24 +295,6 @@ def _judge_existing(arguments: EvaluateArguments) -> None:
             "--videos",
             *map(str, folders.values()),
         )
-
-
-def default_prompts(model: str) -> str:
-    """Prompts that a model is evaluated with where none are given."""
-    return "world:test:128" if is_built_in(model) else "suite:general"
-
-
-def default_verifier(prompts: Sequence[str]) -> str:
-    """The verifier of the built-in world where it understands all prompts, else a reward of text alignment."""
-    return "world" if are_of_the_world(prompts) else "videoalign:TA"
-
-
-def default_questions(prompts: str, verifier: str) -> str | None:
-    """The questions that ship with the suite of general prompts, where the verifier can ask them."""
-    from reward.adherence.suites import is_general
-
-    asks = verifier.partition(":")[0] in ("vlm", "judge") or ("." in verifier and ":" in verifier)
-    return "general" if is_general(prompts) and asks else None
 
 
 def _settings(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from alignment.cli import main
-from alignment.cli.commands.evaluate import default_prompts, default_questions, default_verifier
+from alignment.cli.evaluation_defaults import default_prompts, default_questions, default_verifier
 from generator.demonstrations import write_demonstrations
 from generator.output import InputError
 from reward.reports import existing
