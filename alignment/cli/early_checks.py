@@ -27,12 +27,14 @@ def check_early(dataclass_types: Iterable[type], values: Namespace, checks: Iter
 
     Args:
         values: of the fields, by name.
-        checks: methods that are called, on all arguments one method after another, where there are such methods.
+        checks: methods that are called, on all arguments one method after another, where there are such methods; on
+            those of the generator last, as the hub may be asked for it.
 
     Raises:
         InputError: a dataclass refuses its values.
     """
     made = [_filled(dataclass_type, values) for dataclass_type in dataclass_types]
+    made.sort(key=lambda arguments: hasattr(arguments, "model"))
     for check in checks:
         for arguments in made:
             _as_far_as_it_goes(getattr(arguments, check, _nothing), f"{type(arguments).__name__}.{check}")

@@ -151,6 +151,12 @@ class HunyuanVideo15Generator(HunyuanVideoGenerator):
     def _latent_channels(self) -> int:
         return self.pipeline.vae.config.latent_channels
 
+    @property
+    def idle_layers(self) -> str:  # type: ignore[override]
+        """The layers of the last block after which nobody reads the text."""
+        last = self.pipeline.transformer.config.num_layers - 1
+        return rf"transformer_blocks\.{last}\.(attn\.to_add_out|ff_context|norm2_context)(\..*)?"
+
     def _encode_prompts(self, prompts: list[str]) -> Conditions:
         text, mask, glyphs, glyph_mask = self.pipeline.encode_prompt(
             prompts, device=self.text_device, batch_size=len(prompts)

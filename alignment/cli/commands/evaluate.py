@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignment.cli import Verb
-from alignment.cli.commands.evaluate_verbs import (
+from alignment.cli.evaluate_verbs import (
     CompareArguments,
     VBenchArguments,
     run_compare,

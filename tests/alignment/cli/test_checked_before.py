@@ -69,10 +69,13 @@ REWARD = "reward --output_dir out --preferences"
     ("command", "sentence"),
     [
         (
-            "evaluate --prompts foreign.txt --output_dir out",
+            "evaluate --prompts foreign.txt --output_dir out --verifier world",
             "The word 'dinosaur' in the prompt 'a dinosaur runs'",
         ),
-        ("evaluate --prompts foreign.txt --output_dir out", "2 of 3 prompts are not the video world's"),
+        (
+            "evaluate --prompts foreign.txt --output_dir out --verifier world",
+            "2 of 3 prompts are not the video world's",
+        ),
         (f"{GENERATE} --reward world --best_of 2", "2 of 3 prompts are not the video world's"),
         (f"{GENERATE} --reward world --reward_guidance 1", "judge latents with gradients"),
         (f"{GENERATE} --edit data/0000.mp4 --strength 3", "The strength is 3.0"),

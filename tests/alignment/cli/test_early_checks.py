@@ -97,7 +97,7 @@ def test_what_is_left_to_the_command_is_said_to_who_asks(caplog: pytest.LogCaptu
         def check_inputs(self) -> None:
             raise KeyError("half")
 
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="alignment.cli.early_checks"):
         check_early([Arguments], Namespace())
     assert caplog.messages == ["Arguments.check_inputs is left to the command itself (KeyError: 'half')."]
 
