@@ -52,6 +52,8 @@ def data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("VIDALIGN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(generator, "load_generator", lambda *_, **__: tiny_generator())
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "model_index.json").write_text("{}")
     random = torch.Generator().manual_seed(0)
     videos = [torch.rand(3, 5, 16, 16, generator=random) * 2 - 1 for _ in range(8)]
     prompts = [f"clip {number}" for number in range(8)]
