@@ -7,14 +7,12 @@ command) and of arguments of `train`.
 import json
 import os
 import sys
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from accelerate.utils import DistributedType
 from safetensors.torch import save_file
-from transformers import TrainerCallback
 
 from alignment import cli
 from alignment.cli.command_line import end_process
@@ -34,7 +32,6 @@ from alignment.trainers.rwr_trainer import RWRTrainer
 from alignment.trainers.sft_config import SFTConfig
 from alignment.trainers.sft_trainer import SFTTrainer
 from generator.testing.stand_ins import StandInGenerator
-from generator.training.checkpoints import newest_checkpoint
 from tests.alignment.bright_reward import PROMPTS, BrightReward
 
 FURTHER = {
@@ -155,35 +152,17 @@ ENGINES = {
 }  # fmt: skip
 
 
-class Held(TrainerCallback):
-    """Waits before step 3, once, until this process is killed."""
-
-    def __init__(self, file):
-        self.file = Path(file)
-
-    def on_step_begin(self, args, state, control, **_):
-        if state.global_step == 3 and not self.file.exists():
-            if args.process_index == 1:
-                self.file.write_text(str(os.getpid()))
-            time.sleep(60)
-
-
-def train(kind, engine, folder, resumed_from=None, bfloat16=False, held=None):
+def train(kind, engine, folder, resumed_from=None, bfloat16=False):
     """Trains, saves the adapter, and writes each process's weights.
 
     Args:
         kind: sft, dpo, ppo, rwr, nft, online_dpo, backprop or one of `VARIANTS`.
-        resumed_from: a checkpoint, or `newest` of the folder, if there is one.
-        held: a file that is written when the run waits, once, to be killed.
+        resumed_from: a checkpoint.
         bfloat16: whether the frozen base is in bfloat16.
     """
     folder = Path(folder)
     trainer = make_trainer(kind, str(folder), bfloat16)
     assert trainer.accelerator.distributed_type == ENGINES[engine]  # not DDP, which would be as right
-    if held is not None:
-        trainer.add_callback(Held(held))
-    if resumed_from == "newest":
-        resumed_from = newest_checkpoint(folder)
     with traffic(folder / f"traffic{trainer.args.process_index}.json", COUNTED.get(kind)):
         trainer.train(resume_from_checkpoint=resumed_from)
     trainer.save_model()

@@ -3,12 +3,8 @@
 import argparse
 import json
 import os
-import signal
-import socket
 import subprocess
 import sys
-import time
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -78,58 +74,12 @@ def command_line(words):
     return result.stdout
 
 
-def free_port():
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def machine(rank, port, script, *arguments):
-    """One process of a script on one of two machines, which start again when the other one is lost."""
-    asked = LaunchArguments(
-        accelerate_config="multi_gpu", num_processes=2, num_machines=2, machine_rank=rank,
-        main_process_ip="localhost", main_process_port=port, rdzv_backend="c10d", max_restarts=3,
-    )  # fmt: skip
-    words = launch_command(argparse.Namespace(**vars(asked)), [], 0)
-    words = words[: words.index("--module")]
-    # accelerate would not let a second machine 0 begin at a port that the others meet at.
-    words[words.index("--machine_rank") + 1] = "1"
-    return subprocess.Popen(
-        [*words, str(script), *map(str, arguments)],
-        env=os.environ | ENVIRONMENT | environment_without_gpu(words) | {"VIDALIGN_LAUNCHED": "1"},
-        start_new_session=True,
-    )  # fmt: skip
-
-
-def wait_for(file, machines, seconds=200):
-    """Waits until one of the machines has written a file."""
-    end = time.monotonic() + seconds
-    while not (file.is_file() and file.read_text()):
-        assert time.monotonic() < end
-        assert all(each.poll() is None for each in machines)
-        time.sleep(0.1)
-
-
-def machine_of(process, machines):
-    """The machine on which a process of this number runs."""
-    return next(each for each in machines if os.getpgid(process) == each.pid or parent(process) == each.pid)
-
-
-def parent(process):
-    """The number of the process that started another one."""
-    status = Path(f"/proc/{process}/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("PPid:")).split()[1])
-
-
-def kill_machine(machine):
-    """Kills a launcher and its processes at once, as a loss of power does."""
-    children = Path(f"/proc/{machine.pid}/task/{machine.pid}/children").read_text().split()
-    machine.kill()
-    for child in children:
-        with suppress(ProcessLookupError):
-            os.kill(int(child), signal.SIGKILL)
-    machine.wait()
+def run_alone(commands):
+    """Commands one after the other in a process of its own, with the threads that launched ones have."""
+    program = (
+        "import sys; from alignment.cli import main; assert not any(main(w.split()) for w in sys.argv[1:])"
+    )
+    subprocess.run([sys.executable, "-c", program, *commands], env=os.environ | ENVIRONMENT, check=True)
 
 
 def write_rankings(folder):

@@ -4,16 +4,13 @@ All that an engine trains here is trained in one launch, as most of a launch's t
 """
 
 import json
-import time
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch.distributed import TCPStore
 
-from alignment import cli
 from generator import load_generator
 from generator.testing import tiny_generator
 from generator.testing.pipelines import save_tiny_pipeline
@@ -24,13 +21,10 @@ from tests.alignment.trainers.launching import (
     ADAPTER,
     check_reward_models,
     command_line,
-    kill_machine,
     launched,
     launched_words,
-    machine,
-    machine_of,
     reward_command,
-    wait_for,
+    run_alone,
     write_rankings,
 )
 
@@ -226,36 +220,9 @@ def test_engines_resume_as_if_uninterrupted(engine, trained_by):
 
 def test_processes_that_share_videos_write_the_files_of_one(trained_by, data, tmp_path):
     shared = contents(trained_by("multi_gpu") / "shared")
-    for words in shared_commands(data, tmp_path / "shared"):
-        assert cli.main(words) == 0
+    run_alone(shared_commands(data, tmp_path / "shared"))
     assert contents(tmp_path / "shared") == shared
     assert len([name for name in shared if name.endswith(".mp4") and "labels" not in name]) == 2 * 3 * 2
-
-
-def test_a_lost_machine_that_joins_again_resumes_bit_for_bit(trained_by, tmp_path):
-    """Two machines, for which two folders of processes stand, meet by c10d at a third, this process; one is killed
-    before the third step."""
-    held, jobs = tmp_path / "held", tmp_path / "jobs.json"
-    jobs.write_text(
-        json.dumps([
-            {"kind": "sft", "folder": str(tmp_path / "sft"), "resumed_from": "newest", "held": str(held)}
-        ])
-    )  # fmt: skip
-    meeting_point = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
-    port = meeting_point.port
-    machines = [machine(rank, port, SCRIPT, "multi_gpu", jobs) for rank in range(2)]
-    wait_for(held, machines)
-    assert (tmp_path / "sft" / "checkpoint-2" / "trainer_state.json").is_file()
-    lost = machine_of(int(held.read_text()), machines)
-    kill_machine(lost)
-    time.sleep(20)  # the others notice after three heartbeats of five seconds that it is gone
-    machines[machines.index(lost)] = machine(machines.index(lost), port, SCRIPT, "multi_gpu", jobs)
-    for each in machines:
-        assert each.wait(timeout=200) == 0
-    whole, resumed = (
-        load_file(folder / ADAPTER) for folder in (trained_by("multi_gpu") / "sft", tmp_path / "sft")
-    )
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 @pytest.mark.parametrize("kind", ["sft", "ppo"])
