@@ -232,7 +232,7 @@ def _begin_to_beat(rank: int) -> None:
         for number in itertools.count():
             try:
                 store.set(f"shared_work/beat/{rank}", str(number))
-            except Exception:  # the launch has ended
+            except RuntimeError:  # of the store: the launch has ended
                 return
             time.sleep(BEAT_SECONDS)
 

@@ -15,6 +15,9 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 DEFAULT_DURATION = 0.1
 """Seconds of a frame of an animation that states none, as browsers take it."""
 
+BROKEN_IMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+"""Errors that Pillow raises on broken files."""
+
 
 def image_frames(path: str | Path) -> Iterator[tuple[float, float, np.ndarray]]:
     """Time and duration in seconds and the pixels `[height, width, 3]` (uint8) of each frame of an image.
@@ -40,7 +43,7 @@ def image_frames(path: str | Path) -> Iterator[tuple[float, float, np.ndarray]]:
         raise InputError(
             f"{path} is not an image that can be read: convert it to png or remove it."
         ) from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except BROKEN_IMAGE as error:
         raise InputError(f"{path} is broken ({error}): save it again or remove it.") from error
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -91,9 +91,28 @@ def near_misses(
     prompts: list[list[str]] = []
     ranks: list[list[list[int]]] = []
     scenes: list[SceneBatch] = []
-    while len(prompts) < groups:
+    for group, captions, clips in solvable_groups(groups, videos, rng, split, num_frames, height, width, fps):
+        prompts.append(captions)
+        ranks.append([[differing_claims(asked, shown) for shown in group] for asked in group])
+        scenes.append(clips)
+    return NearMisses(prompts, ranks, SceneBatch.concatenate(scenes))
+
+
+def solvable_groups(
+    groups: int,
+    videos: int,
+    rng: random.Random,
+    split: str,
+    num_frames: int,
+    height: int,
+    width: int,
+    fps: float,
+) -> Iterator[tuple[list[Meaning], list[str], SceneBatch]]:
+    """Meanings, captions and scenes of groups of `videos` near misses; drawn until `groups` of them fit the size."""
+    found = 0
+    while found < groups:
         drawn: list[list[Meaning]] = []
-        for _ in range(groups - len(prompts)):
+        for _ in range(groups - found):
             meaning = sample_meaning(rng, split)
             drawn.append([meaning, *nearest_misses(meaning, videos - 1, rng)])
         flat = [meaning for group in drawn for meaning in group]
@@ -101,12 +120,10 @@ def near_misses(
         place = {row: number for number, row in enumerate(rows)}
         for number, group in enumerate(drawn):
             own = range(number * videos, (number + 1) * videos)
-            if not all(row in place for row in own):
-                continue
-            prompts.append([describe(meaning, rng) for meaning in group])
-            ranks.append([[differing_claims(asked, shown) for shown in group] for asked in group])
-            scenes.append(solved.index([place[row] for row in own]))
-    return NearMisses(prompts, ranks, SceneBatch.concatenate(scenes))
+            if all(row in place for row in own):
+                found += 1
+                captions = [describe(meaning, rng) for meaning in group]
+                yield group, captions, solved.index([place[row] for row in own])
 
 
 def _has_claims(folder: Path) -> bool:

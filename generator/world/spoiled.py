@@ -18,12 +18,10 @@ from torch import Tensor
 
 from generator.files.output_folder import check_output_dir
 
-from .grammar import describe
-from .meaning import GAP, RADII, Meaning, sample_meaning
-from .near_misses import OUTPUTS, nearest_misses, run_command, write_groups
+from .meaning import GAP, RADII
+from .near_misses import OUTPUTS, run_command, solvable_groups, write_groups
 from .render import render_scenes
 from .scene import SceneBatch, frame_times, offsets
-from .scene_sampling import solvable_scenes
 from .shapes import COLOURS, REACH, SHAPES
 
 BLEMISHES = ("melted", "swapped", "extra")
@@ -198,22 +196,11 @@ def spoiled_near_misses(
     rng = random.Random(f"spoiled near misses {seed} {split}")
     prompts: list[list[str]] = []
     scenes: list[SceneBatch] = []
-    while len(prompts) < groups:
-        drawn: list[Sequence[Meaning]] = []
-        for _ in range(groups - len(prompts)):
-            meaning = sample_meaning(rng, split)
-            drawn.append((meaning, *nearest_misses(meaning, 1, rng)))
-        flat = [meaning for pair in drawn for meaning in pair]
-        solved, rows = solvable_scenes(flat, rng.getrandbits(60), num_frames, height, width, fps)
-        place = {row: number for number, row in enumerate(rows)}
-        for number, pair in enumerate(drawn):
-            if 2 * number in place and 2 * number + 1 in place:
-                right, miss = place[2 * number], place[2 * number + 1]
-                captions = [describe(meaning, rng) for meaning in pair]
-                prompts.append([captions[0], captions[0], captions[1], captions[1]])
-                scenes.append(solved.index([right, right, miss, miss]))
-    spoiled = torch.tensor([False, True]).repeat(2 * groups)
     size = (num_frames, height, width, fps)
+    for _, (right, miss), clips in solvable_groups(groups, 2, rng, split, *size):
+        prompts.append([right, right, miss, miss])
+        scenes.append(clips.index([0, 0, 1, 1]))
+    spoiled = torch.tensor([False, True]).repeat(2 * groups)
     return prompts, spoil(SceneBatch.concatenate(scenes), spoiled, rng.getrandbits(60), *size)
 
 

@@ -15,7 +15,7 @@ from generator.first_frames import ImageFiles
 from generator.output import InputError, atomic_path, check_storable
 from generator.provenance import file_hash
 from generator.video_files.decoding import VideoReader, opened_video
-from generator.video_files.still_images import IMAGE_SUFFIXES, image_frames
+from generator.video_files.still_images import BROKEN_IMAGE, IMAGE_SUFFIXES, image_frames
 from labeling_app.store.new_tasks import VideoFile
 from labeling_app.store.tables import Media
 
@@ -73,7 +73,7 @@ def first_frame(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
             sides = image.size
-    except Exception:  # Pillow raises many kinds on broken files; `image_frames` says which it is
+    except BROKEN_IMAGE:  # `image_frames` says what it is
         sides = (0, 0)
     if max(sides) > MAXIMUM_SIDE:
         raise InputError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,7 +124,6 @@ def _put_together(folder: Path, samples: Sequence[Sample], processes: int) -> No
             file.unlink()
 
 
-# Long: the steps that processes take together stand side by side, as all must take them in one order.
 def compare_models(
     models: Mapping[str, Callable[[], VideoGenerator]],
     prompts: Sequence[PromptRecord],
@@ -183,51 +182,87 @@ def compare_models(
         going_on = check_evaluation(folder, facts, overwrite)
         return going_on, _rows_with_videos(folder, places) if going_on else []
 
+    def in_order(samples: Iterable[Sample]) -> list[Sample]:
+        order = {name: number for number, name in enumerate(models)}
+        return sorted(samples, key=lambda s: (order[s.model], places[s.model, s.file_name]))
+
+    def take_up(own: Sequence[Sample]) -> None:
+        kept = METADATA_NAME if work.is_first else PART.replace("#", str(work.rank))
+        write_jsonl(folder / kept, [sample.as_row() for sample in in_order(own)])
+        on_progress(len(own) / len(places))
+
     going_on, rows = work.first(left)
-    samples = [Sample(**row) for row in rows]
-    done = {(sample.model, sample.file_name) for sample in samples}
-    kept = METADATA_NAME if work.is_first else PART.replace("#", str(work.rank))
-    own = samples if work.is_first else []
-    order = {name: number for number, name in enumerate(models)}
+    done = [Sample(**row) for row in rows]
     with VideoBar(len(places), len(done), "Evaluating", disable=not progress, work=work) as bar:
-        for name, load in models.items():
-            missing = [planned for planned in plans[name] if (name, planned.file_name) not in done]
-            if not missing:
-                continue
-            generator = load()
-            bar.write_once(describe_generation(generator, generation, len(places), len(done), len(models)))
-            for batch, videos in generate_videos_to(
-                folder,
-                missing,
-                partial(generator.generate, solver=generation.solver),
-                generation,
-                generator.defaults.fps,
-                source=name,
-                begin=partial(
-                    _begin, folder, facts, generator, overwrite, going_on or name != next(iter(models))
-                ),
-                bar=bar,
-                steps=generation.num_inference_steps or generator.defaults.num_inference_steps,
-                work=work,
-            ):
-                own += _judged(folder, name, batch, videos, verify, categories, generator, rewards)
-                own.sort(key=lambda s: (order[s.model], places[s.model, s.file_name]))
-                write_jsonl(folder / kept, [sample.as_row() for sample in own])
-                on_progress(len(own) / len(places))
-            del generator  # before the next one is loaded
+        made = _Videos(folder, facts, generation, overwrite, going_on, work, bar)
+        own = _judge_missing(models, plans, done, made, (verify, categories, rewards), take_up)
         judged = work.gather([sample.as_row() for sample in own], bar.show)
     require_all(folder, [planned for plan in plans.values() for planned in plan], work)
-    samples = [Sample(**row) for part in judged for row in part]
-    samples.sort(key=lambda s: (order[s.model], places[s.model, s.file_name]))
+    samples = in_order(Sample(**row) for part in judged for row in part)
     summary = summarise(samples, references)
     if work.is_first:
         _put_together(folder, samples, work.size)
-        samples.sort(key=lambda sample: (order[sample.model], sample.file_name))
         facts = in_effect({**facts, **repeatable(folder)})
         write_report(
             folder, samples, summary, facts, lambda s: read_shown(folder / s.file_name), references, title
         )
     return summary
+
+
+Judges = tuple[Verifier, Categories, list["RewardModel"]]
+
+
+@dataclass(frozen=True)
+class _Videos:
+    """Output folder and settings of the videos that an evaluation makes."""
+
+    folder: Path
+    facts: Mapping[str, Any]
+    generation: GenerationSettings
+    overwrite: bool
+    going_on: bool
+    work: SharedWork
+    bar: VideoBar
+
+
+def _judge_missing(
+    models: Mapping[str, Callable[[], VideoGenerator]],
+    plans: Mapping[str, Sequence[PlannedVideo]],
+    done: Sequence[Sample],
+    made: _Videos,
+    judges: Judges,
+    take_up: Callable[[Sequence[Sample]], None],
+) -> list[Sample]:
+    """Makes and judges this process's share of the videos that are not done, one model after the other.
+
+    Args:
+        take_up: called after every batch with all samples of this process; those that are done count as the first's.
+    """
+    own, there = list(done) if made.work.is_first else [], {(each.model, each.file_name) for each in done}
+    count = sum(len(plan) for plan in plans.values())
+    for name, load in models.items():
+        missing = [planned for planned in plans[name] if (name, planned.file_name) not in there]
+        if not missing:
+            continue
+        generator, settings = load(), made.generation
+        made.bar.write_once(describe_generation(generator, settings, count, len(done), len(models)))
+        opened = made.going_on or name != next(iter(models))
+        for batch, videos in generate_videos_to(
+            made.folder,
+            missing,
+            partial(generator.generate, solver=settings.solver),
+            settings,
+            generator.defaults.fps,
+            source=name,
+            begin=partial(_begin, made.folder, made.facts, generator, made.overwrite, opened),
+            bar=made.bar,
+            steps=settings.num_inference_steps or generator.defaults.num_inference_steps,
+            work=made.work,
+        ):
+            own += _judged(made.folder, name, batch, videos, judges, generator)
+            take_up(own)
+        del generator  # before the next one is loaded
+    return own
 
 
 def _judges(
@@ -236,7 +271,7 @@ def _judges(
     prompts: Sequence[str],
     categories: Categories | None,
     measures: Sequence[str],
-) -> tuple[Verifier, Categories, list[RewardModel]]:
+) -> Judges:
     """Verifier, categories and further rewards, after a look at the prompts."""
     verify, own_categories = load_verifier(verifier, questions)
     check_prompts_of(verifier, questions, prompts)
@@ -257,14 +292,13 @@ def _judged(
     model: str,
     batch: Sequence[PlannedVideo],
     videos: Tensor,
-    verify: Verifier,
-    categories: Categories,
+    judges: Judges,
     generator: VideoGenerator,
-    rewards: Sequence[RewardModel],
 ) -> list[Sample]:
     """Samples of one batch of videos in a folder, which all or none begin with images."""
     files = [planned.record.image for planned in batch if planned.record.image is not None]
     images = read_images(files, *videos.shape[3:]) if files else None
+    verify, categories, rewards = judges
     samples = judge(
         model,
         videos,

@@ -155,8 +155,8 @@ def load_hpsv2(request: RewardRequest) -> FrameReward:
     device, dtype = torch_device(request), torch_dtype(request)
 
     def load() -> nn.Module:
-        state = read_state_dict(path, request.entry.name)
-        return clip_of_open_clip(state.get("state_dict", state), path).to(device, dtype)
+        state = read_state_dict(path, request.entry.name, inside="state_dict")
+        return clip_of_open_clip(state, path).to(device, dtype)
 
     model: Any
     if path.name.startswith("HPS") or not (path.parent / "config.json").is_file():

@@ -21,10 +21,10 @@ from reward.models.named.qwen_rewards import (
     load_tokenizer,
     pillow_resize,
     placement,
-    read_state,
     text_config,
 )
 from reward.models.named.sharing import shared
+from reward.models.named.state_dicts import read_state_dict
 from reward.models.named.templates import PromptText
 from reward.models.vlm_loading import VideoBudget
 
@@ -83,7 +83,7 @@ def load_reader(
     Raises:
         InputError: the files do not fit each other.
     """
-    state = current_names(read_state(weights))
+    state = current_names(read_state_dict(weights, "hpsv3"))
     head: State = {
         name.removeprefix("rm_head."): state.pop(name) for name in list(state) if name.startswith("rm_head.")
     }

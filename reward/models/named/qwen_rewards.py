@@ -9,7 +9,6 @@ are others.
 from __future__ import annotations
 
 import re
-import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,29 +44,6 @@ _RENAMED = (
     (re.compile(r"^model\.(embed_tokens|layers|norm)\."), r"language_model.\1."),
 )
 _ADAPTER = re.compile(r"^(.*)\.lora_([AB])(?:\.default)?\.weight$")
-
-
-def read_state(path: Path) -> Mapping[str, Tensor]:
-    """Weights by name from a safetensors file, or from torch's format without running anything in it.
-
-    Raises:
-        InputError: it is damaged or holds something else.
-        OSError: it cannot be opened.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (MemoryError, OSError):  # the machine's trouble, not the file's
-        raise
-    except Exception as error:  # of a damaged file the unpickler raises whatever it stumbles over
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(f"{path} cannot be read ({reason}): it is damaged; fetch it again.") from error
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"{path} holds no weights by name: fetch it again.")
-    return state
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -257,8 +257,7 @@ def load(request: RewardRequest) -> RewardModel:
     device, dtype = torch_device(request), torch_dtype(request)
 
     def read() -> ViCLIP:
-        document = read_state_dict(weights, "viclip")
-        return model_of(document.get("model", document), weights).to(device, dtype)
+        return model_of(read_state_dict(weights, "viclip", inside="model"), weights).to(device, dtype)
 
     model = ViCLIPReward(
         shared(("viclip", weights.resolve(), device, dtype), read),

@@ -29,10 +29,10 @@ from reward.models.named.qwen_rewards import (
     load_tokenizer,
     merge_adapters,
     placement,
-    read_state,
     text_config,
 )
 from reward.models.named.sharing import shared
+from reward.models.named.state_dicts import read_state_dict
 from reward.models.named.templates import PromptText
 from reward.models.vlm_loading import VideoBudget
 
@@ -285,7 +285,7 @@ def read_weights(checkpoint: Path, settings: VideoAlignSettings, base: str | Non
     """
     state: State = {}
     for path in weight_files(checkpoint):
-        state |= current_names(read_state(path))
+        state |= current_names(read_state_dict(path, "videoalign"))
     if not (checkpoint / "model.pth").is_file():
         state = {**_base_weights(base or settings.base_model), **state}
         rows = _vocabulary(checkpoint)

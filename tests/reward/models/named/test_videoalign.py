@@ -227,7 +227,9 @@ def test_a_damaged_or_incomplete_checkpoint_is_refused_in_a_sentence(published, 
     ):
         load(folder, own_text)
     weights.write_bytes(weights.read_bytes()[:2000])
-    with pytest.raises(InputError, match=r"model\.pth cannot be read"):
+    with pytest.raises(
+        InputError, match=r"model\.pth \(2000 bytes\) cannot be read as weights of videoalign"
+    ):
         load(folder, own_text)
     with pytest.raises(InputError, match=r"hf download KlingTeam/VideoReward model_config\.json"):
         load_reward(f"videoalign:template={own_text}")
