@@ -13,7 +13,7 @@ from generator.lazy_names import lazy_names
 if TYPE_CHECKING:
     from alignment import *  # noqa: F403
     from generator.base import VideoGenerator
-    from generator.demonstrations import read_demonstrations, write_demonstrations
+    from generator.data.demonstrations import read_demonstrations, write_demonstrations
     from generator.loading import load_generator
     from generator.output import InputError
     from generator.video import read_video, write_video
@@ -67,11 +67,11 @@ _HOMES = {
     "import_tasks": "labeling_app.files.candidates",
     "load_generator": "generator.loading",
     "load_reward": "reward",
-    "read_demonstrations": "generator.demonstrations",
+    "read_demonstrations": "generator.data.demonstrations",
     "read_preferences": "reward.formats",
     "read_video": "generator.video",
     "train_reward": "reward.training.stage",
-    "write_demonstrations": "generator.demonstrations",
+    "write_demonstrations": "generator.data.demonstrations",
     "write_video": "generator.video",
 }
 

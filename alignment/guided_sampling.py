@@ -17,7 +17,7 @@ from alignment.rollouts.reward_mixture import RewardMixture
 from alignment.rollouts.sampling_plan import SamplingPlan
 from generator import flow
 from generator.base import VideoGenerator
-from generator.conditions import Conditions
+from generator.inputs.conditions import Conditions
 from generator.output import InputError
 from generator.sampling import Velocity, sample_latents, seeded_noise
 from generator.seeds import Stream, example_seeds

@@ -16,7 +16,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 from trl import ModelConfig, get_peft_config
 
-from generator.adapters import LoraAdapter, concatenate_adapters, merged_adapter
+from generator.adapters.adapters import LoraAdapter, concatenate_adapters, merged_adapter
 from generator.base import VideoGenerator
 from generator.one_or_several import as_list
 from generator.output import InputError

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from generator.conditions import KNOWN_LATENTS, Conditions, concatenate
+from generator.inputs.conditions import KNOWN_LATENTS, Conditions, concatenate
 from generator.output import InputError
 from generator.video import read_clip
 from generator.video_files.control_files import ControlFiles

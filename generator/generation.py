@@ -14,10 +14,10 @@ from typing import Any
 
 from torch import Tensor
 
+from generator.data.prompts import PromptRecord
 from generator.guidance import guidance_scales, guidance_text
 from generator.hardware.compute import count_tokens, operations_text, video_work
 from generator.output import InputError
-from generator.prompts import PromptRecord
 from generator.training.progress import VideoBar
 from generator.training.shared_work import SharedWork
 from generator.training.table import format_table, millions

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from generator.adapters.loaded_from import WEIGHT_FILES
 from generator.base import VideoGenerator
 from generator.files.model_folders import find_pipeline
 from generator.hardware.offloading import offload_linear_layers
-from generator.loaded_from import WEIGHT_FILES
 from generator.output import InputError, read_json
 from generator.video_model import GenerationDefaults, VideoModel
 
@@ -286,11 +286,11 @@ def load_generator(
         _lay_tiles(generator)
     generator.defaults = read_defaults(folder, generator.defaults)
     if base_adapter:
-        from generator.base_adapters import merge_base_adapters
+        from generator.adapters.base_adapters import merge_base_adapters
 
         merge_base_adapters(generator, base_adapter)
     if adapter:
-        from generator.adapters import load_adapters
+        from generator.adapters.adapters import load_adapters
 
         load_adapters(generator, adapter)
     _set_shift(generator, flow_shift)  # after the adapters, which may ask for another

@@ -11,7 +11,6 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from generator import flow
-from generator.conditions import Conditions, concatenate, repeat, select
 from generator.first_frames import (
     KNOWN_LATENTS,
     ImageFiles,
@@ -22,6 +21,7 @@ from generator.first_frames import (
     read_images,
 )
 from generator.guidance import guidance_scales, scale_at
+from generator.inputs.conditions import Conditions, concatenate, repeat, select
 from generator.lost_words import warn_of_lost_words
 from generator.one_or_several import as_list
 from generator.output import InputError, check_storable

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from generator import flow
-from generator.conditions import Conditions
-from generator.frames import FrameVelocity
-from generator.images import ImageConditions
+from generator.inputs.conditions import Conditions
+from generator.inputs.frames import FrameVelocity
+from generator.inputs.images import ImageConditions
+from generator.inputs.packing import PackedVelocity
 from generator.output import InputError
-from generator.packing import PackedVelocity
 
 BLOCK_LISTS = ("transformer_blocks", "blocks", "layers")
 

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
+from generator.data.prompts import read_image_files
 from generator.files.folders import file_identity
 from generator.output import InputError, read_jsonl, write_jsonl
-from generator.prompts import read_image_files
 
 DIMENSIONS = ("overall", "visual", "motion", "alignment")
 MIN_VIDEOS, MAX_VIDEOS = 2, 9

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from generator.data.latent_cache import default_cache_dir
 from generator.first_frames import read_images
-from generator.latent_cache import default_cache_dir
 from generator.output import InputError
 from generator.passwords import without_passwords
 from generator.training.progress import SharedBar

@@ -28,9 +28,9 @@ from alignment.trainers.online_dpo_config import OnlineDPOConfig
 from alignment.trainers.ppo_config import PPOConfig
 from alignment.trainers.rwr_config import RWRConfig
 from alignment.trainers.sft_config import SFTConfig
-from generator.demonstrations import write_demonstrations
+from generator.data.demonstrations import write_demonstrations
+from generator.data.latent_cache import encode_files, encode_prompts_cached
 from generator.files.output_folder import MARK, check_output_dir
-from generator.latent_cache import encode_files, encode_prompts_cached
 from generator.output import InputError, write_json, write_text
 from generator.testing import tiny_generator
 from generator.training.checkpoints import CheckpointSchedule, newest_checkpoint
@@ -453,7 +453,7 @@ def test_a_damaged_cache_is_made_again_and_named(data, caplog):
 
 
 def test_damaged_embeddings_of_a_prompt_are_made_again(data, caplog, monkeypatch):
-    monkeypatch.setattr("generator.latent_cache.CACHED_ENCODER_SIZE", 0)
+    monkeypatch.setattr("generator.data.latent_cache.CACHED_ENCODER_SIZE", 0)
     tiny, cache = tiny_generator(), data / "own-cache"
     first = encode_prompts_cached(tiny, ["a", "b"], cache)
     file = sorted(cache.glob("*.safetensors"))[0]

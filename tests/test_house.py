@@ -27,10 +27,9 @@ MAY_IMPORT = {
 }
 WINGS = {
     "generator": [
-        "pretraining", "editing", "testing", "loading", "families", "native", "latent_cache", "base_adapters",
-        "adapter_export", "adapters", "loaded_from", "bounded_reading", "generation", "demonstrations", "prompts",
-        "base", "sampling", "first_frames", "world", "video", "hardware", "training", "weight_files", "files",
-        "video_files",
+        "pretraining", "editing", "testing", "loading", "families", "native", "adapters", "bounded_reading",
+        "generation", "data", "base", "sampling", "first_frames", "world", "video", "hardware", "training",
+        "weight_files", "files", "video_files",
     ],
     "reward": ["training", "evaluation", "scoring", "reports", "adherence", "service", "models", "metrics", "formats"],
     "labeling_app": ["web", "simulate", "campaigns", "selection", "files", "quality", "tasks", "store"],

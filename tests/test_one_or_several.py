@@ -21,10 +21,10 @@ from alignment.stages.arguments import GeneratorArguments
 from alignment.stages.on_rewards import PromptsAndRewards
 from alignment.trainers.ppo_config import PPOConfig
 from alignment.trainers.ppo_trainer import PPOTrainer
-from generator.demonstrations import read_demonstrations, write_demonstrations
+from generator.data.demonstrations import read_demonstrations, write_demonstrations
+from generator.data.latent_cache import encode_files
 from generator.editing.flow_edit import edit
 from generator.editing.video_prompts import animate
-from generator.latent_cache import encode_files
 from generator.output import InputError
 from generator.sampling import encode_unique_prompts, generate_latents
 from generator.testing import tiny_generator

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from alignment.cli import main
-from generator.demonstrations import read_demonstrations
+from generator.data.demonstrations import read_demonstrations
+from generator.data.prompts import read_prompts
 from generator.output import InputError
-from generator.prompts import read_prompts
 from generator.testing import tiny_generator
 from generator.video import write_video
 from labeling_app.files.candidates import read_candidates

@@ -61,7 +61,7 @@ def _loading(model: GeneratorArguments) -> list[str]:
 
 def prompt_file(dataset: str) -> str:
     """The prompts of a folder of demonstrations, or some of the built-in world where it has no list of them."""
-    from generator.demonstrations import METADATA
+    from generator.data.demonstrations import METADATA
 
     metadata = Path(dataset) / METADATA
     return str(metadata) if metadata.is_file() else WORLD_PROMPTS
@@ -69,7 +69,7 @@ def prompt_file(dataset: str) -> str:
 
 def prompts_of(source: str) -> list[str]:
     """The prompts of a file or of the built-in world."""
-    from generator.prompts import read_prompts
+    from generator.data.prompts import read_prompts
 
     return [record.prompt for record in read_prompts(source)]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from generator.base import VideoGenerator
-from generator.latent_cache import Clip, Size, nearest_size
+from generator.data.latent_cache import Clip, Size, nearest_size
 from generator.output import InputError
 from generator.video import clip_shape
 from generator.video_files.timing import frames_in_clip

@@ -9,10 +9,10 @@ from typing import NamedTuple
 from torch import Tensor
 
 from generator.base import VideoGenerator
-from generator.conditions import Conditions
+from generator.data.latent_cache import Clip
 from generator.editing.image_cache import ImageCache, ImageSource, size_of_latents
 from generator.first_frames import ImageFiles, check_takes_images
-from generator.latent_cache import Clip
+from generator.inputs.conditions import Conditions
 from generator.output import InputError
 
 logger = logging.getLogger(__name__)

@@ -15,8 +15,8 @@ from torch.utils.data import Dataset, Sampler
 from alignment.data.example_images import ExampleImages
 from alignment.data.example_weights import Filler, as_fillers
 from generator.base import VideoGenerator
-from generator.conditions import Conditions, concatenate
-from generator.latent_cache import encode_prompts_cached
+from generator.data.latent_cache import encode_prompts_cached
+from generator.inputs.conditions import Conditions, concatenate
 from generator.one_or_several import as_list
 from generator.output import InputError
 

@@ -16,9 +16,9 @@ from torch.utils.data import Dataset, Sampler
 from alignment.data.example_weights import as_fillers, whole_rounds
 from alignment.data.latent_dataset import LatentDataset, collate
 from generator.base import VideoGenerator
-from generator.conditions import Conditions, select
+from generator.inputs.conditions import Conditions, select
+from generator.inputs.packing import pack_rows, sample_kept_tokens
 from generator.output import InputError
-from generator.packing import pack_rows, sample_kept_tokens
 from generator.seeds import ExampleStream
 
 SHORTEST_ROW = 1024

@@ -37,12 +37,12 @@ from alignment.trainers.ppo_config import PPOConfig
 from alignment.trainers.sft_config import SFTConfig
 from generator import load_generator
 from generator.base import VideoGenerator
-from generator.demonstrations import write_demonstrations
+from generator.data.demonstrations import write_demonstrations
+from generator.data.prompts import PromptRecord
 from generator.files.model_folders import find_pipeline
 from generator.files.output_folder import check_output_dir, empty_own, open_output_dir, require_own
 from generator.generation import GenerationSettings, generate_videos_to, missing_videos, plan_videos
 from generator.output import InputError, read_json, read_jsonl, write_json, write_jsonl
-from generator.prompts import PromptRecord
 from generator.training.checkpoints import newest_checkpoint
 from generator.video import read_video
 from labeling_app.files.candidates import import_tasks

@@ -22,10 +22,10 @@ from torch.utils.checkpoint import checkpoint
 from alignment.lora import LoraArguments, add_lora
 from alignment.memory.native_forecast import native_forecast
 from alignment.memory.work import Forecast, Work
-from generator.conditions import Conditions
 from generator.families.pipeline_generator import PipelineGenerator
 from generator.files.folders import visible_files
 from generator.hardware.memory_tracker import StorageTracker, WholeMasks, fused_attention
+from generator.inputs.conditions import Conditions
 from generator.loading import DEFAULTS_NAME, FAMILIES, load_generator, read_class_name, read_defaults
 from generator.output import InputError, read_json
 from generator.video_model import GenerationDefaults

@@ -11,8 +11,8 @@ from torch import Tensor
 from alignment.lora import LoraArguments, add_lora
 from alignment.memory.work import Forecast, Work
 from generator.base import VideoGenerator
-from generator.conditions import Conditions
 from generator.hardware.memory_tracker import StorageTracker
+from generator.inputs.conditions import Conditions
 from generator.loading import load_generator
 
 PROMPT = "a big red circle moves left above two small blue stars on a grey background"

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from generator.base import VideoGenerator
+from generator.data.latent_cache import Size
 from generator.hardware.compute import count_tokens, width_of
 from generator.hardware.memory_tracker import StorageTracker
-from generator.latent_cache import Size
 from generator.output import InputError
 
 if TYPE_CHECKING:

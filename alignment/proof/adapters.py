@@ -14,8 +14,8 @@ from torch import Tensor
 from alignment.lora import ADAPTER_NAME, LoraArguments, add_lora, trained_adapter
 from alignment.proof.result import Result
 from alignment.proof.subject import relative_distance
-from generator.adapter_export import export_adapter, layer_names
-from generator.adapters import LoraAdapter, read_adapter, write_adapter
+from generator.adapters.adapters import LoraAdapter, read_adapter, write_adapter
+from generator.adapters.export import export_adapter, layer_names
 from generator.base import VideoGenerator
 from generator.output import InputError
 from generator.weight_files.skeleton import model_skeleton

@@ -14,7 +14,7 @@ from alignment.memory.work import Work
 from alignment.proof.adapters import RANK
 from alignment.proof.result import Result
 from alignment.proof.subject import Subject
-from generator.conditions import select
+from generator.inputs.conditions import select
 
 LARGEST_SHARE = 1 / (1 - ALLOWANCE)
 """Of the forecast: beyond it, what `doctor` says fits a GPU would not."""

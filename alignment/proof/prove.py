@@ -19,7 +19,7 @@ from alignment.proof.checks import check_batch, check_log_prob, check_oracle, ch
 from alignment.proof.memory import check_sampling_memory, check_update_memory
 from alignment.proof.result import CHECKS, Result
 from alignment.proof.subject import Size, Subject, relative_distance
-from generator.adapters import SECOND_WEIGHTS_NAME, WEIGHTS_NAME, model_fingerprint, write_adapter
+from generator.adapters.adapters import SECOND_WEIGHTS_NAME, WEIGHTS_NAME, model_fingerprint, write_adapter
 from generator.base import VideoGenerator
 from generator.loading import load_generator
 from generator.output import InputError

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from generator.base import VideoGenerator
-from generator.conditions import Conditions, repeat, select
+from generator.inputs.conditions import Conditions, repeat, select
 from generator.sampling import Velocity, guided_velocity, sample_latents, seeded_noise, video_size
 from generator.stock_pipelines import StockVideos
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from alignment.lora import adapters_disabled
 from generator.base import VideoGenerator
-from generator.conditions import Conditions
+from generator.inputs.conditions import Conditions
 from generator.output import InputError
 from generator.seeds import Stream
 

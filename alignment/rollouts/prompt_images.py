@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from generator.base import VideoGenerator
-from generator.conditions import KNOWN_LATENTS, Conditions, concatenate
 from generator.first_frames import ImageFiles, conditions_of_files, known_frames, read_images
+from generator.inputs.conditions import KNOWN_LATENTS, Conditions, concatenate
 from generator.video_files.control_files import ControlFiles
 
 

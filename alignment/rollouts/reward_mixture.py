@@ -13,7 +13,7 @@ from torch import Tensor
 from alignment.rollouts.advantages import mean_and_std
 from alignment.rollouts.judge import decode_for_reward
 from generator.base import VideoGenerator
-from generator.conditions import Conditions, select
+from generator.inputs.conditions import Conditions, select
 from generator.one_or_several import as_list
 from generator.output import InputError
 from reward.measures import motion_and_flicker

@@ -13,9 +13,9 @@ from torch import Tensor
 from alignment.data.latent_dataset import PromptTable
 from alignment.rollouts.prompt_images import PromptImages
 from generator.base import VideoGenerator
-from generator.conditions import Conditions, select
 from generator.first_frames import ImageFiles, check_takes_images, known_frames
 from generator.guidance import guidance_scales, guidance_text
+from generator.inputs.conditions import Conditions, select
 from generator.one_or_several import as_list
 from generator.sampling import Velocity, encode_unique_prompts, guided_velocity, one_text_each, video_size
 

@@ -87,7 +87,7 @@ class LoadingArguments:
 
     def files(self) -> list[str]:
         """Files and folders that are read beside the model's folder."""
-        from generator.base_adapters import split_weight
+        from generator.adapters.base_adapters import split_weight
 
         base = [str(split_weight(text)[0]) for text in self.base_adapter or []]
         return [*base, *(path for path in (self.transformer, self.transformer_2) if path)]

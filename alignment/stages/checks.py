@@ -7,7 +7,7 @@ from pathlib import Path
 
 from alignment.stages.arguments import TrainingSizeArguments
 from generator.base import VideoGenerator
-from generator.latent_cache import training_size
+from generator.data.latent_cache import training_size
 from generator.output import InputError
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from alignment.stages.arguments import GeneratorArguments
 from generator.base import VideoGenerator
+from generator.data.prompts import PromptRecord, read_prompts
 from generator.generation import GenerationSettings
 from generator.loading import load_generator
-from generator.prompts import PromptRecord, read_prompts
 from reward.reports.comparison import compare_models
 
 Model = str | Path | GeneratorArguments | VideoGenerator

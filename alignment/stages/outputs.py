@@ -10,7 +10,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from alignment.trainers.base_config import EXPORTS
 from alignment.trainers.samples import EARLY_SAMPLE_FILES, SAMPLE_FILES, SAMPLES
-from generator.adapters import ADAPTER_FILES, TRAINING_NAME
+from generator.adapters.adapters import ADAPTER_FILES, TRAINING_NAME
 from generator.files.output_folder import Outputs
 from generator.files.pipeline_files import PIPELINE_FILES
 from generator.training.checkpoints import LOG_FILES, TRAINER_FILES, checkpoints_in

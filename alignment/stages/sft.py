@@ -26,7 +26,7 @@ from alignment.trainers.checks import check_trainable
 from alignment.trainers.sft_config import SFTConfig
 from alignment.trainers.sft_trainer import SFTTrainer
 from generator.base import VideoGenerator
-from generator.demonstrations import Demonstration, read_demonstrations, require_data_set
+from generator.data.demonstrations import Demonstration, read_demonstrations, require_data_set
 from generator.editing.image_cache import ImageSource
 from generator.output import InputError
 

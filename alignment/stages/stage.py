@@ -18,16 +18,16 @@ from alignment.trainers.base_config import AlignmentConfig
 from alignment.trainers.base_trainer import AlignmentTrainer
 from alignment.trainers.rollout_config import RewardedSamplingConfig
 from alignment.trainers.table import closing_figures, show_before_training
-from generator.adapters import TRAINING_NAME
+from generator.adapters.adapters import TRAINING_NAME
 from generator.base import VideoGenerator
+from generator.data.latent_cache import Clip, encode_clips, encode_files
+from generator.data.prompts import PromptRecord, read_prompts, require_prompt_file
 from generator.editing.image_cache import ImageSource, size_of_latents
 from generator.files.output_folder import Outputs, open_output_dir
 from generator.first_frames import ImageFiles
 from generator.hardware.zero3 import outside_engine
-from generator.latent_cache import Clip, encode_clips, encode_files
 from generator.one_or_several import as_list
 from generator.output import InputError
-from generator.prompts import PromptRecord, read_prompts, require_prompt_file
 from generator.provenance import file_hash
 from generator.training.output_dir import check_training_dir, goes_on_inside
 
@@ -103,7 +103,7 @@ def read_eval_prompts(
 
     Warns of those that are trained on too.
     """
-    from generator.prompts import read_prompts
+    from generator.data.prompts import read_prompts
 
     records = read_prompts(source) if source else []
     shared = len({record.prompt for record in records} & set(trained))
@@ -243,7 +243,7 @@ def encode_demonstrations(
 ) -> tuple[list[Tensor], list[str], list[ImageSource] | None]:
     """Latents `[C, F, H, W]` and prompts of a folder of demonstrations, and their images where the model is shown any;
     see `encode_files`."""
-    from generator.demonstrations import read_demonstrations
+    from generator.data.demonstrations import read_demonstrations
 
     demonstrations = read_demonstrations(folder)
     paths = [Path(demonstration.video) for demonstration in demonstrations]

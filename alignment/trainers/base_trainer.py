@@ -34,13 +34,13 @@ from alignment.trainers.policy import Policy, evenly_spread
 from alignment.trainers.samples import SampleVideos
 from alignment.trainers.table import describe_dataset
 from alignment.trainers.weight_average import AverageEachStep, WeightAverage
-from generator.adapter_export import export_adapter, layer_names
-from generator.adapters import DEFAULTS_KEY, adapter_defaults, model_fingerprint, write_adapter
+from generator.adapters.adapters import DEFAULTS_KEY, adapter_defaults, model_fingerprint, write_adapter
+from generator.adapters.export import export_adapter, layer_names
+from generator.adapters.loaded_from import loaded_from
 from generator.base import VideoGenerator
-from generator.conditions import Conditions, select
 from generator.guidance import guidance_scales
 from generator.hardware.zero3 import gather_as_one
-from generator.loaded_from import loaded_from
+from generator.inputs.conditions import Conditions, select
 from generator.output import InputError, files_into, write_json
 from generator.provenance import versions
 from generator.training.checkpoints import CheckpointingTrainer

@@ -30,11 +30,11 @@ from alignment.trainers.noise_levels import NoiseLevels
 from alignment.trainers.sft_trainer import EVALUATION_STEP
 from generator import flow
 from generator.base import VideoGenerator
-from generator.conditions import Conditions
 from generator.editing.first_frames import with_first_frame
 from generator.editing.image_cache import ImageSource
 from generator.first_frames import conditioned_velocity, without_known_frames
 from generator.guidance import guidance_scales
+from generator.inputs.conditions import Conditions
 from generator.one_or_several import as_list
 from generator.output import InputError
 from generator.sampling import seeded_noise

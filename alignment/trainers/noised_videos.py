@@ -15,8 +15,8 @@ from alignment.trainers.forward_process_config import ForwardProcessConfig
 from alignment.trainers.noise_levels import NoiseLevels
 from generator import flow
 from generator.base import VideoGenerator
-from generator.conditions import Conditions
 from generator.first_frames import conditioned_velocity
+from generator.inputs.conditions import Conditions
 from generator.sampling import seeded_noise
 from generator.seeds import Stream, example_seeds
 

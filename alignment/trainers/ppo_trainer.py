@@ -31,7 +31,7 @@ from alignment.trainers.rollout_trainer import Monitor, RolloutTrainer
 from alignment.trainers.sft_trainer import demonstration_error
 from generator import flow
 from generator.base import VideoGenerator
-from generator.conditions import concatenate
+from generator.inputs.conditions import concatenate
 from generator.output import InputError
 from generator.sampling import SdeSettings, Trajectories, sde_step
 from generator.seeds import Stream, example_seeds

@@ -29,8 +29,8 @@ from alignment.trainers.rollout_config import RolloutConfig
 from alignment.trainers.samples import GroupSamples
 from alignment.trainers.table import describe_sizes
 from generator.base import VideoGenerator
-from generator.conditions import select
 from generator.first_frames import ImageFiles
+from generator.inputs.conditions import select
 from generator.one_or_several import as_list
 from generator.output import InputError
 from generator.sampling import Trajectories

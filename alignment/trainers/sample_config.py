@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from generator.prompts import read_prompts
+from generator.data.prompts import read_prompts
 from generator.training.checks import check
 from generator.training.training_config import TrainingConfig
 

@@ -30,7 +30,8 @@ from alignment.lora import adapters_disabled
 from alignment.rollouts.rollout import Rollout, ode_samples
 from alignment.rollouts.sampling_plan import SamplingPlan
 from alignment.trainers.trackers import show_video
-from generator.demonstrations import METADATA
+from generator.data.demonstrations import METADATA
+from generator.data.prompts import FILE_COLUMNS, read_prompts
 from generator.editing.image_cache import size_of_latents
 from generator.files.output_folder import Outputs, empty_own
 from generator.generation import (
@@ -41,7 +42,6 @@ from generator.generation import (
     plan_videos,
 )
 from generator.output import InputError, read_json, write_json, write_jsonl
-from generator.prompts import FILE_COLUMNS, read_prompts
 from generator.training.checkpoints import any_process
 from generator.training.progress import VideoBar
 from generator.video import read_video, write_video

@@ -20,13 +20,13 @@ from alignment.trainers.noise_levels import NoiseLevels
 from alignment.trainers.sft_config import SFTConfig
 from generator import flow
 from generator.base import VideoGenerator
-from generator.conditions import Conditions
 from generator.editing.first_frames import with_first_frame
 from generator.editing.image_cache import ImageSource
 from generator.first_frames import conditioned_velocity, without_known_frames
+from generator.inputs.conditions import Conditions
+from generator.inputs.packing import dropped_share
 from generator.one_or_several import as_list
 from generator.output import InputError
-from generator.packing import dropped_share
 from generator.sampling import seeded_noise
 from generator.seeds import ExampleStream, example_seeds
 
@@ -237,7 +237,7 @@ def packed_demonstration_error(
     """`demonstration_error` `[clips]` of clips `[C, F, H, W]` of any sizes in one packed row.
 
     Args:
-        row_length, kept: see `generator.packing.PackedVelocity`; what is not kept does not count.
+        row_length, kept: see `generator.inputs.packing.PackedVelocity`; what is not kept does not count.
     """
     noise = [seeded_noise([seed], x0.shape)[0].to(x0) for seed, x0 in zip(seeds, clips, strict=True)]
     sigma = levels.draw(seeds).to(clips[0])

@@ -24,8 +24,8 @@ from alignment.data.latent_dataset import BucketBatchSampler
 from alignment.stages.sft import SFTArguments
 from alignment.trainers.table import bucket_rows, format_buckets
 from generator.base import VideoGenerator
+from generator.data.latent_cache import Clip
 from generator.hardware.compute import block_work, count_tokens
-from generator.latent_cache import Clip
 from generator.loading import load_generator
 from generator.testing.pipelines import save_tiny_pipeline
 from generator.video import read_clip, video_shape, write_video

@@ -81,7 +81,7 @@ def worker(arguments: argparse.Namespace) -> None:
 def replace_videos() -> None:
     """Latents drawn from the number in a file's name take the place of encoded videos."""
     from alignment.stages import stage
-    from generator import demonstrations
+    from generator.data import demonstrations
 
     def drawn(generator: Any, paths: list[Path], *size: int, **_: Any) -> list[Tensor]:
         shape = generator.latent_shape(*size[:3])

@@ -22,8 +22,8 @@ from alignment.lora import LoraArguments, add_lora
 from alignment.memory.forecast import Work, forecast
 from alignment.trainers.base_trainer import Policy, evenly_spread
 from benchmarks.alignment.ppo_iteration import ARCHITECTURES, PROMPTS, build_generator
-from generator.conditions import repeat
 from generator.families.wan import WanGenerator
+from generator.inputs.conditions import repeat
 
 SETTINGS: list[tuple[str, Work]] = [
     ("1.3B", Work("sft", 33, 240, 416, batch=1, lora_r=64)),

@@ -31,8 +31,8 @@ from benchmarks.generator.short_training import (
     train,
 )
 from generator import load_generator
+from generator.inputs.packing import pack_rows
 from generator.native.pipeline import NativeVideoPipeline
-from generator.packing import pack_rows
 from generator.pretraining.config import PretrainConfig
 from generator.pretraining.data import CaptionedScenes
 from generator.pretraining.latent_pool import LatentPool

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from generator.families.native import NativeGenerator
 from generator.hardware.compilation import compile_each
+from generator.inputs.packing import dropped_share
 from generator.native.building import build_pipeline
 from generator.native.pipeline import NativeVideoPipeline
-from generator.packing import dropped_share
 from generator.pretraining.config import PretrainConfig
 from generator.pretraining.data import CaptionedScenes, ClipKind, SceneStream
 from generator.pretraining.flow_loss import FlowMatchingLoss, PackedFlowMatchingLoss, seconds_per_latent

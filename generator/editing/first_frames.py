@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from generator.base import VideoGenerator
-from generator.conditions import Conditions, repeat
+from generator.inputs.conditions import Conditions, repeat
 from generator.one_or_several import as_list
 from generator.sampling import Velocity, guided_velocity
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from generator.base import VideoGenerator
-from generator.conditions import Conditions, concatenate
+from generator.data.latent_cache import Clip, Size, default_cache_dir, read_cached, write_cached
 from generator.first_frames import ImageFiles, first_frame_conditions, read_images
-from generator.latent_cache import Clip, Size, default_cache_dir, read_cached, write_cached
+from generator.inputs.conditions import Conditions, concatenate
 from generator.provenance import autoencoder_hash, file_hash, fingerprint
 
 IMAGE_CACHE_VERSION = 1

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from generator import flow
 from generator.base import VideoGenerator
-from generator.conditions import concatenate, repeat
 from generator.editing.first_frames import velocity_with_image
 from generator.guidance import guidance_scales
+from generator.inputs.conditions import concatenate, repeat
 from generator.one_or_several import as_list
 from generator.output import InputError
 from generator.sampling import sample_latents, seeded_noise

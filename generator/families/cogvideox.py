@@ -16,9 +16,9 @@ from diffusers import CogVideoXImageToVideoPipeline, CogVideoXPipeline
 from torch import Tensor
 
 from generator import flow
-from generator.conditions import Conditions
 from generator.families.pipeline_generator import PipelineGenerator
-from generator.images import ImageConditions, Shapes
+from generator.inputs.conditions import Conditions
+from generator.inputs.images import ImageConditions, Shapes
 from generator.video_model import GenerationDefaults
 
 

@@ -11,9 +11,9 @@ from diffusers.models.autoencoders.autoencoder_kl_hunyuanvideo15 import HunyuanV
 from PIL import Image
 from torch import Tensor, nn
 
-from generator.conditions import Conditions, split_images
 from generator.families.pipeline_generator import PipelineGenerator, trim
-from generator.images import ImageConditions, Shapes
+from generator.inputs.conditions import Conditions, split_images
+from generator.inputs.images import ImageConditions, Shapes
 from generator.video_model import GenerationDefaults
 
 ATTENTION_PROJECTIONS = (

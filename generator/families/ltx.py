@@ -12,9 +12,9 @@ from diffusers import LTXPipeline
 from diffusers.pipelines.ltx.pipeline_ltx import calculate_shift
 from torch import Tensor, nn
 
-from generator.conditions import Conditions
 from generator.families.pipeline_generator import PipelineGenerator, trim
-from generator.frames import FrameVelocity
+from generator.inputs.conditions import Conditions
+from generator.inputs.frames import FrameVelocity
 from generator.video_model import GenerationDefaults
 
 

@@ -14,8 +14,8 @@ from diffusers import LTX2Pipeline
 from diffusers.pipelines.ltx2.utils import DISTILLED_SIGMA_VALUES
 from torch import Tensor
 
-from generator.conditions import Conditions, concatenate
 from generator.families.ltx import LTXGenerator
+from generator.inputs.conditions import Conditions, concatenate
 from generator.video_model import GenerationDefaults
 
 

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from generator.base import VideoGenerator
-from generator.conditions import Conditions
-from generator.frames import FrameVelocity
 from generator.hardware.decoding_gradients import differentiable_decoding
+from generator.inputs.conditions import Conditions
+from generator.inputs.frames import FrameVelocity
+from generator.inputs.packing import PackedVelocity
 from generator.lost_words import lost_end
 from generator.native.packing import ClipShape
 from generator.native.pipeline import NativeVideoPipeline
 from generator.native.text_encoder import MAX_TEXT_TOKENS, clean, encode_text, unknown_words
-from generator.packing import PackedVelocity
 from generator.video_model import GenerationDefaults
 
 

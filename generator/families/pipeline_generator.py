@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from generator.base import VideoGenerator
-from generator.conditions import Conditions
 from generator.hardware.decoding_gradients import differentiable_decoding
 from generator.hardware.tiling import TILE, lay_tiles
-from generator.images import Shapes
+from generator.inputs.conditions import Conditions
+from generator.inputs.images import Shapes
 from generator.lost_words import lost_end
 from generator.one_or_several import as_list
 from generator.output import InputError

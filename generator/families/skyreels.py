@@ -11,8 +11,8 @@ from typing import Any
 from diffusers import SkyReelsV2ImageToVideoPipeline, SkyReelsV2Pipeline
 from torch import Tensor
 
-from generator.conditions import Conditions
 from generator.families.wan import WanGenerator, WanImageToVideoGenerator
+from generator.inputs.conditions import Conditions
 from generator.video_model import GenerationDefaults
 
 SLOW_FPS = 16.0

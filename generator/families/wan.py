@@ -11,10 +11,10 @@ from diffusers.loaders import PeftAdapterMixin
 from PIL import Image
 from torch import Tensor, nn
 
-from generator.conditions import Conditions
 from generator.families.pipeline_generator import PipelineGenerator, trim, zero_pad
-from generator.frames import FrameVelocity
-from generator.images import ImageConditions, LastImage, Shapes
+from generator.inputs.conditions import Conditions
+from generator.inputs.frames import FrameVelocity
+from generator.inputs.images import ImageConditions, LastImage, Shapes
 from generator.video_model import GenerationDefaults
 
 CLIP_TOKENS = 257

@@ -10,10 +10,10 @@ from diffusers import WanVACEPipeline
 from einops import rearrange
 from torch import Tensor, nn
 
-from generator.conditions import Conditions
 from generator.families.pipeline_generator import ATTENTION_LAYERS
 from generator.families.wan import WanGenerator
-from generator.images import Shapes
+from generator.inputs.conditions import Conditions
+from generator.inputs.images import Shapes
 from generator.output import InputError
 
 CONTROL = "control_latents"

@@ -3,7 +3,7 @@
 Two parts: the places of tokens in a row (`PackedLayout`), and attention that never crosses from one clip to another
 (`segment_attention`, with one back end for any device and dtype and one for CUDA in half precision). A packed row
 gives every clip the result that it has alone. The remainder of a row is a segment of its own, so that a row has one
-shape whatever it holds. Clips are put together in rows by `generator.packing.pack_rows`.
+shape whatever it holds. Clips are put together in rows by `generator.inputs.packing.pack_rows`.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import T5Tokenizer
 
-from generator.demonstrations import read_demonstrations
+from generator.data.demonstrations import read_demonstrations
 from generator.native.text_encoder import tokenize
 from generator.output import InputError
 from generator.pretraining.data import FPS, CaptionedScenes, ClipKind, SceneStream

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from generator.inputs.packing import pack_rows, sample_kept_tokens
 from generator.native.packing import ClipShape, PackedLayout, on_device, pack_layout
 from generator.native.text_encoder import MAX_TEXT_TOKENS
 from generator.native.transformer import NativeVideoTransformer3DModel
-from generator.packing import pack_rows, sample_kept_tokens
 from generator.pretraining.data import ClipKind
 from generator.pretraining.latent_pool import (
     LatentPool,

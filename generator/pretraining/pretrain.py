@@ -19,17 +19,17 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from generator.demonstrations import read_demonstrations
+from generator.data.demonstrations import read_demonstrations
 from generator.families.native import NativeGenerator
 from generator.files.model_folders import find_pipeline
 from generator.files.output_folder import MARK, Outputs, check_output_dir, empty_own, is_own, open_output_dir
 from generator.files.pipeline_files import COMPONENT_FILES, PIPELINE_FILES
 from generator.hardware.compilation import compile_each
+from generator.inputs.packing import dropped_share
 from generator.native.autoencoder import NativeVideoAutoencoder
 from generator.native.building import MAX_SHARD_SIZE, build_pipeline, save_pipeline
 from generator.native.pipeline import NativeVideoPipeline
 from generator.output import InputError, atomic_path, write_json
-from generator.packing import dropped_share
 from generator.pretraining.config import PretrainConfig
 from generator.pretraining.data import CaptionedScenes, SceneStream
 from generator.pretraining.flow_loss import FlowMatchingLoss, PackedFlowMatchingLoss, seconds_per_latent

@@ -17,7 +17,7 @@ from diffusers.loaders import PeftAdapterMixin
 from torch import Tensor, nn
 
 from generator.base import VideoGenerator
-from generator.conditions import Conditions
+from generator.inputs.conditions import Conditions
 from generator.output import InputError
 from generator.video_model import GenerationDefaults
 

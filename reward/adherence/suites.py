@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from generator.data.prompts import PromptRecord, read_prompts
 from generator.files.folders import visible_files
 from generator.output import InputError, read_json, read_jsonl
-from generator.prompts import PromptRecord, read_prompts
 from generator.world import Meaning, describe, sample_meaning
 from generator.world.meaning import count_claims, is_held_out
 from reward.question_graphs import GENERAL_PROMPTS
@@ -45,7 +45,7 @@ class PromptSuite:
 
 
 def load_suite(source: str) -> PromptSuite:
-    """Prompts from a suite or from anything that `generator.prompts.read_prompts` reads.
+    """Prompts from a suite or from anything that `generator.data.prompts.read_prompts` reads.
 
     Args:
         source: `suite:world[:N[:SEED]]`, N prompts a category (32 by default); `suite:general[:N]`, N prompts a

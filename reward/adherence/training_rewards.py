@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from generator.adapters import ADAPTER_FILES, TRAINING_NAME
+from generator.adapters.adapters import ADAPTER_FILES, TRAINING_NAME
 from generator.output import InputError, read_json
 from reward.models.named import registry
 

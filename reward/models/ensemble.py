@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from generator.base import VideoGenerator
-from generator.conditions import Conditions
+from generator.inputs.conditions import Conditions
 from generator.one_or_several import as_list
 from generator.output import InputError, write_json
 from generator.passwords import without_passwords

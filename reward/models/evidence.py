@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from generator.base import VideoGenerator
-from generator.conditions import Conditions
+from generator.inputs.conditions import Conditions
 
 
 def fixed_noise(shape: Sequence[int], count: int, device: torch.device) -> Tensor:

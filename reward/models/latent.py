@@ -24,9 +24,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from generator.adapters import copy_adapter
+from generator.adapters.adapters import copy_adapter
 from generator.base import VideoGenerator
-from generator.conditions import Conditions, select
+from generator.inputs.conditions import Conditions, select
 from generator.one_or_several import as_list
 from generator.output import InputError, files_into
 from generator.provenance import latent_space_fingerprint

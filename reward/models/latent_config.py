@@ -41,7 +41,7 @@ class LatentRewardConfig:
         num_frames, height, width: size of the videos it was trained on, 0 where unknown.
         latent_space: fingerprint of the autoencoder and text encoder that it reads.
         trunk: fingerprint of the trunk's weights and of the adapter that is merged into them, see
-            `generator.loaded_from.weights_fingerprint`.
+            `generator.adapters.loaded_from.weights_fingerprint`.
         temperature: divides a score difference to give calibrated preference probabilities.
         tie_threshold: largest score difference that is called a tie, for each dimension.
     """

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from generator.adapters.loaded_from import weights_fingerprint
 from generator.base import VideoGenerator
-from generator.conditions import Conditions, split_images
 from generator.editing.first_frames import with_first_frame
-from generator.loaded_from import weights_fingerprint
+from generator.inputs.conditions import Conditions, split_images
 from generator.output import InputError
 from generator.provenance import fingerprint, latent_space_fingerprint
 from generator.video_model import BLOCK_LISTS

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from generator.base import VideoGenerator
+from generator.data.prompts import PromptRecord
 from generator.files.output_folder import (
     open_output_dir,
 )
@@ -31,7 +32,6 @@ from generator.generation import (
 )
 from generator.one_or_several import as_list
 from generator.output import InputError, read_json, read_jsonl, write_json, write_jsonl
-from generator.prompts import PromptRecord
 from generator.training.progress import VideoBar
 from generator.training.shared_work import SharedWork
 from reward.adherence.evaluate import Sample, judge, load_verifier, summarise

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from generator.demonstrations import METADATA, read_demonstrations
+from generator.data.demonstrations import METADATA, read_demonstrations
 from generator.files.output_folder import open_output_dir
 from generator.one_or_several import as_list
 from generator.output import InputError, read_jsonl, write_json, write_jsonl
@@ -82,8 +82,8 @@ def name_folders(folders: Sequence[str]) -> dict[str, Path]:
 def existing_videos(folders: Mapping[str, Path]) -> list[ExistingVideo]:
     """The videos of all folders with their prompts.
 
-    A folder is one that `generate` wrote, or any that `generator.demonstrations` reads; one that `evaluate` wrote holds
-    several models, which are then called `NAME/MODEL`.
+    A folder is one that `generate` wrote, or any that `generator.data.demonstrations` reads; one that `evaluate` wrote
+    holds several models, which are then called `NAME/MODEL`.
 
     Raises:
         InputError: a folder has no prompts or an unreadable video, or two videos of a model have one prompt and seed.

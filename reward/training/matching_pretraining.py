@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from tqdm import trange
 
-from generator.conditions import select
-from generator.demonstrations import Demonstration
+from generator.data.demonstrations import Demonstration
+from generator.inputs.conditions import select
 from generator.output import InputError
 from reward.models.heads import MatchingHead
 from reward.models.latent import LatentRewardModel

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import trange
 
-from generator.conditions import select
+from generator.inputs.conditions import select
 from generator.output import InputError
 from reward.models.latent import LatentRewardModel
 from reward.preferences import MISSING, Ranking

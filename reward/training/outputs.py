@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from generator.adapters import ADAPTER_FILES
+from generator.adapters.adapters import ADAPTER_FILES
 from generator.files.output_folder import Outputs
 from generator.training.checkpoints import LOG_FILES, TRAINER_FILES, checkpoints_in
 from reward.models.ensemble import MEMBER

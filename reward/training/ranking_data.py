@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from generator.conditions import Conditions, select
+from generator.data.latent_cache import encode_files, encode_prompts_cached
 from generator.editing.image_cache import ImageCache
 from generator.first_frames import ImageFiles, check_takes_images
-from generator.latent_cache import encode_files, encode_prompts_cached
+from generator.inputs.conditions import Conditions, select
 from generator.one_or_several import as_list
 from generator.output import InputError
 from reward.models.latent import Features, LatentRewardModel
@@ -33,7 +33,7 @@ def read_latents(
     progress: bool = True,
 ) -> Tensor:
     """Latents `[paths, channels, frames, height, width]` (float32, CPU) of video files in the model's size; what was
-    encoded before is read from the disk (`generator.latent_cache`).
+    encoded before is read from the disk (`generator.data.latent_cache`).
 
     Args:
         known: latents of some files, which are not read.

@@ -13,7 +13,7 @@ from accelerate.state import PartialState
 from transformers import TrainerCallback
 
 from generator.base import VideoGenerator
-from generator.demonstrations import read_demonstrations
+from generator.data.demonstrations import read_demonstrations
 from generator.files.output_folder import open_output_dir
 from generator.hardware.zero3 import outside_engine
 from generator.lost_words import warn_of_lost_words

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import TrainerCallback, set_seed
 
 from generator.base import VideoGenerator
-from generator.demonstrations import Demonstration
+from generator.data.demonstrations import Demonstration
 from generator.hardware.zero3 import whole_weights, zero_stage
 from generator.output import InputError, write_json
 from generator.provenance import file_hash, versions

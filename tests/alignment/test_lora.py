@@ -10,7 +10,7 @@ from peft.tuners.lora import LoraLayer
 
 from alignment.lora import LoraArguments, adapters_disabled, add_lora, trained_adapter
 from alignment.trainers.base_trainer import Policy
-from generator.adapters import (
+from generator.adapters.adapters import (
     WEIGHTS_NAME,
     concatenate_adapters,
     load_adapters,

@@ -15,13 +15,13 @@ from PIL import Image
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
 from alignment.cli import main
+from generator.data.prompts import read_prompts
 from generator.editing import video_prompts
 from generator.editing.video_prompts import Sampling
 from generator.families.wan import WanImageToVideoGenerator
 from generator.first_frames import KNOWN_LATENTS, conditioned_velocity, conditions_of_files, read_images
 from generator.loading import load_generator
 from generator.output import InputError
-from generator.prompts import read_prompts
 from generator.sampling import generate_latents, seeded_noise
 from generator.testing.pipelines import save_tiny_pipeline
 from generator.testing.text_pipelines import tiny_wan

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from alignment.cli import main
+from generator.data.prompts import PromptRecord
 from generator.generation import (
     GenerationSettings,
     PlannedVideo,
@@ -24,7 +25,6 @@ from generator.generation import (
     plan_videos,
 )
 from generator.output import InputError
-from generator.prompts import PromptRecord
 from generator.testing import tiny_generator
 from generator.video import write_video
 

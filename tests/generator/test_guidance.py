@@ -12,9 +12,9 @@ import torch
 from alignment.cli import main
 from alignment.rollouts.sampling_plan import SamplingPlan
 from alignment.trainers.ppo_config import PPOConfig
-from generator.adapters import DEFAULTS_KEY, LoraAdapter, take_defaults
-from generator.conditions import select
+from generator.adapters.adapters import DEFAULTS_KEY, LoraAdapter, take_defaults
 from generator.guidance import guidance_scales
+from generator.inputs.conditions import select
 from generator.loading import load_generator
 from generator.output import InputError
 from generator.sampling import guided_velocity

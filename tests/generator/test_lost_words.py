@@ -11,7 +11,7 @@ import torch
 
 from alignment.cli import main
 from generator import load_generator
-from generator.demonstrations import write_demonstrations
+from generator.data.demonstrations import write_demonstrations
 from generator.lost_words import warn_of_lost_words
 from generator.native.text_encoder import MAX_TEXT_TOKENS, unknown_words
 from generator.testing.pipelines import save_tiny_pipeline

@@ -5,7 +5,7 @@ import torch
 
 from generator import flow
 from generator.base import VideoGenerator
-from generator.conditions import repeat
+from generator.inputs.conditions import repeat
 from generator.output import InputError
 from generator.sampling import (
     SdeSettings,

@@ -32,7 +32,7 @@ from reward.reports.evaluation_folder import holds_unfinished
 
 if TYPE_CHECKING:
     from generator.base import VideoGenerator
-    from generator.prompts import PromptRecord
+    from generator.data.prompts import PromptRecord
     from generator.training.shared_work import SharedWork
 
 HELP = "Compare how well a model and its adapters follow prompts, with confidence intervals and a report."
@@ -363,7 +363,7 @@ def _checked_models(
     Raises:
         InputError: one does not fit.
     """
-    from generator.adapters import check_adapters
+    from generator.adapters.adapters import check_adapters
     from generator.first_frames import check_takes_images
     from generator.guidance import guidance_scales
     from generator.lost_words import looked_at, warn_of_lost_words
@@ -404,7 +404,7 @@ def _file_hash(path: str) -> str | None:
 
 
 def _adapter_hashes(adapters: dict[str, str]) -> dict[str, str]:
-    from generator.base_adapters import adapter_hash
+    from generator.adapters.base_adapters import adapter_hash
 
     return {name: adapter_hash(Path(path)) for name, path in adapters.items()}
 

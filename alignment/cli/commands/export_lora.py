@@ -53,8 +53,8 @@ CONFIGURATIONS = ("model_index.json", "*/config.json")
 
 def run(arguments: ExportArguments) -> None:
     """Writes the files and prints their names."""
-    from generator.adapter_export import DTYPES, export_adapter, layer_names
-    from generator.adapters import read_adapter
+    from generator.adapters.adapters import read_adapter
+    from generator.adapters.export import DTYPES, export_adapter, layer_names
     from generator.files.model_folders import find_pipeline
     from generator.weight_files.skeleton import model_skeleton
 
@@ -76,7 +76,7 @@ def _model(arguments: ExportArguments) -> str:
     """The model that the adapter is for."""
     if arguments.model is not None:
         return arguments.model
-    from generator.adapters import adapter_record
+    from generator.adapters.adapters import adapter_record
     from generator.files.adapter_paths import find_adapter_files
     from generator.weight_files.adapter_files import read_file
 

@@ -15,7 +15,8 @@ from alignment.cli.next_command import given_flags, new_folder, show_next
 from alignment.cli.video_prompt_arguments import VideoPromptArguments, prompted
 from alignment.stages.arguments import LoadingArguments
 from generator.base import VideoGenerator
-from generator.demonstrations import METADATA
+from generator.data.demonstrations import METADATA
+from generator.data.prompts import FILE_COLUMNS, PromptRecord, read_prompts, require_prompt_file
 from generator.files.model_folders import require_model
 from generator.files.output_folder import (
     Outputs,
@@ -38,7 +39,6 @@ from generator.guidance import guidance_scales
 from generator.lost_words import warn_of_lost_words
 from generator.output import InputError, read_record, refuse_unwritable, write_json, write_jsonl
 from generator.passwords import without_passwords
-from generator.prompts import FILE_COLUMNS, PromptRecord, read_prompts, require_prompt_file
 from generator.training.progress import VideoBar
 from generator.training.shared_work import SharedWork
 from generator.video_files.pixel_formats import PIXEL_FORMAT_HELP, PIXEL_FORMATS

@@ -19,8 +19,8 @@ from alignment.cli.commands.label_campaign import (
     command_line_user,
     run_campaign,
 )
+from generator.data.prompts import read_prompts
 from generator.output import InputError, check_output_file, has_rows_with, write_jsonl
-from generator.prompts import read_prompts
 from generator.training.progress import SharedBar
 from generator.training.shared_work import SharedWork, kept_results
 from labeling_app.campaigns.campaigns import add_campaign, import_gold

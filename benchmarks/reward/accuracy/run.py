@@ -49,7 +49,7 @@ from benchmarks.reward.accuracy.clips import (
 )
 from benchmarks.reward.accuracy.figures import Learned, correlation, plot, table, together
 from generator import load_generator
-from generator.conditions import select
+from generator.inputs.conditions import select
 from generator.output import write_json, write_text
 from generator.world import categories, sample_prompts
 from labeling_app.simulate import SimulatedAnnotator, best_possible_pair_accuracy

@@ -359,7 +359,7 @@ def data_url(frame: Tensor, image_format: str = "jpeg") -> str:
 
 def default_cache() -> ReplyCache:
     """The cache of all judges in the user's cache folder."""
-    from generator.latent_cache import default_cache_dir
+    from generator.data.latent_cache import default_cache_dir
 
     return ReplyCache(Path(default_cache_dir()) / "judge")
 

@@ -100,7 +100,7 @@ def digest(text: str) -> str:
 
 def cache_file(text: PromptText) -> Path:
     """The file in the cache that holds a prompt text."""
-    from generator.latent_cache import default_cache_dir
+    from generator.data.latent_cache import default_cache_dir
 
     return default_cache_dir() / "templates" / f"{text.reward}-{text.sha256[:16]}.txt"
 

@@ -10,7 +10,7 @@ import torch
 
 from alignment.cli import main
 from generator.base import VideoGenerator
-from generator.demonstrations import write_demonstrations
+from generator.data.demonstrations import write_demonstrations
 from generator.output import InputError
 from generator.testing import tiny_generator
 from generator.video import write_video

@@ -11,7 +11,7 @@ import torch
 
 from alignment.cli import main
 from alignment.cli.next_command import given_flags, new_folder, show_next
-from generator.demonstrations import write_demonstrations
+from generator.data.demonstrations import write_demonstrations
 from generator.testing import tiny_generator
 from generator.world import sample_prompts
 

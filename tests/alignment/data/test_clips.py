@@ -13,7 +13,7 @@ from alignment.cli import main
 from alignment.data.clips import ClipChooser, area_of, area_sizes, clip_starts, nearest_size_of
 from alignment.data.latent_dataset import BucketBatchSampler, LatentDataset, collate_counted
 from alignment.stages.sft import SFTArguments
-from generator.demonstrations import read_demonstrations
+from generator.data.demonstrations import read_demonstrations
 from generator.hardware.compute import block_work
 from generator.output import InputError
 from generator.testing import tiny_generator

@@ -13,7 +13,7 @@ from alignment.data.latent_dataset import (
     split_prompts,
 )
 from generator import latent_cache
-from generator.latent_cache import encode_files, nearest_size, training_size
+from generator.data.latent_cache import encode_files, nearest_size, training_size
 from generator.output import InputError
 from generator.seeds import example_seeds
 from generator.testing import tiny_generator

@@ -20,10 +20,10 @@ from alignment.memory.training_memory import (
 from alignment.trainers.sft_config import SFTConfig
 from generator import load_generator
 from generator.bounded_reading import read_within
+from generator.data.latent_cache import encode_files, training_size
 from generator.editing.image_cache import size_of_latents
 from generator.hardware.compute import count_tokens
 from generator.hardware.memory_tracker import StorageTracker
-from generator.latent_cache import encode_files, training_size
 from generator.testing import tiny_generator
 from generator.testing.pipelines import save_tiny_pipeline
 from generator.video import read_video, video_shape, write_video

@@ -17,7 +17,7 @@ from alignment.proof import adapters, memory, prove
 from alignment.proof.result import CHECKS, Result, table
 from alignment.proof.subject import Size, relative_distance, small_size
 from generator import flow
-from generator.adapters import LoraAdapter, write_adapter
+from generator.adapters.adapters import LoraAdapter, write_adapter
 from generator.families.wan import WanGenerator
 from generator.loading import load_generator
 from generator.native.building import save_pipeline

@@ -21,8 +21,8 @@ from alignment.trainers.online_dpo_config import OnlineDPOConfig
 from alignment.trainers.ppo_config import PPOConfig
 from alignment.trainers.rwr_config import RWRConfig
 from alignment.trainers.sft_config import SFTConfig
-from generator.adapters import load_adapters
-from generator.demonstrations import write_demonstrations
+from generator.adapters.adapters import load_adapters
+from generator.data.demonstrations import write_demonstrations
 from generator.output import InputError
 from generator.testing import tiny_generator
 from generator.video import write_video

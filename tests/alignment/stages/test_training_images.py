@@ -17,10 +17,10 @@ from alignment.stages.sft import train_sft
 from alignment.trainers.dpo_config import DPOConfig
 from alignment.trainers.sft_config import SFTConfig
 from generator import flow
-from generator.adapters import TRAINING_NAME
+from generator.adapters.adapters import TRAINING_NAME
+from generator.data.latent_cache import Clip
 from generator.editing.image_cache import ImageCache
 from generator.first_frames import KNOWN_LATENTS, first_frame_conditions, read_images
-from generator.latent_cache import Clip
 from generator.loading import load_generator
 from generator.testing.pipelines import all_tiny_pipelines, save_tiny_pipeline
 from generator.video import read_clip, write_video

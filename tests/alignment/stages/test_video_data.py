@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from alignment.cli import main
-from generator.latent_cache import encode_files, training_size
+from generator.data.latent_cache import encode_files, training_size
 from generator.testing import tiny_generator
 from generator.video import read_clip, read_video, write_video
 from tests.film_files import VARIABLE_TIMES, flat, write

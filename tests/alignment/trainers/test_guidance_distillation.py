@@ -15,8 +15,8 @@ from alignment.trainers.sft_trainer import (
     packed_demonstration_error,
 )
 from generator import flow, load_generator
-from generator.adapters import load_adapters
-from generator.demonstrations import write_demonstrations
+from generator.adapters.adapters import load_adapters
+from generator.data.demonstrations import write_demonstrations
 from generator.output import InputError
 from generator.testing import tiny_generator
 from generator.testing.pipelines import save_tiny_pipeline

@@ -17,7 +17,7 @@ from alignment.trainers.backprop_trainer import BackpropTrainer
 from alignment.trainers.ppo_config import PPOConfig
 from alignment.trainers.ppo_trainer import PPOTrainer
 from generator import flow
-from generator.adapters import WEIGHTS_NAME
+from generator.adapters.adapters import WEIGHTS_NAME
 from generator.families.wan_vace import CONTROL
 from generator.first_frames import KNOWN_LATENTS, control_conditions, read_images
 from generator.loading import load_generator

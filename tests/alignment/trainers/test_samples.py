@@ -30,10 +30,10 @@ from alignment.trainers.rwr_trainer import RWRTrainer
 from alignment.trainers.sft_config import SFTConfig
 from alignment.trainers.sft_trainer import SFTTrainer
 from alignment.trainers.trackers import show_video
-from generator.adapters import load_adapters
-from generator.demonstrations import write_demonstrations
+from generator.adapters.adapters import load_adapters
+from generator.data.demonstrations import write_demonstrations
+from generator.data.prompts import read_prompts
 from generator.output import InputError
-from generator.prompts import read_prompts
 from generator.training.interruption import Interrupted
 from generator.video import read_video, write_video
 from labeling_app.files.candidates import read_tasks

@@ -14,7 +14,7 @@ from alignment.trainers.ppo_trainer import PPOTrainer
 from alignment.trainers.sft_config import SFTConfig
 from alignment.trainers.sft_trainer import SFTTrainer
 from alignment.trainers.weight_average import WeightAverage
-from generator.adapters import load_adapters
+from generator.adapters.adapters import load_adapters
 from generator.files.output_folder import MARK
 from generator.output import InputError, write_json
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from generator import flow
 from generator.base import VideoGenerator
-from generator.conditions import concatenate, repeat, select
+from generator.inputs.conditions import concatenate, repeat, select
 from generator.loading import load_generator
 from generator.output import InputError
 from generator.sampling import generate_latents, sample_latents

@@ -13,9 +13,15 @@ import torch
 from peft.tuners.lora import LoraLayer
 
 from alignment.lora import LoraArguments, add_lora, trained_adapter
-from generator.adapters import SECOND_WEIGHTS_NAME, WEIGHTS_NAME, load_adapters, read_adapter, write_adapter
+from generator.adapters.adapters import (
+    SECOND_WEIGHTS_NAME,
+    WEIGHTS_NAME,
+    load_adapters,
+    read_adapter,
+    write_adapter,
+)
 from generator.base import VideoGenerator
-from generator.conditions import repeat
+from generator.inputs.conditions import repeat
 from generator.loading import load_generator
 from generator.output import InputError
 from generator.testing.image_pipelines import TINY_IMAGE_PIPELINES

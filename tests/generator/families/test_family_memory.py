@@ -14,7 +14,7 @@ from alignment.lora import LoraArguments, add_lora, trained_adapter
 from alignment.trainers.base_trainer import Policy
 from alignment.trainers.sft_config import SFTConfig
 from alignment.trainers.sft_trainer import SFTTrainer
-from generator.adapters import load_adapters, write_adapter
+from generator.adapters.adapters import load_adapters, write_adapter
 from generator.hardware.offloading import offload_linear_layers
 from generator.hardware.tiling import even_tiles
 from generator.loading import load_generator

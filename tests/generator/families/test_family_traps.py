@@ -15,9 +15,9 @@ from alignment.lora import LoraArguments, add_lora
 from alignment.trainers.base_trainer import Policy, evenly_spread
 from generator import flow
 from generator.base import VideoGenerator
-from generator.conditions import repeat
 from generator.families.cogvideox import CogVideoXGenerator, velocity_from_v_prediction
 from generator.families.hunyuan_video import frame_causal_mask
+from generator.inputs.conditions import repeat
 from generator.loading import load_generator
 from generator.sampling import guided_velocity
 from generator.testing.pipelines import build_tiny_pipeline

@@ -20,10 +20,10 @@ from alignment.lora import LoraArguments, add_lora, train_all_weights
 from alignment.memory.forecast import text_encoder_bytes
 from generator import latent_cache
 from generator.base import VideoGenerator
+from generator.data.latent_cache import text_encoder_hash
 from generator.editing import video_prompts
 from generator.editing.video_prompts import Sampling
 from generator.families.ltx2 import LTX2Generator
-from generator.latent_cache import text_encoder_hash
 from generator.loading import load_generator
 from generator.stock_pipelines import isolated_modalities
 from generator.testing.pipelines import save_tiny_pipeline

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from generator.conditions import select
+from generator.inputs.conditions import select
 from generator.testing import tiny_generator
 
 PROMPTS = ["a red circle", "a large blue square moves slowly to the left", ""]

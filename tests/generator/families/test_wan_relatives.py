@@ -19,12 +19,12 @@ from torch import Tensor
 
 from alignment.cli import main
 from alignment.memory.forecast import Work, _Probe, forecast
+from generator.data.prompts import read_prompts
 from generator.families.skyreels import SkyReelsV2Generator, SkyReelsV2ImageToVideoGenerator
 from generator.families.wan_vace import CONTROL, WanVACEGenerator
 from generator.first_frames import conditions_of_files
 from generator.loading import load_generator
 from generator.output import InputError
-from generator.prompts import read_prompts
 from generator.sampling import sample_latents
 from generator.stock_pipelines import EulerWithExplicitSigmas
 from generator.testing.image_pipelines import TINY_IMAGE_PIPELINES

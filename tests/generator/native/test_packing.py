@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from generator.inputs.packing import dropped_share, pack_rows, sample_kept_tokens
 from generator.native import blocks, packing
 from generator.native.packing import ClipShape, Segments, pack_layout, segment_attention
 from generator.native.transformer import NativeVideoTransformer3DModel
-from generator.packing import dropped_share, pack_rows, sample_kept_tokens
 
 TINY = {
     "in_channels": 4,

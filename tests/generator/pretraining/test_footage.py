@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from generator.demonstrations import read_demonstrations
+from generator.data.demonstrations import read_demonstrations
 from generator.native.building import build_pipeline
 from generator.native.text_encoder import build_tokenizer
 from generator.output import InputError

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from alignment.cli import main
-from generator.adapters import load_adapters, read_adapter
-from generator.demonstrations import write_demonstrations
-from generator.loaded_from import loaded_from
+from generator.adapters.adapters import load_adapters, read_adapter
+from generator.adapters.loaded_from import loaded_from
+from generator.data.demonstrations import write_demonstrations
 from generator.loading import load_generator
 from generator.output import InputError
 from generator.provenance import file_hash
@@ -149,7 +149,7 @@ def test_an_adapter_with_offsets_is_continued_and_saved_with_them(
 ) -> None:
     generator = load_generator(place["model"], place["file"], "cpu")
     from alignment.lora import LoraArguments, add_lora, trained_adapter
-    from generator.adapters import write_adapter
+    from generator.adapters.adapters import write_adapter
 
     expected = {name: value.clone() for name, value in generator.transformer.state_dict().items()}
     add_lora(generator, LoraArguments(lora_r=2), seed=0)

@@ -12,8 +12,8 @@ import torch
 from diffusers import WanPipeline
 from safetensors.torch import load_file
 
-from generator.adapter_export import export_adapter, layer_names
-from generator.adapters import LoraAdapter, load_adapters, read_adapter
+from generator.adapters.adapters import LoraAdapter, load_adapters, read_adapter
+from generator.adapters.export import export_adapter, layer_names
 from generator.base import VideoGenerator
 from generator.families.wan import WanGenerator
 from generator.loading import load_generator

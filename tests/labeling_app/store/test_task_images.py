@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from generator.demonstrations import read_demonstrations
+from generator.data.demonstrations import read_demonstrations
 from generator.output import InputError
 from generator.provenance import file_hash
 from labeling_app.campaigns.campaigns import make_gold

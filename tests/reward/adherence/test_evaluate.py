@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from alignment.cli.commands.evaluate import print_summary
+from generator.data.prompts import PromptRecord
 from generator.generation import GenerationSettings
 from generator.output import InputError
-from generator.prompts import PromptRecord
 from generator.testing import tiny_generator
 from generator.video import read_video
 from reward.adherence.evaluate import Judgement, Sample, evaluate_videos, load_verifier, summarise

@@ -4,8 +4,8 @@ import json
 import pytest
 import torch
 
-from generator.adapters import LoraAdapter, write_adapter
-from generator.loaded_from import weights_fingerprint
+from generator.adapters.adapters import LoraAdapter, write_adapter
+from generator.adapters.loaded_from import weights_fingerprint
 from generator.loading import load_generator
 from generator.output import InputError
 from generator.provenance import fingerprint, latent_space_fingerprint

@@ -8,7 +8,7 @@ import torch
 
 from alignment.cli import main
 from alignment.cli.evaluation_defaults import default_prompts, default_questions, default_verifier
-from generator.demonstrations import write_demonstrations
+from generator.data.demonstrations import write_demonstrations
 from generator.output import InputError
 from reward.reports import existing
 from reward.reports.existing import existing_videos, judge_existing, name_folders

@@ -6,10 +6,10 @@ import re
 import pytest
 
 from alignment.cli import main
-from generator.demonstrations import read_demonstrations
+from generator.data.demonstrations import read_demonstrations
+from generator.data.prompts import PromptRecord, read_prompts
 from generator.generation import GenerationSettings
 from generator.output import InputError
-from generator.prompts import PromptRecord, read_prompts
 from generator.testing import tiny_generator
 from reward.adherence.vbench import NORMALISATION
 from reward.reports.comparison import compare_models

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from generator.demonstrations import Demonstration
+from generator.data.demonstrations import Demonstration
 from generator.output import InputError
 from generator.testing.stand_ins import COLOURS, ColourGenerator, coloured_video
 from reward import load_reward

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import generator
 from alignment.cli import main
-from generator.demonstrations import read_demonstrations
+from generator.data.demonstrations import read_demonstrations
 from generator.output import InputError
 from generator.testing import tiny_generator
 from generator.video import read_video

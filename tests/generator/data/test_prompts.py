@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import generator.world
+from generator.data.prompts import PromptRecord, read_prompts
 from generator.output import InputError
-from generator.prompts import PromptRecord, read_prompts
 
 
 def test_a_text_file_has_one_prompt_a_line(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from peft import LoraConfig
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from generator.adapters.loaded_from import check_loaded_from, merging
 from generator.base import VideoGenerator
 from generator.files.adapter_paths import (
     OFFSETS_NAME,
@@ -39,7 +40,6 @@ from generator.files.adapter_paths import (
     offsets_beside,
 )
 from generator.files.built_in import find_adapter
-from generator.loaded_from import check_loaded_from, merging
 from generator.one_or_several import as_list
 from generator.output import InputError, atomic_path, read_json, write_json
 from generator.provenance import tensors_fingerprint

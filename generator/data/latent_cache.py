@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from generator.base import VideoGenerator
-from generator.conditions import Conditions, concatenate
+from generator.inputs.conditions import Conditions, concatenate
 from generator.lost_words import warn_of_lost_words
 from generator.one_or_several import as_list
 from generator.output import InputError, atomic_path

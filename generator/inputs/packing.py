@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from generator.conditions import Conditions
+from generator.inputs.conditions import Conditions
 
 Item = TypeVar("Item")
 

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from generator.conditions import Conditions
+from generator.inputs.conditions import Conditions
 
 Shapes = dict[str, tuple[tuple[int, ...], torch.dtype]]
 """Sizes without the batch, and dtypes, of conditions."""

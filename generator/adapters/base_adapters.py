@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from generator.adapters import check_adapters, merge, take_defaults
+from generator.adapters.adapters import check_adapters, merge, take_defaults
+from generator.adapters.loaded_from import BASE_ADAPTERS
 from generator.base import VideoGenerator
 from generator.files.adapter_paths import find_adapter_files, offsets_beside
 from generator.files.built_in import find_adapter
-from generator.loaded_from import BASE_ADAPTERS
 from generator.one_or_several import as_list
 from generator.output import InputError
 from generator.provenance import file_hash

@@ -19,10 +19,10 @@ from typing import Any
 
 from torch import Tensor
 
+from generator.data.prompts import read_image_files
 from generator.files.folders import visible_files
 from generator.one_or_several import as_list
 from generator.output import InputError, atomic_path, check_storable, read_jsonl, read_text, write_jsonl
-from generator.prompts import read_image_files
 from generator.video import IMAGE_SUFFIXES, check_video, write_video
 
 logger = logging.getLogger(__name__)

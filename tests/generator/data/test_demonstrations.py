@@ -11,7 +11,7 @@ import pytest
 import torch
 from datasets import Video, load_dataset
 
-from generator.demonstrations import Demonstration, read_demonstrations, write_demonstrations
+from generator.data.demonstrations import Demonstration, read_demonstrations, write_demonstrations
 from generator.output import InputError
 from generator.video import read_video, write_video
 

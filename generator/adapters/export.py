@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from generator.adapters import PREFIXES, LoraAdapter, experts_of, write_adapter
-from generator.loaded_from import BASE_ADAPTERS, WEIGHT_FILES
+from generator.adapters.adapters import PREFIXES, LoraAdapter, experts_of, write_adapter
+from generator.adapters.loaded_from import BASE_ADAPTERS, WEIGHT_FILES
 from generator.output import InputError, atomic_path
 from generator.weight_files.adapter_files import EXPERT_NAMES, FACTS_KEY
 from generator.weight_files.lora_writer import FORMATS, release_tensors, unwritten

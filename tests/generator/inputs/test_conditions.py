@@ -2,7 +2,7 @@
 
 import torch
 
-from generator.conditions import concatenate, repeat, select
+from generator.inputs.conditions import concatenate, repeat, select
 
 CONDITIONS = {
     "text": torch.arange(12.0).view(3, 2, 2),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from generator.conditions import Conditions
+from generator.inputs.conditions import Conditions
 from generator.output import InputError
 
 

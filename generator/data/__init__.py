@@ -1,0 +1,1 @@
+"""Prompts, demonstrations and the cache of encoded videos on disk."""

@@ -1,0 +1,1 @@
+"""Inputs of models beside their latents: text, images, known frames, packed rows."""
