@@ -168,3 +168,24 @@ def test_an_editable_install_wins_over_a_folder_in_the_working_directory(tmp_pat
     )
     assert done.returncode == 0, done.stderr
     assert all(Path(line).is_relative_to(source) for line in done.stdout.split()), done.stdout
+
+
+def test_every_module_imports_without_the_extras() -> None:
+    """`pip install vidalign` alone, as `make demo` sets it up, has none of the packages of the extras."""
+    extras = "bitsandbytes choix deepspeed gguf krippendorff onnxruntime playwright psycopg pytest rapidocr scipy skvideo".split()
+    program = (
+        "import importlib, pkgutil, sys\n"
+        "from importlib.util import find_spec\n"
+        f"sys.modules.update(dict.fromkeys({extras!r}))\n"
+        f"assert not any(find_spec(name) for name in {extras!r})\n"
+        "for package in ('generator', 'reward', 'labeling_app', 'alignment'):\n"
+        "    for module in pkgutil.walk_packages(importlib.import_module(package).__path__, package + '.'):\n"
+        "        if '.migrations.' not in module.name:\n"
+        "            importlib.import_module(module.name)\n"
+        "            print(module.name)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "generator.training.gradient_traffic" in result.stdout.split()
