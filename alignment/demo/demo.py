@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 from transformers import TrainerCallback
 
 from alignment.demo.gold import FPS, GoldMonitor, gold_scores
@@ -26,6 +25,7 @@ from alignment.demo.plan import describe_demo
 from alignment.demo.report import write_demo_report
 from alignment.demo.scales import GUIDANCE_SCALES, STAGES, DemoConfig, demo_scale
 from alignment.demo.settings import dpo_settings, ppo_settings, reward_settings, sft_settings, video_size
+from alignment.demo.stage_bar import StageBar
 from alignment.demo.themes import theme_demonstrations, theme_prompts
 from alignment.lora import LoraArguments
 from alignment.stages.arguments import GeneratorArguments
@@ -106,25 +106,17 @@ class Demo:
         self._open()
         remaining = [stage for stage in STAGES if stage not in self.stages]
         print(describe_demo(self.config, self.scale, len(STAGES) - len(remaining)), flush=True)
-        total = sum(self.scale.seconds.values())
-        done = total - sum(self.scale.seconds[stage] for stage in remaining)
-        with tqdm(
-            total=round(total),
-            initial=round(done),
-            unit="s",
-            bar_format="{desc:<15}{percentage:3.0f}%|{bar}| {elapsed} elapsed, about {remaining} left",
-        ) as bar:
+        bar = StageBar(self.scale.seconds, remaining)
+        self.advance = bar.advance
+        with bar.ticking():
             for stage in remaining:
-                bar.set_description_str(stage)
-                expected = self.scale.seconds[stage]
-                self.advance = _bar_position(bar, done, expected)
+                bar.begin(stage)
                 started = time.monotonic()
                 with self._quietly(stage):
                     found = getattr(self, stage)()
                 self.stages[stage] = {"seconds": round(time.monotonic() - started, 1), **found}
                 write_json(self.stages_file, {"settings": self._settings(), "stages": self.stages})
-                done += expected
-                self.advance(1.0)
+                bar.end()
         return self.folder / "report.html"
 
     def _settings(self) -> dict[str, Any]:
@@ -416,13 +408,3 @@ def _curve(trainer: Any, names: list[str]) -> dict[str, list[list[float]]]:
         for name in names
         if any(name in row for row in history)
     }
-
-
-def _bar_position(bar: Any, done: float, expected: float) -> Callable[[float], None]:
-    """A function that moves `bar` to a share of the stage that starts at `done` and takes `expected`."""
-
-    def advance(share: float) -> None:
-        bar.n = round(done + expected * min(share, 1.0))
-        bar.refresh()
-
-    return advance
