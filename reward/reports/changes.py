@@ -42,10 +42,10 @@ class Change:
 
     @property
     def verdict(self) -> str:
-        """`gain`, `loss`, `unclear` (the interval holds 0) or `unknown` (no interval)."""
+        """`gain`, `loss`, `unclear` (the interval holds 0, or three digits show no change) or `unknown` (no interval)."""
         if self.low is None or self.high is None:
             return "unknown"
-        if self.low <= 0 <= self.high:
+        if self.low <= 0 <= self.high or abs(self.mean) < 0.0005:
             return "unclear"
         return "gain" if self.mean * self.sign > 0 else "loss"
 

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from reward.adherence.evaluate import Sample, summarise
-from reward.reports.changes import changes
+from reward.reports.changes import Change, changes
 from reward.reports.page import sides_of
 from reward.reports.sentences import (
     Subject,
@@ -103,3 +103,15 @@ def test_the_reward_model_is_compared_with_each_baseline():
     assert "worse than always preferring" in reward_sentence("It", figures(0.6, 0.55, 0.65))
     assert "too few prompts for an interval): not dist" in reward_sentence("It", figures(0.9, None, None))
     assert "unknown" in reward_sentence("It", figures(math.nan, None, None))
+
+
+@pytest.mark.parametrize(
+    ("mean", "low", "high", "verdict"),
+    [
+        (0.0006, 0.0001, 0.0011, "gain"),
+        (0.0004, 0.0001, 0.0007, "unclear"),
+        (-0.0004, -0.0007, -0.0001, "unclear"),
+    ],
+)
+def test_a_change_that_three_digits_do_not_show_is_no_gain(mean, low, high, verdict):
+    assert Change("consistency", False, mean, low, high, 0.9, 128).verdict == verdict
