@@ -42,7 +42,7 @@ class Change:
 
     @property
     def verdict(self) -> str:
-        """`gain`, `loss`, `unclear` (the interval holds 0, or three digits show no change) or `unknown` (no interval)."""
+        """`gain`, `loss`, `unclear` (the interval holds 0, or three digits show none) or `unknown` (no interval)."""
         if self.low is None or self.high is None:
             return "unknown"
         if self.low <= 0 <= self.high or abs(self.mean) < 0.0005:
