@@ -205,6 +205,7 @@ def launch(arguments: argparse.Namespace, command: list[str], trains: bool = Tru
         # `python -m`, with which the processes start, would look for modules in the working directory first: a folder
         # `reward/` or a `generator.py` there would be taken for ours.
         environment = {
+            "PYTHONFAULTHANDLER": "1",  # a process that a signal ends says where it was
             **os.environ,
             _LAUNCHED: os.environ.get("PYTHONSAFEPATH", ""),
             "PYTHONSAFEPATH": "1",

@@ -49,6 +49,27 @@ def test_a_process_that_was_killed_is_named_and_those_that_the_launcher_ended_ar
     ]
 
 
+@pytest.mark.parametrize(
+    ("rank", "call", "code", "said"),
+    [("0", "lambda: 2", 2, ""), ("1", "lambda: 1 / 0", 1, "ZeroDivisionError"), (None, "lambda: 2", 2, "")],
+)
+def test_one_of_several_processes_ends_at_once_after_its_traceback(
+    rank: str | None, call: str, code: int, said: str
+) -> None:
+    """Without the interpreter's own end, which the threads of torch.distributed now and then abort."""
+    program = (
+        "import atexit; from alignment.cli.command_line import end_process; "
+        f"atexit.register(print, 'end of the interpreter'); print('last words'); end_process({call})"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "RANK"}
+    environment |= {"PYTHONPATH": str(ROOT)} | ({} if rank is None else {"RANK": rank})
+    words = [sys.executable, "-c", program]
+    result = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == code
+    assert said in result.stderr
+    assert result.stdout.splitlines() == ["last words"] + ["end of the interpreter"] * (rank is None)
+
+
 def processes_of(launcher: int) -> Iterable[int]:
     """The numbers of all processes that a process has started, and that these have."""
     for task in Path(f"/proc/{launcher}/task").glob("*"):

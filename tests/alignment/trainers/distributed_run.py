@@ -165,6 +165,8 @@ def train(kind, engine, folder, resumed_from=None, bfloat16=False):
     assert trainer.accelerator.distributed_type == ENGINES[engine]  # not DDP, which would be as right
     with traffic(folder / f"traffic{trainer.args.process_index}.json", COUNTED.get(kind)):
         trainer.train(resume_from_checkpoint=resumed_from)
+    if engine == "multi_gpu":
+        assert not trainer.model_wrapped.find_unused_parameters
     trainer.save_model()
     losses = {e["step"]: e["loss"] for e in trainer.state.log_history if "loss" in e}
     (folder / f"losses{trainer.args.process_index}.json").write_text(json.dumps(losses))
@@ -183,17 +185,17 @@ def train(kind, engine, folder, resumed_from=None, bfloat16=False):
     trainer.accelerator.wait_for_everyone()
 
 
-def main():
+def main() -> int:
     engine, jobs = sys.argv[1], json.loads(Path(sys.argv[2]).read_text())
     for job in jobs:
         if isinstance(job, list):
             code = cli.main(job)
             if code:
-                sys.exit(code)
+                return code
         else:
             train(engine=engine, **job)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
-    end_process(0)
+    end_process(main)

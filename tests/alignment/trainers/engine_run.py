@@ -61,18 +61,18 @@ def watch(seen):
     WanTransformer3DModel.forward, WanTransformerBlock.forward = entered, inside
 
 
-def main():
+def main() -> int:
     commands, report = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
     seen = {}
     watch(seen)
     for words in commands:
         code = cli.main(words)
         if code != 0:
-            sys.exit(code)
+            return code
     if FIRST:
         report.write_text(json.dumps(seen))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
-    end_process(0)
+    end_process(main)

@@ -206,3 +206,28 @@ def test_an_output_folder_in_use_is_refused_and_latest_finds_the_newest_whole_ch
     assert checkpoint_to_resume(SFTConfig(overwrite=True, discard_checkpoints=True, **quiet)) is None
     with pytest.raises(InputError, match="output of vidalign sft"):
         checkpoint_to_resume(PPOConfig(resume_from_checkpoint="latest", **quiet))
+
+
+@pytest.mark.parametrize(
+    ("kind", "boundary", "settings", "lora", "searches"),
+    [
+        ("sft", None, {}, LoraArguments(), False),
+        ("dpo", None, {}, LoraArguments(), False),
+        ("ppo", None, {}, LoraArguments(), False),
+        ("sft", None, {"ddp_find_unused_parameters": True}, LoraArguments(), True),
+        ("sft", None, {}, LoraArguments(lora_target_modules=["to_q"]), True),
+        ("sft", None, {}, LoraArguments(use_peft=False), True),
+        ("sft", 0.875, {}, LoraArguments(), True),
+    ],
+)
+def test_ddp_searches_graphs_only_where_a_step_may_leave_weights_out(
+    kind, boundary, settings, lora, searches, make_generator, latents, prompts, bright, quiet
+):
+    """Layers that a user names may be unused, and a noise level may need only one expert."""
+
+    class Experts(make_generator):
+        pass
+
+    Experts.boundary = boundary
+    trainer = make_trainer(kind, Experts(), latents, prompts, bright, lora, **quiet, **settings)
+    assert trainer.accelerator.ddp_handler.find_unused_parameters == searches
