@@ -10,6 +10,7 @@ import functools
 import json
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -120,6 +121,8 @@ class EngineTrainer(Trainer):
         super().create_accelerator_and_postprocess()
         plugin = getattr(AcceleratorState(), "fsdp_plugin", None)
         if plugin is not None:
+            # It is a warning of in-place changes to what a module returns; neither trainers nor families make any.
+            warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
             plugin.mixed_precision_policy = unrounded_policy(plugin.fsdp_version)
 
     def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:

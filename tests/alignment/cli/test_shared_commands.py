@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import signal
@@ -10,11 +11,12 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from alignment import cli
-from alignment.cli.launcher import take_own_gpu
+from alignment.cli.launcher import LaunchArguments, meeting_environment, take_own_gpu
 from alignment.cli.process_launcher import lost_processes
 from generator.testing import tiny_generator
 
@@ -47,6 +49,22 @@ def test_a_process_that_was_killed_is_named_and_those_that_the_launcher_ended_ar
         "vidalign: process 3 was ended by SIGKILL (out of memory?): what is finished is kept; run the same command "
         "again."
     ]
+
+
+@pytest.mark.parametrize(
+    ("backend", "machines", "again"), [("c10d", 2, True), ("c10d", 1, False), ("static", 2, False)]
+)
+def test_each_meeting_of_machines_that_may_join_again_tells_the_address(
+    backend: str, machines: int, again: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRendezvousHandler
+
+    monkeypatch.delenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", raising=False)
+    arguments = argparse.Namespace(**vars(LaunchArguments(rdzv_backend=backend, num_machines=machines)))
+    for name, value in meeting_environment(arguments).items():
+        monkeypatch.setenv(name, value)
+    shares: Any = DynamicRendezvousHandler.use_agent_store
+    assert shares.fget(None) != again
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,23 @@ def traffic(file, micro_batches):
     file.write_text(json.dumps(totals))
 
 
+@contextmanager
+def unchanged_outputs(network):
+    """Fails where anything changes in place what the network has returned, which FSDP's hooks would not outlive."""
+    returned = []
+
+    def note(module, inputs, output):
+        if torch.is_grad_enabled():
+            output = output if isinstance(output, torch.Tensor) else output[0]
+            returned.append((output.detach(), output._version))
+
+    hook = network.register_forward_hook(note)
+    yield
+    hook.remove()
+    assert returned
+    assert all(output._version == version for output, version in returned)
+
+
 ENGINES = {
     "single": DistributedType.NO, "multi_gpu": DistributedType.MULTI_CPU, "zero2": DistributedType.DEEPSPEED,
     "zero3": DistributedType.DEEPSPEED, "fsdp": DistributedType.FSDP,
@@ -163,7 +180,8 @@ def train(kind, engine, folder, resumed_from=None, bfloat16=False):
     folder = Path(folder)
     trainer = make_trainer(kind, str(folder), bfloat16)
     assert trainer.accelerator.distributed_type == ENGINES[engine]  # not DDP, which would be as right
-    with traffic(folder / f"traffic{trainer.args.process_index}.json", COUNTED.get(kind)):
+    counted = traffic(folder / f"traffic{trainer.args.process_index}.json", COUNTED.get(kind))
+    with counted, unchanged_outputs(trainer.policy.transformer):
         trainer.train(resume_from_checkpoint=resumed_from)
     if engine == "multi_gpu":
         assert not trainer.model_wrapped.find_unused_parameters
