@@ -192,6 +192,11 @@ class CheckpointingTrainer(EngineTrainer):
         scheduler: Any = self.lr_scheduler
         scheduler.load_state_dict(torch.load(foreign.with_name(SCHEDULER_NAME), weights_only=True))
 
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        # The trainer's state, which is written next, says that the files of all processes are there.
+        self.accelerator.wait_for_everyone()
+
     def _finalize_training(self, *args: Any) -> Any:
         # With a limit of 1, `Trainer` here deletes folders checkpoint-N whole, a user's own files in them too.
         limit, self.args.save_total_limit = self.args.save_total_limit, None

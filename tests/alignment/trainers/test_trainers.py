@@ -208,6 +208,24 @@ def test_an_output_folder_in_use_is_refused_and_latest_finds_the_newest_whole_ch
         checkpoint_to_resume(PPOConfig(resume_from_checkpoint="latest", **quiet))
 
 
+def test_the_state_of_a_checkpoint_waits_for_the_files_of_all_processes(
+    make_generator, latents, prompts, bright, quiet, tmp_path
+):
+    """A checkpoint with its state counts as whole, so that a run that is killed must not leave one without the rest."""
+    quiet |= {"save_strategy": "steps", "save_steps": 4, "save_total_limit": None}
+    trainer = make_trainer("sft", make_generator(), latents, prompts, bright, **quiet)
+    waited, wait = [], trainer.accelerator.wait_for_everyone
+
+    def note():
+        newest = max((tmp_path / "out").glob("checkpoint-*"), default=None)
+        waited.append(set() if newest is None else {path.name for path in newest.iterdir()})
+        wait()
+
+    trainer.accelerator.wait_for_everyone = note
+    trainer.train()
+    assert any("rng_state.pth" in files and "trainer_state.json" not in files for files in waited)
+
+
 @pytest.mark.parametrize(
     ("kind", "boundary", "settings", "lora", "searches"),
     [
