@@ -87,6 +87,8 @@ def add_lora(generator: VideoGenerator, arguments: LoraArguments, seed: int) -> 
         )
     )
     assert configuration is not None
+    if list(targets) != ["all-linear"]:
+        configuration.target_modules = set(targets)  # TRL makes a regular expression of a single name
     configuration.task_type = None
     configuration.exclude_modules = generator.idle_layers
     transformer.requires_grad_(False)

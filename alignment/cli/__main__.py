@@ -3,4 +3,4 @@
 from alignment.cli.command_line import end_process, main
 
 if __name__ == "__main__":
-    end_process(main())
+    end_process(main)

@@ -20,8 +20,10 @@ import logging
 import os
 import shlex
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -146,14 +148,27 @@ def _write_what_the_terminal_can() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def end_process(code: int) -> None:
-    """Ends the process; one of several at once, since the threads of torch.distributed now and then abort the
-    interpreter's own end, after all is done."""
-    if "RANK" in os.environ and code == 0:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
-    sys.exit(code)
+def end_process(call: Callable[[], int]) -> None:
+    """Ends the process with the exit code that `call` returns, or with 1 after the traceback of what it raises.
+
+    One of several processes ends at once: the threads of torch.distributed now and then abort the interpreter's own
+    end, and a process that has failed would be taken for one that a signal has ended.
+    """
+    if "RANK" not in os.environ:
+        sys.exit(call())
+    code = 1
+    try:
+        code = call()
+    except BaseException as error:  # whatever it is, the process ends here
+        if isinstance(error, SystemExit) and isinstance(error.code, int | None):
+            code = error.code or 0
+        else:
+            traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):  # closed, or its reader has left
+                stream.flush()
+        os._exit(code)
 
 
 def explanation(error: BaseException) -> str | None:

@@ -205,6 +205,8 @@ def launch(arguments: argparse.Namespace, command: list[str], trains: bool = Tru
         # `python -m`, with which the processes start, would look for modules in the working directory first: a folder
         # `reward/` or a `generator.py` there would be taken for ours.
         environment = {
+            "PYTHONFAULTHANDLER": "1",  # a process that a signal ends says where it was
+            **meeting_environment(arguments),
             **os.environ,
             _LAUNCHED: os.environ.get("PYTHONSAFEPATH", ""),
             "PYTHONSAFEPATH": "1",
@@ -289,6 +291,16 @@ def environment_without_gpu(words: list[str]) -> dict[str, str]:
     if "--deepspeed_config_file" in words:
         return {"DS_ACCELERATOR": "cpu"}
     return {"ACCELERATE_USE_CPU": "true"}
+
+
+def meeting_environment(arguments: argparse.Namespace) -> dict[str, str]:
+    """Environment variables with which a lost machine may join the others again.
+
+    By itself PyTorch tells the address of the first process only in the first meeting, so that whoever comes to a later
+    one waits for it in vain; with these, each meeting tells it.
+    """
+    again = arguments.rdzv_backend == "c10d" and arguments.num_machines > 1
+    return {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"} if again else {}
 
 
 def _read(path: Path) -> dict[str, Any]:

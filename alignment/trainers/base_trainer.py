@@ -119,7 +119,8 @@ class AlignmentTrainer(CheckpointingTrainer):
         )
         self.can_return_loss = True
         self.gather_function = self.accelerator.gather  # the other would cut the last batch off by its length
-        if args.world_size > 1 and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+        alike = self.is_deepspeed_enabled or self.is_fsdp_enabled or self.adds_calls
+        if args.world_size > 1 and alike:
             generator.run_all_experts(when_sampling=bool(self.divided_by))
         if self.divided_by == "DeepSpeed ZeRO-3" and self.calls_once:
             gather_as_one(policy, generator.blocks())
@@ -169,6 +170,18 @@ class AlignmentTrainer(CheckpointingTrainer):
     def calls_once(self) -> bool:
         """True where each loss calls the network once with gradients, so that ZeRO-3 may gather whole blocks."""
         return True
+
+    @property
+    def adds_calls(self) -> bool:
+        """True where a loss adds up calls of the network at other noise levels: DDP knows only those experts of a model
+        that the last call needed, so each must run all."""
+        return False
+
+    @property
+    def trains_alike(self) -> bool:
+        """True for LoRA on the family's own layers, all of which are used, unless the noise level chooses an expert."""
+        own = self.lora.use_peft and self.lora.lora_target_modules is None
+        return own and (self.generator.boundary is None or self.adds_calls)
 
     @property
     def divided_by(self) -> str:

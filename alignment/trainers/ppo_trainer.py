@@ -312,6 +312,10 @@ class PPOTrainer(RolloutTrainer):
     def calls_once(self) -> bool:
         return self.args.ptx_coef == 0
 
+    @property
+    def adds_calls(self) -> bool:
+        return self.args.ptx_coef > 0
+
     def demonstration_error(
         self, model: torch.nn.Module, index: int, update: int, micro_batch: int
     ) -> Tensor:

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 import torch.distributed
 from transformers import TrainerCallback
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from generator.files.output_folder import Outputs, empty_own
 from generator.output import InputError, allow_by_umask
 from generator.training.engines import EngineTrainer
 from generator.training.interruption import STOPPED, Interrupted, StopRequest, stoppable
+from generator.training.optimizer_states import COUNTED, NAMED, load_optimizer
 
 CHECKPOINT_FILES = (
     "trained.safetensors",
@@ -164,8 +165,8 @@ class CheckpointingTrainer(EngineTrainer):
         """
         schedule = self.checkpoint_schedule
         checkpoint = kwargs.get("resume_from_checkpoint") or (args[0] if args else None)
-        if isinstance(checkpoint, str) and self.is_deepspeed_enabled:
-            require_processes(Path(checkpoint), self.args.world_size)
+        if isinstance(checkpoint, str):
+            require_engine(Path(checkpoint), self.is_deepspeed_enabled, self.args.world_size)
         promise = "a checkpoint is saved at the end of this step or rollout, then training stops"
         with stoppable(promise) as schedule.request:
             try:
@@ -180,6 +181,21 @@ class CheckpointingTrainer(EngineTrainer):
                 (folder / STOPPED).write_text(newest or "", encoding="utf-8")
             raise Interrupted("training was stopped", code, Path(newest) if newest else None)
         return result
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        foreign = None if checkpoint is None else Path(checkpoint, COUNTED if self.is_fsdp_enabled else NAMED)
+        if foreign is None or self.is_deepspeed_enabled or not foreign.is_file():
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        model: Any = self.model
+        load_optimizer(foreign.parent, model, self.optimizer, self.is_fsdp_enabled)
+        scheduler: Any = self.lr_scheduler
+        scheduler.load_state_dict(torch.load(foreign.with_name(SCHEDULER_NAME), weights_only=True))
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        # The trainer's state, which is written next, says that the files of all processes are there.
+        self.accelerator.wait_for_everyone()
 
     def _finalize_training(self, *args: Any) -> Any:
         # With a limit of 1, `Trainer` here deletes folders checkpoint-N whole, a user's own files in them too.
@@ -208,9 +224,20 @@ class CheckpointingTrainer(EngineTrainer):
             thin_out(folder, limit, self.state.best_model_checkpoint)
 
 
-def require_processes(checkpoint: Path, processes: int) -> None:
-    """Raises `InputError` where DeepSpeed has divided a checkpoint among another number of processes."""
+def require_engine(checkpoint: Path, deepspeed: bool, processes: int) -> None:
+    """Raises `InputError` where DeepSpeed has written a checkpoint and is not to read it, or the other way round, or
+    has divided it among another number of processes."""
     parts = len(list(checkpoint.glob("global_step*/*optim_states.pt")))
+    if parts and not deepspeed:
+        raise InputError(
+            f"The checkpoint {checkpoint} is divided among the {parts} processes of DeepSpeed that wrote it, but this "
+            "run is without DeepSpeed: pass the --accelerate_config and --num_processes that it was started with."
+        )
+    if deepspeed and not parts and any((checkpoint / name).is_file() for name in (NAMED, COUNTED)):
+        raise InputError(
+            f"The checkpoint {checkpoint} was written without DeepSpeed, which cannot read it: pass the "
+            "--accelerate_config that it was started with."
+        )
     if parts not in (0, processes):
         raise InputError(
             f"The checkpoint {checkpoint} is divided among the {parts} processes of DeepSpeed that wrote it, but there "

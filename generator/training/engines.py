@@ -10,6 +10,7 @@ import functools
 import json
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from typing import Any
 
 import torch
 from accelerate.state import AcceleratorState, PartialState
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 from transformers import Trainer, TrainingArguments
 
 from generator.output import InputError
@@ -100,6 +101,12 @@ class EngineTrainer(Trainer):
 
     args: EngineArguments
 
+    @property
+    def trains_alike(self) -> bool:
+        """True where each backward pass reaches all trained weights, on every process, so that DDP need not search
+        each step's graph for those that it does not reach."""
+        return False
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.args.bfloat16_products:
@@ -114,7 +121,17 @@ class EngineTrainer(Trainer):
         super().create_accelerator_and_postprocess()
         plugin = getattr(AcceleratorState(), "fsdp_plugin", None)
         if plugin is not None:
+            # It is a warning of in-place changes to what a module returns; neither trainers nor families make any.
+            warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
             plugin.mixed_precision_policy = unrounded_policy(plugin.fsdp_version)
+
+    def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
+        built = super()._build_accelerator_args(**kwargs)
+        if self.args.ddp_find_unused_parameters is None:
+            for handler in built["kwargs_handlers"]:
+                if isinstance(handler, DistributedDataParallelKwargs):
+                    handler.find_unused_parameters = not self.trains_alike
+        return built
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         if self.args.gradient_accumulation_steps > 1 and self.is_deepspeed_enabled:

@@ -57,6 +57,13 @@ def test_lora_matches_layers_lists_them_and_leaves_the_output_unchanged(generato
     assert all("lora_" in name for name in trainable)
 
 
+@pytest.mark.parametrize(("names", "kinds"), [(["to_q"], {"to_q"}), (["to_q", "to_v"], {"to_q", "to_v"})])
+def test_a_single_name_adapts_the_layers_that_end_in_it_as_one_of_several_does(names, kinds, generator):
+    matched = add_lora(generator, LoraArguments(lora_target_modules=names), seed=0)
+    assert {name.rpartition(".")[2] for name in matched} == kinds
+    assert len(matched) == 2 * len(names)
+
+
 def test_lora_that_matches_no_layer_is_an_error_that_names_layers(generator):
     with pytest.raises(InputError, match=r"match no layer.*proj_in"):
         add_lora(generator, LoraArguments(lora_target_modules=["query"]), seed=0)

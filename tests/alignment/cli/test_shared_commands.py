@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import signal
@@ -10,11 +11,12 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from alignment import cli
-from alignment.cli.launcher import take_own_gpu
+from alignment.cli.launcher import LaunchArguments, meeting_environment, take_own_gpu
 from alignment.cli.process_launcher import lost_processes
 from generator.testing import tiny_generator
 
@@ -47,6 +49,43 @@ def test_a_process_that_was_killed_is_named_and_those_that_the_launcher_ended_ar
         "vidalign: process 3 was ended by SIGKILL (out of memory?): what is finished is kept; run the same command "
         "again."
     ]
+
+
+@pytest.mark.parametrize(
+    ("backend", "machines", "again"), [("c10d", 2, True), ("c10d", 1, False), ("static", 2, False)]
+)
+def test_each_meeting_of_machines_that_may_join_again_tells_the_address(
+    backend: str, machines: int, again: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRendezvousHandler
+
+    monkeypatch.delenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", raising=False)
+    arguments = argparse.Namespace(**vars(LaunchArguments(rdzv_backend=backend, num_machines=machines)))
+    for name, value in meeting_environment(arguments).items():
+        monkeypatch.setenv(name, value)
+    shares: Any = DynamicRendezvousHandler.use_agent_store
+    assert shares.fget(None) != again
+
+
+@pytest.mark.parametrize(
+    ("rank", "call", "code", "said"),
+    [("0", "lambda: 2", 2, ""), ("1", "lambda: 1 / 0", 1, "ZeroDivisionError"), (None, "lambda: 2", 2, "")],
+)
+def test_one_of_several_processes_ends_at_once_after_its_traceback(
+    rank: str | None, call: str, code: int, said: str
+) -> None:
+    """Without the interpreter's own end, which the threads of torch.distributed now and then abort."""
+    program = (
+        "import atexit; from alignment.cli.command_line import end_process; "
+        f"atexit.register(print, 'end of the interpreter'); print('last words'); end_process({call})"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "RANK"}
+    environment |= {"PYTHONPATH": str(ROOT)} | ({} if rank is None else {"RANK": rank})
+    words = [sys.executable, "-c", program]
+    result = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == code
+    assert said in result.stderr
+    assert result.stdout.splitlines() == ["last words"] + ["end of the interpreter"] * (rank is None)
 
 
 def processes_of(launcher: int) -> Iterable[int]:

@@ -7,12 +7,15 @@ command) and of arguments of `train`.
 import json
 import os
 import sys
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from accelerate.utils import DistributedType
 from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from alignment import cli
 from alignment.cli.command_line import end_process
@@ -126,24 +129,54 @@ def make_trainer(kind, folder, bfloat16=False):
     return DPOTrainer.from_pairs(generator, DPOConfig(**settings), latents, latents[::-1], prompts)
 
 
-COUNTED = {"sft": 1, "sft_accumulates": 2}
-"""Micro-batches of a step where the numbers are counted that the processes add up."""
+COUNTED = ("sft", "sft_accumulates")
+"""Trainings whose reductions are counted: one and two micro-batches a step."""
+
+
+class Reductions(TorchDispatchMode):
+    """Counts the calls of each kind of reduction inside, by the engine or by a trainer.
+
+    Not by torch.profiler, whose end may meet threads of torch.distributed that still write to it.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.calls = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if any(issubclass(each, DTensor) for each in types):
+            return NotImplemented  # so that its own reductions come here
+        if func.namespace == "c10d" and "reduce" in func.name():
+            self.calls[func.name()] += 1
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager
-def traffic(file, micro_batches):
-    """Writes how many numbers each kind of reduction was given inside the block, whoever called for it."""
-    if micro_batches is None or "RANK" not in os.environ:
+def traffic(file, counted):
+    """Writes the number of calls of each kind of reduction inside the block."""
+    if not counted or "RANK" not in os.environ:
         yield
         return
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as seen:
+    with Reductions() as seen:
         yield
-    totals = {}
-    for event in seen.events():
-        if event.name.startswith("c10d::") and "reduce" in event.name:
-            shapes = [shape for shape in event.input_shapes if isinstance(shape, list)]
-            totals.setdefault(event.name, []).append(shapes)
-    file.write_text(json.dumps(totals))
+    file.write_text(json.dumps(seen.calls))
+
+
+@contextmanager
+def unchanged_outputs(network):
+    """Fails where anything changes in place what the network has returned, which FSDP's hooks would not outlive."""
+    returned = []
+
+    def note(module, inputs, output):
+        if torch.is_grad_enabled():
+            output = output if isinstance(output, torch.Tensor) else output[0]
+            returned.append((output.detach(), output._version))
+
+    hook = network.register_forward_hook(note)
+    yield
+    hook.remove()
+    assert returned
+    assert all(output._version == version for output, version in returned)
 
 
 ENGINES = {
@@ -163,8 +196,11 @@ def train(kind, engine, folder, resumed_from=None, bfloat16=False):
     folder = Path(folder)
     trainer = make_trainer(kind, str(folder), bfloat16)
     assert trainer.accelerator.distributed_type == ENGINES[engine]  # not DDP, which would be as right
-    with traffic(folder / f"traffic{trainer.args.process_index}.json", COUNTED.get(kind)):
+    counted = traffic(folder / f"traffic{trainer.args.process_index}.json", kind in COUNTED)
+    with counted, unchanged_outputs(trainer.policy.transformer):
         trainer.train(resume_from_checkpoint=resumed_from)
+    if engine == "multi_gpu":
+        assert not trainer.model_wrapped.find_unused_parameters
     trainer.save_model()
     losses = {e["step"]: e["loss"] for e in trainer.state.log_history if "loss" in e}
     (folder / f"losses{trainer.args.process_index}.json").write_text(json.dumps(losses))
@@ -183,17 +219,17 @@ def train(kind, engine, folder, resumed_from=None, bfloat16=False):
     trainer.accelerator.wait_for_everyone()
 
 
-def main():
+def main() -> int:
     engine, jobs = sys.argv[1], json.loads(Path(sys.argv[2]).read_text())
     for job in jobs:
         if isinstance(job, list):
             code = cli.main(job)
             if code:
-                sys.exit(code)
+                return code
         else:
             train(engine=engine, **job)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
-    end_process(0)
+    end_process(main)

@@ -1,7 +1,7 @@
 """The command line, several times in the processes of one launch; started by test_engine_precision.py.
 
 Arguments: a file of commands, a JSON list of lists of words; and where the first process writes what it sees inside a
-block of Wan during the first training pass.
+block of Wan during the first training pass of each, by the name of the command's output folder.
 """
 
 import json
@@ -25,7 +25,7 @@ def brightness(videos, prompts):
 
 
 def watch(seen):
-    """Notes types, as they are inside the network, in the first pass that has gradients."""
+    """Notes types, as they are inside the network, in the first pass that has gradients after `seen` was emptied."""
     enter, block = WanTransformer3DModel.forward, WanTransformerBlock.forward
     prepare = AlignmentTrainer._prepare_inputs
 
@@ -47,6 +47,7 @@ def watch(seen):
         if torch.is_grad_enabled():
             layer = self.attn1.to_q
             if "product" not in seen:
+                seen["product"] = ""
                 layer.register_forward_hook(lambda m, i, out: seen.update(product=str(out.dtype)))
             weights = {
                 "scale_shift_table": self.scale_shift_table, "norm2": self.norm2.weight,
@@ -61,18 +62,20 @@ def watch(seen):
     WanTransformer3DModel.forward, WanTransformerBlock.forward = entered, inside
 
 
-def main():
+def main() -> int:
     commands, report = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
-    seen = {}
+    seen, found = {}, {}
     watch(seen)
     for words in commands:
+        seen.clear()
         code = cli.main(words)
         if code != 0:
-            sys.exit(code)
+            return code
+        found[Path(words[words.index("--output_dir") + 1]).name] = dict(seen)
     if FIRST:
-        report.write_text(json.dumps(seen))
+        report.write_text(json.dumps(found))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
-    end_process(0)
+    end_process(main)

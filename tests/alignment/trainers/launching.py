@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[3]
 
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu",
-    "CUDA_VISIBLE_DEVICES": "",
+    "CUDA_VISIBLE_DEVICES": "", "PYTHONFAULTHANDLER": "1",
     "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
 }  # fmt: skip
 
@@ -47,6 +47,23 @@ def launcher_words(engine, command=()):
     return launch_command(asked, list(command), 0)
 
 
+REASONS = ("Traceback", "Error", "terminate called", "what():", "Fatal Python error", "Current thread", "SIG")
+"""Words of the lines that say why a process has ended."""
+
+
+def said(result, kept=12000, around=25):
+    """Output of a process that has failed: each line once, and of what is too long the lines about the reasons and
+    the end."""
+    lines = list(dict.fromkeys(f"{result.stdout}\n{result.stderr}".splitlines()))
+    if sum(map(len, lines)) > kept:
+        found = [i for i, line in enumerate(lines) if any(word in line for word in REASONS)]
+        near = {j for i in found for j in range(i - 2, i + around)} | set(
+            range(len(lines) - around, len(lines))
+        )
+        lines = [line for i, line in enumerate(lines) if i in near]
+    return "\n".join(lines)
+
+
 def launched(engine, script, *arguments):
     """Two processes of a script, as `--accelerate_config` starts those of the command."""
     words = launcher_words(engine)
@@ -55,7 +72,7 @@ def launched(engine, script, *arguments):
         env=os.environ | ENVIRONMENT | environment_without_gpu(words) | {"VIDALIGN_LAUNCHED": "1"},
         capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-20000:]
+    assert result.returncode == 0, said(result)
 
 
 def launched_words(engine, words):
@@ -70,7 +87,7 @@ def command_line(words):
         [sys.executable, "-m", "alignment.cli", *words.split()],
         env=os.environ | ENVIRONMENT, capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-20000:]
+    assert result.returncode == 0, said(result)
     return result.stdout
 
 

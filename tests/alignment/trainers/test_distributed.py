@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from generator import load_generator
+from generator.output import InputError
 from generator.testing import tiny_generator
 from generator.testing.pipelines import save_tiny_pipeline
 from generator.video import read_video, write_video
@@ -37,6 +38,9 @@ FAMILIES = {
     "ltx": {"multi_gpu": "", "zero3": ""},
 }
 RESUMED = ("zero2", "fsdp")
+ANY_NUMBER = ("multi_gpu", "fsdp")
+"""Engines whose checkpoints go on with any number of processes."""
+TWO_CALLS = ("multi_gpu", "zero2")
 SAMPLED = ("sft_checkpoints", "ppo_conditional")
 
 pytestmark = pytest.mark.slow
@@ -61,7 +65,7 @@ def losses(folder):
 
 def reduced(folder):
     """Calls of each kind of reduction while training, as the first process made them."""
-    return {name: len(calls) for name, calls in json.loads((folder / "traffic0.json").read_text()).items()}
+    return json.loads((folder / "traffic0.json").read_text())
 
 
 def check_evaluations(one, two):
@@ -77,6 +81,17 @@ def family_command(family, data, output_dir):
         f"sft --model {data / family} --dataset {data / 'videos'} --num_frames 9 --height 32 --width 32"
         " --max_steps 2 --seed 5 --per_device_train_batch_size 4 --learning_rate 1e-2 --adam_epsilon 1e-3"
         f" --report_to none --save_strategy no --output_dir {output_dir}"
+    )
+
+
+def two_calls_command(data, output_dir):
+    """PPO whose loss calls one expert for the denoising steps and perhaps the other for demonstrations."""
+    return (
+        f"ppo --model {data / 'wan2.2-a14b'} --ptx_dataset {data / 'videos'} --ptx_coef 1 --ptx_batch_size 1"
+        f" --prompts world:train:2 --reward {REWARD} --num_frames 9 --height 32 --width 32 --num_rollouts 4"
+        " --num_prompts 2 --num_generations 2 --num_inference_steps 3 --sde_window_size 1 --num_mini_batches 1"
+        " --seed 5 --learning_rate 1e-2 --adam_epsilon 1e-3 --report_to none --save_strategy no"
+        f" --output_dir {output_dir}"
     )
 
 
@@ -129,8 +144,9 @@ def contents(folder):
     }
 
 
-def jobs_of(engine, data, folder):
-    """Trainings and commands of one launch, each with the folder that it writes."""
+def jobs_of(engine, data, folder, alone):
+    """Trainings and commands of one launch, each with the folder that it writes; `alone` has a checkpoint of one
+    process."""
     kinds = KINDS if engine in ("multi_gpu", "zero2") else DIVIDED_KINDS
     jobs = []
     if engine == "multi_gpu":
@@ -140,30 +156,18 @@ def jobs_of(engine, data, folder):
     if engine in RESUMED:
         checkpoint = str(folder / "sft" / "checkpoint-2")
         jobs.append({"kind": "sft", "folder": str(folder / "resumed"), "resumed_from": checkpoint})
+    if engine in ANY_NUMBER:
+        checkpoint = str(alone / "sft" / "checkpoint-2")
+        jobs.append({"kind": "sft", "folder": str(folder / "of-one"), "resumed_from": checkpoint})
     if engine == "zero2":
         jobs.append({"kind": "sft", "folder": str(folder / "bfloat16"), "bfloat16": True})
     for family, engines in FAMILIES.items():
         if engine in engines:
             command = family_command(family, data, folder / family) + engines[engine]
             jobs.append(launched_words(engine, command))
+    if engine in TWO_CALLS:
+        jobs.append(launched_words(engine, two_calls_command(data, folder / "two-calls")))
     return jobs
-
-
-@pytest.fixture(scope="module")
-def trained_by(data, tmp_path_factory):
-    """Gives the folder of what two processes of an engine have trained."""
-
-    @cache
-    def launch(engine):
-        if engine.startswith("zero"):
-            pytest.importorskip("deepspeed")
-        folder = tmp_path_factory.mktemp(engine)
-        jobs = folder / "jobs.json"
-        jobs.write_text(json.dumps(jobs_of(engine, data, folder)))
-        launched(engine, SCRIPT, engine, jobs)
-        return folder
-
-    return launch
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +177,23 @@ def alone(tmp_path_factory):
     for kind in KINDS:
         train(kind, "single", folder / kind)
     return folder
+
+
+@pytest.fixture(scope="module")
+def trained_by(data, alone, tmp_path_factory):
+    """Gives the folder of what two processes of an engine have trained."""
+
+    @cache
+    def launch(engine):
+        if engine.startswith("zero"):
+            pytest.importorskip("deepspeed")
+        folder = tmp_path_factory.mktemp(engine)
+        jobs = folder / "jobs.json"
+        jobs.write_text(json.dumps(jobs_of(engine, data, folder, alone)))
+        launched(engine, SCRIPT, engine, jobs)
+        return folder
+
+    return launch
 
 
 @pytest.mark.parametrize("engine", ["multi_gpu", "zero2", "zero3", "fsdp"])
@@ -226,10 +247,30 @@ def test_processes_that_share_videos_write_the_files_of_one(trained_by, data, tm
 
 
 @pytest.mark.parametrize("kind", ["sft", "ppo"])
-def test_a_checkpoint_of_two_processes_resumes_in_one(kind, trained_by, tmp_path):
-    folder = trained_by("multi_gpu") / kind
+@pytest.mark.parametrize("engine", ANY_NUMBER)
+def test_a_checkpoint_of_two_processes_resumes_in_one(engine, kind, trained_by, tmp_path):
+    """Without the engine, as `--accelerate_config single` starts it."""
+    folder = trained_by(engine) / kind
     train(kind, "single", tmp_path / kind, resumed_from=str(folder / "checkpoint-2"))
     assert difference(folder / ADAPTER, tmp_path / kind / ADAPTER) < 1e-5
+
+
+@pytest.mark.parametrize("engine", ANY_NUMBER)
+def test_a_checkpoint_of_one_process_resumes_in_two(engine, trained_by, alone):
+    assert difference(alone / "sft" / ADAPTER, trained_by(engine) / "of-one" / ADAPTER) < 1e-5
+    assert list(json.loads((trained_by(engine) / "of-one" / "losses0.json").read_text())) == [
+        "1",
+        "2",
+        "3",
+        "4",
+    ]
+
+
+def test_a_checkpoint_of_deepspeed_is_refused_without_it(trained_by, tmp_path):
+    """Its optimiser would start afresh."""
+    checkpoint = trained_by("zero2") / "sft" / "checkpoint-2"
+    with pytest.raises(InputError, match="divided among the 2 processes of DeepSpeed"):
+        train("sft", "single", tmp_path / "sft", resumed_from=str(checkpoint))
 
 
 def test_lora_masters_stay_float32_on_a_bfloat16_base_under_zero_2(trained_by):
@@ -260,6 +301,15 @@ def test_engines_equal_data_parallel_training_of_a_family(family, engine, traine
     whole, divided = (trained_by(name) / family for name in ("multi_gpu", engine))
     adapters = sorted(path.name for path in whole.glob("*.safetensors"))
     assert len(adapters) == (2 if family == "wan2.2-a14b" else 1)
+    for name in adapters:
+        assert difference(whole / name, divided / name) < 2e-5
+
+
+def test_a_loss_that_calls_both_experts_one_after_the_other_trains_them_under_ddp(trained_by):
+    """By itself DDP would take the weights of the first call for unused, and stop when their gradients come."""
+    whole, divided = (trained_by(name) / "two-calls" for name in TWO_CALLS)
+    adapters = sorted(path.name for path in whole.glob("*.safetensors"))
+    assert len(adapters) == 2
     for name in adapters:
         assert difference(whole / name, divided / name) < 2e-5
 

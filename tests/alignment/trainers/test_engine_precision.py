@@ -77,7 +77,7 @@ def words(method, data, output_dir, processes=1, parts=1, bf16=True):
 def launch(engine, commands, folder):
     """Two processes as `--accelerate_config` starts them, with one command after the other; what they saw."""
     file, report = folder / "commands.json", folder / "report.json"
-    file.write_text(json.dumps([launched_words(engine, command) for command in commands]))
+    file.write_text(json.dumps(commands))
     launched(engine, SCRIPT, file, report)
     return json.loads(report.read_text())
 
@@ -111,28 +111,39 @@ def trained_by(data, tmp_path_factory):
         if engine.startswith("zero"):
             pytest.importorskip("deepspeed")
         folder = tmp_path_factory.mktemp(engine)
-        commands = [words(method, data, folder / method, processes=2) for method in METHODS]
+        commands = [
+            launched_words(engine, words(method, data, folder / method, processes=2)) for method in METHODS
+        ]
         if engine in REWARD_ENGINES:
-            commands.insert(0, reward_command(data / "for-reward", folder / "reward", bf16=True))
+            command = reward_command(data / "for-reward", folder / "reward", bf16=True)
+            commands.insert(0, launched_words(engine, command))
+        if engine == "zero2":
+            commands.append(launched_words("zero1", words("sft", data, folder / "zero1", processes=2)))
         return launch(engine, commands, folder), folder
 
     return trained
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_what_is_float32_stays_so_inside_a_block(engine, trained_by):
-    seen, folder = trained_by(engine)
-    record = json.loads((folder / "sft" / "training.json").read_text())
+@pytest.mark.parametrize(
+    ("engine", "name"), [("zero2", "zero1"), *((engine, method) for engine in ENGINES for method in METHODS)]
+)
+def test_what_is_float32_stays_so_inside_a_block(engine, name, trained_by):
+    """Noise levels, latents to be noised, Wan's tables and norms, and LoRA; `name` is a method, or ZeRO-1 with SFT."""
+    found, folder = trained_by(engine)
+    seen, record = found[name], json.loads((folder / name / "training.json").read_text())
     expected = {"multi_gpu": "MULTI_CPU", "fsdp": "FSDP"}.get(engine, "DEEPSPEED")
     assert (record["distributed_type"], record["num_processes"]) == (expected, 2)
     assert record["arguments"]["bf16"] is True
+    if name == "zero1":
+        assert record["arguments"]["deepspeed"].endswith("zero1.json")
     types = {name: value.removeprefix("torch.") for name, value in seen.items() if isinstance(value, str)}
-    print(engine, types, seen["timesteps"])
-    # The network's entrance is a product, whose weights are bfloat16 here.
-    assert {types.pop(name) for name in ("product", "base", "latents")} == {"bfloat16"}
-    assert set(types) == {
-        "batch latents", "batch weights", "timestep", "scale_shift_table", "norm2", "LoRA A", "LoRA B"
-    }  # fmt: skip
+    print(engine, name, types, seen["timesteps"])
+    assert types.pop("product") == "bfloat16"
+    # SFT's frozen weights are bfloat16 here, and with them the network's entrance, which is a product.
+    base = "bfloat16" if name in ("sft", "zero1") else "float32"
+    assert {types.pop(each) for each in ("base", "latents")} == {base}
+    batch = {"ppo": set(), "dpo": {"batch weights"}}.get(name, {"batch latents", "batch weights"})
+    assert set(types) == {"timestep", "scale_shift_table", "norm2", "LoRA A", "LoRA B"} | batch
     assert set(types.values()) == {"float32"}
     # bfloat16 has steps of 4 there.
     assert any(value != torch.tensor(value).bfloat16().item() for value in seen["timesteps"])

@@ -206,3 +206,46 @@ def test_an_output_folder_in_use_is_refused_and_latest_finds_the_newest_whole_ch
     assert checkpoint_to_resume(SFTConfig(overwrite=True, discard_checkpoints=True, **quiet)) is None
     with pytest.raises(InputError, match="output of vidalign sft"):
         checkpoint_to_resume(PPOConfig(resume_from_checkpoint="latest", **quiet))
+
+
+def test_the_state_of_a_checkpoint_waits_for_the_files_of_all_processes(
+    make_generator, latents, prompts, bright, quiet, tmp_path
+):
+    """A checkpoint with its state counts as whole, so that a run that is killed must not leave one without the rest."""
+    quiet |= {"save_strategy": "steps", "save_steps": 4, "save_total_limit": None}
+    trainer = make_trainer("sft", make_generator(), latents, prompts, bright, **quiet)
+    waited, wait = [], trainer.accelerator.wait_for_everyone
+
+    def note():
+        newest = max((tmp_path / "out").glob("checkpoint-*"), default=None)
+        waited.append(set() if newest is None else {path.name for path in newest.iterdir()})
+        wait()
+
+    trainer.accelerator.wait_for_everyone = note
+    trainer.train()
+    assert any("rng_state.pth" in files and "trainer_state.json" not in files for files in waited)
+
+
+@pytest.mark.parametrize(
+    ("kind", "boundary", "settings", "lora", "searches"),
+    [
+        ("sft", None, {}, LoraArguments(), False),
+        ("dpo", None, {}, LoraArguments(), False),
+        ("ppo", None, {}, LoraArguments(), False),
+        ("sft", None, {"ddp_find_unused_parameters": True}, LoraArguments(), True),
+        ("sft", None, {}, LoraArguments(lora_target_modules=["to_q"]), True),
+        ("sft", None, {}, LoraArguments(use_peft=False), True),
+        ("sft", 0.875, {}, LoraArguments(), True),
+    ],
+)
+def test_ddp_searches_graphs_only_where_a_step_may_leave_weights_out(
+    kind, boundary, settings, lora, searches, make_generator, latents, prompts, bright, quiet
+):
+    """Layers that a user names may be unused, and a noise level may need only one expert."""
+
+    class Experts(make_generator):
+        pass
+
+    Experts.boundary = boundary
+    trainer = make_trainer(kind, Experts(), latents, prompts, bright, lora, **quiet, **settings)
+    assert trainer.accelerator.ddp_handler.find_unused_parameters == searches

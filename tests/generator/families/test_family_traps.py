@@ -107,6 +107,25 @@ def test_every_lora_parameter_gets_a_gradient(generator: VideoGenerator) -> None
     assert set(lora_gradients(generator, policy)) == trained
 
 
+def test_nothing_that_a_module_returns_is_changed_in_place(generator: VideoGenerator) -> None:
+    """FSDP gathers weights for the backward pass from hooks on what blocks and network return; a change in place would
+    lose them, and with them gradients."""
+    add_lora(generator, LoraArguments(lora_r=2), seed=0)
+    policy = Policy(generator.transformer)
+    returned: list[tuple[str, Tensor, int]] = []
+
+    def note(module: torch.nn.Module, _: Any, output: Any) -> None:
+        for value in [output] if isinstance(output, Tensor) else output:
+            if isinstance(value, Tensor) and value.requires_grad:
+                returned.append((type(module).__name__, value, value._version))
+
+    for module in (*generator.blocks(), generator.transformer, policy):
+        module.register_forward_hook(note)
+    assert lora_gradients(generator, policy)
+    assert len(returned) > 2
+    assert {name for name, value, version in returned if value._version != version} == set()
+
+
 def lora_gradients(generator: VideoGenerator, policy: Policy) -> dict[str, Tensor]:
     policy.zero_grad()
     latents, sigma = noise_for(generator), torch.tensor([0.9, 0.4])
