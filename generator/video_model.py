@@ -65,6 +65,8 @@ class VideoModel(ABC):
         idle_layers: regular expression for the names of layers and weights that the velocity does not depend on, if
             there are any: they are never trained.
         takes_control: whether videos can be steered by others (`control`).
+        shares_tokens: whether several processes can share out the tokens of a video
+            (`generator.hardware.context_parallel`).
     """
 
     name: str
@@ -73,6 +75,7 @@ class VideoModel(ABC):
     lora_target_modules: list[str]
     idle_layers: str | None = None
     takes_control: bool = False
+    shares_tokens: bool = False
 
     @property
     @abstractmethod

@@ -229,6 +229,7 @@ def _run_verb(verb: Verb, prefix: str, arguments: list[str], run: bool) -> int |
     from alignment.cli.early_checks import check_early, check_training_folder
     from alignment.cli.launcher import LaunchArguments, is_launched, launch, take_own_gpu
     from alignment.cli.parser import CommandParser
+    from generator.training.checks import check_context_groups
 
     name = prefix.partition(" ")[2]
     launched = name in LAUNCHED
@@ -245,6 +246,9 @@ def _run_verb(verb: Verb, prefix: str, arguments: list[str], run: bool) -> int |
             check_training_folder(verb.arguments, namespace)
         if launched and namespace.accelerate_config is not None:
             return launch(namespace, [*name.split(), *arguments], trains=name in TRAINS)
+        check_context_groups(
+            getattr(namespace, "context_parallel", 1), int(os.environ.get("WORLD_SIZE", "1"))
+        )
     if not run:
         return None
     if name in SHARES:

@@ -22,6 +22,7 @@ import yaml
 from alignment.cli.config_files import find_config
 from generator.output import InputError, read_text
 from generator.passwords import without_passwords
+from generator.training.checks import check_context_groups
 from generator.training.interruption import (
     BEGUN,
     LAUNCH_FOLDER,
@@ -121,6 +122,7 @@ def launch_command(
     """
     config_file = find_config(arguments.accelerate_config, "accelerate")
     config = _read(config_file)
+    shared = getattr(arguments, "context_parallel", 1)
     kind = config["distributed_type"]
     if not trains and kind not in WHOLE_MODELS:
         raise InputError(
@@ -134,6 +136,7 @@ def launch_command(
         processes = 1
     elif kind == "MULTI_GPU" and processes == 1:
         config_file = find_config("single", "accelerate")  # accelerate refuses to distribute to one
+    check_context_groups(shared, processes)
     words = [sys.executable, "-m", "alignment.cli.process_launcher", "--config_file", str(config_file)]
     words += ["--num_processes", str(processes), "--num_machines", str(machines)]
     if arguments.rdzv_backend == "c10d" and config.get("same_network"):

@@ -22,8 +22,10 @@ from torch.utils.checkpoint import checkpoint
 from alignment.lora import LoraArguments, add_lora
 from alignment.memory.native_forecast import native_forecast
 from alignment.memory.work import Forecast, Work
+from generator.base import VideoGenerator
 from generator.families.pipeline_generator import PipelineGenerator
 from generator.files.folders import visible_files
+from generator.hardware.context_parallel import check_shares_tokens, check_tokens, keep_one_part, video_text
 from generator.hardware.memory_tracker import StorageTracker, WholeMasks, fused_attention
 from generator.inputs.conditions import Conditions
 from generator.loading import DEFAULTS_NAME, FAMILIES, load_generator, read_class_name, read_defaults
@@ -44,9 +46,14 @@ def forecast(folder: Path, work: Work) -> Forecast:
         InputError: the pipeline is not of a family whose memory can be forecast, or the size is impossible.
     """
     if is_native(folder):
+        check_shares_tokens(configured_generator(folder), work.context_parallel)
         return native_forecast(folder, work)
     probe = _Probe(folder, work, {})
-    probe.generator.check_size(work.num_frames, work.height, work.width)
+    size = work.num_frames, work.height, work.width
+    probe.generator.check_size(*size)
+    check_tokens(
+        probe.generator, work.context_parallel, probe.generator.latent_shape(*size), video_text(*size)
+    )
     deeper = {blocks: _Probe(folder, work, {blocks: DEPTH + 1}) for blocks in probe.blocks_in_full}
 
     def whole(measure: Callable[[_Probe], float], share: float = 1.0) -> float:
@@ -124,9 +131,19 @@ def model_defaults(folder: Path) -> GenerationDefaults:
     Raises:
         InputError: it is not of a family whose memory can be forecast.
     """
+    return configured_generator(folder).defaults
+
+
+def configured_generator(folder: Path) -> VideoGenerator:
+    """The pipeline in `folder` as its configurations describe it, with few blocks and no weights; the built-in model,
+    which is small, is loaded.
+
+    Raises:
+        InputError: it is not of a family whose memory can be forecast.
+    """
     if is_native(folder):
-        return load_generator(folder, device="cpu").defaults
-    return _Probe(folder, Work("generate", 0, 0, 0), {}).generator.defaults
+        return load_generator(folder, device="cpu")
+    return _Probe(folder, Work("generate", 0, 0, 0), {}).generator
 
 
 def is_native(folder: Path) -> bool:
@@ -160,6 +177,9 @@ class _Probe:
                 # Everything is where it belongs already, and a fake parameter cannot be moved.
                 with mock.patch.object(nn.Module, "to", lambda module, *_, **__: module):
                     add_lora(self.generator, LoraArguments(lora_r=work.lora_r), seed=0)
+        check_shares_tokens(self.generator, work.context_parallel)
+        if work.context_parallel > 1:
+            keep_one_part(self._one_transformer(), work.context_parallel)
         config = read_json(folder / "transformer" / "config.json")
         self.blocks_in_full: dict[str, int] = {
             blocks: _depth(config[DEPTH_FIELDS[blocks]])

@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from alignment.memory.forecast import forecast, is_native, model_defaults, text_encoder_bytes
+from alignment.memory.forecast import configured_generator, forecast, is_native, text_encoder_bytes
 from alignment.memory.work import Forecast, Work
 from generator.files.model_folders import find_pipeline, hub_failure
 from generator.output import InputError
@@ -91,6 +91,7 @@ def plan(
     lora_r: int,
     gpu_memory: float | None,
     rewards: Rewards | None = None,
+    context_parallel: int = 1,
 ) -> dict[str, Any]:
     """Memory that each method needs on `model`, and the first of `options_of` it that fits.
 
@@ -98,6 +99,7 @@ def plan(
         size: frames, height, width; the model's own where None.
         gpu_memory: GB of the GPU to plan for, or None to list every option.
         rewards: what judges in `ppo` and, where they pass gradients to pixels, in `backprop`.
+        context_parallel: GPUs that share out the tokens of each video in training.
 
     Returns:
         `{"size", "text_encoders", "methods": {method: [{"flags", "peak", "resident", "transient", "fits"}]}, "lines"}`
@@ -105,10 +107,11 @@ def plan(
         denoising steps) in one backward pass.
 
     Raises:
-        InputError: the model is unknown, of a family that cannot be forecast, or cannot make this size.
+        InputError: the model is unknown, of a family that cannot be forecast, or cannot make or share out this size.
     """
     folder = find_configurations(model)
-    native, defaults = is_native(folder), model_defaults(folder)
+    native, generator = is_native(folder), configured_generator(folder)
+    defaults = generator.defaults
     own = (defaults.num_frames, defaults.height, defaults.width)
     frames, height, width = (given or usual for given, usual in zip(size, own))
     guided = defaults.guidance_scale != 1
@@ -127,6 +130,8 @@ def plan(
                 asked = replace(
                     asked, reward_bytes=rewards.weight_bytes, reward_num_frames=rewards.num_frames
                 )
+            if method != "generate":
+                asked = replace(asked, context_parallel=context_parallel)
             if kind not in plain:
                 plain[kind] = forecast(folder, asked)
             found = plain[kind]
@@ -146,7 +151,12 @@ def plan(
     encoders = text_encoder_bytes(folder)
     heading = f"{frames} frames of {height}x{width}, LoRA of rank {lora_r}" + (", guided" if guided else "")
     common = "float32 on the CPU, --per_device_train_batch_size 1" if native else COMMON
-    lines = [f"{heading}; training with {common}", *_lines(methods), *_text_encoder_lines(encoders, usable)]
+    common += f" --context_parallel {context_parallel}, each GPU" if context_parallel > 1 else ""
+    lines = [
+        f"{heading}; training with {common}",
+        *_lines(methods, generator.shares_tokens),
+        *_text_encoder_lines(encoders, usable),
+    ]
     return {"size": [frames, height, width], "text_encoders": encoders, "methods": methods, "lines": lines}
 
 
@@ -171,7 +181,7 @@ def _option(flags: str, found: Forecast, fits: bool | None) -> dict[str, Any]:
     }
 
 
-def _lines(methods: dict[str, list[dict[str, Any]]]) -> list[str]:
+def _lines(methods: dict[str, list[dict[str, Any]]], shares_tokens: bool) -> list[str]:
     lines = []
     for method, options in methods.items():
         shown = options if options[-1]["fits"] is None else options[-1:]
@@ -182,7 +192,9 @@ def _lines(methods: dict[str, list[dict[str, Any]]]) -> list[str]:
                 flags += f"  (up to --per_device_train_batch_size {option['largest_batch']})"
             lines.append(f"{mark}  {method:<8} {option['peak'] / 1e9:6.1f} GB{flags}")
         if shown[-1]["fits"] is False:
-            several = "" if method == "generate" else ", or several GPUs with --accelerate_config zero3"
+            flags = "--context_parallel or " if shares_tokens else ""
+            several = ", or several GPUs with " + flags + "--accelerate_config zero3"
+            several = "" if method == "generate" else several
             lines.append(f"      more than this GPU has: smaller videos{several}")
     return lines
 

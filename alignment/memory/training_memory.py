@@ -44,8 +44,9 @@ def activation_bytes(tokens: int, channels: int, blocks: int, bytes_a_value: int
 
 
 def update_bytes(generator: VideoGenerator, size: Size, videos: int, args: TrainingArguments) -> int:
-    """Memory of one forward and backward pass on `videos` videos of a size."""
+    """Memory of one forward and backward pass on `videos` videos of a size, in each of the processes that share it."""
     tokens = videos * count_tokens(generator, generator.latent_shape(*size))
+    tokens //= getattr(args, "context_parallel", 1)
     bytes_a_value = 2 if args.bf16 or args.fp16 or generator.dtype != torch.float32 else 4
     return activation_bytes(
         tokens, width_of(generator), len(generator.blocks()), bytes_a_value, bool(args.gradient_checkpointing)

@@ -30,6 +30,7 @@ class Work:
         keep_text_encoder: whether the text encoder stays on the GPU.
         reward_bytes: weights of reward models on the same GPU.
         reward_num_frames: frames that are decoded with gradients (backprop); None for all.
+        context_parallel: processes that share out the tokens of each video, of which this is one.
     """
 
     method: str
@@ -49,6 +50,7 @@ class Work:
     keep_text_encoder: bool = False
     reward_bytes: int = 0
     reward_num_frames: int | None = None
+    context_parallel: int = 1
 
 
 @dataclass

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from generator.base import VideoGenerator
+from generator.hardware.context_parallel import ContextGroup
 
 Judged = tuple[Tensor, dict[str, Tensor]]
 """Rewards `[models, batch]` and every score `[batch]` by name."""
@@ -27,6 +28,8 @@ class Judging:
         batch_size: videos in a batch.
         device: whose autocast is in force, and on which the thread works.
         asynchronous: judge in a thread as soon as a batch is full.
+        group: processes that have the same videos, of which each judges every so many batches; all take part in
+            `finish`.
     """
 
     def __init__(
@@ -35,13 +38,15 @@ class Judging:
         batch_size: int,
         device: torch.device,
         asynchronous: bool,
+        group: ContextGroup | None = None,
     ) -> None:
         self.judge = judge
         self.batch_size = batch_size
         self.device = device
         self.pool = ThreadPoolExecutor(1, thread_name_prefix="rewards") if asynchronous else None
         self.waiting: list[Tensor] = []
-        self.jobs: list[Future[Judged]] = []
+        self.jobs: list[Future[Judged] | None] = []
+        self.group = group
         self.seen = 0
 
     def __enter__(self) -> Judging:
@@ -62,22 +67,43 @@ class Judging:
         while sum(map(len, self.waiting)) >= self.batch_size:
             held = torch.cat(self.waiting)
             self.waiting = [held[self.batch_size :]]
-            self._submit(held[: self.batch_size])
+            self.jobs.append(self._submit(held[: self.batch_size]) if self._is_own(len(self.jobs)) else None)
 
     def finish(self, latents: Tensor) -> Judged:
         """The judgement of all latents of the rollout, those that were added among them."""
-        done = len(self.jobs) * self.batch_size
-        parts = [job.result() for job in self.jobs]
-        for start in range(done, len(latents), self.batch_size):
+        judged = {number: job.result() for number, job in enumerate(self.jobs) if job is not None}
+        for number in range(len(self.jobs), -(-len(latents) // self.batch_size)):
+            start = number * self.batch_size
             rows = slice(start, min(start + self.batch_size, len(latents)))
-            parts.append(self.judge(latents[rows], rows))
+            if self._is_own(number):
+                judged[number] = self.judge(latents[rows], rows)
+        parts = self._of_all(judged)
         names = parts[0][1]
         return (
             torch.cat([rewards for rewards, _ in parts], dim=1),
             {name: torch.cat([scores[name] for _, scores in parts]) for name in names},
         )
 
-    def _submit(self, latents: Tensor) -> None:
+    def _is_own(self, number: int) -> bool:
+        """Returns whether this process judges a batch."""
+        return self.group is None or number % self.group.size == self.group.place
+
+    def _of_all(self, judged: dict[int, Judged]) -> list[Judged]:
+        """The judgements of all batches in order, those of the other processes of the group among them."""
+        if self.group is not None:
+            device = self.device
+            own = {
+                number: (rewards.cpu(), {name: values.cpu() for name, values in scores.items()})
+                for number, (rewards, scores) in judged.items()
+            }
+            judged = {
+                number: (rewards.to(device), {name: values.to(device) for name, values in scores.items()})
+                for each in self.group.gather(own)
+                for number, (rewards, scores) in each.items()
+            }
+        return [judged[number] for number in sorted(judged)]
+
+    def _submit(self, latents: Tensor) -> Future[Judged]:
         assert self.pool is not None
         kind, start = self.device.type, len(self.jobs) * self.batch_size
         # Autocast and the current device belong to a thread.
@@ -89,7 +115,7 @@ class Judging:
             with torch.autocast(kind, dtype=dtype, enabled=enabled):
                 return self.judge(latents, slice(start, start + len(latents)))
 
-        self.jobs.append(self.pool.submit(work))
+        return self.pool.submit(work)
 
 
 def decode_for_reward(

@@ -20,6 +20,7 @@ from alignment.stages.stage import (
     images_record,
     load_generator_to_train,
     prepare_images,
+    size_of_all,
     train_and_save,
 )
 from alignment.trainers.checks import check_trainable
@@ -114,7 +115,7 @@ def train_dpo(
     check_all_or_none(data.preferences, images, "comparisons", getattr(args, "pack", False))
     pictures = image_paths(images)
     checkpoint = checkpoint_to_resume(args, [*generator_inputs(model), data.preferences, *paths, *pictures])
-    generator = generator or load_generator_to_train(model, args)
+    generator = generator or load_generator_to_train(model, args, size_of_all(data))
     check_trainable(generator, args, lora, "dpo", DPOTrainer.shows_first_frames)
     groups = [comparison.videos for comparison in both]
     if not (data.area or data.frame_buckets):

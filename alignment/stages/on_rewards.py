@@ -222,7 +222,8 @@ def _train(
     inputs = [*generator_inputs(model), data.prompts, held_out, *names, demonstrations]
     checkpoint = checkpoint_to_resume(args, filter(None, inputs))
     uncertain = judge_reward_accuracy(judges, args)
-    generator = generator or load_generator_to_train(model, args)
+    size = args.num_frames, args.height, args.width
+    generator = generator or load_generator_to_train(model, args, size)
     rewards = load_rewards(judges, args)
     if demonstrations:
         more["demonstrations"] = encode_demonstrations(

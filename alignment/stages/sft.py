@@ -20,6 +20,7 @@ from alignment.stages.stage import (
     images_record,
     load_generator_to_train,
     prepare_images,
+    size_of_all,
     train_and_save,
 )
 from alignment.trainers.checks import check_trainable
@@ -101,7 +102,7 @@ def train_sft(
     train, held_out = split_prompts(prompts, data.eval_fraction, args.seed)
     pictures = image_paths(images)
     checkpoint = checkpoint_to_resume(args, [*generator_inputs(model), data.dataset, *paths, *pictures])
-    generator = generator or load_generator_to_train(model, args)
+    generator = generator or load_generator_to_train(model, args, size_of_all(data))
     check_trainable(generator, args, lora, "sft", SFTTrainer.shows_first_frames)
     encoded = encode_training_clips(generator, args, [[path] for path in paths], data, tiling=model.tiling)
     shown = prepare_images(generator, args, data.dataset, images, encoded)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignment.data.clips import ClipChooser, ClipsWanted
 from alignment.data.example_images import ExampleImages, TrainingClip, check_all_or_none, training_images
+from alignment.memory.forecast import configured_generator
+from alignment.memory.plan import find_configurations
 from alignment.memory.training_memory import memory_check
 from alignment.stages.arguments import GeneratorArguments
 from alignment.stages.outputs import command_of, training_outputs
@@ -20,15 +22,18 @@ from alignment.trainers.rollout_config import RewardedSamplingConfig
 from alignment.trainers.table import closing_figures, show_before_training
 from generator.adapters.adapters import TRAINING_NAME
 from generator.base import VideoGenerator
-from generator.data.latent_cache import Clip, encode_clips, encode_files
+from generator.data.latent_cache import Clip, Size, encode_clips, encode_files
 from generator.data.prompts import PromptRecord, read_prompts, require_prompt_file
 from generator.editing.image_cache import ImageSource, size_of_latents
 from generator.files.output_folder import Outputs, open_output_dir
 from generator.first_frames import ImageFiles
+from generator.hardware.context_parallel import check_shares_tokens, check_tokens, video_text
 from generator.hardware.zero3 import outside_engine
 from generator.one_or_several import as_list
 from generator.output import InputError
 from generator.provenance import file_hash
+from generator.sampling import video_size
+from generator.training.checks import check_context_groups
 from generator.training.output_dir import check_training_dir, goes_on_inside
 
 if TYPE_CHECKING:
@@ -44,15 +49,46 @@ def generator_inputs(arguments: GeneratorArguments) -> list[str]:
     return [arguments.model, *(arguments.adapter or []), *arguments.files()]
 
 
-def load_generator_to_train(arguments: GeneratorArguments, config: AlignmentConfig) -> VideoGenerator:
-    """The generator with the adapters to start from merged into its weights, on the training device."""
+def load_generator_to_train(
+    arguments: GeneratorArguments,
+    config: AlignmentConfig,
+    size: tuple[int | None, int | None, int | None] | None = None,
+) -> VideoGenerator:
+    """The generator with the adapters to start from merged into its weights, on the training device.
+
+    Args:
+        size: frames, height and width of all videos that are trained on, the model's own where None; where it is None
+            itself they are not known yet.
+    """
     from generator import load_generator
 
     config.check_inputs()
+    if config.context_parallel > 1:
+        _check_context_groups(arguments.model, config, size)
     with outside_engine():
         return load_generator(
             arguments.model, adapter=arguments.adapter, device=config.device, **arguments.options()
         )
+
+
+def size_of_all(wanted: ClipsWanted) -> tuple[int | None, int | None, int | None] | None:
+    """Frames, height and width of all clips that are trained on, where the arguments give them."""
+    size = wanted.num_frames, wanted.height, wanted.width
+    return None if None in size or wanted.area or wanted.frame_buckets else size
+
+
+def _check_context_groups(
+    model: str, config: AlignmentConfig, size: tuple[int | None, int | None, int | None] | None
+) -> None:
+    """Raises `InputError` where the model's configurations tell, before its weights are there, that a group of
+    processes cannot share out its tokens."""
+    check_context_groups(config.context_parallel, config.world_size)
+    described = configured_generator(find_configurations(model))
+    described.name = model
+    check_shares_tokens(described, config.context_parallel)
+    if size is not None:
+        whole = video_size(described, *size)
+        check_tokens(described, config.context_parallel, described.latent_shape(*whole), video_text(*whole))
 
 
 def read_training_prompts(
@@ -183,7 +219,7 @@ def encode_training_clips(
     packs = bool(getattr(config, "pack", False))
     native = packs if size.native_size is None else size.native_size
     videos = config.per_device_train_batch_size * max(map(len, groups)) * (2 if packs else 1)
-    check, progress = memory_check(generator, config, videos, tiling), not config.disable_tqdm
+    check, progress = _clip_check(generator, config, videos, tiling), not config.disable_tqdm
     chooser = ClipChooser(generator, size, native)
     if not chooser.is_asked_for:
         paths = [path for group in groups for path in group]
@@ -203,6 +239,23 @@ def encode_training_clips(
         counts = [len(each) for each in chosen.clips]
     remaining = iter(map(TrainingClip, clips, latents))
     return [list(itertools.islice(remaining, count)) for count in counts]
+
+
+def _clip_check(
+    generator: VideoGenerator, config: AlignmentConfig, videos: int, tiling: bool
+) -> Callable[[Path, Size, bool], None] | None:
+    """`memory_check`, and the check that the tokens of each clip can be shared out, where they are."""
+    fits = memory_check(generator, config, videos, tiling)
+    if config.context_parallel == 1:
+        return fits
+
+    def check(path: Path, size: Size, is_encoded: bool) -> None:
+        shape = generator.latent_shape(*size)
+        check_tokens(generator, config.context_parallel, shape, f"{path} at {video_text(*size)}")
+        if fits is not None:
+            fits(path, size, is_encoded)
+
+    return check
 
 
 def prepare_images(

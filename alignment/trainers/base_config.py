@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 
 from alignment.trainers.sample_config import SampleConfig
 from generator.one_or_several import as_list
-from generator.training.checks import check
+from generator.training.checks import check, check_context_groups
 
 EXPORTS = ("comfyui", "kohya")
 """Formats that a training can write beside its own, which is that of diffusers."""
@@ -50,6 +51,13 @@ class AlignmentConfig(SampleConfig):
             "Unset: PyTorch's choice."
         },
     )
+    context_parallel: int = field(
+        default=1,
+        metadata={
+            "help": "Processes that share out the tokens of each video (Ulysses): activations and time of a pass "
+            "divided by it, for Wan 2.1 and 2.2 on several GPUs."
+        },
+    )
     gradient_checkpointing_share: float = field(
         default=1.0,
         metadata={
@@ -70,9 +78,21 @@ class AlignmentConfig(SampleConfig):
         check(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "at least 0 and below 1")
         share = self.gradient_checkpointing_share
         check(0 <= share <= 1, "gradient_checkpointing_share", share, "from 0 to 1")
+        # Before the launch only the launcher knows how many processes there will be.
+        check_context_groups(self.context_parallel, int(os.environ.get("WORLD_SIZE", self.context_parallel)))
         self.export = None if self.export is None else as_list(self.export)
         for form in self.export or []:
             check(form in EXPORTS, "export", form, f"one of {', '.join(EXPORTS)}")
+
+    @property
+    def data_parallel_size(self) -> int:
+        """Number of batches at a time: one for each group of `context_parallel` processes."""
+        return self.world_size // self.context_parallel
+
+    @property
+    def data_parallel_rank(self) -> int:
+        """Number of this process's group, from 0; all that is drawn at random depends on it alone."""
+        return self.process_index // self.context_parallel
 
 
 @dataclass

@@ -30,6 +30,7 @@ from alignment.lora import LoraArguments, add_lora, train_all_weights, trained_a
 from alignment.memory.allocator import keep_freed_memory
 from alignment.trainers.base_config import AlignmentConfig
 from alignment.trainers.checks import check_trainable
+from alignment.trainers.context_groups import check_latents, group_of, prepare_batches
 from alignment.trainers.policy import Policy, evenly_spread
 from alignment.trainers.samples import SampleVideos
 from alignment.trainers.table import describe_dataset
@@ -39,6 +40,7 @@ from generator.adapters.export import export_adapter, layer_names
 from generator.adapters.loaded_from import loaded_from
 from generator.base import VideoGenerator
 from generator.guidance import guidance_scales
+from generator.hardware.context_parallel import sum_gradients
 from generator.hardware.zero3 import gather_as_one
 from generator.inputs.conditions import Conditions, select
 from generator.output import InputError, files_into, write_json
@@ -104,6 +106,8 @@ class AlignmentTrainer(CheckpointingTrainer):
         self.record = record or {}
         self.lora_layers: list[str] = []
         self.exports = self._export_names(generator, args)
+        for shape in self.latent_shapes(train_dataset, eval_dataset):
+            check_latents(generator, args, shape)
         self.policy = policy = self._prepare_network(generator, args, dropout)
         self.fingerprint = model_fingerprint(generator.transformer)  # FSDP renames the transformer's class
         self._metrics: dict[str, list[Tensor]] = defaultdict(list)
@@ -118,6 +122,7 @@ class AlignmentTrainer(CheckpointingTrainer):
             callbacks=list(callbacks),
         )
         self.can_return_loss = True
+        sum_gradients(self.accelerator, args.context_parallel)
         self.gather_function = self.accelerator.gather  # the other would cut the last batch off by its length
         alike = self.is_deepspeed_enabled or self.is_fsdp_enabled or self.adds_calls
         if args.world_size > 1 and alike:
@@ -153,6 +158,7 @@ class AlignmentTrainer(CheckpointingTrainer):
             keep_freed_memory()
         if args.attention_backend is not None:
             generator.set_attention_backend(args.attention_backend)
+        self.context_group = group_of(generator, args)
         if args.compile_blocks:
             generator.compile_blocks()
         share = args.gradient_checkpointing_share
@@ -206,6 +212,10 @@ class AlignmentTrainer(CheckpointingTrainer):
     row_name = "examples"
     """Unit that a batch is counted in, in messages."""
 
+    def latent_shapes(self, *datasets: Dataset | None) -> set[tuple[int, ...]]:
+        """Shapes `(channels, frames, height, width)` of the latents of data sets."""
+        return {shape for each in datasets if isinstance(each, LatentDataset) for shape in each.shapes}
+
     def describe_data(self) -> dict[str, str]:
         """Rows of the table that is shown before the first step: what is learnt from."""
         dataset = self.train_dataset
@@ -226,26 +236,27 @@ class AlignmentTrainer(CheckpointingTrainer):
         if isinstance(dataset, LatentDataset) and not self.args.compile_blocks:
             collator = collate_counted  # compiled blocks are compiled for each size of batch
         size, seed = self._train_batch_size, self.args.seed
-        sampler = BucketBatchSampler(buckets, size, seed, self.args.world_size, identities)
+        sampler = BucketBatchSampler(buckets, size, seed, self.args.data_parallel_size, identities)
         self._shares[True] = self._example_share(dataset, sampler)
         self.add_callback(_EpochOrder(sampler))
-        return self.accelerator.prepare(DataLoader(dataset, batch_sampler=sampler, collate_fn=collator))
+        loader = DataLoader(dataset, batch_sampler=sampler, collate_fn=collator)
+        return prepare_batches(self.accelerator, loader, self.args)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if not isinstance(dataset, LatentDataset):
             return super().get_eval_dataloader(eval_dataset)
         sampler = BucketBatchSampler(
-            dataset.buckets, self.args.eval_batch_size, seed=0, processes=self.args.world_size
+            dataset.buckets, self.args.eval_batch_size, seed=0, processes=self.args.data_parallel_size
         )
         self._shares[False] = example_share(len(dataset), len(sampler))
-        return self.accelerator.prepare(
-            DataLoader(dataset, batch_sampler=sampler, collate_fn=self.data_collator)
-        )
+        loader = DataLoader(dataset, batch_sampler=sampler, collate_fn=self.data_collator)
+        return prepare_batches(self.accelerator, loader, self.args)
 
     def _example_share(self, dataset: Any, sampler: BucketBatchSampler | RowBatchSampler) -> float:
         args = self.args
-        return example_share(len(dataset), len(sampler), args.world_size, args.gradient_accumulation_steps)
+        processes, accumulation = args.data_parallel_size, args.gradient_accumulation_steps
+        return example_share(len(dataset), len(sampler), processes, accumulation)
 
     def loss_of(self, losses: Tensor, weights: Tensor) -> Tensor:
         """The loss of a batch from those of its examples `[batch]`, of which each counts the same over an epoch."""

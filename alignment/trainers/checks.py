@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from generator.base import VideoGenerator
+from generator.hardware.context_parallel import check_shares_tokens
 from generator.hardware.offloading import is_offloaded
 from generator.output import InputError
 
@@ -41,6 +42,7 @@ def check_trainable(
             f"pack is set, but {generator.name} takes clips of one size at a time: leave it out, which makes batches "
             "of examples of one size."
         )
+    check_shares_tokens(generator, args.context_parallel)
     _check_targets(generator, lora)
 
 

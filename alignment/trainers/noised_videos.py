@@ -68,20 +68,20 @@ class Noising:
         plan: that the videos were sampled by.
         levels: distribution of the noise levels.
         num_draws: noise draws of a video; row i of a rollout is draw i % num_draws of video i // num_draws.
-        seed, process_index: of the run and of the process that sampled the videos.
+        seed, data_parallel_rank: of the run and of the processes that sampled the videos.
     """
 
     plan: SamplingPlan
     levels: NoiseLevels
     num_draws: int
     seed: int
-    process_index: int
+    data_parallel_rank: int
 
     @classmethod
     def configured(cls, args: ForwardProcessConfig, plan: SamplingPlan) -> Noising:
         """Noise as a configuration describes it."""
         levels = NoiseLevels.configured(args, plan.generator)
-        return cls(plan, levels, args.num_draws, args.seed, args.process_index)
+        return cls(plan, levels, args.num_draws, args.seed, args.data_parallel_rank)
 
     def rows(self, rollout: Rollout, rows: Tensor) -> NoisedVideos:
         """Videos of the rows `rows` `[batch]`."""
@@ -98,7 +98,7 @@ class Noising:
         """
         final = rollout.trajectories.final
         owners = videos if noise_of is None else noise_of
-        first = self.process_index * len(rollout.prompts)
+        first = self.data_parallel_rank * len(rollout.prompts)
         keys = torch.stack([owners.cpu() + first, draws.cpu()], dim=1)
         seeds = example_seeds(self.seed, Stream.LEVELS, rollout.index, rows=keys)
         x0 = self.plan.unknown(final[videos])

@@ -26,6 +26,7 @@ from alignment.rollouts.advantages import generalised_advantages, mean_and_std
 from alignment.rollouts.critic import CriticInputs, ValueCritic
 from alignment.rollouts.judge import Judging
 from alignment.rollouts.rollout import Rollout, StepRows, sample_groups, step_rows
+from alignment.trainers.context_groups import check_latents
 from alignment.trainers.ppo_config import PPOConfig
 from alignment.trainers.rollout_trainer import Monitor, RolloutTrainer
 from alignment.trainers.sft_trainer import demonstration_error
@@ -81,6 +82,8 @@ class PPOTrainer(RolloutTrainer):
         if args.ptx_coef > 0 and (demonstrations is None or len(demonstrations[0]) == 0):
             raise InputError("ptx_coef is above 0, but there are no demonstrations: give ptx_dataset.")
         self.demonstrations: list[Tensor] = list(demonstrations[0]) if demonstrations else []
+        for latents in self.demonstrations:
+            check_latents(generator, args, latents.shape)
         self.demonstration_images: ExampleImages | None = None
         if demonstrations:
             if len(demonstrations) > 2 and demonstrations[2] is not None:
@@ -89,10 +92,9 @@ class PPOTrainer(RolloutTrainer):
             self.demonstration_conditions, self.demonstration_rows = table.conditions, table.rows
         self.critic: ValueCritic | None = None
         if args.advantage == "critic":
-            if args.critic_trunk == "shared" and self.divided_by:
-                raise InputError(
-                    f"critic_trunk is shared with {self.divided_by}, which partitions the trunk: set it to own."
-                )
+            if args.critic_trunk == "shared" and (self.divided_by or args.context_parallel > 1):
+                by = self.divided_by or f"context_parallel {args.context_parallel}"
+                raise InputError(f"critic_trunk is shared with {by}, which divides the trunk: set it to own.")
             self.critic = ValueCritic(
                 generator, args.critic_trunk, args.critic_learning_rate, args.seed, self.average
             )
@@ -180,7 +182,7 @@ class PPOTrainer(RolloutTrainer):
             returns.flatten(),
             args.critic_epochs,
             args.micro_batch_size,
-            self.random(Stream.CRITIC_ORDER, rollout.index, args.process_index),
+            self.random(Stream.CRITIC_ORDER, rollout.index, args.data_parallel_rank),
         )
         unexplained = (rollout.rewards[:, None] - values).var(correction=0)
         explained = 1 - unexplained / rollout.rewards.var(correction=0).clamp(min=1e-8)
@@ -323,7 +325,7 @@ class PPOTrainer(RolloutTrainer):
         args = self.args
         number = update * args.gradient_accumulation_steps + micro_batch
         number = (
-            number * args.world_size + args.process_index
+            number * args.data_parallel_size + args.data_parallel_rank
         )  # of all processes' micro-batches on this rollout
         random = self.random(Stream.DEMONSTRATIONS, index, number)
         order = torch.randperm(len(self.demonstrations), generator=random).tolist()
@@ -368,7 +370,7 @@ class PPOTrainer(RolloutTrainer):
             self.critic.load_state(state["critic"])
 
     def _watch_gradients(self, gradient: Tensor, step: Tensor) -> None:
-        norms = gradient.flatten(1).norm(dim=1)
+        norms = gradient.flatten(1).norm(dim=1) / self.args.context_parallel  # see `sum_gradients`
         for index in step.unique().tolist():
             self._metrics[f"step_gradients/{index}"].append(norms[step == index].mean().detach())
 

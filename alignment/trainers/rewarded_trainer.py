@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
+from torch import Tensor
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, IntervalStrategy
 
@@ -17,6 +18,7 @@ from alignment.rollouts.held_out import EvaluationSampling, HeldOutPrompts
 from alignment.rollouts.reward_mixture import RewardMixture
 from alignment.rollouts.sampling_plan import SamplingPlan
 from alignment.trainers.base_trainer import EMA_NAME, AlignmentTrainer
+from alignment.trainers.context_groups import rows_of_groups
 from alignment.trainers.guidance import guidance_warning
 from alignment.trainers.rollout_config import RewardedSamplingConfig
 from generator.base import VideoGenerator
@@ -121,17 +123,23 @@ class RewardedTrainer(AlignmentTrainer):
                 f"{type(self).__name__} is evaluated on prompts alone: give it eval_prompts when it is made."
             )
         args = self.args
-        share = len(dataloader.share(args.world_size, args.process_index))
+        groups, group = args.data_parallel_size, args.data_parallel_rank
+        share = len(dataloader.share(groups, group))
         advance, ended = self.show_evaluation(share)
         try:
             with self.compute_loss_context_manager():
-                measured = dataloader.measure(
-                    self.policy, args.world_size, args.process_index, self.accelerator.gather, advance
-                )
+                measured = dataloader.measure(self.policy, groups, group, self.gather_once, advance)
         finally:
             ended()
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in measured.items()}
         return EvalLoopOutput(None, None, metrics, len(dataloader))  # type: ignore[arg-type]
+
+    def latent_shapes(self, *datasets: Any) -> set[tuple[int, ...]]:
+        return {self.plan.latent_shape}
+
+    def gather_once(self, rows: Tensor) -> Tensor:
+        """Rows of all processes, those that a group has in common once."""
+        return rows_of_groups(self.accelerator.gather(rows), self.args)
 
     def show_evaluation(self, videos: int) -> tuple[Callable[[int], None], Callable[[], None]]:
         """Functions that show progress of so many videos, and that end showing it."""

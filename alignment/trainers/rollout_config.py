@@ -217,7 +217,7 @@ class RolloutConfig(GroupSampleConfig, RewardedSamplingConfig, ABC):
     )
 
     def __post_init__(self) -> None:
-        processes = int(os.environ.get("WORLD_SIZE", "1"))
+        groups = max(1, int(os.environ.get("WORLD_SIZE", "1")) // max(1, self.context_parallel))
         check(self.num_generations >= 2, "num_generations", self.num_generations, "at least 2")
         for name in (
             "num_inference_steps",
@@ -236,10 +236,12 @@ class RolloutConfig(GroupSampleConfig, RewardedSamplingConfig, ABC):
         check(self.advantage_clip > 0, "advantage_clip", self.advantage_clip, "above 0")
         check(self.target_kl is None or self.target_kl > 0, "target_kl", self.target_kl, "above 0")
         check(
-            self.num_prompts % processes == 0,
+            self.num_prompts % groups == 0,
             "num_prompts",
             self.num_prompts,
-            f"a multiple of the {processes} processes",
+            f"a multiple of the {groups} processes"
+            if self.context_parallel <= 1
+            else f"a multiple of the {groups} groups of {self.context_parallel} processes",
         )
         check(
             self.reward_normalisation in REWARD_NORMALISATIONS,
@@ -247,7 +249,7 @@ class RolloutConfig(GroupSampleConfig, RewardedSamplingConfig, ABC):
             self.reward_normalisation,
             f"one of {', '.join(REWARD_NORMALISATIONS)}",
         )
-        rows = self.num_prompts // processes * self.rows_of_a_group
+        rows = self.num_prompts // groups * self.rows_of_a_group
         check(
             rows % self.num_mini_batches == 0,
             "num_mini_batches",
@@ -286,8 +288,8 @@ class RolloutConfig(GroupSampleConfig, RewardedSamplingConfig, ABC):
 
     @property
     def rows_per_update(self) -> int:
-        """Rows of one process in one optimiser step."""
-        return self.num_prompts // self.world_size * self.rows_of_a_group // self.num_mini_batches
+        """Rows of one process, or group of processes, in one optimiser step."""
+        return self.num_prompts // self.data_parallel_size * self.rows_of_a_group // self.num_mini_batches
 
     @property
     def micro_batch_size(self) -> int:

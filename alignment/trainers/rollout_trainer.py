@@ -199,14 +199,16 @@ class RolloutTrainer(RewardedTrainer, ABC):
             self.progress.advance("judging", len(latents))
             return judged
 
-        with Judging(judge, size, self.args.device, self.args.asynchronous_rewards) as judging:
+        asynchronous = self.args.asynchronous_rewards
+        with Judging(judge, size, self.args.device, asynchronous, self.context_group) as judging:
             yield judging
 
     def judge(
         self, index: int, trajectories: Trajectories, judging: Judging
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Rewards `[batch]` of sampled videos, and every score `[batch]` by name."""
-        self.progress.begin(index, "judging", len(trajectories.final), "videos")
+        own = -(-len(trajectories.final) // self.args.context_parallel)
+        self.progress.begin(index, "judging", own, "videos")
         each, scores = judging.finish(trajectories.final)
         rewards = mix_rewards(
             each.reshape(len(each), -1, self.args.num_generations),
@@ -244,7 +246,8 @@ class RolloutTrainer(RewardedTrainer, ABC):
     def _measure_probe(self, index: int) -> None:
         """Logs the reward of the probe's prompts, whose noise is the same whenever they are sampled."""
         args, plan = self.args, self.plan
-        prompts = probe_rows(len(plan.prompts), args.probe_prompts, args.world_size, args.process_index)
+        count, groups = len(plan.prompts), (args.data_parallel_size, args.data_parallel_rank)
+        prompts = probe_rows(count, args.probe_prompts, *groups)
         self.progress.begin(index, "probe", 1, "times")
         seeds = self.seeds_of(0, len(prompts), PROBE_STREAM)
         videos = ode_samples(plan, self.policy, prompts, seeds).final
@@ -277,11 +280,11 @@ class RolloutTrainer(RewardedTrainer, ABC):
             for epoch in set((wanted // count).tolist())
         }
         chosen = torch.stack([orders[number // count][number % count] for number in wanted.tolist()])
-        return chosen.chunk(args.world_size)[args.process_index]
+        return chosen.chunk(args.data_parallel_size)[args.data_parallel_rank]
 
     def seeds_of(self, index: int, count: int, stream: int = Stream.NOISE) -> list[int]:
         """A seed for each of this process's `count` videos in rollout `index`."""
-        videos = torch.arange(count) + self.args.process_index * count
+        videos = torch.arange(count) + self.args.data_parallel_rank * count
         return example_seeds(self.args.seed, stream, index, rows=videos[:, None])
 
     def rows_of(self, index: int, update: int, micro_batch: int) -> Tensor:
@@ -295,7 +298,7 @@ class RolloutTrainer(RewardedTrainer, ABC):
     def row_order(self, index: int, iteration: int) -> Tensor:
         """Order of all rows of this process; each pass over a rollout has its own."""
         args = self.args
-        random = self.random(Stream.ORDER, index, iteration, args.process_index)
+        random = self.random(Stream.ORDER, index, iteration, args.data_parallel_rank)
         return torch.randperm(args.rows_per_update * args.num_mini_batches, generator=random)
 
     def random(self, *key: int) -> torch.Generator:

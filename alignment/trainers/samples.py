@@ -29,6 +29,7 @@ from alignment.data.latent_dataset import LatentDataset
 from alignment.lora import adapters_disabled
 from alignment.rollouts.rollout import Rollout, ode_samples
 from alignment.rollouts.sampling_plan import SamplingPlan
+from alignment.trainers.context_groups import check_latents
 from alignment.trainers.trackers import show_video
 from generator.data.demonstrations import METADATA
 from generator.data.prompts import FILE_COLUMNS, read_prompts
@@ -92,13 +93,22 @@ def file_stem(prompt: str) -> str:
     return re.sub(r"\W+", "-", prompt.lower()).strip("-")[:40].strip("-") or "video"
 
 
-def share_of(items: Sequence[Any], processes: int, process: int) -> list[tuple[Any, bool]]:
+def share_of(
+    items: Sequence[Any], processes: int, process: int, group_size: int = 1
+) -> list[tuple[Any, bool]]:
     """One process's share of items, and for each whether it is its own; all processes get equally many.
 
     An engine that divides the weights needs every process at every call of the network.
+
+    Args:
+        group_size: processes of a group, which has one share together; each item is one of its processes' own.
     """
-    count = math.ceil(len(items) / processes) * processes
-    return [(items[i % len(items)], i < len(items)) for i in range(process, count, processes)]
+    groups, group, place = processes // group_size, process // group_size, process % group_size
+    count = math.ceil(len(items) / groups) * groups
+    return [
+        (items[i % len(items)], i < len(items) and number % group_size == place)
+        for number, i in enumerate(range(group, count, groups))
+    ]
 
 
 @contextmanager
@@ -150,6 +160,7 @@ class SampleVideos(TrainerCallback):
             trainer.conditions_of,
             images or None,
         )
+        check_latents(generator, args, self.plan.latent_shape)
         digits = len(str(max(len(records) - 1, 10)))
         self.videos = plan_videos(
             records,
@@ -283,7 +294,7 @@ class SampleVideos(TrainerCallback):
     def _make_videos(self, step: int, missing: Sequence[PlannedVideo]) -> str | None:
         """Makes videos, each process its share; returns what went wrong, empty after a request to stop."""
         args, schedule = self.trainer.args, self.trainer.checkpoint_schedule
-        share = share_of(missing, self._processes, args.process_index)
+        share = share_of(missing, self._processes, args.process_index, args.context_parallel)
         problems: list[str] = []
         what = "Samples of the reference" if step == 0 else f"Samples of step {step}"
         hidden = bool(args.disable_tqdm) or not self._is_first
@@ -292,7 +303,8 @@ class SampleVideos(TrainerCallback):
                 if any_process([bool(schedule.request)], args)[0]:
                     return ""
                 batch = share[start : start + args.sample_batch_size]
-                problem = _failure_of(partial(self._make_batch, step, batch, bar), self.trainer.divided_by)
+                divided = bool(self.trainer.divided_by) or args.context_parallel > 1
+                problem = _failure_of(partial(self._make_batch, step, batch, bar), divided)
                 problems += [problem] if problem else []
         found = gather_object(problems) if self._processes > 1 else problems
         return found[0] if found else None
@@ -352,17 +364,17 @@ class SampleVideos(TrainerCallback):
         }
 
 
-def _failure_of(work: Callable[[], None], divided_by: str = "") -> str | None:
+def _failure_of(work: Callable[[], None], divided: bool = False) -> str | None:
     """Does `work`; returns what went wrong with a file or the memory, or None.
 
     Args:
-        divided_by: the engine that divides the weights. Out of memory, its process has left the others waiting, and
+        divided: whether processes share the weights, or tokens. Out of memory, one has left the others waiting, and
             must end.
     """
     try:
         work()
     except FAILURES as error:
-        if divided_by and isinstance(error, torch.OutOfMemoryError):
+        if divided and isinstance(error, torch.OutOfMemoryError):
             raise
         return str(error).split("\n")[0] or type(error).__name__
     return None

@@ -136,7 +136,7 @@ class TrainingTable(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if not state.is_world_process_zero or args.disable_tqdm:
             return
-        batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        batch = args.train_batch_size * args.gradient_accumulation_steps * args.data_parallel_size
         steps = f"{state.max_steps} of {batch} {self.trainer.row_name}"
         if state.global_step:
             steps += f", {state.global_step} done"
@@ -148,7 +148,9 @@ class TrainingTable(TrainerCallback):
             rows["compute"] = training_compute(trainer.generator, dataset.buckets, remaining)
         print(format_table(f"{name} trains on", rows), flush=True)
         if trainer.rows is None and isinstance(dataset, LatentDataset) and len(set(dataset.buckets)) > 1:
-            buckets = bucket_rows(trainer.generator, dataset.buckets, args.train_batch_size, args.world_size)
+            buckets = bucket_rows(
+                trainer.generator, dataset.buckets, args.train_batch_size, args.data_parallel_size
+            )
             print(format_buckets(buckets, trainer.row_name), flush=True)
 
 

@@ -27,6 +27,7 @@ class SkyReelsV2Generator(WanGenerator):
     """
 
     pipeline_class = SkyReelsV2Pipeline
+    shares_tokens = False
     card_shift, card_guidance_scale = 8.0, 6.0
 
     def _pipeline_defaults(self) -> GenerationDefaults:

@@ -92,6 +92,7 @@ class WanGenerator(PipelineGenerator):
 
     pipeline_class = WanPipeline
     block_lists = ("blocks",)
+    shares_tokens = True
     max_sequence_length = 512
     """Length that the pipeline's own call uses; its `encode_prompt` alone would use 226."""
     expert_guidance_scales = 4.0, 3.0

@@ -29,6 +29,7 @@ class WanVACEGenerator(WanGenerator):
     pipeline_class = WanVACEPipeline
     side_lists = ("vace_blocks",)
     takes_control = True
+    shares_tokens = False
 
     def __init__(self, pipeline: WanVACEPipeline, name: str) -> None:
         if pipeline.transformer is None or pipeline.transformer_2 is not None:

@@ -26,6 +26,8 @@ def describe_device(args: Any, dtype: torch.dtype) -> str:
     """Device, precision and number of processes."""
     precision = "bf16" if args.bf16 else "fp16" if args.fp16 else str(dtype).removeprefix("torch.")
     processes = f", {args.world_size} processes" if args.world_size > 1 else ""
+    shared = getattr(args, "context_parallel", 1)
+    processes += f", of which {shared} share the tokens of a video" if shared > 1 else ""
     return f"{args.device}, {precision}{processes}"
 
 

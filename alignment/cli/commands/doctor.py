@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 
 from generator.one_or_several import as_list
 from generator.output import check_output_file, write_json
+from generator.training.checks import check
 
 if TYPE_CHECKING:
     from alignment.memory.plan import Rewards
@@ -60,6 +61,10 @@ class DoctorArguments:
             "help": "Frames that `backprop` decodes for rewards on pixels, for the forecast; all if unset."
         },
     )
+    context_parallel: int = field(
+        default=1,
+        metadata={"help": "GPUs that share out the tokens of each video in training, for the forecast."},
+    )
     gpu_memory: float | None = field(
         default=None,
         metadata={"help": "Memory of the GPU in GB to plan for; that of the smallest GPU here if unset."},
@@ -67,6 +72,7 @@ class DoctorArguments:
 
     def __post_init__(self) -> None:
         self.reward = as_list(self.reward) if self.reward else []
+        check(self.context_parallel >= 1, "context_parallel", self.context_parallel, "at least 1")
 
 
 ARGUMENTS = (DoctorArguments,)
@@ -118,7 +124,7 @@ def model_plan(arguments: DoctorArguments, found_gpus: list[dict[str, Any]]) -> 
         memory = min(gpu["memory"] for gpu in found_gpus) / 1e9
     size = (arguments.num_frames, arguments.height, arguments.width)
     asked = _planned_rewards(arguments)
-    return plan(str(arguments.model), size, arguments.lora_r, memory, asked)
+    return plan(str(arguments.model), size, arguments.lora_r, memory, asked, arguments.context_parallel)
 
 
 def _planned_rewards(arguments: DoctorArguments) -> Rewards:

@@ -121,6 +121,44 @@ def test_every_family_can_be_forecast(family: str, folders: dict[str, Path]) -> 
     assert found.peak > sum(found.resident.values())
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_two_gpus_that_share_tokens_need_half_of_the_activations_each(
+    share: float, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    deep = deepen(folders["wan"], tmp_path / "deep", 12)
+    work = Work("sft", 9, 64, 64, batch=4, lora_r=4, checkpointed_share=share)
+    alone, shared, half = (
+        forecast(deep, changed)
+        for changed in (work, replace(work, context_parallel=2), replace(work, height=32))
+    )
+    assert shared.resident == alone.resident
+    # Beside what half of the video needs there are whole latents and tokens before the first block.
+    assert half.transient["update"] < shared.transient["update"] < 0.65 * alone.transient["update"]
+    assert shared.transient["update"] < 1.2 * half.transient["update"]
+
+
+def test_tokens_that_cannot_be_shared_out_are_no_forecast(folders: dict[str, Path]) -> None:
+    with pytest.raises(InputError, match="a divisor of the 3 tokens of 9 frames of 16x16"):
+        forecast(folders["wan"], Work("sft", 9, 16, 16, context_parallel=2))
+    with pytest.raises(InputError, match="cannot share out its tokens"):
+        forecast(folders["ltx"], Work("sft", *TINY_PIPELINES["ltx"][1], context_parallel=2))
+
+
+def test_doctor_plans_for_gpus_that_share_tokens(
+    folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = f"doctor --model {folders['wan']} --num_frames 9 --height 64 --width 64 --gpu_memory 24"
+    peaks = {}
+    for size in (1, 2):
+        file = tmp_path / f"{size}.json"
+        assert main(f"{command} --context_parallel {size} --json {file}") == 0
+        methods = json.loads(file.read_text())["model"]["methods"]
+        peaks[size] = {method: options[0]["peak"] for method, options in methods.items()}
+    assert "--per_device_train_batch_size 1 --context_parallel 2, each GPU" in capsys.readouterr().out
+    assert peaks[2]["generate"] == peaks[1]["generate"]
+    assert all(peaks[2][method] < peaks[1][method] for method in ("sft", "dpo"))
+
+
 def test_quantised_weights_are_smaller(folders: dict[str, Path]) -> None:
     plain = forecast(folders["wan"], Work("generate", 9, 16, 16, decode_batch=0))
     sizes = [f.resident["transformer"] for f in (plain, plain.quantised("8bit"), plain.quantised("4bit"))]

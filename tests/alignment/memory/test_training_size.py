@@ -144,6 +144,14 @@ def test_the_forecast_is_near_what_a_step_takes() -> None:
     assert 0.8 < encoding_bytes_a_pixel(generator) * pixels / (tracker.peak + videos.nbytes) < 1.3
 
 
+def test_a_process_that_shares_tokens_takes_its_part() -> None:
+    generator = tiny_generator()
+    config = SFTConfig("out", report_to="none", use_cpu=True)
+    alone = update_bytes(generator, (17, 64, 64), 2, config)
+    config.context_parallel = 2
+    assert update_bytes(generator, (17, 64, 64), 2, config) == alone / 2
+
+
 def test_activations_follow_the_formula() -> None:
     # Korthikanti et al.: s b h (34 + ...) bytes at 16 bits a layer.
     assert activation_bytes(100, 8, 3, 2, checkpointed=False) == 3 * 34 * 100 * 8

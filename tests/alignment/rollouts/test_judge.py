@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -71,6 +72,38 @@ def test_a_batch_is_judged_before_the_last_one_is_sampled() -> None:
         assert judged.wait(10)
         judging.add(latents[2:])
         rewards, scores = judging.finish(latents)
+    assert torch.equal(rewards[0], latents.mean(dim=1))
+    assert torch.equal(scores["score"], latents[:, 0])
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_context_group_judges_each_batch_once(asynchronous: bool) -> None:
+    class Group:
+        """One of two processes; what the other has judged is known once it is through."""
+
+        size = 2
+
+        def __init__(self, place: int, others: list[Any]) -> None:
+            self.place, self.others = place, others
+
+        def gather(self, own: Any) -> list[Any]:
+            self.others.append(own)
+            return self.others
+
+    def judge(latents: Tensor, rows: slice) -> tuple[Tensor, dict[str, Tensor]]:
+        seen.append((rows.start, len(latents)))
+        return latents.mean(dim=1)[None], {"score": latents[:, 0]}
+
+    latents = torch.arange(14.0).reshape(7, 2)
+    others: list[Any] = []
+    for place, batches in ((1, [(2, 2), (6, 1)]), (0, [(0, 2), (4, 2)])):
+        seen: list[tuple[int, int]] = []
+        group: Any = Group(place, others)
+        with Judging(judge, 2, torch.device("cpu"), asynchronous, group) as judging:
+            judging.add(latents[:5])
+            judging.add(latents[5:])
+            rewards, scores = judging.finish(latents)
+        assert seen == batches
     assert torch.equal(rewards[0], latents.mean(dim=1))
     assert torch.equal(scores["score"], latents[:, 0])
 

@@ -40,10 +40,10 @@ def dividing_all():
     return str(file)
 
 
-def launcher_words(engine, command=()):
-    """Words with which the command starts two processes on a CPU."""
+def launcher_words(engine, command=(), processes=2):
+    """Words with which the command starts processes on a CPU."""
     config = dividing_all() if engine == "zero3" else engine
-    asked = argparse.Namespace(**vars(LaunchArguments(accelerate_config=config, num_processes=2)))
+    asked = argparse.Namespace(**vars(LaunchArguments(accelerate_config=config, num_processes=processes)))
     return launch_command(asked, list(command), 0)
 
 
@@ -64,9 +64,9 @@ def said(result, kept=12000, around=25):
     return "\n".join(lines)
 
 
-def launched(engine, script, *arguments):
-    """Two processes of a script, as `--accelerate_config` starts those of the command."""
-    words = launcher_words(engine)
+def launched(engine, script, *arguments, processes=2):
+    """Processes of a script, as `--accelerate_config` starts those of the command."""
+    words = launcher_words(engine, processes=processes)
     result = subprocess.run(
         [*words[: words.index("--module")], str(script), *map(str, arguments)],
         env=os.environ | ENVIRONMENT | environment_without_gpu(words) | {"VIDALIGN_LAUNCHED": "1"},

@@ -321,6 +321,15 @@ def test_processes_share_samples_with_equally_many_calls_each():
         assert sorted(item for share in shares for item, own in share if own) == list(range(count))
 
 
+def test_a_context_group_has_one_share_and_each_sample_one_process():
+    for count in range(1, 7):
+        shares = [samples.share_of(range(count), 4, process, group_size=2) for process in range(4)]
+        items = [[item for item, _ in share] for share in shares]
+        assert (items[0], items[2]) == (items[1], items[3])
+        assert len(items[0]) == len(items[2])
+        assert sorted(item for share in shares for item, own in share if own) == list(range(count))
+
+
 def test_bad_arguments_are_refused_before_anything_is_loaded(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("generator.load_generator", None)
     write_demonstrations(tmp_path / "videos", torch.zeros(1, 3, 5, 16, 16), ["a ball"], 8.0)
