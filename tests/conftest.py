@@ -1,4 +1,5 @@
-"""A browser for the tests of pages, and axe-core, which finds what a page does wrong for its readers."""
+"""The order of the test modules; a browser for the tests of pages, and axe-core, which finds what a page does wrong
+for its readers."""
 
 from __future__ import annotations
 
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.dear_modules import dearest_first
 
 CHROMIUM = Path("/usr/bin/chromium")
 CHROMIUM_FLAGS = [
@@ -19,6 +22,10 @@ CHROMIUM_FLAGS = [
     "--disable-sync",
     "--no-first-run",
 ]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items[:] = [items[number] for number in dearest_first(item.path for item in items)]
 
 
 @pytest.fixture(scope="module")
