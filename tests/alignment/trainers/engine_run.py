@@ -4,6 +4,7 @@ Arguments: a file of commands, a JSON list of lists of words; and where the firs
 block of Wan during the first training pass.
 """
 
+import gc
 import json
 import os
 import sys
@@ -65,6 +66,7 @@ def main():
     commands, report = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
     seen = {}
     watch(seen)
+    gc.freeze()  # every training begins with a collection, which looks through all that is imported
     for words in commands:
         code = cli.main(words)
         if code != 0:
