@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import platform
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,13 +27,20 @@ def file_hash(path: str | Path) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that a result depends on; those that are not installed are left out."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    installed = {package: _installed_version(package) for package in PACKAGES}
+    return {
+        "python": platform.python_version(),
+        **{package: version for package, version in installed.items() if version is not None},
+    }
+
+
+@cache
+def _installed_version(package: str) -> str | None:
+    """Version of a package; None if it is not installed. Every checkpoint records all of them."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def autoencoder_hash(generator: VideoModel) -> str | None:

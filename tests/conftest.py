@@ -1,13 +1,17 @@
-"""A browser for the tests of pages, and axe-core, which finds what a page does wrong for its readers."""
+"""Order and memory of the test modules; a browser for the tests of pages, and axe-core, which finds what a page does
+wrong for its readers."""
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.dear_modules import dearest_first
 
 CHROMIUM = Path("/usr/bin/chromium")
 CHROMIUM_FLAGS = [
@@ -19,6 +23,21 @@ CHROMIUM_FLAGS = [
     "--disable-sync",
     "--no-first-run",
 ]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items[:] = [items[number] for number in dearest_first(item.path for item in items)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen_imports() -> None:
+    """Takes what is imported by now out of garbage collection.
+
+    Every training begins with a whole collection (`accelerate.Accelerator.free_memory`), which takes half a second to
+    look through the objects of torch and transformers, and finds nothing.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import errno
 import os
 import resource
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -46,22 +47,30 @@ TRAINERS = [SFTConfig, DPOConfig, PPOConfig, RWRConfig, NFTConfig, BackpropConfi
 ADAPTER = "pytorch_lora_weights.safetensors"
 
 
-@pytest.fixture
-def data(tmp_path, monkeypatch):
-    """Demonstrations, rankings and a model, in the working directory."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("VIDALIGN_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(generator, "load_generator", lambda *_, **__: tiny_generator())
-    (tmp_path / "tiny").mkdir()
-    (tmp_path / "tiny" / "model_index.json").write_text("{}")
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Demonstrations, rankings and a folder for the model, as every test begins with them."""
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "tiny").mkdir()
+    (folder / "tiny" / "model_index.json").write_text("{}")
     random = torch.Generator().manual_seed(0)
     videos = [torch.rand(3, 5, 16, 16, generator=random) * 2 - 1 for _ in range(8)]
     prompts = [f"clip {number}" for number in range(8)]
-    paths = write_demonstrations(tmp_path / "data", videos, prompts, fps=8)
+    paths = write_demonstrations(folder / "data", videos, prompts, fps=8)
     rankings = [
         Ranking(prompts[k], [paths[k], paths[k + 1]], [1, 2], "overall", "ada") for k in range(0, 8, 2)
     ]
-    write_rankings(tmp_path / "rankings.jsonl", rankings)
+    write_rankings(folder / "rankings.jsonl", rankings)
+    return folder
+
+
+@pytest.fixture
+def data(made, tmp_path, monkeypatch):
+    """Demonstrations, rankings and a model, in the working directory."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VIDALIGN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(generator, "load_generator", lambda *_, **__: tiny_generator())
     return tmp_path
 
 
@@ -120,16 +129,11 @@ def tree(folder):
 # Interruption
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
-)
-def test_an_interrupted_training_saves_a_checkpoint_and_names_the_command_that_goes_on(
-    data, capfd, number, code
-):
+def test_an_interrupted_training_saves_a_checkpoint_and_names_the_command_that_goes_on(data, capfd):
     whole = [*SFT[:5], "--output_dir", "whole", *SFT[7:]]
     assert main(whole) == 0
-    with at_step(2, signalled(number)):
-        assert main([*SFT, "--overwrite"]) == code
+    with at_step(2, signalled(signal.SIGINT)):
+        assert main([*SFT, "--overwrite"]) == 130
     assert [path.name for path in (data / "out").glob("checkpoint-*")] == ["checkpoint-2"]
     shown = capfd.readouterr().err
     assert "a checkpoint is saved at the end of this step or rollout" in shown
@@ -151,6 +155,19 @@ def test_an_interrupted_training_saves_a_checkpoint_and_names_the_command_that_g
     resumed, straight = (load_file(data / folder / ADAPTER) for folder in ("out", "whole"))
     assert all(torch.equal(resumed[name], straight[name]) for name in straight)
     assert main([*SFT, "--overwrite"]) == 0  # finished: its own outputs are replaced
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_termination_and_hanging_up_save_the_same_checkpoint(data, capfd, number, code):
+    with at_step(2, signalled(number)):
+        assert main(SFT) == code
+    assert [path.name for path in (data / "out").glob("checkpoint-*")] == ["checkpoint-2"]
+    shown = capfd.readouterr().err
+    assert "a checkpoint is saved at the end of this step or rollout" in shown
+    assert "Traceback" not in shown
+    assert advised(shown) == [*SFT, "--resume_from_checkpoint", "latest"]
+    found = torch.load(data / "out" / "checkpoint-2" / "optimizer.pt", weights_only=True)
+    assert {int(state["step"]) for state in found["state"].values()} == {2}
 
 
 def test_a_second_interruption_stops_at_once(data, capsys):

@@ -16,6 +16,7 @@ from alignment import cli
 from alignment.cli.command_help import TRAINING, init_fields
 from alignment.cli.command_source import read_command
 from alignment.cli.launcher import LaunchArguments
+from tests.dear_modules import DEAREST, dearest_first
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("generator", "reward", "labeling_app", "alignment")
@@ -304,6 +305,21 @@ def test_no_test_imports_a_conftest_or_another_test() -> None:
         path for path in (ROOT / "tests").rglob("*.py") if wrong.search(path.read_text(encoding="utf-8"))
     ]
     assert not [str(path.relative_to(ROOT)) for path in files]
+
+
+def test_the_dearest_test_modules_run_first_and_the_others_as_they_stand() -> None:
+    tests = ROOT / "tests"
+    assert len(set(DEAREST)) == len(DEAREST)
+    assert not [name for name in DEAREST if not (tests / name).is_file()]
+    paths = [
+        tests / "a.py",
+        tests / DEAREST[1],
+        tests / "a.py",
+        tests / DEAREST[0],
+        tests / "b.py",
+        tests / DEAREST[1],
+    ]
+    assert dearest_first(paths) == [3, 1, 5, 0, 2, 4]
 
 
 def test_help_texts_of_scripts_are_sentences() -> None:

@@ -93,11 +93,20 @@ def run_sql(url: str, statement: str) -> None:
     engine.dispose()
 
 
+@pytest.fixture(scope="session")
+def sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite file without rows that has the newest schema."""
+    file = tmp_path_factory.mktemp("sqlite") / "prepared.db"
+    Store(file).close()
+    return file
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of an empty database, once on SQLite and once on PostgreSQL."""
     if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'labels.db'}"
+        file = shutil.copy(request.getfixturevalue("sqlite"), tmp_path / "labels.db")
+        yield f"sqlite:///{file}"
         return
     server, name = request.getfixturevalue("postgresql"), f"test_{uuid.uuid4().hex}"
     run_sql(server, f"CREATE DATABASE {name} TEMPLATE prepared")
@@ -109,7 +118,8 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 def other_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """Another empty database, on both kinds for each kind of `database`."""
     if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'other.db'}"
+        file = shutil.copy(request.getfixturevalue("sqlite"), tmp_path / "other.db")
+        yield f"sqlite:///{file}"
         return
     server, name = request.getfixturevalue("postgresql"), f"other_{uuid.uuid4().hex}"
     run_sql(server, f"CREATE DATABASE {name} TEMPLATE prepared")

@@ -12,7 +12,7 @@ from alignment.data.latent_dataset import (
     collate,
     split_prompts,
 )
-from generator import latent_cache
+from generator.data import latent_cache
 from generator.data.latent_cache import encode_files, nearest_size, training_size
 from generator.output import InputError
 from generator.seeds import example_seeds

@@ -4,6 +4,7 @@ Arguments: a file of commands, a JSON list of lists of words; and where the firs
 block of Wan during the first training pass of each, by the name of the command's output folder.
 """
 
+import gc
 import json
 import os
 import sys
@@ -66,6 +67,7 @@ def main() -> int:
     commands, report = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
     seen, found = {}, {}
     watch(seen)
+    gc.freeze()  # every training begins with a collection, which looks through all that is imported
     for words in commands:
         seen.clear()
         code = cli.main(words)

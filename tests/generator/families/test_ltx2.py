@@ -18,8 +18,8 @@ from torch import Tensor
 
 from alignment.lora import LoraArguments, add_lora, train_all_weights
 from alignment.memory.forecast import text_encoder_bytes
-from generator import latent_cache
 from generator.base import VideoGenerator
+from generator.data import latent_cache
 from generator.data.latent_cache import text_encoder_hash
 from generator.editing import video_prompts
 from generator.editing.video_prompts import Sampling
