@@ -15,6 +15,7 @@ from tqdm import tqdm
 from generator.files.output_folder import Outputs, check_output_dir, open_output_dir
 from generator.output import InputError, atomic_path, check_storable, write_json, write_jsonl, write_text
 from labeling_app.files.candidates import read_tasks
+from labeling_app.store.campaign_rows import campaign_name, check_setup
 from labeling_app.store.new_tasks import NewTask, VideoFile
 
 TASKS, SETTINGS = "tasks.jsonl", "campaign.json"
@@ -78,12 +79,14 @@ class SpaceFolder:
         """Writes the folder and returns the number of tasks in it.
 
         Raises:
-            InputError: the folder is in use, or a text or a video is not usable. Then nothing is written.
+            InputError: the folder is in use, or a text, a number or a video is not usable. Then nothing is written.
         """
         for name, text in (("title", self.title), ("requirement", self.requirement)):
             check_storable(text, f"The {name} is not UTF-8")
             if len(text.splitlines()) > 1 or (name == "title" and not text.strip()):
                 raise InputError(f"The {name} {text[:100]!r} is not one line of text: correct it.")
+        check_setup(self.overlap, self.dimensions)
+        campaign = campaign_name(self.campaign)
         check_output_dir(output_dir, OUTPUTS, overwrite, self.videos)
         tasks = read_tasks(list(self.videos), progress=progress)[0] if self.videos else []
         folder = open_output_dir(output_dir, OUTPUTS, overwrite)
@@ -96,7 +99,7 @@ class SpaceFolder:
                 for task in tqdm(tasks, desc="Copying videos", unit="task", disable=not progress)
             ]
             settings = {
-                "campaign": self.campaign,
+                "campaign": campaign,
                 "overlap": self.overlap,
                 "dimensions": None if self.dimensions is None else list(self.dimensions),
             }

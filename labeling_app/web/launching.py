@@ -136,15 +136,15 @@ class LabelingApp:
         listener = _listen_anywhere(server_name) if server_port is None else listen(server_name, server_port)
         local = self._prepare(listener, server_name)
         self._start(listener, local)
-        self.addresses = Addresses(local, None)
+        self.addresses = addresses = Addresses(local, None)
         if share:
-            self.addresses = Addresses(local, self._share(server_name, listener.getsockname()[1]))
-            print(f"Public address: {self.addresses.share}", flush=True)
+            self.addresses = addresses = Addresses(local, self._share(server_name, listener.getsockname()[1]))
+            print(f"Public address: {addresses.share}", flush=True)
         if inbrowser:
             webbrowser.open(local)
         if not prevent_thread_lock and not getattr(sys, "ps1", sys.flags.interactive):
             self._wait()
-        return self.addresses
+        return addresses
 
     def _prepare(self, listener: socket.socket, host: str) -> str:
         """Makes the first user, and returns the address."""

@@ -57,11 +57,11 @@ def test_accounts_become_annotators_and_named_ones_leads(store: Store, provider:
     assert client.post("/login", data={"name": "ada", "password": "x"}).status_code == 405
     assert sign_in(client, provider, "ada", "1").headers["location"] == "../rank/"
     assert client.get("/api/next").json()["user"] == "ada"
-    assert client.get("/api/lead/campaigns").status_code == 403
+    assert client.get("/api/lead/overview").status_code == 403
     assert client.post("/logout").status_code == 303
     assert client.get("/api/next").status_code == 401
     assert sign_in(client, provider, "lea", "2").headers["location"] == "../lead/"
-    assert client.get("/api/lead/campaigns").status_code == 200
+    assert client.get("/api/lead/overview").status_code == 200
     assert [(user.name, user.role, user.password_hash) for user in store.users()] == [
         ("ada", "annotator", ""),
         ("lea", "lead", ""),

@@ -50,8 +50,8 @@ def test_a_launched_app_asks_for_the_login_and_ends_with_close(
 
 
 def test_without_the_lock_prevented_a_script_waits_until_the_server_ends(tmp_path: Path) -> None:
-    app = labeling_app(tmp_path / "labels.db")
-    script = threading.Thread(target=app.launch, kwargs={"server_port": 0}, daemon=True)
+    app, returned = labeling_app(tmp_path / "labels.db"), []
+    script = threading.Thread(target=lambda: returned.append(app.launch(server_port=0)), daemon=True)
     script.start()
     while app.addresses is None:
         script.join(timeout=0.05)
@@ -59,9 +59,10 @@ def test_without_the_lock_prevented_a_script_waits_until_the_server_ends(tmp_pat
     assert httpx.get(f"{app.addresses.local}/login").status_code == 200
     assert script.is_alive()
     assert app._server is not None
+    local = app.addresses.local
     app._server.should_exit = True
     script.join(timeout=10)
-    assert not script.is_alive()
+    assert returned == [(local, None)]
 
 
 def test_a_public_address_is_opened_through_gradio_or_refused_in_one_sentence(

@@ -84,6 +84,10 @@ def test_a_refused_folder_is_one_sentence_and_leaves_nothing(
 
     capsys.readouterr()
     assert "is not one line of text" in refused("--output_dir", str(tmp_path / "new"), "--title", "a\nb")
+    assert "overlap is 0" in refused("--output_dir", str(tmp_path / "new"), "--overlap", "0")
+    assert "dimensions are ['taste']" in refused(
+        "--output_dir", str(tmp_path / "new"), "--dimensions", "taste"
+    )
     assert "does not exist" in refused("--output_dir", str(tmp_path / "new"), "--videos", "nowhere")
     assert not (tmp_path / "new").exists()
     assert "exists and is not empty" in refused("--output_dir", str(folder))
