@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from labeling_app.files.candidates import import_tasks
     from labeling_app.files.rankings import export_rankings
     from labeling_app.store import Store
+    from labeling_app.web.launching import labeling_app
     from labeling_app.web.server import create_app
+    from labeling_app.web.video_ranking import VideoRanking
     from reward import load_reward
     from reward.formats import read_preferences
     from reward.models.base import RewardModel
@@ -39,9 +41,11 @@ __all__ = [
     "RewardTrainer",
     "Store",
     "VideoGenerator",
+    "VideoRanking",
     "create_app",
     "export_rankings",
     "import_tasks",
+    "labeling_app",
     "load_generator",
     "load_reward",
     "read_demonstrations",
@@ -62,9 +66,11 @@ _HOMES = {
     "RewardTrainer": "reward.training.reward_trainer",
     "Store": "labeling_app.store",
     "VideoGenerator": "generator.base",
+    "VideoRanking": "labeling_app.web.video_ranking",
     "create_app": "labeling_app.web.server",
     "export_rankings": "labeling_app.files.rankings",
     "import_tasks": "labeling_app.files.candidates",
+    "labeling_app": "labeling_app.web.launching",
     "load_generator": "generator.loading",
     "load_reward": "reward",
     "read_demonstrations": "generator.data.demonstrations",

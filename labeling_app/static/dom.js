@@ -27,6 +27,9 @@ export async function call(path, body) {
   return { status: response.status, data };
 }
 
+// The address of a video or image of a task.
+export function mediaUrl(id) { return new URL(`media/${encodeURIComponent(id)}`, BASE).href; }
+
 // Links to the other pages of somebody with this role.
 export function pageLinks(current, lead) {
   const pages = [['rank', 'Rank'], ['demonstrate', 'Demonstrate'], ...(lead ? [['lead', 'Lead']] : [])];
@@ -39,7 +42,7 @@ export function pageLinks(current, lead) {
 
 // A video with its own controls.
 export function previewVideo({ id, width, height }, label) {
-  const video = make('video', 'preview', { src: new URL(`media/${encodeURIComponent(id)}`, BASE).href, controls: true, muted: true, loop: true, playsInline: true, preload: 'metadata', 'aria-label': label });
+  const video = make('video', 'preview', { src: mediaUrl(id), controls: true, muted: true, loop: true, playsInline: true, preload: 'metadata', 'aria-label': label });
   video.style.aspectRatio = `${width} / ${height}`;
   return video;
 }
@@ -47,7 +50,7 @@ export function previewVideo({ id, width, height }, label) {
 // The images that videos shall begin and end with, by their ids; nothing where there are none.
 export function imagesPart({ image, last_image: last }) {
   const figure = (id, caption) => make('figure', 'given-image', {},
-    make('img', '', { src: new URL(`media/${encodeURIComponent(id)}`, BASE).href, alt: caption, decoding: 'async' }), make('figcaption', '', {}, caption));
+    make('img', '', { src: mediaUrl(id), alt: caption, decoding: 'async' }), make('figcaption', '', {}, caption));
   return [...(image ? [figure(image, 'First image')] : []), ...(last ? [figure(last, 'Last image')] : [])];
 }
 

@@ -21,7 +21,7 @@ CONTENT_SECURITY_POLICY = (
     # Gradio compiles its templates in the browser, which needs 'unsafe-eval'.
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; font-src 'self' data:; connect-src 'self'; object-src 'none'; base-uri 'self'; "
-    "form-action 'self'; frame-ancestors 'none'"
+    "form-action 'self'; frame-ancestors "
 )
 GRADIO_FILES = re.compile(r"/+(gradio_api/+)?(file|proxy)=")
 
@@ -31,11 +31,15 @@ class Guard:
 
     The mounted Gradio page only shows; it has no events and no files. So nothing but reading reaches it. Redirects are
     made relative, because behind a proxy the app does not know under which path, or by which name, browsers see it.
+
+    Args:
+        framed_by: sites that may show the pages within theirs.
     """
 
-    def __init__(self, app: ASGIApp, access: Access) -> None:
+    def __init__(self, app: ASGIApp, access: Access, framed_by: str = "'none'") -> None:
         self.app = app
         self.access = access
+        self.framed_by = framed_by
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -46,7 +50,7 @@ class Guard:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers["x-content-type-options"] = "nosniff"
-                headers["content-security-policy"] = CONTENT_SECURITY_POLICY
+                headers["content-security-policy"] = CONTENT_SECURITY_POLICY + self.framed_by
                 headers["referrer-policy"] = "same-origin"
                 headers.setdefault("cache-control", "no-store")
                 if "location" in headers:

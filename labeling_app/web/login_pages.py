@@ -10,6 +10,7 @@ from fastapi import FastAPI, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from generator.output import is_storable
+from labeling_app.store.tables import User
 from labeling_app.web.access import LEADS, Access, cookie_name
 from labeling_app.web.guard import LEAD, PAGE
 
@@ -50,16 +51,26 @@ def add_login_pages(app: FastAPI, access: Access) -> None:
         if entered is None:
             return login_page("Name or password is wrong.", 401, name)
         session, user = entered
-        response = RedirectResponse(f"{LEAD if user.role in LEADS else PAGE}/", 303)
-        response.set_cookie(
-            cookie_name(request),
-            session,
-            max_age=7 * 86400,
-            httponly=True,
-            samesite="lax",
-            secure=request.url.scheme == "https",
-        )
-        return response
+        return logged_in_response(request, user, session, request.url.scheme == "https")
+
+    add_logout(app, access)
+
+
+def logged_in_response(request: Request, user: User, session: str, secure: bool) -> Response:
+    """Sends a browser with the cookie of its new session to the first page of its user.
+
+    Args:
+        secure: browsers send the cookie over HTTPS only.
+    """
+    response = RedirectResponse(f"{LEAD if user.role in LEADS else PAGE}/", 303)
+    response.set_cookie(
+        cookie_name(request), session, max_age=7 * 86400, httponly=True, samesite="lax", secure=secure
+    )
+    return response
+
+
+def add_logout(app: FastAPI, access: Access) -> None:
+    """Adds the way out."""
 
     @app.post("/logout", include_in_schema=False)
     def log_out(request: Request) -> Response:

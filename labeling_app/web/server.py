@@ -23,12 +23,20 @@ from labeling_app.web.login_throttle import LoginThrottle
 from labeling_app.web.page_root import PageRoot
 
 
-def create_app(store: Store, campaign: str | None = None, candidates: Path | None = None) -> FastAPI:
+def create_app(
+    store: Store,
+    campaign: str | None = None,
+    candidates: Path | None = None,
+    add_login: Callable[[FastAPI, Access], None] = add_login_pages,
+    framed_by: str = "'none'",
+) -> FastAPI:
     """The whole labeling app on a store.
 
     Args:
         campaign: give out only tasks of this campaign; by default of all, oldest first.
         candidates: folder whose subfolders of videos leads may import from their page; by default none.
+        add_login: adds the page `/login` and the ways in and out; by default those with passwords.
+        framed_by: sites that may show the pages within theirs, as in `frame-ancestors` of a content security policy.
 
     Raises:
         InputError: there is no such campaign.
@@ -40,10 +48,10 @@ def create_app(store: Store, campaign: str | None = None, candidates: Path | Non
     app = FastAPI(title="vidalign labeling", docs_url=None, redoc_url=None)
     app.state.access = access
     app.add_middleware(PageRoot, paths=[f"{page}/" for page in (PAGE, DEMONSTRATE, LEAD)])
-    app.add_middleware(Guard, access=access)
+    app.add_middleware(Guard, access=access, framed_by=framed_by)
     _add_error_messages(app)
     _add_home(app)
-    add_login_pages(app, access)
+    add_login(app, access)
     app.include_router(annotator_api(access, only))
     app.include_router(demonstration_api(store, only))
     app.include_router(lead_api(store, candidates))

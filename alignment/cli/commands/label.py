@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import secrets
-import socket
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +12,7 @@ from alignment.cli import Verb
 from alignment.cli.commands.label_campaign import CAMPAIGN_HELP, DB_HELP, command_line_user
 from alignment.cli.commands.label_export import ExportArguments, run_export
 from alignment.cli.commands.label_lead import LEAD_VERBS, reward_score
+from alignment.cli.commands.label_space import SPACE_VERBS
 from alignment.cli.next_command import show_next
 from generator.output import InputError, read_jsonl
 from labeling_app.files.candidates import import_tasks, read_candidates
@@ -31,7 +30,6 @@ HELP = (
     "Collect human rankings and demonstrations: serve, import, select, export, quality, simulate, backup, …"
 )
 EXAMPLE = "vidalign label serve --db sqlite:///labels.db --port 7860"
-LONGEST_LEASE_MINUTES = 7 * 24 * 60
 
 
 @dataclass
@@ -188,44 +186,17 @@ def run_restore(arguments: RestoreArguments) -> None:
 
 def run_serve(arguments: ServeArguments) -> None:
     """Serves the labeling app until it is interrupted."""
-    import uvicorn
+    from labeling_app.web.launching import LabelingApp
 
-    from labeling_app.web.server import create_app
-    from reward.service.listening import address_of, listen
-
-    if not 0 < arguments.lease_minutes <= LONGEST_LEASE_MINUTES:
-        raise InputError(
-            f"lease_minutes is {arguments.lease_minutes}: give a number above 0 and at most {LONGEST_LEASE_MINUTES}."
-        )
-    candidates = Path(arguments.candidates) if arguments.candidates else None
-    if candidates is not None and not candidates.is_dir():
-        raise InputError(f"The folder {candidates} of candidates does not exist: make it or name another.")
-    lease = 60.0 * arguments.lease_minutes
-    with Store(arguments.db, lease_seconds=lease, uploads=arguments.uploads) as store:
-        app = create_app(store, arguments.campaign, candidates)
-        listener = listen(arguments.host, arguments.port)
-        if not any(user.password_hash for user in store.users()):
-            password = secrets.token_urlsafe(9)
-            name = _free_name(store, "admin")
-            store.add_user(name, password, role="admin")
-            store.record(command_line_user(), "add user", user=name, role="admin")
-            print(f"Made the first user: {name}, password {password} (shown only now).")
-        if not store.campaigns():
-            print("There is nothing to rank yet: vidalign label import adds videos while this runs.")
-        host = "127.0.0.1" if arguments.host == "0.0.0.0" else arguments.host
-        address = address_of(listener, host)
-
-        class AnnouncedServer(uvicorn.Server):
-            """Says its address as soon as, and not before, it takes connections."""
-
-            async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-                await super().startup(sockets)
-                if self.started:
-                    print(f"Labeling app: {address}  (Ctrl+C ends it)", flush=True)
-
-        server = AnnouncedServer(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3))
-        with contextlib.suppress(KeyboardInterrupt):
-            server.run(sockets=[listener])
+    with LabelingApp(
+        arguments.db,
+        campaign=arguments.campaign,
+        lease_minutes=arguments.lease_minutes,
+        candidates=arguments.candidates,
+        uploads=arguments.uploads,
+        user=command_line_user(),
+    ) as app:
+        app.serve(arguments.host, arguments.port)
 
 
 def run_import(arguments: ImportArguments) -> None:
@@ -377,13 +348,6 @@ def _scores_from_file(path: Path) -> Score:
         ) from error
 
 
-def _free_name(store: Store, name: str) -> str:
-    taken = {user.name for user in store.users()}
-    return next(
-        candidate for candidate in (name, *(f"{name}{i}" for i in range(2, 1000))) if candidate not in taken
-    )
-
-
 def _seconds(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.1f}"
 
@@ -401,5 +365,6 @@ VERBS = {
     "restore": Verb("Fill an empty database from a backup.", (RestoreArguments,), run_restore),
     "quality": Verb("Print how far annotators agree.", (QualityArguments,), run_quality),
     **LEAD_VERBS,
+    **SPACE_VERBS,
     "simulate": Verb("Let simulated annotators rank.", (SimulateArguments,), run_simulate),
 }

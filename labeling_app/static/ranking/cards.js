@@ -1,10 +1,10 @@
 // The videos of a task, each on a card with its letter.
 
-import { BASE, make } from '../dom.js';
+import { make } from '../dom.js';
 import { letter, ordinal } from '../ranks.js';
 
 export class VideoCards {
-  // videos: those of the task; choose(video), zoom() and drag(element, video, pointers) are called from the cards.
+  // videos: each with its `url`, and its `width` and `height` where they are known; choose(video), zoom() and drag(element, video, pointers) are called from the cards.
   constructor(videos, { choose, zoom, drag }) {
     this.videos = videos.map(makeVideo);
     this.cards = this.videos.map((video, index) => {
@@ -41,9 +41,9 @@ export class VideoCards {
   }
 }
 
-function makeVideo({ id, width, height }) {
+function makeVideo({ url, width, height }) {
   const video = make('video', '', { muted: true, playsInline: true, preload: 'auto', disablePictureInPicture: true, tabIndex: -1, 'aria-hidden': 'true' });
-  video.style.aspectRatio = `${width} / ${height}`;
-  video.src = new URL(`media/${encodeURIComponent(id)}`, BASE).href;
+  if (width && height) video.style.aspectRatio = `${width} / ${height}`;
+  video.src = url;
   return video;
 }

@@ -6,7 +6,7 @@ import { letter } from '../ranks.js';
 const DRAG_PIXELS = 6;
 
 // Pointer events serve mouse and finger alike; on cards a finger scrolls the page instead.
-// `dropped` gets the rank on which the video was let go; `root` is marked while something is dragged.
+// `dropped` gets the rank on which the video was let go; `root`, whose ranks alone count, is marked meanwhile.
 export function makeDraggable(element, video, pointers, root, dropped) {
   element.addEventListener('pointerdown', (down) => {
     if (down.button !== 0 || (pointers === 'mouse' && down.pointerType !== 'mouse')) return;
@@ -17,11 +17,12 @@ export function makeDraggable(element, video, pointers, root, dropped) {
       if (!ghost && Math.hypot(event.clientX - begin.x, event.clientY - begin.y) < DRAG_PIXELS) return;
       if (!ghost) {
         ghost = make('div', 'chip ghost', { 'aria-hidden': 'true' }, letter(video));
-        document.body.append(ghost);
+        root.append(ghost);
         root.classList.add('dragging');
       }
       ghost.style.transform = `translate(${event.clientX}px, ${event.clientY}px)`;
-      const target = document.elementFromPoint(event.clientX, event.clientY)?.closest('[data-rank]') || null;
+      const below = document.elementFromPoint(event.clientX, event.clientY)?.closest('[data-rank]');
+      const target = below && root.contains(below) ? below : null;
       if (target !== over) {
         over?.classList.remove('over');
         target?.classList.add('over');

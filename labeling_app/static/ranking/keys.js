@@ -1,19 +1,21 @@
-// The keyboard of the ranking page.
+// The keyboard of the ranking page and of the Gradio component.
 
 import { make } from '../dom.js';
 import { letter } from '../ranks.js';
 
-// The list of keys, for those who open it.
-export function keysPart(count) {
+const PAGE_KEYS = [['N', 'all are bad: all tied, and flagged'], ['!', 'flag for the lead'], ['K', 'skip'], ['U', 'change an earlier answer']];
+
+// The list of keys, for those who open it; `more`: those beside the keys that every ranking has.
+export function keysPart(count, more = PAGE_KEYS) {
   const rows = [
     [`A – ${letter(count - 1)}`, 'choose a video'], [`1 – ${count}`, 'give it a place; the same place twice is a tie'], ['↑ ↓', 'one place better or worse'],
-    ['← →', 'previous or next video'], ['0', 'take its place away'], ['Space', 'play or pause'], [', .', 'one frame back or on'], ['S', 'speed'], ['Z', 'one video large, or all'], ['N', 'all are bad: all tied, and flagged'], ['!', 'flag for the lead'], ['K', 'skip'], ['U', 'change an earlier answer'], ['Enter', 'submit'],
+    ['← →', 'previous or next video'], ['0', 'take its place away'], ['Space', 'play or pause'], [', .', 'one frame back or on'], ['S', 'speed'], ['Z', 'one video large, or all'], ...more, ['Enter', 'submit'],
   ];
   const list = make('dl', '', {}, ...rows.flatMap(([keys, what]) => [make('dt', '', {}, keys), make('dd', '', {}, what)]));
   return make('details', 'keys', {}, make('summary', '', {}, 'Keyboard'), list);
 }
 
-// Does what a key means on the page.
+// Does what a key means on the ranking page.
 export function onKey(page, event) {
   if (event.ctrlKey || event.metaKey || event.altKey || page.root.querySelector('dialog[open]')) return;
   if (!page.task && !page.earlier.hidden && event.key.toLowerCase() === 'u') {
@@ -21,20 +23,24 @@ export function onKey(page, event) {
     page.showEarlier();
     return;
   }
-  if (!page.task || !page.player) return;
+  if (page.task && page.player) onRankerKey(page, event, pageActions(page));
+}
+
+// Does what a key means to a ranking; `more`: actions by key beside those that every ranking has.
+export function onRankerKey(ranker, event, more = {}) {
   const { target, key } = event;
   if (target.closest('textarea, select, input:not([type=range])')) {
-    if (key === 'Escape') page.cards.focus(page.selected);
+    if (key === 'Escape') ranker.cards.focus(ranker.selected);
     return;
   }
-  const actions = keyActions(page, Boolean(target.closest('button, summary, a')), target === page.controls.scrub);
+  const actions = { ...keyActions(ranker, Boolean(target.closest('button, summary, a')), target === ranker.controls.scrub), ...more };
   const video = key.length === 1 ? key.toLowerCase().charCodeAt(0) - 97 : -1;
   let handled = false;
-  if (video >= 0 && video < page.count) {
-    page.select(video, true);
+  if (video >= 0 && video < ranker.count) {
+    ranker.select(video, true);
     handled = true;
-  } else if (/^[1-9]$/.test(key) && Number(key) <= page.count) {
-    page.put(page.selected, Number(key), true);
+  } else if (/^[1-9]$/.test(key) && Number(key) <= ranker.count) {
+    ranker.put(ranker.selected, Number(key), true);
     handled = true;
   } else if (Object.hasOwn(actions, key.toLowerCase()) || Object.hasOwn(actions, key)) {
     handled = (actions[key] || actions[key.toLowerCase()])() !== false;
@@ -43,25 +49,30 @@ export function onKey(page, event) {
 }
 
 // Actions by key; those that return false leave the key to the browser.
-function keyActions(page, onButton, onScrub) {
-  const { count, selected } = page;
+function keyActions(ranker, onButton, onScrub) {
+  const { count, selected } = ranker;
   return {
-    ' ': () => !onButton && page.player.toggle(),
-    Enter: () => !onButton && page.submit(),
-    ',': () => page.player.step(-1),
-    '.': () => page.player.step(1),
-    s: () => page.controls.nextRate(),
-    z: () => page.toggleZoom(),
+    ' ': () => !onButton && ranker.player.toggle(),
+    Enter: () => !onButton && ranker.submit(),
+    ',': () => ranker.player.step(-1),
+    '.': () => ranker.player.step(1),
+    s: () => ranker.controls.nextRate(),
+    z: () => ranker.toggleZoom(),
+    Escape: () => ranker.zoomed && ranker.toggleZoom(),
+    ArrowLeft: () => !onScrub && ranker.select((selected + count - 1) % count, true),
+    ArrowRight: () => !onScrub && ranker.select((selected + 1) % count, true),
+    ArrowUp: () => !onScrub && ranker.moveSelected(-1),
+    ArrowDown: () => !onScrub && ranker.moveSelected(1),
+    0: () => ranker.put(selected, null, false),
+    Backspace: () => ranker.put(selected, null, false),
+  };
+}
+
+function pageActions(page) {
+  return {
     n: () => (page.onlyLooking ? false : page.allBad()),
     k: () => (page.editing || page.looking ? false : page.askWhySkip()),
     u: () => { page.showEarlier(); },
     '!': () => page.answer.writeFlag(),
-    Escape: () => page.zoomed && page.toggleZoom(),
-    ArrowLeft: () => !onScrub && page.select((selected + count - 1) % count, true),
-    ArrowRight: () => !onScrub && page.select((selected + 1) % count, true),
-    ArrowUp: () => !onScrub && page.moveSelected(-1),
-    ArrowDown: () => !onScrub && page.moveSelected(1),
-    0: () => page.put(selected, null, false),
-    Backspace: () => page.put(selected, null, false),
   };
 }

@@ -1,25 +1,20 @@
 // The ranking page: one task after the other. Data reaches the document only through textContent and properties, never
 // through HTML.
 
-import { call, make, pageLinks } from '../dom.js';
+import { call, make, mediaUrl, pageLinks } from '../dom.js';
 import { guidelinesPage } from '../guidelines.js';
 import { logoutForm } from '../logout.js';
-import { SyncPlayer } from '../player.js';
-import { DraftRanks, letter, ordinal } from '../ranks.js';
+import { DraftRanks } from '../ranks.js';
 import { AnswerForm } from './answer.js';
-import { RankBoard } from './board.js';
-import { VideoCards } from './cards.js';
-import { PlayerControls } from './controls.js';
 import { forgetDraft, readDraft, writeDraft } from './draft.js';
-import { makeDraggable } from './drag.js';
 import { chooseEarlier } from './earlier.js';
 import { keysPart, onKey } from './keys.js';
 import { PromptPart, asksBeforePrompt, question } from './prompt.js';
+import { Ranker } from './ranker.js';
 
 // At the end of the address: a lead who ranks tasks instead of looking at them.
 const TAKE = '#take';
 const IDLE_SECONDS = 300;
-const TOUCH = matchMedia('(hover: none)');
 
 export function start(element) {
   const root = element.querySelector('.ranking-page') || element;
@@ -29,9 +24,9 @@ export function start(element) {
   }
 }
 
-class RankingPage {
+class RankingPage extends Ranker {
   constructor(root) {
-    this.root = root;
+    super(root);
     this.lastActivity = Date.now();
     this.build();
     document.addEventListener('keydown', (event) => onKey(this, event));
@@ -106,11 +101,6 @@ class RankingPage {
     this.earlier.hidden = done === 0;
   }
 
-  closePlayer() {
-    if (this.player) this.player.close();
-    this.player = null;
-  }
-
   showGuidelines(data) {
     this.progressText.textContent = 'Guidelines';
     const failed = (message, status) => { this.showNotice(message); if (status === 400) this.next(); };
@@ -159,36 +149,22 @@ class RankingPage {
     const draft = this.editing
       ? { ranks: task.dimensions.map((name) => task.ranks[name]), comment: task.comment, flag: task.flag, about: task.remark_videos, seconds: task.seconds, seen: task.videos.map(() => true) }
       : readDraft(task.assignment);
-    this.zoomed = false;
-    this.count = task.videos.length;
-    this.rankings = task.dimensions.map((_, index) => new DraftRanks(this.count, draft.ranks && draft.ranks[index]));
+    this.rankings = task.dimensions.map((_, index) => new DraftRanks(task.videos.length, draft.ranks && draft.ranks[index]));
     this.step = Math.min(draft.step || 0, task.dimensions.length - 1);
     this.seconds = draft.seconds || 0;
     this.sending = false;
-    this.selected = 0;
-    this.seenBefore = 0;
     this.buildTask(draft);
     const loadTimes = (index) => call(`api/media/${encodeURIComponent(task.videos[index].id)}/times`).then(({ status, data }) => (status === 200 ? data.times : null));
-    this.player = new SyncPlayer(this.cards.videos, task.videos.map((video) => video.fps), () => this.refreshPlayed(), loadTimes);
-    (draft.seen || []).forEach((seen, index) => { if (seen && index < this.count) this.player.seen[index] = true; });
+    this.startPlayer(task.videos, draft.seen || [], loadTimes);
     this.selectFirstUnranked();
     this.refresh();
-    const { player } = this;
-    player.ready().then(() => {
-      if (player === this.player && !matchMedia('(prefers-reduced-motion: reduce)').matches) player.play();
-    });
     this.say(`${this.progressText.textContent}. ${this.promptHidden ? this.question.textContent : `Prompt: ${task.prompt.slice(0, 300)}`}`);
   }
 
   // The parts of the page for a task.
   buildTask(draft) {
-    const choose = (video) => this.select(video, true);
-    const drag = (element, video, pointers) => this.makeDraggable(element, video, pointers);
-    const zoom = () => this.toggleZoom();
+    this.makeParts(this.task.videos.map((video) => ({ ...video, url: mediaUrl(video.id) })));
     this.prompt = new PromptPart(this.task);
-    this.cards = new VideoCards(this.task.videos, { choose, zoom, drag });
-    this.controls = new PlayerControls(() => this.player, zoom);
-    this.board = new RankBoard(this.count, { give: (rank) => this.put(this.selected, rank, true), choose, drag });
     this.answer = new AnswerForm(this.count, draft, { editing: Boolean(this.editing), looking: this.looking }, {
       changed: () => this.saveDraft(),
       submit: () => this.submit(),
@@ -199,7 +175,6 @@ class RankingPage {
       skip: (reason, slots) => this.skip(reason, slots),
     });
     this.question = make('h1', 'question');
-    this.hint = make('p', 'hint');
     this.main.replaceChildren(
       ...(this.onlyLooking ? [this.lookingPart()] : []),
       this.prompt.element, this.cards.element, this.controls.element,
@@ -215,50 +190,12 @@ class RankingPage {
   // A lead looks at a task, and does not change an answer of their own.
   get onlyLooking() { return this.looking && !this.editing; }
 
-  select(index, focus = false) {
-    this.selected = index;
-    this.refresh();
-    if (focus) this.cards.focus(index);
-  }
-
-  selectFirstUnranked() { this.selected = this.ranking.unranked[0] ?? 0; }
-
-  put(video, rank, advance) {
-    this.ranking.put(video, rank || null);
-    const tied = rank ? this.ranking.at(rank).filter((other) => other !== video).map(letter) : [];
-    const left = this.ranking.unranked.length;
-    this.say(`Video ${letter(video)}: ${rank ? `${ordinal(rank)} place` : 'no place'}${tied.length ? `, tied with ${tied.join(', ')}` : ''}. ${left ? `${left} left.` : 'All placed.'}`);
-    if (advance) this.selected = this.ranking.nextUnranked(this.selected);
-    this.saveDraft();
-    this.refresh();
-    if (this.root.contains(document.activeElement) && document.activeElement.classList.contains('card')) this.cards.focus(this.selected);
-  }
-
   allBad() {
     for (let video = 0; video < this.count; video += 1) this.ranking.put(video, this.count);
     this.answer.flagAllBad();
     this.say('All videos are tied and flagged as bad.');
     this.saveDraft();
     this.refresh();
-  }
-
-  toggleZoom() {
-    this.zoomed = !this.zoomed;
-    this.refresh();
-    this.cards.focus(this.selected);
-  }
-
-  moveSelected(by) {
-    const { selected } = this;
-    this.ranking.move(selected, by);
-    this.put(selected, this.ranking.ranks[selected], false);
-  }
-
-  makeDraggable(element, video, pointers) {
-    makeDraggable(element, video, pointers, this.root, (rank) => {
-      this.selected = video;
-      this.put(video, rank, true);
-    });
   }
 
   // Questions and answers ------------------------------------------------------------------------------
@@ -277,16 +214,9 @@ class RankingPage {
     this.refresh();
   }
 
-  // Why the ranking cannot be submitted yet, or an empty string.
-  get missing() {
-    if (this.onlyLooking) return '';
-    if (this.player.failed.some(Boolean)) return 'A video does not play: skip this task and say so.';
-    const unranked = this.ranking.unranked.map(letter);
-    const unseen = this.player.seen.flatMap((seen, index) => (seen ? [] : [letter(index)]));
-    if (unranked.length) return `Still to place: ${unranked.join(', ')}`;
-    if (unseen.length) return `Let the videos play to the end once: ${unseen.join(', ')}`;
-    return '';
-  }
+  get missing() { return this.onlyLooking ? '' : super.missing; }
+
+  get failedText() { return 'A video does not play: skip this task and say so.'; }
 
   get lastStep() { return this.step === this.task.dimensions.length - 1; }
 
@@ -339,31 +269,19 @@ class RankingPage {
     return this.editing ? 'Save the change' : this.looking ? 'Next task' : 'Submit';
   }
 
-  refresh() {
-    const { ranking, selected, zoomed } = this;
-    const { dimensions } = this.task;
-    this.question.textContent = question(dimensions[this.step]);
-    const position = dimensions.length > 1 ? `Question ${this.step + 1} of ${dimensions.length}. ` : '';
-    this.hint.textContent = position + (ranking.complete
-      ? 'Every video has a place. Change what you like, then submit.'
-      : `Give video ${letter(selected)} a place: ${TOUCH.matches ? 'tap a place' : `press 1–${this.count}, click a place`}, or drag it there. The same place means a tie.`);
-    this.prompt.refresh(this.promptHidden);
-    this.cards.refresh(ranking, selected, zoomed);
-    this.controls.refresh(zoomed);
-    this.board.refresh(ranking, selected);
-    this.answer.refresh(this.submitText, this.mayGoBack);
-    this.refreshPlayed();
+  get hintText() {
+    const { length } = this.task.dimensions;
+    return (length > 1 ? `Question ${this.step + 1} of ${length}. ` : '') + super.hintText;
   }
 
-  refreshPlayed() {
-    const { player } = this;
-    if (!player) return;
-    this.controls.refreshPlayed(player);
-    this.cards.refreshPlayed(player);
-    this.answer.refreshGate(this.missing, this.sending);
-    const seenNow = player.seen.filter(Boolean).length;
-    if (seenNow !== this.seenBefore) { this.seenBefore = seenNow; this.saveDraft(); }
+  refresh() {
+    this.question.textContent = question(this.task.dimensions[this.step]);
+    this.prompt.refresh(this.promptHidden);
+    this.answer.refresh(this.submitText, this.mayGoBack);
+    super.refresh();
   }
+
+  refreshGate() { this.answer.refreshGate(this.missing, this.sending); }
 
   // Draft, time and lease ------------------------------------------------------------------------------
 

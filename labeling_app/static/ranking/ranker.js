@@ -1,0 +1,133 @@
+// Videos of a prompt, played in step, and the ranks that they are given by keys, taps and drags. The ranking page and the
+// Gradio component are both of this class.
+
+import { make } from '../dom.js';
+import { SyncPlayer } from '../player.js';
+import { letter, ordinal } from '../ranks.js';
+import { RankBoard } from './board.js';
+import { VideoCards } from './cards.js';
+import { PlayerControls } from './controls.js';
+import { makeDraggable } from './drag.js';
+
+const TOUCH = matchMedia('(hover: none)');
+
+// Subclasses say what is ranked (`ranking`, a DraftRanks), and may define say(text), saveDraft(), submit(), refreshGate()
+// and `missingMore`, a reason of their own why the ranks cannot be submitted yet.
+export class Ranker {
+  constructor(root) {
+    this.root = root;
+    this.mustPlay = true;
+  }
+
+  say() {}
+
+  saveDraft() {}
+
+  refreshGate() {}
+
+  closePlayer() {
+    if (this.player) this.player.close();
+    this.player = null;
+  }
+
+  // Parts for these videos, each with its `url`, `fps`, and `width` and `height` where they are known; they are put into
+  // the page by the subclass.
+  makeParts(videos) {
+    const choose = (video) => this.select(video, true);
+    const drag = (element, video, pointers) => this.makeDraggable(element, video, pointers);
+    const zoom = () => this.toggleZoom();
+    this.count = videos.length;
+    this.zoomed = false;
+    this.selected = 0;
+    this.seenBefore = 0;
+    this.cards = new VideoCards(videos, { choose, zoom, drag });
+    this.controls = new PlayerControls(() => this.player, zoom);
+    this.board = new RankBoard(this.count, { give: (rank) => this.put(this.selected, rank, true), choose, drag });
+    this.hint = make('p', 'hint');
+  }
+
+  // Plays the videos as soon as they can; `seen`: those that have played to their end before.
+  startPlayer(videos, seen, loadTimes) {
+    const player = new SyncPlayer(this.cards.videos, videos.map((video) => video.fps), () => this.refreshPlayed(), loadTimes);
+    seen.forEach((done, index) => { if (done && index < this.count) player.seen[index] = true; });
+    this.player = player;
+    player.ready().then(() => {
+      if (player === this.player && !matchMedia('(prefers-reduced-motion: reduce)').matches) player.play();
+    });
+  }
+
+  select(index, focus = false) {
+    this.selected = index;
+    this.refresh();
+    if (focus) this.cards.focus(index);
+  }
+
+  selectFirstUnranked() { this.selected = this.ranking.unranked[0] ?? 0; }
+
+  put(video, rank, advance) {
+    this.ranking.put(video, rank || null);
+    const tied = rank ? this.ranking.at(rank).filter((other) => other !== video).map(letter) : [];
+    const left = this.ranking.unranked.length;
+    this.say(`Video ${letter(video)}: ${rank ? `${ordinal(rank)} place` : 'no place'}${tied.length ? `, tied with ${tied.join(', ')}` : ''}. ${left ? `${left} left.` : 'All placed.'}`);
+    if (advance) this.selected = this.ranking.nextUnranked(this.selected);
+    this.saveDraft();
+    this.refresh();
+    if (this.root.contains(document.activeElement) && document.activeElement.classList.contains('card')) this.cards.focus(this.selected);
+  }
+
+  toggleZoom() {
+    this.zoomed = !this.zoomed;
+    this.refresh();
+    this.cards.focus(this.selected);
+  }
+
+  moveSelected(by) {
+    const { selected } = this;
+    this.ranking.move(selected, by);
+    this.put(selected, this.ranking.ranks[selected], false);
+  }
+
+  makeDraggable(element, video, pointers) {
+    makeDraggable(element, video, pointers, this.root, (rank) => {
+      this.selected = video;
+      this.put(video, rank, true);
+    });
+  }
+
+  // Why the ranks cannot be submitted yet, or an empty string.
+  get missing() {
+    if (this.player.failed.some(Boolean)) return this.failedText;
+    const unranked = this.ranking.unranked.map(letter);
+    const unseen = this.mustPlay ? this.player.seen.flatMap((seen, index) => (seen ? [] : [letter(index)])) : [];
+    if (unranked.length) return `Still to place: ${unranked.join(', ')}`;
+    if (unseen.length) return `Let the videos play to the end once: ${unseen.join(', ')}`;
+    return '';
+  }
+
+  get failedText() { return 'A video does not play.'; }
+
+  get hintText() {
+    return this.ranking.complete
+      ? 'Every video has a place. Change what you like, then submit.'
+      : `Give video ${letter(this.selected)} a place: ${TOUCH.matches ? 'tap a place' : `press 1–${this.count}, click a place`}, or drag it there. The same place means a tie.`;
+  }
+
+  refresh() {
+    const { ranking, selected, zoomed } = this;
+    this.hint.textContent = this.hintText;
+    this.cards.refresh(ranking, selected, zoomed);
+    this.controls.refresh(zoomed);
+    this.board.refresh(ranking, selected);
+    this.refreshPlayed();
+  }
+
+  refreshPlayed() {
+    const { player } = this;
+    if (!player) return;
+    this.controls.refreshPlayed(player);
+    this.cards.refreshPlayed(player);
+    this.refreshGate();
+    const seenNow = player.seen.filter(Boolean).length;
+    if (seenNow !== this.seenBefore) { this.seenBefore = seenNow; this.saveDraft(); }
+  }
+}

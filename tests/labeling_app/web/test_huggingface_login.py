@@ -1,0 +1,125 @@
+"""Signing in with an account of Hugging Face, against a provider on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+
+from labeling_app.store.store import Store
+from labeling_app.web.huggingface_login import HuggingFaceLogin
+from labeling_app.web.server import create_app
+from tests.labeling_app.web.openid_provider import CLIENT, SECRET, OpenIdProvider
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store(tmp_path / "labels.db") as opened:
+        yield opened
+
+
+@pytest.fixture
+def provider() -> Iterator[OpenIdProvider]:
+    with OpenIdProvider() as running:
+        yield running
+
+
+def browser(store: Store, provider: OpenIdProvider, **settings: Any) -> TestClient:
+    login = HuggingFaceLogin(provider.address, CLIENT, SECRET, "http://testserver", **settings)
+    app = create_app(store, add_login=login, framed_by="https://huggingface.co")
+    return TestClient(app, follow_redirects=False)
+
+
+def come_back(client: TestClient, provider: OpenIdProvider, name: str, subject: str) -> str:
+    """The address to which the provider sends a browser that signs in by this account."""
+    provider.account = {"sub": subject, "preferred_username": name}
+    begun = client.get("/login/huggingface")
+    assert begun.status_code == 303
+    assert begun.headers["location"].startswith(f"{provider.address}/authorization?")
+    return httpx.get(begun.headers["location"]).headers["location"]
+
+
+def sign_in(client: TestClient, provider: OpenIdProvider, name: str, subject: str) -> httpx.Response:
+    return client.get(come_back(client, provider, name, subject))
+
+
+def test_accounts_become_annotators_and_named_ones_leads(store: Store, provider: OpenIdProvider) -> None:
+    client = browser(store, provider, leads=["Lea"])
+    assert client.get("/rank/").headers["location"] == "../login"
+    page = client.get("/login")
+    assert 'href="login/huggingface"' in page.text
+    assert "password" not in page.text
+    assert page.headers["content-security-policy"].endswith("frame-ancestors https://huggingface.co")
+    assert client.post("/login", data={"name": "ada", "password": "x"}).status_code == 405
+    assert sign_in(client, provider, "ada", "1").headers["location"] == "../rank/"
+    assert client.get("/api/next").json()["user"] == "ada"
+    assert client.get("/api/lead/overview").status_code == 403
+    assert client.post("/logout").status_code == 303
+    assert client.get("/api/next").status_code == 401
+    assert sign_in(client, provider, "lea", "2").headers["location"] == "../lead/"
+    assert client.get("/api/lead/overview").status_code == 200
+    assert [(user.name, user.role, user.password_hash) for user in store.users()] == [
+        ("ada", "annotator", ""),
+        ("lea", "lead", ""),
+    ]
+    actions = [(event.user_name, event.action) for event in reversed(store.audit_events())]
+    assert actions == [("ada", "add user"), ("ada", "login"), ("lea", "add user"), ("lea", "login")]
+
+
+def test_a_renamed_account_stays_the_user_and_nobody_takes_over_a_name(
+    store: Store, provider: OpenIdProvider
+) -> None:
+    store.add_user("ada", "correct horse", role="admin")
+    client = browser(store, provider, leads=["ada"])
+    for name, subject, user in (("ada", "1", "ada-2"), ("countess", "1", "ada-2"), ("ada", "2", "ada-3")):
+        sign_in(client, provider, name, subject)
+        assert client.get("/api/next").json()["user"] == user
+    assert {user.name: user.role for user in store.users()} == {
+        "ada": "admin",
+        "ada-2": "annotator",  # no lead any more under the new name
+        "ada-3": "lead",
+    }
+
+
+def test_only_invited_accounts_come_in_where_some_are_named(store: Store, provider: OpenIdProvider) -> None:
+    client = browser(store, provider, leads=["lea"], annotators=["ada"])
+    for name, status in (("ada", 303), ("lea", 303), ("eve", 403)):
+        assert sign_in(client, provider, name, name).status_code == status
+    assert "eve is not invited" in sign_in(client, provider, "eve", "eve").text
+    assert {user.name for user in store.users()} == {"ada", "lea"}
+
+
+def test_a_sign_in_of_another_browser_or_a_forged_one_is_refused(
+    store: Store, provider: OpenIdProvider
+) -> None:
+    client, other = browser(store, provider), browser(store, provider)
+    address = come_back(client, provider, "ada", "1")
+    assert other.get(address).status_code == 400
+    assert client.get("/login/callback?code=code-0&state=ü").status_code == 400
+    assert client.get(address).status_code == 303
+    assert client.get(address).status_code == 400  # the cookie was for one time
+    again = come_back(client, provider, "ada", "1")
+    forged = client.get(again.replace("code=code-1", "code=made-up"))
+    assert (forged.status_code, "did not say who you are" in forged.text) == (502, True)
+    provider.refuses = True
+    assert sign_in(client, provider, "ada", "1").status_code == 403
+    assert [user.name for user in store.users()] == ["ada"]
+
+
+def test_a_provider_that_is_down_and_a_name_that_is_none_are_one_sentence(
+    store: Store, provider: OpenIdProvider
+) -> None:
+    client = browser(store, provider)
+    unnamed = sign_in(client, provider, " ", "1")
+    assert (unnamed.status_code, "no usable name" in unnamed.text) == (403, True)
+    down = TestClient(
+        create_app(
+            store, add_login=HuggingFaceLogin("http://127.0.0.1:1", CLIENT, SECRET, "http://testserver")
+        )
+    ).get("/login/huggingface")
+    assert (down.status_code, "cannot be reached" in down.text) == (502, True)
+    assert store.users() == []
