@@ -20,7 +20,6 @@ from reward.two_way import (
     mean_interval,
     share_interval,
     share_p_value,
-    student_quantile,
     two_way_variance,
 )
 
@@ -269,9 +268,10 @@ class Stopping:
 def stopping(result: PairResult, width: float) -> Stopping:
     """Says whether the interval of a win rate is as narrow as asked for, and forecasts what is missing.
 
-    A width rule, after Chow & Robbins (1965): stop at the first look at which t·√(V + 1/n²) is at most half the width
-    asked for. It looks at the spread of the judgements and never at who is ahead, so looking often costs no coverage
-    in the limit of narrow intervals; 1/n² keeps a first run of equal answers from ending it.
+    A width rule, after Chow & Robbins (1965): stop at the first look at which √(w² + (2z/n)²) is at most the width
+    asked for, where w is the width of the interval. It looks at the spread of the judgements and never at who is
+    ahead, so looking often costs no coverage in the limit of narrow intervals; z/n, the 1/n of their variance, keeps
+    a first run of equal answers from ending it.
     The forecast scales the part of the variance that falls with prompts by 1/n, and leaves that of annotators.
 
     Args:
@@ -280,7 +280,7 @@ def stopping(result: PairResult, width: float) -> Stopping:
     now, judgements = result.width, result.win_rate.n
     if math.isnan(now):
         return Stopping(now, False, None, None)
-    guarded = math.sqrt(now**2 + (2 * student_quantile(0.975, result.variance.degrees) / judgements) ** 2)
+    guarded = math.hypot(now, 2 * NormalDist().inv_cdf((1 + CONFIDENCE) / 2) / judgements)
     if guarded <= width:
         return Stopping(now, True, 0, None)
     whole = result.variance.total or 1.0

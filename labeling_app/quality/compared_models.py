@@ -44,9 +44,9 @@ def judged_pairs(store: Store, campaign: str, dimension: str | None = None) -> l
             place.setdefault(video.model or "", len(place))
     found = []
     for judgement in store.judgements(campaign):
-        task = tasks.get(judgement.task_id)
-        if task is None or judgement.ranks is None or judgement.dimension != dimension:
+        if judgement.task_id not in tasks or judgement.ranks is None or judgement.dimension != dimension:
             continue
+        task = tasks[judgement.task_id]
         ranked = zip(task.videos, judgement.ranks, strict=True)
         ordered = sorted(ranked, key=lambda each: place[each[0].model or ""])
         for (a, rank_a), (b, rank_b) in combinations(ordered, 2):

@@ -117,7 +117,8 @@ def _chart(summary: Mapping[str, Any]) -> str:
 
 def _sides(summary: Mapping[str, Any]) -> list[Side]:
     """Pairs of models that people tell apart, and those that they do not, as equals."""
-    told, alike = [], []
+    told: list[tuple[str, str, str]] = []
+    alike: list[tuple[str, str, str]] = []
     for pair in summary["pairs"]:
         decided = pair["verdict"] in ("better", "worse")
         (told if decided else alike).append(
