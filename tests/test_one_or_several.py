@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from alignment.cli import main
-from alignment.cli.commands.evaluate import CompareArguments, EvaluateArguments, name_adapters
+from alignment.cli.commands.evaluate import EvaluateArguments, name_adapters
 from alignment.cli.commands.ppo import PPOArguments
+from alignment.cli.evaluate_verbs import CompareArguments
 from alignment.cli.video_prompt_arguments import VideoPromptArguments
 from alignment.data.latent_dataset import PromptTable
 from alignment.guided_sampling import sample_aligned

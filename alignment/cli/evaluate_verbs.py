@@ -1,4 +1,5 @@
-"""`vidalign evaluate compare`, the joint report of several evaluations, and `evaluate vbench`, VBench's aggregation."""
+"""The verbs of `vidalign evaluate`: `compare`, the joint report of several evaluations, `vbench`, VBench's aggregation,
+and `human`, models compared by people."""
 
 from __future__ import annotations
 
@@ -6,6 +7,8 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from alignment.cli import Verb
+from alignment.cli.evaluate_human import HumanArguments, run_human
 from alignment.cli.show_report import OPEN_HELP, print_summary
 from generator.one_or_several import as_list
 
@@ -75,3 +78,27 @@ def _is_aggregate(path: Path) -> bool:
         return {"scores", "total"} <= json.loads(path.read_text(encoding="utf-8")).keys()
     except (OSError, ValueError, AttributeError):
         return False
+
+
+VERBS = {
+    "compare": Verb(
+        "Compare several evaluations with each other, with intervals and a report.",
+        (CompareArguments,),
+        run_compare,
+        "vidalign evaluate compare runs/evaluation runs/other --output_dir runs/comparison",
+        positional="runs",
+    ),
+    "vbench": Verb(
+        "Aggregate VBench's sixteen dimensions to quality, semantic and total score.",
+        (VBenchArguments,),
+        run_vbench,
+        "vidalign evaluate vbench evaluation_results --output vbench.json",
+        positional="results",
+    ),
+    "human": Verb(
+        "Win rates and strengths of models from the answers of people, with intervals and a report.",
+        (HumanArguments,),
+        run_human,
+        "vidalign evaluate human --db labels.db --campaign duel --output_dir runs/human --stop_width 0.1",
+    ),
+}

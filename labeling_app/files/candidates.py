@@ -43,11 +43,16 @@ class ImportSummary:
 
 @dataclass(frozen=True)
 class Candidates:
-    """A prompt and the paths of its videos, and of the images that they begin and end with, as a file names them."""
+    """A prompt and the paths of its videos, and of the images that they begin and end with, as a file names them.
+
+    Attributes:
+        models: the model of each video, where models are compared.
+    """
 
     prompt: str
     videos: list[Path]
     images: ImageFiles | None = None
+    models: tuple[str, ...] | None = None
 
 
 def import_tasks(
@@ -94,7 +99,20 @@ def read_tasks(
         InputError: as `import_tasks`.
     """
     sources = [source] if isinstance(source, (str, Path)) else list(source)
-    candidates = read_candidates([Path(item) for item in sources])
+    tasks, problems = inspect_tasks(read_candidates([Path(item) for item in sources]), skip_bad, progress)
+    if not tasks:
+        raise InputError(summary_of_problems(problems) if problems else f"No prompts in {sources[0]}.")
+    return tasks, problems
+
+
+def inspect_tasks(
+    candidates: Sequence[Candidates], skip_bad: bool = False, progress: bool = False
+) -> tuple[list[NewTask], list[str]]:
+    """Tasks of the candidates whose videos and images can be read, and the problems of the others.
+
+    Raises:
+        InputError: something cannot be used, and `skip_bad` is not set.
+    """
     paths = list(dict.fromkeys(path for task in candidates for path in task.videos))
     files: dict[Path, VideoFile] = {}
     problems: list[str] = []
@@ -104,11 +122,13 @@ def read_tasks(
         except InputError as error:
             problems.append(str(error))
     if problems and not skip_bad:
-        raise InputError(_summary_of_problems(problems))
+        raise InputError(summary_of_problems(problems))
     tasks = []
     known: dict[ImageFiles | None, tuple[VideoFile | None, VideoFile | None]] = {None: (None, None)}
     for task in candidates:
-        videos = [files[path] for path in task.videos if path in files]
+        places = [place for place, path in enumerate(task.videos) if path in files]
+        videos = [files[task.videos[place]] for place in places]
+        models = None if task.models is None else tuple(task.models[place] for place in places)
         try:
             if task.images not in known:
                 known[task.images] = inspect_images(task.images)
@@ -119,9 +139,7 @@ def read_tasks(
                 raise
             problems.append(str(error))
             continue
-        tasks.append(NewTask(task.prompt, tuple(videos), *images))
-    if not tasks:
-        raise InputError(_summary_of_problems(problems) if problems else f"No prompts in {sources[0]}.")
+        tasks.append(NewTask(task.prompt, tuple(videos), *images, models))
     return tasks, problems
 
 
@@ -176,12 +194,12 @@ def read_candidates(sources: Sequence[Path]) -> list[Candidates]:
     tasks: list[Candidates] = []
     for source in sources:
         if source.is_dir():
-            for prompt, group, path, files in _read_folder(source):
-                shown = _contents(files)
+            for row, prompt, path, files in folder_rows(source):
+                group, shown = json.dumps(row.get("group", "")), image_contents(files)
                 images.setdefault(shown, files)
                 pooled.setdefault((prompt, group, shown), []).append(path)
         elif source.is_file():
-            tasks += _read_jsonl_tasks(source)
+            tasks += read_jsonl_tasks(source)
         else:
             raise InputError(
                 f"{source} does not exist: give a folder with metadata.jsonl or a JSONL file of tasks."
@@ -195,7 +213,7 @@ def read_candidates(sources: Sequence[Path]) -> list[Candidates]:
     ] + tasks
 
 
-def _contents(files: ImageFiles | None) -> tuple[str, ...]:
+def image_contents(files: ImageFiles | None) -> tuple[str, ...]:
     """Names of what images hold, by which those of two folders are the same; of missing ones, their paths."""
     named = [Path(each) for each in files or () if each is not None]
     return tuple(file_hash(path) if path.is_file() else str(path) for path in named)
@@ -218,7 +236,12 @@ def _named_images(row: dict[str, Any], where: str, folder: Path) -> ImageFiles |
     return found[0], found[1]
 
 
-def _read_folder(folder: Path) -> Iterable[tuple[str, str, Path, ImageFiles | None]]:
+def folder_rows(folder: Path) -> Iterable[tuple[dict[str, Any], str, Path, ImageFiles | None]]:
+    """The lines of a folder's `metadata.jsonl`, each with its prompt, the path of its video and its images.
+
+    Raises:
+        InputError: there is none, or a line names no video or no prompt.
+    """
     metadata = folder / "metadata.jsonl"
     if not metadata.is_file():
         raise InputError(
@@ -226,15 +249,20 @@ def _read_folder(folder: Path) -> Iterable[tuple[str, str, Path, ImageFiles | No
             '{"file_name": …, "prompt": …} a video.'
         )
     for where, row in read_jsonl(metadata):
-        name, prompt, group = row.get("file_name"), row.get("prompt"), row.get("group", "")
+        name, prompt = row.get("file_name"), row.get("prompt")
         if not isinstance(name, str) or not isinstance(prompt, str):
             raise InputError(
                 f'{where}: "file_name" or "prompt" is missing: each line needs both, as strings.'
             )
-        yield prompt, json.dumps(group), folder / name, _named_images(row, where, folder)
+        yield row, prompt, folder / name, _named_images(row, where, folder)
 
 
-def _read_jsonl_tasks(path: Path) -> list[Candidates]:
+def read_jsonl_tasks(path: Path) -> list[Candidates]:
+    """The lines of a JSONL file with `prompt` and `videos`.
+
+    Raises:
+        InputError: a line has not both.
+    """
     tasks = []
     for where, row in read_jsonl(path):
         prompt, videos = row.get("prompt"), row.get("videos")
@@ -251,7 +279,8 @@ def _is_list_of(value: Any, legal: Callable[[Any], bool]) -> bool:
     return isinstance(value, list) and all(legal(item) for item in value)
 
 
-def _summary_of_problems(problems: Sequence[str], shown: int = 5) -> str:
+def summary_of_problems(problems: Sequence[str], shown: int = 5) -> str:
+    """One sentence on what kept everything from being imported."""
     more = f" … and {len(problems) - shown} more" if len(problems) > shown else ""
     return (
         f"Nothing was imported, for {len(problems)} problem(s): {' '.join(problems[:shown])}{more} "

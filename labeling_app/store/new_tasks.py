@@ -45,20 +45,28 @@ class VideoFile:
 
 @dataclass(frozen=True)
 class NewTask:
-    """A prompt and its 2 to 9 videos, not yet in the store, and what they begin and end with, if that is given."""
+    """A prompt and its 2 to 9 videos, not yet in the store, and what they begin and end with, if that is given.
+
+    Attributes:
+        models: the model of each video, where models are compared.
+    """
 
     prompt: str
     videos: tuple[VideoFile, ...]
     image: VideoFile | None = None
     last_image: VideoFile | None = None
+    models: tuple[str, ...] | None = None
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the prompt and the contents of videos, in whatever order they come, and of images."""
+        """Hash of the prompt and the contents of videos, in whatever order they come, of images and of models."""
         parts = [self.prompt, *sorted(video.sha256 for video in self.videos)]
         images = (self.image, self.last_image)
         if any(images):
             parts += ["images", *("" if each is None else each.sha256 for each in images)]
+        if self.models is not None:
+            made = sorted(zip(self.models, (video.sha256 for video in self.videos), strict=True))
+            parts += ["models", *(part for each in made for part in each)]
         return hashlib.sha256("\0".join(parts).encode(errors="surrogatepass")).hexdigest()
 
 
@@ -96,7 +104,11 @@ def add_task_rows(session: Session, campaign: Campaign, tasks: Sequence[NewTask]
             image_id=media_id(session, task.image),
             last_image_id=media_id(session, task.last_image),
         )
-        new.videos = [TaskVideo(position=i, media_id=m.id) for i, m in enumerate(media)]
+        models = task.models or (None,) * len(media)
+        new.videos = [
+            TaskVideo(position=i, media_id=m.id, model=model)
+            for i, (m, model) in enumerate(zip(media, models, strict=True))
+        ]
         session.add(new)
         session.flush()
         added += 1

@@ -206,13 +206,18 @@ class Task(Base):
 
 
 class TaskVideo(Base):
-    """The video at `position` (from 0) in the task's own order, in which ranks are stored."""
+    """The video at `position` (from 0) in the task's own order, in which ranks are stored.
+
+    Attributes:
+        model: name of the model that made it, where models are compared; never shown to annotators.
+    """
 
     __tablename__ = "task_videos"
 
     task_id: Mapped[int] = mapped_column(ForeignKey("tasks.id"), primary_key=True)
     position: Mapped[int] = mapped_column(primary_key=True)
     media_id: Mapped[str] = mapped_column(ForeignKey("media.id"), index=True)
+    model: Mapped[str | None] = mapped_column(String(200))
     media: Mapped[Media] = relationship(lazy="joined")
 
 

@@ -200,6 +200,9 @@ def _copy_for_repeat(session: Session, task_id: int, user_id: int, now: float) -
     assert new is not None
     session.execute(
         insert(TaskVideo),
-        [{"task_id": new, "position": video.position, "media_id": video.media_id} for video in task.videos],
+        [
+            {"task_id": new, "position": video.position, "media_id": video.media_id, "model": video.model}
+            for video in task.videos
+        ],
     )
     return new

@@ -138,6 +138,7 @@ def dot_chart(
     rows: Mapping[str, Mapping[str, Any]],
     caption: str,
     marks: Mapping[str, float] | None = None,
+    digits: int = 3,
 ) -> str:
     """Means as dots with their intervals as lines, one row each, as a small inline SVG.
 
@@ -145,6 +146,7 @@ def dot_chart(
         rows: `{name: {"mean", "low", "high"}}`.
         caption: what is shown; also for screen readers.
         marks: vertical lines with a name, such as the accuracy by chance.
+        digits: decimals of the means that stand beside the dots.
     """
     marks = marks or {}
     shown = {name: row for name, row in rows.items() if math.isfinite(row["mean"])}
@@ -173,9 +175,9 @@ def dot_chart(
                 "x": x(row["mean"]),
                 "low": x(row["low"]) if known else None,
                 "high": x(row["high"]) if known else None,
-                "text": number(row["mean"]),
+                "text": number(row["mean"], digits=digits),
                 "colour": index % 6,
-                "title": f"{name}: {number(row['mean'])} {interval_text(row)}",
+                "title": f"{name}: {number(row['mean'], digits=digits)} {interval_text(row)}",
             }
         )
     chart = {

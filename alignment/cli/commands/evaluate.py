@@ -1,5 +1,5 @@
-"""`vidalign evaluate`: prompt adherence of a model and its adapters, side by side; `evaluate compare` of several
-runs; `evaluate vbench`, VBench's aggregation."""
+"""`vidalign evaluate`: prompt adherence of a model and its adapters, side by side; its verbs are in
+`alignment.cli.evaluate_verbs`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignment.cli import Verb
-from alignment.cli.evaluate_verbs import (
-    CompareArguments,
-    VBenchArguments,
-    run_compare,
-    run_vbench,
-)
+from alignment.cli.evaluate_verbs import VERBS as VERBS
 from alignment.cli.evaluation_defaults import default_prompts, default_questions, default_verifier
 from alignment.cli.generation_checks import check_generation
 from alignment.cli.next_command import WORLD_PROMPTS, given_flags, new_folder, show_next
@@ -421,21 +415,3 @@ def _texts_hash(texts: Iterable[str]) -> str:
     import hashlib
 
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()
-
-
-VERBS = {
-    "compare": Verb(
-        "Compare several evaluations with each other, with intervals and a report.",
-        (CompareArguments,),
-        run_compare,
-        "vidalign evaluate compare runs/evaluation runs/other --output_dir runs/comparison",
-        positional="runs",
-    ),
-    "vbench": Verb(
-        "Aggregate VBench's sixteen dimensions to quality, semantic and total score.",
-        (VBenchArguments,),
-        run_vbench,
-        "vidalign evaluate vbench evaluation_results --output vbench.json",
-        positional="results",
-    ),
-}

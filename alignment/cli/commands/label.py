@@ -7,6 +7,7 @@ import secrets
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from alignment.cli import Verb
 from alignment.cli.commands.label_campaign import CAMPAIGN_HELP, DB_HELP, command_line_user
@@ -16,6 +17,7 @@ from alignment.cli.commands.label_space import SPACE_VERBS
 from alignment.cli.next_command import show_next
 from generator.output import InputError, read_jsonl
 from labeling_app.files.candidates import import_tasks, read_candidates
+from labeling_app.files.compared_models import import_compared, read_compared
 from labeling_app.files.foreign_preferences import import_preferences
 from labeling_app.quality.agreement import agreement, skips
 from labeling_app.quality.hidden_checks import HiddenChecks, hidden_checks
@@ -67,6 +69,13 @@ class ImportArguments:
         metadata={
             "help": "Folders with metadata.jsonl (as `vidalign generate` writes them) or JSONL files with "
             "prompt and videos; the videos of a prompt from several folders are put together."
+        },
+    )
+    compare: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Instead: folders of two or more models, NAME=FOLDER or FOLDER, whose videos of the same prompt "
+            "and seed are compared two by two without their names; `vidalign evaluate human` has the result."
         },
     )
     preferences: str | None = field(
@@ -201,25 +210,36 @@ def run_serve(arguments: ServeArguments) -> None:
 
 def run_import(arguments: ImportArguments) -> None:
     """Imports candidates as tasks, or rankings with their tasks."""
-    if (arguments.videos is None) == (arguments.preferences is None):
-        raise InputError("Say what to import: either --videos to rank or --preferences, rankings of others.")
-    if arguments.videos is None:
+    given = [
+        each for each in (arguments.videos, arguments.compare, arguments.preferences) if each is not None
+    ]
+    if len(given) != 1:
+        raise InputError(
+            "Say what to import: either --videos to rank, --compare, models to compare, or --preferences, rankings of "
+            "others."
+        )
+    if arguments.preferences is not None:
         _import_preferences(arguments)
         return
-    read_candidates([Path(source) for source in arguments.videos])  # A mistake in a file makes no database.
+    # A mistake in a file makes no database.
+    if arguments.compare is not None:
+        read_compared(arguments.compare)
+    else:
+        read_candidates([Path(source) for source in arguments.videos or ()])
+    setup: dict[str, Any] = {
+        name: getattr(arguments, name) for name in ("campaign", "overlap", "dimensions", "skip_bad")
+    }
+    notes: list[str] = []
     with Store(arguments.db) as store:
-        summary = import_tasks(
-            store,
-            arguments.videos,
-            campaign=arguments.campaign,
-            overlap=arguments.overlap,
-            dimensions=arguments.dimensions,
-            skip_bad=arguments.skip_bad,
-            progress=True,
-        )
+        if arguments.compare is not None:
+            summary, notes = import_compared(store, arguments.compare, **setup, progress=True)
+        else:
+            summary = import_tasks(store, arguments.videos or (), **setup, progress=True)
         store.record(command_line_user(), "import", campaign=arguments.campaign, tasks=summary.added)
     for problem in summary.problems:
         print(f"Left out: {problem}")
+    for note in notes:
+        print(f"Note: {note}")
     print(f"Campaign {arguments.campaign}: {summary.added} new task(s), {summary.known} known already.")
     show_next("label", "serve", "--db", arguments.db)
 

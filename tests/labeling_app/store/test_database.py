@@ -22,6 +22,8 @@ CREATE TABLE campaigns (id INTEGER PRIMARY KEY, name VARCHAR(200) NOT NULL UNIQU
   dimensions JSON NOT NULL, created_at FLOAT NOT NULL);
 CREATE TABLE tasks (id INTEGER PRIMARY KEY, campaign_id INTEGER NOT NULL REFERENCES campaigns (id),
   prompt TEXT NOT NULL, fingerprint VARCHAR(64) NOT NULL, completed INTEGER NOT NULL, created_at FLOAT NOT NULL);
+CREATE TABLE task_videos (task_id INTEGER NOT NULL REFERENCES tasks (id), position INTEGER NOT NULL,
+  media_id VARCHAR(32) NOT NULL, PRIMARY KEY (task_id, position));
 CREATE INDEX ix_tasks_open ON tasks (campaign_id, completed, id);
 CREATE TABLE assignments (id INTEGER PRIMARY KEY, task_id INTEGER NOT NULL REFERENCES tasks (id),
   user_id INTEGER NOT NULL REFERENCES users (id), permutation JSON NOT NULL, state VARCHAR(10) NOT NULL,

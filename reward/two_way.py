@@ -1,0 +1,155 @@
+"""Variances and intervals of estimates from judgements that are clustered twice: by prompt and by annotator.
+
+Two judgements of one prompt are alike, and so are two of one annotator. An interval over judgements, or over prompts
+alone, is too narrow where annotators differ in taste. Every estimate here is a sum of influence values, one a
+judgement, whose squares are summed by prompt and by annotator.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from reward.statistics import CONFIDENCE, LEAST_CLUSTERS, Interval
+
+Floats = NDArray[np.float64]
+Numbers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Variance:
+    """Variance of an estimate, clustered by prompt and annotator.
+
+    Attributes:
+        total: variance.
+        prompts: its part that falls as prompts are added, by the same or by other annotators.
+        annotators: its part that falls only as annotators are added.
+        degrees: Satterthwaite's degrees of freedom of the total.
+    """
+
+    total: float
+    prompts: float
+    annotators: float
+    degrees: float
+
+
+def cluster_numbers(names: ArrayLike | list[str]) -> Numbers:
+    """Number from 0 of the cluster of each of `names [n]`."""
+    return np.unique(np.asarray(names), return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+
+def two_way_variance(influence: ArrayLike, prompts: ArrayLike, annotators: ArrayLike) -> Variance:
+    """Variance of an estimate from its influence values, clustered by prompt and by annotator.
+
+    V = V_prompt + max(0, V_annotator − V_both) (Cameron, Gelbach & Miller 2011, eq. 2.11), where V_c is the sum over
+    the clusters c of the squared sums of influence values, times C / (C − 1). The part of the annotators is cut off at
+    0, so the variance is never below that of prompts alone. Degrees of freedom by Satterthwaite (1946) from those of
+    the two parts; unequal clusters count as (Σn)² / Σn² equal ones.
+
+    Args:
+        influence: `[n]`, the derivative of the estimate by the weight of each judgement; of a mean (x − mean) / n.
+        prompts, annotators: `[n]`, number of the cluster of each.
+
+    Returns:
+        the variance; with one annotator that of prompts alone.
+    """
+    influence = np.asarray(influence, dtype=np.float64)
+    by_prompt, by_annotator = cluster_numbers(prompts), cluster_numbers(annotators)
+    both = cluster_numbers(by_prompt * (by_annotator.max() + 1) + by_annotator)
+    of_prompts, equal_prompts = _cluster_variance(influence, by_prompt)
+    of_annotators, equal_annotators = _cluster_variance(influence, by_annotator)
+    shared, _ = _cluster_variance(influence, both)
+    degrees = equal_prompts - 1
+    excess = max(0.0, of_annotators - shared) if equal_annotators > 1 else 0.0
+    total = of_prompts + excess
+    if excess > 0:
+        spread = of_prompts**2 / max(equal_prompts - 1, 1e-9) + of_annotators**2 / (equal_annotators - 1)
+        degrees = total**2 / spread
+    return Variance(total, of_prompts, excess, max(1.0, degrees))
+
+
+def _cluster_variance(influence: Floats, clusters: Numbers) -> tuple[float, float]:
+    """Sum of squared sums of the clusters, corrected for their number, and the number of equal ones."""
+    sums, sizes = np.bincount(clusters, weights=influence), np.bincount(clusters)
+    count = len(sums)
+    correction = count / (count - 1) if count > 1 else 1.0
+    return float(correction * (sums**2).sum()), float(sizes.sum() ** 2 / (sizes**2).sum())
+
+
+def student_cdf(value: float, degrees: float) -> float:
+    """Distribution function of Student's t with any number of degrees of freedom from 1 on.
+
+    With t = √ν·tan(u) the density becomes cos^{ν−1}(u) / B(½, ν/2) on (−π/2, π/2), which Simpson's rule integrates.
+    """
+    angle = math.atan(abs(value) / math.sqrt(degrees))
+    points = np.linspace(0.0, angle, 4001)
+    density = np.cos(points) ** (degrees - 1)
+    weights = np.ones(4001)
+    weights[1:-1:2], weights[2:-1:2] = 4, 2
+    beta = math.lgamma(0.5) + math.lgamma(degrees / 2) - math.lgamma((degrees + 1) / 2)
+    half = float(weights @ density) * angle / 12000 / math.exp(beta)
+    return 0.5 + math.copysign(min(half, 0.5), value)
+
+
+def student_quantile(probability: float, degrees: float) -> float:
+    """Quantile of Student's t, found by bisection."""
+    if degrees > 1e6:
+        return NormalDist().inv_cdf(probability)
+    tail, low, high = max(probability, 1 - probability), 0.0, 1.0
+    while student_cdf(high, degrees) < tail:
+        high *= 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if student_cdf(middle, degrees) < tail else (low, middle)
+    return math.copysign(high, probability - 0.5)
+
+
+def share_interval(
+    share: float, variance: Variance, n: int, prompts: int, confidence: float = CONFIDENCE
+) -> Interval:
+    """Interval of a share such as a win rate: Wilson's (1927) with an effective number of judgements.
+
+    The effective number is share·(1 − share) / V (Kott & Carr 1997), the quantile Student's. Where all judgements are
+    alike, so that V is 0, it is the number of prompts. The interval stays within [0, 1].
+
+    Returns:
+        the share with its interval, which is NaN below `LEAST_CLUSTERS` prompts.
+    """
+    if prompts < LEAST_CLUSTERS:
+        return Interval(share, math.nan, math.nan, n, prompts)
+    t = student_quantile((1 + confidence) / 2, variance.degrees)
+    spread, effective = share * (1 - share), effective_number(share, variance, prompts)
+    middle = (share + t * t / (2 * effective)) / (1 + t * t / effective)
+    half = t * math.sqrt(spread / effective + t * t / (4 * effective**2)) / (1 + t * t / effective)
+    return Interval(share, max(0.0, middle - half), min(1.0, middle + half), n, prompts)
+
+
+def share_p_value(share: float, variance: Variance, prompts: int) -> float:
+    """Two-sided p-value of a share of ½; below 0.05 exactly where `share_interval` leaves ½ out.
+
+    NaN below `LEAST_CLUSTERS` prompts.
+    """
+    if prompts < LEAST_CLUSTERS:
+        return math.nan
+    t = 2 * abs(share - 0.5) * math.sqrt(effective_number(share, variance, prompts))
+    return 2 * (1 - student_cdf(t, variance.degrees))
+
+
+def effective_number(share: float, variance: Variance, prompts: int) -> float:
+    """Number of independent judgements that would tell a share as exactly; that of prompts where all are alike."""
+    spread = share * (1 - share)
+    return spread / variance.total if variance.total > 0 and spread > 0 else float(prompts)
+
+
+def mean_interval(
+    mean: float, variance: Variance, n: int, prompts: int, confidence: float = CONFIDENCE
+) -> Interval:
+    """Interval of an unbounded estimate: mean ± t·√V; NaN below `LEAST_CLUSTERS` prompts."""
+    if prompts < LEAST_CLUSTERS:
+        return Interval(mean, math.nan, math.nan, n, prompts)
+    half = student_quantile((1 + confidence) / 2, variance.degrees) * math.sqrt(variance.total)
+    return Interval(mean, mean - half, mean + half, n, prompts)
