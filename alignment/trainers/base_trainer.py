@@ -18,7 +18,6 @@ import torch
 from accelerate.utils import gather_object
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.utils.data import DataLoader, Dataset
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -31,7 +30,7 @@ from alignment.memory.allocator import keep_freed_memory
 from alignment.trainers.base_config import AlignmentConfig
 from alignment.trainers.checks import check_trainable
 from alignment.trainers.context_groups import check_latents, group_of, prepare_batches
-from alignment.trainers.policy import Policy, evenly_spread
+from alignment.trainers.policy import TRAINED_NAME, Policy, evenly_spread, load_trained
 from alignment.trainers.samples import SampleVideos
 from alignment.trainers.table import describe_dataset
 from alignment.trainers.weight_average import AverageEachStep, WeightAverage
@@ -48,7 +47,6 @@ from generator.provenance import versions
 from generator.training.checkpoints import CheckpointingTrainer
 from generator.weight_files.release_names import LayerNames
 
-TRAINED_NAME = "trained.safetensors"
 EMA_NAME = "ema.safetensors"
 EXTRA_NAME = "extra_state.pt"
 PREFIX = "transformer."
@@ -413,23 +411,7 @@ class AlignmentTrainer(CheckpointingTrainer):
     ) -> None:
         """Puts the trained weights of a checkpoint back, bit for bit (engines load their own copy
         themselves)."""
-        folder = Path(resume_from_checkpoint)
-        if not (folder / TRAINED_NAME).is_file():
-            raise InputError(
-                f"{folder} is not a checkpoint of this trainer, as it has no {TRAINED_NAME}: give a checkpoint folder."
-            )
-        trained: dict[str, Any] = load_file(folder / TRAINED_NAME)
-        expected = {name: p.shape for name, p in self.policy.named_parameters() if p.requires_grad}
-        if expected != {name: value.shape for name, value in trained.items()}:
-            raise InputError(
-                f"The checkpoint {folder} holds other trained layers than this run: resume with the model and LoRA "
-                "settings that it was started with."
-            )
-        if self.divided_by == "FSDP":
-            options = StateDictOptions(full_state_dict=True, strict=False)
-            set_model_state_dict(self.policy, trained, options=options)
-        else:
-            self.policy.load_state_dict(trained, strict=False)
+        load_trained(self.policy, Path(resume_from_checkpoint), self.divided_by == "FSDP")
 
     def extra_state(self) -> dict[str, Any]:
         """State that a method must remember beside weights and optimiser, for checkpoints."""

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.utils.checkpoint import checkpoint
+
+from generator.output import InputError
+
+TRAINED_NAME = "trained.safetensors"
+"""File of a checkpoint with the trained weights."""
 
 
 class Policy(torch.nn.Module):
@@ -75,3 +83,31 @@ def evenly_spread(blocks: Sequence[torch.nn.Module], share: float) -> list[torch
     return [
         block for i, block in enumerate(blocks) if (i + 1) * count // len(blocks) > i * count // len(blocks)
     ]
+
+
+def load_trained(policy: Policy, folder: Path, divided: bool) -> None:
+    """Puts the trained weights of a checkpoint into the policy, bit for bit.
+
+    Args:
+        folder: the checkpoint.
+        divided: whether FSDP divides the policy's weights.
+
+    Raises:
+        InputError: the folder is no checkpoint, or one of other layers.
+    """
+    if not (folder / TRAINED_NAME).is_file():
+        raise InputError(
+            f"{folder} is not a checkpoint of this trainer, as it has no {TRAINED_NAME}: give a checkpoint folder."
+        )
+    trained: dict[str, Any] = load_file(folder / TRAINED_NAME)
+    expected = {name: p.shape for name, p in policy.named_parameters() if p.requires_grad}
+    if expected != {name: value.shape for name, value in trained.items()}:
+        raise InputError(
+            f"The checkpoint {folder} holds other trained layers than this run: resume with the model and LoRA "
+            "settings that it was started with."
+        )
+    if divided:
+        options = StateDictOptions(full_state_dict=True, strict=False)
+        set_model_state_dict(policy, trained, options=options)
+    else:
+        policy.load_state_dict(trained, strict=False)
