@@ -122,15 +122,14 @@ class AlignmentTrainer(CheckpointingTrainer):
         self.can_return_loss = True
         sum_gradients(self.accelerator, args.context_parallel)
         self.gather_function = self.accelerator.gather  # the other would cut the last batch off by its length
-        alike = self.is_deepspeed_enabled or self.is_fsdp_enabled or self.adds_calls
-        if args.world_size > 1 and alike:
+        if args.world_size > 1 and (self.is_deepspeed_enabled or self.is_fsdp_enabled or self.adds_calls):
             generator.run_all_experts(when_sampling=bool(self.divided_by))
         if self.divided_by == "DeepSpeed ZeRO-3" and self.calls_once:
             gather_as_one(policy, generator.blocks())
             policy.gathers_blocks = True
         if self.divided_by == "FSDP" and not self.lora.use_peft:
             raise InputError(
-                "use_peft is off with FSDP, which is for LoRA here: train all weights with zero3 instead."
+                "use_peft is off with FSDP, which is for LoRA here: train all weights with zero3."
             )
         self.ema: WeightAverage | None = None
         if args.ema_decay:
