@@ -96,11 +96,10 @@ class AlignmentTrainer(CheckpointingTrainer):
         dropout: bool = False,
         rows: RowBatchSampler | None = None,
     ) -> None:
+        self.lora = lora = lora or LoraArguments()
         method = type(self).__name__.removesuffix("Trainer")
-        check_trainable(generator, args, lora or LoraArguments(), method, self.shows_first_frames)
-        self.generator = generator
-        self.rows = rows
-        self.lora = lora or LoraArguments()
+        check_trainable(generator, args, lora, method, self.shows_first_frames)
+        self.generator, self.rows = generator, rows
         self.record = record or {}
         self.lora_layers: list[str] = []
         self.exports = self._export_names(generator, args)
