@@ -140,7 +140,7 @@ def test_a_process_that_shows_no_sign_of_life_is_said_to_be_lost(monkeypatch: py
 def test_a_machine_that_joins_again_speaks_with_those_that_have_restarted(
     kept: str, meet: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the store of the first process, which is new in each meeting; that of a launcher holds what was said before."""
+    """In the store of the first process, new in each meeting; that of a launcher holds what was said before."""
     store = HashStore()
     monkeypatch.setattr("torch.distributed.rendezvous", lambda *_, **__: iter([(store, 0, 2)]))
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", kept)
