@@ -214,7 +214,10 @@ def _launch_store() -> Any:
         from torch.distributed import PrefixStore, rendezvous
 
         store, *_ = next(iter(rendezvous("env://", timeout=timedelta(minutes=10))))
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        # A store of the launcher outlives the processes that are started again. One of the first process is new, and a
+        # machine that joins again has counted no restarts.
+        kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if kept else "0"
         _stores[name] = PrefixStore(f"vidalign/{attempt}", store)
     return _stores[name]
 

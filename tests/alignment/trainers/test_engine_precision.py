@@ -142,7 +142,7 @@ def test_what_is_float32_stays_so_inside_a_block(engine, name, trained_by):
     # SFT's frozen weights are bfloat16 here, and with them the network's entrance, which is a product.
     base = "bfloat16" if name in ("sft", "zero1") else "float32"
     assert {types.pop(each) for each in ("base", "latents")} == {base}
-    batch = {"ppo": set(), "dpo": {"batch weights"}}.get(name, {"batch latents", "batch weights"})
+    batch = set() if name == "ppo" else {"batch latents", "batch weights"}
     assert set(types) == {"timestep", "scale_shift_table", "norm2", "LoRA A", "LoRA B"} | batch
     assert set(types.values()) == {"float32"}
     # bfloat16 has steps of 4 there.

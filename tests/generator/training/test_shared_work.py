@@ -134,3 +134,21 @@ def test_a_process_that_shows_no_sign_of_life_is_said_to_be_lost(monkeypatch: py
     with pytest.raises(RuntimeError, match=r"Process [01] of 2 has been silent"):
         SharedWork(0, 2, store).gather(None)
     assert time.monotonic() - begun < 10
+
+
+@pytest.mark.parametrize(("kept", "meet"), [("False", True), ("True", False)])
+def test_a_machine_that_joins_again_speaks_with_those_that_have_restarted(
+    kept: str, meet: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the store of the first process, new in each meeting; that of a launcher holds what was said before."""
+    store = HashStore()
+    monkeypatch.setattr("torch.distributed.rendezvous", lambda *_, **__: iter([(store, 0, 2)]))
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", kept)
+    said = []
+    for restarts in ("1", "0"):
+        monkeypatch.setattr(shared_work, "_stores", {})
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", restarts)
+        launch_store = shared_work._launch_store()
+        said.append(launch_store.check(["word"]))
+        launch_store.set("word", "said")
+    assert said == [False, meet]
