@@ -57,6 +57,7 @@ def trained_by(models, tmp_path_factory):
         if name == "two":
             checkpoint = str(folder / "sft" / "checkpoint-2")
             jobs.append({"kind": "sft", "folder": str(folder / "resumed"), "resumed_from": checkpoint})
+            jobs.append({"kind": "dpo", "folder": str(folder / "own_seeds"), "own_seeds": True})
         (folder / "jobs.json").write_text(json.dumps(jobs))
         launched(engine, SCRIPT, 2, models, folder / "jobs.json", processes=processes)
         return folder
@@ -153,6 +154,15 @@ def test_groups_train_data_parallel_and_fsdp_divides_the_weights_beside(launch, 
 def test_a_checkpoint_resumes_as_if_uninterrupted(trained_by):
     whole, resumed = (load_file(trained_by("two") / name / ADAPTER) for name in ("sft", "resumed"))
     assert all((whole[name] == resumed[name]).all() for name in whole)
+
+
+@pytest.mark.slow
+def test_different_batches_in_a_group_are_a_mistake(trained_by):
+    for rank in (0, 1):
+        told = (trained_by("two") / "own_seeds" / f"error{rank}.txt").read_text()
+        assert told.startswith(
+            "Processes 0 and 1, which share tokens (context_parallel 2), were given different batches"
+        )
 
 
 @pytest.mark.slow
