@@ -120,7 +120,6 @@ class AlignmentTrainer(CheckpointingTrainer):
         )
         self.can_return_loss = True
         sum_gradients(self.accelerator, args.context_parallel)
-        self.gather_function = self.accelerator.gather  # the other would cut the last batch off by its length
         if args.world_size > 1 and (self.is_deepspeed_enabled or self.is_fsdp_enabled or self.adds_calls):
             generator.run_all_experts(when_sampling=bool(self.divided_by))
         if self.divided_by == "DeepSpeed ZeRO-3" and self.calls_once:
@@ -315,6 +314,8 @@ class AlignmentTrainer(CheckpointingTrainer):
         return loss.detach(), None, None
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        # `Trainer` sets it back after each evaluation to one that cuts the last batch off by its length.
+        self.gather_function = self.accelerator.gather
         with self.ema.swapped() if self.ema else nullcontext():
             return super().evaluate(*args, **kwargs)
 

@@ -25,7 +25,7 @@ from generator.video_model import VideoModel
 T = TypeVar("T")
 
 OLDEST_DIFFUSERS = "0.42.1"
-"""Before it `enable_parallelism` had wrong gradients."""
+"""The first release that this is tested with; gradients of its ring attention were wrong before."""
 TOLERANCE = 0.01
 """Relative difference of two checksums that rounding can explain; that of unequal noise is about 1."""
 
@@ -71,8 +71,8 @@ class ContextGroup:
                 module.enable_parallelism(config=config)
             except ValueError as error:
                 raise InputError(
-                    f"context_parallel is {self.size}, but the attention kernel cannot share out tokens ({error}): "
-                    "leave attention_backend unset, or choose _native_cudnn, _native_flash or flash."
+                    f"context_parallel is {self.size}, but the attention kernel that attention_backend names cannot "
+                    "share out tokens: leave it unset, or choose _native_cudnn, _native_flash or flash."
                 ) from error
         compared: set[bool] = set()
 

@@ -1,10 +1,11 @@
 """Trains tiny Wan models one after the other in the processes of one launch; started by test_context_parallel.py.
 
 Arguments: the number of processes that share the tokens of a video, the folder of the models, and a file of jobs: a
-JSON list of pairs of a kind of `KINDS` and the folder that it writes.
+JSON list of arguments of `train`, with `own_seeds` of `train_with_own_seeds`.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -29,11 +30,14 @@ from alignment.trainers.rwr_trainer import RWRTrainer
 from alignment.trainers.sft_config import SFTConfig
 from alignment.trainers.sft_trainer import SFTTrainer
 from generator import load_generator
+from generator.output import InputError
 from tests.alignment.bright_reward import PROMPTS, BrightReward
 
 STEPS = 3
 SIZE = 9, 32, 32
 IMAGE = "first.png"
+SHOWN = ("wan2.2-ti2v", "wan-i2v")
+"""Families that are shown the first frame."""
 LARGER = 9, 64, 64
 """With the autoencoder of TI2V-5B as many tokens as `SIZE` with that of the others."""
 ROLLOUTS = {
@@ -53,6 +57,7 @@ KINDS = {
     "sft_bfloat16": ("sft", "wan", {"bf16": True, "gradient_checkpointing": True}),
     "sft_a14b": ("sft", "wan2.2-a14b", {}),
     "sft_ti2v": ("sft", "wan2.2-ti2v", {}),
+    "sft_i2v": ("sft", "wan-i2v", {}),
     "dpo": ("dpo", "wan", {"beta": 10.0, "adam_epsilon": 1e-3}),
     "ppo": (
         "ppo",
@@ -99,7 +104,7 @@ def make_trainer(kind, models, folder, context_parallel, further):
     if method == "sft":
         held_out = (latents[:3], prompts[:3]) if "eval_steps" in settings else ()
         # A known first frame gives TI2V-5B a noise level for each token.
-        images = [(str(models / IMAGE), None)] * 8 if family == "wan2.2-ti2v" else None
+        images = [(str(models / IMAGE), None)] * 8 if family in SHOWN else None
         args = SFTConfig(**settings)
         return SFTTrainer(generator, args, latents, prompts, *held_out, lora=lora, images=images)
     args = DPOConfig(**settings)
@@ -123,11 +128,21 @@ def train(kind, models, folder, context_parallel=1, resumed_from=None, **further
     trainer.accelerator.wait_for_everyone()
 
 
+def train_with_own_seeds(kind, models, folder, context_parallel):
+    """Writes the mistake of processes of a group that are given different batches."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    try:
+        train(kind, models, folder, context_parallel, seed=int(os.environ["RANK"]))
+    except InputError as error:
+        Path(folder, f"error{os.environ['RANK']}.txt").write_text(str(error))
+
+
 def main():
     size, models = int(sys.argv[1]), sys.argv[2]
     torch.accelerator.device_count = lambda: 1  # 0 without a GPU, by which diffusers divides
     for job in json.loads(Path(sys.argv[3]).read_text()):
-        train(models=models, context_parallel=size, **job)
+        run = train_with_own_seeds if job.pop("own_seeds", False) else train
+        run(models=models, context_parallel=size, **job)
 
 
 if __name__ == "__main__":

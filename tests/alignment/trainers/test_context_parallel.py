@@ -32,6 +32,10 @@ OWN_BATCHES = {"per_device_train_batch_size": 2}
 """With two groups each has half of the four examples."""
 
 
+OF_SOME_VIDEOS = "videos/", "latents/"
+"""Beginnings of the names of figures of a few videos of each group, or of spread within it."""
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
@@ -57,6 +61,7 @@ def trained_by(models, tmp_path_factory):
         if name == "two":
             checkpoint = str(folder / "sft" / "checkpoint-2")
             jobs.append({"kind": "sft", "folder": str(folder / "resumed"), "resumed_from": checkpoint})
+            jobs.append({"kind": "dpo", "folder": str(folder / "own_seeds"), "own_seeds": True})
         (folder / "jobs.json").write_text(json.dumps(jobs))
         launched(engine, SCRIPT, 2, models, folder / "jobs.json", processes=processes)
         return folder
@@ -77,21 +82,26 @@ def alone(models, tmp_path_factory):
     return run
 
 
-def logged(folder, rank=0):
-    """Logged figures by step and name."""
-    entries = json.loads((folder / f"log{rank}.json").read_text())
-    return {(entry["step"], name): value for entry in entries for name, value in entry.items()}
+def logged(folder, without):
+    """Logged figures by step and name, without those whose names begin so."""
+    entries = json.loads((folder / "log0.json").read_text())
+    return {
+        (entry["step"], name): value
+        for entry in entries
+        for name, value in entry.items()
+        if not name.startswith(without)
+    }
 
 
-def check_equal(one, other):
+def check_equal(one, other, tolerance=1e-5, without=()):
     """Compares adapters and logged figures of two trainings."""
     adapters = sorted(path.name for path in one.glob(f"{Path(ADAPTER).stem}*"))
     assert adapters == sorted(path.name for path in other.glob(f"{Path(ADAPTER).stem}*"))
     for name in adapters:
         whole, shared = load_file(one / name), load_file(other / name)
         assert any(value.abs().max() > 1e-3 for key, value in whole.items() if "lora_B" in key)
-        assert max((value - shared[key]).abs().max().item() for key, value in whole.items()) < 1e-5
-    assert logged(other) == pytest.approx(logged(one), abs=1e-5, rel=1e-5)
+        assert max((value - shared[key]).abs().max().item() for key, value in whole.items()) < tolerance
+    assert logged(other, without) == pytest.approx(logged(one, without), abs=tolerance, rel=tolerance)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +146,8 @@ def test_what_cannot_be_shared_out_is_refused_before_the_weights_are_read(
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_that_share_tokens_equal_one(kind, trained_by, alone):
-    check_equal(alone(kind), trained_by("two") / kind)
+    tolerance = 1e-3 if "bfloat16" in kind else 1e-5
+    check_equal(alone(kind), trained_by("two") / kind, tolerance)
     weights = [load_file(trained_by("two") / kind / f"rank{rank}.safetensors") for rank in (0, 1)]
     assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
 
@@ -146,13 +157,22 @@ def test_two_processes_that_share_tokens_equal_one(kind, trained_by, alone):
 def test_groups_train_data_parallel_and_fsdp_divides_the_weights_beside(launch, trained_by, alone):
     """Two groups of two processes, each with half of the batch; and FSDP 2 on one group."""
     for kind in LAUNCHES[launch][2]:
-        check_equal(alone(kind), trained_by(launch) / kind)
+        check_equal(alone(kind), trained_by(launch) / kind, without=OF_SOME_VIDEOS)
 
 
 @pytest.mark.slow
 def test_a_checkpoint_resumes_as_if_uninterrupted(trained_by):
     whole, resumed = (load_file(trained_by("two") / name / ADAPTER) for name in ("sft", "resumed"))
     assert all((whole[name] == resumed[name]).all() for name in whole)
+
+
+@pytest.mark.slow
+def test_different_batches_in_a_group_are_a_mistake(trained_by):
+    for rank in (0, 1):
+        told = (trained_by("two") / "own_seeds" / f"error{rank}.txt").read_text()
+        assert told.startswith(
+            "Processes 0 and 1, which share tokens (context_parallel 2), were given different batches"
+        )
 
 
 @pytest.mark.slow
