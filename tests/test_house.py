@@ -32,7 +32,7 @@ WINGS = {
         "weight_files", "files", "video_files",
     ],
     "reward": ["training", "evaluation", "scoring", "reports", "adherence", "service", "models", "metrics", "formats"],
-    "labeling_app": ["web", "simulate", "campaigns", "selection", "files", "quality", "tasks", "store"],
+    "labeling_app": ["web", "simulate", "campaigns", "selection", "files", "quality", "tasks", "people", "store"],
     "alignment": [
         "cli", "demo", "proof", "stages", "guided_sampling", "trainers", "rollouts", "memory", "data", "losses", "lora",
     ],

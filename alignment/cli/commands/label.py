@@ -14,6 +14,7 @@ from alignment.cli import Verb
 from alignment.cli.commands.label_campaign import CAMPAIGN_HELP, DB_HELP, command_line_user
 from alignment.cli.commands.label_export import ExportArguments, run_export
 from alignment.cli.commands.label_lead import LEAD_VERBS, reward_score
+from alignment.cli.commands.label_people import PEOPLE_VERBS
 from alignment.cli.next_command import show_next
 from generator.output import InputError, read_jsonl
 from labeling_app.files.candidates import import_tasks, read_candidates
@@ -57,6 +58,10 @@ class ServeArguments:
         default=None,
         metadata={"help": "Folder for uploaded demonstrations; beside an SQLite file by default."},
     )
+    oidc: str | None = field(
+        default=None,
+        metadata={"help": "JSON file that describes an OpenID provider by which people may sign in too."},
+    )
 
 
 @dataclass
@@ -96,25 +101,6 @@ class ImportArguments:
     )
     skip_bad: bool = field(
         default=False, metadata={"help": "Leave out unusable videos instead of importing nothing."}
-    )
-
-
-@dataclass
-class UsersArguments:
-    """People who may log in. Without --add, --set_role and --set_password, all users are listed."""
-
-    db: str = field(metadata={"help": DB_HELP})
-    add: str | None = field(
-        default=None, metadata={"help": "Add a user of this name; prints the password once."}
-    )
-    role: str = field(
-        default="annotator", metadata={"help": "Role of the new user: annotator, lead or admin."}
-    )
-    set_role: str | None = field(
-        default=None, metadata={"help": "Give the user of this name the role that --role says."}
-    )
-    set_password: str | None = field(
-        default=None, metadata={"help": "Give the user of this name a new password; prints it once."}
     )
 
 
@@ -190,6 +176,7 @@ def run_serve(arguments: ServeArguments) -> None:
     """Serves the labeling app until it is interrupted."""
     import uvicorn
 
+    from labeling_app.web.provider import read_provider
     from labeling_app.web.server import create_app
     from reward.service.listening import address_of, listen
 
@@ -200,9 +187,10 @@ def run_serve(arguments: ServeArguments) -> None:
     candidates = Path(arguments.candidates) if arguments.candidates else None
     if candidates is not None and not candidates.is_dir():
         raise InputError(f"The folder {candidates} of candidates does not exist: make it or name another.")
+    provider = read_provider(arguments.oidc) if arguments.oidc is not None else None
     lease = 60.0 * arguments.lease_minutes
     with Store(arguments.db, lease_seconds=lease, uploads=arguments.uploads) as store:
-        app = create_app(store, arguments.campaign, candidates)
+        app = create_app(store, arguments.campaign, candidates, provider)
         listener = listen(arguments.host, arguments.port)
         if not any(user.password_hash for user in store.users()):
             password = secrets.token_urlsafe(9)
@@ -276,31 +264,6 @@ def _import_preferences(arguments: ImportArguments) -> None:
         f"Campaign {arguments.campaign}: {done.judgements} new ranking(s) of {names} (imported), {done.known} known "
         f"already; {done.tasks} new task(s)."
     )
-
-
-def run_users(arguments: UsersArguments) -> None:
-    """Adds a user, sets a password or a role, or lists all users."""
-    if sum(name is not None for name in (arguments.add, arguments.set_role, arguments.set_password)) > 1:
-        raise InputError(
-            "More than one of --add, --set_role and --set_password was given: give one at a time."
-        )
-    with Store(arguments.db if arguments.add is not None else existing_database(arguments.db)) as store:
-        password = secrets.token_urlsafe(9)
-        if arguments.add is not None:
-            user = store.add_user(arguments.add, password, role=arguments.role)
-            store.record(command_line_user(), "add user", user=user.name, role=user.role)
-            print(f"{user.role} {user.name}, password {password} (shown only now)")
-        elif arguments.set_role is not None:
-            store.set_role(arguments.set_role, arguments.role)
-            store.record(command_line_user(), "set role", user=arguments.set_role, role=arguments.role)
-            print(f"{arguments.set_role} is {arguments.role} now")
-        elif arguments.set_password is not None:
-            store.set_password(arguments.set_password, password)
-            store.record(command_line_user(), "set password", user=arguments.set_password)
-            print(f"{arguments.set_password}, new password {password} (shown only now)")
-        else:
-            for user in store.users():
-                print(f"{user.name}\t{'simulated' if user.simulated else user.role}")
 
 
 def run_quality(arguments: QualityArguments) -> None:
@@ -396,7 +359,7 @@ VERBS = {
     "serve": Verb("Open the labeling app in the browser.", (ServeArguments,), run_serve),
     "import": Verb("Add videos to rank.", (ImportArguments,), run_import),
     "export": Verb("Write rankings as JSONL.", (ExportArguments,), run_export),
-    "users": Verb("Add or list users.", (UsersArguments,), run_users),
+    **PEOPLE_VERBS,
     "backup": Verb("Copy the database into one file.", (BackupArguments,), run_backup),
     "restore": Verb("Fill an empty database from a backup.", (RestoreArguments,), run_restore),
     "quality": Verb("Print how far annotators agree.", (QualityArguments,), run_quality),

@@ -172,13 +172,14 @@ def _delete(store: Store, name: str, sure: bool) -> None:
         )
     else:
         print(f"The campaign {name} has {counts['tasks']} task(s) and {counts['answers']} answer(s).")
-        typed = _asked("Type its name to delete it (video files stay): ")
+        typed = asked("Type its name to delete it (video files stay): ")
     deleted = delete_campaign(store, name, typed)
     store.record(command_line_user(), "delete campaign", campaign=name, **deleted)
     print(f"Deleted the campaign {name}: {deleted['tasks']} task(s), {deleted['judgements']} judgement(s).")
 
 
-def _asked(question: str) -> str:
+def asked(question: str) -> str:
+    """An answer typed at the terminal; empty where there is none."""
     try:
         return input(question)
     except EOFError:

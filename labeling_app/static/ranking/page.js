@@ -3,9 +3,12 @@
 
 import { call, make, pageLinks } from '../dom.js';
 import { guidelinesPage } from '../guidelines.js';
+import { languageChoice } from '../language.js';
 import { logoutForm } from '../logout.js';
+import { messagesPart } from '../messages.js';
 import { SyncPlayer } from '../player.js';
 import { DraftRanks, letter, ordinal } from '../ranks.js';
+import { loadWords, t } from '../words.js';
 import { AnswerForm } from './answer.js';
 import { RankBoard } from './board.js';
 import { VideoCards } from './cards.js';
@@ -21,10 +24,11 @@ const TAKE = '#take';
 const IDLE_SECONDS = 300;
 const TOUCH = matchMedia('(hover: none)');
 
-export function start(element) {
+export async function start(element) {
   const root = element.querySelector('.ranking-page') || element;
   if (!root.dataset.started) {
     root.dataset.started = 'true';
+    await loadWords();
     new RankingPage(root).next();
   }
 }
@@ -46,17 +50,17 @@ class RankingPage {
   build() {
     this.progressText = make('span', 'progress-text');
     this.progressBar = make('progress', '', { max: 1, value: 0, 'aria-hidden': 'true' });
-    this.earlier = make('button', 'quiet earlier', { type: 'button' }, 'Change an answer (U)');
+    this.earlier = make('button', 'quiet earlier', { type: 'button' }, t('rank.change'));
     this.earlier.addEventListener('click', () => this.showEarlier());
-    this.pages = make('nav', 'pages', { 'aria-label': 'Pages' });
+    this.pages = make('nav', 'pages', { 'aria-label': t('page.pages') });
     this.userName = make('span', 'user-name', { dir: 'auto' });
     this.logout = logoutForm();
     this.notice = make('p', 'notice', { hidden: true, role: 'alert' });
     this.status = make('p', 'visually-hidden', { role: 'status', 'aria-live': 'polite' });
     this.main = make('div', 'ranking-main');
     this.root.replaceChildren(
-      make('div', 'top-bar', {}, make('div', 'progress', {}, this.progressText, this.progressBar), this.earlier, this.pages, this.userName, this.logout),
-      this.notice, this.main, this.status,
+      make('div', 'top-bar', {}, make('div', 'progress', {}, this.progressText, this.progressBar), this.earlier, this.pages, this.userName, languageChoice(), this.logout),
+      messagesPart(), this.notice, this.main, this.status,
     );
   }
 
@@ -76,7 +80,7 @@ class RankingPage {
     const { status, data } = await call(`api/next?take=${take}&after=${this.task?.task || 0}`);
     if (status !== 200) {
       this.showNotice(data.message);
-      this.showEnd('The next task could not be fetched.', true);
+      this.showEnd(t('rank.failed'), true);
       return;
     }
     this.userName.textContent = data.user;
@@ -87,19 +91,18 @@ class RankingPage {
     this.closePlayer();
     this.task = data.task;
     this.looking = data.looking;
-    if (data.looking) this.progressText.textContent = 'Looking at tasks';
+    if (data.looking) this.progressText.textContent = t('rank.looking');
     const { done } = data.progress;
     if (data.guidelines) this.showGuidelines(data.guidelines);
     else if (this.task) this.showTask();
-    else this.showEnd(data.reason ? 'No more tasks for you' : done ? 'All done. Thank you!' : 'There is nothing to rank yet.', false, data.reason);
+    else this.showEnd(t(data.reason ? 'rank.no_more' : done ? 'rank.done' : 'rank.nothing'), false, data.reason);
   }
 
   // How many are left is not said where it would give away which tasks are hidden checks.
   showProgress({ task, progress: { done, left } }) {
     const total = left === null ? null : done + left;
-    this.progressText.textContent = task
-      ? `Task ${done + 1}${total === null ? '' : ` of ${total}`}`
-      : `${done}${total === null ? '' : ` of ${total}`} done`;
+    const key = total === null ? (task ? 'rank.task' : 'rank.count') : (task ? 'rank.task_of' : 'rank.count_of');
+    this.progressText.textContent = t(key, { number: task ? done + 1 : done, total });
     this.progressBar.hidden = total === null;
     this.progressBar.max = Math.max(1, total || 0);
     this.progressBar.value = done;
@@ -112,7 +115,7 @@ class RankingPage {
   }
 
   showGuidelines(data) {
-    this.progressText.textContent = 'Guidelines';
+    this.progressText.textContent = t('guidelines');
     const failed = (message, status) => { this.showNotice(message); if (status === 400) this.next(); };
     this.main.replaceChildren(guidelinesPage(data, () => { this.showNotice(''); return this.next(); }, failed));
     this.main.querySelector('h1').focus();
@@ -121,24 +124,24 @@ class RankingPage {
 
   // Above the videos of a task that a lead only looks at.
   lookingPart() {
-    const rank = make('button', 'quiet', { type: 'button' }, 'Rank tasks myself');
+    const rank = make('button', 'quiet', { type: 'button' }, t('rank.rank_myself'));
     rank.addEventListener('click', () => { window.location.hash = TAKE; this.task = null; this.next(); });
-    return make('p', 'looking', {}, 'You look at this task as a lead: it is not taken from anybody, and nothing is stored. ', rank);
+    return make('p', 'looking', {}, t('rank.as_lead'), rank);
   }
 
   showEnd(title, failed = false, reason = '') {
     this.task = null;
     this.closePlayer();
-    const again = make('button', 'primary', { type: 'button' }, failed ? 'Try again' : 'Look for new tasks');
+    const again = make('button', 'primary', { type: 'button' }, t(failed ? 'rank.again' : 'rank.look'));
     again.addEventListener('click', () => { this.showNotice(''); this.next(); });
-    this.main.replaceChildren(make('div', 'the-end', {}, make('h1', '', {}, title), failed ? '' : make('p', '', {}, reason || 'No task is waiting for you right now.'), again));
+    this.main.replaceChildren(make('div', 'the-end', {}, make('h1', '', {}, title), failed ? '' : make('p', '', {}, reason || t('rank.none_waiting')), again));
     this.say(title);
   }
 
   async showEarlier() {
     const { status, data } = await call('api/answers');
     if (status !== 200 || !data.answers.length) {
-      this.showNotice(status === 200 ? 'You have no answer that can still be changed.' : data.message);
+      this.showNotice(status === 200 ? t('rank.nothing_to_change') : data.message);
       return;
     }
     chooseEarlier(this.root, data.answers, (answer) => this.edit(answer));
@@ -149,7 +152,7 @@ class RankingPage {
     this.showNotice('');
     this.editing = answer;
     this.task = answer;
-    this.progressText.textContent = 'Changing an earlier answer';
+    this.progressText.textContent = t('rank.changing');
     this.showTask();
   }
 
@@ -177,7 +180,7 @@ class RankingPage {
     player.ready().then(() => {
       if (player === this.player && !matchMedia('(prefers-reduced-motion: reduce)').matches) player.play();
     });
-    this.say(`${this.progressText.textContent}. ${this.promptHidden ? this.question.textContent : `Prompt: ${task.prompt.slice(0, 300)}`}`);
+    this.say(`${this.progressText.textContent}. ${this.promptHidden ? this.question.textContent : t('rank.prompt', { prompt: task.prompt.slice(0, 300) })}`);
   }
 
   // The parts of the page for a task.
@@ -203,7 +206,7 @@ class RankingPage {
     this.main.replaceChildren(
       ...(this.onlyLooking ? [this.lookingPart()] : []),
       this.prompt.element, this.cards.element, this.controls.element,
-      make('section', 'ranking', { 'aria-label': 'Ranking' }, this.question, this.hint, this.board.pool, this.board.element, ...this.answer.elements),
+      make('section', 'ranking', { 'aria-label': t('rank.ranking') }, this.question, this.hint, this.board.pool, this.board.element, ...this.answer.elements),
       keysPart(this.count),
     );
   }
@@ -227,7 +230,9 @@ class RankingPage {
     this.ranking.put(video, rank || null);
     const tied = rank ? this.ranking.at(rank).filter((other) => other !== video).map(letter) : [];
     const left = this.ranking.unranked.length;
-    this.say(`Video ${letter(video)}: ${rank ? `${ordinal(rank)} place` : 'no place'}${tied.length ? `, tied with ${tied.join(', ')}` : ''}. ${left ? `${left} left.` : 'All placed.'}`);
+    const alone = rank ? t('cards.place', { rank: ordinal(rank) }) : t('rank.no_place');
+    const place = tied.length ? t('rank.tied', { place: alone, videos: tied.join(', ') }) : alone;
+    this.say(`${t('rank.placed', { video: letter(video), place })} ${left ? t('rank.left', { count: left }) : t('rank.all_placed')}`);
     if (advance) this.selected = this.ranking.nextUnranked(this.selected);
     this.saveDraft();
     this.refresh();
@@ -237,7 +242,7 @@ class RankingPage {
   allBad() {
     for (let video = 0; video < this.count; video += 1) this.ranking.put(video, this.count);
     this.answer.flagAllBad();
-    this.say('All videos are tied and flagged as bad.');
+    this.say(t('rank.all_bad'));
     this.saveDraft();
     this.refresh();
   }
@@ -280,11 +285,11 @@ class RankingPage {
   // Why the ranking cannot be submitted yet, or an empty string.
   get missing() {
     if (this.onlyLooking) return '';
-    if (this.player.failed.some(Boolean)) return 'A video does not play: skip this task and say so.';
+    if (this.player.failed.some(Boolean)) return t('rank.does_not_play');
     const unranked = this.ranking.unranked.map(letter);
     const unseen = this.player.seen.flatMap((seen, index) => (seen ? [] : [letter(index)]));
-    if (unranked.length) return `Still to place: ${unranked.join(', ')}`;
-    if (unseen.length) return `Let the videos play to the end once: ${unseen.join(', ')}`;
+    if (unranked.length) return t('rank.still', { videos: unranked.join(', ') });
+    if (unseen.length) return t('rank.let_play', { videos: unseen.join(', ') });
     return '';
   }
 
@@ -320,7 +325,7 @@ class RankingPage {
     this.sending = false;
     const saved = status === 200 || status === 409;
     // Another window has sent one, or this one's acknowledgement was lost.
-    const notice = status === 409 ? `${data.message} What is stored is under “Change an answer”.` : data.message;
+    const notice = status === 409 ? `${data.message} ${t('rank.stored')}` : data.message;
     this.showNotice(status === 200 ? '' : notice);
     if (saved && !this.editing) forgetDraft();
     if (saved || status === 410 || status === 403) {
@@ -334,19 +339,19 @@ class RankingPage {
   // Drawing --------------------------------------------------------------------------------------------
 
   get submitText() {
-    if (this.sending) return 'Saving…';
-    if (!this.lastStep) return 'Next question';
-    return this.editing ? 'Save the change' : this.looking ? 'Next task' : 'Submit';
+    if (this.sending) return t('rank.saving');
+    if (!this.lastStep) return t('rank.next_question');
+    return t(this.editing ? 'rank.save_change' : this.looking ? 'rank.next_task' : 'rank.submit');
   }
 
   refresh() {
     const { ranking, selected, zoomed } = this;
     const { dimensions } = this.task;
     this.question.textContent = question(dimensions[this.step]);
-    const position = dimensions.length > 1 ? `Question ${this.step + 1} of ${dimensions.length}. ` : '';
+    const position = dimensions.length > 1 ? t('rank.question_of', { number: this.step + 1, total: dimensions.length }) : '';
     this.hint.textContent = position + (ranking.complete
-      ? 'Every video has a place. Change what you like, then submit.'
-      : `Give video ${letter(selected)} a place: ${TOUCH.matches ? 'tap a place' : `press 1–${this.count}, click a place`}, or drag it there. The same place means a tie.`);
+      ? t('rank.complete')
+      : t(TOUCH.matches ? 'rank.give_tap' : 'rank.give_press', { video: letter(selected), count: this.count }));
     this.prompt.refresh(this.promptHidden);
     this.cards.refresh(ranking, selected, zoomed);
     this.controls.refresh(zoomed);
