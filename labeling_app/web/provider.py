@@ -207,36 +207,33 @@ class Provider:
                 return dict(client.fetch_token(address, code=code, code_verifier=verifier))
         except AuthlibBaseError as error:
             raise SignInFailed(f"the code was refused: {error}") from error
-        except _connection_errors() as error:
+        except _fetching_errors() as error:
             raise SignInFailed(f"the token was not fetched: {error}", NOT_REACHED) from error
 
     def _verified(self, token: str, nonce: str, now: float) -> dict[str, Any]:
         from joserfc import errors, jwk, jwt
 
-        essential: dict[str, Any] = {"essential": True}
-        registry = jwt.JWTClaimsRegistry(
-            now=int(now),
-            leeway=LEEWAY_SECONDS,
-            iss={**essential, "value": self.settings.issuer},
-            aud={**essential, "value": self.settings.client_id},
-            nonce={**essential, "value": nonce},
-            sub=essential,
-            exp=essential,
-            iat=essential,
-        )
+        wanted: dict[str, Any] = {
+            "iss": {"essential": True, "value": self.settings.issuer},
+            "aud": {"essential": True, "value": self.settings.client_id},
+            "nonce": {"essential": True, "value": nonce},
+            **{claim: {"essential": True} for claim in ("sub", "exp", "iat")},
+        }
+        registry = jwt.JWTClaimsRegistry(int(now), LEEWAY_SECONDS, **wanted)
         try:
             try:
-                keys = jwk.KeySet.import_key_set(self._get("jwks_uri"))
+                keys = jwk.KeySet.import_key_set(self._keys())
                 decoded = jwt.decode(token, keys, algorithms=ALGORITHMS)
             except (errors.InvalidKeyIdError, errors.BadSignatureError):
                 # The provider may have changed its keys.
-                keys = jwk.KeySet.import_key_set(self._get("jwks_uri", renew=True))
+                keys = jwk.KeySet.import_key_set(self._keys(renew=True))
                 decoded = jwt.decode(token, keys, algorithms=ALGORITHMS)
             registry.validate(decoded.claims)
         except (errors.JoseError, ValueError, KeyError, TypeError) as error:
             raise SignInFailed(f"the ID token is not valid: {error}") from error
         claims = dict(decoded.claims)
-        if claims.get("azp", self.settings.client_id) != self.settings.client_id:
+        alone = isinstance(claims["aud"], str) or len(claims["aud"]) == 1
+        if claims.get("azp", self.settings.client_id if alone else None) != self.settings.client_id:
             raise SignInFailed("the ID token was made for another app")
         if not isinstance(claims["sub"], str) or not 0 < len(claims["sub"]) <= 255:
             raise SignInFailed("the subject is no text of 1 to 255 characters")
@@ -249,7 +246,12 @@ class Provider:
         needed |= {"email", "email_verified"} if rules.domains or rules.name_claim == "email" else set()
         if needed <= set(claims) or "userinfo_endpoint" not in self._discovered():
             return claims
-        found = self._get("userinfo_endpoint", token=token)
+        try:
+            with self._client(token) as client:
+                answer = client.get(self._address("userinfo_endpoint"))
+                found = dict(answer.raise_for_status().json())
+        except _fetching_errors() as error:
+            raise SignInFailed(f"the user information was not fetched: {error}", NOT_REACHED) from error
         if found.get("sub") != claims["sub"]:
             raise SignInFailed("the user information is about somebody else")
         return {**found, **claims}
@@ -287,17 +289,11 @@ class Provider:
             raise SignInFailed(f"the provider has no {name}", NOT_REACHED)
         return address
 
-    def _get(self, name: str, renew: bool = False, token: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        if token is not None:
-            try:
-                with self._client(token) as client:
-                    return dict(client.get(self._address(name)).raise_for_status().json())
-            except (*_connection_errors(), ValueError) as error:
-                raise SignInFailed(f"{name} was not fetched: {error}", NOT_REACHED) from error
-        address = self._address(name)
-        if renew or name not in self._metadata:
-            self._metadata[name] = _fetched(address)
-        return dict(self._metadata[name])
+    def _keys(self, renew: bool = False) -> Any:
+        address = self._address("jwks_uri")
+        if renew or "keys" not in self._metadata:
+            self._metadata["keys"] = _fetched(address)
+        return self._metadata["keys"]
 
 
 def _fetched(address: str) -> dict[str, Any]:
@@ -305,14 +301,15 @@ def _fetched(address: str) -> dict[str, Any]:
 
     try:
         return dict(httpx.get(address, timeout=TIMEOUT_SECONDS).raise_for_status().json())
-    except (*_connection_errors(), ValueError, TypeError) as error:
+    except _fetching_errors() as error:
         raise SignInFailed(f"{address} was not fetched: {error}", NOT_REACHED) from error
 
 
-def _connection_errors() -> tuple[type[Exception], ...]:
+def _fetching_errors() -> tuple[type[Exception], ...]:
+    """Errors of a connection, of an answer with another status, and of one that is no JSON object."""
     import httpx
 
-    return httpx.HTTPError, httpx.InvalidURL
+    return httpx.HTTPError, httpx.InvalidURL, ValueError, TypeError
 
 
 def _hash(browser: str) -> str:

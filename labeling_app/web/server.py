@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 
 from generator.output import InputError
-from labeling_app.people.languages import translated, user_language
+from labeling_app.people.languages import DEFAULT, translated, user_language
 from labeling_app.store.store import Store
 from labeling_app.tasks.lease import AlreadyAnswered, LeaseExpired, Refused
 from labeling_app.web.access import Access, NotAllowed, NotLoggedIn
@@ -96,7 +96,9 @@ def _add_error_messages(app: FastAPI) -> None:
     def message(request: Request, error: Exception) -> Response:
         status = next(statuses[kind] for kind in type(error).__mro__ if kind in statuses)
         user = request.scope.get("state", {}).get("user")
-        language = user_language(user, request.headers.get("accept-language", ""))
+        # The lead's page is in English.
+        of_lead = request.url.path.startswith("/api/lead/")
+        language = DEFAULT if of_lead else user_language(user, request.headers.get("accept-language", ""))
         return JSONResponse({"message": translated(str(error), language)}, status)
 
     def illegal(request: Request, error: Exception) -> Response:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from labeling_app.campaigns import transcoding
+from labeling_app.people.invitations import NOT_VALID
 from labeling_app.people.languages import (
     CATALOGUES,
     catalogue,
@@ -18,12 +20,24 @@ from labeling_app.people.languages import (
     translated,
     translated_page,
 )
+from labeling_app.people.provider_accounts import NOT_ADMITTED
+from labeling_app.tasks.lease import LEASE_EXPIRED
+from labeling_app.web.access import NOT_LOGGED_IN
+from labeling_app.web.provider import NOT_COMPLETED, NOT_REACHED
 
 PACKAGE = CATALOGUES.parents[1]
 STATIC = CATALOGUES.parent
 PAGES = sorted(path for path in STATIC.rglob("*.js") if path.name != "lead.js" and path.parent.name != "lead")
 PLACE = re.compile(r"\{(\w+)\}")
-SAYING = ("tasks/answers", "tasks/lease", "tasks/guideline_reading", "web/demonstration_api")
+SAYING = (
+    "tasks/answers",
+    "tasks/lease",
+    "tasks/guideline_reading",
+    "tasks/hidden_tasks",
+    "web/demonstration_api",
+)
+CONSTANTS = [LEASE_EXPIRED, NOT_VALID, NOT_ADMITTED, NOT_COMPLETED, NOT_REACHED, NOT_LOGGED_IN]
+CONSTANTS += [transcoding.NOT_A_VIDEO, transcoding.BROKEN, transcoding.TOO_LARGE]
 
 
 def literals(path: Path) -> set[str]:
@@ -83,11 +97,12 @@ def test_no_script_of_annotators_says_anything_that_is_not_in_the_catalogue() ->
 
 
 def sentences(module: str) -> Iterator[str]:
-    """Sentences that a module raises, with 7 in the place of values."""
+    """Sentences that a module raises or returns, with 7 in the place of values."""
     for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args:
-            said = node.exc.args[0]
-            if isinstance(said, ast.Constant):
+        raised = isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args
+        if raised or isinstance(node, ast.Return):
+            said = node.exc.args[0] if raised else node.value
+            if isinstance(said, ast.Constant) and isinstance(said.value, str) and said.value:
                 yield said.value
             elif isinstance(said, ast.JoinedStr):
                 yield "".join(str(p.value) if isinstance(p, ast.Constant) else "7" for p in said.values)
@@ -98,6 +113,10 @@ def test_every_refusal_of_an_annotator_is_translated(module: str) -> None:
     found = list(sentences(module))
     assert found
     assert [sentence for sentence in found if translated(sentence, "de") == sentence] == []
+
+
+def test_sentences_that_have_names_are_translated_too() -> None:
+    assert [sentence for sentence in CONSTANTS if translated(sentence, "de") == sentence] == []
 
 
 def test_a_sentence_keeps_its_values_in_another_language() -> None:

@@ -97,11 +97,11 @@ def test_an_existing_person_signs_in_and_comes_back_by_the_same_account(
     assert (entered.status_code, entered.headers["location"]) == (303, "rank/")
     assert client.get("/api/next").json()["user"] == "ada@example.org"
     openid.person["email"] = "ada.new@example.org"  # the account is known by its subject
-    other = browser()
-    assert sign_in(other).status_code == 303
-    assert other.get("/api/next").json()["user"] == "ada@example.org"
+    client.cookies.clear()
+    assert sign_in(client).status_code == 303
+    assert client.get("/api/next").json()["user"] == "ada@example.org"
     openid.person = {**ADA, "sub": "2"}  # somebody else with the same address
-    assert NOT_ADMITTED in sign_in(browser()).text
+    assert NOT_ADMITTED in sign_in(client).text
     assert store.audit_events(1)[0].action == "failed provider login"
 
 
@@ -128,15 +128,15 @@ def test_only_existing_people_or_only_allowed_domains_come_in(
     ]
 
 
-@pytest.mark.parametrize("leaves", [deactivate, remove])
 def test_who_was_deactivated_or_removed_does_not_come_in_again(
-    store: Store, browser: Callable[..., TestClient], leaves: Callable[..., object]
+    store: Store, browser: Callable[..., TestClient]
 ) -> None:
     client = browser(domains=["example.org"])
     assert sign_in(client).status_code == 303
-    leaves(store, "Ada@example.org")
-    assert client.get("/api/next").status_code == 401
-    assert NOT_ADMITTED in sign_in(client).text
+    for leaves in (deactivate, remove):
+        leaves(store, "Ada@example.org")
+        assert client.get("/api/next").status_code == 401
+        assert NOT_ADMITTED in sign_in(client).text
     assert len(store.users()) == 1
 
 
@@ -161,27 +161,27 @@ def test_claims_give_roles_and_groups_at_each_sign_in(
     assert store.users()[0].role == "annotator"
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
+def test_an_id_token_that_is_not_for_this_sign_in_is_refused(
+    store: Store, browser: Callable[..., TestClient], openid: OpenIDProvider
+) -> None:
+    client = browser(domains=["example.org"])
+    for changes in (
         {"iss": "https://evil.example"},
         {"aud": "another app"},
         {"aud": [CLIENT, "another app"], "azp": "another app"},
+        {"aud": [CLIENT, "another app"]},
         {"nonce": "of another sign-in"},
         {"nonce": None},
         {"exp": int(time.time()) - 3600},
         {"exp": None},
         {"sub": ""},
-    ],
-    ids=str,
-)
-def test_an_id_token_that_is_not_for_this_sign_in_is_refused(
-    store: Store, browser: Callable[..., TestClient], openid: OpenIDProvider, changes: dict[str, Any]
-) -> None:
-    openid.changes = changes
-    refused = sign_in(browser(domains=["example.org"]))
-    assert (refused.status_code, NOT_COMPLETED in refused.text) == (403, True)
+    ):
+        openid.changes = changes
+        refused = sign_in(client)
+        assert (refused.status_code, NOT_COMPLETED in refused.text) == (403, True), changes
     assert store.users() == []
+    openid.changes = {"aud": [CLIENT, "another app"], "azp": CLIENT}
+    assert sign_in(client).status_code == 303
 
 
 def test_a_token_with_a_strangers_signature_or_none_is_refused(
@@ -203,7 +203,8 @@ def test_a_token_with_a_strangers_signature_or_none_is_refused(
 def test_state_browser_and_code_hold_for_one_sign_in_of_one_browser(
     store: Store, browser: Callable[..., TestClient], openid: OpenIDProvider
 ) -> None:
-    ada, eve = browser(domains=["example.org"]), browser(domains=["example.org"])
+    ada = browser(domains=["example.org"])
+    eve = TestClient(ada.app, follow_redirects=False)
     back = leave(ada)
     leave(eve)
     assert NOT_COMPLETED in eve.get(back).text  # the state of another browser
