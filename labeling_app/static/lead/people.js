@@ -85,7 +85,7 @@ function invitationsPart(page, invitations, groups) {
   const uses = input({ type: 'number', min: 1, max: 1000, value: 1 });
   const days = input({ type: 'number', min: 1, max: 365, value: 7 });
   const link = input({ type: 'text', readOnly: true });
-  const linkField = field('invitation-link', 'Link of the new invitation (shown only now)', link);
+  const linkField = field('invitation-link', 'Link of the new invitation (shown once)', link);
   linkField.hidden = true;
   const place = make('div', '', {});
   const draw = (all) => place.replaceChildren(all.length ? table('Invitations', ['number', 'state', 'role', 'group', 'used', 'by', 'until (UTC)', 'changes'], all.map((row) => invitationRow(page, row))) : make('p', '', {}, 'There is none yet.'));

@@ -37,7 +37,7 @@ def test_an_annotator_reads_a_message_once_and_changes_the_language(
     write_message(store, "Please be <b>quick</b>.", sender=store.user("lea"))
     page.set_extra_http_headers({"Accept-Language": "de-DE,de;q=0.9"})
     log_in(page, serve(store).url, "ada")
-    page.get_by_text("Es gibt noch nichts zu ordnen.").wait_for()
+    page.get_by_role("heading", name="Es gibt noch nichts zu ordnen.").wait_for()
     assert page.get_attribute("html", "lang") == "de"
     page.get_by_text("Please be <b>quick</b>.").wait_for()
     page.get_by_text("Nachricht von lea").wait_for()
@@ -45,7 +45,7 @@ def test_an_annotator_reads_a_message_once_and_changes_the_language(
     page.get_by_role("button", name="Gelesen").click()
     page.locator(".message").wait_for(state="detached")
     page.get_by_label("Sprache").select_option("en")
-    page.get_by_text("There is nothing to rank yet.").wait_for()
+    page.get_by_role("heading", name="There is nothing to rank yet.").wait_for()
     assert page.locator(".message").count() == 0
     assert page.get_by_role("link", name="Demonstrate").count() == 1
 
@@ -81,5 +81,5 @@ def test_a_lead_invites_assigns_writes_and_deactivates(
     page.get_by_label("Name").fill("eve")
     page.get_by_label("Password").fill(PASSWORD)
     page.get_by_role("button", name="Make my account").click()
-    page.get_by_text("There is nothing to rank yet.").wait_for()
+    page.get_by_role("heading", name="There is nothing to rank yet.").wait_for()
     assert page.url == f"{url}/rank/"
