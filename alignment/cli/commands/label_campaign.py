@@ -24,8 +24,10 @@ DEFAULT = "default"
 
 @dataclass
 class CampaignArguments:
-    """A campaign to make or change; rules hold from the next task on, and those not given stay. Without anything but
-    --db, all campaigns are listed."""
+    """A campaign to make or change, or, with --db alone, all campaigns to list.
+
+    Rules hold from the next task on, and those not given stay.
+    """
 
     db: str = field(metadata={"help": DB_HELP})
     campaign: str | None = field(

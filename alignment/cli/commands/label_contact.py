@@ -21,8 +21,7 @@ HEADER = ["day", "name", "hours"]
 
 @dataclass
 class InviteArguments:
-    """A link by which people choose their own name and password; printed once. With --db alone, all invitations are
-    listed."""
+    """A link by which people choose their own name and password, or, with --db alone, all invitations to list."""
 
     db: str = field(metadata={"help": DB_HELP})
     address: str | None = field(

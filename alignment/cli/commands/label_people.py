@@ -35,8 +35,7 @@ class GroupsArguments:
 
 @dataclass
 class AssignArguments:
-    """People and groups who get the tasks of a campaign, in place of those before. With --db alone, the assignments of
-    all campaigns are listed."""
+    """People and groups who get the tasks of a campaign, in place of those before; --db alone lists all."""
 
     db: str = field(metadata={"help": DB_HELP})
     campaign: str | None = field(default=None, metadata={"help": CAMPAIGN_HELP})
