@@ -172,7 +172,17 @@ def test_an_editable_install_wins_over_a_folder_in_the_working_directory(tmp_pat
 
 def test_every_module_imports_without_the_extras() -> None:
     """`pip install vidalign` alone, as `make demo` sets it up, has none of the packages of the extras."""
-    extras = ["bitsandbytes", "choix", "deepspeed", "gguf", "krippendorff", "onnxruntime", "playwright"]
+    extras = [
+        "authlib",
+        "bitsandbytes",
+        "choix",
+        "deepspeed",
+        "gguf",
+        "joserfc",
+        "krippendorff",
+        "onnxruntime",
+        "playwright",
+    ]
     extras += ["psycopg", "pytest", "rapidocr", "scipy", "skvideo"]
     program = (
         "import importlib, pkgutil, sys\n"

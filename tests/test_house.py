@@ -33,7 +33,7 @@ WINGS = {
         "weight_files", "files", "video_files",
     ],
     "reward": ["training", "evaluation", "scoring", "reports", "adherence", "service", "models", "metrics", "formats"],
-    "labeling_app": ["web", "simulate", "campaigns", "selection", "files", "quality", "tasks", "store"],
+    "labeling_app": ["web", "simulate", "campaigns", "selection", "files", "quality", "tasks", "people", "store"],
     "alignment": [
         "cli", "demo", "proof", "stages", "guided_sampling", "trainers", "rollouts", "memory", "data", "losses", "lora",
     ],
@@ -222,6 +222,19 @@ def test_docstrings_begin_with_a_noun_or_a_verb() -> None:
         if QUESTION.match(text)
     ]
     assert not asking, "\n".join(asking)
+
+
+def test_headings_of_arguments_are_whole_sentences() -> None:
+    """The first line of the docstring is the heading in `--help`."""
+    torn = []
+    for path in (ROOT / "alignment" / "cli").rglob("*.py"):
+        source = path.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(source)):
+            text = ast.get_docstring(node) if isinstance(node, ast.ClassDef) else None
+            if text and "metadata=" in (ast.get_source_segment(source, node) or ""):
+                first = text.splitlines()[0]
+                torn += [] if first.endswith(".") else [f"{path.relative_to(ROOT)}: {first}"]
+    assert not torn, "\n".join(torn)
 
 
 def test_arguments_are_laid_out_by_the_formatter() -> None:

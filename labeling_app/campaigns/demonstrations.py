@@ -24,6 +24,7 @@ from generator.one_or_several import as_list
 from generator.output import InputError, files_into, has_rows_with, is_storable, write_jsonl
 from labeling_app.campaigns.transcoding import transcode
 from labeling_app.files.candidates import SUFFIXES, inspect_video
+from labeling_app.people.groups import may_work_on
 from labeling_app.store.contents import copy_verified, is_unchanged, require_unchanged
 from labeling_app.store.new_tasks import media_id, media_row
 from labeling_app.store.playable import keep_playable
@@ -145,7 +146,7 @@ def open_prompts(store: Store, user: User, campaign: str | None = None) -> list[
     query = (
         select(DemonstrationPrompt)
         .join(Campaign, Campaign.id == DemonstrationPrompt.campaign_id)
-        .where(given < DemonstrationPrompt.wanted, ~own, Campaign.state == "open")
+        .where(given < DemonstrationPrompt.wanted, ~own, Campaign.state == "open", may_work_on(user.id))
     )
     if only is not None:
         query = query.where(DemonstrationPrompt.campaign_id == only)
@@ -195,7 +196,8 @@ def demonstrate(store: Store, user: User, prompt_id: int, media_id: str, comment
         prompt = (
             session.scalar(
                 select(DemonstrationPrompt)
-                .where(DemonstrationPrompt.id == prompt_id)
+                .join(Campaign, Campaign.id == DemonstrationPrompt.campaign_id)
+                .where(DemonstrationPrompt.id == prompt_id, may_work_on(user.id))
                 .with_for_update(of=DemonstrationPrompt)
             )
             if 0 < prompt_id <= MAXIMUM_ID

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from generator.output import InputError, is_storable
 from labeling_app.store.campaign_rows import campaign_name, find_campaign
 from labeling_app.store.names import composed
+from labeling_app.store.people_tables import CampaignGroup, CampaignPerson
 from labeling_app.store.store import Store
 from labeling_app.store.tables import (
     Acknowledgement,
@@ -77,7 +78,7 @@ def delete_campaign(store: Store, campaign: str, typed: str) -> dict[str, int]:
         )
     with store.write() as session:
         deleted = _delete_tasks(session, row.id) | _delete_demonstrations(session, row.id)
-        for table in (Guidelines, Acknowledgement, LibraryVideo):
+        for table in (Guidelines, Acknowledgement, LibraryVideo, CampaignPerson, CampaignGroup):
             session.execute(delete(table).where(table.campaign_id == row.id))
         session.execute(delete(Campaign).where(Campaign.id == row.id))
         _forget_unused_media(session)

@@ -1,6 +1,8 @@
 // What all pages need: elements, calls of the API, links between the pages.
 // Data reaches the document only through textContent and properties, never through HTML.
 
+import { t } from './words.js';
+
 export const BASE = new URL('../', import.meta.url);
 
 // An element with a class, properties and children; strings become text.
@@ -20,10 +22,10 @@ export async function call(path, body) {
   try {
     response = await fetch(new URL(path, BASE), options);
   } catch {
-    return { status: 0, data: { message: 'The server cannot be reached. Nothing is lost: try again in a moment.' } };
+    return { status: 0, data: { message: t('server.unreachable') } };
   }
   if (response.status === 401) window.location.assign(new URL('login', BASE));
-  const data = await response.json().catch(() => ({ message: 'The server had a problem. Nothing is lost: try again in a moment.' }));
+  const data = await response.json().catch(() => ({ message: t('server.problem') }));
   return { status: response.status, data };
 }
 
@@ -32,7 +34,7 @@ export function mediaUrl(id) { return new URL(`media/${encodeURIComponent(id)}`,
 
 // Links to the other pages of somebody with this role.
 export function pageLinks(current, lead) {
-  const pages = [['rank', 'Rank'], ['demonstrate', 'Demonstrate'], ...(lead ? [['lead', 'Lead']] : [])];
+  const pages = [['rank', t('page.rank')], ['demonstrate', t('page.demonstrate')], ...(lead ? [['lead', t('page.lead')]] : [])];
   return pages.map(([path, title]) => {
     const link = make('a', 'page-link', { href: new URL(`${path}/`, BASE).href }, title);
     if (path === current) link.setAttribute('aria-current', 'page');
@@ -51,7 +53,7 @@ export function previewVideo({ id, width, height }, label) {
 export function imagesPart({ image, last_image: last }) {
   const figure = (id, caption) => make('figure', 'given-image', {},
     make('img', '', { src: mediaUrl(id), alt: caption, decoding: 'async' }), make('figcaption', '', {}, caption));
-  return [...(image ? [figure(image, 'First image')] : []), ...(last ? [figure(last, 'Last image')] : [])];
+  return [...(image ? [figure(image, t('image.first'))] : []), ...(last ? [figure(last, t('image.last'))] : [])];
 }
 
 // A button that runs `action` and cannot be pressed again meanwhile.
@@ -70,8 +72,8 @@ export function confirmed(root, title, words, action, typed) {
   return new Promise((resolve) => {
     const name = make('input', '', { type: 'text', dir: 'auto', autocomplete: 'off', maxLength: 200 });
     const confirm = make('button', 'primary', { type: 'submit' }, action);
-    const cancel = make('button', 'quiet', { type: 'button' }, 'Go back');
-    const form = make('form', '', { method: 'dialog' }, make('h2', '', {}, title), make('p', '', { dir: 'auto' }, words), ...(typed ? [field('typed-name', `Type ${typed} to go on`, name)] : []), make('div', 'actions', {}, confirm, cancel));
+    const cancel = make('button', 'quiet', { type: 'button' }, t('dialog.back'));
+    const form = make('form', '', { method: 'dialog' }, make('h2', '', {}, title), make('p', '', { dir: 'auto' }, words), ...(typed ? [field('typed-name', t('dialog.type', { text: typed }), name)] : []), make('div', 'actions', {}, confirm, cancel));
     const dialog = make('dialog', 'skip-dialog', { 'aria-label': title }, form);
     let sure = false;
     const check = () => { confirm.disabled = Boolean(typed) && name.value.trim().normalize('NFC') !== typed; };

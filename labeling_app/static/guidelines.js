@@ -1,6 +1,7 @@
 // Guidelines: rendered Markdown, and the page on which they are acknowledged before the first task.
 
 import { actionButton, call, make } from './dom.js';
+import { t } from './words.js';
 
 const TAGS = new Set(['P', 'H1', 'H2', 'H3', 'H4', 'H5', 'H6', 'UL', 'OL', 'LI', 'STRONG', 'EM', 'CODE', 'PRE', 'BLOCKQUOTE', 'HR', 'BR', 'A', 'TABLE', 'THEAD', 'TBODY', 'TR', 'TH', 'TD']);
 
@@ -29,10 +30,10 @@ export function guidelinesText(html) {
 
 // Shows guidelines and waits for the confirmation; `go` is called after it, `fail` with the message of a problem.
 export function guidelinesPage({ campaign, version, html }, go, fail) {
-  const heading = make('h1', 'question', { tabIndex: -1 }, version > 1 ? 'The guidelines have changed' : 'Before you begin: the guidelines');
-  const confirm = actionButton('primary', 'I have read them', async () => {
+  const heading = make('h1', 'question', { tabIndex: -1 }, t(version > 1 ? 'guidelines.changed' : 'guidelines.before'));
+  const confirm = actionButton('primary', t('guidelines.read'), async () => {
     const { status, data } = await call(`api/guidelines/acknowledgement?campaign=${encodeURIComponent(campaign)}`, { version });
     if (status === 200) await go(); else fail(data.message, status);
   });
-  return make('section', 'ranking guidelines-page', { 'aria-label': 'Guidelines' }, heading, make('p', 'hint', { dir: 'auto' }, `Campaign ${campaign}, version ${version}`), guidelinesText(html), make('div', 'actions', {}, confirm));
+  return make('section', 'ranking guidelines-page', { 'aria-label': t('guidelines') }, heading, make('p', 'hint', { dir: 'auto' }, t('guidelines.version', { campaign, version })), guidelinesText(html), make('div', 'actions', {}, confirm));
 }

@@ -1,37 +1,27 @@
 // The lead's pages: campaigns and projects, people, quality, adjudication, demonstrations, audit.
 
 import { BASE, actionButton, call, confirmed, field, imagesPart, make, pageLinks, previewVideo } from './dom.js';
+import { input, section, select, table, text } from './lead/elements.js';
+import { peopleParts } from './lead/people.js';
 import { logoutForm } from './logout.js';
 import { letter } from './ranks.js';
+import { loadWords } from './words.js';
 
 const TABS = [['campaigns', 'Campaigns'], ['people', 'People'], ['quality', 'Quality'], ['adjudication', 'Adjudication'], ['demonstrations', 'Demonstrations'], ['audit', 'Audit']];
 const PLOTS = [['annotators', 'Agreement with others, gold items right, same on repeats'], ['speed', 'Seconds a task'], ['positions', 'How often the video shown first is ranked best'], ['days', 'Answers a day']];
 const RULES = [['gold_share', 'Share of gold items', 0.01, 0.5], ['repeat_share', 'Share of repeats', 0.01, 0.5], ['daily_cap', 'Answers a person a day (0: no limit)', 1, 999999], ['quiz_size', 'Trial tasks (gold items first)', 1, 1000], ['quiz_pass', 'Share right to pass the trial', 0.01, 1]];
 const DIMENSIONS = ['overall', 'visual', 'motion', 'alignment'];
-const ROLES = ['annotator', 'lead', 'admin'];
 
-export function start(element) {
+export async function start(element) {
   const root = element.querySelector('.ranking-page') || element;
   if (root.dataset.started) return;
   root.dataset.started = 'true';
+  await loadWords('en');
   new LeadPage(root).load();
-}
-
-function table(caption, heads, rows) {
-  const head = make('tr', '', {}, ...heads.map((text) => make('th', '', { scope: 'col' }, text)));
-  const lines = rows.map((cells) => make('tr', '', {}, ...cells.map((cell, index) => make('td', '', { 'data-head': heads[index] }, cell ?? '–'))));
-  return make('div', 'table-place', { tabIndex: 0, role: 'region', 'aria-label': caption }, make('table', '', {}, make('caption', 'visually-hidden', {}, caption), make('thead', '', {}, head), make('tbody', '', {}, ...lines)));
 }
 
 const share = (value) => (value === null || value === undefined ? '–' : `${Math.round(1000 * value) / 10} %`);
 const number = (value) => (value === null || value === undefined ? '–' : String(Math.round(1000 * value) / 1000));
-const text = (value) => make('span', '', { dir: 'auto' }, value);
-const input = (properties) => make('input', '', { ...properties });
-const section = (title, ...children) => make('section', 'ranking', { 'aria-label': title }, make('h2', '', {}, title), ...children);
-const select = (options, value) => {
-  const made = make('select', '', {}, ...options.map((option) => make('option', '', { value: option, selected: option === value }, option || '–')));
-  return made;
-};
 
 const VERBS = { flag: 'flagged', comment: 'commented', skip_reason: 'skipped' };
 
@@ -204,32 +194,7 @@ class LeadPage {
 
   // People ---------------------------------------------------------------------------------------------
 
-  async people() {
-    const data = await this.get('users');
-    if (!data) return [];
-    const admin = this.overview.role === 'admin';
-    const rows = data.users.map((user) => {
-      const role = select(ROLES, user.role);
-      role.setAttribute('aria-label', `Role of ${user.name}`);
-      role.addEventListener('change', async () => {
-        const sure = await confirmed(this.root, 'Change the role?', `${user.name} is ${user.role} now and becomes ${role.value}.`, 'Change the role');
-        if (sure && await this.get('users/role', { name: user.name, role: role.value })) await this.changed(`${user.name} is ${role.value} now.`); else role.value = user.role;
-      });
-      const reset = actionButton('quiet', 'New password…', async () => {
-        const sure = await confirmed(this.root, 'Give a new password?', `The password that ${user.name} has now ends, and so does every login with it. The new one is shown once, here.`, 'Give a new password');
-        const made = sure && await this.get('users/password', { name: user.name });
-        if (made) this.status.textContent = `${made.name}, new password ${made.password} (shown only now)`;
-      });
-      return [text(user.name), user.simulated ? 'simulated' : user.imported ? 'imported' : admin ? role : user.role, user.simulated || user.imported ? '' : reset];
-    });
-    const name = input({ type: 'text', maxLength: 100 });
-    const role = select(admin ? ROLES : ['annotator'], 'annotator');
-    const add = actionButton('primary', 'Add', async () => {
-      const made = await this.get('users', { name: name.value, role: role.value });
-      if (made) await this.changed(`${made.role} ${made.name}, password ${made.password} (shown only now)`);
-    });
-    return [section('People', table('People and roles', ['name', 'role', 'password'], rows)), section('Add somebody', make('div', 'fields', {}, field('new-user', 'Name', name), field('new-role', 'Role', role)), make('div', 'actions', {}, add))];
-  }
+  people() { return peopleParts(this); }
 
   // Quality --------------------------------------------------------------------------------------------
 

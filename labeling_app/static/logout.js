@@ -2,9 +2,10 @@
 
 import { BASE, make } from './dom.js';
 import { forgetDraft } from './ranking/draft.js';
+import { t } from './words.js';
 
 export function logoutForm() {
-  const form = make('form', '', { method: 'post', action: new URL('logout', BASE).href }, make('button', 'quiet', { type: 'submit' }, 'Log out'));
+  const form = make('form', '', { method: 'post', action: new URL('logout', BASE).href }, make('button', 'quiet', { type: 'submit' }, t('logout')));
   form.addEventListener('submit', forgetDraft);
   return form;
 }

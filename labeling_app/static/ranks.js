@@ -1,5 +1,7 @@
 // The ranks that videos have been given so far. Several videos of one rank are tied; ranks may be left out.
 
+import { t } from './words.js';
+
 export class DraftRanks {
   constructor(count, saved) {
     this.count = count;
@@ -30,8 +32,7 @@ export class DraftRanks {
 }
 
 export function ordinal(rank) {
-  const ending = { 1: 'st', 2: 'nd', 3: 'rd' }[rank] || 'th';
-  return `${rank}${ending}`;
+  return t({ 1: 'ordinal.1', 2: 'ordinal.2', 3: 'ordinal.3' }[rank] || 'ordinal.other', { rank });
 }
 
 export function letter(video) { return String.fromCharCode(65 + video); }

@@ -23,12 +23,13 @@ from labeling_app.store.database import (
     schema_version,
     shown_url,
 )
+from labeling_app.store.people_tables import ProviderAttempt
 from labeling_app.store.tables import Assignment, Base, LoginSession, new_token
 
 ROWS_AT_A_TIME = 1000
 WRITE_AHEAD_LOG = b"\x02\x02"
 """Bytes 18 and 19 of an SQLite file whose journal is a write-ahead log (www.sqlite.org/fileformat.html)."""
-NOT_COPIED = (LoginSession.__tablename__,)
+NOT_COPIED = (LoginSession.__tablename__, ProviderAttempt.__tablename__)
 """A copy knows no browser that is logged in to the original."""
 
 

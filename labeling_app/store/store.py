@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from sqlalchemy import bindparam, delete, func, select
+from sqlalchemy import bindparam, delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -23,6 +23,7 @@ from labeling_app.store.database import database_url, is_new_file, open_database
 from labeling_app.store.names import composed, is_name
 from labeling_app.store.new_tasks import NewTask, add_task_rows, check_task
 from labeling_app.store.passwords import checked_hash, verify_password
+from labeling_app.store.people_tables import Invitation
 from labeling_app.store.playable import keep_playable
 from labeling_app.store.tables import (
     AuditEvent,
@@ -38,7 +39,11 @@ ROLES = ("annotator", "lead", "admin")
 _USER_OF_SESSION = (
     select(User)
     .join(LoginSession, LoginSession.user_id == User.id)
-    .where(LoginSession.token_hash == bindparam("token"), LoginSession.expires_at > bindparam("now"))
+    .where(
+        LoginSession.token_hash == bindparam("token"),
+        LoginSession.expires_at > bindparam("now"),
+        User.state == "active",
+    )
 )
 
 
@@ -108,7 +113,7 @@ class Store:
             yield session
 
     def record(self, user_name: str, action: str, **details: Any) -> None:
-        """Adds an event to the audit table, which nothing ever changes or deletes."""
+        """Adds an event to the audit table, which nothing deletes."""
         with self.write() as session:
             session.add(
                 AuditEvent(created_at=self.clock(), user_name=user_name[:100], action=action, details=details)
@@ -129,11 +134,7 @@ class Store:
         Raises:
             InputError: the name is taken, empty or too long, the password too short, or the role unknown.
         """
-        name = composed(name) if is_storable(name) else name
-        if not is_name(name, 100):
-            raise InputError(
-                f"The user name {name[:100]!r} is not usable: give 1 to 100 printable characters."
-            )
+        name = usable_name(name)
         if role not in ROLES:
             raise InputError(f"The role {role!r} is unknown: choose one of {', '.join(ROLES)}.")
         user = User(
@@ -158,7 +159,7 @@ class Store:
         """
         password_hash = checked_hash(password)
         with self.write() as session:
-            user = _person(session, name)
+            user = require_person(session, name)
             user.password_hash = password_hash
             session.execute(delete(LoginSession).where(LoginSession.user_id == user.id))
 
@@ -171,10 +172,11 @@ class Store:
         if role not in ROLES:
             raise InputError(f"The role {role!r} is unknown: choose one of {', '.join(ROLES)}.")
         with self.write() as session:
-            user = _person(session, name)
-            admins = session.scalars(select(User.id).where(User.role == "admin")).all()
-            if list(admins) == [user.id] and role != "admin":
-                raise InputError(f"{name!r} is the only admin: make another one first.")
+            user = require_person(session, name)
+            if role != "admin":
+                require_another_admin(session, user)
+            if ROLES.index(role) < ROLES.index(user.role):
+                end_invitations(session, user, self.clock())
             user.role = role
 
     def users(self) -> list[User]:
@@ -188,9 +190,10 @@ class Store:
             return _find_user(session, name)
 
     def authenticate(self, name: str, password: str) -> User | None:
-        """The user of this name if the password is right."""
+        """The active user of this name if the password is right."""
         user = self.user(name)
-        return user if verify_password(password, user.password_hash if user else "") and user else None
+        right = verify_password(password, user.password_hash if user else "")
+        return user if right and user and user.state == "active" else None
 
     def open_session(self, user: User, lifetime: float = 7 * 86400.0) -> str:
         """Logs a browser in; returns the secret for its cookie."""
@@ -318,11 +321,48 @@ def _find_user(session: Session, name: str) -> User | None:
     return found or session.scalar(select(User).where(User.name == name))
 
 
-def _person(session: Session, name: str) -> User:
+def usable_name(name: str, thing: str = "user") -> str:
+    """The name in the form in which it is stored.
+
+    Raises:
+        InputError: it is empty, too long or not printable.
+    """
+    name = composed(name) if is_storable(name) else name
+    if not is_name(name, 100):
+        raise InputError(
+            f"The {thing} name {name[:100]!r} is not usable: give 1 to 100 printable characters."
+        )
+    return name
+
+
+def require_person(session: Session, name: str) -> User:
+    """The person of this name who was not removed.
+
+    Raises:
+        InputError: there is none.
+    """
     user = _find_user(session, name)
-    if user is None or user.simulated or user.imported:
+    if user is None or user.simulated or user.imported or user.state == "removed":
         raise InputError(f"There is no person {name!r} among the users: list them or add one.")
     return user
+
+
+def end_invitations(session: Session, user: User, now: float) -> None:
+    """Revokes the invitations of somebody who may not invite any more."""
+    made = (Invitation.user_id == user.id, Invitation.revoked_at.is_(None))
+    session.execute(update(Invitation).where(*made).values(revoked_at=now))
+
+
+def require_another_admin(session: Session, user: User) -> None:
+    """Checks that an active admin is left without this user.
+
+    Raises:
+        InputError: there is none.
+    """
+    # Locked, so that two admins cannot take this from each other at the same moment.
+    active = select(User.id).where(User.role == "admin", User.state == "active").order_by(User.id)
+    if list(session.scalars(active.with_for_update())) == [user.id]:
+        raise InputError(f"{user.name!r} is the only admin: make another one first.")
 
 
 def _hash(token: str) -> str:

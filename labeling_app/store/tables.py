@@ -31,6 +31,8 @@ class User(Base):
     Attributes:
         password_hash: scrypt hash with its own salt; empty means that nobody can log in by this name.
         simulated: a program that draws its answers from a score (`labeling_app.simulate`).
+        state: `active`; `inactive`, who cannot log in and gets no tasks; or `removed`, whose name is a pseudonym.
+        language: of the pages; empty where the browser decides.
     """
 
     __tablename__ = "users"
@@ -40,6 +42,8 @@ class User(Base):
     password_hash: Mapped[str] = mapped_column(String(300), default="")
     role: Mapped[str] = mapped_column(String(20), default="annotator")
     simulated: Mapped[bool] = mapped_column(default=False)
+    state: Mapped[str] = mapped_column(String(10), default="active", server_default="active")
+    language: Mapped[str] = mapped_column(String(10), default="", server_default="")
     created_at: Mapped[float]
 
     @property
@@ -381,7 +385,7 @@ class Demonstration(Base):
 
 
 class AuditEvent(Base):
-    """Something that somebody did; written once and never changed."""
+    """Something that somebody did; written once. Only the name of a person who is removed becomes a pseudonym."""
 
     __tablename__ = "audit_events"
 

@@ -16,6 +16,7 @@ from sqlalchemy import Select, bindparam, or_, select
 from sqlalchemy.orm import Session, lazyload
 from sqlalchemy.sql import false
 
+from labeling_app.people.groups import may_work_on
 from labeling_app.store.store import Store
 from labeling_app.store.tables import (
     Assignment,
@@ -131,10 +132,9 @@ def task_to_look_at(store: Store, campaign: str | None = None, after: int = 0) -
 def reason_for_nothing(store: Store, user: User, campaign: str | None = None) -> str:
     """One sentence for an annotator to whom tasks are closed (daily limit, trial not passed), or empty."""
     only = store.campaign(campaign).id if campaign is not None else None
+    own = _campaigns(only).where(may_work_on(user.id))
     with store.read() as session:
-        reasons = [
-            why_nothing(session, user.id, row, store.clock()) for row in session.scalars(_campaigns(only))
-        ]
+        reasons = [why_nothing(session, user.id, row, store.clock()) for row in session.scalars(own)]
     return next((reason for reason in reasons if reason), "")
 
 
@@ -172,9 +172,16 @@ def visible_media(store: Store, user: User, media_id: str) -> Media | None:
         if user.role != "annotator":
             return session.get(Media, media_id)
         own = select(Upload.media_id).where(Upload.media_id == media_id, Upload.user_id == user.id)
-        library = select(LibraryVideo.media_id).where(LibraryVideo.media_id == media_id)
-        asked = select(DemonstrationPrompt.id).where(
-            or_(DemonstrationPrompt.image_id == media_id, DemonstrationPrompt.last_image_id == media_id)
+        library = (
+            select(LibraryVideo.media_id)
+            .join(Campaign, Campaign.id == LibraryVideo.campaign_id)
+            .where(LibraryVideo.media_id == media_id, may_work_on(user.id))
+        )
+        images = or_(DemonstrationPrompt.image_id == media_id, DemonstrationPrompt.last_image_id == media_id)
+        asked = (
+            select(DemonstrationPrompt.id)
+            .join(Campaign, Campaign.id == DemonstrationPrompt.campaign_id)
+            .where(images, may_work_on(user.id))
         )
         seen = or_(own.exists(), library.exists(), asked.exists())
         return session.scalar(select(Media).where(Media.id == media_id, seen))
@@ -209,13 +216,16 @@ def random_order(count: int) -> list[int]:
 
 
 def _campaigns(only: int | None, user: User | None = None) -> Select[Any]:
-    """Campaigns by age; with a user, whose row is locked: one window of a person at a time.
+    """Campaigns by age; with a user, those that this user may work on, none for one who was deactivated. The user's row
+    is locked: one window of a person at a time. Programs work on all campaigns.
 
     SQLite ignores FOR UPDATE; there BEGIN IMMEDIATE does it for all.
     """
     query = select(Campaign).options(lazyload(Campaign.project)).order_by(Campaign.id)
     if user is not None:
-        query = query.join(User, User.id == user.id).with_for_update(of=User, key_share=True)
+        active = (User.id == user.id) & (User.state == "active")
+        query = query.join(User, active).with_for_update(of=User, key_share=True)
+        query = query if user.simulated else query.where(may_work_on(user.id))
     return query if only is None else query.where(Campaign.id == only)
 
 

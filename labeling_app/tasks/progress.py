@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Select, bindparam, func, select
 from sqlalchemy.sql import false
 
+from labeling_app.people.groups import may_work_on
 from labeling_app.store.store import Store
 from labeling_app.store.tables import Assignment, Campaign, Task, User
 
@@ -30,7 +31,7 @@ def _progress_query(one_campaign: bool) -> Select[Any]:
     """Counts that indexes answer: what this user has finished; tasks with room; those of them that this user has
     finished, and those that others hold so that there is no room; campaigns that mix in other tasks."""
     of_campaign = [Task.campaign_id == bindparam("campaign")] if one_campaign else []
-    given_out = select(Campaign.id).where(Campaign.state == "open")
+    given_out = select(Campaign.id).where(Campaign.state == "open", may_work_on(bindparam("user")))
     has_room = [
         Task.kind == "normal",
         Task.filled == false(),
@@ -64,6 +65,7 @@ def _progress_query(one_campaign: bool) -> Select[Any]:
     )
     mixed = select(func.count(Campaign.id)).where(
         Campaign.state == "open",
+        may_work_on(bindparam("user")),
         (Campaign.gold_share > 0) | (Campaign.repeat_share > 0) | (Campaign.quiz_size > 0),
     )
     if one_campaign:

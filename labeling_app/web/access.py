@@ -107,6 +107,7 @@ class RequestThreads:
         user = self.access.user(request)
         if user is None:
             raise NotLoggedIn(NOT_LOGGED_IN)
+        request.state.user = user
         return user
 
 
@@ -116,6 +117,7 @@ def logged_in(request: Request) -> User:
     user = access.user(request)
     if user is None:
         raise NotLoggedIn(NOT_LOGGED_IN)
+    request.state.user = user
     return user
 
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from generator.output import is_storable
 from labeling_app.browser_video import frame_times
+from labeling_app.people.languages import translated, user_language
 from labeling_app.store.contents import is_unchanged
 from labeling_app.store.new_tasks import MAXIMUM_VIDEOS
 from labeling_app.store.playable import shown_file
@@ -94,7 +95,9 @@ def _add_tasks(
         def find(user: User) -> dict[str, Any]:
             if user.role in LEADS and not take:
                 return _look(store, user, campaign(), after)
-            return _next(store, user, campaign())
+            found = _next(store, user, campaign())
+            language = user_language(user, request.headers.get("accept-language", ""))
+            return {**found, "reason": translated(found["reason"], language)}
 
         return await threads.run(request, find)
 

@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from generator.output import InputError
 from labeling_app.store.store import Store
 from labeling_app.web.access import Access
-from labeling_app.web.login_pages import add_login_pages
+from labeling_app.web.provider import read_provider
 from labeling_app.web.server import create_app
 from reward.service.listening import address_of, listen
 
@@ -44,6 +44,7 @@ class LabelingApp:
         lease_minutes: silence after which a task goes to somebody else.
         candidates: folder whose subfolders of videos leads may import from their page; by default none.
         uploads: folder for uploaded demonstrations; by default beside an SQLite file.
+        provider: JSON file that describes an OpenID provider by which people may sign in too.
         user: name in the audit table for what starting the server changes.
         add_login: adds another way of logging in than by password (`create_app`); then no first admin is made.
         framed_by: sites that may show the pages within theirs.
@@ -60,6 +61,7 @@ class LabelingApp:
         lease_minutes: float = 15.0,
         candidates: str | Path | None = None,
         uploads: str | Path | None = None,
+        provider: str | Path | None = None,
         user: str = "python",
         add_login: Callable[[FastAPI, Access], None] | None = None,
         framed_by: str = "'none'",
@@ -71,12 +73,13 @@ class LabelingApp:
         folder = Path(candidates) if candidates else None
         if folder is not None and not folder.is_dir():
             raise InputError(f"The folder {folder} of candidates does not exist: make it or name another.")
+        found = read_provider(provider) if provider is not None else None
         self.user, self.has_passwords = user, add_login is None
         with contextlib.ExitStack() as stack:
             self.store = stack.enter_context(
                 Store(database, lease_seconds=60.0 * lease_minutes, uploads=uploads)
             )
-            self.app = create_app(self.store, campaign, folder, add_login or add_login_pages, framed_by)
+            self.app = create_app(self.store, campaign, folder, found, add_login, framed_by)
             self._resources = stack.pop_all()
         self.addresses: Addresses | None = None
         self._server: uvicorn.Server | None = None
@@ -205,10 +208,16 @@ def labeling_app(
     lease_minutes: float = 15.0,
     candidates: str | Path | None = None,
     uploads: str | Path | None = None,
+    provider: str | Path | None = None,
 ) -> LabelingApp:
     """Returns the labeling app on a database, to be launched; arguments and errors are those of `LabelingApp`."""
     return LabelingApp(
-        database, campaign=campaign, lease_minutes=lease_minutes, candidates=candidates, uploads=uploads
+        database,
+        campaign=campaign,
+        lease_minutes=lease_minutes,
+        candidates=candidates,
+        uploads=uploads,
+        provider=provider,
     )
 
 

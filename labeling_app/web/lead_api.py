@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import secrets
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Query
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict, Field, StrictInt
+from pydantic import Field, StrictInt
 
 from generator.output import InputError, is_storable
 from labeling_app.campaigns import campaigns, demonstrations, lifecycle
@@ -24,18 +23,13 @@ from labeling_app.store.campaign_rows import MAXIMUM_OVERLAP
 from labeling_app.store.new_tasks import MAXIMUM_VIDEOS, NewTask
 from labeling_app.store.store import Store
 from labeling_app.tasks.lease import MAXIMUM_TEXT
-from labeling_app.web.access import Lead, NotAllowed
+from labeling_app.web.access import Lead
 from labeling_app.web.demonstration_api import images_for_page, media_for_page
+from labeling_app.web.people_api import Strict, people_api
 from labeling_app.web.plots import PLOTS, plot
 
 CampaignName = Annotated[str, Query(max_length=200)]
 Text = Annotated[str, Field(max_length=MAXIMUM_TEXT)]
-
-
-class Strict(BaseModel):
-    """A request body that takes no unknown fields."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class NewProject(Strict):
@@ -92,26 +86,6 @@ class NewGuidelines(Strict):
     text: str = Field(max_length=guidelines.MAXIMUM_GUIDELINES)
 
 
-class NewUser(Strict):
-    """Somebody who may log in; the password is made by the server."""
-
-    name: str = Field(max_length=100)
-    role: Literal["annotator", "lead", "admin"] = "annotator"
-
-
-class Role(Strict):
-    """Role of a user."""
-
-    name: str = Field(max_length=100)
-    role: Literal["annotator", "lead", "admin"]
-
-
-class UserName(Strict):
-    """Name of a user."""
-
-    name: str = Field(max_length=100)
-
-
 class Decision(Strict):
     """A lead's ranking of a task, in the task's order; `gold` makes a hidden gold item of it."""
 
@@ -142,7 +116,7 @@ def lead_api(store: Store, candidates: Path | None = None) -> APIRouter:
     api = APIRouter(prefix="/api/lead", tags=["lead"])
     _add_campaigns(api, store, candidates)
     _add_lifecycle(api, store)
-    _add_people(api, store)
+    api.include_router(people_api(store))
     _add_audit(api, store)
     _add_quality(api, store)
     _add_demonstrations(api, store)
@@ -227,59 +201,6 @@ def _add_lifecycle(api: APIRouter, store: Store) -> None:
         version = guidelines.set_guidelines(store, campaign, body.text)
         store.record(user.name, "set guidelines", campaign=campaign, version=version)
         return {"version": version}
-
-
-def _add_people(api: APIRouter, store: Store) -> None:
-    def check_admin(user: Lead, role: str) -> None:
-        if role != "annotator" and user.role != "admin":
-            raise NotAllowed("Only an admin makes leads and admins: ask one.")
-
-    def check_person(user: Lead, name: str) -> None:
-        other = store.user(name)
-        if other is not None:
-            check_admin(user, other.role)
-
-    @api.get("/users")
-    def users(user: Lead) -> dict[str, Any]:
-        """Everybody, with role."""
-        return {
-            "users": [
-                {
-                    "name": u.name,
-                    "role": u.role,
-                    "simulated": u.simulated,
-                    "imported": u.imported,
-                    "created_at": u.created_at,
-                }
-                for u in store.users()
-            ]
-        }
-
-    @api.post("/users")
-    def add_user(user: Lead, body: Annotated[NewUser, Body()]) -> dict[str, Any]:
-        """Adds somebody and returns the password, which is shown only now."""
-        check_admin(user, body.role)
-        password = secrets.token_urlsafe(9)
-        made = store.add_user(body.name, password, role=body.role)
-        store.record(user.name, "add user", user=made.name, role=made.role)
-        return {"name": made.name, "role": made.role, "password": password}
-
-    @api.post("/users/role")
-    def set_role(user: Lead, body: Annotated[Role, Body()]) -> dict[str, Any]:
-        """Changes what somebody may do; admins only."""
-        check_admin(user, "admin")
-        store.set_role(body.name, body.role)
-        store.record(user.name, "set role", user=body.name, role=body.role)
-        return {"name": body.name, "role": body.role}
-
-    @api.post("/users/password")
-    def set_password(user: Lead, body: Annotated[UserName, Body()]) -> dict[str, Any]:
-        """Gives somebody a new password, which is shown only now."""
-        check_person(user, body.name)
-        password = secrets.token_urlsafe(9)
-        store.set_password(body.name, password)
-        store.record(user.name, "set password", user=body.name)
-        return {"name": body.name, "password": password}
 
 
 def _add_audit(api: APIRouter, store: Store) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -10,28 +11,43 @@ from fastapi import FastAPI, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from generator.output import is_storable
+from labeling_app.people.languages import preferred_language, say, translated, translated_page
 from labeling_app.store.tables import User
 from labeling_app.web.access import LEADS, Access, cookie_name
 from labeling_app.web.guard import LEAD, PAGE
 
 STATIC = Path(__file__).parents[1] / "static"
 """Folder of the pages' files."""
+SESSION_SECONDS = 7 * 86400
 
 
-def add_login_pages(app: FastAPI, access: Access) -> None:
-    """Adds the page on which people log in, and the ways in and out."""
+LoginPage = Callable[..., Response]
+"""Makes the login page from the request, a status, a message and the name that was typed."""
+
+
+def add_login_pages(app: FastAPI, access: Access, provider: str | None = None) -> LoginPage:
+    """Adds the page on which people log in, and the ways in and out; returns what makes the page.
+
+    Args:
+        provider: name of the OpenID provider by which people may sign in too.
+    """
     template = (STATIC / "login.html").read_text(encoding="utf-8")
 
-    def login_page(message: str = "", status: int = 200, name: str = "") -> Response:
-        page = template.replace("<!-- message -->", html.escape(message))
+    def login_page(request: Request, status: int = 200, message: str = "", name: str = "") -> Response:
+        language = page_language(request)
+        page = translated_page(template, language)
+        page = page.replace("<!-- message -->", html.escape(translated(message, language)))
+        words = html.escape(say(language, "login.provider", name=provider))
+        link = f'<p><a class="provider" href="login-provider">{words}</a></p>'
+        page = page.replace("<!-- provider -->", link if provider is not None else "")
         if name:  # the name is kept, and the cursor waits for the password
             page = page.replace(" required autofocus>", f' value="{html.escape(name)}" required>')
             page = page.replace(' type="password"', ' type="password" autofocus')
         return HTMLResponse(page, status)
 
     @app.get("/login", include_in_schema=False)
-    def show_login() -> Response:
-        return login_page()
+    def show_login(request: Request) -> Response:
+        return login_page(request)
 
     @app.post("/login", include_in_schema=False)
     def log_in(
@@ -39,34 +55,27 @@ def add_login_pages(app: FastAPI, access: Access) -> None:
         name: Annotated[str, Form(max_length=200)],
         password: Annotated[str, Form(max_length=2000)],
     ) -> Response:
-        address = request.client.host if request.client else ""
+        address = client_address(request)
+        wrong = say(page_language(request), "login.wrong")
         if not is_storable(name):
-            return login_page("Name or password is wrong.", 401)
+            return login_page(request, 401, wrong)
         wait = access.wait(name, address)
         if wait > 0:
-            response = login_page(f"Too many attempts: wait {wait:.0f} seconds and try again.", 429, name)
-            response.headers["retry-after"] = f"{wait:.0f}"
-            return response
+            return too_many_attempts(login_page, request, wait, name=name)
         entered = access.log_in(name, password, address)
         if entered is None:
-            return login_page("Name or password is wrong.", 401, name)
+            return login_page(request, 401, wrong, name)
         session, user = entered
-        return logged_in_response(request, user, session, request.url.scheme == "https")
+        return logged_in_response(request, user, session)
 
     add_logout(app, access)
+    return login_page
 
 
-def logged_in_response(request: Request, user: User, session: str, secure: bool) -> Response:
-    """Sends a browser with the cookie of its new session to the first page of its user.
-
-    Args:
-        secure: browsers send the cookie over HTTPS only.
-    """
+def logged_in_response(request: Request, user: User, session: str, secure: bool | None = None) -> Response:
+    """Sends a browser with the cookie of its new session (`keep_session`) to the first page of its user."""
     response = RedirectResponse(f"{LEAD if user.role in LEADS else PAGE}/", 303)
-    response.set_cookie(
-        cookie_name(request), session, max_age=7 * 86400, httponly=True, samesite="lax", secure=secure
-    )
-    return response
+    return keep_session(response, request, session, secure)
 
 
 def add_logout(app: FastAPI, access: Access) -> None:
@@ -80,3 +89,40 @@ def add_logout(app: FastAPI, access: Access) -> None:
         response = RedirectResponse("login", 303)
         response.delete_cookie(cookie_name(request))
         return response
+
+
+def page_language(request: Request) -> str:
+    """The language of a page for somebody who is not logged in."""
+    return preferred_language(request.headers.get("accept-language", ""))
+
+
+def client_address(request: Request) -> str:
+    """The address that a request comes from; empty where it is not known."""
+    return request.client.host if request.client else ""
+
+
+def too_many_attempts(
+    page: Callable[..., Response], request: Request, wait: float, **values: str
+) -> Response:
+    """A page that says how many seconds to wait."""
+    message = say(page_language(request), "login.wait", seconds=f"{wait:.0f}")
+    response = page(request, 429, message, **values)
+    response.headers["retry-after"] = f"{wait:.0f}"
+    return response
+
+
+def keep_session(response: Response, request: Request, session: str, secure: bool | None = None) -> Response:
+    """Puts the secret of a session into the browser's cookie.
+
+    Args:
+        secure: browsers send the cookie over HTTPS only; by default where the request came over it.
+    """
+    response.set_cookie(
+        cookie_name(request),
+        session,
+        max_age=SESSION_SECONDS,
+        httponly=True,
+        samesite="lax",
+        secure=request.url.scheme == "https" if secure is None else secure,
+    )
+    return response

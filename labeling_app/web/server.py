@@ -11,23 +11,29 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 
 from generator.output import InputError
+from labeling_app.people.languages import DEFAULT, translated, user_language
 from labeling_app.store.store import Store
 from labeling_app.tasks.lease import AlreadyAnswered, LeaseExpired, Refused
 from labeling_app.web.access import Access, NotAllowed, NotLoggedIn
 from labeling_app.web.annotator_api import annotator_api
 from labeling_app.web.demonstration_api import demonstration_api
 from labeling_app.web.guard import DEMONSTRATE, LEAD, PAGE, Guard
+from labeling_app.web.invitation_pages import add_invitation_pages
 from labeling_app.web.lead_api import lead_api
 from labeling_app.web.login_pages import STATIC, add_login_pages
 from labeling_app.web.login_throttle import LoginThrottle
 from labeling_app.web.page_root import PageRoot
+from labeling_app.web.provider import Provider
+from labeling_app.web.provider_pages import add_provider_pages
+from labeling_app.web.reader_api import reader_api
 
 
 def create_app(
     store: Store,
     campaign: str | None = None,
     candidates: Path | None = None,
-    add_login: Callable[[FastAPI, Access], None] = add_login_pages,
+    provider: Provider | None = None,
+    add_login: Callable[[FastAPI, Access], None] | None = None,
     framed_by: str = "'none'",
 ) -> FastAPI:
     """The whole labeling app on a store.
@@ -35,7 +41,9 @@ def create_app(
     Args:
         campaign: give out only tasks of this campaign; by default of all, oldest first.
         candidates: folder whose subfolders of videos leads may import from their page; by default none.
-        add_login: adds the page `/login` and the ways in and out; by default those with passwords.
+        provider: OpenID provider by which people may sign in, beside names and passwords.
+        add_login: adds the page `/login` and the ways in and out; by default those with passwords
+            and of the provider.
         framed_by: sites that may show the pages within theirs, as in `frame-ancestors` of a content security policy.
 
     Raises:
@@ -51,10 +59,17 @@ def create_app(
     app.add_middleware(Guard, access=access, framed_by=framed_by)
     _add_error_messages(app)
     _add_home(app)
-    add_login(app, access)
+    if add_login is None:
+        login_page = add_login_pages(app, access, provider.settings.name if provider else None)
+        if provider is not None:
+            add_provider_pages(app, access, provider, login_page)
+        add_invitation_pages(app, access)
+    else:
+        add_login(app, access)
     app.include_router(annotator_api(access, only))
     app.include_router(demonstration_api(store, only))
     app.include_router(lead_api(store, candidates))
+    app.include_router(reader_api(store))
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     mount_page(app, PAGE, "Rank videos", "ranking/page", access.user)
     mount_page(app, DEMONSTRATE, "Demonstrate prompts", "demonstrate", access.user)
@@ -87,7 +102,12 @@ def _add_error_messages(app: FastAPI) -> None:
     }
 
     def message(request: Request, error: Exception) -> Response:
-        return JSONResponse({"message": str(error)}, statuses[type(error)])
+        status = next(statuses[kind] for kind in type(error).__mro__ if kind in statuses)
+        user = request.scope.get("state", {}).get("user")
+        # The lead's page is in English.
+        of_lead = request.url.path.startswith("/api/lead/")
+        language = DEFAULT if of_lead else user_language(user, request.headers.get("accept-language", ""))
+        return JSONResponse({"message": translated(str(error), language)}, status)
 
     def illegal(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)

@@ -22,6 +22,7 @@ from sqlalchemy import create_engine
 from labeling_app.files.candidates import import_tasks
 from labeling_app.store.database import database_url
 from labeling_app.store.store import Store
+from labeling_app.web.provider import Provider
 from labeling_app.web.server import create_app
 from tests.labeling_app.postgresql_server import MISSING, running_server, server_binaries
 
@@ -179,9 +180,10 @@ def serve() -> Iterator[Callable[..., RunningServer]]:
     """Starts the labeling app on this machine, by default on a free port."""
     running: list[Callable[[], None]] = []
 
-    def start(store: Store, port: int = 0) -> RunningServer:
+    def start(store: Store, port: int = 0, provider: Provider | None = None) -> RunningServer:
+        app = create_app(store, provider=provider)
         config = uvicorn.Config(
-            create_app(store), host="127.0.0.1", port=port, log_level="error", timeout_graceful_shutdown=1
+            app, host="127.0.0.1", port=port, log_level="error", timeout_graceful_shutdown=1
         )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, daemon=True)

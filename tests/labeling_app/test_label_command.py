@@ -14,6 +14,7 @@ import pytest
 from generator.output import InputError
 
 label = pytest.importorskip("alignment.cli.commands.label")
+label_users = pytest.importorskip("alignment.cli.commands.label_users")
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def test_import_simulate_quality_and_export_follow_each_other(
     output = tmp_path / "rankings.jsonl"
     label.run_export(label.ExportArguments(db=database, output_file=str(output)))
     assert len(output.read_text().splitlines()) == 24
-    label.run_users(label.UsersArguments(db=database))
+    label_users.run_users(label_users.UsersArguments(db=database))
     assert "simulated-1\tsimulated" in capsys.readouterr().out
 
 
@@ -60,16 +61,16 @@ def test_users_are_added_with_a_password_that_is_shown_once(
     from labeling_app.store.store import Store
 
     capsys.readouterr()
-    label.run_users(label.UsersArguments(db=database, add="ada", role="admin"))
+    label_users.run_users(label_users.UsersArguments(db=database, add="ada", role="admin"))
     found = re.fullmatch(r"admin ada, password (\S+) \(shown only now\)\n", capsys.readouterr().out)
     assert found
     assert Store(database).authenticate("ada", found[1])
-    label.run_users(label.UsersArguments(db=database, set_password="ada"))
+    label_users.run_users(label_users.UsersArguments(db=database, set_password="ada"))
     assert not Store(database).authenticate("ada", found[1])
     with pytest.raises(InputError, match="no person"):
-        label.run_users(label.UsersArguments(db=database, set_password="bob"))
+        label_users.run_users(label_users.UsersArguments(db=database, set_password="bob"))
     with pytest.raises(InputError, match="one at a time"):
-        label.run_users(label.UsersArguments(db=database, add="bob", set_role="ada"))
+        label_users.run_users(label_users.UsersArguments(db=database, add="bob", set_role="ada"))
     assert [user.name for user in Store(database).users()] == ["ada"]
 
 
@@ -102,6 +103,7 @@ def test_every_verb_has_help_and_every_argument_is_explained() -> None:
 
     verbs = {"serve", "import", "export", "users", "quality", "simulate", "backup", "restore"}
     verbs |= {"campaign", "gold", "demonstrations", "select"}
+    verbs |= {"groups", "assign", "invite", "message", "hours"}
     assert set(label.VERBS) == verbs
     for verb in label.VERBS.values():
         assert verb.help
@@ -112,11 +114,11 @@ def test_every_verb_has_help_and_every_argument_is_explained() -> None:
 def test_backup_and_restore_move_a_database(
     database: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    label.run_users(label.UsersArguments(db=database, add="ada"))
+    label_users.run_users(label_users.UsersArguments(db=database, add="ada"))
     label.run_backup(label.BackupArguments(db=database, output_file=str(tmp_path / "b.db")))
     label.run_restore(label.RestoreArguments(db=str(tmp_path / "new.db"), backup=str(tmp_path / "b.db")))
     capsys.readouterr()
-    label.run_users(label.UsersArguments(db=str(tmp_path / "new.db")))
+    label_users.run_users(label_users.UsersArguments(db=str(tmp_path / "new.db")))
     assert "ada" in capsys.readouterr().out
 
 
@@ -205,7 +207,7 @@ def test_a_misspelt_database_is_one_sentence_and_makes_no_file(
         "export": label.ExportArguments(db="labelz.db", output_file="rankings.jsonl"),
         "simulate": label.SimulateArguments(db="labelz.db", reward="world"),
         "gold": verbs["gold"].arguments[0](db="labelz.db", rankings="known.jsonl"),
-        "users": label.UsersArguments(db="labelz.db"),
+        "users": label_users.UsersArguments(db="labelz.db"),
     }.items():
         with pytest.raises(InputError, match=r"There is no database labelz\.db"):
             verbs[name].run(arguments)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import secrets
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from alignment.cli import Verb
 from alignment.cli.commands.label_campaign import CAMPAIGN_HELP, DB_HELP, command_line_user
 from alignment.cli.commands.label_export import ExportArguments, run_export
 from alignment.cli.commands.label_lead import LEAD_VERBS, reward_score
+from alignment.cli.commands.label_people import PEOPLE_VERBS
 from alignment.cli.commands.label_space import SPACE_VERBS
 from alignment.cli.next_command import show_next
 from generator.output import InputError, read_jsonl
@@ -56,6 +56,10 @@ class ServeArguments:
     uploads: str | None = field(
         default=None,
         metadata={"help": "Folder for uploaded demonstrations; beside an SQLite file by default."},
+    )
+    oidc: str | None = field(
+        default=None,
+        metadata={"help": "JSON file that describes an OpenID provider by which people may sign in too."},
     )
 
 
@@ -103,25 +107,6 @@ class ImportArguments:
     )
     skip_bad: bool = field(
         default=False, metadata={"help": "Leave out unusable videos instead of importing nothing."}
-    )
-
-
-@dataclass
-class UsersArguments:
-    """People who may log in. Without --add, --set_role and --set_password, all users are listed."""
-
-    db: str = field(metadata={"help": DB_HELP})
-    add: str | None = field(
-        default=None, metadata={"help": "Add a user of this name; prints the password once."}
-    )
-    role: str = field(
-        default="annotator", metadata={"help": "Role of the new user: annotator, lead or admin."}
-    )
-    set_role: str | None = field(
-        default=None, metadata={"help": "Give the user of this name the role that --role says."}
-    )
-    set_password: str | None = field(
-        default=None, metadata={"help": "Give the user of this name a new password; prints it once."}
     )
 
 
@@ -203,6 +188,7 @@ def run_serve(arguments: ServeArguments) -> None:
         lease_minutes=arguments.lease_minutes,
         candidates=arguments.candidates,
         uploads=arguments.uploads,
+        provider=arguments.oidc,
         user=command_line_user(),
     ) as app:
         app.serve(arguments.host, arguments.port)
@@ -267,31 +253,6 @@ def _import_preferences(arguments: ImportArguments) -> None:
         f"Campaign {arguments.campaign}: {done.judgements} new ranking(s) of {names} (imported), {done.known} known "
         f"already; {done.tasks} new task(s)."
     )
-
-
-def run_users(arguments: UsersArguments) -> None:
-    """Adds a user, sets a password or a role, or lists all users."""
-    if sum(name is not None for name in (arguments.add, arguments.set_role, arguments.set_password)) > 1:
-        raise InputError(
-            "More than one of --add, --set_role and --set_password was given: give one at a time."
-        )
-    with Store(arguments.db if arguments.add is not None else existing_database(arguments.db)) as store:
-        password = secrets.token_urlsafe(9)
-        if arguments.add is not None:
-            user = store.add_user(arguments.add, password, role=arguments.role)
-            store.record(command_line_user(), "add user", user=user.name, role=user.role)
-            print(f"{user.role} {user.name}, password {password} (shown only now)")
-        elif arguments.set_role is not None:
-            store.set_role(arguments.set_role, arguments.role)
-            store.record(command_line_user(), "set role", user=arguments.set_role, role=arguments.role)
-            print(f"{arguments.set_role} is {arguments.role} now")
-        elif arguments.set_password is not None:
-            store.set_password(arguments.set_password, password)
-            store.record(command_line_user(), "set password", user=arguments.set_password)
-            print(f"{arguments.set_password}, new password {password} (shown only now)")
-        else:
-            for user in store.users():
-                print(f"{user.name}\t{'simulated' if user.simulated else user.role}")
 
 
 def run_quality(arguments: QualityArguments) -> None:
@@ -380,7 +341,7 @@ VERBS = {
     "serve": Verb("Open the labeling app in the browser.", (ServeArguments,), run_serve),
     "import": Verb("Add videos to rank.", (ImportArguments,), run_import),
     "export": Verb("Write rankings as JSONL.", (ExportArguments,), run_export),
-    "users": Verb("Add or list users.", (UsersArguments,), run_users),
+    **PEOPLE_VERBS,
     "backup": Verb("Copy the database into one file.", (BackupArguments,), run_backup),
     "restore": Verb("Fill an empty database from a backup.", (RestoreArguments,), run_restore),
     "quality": Verb("Print how far annotators agree.", (QualityArguments,), run_quality),

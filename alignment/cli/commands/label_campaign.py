@@ -24,8 +24,10 @@ DEFAULT = "default"
 
 @dataclass
 class CampaignArguments:
-    """A campaign to make or change; rules hold from the next task on, and those not given stay. Without anything but
-    --db, all campaigns are listed."""
+    """A campaign to make or change, or, with --db alone, all campaigns to list.
+
+    Rules hold from the next task on, and those not given stay.
+    """
 
     db: str = field(metadata={"help": DB_HELP})
     campaign: str | None = field(
@@ -172,13 +174,14 @@ def _delete(store: Store, name: str, sure: bool) -> None:
         )
     else:
         print(f"The campaign {name} has {counts['tasks']} task(s) and {counts['answers']} answer(s).")
-        typed = _asked("Type its name to delete it (video files stay): ")
+        typed = asked("Type its name to delete it (video files stay): ")
     deleted = delete_campaign(store, name, typed)
     store.record(command_line_user(), "delete campaign", campaign=name, **deleted)
     print(f"Deleted the campaign {name}: {deleted['tasks']} task(s), {deleted['judgements']} judgement(s).")
 
 
-def _asked(question: str) -> str:
+def asked(question: str) -> str:
+    """An answer typed at the terminal; empty where there is none."""
     try:
         return input(question)
     except EOFError:

@@ -1,9 +1,8 @@
 // Below the ranks: what is done with the answer, and the remarks that go with it.
 
 import { make } from '../dom.js';
+import { t } from '../words.js';
 import { AboutVideos, makeSkipDialog } from './remarks.js';
-
-const ALL_BAD = 'All videos are bad';
 
 export class AnswerForm {
   // draft: the answer so far; editing: it is an earlier one; looking: nothing is stored. The actions: changed() after a
@@ -11,27 +10,27 @@ export class AnswerForm {
   constructor(count, draft, { editing, looking }, actions) {
     const onlyLooking = looking && !editing;
     this.submitButton = button('primary submit', '', actions.submit);
-    this.backButton = button('quiet', 'Back', actions.back);
-    const skip = button('quiet skip', 'Skip…', () => actions.askWhySkip());
+    this.backButton = button('quiet', t('answer.back'), actions.back);
+    const skip = button('quiet skip', t('answer.skip'), () => actions.askWhySkip());
     skip.hidden = editing || looking;
-    const allBad = button('quiet all-bad', 'All bad (N)', actions.allBad);
+    const allBad = button('quiet all-bad', t('answer.all_bad'), actions.allBad);
     allBad.hidden = onlyLooking;
-    const cancel = button('quiet', 'Leave it as it was', actions.cancel);
+    const cancel = button('quiet', t('answer.leave'), actions.cancel);
     cancel.hidden = !editing;
     this.gate = make('p', 'gate', { id: 'ranking-gate' });
     this.submitButton.setAttribute('aria-describedby', 'ranking-gate');
-    this.flag = make('input', 'flag', { id: 'ranking-flag', maxLength: 200, dir: 'auto', value: draft.flag || '', placeholder: 'What should the lead look at?' });
+    this.flag = make('input', 'flag', { id: 'ranking-flag', maxLength: 200, dir: 'auto', value: draft.flag || '', placeholder: t('answer.flag_hint') });
     this.comment = make('textarea', '', { id: 'ranking-comment', rows: 2, maxLength: 10000, dir: 'auto', value: draft.comment || '' });
     for (const input of [this.flag, this.comment]) input.addEventListener('input', actions.changed);
     const about = draft.about || {};
     this.flagAbout = new AboutVideos(this.flag, count, about.flag, actions.changed);
     this.commentAbout = new AboutVideos(this.comment, count, about.comment, actions.changed);
-    this.flagPart = remark('flag-part', 'Flag for the lead', 'Flag', this.flag, this.flagAbout, onlyLooking);
+    this.flagPart = remark('flag-part', t('answer.flag_for'), t('answer.flag'), this.flag, this.flagAbout, onlyLooking);
     this.skipDialog = makeSkipDialog(count, actions.skip);
     this.elements = [
       make('div', 'actions', {}, this.submitButton, this.backButton, allBad, skip, cancel, this.gate),
       this.flagPart,
-      remark('comment', 'Add a comment', 'Comment', this.comment, this.commentAbout, onlyLooking),
+      remark('comment', t('answer.add_comment'), t('answer.comment'), this.comment, this.commentAbout, onlyLooking),
       this.skipDialog,
     ];
   }
@@ -42,7 +41,7 @@ export class AnswerForm {
   get remarks() { return { comment: this.comment.value, flag: this.flag.value }; }
 
   flagAllBad() {
-    if (!this.flag.value) this.flag.value = ALL_BAD;
+    if (!this.flag.value) this.flag.value = t('answer.all_bad_flag');
     this.flagPart.open = true;
   }
 

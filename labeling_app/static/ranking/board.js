@@ -2,17 +2,18 @@
 
 import { make } from '../dom.js';
 import { letter, ordinal } from '../ranks.js';
+import { t } from '../words.js';
 
 export class RankBoard {
   // give(rank) puts the selected video on a rank; choose(video) and drag(element, video, pointers) belong to chips.
   constructor(count, { give, choose, drag }) {
     this.choose = choose;
     this.drag = drag;
-    this.pool = make('div', 'pool', { 'data-rank': '0', role: 'group', 'aria-label': 'Not placed yet' });
+    this.pool = make('div', 'pool', { 'data-rank': '0', role: 'group', 'aria-label': t('board.pool') });
     this.columns = Array.from({ length: count }, (_, index) => {
       const rank = index + 1;
       const button = make('button', 'give-rank', { type: 'button' });
-      button.append(make('strong', '', {}, ordinal(rank)), ' ', make('span', '', {}, rank === 1 ? 'best' : rank === count ? 'worst' : ''));
+      button.append(make('strong', '', {}, ordinal(rank)), ' ', make('span', '', {}, rank === 1 ? t('board.best') : rank === count ? t('board.worst') : ''));
       button.addEventListener('click', () => give(rank));
       return make('div', 'rank-column', { 'data-rank': String(rank), role: 'group' }, button, make('div', 'chips'));
     });
@@ -25,10 +26,11 @@ export class RankBoard {
     this.columns.forEach((column, index) => {
       const videos = ranking.at(index + 1);
       this.fill(column.querySelector('.chips'), videos, selected);
-      const holds = videos.length ? `: ${videos.map(letter).join(', ')}` : ', empty';
-      column.setAttribute('aria-label', `${ordinal(index + 1)} place${holds}`);
+      const rank = ordinal(index + 1);
+      column.setAttribute('aria-label', videos.length ? t('board.holds', { rank, videos: videos.map(letter).join(', ') }) : t('board.empty', { rank }));
       const button = column.querySelector('.give-rank');
-      button.setAttribute('aria-label', `${[...button.children].map((part) => part.textContent).join(' ').trim()}: give this place to video ${letter(selected)}`);
+      const place = [...button.children].map((part) => part.textContent).join(' ').trim();
+      button.setAttribute('aria-label', t('board.give', { place, video: letter(selected) }));
       column.classList.toggle('tied', videos.length > 1);
     });
   }
@@ -45,7 +47,7 @@ export class RankBoard {
     }
     for (const chip of container.querySelectorAll('.chip')) {
       const video = Number(chip.dataset.video);
-      chip.setAttribute('aria-label', `Choose video ${letter(video)}`);
+      chip.setAttribute('aria-label', t('board.choose', { video: letter(video) }));
       chip.classList.toggle('selected', video === selected);
     }
   }

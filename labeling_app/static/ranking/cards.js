@@ -2,6 +2,7 @@
 
 import { make } from '../dom.js';
 import { letter, ordinal } from '../ranks.js';
+import { t } from '../words.js';
 
 export class VideoCards {
   // videos: each with its `url`, and its `width` and `height` where they are known; choose(video), zoom() and drag(element, video, pointers) are called from the cards.
@@ -15,7 +16,7 @@ export class VideoCards {
       drag(card, index, 'mouse');
       return card;
     });
-    this.element = make('div', `videos videos-${videos.length}`, { role: 'radiogroup', 'aria-label': 'Videos' }, ...this.cards);
+    this.element = make('div', `videos videos-${videos.length}`, { role: 'radiogroup', 'aria-label': t('cards.videos') }, ...this.cards);
   }
 
   focus(video) { this.cards[video].focus({ preventScroll: true }); }
@@ -28,8 +29,8 @@ export class VideoCards {
       card.setAttribute('aria-checked', String(chosen));
       card.tabIndex = chosen ? 0 : -1;
       card.classList.toggle('ranked', rank !== null);
-      card.querySelector('.card-rank').textContent = rank === null ? 'no place yet' : ordinal(rank);
-      card.setAttribute('aria-label', `Video ${letter(index)}, ${rank === null ? 'no place yet' : `${ordinal(rank)} place`}`);
+      card.querySelector('.card-rank').textContent = rank === null ? t('cards.no_place') : ordinal(rank);
+      card.setAttribute('aria-label', t('cards.video', { video: letter(index), place: rank === null ? t('cards.no_place') : t('cards.place', { rank: ordinal(rank) }) }));
     });
   }
 

@@ -3,6 +3,7 @@
 
 import { make } from '../dom.js';
 import { DraftRanks } from '../ranks.js';
+import { loadCatalogue, t } from '../words.js';
 import { keysPart, onRankerKey } from './keys.js';
 import { question } from './prompt.js';
 import { Ranker } from './ranker.js';
@@ -14,7 +15,7 @@ let made = 0;
 
 // element, props, trigger and watch are what Gradio gives to a component's script.
 export async function start(element, props, trigger, watch) {
-  await loadStylesheet();
+  await Promise.all([loadStylesheet(), loadCatalogue()]);
   const component = new RankingComponent(element.querySelector('.ranking-page'), props, trigger);
   component.show();
   watch('value', () => component.show());
@@ -36,7 +37,7 @@ class RankingComponent extends Ranker {
     this.mustPlay = props.play_to_end;
     made += 1;
     this.gate = make('p', 'gate', { id: `video-ranking-gate-${made}` });
-    this.submitButton = make('button', 'primary submit', { type: 'button', 'aria-describedby': this.gate.id }, 'Submit');
+    this.submitButton = make('button', 'primary submit', { type: 'button', 'aria-describedby': this.gate.id }, t('rank.submit'));
     this.submitButton.addEventListener('click', () => this.submit());
     this.status = make('p', 'visually-hidden', { role: 'status', 'aria-live': 'polite' });
     // Only of the ranking that has the focus: there may be several on a page, and other components.
@@ -54,7 +55,7 @@ class RankingComponent extends Ranker {
     this.closePlayer();
     this.task = value?.task;
     if (!this.task) {
-      this.root.replaceChildren(make('p', 'hint', {}, 'There is nothing to rank.'));
+      this.root.replaceChildren(make('p', 'hint', {}, t('component.nothing')));
       return;
     }
     const { prompt, videos, ranks, dimension } = value;
@@ -62,9 +63,9 @@ class RankingComponent extends Ranker {
     const shown = videos.map((video) => ({ ...video, url: video.url || video.file.url }));
     this.makeParts(shown);
     this.root.replaceChildren(make('div', 'ranking-main', {},
-      make('section', 'prompt', { 'aria-label': 'Prompt' }, make('span', 'label', {}, 'Prompt'), make('p', 'prompt-text', { dir: 'auto', tabIndex: 0 }, prompt)),
+      make('section', 'prompt', { 'aria-label': t('prompt') }, make('span', 'label', {}, t('prompt')), make('p', 'prompt-text', { dir: 'auto', tabIndex: 0 }, prompt)),
       this.cards.element, this.controls.element,
-      make('section', 'ranking', { 'aria-label': 'Ranking' }, make('p', 'question', {}, question(dimension)), this.hint, this.board.pool, this.board.element, make('div', 'actions', {}, this.submitButton, this.gate)),
+      make('section', 'ranking', { 'aria-label': t('rank.ranking') }, make('p', 'question', {}, question(dimension)), this.hint, this.board.pool, this.board.element, make('div', 'actions', {}, this.submitButton, this.gate)),
       keysPart(this.count, [])), this.status);
     this.startPlayer(shown, [], async (index) => shown[index].times);
     this.selectFirstUnranked();

@@ -1,6 +1,7 @@
 // The controls of all videos: play, frames, speed, zoom and position.
 
 import { make } from '../dom.js';
+import { t } from '../words.js';
 
 const RATES = [1, 0.5, 0.25];
 const RATE_NAMES = { 1: '1×', 0.5: '½×', 0.25: '¼×' };
@@ -9,19 +10,19 @@ export class PlayerControls {
   // player() returns the player of the task that is shown.
   constructor(player, zoom) {
     this.player = player;
-    this.playButton = control('play', 'Play or pause (Space)', () => player().toggle());
-    const back = control('', 'One frame back (,)', () => player().step(-1));
-    back.textContent = '‹ frame';
-    const forward = control('', 'One frame on (.)', () => player().step(1));
-    forward.textContent = 'frame ›';
-    this.rateButton = control('', 'Speed (S)', () => this.nextRate());
-    this.scrub = make('input', 'scrub', { type: 'range', min: 0, max: 1000, value: 0, step: 1, 'aria-label': 'Position in all videos' });
+    this.playButton = control('play', t('controls.play_key'), () => player().toggle());
+    const back = control('', t('controls.back'), () => player().step(-1));
+    back.textContent = t('controls.frame_back');
+    const forward = control('', t('controls.on'), () => player().step(1));
+    forward.textContent = t('controls.frame_on');
+    this.rateButton = control('', t('controls.speed'), () => this.nextRate());
+    this.scrub = make('input', 'scrub', { type: 'range', min: 0, max: 1000, value: 0, step: 1, 'aria-label': t('controls.position') });
     this.scrub.addEventListener('input', () => {
       if (player().playing) player().pause();
       player().seek((this.scrub.value / 1000) * player().duration);
     });
-    this.zoomButton = control('', 'One video large (Z)', zoom);
-    this.element = make('section', 'player', { 'aria-label': 'Player of all videos' }, this.playButton, back, forward, this.rateButton, this.zoomButton, this.scrub);
+    this.zoomButton = control('', t('controls.zoom_key'), zoom);
+    this.element = make('section', 'player', { 'aria-label': t('controls.player') }, this.playButton, back, forward, this.rateButton, this.zoomButton, this.scrub);
   }
 
   nextRate() {
@@ -30,14 +31,14 @@ export class PlayerControls {
   }
 
   refresh(zoomed) {
-    this.zoomButton.textContent = zoomed ? 'All' : 'Zoom';
-    this.zoomButton.setAttribute('aria-label', zoomed ? 'All videos (Z)' : 'Zoom: one video large (Z)');
+    this.zoomButton.textContent = t(zoomed ? 'controls.all' : 'controls.zoom');
+    this.zoomButton.setAttribute('aria-label', t(zoomed ? 'controls.all_key' : 'controls.zoom_long'));
   }
 
   refreshPlayed(player) {
-    this.playButton.textContent = player.playing ? 'Pause' : 'Play';
+    this.playButton.textContent = t(player.playing ? 'controls.pause' : 'controls.play');
     this.rateButton.textContent = RATE_NAMES[player.rate];
-    this.rateButton.setAttribute('aria-label', `${this.rateButton.textContent} speed (S)`);
+    this.rateButton.setAttribute('aria-label', t('controls.rate', { rate: this.rateButton.textContent }));
     if (player.duration && document.activeElement !== this.scrub) this.scrub.value = Math.round((1000 * player.time) / player.duration);
   }
 }

@@ -2,17 +2,18 @@
 
 import { make } from '../dom.js';
 import { letter } from '../ranks.js';
+import { t } from '../words.js';
 
-const PAGE_KEYS = [['N', 'all are bad: all tied, and flagged'], ['!', 'flag for the lead'], ['K', 'skip'], ['U', 'change an earlier answer']];
+function pageKeys() { return [['N', t('keys.bad')], ['!', t('keys.flag')], ['K', t('keys.skip')], ['U', t('keys.change')]]; }
 
 // The list of keys, for those who open it; `more`: those beside the keys that every ranking has.
-export function keysPart(count, more = PAGE_KEYS) {
+export function keysPart(count, more = pageKeys()) {
   const rows = [
-    [`A – ${letter(count - 1)}`, 'choose a video'], [`1 – ${count}`, 'give it a place; the same place twice is a tie'], ['↑ ↓', 'one place better or worse'],
-    ['← →', 'previous or next video'], ['0', 'take its place away'], ['Space', 'play or pause'], [', .', 'one frame back or on'], ['S', 'speed'], ['Z', 'one video large, or all'], ...more, ['Enter', 'submit'],
+    [`A – ${letter(count - 1)}`, t('keys.choose')], [`1 – ${count}`, t('keys.place')], ['↑ ↓', t('keys.move')],
+    ['← →', t('keys.neighbour')], ['0', t('keys.take')], [t('keys.space'), t('keys.play')], [', .', t('keys.frame')], ['S', t('keys.speed')], ['Z', t('keys.zoom')], ...more, ['Enter', t('keys.submit')],
   ];
   const list = make('dl', '', {}, ...rows.flatMap(([keys, what]) => [make('dt', '', {}, keys), make('dd', '', {}, what)]));
-  return make('details', 'keys', {}, make('summary', '', {}, 'Keyboard'), list);
+  return make('details', 'keys', {}, make('summary', '', {}, t('keys.title')), list);
 }
 
 // Does what a key means on the ranking page.

@@ -3,8 +3,11 @@
 
 import { call, make, mediaUrl, pageLinks } from '../dom.js';
 import { guidelinesPage } from '../guidelines.js';
+import { languageChoice } from '../language.js';
 import { logoutForm } from '../logout.js';
+import { messagesPart } from '../messages.js';
 import { DraftRanks } from '../ranks.js';
+import { loadWords, t } from '../words.js';
 import { AnswerForm } from './answer.js';
 import { forgetDraft, readDraft, writeDraft } from './draft.js';
 import { chooseEarlier } from './earlier.js';
@@ -16,10 +19,11 @@ import { Ranker } from './ranker.js';
 const TAKE = '#take';
 const IDLE_SECONDS = 300;
 
-export function start(element) {
+export async function start(element) {
   const root = element.querySelector('.ranking-page') || element;
   if (!root.dataset.started) {
     root.dataset.started = 'true';
+    await loadWords();
     new RankingPage(root).next();
   }
 }
@@ -41,17 +45,17 @@ class RankingPage extends Ranker {
   build() {
     this.progressText = make('span', 'progress-text');
     this.progressBar = make('progress', '', { max: 1, value: 0, 'aria-hidden': 'true' });
-    this.earlier = make('button', 'quiet earlier', { type: 'button' }, 'Change an answer (U)');
+    this.earlier = make('button', 'quiet earlier', { type: 'button' }, t('rank.change'));
     this.earlier.addEventListener('click', () => this.showEarlier());
-    this.pages = make('nav', 'pages', { 'aria-label': 'Pages' });
+    this.pages = make('nav', 'pages', { 'aria-label': t('page.pages') });
     this.userName = make('span', 'user-name', { dir: 'auto' });
     this.logout = logoutForm();
     this.notice = make('p', 'notice', { hidden: true, role: 'alert' });
     this.status = make('p', 'visually-hidden', { role: 'status', 'aria-live': 'polite' });
     this.main = make('div', 'ranking-main');
     this.root.replaceChildren(
-      make('div', 'top-bar', {}, make('div', 'progress', {}, this.progressText, this.progressBar), this.earlier, this.pages, this.userName, this.logout),
-      this.notice, this.main, this.status,
+      make('div', 'top-bar', {}, make('div', 'progress', {}, this.progressText, this.progressBar), this.earlier, this.pages, this.userName, languageChoice(), this.logout),
+      messagesPart(), this.notice, this.main, this.status,
     );
   }
 
@@ -71,7 +75,7 @@ class RankingPage extends Ranker {
     const { status, data } = await call(`api/next?take=${take}&after=${this.task?.task || 0}`);
     if (status !== 200) {
       this.showNotice(data.message);
-      this.showEnd('The next task could not be fetched.', true);
+      this.showEnd(t('rank.failed'), true);
       return;
     }
     this.userName.textContent = data.user;
@@ -82,19 +86,18 @@ class RankingPage extends Ranker {
     this.closePlayer();
     this.task = data.task;
     this.looking = data.looking;
-    if (data.looking) this.progressText.textContent = 'Looking at tasks';
+    if (data.looking) this.progressText.textContent = t('rank.looking');
     const { done } = data.progress;
     if (data.guidelines) this.showGuidelines(data.guidelines);
     else if (this.task) this.showTask();
-    else this.showEnd(data.reason ? 'No more tasks for you' : done ? 'All done. Thank you!' : 'There is nothing to rank yet.', false, data.reason);
+    else this.showEnd(t(data.reason ? 'rank.no_more' : done ? 'rank.done' : 'rank.nothing'), false, data.reason);
   }
 
   // How many are left is not said where it would give away which tasks are hidden checks.
   showProgress({ task, progress: { done, left } }) {
     const total = left === null ? null : done + left;
-    this.progressText.textContent = task
-      ? `Task ${done + 1}${total === null ? '' : ` of ${total}`}`
-      : `${done}${total === null ? '' : ` of ${total}`} done`;
+    const key = total === null ? (task ? 'rank.task' : 'rank.count') : (task ? 'rank.task_of' : 'rank.count_of');
+    this.progressText.textContent = t(key, { number: task ? done + 1 : done, total });
     this.progressBar.hidden = total === null;
     this.progressBar.max = Math.max(1, total || 0);
     this.progressBar.value = done;
@@ -102,7 +105,7 @@ class RankingPage extends Ranker {
   }
 
   showGuidelines(data) {
-    this.progressText.textContent = 'Guidelines';
+    this.progressText.textContent = t('guidelines');
     const failed = (message, status) => { this.showNotice(message); if (status === 400) this.next(); };
     this.main.replaceChildren(guidelinesPage(data, () => { this.showNotice(''); return this.next(); }, failed));
     this.main.querySelector('h1').focus();
@@ -111,24 +114,24 @@ class RankingPage extends Ranker {
 
   // Above the videos of a task that a lead only looks at.
   lookingPart() {
-    const rank = make('button', 'quiet', { type: 'button' }, 'Rank tasks myself');
+    const rank = make('button', 'quiet', { type: 'button' }, t('rank.rank_myself'));
     rank.addEventListener('click', () => { window.location.hash = TAKE; this.task = null; this.next(); });
-    return make('p', 'looking', {}, 'You look at this task as a lead: it is not taken from anybody, and nothing is stored. ', rank);
+    return make('p', 'looking', {}, t('rank.as_lead'), rank);
   }
 
   showEnd(title, failed = false, reason = '') {
     this.task = null;
     this.closePlayer();
-    const again = make('button', 'primary', { type: 'button' }, failed ? 'Try again' : 'Look for new tasks');
+    const again = make('button', 'primary', { type: 'button' }, t(failed ? 'rank.again' : 'rank.look'));
     again.addEventListener('click', () => { this.showNotice(''); this.next(); });
-    this.main.replaceChildren(make('div', 'the-end', {}, make('h1', '', {}, title), failed ? '' : make('p', '', {}, reason || 'No task is waiting for you right now.'), again));
+    this.main.replaceChildren(make('div', 'the-end', {}, make('h1', '', {}, title), failed ? '' : make('p', '', {}, reason || t('rank.none_waiting')), again));
     this.say(title);
   }
 
   async showEarlier() {
     const { status, data } = await call('api/answers');
     if (status !== 200 || !data.answers.length) {
-      this.showNotice(status === 200 ? 'You have no answer that can still be changed.' : data.message);
+      this.showNotice(status === 200 ? t('rank.nothing_to_change') : data.message);
       return;
     }
     chooseEarlier(this.root, data.answers, (answer) => this.edit(answer));
@@ -139,7 +142,7 @@ class RankingPage extends Ranker {
     this.showNotice('');
     this.editing = answer;
     this.task = answer;
-    this.progressText.textContent = 'Changing an earlier answer';
+    this.progressText.textContent = t('rank.changing');
     this.showTask();
   }
 
@@ -158,7 +161,7 @@ class RankingPage extends Ranker {
     this.startPlayer(task.videos, draft.seen || [], loadTimes);
     this.selectFirstUnranked();
     this.refresh();
-    this.say(`${this.progressText.textContent}. ${this.promptHidden ? this.question.textContent : `Prompt: ${task.prompt.slice(0, 300)}`}`);
+    this.say(`${this.progressText.textContent}. ${this.promptHidden ? this.question.textContent : t('rank.prompt', { prompt: task.prompt.slice(0, 300) })}`);
   }
 
   // The parts of the page for a task.
@@ -178,7 +181,7 @@ class RankingPage extends Ranker {
     this.main.replaceChildren(
       ...(this.onlyLooking ? [this.lookingPart()] : []),
       this.prompt.element, this.cards.element, this.controls.element,
-      make('section', 'ranking', { 'aria-label': 'Ranking' }, this.question, this.hint, this.board.pool, this.board.element, ...this.answer.elements),
+      make('section', 'ranking', { 'aria-label': t('rank.ranking') }, this.question, this.hint, this.board.pool, this.board.element, ...this.answer.elements),
       keysPart(this.count),
     );
   }
@@ -193,7 +196,7 @@ class RankingPage extends Ranker {
   allBad() {
     for (let video = 0; video < this.count; video += 1) this.ranking.put(video, this.count);
     this.answer.flagAllBad();
-    this.say('All videos are tied and flagged as bad.');
+    this.say(t('rank.all_bad'));
     this.saveDraft();
     this.refresh();
   }
@@ -216,7 +219,7 @@ class RankingPage extends Ranker {
 
   get missing() { return this.onlyLooking ? '' : super.missing; }
 
-  get failedText() { return 'A video does not play: skip this task and say so.'; }
+  get failedText() { return t('rank.does_not_play'); }
 
   get lastStep() { return this.step === this.task.dimensions.length - 1; }
 
@@ -250,7 +253,7 @@ class RankingPage extends Ranker {
     this.sending = false;
     const saved = status === 200 || status === 409;
     // Another window has sent one, or this one's acknowledgement was lost.
-    const notice = status === 409 ? `${data.message} What is stored is under “Change an answer”.` : data.message;
+    const notice = status === 409 ? `${data.message} ${t('rank.stored')}` : data.message;
     this.showNotice(status === 200 ? '' : notice);
     if (saved && !this.editing) forgetDraft();
     if (saved || status === 410 || status === 403) {
@@ -264,14 +267,14 @@ class RankingPage extends Ranker {
   // Drawing --------------------------------------------------------------------------------------------
 
   get submitText() {
-    if (this.sending) return 'Saving…';
-    if (!this.lastStep) return 'Next question';
-    return this.editing ? 'Save the change' : this.looking ? 'Next task' : 'Submit';
+    if (this.sending) return t('rank.saving');
+    if (!this.lastStep) return t('rank.next_question');
+    return t(this.editing ? 'rank.save_change' : this.looking ? 'rank.next_task' : 'rank.submit');
   }
 
   get hintText() {
     const { length } = this.task.dimensions;
-    return (length > 1 ? `Question ${this.step + 1} of ${length}. ` : '') + super.hintText;
+    return (length > 1 ? t('rank.question_of', { number: this.step + 1, total: length }) : '') + super.hintText;
   }
 
   refresh() {

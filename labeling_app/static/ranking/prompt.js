@@ -2,17 +2,18 @@
 
 import { call, imagesPart, make } from '../dom.js';
 import { guidelinesText } from '../guidelines.js';
+import { t } from '../words.js';
 
 const QUESTIONS = {
-  overall: 'Which video is best for this prompt?',
-  visual: 'Which video looks best, whatever it shows?',
-  motion: 'Which video moves best: smooth, natural, as much as it should?',
-  alignment: 'Which video shows best what the prompt says?',
+  overall: 'question.overall',
+  visual: 'question.visual',
+  motion: 'question.motion',
+  alignment: 'question.alignment',
 };
 // Asked before the prompt is shown: who knows the prompt rates looks and motion by how well they fit it.
 const BEFORE_PROMPT = ['visual', 'motion'];
 
-export function question(dimension) { return QUESTIONS[dimension] || QUESTIONS.overall; }
+export function question(dimension) { return t(QUESTIONS[dimension] || QUESTIONS.overall); }
 
 export function asksBeforePrompt(dimension) { return BEFORE_PROMPT.includes(dimension); }
 
@@ -20,7 +21,7 @@ export class PromptPart {
   constructor(task) {
     this.prompt = task.prompt;
     this.text = make('p', 'prompt-text', { dir: 'auto', tabIndex: 0 });
-    const guidelines = make('details', 'guidelines', { hidden: true }, make('summary', '', {}, 'Guidelines'));
+    const guidelines = make('details', 'guidelines', { hidden: true }, make('summary', '', {}, t('guidelines')));
     if (task.campaign) {
       call(`api/guidelines?campaign=${encodeURIComponent(task.campaign)}`).then(({ status, data }) => {
         guidelines.hidden = status !== 200 || !data.text;
@@ -28,12 +29,12 @@ export class PromptPart {
       });
     }
     const images = imagesPart(task);
-    const words = make('div', 'prompt-words', {}, make('span', 'label', {}, 'Prompt'), this.text, guidelines);
-    this.element = make('section', `prompt${images.length ? ' with-images' : ''}`, { 'aria-label': 'Prompt' }, ...images, words);
+    const words = make('div', 'prompt-words', {}, make('span', 'label', {}, t('prompt')), this.text, guidelines);
+    this.element = make('section', `prompt${images.length ? ' with-images' : ''}`, { 'aria-label': t('prompt') }, ...images, words);
   }
 
   refresh(hidden) {
-    this.text.textContent = hidden ? 'The prompt is shown after this question, so that it does not colour the answer.' : this.prompt;
+    this.text.textContent = hidden ? t('prompt.hidden') : this.prompt;
     this.text.classList.toggle('hidden-prompt', hidden);
   }
 }

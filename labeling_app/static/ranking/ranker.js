@@ -4,6 +4,7 @@
 import { make } from '../dom.js';
 import { SyncPlayer } from '../player.js';
 import { letter, ordinal } from '../ranks.js';
+import { t } from '../words.js';
 import { RankBoard } from './board.js';
 import { VideoCards } from './cards.js';
 import { PlayerControls } from './controls.js';
@@ -68,7 +69,9 @@ export class Ranker {
     this.ranking.put(video, rank || null);
     const tied = rank ? this.ranking.at(rank).filter((other) => other !== video).map(letter) : [];
     const left = this.ranking.unranked.length;
-    this.say(`Video ${letter(video)}: ${rank ? `${ordinal(rank)} place` : 'no place'}${tied.length ? `, tied with ${tied.join(', ')}` : ''}. ${left ? `${left} left.` : 'All placed.'}`);
+    const alone = rank ? t('cards.place', { rank: ordinal(rank) }) : t('rank.no_place');
+    const place = tied.length ? t('rank.tied', { place: alone, videos: tied.join(', ') }) : alone;
+    this.say(`${t('rank.placed', { video: letter(video), place })} ${left ? t('rank.left', { count: left }) : t('rank.all_placed')}`);
     if (advance) this.selected = this.ranking.nextUnranked(this.selected);
     this.saveDraft();
     this.refresh();
@@ -99,17 +102,17 @@ export class Ranker {
     if (this.player.failed.some(Boolean)) return this.failedText;
     const unranked = this.ranking.unranked.map(letter);
     const unseen = this.mustPlay ? this.player.seen.flatMap((seen, index) => (seen ? [] : [letter(index)])) : [];
-    if (unranked.length) return `Still to place: ${unranked.join(', ')}`;
-    if (unseen.length) return `Let the videos play to the end once: ${unseen.join(', ')}`;
+    if (unranked.length) return t('rank.still', { videos: unranked.join(', ') });
+    if (unseen.length) return t('rank.let_play', { videos: unseen.join(', ') });
     return '';
   }
 
-  get failedText() { return 'A video does not play.'; }
+  get failedText() { return t('component.does_not_play'); }
 
   get hintText() {
     return this.ranking.complete
-      ? 'Every video has a place. Change what you like, then submit.'
-      : `Give video ${letter(this.selected)} a place: ${TOUCH.matches ? 'tap a place' : `press 1–${this.count}, click a place`}, or drag it there. The same place means a tie.`;
+      ? t('rank.complete')
+      : t(TOUCH.matches ? 'rank.give_tap' : 'rank.give_press', { video: letter(this.selected), count: this.count });
   }
 
   refresh() {

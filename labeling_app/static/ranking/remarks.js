@@ -2,6 +2,7 @@
 
 import { make } from '../dom.js';
 import { letter } from '../ranks.js';
+import { t } from '../words.js';
 
 const NAMED = /\bvideos?\s+([a-i])\b/gi;
 
@@ -18,7 +19,7 @@ export class AboutVideos {
     // A letter that was taken away by hand is not chosen again by the text.
     this.refused = new Set();
     this.buttons = Array.from({ length: count }, (_, slot) => {
-      const button = make('button', 'about-video', { type: 'button', 'aria-label': `It is about video ${letter(slot)}` }, letter(slot));
+      const button = make('button', 'about-video', { type: 'button', 'aria-label': t('remarks.is_about', { video: letter(slot) }) }, letter(slot));
       button.addEventListener('click', () => {
         if (this.chosen.delete(slot)) this.refused.add(slot); else this.chosen.add(slot);
         this.refresh();
@@ -27,7 +28,7 @@ export class AboutVideos {
       return button;
     });
     this.scope = make('span', 'about-scope', { role: 'status' });
-    this.element = make('div', 'about', { role: 'group', 'aria-label': 'Videos that it is about' }, make('span', '', {}, 'About'), ...this.buttons, this.scope);
+    this.element = make('div', 'about', { role: 'group', 'aria-label': t('remarks.videos') }, make('span', '', {}, t('remarks.about')), ...this.buttons, this.scope);
     input.addEventListener('input', () => {
       namedVideos(input.value, count).filter((slot) => !this.refused.has(slot)).forEach((slot) => this.chosen.add(slot));
       this.refresh();
@@ -44,25 +45,26 @@ export class AboutVideos {
 
   refresh() {
     this.buttons.forEach((button, slot) => button.setAttribute('aria-pressed', String(this.chosen.has(slot))));
-    this.scope.textContent = this.chosen.size ? '' : 'all videos';
+    this.scope.textContent = this.chosen.size ? '' : t('remarks.all');
   }
 }
 
-const SKIP_REASONS = ['A video does not play', 'I do not understand the prompt', 'The content is offensive or unsafe', 'Another reason'];
+// Reasons as they are stored, in English for all, and their words on the page.
+const SKIP_REASONS = { 'A video does not play': 'skip.play', 'I do not understand the prompt': 'skip.prompt', 'The content is offensive or unsafe': 'skip.unsafe', 'Another reason': 'skip.other' };
 
 // The dialog that asks why a task is skipped; `skip(reason, slots)` is called with the answer.
 export function makeSkipDialog(count, skip) {
-  const chosen = (index) => make('input', '', { type: 'radio', name: 'skip-reason', value: SKIP_REASONS[index], checked: index === 0 });
+  const chosen = (value, index) => make('input', '', { type: 'radio', name: 'skip-reason', value, checked: index === 0 });
   const more = make('textarea', '', { rows: 2, maxLength: 2000, id: 'skip-more', dir: 'auto' });
   const about = new AboutVideos(more, count, [], () => {});
-  const cancel = make('button', 'quiet', { type: 'button' }, 'Go back');
-  const confirm = make('button', 'primary', { type: 'submit' }, 'Skip this task');
+  const cancel = make('button', 'quiet', { type: 'button' }, t('dialog.back'));
+  const confirm = make('button', 'primary', { type: 'submit' }, t('skip.skip'));
   const form = make('form', '', { method: 'dialog' },
-    make('h2', '', {}, 'Why do you skip this task?'),
-    ...SKIP_REASONS.map((reason, index) => make('label', 'reason', {}, chosen(index), make('span', '', {}, reason))),
-    make('label', '', { for: 'skip-more' }, 'Details (optional)'), more, about.element,
+    make('h2', '', {}, t('skip.why')),
+    ...Object.entries(SKIP_REASONS).map(([value, key], index) => make('label', 'reason', {}, chosen(value, index), make('span', '', {}, t(key)))),
+    make('label', '', { for: 'skip-more' }, t('skip.details')), more, about.element,
     make('div', 'actions', {}, confirm, cancel));
-  const dialog = make('dialog', 'skip-dialog', { 'aria-label': 'Skip this task' }, form);
+  const dialog = make('dialog', 'skip-dialog', { 'aria-label': t('skip.skip') }, form);
   cancel.addEventListener('click', () => dialog.close());
   form.addEventListener('submit', () => {
     const details = more.value.trim();

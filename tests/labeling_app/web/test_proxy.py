@@ -15,14 +15,18 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from alignment.cli import main
+from labeling_app.people.provider_accounts import AccountRules
 from labeling_app.store.guidelines import set_guidelines
 from labeling_app.store.store import Store
+from labeling_app.web.provider import Provider, ProviderSettings
+from tests.labeling_app.openid_provider import CLIENT, CLIENT_SECRET, OpenIDProvider, start_provider
 
 PASSWORD = "correct horse"
 CONFIGURATION = """
@@ -99,6 +103,25 @@ def test_every_redirect_stays_under_the_path(
     for path in ("rank", "lead", "demonstrate"):
         with opener.open(f"{address}{path}") as answer:
             assert answer.url == f"{address}{path}/"
+
+
+def test_who_signs_in_by_a_provider_comes_back_under_the_path(
+    store: Store, serve: Callable[..., Any], proxy: Callable[[str, str], str]
+) -> None:
+    store.add_user("ada", PASSWORD)
+    openid = OpenIDProvider(person={"sub": "1", "preferred_username": "ada"})
+    running = start_provider(openid)
+    rules = AccountRules(name_claim="preferred_username")
+    provider = Provider(ProviderSettings("Example", openid.url, CLIENT, "", rules=rules), CLIENT_SECRET)
+    address = proxy(serve(store, provider=provider).url, "$http_host")
+    provider.settings = replace(provider.settings, address=address)
+    openid.redirect_uri = f"{address}login-callback"
+    opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar()))
+    with opener.open(f"{address}login-provider") as answer:
+        assert answer.url == f"{address}rank/"
+    with opener.open(f"{address}api/next") as answer:
+        assert json.loads(answer.read())["user"] == "ada"
+    running.should_exit = True
 
 
 def test_the_pages_ask_for_nothing_outside_the_path(
