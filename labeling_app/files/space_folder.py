@@ -57,7 +57,7 @@ start.
 
 @dataclass(frozen=True)
 class SpaceFolder:
-    """What the folder of a Space says.
+    """Contents of the folder of a Space.
 
     Attributes:
         title: of the Space, one line.
