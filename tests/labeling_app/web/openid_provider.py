@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import secrets
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -65,7 +66,7 @@ class OpenIdProvider:
             assert query["response_type"] == "code"
             assert query["client_id"] == CLIENT
             assert query["code_challenge_method"] == "S256"
-            code = f"code-{len(self._asked)}"
+            code = secrets.token_urlsafe(8)
             self._asked[code] = query | {"account": json.dumps(self.account)}
             back = {"error": "access_denied"} if self.refuses else {"code": code}
             request.send_response(302)

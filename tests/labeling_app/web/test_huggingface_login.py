@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from labeling_app.store.store import Store
+from labeling_app.web.access import Access
 from labeling_app.web.huggingface_login import HuggingFaceLogin
+from labeling_app.web.login_throttle import LoginThrottle
 from labeling_app.web.server import create_app
 from tests.labeling_app.web.openid_provider import CLIENT, SECRET, OpenIdProvider
 
@@ -31,6 +35,14 @@ def provider() -> Iterator[OpenIdProvider]:
 def browser(store: Store, provider: OpenIdProvider, **settings: Any) -> TestClient:
     login = HuggingFaceLogin(provider.address, CLIENT, SECRET, "http://testserver", **settings)
     app = create_app(store, add_login=login, framed_by="https://huggingface.co")
+    return TestClient(app, follow_redirects=False)
+
+
+def sign_in_alone(store: Store, provider: OpenIdProvider, **settings: Any) -> TestClient:
+    """A browser before the sign-in alone, without the pages of the app."""
+    app = FastAPI()
+    access = Access(store, LoginThrottle(), LoginThrottle())
+    HuggingFaceLogin(provider.address, CLIENT, SECRET, "http://testserver", **settings)(app, access)
     return TestClient(app, follow_redirects=False)
 
 
@@ -86,7 +98,7 @@ def test_a_renamed_account_stays_the_user_and_nobody_takes_over_a_name(
 
 
 def test_only_invited_accounts_come_in_where_some_are_named(store: Store, provider: OpenIdProvider) -> None:
-    client = browser(store, provider, leads=["lea"], annotators=["ada"])
+    client = sign_in_alone(store, provider, leads=["lea"], annotators=["ada"])
     for name, status in (("ada", 303), ("lea", 303), ("eve", 403)):
         assert sign_in(client, provider, name, name).status_code == status
     assert "eve is not invited" in sign_in(client, provider, "eve", "eve").text
@@ -96,14 +108,15 @@ def test_only_invited_accounts_come_in_where_some_are_named(store: Store, provid
 def test_a_sign_in_of_another_browser_or_a_forged_one_is_refused(
     store: Store, provider: OpenIdProvider
 ) -> None:
-    client, other = browser(store, provider), browser(store, provider)
+    client = sign_in_alone(store, provider)
+    other = TestClient(client.app, follow_redirects=False)
     address = come_back(client, provider, "ada", "1")
     assert other.get(address).status_code == 400
     assert client.get("/login/callback?code=code-0&state=ü").status_code == 400
     assert client.get(address).status_code == 303
     assert client.get(address).status_code == 400  # the cookie was for one time
     again = come_back(client, provider, "ada", "1")
-    forged = client.get(again.replace("code=code-1", "code=made-up"))
+    forged = client.get(re.sub("code=[^&]+", "code=made-up", again))
     assert (forged.status_code, "did not say who you are" in forged.text) == (502, True)
     provider.refuses = True
     assert sign_in(client, provider, "ada", "1").status_code == 403
@@ -113,13 +126,10 @@ def test_a_sign_in_of_another_browser_or_a_forged_one_is_refused(
 def test_a_provider_that_is_down_and_a_name_that_is_none_are_one_sentence(
     store: Store, provider: OpenIdProvider
 ) -> None:
-    client = browser(store, provider)
+    client = sign_in_alone(store, provider)
     unnamed = sign_in(client, provider, " ", "1")
     assert (unnamed.status_code, "no usable name" in unnamed.text) == (403, True)
-    down = TestClient(
-        create_app(
-            store, add_login=HuggingFaceLogin("http://127.0.0.1:1", CLIENT, SECRET, "http://testserver")
-        )
-    ).get("/login/huggingface")
+    provider.address = "http://127.0.0.1:1"
+    down = sign_in_alone(store, provider).get("/login/huggingface")
     assert (down.status_code, "cannot be reached" in down.text) == (502, True)
     assert store.users() == []

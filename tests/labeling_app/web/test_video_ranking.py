@@ -94,12 +94,12 @@ def test_videos_at_addresses_are_left_where_they_are() -> None:
 
 
 def test_a_running_app_shows_only_files_that_gradio_allows(clips: list[str]) -> None:
-    folder = str(Path(clips[0]).parent)
+    component, folder = VideoRanking(render=False), str(Path(clips[0]).parent)
     running = SimpleNamespace(has_launched=True, blocked_paths=[folder], allowed_paths=[])
     token = LocalContext.blocks.set(running)  # type: ignore[arg-type]
     try:
         with pytest.raises(InvalidPathError):
-            VideoRanking(render=False).postprocess({"prompt": "a red circle", "videos": clips})
+            component.postprocess({"prompt": "a red circle", "videos": clips})
     finally:
         LocalContext.blocks.reset(token)
 
@@ -122,7 +122,7 @@ def test_no_stub_is_written_beside_the_source() -> None:
 
 def launched(app: gr.Blocks, **arguments: Any) -> str:
     app.launch(prevent_thread_lock=True, quiet=True, ssr_mode=False, **arguments)
-    return str(app.local_url)
+    return str(app.local_url).rstrip("/")
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def test_two_rankings_on_a_page_are_ranked_by_keys_and_drag_without_touching_eac
     page: Page, two_rankings: tuple[str, list[Any]], serious_findings: Callable[[Page], list[str]]
 ) -> None:
     url, submitted = two_rankings
-    page.set_viewport_size({"width": 1280, "height": 1900})
+    page.set_viewport_size({"width": 1280, "height": 2400})
     page.goto(url)
     first, second = page.locator("#first"), page.locator("#second")
     second.locator(".card").nth(1).wait_for()
@@ -191,7 +191,7 @@ def test_two_rankings_on_a_page_are_ranked_by_keys_and_drag_without_touching_eac
     assert [(Path(value["videos"][1]).name, value["ranks"]) for value in submitted] == [
         ("full-colour.mp4", [2, 1])
     ]
-    first.get_by_role("button", name="Submit").click()
+    first.get_by_role("button", name="Submit").click(force=True)
     assert first.locator(".gate").inner_text() == "Still to place: B, C, D"
     assert len(submitted) == 1
 
