@@ -55,6 +55,10 @@ class EvaluateArguments:
             "help": "Evaluate on the training prompts too where this is the file that the model learned from."
         },
     )
+    tag_dimension: list[str] | None = field(
+        default=None,
+        metadata={"help": "Tags that the model learned as dimensions and that are evaluated too."},
+    )
     best_possible: float | None = field(
         default=None,
         metadata={
@@ -187,6 +191,7 @@ def run_evaluate(arguments: EvaluateArguments) -> None:
     from reward import load_reward
     from reward.evaluation import calibration_of, evaluate_reward, held_out_of_training
     from reward.reports.agreement import EVALUATION_OUTPUTS, write_evaluation
+    from reward.tags import tag_rankings
 
     work = SharedWork()
     inputs = [arguments.preferences, arguments.reward]
@@ -194,6 +199,8 @@ def run_evaluate(arguments: EvaluateArguments) -> None:
         lambda: check_output_dir(arguments.output_dir, EVALUATION_OUTPUTS, arguments.overwrite, inputs)
     )
     rankings = read_source(arguments.preferences, arguments.format, merge=False)
+    if arguments.tag_dimension:
+        rankings = [*rankings, *tag_rankings(rankings, arguments.tag_dimension)]
     model = load_reward(arguments.reward, device=arguments.device)
     held_out = None
     if not arguments.all_prompts:
