@@ -24,16 +24,16 @@ from labeling_app.store.tables import (
     Task,
 )
 
-RULES = ("gold_share", "repeat_share", "daily_cap", "quiz_size", "quiz_pass")
+RULES = ("gold_share", "repeat_share", "daily_cap", "quiz_size", "quiz_pass", "gold_feedback")
 
 
 def campaign_overview(store: Store, row: Campaign) -> dict[str, Any]:
     """A campaign's rules and how far it is.
 
     Returns:
-        name, `state`, `has_answers`, project, overlap, dimensions, the rules, and counts: `tasks`, `filled` (with as
-        many answers as the overlap), `answers` of `answers_wanted`, `held` now, `skips`, `flagged`, `gold`, `repeats`,
-        `prompts` and `demonstrations`, and the version of the guidelines.
+        name, `state`, `has_answers`, project, overlap, dimensions, tags, the rules, and counts: `tasks`, `filled` (with
+        as many answers as the overlap), `answers` of `answers_wanted`, `held` now, `skips`, `flagged`, `gold`,
+        `repeats`, `prompts` and `demonstrations`, and the version of the guidelines.
     """
     of_campaign = Task.campaign_id == row.id
     with store.read() as session:
@@ -77,6 +77,7 @@ def campaign_overview(store: Store, row: Campaign) -> dict[str, Any]:
             "project": row.project.name if row.project else "",
             "overlap": row.overlap,
             "dimensions": row.dimensions,
+            "tags": row.tags,
             **{rule: getattr(row, rule) for rule in RULES},
             "tasks": tasks,
             "filled": filled,

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from generator.files.folders import file_identity
 from generator.one_or_several import as_list
 from generator.output import InputError, is_storable
-from labeling_app.store.tables import Campaign, Media, Task, TaskVideo
+from labeling_app.store.tables import Campaign, Media, Task, TaskMetadata, TaskVideo
 
 MINIMUM_VIDEOS, MAXIMUM_VIDEOS = 2, 9
 
@@ -45,12 +45,17 @@ class VideoFile:
 
 @dataclass(frozen=True)
 class NewTask:
-    """A prompt and its 2 to 9 videos, not yet in the store, and what they begin and end with, if that is given."""
+    """A prompt and its 2 to 9 videos, not yet in the store, and what they begin and end with, if that is given.
+
+    Attributes:
+        metadata: names and values by which leads find the task.
+    """
 
     prompt: str
     videos: tuple[VideoFile, ...]
     image: VideoFile | None = None
     last_image: VideoFile | None = None
+    metadata: tuple[tuple[str, str], ...] = ()
 
     @property
     def fingerprint(self) -> str:
@@ -99,6 +104,9 @@ def add_task_rows(session: Session, campaign: Campaign, tasks: Sequence[NewTask]
         new.videos = [TaskVideo(position=i, media_id=m.id) for i, m in enumerate(media)]
         session.add(new)
         session.flush()
+        session.add_all(
+            [TaskMetadata(task_id=new.id, name=n, value=v) for n, v in dict.fromkeys(task.metadata)]
+        )
         added += 1
     return added
 

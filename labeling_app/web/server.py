@@ -21,6 +21,7 @@ from labeling_app.web.lead_api import lead_api
 from labeling_app.web.login_pages import STATIC, add_login_pages
 from labeling_app.web.login_throttle import LoginThrottle
 from labeling_app.web.page_root import PageRoot
+from labeling_app.web.tasks_api import tasks_api
 
 
 def create_app(store: Store, campaign: str | None = None, candidates: Path | None = None) -> FastAPI:
@@ -47,6 +48,7 @@ def create_app(store: Store, campaign: str | None = None, candidates: Path | Non
     app.include_router(annotator_api(access, only))
     app.include_router(demonstration_api(store, only))
     app.include_router(lead_api(store, candidates))
+    app.include_router(tasks_api(store))
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     mount_page(app, PAGE, "Rank videos", "ranking/page", access.user)
     mount_page(app, DEMONSTRATE, "Demonstrate prompts", "demonstrate", access.user)

@@ -6,10 +6,11 @@ import { AboutVideos, makeSkipDialog } from './remarks.js';
 const ALL_BAD = 'All videos are bad';
 
 export class AnswerForm {
-  // draft: the answer so far; editing: it is an earlier one; looking: nothing is stored. The actions: changed() after a
+  // draft: the answer so far; editing: it is an earlier one; looking: nothing is stored; deciding: a lead's decision,
+  // which has no flag and a comment of its own. The actions: changed() after a
   // remark, submit(), back(), allBad(), cancel() and skip(reason, slots).
-  constructor(count, draft, { editing, looking }, actions) {
-    const onlyLooking = looking && !editing;
+  constructor(count, draft, { editing, looking, deciding }, actions) {
+    const onlyLooking = looking && !editing && !deciding;
     this.submitButton = button('primary submit', '', actions.submit);
     this.backButton = button('quiet', 'Back', actions.back);
     const skip = button('quiet skip', 'Skip…', () => actions.askWhySkip());
@@ -26,12 +27,12 @@ export class AnswerForm {
     const about = draft.about || {};
     this.flagAbout = new AboutVideos(this.flag, count, about.flag, actions.changed);
     this.commentAbout = new AboutVideos(this.comment, count, about.comment, actions.changed);
-    this.flagPart = remark('flag-part', 'Flag for the lead', 'Flag', this.flag, this.flagAbout, onlyLooking);
+    this.flagPart = remark('flag-part', 'Flag for the lead', 'Flag', this.flag, this.flagAbout, onlyLooking || deciding);
     this.skipDialog = makeSkipDialog(count, actions.skip);
     this.elements = [
       make('div', 'actions', {}, this.submitButton, this.backButton, allBad, skip, cancel, this.gate),
       this.flagPart,
-      remark('comment', 'Add a comment', 'Comment', this.comment, this.commentAbout, onlyLooking),
+      remark('comment', 'Add a comment', 'Comment', this.comment, this.commentAbout, onlyLooking || deciding),
       this.skipDialog,
     ];
   }

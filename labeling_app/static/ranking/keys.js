@@ -4,14 +4,17 @@ import { make } from '../dom.js';
 import { letter } from '../ranks.js';
 
 // The list of keys, for those who open it.
-export function keysPart(count) {
+export function keysPart(count, tagged) {
   const rows = [
     [`A – ${letter(count - 1)}`, 'choose a video'], [`1 – ${count}`, 'give it a place; the same place twice is a tie'], ['↑ ↓', 'one place better or worse'],
-    ['← →', 'previous or next video'], ['0', 'take its place away'], ['Space', 'play or pause'], [', .', 'one frame back or on'], ['S', 'speed'], ['Z', 'one video large, or all'], ['N', 'all are bad: all tied, and flagged'], ['!', 'flag for the lead'], ['K', 'skip'], ['U', 'change an earlier answer'], ['Enter', 'submit'],
+    ['← →', 'previous or next video'], ['0', 'take its place away'], ['Space', 'play or pause'], [', .', 'one frame back or on'], ['S', 'speed'], ['Z', 'one video large, or all'], ['N', 'all are bad: all tied, and flagged'], ...(tagged ? [['T', 'reasons for the chosen video'], ['M', 'mark the reason in the picture'], ['X', 'mark the moment']] : []), ['!', 'flag for the lead'], ['K', 'skip'], ['U', 'change an earlier answer'], ['Enter', 'submit'],
   ];
   const list = make('dl', '', {}, ...rows.flatMap(([keys, what]) => [make('dt', '', {}, keys), make('dd', '', {}, what)]));
   return make('details', 'keys', {}, make('summary', '', {}, 'Keyboard'), list);
 }
+
+// Keys while the result of an answer is shown.
+const REVIEW_KEYS = [' ', ',', '.', 's', 'S', 'z', 'Z', 'Enter'];
 
 // Does what a key means on the page.
 export function onKey(page, event) {
@@ -22,6 +25,7 @@ export function onKey(page, event) {
     return;
   }
   if (!page.task || !page.player) return;
+  if (page.reviewing && !REVIEW_KEYS.includes(event.key)) return;
   const { target, key } = event;
   if (target.closest('textarea, select, input:not([type=range])')) {
     if (key === 'Escape') page.cards.focus(page.selected);
@@ -55,6 +59,9 @@ function keyActions(page, onButton, onScrub) {
     n: () => (page.onlyLooking ? false : page.allBad()),
     k: () => (page.editing || page.looking ? false : page.askWhySkip()),
     u: () => { page.showEarlier(); },
+    t: () => page.tags.focus(),
+    m: () => page.tags.markPicture(),
+    x: () => page.tags.markMoment(),
     '!': () => page.answer.writeFlag(),
     Escape: () => page.zoomed && page.toggleZoom(),
     ArrowLeft: () => !onScrub && page.select((selected + count - 1) % count, true),

@@ -10,11 +10,14 @@ import { AnswerForm } from './answer.js';
 import { RankBoard } from './board.js';
 import { VideoCards } from './cards.js';
 import { PlayerControls } from './controls.js';
+import { DecisionPart, decideTask, draftOfDecision, taskToDecide } from './decide.js';
 import { forgetDraft, readDraft, writeDraft } from './draft.js';
 import { makeDraggable } from './drag.js';
 import { chooseEarlier } from './earlier.js';
+import { feedbackPart, trialsPart } from './feedback.js';
 import { keysPart, onKey } from './keys.js';
 import { PromptPart, asksBeforePrompt, question } from './prompt.js';
+import { TagsPart } from './tags.js';
 
 // At the end of the address: a lead who ranks tasks instead of looking at them.
 const TAKE = '#take';
@@ -71,9 +74,11 @@ class RankingPage {
 
   async next() {
     this.editing = null;
+    this.reviewing = null;
     // A lead looks at tasks, one after the other, and takes one only when asked to.
     const take = window.location.hash === TAKE;
-    const { status, data } = await call(`api/next?take=${take}&after=${this.task?.task || 0}`);
+    const decided = taskToDecide();
+    const { status, data } = await call(decided === null ? `api/next?take=${take}&after=${this.task?.task || 0}` : `api/lead/tasks/${decided}`);
     if (status !== 200) {
       this.showNotice(data.message);
       this.showEnd('The next task could not be fetched.', true);
@@ -87,7 +92,8 @@ class RankingPage {
     this.closePlayer();
     this.task = data.task;
     this.looking = data.looking;
-    if (data.looking) this.progressText.textContent = 'Looking at tasks';
+    this.deciding = data.deciding || null;
+    if (data.looking) this.progressText.textContent = this.deciding ? 'Deciding a task' : 'Looking at tasks';
     const { done } = data.progress;
     if (data.guidelines) this.showGuidelines(data.guidelines);
     else if (this.task) this.showTask();
@@ -133,6 +139,8 @@ class RankingPage {
     again.addEventListener('click', () => { this.showNotice(''); this.next(); });
     this.main.replaceChildren(make('div', 'the-end', {}, make('h1', '', {}, title), failed ? '' : make('p', '', {}, reason || 'No task is waiting for you right now.'), again));
     this.say(title);
+    const { firstChild } = this.main;
+    trialsPart().then((part) => firstChild.append(part));
   }
 
   async showEarlier() {
@@ -148,6 +156,7 @@ class RankingPage {
     this.closePlayer();
     this.showNotice('');
     this.editing = answer;
+    this.deciding = null;
     this.task = answer;
     this.progressText.textContent = 'Changing an earlier answer';
     this.showTask();
@@ -157,8 +166,8 @@ class RankingPage {
     const { task } = this;
     task.dimensions.sort((one, other) => asksBeforePrompt(other) - asksBeforePrompt(one));
     const draft = this.editing
-      ? { ranks: task.dimensions.map((name) => task.ranks[name]), comment: task.comment, flag: task.flag, about: task.remark_videos, seconds: task.seconds, seen: task.videos.map(() => true) }
-      : readDraft(task.assignment);
+      ? { ranks: task.dimensions.map((name) => task.ranks[name]), comment: task.comment, flag: task.flag, about: task.remark_videos, tags: task.given_tags, seconds: task.seconds, seen: task.videos.map(() => true) }
+      : this.deciding ? draftOfDecision(this.deciding, task.dimensions) : readDraft(task.assignment);
     this.zoomed = false;
     this.count = task.videos.length;
     this.rankings = task.dimensions.map((_, index) => new DraftRanks(this.count, draft.ranks && draft.ranks[index]));
@@ -189,7 +198,7 @@ class RankingPage {
     this.cards = new VideoCards(this.task.videos, { choose, zoom, drag });
     this.controls = new PlayerControls(() => this.player, zoom);
     this.board = new RankBoard(this.count, { give: (rank) => this.put(this.selected, rank, true), choose, drag });
-    this.answer = new AnswerForm(this.count, draft, { editing: Boolean(this.editing), looking: this.looking }, {
+    this.answer = new AnswerForm(this.count, draft, { editing: Boolean(this.editing), looking: this.looking, deciding: Boolean(this.deciding) }, {
       changed: () => this.saveDraft(),
       submit: () => this.submit(),
       back: () => this.goToStep(this.step - 1),
@@ -198,13 +207,18 @@ class RankingPage {
       askWhySkip: () => this.askWhySkip(),
       skip: (reason, slots) => this.skip(reason, slots),
     });
+    this.tags = new TagsPart(this.task.tags, this.cards, draft.tags, this.onlyLooking, {
+      changed: () => this.saveDraft(), say: (text) => this.say(text), player: () => this.player,
+    });
+    this.decision = this.deciding ? new DecisionPart(this.deciding, this.task) : null;
     this.question = make('h1', 'question');
     this.hint = make('p', 'hint');
     this.main.replaceChildren(
-      ...(this.onlyLooking ? [this.lookingPart()] : []),
+      ...(this.decision ? [this.decision.top] : this.onlyLooking ? [this.lookingPart()] : []),
       this.prompt.element, this.cards.element, this.controls.element,
-      make('section', 'ranking', { 'aria-label': 'Ranking' }, this.question, this.hint, this.board.pool, this.board.element, ...this.answer.elements),
-      keysPart(this.count),
+      make('section', 'ranking', { 'aria-label': 'Ranking' }, this.question, this.hint, this.board.pool, this.board.element, this.tags.element, ...(this.decision ? [this.decision.below] : []), ...this.answer.elements),
+      ...(this.decision ? [this.decision.element] : []),
+      keysPart(this.count, !this.tags.element.hidden),
     );
   }
 
@@ -213,7 +227,7 @@ class RankingPage {
   get ranking() { return this.rankings[this.step]; }
 
   // A lead looks at a task, and does not change an answer of their own.
-  get onlyLooking() { return this.looking && !this.editing; }
+  get onlyLooking() { return this.looking && !this.editing && !this.deciding; }
 
   select(index, focus = false) {
     this.selected = index;
@@ -284,7 +298,7 @@ class RankingPage {
     const unranked = this.ranking.unranked.map(letter);
     const unseen = this.player.seen.flatMap((seen, index) => (seen ? [] : [letter(index)]));
     if (unranked.length) return `Still to place: ${unranked.join(', ')}`;
-    if (unseen.length) return `Let the videos play to the end once: ${unseen.join(', ')}`;
+    if (unseen.length && !this.deciding) return `Let the videos play to the end once: ${unseen.join(', ')}`;
     return '';
   }
 
@@ -299,7 +313,9 @@ class RankingPage {
 
   submit() {
     if (this.sending) return;
-    if (this.onlyLooking && this.lastStep) {
+    if (this.reviewing) {
+      this.next();
+    } else if (this.onlyLooking && this.lastStep) {
       this.next();
     } else if (this.missing) {
       this.say(this.missing);
@@ -308,7 +324,8 @@ class RankingPage {
       this.goToStep(this.step + 1);
     } else {
       const ranks = Object.fromEntries(this.task.dimensions.map((dimension, index) => [dimension, this.rankings[index].ranks]));
-      this.send(this.editing ? 'revision' : 'judgement', { ranks, seconds: this.seconds, ...this.answer.remarks, remark_videos: this.answer.about });
+      if (this.deciding) decideTask(this, ranks);
+      else this.send(this.editing ? 'revision' : 'judgement', { ranks, seconds: this.seconds, ...this.answer.remarks, remark_videos: this.answer.about, tags: this.tags.given });
     }
   }
 
@@ -323,7 +340,9 @@ class RankingPage {
     const notice = status === 409 ? `${data.message} What is stored is under “Change an answer”.` : data.message;
     this.showNotice(status === 200 ? '' : notice);
     if (saved && !this.editing) forgetDraft();
-    if (saved || status === 410 || status === 403) {
+    if (status === 200 && (data.feedback || data.trial)) {
+      this.review(data, body.ranks);
+    } else if (saved || status === 410 || status === 403) {
       await this.next();
       window.scrollTo({ top: 0 });
     } else {
@@ -331,12 +350,19 @@ class RankingPage {
     }
   }
 
+  // Shows the known answer or the result of the trial in place of the ranks; the videos stay.
+  review(data, given) {
+    this.reviewing = feedbackPart(data, given, () => this.next());
+    this.main.querySelector('.ranking').replaceWith(this.reviewing);
+    this.reviewing.focusHeading();
+  }
+
   // Drawing --------------------------------------------------------------------------------------------
 
   get submitText() {
     if (this.sending) return 'Saving…';
     if (!this.lastStep) return 'Next question';
-    return this.editing ? 'Save the change' : this.looking ? 'Next task' : 'Submit';
+    return this.editing ? 'Save the change' : this.deciding ? 'Decide' : this.looking ? 'Next task' : 'Submit';
   }
 
   refresh() {
@@ -351,6 +377,7 @@ class RankingPage {
     this.cards.refresh(ranking, selected, zoomed);
     this.controls.refresh(zoomed);
     this.board.refresh(ranking, selected);
+    this.tags.refresh(selected);
     this.answer.refresh(this.submitText, this.mayGoBack);
     this.refreshPlayed();
   }
@@ -360,6 +387,7 @@ class RankingPage {
     if (!player) return;
     this.controls.refreshPlayed(player);
     this.cards.refreshPlayed(player);
+    this.tags.refreshTime();
     this.answer.refreshGate(this.missing, this.sending);
     const seenNow = player.seen.filter(Boolean).length;
     if (seenNow !== this.seenBefore) { this.seenBefore = seenNow; this.saveDraft(); }
@@ -368,7 +396,7 @@ class RankingPage {
   // Draft, time and lease ------------------------------------------------------------------------------
 
   saveDraft() {
-    if (!this.task || !this.player || this.editing || this.looking) return;
+    if (!this.task || !this.player || this.editing || this.looking || this.reviewing) return;
     writeDraft({
       assignment: this.task.assignment,
       ranks: this.rankings.map((ranking) => ranking.ranks),
@@ -377,12 +405,13 @@ class RankingPage {
       seconds: this.seconds,
       ...this.answer.remarks,
       about: this.answer.about,
+      tags: this.tags.given,
     });
   }
 
   everySecond() {
     const idle = (Date.now() - this.lastActivity) / 1000 > IDLE_SECONDS;
-    if (!this.task || !this.player || document.hidden || idle) return;
+    if (!this.task || !this.player || this.reviewing || document.hidden || idle) return;
     this.seconds += 1;
     this.saveDraft();
     if (!this.editing && !this.looking && (Date.now() - this.lastRenewal) / 1000 > this.leaseSeconds / 3) this.renew();
