@@ -246,7 +246,8 @@ class LeadPage {
     const changed = data.changed_files.length ? [make('p', 'notice', {}, `The export leaves out rankings of ${data.changed_files.length} video file(s) that have changed or gone since they were judged; put them back to have all: ${data.changed_files.slice(0, 5).join(', ')}${data.changed_files.length > 5 ? ' …' : ''}`)] : [];
     const download = (raw, title) => make('a', 'download', { href: new URL(`api/lead/export?${this.query}&raw=${raw}&skip_bad=${changed.length > 0}`, BASE).href, download: 'rankings.jsonl' }, title);
     const skipped = data.skipped.length ? [section('Skipped', table('Skipped tasks', ['annotator', 'prompt', 'reason', 'videos'], data.skipped.map((s) => [text(s.annotator), text(s.prompt), text(s.reason), skippedVideos(s)])))] : [];
-    return [section('Agreement', summary), section('Annotators', people), ...skipped, section('Plots', make('div', 'plots', {}, ...plots)), section('Export', ...changed, make('div', 'actions', {}, download(false, 'Rankings with the decisions (JSONL)'), download(true, 'Rankings of annotators alone (JSONL)')))];
+    const tags = data.tags.length ? [section('Reasons', table('Reasons given', ['reason', 'videos', 'share of judged', 'marks', "Krippendorff's α"], data.tags.map((t) => [text(t.tag), String(t.videos), share(t.share), String(t.marks), number(t.alpha)])))] : [];
+    return [section('Agreement', summary), section('Annotators', people), ...tags, ...skipped, section('Plots', make('div', 'plots', {}, ...plots)), section('Export', ...changed, make('div', 'actions', {}, download(false, 'Rankings with the decisions (JSONL)'), download(true, 'Rankings of annotators alone (JSONL)')))];
   }
 
   // Adjudication ---------------------------------------------------------------------------------------

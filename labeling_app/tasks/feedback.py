@@ -21,7 +21,7 @@ from labeling_app.tasks.hidden_tasks import (
 
 @dataclass(frozen=True)
 class TrialResult:
-    """How the trial of a campaign went.
+    """Result of an annotator's trial in a campaign.
 
     Attributes:
         right, pairs: pairs of the first gold items ordered as known, of those that the known answers decide.
@@ -37,7 +37,7 @@ class TrialResult:
 
 
 def after_answer(store: Store, user: User, token: str) -> dict[str, Any]:
-    """What an annotator is shown after an answer or skip.
+    """Facts that an annotator is shown after an answer or skip.
 
     Returns:
         `feedback`, of a gold item whose campaign shows it: `right` of `pairs`, and `known`, the known ranks of each
