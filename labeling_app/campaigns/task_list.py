@@ -186,7 +186,7 @@ def _agreements(session: Session, condition: ColumnElement[bool]) -> dict[int, f
     )
     newest: dict[int, dict[str, dict[int, Sequence[int]]]] = defaultdict(lambda: defaultdict(dict))
     for task, dimension, user, ranks in rows:
-        newest[task][dimension][user] = ranks
+        newest[task][dimension][user] = ranks or []
     shares = {
         task: [disagreement_share(list(answers.values())) for answers in dimensions.values()]
         for task, dimensions in newest.items()
