@@ -24,7 +24,7 @@ export class TaskBrowser {
       prompt: make('input', '', { type: 'search', maxLength: 300, dir: 'auto', value: kept.prompt || '' }),
       status: choice(STATUSES, kept.status),
       max_agreement: make('input', '', { type: 'number', min: 0, max: 100, step: 1, value: kept.max_agreement ?? '' }),
-      metadata: make('input', '', { type: 'search', maxLength: 300, dir: 'auto', value: kept.metadata || '', placeholder: 'model=wan' }),
+      metadata: make('input', '', { type: 'search', maxLength: 300, dir: 'auto', value: kept.metadata || '', placeholder: 'for example model=wan' }),
       kind: choice(KINDS, kept.kind),
       flagged: make('input', '', { type: 'checkbox', id: 'find-flagged', checked: Boolean(kept.flagged) }),
     };

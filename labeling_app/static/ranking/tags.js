@@ -117,7 +117,7 @@ export class TagsPart {
     });
     for (const button of [this.picture, this.moment]) button.setAttribute('aria-disabled', String(!own.size));
     this.list.replaceChildren(...[...own].flatMap(([tag, places]) => places.map((place) => this.markItem(selected, tag, place))));
-    this.cards.cards.forEach((card, video) => { card.dataset.tags = [...this.places[video].keys()].join(', '); });
+    this.cards.cards.forEach((card, video) => { card.querySelector('.card-foot').dataset.tags = [...this.places[video].keys()].join(', '); });
     this.layers.forEach((layer, video) => layer.show([...this.places[video]].flatMap(([tag, places]) => places.filter((place) => place.x !== undefined).map((place) => ({ tag, ...place })))));
     this.refreshTime();
   }

@@ -70,7 +70,7 @@ def test_reasons_are_given_and_marked_by_mouse_and_by_keys(
     assert serious_findings(page) == []
     page.reload()  # the draft keeps them
     page.wait_for_selector(".card")
-    assert page.locator(".card[data-video='1']").get_attribute("data-tags") == "artefact"
+    assert page.locator(".card[data-video='1'] .card-foot").get_attribute("data-tags") == "artefact"
     page.keyboard.press("a")
     rank_all(page)
     page.keyboard.press("Enter")
