@@ -18,7 +18,7 @@ from generator.provenance import file_hash
 from generator.training.shared_work import SharedWork
 from reward.metrics import Pairs, evaluate_pairs, pairs_of_rankings
 from reward.models.base import RewardModel
-from reward.preferences import DIMENSIONS, MISSING, Ranking, split_by_prompt, split_rankings
+from reward.preferences import MISSING, Ranking, in_known_order, split_by_prompt, split_rankings
 from reward.scoring import VideoScores, score_videos
 
 
@@ -163,7 +163,7 @@ def evaluate_reward(
     some = next(iter(scores.values()))
     test, calibration = split_by_prompt(rankings, calibration_fraction, seed)
     found = {ranking.dimension for ranking in rankings}
-    dimensions = [name for name in DIMENSIONS if name in found and chosen_dimension(some, name) is not None]
+    dimensions = [name for name in in_known_order(found) if chosen_dimension(some, name) is not None]
     if not dimensions:
         raise InputError(
             f"The reward {reward.name!r} scores {', '.join(some)}, but the rankings judge {', '.join(sorted(found))}."

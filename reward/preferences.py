@@ -7,7 +7,8 @@ A rankings file is JSONL, one ranking a line (ImageReward's and HPD's layout wit
      "dimension": "overall", "annotator": "ann", "seconds": 12.5, "created_at": "2026-01-31T12:00:00+00:00"}
 
 A lower rank is better, equal ranks are a tie, -1 is a video that the annotator did not judge. `image` and `last_image`
-name what all the videos begin and end with. Paths are relative to the file.
+name what all the videos begin and end with. Paths are relative to the file. `tags` lists reasons that the annotator
+gave for single videos, `{"video": "b.mp4", "tag": "wrong motion"}`; an empty list says that there were none to give.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any, TypedDict
 from generator.data.prompts import read_image_files
 from generator.files.folders import file_identity
 from generator.output import InputError, read_jsonl, write_jsonl
+from reward.tags import read_tags
 
 DIMENSIONS = ("overall", "visual", "motion", "alignment")
 MIN_VIDEOS, MAX_VIDEOS = 2, 9
@@ -42,12 +44,13 @@ class Ranking:
         prompt: the text that the videos were made from.
         videos: 2 to 9 video files.
         ranks: one a video; lower is better, equal is a tie, -1 is not judged.
-        dimension: `overall`, `visual`, `motion` or `alignment`.
+        dimension: `overall`, `visual`, `motion` or `alignment`, or that of a tag (`reward.tags.tag_rankings`).
         annotator: who ranked; empty where unknown.
         seconds: how long it took, or None.
         created_at: ISO 8601 time, or None.
         votes: votes (or shares of them) of several people for each video, where the ranking sums them up, or None.
         images: files of the image that all videos begin with and of that with which they end, or None.
+        tags: those that each video got, or None where the annotator was not asked for any.
     """
 
     prompt: str
@@ -59,6 +62,7 @@ class Ranking:
     created_at: str | None = None
     votes: list[float] | None = None
     images: tuple[str, str | None] | None = None
+    tags: tuple[frozenset[str], ...] | None = None
 
     @property
     def has_order(self) -> bool:
@@ -168,6 +172,7 @@ def _parse_row(row: dict[str, Any], folder: Path, place: str, opened: set[str]) 
         created_at=row.get("created_at"),
         votes=_check_votes(row, videos, place),
         images=read_image_files(row, place, folder, opened),
+        tags=read_tags(row, videos, place),
     )
 
 
@@ -251,8 +256,20 @@ def write_rankings(path: str | Path, rankings: Sequence[Ranking]) -> None:
         for name, file in zip(("image", "last_image"), ranking.images or (), strict=False):
             if file is not None:
                 row[name] = relative(file)
+        if ranking.tags is not None:
+            row["tags"] = [
+                {"video": video, "tag": tag}
+                for video, tags in zip(row["videos"], ranking.tags, strict=True)
+                for tag in sorted(tags)
+            ]
         rows.append(row)
     write_jsonl(path, rows)
+
+
+def in_known_order(dimensions: Iterable[str]) -> list[str]:
+    """Dimensions in the order of `DIMENSIONS`, then those of tags by name."""
+    found = set(dimensions)
+    return [*(name for name in DIMENSIONS if name in found), *sorted(found.difference(DIMENSIONS))]
 
 
 def warn_of_few_prompts(prompts: Iterable[str], consequence: str) -> None:

@@ -15,7 +15,7 @@ from generator.first_frames import ImageFiles
 from generator.one_or_several import as_list
 from generator.output import InputError, is_storable
 from labeling_app.files.candidates import inspect_video
-from labeling_app.store.campaign_rows import campaign_row, change_setup, find_campaign
+from labeling_app.store.campaign_rows import campaign_row, change_setup, change_tags, find_campaign
 from labeling_app.store.names import composed, is_name
 from labeling_app.store.new_tasks import NewTask, add_task_rows, check_task, media_id, media_row
 from labeling_app.store.playable import keep_playable
@@ -26,15 +26,15 @@ from labeling_app.tasks.answers import dense_ranks
 from labeling_app.tasks.lease import MAXIMUM_ID
 from reward.preferences import MISSING, read_rankings
 
-SETUP = ("overlap", "dimensions")
+SETUP = ("overlap", "dimensions", "tags")
 
 
 @dataclass(frozen=True)
 class Rules:
     """Changes to a campaign's rules; None leaves one as it is.
 
-    Attributes: see `labeling_app.store.tables.Campaign`. Overlap and dimensions change only as far as
-        `labeling_app.store.campaign_rows.change_setup` lets them.
+    Attributes: see `labeling_app.store.tables.Campaign`. Overlap, dimensions and tags change only as far as
+        `labeling_app.store.campaign_rows` lets them.
     """
 
     gold_share: float | None = None
@@ -44,6 +44,8 @@ class Rules:
     quiz_pass: float | None = None
     overlap: int | None = None
     dimensions: list[str] | None = None
+    tags: list[str] | None = None
+    gold_feedback: bool | None = None
 
 
 def add_project(store: Store, name: str, description: str = "") -> Project:
@@ -120,6 +122,8 @@ def set_rules(
         else:
             row = session.get_one(Campaign, row_id)
         change_setup(session, row, rules.overlap, rules.dimensions)
+        if rules.tags is not None:
+            change_tags(session, row, as_list(rules.tags))
         for name, value in asdict(rules).items():
             if value is not None and name not in SETUP:
                 setattr(row, name, value)

@@ -18,10 +18,12 @@ from labeling_app.store.tables import (
     Demonstration,
     DemonstrationPrompt,
     Guidelines,
+    GuidelineVideo,
     Judgement,
     LibraryVideo,
     Media,
     Task,
+    TaskMetadata,
     TaskVideo,
     Upload,
 )
@@ -78,7 +80,10 @@ def delete_campaign(store: Store, campaign: str, typed: str) -> dict[str, int]:
         )
     with store.write() as session:
         deleted = _delete_tasks(session, row.id) | _delete_demonstrations(session, row.id)
-        for table in (Guidelines, Acknowledgement, LibraryVideo, CampaignPerson, CampaignGroup):
+        for table in (
+            *(Guidelines, GuidelineVideo, Acknowledgement, LibraryVideo),
+            *(CampaignPerson, CampaignGroup),
+        ):
             session.execute(delete(table).where(table.campaign_id == row.id))
         session.execute(delete(Campaign).where(Campaign.id == row.id))
         _forget_unused_media(session)
@@ -90,7 +95,7 @@ def _delete_tasks(session: Session, campaign_id: int) -> dict[str, int]:
     count = session.scalar(select(func.count()).select_from(tasks.subquery())) or 0
     judged = select(func.count(Judgement.id)).where(Judgement.task_id.in_(tasks))
     judgements = session.scalar(judged) or 0
-    for table in (Judgement, Adjudication, Assignment, TaskVideo):
+    for table in (Judgement, Adjudication, Assignment, TaskVideo, TaskMetadata):
         session.execute(delete(table).where(table.task_id.in_(tasks)))
     session.execute(update(Task).where(Task.campaign_id == campaign_id).values(copy_of=None))
     session.execute(delete(Task).where(Task.campaign_id == campaign_id))
@@ -110,7 +115,7 @@ def _forget_unused_media(session: Session) -> None:
     """Rows of videos that no campaign has any more, so that a changed file may be imported anew."""
     used = [
         select(table.media_id).where(table.media_id == Media.id).correlate(Media).exists()
-        for table in (TaskVideo, LibraryVideo, Upload, Demonstration)
+        for table in (TaskVideo, LibraryVideo, GuidelineVideo, Upload, Demonstration)
     ]
     used += [
         select(image).where(image == Media.id).correlate(Media).exists()

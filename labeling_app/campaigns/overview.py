@@ -11,6 +11,7 @@ from sqlalchemy.orm import aliased
 from labeling_app.quality.agreement import agreement, skips
 from labeling_app.quality.hidden_checks import HiddenChecks, hidden_checks
 from labeling_app.quality.reliability import Reliability, reliabilities
+from labeling_app.quality.tag_summary import tag_summaries
 from labeling_app.store.campaign_rows import has_answers
 from labeling_app.store.contents import changed_files, task_media
 from labeling_app.store.store import Store
@@ -24,16 +25,16 @@ from labeling_app.store.tables import (
     Task,
 )
 
-RULES = ("gold_share", "repeat_share", "daily_cap", "quiz_size", "quiz_pass")
+RULES = ("gold_share", "repeat_share", "daily_cap", "quiz_size", "quiz_pass", "gold_feedback")
 
 
 def campaign_overview(store: Store, row: Campaign) -> dict[str, Any]:
     """A campaign's rules and how far it is.
 
     Returns:
-        name, `state`, `has_answers`, project, overlap, dimensions, the rules, and counts: `tasks`, `filled` (with as
-        many answers as the overlap), `answers` of `answers_wanted`, `held` now, `skips`, `flagged`, `gold`, `repeats`,
-        `prompts` and `demonstrations`, and the version of the guidelines.
+        name, `state`, `has_answers`, project, overlap, dimensions, tags, the rules, and counts: `tasks`, `filled` (with
+        as many answers as the overlap), `answers` of `answers_wanted`, `held` now, `skips`, `flagged`, `gold`,
+        `repeats`, `prompts` and `demonstrations`, and the version of the guidelines.
     """
     of_campaign = Task.campaign_id == row.id
     with store.read() as session:
@@ -77,6 +78,7 @@ def campaign_overview(store: Store, row: Campaign) -> dict[str, Any]:
             "project": row.project.name if row.project else "",
             "overlap": row.overlap,
             "dimensions": row.dimensions,
+            "tags": row.tags,
             **{rule: getattr(row, rule) for rule in RULES},
             "tasks": tasks,
             "filled": filled,
@@ -99,8 +101,8 @@ def campaign_quality(store: Store, campaign: str) -> dict[str, Any]:
     Returns:
         the fields of `quality.Agreement`, and `annotators` with those of `quality.AnnotatorQuality`,
         `reliability.Reliability` and `hidden_checks.HiddenChecks`; NaN where there is too little data; `skipped`:
-        who skipped which prompt and why, with the videos meant; `changed_files`: paths of videos that are not there
-        any more as they were judged.
+        who skipped which prompt and why, with the videos meant; `tags`: those of `tag_summary.TagSummary`;
+        `changed_files`: paths of videos that are not there any more as they were judged.
 
     Raises:
         InputError: there is no such campaign.
@@ -135,5 +137,6 @@ def campaign_quality(store: Store, campaign: str) -> dict[str, Any]:
             }
             for skip in skips(store, campaign)
         ],
+        "tags": [asdict(tag) for tag in tag_summaries(store, campaign)],
         "changed_files": changed_files(task_media(store.tasks(campaign))),
     }

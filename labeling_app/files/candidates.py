@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from generator.first_frames import ImageFiles
 from generator.one_or_several import as_list
-from generator.output import InputError, check_storable, read_jsonl
+from generator.output import InputError, check_storable, is_storable, read_jsonl
 from generator.video_files.decoding import VIDEO_SUFFIXES, VideoReader, film_rate, opened_video
 from labeling_app.browser_video import is_playable
 from labeling_app.store.new_tasks import NewTask, VideoFile, check_task
@@ -24,6 +24,23 @@ from labeling_app.store.task_images import inspect_images
 CONTENT_TYPES = {".mp4": "video/mp4", ".m4v": "video/mp4", ".webm": "video/webm"}
 SUFFIXES = VIDEO_SUFFIXES
 """Content types of the files that can be imported; browsers are shown a copy of those that they do not play."""
+NOT_METADATA = frozenset(
+    [
+        "prompt",
+        "file_name",
+        "videos",
+        "ranks",
+        "dimension",
+        "annotator",
+        "seconds",
+        "created_at",
+        "votes",
+        "tags",
+    ]
+    + ["metadata", "flag", "comment", "index", "negative_prompt"]
+    + [f"{image}{key}" for image in ("image", "last_image") for key in ("", "_file_name", "_sha256")]
+)
+"""Keys of a line that say what the task or ranking is, or that no lead looks for."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +64,14 @@ class Candidates:
 
     Attributes:
         models: the model of each video, where models are compared.
+        metadata: other names and values of the file's lines (`named_values`).
     """
 
     prompt: str
     videos: list[Path]
     images: ImageFiles | None = None
     models: tuple[str, ...] | None = None
+    metadata: tuple[tuple[str, str], ...] = ()
 
 
 def import_tasks(
@@ -139,7 +158,7 @@ def inspect_tasks(
                 raise
             problems.append(str(error))
             continue
-        tasks.append(NewTask(task.prompt, tuple(videos), *images, models))
+        tasks.append(NewTask(task.prompt, tuple(videos), *images, models, task.metadata))
     return tasks, problems
 
 
@@ -191,6 +210,7 @@ def read_candidates(sources: Sequence[Path]) -> list[Candidates]:
     """
     pooled: dict[tuple[str, str, tuple[str, ...]], list[Path]] = {}
     images: dict[tuple[str, ...], ImageFiles | None] = {}
+    metadata: dict[tuple[str, str, tuple[str, ...]], list[tuple[str, str]]] = {}
     tasks: list[Candidates] = []
     for source in sources:
         if source.is_dir():
@@ -198,6 +218,7 @@ def read_candidates(sources: Sequence[Path]) -> list[Candidates]:
                 group, shown = json.dumps(row.get("group", "")), image_contents(files)
                 images.setdefault(shown, files)
                 pooled.setdefault((prompt, group, shown), []).append(path)
+                metadata.setdefault((prompt, group, shown), []).extend(named_values(row))
         elif source.is_file():
             tasks += read_jsonl_tasks(source)
         else:
@@ -209,7 +230,8 @@ def read_candidates(sources: Sequence[Path]) -> list[Candidates]:
     # Several annotators' rankings of the same videos are one task.
     tasks = list({(task.prompt, frozenset(task.videos), task.images): task for task in tasks}.values())
     return [
-        Candidates(prompt, videos, images[shown]) for (prompt, _, shown), videos in pooled.items()
+        Candidates(key[0], videos, images[key[2]], tuple(dict.fromkeys(metadata[key])))
+        for key, videos in pooled.items()
     ] + tasks
 
 
@@ -234,6 +256,25 @@ def _named_images(row: dict[str, Any], where: str, folder: Path) -> ImageFiles |
             raise InputError(f"{where}: `last_image` is given without `image`: name the first image too.")
         return None
     return found[0], found[1]
+
+
+def named_values(row: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Names and values of a line that are no part of a task or ranking, and those of its object `metadata`: texts,
+    numbers and truth values of up to 200 characters, at most 30."""
+    own = {name: value for name, value in row.items() if name not in NOT_METADATA}
+    inner = row.get("metadata")
+    own |= inner if isinstance(inner, dict) else {}
+    named = {
+        name: str(value).lower() if isinstance(value, bool) else str(value)
+        for name, value in own.items()
+        if isinstance(value, (str, int, float))
+    }
+    kept = [
+        (name, value)
+        for name, value in named.items()
+        if 0 < len(name) <= 100 and 0 < len(value) <= 200 and is_storable(name) and is_storable(value)
+    ]
+    return tuple(kept[:30])
 
 
 def folder_rows(folder: Path) -> Iterable[tuple[dict[str, Any], str, Path, ImageFiles | None]]:
@@ -271,7 +312,8 @@ def read_jsonl_tasks(path: Path) -> list[Candidates]:
                 f'{where}: "prompt" (a string) or "videos" (a list of paths) is missing: each line needs both.'
             )
         images = _named_images(row, where, path.parent)
-        tasks.append(Candidates(prompt, [path.parent / video for video in videos or []], images))
+        paths = [path.parent / video for video in videos or []]
+        tasks.append(Candidates(prompt, paths, images, named_values(row)))
     return tasks
 
 

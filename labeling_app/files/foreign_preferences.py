@@ -132,7 +132,7 @@ def _votes(store: Store, rankings: Sequence[Ranking], annotator: str, progress: 
         judged = [(files[v], rank) for v, rank in zip(ranking.videos, ranking.ranks) if rank != MISSING]
         check_task(ranking.prompt, [video.path for video, _ in judged])
         ranks = dense_ranks([rank for _, rank in judged])
-        kept = replace(ranking, videos=[video.path for video, _ in judged], ranks=ranks)
+        kept = replace(ranking, videos=[video.path for video, _ in judged], ranks=ranks, tags=None)
         if ranking.images not in images:
             images[ranking.images] = inspect_images(ranking.images)
         task = NewTask(ranking.prompt, tuple(video for video, _ in judged), *images[ranking.images])
@@ -328,7 +328,9 @@ def _fitted(rankings: Sequence[Ranking], format: str) -> list[Ranking]:
     if format not in PAIRS:
         return list(rankings)
     pairs = [
-        replace(r, videos=[r.videos[i] for i in pair], ranks=dense_ranks([r.ranks[i] for i in pair]))
+        replace(
+            r, videos=[r.videos[i] for i in pair], ranks=dense_ranks([r.ranks[i] for i in pair]), tags=None
+        )
         for r in rankings
         for pair in combinations(range(len(r.videos)), 2)
     ]

@@ -13,6 +13,7 @@ from labeling_app.store.contents import changed_files, require_unchanged, task_m
 from labeling_app.store.remarks import exported
 from labeling_app.store.store import Store
 from labeling_app.store.tables import Task
+from labeling_app.store.tags import exported_tags
 
 
 def export_rankings(
@@ -31,7 +32,8 @@ def export_rankings(
     Each line is `{"prompt", "videos", "ranks", "dimension", "annotator", "seconds", "created_at"}`: videos
     as paths relative to the file, lower rank is better, equal ranks are ties, `created_at` in UTC (ISO
     8601). Where videos begin or end with an image there are `image`, `last_image` and their SHA-256. With a remark it
-    has more (see `labeling_app.store.remarks.exported`). Skipped tasks are not in it.
+    has more (see `labeling_app.store.remarks.exported`), and of a campaign with tags those that were given, `tags`
+    (`labeling_app.store.tags.exported_tags`). Skipped tasks are not in it.
 
     Args:
         skip_bad: leave out rankings of videos whose files have changed or gone.
@@ -77,6 +79,7 @@ def ranking_rows(
             "created_at": datetime.fromtimestamp(ranking.created_at, UTC).isoformat(),
             **_images(tasks[ranking.task_id], folder),
             **exported(ranking.remarks, videos[ranking.task_id]),
+            **exported_tags(ranking.tags, videos[ranking.task_id]),
         }
         for ranking in rankings
     ]

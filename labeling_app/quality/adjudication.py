@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from sqlalchemy import select
@@ -14,9 +15,10 @@ from generator.output import InputError, is_storable
 from labeling_app.quality.agreement import pair_labels
 from labeling_app.store.remarks import Remark, named_videos, orders_shown, remarks_of
 from labeling_app.store.store import Store
-from labeling_app.store.tables import Adjudication, Judgement, Task, User
+from labeling_app.store.tables import Adjudication, Assignment, Judgement, Task, User
 from labeling_app.tasks.answers import dense_ranks, legal_ranks
 from labeling_app.tasks.lease import MAXIMUM_ID, MAXIMUM_TEXT
+from labeling_app.tasks.marks import checked_marks
 
 
 @dataclass(frozen=True)
@@ -28,17 +30,23 @@ class Disagreement:
         share: share of the pairs of annotators and videos that were labelled differently, over all dimensions.
         answers: `{dimension: {annotator: ranks}}` in the task's order.
         remarks: what annotators wrote, and about which videos.
+        tags: `{annotator: marks}` of those who gave any, in the task's order.
     """
 
     task: Task
     share: float
     answers: dict[str, dict[str, list[int]]]
     remarks: list[Remark]
+    tags: dict[str, list[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
 class FinalRanking:
-    """A ranking that counts: an annotator's, or the lead's decision in place of those of all annotators."""
+    """A ranking that counts: an annotator's, or the lead's decision in place of those of all annotators.
+
+    Attributes:
+        tags: reasons given for videos, by their positions in the task's order; None where nobody was asked for any.
+    """
 
     task_id: int
     annotator: str
@@ -47,6 +55,7 @@ class FinalRanking:
     seconds: float
     created_at: float
     remarks: tuple[Remark, ...] = ()
+    tags: list[dict[str, Any]] | None = None
 
 
 def disagreement_share(rankings: Sequence[Sequence[int]]) -> float:
@@ -79,28 +88,77 @@ def disagreements(
     for task_id, judgements in by_task.items():
         if task_id in done:
             continue
-        answers: dict[str, dict[str, list[int]]] = defaultdict(dict)
-        for judgement in judgements:
-            answers[judgement.dimension][judgement.user.name] = list(judgement.ranks or [])
-        shares = [disagreement_share(list(ranks.values())) for ranks in answers.values()]
-        share = float(np.nanmean(shares)) if not np.isnan(shares).all() else 0.0
-        remarks = remarks_of(judgements, orders)
-        if share >= at_least or any(remark.kind == "flag" for remark in remarks):
-            found.append(Disagreement(tasks[task_id], share, dict(answers), remarks))
+        item = _disagreement(tasks[task_id], judgements, orders)
+        if item.share >= at_least or any(remark.kind == "flag" for remark in item.remarks):
+            found.append(item)
     return sorted(found, key=lambda item: (-item.share, item.task.id))[:limit]
 
 
+def _disagreement(
+    task: Task, judgements: Sequence[Judgement], orders: Mapping[tuple[int, int], list[int]]
+) -> Disagreement:
+    answers: dict[str, dict[str, list[int]]] = defaultdict(dict)
+    for judgement in judgements:
+        answers[judgement.dimension][judgement.user.name] = list(judgement.ranks or [])
+    shares = [disagreement_share(list(ranks.values())) for ranks in answers.values()]
+    share = float(np.nanmean(shares)) if shares and not np.isnan(shares).all() else 0.0
+    tags = {judgement.user.name: list(judgement.tags) for judgement in judgements if judgement.tags}
+    return Disagreement(task, share, dict(answers), remarks_of(judgements, orders), tags)
+
+
+def task_to_decide(store: Store, task_id: int) -> Disagreement:
+    """A normal task with all that annotators said about it, whether they differ or not.
+
+    Raises:
+        InputError: there is no such task.
+    """
+    with store.read() as session:
+        task = session.get(Task, task_id) if 0 < task_id <= MAXIMUM_ID else None
+        if task is None or task.kind != "normal":
+            raise InputError(f"There is no task {task_id} to decide: name another.")
+        judged = select(Judgement).where(Judgement.task_id == task_id, Judgement.skip_reason == "")
+        newest = {
+            (judgement.user_id, judgement.dimension): judgement
+            for judgement in session.scalars(judged.order_by(Judgement.version, Judgement.id))
+        }
+        shown = select(Assignment.user_id, Assignment.permutation).where(Assignment.task_id == task_id)
+        orders = {(task_id, user): order for user, order in session.execute(shown)}
+    return _disagreement(task, list(newest.values()), orders)
+
+
+def decision(store: Store, task: Task) -> dict[str, Any] | None:
+    """The newest decision about a task: `by`, `ranks` for each dimension, `comment` and `tags`; None without one."""
+    with store.read() as session:
+        rows = session.scalars(
+            select(Adjudication).where(Adjudication.task_id == task.id).order_by(Adjudication.id)
+        ).all()
+    if not rows:
+        return None
+    return {
+        "by": rows[-1].user.name,
+        "ranks": {row.dimension: row.ranks for row in rows},
+        "comment": rows[-1].comment,
+        "tags": rows[-1].tags,
+    }
+
+
 def adjudicate(
-    store: Store, user: User, task_id: int, ranks: Mapping[str, Sequence[int]], comment: str = ""
+    store: Store,
+    user: User,
+    task_id: int,
+    ranks: Mapping[str, Sequence[int]],
+    comment: str = "",
+    tags: Sequence[Mapping[str, Any]] | None = None,
 ) -> None:
     """Stores a lead's decision about a task; a later one takes its place, and all stay in the table.
 
     Args:
         ranks: for each of the campaign's dimensions, in the task's order; 1 is best, equal ranks are ties.
+        tags: reasons for videos, in the task's order (see `labeling_app.tasks.marks.checked_marks`).
 
     Raises:
         InputError: there is no such normal task, or dimensions are missing or unknown.
-        Refused: the ranks are not legal.
+        Refused: the ranks or tags are not legal.
     """
     if len(comment) > MAXIMUM_TEXT or not is_storable(comment):
         raise InputError(f"The comment is longer than {MAXIMUM_TEXT} characters or holds a NUL: shorten it.")
@@ -110,6 +168,7 @@ def adjudicate(
             raise InputError(f"There is no task {task_id} to decide: name another.")
         if set(ranks) != set(task.campaign.dimensions):
             raise InputError(f"Ranks are needed for: {', '.join(task.campaign.dimensions)}.")
+        marks = checked_marks(tags, task.campaign.tags, range(len(task.videos)))
         for dimension in task.campaign.dimensions:
             dense = dense_ranks(legal_ranks(ranks[dimension], len(task.videos)))
             session.add(
@@ -118,6 +177,7 @@ def adjudicate(
                     user_id=user.id,
                     dimension=dimension,
                     ranks=dense,
+                    tags=marks,
                     comment=comment,
                     created_at=store.clock(),
                 )
@@ -161,12 +221,13 @@ def final_rankings(store: Store, campaign: str, raw: bool = False) -> list[Final
             j.seconds,
             j.created_at,
             tuple(remarks_of([j], orders)),
+            j.tags,
         )
         for j in store.judgements(campaign)
         if (j.task_id, j.dimension) not in decided
     ]
     leads = [
-        FinalRanking(task, name, dimension, d.ranks, 0.0, d.created_at, _comment_of_lead(d, name))
+        FinalRanking(task, name, dimension, d.ranks, 0.0, d.created_at, _comment_of_lead(d, name), d.tags)
         for (task, dimension), d in decided.items()
         for name in [f"adjudicated by {d.user.name}"]
     ]

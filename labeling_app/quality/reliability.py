@@ -17,6 +17,7 @@ from labeling_app.store.contents import image_files, require_unchanged, task_med
 from labeling_app.store.database import existing_database, shown_source, split_source
 from labeling_app.store.store import Store
 from labeling_app.store.tables import Assignment, Judgement
+from labeling_app.store.tags import tags_by_video
 from reward.preferences import Ranking
 
 Array = NDArray[np.float64]
@@ -220,6 +221,7 @@ def read_store(preferences: str, weighted: bool = False) -> list[Ranking]:
                 annotator=ranking.annotator,
                 seconds=ranking.seconds,
                 images=image_files(tasks[ranking.task_id]),
+                tags=tags_by_video(ranking.tags, len(ranking.ranks)),
             )
             for ranking in final
         ]

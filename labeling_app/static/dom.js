@@ -16,8 +16,14 @@ export function make(tag, className, properties = {}, ...children) {
   return element;
 }
 
-export async function call(path, body) {
-  const options = body === undefined ? {} : { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(body) };
+export function call(path, body) {
+  return answerOf(path, body === undefined ? {} : { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(body) });
+}
+
+// As `call`, with a file as the body.
+export function send(path, file) { return answerOf(path, { method: 'POST', headers: { 'Content-Type': 'application/octet-stream' }, body: file }); }
+
+async function answerOf(path, options) {
   let response;
   try {
     response = await fetch(new URL(path, BASE), options);

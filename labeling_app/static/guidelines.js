@@ -1,15 +1,16 @@
 // Guidelines: rendered Markdown, and the page on which they are acknowledged before the first task.
 
-import { actionButton, call, make } from './dom.js';
+import { BASE, actionButton, call, make } from './dom.js';
 import { t } from './words.js';
 
 const TAGS = new Set(['P', 'H1', 'H2', 'H3', 'H4', 'H5', 'H6', 'UL', 'OL', 'LI', 'STRONG', 'EM', 'CODE', 'PRE', 'BLOCKQUOTE', 'HR', 'BR', 'A', 'TABLE', 'THEAD', 'TBODY', 'TR', 'TH', 'TD']);
 
-// Elements anew from HTML: of known tags, without attributes but the addresses of links. Nothing of the given HTML
+// Elements anew from HTML: of known tags, without attributes but the addresses of links and the ids of videos. Nothing of the given HTML
 // itself comes into the page.
 function copyOf(node) {
   if (node.nodeType === Node.TEXT_NODE) return [document.createTextNode(node.data)];
   if (node.nodeType !== Node.ELEMENT_NODE) return [];
+  if (node.tagName === 'VIDEO') return exampleVideo(node.dataset.media || '', node.title);
   const children = [...node.childNodes].flatMap(copyOf);
   if (!TAGS.has(node.tagName)) return children;
   const made = document.createElement(node.tagName);
@@ -21,6 +22,13 @@ function copyOf(node) {
   if (node.tagName === 'OL' && node.start !== 1) made.start = node.start;
   made.append(...children);
   return [made];
+}
+
+// An example video of the store, with its caption.
+function exampleVideo(id, caption) {
+  if (!/^[A-Za-z0-9_-]{1,32}$/.test(id)) return [];
+  const video = make('video', 'preview', { src: new URL(`media/${id}`, BASE).href, controls: true, muted: true, loop: true, playsInline: true, preload: 'metadata', 'aria-label': caption || 'Example video' });
+  return [make('span', 'example-video', {}, video, ...(caption ? [make('span', 'hint', { dir: 'auto' }, caption)] : []))];
 }
 
 export function guidelinesText(html) {

@@ -1,13 +1,16 @@
 // The lead's pages: campaigns and projects, people, quality, adjudication, demonstrations, audit.
 
-import { BASE, actionButton, call, confirmed, field, imagesPart, make, pageLinks, previewVideo } from './dom.js';
+import { BASE, actionButton, call, confirmed, field, imagesPart, make, pageLinks, previewVideo, send } from './dom.js';
+import { guidelinesText } from './guidelines.js';
 import { input, section, select, table, text } from './lead/elements.js';
+import { remarkPart, share } from './lead/parts.js';
 import { peopleParts } from './lead/people.js';
+import { TaskBrowser, taskAddress } from './lead/tasks.js';
 import { logoutForm } from './logout.js';
 import { letter } from './ranks.js';
 import { loadWords } from './words.js';
 
-const TABS = [['campaigns', 'Campaigns'], ['people', 'People'], ['quality', 'Quality'], ['adjudication', 'Adjudication'], ['demonstrations', 'Demonstrations'], ['audit', 'Audit']];
+const TABS = [['campaigns', 'Campaigns'], ['tasks', 'Tasks'], ['people', 'People'], ['quality', 'Quality'], ['adjudication', 'Adjudication'], ['demonstrations', 'Demonstrations'], ['audit', 'Audit']];
 const PLOTS = [['annotators', 'Agreement with others, gold items right, same on repeats'], ['speed', 'Seconds a task'], ['positions', 'How often the video shown first is ranked best'], ['days', 'Answers a day']];
 const RULES = [['gold_share', 'Share of gold items', 0.01, 0.5], ['repeat_share', 'Share of repeats', 0.01, 0.5], ['daily_cap', 'Answers a person a day (0: no limit)', 1, 999999], ['quiz_size', 'Trial tasks (gold items first)', 1, 1000], ['quiz_pass', 'Share right to pass the trial', 0.01, 1]];
 const DIMENSIONS = ['overall', 'visual', 'motion', 'alignment'];
@@ -20,25 +23,7 @@ export async function start(element) {
   new LeadPage(root).load();
 }
 
-const share = (value) => (value === null || value === undefined ? '–' : `${Math.round(1000 * value) / 10} %`);
 const number = (value) => (value === null || value === undefined ? '–' : String(Math.round(1000 * value) / 1000));
-
-const VERBS = { flag: 'flagged', comment: 'commented', skip_reason: 'skipped' };
-
-// Which videos a remark is about, each by its letter here and by the one that the annotator saw.
-function aboutText({ annotator, videos }) {
-  if (!videos.length) return ', about all videos';
-  return `, about ${videos.map((video) => `video ${video.lead} here${video.annotator ? ` (${video.annotator} for ${annotator})` : ''}`).join(', ')}`;
-}
-
-// The letters in a remark's own words, where they are not those of this page.
-function lettersText({ annotator, letters }) {
-  return letters.length ? `Letters as ${annotator} saw them: ${letters.map((pair) => `${pair.annotator} is ${pair.lead} here`).join(', ')}.` : `The order in which ${annotator} saw the videos is not known.`;
-}
-
-function remarkPart(remark) {
-  return make('div', 'remark', {}, make('p', '', { dir: 'auto' }, text(remark.annotator), ` ${VERBS[remark.kind]}${aboutText(remark)}: `, make('q', '', { dir: 'auto' }, remark.text)), make('p', 'hint', {}, lettersText(remark)));
-}
 
 // Links to the videos of a skipped task that the reason is about, or to all of them.
 function skippedVideos({ remark, media }) {
@@ -135,11 +120,16 @@ class LeadPage {
       const made = await this.get(`campaigns/name?${this.query}`, { name: name.value });
       if (made) await this.changed(`The campaign is called ${made.name} now.`, made.name);
     });
+    const withTasks = input({ type: 'checkbox', id: 'clone-tasks', checked: true });
+    const clone = actionButton('', 'Clone under this name', async () => {
+      const made = await this.get(`campaigns/clone?${this.query}`, { name: name.value, tasks: withTasks.checked });
+      if (made) await this.changed(`The campaign ${made.name} has the rules of ${campaign.name} and ${made.tasks} tasks, without answers.`, made.name);
+    });
     const remove = actionButton('quiet', 'Delete…', async () => {
       const sure = await confirmed(this.root, 'Delete the campaign?', `${campaign.name} has ${campaign.tasks} tasks and ${campaign.answers} answers. All of it is deleted for good; video files stay.`, 'Delete it', campaign.name);
       if (sure && await this.get(`campaigns/delete?${this.query}`, { name: campaign.name })) await this.changed(`The campaign ${campaign.name} is deleted.`);
     });
-    return section(`Campaign ${campaign.name}: ${campaign.state}`, field('campaign-name', 'Name', name), make('div', 'actions', {}, rename, ...states[campaign.state].map(([state, title]) => change(state, title)), remove));
+    return section(`Campaign ${campaign.name}: ${campaign.state}`, field('campaign-name', 'Name', name), make('div', 'actions', {}, rename, clone, make('label', 'check', { for: withTasks.id }, withTasks, ' with its tasks'), ...states[campaign.state].map(([state, title]) => change(state, title)), remove));
   }
 
   rulesPart() {
@@ -156,8 +146,10 @@ class LeadPage {
     const overlap = input({ type: 'number', min: campaign.has_answers ? campaign.overlap : 1, max: 1000, value: campaign.overlap });
     const dimensions = DIMENSIONS.map((name) => [name, input({ type: 'checkbox', id: `dimension-${name}`, checked: campaign.dimensions.includes(name), disabled: campaign.has_answers })]);
     const asked = make('fieldset', 'field', {}, make('legend', '', {}, campaign.has_answers ? 'Asks for (fixed: there are answers)' : 'Asks for'), make('div', 'actions', {}, ...dimensions.map(([name, box]) => make('label', 'check', { for: box.id }, box, ` ${name}`))));
-    extra = () => ({ overlap: Number(overlap.value), ...(campaign.has_answers ? {} : { dimensions: dimensions.filter(([, box]) => box.checked).map(([name]) => name) }) });
-    return section(`Rules of ${campaign.name}`, make('div', 'fields', {}, field('rule-overlap', campaign.has_answers ? 'Annotators a task (may only grow now)' : 'Annotators a task', overlap), asked, ...inputs.map(([name, label, made]) => field(`rule-${name}`, label, made)), field('rule-project', 'Project', project)), make('div', 'actions', {}, save));
+    const tags = input({ type: 'text', maxLength: 1300, dir: 'auto', value: campaign.tags.join(', '), placeholder: 'artefact, wrong count, wrong motion', disabled: campaign.has_answers && campaign.tags.length > 0 });
+    const feedback = input({ type: 'checkbox', id: 'rule-gold-feedback', checked: campaign.gold_feedback });
+    extra = () => ({ gold_feedback: feedback.checked, ...(tags.disabled ? {} : { tags: tags.value.split(',').map((tag) => tag.trim()).filter(Boolean) }), overlap: Number(overlap.value), ...(campaign.has_answers ? {} : { dimensions: dimensions.filter(([, box]) => box.checked).map(([name]) => name) }) });
+    return section(`Rules of ${campaign.name}`, make('div', 'fields', {}, field('rule-overlap', campaign.has_answers ? 'Annotators a task (may only grow now)' : 'Annotators a task', overlap), asked, ...inputs.map(([name, label, made]) => field(`rule-${name}`, label, made)), field('rule-tags', tags.disabled ? 'Reasons for a video (fixed: there are answers)' : 'Reasons for a video, separated by commas', tags), make('label', 'check', { for: feedback.id }, feedback, ' Show the known answer after a gold item'), field('rule-project', 'Project', project)), make('div', 'actions', {}, save));
   }
 
   async guidelinesPart() {
@@ -167,7 +159,24 @@ class LeadPage {
       const made = await this.get(`guidelines?${this.query}`, { text: area.value });
       if (made) await this.changed(`Version ${made.version} of the guidelines holds from now on.`);
     });
-    return section('Guidelines', field('guidelines-text', data.version ? `Version ${data.version}` : 'None yet', area), make('div', 'actions', {}, save));
+    const file = input({ type: 'file', accept: 'video/mp4,video/webm,video/quicktime,.mov' });
+    file.addEventListener('change', () => this.addExample(file, area));
+    const preview = make('details', 'guidelines', { hidden: !data.version }, make('summary', '', {}, 'As annotators read it'), guidelinesText(data.html || ''));
+    return section('Guidelines (Markdown)', field('guidelines-text', data.version ? `Version ${data.version}` : 'None yet', area), field('guidelines-video', 'Add an example video where the cursor is', file), make('div', 'actions', {}, save), preview);
+  }
+
+  // Sends a video and names it in the guidelines, which show it from their next version on.
+  async addExample(file, area) {
+    const [video] = file.files;
+    if (!video) return;
+    this.status.textContent = 'The video is sent and checked…';
+    const { status, data } = await send('api/demonstrations/uploads', video);
+    this.showNotice(status === 200 ? '' : data.message);
+    this.status.textContent = status === 200 ? 'The example is in the text: describe it in the brackets, then save.' : '';
+    file.value = '';
+    if (status !== 200) return;
+    area.setRangeText(`\n![Example](video:${data.id})\n`, area.selectionStart, area.selectionEnd, 'end');
+    area.focus();
   }
 
   newCampaignPart() {
@@ -209,7 +218,8 @@ class LeadPage {
     const changed = data.changed_files.length ? [make('p', 'notice', {}, `The export leaves out rankings of ${data.changed_files.length} video file(s) that have changed or gone since they were judged; put them back to have all: ${data.changed_files.slice(0, 5).join(', ')}${data.changed_files.length > 5 ? ' …' : ''}`)] : [];
     const download = (raw, title) => make('a', 'download', { href: new URL(`api/lead/export?${this.query}&raw=${raw}&skip_bad=${changed.length > 0}`, BASE).href, download: 'rankings.jsonl' }, title);
     const skipped = data.skipped.length ? [section('Skipped', table('Skipped tasks', ['annotator', 'prompt', 'reason', 'videos'], data.skipped.map((s) => [text(s.annotator), text(s.prompt), text(s.reason), skippedVideos(s)])))] : [];
-    return [section('Agreement', summary), section('Annotators', people), ...skipped, section('Plots', make('div', 'plots', {}, ...plots)), section('Export', ...changed, make('div', 'actions', {}, download(false, 'Rankings with the decisions (JSONL)'), download(true, 'Rankings of annotators alone (JSONL)')))];
+    const tags = data.tags.length ? [section('Reasons', table('Reasons given', ['reason', 'videos', 'share of judged', 'marks', "Krippendorff's α"], data.tags.map((t) => [text(t.tag), String(t.videos), share(t.share), String(t.marks), number(t.alpha)])))] : [];
+    return [section('Agreement', summary), section('Annotators', people), ...tags, ...skipped, section('Plots', make('div', 'plots', {}, ...plots)), section('Export', ...changed, make('div', 'actions', {}, download(false, 'Rankings with the decisions (JSONL)'), download(true, 'Rankings of annotators alone (JSONL)')))];
   }
 
   // Adjudication ---------------------------------------------------------------------------------------
@@ -223,24 +233,19 @@ class LeadPage {
   }
 
   decisionPart(task) {
-    const videos = task.videos.map((video, index) => make('li', 'library-card', {}, previewVideo(video, `Video ${letter(index)}`), make('span', 'badge', {}, letter(index))));
-    const choices = task.dimensions.map((dimension) => [dimension, task.videos.map((_, index) => {
-      const choice = select(['', ...task.videos.map((__, place) => String(place + 1))], '');
-      choice.setAttribute('aria-label', `Place of video ${letter(index)} (${dimension})`);
-      return choice;
-    })]);
-    const answers = task.dimensions.map((dimension) => table(`Places given (${dimension})`, [dimension, ...task.videos.map((_, index) => letter(index))],
-      [...Object.entries(task.answers[dimension] || {}).map(([name, ranks]) => [text(name), ...ranks.map(String)]), [make('strong', '', {}, 'your decision'), ...choices.find(([name]) => name === dimension)[1]]]));
-    const comment = input({ type: 'text', maxLength: 10000, dir: 'auto' });
-    const gold = input({ type: 'checkbox', id: `gold-${task.task}` });
-    const decide = actionButton('primary', 'Decide', async () => {
-      const ranks = Object.fromEntries(choices.map(([dimension, made]) => [dimension, made.map((choice) => Number(choice.value))]));
-      if (await this.get(`tasks/${task.task}/adjudication`, { ranks, comment: comment.value, gold: gold.checked })) await this.changed('Decided: the export uses your ranking.');
-    });
+    const answers = task.dimensions.map((dimension) => table(`Places given (${dimension})`, [dimension, ...task.videos.map((_, index) => letter(index))], Object.entries(task.answers[dimension] || {}).map(([name, ranks]) => [text(name), ...ranks.map(String)])));
+    const decide = make('a', 'download', { href: taskAddress(task.task) }, 'Decide with all videos');
     return make('section', 'ranking decision', { 'aria-label': `Task ${task.task}` },
-      ...imagesPart(task), make('p', 'prompt-text', { dir: 'auto', tabIndex: 0 }, task.prompt), make('p', 'hint', {}, `${share(task.share)} of the labels differ. Letters are of this page, except where it says of whom: each annotator saw another order.`),
-      make('ul', 'library-list', {}, ...videos), ...answers, ...task.remarks.map(remarkPart),
-      field(`comment-${task.task}`, 'Why (optional)', comment), make('label', 'check', { for: `gold-${task.task}` }, gold, ' Use it as a hidden gold item'), make('div', 'actions', {}, decide));
+      ...imagesPart(task), make('p', 'prompt-text', { dir: 'auto', tabIndex: 0 }, task.prompt), make('p', 'hint', {}, `${share(task.share)} of the labels differ. Letters are those of the page on which you decide, except where it says of whom.`),
+      ...answers, ...task.remarks.map(remarkPart), make('div', 'actions', {}, decide));
+  }
+
+  async tasks() {
+    if (!this.campaign) return [make('p', '', {}, 'There is no campaign yet.')];
+    this.filters ||= {};
+    const browser = new TaskBrowser(this.campaign.name, this.filters, (message) => this.showNotice(message));
+    await browser.find(1);
+    return [browser.element];
   }
 
   // Demonstrations -------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from generator.one_or_several import as_list
 from generator.output import InputError, is_storable
 from labeling_app.store.names import composed, is_name
 from labeling_app.store.tables import Campaign, Judgement, Task
+from labeling_app.store.tags import checked_tags
 
 DIMENSIONS = ("overall", "visual", "motion", "alignment")
 MAXIMUM_OVERLAP = 1000
@@ -105,6 +106,21 @@ def has_answers(session: Session, campaign: Campaign) -> bool:
         .limit(1)
     )
     return session.scalar(found) is not None
+
+
+def change_tags(session: Session, row: Campaign, tags: Sequence[str]) -> None:
+    """Changes the tags: freely until the first answer; after it only where there were none.
+
+    Raises:
+        InputError: the tags are illegal, or it is too late for the change.
+    """
+    tags = checked_tags(tags)
+    if tags != row.tags and row.tags and has_answers(session, row):
+        raise InputError(
+            f"The campaign {row.name!r} has answers that chose among the tags {', '.join(row.tags)}, so these do not "
+            "change any more: clone it for others."
+        )
+    row.tags = tags
 
 
 def change_setup(

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from generator.files.folders import file_identity
 from generator.one_or_several import as_list
 from generator.output import InputError, is_storable
-from labeling_app.store.tables import Campaign, Media, Task, TaskVideo
+from labeling_app.store.tables import Campaign, Media, Task, TaskMetadata, TaskVideo
 
 MINIMUM_VIDEOS, MAXIMUM_VIDEOS = 2, 9
 
@@ -49,6 +49,7 @@ class NewTask:
 
     Attributes:
         models: the model of each video, where models are compared.
+        metadata: names and values by which leads find the task.
     """
 
     prompt: str
@@ -56,6 +57,7 @@ class NewTask:
     image: VideoFile | None = None
     last_image: VideoFile | None = None
     models: tuple[str, ...] | None = None
+    metadata: tuple[tuple[str, str], ...] = ()
 
     @property
     def fingerprint(self) -> str:
@@ -111,6 +113,9 @@ def add_task_rows(session: Session, campaign: Campaign, tasks: Sequence[NewTask]
         ]
         session.add(new)
         session.flush()
+        session.add_all(
+            [TaskMetadata(task_id=new.id, name=n, value=v) for n, v in dict.fromkeys(task.metadata)]
+        )
         added += 1
     return added
 

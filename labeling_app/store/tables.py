@@ -100,7 +100,9 @@ class Campaign(Base):
         daily_cap: answers a person may give in 24 hours; 0 is no limit.
         quiz_size: gold items that a person ranks first, to qualify; 0 is no quiz.
         quiz_pass: share of their pairs that must be right.
-        state: `open`; `paused` or `closed`, in which no tasks are given out (`labeling_app.campaign_states`).
+        tags: reasons that annotators may give for each video (`labeling_app.store.tags`).
+        gold_feedback: after a gold item the annotator sees the known answer.
+        state: `open`; `paused` or `closed`, in which no tasks are given out (`labeling_app.campaigns.lifecycle`).
     """
 
     __tablename__ = "campaigns"
@@ -115,6 +117,8 @@ class Campaign(Base):
     daily_cap: Mapped[int] = mapped_column(default=0, server_default="0")
     quiz_size: Mapped[int] = mapped_column(default=0, server_default="0")
     quiz_pass: Mapped[float] = mapped_column(default=0.7, server_default="0.7")
+    tags: Mapped[list[str]] = mapped_column(JSON, default=list, server_default="[]")
+    gold_feedback: Mapped[bool] = mapped_column(default=False, server_default=false())
     state: Mapped[str] = mapped_column(String(10), default="open", server_default="open")
     created_at: Mapped[float]
     project: Mapped[Project | None] = relationship(lazy="joined")
@@ -131,6 +135,15 @@ class Guidelines(Base):
     version: Mapped[int]
     text: Mapped[str] = mapped_column(Text)
     created_at: Mapped[float]
+
+
+class GuidelineVideo(Base):
+    """A video that some version of a campaign's guidelines shows as an example."""
+
+    __tablename__ = "guideline_videos"
+
+    campaign_id: Mapped[int] = mapped_column(ForeignKey("campaigns.id"), primary_key=True)
+    media_id: Mapped[str] = mapped_column(ForeignKey("media.id"), primary_key=True, index=True)
 
 
 class Acknowledgement(Base):
@@ -156,7 +169,7 @@ class Media(Base):
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     path: Mapped[str] = mapped_column(String(4096), unique=True)
-    sha256: Mapped[str] = mapped_column(String(64))
+    sha256: Mapped[str] = mapped_column(String(64), index=True)
     content_type: Mapped[str] = mapped_column(String(50))
     fps: Mapped[float]
     num_frames: Mapped[int]
@@ -225,6 +238,17 @@ class TaskVideo(Base):
     media: Mapped[Media] = relationship(lazy="joined")
 
 
+class TaskMetadata(Base):
+    """A value that the imported file names for a task or for one of its videos; leads find tasks by it."""
+
+    __tablename__ = "task_metadata"
+    __table_args__ = (Index("ix_task_metadata_value", "name", "value"),)
+
+    task_id: Mapped[int] = mapped_column(ForeignKey("tasks.id"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(100), primary_key=True)
+    value: Mapped[str] = mapped_column(String(200), primary_key=True)
+
+
 class Assignment(Base):
     """A task in the hands of an annotator.
 
@@ -263,6 +287,8 @@ class Judgement(Base):
         flag: why a lead should look at the task; empty for most. A flagged answer counts like any other.
         remark_videos: the videos that a remark (`flag`, `comment` or `skip_reason`) is about, by their positions in
             the task's order; a remark that is not in it is about the whole task.
+        tags: reasons given for videos, and places of them (`labeling_app.store.tags`), with videos by their positions
+            in the task's order; None where the annotator was not asked for any.
         guidelines_version: of the guidelines that held when it was given; 0 where there were none.
     """
 
@@ -280,6 +306,7 @@ class Judgement(Base):
     skip_reason: Mapped[str] = mapped_column(Text, default="")
     flag: Mapped[str] = mapped_column(String(200), default="", server_default="")
     remark_videos: Mapped[dict[str, list[int]] | None] = mapped_column(JSON(none_as_null=True))
+    tags: Mapped[list[dict[str, Any]] | None] = mapped_column(JSON(none_as_null=True))
     guidelines_version: Mapped[int] = mapped_column(default=0, server_default="0")
     created_at: Mapped[float]
     task: Mapped[Task] = relationship(lazy="joined")
@@ -291,6 +318,7 @@ class Adjudication(Base):
 
     Attributes:
         ranks: in the task's order, 1 is best, equal ranks are ties.
+        tags: as those of a judgement.
     """
 
     __tablename__ = "adjudications"
@@ -300,6 +328,7 @@ class Adjudication(Base):
     user_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
     dimension: Mapped[str] = mapped_column(String(50))
     ranks: Mapped[list[int]]
+    tags: Mapped[list[dict[str, Any]] | None] = mapped_column(JSON(none_as_null=True))
     comment: Mapped[str] = mapped_column(Text, default="")
     created_at: Mapped[float]
     user: Mapped[User] = relationship(lazy="joined")

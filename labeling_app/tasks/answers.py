@@ -13,6 +13,7 @@ from generator.output import is_storable
 from labeling_app.store.remarks import named_videos
 from labeling_app.store.store import Store
 from labeling_app.store.tables import Assignment, Campaign, Judgement, Task, User
+from labeling_app.store.tags import in_order_shown
 from labeling_app.tasks.lease import (
     MAXIMUM_FLAG,
     MAXIMUM_TEXT,
@@ -24,6 +25,7 @@ from labeling_app.tasks.lease import (
     require_open,
     require_own,
 )
+from labeling_app.tasks.marks import checked_marks
 from labeling_app.tasks.queue import this_task
 
 
@@ -34,6 +36,7 @@ class Answered:
     Attributes:
         ranks: for each dimension the newest ranks, in the order in which the videos were shown.
         remark_videos: for each remark the slots of the videos that it is about.
+        tags: reasons given for videos, which are named by their slots.
         seconds: how long the annotator has worked on it so far.
         answered_at: when the first version was given, seconds since the epoch.
     """
@@ -44,6 +47,7 @@ class Answered:
     comment: str
     flag: str
     remark_videos: dict[str, list[int]]
+    tags: list[dict[str, Any]]
     answered_at: float
 
 
@@ -56,6 +60,7 @@ def submit(
     comment: str = "",
     flag: str = "",
     remark_videos: Mapping[str, Sequence[int]] | None = None,
+    tags: Sequence[Mapping[str, Any]] | None = None,
 ) -> int:
     """Stores an answer and returns its version, which is 1.
 
@@ -66,14 +71,17 @@ def submit(
         flag: why a lead should look at the task, or empty.
         remark_videos: slots of the videos that the `flag` and the `comment` are about; by default those that
             they name by letter ("Video B looks broken").
+        tags: reasons for videos, with videos by slots (see `labeling_app.tasks.marks.checked_marks`); None where the
+            annotator was not asked.
 
     Raises:
-        Refused: the assignment is not this user's, or the ranks, the seconds or a text are illegal.
+        Refused: the assignment is not this user's, or the ranks, the seconds, a text or a tag are illegal.
         AlreadyAnswered, LeaseExpired: it is not open any more.
     """
     with store.write() as session:
         assignment = require_open(session, user, token, store)
         given = _checked(assignment, seconds, {"comment": comment, "flag": flag}, remark_videos)
+        given["tags"] = checked_marks(tags, assignment.tags, assignment.permutation)
         _store_ranks(session, assignment, ranks, given, store.clock(), version=1)
         close_assignment(session, assignment, "done")
         return 1
@@ -88,6 +96,7 @@ def revise(
     comment: str = "",
     flag: str = "",
     remark_videos: Mapping[str, Sequence[int]] | None = None,
+    tags: Sequence[Mapping[str, Any]] | None = None,
 ) -> int:
     """Stores a changed answer as the next version, which it returns; the earlier ones stay.
 
@@ -106,6 +115,7 @@ def revise(
             raise Refused("This answer is too old to be changed: tell the lead instead.")
         version = versions[-1].version + 1
         given = _checked(assignment, seconds, {"comment": comment, "flag": flag}, remark_videos)
+        given["tags"] = checked_marks(tags, assignment.tags, assignment.permutation)
         _store_ranks(session, assignment, ranks, given, store.clock(), version)
         return version
 
@@ -163,7 +173,8 @@ def _answered(session: Session, assignment: Assignment) -> Answered:
         kind: sorted(assignment.permutation.index(position) for position in positions)
         for kind, positions in (last.remark_videos or {}).items()
     }
-    return Answered(task, ranks, last.seconds, last.comment, last.flag, slots, versions[0].created_at)
+    tags = in_order_shown(last.tags, assignment.permutation)
+    return Answered(task, ranks, last.seconds, last.comment, last.flag, slots, tags, versions[0].created_at)
 
 
 def skip(
@@ -280,4 +291,11 @@ def _checked(
             raise Refused(f"A remark is about a video that is not there: the task has {count}.")
         if text and slots:
             about[kind] = sorted({assignment.permutation[slot] for slot in slots})
-    return {"flag": "", "skip_reason": "", "seconds": seconds, **texts, "remark_videos": about or None}
+    return {
+        "flag": "",
+        "skip_reason": "",
+        "tags": None,
+        "seconds": seconds,
+        **texts,
+        "remark_videos": about or None,
+    }

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 from markdown_it import MarkdownIt
+from markdown_it.common.utils import escapeHtml
+from markdown_it.renderer import RendererProtocol
+from markdown_it.token import Token
+from markdown_it.utils import EnvType, OptionsDict
 from sqlalchemy import bindparam, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from generator.output import InputError
-from labeling_app.store.guidelines import guidelines
+from labeling_app.store.guidelines import EXAMPLE_ADDRESS, guidelines
 from labeling_app.store.store import Store
 from labeling_app.store.tables import Acknowledgement, Guidelines, User
 from labeling_app.tasks.lease import Refused
@@ -80,11 +85,23 @@ def guidelines_for_page(store: Store, campaign: str) -> dict[str, Any]:
 
 def as_html(text: str) -> str:
     """Markdown as HTML without anything active: tags in the text are shown as text, pictures become links, and links
-    run no script. The page keeps of it known elements and links to web pages and mail addresses
-    (`static/guidelines.js`)."""
+    run no script. A picture `![caption](video:ID)` becomes an example video of the store. The page keeps of it known
+    elements, links to web pages and mail addresses, and videos by their ids (`static/guidelines.js`)."""
     return str(_markdown().render(text))
 
 
 @cache
 def _markdown() -> MarkdownIt:
-    return MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+    markdown.add_render_rule("image", _picture)
+    return markdown
+
+
+def _picture(
+    renderer: RendererProtocol, tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType
+) -> str:
+    address, caption = str(tokens[index].attrs["src"]), escapeHtml(tokens[index].content)
+    example = EXAMPLE_ADDRESS.fullmatch(address)
+    if example is not None:
+        return f'<video data-media="{example[1]}" title="{caption}"></video>'
+    return f'<a href="{escapeHtml(address)}">{caption or escapeHtml(address)}</a>'

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql import false
 
 from labeling_app.store.tables import Assignment, Campaign, Judgement, Task, TaskVideo
-from labeling_app.tasks.queue import Candidate, first_free, this_task
+from labeling_app.tasks.queue import Candidate, first_free, shares_video, this_task
 
 REPEAT_DISTANCE = 5
 """Minimum number of answers between a task and its repeat."""
@@ -54,14 +54,14 @@ def choose_task(
     if cap_reached(session, user_id, campaign, now):
         return None
     if campaign.quiz_size:
-        answered = _answered_gold(session, user_id, campaign)
-        if len(answered) < campaign.quiz_size and (gold := _unseen_gold(session, user_id, campaign)):
+        answered = answered_gold(session, user_id, campaign)
+        if len(answered) < campaign.quiz_size and (gold := unseen_gold(session, user_id, campaign)):
             return this_task(session, user_id, gold)
         if not passes_quiz(answered, campaign):
             return None
     drawn = draw()
     if drawn < campaign.gold_share:
-        if (gold := _unseen_gold(session, user_id, campaign)) is not None:
+        if (gold := unseen_gold(session, user_id, campaign)) is not None:
             return this_task(session, user_id, gold)
     elif (
         drawn < campaign.gold_share + campaign.repeat_share
@@ -82,9 +82,12 @@ def why_nothing(session: Session, user_id: int, campaign: Campaign, now: float) 
         return f"The campaign {campaign.name} is paused: come back later, or ask the lead when it goes on."
     if cap_reached(session, user_id, campaign, now):
         return f"You have given {campaign.daily_cap} answers within 24 hours, which is the limit: come back later."
-    if campaign.quiz_size and not passes_quiz(_answered_gold(session, user_id, campaign), campaign):
+    answered = answered_gold(session, user_id, campaign) if campaign.quiz_size else []
+    if not passes_quiz(answered, campaign):
+        right, decided = right_pairs(answered, campaign)
         return (
-            "The first tasks were a trial, and too many answers differed from the known ones: ask the lead."
+            f"The first tasks were a trial, and {right} of {decided} pairs were as in the known answers, which is less "
+            f"than the {campaign.quiz_pass:.0%} needed: ask the lead."
         )
     return ""
 
@@ -114,17 +117,24 @@ def pair_accuracy(ranks: Sequence[int], gold: Sequence[int]) -> tuple[int, int]:
     return int(right), len(decided)
 
 
-def passes_quiz(answered: Sequence[GoldAnswer], campaign: Campaign) -> bool:
-    """Returns whether enough pairs of the first `quiz_size` gold items were right; a skipped one is wrong."""
+def right_pairs(answered: Sequence[GoldAnswer], campaign: Campaign) -> tuple[int, int]:
+    """Pairs of the first `quiz_size` gold items that were right, and those that the known answers decide; a skipped one
+    is wrong."""
     right = decided = 0
     for item in answered[: campaign.quiz_size]:
         for ranks, gold in item:
             agreed, pairs = pair_accuracy(ranks or [1] * len(gold), gold)
             right, decided = right + agreed, decided + pairs
+    return right, decided
+
+
+def passes_quiz(answered: Sequence[GoldAnswer], campaign: Campaign) -> bool:
+    """Returns whether enough pairs of the first `quiz_size` gold items were right."""
+    right, decided = right_pairs(answered, campaign)
     return decided == 0 or right >= campaign.quiz_pass * decided
 
 
-def _answered_gold(session: Session, user_id: int, campaign: Campaign) -> list[GoldAnswer]:
+def answered_gold(session: Session, user_id: int, campaign: Campaign) -> list[GoldAnswer]:
     """The user's first answers to gold items, and the known answers, in the order in which they were given."""
     rows = session.execute(
         select(Task.id, Judgement.ranks, Judgement.dimension, Task.gold_ranks)
@@ -144,12 +154,10 @@ def _answered_gold(session: Session, user_id: int, campaign: Campaign) -> list[G
     return list(items.values())
 
 
-def _unseen_gold(session: Session, user_id: int, campaign: Campaign) -> int | None:
+def unseen_gold(session: Session, user_id: int, campaign: Campaign) -> int | None:
+    """The oldest gold item that this user has not seen, with no video of the user's other tasks."""
     seen = select(Assignment.id).where(Assignment.task_id == Task.id, Assignment.user_id == user_id).exists()
-    made_from = aliased(Assignment)
-    known = (
-        select(made_from.id).where(made_from.task_id == Task.copy_of, made_from.user_id == user_id).exists()
-    )
+    known = shares_video("normal", user_id)
     return session.scalar(
         select(Task.id)
         .where(Task.campaign_id == campaign.id, Task.kind == "gold", ~seen, ~known)

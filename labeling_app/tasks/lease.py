@@ -39,6 +39,7 @@ class AssignedTask:
     Attributes:
         assignment: token of the assignment, which answers name.
         task: id of the task.
+        tags: reasons that may be given for each video.
         videos: the videos in the order shown.
         permutation: `permutation[i]` is the task's position of the video in slot i.
         expires_at: when the lease ends, seconds since the epoch.
@@ -50,6 +51,7 @@ class AssignedTask:
     campaign: str
     prompt: str
     dimensions: tuple[str, ...]
+    tags: tuple[str, ...]
     videos: tuple[ShownVideo, ...]
     permutation: tuple[int, ...]
     expires_at: float
@@ -71,6 +73,7 @@ class HeldAssignment:
     completed: int
     overlap: int
     dimensions: list[str]
+    tags: list[str]
     campaign_state: str
     guidelines_version: int
 
@@ -88,6 +91,7 @@ HELD: Select[*tuple[Any, ...]] = (
         Task.completed,
         Campaign.overlap,
         Campaign.dimensions,
+        Campaign.tags,
         Campaign.state,
         func.coalesce(
             select(func.max(Acknowledgement.version))
@@ -136,6 +140,7 @@ def assigned_task(
         campaign=candidate.campaign,
         prompt=candidate.prompt,
         dimensions=candidate.dimensions,
+        tags=candidate.tags,
         videos=tuple(candidate.videos[position] for position in permutation),
         permutation=tuple(permutation),
         expires_at=expires_at,

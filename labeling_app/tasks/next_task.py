@@ -22,6 +22,7 @@ from labeling_app.store.tables import (
     Assignment,
     Campaign,
     DemonstrationPrompt,
+    GuidelineVideo,
     LibraryVideo,
     Media,
     Task,
@@ -165,7 +166,7 @@ def shown_id(token: str, slot: int | str) -> str:
 def visible_media(store: Store, user: User, media_id: str) -> Media | None:
     """The video or image of this id if the user may see it: one shown in a task that this person was ever given
     (`shown_id`), an upload of the person's own, one to choose as a demonstration, the image of a prompt to demonstrate,
-    or any for a lead."""
+    an example in guidelines, or any for a lead."""
     if "." in media_id:
         return _shown_media(store, user, media_id)
     with store.read() as session:
@@ -183,7 +184,8 @@ def visible_media(store: Store, user: User, media_id: str) -> Media | None:
             .join(Campaign, Campaign.id == DemonstrationPrompt.campaign_id)
             .where(images, may_work_on(user.id))
         )
-        seen = or_(own.exists(), library.exists(), asked.exists())
+        example = select(GuidelineVideo.media_id).where(GuidelineVideo.media_id == media_id)
+        seen = or_(own.exists(), library.exists(), asked.exists(), example.exists())
         return session.scalar(select(Media).where(Media.id == media_id, seen))
 
 

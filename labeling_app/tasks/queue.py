@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from sqlalchemy import (
     JSON,
+    ColumnElement,
     Float,
     Integer,
     Select,
@@ -31,8 +32,32 @@ from sqlalchemy.sql import false
 from labeling_app.store.tables import Assignment, Campaign, Media, Task, TaskVideo, new_token
 
 
+def shares_video(kind: str, user: Any) -> ColumnElement[bool]:
+    """Says of a task whether the user was given one of a kind, in its campaign, with one of its videos' contents."""
+    other, given = aliased(Task), aliased(Assignment)
+    here, there = aliased(TaskVideo), aliased(TaskVideo)
+    shown, same = aliased(Media), aliased(Media)
+    return (
+        select(given.id)
+        .join(other, other.id == given.task_id)
+        .join(there, there.task_id == other.id)
+        .join(same, same.id == there.media_id)
+        .join(shown, shown.sha256 == same.sha256)
+        .join(here, here.media_id == shown.id)
+        .where(
+            here.task_id == Task.id,
+            other.campaign_id == Task.campaign_id,
+            other.kind == kind,
+            given.user_id == user,
+        )
+        .correlate(Task)
+        .exists()
+    )
+
+
 def _free_tasks() -> Select[Any]:
-    """Ids of tasks with room for one more, not answered or skipped by this user, oldest first.
+    """Ids of tasks with room for one more, not answered or skipped by this user, oldest first; none with a video that
+    this user saw in a gold item.
 
     Parameters: campaign, overlap, user, now. The index of the queue gives them in order, so that the search ends
     at the first.
@@ -64,6 +89,7 @@ def _free_tasks() -> Select[Any]:
             Task.filled == false(),
             Task.completed + held < bindparam("overlap"),
             ~finished,
+            ~shares_video("gold", bindparam("user")),
         )
         .order_by(Task.id)
         .limit(1)
@@ -79,6 +105,7 @@ def _shown(task: Any) -> Any:
             Task.prompt,
             Campaign.name,
             Campaign.dimensions,
+            Campaign.tags,
             Task.copy_of,
             Task.image_id,
             Task.last_image_id,
@@ -146,6 +173,7 @@ class Candidate:
 
     Attributes:
         free: a task of the queue, which must still have room when it is assigned; hidden checks always have.
+        tags: reasons that may be given for each video.
         copy_of: the task that it repeats, if any.
         lapsed: the order in which the user saw its videos before the lease ran out, if so.
         videos: in the task's order.
@@ -157,6 +185,7 @@ class Candidate:
     prompt: str
     campaign: str
     dimensions: tuple[str, ...]
+    tags: tuple[str, ...]
     copy_of: int | None
     lapsed: list[int] | None
     videos: tuple[ShownVideo, ...]
@@ -209,16 +238,17 @@ def assign(
 def _candidate(rows: Sequence[Any], free: bool) -> Candidate | None:
     if not rows:
         return None
-    task, prompt, campaign, dimensions, copy_of, image, last_image, lapsed, permutation = rows[0][:9]
+    task, prompt, campaign, dimensions, tags, copy_of, image, last_image, lapsed, permutation = rows[0][:10]
     return Candidate(
         task=task,
         free=free,
         prompt=prompt,
         campaign=campaign,
         dimensions=tuple(dimensions),
+        tags=tuple(tags),
         copy_of=copy_of,
         lapsed=permutation if lapsed is not None else None,
-        videos=tuple(ShownVideo(*row[9:]) for row in rows),
+        videos=tuple(ShownVideo(*row[10:]) for row in rows),
         image=image is not None,
         last_image=last_image is not None,
     )

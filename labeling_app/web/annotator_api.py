@@ -22,13 +22,16 @@ from labeling_app.store.new_tasks import MAXIMUM_VIDEOS
 from labeling_app.store.playable import shown_file
 from labeling_app.store.store import Store
 from labeling_app.store.tables import User
+from labeling_app.store.tags import LONGEST_TAG
 from labeling_app.store.task_images import IMAGE_TYPE, shown_image
 from labeling_app.tasks import answers as task_answers
 from labeling_app.tasks import guideline_reading
 from labeling_app.tasks import next_task as assignment
 from labeling_app.tasks import progress as task_progress
+from labeling_app.tasks.feedback import after_answer, trial_results
 from labeling_app.tasks.guideline_reading import GuidelinesUnread
 from labeling_app.tasks.lease import MAXIMUM_FLAG, MAXIMUM_ID, MAXIMUM_TEXT, AssignedTask
+from labeling_app.tasks.marks import MAXIMUM_MARKS
 from labeling_app.web.access import LEADS, Access, Annotator, RequestThreads
 from labeling_app.web.demonstration_api import images_for_page
 
@@ -36,6 +39,20 @@ RemarkVideos = dict[
     Literal["flag", "comment", "skip_reason"], Annotated[list[StrictInt], Field(max_length=MAXIMUM_VIDEOS)]
 ]
 """Places shown (from 0) of the videos that each remark is about; of one that is left out, those that it names."""
+
+
+class TagMark(BaseModel):
+    """A tag of a video, by its place shown (from 0): as a whole, at a moment (`seconds`), or also at a point (`x`, `y`)
+    or in a box (`width`, `height`) of the picture, in shares of it."""
+
+    model_config = ConfigDict(extra="forbid")
+    video: StrictInt = Field(ge=0, lt=MAXIMUM_VIDEOS)
+    tag: str = Field(max_length=LONGEST_TAG)
+    seconds: float | None = None
+    x: float | None = None
+    y: float | None = None
+    width: float | None = None
+    height: float | None = None
 
 
 class Answer(BaseModel):
@@ -47,6 +64,7 @@ class Answer(BaseModel):
     comment: str = Field(default="", max_length=MAXIMUM_TEXT)
     flag: str = Field(default="", max_length=MAXIMUM_FLAG)
     remark_videos: RemarkVideos | None = None
+    tags: list[TagMark] | None = Field(default=None, max_length=MAXIMUM_MARKS)
 
 
 class SkipRequest(BaseModel):
@@ -120,11 +138,12 @@ def _add_answers(api: APIRouter, store: Store, threads: RequestThreads) -> None:
     async def judge(
         request: Request, assignment_id: str, answer: Annotated[Answer, Body()]
     ) -> dict[str, Any]:
-        """Stores the ranks of the videos in the order shown."""
+        """Stores the ranks of the videos in the order shown; returns what the annotator is shown after it."""
 
         def store_answer(user: User) -> dict[str, Any]:
             given = _given(answer)
-            return {"version": task_answers.submit(store, user, assignment_id, *given)}
+            version = task_answers.submit(store, user, assignment_id, *given)
+            return {"version": version, **after_answer(store, user, assignment_id)}
 
         return await threads.run(request, store_answer)
 
@@ -146,6 +165,7 @@ def _add_answers(api: APIRouter, store: Store, threads: RequestThreads) -> None:
                     "comment": answered.comment,
                     "flag": answered.flag,
                     "remark_videos": answered.remark_videos,
+                    "given_tags": answered.tags,
                     "answered_at": answered.answered_at,
                 }
                 for answered in task_answers.recent_answers(store, user)
@@ -156,7 +176,12 @@ def _add_answers(api: APIRouter, store: Store, threads: RequestThreads) -> None:
     def skip(user: Annotator, assignment_id: str, answer: Annotated[SkipRequest, Body()]) -> dict[str, Any]:
         """Gives the task back for good, with a reason."""
         task_answers.skip(store, user, assignment_id, *_given_skip(answer))
-        return {}
+        return after_answer(store, user, assignment_id)
+
+    @api.get("/api/trials")
+    def trials(user: Annotator) -> dict[str, Any]:
+        """The results of the trials that the user has been through."""
+        return {"trials": [vars(result) for result in trial_results(store, user)]}
 
     @api.post("/api/assignments/{assignment_id}/lease")
     def renew(user: Annotator, assignment_id: str) -> dict[str, Any]:
@@ -199,7 +224,13 @@ def _add_videos(api: APIRouter, store: Store) -> None:
 
 
 def _given(answer: Answer) -> tuple[Any, ...]:
-    return answer.ranks, answer.seconds, answer.comment, answer.flag, _by_name(answer.remark_videos)
+    about = _by_name(answer.remark_videos)
+    return answer.ranks, answer.seconds, answer.comment, answer.flag, about, marks_of(answer.tags)
+
+
+def marks_of(tags: list[TagMark] | None) -> list[dict[str, Any]] | None:
+    """The marks of a request as `labeling_app.tasks.marks.checked_marks` takes them."""
+    return None if tags is None else [mark.model_dump() for mark in tags]
 
 
 def _given_skip(answer: SkipRequest) -> tuple[Any, ...]:
@@ -238,6 +269,7 @@ def _look(store: Store, user: User, campaign: str | None, after: int) -> dict[st
         "campaign": task.campaign.name,
         "prompt": task.prompt,
         "dimensions": list(task.campaign.dimensions),
+        "tags": list(task.campaign.tags),
         "videos": [
             {"id": v.media.id, "fps": v.media.fps, "width": v.media.width, "height": v.media.height}
             for v in task.videos
@@ -263,6 +295,7 @@ def _task_for_page(task: AssignedTask) -> dict[str, Any]:
         "campaign": task.campaign,
         "prompt": task.prompt,
         "dimensions": list(task.dimensions),
+        "tags": list(task.tags),
         "videos": [
             {
                 "id": assignment.shown_id(task.assignment, slot),

@@ -12,7 +12,7 @@ from fastapi.responses import Response
 from pydantic import Field, StrictInt
 
 from generator.output import InputError, is_storable
-from labeling_app.campaigns import campaigns, demonstrations, lifecycle
+from labeling_app.campaigns import campaigns, cloning, demonstrations, lifecycle
 from labeling_app.campaigns.campaigns import Rules
 from labeling_app.campaigns.overview import campaign_overview, campaign_quality
 from labeling_app.files.candidates import read_tasks
@@ -23,10 +23,13 @@ from labeling_app.store.campaign_rows import MAXIMUM_OVERLAP
 from labeling_app.store.new_tasks import MAXIMUM_VIDEOS, NewTask
 from labeling_app.store.store import Store
 from labeling_app.tasks.lease import MAXIMUM_TEXT
+from labeling_app.tasks.marks import MAXIMUM_MARKS
 from labeling_app.web.access import Lead
-from labeling_app.web.demonstration_api import images_for_page, media_for_page
+from labeling_app.web.annotator_api import TagMark, marks_of
+from labeling_app.web.demonstration_api import media_for_page
 from labeling_app.web.people_api import Strict, people_api
 from labeling_app.web.plots import PLOTS, plot
+from labeling_app.web.tasks_api import disagreement_for_page
 
 CampaignName = Annotated[str, Query(max_length=200)]
 Text = Annotated[str, Field(max_length=MAXIMUM_TEXT)]
@@ -59,6 +62,8 @@ class CampaignRules(Strict):
     quiz_pass: float | None = None
     overlap: int | None = None
     dimensions: list[str] | None = Field(default=None, max_length=4)
+    tags: list[str] | None = Field(default=None, max_length=100)
+    gold_feedback: bool | None = None
     project: str | None = None
 
 
@@ -66,6 +71,13 @@ class NewName(Strict):
     """Another name of a campaign."""
 
     name: str = Field(max_length=200)
+
+
+class Clone(Strict):
+    """Name of a campaign that is made of another one, and whether it gets the tasks too."""
+
+    name: str = Field(max_length=200)
+    tasks: bool = False
 
 
 class State(Strict):
@@ -92,6 +104,7 @@ class Decision(Strict):
     ranks: dict[str, Annotated[list[StrictInt], Field(max_length=MAXIMUM_VIDEOS)]]
     comment: Text = ""
     gold: bool = False
+    tags: list[TagMark] | None = Field(default=None, max_length=MAXIMUM_MARKS)
 
 
 class NewPrompts(Strict):
@@ -179,6 +192,13 @@ def _add_lifecycle(api: APIRouter, store: Store) -> None:
         store.record(user.name, "rename campaign", campaign=campaign, name=name)
         return {"name": name}
 
+    @api.post("/campaigns/clone")
+    def clone(user: Lead, campaign: CampaignName, body: Annotated[Clone, Body()]) -> dict[str, Any]:
+        """Makes a campaign with the rules and guidelines of another, and with its tasks where asked to."""
+        name, tasks = cloning.clone_campaign(store, campaign, body.name, body.tasks)
+        store.record(user.name, "clone campaign", campaign=campaign, name=name, tasks=tasks)
+        return {"name": name, "tasks": tasks}
+
     @api.post("/campaigns/state")
     def set_state(user: Lead, campaign: CampaignName, body: Annotated[State, Body()]) -> dict[str, Any]:
         """Opens, pauses or closes a campaign."""
@@ -232,26 +252,12 @@ def _add_quality(api: APIRouter, store: Store) -> None:
     def disagreements(user: Lead, campaign: CampaignName) -> dict[str, Any]:
         """Tasks that annotators disagree about or have flagged, the worst first."""
         found = adjudication.disagreements(store, campaign)
-        return {
-            "tasks": [
-                {
-                    "task": item.task.id,
-                    "prompt": item.task.prompt,
-                    "dimensions": item.task.campaign.dimensions,
-                    "videos": [media_for_page(video.media) for video in item.task.videos],
-                    **images_for_page(item.task),
-                    "share": round(item.share, 3),
-                    "answers": item.answers,
-                    "remarks": [remark.as_json() for remark in item.remarks],
-                }
-                for item in found
-            ]
-        }
+        return {"tasks": [disagreement_for_page(item) for item in found]}
 
     @api.post("/tasks/{task_id}/adjudication")
     def adjudicate(user: Lead, task_id: int, body: Annotated[Decision, Body()]) -> dict[str, Any]:
         """Stores the lead's ranking of a task, which the export uses in place of those of annotators."""
-        adjudication.adjudicate(store, user, task_id, body.ranks, body.comment)
+        adjudication.adjudicate(store, user, task_id, body.ranks, body.comment, marks_of(body.tags))
         gold = campaigns.make_gold(store, task_id, body.ranks) if body.gold else None
         store.record(user.name, "adjudicate", task=task_id, gold=gold)
         return {"task": task_id, "gold": gold}

@@ -26,6 +26,7 @@ from labeling_app.web.page_root import PageRoot
 from labeling_app.web.provider import Provider
 from labeling_app.web.provider_pages import add_provider_pages
 from labeling_app.web.reader_api import reader_api
+from labeling_app.web.tasks_api import tasks_api
 
 
 def create_app(
@@ -70,6 +71,7 @@ def create_app(
     app.include_router(demonstration_api(store, only))
     app.include_router(lead_api(store, candidates))
     app.include_router(reader_api(store))
+    app.include_router(tasks_api(store))
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     mount_page(app, PAGE, "Rank videos", "ranking/page", access.user)
     mount_page(app, DEMONSTRATE, "Demonstrate prompts", "demonstrate", access.user)

@@ -33,6 +33,7 @@ from reward.preferences import (
     split_rankings,
     warn_of_few_prompts,
 )
+from reward.tags import tag_dimension, tag_rankings
 from reward.training.outputs import OUTPUTS
 from reward.training.reward_config import RewardConfig
 from reward.training.train import train_reward_model
@@ -91,6 +92,14 @@ class RewardArguments:
         },
     )
 
+    tag_dimension: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Tags of `label export` that become dimensions of their own, such as wrong_motion: a video with "
+            "the tag ranks below one without."
+        },
+    )
+
     def check_inputs(self) -> None:
         """Raises `InputError` for a type of model that does not exist or goes with other inputs, and where there is no
         file of rankings."""
@@ -143,6 +152,9 @@ def train_reward(
     args, go_on = _with_checkpoint(arguments, args, vlm)
     if rankings is None:
         rankings = read(arguments.preferences, arguments.format, arguments.merge_annotators)
+    if arguments.tag_dimension:
+        by_tag = _rankings_by_tag(arguments, rankings, read)
+        rankings, args = [*rankings, *by_tag], _with_dimensions(args, arguments.tag_dimension)
     demonstrations = read_demonstrations(arguments.demonstrations) if arguments.demonstrations else []
     pretraining = read(arguments.pretraining, "auto", False) if arguments.pretraining else []
     check_videos([video for ranking in (*rankings, *pretraining) for video in ranking.videos])
@@ -204,11 +216,33 @@ def _check_model_type(arguments: RewardArguments) -> None:
     if arguments.model_type not in ("latent", "vlm"):
         raise InputError(f"The model type {arguments.model_type!r} is unknown: use latent or vlm.")
     if arguments.model_type == "vlm" and (
-        arguments.pretraining or arguments.demonstrations or arguments.weights_from
+        arguments.pretraining or arguments.demonstrations or arguments.weights_from or arguments.tag_dimension
     ):
         raise InputError(
-            "--pretraining, --demonstrations and --weights_from are for --model_type latent: leave them off with vlm."
+            "--pretraining, --demonstrations, --weights_from and --tag_dimension are for --model_type latent: leave "
+            "them off with vlm."
         )
+
+
+def _rankings_by_tag(
+    arguments: RewardArguments, rankings: list[Ranking], read: Callable[[str, str, bool], list[Ranking]]
+) -> list[Ranking]:
+    """The rankings by tags; merged ones come of the annotators' own, as merged rankings have no tags."""
+    merged = arguments.merge_annotators and bool(arguments.preferences)
+    own = read(arguments.preferences, arguments.format, False) if merged else rankings
+    by_tag = tag_rankings(own, arguments.tag_dimension or ())
+    return merge_annotators(by_tag) if arguments.merge_annotators else by_tag
+
+
+def _with_dimensions(args: RewardConfig, tags: Sequence[str]) -> RewardConfig:
+    """A copy of a configuration whose dimensions, where it names some, have the tags too, each of weight 1."""
+    if not args.dimensions:
+        return args
+    args = copy.copy(args)
+    args.dimensions = [*args.dimensions, *map(tag_dimension, tags)]
+    if args.dimension_weights:
+        args.dimension_weights = [*args.dimension_weights, *[1.0] * len(tags)]
+    return args
 
 
 def _with_checkpoint(

@@ -21,7 +21,7 @@ from generator.training.checkpoints import newest_checkpoint
 from reward.models.ensemble import MEMBER, EnsembleRewardModel
 from reward.models.latent import MODEL_TYPE, LatentRewardConfig, LatentRewardModel
 from reward.models.storage import read_reward_config
-from reward.preferences import DIMENSIONS, Ranking, split_rankings
+from reward.preferences import Ranking, in_known_order, split_rankings
 from reward.training.matching_pretraining import DemonstrationMatching
 from reward.training.near_miss_pretraining import RankingPretraining
 from reward.training.ranking_data import EncodedVideos
@@ -43,7 +43,7 @@ def build_reward_model(
         architecture = "matching" if has_demonstrations else "pooled"
     matching = architecture == "matching"
     found = {ranking.dimension for ranking in rankings}
-    dimensions = config.dimensions or [name for name in DIMENSIONS if name in found]
+    dimensions = config.dimensions or in_known_order(found)
     missing = [name for name in dimensions if name not in found]
     if missing:
         raise InputError(

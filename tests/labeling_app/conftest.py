@@ -49,14 +49,14 @@ def write_clip(path: Path, seed: int, num_frames: int = 8, size: int = 64) -> Pa
     return path
 
 
-def write_folder(folder: Path, prompts: list[str], videos_per_prompt: int = 4) -> Path:
-    """A folder as `vidalign generate` writes it."""
+def write_folder(folder: Path, prompts: list[str], videos_per_prompt: int = 4, first_seed: int = 0) -> Path:
+    """A folder as `vidalign generate` writes it; other seeds are other videos."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for number, prompt in enumerate(prompts):
         for index in range(videos_per_prompt):
             name = f"secret-model-{number:03d}-{index}.mp4"
-            write_clip(folder / name, seed=100 * number + index)
+            write_clip(folder / name, seed=first_seed + 100 * number + index)
             rows.append({"file_name": name, "prompt": prompt})
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return folder
@@ -142,10 +142,10 @@ def filled(store: Store, candidates: Path) -> Store:
 
 
 @pytest.fixture
-def write_candidates(tmp_path: Path) -> Callable[[list[str], int], Path]:
+def write_candidates(tmp_path: Path) -> Callable[..., Path]:
     """Writes a folder of candidates with the given prompts and number of videos a prompt."""
-    return lambda prompts, videos_per_prompt: write_folder(
-        tmp_path / "candidates", prompts, videos_per_prompt
+    return lambda prompts, videos_per_prompt, first_seed=0: write_folder(
+        tmp_path / "candidates", prompts, videos_per_prompt, first_seed
     )
 
 

@@ -22,6 +22,7 @@ from labeling_app.files.foreign_preferences import import_preferences
 from labeling_app.quality.agreement import agreement, skips
 from labeling_app.quality.hidden_checks import HiddenChecks, hidden_checks
 from labeling_app.quality.reliability import reliabilities
+from labeling_app.quality.tag_summary import tag_summaries
 from labeling_app.simulate import Score, precomputed_scores, simulate
 from labeling_app.store.backup import backup, restore
 from labeling_app.store.database import existing_database
@@ -262,6 +263,7 @@ def run_quality(arguments: QualityArguments) -> None:
         reliability = {person.name: person for person in reliabilities(store, arguments.campaign)}
         hidden = hidden_checks(store, arguments.campaign)
         reasons = Counter(skip.reason for skip in skips(store, arguments.campaign))
+        tags = tag_summaries(store, arguments.campaign)
     print(f"{found.num_judgements} rankings of {found.num_tasks} tasks, {found.num_labels} pair labels")
     print(f"Krippendorff's alpha      {_number(found.alpha)}  [{_number(found.alpha_low)}, ", end="")
     print(f"{_number(found.alpha_high)}]")
@@ -277,6 +279,11 @@ def run_quality(arguments: QualityArguments) -> None:
             f"{_number(person.tie_rate)}      {_number(person.agreement)}     "
             f"{_number(known.accuracy if known else math.nan)}     {_number(checks.gold_accuracy)}    "
             f"{_number(checks.self_consistency)}  {', '.join(known.flags) if known else ''}"
+        )
+    for tag in tags:
+        print(
+            f"tag {tag.tag}: {tag.videos} video(s), {_percent(tag.share)} of those judged, alpha "
+            f"{_number(tag.alpha).strip()}"
         )
     for reason, count in reasons.most_common(10):
         print(f"skipped {count}: {' '.join(reason.split())[:100]}")
@@ -331,6 +338,10 @@ def _scores_from_file(path: Path) -> Score:
 
 def _seconds(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.1f}"
+
+
+def _percent(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.1%}"
 
 
 def _number(value: float) -> str:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import getpass
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from generator.output import InputError, is_storable, read_text
 from labeling_app.campaigns.campaigns import Rules, set_rules
+from labeling_app.campaigns.cloning import clone_campaign
+from labeling_app.campaigns.guideline_videos import read_example_videos, with_example_videos
 from labeling_app.campaigns.lifecycle import delete_campaign, rename_campaign, set_state
 from labeling_app.campaigns.overview import campaign_overview
 from labeling_app.store.database import existing_database
 from labeling_app.store.guidelines import check_guidelines, set_guidelines
 from labeling_app.store.names import composed
+from labeling_app.store.new_tasks import VideoFile
 from labeling_app.store.store import Store
 from labeling_app.store.tables import Campaign
 
@@ -61,9 +65,32 @@ class CampaignArguments:
         default=None, metadata={"help": "Share of their pairs that must be right to go on."}
     )
     guidelines: str | None = field(
-        default=None, metadata={"help": "Text file (Markdown) with the guidelines; adds a version."}
+        default=None,
+        metadata={
+            "help": "Markdown file with the guidelines; adds a version. Videos shown as pictures, as in "
+            "![good](good.mp4), become examples."
+        },
+    )
+    tags: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": 'Reasons that annotators may give for a video, such as artefact "wrong motion"; fixed from the '
+            "first answer on."
+        },
+    )
+    gold_feedback: bool | None = field(
+        default=None, metadata={"help": "Show an annotator the known answer after a hidden gold item."}
     )
     rename: str | None = field(default=None, metadata={"help": "Another name for the campaign."})
+    clone: str | None = field(
+        default=None,
+        metadata={
+            "help": "Name of a new campaign with the rules and guidelines of this one, without answers."
+        },
+    )
+    clone_tasks: bool = field(
+        default=False, metadata={"help": "Give the clone the tasks and gold items too."}
+    )
     pause: bool = field(default=False, metadata={"help": "Give out no tasks for now."})
     close: bool = field(
         default=False,
@@ -87,6 +114,8 @@ RULES = (
     "daily_cap",
     "quiz_size",
     "quiz_pass",
+    "tags",
+    "gold_feedback",
 )
 STATES = {"pause": "paused", "close": "closed", "reopen": "open"}
 
@@ -108,10 +137,15 @@ def run_campaign(arguments: CampaignArguments) -> None:
     makes = bool(rules) or arguments.project is not None or arguments.guidelines is not None
     if len(ends) > 1:
         raise InputError("More than one of --pause, --close, --reopen and --delete was given: give one.")
+    if arguments.clone_tasks and arguments.clone is None:
+        raise InputError("--clone_tasks was given without --clone: name the new campaign with --clone.")
+    if arguments.clone is not None and (makes or ends or arguments.rename is not None):
+        raise InputError("--clone was given together with changes: clone first, then change the clone.")
     if arguments.delete and (makes or arguments.rename is not None):
         raise InputError("--delete was given together with changes: give it alone.")
     text = check_guidelines(read_text(arguments.guidelines)) if arguments.guidelines else None
-    if not makes and not ends and arguments.rename is None:
+    videos = read_example_videos(text, Path(arguments.guidelines or "").parent) if text else {}
+    if not makes and not ends and arguments.rename is None and arguments.clone is None:
         _show(arguments)
         return
     if not makes:
@@ -121,8 +155,10 @@ def run_campaign(arguments: CampaignArguments) -> None:
         if arguments.delete:
             _delete(store, name, arguments.yes)
             return
+        if arguments.clone is not None:
+            name = _clone(store, name, arguments.clone, arguments.clone_tasks)
         if makes:
-            _change(store, name, rules, arguments.project, text)
+            _change(store, name, rules, arguments.project, text, videos)
         if states:
             set_state(store, name, states[0])
             store.record(command_line_user(), "set campaign state", campaign=name, state=states[0])
@@ -147,7 +183,12 @@ def _name(store: Store, given: str | None, may_be_new: bool) -> str:
 
 
 def _change(
-    store: Store, name: str, rules: dict[str, Any], project: str | None, guidelines: str | None
+    store: Store,
+    name: str,
+    rules: dict[str, Any],
+    project: str | None,
+    guidelines: str | None,
+    videos: dict[str, VideoFile],
 ) -> None:
     is_new = composed(name) not in {row.name for row in store.campaigns()}
     row = set_rules(store, name, Rules(**rules), project, make=True)
@@ -158,9 +199,16 @@ def _change(
     elif given:
         store.record(command_line_user(), "set rules", campaign=row.name, **given)
     if guidelines is not None:
-        version = set_guidelines(store, name, guidelines)
+        version = set_guidelines(store, name, with_example_videos(store, guidelines, videos))
         store.record(command_line_user(), "set guidelines", campaign=row.name, version=version)
         print(f"Guidelines, version {version}")
+
+
+def _clone(store: Store, name: str, new: str, with_tasks: bool) -> str:
+    made, tasks = clone_campaign(store, name, new, with_tasks)
+    store.record(command_line_user(), "clone campaign", campaign=name, name=made, tasks=tasks)
+    print(f"Made the campaign {made} like {name}, with {tasks} task(s) and gold item(s).")
+    return made
 
 
 def _delete(store: Store, name: str, sure: bool) -> None:
@@ -207,8 +255,9 @@ def _known(store: Store, name: str) -> Campaign:
 def _print(store: Store, row: Campaign) -> None:
     counts = campaign_overview(store, row)
     state = "" if row.state == "open" else f" ({row.state})"
+    tags = f", tags {', '.join(row.tags)}" if row.tags else ""
     print(
         f"Campaign {row.name}{state}: {', '.join(row.dimensions)}, overlap {row.overlap}, gold {row.gold_share:.0%}, "
         f"repeats {row.repeat_share:.0%}, {row.daily_cap or 'any number of'} answers a day, trial of {row.quiz_size} "
-        f"({row.quiz_pass:.0%} right); {counts['answers']} of {counts['answers_wanted']} answers"
+        f"({row.quiz_pass:.0%} right){tags}; {counts['answers']} of {counts['answers_wanted']} answers"
     )

@@ -16,6 +16,7 @@ from generator.output import InputError
 from generator.passwords import without_passwords
 from reward.formats import FORMAT_HELP
 from reward.preferences import require_source
+from reward.tags import tag_rankings
 from reward.training.reward_config import RewardConfig
 from reward.training.stage import RewardArguments, read_rankings_file, train_reward, with_stored_trunk
 from reward.training.vlm_trainer import VLMArguments
@@ -54,6 +55,10 @@ class EvaluateArguments:
         metadata={
             "help": "Evaluate on the training prompts too where this is the file that the model learned from."
         },
+    )
+    tag_dimension: list[str] | None = field(
+        default=None,
+        metadata={"help": "Tags that the model learned as dimensions and that are evaluated too."},
     )
     best_possible: float | None = field(
         default=None,
@@ -193,7 +198,7 @@ def run_evaluate(arguments: EvaluateArguments) -> None:
     work.first(
         lambda: check_output_dir(arguments.output_dir, EVALUATION_OUTPUTS, arguments.overwrite, inputs)
     )
-    rankings = read_source(arguments.preferences, arguments.format, merge=False)
+    rankings = _with_tags(read_source(arguments.preferences, arguments.format, merge=False), arguments)
     model = load_reward(arguments.reward, device=arguments.device)
     held_out = None
     if not arguments.all_prompts:
@@ -235,6 +240,12 @@ def run_evaluate(arguments: EvaluateArguments) -> None:
     output_dir = open_output_dir(arguments.output_dir, EVALUATION_OUTPUTS, arguments.overwrite, rewrites=True)
     page = write_evaluation(output_dir, result, settings)
     _say(arguments, result, page)
+
+
+def _with_tags(rankings: list[Ranking], arguments: EvaluateArguments) -> list[Ranking]:
+    if not arguments.tag_dimension:
+        return rankings
+    return [*rankings, *tag_rankings(rankings, arguments.tag_dimension)]
 
 
 def _say(arguments: EvaluateArguments, result: dict[str, Any], page: Path) -> None:

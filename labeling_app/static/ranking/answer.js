@@ -5,10 +5,11 @@ import { t } from '../words.js';
 import { AboutVideos, makeSkipDialog } from './remarks.js';
 
 export class AnswerForm {
-  // draft: the answer so far; editing: it is an earlier one; looking: nothing is stored. The actions: changed() after a
+  // draft: the answer so far; editing: it is an earlier one; looking: nothing is stored; deciding: a lead's decision,
+  // which has no flag and a comment of its own. The actions: changed() after a
   // remark, submit(), back(), allBad(), cancel() and skip(reason, slots).
-  constructor(count, draft, { editing, looking }, actions) {
-    const onlyLooking = looking && !editing;
+  constructor(count, draft, { editing, looking, deciding }, actions) {
+    const onlyLooking = looking && !editing && !deciding;
     this.submitButton = button('primary submit', '', actions.submit);
     this.backButton = button('quiet', t('answer.back'), actions.back);
     const skip = button('quiet skip', t('answer.skip'), () => actions.askWhySkip());
@@ -25,12 +26,12 @@ export class AnswerForm {
     const about = draft.about || {};
     this.flagAbout = new AboutVideos(this.flag, count, about.flag, actions.changed);
     this.commentAbout = new AboutVideos(this.comment, count, about.comment, actions.changed);
-    this.flagPart = remark('flag-part', t('answer.flag_for'), t('answer.flag'), this.flag, this.flagAbout, onlyLooking);
+    this.flagPart = remark('flag-part', t('answer.flag_for'), t('answer.flag'), this.flag, this.flagAbout, onlyLooking || deciding);
     this.skipDialog = makeSkipDialog(count, actions.skip);
     this.elements = [
       make('div', 'actions', {}, this.submitButton, this.backButton, allBad, skip, cancel, this.gate),
       this.flagPart,
-      remark('comment', t('answer.add_comment'), t('answer.comment'), this.comment, this.commentAbout, onlyLooking),
+      remark('comment', t('answer.add_comment'), t('answer.comment'), this.comment, this.commentAbout, onlyLooking || deciding),
       this.skipDialog,
     ];
   }

@@ -66,7 +66,7 @@ class RankingComponent extends Ranker {
       make('section', 'prompt', { 'aria-label': t('prompt') }, make('span', 'label', {}, t('prompt')), make('p', 'prompt-text', { dir: 'auto', tabIndex: 0 }, prompt)),
       this.cards.element, this.controls.element,
       make('section', 'ranking', { 'aria-label': t('rank.ranking') }, make('p', 'question', {}, question(dimension)), this.hint, this.board.pool, this.board.element, make('div', 'actions', {}, this.submitButton, this.gate)),
-      keysPart(this.count, [])), this.status);
+      keysPart(this.count, false, [])), this.status);
     this.startPlayer(shown, [], async (index) => shown[index].times);
     this.selectFirstUnranked();
     this.refresh();

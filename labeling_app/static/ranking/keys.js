@@ -4,10 +4,14 @@ import { make } from '../dom.js';
 import { letter } from '../ranks.js';
 import { t } from '../words.js';
 
-function pageKeys() { return [['N', t('keys.bad')], ['!', t('keys.flag')], ['K', t('keys.skip')], ['U', t('keys.change')]]; }
+function pageKeys(tagged) {
+  const tags = tagged ? [['T', t('keys.tags')], ['M', t('keys.mark')], ['X', t('keys.moment')]] : [];
+  return [['N', t('keys.bad')], ...tags, ['!', t('keys.flag')], ['K', t('keys.skip')], ['U', t('keys.change')]];
+}
 
-// The list of keys, for those who open it; `more`: those beside the keys that every ranking has.
-export function keysPart(count, more = pageKeys()) {
+// The list of keys, for those who open it; `tagged`: whether reasons are asked for; `more`: those beside the keys that
+// every ranking has.
+export function keysPart(count, tagged = false, more = pageKeys(tagged)) {
   const rows = [
     [`A – ${letter(count - 1)}`, t('keys.choose')], [`1 – ${count}`, t('keys.place')], ['↑ ↓', t('keys.move')],
     ['← →', t('keys.neighbour')], ['0', t('keys.take')], [t('keys.space'), t('keys.play')], [', .', t('keys.frame')], ['S', t('keys.speed')], ['Z', t('keys.zoom')], ...more, ['Enter', t('keys.submit')],
@@ -15,6 +19,9 @@ export function keysPart(count, more = pageKeys()) {
   const list = make('dl', '', {}, ...rows.flatMap(([keys, what]) => [make('dt', '', {}, keys), make('dd', '', {}, what)]));
   return make('details', 'keys', {}, make('summary', '', {}, t('keys.title')), list);
 }
+
+// Keys while the result of an answer is shown.
+const REVIEW_KEYS = [' ', ',', '.', 's', 'S', 'z', 'Z', 'Enter'];
 
 // Does what a key means on the ranking page.
 export function onKey(page, event) {
@@ -24,6 +31,7 @@ export function onKey(page, event) {
     page.showEarlier();
     return;
   }
+  if (page.reviewing && !REVIEW_KEYS.includes(event.key)) return;
   if (page.task && page.player) onRankerKey(page, event, pageActions(page));
 }
 
@@ -74,6 +82,9 @@ function pageActions(page) {
     n: () => (page.onlyLooking ? false : page.allBad()),
     k: () => (page.editing || page.looking ? false : page.askWhySkip()),
     u: () => { page.showEarlier(); },
+    t: () => page.tags.focus(),
+    m: () => page.tags.markPicture(),
+    x: () => page.tags.markMoment(),
     '!': () => page.answer.writeFlag(),
   };
 }

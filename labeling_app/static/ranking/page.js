@@ -9,11 +9,14 @@ import { messagesPart } from '../messages.js';
 import { DraftRanks } from '../ranks.js';
 import { loadWords, t } from '../words.js';
 import { AnswerForm } from './answer.js';
+import { DecisionPart, decideTask, draftOfDecision, taskToDecide } from './decide.js';
 import { forgetDraft, readDraft, writeDraft } from './draft.js';
 import { chooseEarlier } from './earlier.js';
+import { feedbackPart, trialsPart } from './feedback.js';
 import { keysPart, onKey } from './keys.js';
 import { PromptPart, asksBeforePrompt, question } from './prompt.js';
 import { Ranker } from './ranker.js';
+import { TagsPart } from './tags.js';
 
 // At the end of the address: a lead who ranks tasks instead of looking at them.
 const TAKE = '#take';
@@ -70,9 +73,11 @@ class RankingPage extends Ranker {
 
   async next() {
     this.editing = null;
+    this.reviewing = null;
     // A lead looks at tasks, one after the other, and takes one only when asked to.
     const take = window.location.hash === TAKE;
-    const { status, data } = await call(`api/next?take=${take}&after=${this.task?.task || 0}`);
+    const decided = taskToDecide();
+    const { status, data } = await call(decided === null ? `api/next?take=${take}&after=${this.task?.task || 0}` : `api/lead/tasks/${decided}`);
     if (status !== 200) {
       this.showNotice(data.message);
       this.showEnd(t('rank.failed'), true);
@@ -86,7 +91,8 @@ class RankingPage extends Ranker {
     this.closePlayer();
     this.task = data.task;
     this.looking = data.looking;
-    if (data.looking) this.progressText.textContent = t('rank.looking');
+    this.deciding = data.deciding || null;
+    if (data.looking) this.progressText.textContent = t(this.deciding ? 'rank.deciding' : 'rank.looking');
     const { done } = data.progress;
     if (data.guidelines) this.showGuidelines(data.guidelines);
     else if (this.task) this.showTask();
@@ -126,6 +132,8 @@ class RankingPage extends Ranker {
     again.addEventListener('click', () => { this.showNotice(''); this.next(); });
     this.main.replaceChildren(make('div', 'the-end', {}, make('h1', '', {}, title), failed ? '' : make('p', '', {}, reason || t('rank.none_waiting')), again));
     this.say(title);
+    const { firstChild } = this.main;
+    trialsPart().then((part) => firstChild.append(part));
   }
 
   async showEarlier() {
@@ -141,6 +149,7 @@ class RankingPage extends Ranker {
     this.closePlayer();
     this.showNotice('');
     this.editing = answer;
+    this.deciding = null;
     this.task = answer;
     this.progressText.textContent = t('rank.changing');
     this.showTask();
@@ -150,14 +159,15 @@ class RankingPage extends Ranker {
     const { task } = this;
     task.dimensions.sort((one, other) => asksBeforePrompt(other) - asksBeforePrompt(one));
     const draft = this.editing
-      ? { ranks: task.dimensions.map((name) => task.ranks[name]), comment: task.comment, flag: task.flag, about: task.remark_videos, seconds: task.seconds, seen: task.videos.map(() => true) }
-      : readDraft(task.assignment);
+      ? { ranks: task.dimensions.map((name) => task.ranks[name]), comment: task.comment, flag: task.flag, about: task.remark_videos, tags: task.given_tags, seconds: task.seconds, seen: task.videos.map(() => true) }
+      : this.deciding ? draftOfDecision(this.deciding, task.dimensions) : readDraft(task.assignment);
     this.rankings = task.dimensions.map((_, index) => new DraftRanks(task.videos.length, draft.ranks && draft.ranks[index]));
     this.step = Math.min(draft.step || 0, task.dimensions.length - 1);
     this.seconds = draft.seconds || 0;
     this.sending = false;
     this.buildTask(draft);
     const loadTimes = (index) => call(`api/media/${encodeURIComponent(task.videos[index].id)}/times`).then(({ status, data }) => (status === 200 ? data.times : null));
+    this.mustPlay = !this.deciding;
     this.startPlayer(task.videos, draft.seen || [], loadTimes);
     this.selectFirstUnranked();
     this.refresh();
@@ -168,7 +178,7 @@ class RankingPage extends Ranker {
   buildTask(draft) {
     this.makeParts(this.task.videos.map((video) => ({ ...video, url: mediaUrl(video.id) })));
     this.prompt = new PromptPart(this.task);
-    this.answer = new AnswerForm(this.count, draft, { editing: Boolean(this.editing), looking: this.looking }, {
+    this.answer = new AnswerForm(this.count, draft, { editing: Boolean(this.editing), looking: this.looking, deciding: Boolean(this.deciding) }, {
       changed: () => this.saveDraft(),
       submit: () => this.submit(),
       back: () => this.goToStep(this.step - 1),
@@ -177,12 +187,17 @@ class RankingPage extends Ranker {
       askWhySkip: () => this.askWhySkip(),
       skip: (reason, slots) => this.skip(reason, slots),
     });
+    this.tags = new TagsPart(this.task.tags, this.cards, draft.tags, this.onlyLooking, {
+      changed: () => this.saveDraft(), say: (text) => this.say(text), player: () => this.player,
+    });
+    this.decision = this.deciding ? new DecisionPart(this.deciding, this.task) : null;
     this.question = make('h1', 'question');
     this.main.replaceChildren(
-      ...(this.onlyLooking ? [this.lookingPart()] : []),
+      ...(this.decision ? [this.decision.top] : this.onlyLooking ? [this.lookingPart()] : []),
       this.prompt.element, this.cards.element, this.controls.element,
-      make('section', 'ranking', { 'aria-label': t('rank.ranking') }, this.question, this.hint, this.board.pool, this.board.element, ...this.answer.elements),
-      keysPart(this.count),
+      make('section', 'ranking', { 'aria-label': t('rank.ranking') }, this.question, this.hint, this.board.pool, this.board.element, this.tags.element, ...(this.decision ? [this.decision.below] : []), ...this.answer.elements),
+      ...(this.decision ? [this.decision.element] : []),
+      keysPart(this.count, !this.tags.element.hidden),
     );
   }
 
@@ -191,7 +206,7 @@ class RankingPage extends Ranker {
   get ranking() { return this.rankings[this.step]; }
 
   // A lead looks at a task, and does not change an answer of their own.
-  get onlyLooking() { return this.looking && !this.editing; }
+  get onlyLooking() { return this.looking && !this.editing && !this.deciding; }
 
   allBad() {
     for (let video = 0; video < this.count; video += 1) this.ranking.put(video, this.count);
@@ -232,7 +247,9 @@ class RankingPage extends Ranker {
 
   submit() {
     if (this.sending) return;
-    if (this.onlyLooking && this.lastStep) {
+    if (this.reviewing) {
+      this.next();
+    } else if (this.onlyLooking && this.lastStep) {
       this.next();
     } else if (this.missing) {
       this.say(this.missing);
@@ -241,7 +258,8 @@ class RankingPage extends Ranker {
       this.goToStep(this.step + 1);
     } else {
       const ranks = Object.fromEntries(this.task.dimensions.map((dimension, index) => [dimension, this.rankings[index].ranks]));
-      this.send(this.editing ? 'revision' : 'judgement', { ranks, seconds: this.seconds, ...this.answer.remarks, remark_videos: this.answer.about });
+      if (this.deciding) decideTask(this, ranks);
+      else this.send(this.editing ? 'revision' : 'judgement', { ranks, seconds: this.seconds, ...this.answer.remarks, remark_videos: this.answer.about, tags: this.tags.given });
     }
   }
 
@@ -256,7 +274,9 @@ class RankingPage extends Ranker {
     const notice = status === 409 ? `${data.message} ${t('rank.stored')}` : data.message;
     this.showNotice(status === 200 ? '' : notice);
     if (saved && !this.editing) forgetDraft();
-    if (saved || status === 410 || status === 403) {
+    if (status === 200 && (data.feedback || data.trial)) {
+      this.review(data, body.ranks);
+    } else if (saved || status === 410 || status === 403) {
       await this.next();
       window.scrollTo({ top: 0 });
     } else {
@@ -264,12 +284,19 @@ class RankingPage extends Ranker {
     }
   }
 
+  // Shows the known answer or the result of the trial in place of the ranks; the videos stay.
+  review(data, given) {
+    this.reviewing = feedbackPart(data, given, () => this.next());
+    this.main.querySelector('.ranking').replaceWith(this.reviewing);
+    this.reviewing.focusHeading();
+  }
+
   // Drawing --------------------------------------------------------------------------------------------
 
   get submitText() {
     if (this.sending) return t('rank.saving');
     if (!this.lastStep) return t('rank.next_question');
-    return t(this.editing ? 'rank.save_change' : this.looking ? 'rank.next_task' : 'rank.submit');
+    return t(this.editing ? 'rank.save_change' : this.deciding ? 'rank.decide' : this.looking ? 'rank.next_task' : 'rank.submit');
   }
 
   get hintText() {
@@ -280,16 +307,22 @@ class RankingPage extends Ranker {
   refresh() {
     this.question.textContent = question(this.task.dimensions[this.step]);
     this.prompt.refresh(this.promptHidden);
+    this.tags.refresh(this.selected);
     this.answer.refresh(this.submitText, this.mayGoBack);
     super.refresh();
   }
 
   refreshGate() { this.answer.refreshGate(this.missing, this.sending); }
 
+  refreshPlayed() {
+    if (this.player) this.tags.refreshTime();
+    super.refreshPlayed();
+  }
+
   // Draft, time and lease ------------------------------------------------------------------------------
 
   saveDraft() {
-    if (!this.task || !this.player || this.editing || this.looking) return;
+    if (!this.task || !this.player || this.editing || this.looking || this.reviewing) return;
     writeDraft({
       assignment: this.task.assignment,
       ranks: this.rankings.map((ranking) => ranking.ranks),
@@ -298,12 +331,13 @@ class RankingPage extends Ranker {
       seconds: this.seconds,
       ...this.answer.remarks,
       about: this.answer.about,
+      tags: this.tags.given,
     });
   }
 
   everySecond() {
     const idle = (Date.now() - this.lastActivity) / 1000 > IDLE_SECONDS;
-    if (!this.task || !this.player || document.hidden || idle) return;
+    if (!this.task || !this.player || this.reviewing || document.hidden || idle) return;
     this.seconds += 1;
     this.saveDraft();
     if (!this.editing && !this.looking && (Date.now() - this.lastRenewal) / 1000 > this.leaseSeconds / 3) this.renew();

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ RANKS = {"overall": [1, 2, 3, 4]}
 @pytest.fixture
 def gold_file(tmp_path: Path, write_candidates: Any) -> Path:
     """Six known answers, about other videos than the tasks'."""
-    folder = write_candidates([f"gold {number}" for number in range(6)], 4)
+    folder = write_candidates([f"gold {number}" for number in range(6)], 4, first_seed=5000)
     rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
     items = [
         {
@@ -82,6 +83,34 @@ def test_gold_items_and_repeats_come_with_their_shares_and_leave_the_overlap_alo
     assert [task.completed for task in filled.tasks("main")] == [2, 2] * 6
     assert len(filled.judgements("main")) == 24
     assert {r.task_id for r in final_rankings(filled, "main")} == {t.id for t in filled.tasks("main")}
+
+
+def test_the_videos_of_a_gold_item_never_come_in_another_task_of_the_same_person(
+    filled: Store, candidates: Path, tmp_path: Path
+) -> None:
+    rows = [json.loads(line) for line in (candidates / "metadata.jsonl").read_text().splitlines()]
+    copied = tmp_path / "a-copy.mp4"
+    shutil.copy(candidates / rows[4]["file_name"], copied)  # of the second task
+    known = [
+        {"videos": [str(candidates / row["file_name"]) for row in rows[:2]]},
+        {"videos": [str(copied), str(candidates / rows[9]["file_name"])]},  # of the second and the third
+    ]
+    path = tmp_path / "known.jsonl"
+    path.write_text("".join(json.dumps({"prompt": "gold", "ranks": [1, 2], **row}) + "\n" for row in known))
+    import_gold(filled, path, "main")
+    set_rules(filled, "main", Rules(gold_share=0.5))
+    prompts = [task.prompt for task in filled.tasks("main")]
+
+    def seen(name: str, draw: Any) -> list[str]:
+        ranks = lambda task: list(range(1, len(task.videos) + 1))  # noqa: E731
+        return [task.prompt for task in work(filled, filled.add_user(name), ranks, draw)]
+
+    # Gold items first: none of the three tasks follows. Tasks first: no gold item follows.
+    assert seen("gold-first", lambda: 0.0) == ["gold", "gold", *prompts[3:]]
+    assert seen("tasks-first", lambda: 0.9) == prompts
+    # One task first: only the gold item without its videos follows.
+    draws = iter([0.9, *[0.0] * 50])
+    assert seen("mixed", lambda: next(draws)) == [prompts[0], "gold"]
 
 
 def test_a_repeat_is_shown_in_another_order_and_never_twice(filled: Store) -> None:

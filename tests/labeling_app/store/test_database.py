@@ -20,6 +20,9 @@ CREATE TABLE users (id INTEGER PRIMARY KEY, name VARCHAR(100) NOT NULL UNIQUE, p
   role VARCHAR(20) NOT NULL, simulated BOOLEAN NOT NULL, created_at FLOAT NOT NULL);
 CREATE TABLE campaigns (id INTEGER PRIMARY KEY, name VARCHAR(200) NOT NULL UNIQUE, overlap INTEGER NOT NULL,
   dimensions JSON NOT NULL, created_at FLOAT NOT NULL);
+CREATE TABLE media (id VARCHAR(32) PRIMARY KEY, path VARCHAR(4096) NOT NULL UNIQUE, sha256 VARCHAR(64) NOT NULL,
+  content_type VARCHAR(50) NOT NULL, fps FLOAT NOT NULL, num_frames INTEGER NOT NULL, width INTEGER NOT NULL,
+  height INTEGER NOT NULL);
 CREATE TABLE tasks (id INTEGER PRIMARY KEY, campaign_id INTEGER NOT NULL REFERENCES campaigns (id),
   prompt TEXT NOT NULL, fingerprint VARCHAR(64) NOT NULL, completed INTEGER NOT NULL, created_at FLOAT NOT NULL);
 CREATE TABLE task_videos (task_id INTEGER NOT NULL REFERENCES tasks (id), position INTEGER NOT NULL,
@@ -56,9 +59,10 @@ def test_a_database_from_before_alembic_is_brought_up_to_date_and_keeps_its_rows
     engine.dispose()
     with Store(url) as store, store.read() as session:
         assert [user.name for user in store.users()] == ["ada"]
-        rows = session.execute(text("SELECT comment, flag, guidelines_version FROM judgements")).all()
+        assert (store.campaign("first").tags, store.campaign("first").gold_feedback) == ([], False)
+        rows = session.execute(text("SELECT comment, flag, guidelines_version, tags FROM judgements")).all()
         tasks = session.execute(text("SELECT kind, filled FROM tasks ORDER BY id")).all()
-    assert [tuple(row) for row in rows] == [("kept", "", 0)]
+    assert [tuple(row) for row in rows] == [("kept", "", 0, None)]
     assert [tuple(row) for row in tasks] == [("normal", 1), ("normal", 0)]
 
 

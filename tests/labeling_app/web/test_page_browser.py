@@ -287,12 +287,19 @@ def test_a_lead_looks_at_quality_and_decides_a_disagreement(
     if width == 390:
         assert small_targets(page) == []
     assert serious_findings(page) == []
-    part = page.locator(".decision").first
-    for video, place in zip("ABCD", "2133"):
-        part.get_by_label(f"Place of video {video} (overall)").select_option(place)
-    part.get_by_label("Use it as a hidden gold item").check()
-    part.get_by_role("button", name="Decide").click()
-    page.get_by_text("Decided: the export uses your ranking.").wait_for()
+    page.locator(".decision").first.get_by_role("link", name="Decide with all videos").click()
+    page.wait_for_selector(".card")
+    assert "2 more to decide" in page.locator(".looking").inner_text()
+    assert page.locator(".answers-given tbody tr").count() == 2
+    for place in "2133":
+        page.keyboard.press(place)
+    page.get_by_label("Use it as a hidden gold item").check()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert serious_findings(page) == []
+    page.get_by_role("button", name="Decide", exact=True).click()
+    page.wait_for_function("document.querySelector('.looking')?.textContent.includes('1 more to decide')")
+    page.get_by_role("link", name="Back to the list").click()
+    page.wait_for_selector("[data-shown=adjudication]")
     assert page.locator(".decision").count() == 2
     (decision,) = adjudications(filled, "main").values()
     assert decision.ranks == [2, 1, 3, 3]
