@@ -7,6 +7,7 @@ them, and what a network is called with, so that the timestep 798.63 arrives as 
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
 import logging
 import os
@@ -72,6 +73,8 @@ class EngineArguments(TrainingArguments):
 
     def _prepare_deepspeed(self) -> None:
         """Makes the arguments with DeepSpeed's own autocast in place of its bfloat16 weights."""
+        if self.use_cpu:
+            leave_out_inference_kernel()
         given: Any = self.deepspeed
         named = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
         config = read_deepspeed_config(given or ("" if named == "none" else named))
@@ -161,6 +164,19 @@ def unrounded_policy(fsdp_version: int) -> Any:
     from torch.distributed.fsdp import MixedPrecisionPolicy
 
     return MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
+
+
+def leave_out_inference_kernel() -> None:
+    """Keeps DeepSpeed from compiling a kernel on a CPU that only its inference calls.
+
+    `deepspeed.comm` otherwise builds `deepspeed_shm_comm` when it first starts on a machine: this takes a minute or
+    two, and fails without a compiler.
+    """
+    if importlib.util.find_spec("deepspeed") is None:
+        return
+    import deepspeed.ops
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def read_deepspeed_config(source: Any) -> dict[str, Any]:

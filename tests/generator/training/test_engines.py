@@ -62,6 +62,18 @@ def test_bf16_with_deepspeed_is_autocast_and_is_recorded_as_asked_for(
     assert (config.to_dict()["bf16"], config.deepspeed) == (True, str(file))
 
 
+def test_deepspeed_compiles_no_kernel_for_trainings_on_a_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("deepspeed")
+    from deepspeed.comm.torch import build_shm_op
+    from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
+
+    monkeypatch.setattr(ShareMemCommBuilder, "load", lambda *_: pytest.fail("DeepSpeed compiles a kernel"))
+    SFTConfig(output_dir=str(tmp_path), deepspeed=OWN, use_cpu=True, report_to="none")
+    assert build_shm_op() is None
+
+
 def test_the_launchers_deepspeed_configuration_is_translated_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
