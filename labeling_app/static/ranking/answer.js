@@ -14,7 +14,7 @@ export class AnswerForm {
     this.backButton = button('quiet', 'Back', actions.back);
     const skip = button('quiet skip', 'Skip…', () => actions.askWhySkip());
     skip.hidden = editing || looking;
-    const allBad = button('quiet all-bad', 'All bad (N)', actions.allBad);
+    const allBad = button('quiet all-bad', count === 2 ? 'Both bad (N)' : 'All bad (N)', actions.allBad);
     allBad.hidden = onlyLooking;
     const cancel = button('quiet', 'Leave it as it was', actions.cancel);
     cancel.hidden = !editing;
@@ -45,6 +45,9 @@ export class AnswerForm {
     if (!this.flag.value) this.flag.value = ALL_BAD;
     this.flagPart.open = true;
   }
+
+  // Another answer takes back that all are bad, but no words of the annotator.
+  unflagAllBad() { if (this.flag.value === ALL_BAD) this.flag.value = ''; }
 
   // Whether a flag can be written.
   writeFlag() {

@@ -2,6 +2,7 @@
 
 import { BASE, make } from '../dom.js';
 import { letter, ordinal } from '../ranks.js';
+import { pairWord } from './pair.js';
 
 export class VideoCards {
   // videos: those of the task; choose(video), zoom() and drag(element, video, pointers) are called from the cards.
@@ -24,12 +25,15 @@ export class VideoCards {
     this.element.classList.toggle('zoomed', zoomed);
     this.cards.forEach((card, index) => {
       const rank = ranking.ranks[index];
+      const isPair = ranking.count === 2;
+      const words = isPair ? pairWord(ranking.ranks, index) : rank === null ? 'no place yet' : ordinal(rank);
       const chosen = index === selected;
       card.setAttribute('aria-checked', String(chosen));
       card.tabIndex = chosen ? 0 : -1;
       card.classList.toggle('ranked', rank !== null);
-      card.querySelector('.card-rank').textContent = rank === null ? 'no place yet' : ordinal(rank);
-      card.setAttribute('aria-label', `Video ${letter(index)}, ${rank === null ? 'no place yet' : `${ordinal(rank)} place`}`);
+      card.querySelector('.card-rank').textContent = words;
+      const said = isPair ? words || 'no answer yet' : rank === null ? words : `${words} place`;
+      card.setAttribute('aria-label', `Video ${letter(index)}, ${said}`);
     });
   }
 

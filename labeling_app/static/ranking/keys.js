@@ -2,12 +2,16 @@
 
 import { make } from '../dom.js';
 import { letter } from '../ranks.js';
+import { PAIR_KEYS, ranksOfKey } from './pair.js';
 
 // The list of keys, for those who open it.
 export function keysPart(count) {
-  const rows = [
+  const ranks = [
     [`A – ${letter(count - 1)}`, 'choose a video'], [`1 – ${count}`, 'give it a place; the same place twice is a tie'], ['↑ ↓', 'one place better or worse'],
-    ['← →', 'previous or next video'], ['0', 'take its place away'], ['Space', 'play or pause'], [', .', 'one frame back or on'], ['S', 'speed'], ['Z', 'one video large, or all'], ['N', 'all are bad: all tied, and flagged'], ['!', 'flag for the lead'], ['K', 'skip'], ['U', 'change an earlier answer'], ['Enter', 'submit'],
+    ['← →', 'previous or next video'], ['0', 'take its place away'],
+  ];
+  const rows = [
+    ...(count === 2 ? PAIR_KEYS : ranks), ['Space', 'play or pause'], [', .', 'one frame back or on'], ['S', 'speed'], ['Z', 'one video large, or all'], ['N', count === 2 ? 'both are bad: equal, and flagged' : 'all are bad: all tied, and flagged'], ['!', 'flag for the lead'], ['K', 'skip'], ['U', 'change an earlier answer'], ['Enter', 'submit'],
   ];
   const list = make('dl', '', {}, ...rows.flatMap(([keys, what]) => [make('dt', '', {}, keys), make('dd', '', {}, what)]));
   return make('details', 'keys', {}, make('summary', '', {}, 'Keyboard'), list);
@@ -27,12 +31,19 @@ export function onKey(page, event) {
     if (key === 'Escape') page.cards.focus(page.selected);
     return;
   }
-  const actions = keyActions(page, Boolean(target.closest('button, summary, a')), target === page.controls.scrub);
+  const actions = keyActions(page, Boolean(target.closest('button, summary, a')), target === page.controls.scrub, event.repeat);
   const video = key.length === 1 ? key.toLowerCase().charCodeAt(0) - 97 : -1;
   let handled = false;
+  const pair = page.isPair && target !== page.controls.scrub ? ranksOfKey(key) : null;
   if (video >= 0 && video < page.count) {
     page.select(video, true);
     handled = true;
+  } else if (pair) {
+    // A key that is held down answers once.
+    if (!event.repeat) page.answerPair(pair);
+    handled = true;
+  } else if (page.isPair && /^(Arrow|[0-9]$|Backspace)/.test(key)) {
+    handled = false;
   } else if (/^[1-9]$/.test(key) && Number(key) <= page.count) {
     page.put(page.selected, Number(key), true);
     handled = true;
@@ -43,7 +54,7 @@ export function onKey(page, event) {
 }
 
 // Actions by key; those that return false leave the key to the browser.
-function keyActions(page, onButton, onScrub) {
+function keyActions(page, onButton, onScrub, repeats) {
   const { count, selected } = page;
   return {
     ' ': () => !onButton && page.player.toggle(),
@@ -52,7 +63,7 @@ function keyActions(page, onButton, onScrub) {
     '.': () => page.player.step(1),
     s: () => page.controls.nextRate(),
     z: () => page.toggleZoom(),
-    n: () => (page.onlyLooking ? false : page.allBad()),
+    n: () => (page.onlyLooking || repeats ? false : page.allBad()),
     k: () => (page.editing || page.looking ? false : page.askWhySkip()),
     u: () => { page.showEarlier(); },
     '!': () => page.answer.writeFlag(),

@@ -14,6 +14,7 @@ import { forgetDraft, readDraft, writeDraft } from './draft.js';
 import { makeDraggable } from './drag.js';
 import { chooseEarlier } from './earlier.js';
 import { keysPart, onKey } from './keys.js';
+import { PAIR_HINT, PairBoard } from './pair.js';
 import { PromptPart, asksBeforePrompt, question } from './prompt.js';
 
 // At the end of the address: a lead who ranks tasks instead of looking at them.
@@ -183,12 +184,14 @@ class RankingPage {
   // The parts of the page for a task.
   buildTask(draft) {
     const choose = (video) => this.select(video, true);
-    const drag = (element, video, pointers) => this.makeDraggable(element, video, pointers);
+    const drag = (element, video, pointers) => { if (!this.isPair) this.makeDraggable(element, video, pointers); };
     const zoom = () => this.toggleZoom();
     this.prompt = new PromptPart(this.task);
     this.cards = new VideoCards(this.task.videos, { choose, zoom, drag });
     this.controls = new PlayerControls(() => this.player, zoom);
-    this.board = new RankBoard(this.count, { give: (rank) => this.put(this.selected, rank, true), choose, drag });
+    this.board = this.isPair
+      ? new PairBoard({ answer: (ranks) => this.answerPair(ranks) })
+      : new RankBoard(this.count, { give: (rank) => this.put(this.selected, rank, true), choose, drag });
     this.answer = new AnswerForm(this.count, draft, { editing: Boolean(this.editing), looking: this.looking }, {
       changed: () => this.saveDraft(),
       submit: () => this.submit(),
@@ -211,6 +214,9 @@ class RankingPage {
   // Ranking --------------------------------------------------------------------------------------------
 
   get ranking() { return this.rankings[this.step]; }
+
+  // Two videos are compared by one key instead of ranked.
+  get isPair() { return this.count === 2; }
 
   // A lead looks at a task, and does not change an answer of their own.
   get onlyLooking() { return this.looking && !this.editing; }
@@ -235,11 +241,30 @@ class RankingPage {
   }
 
   allBad() {
+    if (this.sending) return;
     for (let video = 0; video < this.count; video += 1) this.ranking.put(video, this.count);
     this.answer.flagAllBad();
-    this.say('All videos are tied and flagged as bad.');
+    this.say(this.isPair ? 'Both videos are equal and flagged as bad.' : 'All videos are tied and flagged as bad.');
     this.saveDraft();
     this.refresh();
+    if (this.isPair) this.submitPair();
+  }
+
+  // One key answers about two videos.
+  answerPair(ranks) {
+    if (this.sending) return;
+    ranks.forEach((rank, video) => this.ranking.put(video, rank));
+    this.answer.unflagAllBad();
+    this.say(ranks[0] === ranks[1] ? 'Both videos are equal.' : `Video ${letter(ranks.indexOf(1))} is better.`);
+    this.saveDraft();
+    this.refresh();
+    this.submitPair();
+  }
+
+  // Sends the answer at once where nothing is missing; a changed one waits for the button.
+  submitPair() {
+    if (this.editing || this.onlyLooking) return;
+    this.submit();
   }
 
   toggleZoom() {
@@ -283,7 +308,7 @@ class RankingPage {
     if (this.player.failed.some(Boolean)) return 'A video does not play: skip this task and say so.';
     const unranked = this.ranking.unranked.map(letter);
     const unseen = this.player.seen.flatMap((seen, index) => (seen ? [] : [letter(index)]));
-    if (unranked.length) return `Still to place: ${unranked.join(', ')}`;
+    if (unranked.length) return this.isPair ? 'Still to answer' : `Still to place: ${unranked.join(', ')}`;
     if (unseen.length) return `Let the videos play to the end once: ${unseen.join(', ')}`;
     return '';
   }
@@ -339,12 +364,17 @@ class RankingPage {
     return this.editing ? 'Save the change' : this.looking ? 'Next task' : 'Submit';
   }
 
+  get pairHint() {
+    if (this.ranking.complete && this.editing) return 'Change the answer if you like, then save it.';
+    return TOUCH.matches ? 'Tap your answer.' : PAIR_HINT;
+  }
+
   refresh() {
     const { ranking, selected, zoomed } = this;
     const { dimensions } = this.task;
     this.question.textContent = question(dimensions[this.step]);
     const position = dimensions.length > 1 ? `Question ${this.step + 1} of ${dimensions.length}. ` : '';
-    this.hint.textContent = position + (ranking.complete
+    this.hint.textContent = position + (this.isPair ? this.pairHint : ranking.complete
       ? 'Every video has a place. Change what you like, then submit.'
       : `Give video ${letter(selected)} a place: ${TOUCH.matches ? 'tap a place' : `press 1–${this.count}, click a place`}, or drag it there. The same place means a tie.`);
     this.prompt.refresh(this.promptHidden);
