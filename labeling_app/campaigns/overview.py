@@ -9,6 +9,7 @@ from sqlalchemy import Integer, func, select
 from sqlalchemy.orm import aliased
 
 from labeling_app.quality.agreement import agreement, skips
+from labeling_app.quality.compared_models import win_rates
 from labeling_app.quality.hidden_checks import HiddenChecks, hidden_checks
 from labeling_app.quality.reliability import Reliability, reliabilities
 from labeling_app.store.campaign_rows import has_answers
@@ -99,7 +100,8 @@ def campaign_quality(store: Store, campaign: str) -> dict[str, Any]:
     Returns:
         the fields of `quality.Agreement`, and `annotators` with those of `quality.AnnotatorQuality`,
         `reliability.Reliability` and `hidden_checks.HiddenChecks`; NaN where there is too little data; `skipped`:
-        who skipped which prompt and why, with the videos meant; `changed_files`: paths of videos that are not there
+        who skipped which prompt and why, with the videos meant; `win_rates`: of each two models that are compared,
+        with the interval; `changed_files`: paths of videos that are not there
         any more as they were judged.
 
     Raises:
@@ -134,6 +136,10 @@ def campaign_quality(store: Store, campaign: str) -> dict[str, Any]:
                 "media": list(skip.media),
             }
             for skip in skips(store, campaign)
+        ],
+        "win_rates": [
+            {"first": first, "second": second, **result.win_rate.as_dict(), "tie_rate": result.tie_rate}
+            for (first, second), result in win_rates(store, campaign).items()
         ],
         "changed_files": changed_files(task_media(store.tasks(campaign))),
     }
