@@ -23,16 +23,36 @@ SMALL_SIDE = 256
 MP4_SUFFIXES = (".mp4", ".m4v")
 _H264_PROFILES = ("Baseline", "Constrained Baseline", "Main", "High")
 _BT709, _LIMITED_RANGE = 1, 1
+_BRANDS = ("major_brand", "minor_version", "compatible_brands")
+_OF_THE_FORMAT = (*_BRANDS, "encoder", "handler_name", "vendor_id", "language")
+"""Metadata that every mp4 has; all else is somebody's text, such as a title or the settings of a model."""
 _FINEST_BASE = 1_000_000
 
 
 def is_playable(reader: VideoReader, first: Any) -> bool:
     """True where Chromium, Firefox and Safari all play a file as it is, and show what `generator.video` reads.
 
+    An mp4 with texts in its metadata is not played as it is: they may tell the prompt or the model that made it.
+
     Args:
         reader: the opened file.
         first: its first frame.
     """
+    return not has_texts(reader) and _has_playable_pictures(reader, first)
+
+
+def has_texts(reader: VideoReader) -> bool:
+    """Returns whether the metadata of an mp4 hold a title, a comment, a date or another text of somebody's."""
+    if reader.path.suffix.lower() not in MP4_SUFFIXES:
+        return False
+    return any(
+        name not in _OF_THE_FORMAT
+        for metadata in (reader.container.metadata, *(each.metadata for each in reader.container.streams))
+        for name in metadata
+    )
+
+
+def _has_playable_pictures(reader: VideoReader, first: Any) -> bool:
     codec, suffix = reader.stream.codec_context, reader.path.suffix.lower()
     container = reader.container.format.name
     a, b, c, d = display_matrix(first)
@@ -126,18 +146,45 @@ def written_size(width: int, height: int, longest_side: int) -> tuple[int, int]:
 
 
 def write_playable(source: Path, target: Path) -> None:
-    """Writes the copy of a video that browsers play, in one step.
+    """Writes the copy of a video that browsers play, in one step; it has no texts in its metadata.
+
+    Where the texts are all that keeps a file from being played as it is, its pictures stay as they are encoded.
 
     Raises:
         InputError: the video cannot be read.
     """
     with opened_video(source) as reader, atomic_path(target) as temporary:
         assert isinstance(reader, VideoReader)
+        if has_texts(reader) and _stays_encoded(source):
+            _copy_pictures(source, temporary)
+            return
         rate = (reader.stated_rates or [30.0])[0]
         settings = (reader.stream.time_base, rate, LONGEST_SIDE, 12, SMALL_SIDE)
         with BrowserWriter(temporary, *settings) as writer:
             for frame in reader.frames():
                 writer.write(frame.time, frame.pixels)
+
+
+def _stays_encoded(source: Path) -> bool:
+    """Returns whether browsers play the pictures of a file as they are, upright."""
+    with opened_video(source) as reader:
+        assert isinstance(reader, VideoReader)
+        _, first = next(reader.raw_frames())
+        return display_matrix(first) == (1, 0, 0, 1) and _has_playable_pictures(reader, first)
+
+
+def _copy_pictures(source: Path, target: Path) -> None:
+    options = {"movflags": "faststart"}
+    with (
+        av.open(file_address(source)) as reading,
+        av.open(file_address(target), "w", format="mp4", options=options) as writing,
+    ):
+        stream = reading.streams.video[0]
+        copied = writing.add_stream_from_template(stream)
+        for packet in reading.demux(stream):
+            if packet.dts is not None:
+                packet.stream = copied
+                writing.mux(packet)
 
 
 @lru_cache(maxsize=4096)

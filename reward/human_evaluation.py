@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -198,12 +198,6 @@ def _advice(results: Mapping[tuple[str, str], PairResult], width: float) -> dict
             for (first, second), advice in each.items()
         ],
     }
-
-
-def widest(results: Iterable[PairResult]) -> float:
-    """Width of the widest interval of the win rates; NaN where one has none."""
-    widths = [result.width for result in results]
-    return math.nan if any(map(math.isnan, widths)) else max(widths, default=math.nan)
 
 
 def read_scores(folder: str | Path, judged: Sequence[JudgedPair]) -> Scores:

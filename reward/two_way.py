@@ -86,12 +86,12 @@ def student_cdf(value: float, degrees: float) -> float:
     With t = √ν·tan(u) the density becomes cos^{ν−1}(u) / B(½, ν/2) on (−π/2, π/2), which Simpson's rule integrates.
     """
     angle = math.atan(abs(value) / math.sqrt(degrees))
-    points = np.linspace(0.0, angle, 4001)
+    points = np.linspace(0.0, angle, 1001)
     density = np.cos(points) ** (degrees - 1)
-    weights = np.ones(4001)
+    weights = np.ones(1001)
     weights[1:-1:2], weights[2:-1:2] = 4, 2
     beta = math.lgamma(0.5) + math.lgamma(degrees / 2) - math.lgamma((degrees + 1) / 2)
-    half = float(weights @ density) * angle / 12000 / math.exp(beta)
+    half = float(weights @ density) * angle / 3000 / math.exp(beta)
     return 0.5 + math.copysign(min(half, 0.5), value)
 
 

@@ -389,6 +389,8 @@ def test_exported_demonstrations_replace_only_an_export(data):
         "generate --model tiny --prompts prompts.txt --output_dir out --height 17",
         "label import --db new.db --videos nowhere",
         "label import --db new.db --preferences nowhere.jsonl",
+        "label import --db new.db --compare nowhere data",
+        "evaluate human --db new.db --output_dir out",
         "label campaign --db new.db --gold_share 7",
         "label export --db new.db --output_file a/b.jsonl",
         "label restore --db new.db --backup rankings.jsonl",

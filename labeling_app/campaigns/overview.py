@@ -9,6 +9,7 @@ from sqlalchemy import Integer, func, select
 from sqlalchemy.orm import aliased
 
 from labeling_app.quality.agreement import agreement, skips
+from labeling_app.quality.compared_models import win_rates
 from labeling_app.quality.hidden_checks import HiddenChecks, hidden_checks
 from labeling_app.quality.reliability import Reliability, reliabilities
 from labeling_app.quality.tag_summary import tag_summaries
@@ -101,8 +102,9 @@ def campaign_quality(store: Store, campaign: str) -> dict[str, Any]:
     Returns:
         the fields of `quality.Agreement`, and `annotators` with those of `quality.AnnotatorQuality`,
         `reliability.Reliability` and `hidden_checks.HiddenChecks`; NaN where there is too little data; `skipped`:
-        who skipped which prompt and why, with the videos meant; `tags`: those of `tag_summary.TagSummary`;
-        `changed_files`: paths of videos that are not there any more as they were judged.
+        who skipped which prompt and why, with the videos meant; `tags`: those of `tag_summary.TagSummary`; `win_rates`:
+        of each two models that are compared, with the interval; `changed_files`: paths of videos that are not there any
+        more as they were judged.
 
     Raises:
         InputError: there is no such campaign.
@@ -138,5 +140,9 @@ def campaign_quality(store: Store, campaign: str) -> dict[str, Any]:
             for skip in skips(store, campaign)
         ],
         "tags": [asdict(tag) for tag in tag_summaries(store, campaign)],
+        "win_rates": [
+            {"first": first, "second": second, **result.win_rate.as_dict(), "tie_rate": result.tie_rate}
+            for (first, second), result in win_rates(store, campaign).items()
+        ],
         "changed_files": changed_files(task_media(store.tasks(campaign))),
     }

@@ -36,10 +36,6 @@ EXAMPLE = (
 )
 
 
-MOST_COMPARED = 9
-"""Videos in one ranking, at most."""
-
-
 @dataclass
 class EvaluateArguments:
     """Arguments of `vidalign evaluate`."""
@@ -277,18 +273,8 @@ def _judge_existing(arguments: EvaluateArguments) -> None:
         batch_size=arguments.batch_size,
     )
     print_summary(summary, arguments.output_dir, arguments.open)
-    if 2 <= len(summary["adherence"]) <= MOST_COMPARED:
-        name = Path(arguments.output_dir).resolve().name
-        show_next(
-            "label",
-            "import",
-            "--db",
-            "labels.db",
-            "--campaign",
-            name,
-            "--videos",
-            *map(str, folders.values()),
-        )
+    if len(summary["adherence"]) > 1:
+        _show_comparison(arguments, *(f"{name}={folder}" for name, folder in folders.items()))
 
 
 def _settings(
@@ -313,13 +299,16 @@ def _settings(
     }
 
 
+def _show_comparison(arguments: EvaluateArguments, *compared: str) -> None:
+    """The same videos, compared by people."""
+    name = Path(arguments.output_dir).resolve().name
+    show_next("label", "import", "--db", "labels.db", "--campaign", name, "--compare", *compared)
+
+
 def _show_next(arguments: EvaluateArguments, num_models: int) -> None:
-    """People can rank the videos of several models; of one model, candidates are made first."""
-    if 2 <= num_models * arguments.num_videos_per_prompt <= MOST_COMPARED:
-        name = Path(arguments.output_dir).resolve().name
-        show_next(
-            "label", "import", "--db", "labels.db", "--campaign", name, "--videos", arguments.output_dir
-        )
+    """People can compare several models; of one model, candidates are made first."""
+    if num_models > 1:
+        _show_comparison(arguments, arguments.output_dir)
         return
     source = arguments.prompts or ""
     other_source = source.partition(":")[0] in ("", "suite", "vbench", "t2v_compbench")

@@ -20,6 +20,7 @@ from labeling_app.files.candidates import import_tasks, read_candidates
 from labeling_app.files.compared_models import import_compared, read_compared
 from labeling_app.files.foreign_preferences import import_preferences
 from labeling_app.quality.agreement import agreement, skips
+from labeling_app.quality.compared_models import win_rates
 from labeling_app.quality.hidden_checks import HiddenChecks, hidden_checks
 from labeling_app.quality.reliability import reliabilities
 from labeling_app.quality.tag_summary import tag_summaries
@@ -264,6 +265,7 @@ def run_quality(arguments: QualityArguments) -> None:
         hidden = hidden_checks(store, arguments.campaign)
         reasons = Counter(skip.reason for skip in skips(store, arguments.campaign))
         tags = tag_summaries(store, arguments.campaign)
+        rates = win_rates(store, arguments.campaign)
     print(f"{found.num_judgements} rankings of {found.num_tasks} tasks, {found.num_labels} pair labels")
     print(f"Krippendorff's alpha      {_number(found.alpha)}  [{_number(found.alpha_low)}, ", end="")
     print(f"{_number(found.alpha_high)}]")
@@ -287,6 +289,12 @@ def run_quality(arguments: QualityArguments) -> None:
         )
     for reason, count in reasons.most_common(10):
         print(f"skipped {count}: {' '.join(reason.split())[:100]}")
+    for (first, second), result in rates.items():
+        rate = result.win_rate
+        print(
+            f"{first} against {second}: win rate {rate.mean:.3f}  [{_number(rate.low)}, {_number(rate.high)}], width "
+            f"{_number(result.width)}, {rate.n} judgements"
+        )
 
 
 def run_simulate(arguments: SimulateArguments) -> None:

@@ -14,7 +14,7 @@ export class AnswerForm {
     this.backButton = button('quiet', t('answer.back'), actions.back);
     const skip = button('quiet skip', t('answer.skip'), () => actions.askWhySkip());
     skip.hidden = editing || looking;
-    const allBad = button('quiet all-bad', t('answer.all_bad'), actions.allBad);
+    const allBad = button('quiet all-bad', t(count === 2 ? 'answer.both_bad' : 'answer.all_bad'), actions.allBad);
     allBad.hidden = onlyLooking;
     const cancel = button('quiet', t('answer.leave'), actions.cancel);
     cancel.hidden = !editing;
@@ -45,6 +45,9 @@ export class AnswerForm {
     if (!this.flag.value) this.flag.value = t('answer.all_bad_flag');
     this.flagPart.open = true;
   }
+
+  // Another answer takes back that all are bad, but no words of the annotator.
+  unflagAllBad() { if (this.flag.value === ALL_BAD) this.flag.value = ''; }
 
   // Whether a flag can be written.
   writeFlag() {

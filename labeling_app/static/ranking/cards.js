@@ -3,6 +3,7 @@
 import { make } from '../dom.js';
 import { letter, ordinal } from '../ranks.js';
 import { t } from '../words.js';
+import { pairWord } from './pair.js';
 
 export class VideoCards {
   // videos: each with its `url`, and its `width` and `height` where they are known; choose(video), zoom() and drag(element, video, pointers) are called from the cards.
@@ -25,12 +26,15 @@ export class VideoCards {
     this.element.classList.toggle('zoomed', zoomed);
     this.cards.forEach((card, index) => {
       const rank = ranking.ranks[index];
+      const isPair = ranking.count === 2;
+      const words = isPair ? pairWord(ranking.ranks, index) : rank === null ? t('cards.no_place') : ordinal(rank);
       const chosen = index === selected;
       card.setAttribute('aria-checked', String(chosen));
       card.tabIndex = chosen ? 0 : -1;
       card.classList.toggle('ranked', rank !== null);
-      card.querySelector('.card-rank').textContent = rank === null ? t('cards.no_place') : ordinal(rank);
-      card.setAttribute('aria-label', t('cards.video', { video: letter(index), place: rank === null ? t('cards.no_place') : t('cards.place', { rank: ordinal(rank) }) }));
+      card.querySelector('.card-rank').textContent = words;
+      const place = isPair ? words || t('pair.no_answer') : rank === null ? words : t('cards.place', { rank: words });
+      card.setAttribute('aria-label', t('cards.video', { video: letter(index), place }));
     });
   }
 

@@ -72,9 +72,10 @@ class RankingComponent extends Ranker {
     this.refresh();
   }
 
-  put(...where) {
-    super.put(...where);
-    this.props.value = { ...this.props.value, ranks: this.ranking.ranks.map((rank) => rank ?? NO_RANK) };
+  // Called whenever a rank has changed.
+  saveDraft() {
+    const ranks = this.ranking.ranks.map((rank) => rank ?? NO_RANK);
+    if (ranks.join() !== this.props.value.ranks.join()) this.props.value = { ...this.props.value, ranks };
   }
 
   submit() {

@@ -3,18 +3,22 @@
 import { make } from '../dom.js';
 import { letter } from '../ranks.js';
 import { t } from '../words.js';
+import { pairKeys, ranksOfKey } from './pair.js';
 
-function pageKeys(tagged) {
+function pageKeys(count, tagged) {
   const tags = tagged ? [['T', t('keys.tags')], ['M', t('keys.mark')], ['X', t('keys.moment')]] : [];
-  return [['N', t('keys.bad')], ...tags, ['!', t('keys.flag')], ['K', t('keys.skip')], ['U', t('keys.change')]];
+  return [['N', t(count === 2 ? 'keys.both_bad' : 'keys.bad')], ...tags, ['!', t('keys.flag')], ['K', t('keys.skip')], ['U', t('keys.change')]];
 }
 
 // The list of keys, for those who open it; `tagged`: whether reasons are asked for; `more`: those beside the keys that
 // every ranking has.
-export function keysPart(count, tagged = false, more = pageKeys(tagged)) {
-  const rows = [
+export function keysPart(count, tagged = false, more = pageKeys(count, tagged)) {
+  const ranks = [
     [`A – ${letter(count - 1)}`, t('keys.choose')], [`1 – ${count}`, t('keys.place')], ['↑ ↓', t('keys.move')],
-    ['← →', t('keys.neighbour')], ['0', t('keys.take')], [t('keys.space'), t('keys.play')], [', .', t('keys.frame')], ['S', t('keys.speed')], ['Z', t('keys.zoom')], ...more, ['Enter', t('keys.submit')],
+    ['← →', t('keys.neighbour')], ['0', t('keys.take')],
+  ];
+  const rows = [
+    ...(count === 2 ? pairKeys() : ranks), [t('keys.space'), t('keys.play')], [', .', t('keys.frame')], ['S', t('keys.speed')], ['Z', t('keys.zoom')], ...more, ['Enter', t('keys.submit')],
   ];
   const list = make('dl', '', {}, ...rows.flatMap(([keys, what]) => [make('dt', '', {}, keys), make('dd', '', {}, what)]));
   return make('details', 'keys', {}, make('summary', '', {}, t('keys.title')), list);
@@ -32,7 +36,7 @@ export function onKey(page, event) {
     return;
   }
   if (page.reviewing && !REVIEW_KEYS.includes(event.key)) return;
-  if (page.task && page.player) onRankerKey(page, event, pageActions(page));
+  if (page.task && page.player) onRankerKey(page, event, pageActions(page, event.repeat));
 }
 
 // Does what a key means to a ranking; `more`: actions by key beside those that every ranking has.
@@ -42,12 +46,20 @@ export function onRankerKey(ranker, event, more = {}) {
     if (key === 'Escape') ranker.cards.focus(ranker.selected);
     return;
   }
-  const actions = { ...keyActions(ranker, Boolean(target.closest('button, summary, a')), target === ranker.controls.scrub), ...more };
+  const onScrub = target === ranker.controls.scrub;
+  const actions = { ...keyActions(ranker, Boolean(target.closest('button, summary, a')), onScrub), ...more };
   const video = key.length === 1 ? key.toLowerCase().charCodeAt(0) - 97 : -1;
   let handled = false;
+  const pair = ranker.isPair && !onScrub ? ranksOfKey(key) : null;
   if (video >= 0 && video < ranker.count) {
     ranker.select(video, true);
     handled = true;
+  } else if (pair) {
+    // A key that is held down answers once.
+    if (!event.repeat) ranker.answerPair(pair);
+    handled = true;
+  } else if (ranker.isPair && /^(Arrow|[0-9]$|Backspace)/.test(key)) {
+    handled = false;
   } else if (/^[1-9]$/.test(key) && Number(key) <= ranker.count) {
     ranker.put(ranker.selected, Number(key), true);
     handled = true;
@@ -77,9 +89,9 @@ function keyActions(ranker, onButton, onScrub) {
   };
 }
 
-function pageActions(page) {
+function pageActions(page, repeats) {
   return {
-    n: () => (page.onlyLooking ? false : page.allBad()),
+    n: () => (page.onlyLooking || repeats ? false : page.allBad()),
     k: () => (page.editing || page.looking ? false : page.askWhySkip()),
     u: () => { page.showEarlier(); },
     t: () => page.tags.focus(),

@@ -209,11 +209,26 @@ class RankingPage extends Ranker {
   get onlyLooking() { return this.looking && !this.editing && !this.deciding; }
 
   allBad() {
+    if (this.sending) return;
     for (let video = 0; video < this.count; video += 1) this.ranking.put(video, this.count);
     this.answer.flagAllBad();
-    this.say(t('rank.all_bad'));
+    this.say(t(this.isPair ? 'pair.both_bad' : 'rank.all_bad'));
     this.saveDraft();
     this.refresh();
+    if (this.isPair) this.submitPair();
+  }
+
+  answerPair(ranks) {
+    if (this.sending) return;
+    this.answer.unflagAllBad();
+    super.answerPair(ranks);
+    this.submitPair();
+  }
+
+  // Sends the answer at once where nothing is missing; a changed one waits for the button.
+  submitPair() {
+    if (this.editing || this.onlyLooking) return;
+    this.submit();
   }
 
   // Questions and answers ------------------------------------------------------------------------------
@@ -303,6 +318,8 @@ class RankingPage extends Ranker {
     const { length } = this.task.dimensions;
     return (length > 1 ? t('rank.question_of', { number: this.step + 1, total: length }) : '') + super.hintText;
   }
+
+  get pairHint() { return this.ranking.complete && this.editing ? t('pair.change') : super.pairHint; }
 
   refresh() {
     this.question.textContent = question(this.task.dimensions[this.step]);

@@ -9,6 +9,7 @@ import { RankBoard } from './board.js';
 import { VideoCards } from './cards.js';
 import { PlayerControls } from './controls.js';
 import { makeDraggable } from './drag.js';
+import { PairBoard } from './pair.js';
 
 const TOUCH = matchMedia('(hover: none)');
 
@@ -35,7 +36,7 @@ export class Ranker {
   // the page by the subclass.
   makeParts(videos) {
     const choose = (video) => this.select(video, true);
-    const drag = (element, video, pointers) => this.makeDraggable(element, video, pointers);
+    const drag = (element, video, pointers) => { if (!this.isPair) this.makeDraggable(element, video, pointers); };
     const zoom = () => this.toggleZoom();
     this.count = videos.length;
     this.zoomed = false;
@@ -43,7 +44,9 @@ export class Ranker {
     this.seenBefore = 0;
     this.cards = new VideoCards(videos, { choose, zoom, drag });
     this.controls = new PlayerControls(() => this.player, zoom);
-    this.board = new RankBoard(this.count, { give: (rank) => this.put(this.selected, rank, true), choose, drag });
+    this.board = this.isPair
+      ? new PairBoard({ answer: (ranks) => this.answerPair(ranks) })
+      : new RankBoard(this.count, { give: (rank) => this.put(this.selected, rank, true), choose, drag });
     this.hint = make('p', 'hint');
   }
 
@@ -78,6 +81,17 @@ export class Ranker {
     if (this.root.contains(document.activeElement) && document.activeElement.classList.contains('card')) this.cards.focus(this.selected);
   }
 
+  // Two videos are compared by one key instead of ranked.
+  get isPair() { return this.count === 2; }
+
+  // Takes the ranks of both videos.
+  answerPair(ranks) {
+    ranks.forEach((rank, video) => this.ranking.put(video, rank));
+    this.say(ranks[0] === ranks[1] ? t('pair.are_equal') : t('pair.is_better', { video: letter(ranks.indexOf(1)) }));
+    this.saveDraft();
+    this.refresh();
+  }
+
   toggleZoom() {
     this.zoomed = !this.zoomed;
     this.refresh();
@@ -102,14 +116,17 @@ export class Ranker {
     if (this.player.failed.some(Boolean)) return this.failedText;
     const unranked = this.ranking.unranked.map(letter);
     const unseen = this.mustPlay ? this.player.seen.flatMap((seen, index) => (seen ? [] : [letter(index)])) : [];
-    if (unranked.length) return t('rank.still', { videos: unranked.join(', ') });
+    if (unranked.length) return this.isPair ? t('pair.still') : t('rank.still', { videos: unranked.join(', ') });
     if (unseen.length) return t('rank.let_play', { videos: unseen.join(', ') });
     return '';
   }
 
   get failedText() { return t('component.does_not_play'); }
 
+  get pairHint() { return t(TOUCH.matches ? 'pair.tap' : 'pair.hint'); }
+
   get hintText() {
+    if (this.isPair) return this.pairHint;
     return this.ranking.complete
       ? t('rank.complete')
       : t(TOUCH.matches ? 'rank.give_tap' : 'rank.give_press', { video: letter(this.selected), count: this.count });

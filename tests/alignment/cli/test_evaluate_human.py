@@ -11,6 +11,7 @@ import pytest
 from alignment.cli import main
 from generator.output import write_json
 from labeling_app.campaigns.campaigns import Rules, make_gold, set_rules
+from labeling_app.campaigns.overview import campaign_quality
 from labeling_app.quality.adjudication import adjudicate
 from labeling_app.quality.compared_models import judged_pairs, win_rates
 from labeling_app.store.store import Store
@@ -114,6 +115,19 @@ def test_hidden_checks_count_and_decisions_of_leads_do_not(database: str, tmp_pa
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["gold"] == {"right": 0, "pairs": 1, "accuracy": 0.0}
     assert report["people"]["bob"]["gold_accuracy"] == 0.0
+
+
+def test_the_quality_of_a_campaign_shows_the_width_of_its_win_rates(
+    database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Store(database) as store:
+        answer(store, "ada", {"ppo": 1, "dpo": 2, "base": 3})
+        shown = {(row["first"], row["second"]): row for row in campaign_quality(store, "duel")["win_rates"]}
+        found = win_rates(store, "duel")["base", "dpo"]
+    assert shown["base", "dpo"]["high"] - shown["base", "dpo"]["low"] == pytest.approx(found.width)
+    assert main(["label", "quality", "--db", database, "--campaign", "duel"]) == 0
+    ends = f"[0.000, {found.win_rate.high:.3f}], width {found.width:.3f}"
+    assert f"base against dpo: win rate 0.000  {ends}, 8 judgements" in capsys.readouterr().out
 
 
 def test_both_bad_is_a_tie_that_is_counted_apart(database: str, tmp_path: Path) -> None:
