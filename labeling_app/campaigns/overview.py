@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Integer, func, select
+from sqlalchemy import Integer, func, select, union
 from sqlalchemy.orm import aliased
 
 from labeling_app.quality.agreement import agreement, skips
 from labeling_app.quality.hidden_checks import HiddenChecks, hidden_checks
 from labeling_app.quality.reliability import Reliability, reliabilities
 from labeling_app.store.campaign_rows import has_answers
-from labeling_app.store.contents import changed_files, task_media
+from labeling_app.store.contents import changed_files
 from labeling_app.store.store import Store
 from labeling_app.store.tables import (
     Assignment,
@@ -21,7 +21,9 @@ from labeling_app.store.tables import (
     DemonstrationPrompt,
     Guidelines,
     Judgement,
+    Media,
     Task,
+    TaskVideo,
 )
 
 RULES = ("gold_share", "repeat_share", "daily_cap", "quiz_size", "quiz_pass")
@@ -102,9 +104,17 @@ def campaign_quality(store: Store, campaign: str) -> dict[str, Any]:
         who skipped which prompt and why, with the videos meant; `changed_files`: paths of videos that are not there
         any more as they were judged.
 
+    In a large campaign it may be that of a moment ago (`labeling_app.store.computed`); `made_at` says of when, in
+    seconds since the epoch.
+
     Raises:
         InputError: there is no such campaign.
     """
+    key = ("quality", store.campaign(campaign).id)
+    return store.computed.get(key, store.revision(campaign), lambda: _campaign_quality(store, campaign))
+
+
+def _campaign_quality(store: Store, campaign: str) -> dict[str, Any]:
     found = agreement(store, campaign)
     reliability = {person.name: person for person in reliabilities(store, campaign)}
     checks = hidden_checks(store, campaign)
@@ -135,5 +145,15 @@ def campaign_quality(store: Store, campaign: str) -> dict[str, Any]:
             }
             for skip in skips(store, campaign)
         ],
-        "changed_files": changed_files(task_media(store.tasks(campaign))),
+        "changed_files": changed_files(_videos(store, campaign)),
+        "made_at": store.clock(),
     }
+
+
+def _videos(store: Store, campaign: str) -> list[Media]:
+    """The videos and images of a campaign's normal tasks, each once."""
+    of_campaign = (Task.campaign_id == store.campaign(campaign).id, Task.kind == "normal")
+    shown = select(TaskVideo.media_id).join(Task, Task.id == TaskVideo.task_id).where(*of_campaign)
+    images = [select(image).where(*of_campaign) for image in (Task.image_id, Task.last_image_id)]
+    with store.read() as session:
+        return list(session.scalars(select(Media).where(Media.id.in_(union(shown, *images)))))

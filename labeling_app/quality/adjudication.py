@@ -70,15 +70,28 @@ def disagreements(
         InputError: there is no such campaign.
     """
     done = set() if decided else {task for task, _ in adjudications(store, campaign)}
+    key = ("disagreements", store.campaign(campaign).id, at_least)
+    found = store.computed.get(key, store.revision(campaign), lambda: _disputed(store, campaign, at_least))
+    # One that was decided a moment ago may still be among them.
+    worst = [item for item in found if item[1] not in done][:limit]
+    tasks = store.tasks_of({task for _, task, _, _ in worst})
+    return [
+        Disagreement(tasks[task], share, answers, remarks)
+        for share, task, answers, remarks in worst
+        if task in tasks
+    ]
+
+
+def _disputed(
+    store: Store, campaign: str, at_least: float
+) -> list[tuple[float, int, dict[str, dict[str, list[int]]], list[Remark]]]:
+    """Share of differing labels, task, answers and remarks of the tasks of `disagreements`, decided ones too."""
     by_task: dict[int, list[Judgement]] = defaultdict(list)
     for judgement in store.judgements(campaign):
         by_task[judgement.task_id].append(judgement)
-    tasks = {task.id: task for task in store.tasks(campaign)}
     orders = orders_shown(store, campaign)
     found = []
     for task_id, judgements in by_task.items():
-        if task_id in done:
-            continue
         answers: dict[str, dict[str, list[int]]] = defaultdict(dict)
         for judgement in judgements:
             answers[judgement.dimension][judgement.user.name] = list(judgement.ranks or [])
@@ -86,8 +99,8 @@ def disagreements(
         share = float(np.nanmean(shares)) if not np.isnan(shares).all() else 0.0
         remarks = remarks_of(judgements, orders)
         if share >= at_least or any(remark.kind == "flag" for remark in remarks):
-            found.append(Disagreement(tasks[task_id], share, dict(answers), remarks))
-    return sorted(found, key=lambda item: (-item.share, item.task.id))[:limit]
+            found.append((share, task_id, dict(answers), remarks))
+    return sorted(found, key=lambda item: (-item[0], item[1]))
 
 
 def adjudicate(

@@ -6,7 +6,7 @@ import hashlib
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
@@ -14,17 +14,20 @@ from typing import Any
 
 from sqlalchemy import bindparam, delete, func, select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, raiseload
 
 from generator.one_or_several import as_list
 from generator.output import InputError, is_storable
 from labeling_app.store.campaign_rows import campaign_row, find_campaign
+from labeling_app.store.computed import ComputedResults
 from labeling_app.store.database import database_url, is_new_file, open_database, remove_unused
 from labeling_app.store.names import composed, is_name
 from labeling_app.store.new_tasks import NewTask, add_task_rows, check_task
 from labeling_app.store.passwords import checked_hash, verify_password
 from labeling_app.store.playable import keep_playable
+from labeling_app.store.remote_files import CACHE_BYTES, RemoteFiles
 from labeling_app.store.tables import (
+    Adjudication,
     AuditEvent,
     Campaign,
     Judgement,
@@ -35,6 +38,7 @@ from labeling_app.store.tables import (
 
 ROLES = ("annotator", "lead", "admin")
 """A lead sees and steers campaigns; an admin may also make leads and admins."""
+IDS_AT_A_TIME = 500
 _USER_OF_SESSION = (
     select(User)
     .join(LoginSession, LoginSession.user_id == User.id)
@@ -53,6 +57,7 @@ class Store:
         clock: seconds since the epoch.
         uploads: folder for videos that annotators send; by default beside an SQLite file (`labels.uploads`), else
             `vidalign-uploads` in the working folder.
+        cache_bytes: bytes of files of other storage that are kept in `remote` in that folder; None keeps all.
 
     Raises:
         InputError: the URL is not one, its driver is not installed, or the database cannot be opened.
@@ -65,6 +70,7 @@ class Store:
         edit_seconds: float = 86400.0,
         clock: Callable[[], float] = time.time,
         uploads: str | Path | None = None,
+        cache_bytes: int | None = CACHE_BYTES,
     ) -> None:
         self.url = database_url(database)
         self.lease_seconds = lease_seconds
@@ -72,6 +78,8 @@ class Store:
         self.clock = clock
         file = self.url.removeprefix("sqlite:///") if self.url.startswith("sqlite:///") else None
         self.uploads = Path(uploads or (Path(file).with_suffix(".uploads") if file else "vidalign-uploads"))
+        self.remote = RemoteFiles(self.uploads / "remote", cache_bytes)
+        self.computed = ComputedResults()
         self._is_new = is_new_file(self.url)
         self._engine = open_database(self.url)
         # Reading takes single statements, which need no transaction around them on PostgreSQL.
@@ -273,6 +281,28 @@ class Store:
         with self.read() as session:
             return list(session.scalars(query))
 
+    def tasks_of(self, numbers: Collection[int]) -> dict[int, Task]:
+        """The tasks of these ids, with their videos."""
+        found: dict[int, Task] = {}
+        ids = sorted(numbers)
+        with self.read() as session:
+            for first in range(0, len(ids), IDS_AT_A_TIME):
+                some = select(Task).where(Task.id.in_(ids[first : first + IDS_AT_A_TIME]))
+                found |= {task.id: task for task in session.scalars(some)}
+        return found
+
+    def revision(self, campaign: str) -> tuple[int, ...]:
+        """Numbers of which one changes with every task, answer and decision of a campaign.
+
+        Raises:
+            InputError: there is no such campaign.
+        """
+        row = self.campaign(campaign)
+        tasks = select(func.count(Task.id), func.max(Task.id)).where(Task.campaign_id == row.id)
+        with self.read() as session:
+            newest = [session.scalar(select(func.max(table.id))) or 0 for table in (Judgement, Adjudication)]
+            return (row.id, *(number or 0 for number in session.execute(tasks).one()), *newest)
+
     def judgements(
         self,
         campaign: str,
@@ -281,7 +311,7 @@ class Store:
         kind: str = "normal",
     ) -> list[Judgement]:
         """Judgements of a campaign's tasks of one kind, by task, annotator, dimension; the newest version by
-        default."""
+        default. Their users are loaded with them, their tasks are not."""
         row = self.campaign(campaign)
         newest = (
             select(
@@ -294,6 +324,7 @@ class Store:
         )
         query = (
             select(Judgement)
+            .options(raiseload(Judgement.task))
             .join(Task, Task.id == Judgement.task_id)
             .where(Task.campaign_id == row.id, Task.kind == kind)
         )

@@ -17,6 +17,7 @@ from generator.provenance import file_hash
 from generator.video_files.decoding import VideoReader, opened_video
 from generator.video_files.still_images import BROKEN_IMAGE, IMAGE_SUFFIXES, image_frames
 from labeling_app.store.new_tasks import VideoFile
+from labeling_app.store.remote_files import RemoteFiles
 from labeling_app.store.tables import Media
 
 MAXIMUM_BYTES = 50_000_000
@@ -82,7 +83,7 @@ def first_frame(path: Path) -> np.ndarray:
     return next(image_frames(path))[2]
 
 
-def shown_image(uploads: Path, media: Media) -> Path:
+def shown_image(uploads: Path, media: Media, remote: RemoteFiles) -> Path:
     """The copy of an image that annotators are shown, which is made where it is missing.
 
     Raises:
@@ -90,7 +91,7 @@ def shown_image(uploads: Path, media: Media) -> Path:
     """
     copy = uploads / "playable" / f"{media.sha256}.png"
     if not copy.is_file():
-        picture = Image.fromarray(first_frame(Path(media.path)))
+        picture = Image.fromarray(first_frame(remote.local(media)))
         picture.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
         with atomic_path(copy) as temporary:
             temporary.parent.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from generator.output import is_storable
 from labeling_app.store.remarks import named_videos
 from labeling_app.store.store import Store
 from labeling_app.store.tables import Assignment, Campaign, Judgement, Task, User
+from labeling_app.store.webhooks import tell_of_answer
 from labeling_app.tasks.lease import (
     MAXIMUM_FLAG,
     MAXIMUM_TEXT,
@@ -75,6 +76,7 @@ def submit(
         assignment = require_open(session, user, token, store)
         given = _checked(assignment, seconds, {"comment": comment, "flag": flag}, remark_videos)
         _store_ranks(session, assignment, ranks, given, store.clock(), version=1)
+        tell_of_answer(session, assignment.task_id, token, user.name, 1, flag, store.clock())
         close_assignment(session, assignment, "done")
         return 1
 
@@ -107,6 +109,7 @@ def revise(
         version = versions[-1].version + 1
         given = _checked(assignment, seconds, {"comment": comment, "flag": flag}, remark_videos)
         _store_ranks(session, assignment, ranks, given, store.clock(), version)
+        tell_of_answer(session, assignment.task_id, token, user.name, version, flag, store.clock())
         return version
 
 

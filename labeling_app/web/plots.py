@@ -27,6 +27,11 @@ def plot(store: Store, campaign: str, name: str) -> bytes:
     Raises:
         InputError: there is no such campaign.
     """
+    key = ("plot", name, store.campaign(campaign).id)
+    return store.computed.get(key, store.revision(campaign), lambda: _drawn(store, campaign, name))
+
+
+def _drawn(store: Store, campaign: str, name: str) -> bytes:
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     axes = figure.subplots()
     PLOTS[name](store, campaign, axes)

@@ -20,6 +20,7 @@ from labeling_app.web.guard import DEMONSTRATE, LEAD, PAGE, Guard
 from labeling_app.web.lead_api import lead_api
 from labeling_app.web.login_pages import STATIC, add_login_pages
 from labeling_app.web.login_throttle import LoginThrottle
+from labeling_app.web.media_api import media_api
 from labeling_app.web.page_root import PageRoot
 
 
@@ -45,6 +46,7 @@ def create_app(store: Store, campaign: str | None = None, candidates: Path | Non
     _add_home(app)
     add_login_pages(app, access)
     app.include_router(annotator_api(access, only))
+    app.include_router(media_api(store))
     app.include_router(demonstration_api(store, only))
     app.include_router(lead_api(store, candidates))
     app.mount("/static", StaticFiles(directory=STATIC), name="static")

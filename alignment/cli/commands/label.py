@@ -14,16 +14,20 @@ from alignment.cli import Verb
 from alignment.cli.commands.label_campaign import CAMPAIGN_HELP, DB_HELP, command_line_user
 from alignment.cli.commands.label_export import ExportArguments, run_export
 from alignment.cli.commands.label_lead import LEAD_VERBS, reward_score
+from alignment.cli.commands.label_token import TokenArguments, run_token
+from alignment.cli.commands.label_webhook import WebhookArguments, run_webhook
 from alignment.cli.next_command import show_next
 from generator.output import InputError, read_jsonl
 from labeling_app.files.candidates import import_tasks, read_candidates
 from labeling_app.files.foreign_preferences import import_preferences
+from labeling_app.files.remote_candidates import as_source
 from labeling_app.quality.agreement import agreement, skips
 from labeling_app.quality.hidden_checks import HiddenChecks, hidden_checks
 from labeling_app.quality.reliability import reliabilities
 from labeling_app.simulate import Score, precomputed_scores, simulate
 from labeling_app.store.backup import backup, restore
 from labeling_app.store.database import existing_database
+from labeling_app.store.remote_files import RemoteFiles
 from labeling_app.store.store import Store
 from reward.formats import FORMAT_HELP, read_preferences
 
@@ -57,6 +61,12 @@ class ServeArguments:
         default=None,
         metadata={"help": "Folder for uploaded demonstrations; beside an SQLite file by default."},
     )
+    cache_gb: float = field(
+        default=20.0,
+        metadata={
+            "help": "Gigabytes of videos of other storage that are kept in that folder while they are used."
+        },
+    )
 
 
 @dataclass
@@ -68,7 +78,8 @@ class ImportArguments:
         default=None,
         metadata={
             "help": "Folders with metadata.jsonl (as `vidalign generate` writes them) or JSONL files with "
-            "prompt and videos; the videos of a prompt from several folders are put together."
+            "prompt and videos, paths or URLs such as s3://bucket/folder; the videos of a prompt from several folders "
+            "are put together."
         },
     )
     preferences: str | None = field(
@@ -191,6 +202,7 @@ def run_serve(arguments: ServeArguments) -> None:
     import uvicorn
 
     from labeling_app.web.server import create_app
+    from labeling_app.web.webhook_delivery import WebhookDelivery
     from reward.service.listening import address_of, listen
 
     if not 0 < arguments.lease_minutes <= LONGEST_LEASE_MINUTES:
@@ -201,7 +213,10 @@ def run_serve(arguments: ServeArguments) -> None:
     if candidates is not None and not candidates.is_dir():
         raise InputError(f"The folder {candidates} of candidates does not exist: make it or name another.")
     lease = 60.0 * arguments.lease_minutes
-    with Store(arguments.db, lease_seconds=lease, uploads=arguments.uploads) as store:
+    if not 0 <= arguments.cache_gb < math.inf:
+        raise InputError(f"cache_gb is {arguments.cache_gb}: give the gigabytes that may be used, 0 or more.")
+    kept = int(arguments.cache_gb * 1e9)
+    with Store(arguments.db, lease_seconds=lease, uploads=arguments.uploads, cache_bytes=kept) as store:
         app = create_app(store, arguments.campaign, candidates)
         listener = listen(arguments.host, arguments.port)
         if not any(user.password_hash for user in store.users()):
@@ -224,7 +239,7 @@ def run_serve(arguments: ServeArguments) -> None:
                     print(f"Labeling app: {address}  (Ctrl+C ends it)", flush=True)
 
         server = AnnouncedServer(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3))
-        with contextlib.suppress(KeyboardInterrupt):
+        with WebhookDelivery(store), contextlib.suppress(KeyboardInterrupt):
             server.run(sockets=[listener])
 
 
@@ -235,7 +250,8 @@ def run_import(arguments: ImportArguments) -> None:
     if arguments.videos is None:
         _import_preferences(arguments)
         return
-    read_candidates([Path(source) for source in arguments.videos])  # A mistake in a file makes no database.
+    # A mistake in a file makes no database. Nothing is fetched yet but lists of videos.
+    read_candidates([as_source(source) for source in arguments.videos], RemoteFiles(Path()))
     with Store(arguments.db) as store:
         summary = import_tasks(
             store,
@@ -397,6 +413,8 @@ VERBS = {
     "import": Verb("Add videos to rank.", (ImportArguments,), run_import),
     "export": Verb("Write rankings as JSONL.", (ExportArguments,), run_export),
     "users": Verb("Add or list users.", (UsersArguments,), run_users),
+    "token": Verb("Make, revoke or list API tokens of programs.", (TokenArguments,), run_token),
+    "webhook": Verb("Tell other programs of events.", (WebhookArguments,), run_webhook),
     "backup": Verb("Copy the database into one file.", (BackupArguments,), run_backup),
     "restore": Verb("Fill an empty database from a backup.", (RestoreArguments,), run_restore),
     "quality": Verb("Print how far annotators agree.", (QualityArguments,), run_quality),
