@@ -92,7 +92,7 @@ class DemonstrationPage {
     const cards = videos.map((video, index) => {
       const choose = make('button', 'choose', { type: 'button', 'aria-pressed': 'false', 'data-media': video.id }, `Take video ${index + 1}`);
       choose.addEventListener('click', () => this.choose(video));
-      return make('li', 'library-card', {}, previewVideo(video, `Video ${index + 1} of the library`), choose);
+      return make('li', 'library-card', {}, previewVideo(video, `Video ${index + 1} of the library`, true), choose);
     });
     return make('details', 'library', {}, make('summary', '', {}, `Or choose one of ${cards.length} videos`), make('ul', 'library-list', {}, ...cards));
   }

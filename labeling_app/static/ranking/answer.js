@@ -1,6 +1,6 @@
 // Below the ranks: what is done with the answer, and the remarks that go with it.
 
-import { make } from '../dom.js';
+import { make, withKey } from '../dom.js';
 import { AboutVideos, makeSkipDialog } from './remarks.js';
 
 const ALL_BAD = 'All videos are bad';
@@ -14,7 +14,7 @@ export class AnswerForm {
     this.backButton = button('quiet', 'Back', actions.back);
     const skip = button('quiet skip', 'Skip…', () => actions.askWhySkip());
     skip.hidden = editing || looking;
-    const allBad = button('quiet all-bad', 'All bad (N)', actions.allBad);
+    const allBad = button('quiet all-bad', withKey('All bad', 'N'), actions.allBad);
     allBad.hidden = onlyLooking;
     const cancel = button('quiet', 'Leave it as it was', actions.cancel);
     cancel.hidden = !editing;

@@ -1,7 +1,7 @@
 // The ranking page: one task after the other. Data reaches the document only through textContent and properties, never
 // through HTML.
 
-import { call, make, pageLinks } from '../dom.js';
+import { TOUCH, call, make, pageLinks, withKey } from '../dom.js';
 import { guidelinesPage } from '../guidelines.js';
 import { logoutForm } from '../logout.js';
 import { SyncPlayer } from '../player.js';
@@ -19,7 +19,6 @@ import { PromptPart, asksBeforePrompt, question } from './prompt.js';
 // At the end of the address: a lead who ranks tasks instead of looking at them.
 const TAKE = '#take';
 const IDLE_SECONDS = 300;
-const TOUCH = matchMedia('(hover: none)');
 
 export function start(element) {
   const root = element.querySelector('.ranking-page') || element;
@@ -46,7 +45,7 @@ class RankingPage {
   build() {
     this.progressText = make('span', 'progress-text');
     this.progressBar = make('progress', '', { max: 1, value: 0, 'aria-hidden': 'true' });
-    this.earlier = make('button', 'quiet earlier', { type: 'button' }, 'Change an answer (U)');
+    this.earlier = make('button', 'quiet earlier', { type: 'button' }, withKey('Change an answer', 'U'));
     this.earlier.addEventListener('click', () => this.showEarlier());
     this.pages = make('nav', 'pages', { 'aria-label': 'Pages' });
     this.userName = make('span', 'user-name', { dir: 'auto' });
@@ -204,7 +203,7 @@ class RankingPage {
       ...(this.onlyLooking ? [this.lookingPart()] : []),
       this.prompt.element, this.cards.element, this.controls.element,
       make('section', 'ranking', { 'aria-label': 'Ranking' }, this.question, this.hint, this.board.pool, this.board.element, ...this.answer.elements),
-      keysPart(this.count),
+      ...(TOUCH.matches ? [] : [keysPart(this.count)]),
     );
   }
 
