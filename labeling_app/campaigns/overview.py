@@ -13,6 +13,7 @@ from labeling_app.quality.hidden_checks import HiddenChecks, hidden_checks
 from labeling_app.quality.reliability import Reliability, reliabilities
 from labeling_app.store.campaign_rows import has_answers
 from labeling_app.store.contents import changed_files
+from labeling_app.store.remote_files import is_url
 from labeling_app.store.store import Store
 from labeling_app.store.tables import (
     Assignment,
@@ -102,7 +103,7 @@ def campaign_quality(store: Store, campaign: str) -> dict[str, Any]:
         the fields of `quality.Agreement`, and `annotators` with those of `quality.AnnotatorQuality`,
         `reliability.Reliability` and `hidden_checks.HiddenChecks`; NaN where there is too little data; `skipped`:
         who skipped which prompt and why, with the videos meant; `changed_files`: paths of videos that are not there
-        any more as they were judged.
+        any more as they were judged (those of other storage are looked at by exports only: it is a request for each).
 
     In a large campaign it may be that of a moment ago (`labeling_app.store.computed`); `made_at` says of when, in
     seconds since the epoch.
@@ -110,8 +111,7 @@ def campaign_quality(store: Store, campaign: str) -> dict[str, Any]:
     Raises:
         InputError: there is no such campaign.
     """
-    key = ("quality", store.campaign(campaign).id)
-    return store.computed.get(key, store.revision(campaign), lambda: _campaign_quality(store, campaign))
+    return store.computed("quality", campaign, lambda: _campaign_quality(store, campaign))
 
 
 def _campaign_quality(store: Store, campaign: str) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def _campaign_quality(store: Store, campaign: str) -> dict[str, Any]:
             }
             for skip in skips(store, campaign)
         ],
-        "changed_files": changed_files(_videos(store, campaign)),
+        "changed_files": changed_files(each for each in _videos(store, campaign) if not is_url(each.path)),
         "made_at": store.clock(),
     }
 

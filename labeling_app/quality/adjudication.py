@@ -70,8 +70,9 @@ def disagreements(
         InputError: there is no such campaign.
     """
     done = set() if decided else {task for task, _ in adjudications(store, campaign)}
-    key = ("disagreements", store.campaign(campaign).id, at_least)
-    found = store.computed.get(key, store.revision(campaign), lambda: _disputed(store, campaign, at_least))
+    found = store.computed(
+        f"disagreements {at_least}", campaign, lambda: _disputed(store, campaign, at_least)
+    )
     # One that was decided a moment ago may still be among them.
     worst = [item for item in found if item[1] not in done][:limit]
     tasks = store.tasks_of({task for _, task, _, _ in worst})

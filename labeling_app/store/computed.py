@@ -1,4 +1,4 @@
-"""Results over a whole campaign that take long to make: kept until the data change, and shown while made anew."""
+"""Results over a whole large campaign, which take long to make: kept until the data change, and shown while made anew."""
 
 from __future__ import annotations
 
@@ -16,10 +16,8 @@ from generator.output import InputError
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-FAST_SECONDS = 0.2
-"""A result that was made in less is always that of the data as they are."""
 OLDEST_SECONDS = 60.0
-"""Age at which a result is made anew although nothing has changed in the database: files may have."""
+"""Age at which a kept result is made anew although nothing has changed in the database: files may have."""
 
 
 @dataclass
@@ -27,15 +25,13 @@ class _Result:
     revision: Hashable
     value: Any
     made_at: float
-    took: float
     renewing: bool = False
 
 
 class ComputedResults:
     """Results by key, in the memory of this process.
 
-    A result of other data than those of now is made anew: at once where that is fast; else it is returned once more
-    while the new one is made.
+    When the data have changed, a result is returned once more while the new one is made.
 
     Args:
         clock: seconds, for the age of results.
@@ -43,7 +39,7 @@ class ComputedResults:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
-        self._results: dict[Hashable, _Result] = {}
+        self._kept: dict[Hashable, _Result] = {}
         self._locks: dict[Hashable, threading.Lock] = {}
         self._lock = threading.Lock()
 
@@ -54,28 +50,26 @@ class ComputedResults:
             key: names the result.
             revision: changes whenever the data do that the result is made of.
         """
-        with self._lock:
-            lock = self._locks.setdefault(key, threading.Lock())
-        found = self._results.get(key)
-        if found is not None and (self._is_new(found, revision) or found.took > FAST_SECONDS):
-            if not self._is_new(found, revision) and not found.renewing:
-                found.renewing = True
+        found = self._kept.get(key)
+        if found is None:
+            with self._lock:
+                lock = self._locks.setdefault(key, threading.Lock())
+            with lock:  # of several who ask for the same, one makes it
+                found = self._kept.get(key) or self._make(key, revision, compute)
+        if not self._is_new(found, revision):
+            with self._lock:
+                begins, found.renewing = not found.renewing, True
+            if begins:
                 threading.Thread(target=self._renew, args=(key, revision, compute), daemon=True).start()
-            return cast(T, found.value)
-        with lock:  # of several who ask for the same, one makes it
-            found = self._results.get(key)
-            if found is None or not self._is_new(found, revision):
-                found = self._make(key, revision, compute)
-            return cast(T, found.value)
+        return cast(T, found.value)
 
     def _is_new(self, found: _Result, revision: Hashable) -> bool:
         return found.revision == revision and self.clock() - found.made_at < OLDEST_SECONDS
 
     def _make(self, key: Hashable, revision: Hashable, compute: Callable[[], Any]) -> _Result:
-        begin = time.thread_time()
         made_at = self.clock()
-        self._results[key] = _Result(revision, compute(), made_at, time.thread_time() - begin)
-        return self._results[key]
+        made = self._kept[key] = _Result(revision, compute(), made_at)
+        return made
 
     def _renew(self, key: Hashable, revision: Hashable, compute: Callable[[], Any]) -> None:
         try:
@@ -83,4 +77,4 @@ class ComputedResults:
         except (InputError, SQLAlchemyError) as error:
             # A campaign that was deleted meanwhile is asked for anew, and refused then.
             logger.info("Not made anew: %s", error)
-            self._results.pop(key, None)
+            self._kept.pop(key, None)

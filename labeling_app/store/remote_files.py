@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from generator.output import InputError, atomic_path, write_text
 from generator.video_files.decoding import VIDEO_SUFFIXES
@@ -53,7 +52,7 @@ _VERSION_KEYS = (
     *("etag", "md5", "md5hash", "content_md5", "content-md5", "generation", "versionid"),
     *("lastmodified", "last_modified", "mtime", "created"),
 )
-_CHUNK = 1 << 20
+_CHUNK, _BLOCK = 1 << 20, 1 << 23
 _MARK = ".mark"
 
 
@@ -93,13 +92,13 @@ def joined_url(folder: str, name: str) -> str:
         InputError: the name is a path of this machine, leads out of the folder, or is a URL of another storage.
     """
     if is_url(name):
-        named, own = urlsplit(checked_url(name)), urlsplit(folder)
-        if (named.scheme, named.netloc) != (own.scheme, own.netloc):
+        named, own = checked_url(name), folder.split("/")[:3]
+        if named.split("/")[:3] != own:
             raise InputError(
                 f"The list in {folder} names {name[:80]!r}, which is in another storage: name files of "
-                f"{own.scheme}://{own.netloc} only, or keep the list on this machine."
+                f"{'/'.join(own)} only, or keep the list on this machine."
             )
-        return checked_url(name)
+        return named
     if name.startswith("/") or "\\" in name or posixpath.normpath(name).startswith(".."):
         raise InputError(
             f"The list in {folder} names {name[:80]!r}, which leads out of its folder: name files in it."
@@ -121,6 +120,7 @@ class RemoteFiles:
         self._urls: dict[Path, str] = {}
         self._locks: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
         self._held: Counter[Path] = Counter()
+        self._counting = threading.Lock()
 
     def place(self, url: str) -> Path:
         """The path that a file gets here; it is not fetched yet.
@@ -134,9 +134,7 @@ class RemoteFiles:
             raise InputError(
                 f"{url} is neither a video file (mp4, webm, mov, mkv, …) nor an image: convert it."
             )
-        path = (
-            self.folder / (hashlib.sha256(url.encode(errors="replace")).hexdigest()[:40] + suffix)
-        ).absolute()
+        path = self.folder / (hashlib.sha256(url.encode(errors="replace")).hexdigest()[:40] + suffix)
         self._urls[path] = url
         return path
 
@@ -161,11 +159,13 @@ class RemoteFiles:
     @contextmanager
     def held(self, path: Path) -> Iterator[None]:
         """Keeps a file at its place while a block reads it, however much is fetched meanwhile."""
-        self._held[path] += 1
+        with self._counting:
+            self._held[path] += 1
         try:
             yield
         finally:
-            self._held[path] -= 1
+            with self._counting:
+                self._held[path] -= 1
             self._make_room()
 
     def local(self, media: Media) -> Path:
@@ -238,7 +238,7 @@ def remote_hash(url: str) -> str | None:
     try:
         digest = hashlib.sha256()
         fs, path = _file_system(url)
-        with fs.open(path, "rb") as file:
+        with fs.open(path, "rb", block_size=_BLOCK, cache_type="readahead") as file:
             while chunk := file.read(_CHUNK):
                 digest.update(chunk)
     except Exception as error:
@@ -285,8 +285,11 @@ def _download(url: str, path: Path, sha256: str | None = None, longest: int = MA
     digest, size = hashlib.sha256(), 0
     with atomic_path(path) as temporary:
         try:
-            # In order and once, so that no more of a file than a block is in memory.
-            with fs.open(source, "rb", cache_type="readahead") as reading, temporary.open("wb") as writing:
+            # In order and once, so that no more of a file than a block is in memory; those of S3 are 50 MB by default.
+            with (
+                fs.open(source, "rb", block_size=_BLOCK, cache_type="readahead") as reading,
+                temporary.open("wb") as writing,
+            ):
                 while chunk := reading.read(_CHUNK):
                     size += len(chunk)
                     if size > longest:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import bindparam, delete, func, select
 from sqlalchemy.exc import IntegrityError
@@ -36,9 +36,12 @@ from labeling_app.store.tables import (
     User,
 )
 
+T = TypeVar("T")
 ROLES = ("annotator", "lead", "admin")
 """A lead sees and steers campaigns; an admin may also make leads and admins."""
 IDS_AT_A_TIME = 500
+SMALL_CAMPAIGN = 2000
+"""Tasks and answers of a campaign whose results are made whenever they are asked for."""
 _USER_OF_SESSION = (
     select(User)
     .join(LoginSession, LoginSession.user_id == User.id)
@@ -79,7 +82,7 @@ class Store:
         file = self.url.removeprefix("sqlite:///") if self.url.startswith("sqlite:///") else None
         self.uploads = Path(uploads or (Path(file).with_suffix(".uploads") if file else "vidalign-uploads"))
         self.remote = RemoteFiles(self.uploads / "remote", cache_bytes)
-        self.computed = ComputedResults()
+        self._computed = ComputedResults()
         self._is_new = is_new_file(self.url)
         self._engine = open_database(self.url)
         # Reading takes single statements, which need no transaction around them on PostgreSQL.
@@ -291,17 +294,24 @@ class Store:
                 found |= {task.id: task for task in session.scalars(some)}
         return found
 
-    def revision(self, campaign: str) -> tuple[int, ...]:
-        """Numbers of which one changes with every task, answer and decision of a campaign.
+    def computed(self, name: str, campaign: str, compute: Callable[[], T]) -> T:
+        """A result over a whole campaign: of now, or, where it has many tasks or answers, of a moment ago
+        (`labeling_app.store.computed`).
+
+        Args:
+            name: of the result.
 
         Raises:
             InputError: there is no such campaign.
         """
         row = self.campaign(campaign)
-        tasks = select(func.count(Task.id), func.max(Task.id)).where(Task.campaign_id == row.id)
+        tasks = select(func.count(Task.id), func.max(Task.id), func.sum(Task.completed))
         with self.read() as session:
-            newest = [session.scalar(select(func.max(table.id))) or 0 for table in (Judgement, Adjudication)]
-            return (row.id, *(number or 0 for number in session.execute(tasks).one()), *newest)
+            count, last, answers = session.execute(tasks.where(Task.campaign_id == row.id)).one()
+            newest = [session.scalar(select(func.max(table.id))) for table in (Judgement, Adjudication)]
+        if count + (answers or 0) <= SMALL_CAMPAIGN:
+            return compute()
+        return self._computed.get((name, row.id), (count, last, *newest), compute)
 
     def judgements(
         self,

@@ -70,17 +70,25 @@ def first_frame(path: Path) -> np.ndarray:
         with opened_video(path) as reader:
             if not isinstance(reader, VideoReader):
                 raise InputError(f"{path} is neither a video nor a png, jpg, webp or bmp image: convert it.")
-            return reader.picture(next(reader.raw_frames())[1])
+            codec = reader.stream.codec_context
+            _check_sides(path, codec.width, codec.height)  # before it is decoded
+            frame = next(reader.raw_frames())[1]
+            _check_sides(path, frame.width, frame.height)
+            return reader.picture(frame)
     try:
         with Image.open(path) as image:
             sides = image.size
     except BROKEN_IMAGE:  # `image_frames` says what it is
         sides = (0, 0)
-    if max(sides) > MAXIMUM_SIDE:
-        raise InputError(
-            f"The image {path} has {sides[0]}x{sides[1]} pixels, more than {MAXIMUM_SIDE} a side: make it smaller."
-        )
+    _check_sides(path, *sides)
     return next(image_frames(path))[2]
+
+
+def _check_sides(path: Path, width: int, height: int) -> None:
+    if max(width, height) > MAXIMUM_SIDE:
+        raise InputError(
+            f"The image {path} has {width}x{height} pixels, more than {MAXIMUM_SIDE} a side: make it smaller."
+        )
 
 
 def shown_image(uploads: Path, media: Media, remote: RemoteFiles) -> Path:

@@ -27,8 +27,7 @@ def plot(store: Store, campaign: str, name: str) -> bytes:
     Raises:
         InputError: there is no such campaign.
     """
-    key = ("plot", name, store.campaign(campaign).id)
-    return store.computed.get(key, store.revision(campaign), lambda: _drawn(store, campaign, name))
+    return store.computed(f"plot {name}", campaign, lambda: _drawn(store, campaign, name))
 
 
 def _drawn(store: Store, campaign: str, name: str) -> bytes:

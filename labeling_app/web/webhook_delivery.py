@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import threading
@@ -121,7 +122,9 @@ class WebhookDelivery:
     def _attempt(self, event: Delivery, webhook: Webhook) -> tuple[str, bool]:
         """Why an attempt failed, or an empty text; and whether there shall be no other."""
         body = json.dumps(event.payload, separators=(",", ":")).encode()
-        message, timestamp = f"msg_{webhook.id}_{event.id}", int(self.store.clock())
+        # The same at every attempt, and at no other event's: numbers of rows may come again.
+        message = "msg_" + hashlib.sha256(f"{webhook.salt}:{event.key}".encode()).hexdigest()[:32]
+        timestamp = int(self.store.clock())
         try:
             secret = signing_secret(signing_key(self.store.uploads), webhook.salt)
             if key_check(secret) != webhook.key_check:

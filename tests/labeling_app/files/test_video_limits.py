@@ -15,6 +15,7 @@ from generator.output import InputError
 from generator.video_files.decoding import VideoReader, opened_video
 from labeling_app.files.candidates import inspect_video
 from labeling_app.files.video_limits import MAXIMUM_FRAMES, MAXIMUM_PIXELS, MAXIMUM_SECONDS, DecodingBudget
+from labeling_app.store.task_images import inspect_image
 
 
 def write(path: Path, width: int, height: int, moments: list[float]) -> Path:
@@ -65,6 +66,11 @@ def test_frames_and_pixels_are_counted_whatever_the_header_says(tmp_path: Path) 
             DecodingBudget(path, reader).spend(Fraction(1), 64, 8200)
         with pytest.raises(InputError, match="601 seconds"):
             DecodingBudget(path, reader).spend(Fraction(MAXIMUM_SECONDS + 1), 64, 64)
+
+
+def test_a_film_whose_first_frame_is_huge_is_no_image(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="12000x64 pixels"):
+        inspect_image(write(tmp_path / "bomb.mp4", 12_000, 64, [0.0]))
 
 
 def test_a_bomb_among_candidates_imports_nothing_or_is_left_out(
