@@ -1,4 +1,4 @@
-"""Results over a whole large campaign, which take long to make: kept until the data change, and shown while made anew."""
+"""Results over a whole large campaign, which take long: kept until the data change, and shown while made anew."""
 
 from __future__ import annotations
 
