@@ -67,7 +67,7 @@ def answer_all(store: Store) -> None:
 def test_a_folder_by_url_is_imported_shown_in_ranges_exported_and_trained_on(
     memory: str, labels: Store, candidates: Path, tmp_path: Path
 ) -> None:
-    assert import_tasks(labels, memory, campaign="main").added == 2
+    assert import_tasks(labels, memory, campaign="main", overlap=2).added == 2
     assert import_tasks(labels, memory, campaign="main").known == 2
     client = browser(labels)
     shown = client.get("/api/next").json()["task"]["videos"]
