@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import Integer, func, select, union
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import aliased
 
+from generator.output import InputError
 from labeling_app.quality.agreement import agreement, skips
 from labeling_app.quality.hidden_checks import HiddenChecks, hidden_checks
 from labeling_app.quality.reliability import Reliability, reliabilities
@@ -112,6 +116,18 @@ def campaign_quality(store: Store, campaign: str) -> dict[str, Any]:
         InputError: there is no such campaign.
     """
     return store.computed("quality", campaign, lambda: _campaign_quality(store, campaign))
+
+
+def prepare_quality(store: Store) -> None:
+    """Makes the quality of large open campaigns in the background, so that the first lead who asks does not wait."""
+
+    def prepare() -> None:
+        with contextlib.suppress(InputError, SQLAlchemyError):  # who asks is told
+            for row in store.campaigns():
+                if row.state == "open" and store.is_large(row):
+                    campaign_quality(store, row.name)
+
+    threading.Thread(target=prepare, name="quality", daemon=True).start()
 
 
 def _campaign_quality(store: Store, campaign: str) -> dict[str, Any]:

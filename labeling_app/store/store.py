@@ -42,6 +42,7 @@ ROLES = ("annotator", "lead", "admin")
 IDS_AT_A_TIME = 500
 SMALL_CAMPAIGN = 2000
 """Tasks and answers of a campaign whose results are made whenever they are asked for."""
+_NEWEST = [select(func.max(table.id)) for table in (Judgement, Adjudication)]
 _USER_OF_SESSION = (
     select(User)
     .join(LoginSession, LoginSession.user_id == User.id)
@@ -295,8 +296,7 @@ class Store:
         return found
 
     def computed(self, name: str, campaign: str, compute: Callable[[], T]) -> T:
-        """A result over a whole campaign: of now, or, where it has many tasks or answers, of a moment ago
-        (`labeling_app.store.computed`).
+        """A result over a whole campaign: of now, or, in a large one, of a moment ago (`labeling_app.store.computed`).
 
         Args:
             name: of the result.
@@ -305,13 +305,18 @@ class Store:
             InputError: there is no such campaign.
         """
         row = self.campaign(campaign)
-        tasks = select(func.count(Task.id), func.max(Task.id), func.sum(Task.completed))
-        with self.read() as session:
-            count, last, answers = session.execute(tasks.where(Task.campaign_id == row.id)).one()
-            newest = [session.scalar(select(func.max(table.id))) for table in (Judgement, Adjudication)]
-        if count + (answers or 0) <= SMALL_CAMPAIGN:
+        if not self.is_large(row):
             return compute()
-        return self._computed.get((name, row.id), (count, last, *newest), compute)
+        tasks = select(func.count(Task.id), func.max(Task.id)).where(Task.campaign_id == row.id)
+        with self.read() as session:
+            revision = (*session.execute(tasks).one(), *map(session.scalar, _NEWEST))
+        return self._computed.get((name, row.id), revision, compute)
+
+    def is_large(self, campaign: Campaign) -> bool:
+        """Returns whether a campaign has so many tasks and answers that results over all of them take long."""
+        count = select(func.count(Task.id) + func.coalesce(func.sum(Task.completed), 0))
+        with self.read() as session:
+            return (session.scalar(count.where(Task.campaign_id == campaign.id)) or 0) > SMALL_CAMPAIGN
 
     def judgements(
         self,

@@ -18,6 +18,7 @@ from alignment.cli.commands.label_token import TokenArguments, run_token
 from alignment.cli.commands.label_webhook import WebhookArguments, run_webhook
 from alignment.cli.next_command import show_next
 from generator.output import InputError, read_jsonl
+from labeling_app.campaigns.overview import prepare_quality
 from labeling_app.files.candidates import import_tasks, read_candidates
 from labeling_app.files.foreign_preferences import import_preferences
 from labeling_app.files.remote_candidates import as_source
@@ -239,6 +240,7 @@ def run_serve(arguments: ServeArguments) -> None:
                     print(f"Labeling app: {address}  (Ctrl+C ends it)", flush=True)
 
         server = AnnouncedServer(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3))
+        prepare_quality(store)
         with WebhookDelivery(store), contextlib.suppress(KeyboardInterrupt):
             server.run(sockets=[listener])
 
