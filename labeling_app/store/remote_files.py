@@ -217,8 +217,8 @@ class RemoteFiles:
 
 
 def remote_version(url: str) -> str:
-    """What a storage says of a file, as a hash: another one means that it was written again; empty where it says too
-    little to tell.
+    """Hash of the facts that a storage tells of a file: another one means that it was written again; empty where it
+    tells too few.
 
     Raises:
         InputError: there is no such file, or the storage cannot be read.
