@@ -120,7 +120,7 @@ class WebhookDelivery:
             session.execute(update(Delivery).where(Delivery.id == number).values(**values))
 
     def _attempt(self, event: Delivery, webhook: Webhook) -> tuple[str, bool]:
-        """Sends once; returns the reason of a failure, or an empty text, and True where there shall be no other attempt."""
+        """Sends once; returns the reason of a failure, or an empty text, and whether that is final."""
         body = json.dumps(event.payload, separators=(",", ":")).encode()
         # The same at every attempt, and at no other event's: numbers of rows may come again.
         message = "msg_" + hashlib.sha256(f"{webhook.salt}:{event.key}".encode()).hexdigest()[:32]
