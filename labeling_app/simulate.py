@@ -166,12 +166,12 @@ def simulate(
     with tqdm(total=total, desc="Simulated annotators", unit="ranking", disable=not progress) as bar:
         scores = {
             task.id: {
-                dimension: [_finite(scorer, Path(v.media.path), task.prompt) for v in task.videos]
+                dimension: [_finite(scorer, store.remote.local(v.media), task.prompt) for v in task.videos]
                 for dimension, scorer in by_dimension.items()
             }
             for task in known.values()
         }
-        motions = {task.id: _task_motions(task, annotators) for task in known.values()}
+        motions = {task.id: _task_motions(store, task, annotators) for task in known.values()}
         written = 0
         active = list(annotators)
         while active:
@@ -411,7 +411,7 @@ def _simulated_user(store: Store, name: str) -> User:
     return user
 
 
-def _task_motions(task: Task, annotators: Sequence[SimulatedAnnotator]) -> list[float]:
+def _task_motions(store: Store, task: Task, annotators: Sequence[SimulatedAnnotator]) -> list[float]:
     """Mean absolute difference of neighbouring frames, standardised within the task."""
     if not any(annotator.motion_bias for annotator in annotators):
         return [0.0] * len(task.videos)
@@ -419,7 +419,7 @@ def _task_motions(task: Task, annotators: Sequence[SimulatedAnnotator]) -> list[
 
     motions = []
     for video in task.videos:
-        frames, _ = read_within(video.media.path)
+        frames, _ = read_within(store.remote.local(video.media))
         motions.append(float(frames.diff(dim=1).abs().mean()) if frames.shape[1] > 1 else 0.0)
     spread = float(np.std(motions))
     return [(motion - float(np.mean(motions))) / spread if spread else 0.0 for motion in motions]

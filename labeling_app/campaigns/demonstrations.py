@@ -252,8 +252,14 @@ def review(store: Store, demonstration_id: int, state: str) -> None:
         found.state = state
 
 
-def demonstrations(store: Store, campaign: str) -> list[Demonstration]:
-    """All demonstrations of a campaign, oldest first.
+def demonstrations(
+    store: Store, campaign: str, first: int = 0, limit: int | None = None
+) -> list[Demonstration]:
+    """Demonstrations of a campaign, oldest first.
+
+    Args:
+        first: number of those that are left out at the beginning.
+        limit: most that are returned; all by default.
 
     Raises:
         InputError: there is no such campaign.
@@ -264,9 +270,27 @@ def demonstrations(store: Store, campaign: str) -> list[Demonstration]:
         .join(DemonstrationPrompt, DemonstrationPrompt.id == Demonstration.prompt_id)
         .where(DemonstrationPrompt.campaign_id == row.id)
         .order_by(Demonstration.id)
+        .offset(first)
+        .limit(limit)
     )
     with store.read() as session:
         return list(session.scalars(query))
+
+
+def count_demonstrations(store: Store, campaign: str) -> int:
+    """Number of the demonstrations of a campaign.
+
+    Raises:
+        InputError: there is no such campaign.
+    """
+    row = store.campaign(campaign)
+    query = (
+        select(func.count(Demonstration.id))
+        .join(DemonstrationPrompt, DemonstrationPrompt.id == Demonstration.prompt_id)
+        .where(DemonstrationPrompt.campaign_id == row.id)
+    )
+    with store.read() as session:
+        return session.scalar(query) or 0
 
 
 DEMONSTRATION_OUTPUTS = Outputs(
@@ -319,7 +343,7 @@ def export_demonstrations(
         rows = []
         for number, row in enumerate(kept):
             name = f"{number:05d}{Path(row.media.path).suffix}"
-            copy_verified(row.media.path, temporary / name, row.media.sha256)
+            copy_verified(store.remote.local(row.media), temporary / name, row.media.sha256)
             images = {}
             for key, image in (("image", row.prompt.image), ("last_image", row.prompt.last_image)):
                 if image is not None:
@@ -327,7 +351,7 @@ def export_demonstrations(
                     images[f"{key}_sha256"] = image.sha256
                     if not (temporary / images[key]).exists():
                         (temporary / "images").mkdir(exist_ok=True)
-                        copy_verified(image.path, temporary / images[key], image.sha256)
+                        copy_verified(store.remote.local(image), temporary / images[key], image.sha256)
             rows.append(
                 {
                     "file_name": name,

@@ -27,6 +27,7 @@ from labeling_app.store.tables import (
     TaskVideo,
     Upload,
 )
+from labeling_app.store.webhooks import delete_webhooks_of
 
 STATES = ("open", "paused", "closed")
 """States of a campaign. Of a paused or closed one no task is given out, while tasks in people's hands may be answered.
@@ -80,6 +81,7 @@ def delete_campaign(store: Store, campaign: str, typed: str) -> dict[str, int]:
         )
     with store.write() as session:
         deleted = _delete_tasks(session, row.id) | _delete_demonstrations(session, row.id)
+        delete_webhooks_of(session, row.id)
         for table in (
             *(Guidelines, GuidelineVideo, Acknowledgement, LibraryVideo),
             *(CampaignPerson, CampaignGroup),

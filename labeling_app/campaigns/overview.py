@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Integer, func, select
+from sqlalchemy import Integer, func, select, union
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import aliased
 
+from generator.output import InputError
 from labeling_app.quality.agreement import agreement, skips
 from labeling_app.quality.compared_models import win_rates
 from labeling_app.quality.hidden_checks import HiddenChecks, hidden_checks
 from labeling_app.quality.reliability import Reliability, reliabilities
 from labeling_app.quality.tag_summary import tag_summaries
 from labeling_app.store.campaign_rows import has_answers
-from labeling_app.store.contents import changed_files, task_media
+from labeling_app.store.contents import changed_files
+from labeling_app.store.remote_files import is_url
 from labeling_app.store.store import Store
 from labeling_app.store.tables import (
     Assignment,
@@ -23,7 +28,9 @@ from labeling_app.store.tables import (
     DemonstrationPrompt,
     Guidelines,
     Judgement,
+    Media,
     Task,
+    TaskVideo,
 )
 
 RULES = ("gold_share", "repeat_share", "daily_cap", "quiz_size", "quiz_pass", "gold_feedback")
@@ -104,11 +111,30 @@ def campaign_quality(store: Store, campaign: str) -> dict[str, Any]:
         `reliability.Reliability` and `hidden_checks.HiddenChecks`; NaN where there is too little data; `skipped`:
         who skipped which prompt and why, with the videos meant; `tags`: those of `tag_summary.TagSummary`; `win_rates`:
         of each two models that are compared, with the interval; `changed_files`: paths of videos that are not there any
-        more as they were judged.
+        more as they were judged (those of other storage are looked at by exports only: it is a request for each).
+
+    In a large campaign it may be that of a moment ago (`labeling_app.store.computed`); `made_at` says of when, in
+    seconds since the epoch.
 
     Raises:
         InputError: there is no such campaign.
     """
+    return store.computed("quality", campaign, lambda: _campaign_quality(store, campaign))
+
+
+def prepare_quality(store: Store) -> None:
+    """Makes the quality of large open campaigns in the background, so that the first lead who asks does not wait."""
+
+    def prepare() -> None:
+        with contextlib.suppress(InputError, SQLAlchemyError):  # who asks is told
+            for row in store.campaigns():
+                if row.state == "open" and store.is_large(row):
+                    campaign_quality(store, row.name)
+
+    threading.Thread(target=prepare, name="quality", daemon=True).start()
+
+
+def _campaign_quality(store: Store, campaign: str) -> dict[str, Any]:
     found = agreement(store, campaign)
     reliability = {person.name: person for person in reliabilities(store, campaign)}
     checks = hidden_checks(store, campaign)
@@ -144,5 +170,15 @@ def campaign_quality(store: Store, campaign: str) -> dict[str, Any]:
             {"first": first, "second": second, **result.win_rate.as_dict(), "tie_rate": result.tie_rate}
             for (first, second), result in win_rates(store, campaign).items()
         ],
-        "changed_files": changed_files(task_media(store.tasks(campaign))),
+        "changed_files": changed_files(each for each in _videos(store, campaign) if not is_url(each.path)),
+        "made_at": store.clock(),
     }
+
+
+def _videos(store: Store, campaign: str) -> list[Media]:
+    """The videos and images of a campaign's normal tasks, each once."""
+    of_campaign = (Task.campaign_id == store.campaign(campaign).id, Task.kind == "normal")
+    shown = select(TaskVideo.media_id).join(Task, Task.id == TaskVideo.task_id).where(*of_campaign)
+    images = [select(image).where(*of_campaign) for image in (Task.image_id, Task.last_image_id)]
+    with store.read() as session:
+        return list(session.scalars(select(Media).where(Media.id.in_(union(shown, *images)))))

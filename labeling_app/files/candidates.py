@@ -17,9 +17,17 @@ from generator.one_or_several import as_list
 from generator.output import InputError, check_storable, is_storable, read_jsonl
 from generator.video_files.decoding import VIDEO_SUFFIXES, VideoReader, film_rate, opened_video
 from labeling_app.browser_video import is_playable
+from labeling_app.files.remote_candidates import (
+    as_source,
+    inspected_images,
+    inspected_videos,
+    located,
+    remote_rows,
+)
+from labeling_app.files.video_limits import DecodingBudget
 from labeling_app.store.new_tasks import NewTask, VideoFile, check_task
+from labeling_app.store.remote_files import RemoteFiles
 from labeling_app.store.store import Store
-from labeling_app.store.task_images import inspect_images
 
 CONTENT_TYPES = {".mp4": "video/mp4", ".m4v": "video/mp4", ".webm": "video/webm"}
 SUFFIXES = VIDEO_SUFFIXES
@@ -87,11 +95,11 @@ def import_tasks(
     """Imports candidates as tasks; importing the same videos again adds nothing.
 
     Args:
-        source: a folder with `metadata.jsonl` (`{"file_name", "prompt", "group"?, "image"?}` a line), whose videos of
-            the same prompt (and the same `group` and image, if there is one) make one task; or a JSONL file with
-            `prompt` and `videos` a line, paths relative to the file (a rankings file is one; its ranks are
-            not read). Of several folders the videos of the same prompt are put together, so that models can
-            be compared.
+        source: a folder, of this machine or by its URL (`s3://bucket/folder`), with `metadata.jsonl`
+            (`{"file_name", "prompt", "group"?, "image"?}` a line), whose videos of the same prompt (and the same
+            `group` and image, if there is one) make one task; or a JSONL file with `prompt` and `videos` a line,
+            paths relative to the file, or URLs (a rankings file is one; its ranks are not read). Of several folders
+            the videos of the same prompt are put together, so that models can be compared.
         campaign: made if it is new.
         overlap: annotators a task; for a new campaign 1 by default. May change until the first answer.
         dimensions: for a new campaign `("overall",)` by default. May change until the first answer.
@@ -104,28 +112,38 @@ def import_tasks(
             was imported.
     """
     dimensions = None if dimensions is None else as_list(dimensions)
-    tasks, problems = read_tasks(source, skip_bad, progress)
+    tasks, problems = read_tasks(source, skip_bad, progress, store.remote)
     added = store.add_tasks(campaign, tasks, overlap=overlap, dimensions=dimensions, change=True, copy=copy)
     return ImportSummary(added=added, known=len(tasks) - added, problems=tuple(problems))
 
 
 def read_tasks(
-    source: str | Path | Sequence[str | Path], skip_bad: bool = False, progress: bool = False
+    source: str | Path | Sequence[str | Path],
+    skip_bad: bool = False,
+    progress: bool = False,
+    remote: RemoteFiles | None = None,
 ) -> tuple[list[NewTask], list[str]]:
     """Tasks that `import_tasks` imports, and the problems of what it leaves out.
+
+    Args:
+        remote: fetches files from other storage; without it, sources with URLs are refused.
 
     Raises:
         InputError: as `import_tasks`.
     """
     sources = [source] if isinstance(source, (str, Path)) else list(source)
-    tasks, problems = inspect_tasks(read_candidates([Path(item) for item in sources]), skip_bad, progress)
+    candidates = read_candidates([as_source(item) for item in sources], remote)
+    tasks, problems = inspect_tasks(candidates, remote, skip_bad, progress)
     if not tasks:
         raise InputError(summary_of_problems(problems) if problems else f"No prompts in {sources[0]}.")
     return tasks, problems
 
 
 def inspect_tasks(
-    candidates: Sequence[Candidates], skip_bad: bool = False, progress: bool = False
+    candidates: Sequence[Candidates],
+    remote: RemoteFiles | None = None,
+    skip_bad: bool = False,
+    progress: bool = False,
 ) -> tuple[list[NewTask], list[str]]:
     """Tasks of the candidates whose videos and images can be read, and the problems of the others.
 
@@ -135,11 +153,13 @@ def inspect_tasks(
     paths = list(dict.fromkeys(path for task in candidates for path in task.videos))
     files: dict[Path, VideoFile] = {}
     problems: list[str] = []
-    for path in tqdm(paths, desc="Reading videos", unit="video", disable=not progress):
-        try:
-            files[path] = inspect_video(path)
-        except InputError as error:
-            problems.append(str(error))
+    found = inspected_videos(paths, remote, inspect_video)
+    bar = tqdm(found, desc="Reading videos", unit="video", disable=not progress, total=len(paths))
+    for path, video in zip(paths, bar):
+        if isinstance(video, InputError):
+            problems.append(str(video))
+        else:
+            files[path] = video
     if problems and not skip_bad:
         raise InputError(summary_of_problems(problems))
     tasks = []
@@ -150,7 +170,7 @@ def inspect_tasks(
         models = None if task.models is None else tuple(task.models[place] for place in places)
         try:
             if task.images not in known:
-                known[task.images] = inspect_images(task.images)
+                known[task.images] = inspected_images(task.images, remote)
             images = known[task.images]
             check_task(task.prompt, [video.path for video in videos])
         except InputError as error:
@@ -166,7 +186,7 @@ def inspect_video(path: str | Path) -> VideoFile:
     """Reads a video to its end, and says whether browsers play it.
 
     Raises:
-        InputError: it does not exist, cannot be decoded, or is an image.
+        InputError: it does not exist, cannot be decoded, is an image, or is too large (`DecodingBudget`).
     """
     path = Path(path)
     check_storable(str(path.resolve()), "The path of a video is not UTF-8")
@@ -178,7 +198,9 @@ def inspect_video(path: str | Path) -> VideoFile:
         if not isinstance(reader, VideoReader):
             raise InputError(f"{path} is an image, but videos are ranked: make it a video of one frame.")
         times: list[Fraction] = []
+        budget = DecodingBudget(path, reader)
         for time, frame in reader.raw_frames():
+            budget.spend(time, frame.height, frame.width)
             if not times:
                 height, width = reader.picture(frame).shape[:2]
                 playable = is_playable(reader, frame)
@@ -202,8 +224,12 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_candidates(sources: Sequence[Path]) -> list[Candidates]:
+def read_candidates(sources: Sequence[Path | str], remote: RemoteFiles | None = None) -> list[Candidates]:
     """The prompts of folders and JSONL files (see `import_tasks`), each with the paths of its videos.
+
+    Args:
+        sources: paths, and as strings the URLs of folders and JSONL files in other storage.
+        remote: has places for files of other storage; without it, URLs are refused.
 
     Raises:
         InputError: a source is not there or is none.
@@ -213,14 +239,17 @@ def read_candidates(sources: Sequence[Path]) -> list[Candidates]:
     metadata: dict[tuple[str, str, tuple[str, ...]], list[tuple[str, str]]] = {}
     tasks: list[Candidates] = []
     for source in sources:
-        if source.is_dir():
-            for row, prompt, path, files in folder_rows(source):
+        if isinstance(source, str) or source.is_dir():
+            if isinstance(source, str) and source.endswith(".jsonl"):
+                tasks += read_jsonl_tasks(source, remote)
+                continue
+            for row, prompt, path, files in folder_rows(source, remote):
                 group, shown = json.dumps(row.get("group", "")), image_contents(files)
                 images.setdefault(shown, files)
                 pooled.setdefault((prompt, group, shown), []).append(path)
                 metadata.setdefault((prompt, group, shown), []).extend(named_values(row))
         elif source.is_file():
-            tasks += read_jsonl_tasks(source)
+            tasks += read_jsonl_tasks(source, remote)
         else:
             raise InputError(
                 f"{source} does not exist: give a folder with metadata.jsonl or a JSONL file of tasks."
@@ -241,7 +270,9 @@ def image_contents(files: ImageFiles | None) -> tuple[str, ...]:
     return tuple(file_hash(path) if path.is_file() else str(path) for path in named)
 
 
-def _named_images(row: dict[str, Any], where: str, folder: Path) -> ImageFiles | None:
+def _named_images(
+    row: dict[str, Any], where: str, folder: Path | str, remote: RemoteFiles | None
+) -> ImageFiles | None:
     """Files that a line names as `image` and `last_image`; they are read later, with the videos."""
     found: list[str | None] = []
     for key in ("image", "last_image"):
@@ -250,7 +281,7 @@ def _named_images(row: dict[str, Any], where: str, folder: Path) -> ImageFiles |
             raise InputError(f"{where}: `{key}` must be the name of one file, found {named}.")
         if named:
             check_storable(named[0], f"{where}: the path of an image is not UTF-8")
-        found.append(str(folder / named[0]) if named else None)
+        found.append(str(located(folder, named[0], remote)) if named else None)
     if found[0] is None:
         if found[1] is not None:
             raise InputError(f"{where}: `last_image` is given without `image`: name the first image too.")
@@ -277,43 +308,49 @@ def named_values(row: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     return tuple(kept[:30])
 
 
-def folder_rows(folder: Path) -> Iterable[tuple[dict[str, Any], str, Path, ImageFiles | None]]:
+def folder_rows(
+    folder: Path | str, remote: RemoteFiles | None = None
+) -> Iterable[tuple[dict[str, Any], str, Path, ImageFiles | None]]:
     """The lines of a folder's `metadata.jsonl`, each with its prompt, the path of its video and its images.
 
     Raises:
         InputError: there is none, or a line names no video or no prompt.
     """
-    metadata = folder / "metadata.jsonl"
-    if not metadata.is_file():
+    metadata = folder / "metadata.jsonl" if isinstance(folder, Path) else None
+    if metadata is not None and not metadata.is_file():
         raise InputError(
             f"{folder} has no metadata.jsonl: give a folder written by `vidalign generate`, or write one line "
             '{"file_name": …, "prompt": …} a video.'
         )
-    for where, row in read_jsonl(metadata):
+    rows = (
+        remote_rows(f"{str(folder).rstrip('/')}/metadata.jsonl") if metadata is None else read_jsonl(metadata)
+    )
+    for where, row in rows:
         name, prompt = row.get("file_name"), row.get("prompt")
         if not isinstance(name, str) or not isinstance(prompt, str):
             raise InputError(
                 f'{where}: "file_name" or "prompt" is missing: each line needs both, as strings.'
             )
-        yield row, prompt, folder / name, _named_images(row, where, folder)
+        yield row, prompt, located(folder, name, remote), _named_images(row, where, folder, remote)
 
 
-def read_jsonl_tasks(path: Path) -> list[Candidates]:
+def read_jsonl_tasks(path: Path | str, remote: RemoteFiles | None = None) -> list[Candidates]:
     """The lines of a JSONL file with `prompt` and `videos`.
 
     Raises:
         InputError: a line has not both.
     """
     tasks = []
-    for where, row in read_jsonl(path):
+    folder = path.parent if isinstance(path, Path) else path.rpartition("/")[0]
+    for where, row in read_jsonl(path) if isinstance(path, Path) else remote_rows(path):
         prompt, videos = row.get("prompt"), row.get("videos")
         if not isinstance(prompt, str) or not _is_list_of(videos, lambda item: isinstance(item, str)):
             raise InputError(
                 f'{where}: "prompt" (a string) or "videos" (a list of paths) is missing: each line needs both.'
             )
-        images = _named_images(row, where, path.parent)
-        paths = [path.parent / video for video in videos or []]
-        tasks.append(Candidates(prompt, paths, images, named_values(row)))
+        images = _named_images(row, where, folder, remote)
+        paths = [located(folder, video, remote) for video in videos or []]
+        tasks.append(Candidates(prompt, paths, images, metadata=named_values(row)))
     return tasks
 
 

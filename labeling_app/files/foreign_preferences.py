@@ -19,6 +19,7 @@ from tqdm import tqdm
 from generator.one_or_several import as_list
 from generator.output import InputError, check_output_file
 from labeling_app.files.candidates import inspect_video
+from labeling_app.files.ranking_tables import TABLES
 from labeling_app.files.rankings import countable_rankings
 from labeling_app.store.campaign_rows import DIMENSIONS, campaign_row, find_campaign
 from labeling_app.store.contents import content_hash, copy_verified, task_media
@@ -262,7 +263,7 @@ def export_preferences(
     """
     path = Path(path)
     if format != OWN and format not in FORMATS:
-        raise InputError(f"The format {format!r} is unknown: use {', '.join([OWN, *FORMATS])}.")
+        raise InputError(f"The format {format!r} is unknown: use {', '.join([OWN, *TABLES, *FORMATS])}.")
     suffixes = SUFFIXES.get(format, ANY_SUFFIX)
     if path.suffix not in suffixes:
         raise InputError(
@@ -281,7 +282,7 @@ def export_preferences(
         )
     folder = path.parent / VIDEOS
     shown = task_media(tasks[row.task_id] for row in used)
-    media = {each.sha256: Path(each.path) for each in shown}
+    media = {each.sha256: each for each in shown}
     rankings = [
         Ranking(
             tasks[row.task_id].prompt,
@@ -294,7 +295,7 @@ def export_preferences(
         for row in used
     ]
     rankings = _fitted(rankings, format)
-    with _videos_beside(folder, media):
+    with _videos_beside(folder, media, store):
         write_preferences(path, rankings, format)
     return len(rankings), len(final) - len(used)
 
@@ -354,7 +355,7 @@ def _shares(pairs: Sequence[Ranking]) -> list[Ranking]:
 
 
 @contextlib.contextmanager
-def _videos_beside(folder: Path, media: dict[str, Path]) -> Iterator[None]:
+def _videos_beside(folder: Path, media: dict[str, Media], store: Store) -> Iterator[None]:
     """Copies videos into a folder; takes away again what it made if the block fails.
 
     They are not linked: what is written into the original later would be in a linked one too.
@@ -364,10 +365,10 @@ def _videos_beside(folder: Path, media: dict[str, Path]) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         for sha256, source in media.items():
-            target = folder / f"{sha256[:20]}{source.suffix.lower()}"
+            target = folder / _name(source)
             if not target.exists():
                 made.append(target)
-                copy_verified(source, target, sha256)
+                copy_verified(store.remote.local(source), target, sha256)
             elif content_hash(target) != sha256:
                 raise InputError(
                     f"The file {target} does not hold the video after which it is named: remove it and try again."

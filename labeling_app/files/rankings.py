@@ -11,6 +11,7 @@ from generator.output import InputError, check_output_file, has_rows_with, write
 from labeling_app.quality.adjudication import FinalRanking, final_rankings
 from labeling_app.store.contents import changed_files, require_unchanged, task_media
 from labeling_app.store.remarks import exported
+from labeling_app.store.remote_files import is_url
 from labeling_app.store.store import Store
 from labeling_app.store.tables import Task
 from labeling_app.store.tags import exported_tags
@@ -62,11 +63,7 @@ def ranking_rows(
     """The rows of a rankings file that lies in `folder`, or with absolute paths; see `export_rankings`."""
     tasks, rankings = countable_rankings(store, campaign, raw, skip_bad)
     videos = {
-        number: [
-            os.path.relpath(video.media.path, folder.resolve()) if folder else video.media.path
-            for video in task.videos
-        ]
-        for number, task in tasks.items()
+        number: [_named(video.media.path, folder) for video in task.videos] for number, task in tasks.items()
     }
     return [
         {
@@ -85,12 +82,16 @@ def ranking_rows(
     ]
 
 
+def _named(path: str, folder: Path | None) -> str:
+    return path if folder is None or is_url(path) else os.path.relpath(path, folder.resolve())
+
+
 def _images(task: Task, folder: Path | None) -> dict[str, str]:
     """Files of the images of a task, and the hashes of what they hold."""
     row = {}
     for name, media in (("image", task.image), ("last_image", task.last_image)):
         if media is not None:
-            row[name] = os.path.relpath(media.path, folder.resolve()) if folder else media.path
+            row[name] = _named(media.path, folder)
             row[f"{name}_sha256"] = media.sha256
     return row
 

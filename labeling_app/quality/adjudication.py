@@ -79,31 +79,40 @@ def disagreements(
         InputError: there is no such campaign.
     """
     done = set() if decided else {task for task, _ in adjudications(store, campaign)}
+    found = store.computed(
+        f"disagreements {at_least}", campaign, lambda: _disputed(store, campaign, at_least)
+    )
+    # One that was decided a moment ago may still be among them.
+    worst = [item for item in found if item[1] not in done][:limit]
+    tasks = store.tasks_of({task for _, task, *_ in worst})
+    return [Disagreement(tasks[task], share, *said) for share, task, *said in worst if task in tasks]
+
+
+def _disputed(store: Store, campaign: str, at_least: float) -> list[tuple[Any, ...]]:
+    """Share of differing labels, task, answers, remarks and tags of the tasks of `disagreements`, decided ones too."""
     by_task: dict[int, list[Judgement]] = defaultdict(list)
     for judgement in store.judgements(campaign):
         by_task[judgement.task_id].append(judgement)
-    tasks = {task.id: task for task in store.tasks(campaign)}
     orders = orders_shown(store, campaign)
     found = []
     for task_id, judgements in by_task.items():
-        if task_id in done:
-            continue
-        item = _disagreement(tasks[task_id], judgements, orders)
-        if item.share >= at_least or any(remark.kind == "flag" for remark in item.remarks):
-            found.append(item)
-    return sorted(found, key=lambda item: (-item.share, item.task.id))[:limit]
+        share, *said = _said(judgements, orders)
+        if share >= at_least or any(remark.kind == "flag" for remark in said[1]):
+            found.append((share, task_id, *said))
+    return sorted(found, key=lambda item: (-item[0], item[1]))
 
 
-def _disagreement(
-    task: Task, judgements: Sequence[Judgement], orders: Mapping[tuple[int, int], list[int]]
-) -> Disagreement:
+def _said(
+    judgements: Sequence[Judgement], orders: Mapping[tuple[int, int], list[int]]
+) -> tuple[float, dict[str, dict[str, list[int]]], list[Remark], dict[str, list[dict[str, Any]]]]:
+    """Share of differing labels of a task's judgements, and answers, remarks and tags."""
     answers: dict[str, dict[str, list[int]]] = defaultdict(dict)
     for judgement in judgements:
         answers[judgement.dimension][judgement.user.name] = list(judgement.ranks or [])
     shares = [disagreement_share(list(ranks.values())) for ranks in answers.values()]
     share = float(np.nanmean(shares)) if shares and not np.isnan(shares).all() else 0.0
     tags = {judgement.user.name: list(judgement.tags) for judgement in judgements if judgement.tags}
-    return Disagreement(task, share, dict(answers), remarks_of(judgements, orders), tags)
+    return share, dict(answers), remarks_of(judgements, orders), tags
 
 
 def task_to_decide(store: Store, task_id: int) -> Disagreement:
@@ -123,7 +132,7 @@ def task_to_decide(store: Store, task_id: int) -> Disagreement:
         }
         shown = select(Assignment.user_id, Assignment.permutation).where(Assignment.task_id == task_id)
         orders = {(task_id, user): order for user, order in session.execute(shown)}
-    return _disagreement(task, list(newest.values()), orders)
+    return Disagreement(task, *_said(list(newest.values()), orders))
 
 
 def decision(store: Store, task: Task) -> dict[str, Any] | None:

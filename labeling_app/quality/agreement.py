@@ -103,8 +103,15 @@ def skips(store: Store, campaign: str) -> list[Skip]:
         if judgement.ranks is None
     }
     orders = orders_shown(store, campaign)
+    tasks = store.tasks_of({judgement.task_id for judgement in found.values()})
     return [
-        Skip(j.user.name, j.task.prompt, j.skip_reason, remark, tuple(v.media_id for v in j.task.videos))
+        Skip(
+            j.user.name,
+            tasks[j.task_id].prompt,
+            j.skip_reason,
+            remark,
+            tuple(video.media_id for video in tasks[j.task_id].videos),
+        )
         for j in found.values()
         for remark in remarks_of([j], orders)
         if remark.kind == "skip_reason"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -156,13 +155,13 @@ def aggregate(store: Store, campaign: str) -> list[Ranking]:
         rankings.append(
             Ranking(
                 prompt=task.prompt,
-                videos=[Path(video.media.path) for video in task.videos],
+                videos=[store.remote.local(video.media) for video in task.videos],
                 ranks=decided[key].ranks
                 if key in decided
                 else ranks_from_posterior(chosen, len(task.videos)),
                 dimension=key[1],
                 annotator="weighted",
-                images=image_files(task),
+                images=image_files(task, store.remote),
             )
         )
     return rankings
@@ -201,7 +200,7 @@ def read_store(preferences: str, weighted: bool = False) -> list[Ranking]:
         raise InputError(
             f"{shown_source(preferences)!r} names no campaign: write db:URL#campaign, such as db:labels.db#first."
         )
-    with Store(existing_database(database)) as store:
+    with Store(existing_database(database), cache_bytes=None) as store:  # training reads all of them
         tasks = {task.id: task for task in store.tasks(campaign)}
         final = final_rankings(store, campaign)
         if not final:
@@ -215,12 +214,12 @@ def read_store(preferences: str, weighted: bool = False) -> list[Ranking]:
         return [
             Ranking(
                 prompt=tasks[ranking.task_id].prompt,
-                videos=[Path(video.media.path) for video in tasks[ranking.task_id].videos],
+                videos=[store.remote.local(video.media) for video in tasks[ranking.task_id].videos],
                 ranks=ranking.ranks,
                 dimension=ranking.dimension,
                 annotator=ranking.annotator,
                 seconds=ranking.seconds,
-                images=image_files(tasks[ranking.task_id]),
+                images=image_files(tasks[ranking.task_id], store.remote),
                 tags=tags_by_video(ranking.tags, len(ranking.ranks)),
             )
             for ranking in final

@@ -94,7 +94,7 @@ class DemonstrationPage {
     const cards = videos.map((video, index) => {
       const choose = make('button', 'choose', { type: 'button', 'aria-pressed': 'false', 'data-media': video.id }, t('demonstrate.take', { number: index + 1 }));
       choose.addEventListener('click', () => this.choose(video));
-      return make('li', 'library-card', {}, previewVideo(video, t('demonstrate.of_library', { number: index + 1 })), choose);
+      return make('li', 'library-card', {}, previewVideo(video, t('demonstrate.of_library', { number: index + 1 }), true), choose);
     });
     return make('details', 'library', {}, make('summary', '', {}, t('demonstrate.or_choose', { count: cards.length })), make('ul', 'library-list', {}, ...cards));
   }

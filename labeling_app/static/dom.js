@@ -5,6 +5,12 @@ import { t } from './words.js';
 
 export const BASE = new URL('../', import.meta.url);
 
+// Fingers, and no keys to name in hints.
+export const TOUCH = matchMedia('(pointer: coarse)');
+
+// A text with the key that does the same, where there are keys.
+export const withKey = (text, key) => (TOUCH.matches ? text : `${text} (${key})`);
+
 // An element with a class, properties and children; strings become text.
 export function make(tag, className, properties = {}, ...children) {
   const element = document.createElement(tag);
@@ -48,9 +54,10 @@ export function pageLinks(current, lead) {
   });
 }
 
-// A video with its own controls.
-export function previewVideo({ id, width, height }, label) {
-  const video = make('video', 'preview', { src: mediaUrl(id), controls: true, muted: true, loop: true, playsInline: true, preload: 'metadata', 'aria-label': label });
+// A video with its own controls. One of a list is loaded when it is played; until then its thumbnail stands there.
+export function previewVideo({ id, width, height }, label, listed = false) {
+  const src = mediaUrl(id);
+  const video = make('video', 'preview', { src, controls: true, muted: true, loop: true, playsInline: true, preload: listed ? 'none' : 'metadata', poster: listed ? `${src}/thumbnail` : '', 'aria-label': label });
   video.style.aspectRatio = `${width} / ${height}`;
   return video;
 }

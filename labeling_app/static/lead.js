@@ -218,10 +218,11 @@ class LeadPage {
     const compared = rates.length ? [section('Models', table('Win rates', ['models', 'win rate of the first', '95 % interval', 'its width', 'ties', 'judgements', 'prompts'], rates))] : [];
     const plots = PLOTS.map(([name, title]) => make('figure', 'plot', {}, make('img', '', { src: new URL(`api/lead/plots/${name}.svg?${this.query}`, BASE).href, alt: `${title}; the numbers are in the table` }), make('figcaption', '', {}, title)));
     const changed = data.changed_files.length ? [make('p', 'notice', {}, `The export leaves out rankings of ${data.changed_files.length} video file(s) that have changed or gone since they were judged; put them back to have all: ${data.changed_files.slice(0, 5).join(', ')}${data.changed_files.length > 5 ? ' …' : ''}`)] : [];
-    const download = (raw, title) => make('a', 'download', { href: new URL(`api/lead/export?${this.query}&raw=${raw}&skip_bad=${changed.length > 0}`, BASE).href, download: 'rankings.jsonl' }, title);
+    const download = (raw, title, format = 'jsonl') => make('a', 'download', { href: new URL(`api/lead/export?${this.query}&raw=${raw}&skip_bad=${changed.length > 0}&format=${format}`, BASE).href, download: `rankings.${format}` }, title);
+    const madeAt = make('p', 'hint', {}, `Numbers of ${new Date(1000 * data.made_at).toLocaleTimeString()}; in large campaigns they follow the answers within a minute.`);
     const skipped = data.skipped.length ? [section('Skipped', table('Skipped tasks', ['annotator', 'prompt', 'reason', 'videos'], data.skipped.map((s) => [text(s.annotator), text(s.prompt), text(s.reason), skippedVideos(s)])))] : [];
     const tags = data.tags.length ? [section('Reasons', table('Reasons given', ['reason', 'videos', 'share of judged', 'marks', "Krippendorff's α"], data.tags.map((t) => [text(t.tag), String(t.videos), share(t.share), String(t.marks), number(t.alpha)])))] : [];
-    return [...compared, section('Agreement', summary), section('Annotators', people), ...tags, ...skipped, section('Plots', make('div', 'plots', {}, ...plots)), section('Export', ...changed, make('div', 'actions', {}, download(false, 'Rankings with the decisions (JSONL)'), download(true, 'Rankings of annotators alone (JSONL)')))];
+    return [...compared, section('Agreement', summary, madeAt), section('Annotators', people), ...tags, ...skipped, section('Plots', make('div', 'plots', {}, ...plots)), section('Export', ...changed, make('div', 'actions', {}, download(false, 'Rankings with the decisions (JSONL)'), download(true, 'Rankings of annotators alone (JSONL)'), download(false, 'CSV for spreadsheets', 'csv'), download(false, 'Parquet', 'parquet')))];
   }
 
   // Adjudication ---------------------------------------------------------------------------------------
@@ -254,8 +255,12 @@ class LeadPage {
 
   async demonstrations() {
     if (!this.campaign) return [make('p', '', {}, 'There is no campaign yet.')];
-    const data = await this.get(`demonstrations?${this.query}`);
+    const first = this.campaign.name === this.demonstrationsOf ? this.firstDemonstration : 0;
+    const data = await this.get(`demonstrations?${this.query}&first=${first}`);
     if (!data) return [];
+    const turn = (by, title) => actionButton('', title, async () => { this.demonstrationsOf = this.campaign.name; this.firstDemonstration = first + by; await this.show(); });
+    const shown = data.demonstrations.length;
+    const turns = data.count > shown ? [make('div', 'actions', {}, ...(first ? [turn(-data.page, 'Earlier ones')] : []), `${first + 1} to ${first + shown} of ${data.count}`, ...(first + shown < data.count ? [turn(data.page, 'Later ones')] : []))] : [];
     const area = make('textarea', '', { rows: 4, dir: 'auto' });
     const wanted = input({ type: 'number', min: 1, max: 1000, value: 1 });
     const ask = actionButton('primary', 'Ask for demonstrations', async () => {
@@ -271,9 +276,9 @@ class LeadPage {
         button.setAttribute('aria-pressed', String(row.state === state));
         return button;
       };
-      return make('li', 'library-card', {}, previewVideo(row.video, `Demonstration by ${row.annotator}`), text(row.prompt), make('span', 'hint', { dir: 'auto' }, `${row.annotator}, ${row.source}, ${row.state}${row.comment ? `: ${row.comment}` : ''}`), make('div', 'actions', {}, review('accepted', 'Accept'), review('rejected', 'Reject')));
+      return make('li', 'library-card', {}, previewVideo(row.video, `Demonstration by ${row.annotator}`, true), text(row.prompt), make('span', 'hint', { dir: 'auto' }, `${row.annotator}, ${row.source}, ${row.state}${row.comment ? `: ${row.comment}` : ''}`), make('div', 'actions', {}, review('accepted', 'Accept'), review('rejected', 'Reject')));
     });
-    return [section('Demonstrations', cards.length ? make('ul', 'library-list', {}, ...cards) : make('p', '', {}, 'There is none yet.')), section('Ask for more', field('ask-prompts', 'Prompts, one a line', area), field('ask-wanted', 'Videos a prompt', wanted), make('div', 'actions', {}, ask))];
+    return [section('Demonstrations', ...turns, cards.length ? make('ul', 'library-list', {}, ...cards) : make('p', '', {}, 'There is none yet.')), section('Ask for more', field('ask-prompts', 'Prompts, one a line', area), field('ask-wanted', 'Videos a prompt', wanted), make('div', 'actions', {}, ask))];
   }
 
   async audit() {

@@ -2,8 +2,8 @@
 
 A backup is an SQLite file with the rows of all tables at one moment, whatever database they come from; the
 server may go on working meanwhile. Restoring copies the rows into an empty database of either kind, so the same
-two steps also move a store from SQLite to PostgreSQL or back. Video files are not part of it, and logins are not:
-everybody logs in again.
+two steps also move a store from SQLite to PostgreSQL or back. Video files are not part of it, and neither are logins
+and API tokens: everybody logs in again, and programs get new tokens.
 """
 
 from __future__ import annotations
@@ -23,14 +23,16 @@ from labeling_app.store.database import (
     schema_version,
     shown_url,
 )
+from labeling_app.store.integration_tables import ApiToken, Delivery
 from labeling_app.store.people_tables import ProviderAttempt
 from labeling_app.store.tables import Assignment, Base, LoginSession, new_token
 
 ROWS_AT_A_TIME = 1000
 WRITE_AHEAD_LOG = b"\x02\x02"
 """Bytes 18 and 19 of an SQLite file whose journal is a write-ahead log (www.sqlite.org/fileformat.html)."""
-NOT_COPIED = (LoginSession.__tablename__, ProviderAttempt.__tablename__)
-"""A copy knows no browser that is logged in to the original."""
+NOT_COPIED = tuple(table.__tablename__ for table in (LoginSession, ProviderAttempt, ApiToken, Delivery))
+"""A copy knows no browser that is logged in to the original and no token, which may be revoked since, and sends nothing
+that the original sends."""
 
 
 def backup(database: str | Path, path: str | Path, overwrite: bool = False) -> int:

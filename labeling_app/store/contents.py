@@ -6,11 +6,15 @@ import hashlib
 import os
 import threading
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from generator.output import InputError
+from labeling_app.store.remote_files import RemoteFiles, holds_version, is_url
 from labeling_app.store.tables import Media, Task
 
+REQUESTS = 16
+"""Questions to a storage at a time."""
 _State = tuple[int, int, int, int, int]
 _hashes: dict[str, tuple[_State, str]] = {}
 _lock = threading.Lock()
@@ -44,13 +48,18 @@ def _state(path: str | Path) -> _State:
 
 def is_unchanged(video: Media) -> bool:
     """Returns whether the video's file is there and holds what was imported."""
-    return content_hash(video.path) == video.sha256
+    return holds_version(video) if is_url(video.path) else content_hash(video.path) == video.sha256
 
 
 def changed_files(videos: Iterable[Media]) -> list[str]:
     """Paths of the videos whose files are gone or hold something else than was imported, each once."""
     paths = {video.path: video for video in videos}
-    return [path for path, video in paths.items() if not is_unchanged(video)]
+    elsewhere = [video for path, video in paths.items() if is_url(path)]
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        held = dict(zip((video.path for video in elsewhere), pool.map(is_unchanged, elsewhere)))
+    return [
+        path for path, video in paths.items() if not (held[path] if path in held else is_unchanged(video))
+    ]
 
 
 def require_unchanged(videos: Iterable[Media], advice: str) -> None:
@@ -76,11 +85,12 @@ def task_media(tasks: Iterable[Task]) -> list[Media]:
     return [media for task in tasks for media in (*(video.media for video in task.videos), *task.images)]
 
 
-def image_files(task: Task) -> tuple[str, str | None] | None:
+def image_files(task: Task, remote: RemoteFiles) -> tuple[str, str | None] | None:
     """Files of the images that a task's videos begin and end with; None where it has none."""
     if task.image is None:
         return None
-    return task.image.path, None if task.last_image is None else task.last_image.path
+    last = None if task.last_image is None else str(remote.local(task.last_image))
+    return str(remote.local(task.image)), last
 
 
 def copy_verified(source: str | Path, target: Path, sha256: str) -> None:

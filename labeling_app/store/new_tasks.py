@@ -31,6 +31,8 @@ class VideoFile:
         num_frames: frames in the file.
         width, height: as it is shown: upright, with square pixels.
         playable: every browser plays the file as it is; else a copy is shown (`labeling_app.store.playable`).
+        url: of a file elsewhere, of which `path` is a copy; else empty.
+        remote_version: what its storage says of its version (`labeling_app.store.remote_files`).
     """
 
     path: Path
@@ -41,6 +43,8 @@ class VideoFile:
     width: int
     height: int
     playable: bool = True
+    url: str = ""
+    remote_version: str = ""
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,7 @@ def media_id(session: Session, image: VideoFile | None) -> str | None:
 
 
 def media_row(session: Session, video: VideoFile) -> Media:
-    path = str(video.path.resolve())
+    path = video.url or str(video.path.resolve())
     row = session.scalar(select(Media).where(Media.path == path))
     if row is None:
         row = Media(
@@ -138,6 +142,7 @@ def media_row(session: Session, video: VideoFile) -> Media:
             num_frames=video.num_frames,
             width=video.width,
             height=video.height,
+            remote_version=video.remote_version,
         )
         session.add(row)
         session.flush()
@@ -146,4 +151,6 @@ def media_row(session: Session, video: VideoFile) -> Media:
             f"{path} has changed since it was imported, and earlier judgements are about the old content: "
             "put the new videos in another folder and import that."
         )
+    elif video.url:
+        row.remote_version = video.remote_version
     return row

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from generator.output import InputError
 from generator.video_files.decoding import VideoReader, opened_video
 from labeling_app.browser_video import is_playable, write_playable
+from labeling_app.store.remote_files import RemoteFiles
 from labeling_app.store.tables import Media
 
 if TYPE_CHECKING:
@@ -49,15 +50,19 @@ def keep_playable(uploads: Path, videos: Iterable[VideoFile]) -> None:
             ) from error
 
 
-def shown_file(uploads: Path, media: Media) -> Path:
+def shown_file(uploads: Path, media: Media, remote: RemoteFiles) -> Path:
     """The file that annotators are shown of a video: itself, or its copy, which is made where it is missing.
 
     It is missing where the import kept it in another folder than the server looks in, or was before there were copies.
+
+    Raises:
+        InputError: the file is elsewhere and cannot be fetched.
     """
-    copy, original = _copy(uploads, media.sha256), Path(media.path)
+    copy = _copy(uploads, media.sha256)
     if copy.is_file():
         return copy
-    if _plays(media.path, media.sha256):
+    original = remote.local(media)
+    if _plays(str(original), media.sha256):
         return original
     try:
         write_playable(original, copy)

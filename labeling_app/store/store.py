@@ -6,26 +6,29 @@ import hashlib
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import bindparam, delete, func, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, raiseload
 
 from generator.one_or_several import as_list
 from generator.output import InputError, is_storable
 from labeling_app.store.campaign_rows import campaign_row, find_campaign
+from labeling_app.store.computed import ComputedResults
 from labeling_app.store.database import database_url, is_new_file, open_database, remove_unused
 from labeling_app.store.names import composed, is_name
 from labeling_app.store.new_tasks import NewTask, add_task_rows, check_task
 from labeling_app.store.passwords import checked_hash, verify_password
 from labeling_app.store.people_tables import Invitation
 from labeling_app.store.playable import keep_playable
+from labeling_app.store.remote_files import CACHE_BYTES, RemoteFiles
 from labeling_app.store.tables import (
+    Adjudication,
     AuditEvent,
     Campaign,
     Judgement,
@@ -34,8 +37,13 @@ from labeling_app.store.tables import (
     User,
 )
 
+T = TypeVar("T")
 ROLES = ("annotator", "lead", "admin")
 """A lead sees and steers campaigns; an admin may also make leads and admins."""
+IDS_AT_A_TIME = 500
+SMALL_CAMPAIGN = 2000
+"""Tasks and answers of a campaign whose results are made whenever they are asked for."""
+_NEWEST = [select(func.max(table.id)) for table in (Judgement, Adjudication)]
 _USER_OF_SESSION = (
     select(User)
     .join(LoginSession, LoginSession.user_id == User.id)
@@ -58,6 +66,7 @@ class Store:
         clock: seconds since the epoch.
         uploads: folder for videos that annotators send; by default beside an SQLite file (`labels.uploads`), else
             `vidalign-uploads` in the working folder.
+        cache_bytes: bytes of files of other storage that are kept in `remote` in that folder; None keeps all.
 
     Raises:
         InputError: the URL is not one, its driver is not installed, or the database cannot be opened.
@@ -70,6 +79,7 @@ class Store:
         edit_seconds: float = 86400.0,
         clock: Callable[[], float] = time.time,
         uploads: str | Path | None = None,
+        cache_bytes: int | None = CACHE_BYTES,
     ) -> None:
         self.url = database_url(database)
         self.lease_seconds = lease_seconds
@@ -77,6 +87,8 @@ class Store:
         self.clock = clock
         file = self.url.removeprefix("sqlite:///") if self.url.startswith("sqlite:///") else None
         self.uploads = Path(uploads or (Path(file).with_suffix(".uploads") if file else "vidalign-uploads"))
+        self.remote = RemoteFiles(self.uploads / "remote", cache_bytes)
+        self._computed = ComputedResults()
         self._is_new = is_new_file(self.url)
         self._engine = open_database(self.url)
         # Reading takes single statements, which need no transaction around them on PostgreSQL.
@@ -276,6 +288,39 @@ class Store:
         with self.read() as session:
             return list(session.scalars(query))
 
+    def tasks_of(self, numbers: Collection[int]) -> dict[int, Task]:
+        """The tasks of these ids, with their videos."""
+        found: dict[int, Task] = {}
+        ids = sorted(numbers)
+        with self.read() as session:
+            for first in range(0, len(ids), IDS_AT_A_TIME):
+                some = select(Task).where(Task.id.in_(ids[first : first + IDS_AT_A_TIME]))
+                found |= {task.id: task for task in session.scalars(some)}
+        return found
+
+    def computed(self, name: str, campaign: str, compute: Callable[[], T]) -> T:
+        """A result over a whole campaign: of now, or, in a large one, of a moment ago (`labeling_app.store.computed`).
+
+        Args:
+            name: of the result.
+
+        Raises:
+            InputError: there is no such campaign.
+        """
+        row = self.campaign(campaign)
+        if not self.is_large(row):
+            return compute()
+        tasks = select(func.count(Task.id), func.max(Task.id)).where(Task.campaign_id == row.id)
+        with self.read() as session:
+            revision = (*session.execute(tasks).one(), *map(session.scalar, _NEWEST))
+        return self._computed.get((name, row.id), revision, compute)
+
+    def is_large(self, campaign: Campaign) -> bool:
+        """Returns whether a campaign has so many tasks and answers that results over all of them take long."""
+        count = select(func.count(Task.id) + func.coalesce(func.sum(Task.completed), 0))
+        with self.read() as session:
+            return (session.scalar(count.where(Task.campaign_id == campaign.id)) or 0) > SMALL_CAMPAIGN
+
     def judgements(
         self,
         campaign: str,
@@ -284,7 +329,7 @@ class Store:
         kind: str = "normal",
     ) -> list[Judgement]:
         """Judgements of a campaign's tasks of one kind, by task, annotator, dimension; the newest version by
-        default."""
+        default. Their users are loaded with them, their tasks are not."""
         row = self.campaign(campaign)
         newest = (
             select(
@@ -297,6 +342,7 @@ class Store:
         )
         query = (
             select(Judgement)
+            .options(raiseload(Judgement.task))
             .join(Task, Task.id == Judgement.task_id)
             .where(Task.campaign_id == row.id, Task.kind == kind)
         )

@@ -163,6 +163,10 @@ class Media(Base):
     """A video file, or the image with which videos begin or end.
 
     Its id is random, so that it tells nothing about the file.
+
+    Attributes:
+        path: absolute path, or the URL of a file elsewhere (`labeling_app.store.remote_files`).
+        remote_version: of a file elsewhere, what its storage says of the version that was imported.
     """
 
     __tablename__ = "media"
@@ -175,6 +179,7 @@ class Media(Base):
     num_frames: Mapped[int]
     width: Mapped[int]
     height: Mapped[int]
+    remote_version: Mapped[str] = mapped_column(String(200), default="", server_default="")
 
 
 class Task(Base):

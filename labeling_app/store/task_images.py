@@ -17,6 +17,7 @@ from generator.provenance import file_hash
 from generator.video_files.decoding import VideoReader, opened_video
 from generator.video_files.still_images import BROKEN_IMAGE, IMAGE_SUFFIXES, image_frames
 from labeling_app.store.new_tasks import VideoFile
+from labeling_app.store.remote_files import RemoteFiles
 from labeling_app.store.tables import Media
 
 MAXIMUM_BYTES = 50_000_000
@@ -69,20 +70,28 @@ def first_frame(path: Path) -> np.ndarray:
         with opened_video(path) as reader:
             if not isinstance(reader, VideoReader):
                 raise InputError(f"{path} is neither a video nor a png, jpg, webp or bmp image: convert it.")
-            return reader.picture(next(reader.raw_frames())[1])
+            codec = reader.stream.codec_context
+            _check_sides(path, codec.width, codec.height)  # before it is decoded
+            frame = next(reader.raw_frames())[1]
+            _check_sides(path, frame.width, frame.height)
+            return reader.picture(frame)
     try:
         with Image.open(path) as image:
             sides = image.size
     except BROKEN_IMAGE:  # `image_frames` says what it is
         sides = (0, 0)
-    if max(sides) > MAXIMUM_SIDE:
-        raise InputError(
-            f"The image {path} has {sides[0]}x{sides[1]} pixels, more than {MAXIMUM_SIDE} a side: make it smaller."
-        )
+    _check_sides(path, *sides)
     return next(image_frames(path))[2]
 
 
-def shown_image(uploads: Path, media: Media) -> Path:
+def _check_sides(path: Path, width: int, height: int) -> None:
+    if max(width, height) > MAXIMUM_SIDE:
+        raise InputError(
+            f"The image {path} has {width}x{height} pixels, more than {MAXIMUM_SIDE} a side: make it smaller."
+        )
+
+
+def shown_image(uploads: Path, media: Media, remote: RemoteFiles) -> Path:
     """The copy of an image that annotators are shown, which is made where it is missing.
 
     Raises:
@@ -90,7 +99,7 @@ def shown_image(uploads: Path, media: Media) -> Path:
     """
     copy = uploads / "playable" / f"{media.sha256}.png"
     if not copy.is_file():
-        picture = Image.fromarray(first_frame(Path(media.path)))
+        picture = Image.fromarray(first_frame(remote.local(media)))
         picture.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
         with atomic_path(copy) as temporary:
             temporary.parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ from labeling_app.store.remarks import named_videos
 from labeling_app.store.store import Store
 from labeling_app.store.tables import Assignment, Campaign, Judgement, Task, User
 from labeling_app.store.tags import in_order_shown
+from labeling_app.store.webhooks import tell_of_answer
 from labeling_app.tasks.lease import (
     MAXIMUM_FLAG,
     MAXIMUM_TEXT,
@@ -83,6 +84,7 @@ def submit(
         given = _checked(assignment, seconds, {"comment": comment, "flag": flag}, remark_videos)
         given["tags"] = checked_marks(tags, assignment.tags, assignment.permutation)
         _store_ranks(session, assignment, ranks, given, store.clock(), version=1)
+        tell_of_answer(session, assignment.task_id, token, user.name, 1, flag, store.clock())
         close_assignment(session, assignment, "done")
         return 1
 
@@ -117,6 +119,7 @@ def revise(
         given = _checked(assignment, seconds, {"comment": comment, "flag": flag}, remark_videos)
         given["tags"] = checked_marks(tags, assignment.tags, assignment.permutation)
         _store_ranks(session, assignment, ranks, given, store.clock(), version)
+        tell_of_answer(session, assignment.task_id, token, user.name, version, flag, store.clock())
         return version
 
 

@@ -10,6 +10,7 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Request
 from starlette.requests import HTTPConnection
 
+from labeling_app.store.api_tokens import valid_token
 from labeling_app.store.names import composed
 from labeling_app.store.store import Store
 from labeling_app.store.tables import User
@@ -121,11 +122,27 @@ def logged_in(request: Request) -> User:
     return user
 
 
-def logged_in_lead(user: Annotated[User, Depends(logged_in)]) -> User:
-    """The lead or admin who is logged in; for routes that need one."""
+def logged_in_lead(request: Request) -> User:
+    """The lead or admin who is logged in, or the program whose API token a reading request carries; for routes that
+    need one."""
+    user = _program(request) or logged_in(request)
     if user.role not in LEADS:
         raise NotAllowed("This needs the role lead or admin: ask an admin for it.")
     return user
+
+
+def _program(request: Request) -> User | None:
+    """A lead by the name of an API token, who is not in the database; None where the request carries none."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer":
+        return None
+    access: Access = request.app.state.access
+    found = valid_token(access.store, token.strip())
+    if found is None:
+        raise NotLoggedIn("This API token is unknown, revoked or has expired: ask for a new one.")
+    if request.method not in ("GET", "HEAD"):
+        raise NotAllowed("An API token only reads: log in with name and password to change something.")
+    return User(name=f"token {found.name}"[:100], role="lead")
 
 
 Annotator = Annotated[User, Depends(logged_in)]

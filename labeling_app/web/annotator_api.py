@@ -1,4 +1,4 @@
-"""The API of the ranking page: tasks, answers, guidelines, and videos by opaque id.
+"""The API of the ranking page: tasks, answers and guidelines.
 
 Whatever the page may claim is checked here: that the task is assigned to this user and still held, that the ranks are
 legal. No file name, path or model name leaves this module.
@@ -7,23 +7,16 @@ legal. No file name, path or model name leaves this module.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Query, Request
-from fastapi.responses import FileResponse, JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
-from generator.output import is_storable
-from labeling_app.browser_video import frame_times
 from labeling_app.people.languages import translated, user_language
-from labeling_app.store.contents import is_unchanged
 from labeling_app.store.new_tasks import MAXIMUM_VIDEOS
-from labeling_app.store.playable import shown_file
 from labeling_app.store.store import Store
 from labeling_app.store.tables import User
 from labeling_app.store.tags import LONGEST_TAG
-from labeling_app.store.task_images import IMAGE_TYPE, shown_image
 from labeling_app.tasks import answers as task_answers
 from labeling_app.tasks import guideline_reading
 from labeling_app.tasks import next_task as assignment
@@ -95,7 +88,6 @@ def annotator_api(access: Access, campaign: Callable[[], str | None]) -> APIRout
     _add_tasks(api, access.store, threads, campaign)
     _add_guidelines(api, access.store)
     _add_answers(api, access.store, threads)
-    _add_videos(api, access.store)
     return api
 
 
@@ -187,40 +179,6 @@ def _add_answers(api: APIRouter, store: Store, threads: RequestThreads) -> None:
     def renew(user: Annotator, assignment_id: str) -> dict[str, Any]:
         """Keeps the task for another lease."""
         return {"expires_at": assignment.renew(store, user, assignment_id)}
-
-
-def _add_videos(api: APIRouter, store: Store) -> None:
-    @api.get("/api/media/{media_id}/times")
-    def times(user: Annotator, media_id: str) -> Response:
-        """Seconds at which each frame of a video of variable rate begins; null where the rate is steady."""
-        found = assignment.visible_media(store, user, media_id) if is_storable(media_id) else None
-        if found is None or not Path(found.path).is_file():
-            return JSONResponse({"message": "There is no such video among your tasks."}, 404)
-        return JSONResponse({"times": frame_times(found.path, found.sha256)})
-
-    @api.get("/media/{media_id}")
-    def media(user: Annotator, media_id: str) -> Response:
-        """A video or image of a task that the user was given; Range requests are answered."""
-        found = assignment.visible_media(store, user, media_id) if is_storable(media_id) else None
-        if found is None or not Path(found.path).is_file():
-            return JSONResponse({"message": "There is no such video among your tasks."}, 404)
-        if not is_unchanged(found):
-            changed = (
-                "This video's file has changed since it was imported, so it is not shown: tell the lead."
-            )
-            return JSONResponse({"message": changed}, 409)
-        is_image = found.content_type == IMAGE_TYPE
-        return FileResponse(
-            shown_image(store.uploads, found) if is_image else shown_file(store.uploads, found),
-            media_type=found.content_type,
-            headers={
-                "cache-control": "private, max-age=3600",
-                # The file's own date could tell which model made it.
-                "last-modified": "Thu, 01 Jan 1970 00:00:00 GMT",
-                # Not the file's own either: a repeat would have the same.
-                "etag": f'"{media_id}"',
-            },
-        )
 
 
 def _given(answer: Answer) -> tuple[Any, ...]:

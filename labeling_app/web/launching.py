@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import secrets
 import socket
 import sys
@@ -17,10 +18,12 @@ import uvicorn
 from fastapi import FastAPI
 
 from generator.output import InputError
+from labeling_app.campaigns.overview import prepare_quality
 from labeling_app.store.store import Store
 from labeling_app.web.access import Access
 from labeling_app.web.provider import read_provider
 from labeling_app.web.server import create_app
+from labeling_app.web.webhook_delivery import WebhookDelivery
 from reward.service.listening import address_of, listen
 
 LONGEST_LEASE_MINUTES = 7 * 24 * 60
@@ -44,6 +47,7 @@ class LabelingApp:
         lease_minutes: silence after which a task goes to somebody else.
         candidates: folder whose subfolders of videos leads may import from their page; by default none.
         uploads: folder for uploaded demonstrations; by default beside an SQLite file.
+        cache_gb: gigabytes of videos of other storage that are kept in that folder while they are used.
         provider: JSON file that describes an OpenID provider by which people may sign in too.
         user: name in the audit table for what starting the server changes.
         add_login: adds another way of logging in than by password (`create_app`); then no first admin is made.
@@ -61,6 +65,7 @@ class LabelingApp:
         lease_minutes: float = 15.0,
         candidates: str | Path | None = None,
         uploads: str | Path | None = None,
+        cache_gb: float = 20.0,
         provider: str | Path | None = None,
         user: str = "python",
         add_login: Callable[[FastAPI, Access], None] | None = None,
@@ -70,14 +75,17 @@ class LabelingApp:
             raise InputError(
                 f"lease_minutes is {lease_minutes}: give a number above 0 and at most {LONGEST_LEASE_MINUTES}."
             )
+        if not 0 <= cache_gb < math.inf:
+            raise InputError(f"cache_gb is {cache_gb}: give the gigabytes that may be used, 0 or more.")
         folder = Path(candidates) if candidates else None
         if folder is not None and not folder.is_dir():
             raise InputError(f"The folder {folder} of candidates does not exist: make it or name another.")
         found = read_provider(provider) if provider is not None else None
         self.user, self.has_passwords = user, add_login is None
         with contextlib.ExitStack() as stack:
+            kept = int(cache_gb * 1e9)
             self.store = stack.enter_context(
-                Store(database, lease_seconds=60.0 * lease_minutes, uploads=uploads)
+                Store(database, lease_seconds=60.0 * lease_minutes, uploads=uploads, cache_bytes=kept)
             )
             self.app = create_app(self.store, campaign, folder, found, add_login, framed_by)
             self._resources = stack.pop_all()
@@ -106,7 +114,7 @@ class LabelingApp:
         """
         listener = listen(host, port)
         address = self._prepare(listener, host)
-        with contextlib.suppress(KeyboardInterrupt):
+        with WebhookDelivery(self.store), contextlib.suppress(KeyboardInterrupt):
             _AnnouncedServer(self._config(), address).run(sockets=[listener])
 
     def launch(
@@ -150,11 +158,12 @@ class LabelingApp:
         return addresses
 
     def _prepare(self, listener: socket.socket, host: str) -> str:
-        """Makes the first user, and returns the address."""
+        """Makes the first user, begins with what leads will look at, and returns the address."""
         if self.has_passwords:
             make_first_admin(self.store, self.user)
         if not self.store.campaigns():
             print("There is nothing to rank yet: vidalign label import adds videos while this runs.")
+        prepare_quality(self.store)
         return address_of(listener, "127.0.0.1" if host == "0.0.0.0" else host)
 
     def _config(self) -> uvicorn.Config:
@@ -167,6 +176,8 @@ class LabelingApp:
         )
         thread.start()
         self._server, self._thread = server, thread
+        self._deliveries = contextlib.ExitStack()
+        self._deliveries.enter_context(WebhookDelivery(self.store))
         if not server.ready.wait(timeout=60) or not server.started:
             self._stop()
             raise InputError(f"The labeling app did not start at {address}: see the messages above.")
@@ -198,6 +209,7 @@ class LabelingApp:
         if self._server is not None and self._thread is not None:
             self._server.should_exit = True
             self._thread.join(timeout=10)
+            self._deliveries.close()
         self._server = self._thread = self.addresses = None
 
 
@@ -208,6 +220,7 @@ def labeling_app(
     lease_minutes: float = 15.0,
     candidates: str | Path | None = None,
     uploads: str | Path | None = None,
+    cache_gb: float = 20.0,
     provider: str | Path | None = None,
 ) -> LabelingApp:
     """Returns the labeling app on a database, to be launched; arguments and errors are those of `LabelingApp`."""
@@ -217,6 +230,7 @@ def labeling_app(
         lease_minutes=lease_minutes,
         candidates=candidates,
         uploads=uploads,
+        cache_gb=cache_gb,
         provider=provider,
     )
 

@@ -16,13 +16,14 @@ from labeling_app.campaigns import campaigns, cloning, demonstrations, lifecycle
 from labeling_app.campaigns.campaigns import Rules
 from labeling_app.campaigns.overview import campaign_overview, campaign_quality
 from labeling_app.files.candidates import read_tasks
+from labeling_app.files.ranking_tables import TABLE_TYPES, TABLES, attachment
 from labeling_app.files.rankings import ranking_rows
 from labeling_app.quality import adjudication
 from labeling_app.store import guidelines
 from labeling_app.store.campaign_rows import MAXIMUM_OVERLAP
 from labeling_app.store.new_tasks import MAXIMUM_VIDEOS, NewTask
 from labeling_app.store.store import Store
-from labeling_app.tasks.lease import MAXIMUM_TEXT
+from labeling_app.tasks.lease import MAXIMUM_ID, MAXIMUM_TEXT
 from labeling_app.tasks.marks import MAXIMUM_MARKS
 from labeling_app.web.access import Lead
 from labeling_app.web.annotator_api import TagMark, marks_of
@@ -31,6 +32,7 @@ from labeling_app.web.people_api import Strict, people_api
 from labeling_app.web.plots import PLOTS, plot
 from labeling_app.web.tasks_api import disagreement_for_page
 
+DEMONSTRATIONS_A_PAGE = 50
 CampaignName = Annotated[str, Query(max_length=200)]
 Text = Annotated[str, Field(max_length=MAXIMUM_TEXT)]
 
@@ -263,21 +265,34 @@ def _add_quality(api: APIRouter, store: Store) -> None:
         return {"task": task_id, "gold": gold}
 
     @api.get("/export", response_class=Response)
-    def export(user: Lead, campaign: CampaignName, raw: bool = False, skip_bad: bool = False) -> Response:
-        """The rankings of a campaign as JSONL; `raw` without the lead's decisions, `skip_bad` without those of videos
-        whose files have changed or gone."""
+    def export(
+        user: Lead,
+        campaign: CampaignName,
+        raw: bool = False,
+        skip_bad: bool = False,
+        format: Literal["jsonl", "csv", "parquet"] = "jsonl",
+    ) -> Response:
+        """The rankings of a campaign as JSONL, CSV or Parquet; `raw` without the lead's decisions, `skip_bad` without
+        those of videos whose files have changed or gone."""
         rows = ranking_rows(store, campaign, None, raw, skip_bad)
         store.record(user.name, "export", campaign=campaign, rows=len(rows))
+        if format in TABLES:
+            return Response(
+                TABLES[format](rows), media_type=TABLE_TYPES[format], headers=attachment(campaign, format)
+            )
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        attachment = {"content-disposition": 'attachment; filename="rankings.jsonl"'}
-        return Response(text, media_type="application/x-ndjson", headers=attachment)
+        return Response(text, media_type="application/x-ndjson", headers=attachment(campaign, "jsonl"))
 
 
 def _add_demonstrations(api: APIRouter, store: Store) -> None:
     @api.get("/demonstrations")
-    def given(user: Lead, campaign: CampaignName) -> dict[str, Any]:
-        """The demonstrations of a campaign."""
+    def given(
+        user: Lead, campaign: CampaignName, first: Annotated[int, Query(ge=0, le=MAXIMUM_ID)] = 0
+    ) -> dict[str, Any]:
+        """A page of the demonstrations of a campaign, from the `first` on (0 is the oldest), and how many there are."""
         return {
+            "count": demonstrations.count_demonstrations(store, campaign),
+            "page": DEMONSTRATIONS_A_PAGE,
             "demonstrations": [
                 {
                     "id": row.id,
@@ -288,8 +303,8 @@ def _add_demonstrations(api: APIRouter, store: Store) -> None:
                     "comment": row.comment,
                     "state": row.state,
                 }
-                for row in demonstrations.demonstrations(store, campaign)
-            ]
+                for row in demonstrations.demonstrations(store, campaign, first, DEMONSTRATIONS_A_PAGE)
+            ],
         }
 
     @api.post("/demonstrations/prompts")

@@ -11,9 +11,11 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from sqlalchemy import func, select
 
 from labeling_app.campaigns.overview import campaign_quality
 from labeling_app.store.store import Store
+from labeling_app.store.tables import Task, TaskVideo
 
 INK, ACCENT, SECOND, THIRD = "#1d1f22", "#2456c9", "#b45309", "#15803d"
 SHOWN_ANNOTATORS = 25
@@ -27,6 +29,10 @@ def plot(store: Store, campaign: str, name: str) -> bytes:
     Raises:
         InputError: there is no such campaign.
     """
+    return store.computed(f"plot {name}", campaign, lambda: _drawn(store, campaign, name))
+
+
+def _drawn(store: Store, campaign: str, name: str) -> bytes:
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     axes = figure.subplots()
     PLOTS[name](store, campaign, axes)
@@ -91,7 +97,7 @@ def _ranks(store: Store, campaign: str, axes: Axes) -> None:
     people = campaign_quality(store, campaign)["annotators"][:SHOWN_ANNOTATORS]
     rates = [p["first_place_rate"] for p in people]
     axes.bar(range(len(people)), np.nan_to_num(rates), color=ACCENT)
-    counts = [len(task.videos) for task in store.tasks(campaign)]
+    counts = _videos_a_task(store, campaign)
     if counts:
         chance = float(np.mean([1 / count for count in counts]))
         axes.axhline(chance, color=INK, linestyle="--", linewidth=1)
@@ -99,6 +105,19 @@ def _ranks(store: Store, campaign: str, axes: Axes) -> None:
     axes.set_ylim(0, 1)
     axes.set_ylabel("first shown ranked best")
     axes.set_xticks(range(len(people)), [_shown(p["name"]) for p in people], rotation=35, ha="right")
+
+
+def _videos_a_task(store: Store, campaign: str) -> list[int]:
+    """Number of videos of each normal task of a campaign."""
+    query = (
+        select(func.count())
+        .select_from(TaskVideo)
+        .join(Task, Task.id == TaskVideo.task_id)
+        .where(Task.campaign_id == store.campaign(campaign).id, Task.kind == "normal")
+        .group_by(TaskVideo.task_id)
+    )
+    with store.read() as session:
+        return list(session.scalars(query))
 
 
 PLOTS: dict[str, Callable[[Store, str, Axes], None]] = {

@@ -22,6 +22,7 @@ from labeling_app.web.invitation_pages import add_invitation_pages
 from labeling_app.web.lead_api import lead_api
 from labeling_app.web.login_pages import STATIC, add_login_pages
 from labeling_app.web.login_throttle import LoginThrottle
+from labeling_app.web.media_api import media_api
 from labeling_app.web.page_root import PageRoot
 from labeling_app.web.provider import Provider
 from labeling_app.web.provider_pages import add_provider_pages
@@ -68,6 +69,7 @@ def create_app(
     else:
         add_login(app, access)
     app.include_router(annotator_api(access, only))
+    app.include_router(media_api(store))
     app.include_router(demonstration_api(store, only))
     app.include_router(lead_api(store, candidates))
     app.include_router(reader_api(store))

@@ -14,11 +14,14 @@ from alignment.cli.commands.label_export import ExportArguments, run_export
 from alignment.cli.commands.label_lead import LEAD_VERBS, reward_score
 from alignment.cli.commands.label_people import PEOPLE_VERBS
 from alignment.cli.commands.label_space import SPACE_VERBS
+from alignment.cli.commands.label_token import TokenArguments, run_token
+from alignment.cli.commands.label_webhook import WebhookArguments, run_webhook
 from alignment.cli.next_command import show_next
 from generator.output import InputError, read_jsonl
 from labeling_app.files.candidates import import_tasks, read_candidates
 from labeling_app.files.compared_models import import_compared, read_compared
 from labeling_app.files.foreign_preferences import import_preferences
+from labeling_app.files.remote_candidates import as_source
 from labeling_app.quality.agreement import agreement, skips
 from labeling_app.quality.compared_models import win_rates
 from labeling_app.quality.hidden_checks import HiddenChecks, hidden_checks
@@ -27,6 +30,7 @@ from labeling_app.quality.tag_summary import tag_summaries
 from labeling_app.simulate import Score, precomputed_scores, simulate
 from labeling_app.store.backup import backup, restore
 from labeling_app.store.database import existing_database
+from labeling_app.store.remote_files import RemoteFiles
 from labeling_app.store.store import Store
 from reward.formats import FORMAT_HELP, read_preferences
 
@@ -63,6 +67,12 @@ class ServeArguments:
         default=None,
         metadata={"help": "JSON file that describes an OpenID provider by which people may sign in too."},
     )
+    cache_gb: float = field(
+        default=20.0,
+        metadata={
+            "help": "Gigabytes of videos of other storage that are kept in that folder while they are used."
+        },
+    )
 
 
 @dataclass
@@ -74,7 +84,8 @@ class ImportArguments:
         default=None,
         metadata={
             "help": "Folders with metadata.jsonl (as `vidalign generate` writes them) or JSONL files with "
-            "prompt and videos; the videos of a prompt from several folders are put together."
+            "prompt and videos, paths or URLs such as s3://bucket/folder; the videos of a prompt from several folders "
+            "are put together."
         },
     )
     compare: list[str] | None = field(
@@ -190,6 +201,7 @@ def run_serve(arguments: ServeArguments) -> None:
         lease_minutes=arguments.lease_minutes,
         candidates=arguments.candidates,
         uploads=arguments.uploads,
+        cache_gb=arguments.cache_gb,
         provider=arguments.oidc,
         user=command_line_user(),
     ) as app:
@@ -213,7 +225,8 @@ def run_import(arguments: ImportArguments) -> None:
     if arguments.compare is not None:
         read_compared(arguments.compare)
     else:
-        read_candidates([Path(source) for source in arguments.videos or ()])
+        # Nothing is fetched yet but lists of videos.
+        read_candidates([as_source(source) for source in arguments.videos or ()], RemoteFiles(Path()))
     setup: dict[str, Any] = {
         name: getattr(arguments, name) for name in ("campaign", "overlap", "dimensions", "skip_bad")
     }
@@ -361,6 +374,8 @@ VERBS = {
     "import": Verb("Add videos to rank.", (ImportArguments,), run_import),
     "export": Verb("Write rankings as JSONL.", (ExportArguments,), run_export),
     **PEOPLE_VERBS,
+    "token": Verb("Make, revoke or list API tokens of programs.", (TokenArguments,), run_token),
+    "webhook": Verb("Tell other programs of events.", (WebhookArguments,), run_webhook),
     "backup": Verb("Copy the database into one file.", (BackupArguments,), run_backup),
     "restore": Verb("Fill an empty database from a backup.", (RestoreArguments,), run_restore),
     "quality": Verb("Print how far annotators agree.", (QualityArguments,), run_quality),

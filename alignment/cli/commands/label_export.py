@@ -10,6 +10,7 @@ from alignment.cli.next_command import new_folder, show_next
 from generator.output import InputError
 from labeling_app.campaigns.demonstrations import export_demonstrations
 from labeling_app.files.foreign_preferences import export_preferences
+from labeling_app.files.ranking_tables import TABLES, export_table
 from labeling_app.files.rankings import export_rankings
 from labeling_app.store.contents import changed_files, task_media
 from labeling_app.store.database import existing_database
@@ -29,8 +30,8 @@ class ExportArguments:
     format: str = field(
         default=OWN,
         metadata={
-            "help": f"Layout of the file: {', '.join([OWN, *FORMATS])}; those of other projects get the videos in a "
-            "folder `videos` beside the file (docs/data-formats.md)."
+            "help": f"Layout of the file: {', '.join([OWN, *TABLES, *FORMATS])}; those of other projects get the "
+            "videos in a folder `videos` beside the file (docs/data-formats.md)."
         },
     )
     raw: bool = field(
@@ -71,6 +72,12 @@ def run_export(arguments: ExportArguments) -> None:
             return
         path = Path(arguments.output_file or "")
         how = (arguments.overwrite, arguments.raw, arguments.skip_bad)
+        if arguments.format in TABLES:
+            count = export_table(store, arguments.campaign, path, arguments.format, *how)
+            _record_export(store, arguments, count)
+            _print_left_out(store, arguments)
+            print(f"{count} ranking(s) in {path}")
+            return
         if arguments.format != OWN:
             count, left = export_preferences(store, arguments.campaign, path, arguments.format, *how)
             _record_export(store, arguments, count)

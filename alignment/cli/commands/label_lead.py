@@ -26,6 +26,7 @@ from generator.training.shared_work import SharedWork, kept_results
 from labeling_app.campaigns.campaigns import add_campaign, import_gold
 from labeling_app.campaigns.demonstrations import add_library, ask
 from labeling_app.files.candidates import Candidates, inspect_video, read_candidates
+from labeling_app.files.remote_candidates import as_source
 from labeling_app.selection.disagreement import SelectedPair, Selection, select_pairs
 from labeling_app.selection.last_layer import read_last_layer, select_by_last_layer
 from labeling_app.simulate import Score
@@ -141,7 +142,7 @@ def run_demonstrations(arguments: DemonstrationArguments) -> None:
 def run_select(arguments: SelectArguments) -> None:
     """Picks pairs, adds them to the campaign and says what they are expected to bring."""
     _check_selection(arguments)
-    candidates = read_candidates([Path(source) for source in arguments.videos])
+    candidates = read_candidates([as_source(source) for source in arguments.videos])
     work = SharedWork()
     models = [load_reward(name) for name in arguments.reward]
     judged = _judged(arguments, candidates, models, work)

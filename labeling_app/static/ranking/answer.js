@@ -1,6 +1,6 @@
 // Below the ranks: what is done with the answer, and the remarks that go with it.
 
-import { make } from '../dom.js';
+import { make, withKey } from '../dom.js';
 import { t } from '../words.js';
 import { AboutVideos, makeSkipDialog } from './remarks.js';
 
@@ -14,7 +14,7 @@ export class AnswerForm {
     this.backButton = button('quiet', t('answer.back'), actions.back);
     const skip = button('quiet skip', t('answer.skip'), () => actions.askWhySkip());
     skip.hidden = editing || looking;
-    const allBad = button('quiet all-bad', t(count === 2 ? 'answer.both_bad' : 'answer.all_bad'), actions.allBad);
+    const allBad = button('quiet all-bad', withKey(t(count === 2 ? 'answer.both_bad' : 'answer.all_bad'), 'N'), actions.allBad);
     allBad.hidden = onlyLooking;
     const cancel = button('quiet', t('answer.leave'), actions.cancel);
     cancel.hidden = !editing;

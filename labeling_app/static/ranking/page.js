@@ -1,7 +1,7 @@
 // The ranking page: one task after the other. Data reaches the document only through textContent and properties, never
 // through HTML.
 
-import { call, make, mediaUrl, pageLinks } from '../dom.js';
+import { TOUCH, call, make, mediaUrl, pageLinks, withKey } from '../dom.js';
 import { guidelinesPage } from '../guidelines.js';
 import { languageChoice } from '../language.js';
 import { logoutForm } from '../logout.js';
@@ -48,7 +48,7 @@ class RankingPage extends Ranker {
   build() {
     this.progressText = make('span', 'progress-text');
     this.progressBar = make('progress', '', { max: 1, value: 0, 'aria-hidden': 'true' });
-    this.earlier = make('button', 'quiet earlier', { type: 'button' }, t('rank.change'));
+    this.earlier = make('button', 'quiet earlier', { type: 'button' }, withKey(t('rank.change'), 'U'));
     this.earlier.addEventListener('click', () => this.showEarlier());
     this.pages = make('nav', 'pages', { 'aria-label': t('page.pages') });
     this.userName = make('span', 'user-name', { dir: 'auto' });
@@ -197,7 +197,7 @@ class RankingPage extends Ranker {
       this.prompt.element, this.cards.element, this.controls.element,
       make('section', 'ranking', { 'aria-label': t('rank.ranking') }, this.question, this.hint, this.board.pool, this.board.element, this.tags.element, ...(this.decision ? [this.decision.below] : []), ...this.answer.elements),
       ...(this.decision ? [this.decision.element] : []),
-      keysPart(this.count, !this.tags.element.hidden),
+      ...(TOUCH.matches ? [] : [keysPart(this.count, !this.tags.element.hidden)]),
     );
   }
 

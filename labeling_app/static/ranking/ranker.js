@@ -1,7 +1,7 @@
 // Videos of a prompt, played in step, and the ranks that they are given by keys, taps and drags. The ranking page and the
 // Gradio component are both of this class.
 
-import { make } from '../dom.js';
+import { TOUCH, make } from '../dom.js';
 import { SyncPlayer } from '../player.js';
 import { letter, ordinal } from '../ranks.js';
 import { t } from '../words.js';
@@ -10,8 +10,6 @@ import { VideoCards } from './cards.js';
 import { PlayerControls } from './controls.js';
 import { makeDraggable } from './drag.js';
 import { PairBoard } from './pair.js';
-
-const TOUCH = matchMedia('(hover: none)');
 
 // Subclasses say what is ranked (`ranking`, a DraftRanks), and may define say(text), saveDraft(), submit(), refreshGate()
 // and `missingMore`, a reason of their own why the ranks cannot be submitted yet.

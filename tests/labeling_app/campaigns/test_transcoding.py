@@ -105,7 +105,9 @@ def test_copies_can_wait_until_they_are_shown(tmp_path: Path) -> None:
     with Store(tmp_path / "labels.db") as store:
         import_tasks(store, set_of(tmp_path, "0.mp4", "1.mp4"), campaign="main", copy=False)
         assert not (store.uploads / "playable").exists()
-        shown = [shown_file(store.uploads, video.media) for video in store.tasks("main")[0].videos]
+        shown = [
+            shown_file(store.uploads, video.media, store.remote) for video in store.tasks("main")[0].videos
+        ]
     assert [coded(copy) for copy in shown] == [("h264", "yuv420p", "High")] * 2
 
 

@@ -150,7 +150,7 @@ def test_only_who_was_given_a_task_sees_its_image_as_pixels_alone(labels: Store,
     assert visible_media(labels, bob, shown) is None
     assert visible_media(labels, ada, media.id) is None
     assert visible_media(labels, ada, shown_id(task.assignment, "last")) is None
-    copy = shown_image(labels.uploads, media)
+    copy = shown_image(labels.uploads, media, labels.remote)
     with Image.open(copy) as image:
         assert (image.format, image.size, dict(image.getexif())) == ("PNG", (1280, 640), {})
     assert b"secret" not in copy.read_bytes()
