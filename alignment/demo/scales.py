@@ -95,16 +95,16 @@ GUIDANCE_SCALES = (1.0, 2.0, 3.0, 5.0)
 
 SCALES = {
     "smoke": DemoScale(
-        num_frames=9,
+        num_frames=5,
         height=32,
         width=32,
         num_inference_steps=4,
         num_demonstrations=8,
-        num_ranked_prompts=12,
+        num_ranked_prompts=8,
         num_candidates=3,
         num_annotators=2,
         num_ppo_prompts=8,
-        num_guidance_prompts=3,
+        num_guidance_prompts=2,
         num_test_prompts=6,
         num_videos_per_prompt=1,
         sft_steps=2,
