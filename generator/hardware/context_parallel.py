@@ -190,6 +190,12 @@ def keep_one_part(transformer: Any, size: int) -> None:
     transformer.proj_out.register_forward_hook(lambda _, __, output: torch.cat([output] * size, dim=1))
 
 
+def check_accelerator(size: int) -> None:
+    """Raises `InputError` where tokens are to be shared out without a GPU, on which diffusers relies."""
+    if size > 1 and not torch.accelerator.device_count():
+        raise InputError(f"context_parallel is {size}, but there is no GPU here: leave it out.")
+
+
 def check_shares_tokens(generator: VideoModel, size: int) -> None:
     """Raises `InputError` where a model cannot share out its tokens among `size` processes, whatever the video."""
     if size == 1:
