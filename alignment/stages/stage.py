@@ -27,7 +27,12 @@ from generator.data.prompts import PromptRecord, read_prompts, require_prompt_fi
 from generator.editing.image_cache import ImageSource, size_of_latents
 from generator.files.output_folder import Outputs, open_output_dir
 from generator.first_frames import ImageFiles
-from generator.hardware.context_parallel import check_shares_tokens, check_tokens, video_text
+from generator.hardware.context_parallel import (
+    check_accelerator,
+    check_shares_tokens,
+    check_tokens,
+    video_text,
+)
 from generator.hardware.zero3 import outside_engine
 from generator.one_or_several import as_list
 from generator.output import InputError
@@ -89,6 +94,7 @@ def _check_context_groups(
     if size is not None:
         whole = video_size(described, *size)
         check_tokens(described, config.context_parallel, described.latent_shape(*whole), video_text(*whole))
+    check_accelerator(config.context_parallel)
 
 
 def read_training_prompts(

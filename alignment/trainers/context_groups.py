@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from generator.base import VideoGenerator
 from generator.editing.image_cache import size_of_latents
-from generator.hardware.context_parallel import ContextGroup, check_tokens, video_text
+from generator.hardware.context_parallel import ContextGroup, check_accelerator, check_tokens, video_text
 from generator.training.checks import check_context_groups
 
 if TYPE_CHECKING:
@@ -23,9 +23,10 @@ def group_of(generator: VideoGenerator, args: AlignmentConfig) -> ContextGroup |
     batches of its own.
 
     Raises:
-        InputError: there are no whole groups, or the attention kernel cannot share out tokens.
+        InputError: there are no whole groups, or no GPUs, or the attention kernel cannot share out tokens.
     """
     check_context_groups(args.context_parallel, args.world_size)
+    check_accelerator(args.context_parallel)
     if args.context_parallel == 1:
         return None
     group = ContextGroup(args.context_parallel, generator.device)

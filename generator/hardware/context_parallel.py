@@ -124,7 +124,7 @@ class _SummedGradient(torch.autograd.Function):
         return value.view_as(value)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         gradient = gradient.contiguous().clone()
         torch.distributed.all_reduce(gradient, group=ctx.group)
         return gradient, None
@@ -188,6 +188,12 @@ def keep_one_part(transformer: Any, size: int) -> None:
     transformer.rope.register_forward_hook(lambda _, __, output: tuple(map(part, output)))
     transformer.blocks[0].register_forward_pre_hook(lambda _, args: (part(args[0]), *args[1:]))
     transformer.proj_out.register_forward_hook(lambda _, __, output: torch.cat([output] * size, dim=1))
+
+
+def check_accelerator(size: int) -> None:
+    """Raises `InputError` where tokens are to be shared out without a GPU, on which diffusers relies."""
+    if size > 1 and not torch.accelerator.device_count():
+        raise InputError(f"context_parallel is {size}, but there is no GPU here: leave it out.")
 
 
 def check_shares_tokens(generator: VideoModel, size: int) -> None:

@@ -121,20 +121,19 @@ def test_every_family_can_be_forecast(family: str, folders: dict[str, Path]) -> 
     assert found.peak > sum(found.resident.values())
 
 
-@pytest.mark.parametrize("share", [0.0, 1.0])
+@pytest.mark.parametrize(("share", "most"), [(0.0, 0.6), (1.0, 0.8)])
 def test_two_gpus_that_share_tokens_need_half_of_the_activations_each(
-    share: float, folders: dict[str, Path], tmp_path: Path
+    share: float, most: float, folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    deep = deepen(folders["wan"], tmp_path / "deep", 12)
-    work = Work("sft", 9, 64, 64, batch=4, lora_r=4, checkpointed_share=share)
+    deep = deepen(folders["wan"], tmp_path / "deep", 40)
+    work = Work("sft", 33, 256, 256, lora_r=4, checkpointed_share=share)
     alone, shared, half = (
         forecast(deep, changed)
-        for changed in (work, replace(work, context_parallel=2), replace(work, height=32))
+        for changed in (work, replace(work, context_parallel=2), replace(work, height=128))
     )
     assert shared.resident == alone.resident
-    # Beside what half of the video needs there are whole latents and tokens before the first block.
-    assert half.transient["update"] < shared.transient["update"] < 0.65 * alone.transient["update"]
-    assert shared.transient["update"] < 1.2 * half.transient["update"]
+    # Beside what half of the video needs there are whole latents, and tokens before the first block.
+    assert half.transient["update"] < shared.transient["update"] < most * alone.transient["update"]
 
 
 def test_tokens_that_cannot_be_shared_out_are_no_forecast(folders: dict[str, Path]) -> None:
@@ -145,18 +144,19 @@ def test_tokens_that_cannot_be_shared_out_are_no_forecast(folders: dict[str, Pat
 
 
 def test_doctor_plans_for_gpus_that_share_tokens(
-    folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = f"doctor --model {folders['wan']} --num_frames 9 --height 64 --width 64 --gpu_memory 24"
-    peaks = {}
-    for size in (1, 2):
-        file = tmp_path / f"{size}.json"
-        assert main(f"{command} --context_parallel {size} --json {file}") == 0
-        methods = json.loads(file.read_text())["model"]["methods"]
-        peaks[size] = {method: options[0]["peak"] for method, options in methods.items()}
+    asked: set[tuple[str, int]] = set()
+
+    def pretend(folder: Path, work: Work) -> Forecast:
+        asked.add((work.method, work.context_parallel))
+        return Forecast({"transformer": 14 * 10**9}, {"update": 10**9}, 6 * 10**9, 10**8)
+
+    monkeypatch.setattr(memory_plan, "forecast", pretend)
+    size = "--num_frames 9 --height 32 --width 32 --gpu_memory 24"
+    assert main(f"doctor --model {folders['wan']} {size} --context_parallel 2") == 0
+    assert asked == {("generate", 1), ("sft", 2), ("dpo", 2), ("ppo", 2)}
     assert "--per_device_train_batch_size 1 --context_parallel 2, each GPU" in capsys.readouterr().out
-    assert peaks[2]["generate"] == peaks[1]["generate"]
-    assert all(peaks[2][method] < peaks[1][method] for method in ("sft", "dpo"))
 
 
 def test_quantised_weights_are_smaller(folders: dict[str, Path]) -> None:

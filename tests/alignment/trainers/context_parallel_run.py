@@ -47,6 +47,7 @@ ROLLOUTS = {
     "online_dpo": (OnlineDPOTrainer, OnlineDPOConfig),
 }
 SAMPLED = {"sample_prompts": "world:train:3", "sample_steps": 2, "sample_num_inference_steps": 2}
+SHORT = {"num_rollouts": 2, "monitor_videos": 0, "probe_prompts": 0, "num_inference_steps": 3}
 KINDS = {
     "sft": ("sft", "wan", {"ema_decay": 0.5, "eval_strategy": "steps", "eval_steps": 2, **SAMPLED}),
     "sft_checkpoints": (
@@ -64,10 +65,10 @@ KINDS = {
         "wan",
         {"guidance_scale": 3.0, "beta": 0.1, "reward_batch_size": 3, "adam_epsilon": 1e-3},
     ),
-    "ppo_asynchronous": ("ppo", "wan", {"asynchronous_rewards": True, "reward_batch_size": 4}),
-    "online_dpo": ("online_dpo", "wan", {"beta": 10.0, "adam_epsilon": 1e-3}),
-    "nft": ("nft", "wan", {"adam_epsilon": 1e-3}),
-    "rwr": ("rwr", "wan", {}),
+    "ppo_asynchronous": ("ppo", "wan", {"asynchronous_rewards": True, "reward_batch_size": 4, **SHORT}),
+    "online_dpo": ("online_dpo", "wan", {"beta": 10.0, "adam_epsilon": 1e-3, **SHORT}),
+    "nft": ("nft", "wan", {"adam_epsilon": 1e-3, **SHORT}),
+    "rwr": ("rwr", "wan", SHORT),
     "backprop": ("backprop", "wan", {"guidance_scale": 3.0, "beta": 0.1, "backprop_steps": 2}),
 }
 """Method, family of the tiny model, and settings of each kind."""
@@ -86,7 +87,7 @@ def make_trainer(kind, models, folder, context_parallel, further):
     size = dict(zip(("num_frames", "height", "width"), SIZE, strict=True))
     lora = LoraArguments(lora_r=4)
     if method in ROLLOUTS or method == "backprop":
-        settings |= {**size, "num_inference_steps": 4, "eval_steps": 2}
+        settings = {**size, "num_inference_steps": 4, "eval_steps": 2, **settings}
         texts = {"eval_prompts": ["a dog", "a dot", "a cat"], "lora": lora}
         if method == "backprop":
             settings = {"max_steps": STEPS, "per_device_train_batch_size": 4, **settings}
@@ -94,7 +95,9 @@ def make_trainer(kind, models, folder, context_parallel, further):
                 generator, BackpropConfig(**settings), PROMPTS[:4], BrightReward(), **texts
             )
         trainer, config = ROLLOUTS[method]
-        settings |= {"num_rollouts": STEPS, "num_prompts": 2, "num_generations": 4, "num_mini_batches": 1}
+        settings = {
+            "num_rollouts": STEPS, "num_prompts": 2, "num_generations": 4, "num_mini_batches": 1, **settings
+        }  # fmt: skip
         return trainer(generator, config(**settings), PROMPTS, BrightReward(), **texts)
     random = torch.Generator().manual_seed(1)
     shape = generator.latent_shape(*(LARGER if family == "wan2.2-ti2v" else SIZE))

@@ -125,6 +125,7 @@ def test_groups_that_are_not_whole_are_refused_before_anything_starts(words, mes
     [
         ("ltx", SIZE, "ltx cannot share out its tokens, as only Wan 2.1 and 2.2 can"),
         ("wan", (9, 16, 16), "a divisor of the 3 tokens of 9 frames of 16x16: choose another size"),
+        ("wan", SIZE, "context_parallel is 2, but there is no GPU here: leave it out"),
     ],
 )
 def test_what_cannot_be_shared_out_is_refused_before_the_weights_are_read(
@@ -136,6 +137,7 @@ def test_what_cannot_be_shared_out_is_refused_before_the_weights_are_read(
     write_video(tmp_path / "videos" / "0.mp4", torch.rand(3, *SIZE, generator=random) * 2 - 1, 8)
     (tmp_path / "videos" / "metadata.jsonl").write_text('{"file_name": "0.mp4", "prompt": "a ball"}\n')
     monkeypatch.setattr(SFTConfig, "world_size", 2)
+    monkeypatch.setattr("torch.accelerator.device_count", lambda: 0)
     monkeypatch.setattr("generator.load_generator", None)
     args = SFTConfig(str(tmp_path / "out"), context_parallel=2, report_to="none", use_cpu=True)
     data = SFTArguments(str(tmp_path / "videos"), **dict(zip(("num_frames", "height", "width"), size)))
