@@ -267,6 +267,17 @@ def test_a_database_from_before_has_secrets_open_campaigns_and_composed_names(tm
     with sqlite3.connect(path) as connection:
         connection.executescript(
             """
+            DROP TABLE group_members;
+            DROP TABLE campaign_people;
+            DROP TABLE campaign_groups;
+            DROP TABLE invitations;
+            DROP TABLE person_groups;
+            DROP TABLE message_recipients;
+            DROP TABLE messages;
+            DROP TABLE provider_identities;
+            DROP TABLE provider_attempts;
+            ALTER TABLE users DROP COLUMN state;
+            ALTER TABLE users DROP COLUMN language;
             DROP INDEX ix_tasks_image_id;
             ALTER TABLE tasks DROP COLUMN image_id;
             DROP INDEX ix_tasks_last_image_id;
