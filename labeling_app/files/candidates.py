@@ -259,7 +259,7 @@ def read_candidates(sources: Sequence[Path | str], remote: RemoteFiles | None = 
     # Several annotators' rankings of the same videos are one task.
     tasks = list({(task.prompt, frozenset(task.videos), task.images): task for task in tasks}.values())
     return [
-        Candidates(key[0], videos, images[key[2]], tuple(dict.fromkeys(metadata[key])))
+        Candidates(key[0], videos, images[key[2]], metadata=tuple(dict.fromkeys(metadata[key])))
         for key, videos in pooled.items()
     ] + tasks
 

@@ -145,7 +145,7 @@ def import_compared(
         InputError: as `read_compared`, or something cannot be used. Then nothing was imported.
     """
     compared = read_compared(sources)
-    tasks, problems = inspect_tasks(compared.tasks, skip_bad, progress)
+    tasks, problems = inspect_tasks(compared.tasks, skip_bad=skip_bad, progress=progress)
     if not tasks:
         raise InputError(summary_of_problems(problems))
     added = store.add_tasks(campaign, tasks, overlap=overlap, dimensions=dimensions, change=True)

@@ -96,9 +96,9 @@ def _disputed(store: Store, campaign: str, at_least: float) -> list[tuple[Any, .
     orders = orders_shown(store, campaign)
     found = []
     for task_id, judgements in by_task.items():
-        share, *said = _said(judgements, orders)
-        if share >= at_least or any(remark.kind == "flag" for remark in said[1]):
-            found.append((share, task_id, *said))
+        share, answers, remarks, tags = _said(judgements, orders)
+        if share >= at_least or any(remark.kind == "flag" for remark in remarks):
+            found.append((share, task_id, answers, remarks, tags))
     return sorted(found, key=lambda item: (-item[0], item[1]))
 
 
