@@ -278,6 +278,13 @@ def test_a_database_from_before_has_secrets_open_campaigns_and_composed_names(tm
             DROP TABLE provider_attempts;
             ALTER TABLE users DROP COLUMN state;
             ALTER TABLE users DROP COLUMN language;
+            DROP TABLE task_metadata;
+            DROP TABLE guideline_videos;
+            DROP INDEX ix_media_sha256;
+            ALTER TABLE campaigns DROP COLUMN tags;
+            ALTER TABLE campaigns DROP COLUMN gold_feedback;
+            ALTER TABLE judgements DROP COLUMN tags;
+            ALTER TABLE adjudications DROP COLUMN tags;
             DROP INDEX ix_tasks_image_id;
             ALTER TABLE tasks DROP COLUMN image_id;
             DROP INDEX ix_tasks_last_image_id;
