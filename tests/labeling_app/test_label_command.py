@@ -101,7 +101,7 @@ def test_every_verb_has_help_and_every_argument_is_explained() -> None:
     from dataclasses import fields
 
     verbs = {"serve", "import", "export", "users", "quality", "simulate", "backup", "restore"}
-    verbs |= {"campaign", "gold", "demonstrations", "select"}
+    verbs |= {"campaign", "gold", "demonstrations", "select", "space"}
     assert set(label.VERBS) == verbs
     for verb in label.VERBS.values():
         assert verb.help
