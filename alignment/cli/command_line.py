@@ -246,9 +246,9 @@ def _run_verb(verb: Verb, prefix: str, arguments: list[str], run: bool) -> int |
             check_training_folder(verb.arguments, namespace)
         if launched and namespace.accelerate_config is not None:
             return launch(namespace, [*name.split(), *arguments], trains=name in TRAINS)
-        check_context_groups(
-            getattr(namespace, "context_parallel", 1), int(os.environ.get("WORLD_SIZE", "1"))
-        )
+        if name in TRAINS:
+            processes = int(os.environ.get("WORLD_SIZE", "1"))
+            check_context_groups(getattr(namespace, "context_parallel", 1), processes)
     if not run:
         return None
     if name in SHARES:

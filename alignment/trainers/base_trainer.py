@@ -29,7 +29,7 @@ from alignment.lora import LoraArguments, add_lora, train_all_weights, trained_a
 from alignment.memory.allocator import keep_freed_memory
 from alignment.trainers.base_config import AlignmentConfig
 from alignment.trainers.checks import check_trainable
-from alignment.trainers.context_groups import check_latents, group_of, prepare_batches
+from alignment.trainers.context_groups import check_engine, check_latents, group_of, prepare_batches
 from alignment.trainers.policy import TRAINED_NAME, Policy, evenly_spread, load_trained
 from alignment.trainers.samples import SampleVideos
 from alignment.trainers.table import describe_dataset
@@ -119,6 +119,7 @@ class AlignmentTrainer(CheckpointingTrainer):
             callbacks=list(callbacks),
         )
         self.can_return_loss = True
+        check_engine(args.context_parallel, self.divided_by)
         sum_gradients(self.accelerator, args.context_parallel)
         if args.world_size > 1 and (self.is_deepspeed_enabled or self.is_fsdp_enabled or self.adds_calls):
             generator.run_all_experts(when_sampling=bool(self.divided_by))

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from generator.base import VideoGenerator
 from generator.editing.image_cache import size_of_latents
 from generator.hardware.context_parallel import ContextGroup, check_accelerator, check_tokens, video_text
+from generator.output import InputError
 from generator.training.checks import check_context_groups
 
 if TYPE_CHECKING:
@@ -32,6 +33,15 @@ def group_of(generator: VideoGenerator, args: AlignmentConfig) -> ContextGroup |
     group = ContextGroup(args.context_parallel, generator.device)
     group.share_tokens(generator)
     return group
+
+
+def check_engine(size: int, divided_by: str) -> None:
+    """Raises `InputError` where an engine that divides the weights does not go with groups of `size` processes."""
+    if size > 1 and divided_by == "DeepSpeed ZeRO-3":
+        raise InputError(
+            f"context_parallel is {size} with DeepSpeed ZeRO-3, which is not supported: use fsdp, which divides the "
+            "weights too."
+        )
 
 
 def check_latents(generator: VideoGenerator, args: AlignmentConfig, shape: Sequence[int]) -> None:

@@ -127,13 +127,10 @@ def test_two_gpus_that_share_tokens_need_half_of_the_activations_each(
 ) -> None:
     deep = deepen(folders["wan"], tmp_path / "deep", 40)
     work = Work("sft", 33, 256, 256, lora_r=4, checkpointed_share=share)
-    alone, shared, half = (
-        forecast(deep, changed)
-        for changed in (work, replace(work, context_parallel=2), replace(work, height=128))
-    )
+    alone, shared = (forecast(deep, changed) for changed in (work, replace(work, context_parallel=2)))
     assert shared.resident == alone.resident
-    # Beside what half of the video needs there are whole latents, and tokens before the first block.
-    assert half.transient["update"] < shared.transient["update"] < most * alone.transient["update"]
+    # Beside half of the tokens in the blocks there are whole latents, and all tokens before the first block.
+    assert 0.5 * alone.transient["update"] < shared.transient["update"] < most * alone.transient["update"]
 
 
 def test_tokens_that_cannot_be_shared_out_are_no_forecast(folders: dict[str, Path]) -> None:
