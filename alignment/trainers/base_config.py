@@ -54,8 +54,8 @@ class AlignmentConfig(SampleConfig):
     context_parallel: int = field(
         default=1,
         metadata={
-            "help": "Processes that share out the tokens of each video (Ulysses): activations and time of a pass "
-            "divided by it, for Wan 2.1 and 2.2 on several GPUs."
+            "help": "Processes that share out the tokens of each video (Ulysses): each has its part of the "
+            "activations and the work of a pass; for Wan 2.1 and 2.2 on several GPUs."
         },
     )
     gradient_checkpointing_share: float = field(
