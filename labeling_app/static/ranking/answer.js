@@ -47,7 +47,7 @@ export class AnswerForm {
   }
 
   // Another answer takes back that all are bad, but no words of the annotator.
-  unflagAllBad() { if (this.flag.value === ALL_BAD) this.flag.value = ''; }
+  unflagAllBad() { if (this.flag.value === t('answer.all_bad_flag')) this.flag.value = ''; }
 
   // Whether a flag can be written.
   writeFlag() {
