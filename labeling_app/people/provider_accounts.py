@@ -170,7 +170,8 @@ def _new_user(session: Session, name: str, now: float) -> User:
 
 def _free_name(session: Session, name: str) -> str:
     taken = set(session.scalars(select(User.name)))
-    return next(each for each in (name, *(f"{name}-{n}" for n in count(2))) if composed(each) not in taken)
+    numbered = (name if n == 1 else f"{name}-{n}" for n in count(1))
+    return next(each for each in numbered if composed(each) not in taken)
 
 
 def _role(user: User, claims: Mapping[str, Any], rules: AccountRules) -> str:
