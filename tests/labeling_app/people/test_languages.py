@@ -44,6 +44,7 @@ NOT_SHOWN = {
     "I do not understand the prompt": "reason as it is stored",
     "The content is offensive or unsafe": "reason as it is stored",
     "Another reason": "reason as it is stored",
+    "All videos are bad": "flag as it is stored",
     "textarea, select, input:not([type=range])": "selector",
     "button, summary, a": "selector",
     "noopener noreferrer": "relation of a link",
