@@ -127,9 +127,9 @@ class SpaceFolder:
 
 def _own_requirement() -> str:
     try:
-        return f"vidalign=={version('vidalign')}"
+        return f"vidalign[oidc]=={version('vidalign')}"
     except PackageNotFoundError:  # used from its source
-        return "vidalign"
+        return "vidalign[oidc]"
 
 
 def _copied(task: NewTask, folder: Path) -> dict[str, Any]:

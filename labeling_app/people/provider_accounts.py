@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 from sqlalchemy import delete, func, select
@@ -15,7 +16,7 @@ from generator.output import InputError, is_storable
 from labeling_app.store.names import composed
 from labeling_app.store.people_tables import GroupMember, PersonGroup, ProviderIdentity
 from labeling_app.store.store import ROLES, Store, end_invitations, require_another_admin, usable_name
-from labeling_app.store.tables import User
+from labeling_app.store.tables import AuditEvent, User
 
 NOT_ADMITTED = "This account may not sign in here: ask the lead."
 """One sentence for all reasons, so that nobody learns by it who has an account."""
@@ -37,10 +38,16 @@ class NotAdmitted(InputError):
 class AccountRules:
     """Rules by which accounts of a provider become users.
 
+    Without `anyone`, `leads`, `annotators` and `domains`, only existing users come in. With one of the first three, an
+    account gets a user of its own at its first sign-in, `name-2` where the name is taken: a name that people choose at
+    the provider says nothing about who they are here. Case does not matter in names of accounts.
+
     Attributes:
         name_claim: claim that holds the user's name.
-        domains: domains of verified e-mail addresses whose owners get an account at their first sign-in; where there
-            are none, only existing users come in.
+        domains: domains of verified e-mail addresses whose owners get an account at their first sign-in.
+        anyone: all accounts of the provider come in.
+        leads: names of accounts that are leads; the others are annotators.
+        annotators: names of the only other accounts that come in, unless `anyone` is set.
         role_claim, roles: claim whose values give roles; who has none of them is an annotator. Without a claim, roles
             are not touched.
         group_claim, groups: claim whose values give membership in groups, by their names here.
@@ -48,10 +55,18 @@ class AccountRules:
 
     name_claim: str = "email"
     domains: tuple[str, ...] = ()
+    anyone: bool = False
+    leads: tuple[str, ...] = ()
+    annotators: tuple[str, ...] = ()
     role_claim: str | None = None
     roles: Mapping[str, str] = field(default_factory=dict)
     group_claim: str | None = None
     groups: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def by_account(self) -> bool:
+        """Whether accounts are admitted as such, by their names or all of them."""
+        return self.anyone or bool(self.leads or self.annotators)
 
 
 def sign_in(store: Store, issuer: str, claims: Mapping[str, Any], rules: AccountRules) -> User:
@@ -64,6 +79,7 @@ def sign_in(store: Store, issuer: str, claims: Mapping[str, Any], rules: Account
         NotAdmitted: the rules do not let this person in, or the user is deactivated or removed.
     """
     _check_domain(claims, rules)
+    _check_account(claims, rules)
     subject = hashlib.sha256(str(claims["sub"]).encode(errors="replace")).hexdigest()
     try:
         with store.write() as session:
@@ -101,6 +117,20 @@ def _check_domain(claims: Mapping[str, Any], rules: AccountRules) -> None:
             raise NotAdmitted("no verified e-mail address of an allowed domain")
 
 
+def _check_account(claims: Mapping[str, Any], rules: AccountRules) -> None:
+    if (
+        rules.by_account
+        and not rules.anyone
+        and not _is_named(claims, rules, (*rules.leads, *rules.annotators))
+    ):
+        raise NotAdmitted("the account is not among those that are named")
+
+
+def _is_named(claims: Mapping[str, Any], rules: AccountRules, names: Iterable[str]) -> bool:
+    name = claims.get(rules.name_claim)
+    return isinstance(name, str) and name.casefold() in {each.casefold() for each in names}
+
+
 def _first_sign_in(
     session: Session, claims: Mapping[str, Any], rules: AccountRules, now: float, issuer: str
 ) -> User:
@@ -109,6 +139,8 @@ def _first_sign_in(
         raise NotAdmitted(f"the claim {rules.name_claim} is missing")
     if rules.name_claim == "email" and claims.get("email_verified") is not True:
         raise NotAdmitted("the e-mail address is not verified")
+    if rules.by_account:
+        return _new_user(session, _free_name(session, name), now)
     known = select(User).where(User.name == composed(name))
     if rules.name_claim == "email":
         known = select(User).where(func.lower(User.name) == composed(name).lower())
@@ -116,12 +148,7 @@ def _first_sign_in(
     if user is None:
         if not rules.domains:
             raise NotAdmitted("there is no user of this name")
-        try:
-            user = User(name=usable_name(name), password_hash="", role="annotator", created_at=now)
-        except InputError as error:
-            raise NotAdmitted(str(error)) from error
-        session.add(user)
-        return user
+        return _new_user(session, name, now)
     linked = select(ProviderIdentity.subject).where(
         ProviderIdentity.user_id == user.id, ProviderIdentity.issuer == issuer
     )
@@ -130,14 +157,40 @@ def _first_sign_in(
     return user
 
 
+def _new_user(session: Session, name: str, now: float) -> User:
+    try:
+        user = User(name=usable_name(name), password_hash="", role="annotator", created_at=now)
+    except InputError as error:
+        raise NotAdmitted(str(error)) from error
+    session.add(user)
+    details = {"user": user.name, "role": user.role}
+    session.add(AuditEvent(created_at=now, user_name=user.name, action="add user", details=details))
+    return user
+
+
+def _free_name(session: Session, name: str) -> str:
+    taken = set(session.scalars(select(User.name)))
+    numbered = (name if n == 1 else f"{name}-{n}" for n in count(1))
+    return next(each for each in numbered if composed(each) not in taken)
+
+
+def _role(user: User, claims: Mapping[str, Any], rules: AccountRules) -> str:
+    if rules.by_account:
+        named = "lead" if _is_named(claims, rules, rules.leads) else "annotator"
+        return "admin" if user.role == "admin" else named
+    if rules.role_claim is None:
+        return user.role
+    given = values_of(claims, rules.role_claim)
+    roles = [ROLES.index(role) for value, role in rules.roles.items() if value in given]
+    return ROLES[max(roles, default=0)]
+
+
 def _give_role(
     session: Session, user: User, claims: Mapping[str, Any], rules: AccountRules, now: float
 ) -> None:
-    if rules.role_claim is None:
+    role = _role(user, claims, rules)
+    if role == user.role:
         return
-    given = values_of(claims, rules.role_claim)
-    roles = [ROLES.index(role) for value, role in rules.roles.items() if value in given]
-    role = ROLES[max(roles, default=0)]
     demoted = ROLES.index(role) < ROLES.index(user.role)
     if user.role == "admin" and role != "admin":
         try:
@@ -146,6 +199,8 @@ def _give_role(
             return  # the only admin stays one
     if demoted:
         end_invitations(session, user, now)
+    details = {"user": user.name, "role": role}
+    session.add(AuditEvent(created_at=now, user_name=user.name, action="set role", details=details))
     user.role = role
 
 

@@ -27,7 +27,7 @@ function copyOf(node) {
 // An example video of the store, with its caption.
 function exampleVideo(id, caption) {
   if (!/^[A-Za-z0-9_-]{1,32}$/.test(id)) return [];
-  const video = make('video', 'preview', { src: new URL(`media/${id}`, BASE).href, controls: true, muted: true, loop: true, playsInline: true, preload: 'metadata', 'aria-label': caption || 'Example video' });
+  const video = make('video', 'preview', { src: new URL(`media/${id}`, BASE).href, controls: true, muted: true, loop: true, playsInline: true, preload: 'metadata', 'aria-label': caption || t('guidelines.example') });
   return [make('span', 'example-video', {}, video, ...(caption ? [make('span', 'hint', { dir: 'auto' }, caption)] : []))];
 }
 

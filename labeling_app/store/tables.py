@@ -63,21 +63,6 @@ class LoginSession(Base):
     user: Mapped[User] = relationship(lazy="joined")
 
 
-class Identity(Base):
-    """An account of another provider by which a user signs in.
-
-    Attributes:
-        issuer: address of the provider.
-        subject: what the provider calls the account, which stays when its name changes.
-    """
-
-    __tablename__ = "identities"
-
-    issuer: Mapped[str] = mapped_column(String(200), primary_key=True)
-    subject: Mapped[str] = mapped_column(String(200), primary_key=True)
-    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"), index=True)
-
-
 class Project(Base):
     """Campaigns that belong together."""
 

@@ -14,14 +14,14 @@ from labeling_app.people.languages import translated, translated_page
 from labeling_app.web.access import LEADS, Access
 from labeling_app.web.guard import LEAD, PAGE
 from labeling_app.web.login_pages import (
+    END_OF_FORM,
+    FORM,
     STATIC,
     client_address,
     keep_session,
     page_language,
     too_many_attempts,
 )
-
-FORM, END_OF_FORM = "<!-- form -->", "<!-- end of form -->"
 
 
 def add_invitation_pages(app: FastAPI, access: Access) -> None:

@@ -9,19 +9,16 @@ import socket
 import sys
 import threading
 import webbrowser
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
 import uvicorn
-from fastapi import FastAPI
 
 from generator.output import InputError
 from labeling_app.campaigns.overview import prepare_quality
 from labeling_app.store.store import Store
-from labeling_app.web.access import Access
-from labeling_app.web.provider import read_provider
+from labeling_app.web.provider import Provider, read_provider
 from labeling_app.web.server import create_app
 from labeling_app.web.webhook_delivery import WebhookDelivery
 from reward.service.listening import address_of, listen
@@ -48,9 +45,9 @@ class LabelingApp:
         candidates: folder whose subfolders of videos leads may import from their page; by default none.
         uploads: folder for uploaded demonstrations; by default beside an SQLite file.
         cache_gb: gigabytes of videos of other storage that are kept in that folder while they are used.
-        provider: JSON file that describes an OpenID provider by which people may sign in too.
+        provider: OpenID provider by which people may sign in, or the JSON file that describes it.
+        passwords: people may log in by name and password; a first admin is made where nobody can.
         user: name in the audit table for what starting the server changes.
-        add_login: adds another way of logging in than by password (`create_app`); then no first admin is made.
         framed_by: sites that may show the pages within theirs.
 
     Raises:
@@ -66,9 +63,9 @@ class LabelingApp:
         candidates: str | Path | None = None,
         uploads: str | Path | None = None,
         cache_gb: float = 20.0,
-        provider: str | Path | None = None,
+        provider: str | Path | Provider | None = None,
+        passwords: bool = True,
         user: str = "python",
-        add_login: Callable[[FastAPI, Access], None] | None = None,
         framed_by: str = "'none'",
     ) -> None:
         if not 0 < lease_minutes <= LONGEST_LEASE_MINUTES:
@@ -80,14 +77,15 @@ class LabelingApp:
         folder = Path(candidates) if candidates else None
         if folder is not None and not folder.is_dir():
             raise InputError(f"The folder {folder} of candidates does not exist: make it or name another.")
-        found = read_provider(provider) if provider is not None else None
-        self.user, self.has_passwords = user, add_login is None
+        if isinstance(provider, str | Path):
+            provider = read_provider(provider)
+        self.user, self.has_passwords = user, passwords
         with contextlib.ExitStack() as stack:
             kept = int(cache_gb * 1e9)
             self.store = stack.enter_context(
                 Store(database, lease_seconds=60.0 * lease_minutes, uploads=uploads, cache_bytes=kept)
             )
-            self.app = create_app(self.store, campaign, folder, found, add_login, framed_by)
+            self.app = create_app(self.store, campaign, folder, provider, passwords, framed_by)
             self._resources = stack.pop_all()
         self.addresses: Addresses | None = None
         self._server: uvicorn.Server | None = None

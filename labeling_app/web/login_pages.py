@@ -19,17 +19,22 @@ from labeling_app.web.guard import LEAD, PAGE
 STATIC = Path(__file__).parents[1] / "static"
 """Folder of the pages' files."""
 SESSION_SECONDS = 7 * 86400
+FORM, END_OF_FORM = "<!-- form -->", "<!-- end of form -->"
+"""Around the part of a page that is left out where nothing can be sent."""
 
 
 LoginPage = Callable[..., Response]
 """Makes the login page from the request, a status, a message and the name that was typed."""
 
 
-def add_login_pages(app: FastAPI, access: Access, provider: str | None = None) -> LoginPage:
+def add_login_pages(
+    app: FastAPI, access: Access, provider: str | None = None, passwords: bool = True
+) -> LoginPage:
     """Adds the page on which people log in, and the ways in and out; returns what makes the page.
 
     Args:
-        provider: name of the OpenID provider by which people may sign in too.
+        provider: name of the OpenID provider by which people may sign in.
+        passwords: people may log in by name and password.
     """
     template = (STATIC / "login.html").read_text(encoding="utf-8")
 
@@ -37,9 +42,10 @@ def add_login_pages(app: FastAPI, access: Access, provider: str | None = None) -
         language = page_language(request)
         page = translated_page(template, language)
         page = page.replace("<!-- message -->", html.escape(translated(message, language)))
-        words = html.escape(say(language, "login.provider", name=provider))
-        link = f'<p><a class="provider" href="login-provider">{words}</a></p>'
-        page = page.replace("<!-- provider -->", link if provider is not None else "")
+        if not passwords:
+            page = page[: page.index(FORM)] + page[page.index(END_OF_FORM) :]
+        link = "" if provider is None else _provider_link(provider, language, alone=not passwords)
+        page = page.replace("<!-- provider -->", link)
         if name:  # the name is kept, and the cursor waits for the password
             page = page.replace(" required autofocus>", f' value="{html.escape(name)}" required>')
             page = page.replace(' type="password"', ' type="password" autofocus')
@@ -49,6 +55,22 @@ def add_login_pages(app: FastAPI, access: Access, provider: str | None = None) -
     def show_login(request: Request) -> Response:
         return login_page(request)
 
+    if passwords:
+        _add_password_login(app, access, login_page)
+    _add_logout(app, access)
+    return login_page
+
+
+def _provider_link(provider: str, language: str, alone: bool) -> str:
+    """The link to the provider; alone on the page, it says what it is for."""
+    link = html.escape(say(language, "login.provider", name=provider))
+    if not alone:
+        return f'<p><a class="provider" href="login-provider">{link}</a></p>'
+    words = html.escape(say(language, "login.provider_words", name=provider))
+    return f'<p>{words}</p><a class="provider primary" href="login-provider">{link}</a>'
+
+
+def _add_password_login(app: FastAPI, access: Access, login_page: LoginPage) -> None:
     @app.post("/login", include_in_schema=False)
     def log_in(
         request: Request,
@@ -68,9 +90,6 @@ def add_login_pages(app: FastAPI, access: Access, provider: str | None = None) -
         session, user = entered
         return logged_in_response(request, user, session)
 
-    add_logout(app, access)
-    return login_page
-
 
 def logged_in_response(request: Request, user: User, session: str, secure: bool | None = None) -> Response:
     """Sends a browser with the cookie of its new session (`keep_session`) to the first page of its user."""
@@ -78,9 +97,7 @@ def logged_in_response(request: Request, user: User, session: str, secure: bool 
     return keep_session(response, request, session, secure)
 
 
-def add_logout(app: FastAPI, access: Access) -> None:
-    """Adds the way out."""
-
+def _add_logout(app: FastAPI, access: Access) -> None:
     @app.post("/logout", include_in_schema=False)
     def log_out(request: Request) -> Response:
         token = request.cookies.get(cookie_name(request))

@@ -33,6 +33,8 @@ METADATA_SECONDS = 3600.0
 TIMEOUT_SECONDS = 10.0
 ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 """Signatures of ID tokens; neither `none` nor those by a shared secret."""
+LISTS = ("domains", "leads", "annotators")
+"""Settings of a provider's file that are lists of texts."""
 NOT_COMPLETED = "The sign-in was not completed: begin again."
 NOT_REACHED = "The sign-in service cannot be reached: try again in a moment."
 
@@ -88,14 +90,7 @@ def read_provider(path: str | Path) -> Provider:
     _check(path, found, rules)
     if not os.environ.get(SECRET):
         raise InputError(f"The secret of the provider is missing: set the environment variable {SECRET}.")
-    try:
-        import authlib  # noqa: F401
-        import joserfc  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f'Signing in by a provider needs {error.name}: pip install "vidalign[oidc]".'
-        ) from error
-    rules["domains"] = tuple(rules.get("domains", ()))
+    rules |= {key: tuple(rules.get(key, ())) for key in LISTS}
     settings = {key: value for key, value in found.items() if key not in rules}
     return Provider(ProviderSettings(**settings, rules=AccountRules(**rules)), os.environ[SECRET])
 
@@ -111,9 +106,17 @@ def _check(path: str | Path, found: Mapping[str, Any], rules: Mapping[str, Any])
             raise InputError(f"{path}: {key} is {found[key]!r}: give a text.")
     if "openid" not in found.get("scope", "openid").split():
         raise InputError(f"{path}: the scope {found['scope']!r} lacks openid: add it.")
-    domains = rules.get("domains", [])
-    if not isinstance(domains, list) or not all(isinstance(each, str) and each for each in domains):
-        raise InputError(f"{path}: domains is {domains!r}: give a list of texts.")
+    for key in LISTS:
+        texts = rules.get(key, [])
+        if not isinstance(texts, list) or not all(isinstance(each, str) and each for each in texts):
+            raise InputError(f"{path}: {key} is {texts!r}: give a list of texts.")
+    if not isinstance(rules.get("anyone", False), bool):
+        raise InputError(f"{path}: anyone is {rules['anyone']!r}: give true or false.")
+    by_account = next((key for key in ("anyone", "leads", "annotators") if rules.get(key)), None)
+    if by_account and "role_claim" in rules:
+        raise InputError(
+            f"{path} has {by_account} and role_claim, which both give roles: choose one of them."
+        )
     for key in ("roles", "groups"):
         mapping = rules.get(key, {})
         if not isinstance(mapping, dict) or not all(isinstance(each, str) for each in mapping.values()):
@@ -126,14 +129,33 @@ def _check(path: str | Path, found: Mapping[str, Any], rules: Mapping[str, Any])
 
 
 class Provider:
-    """An OpenID provider, its addresses and keys, which are fetched when they are needed."""
+    """An OpenID provider, its addresses and keys, which are fetched when they are needed.
+
+    Args:
+        secret: what the provider gave to this app.
+
+    Raises:
+        InputError: Authlib is not installed.
+    """
 
     def __init__(self, settings: ProviderSettings, secret: str) -> None:
+        try:
+            import authlib  # noqa: F401
+            import joserfc  # noqa: F401
+        except ModuleNotFoundError as error:
+            raise InputError(
+                f'Signing in by a provider needs {error.name}: pip install "vidalign[oidc]".'
+            ) from error
         self.settings = settings
         self._secret = secret
         self._metadata: dict[str, Any] = {}
         self._fetched_at = -METADATA_SECONDS
         self._lock = threading.Lock()
+
+    @property
+    def secure(self) -> bool:
+        """Whether browsers reach this app over HTTPS, so that its cookies may be kept to that."""
+        return self.settings.address.startswith("https://")
 
     @property
     def redirect_uri(self) -> str:

@@ -6,9 +6,8 @@ from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse, Response
 
 from labeling_app.people.provider_accounts import NotAdmitted, sign_in
-from labeling_app.web.access import LEADS, Access, cookie_name
-from labeling_app.web.guard import LEAD, PAGE
-from labeling_app.web.login_pages import LoginPage, client_address, keep_session, too_many_attempts
+from labeling_app.web.access import Access, cookie_name
+from labeling_app.web.login_pages import LoginPage, client_address, logged_in_response, too_many_attempts
 from labeling_app.web.provider import ATTEMPT_SECONDS, CALLBACK, Provider, SignInFailed
 
 
@@ -39,7 +38,7 @@ def add_provider_pages(app: FastAPI, access: Access, provider: Provider, login_p
             max_age=int(ATTEMPT_SECONDS),
             httponly=True,
             samesite="lax",
-            secure=provider.settings.address.startswith("https"),
+            secure=provider.secure,
         )
         return response
 
@@ -56,6 +55,6 @@ def add_provider_pages(app: FastAPI, access: Access, provider: Provider, login_p
             return refused(request, error)
         access.addresses.succeeded(client_address(request))
         store.record(user.name, "provider login", address=client_address(request), role=user.role)
-        response = RedirectResponse(f"{LEAD if user.role in LEADS else PAGE}/", 303)
+        response = logged_in_response(request, user, store.open_session(user), provider.secure or None)
         response.delete_cookie(f"{cookie_name(request)}_provider")
-        return keep_session(response, request, store.open_session(user))
+        return response

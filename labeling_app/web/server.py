@@ -35,7 +35,7 @@ def create_app(
     campaign: str | None = None,
     candidates: Path | None = None,
     provider: Provider | None = None,
-    add_login: Callable[[FastAPI, Access], None] | None = None,
+    passwords: bool = True,
     framed_by: str = "'none'",
 ) -> FastAPI:
     """The whole labeling app on a store.
@@ -43,9 +43,8 @@ def create_app(
     Args:
         campaign: give out only tasks of this campaign; by default of all, oldest first.
         candidates: folder whose subfolders of videos leads may import from their page; by default none.
-        provider: OpenID provider by which people may sign in, beside names and passwords.
-        add_login: adds the page `/login` and the ways in and out; by default those with passwords
-            and of the provider.
+        provider: OpenID provider by which people may sign in.
+        passwords: people may log in by name and password, and make accounts by invitations.
         framed_by: sites that may show the pages within theirs, as in `frame-ancestors` of a content security policy.
 
     Raises:
@@ -61,13 +60,11 @@ def create_app(
     app.add_middleware(Guard, access=access, framed_by=framed_by)
     _add_error_messages(app)
     _add_home(app)
-    if add_login is None:
-        login_page = add_login_pages(app, access, provider.settings.name if provider else None)
-        if provider is not None:
-            add_provider_pages(app, access, provider, login_page)
+    login_page = add_login_pages(app, access, provider.settings.name if provider else None, passwords)
+    if provider is not None:
+        add_provider_pages(app, access, provider, login_page)
+    if passwords:
         add_invitation_pages(app, access)
-    else:
-        add_login(app, access)
     app.include_router(annotator_api(access, only))
     app.include_router(media_api(store))
     app.include_router(demonstration_api(store, only))

@@ -18,10 +18,11 @@ from sqlalchemy import select
 from generator.output import InputError, read_json
 from labeling_app.files.candidates import file_hash, import_tasks
 from labeling_app.files.space_folder import SETTINGS, TASKS
+from labeling_app.people.provider_accounts import AccountRules
 from labeling_app.store.store import Store
 from labeling_app.store.tables import AuditEvent
-from labeling_app.web.huggingface_login import HuggingFaceLogin
 from labeling_app.web.launching import LabelingApp
+from labeling_app.web.provider import Provider, ProviderSettings
 from labeling_app.web.space_backup import DatasetBackup
 
 PERSISTENT = "/data"
@@ -35,14 +36,14 @@ class SpaceSettings:
     """Settings of a Space, from its environment.
 
     Attributes:
-        login: the sign-in.
+        provider: Hugging Face, by whose accounts people sign in.
         storage: folder of the database.
         dataset: repository to which the database is copied; None with persistent storage.
         token: secret that may write to the repository.
         port: to listen on.
     """
 
-    login: HuggingFaceLogin
+    provider: Provider
     storage: Path
     dataset: str | None
     token: str | None
@@ -64,17 +65,6 @@ def space_settings(folder: Path, environment: Mapping[str, str]) -> SpaceSetting
         raise InputError(
             f"{', '.join(missing)} is not set: run this in a Space whose README.md says hf_oauth: true."
         )
-    annotators = _names(environment.get("VIDALIGN_ANNOTATORS", ""))
-    login = HuggingFaceLogin(
-        environment["OPENID_PROVIDER_URL"].rstrip("/"),
-        environment["OAUTH_CLIENT_ID"],
-        environment["OAUTH_CLIENT_SECRET"],
-        # The first of several names is that of the hub, to which alone it sends people back.
-        f"https://{environment['SPACE_HOST'].partition(',')[0].strip()}",
-        _names(environment.get("VIDALIGN_LEADS") or environment.get("SPACE_AUTHOR_NAME", "")),
-        annotators or None,
-        environment.get("OAUTH_SCOPES") or "openid profile",
-    )
     persistent = Path(environment.get("VIDALIGN_STORAGE") or PERSISTENT)
     kept = persistent.is_dir() and os.access(persistent, os.W_OK)
     dataset, token = environment.get("VIDALIGN_BACKUP_DATASET"), environment.get("HF_TOKEN")
@@ -85,7 +75,26 @@ def space_settings(folder: Path, environment: Mapping[str, str]) -> SpaceSetting
         )
     storage = persistent if kept else folder / "storage"
     port = int(environment.get("GRADIO_SERVER_PORT") or 7860)
-    return SpaceSettings(login, storage, None if kept else dataset, token, port)
+    return SpaceSettings(_provider(environment), storage, None if kept else dataset, token, port)
+
+
+def _provider(environment: Mapping[str, str]) -> Provider:
+    annotators = _names(environment.get("VIDALIGN_ANNOTATORS", ""))
+    settings = ProviderSettings(
+        name="Hugging Face",
+        issuer=environment["OPENID_PROVIDER_URL"].rstrip("/"),
+        client_id=environment["OAUTH_CLIENT_ID"],
+        # The first of several names is that of the hub, to which alone it sends people back.
+        address=f"https://{environment['SPACE_HOST'].partition(',')[0].strip()}",
+        scope=environment.get("OAUTH_SCOPES") or "openid profile",
+        rules=AccountRules(
+            name_claim="preferred_username",
+            anyone=not annotators,
+            leads=_names(environment.get("VIDALIGN_LEADS") or environment.get("SPACE_AUTHOR_NAME", "")),
+            annotators=annotators,
+        ),
+    )
+    return Provider(settings, environment["OAUTH_CLIENT_SECRET"])
 
 
 def serve_space(folder: Path, settings: SpaceSettings) -> None:
@@ -102,7 +111,9 @@ def serve_space(folder: Path, settings: SpaceSettings) -> None:
     # The hub's proxy says from where people come.
     os.environ.setdefault("FORWARDED_ALLOW_IPS", "*")
     signal.signal(signal.SIGTERM, _end)
-    with LabelingApp(database, user="space", add_login=settings.login, framed_by=FRAMED_BY) as app:
+    with LabelingApp(
+        database, provider=settings.provider, passwords=False, user="space", framed_by=FRAMED_BY
+    ) as app:
         import_own_tasks(app.store, folder)
         if copies is None:
             app.serve("0.0.0.0", settings.port)

@@ -27,6 +27,7 @@ class OpenIDProvider:
         person: claims about who signs in.
         changes: claims of the ID token that are set otherwise, for tokens that are wrong; None leaves one out.
         redirect_uri: the one that is registered.
+        refuses: it sends people back with an error.
     """
 
     url: str = ""
@@ -34,6 +35,7 @@ class OpenIDProvider:
     person: dict[str, Any] = field(default_factory=dict)
     changes: dict[str, Any] = field(default_factory=dict)
     only_user_info: bool = False
+    refuses: bool = False
     key: Any = field(default_factory=lambda: jwk.RSAKey.generate_key(2048, {"kid": "one"}))
     signing_key: Any = None
     codes: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -62,7 +64,8 @@ class OpenIDProvider:
                 return JSONResponse({"error": "invalid_request"}, 400)
             code = secrets.token_urlsafe(16)
             self.codes[code] = asked
-            answer = urlencode({"code": code, "state": asked["state"], "iss": self.url})
+            back = {"error": "access_denied"} if self.refuses else {"code": code}
+            answer = urlencode({**back, "state": asked["state"], "iss": self.url})
             return RedirectResponse(f"{self.redirect_uri}?{answer}", 302)
 
         @app.post("/token")

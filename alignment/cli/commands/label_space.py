@@ -33,8 +33,8 @@ class SpaceArguments:
     requirement: str = field(
         default="",
         metadata={
-            "help": "Line of requirements.txt that installs vidalign, for example git+https://HOST/ME/vidalign; this "
-            "version from the package index if not given."
+            "help": "Line of requirements.txt that installs vidalign, for example vidalign[oidc] @ git+https://HOST/ME/"
+            "vidalign; this version from the package index if not given."
         },
     )
     overwrite: bool = field(default=False, metadata={"help": "Replace what this command wrote there before."})

@@ -4,6 +4,12 @@ import { make, withKey } from '../dom.js';
 import { t } from '../words.js';
 import { AboutVideos, makeSkipDialog } from './remarks.js';
 
+// Beginning of the flag as it is stored, in English for all, by which such answers are counted.
+const ALL_BAD = 'All videos are bad';
+
+// A flag with another beginning, where it has this one.
+const begunBy = (flag, beginning, other) => (flag.startsWith(beginning) ? other + flag.slice(beginning.length) : flag);
+
 export class AnswerForm {
   // draft: the answer so far; editing: it is an earlier one; looking: nothing is stored; deciding: a lead's decision,
   // which has no flag and a comment of its own. The actions: changed() after a
@@ -20,7 +26,7 @@ export class AnswerForm {
     cancel.hidden = !editing;
     this.gate = make('p', 'gate', { id: 'ranking-gate' });
     this.submitButton.setAttribute('aria-describedby', 'ranking-gate');
-    this.flag = make('input', 'flag', { id: 'ranking-flag', maxLength: 200, dir: 'auto', value: draft.flag || '', placeholder: t('answer.flag_hint') });
+    this.flag = make('input', 'flag', { id: 'ranking-flag', maxLength: 200, dir: 'auto', value: begunBy(draft.flag || '', ALL_BAD, t('answer.all_bad_flag')), placeholder: t('answer.flag_hint') });
     this.comment = make('textarea', '', { id: 'ranking-comment', rows: 2, maxLength: 10000, dir: 'auto', value: draft.comment || '' });
     for (const input of [this.flag, this.comment]) input.addEventListener('input', actions.changed);
     const about = draft.about || {};
@@ -39,7 +45,9 @@ export class AnswerForm {
   // Slots of the videos that each remark is about.
   get about() { return { flag: this.flagAbout.slots, comment: this.commentAbout.slots }; }
 
-  get remarks() { return { comment: this.comment.value, flag: this.flag.value }; }
+  get remarks() {
+    return { comment: this.comment.value, flag: begunBy(this.flag.value, t('answer.all_bad_flag'), ALL_BAD) };
+  }
 
   flagAllBad() {
     if (!this.flag.value) this.flag.value = t('answer.all_bad_flag');
@@ -47,7 +55,7 @@ export class AnswerForm {
   }
 
   // Another answer takes back that all are bad, but no words of the annotator.
-  unflagAllBad() { if (this.flag.value === ALL_BAD) this.flag.value = ''; }
+  unflagAllBad() { if (this.flag.value === t('answer.all_bad_flag')) this.flag.value = ''; }
 
   // Whether a flag can be written.
   writeFlag() {

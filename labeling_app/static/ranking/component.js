@@ -1,7 +1,7 @@
 // The ranking as a Gradio component (`labeling_app.web.video_ranking`), in anybody's app. Data reaches the document only
 // through textContent and properties, never through HTML.
 
-import { make } from '../dom.js';
+import { TOUCH, make } from '../dom.js';
 import { DraftRanks } from '../ranks.js';
 import { loadCatalogue, t } from '../words.js';
 import { keysPart, onRankerKey } from './keys.js';
@@ -66,7 +66,7 @@ class RankingComponent extends Ranker {
       make('section', 'prompt', { 'aria-label': t('prompt') }, make('span', 'label', {}, t('prompt')), make('p', 'prompt-text', { dir: 'auto', tabIndex: 0 }, prompt)),
       this.cards.element, this.controls.element,
       make('section', 'ranking', { 'aria-label': t('rank.ranking') }, make('p', 'question', {}, question(dimension)), this.hint, this.board.pool, this.board.element, make('div', 'actions', {}, this.submitButton, this.gate)),
-      keysPart(this.count, false, [])), this.status);
+      ...(TOUCH.matches ? [] : [keysPart(this.count, false, [])])), this.status);
     this.startPlayer(shown, [], async (index) => shown[index].times);
     this.selectFirstUnranked();
     this.refresh();

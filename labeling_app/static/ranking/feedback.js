@@ -4,27 +4,29 @@ import { call, make } from '../dom.js';
 import { table } from '../lead/elements.js';
 import { share } from '../lead/parts.js';
 import { letter, ordinal } from '../ranks.js';
+import { t } from '../words.js';
+import { dimensionName } from './prompt.js';
 
 export function trialText({ campaign, right, pairs, needed, passed }) {
-  const result = pairs ? `${right} of ${pairs} pairs as in the known answers (${share(right / pairs)}), ${share(needed)} needed` : 'no pair was decided';
-  return `Trial of ${campaign}: ${passed ? 'passed' : 'not passed'}, ${result}.`;
+  const result = pairs ? t('trial.pairs', { right, pairs, share: share(right / pairs), needed: share(needed) }) : t('trial.no_pairs');
+  return t(passed ? 'trial.passed' : 'trial.failed', { campaign, result });
 }
 
 // given: the ranks of each dimension as they were sent, in the order shown; go() shows the next task.
 export function feedbackPart({ feedback, trial }, given, go) {
-  const heading = make('h1', 'question', { tabIndex: -1 }, feedback ? 'The answer to this task was known' : trial.passed ? 'You have passed the trial' : 'The trial is over');
+  const heading = make('h1', 'question', { tabIndex: -1 }, t(feedback ? 'feedback.known' : trial.passed ? 'feedback.passed' : 'feedback.over'));
   const parts = [];
   if (feedback) {
-    parts.push(make('p', '', {}, `You ordered ${feedback.right} of ${feedback.pairs} pairs as in the known answer.`));
+    parts.push(make('p', '', {}, t('feedback.right', { right: feedback.right, pairs: feedback.pairs })));
     for (const [dimension, known] of Object.entries(feedback.known)) {
       const heads = ['', ...known.map((_, index) => letter(index))];
-      parts.push(table(`Places (${dimension})`, heads, [[`known (${dimension})`, ...known.map(ordinal)], ['yours', ...given[dimension].map(ordinal)]]));
+      parts.push(table(t('feedback.places', { dimension: dimensionName(dimension) }), heads, [[t('feedback.known_places', { dimension: dimensionName(dimension) }), ...known.map(ordinal)], [t('feedback.yours'), ...given[dimension].map(ordinal)]]));
     }
   }
   if (trial) parts.push(make('p', '', { dir: 'auto' }, trialText(trial)));
-  const button = make('button', 'primary', { type: 'button' }, 'Go on');
+  const button = make('button', 'primary', { type: 'button' }, t('feedback.go_on'));
   button.addEventListener('click', () => go());
-  const part = make('section', 'ranking feedback', { 'aria-label': 'Result' }, heading, ...parts, make('div', 'actions', {}, button));
+  const part = make('section', 'ranking feedback', { 'aria-label': t('feedback.result') }, heading, ...parts, make('div', 'actions', {}, button));
   part.focusHeading = () => heading.focus();
   return part;
 }

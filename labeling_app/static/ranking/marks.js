@@ -2,12 +2,12 @@
 // left upper corner.
 
 import { make } from '../dom.js';
+import { t } from '../words.js';
 
 export const PLACE = ['seconds', 'x', 'y', 'width', 'height'];
 const POINT_PIXELS = 6;
 const STEP = 0.02;
 const FAST_STEP = 0.1;
-const HELP = 'click a point or drag a box; or move by the arrow keys (faster with Shift), B begins a box, Enter sets it, Escape ends';
 
 // The part of a video's element that its picture fills, in pixels from the element's corner (object-fit: contain).
 export function pictureBox(elementWidth, elementHeight, videoWidth, videoHeight) {
@@ -58,12 +58,13 @@ export class MarkLayer {
     this.fit();
     this.at = [0.5, 0.5];
     this.corner = null;
-    this.element.setAttribute('aria-label', `${label}: ${HELP}`);
+    const help = t('tags.help', { label });
+    this.element.setAttribute('aria-label', help);
     this.element.hidden = false;
     this.element.focus({ preventScroll: true });
     this.card.scrollIntoView({ block: 'nearest' });
     this.draw();
-    this.say(`${label}: ${HELP}.`);
+    this.say(help);
   }
 
   close(back) {

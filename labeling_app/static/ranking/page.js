@@ -319,7 +319,10 @@ class RankingPage extends Ranker {
     return (length > 1 ? t('rank.question_of', { number: this.step + 1, total: length }) : '') + super.hintText;
   }
 
-  get pairHint() { return this.ranking.complete && this.editing ? t('pair.change') : super.pairHint; }
+  get pairHint() {
+    if (this.ranking.complete && this.editing) return t('pair.change');
+    return TOUCH.matches ? super.pairHint : t('pair.hint');
+  }
 
   refresh() {
     this.question.textContent = question(this.task.dimensions[this.step]);

@@ -15,6 +15,15 @@ const BEFORE_PROMPT = ['visual', 'motion'];
 
 export function question(dimension) { return t(QUESTIONS[dimension] || QUESTIONS.overall); }
 
+const DIMENSIONS = {
+  overall: 'dimension.overall',
+  visual: 'dimension.visual',
+  motion: 'dimension.motion',
+  alignment: 'dimension.alignment',
+};
+
+export function dimensionName(dimension) { return t(DIMENSIONS[dimension]); }
+
 export function asksBeforePrompt(dimension) { return BEFORE_PROMPT.includes(dimension); }
 
 export class PromptPart {

@@ -121,7 +121,7 @@ export class Ranker {
 
   get failedText() { return t('component.does_not_play'); }
 
-  get pairHint() { return t(TOUCH.matches ? 'pair.tap' : 'pair.hint'); }
+  get pairHint() { return t(TOUCH.matches ? 'pair.tap' : 'pair.press'); }
 
   get hintText() {
     if (this.isPair) return this.pairHint;

@@ -1,7 +1,8 @@
 // Reasons (tags) for each video, with the moments and the places of the picture that are marked for them.
 
-import { make } from '../dom.js';
+import { make, withKey } from '../dom.js';
 import { letter } from '../ranks.js';
+import { t } from '../words.js';
 import { MarkLayer, PLACE } from './marks.js';
 
 const SHOWN_SECONDS = 0.3;
@@ -30,9 +31,9 @@ export class TagsPart {
       button.addEventListener('click', () => this.toggle(tag));
       return button;
     });
-    this.picture = action('Mark in the picture (M)', () => this.markPicture());
-    this.moment = action('Mark this moment (X)', () => this.markMoment());
-    this.list = make('ul', 'tag-marks', { 'aria-label': 'Marks' });
+    this.picture = action(withKey(t('tags.picture'), 'M'), () => this.markPicture());
+    this.moment = action(withKey(t('tags.moment'), 'X'), () => this.markMoment());
+    this.list = make('ul', 'tag-marks', { 'aria-label': t('tags.marks') });
     this.element = make('section', 'tags', { hidden: hidden || !tags.length, 'aria-labelledby': 'tags-heading' },
       this.heading, make('div', 'tag-buttons', {}, ...this.buttons), make('div', 'actions', {}, this.picture, this.moment), this.list);
     this.selected = 0;
@@ -54,10 +55,10 @@ export class TagsPart {
     const { selected } = this;
     if (this.places[selected].delete(tag)) {
       this.current[selected] = [...this.places[selected].keys()].pop() || null;
-      this.actions.say(`Video ${letter(selected)}: no ${tag}.`);
+      this.actions.say(t('tags.taken', { video: letter(selected), tag }));
     } else {
       this.add(selected, tag, null);
-      this.actions.say(`Video ${letter(selected)}: ${tag}.`);
+      this.actions.say(t('tags.given', { video: letter(selected), tag }));
     }
     this.actions.changed();
     this.refresh(selected);
@@ -66,7 +67,7 @@ export class TagsPart {
   // The tag that a mark is for, or null after it was said that there is none.
   get tagToMark() {
     const tag = this.current[this.selected];
-    if (!tag) this.actions.say('Choose a reason first, then mark where it shows.');
+    if (!tag) this.actions.say(t('tags.first'));
     return tag;
   }
 
@@ -79,7 +80,7 @@ export class TagsPart {
   markPicture() {
     if (this.element.hidden || !this.tagToMark) return false;
     this.actions.player().pause();
-    this.layers[this.selected].open(`Mark ${this.current[this.selected]} in video ${letter(this.selected)}`);
+    this.layers[this.selected].open(t('tags.mark_in', { tag: this.current[this.selected], video: letter(this.selected) }));
     return true;
   }
 
@@ -94,7 +95,7 @@ export class TagsPart {
     const seconds = Math.round(1000 * this.cards.videos[video].currentTime) / 1000;
     const tag = this.current[video];
     this.add(video, tag, { seconds, ...place });
-    this.actions.say(`Marked: ${tag} in video ${letter(video)}, ${placeText({ seconds, ...place })}.`);
+    this.actions.say(t('tags.marked', { tag, video: letter(video), place: placeText({ seconds, ...place }) }));
     this.actions.changed();
     this.refresh(this.selected);
   }
@@ -109,7 +110,7 @@ export class TagsPart {
   refresh(selected) {
     this.selected = selected;
     if (this.element.hidden) return;
-    this.heading.textContent = `What is wrong with video ${letter(selected)}? (T)`;
+    this.heading.textContent = withKey(t('tags.heading', { video: letter(selected) }), 'T');
     const own = this.places[selected];
     this.buttons.forEach((button, index) => {
       button.setAttribute('aria-pressed', String(own.has(this.names[index])));
@@ -123,11 +124,11 @@ export class TagsPart {
   }
 
   markItem(video, tag, place) {
-    const label = `${tag}, ${placeText(place)}`;
+    const label = t('tags.mark', { tag, place: placeText(place) });
     const seek = action(label, () => { const player = this.actions.player(); player.pause(); player.seek(place.seconds); });
-    seek.title = 'Show this moment';
-    const remove = action('Remove', () => this.remove(video, tag, place));
-    remove.setAttribute('aria-label', `Remove the mark ${label}`);
+    seek.title = t('tags.show');
+    const remove = action(t('tags.remove'), () => this.remove(video, tag, place));
+    remove.setAttribute('aria-label', t('tags.remove_mark', { mark: label }));
     return make('li', '', {}, seek, remove);
   }
 
@@ -148,6 +149,5 @@ function kept(place) {
 }
 
 function placeText({ seconds, x, width }) {
-  const where = width !== undefined ? ', a box' : x !== undefined ? ', a point' : '';
-  return `at ${seconds.toFixed(2)} s${where}`;
+  return t(width !== undefined ? 'tags.box_at' : x !== undefined ? 'tags.point_at' : 'tags.at', { seconds: seconds.toFixed(2) });
 }

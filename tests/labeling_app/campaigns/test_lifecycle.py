@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from labeling_app.campaigns.campaigns import Rules, import_gold, set_rules
 from labeling_app.campaigns.demonstrations import add_library, ask, demonstrate, open_prompts
 from labeling_app.campaigns.lifecycle import delete_campaign, rename_campaign, set_state
 from labeling_app.files.candidates import import_tasks
+from labeling_app.store.passwords import hash_password
 from labeling_app.store.store import Store
 from labeling_app.store.tables import Base
 from labeling_app.tasks import next_task as assignment
@@ -24,6 +24,7 @@ from labeling_app.tasks.answers import recent_answers, revise, submit
 from labeling_app.tasks.lease import Refused
 from labeling_app.tasks.progress import Progress, progress
 from labeling_app.web.server import create_app
+from tests.labeling_app.older_database import make_older
 
 PASSWORD = "correct horse"
 RANKS = {"overall": [1, 2, 3, 4]}
@@ -261,53 +262,20 @@ def test_changes_by_command_are_in_the_audit_table(tmp_path: Path, candidates: P
 
 def test_a_database_from_before_has_secrets_open_campaigns_and_composed_names(tmp_path: Path) -> None:
     """Of schema 0004: assignments without a secret, and a name typed in its decomposed form."""
-    path = tmp_path / "labels.db"
-    with Store(path) as store:
-        store.add_user("ada", PASSWORD)
-    with sqlite3.connect(path) as connection:
-        connection.executescript(
-            """
-            DROP TABLE group_members;
-            DROP TABLE campaign_people;
-            DROP TABLE campaign_groups;
-            DROP TABLE invitations;
-            DROP TABLE person_groups;
-            DROP TABLE message_recipients;
-            DROP TABLE messages;
-            DROP TABLE provider_identities;
-            DROP TABLE provider_attempts;
-            ALTER TABLE users DROP COLUMN state;
-            ALTER TABLE users DROP COLUMN language;
-            DROP TABLE task_metadata;
-            DROP TABLE guideline_videos;
-            DROP INDEX ix_media_sha256;
-            ALTER TABLE campaigns DROP COLUMN tags;
-            ALTER TABLE campaigns DROP COLUMN gold_feedback;
-            ALTER TABLE judgements DROP COLUMN tags;
-            ALTER TABLE adjudications DROP COLUMN tags;
-            DROP INDEX ix_tasks_image_id;
-            ALTER TABLE tasks DROP COLUMN image_id;
-            DROP INDEX ix_tasks_last_image_id;
-            ALTER TABLE tasks DROP COLUMN last_image_id;
-            DROP INDEX ix_demonstration_prompts_image_id;
-            ALTER TABLE demonstration_prompts DROP COLUMN image_id;
-            DROP INDEX ix_demonstration_prompts_last_image_id;
-            ALTER TABLE demonstration_prompts DROP COLUMN last_image_id;
-            DROP INDEX ix_assignments_token;
-            ALTER TABLE assignments DROP COLUMN token;
-            ALTER TABLE judgements DROP COLUMN remark_videos;
-            ALTER TABLE campaigns DROP COLUMN state;
-            DROP TABLE acknowledgements;
-            UPDATE alembic_version SET version_num = '0004';
-            UPDATE users SET name = 'Jose' || char(769);
-            INSERT INTO campaigns (id, name, overlap, dimensions, created_at)
-              VALUES (1, 'first', 1, '["overall"]', 5.0);
-            INSERT INTO tasks (id, campaign_id, prompt, fingerprint, completed, created_at)
-              VALUES (1, 1, 'a cat', 'a', 0, 5.0), (2, 1, 'a dog', 'b', 0, 5.0);
-            INSERT INTO assignments (id, task_id, user_id, permutation, state, assigned_at, expires_at)
-              VALUES (1, 1, 1, '[0, 1]', 'open', 5.0, 6.0), (2, 2, 1, '[1, 0]', 'done', 5.0, 6.0);
-            """
-        )
+    path = str(tmp_path / "labels.db")
+    make_older(
+        path,
+        "0004",
+        f"""
+        INSERT INTO users (id, name, password_hash, role, simulated, created_at)
+          VALUES (1, 'Jose' || char(769), '{hash_password(PASSWORD)}', 'annotator', false, 5.0);
+        INSERT INTO campaigns (id, name, overlap, dimensions, created_at) VALUES (1, 'first', 1, '["overall"]', 5.0);
+        INSERT INTO tasks (id, campaign_id, prompt, fingerprint, completed, created_at)
+          VALUES (1, 1, 'a cat', 'a', 0, 5.0), (2, 1, 'a dog', 'b', 0, 5.0);
+        INSERT INTO assignments (id, task_id, user_id, permutation, state, assigned_at, expires_at)
+          VALUES (1, 1, 1, '[0, 1]', 'open', 5.0, 6.0), (2, 2, 1, '[1, 0]', 'done', 5.0, 6.0)
+        """,
+    )
     with Store(path) as store, store.read() as session:
         assert store.authenticate("José", PASSWORD) is not None
         assert store.authenticate("Jose\u0301", PASSWORD) is not None

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import select
 
 from labeling_app.files.compared_models import import_compared
+from labeling_app.people.languages import set_language
 from labeling_app.quality.compared_models import ALL_BAD, judged_pairs
 from labeling_app.store.store import Store
 from labeling_app.store.tables import Assignment
@@ -88,6 +89,26 @@ def test_each_answer_has_one_key_and_nothing_tells_the_models(
     assert [each.all_bad for each in judged_pairs(store, "duel")] == [False] * 3 + [True] + [False] * 2
     assert errors == []
     assert not [url for url in requests if "secret" in url]
+
+
+def test_an_answer_in_german_is_counted_as_in_english(
+    page: Page, store: Store, serve: Callable[[Store], Any]
+) -> None:
+    ada = store.user("ada")
+    assert ada is not None
+    set_language(store, ada, "de")
+    log_in(page, serve(store))
+    page.wait_for_function("!document.querySelector('.card:not(.seen)')")
+    assert page.locator(".hint").inner_text().startswith("Drücken Sie ←")
+    page.keyboard.press("n")
+    page.wait_for_function("document.querySelector('.progress-text').textContent.startsWith('Aufgabe 2')")
+    assert [(j.flag, j.ranks) for j in store.judgements("duel")] == [(ALL_BAD, [2, 2])]
+    assert [each.all_bad for each in judged_pairs(store, "duel")] == [True]
+    page.keyboard.press("u")
+    page.locator("dialog[open] .earlier-answer").click()
+    page.wait_for_function("document.querySelector('#ranking-flag').value === 'Alle Videos sind schlecht'")
+    page.keyboard.press("ArrowLeft")
+    assert page.locator("#ranking-flag").input_value() == ""
 
 
 def test_an_answer_before_the_videos_have_played_waits_and_a_later_one_replaces_it(

@@ -38,7 +38,7 @@ def running() -> Iterator[OpenIDProvider]:
 @pytest.fixture
 def openid(running: OpenIDProvider) -> OpenIDProvider:
     running.person, running.changes, running.only_user_info = dict(ADA), {}, False
-    running.signing_key = None
+    running.signing_key, running.refuses, running.redirect_uri = None, False, f"{ADDRESS}{CALLBACK}"
     return running
 
 
@@ -103,6 +103,48 @@ def test_an_existing_person_signs_in_and_comes_back_by_the_same_account(
     openid.person = {**ADA, "sub": "2"}  # somebody else with the same address
     assert NOT_ADMITTED in sign_in(client).text
     assert store.audit_events(1)[0].action == "failed provider login"
+
+
+def test_without_passwords_the_page_has_the_provider_alone(
+    store: Store, settings: Callable[..., Path], openid: OpenIDProvider
+) -> None:
+    path = settings(name_claim="preferred_username", anyone=True, leads=["lea"], scope="openid profile")
+    app = create_app(store, provider=read_provider(path), passwords=False, framed_by="https://huggingface.co")
+    client = TestClient(app, follow_redirects=False)
+    assert client.get("/rank/").headers["location"] == "../login"
+    page = client.get("/login", headers={"accept-language": "de"})
+    assert '<a class="provider primary" href="login-provider">Anmelden mit Example</a>' in page.text
+    assert "<form" not in page.text
+    assert "Ihrem Konto bei Example" in page.text
+    assert "link.target = '_blank'" in page.text  # within another site's page, where browsers keep no login
+    assert page.headers["content-security-policy"].endswith("frame-ancestors https://huggingface.co")
+    assert client.post("/login", data={"name": "ada", "password": "x"}).status_code == 405
+    assert client.get("/invitation").status_code == 404
+    asked = parse_qs(urlsplit(client.get("/login-provider").headers["location"]).query)
+    assert asked["scope"] == ["openid profile"]
+    for name, to, status in (("ada", "rank/", 403), ("lea", "lead/", 200)):
+        openid.person = {"sub": name, "preferred_username": name}
+        assert sign_in(client).headers["location"] == to
+        assert client.get("/api/lead/overview").status_code == status
+        assert client.post("/logout").status_code == 303
+        assert client.get("/api/next").status_code == 401
+    openid.refuses = True
+    assert NOT_COMPLETED in sign_in(client).text
+
+
+def test_cookies_are_for_https_alone_where_browsers_come_by_it(
+    store: Store, browser: Callable[..., TestClient], openid: OpenIDProvider
+) -> None:
+    openid.redirect_uri = f"https://labels.example/{CALLBACK}"
+    client = browser(address="https://labels.example", domains=["example.org"])
+    away = client.get("/login-provider")  # the proxy speaks HTTP with this server
+    cookie = away.headers["set-cookie"]
+    assert "Secure" in cookie
+    back = httpx.get(away.headers["location"]).headers["location"].replace("https://labels.example", "")
+    entered = client.get(back, headers={"cookie": cookie.partition(";")[0]})
+    assert entered.status_code == 303
+    kept = [value for value in entered.headers.get_list("set-cookie") if "Max-Age=0" not in value]
+    assert ["Secure" in value for value in kept] == [True]
 
 
 def test_only_existing_people_or_only_allowed_domains_come_in(
@@ -233,6 +275,9 @@ def test_a_provider_that_is_not_there_is_one_sentence(browser: Callable[..., Tes
         ({"roles": {"a": "king"}, "role_claim": "groups"}, "role 'king' is unknown"),
         ({"roles": {"a": "lead"}}, "without role_claim"),
         ({"domains": "example.org"}, "give a list"),
+        ({"leads": [1]}, "leads is"),
+        ({"anyone": "yes"}, "give true or false"),
+        ({"anyone": True, "role_claim": "groups"}, "has anyone and role_claim"),
         ({"scope": "email"}, "lacks openid"),
     ],
     ids=str,

@@ -25,12 +25,12 @@ from labeling_app.store.store import Store
 from labeling_app.web import space
 from labeling_app.web.space import import_own_tasks, space_settings
 from labeling_app.web.space_backup import FILE, DatasetBackup
-from tests.labeling_app.web.openid_provider import CLIENT, SECRET, OpenIdProvider
+from tests.labeling_app.openid_provider import CLIENT, CLIENT_SECRET, OpenIDProvider, start_provider
 
 ROOT = Path(__file__).resolve().parents[3]
 HUB = {
     "OAUTH_CLIENT_ID": CLIENT,
-    "OAUTH_CLIENT_SECRET": SECRET,
+    "OAUTH_CLIENT_SECRET": CLIENT_SECRET,
     "OPENID_PROVIDER_URL": "https://huggingface.co/",
     "SPACE_HOST": "me-labels.hf.space,labels.example.org",
     "SPACE_AUTHOR_NAME": "me",
@@ -66,7 +66,7 @@ def test_the_folder_asks_for_oauth_and_gives_away_no_model(folder: Path) -> None
     assert (settings["title"], settings["sdk"], settings["hf_oauth"]) == ("Rank: “these”", "gradio", True)
     assert (folder / settings["app_file"]).is_file()
     assert "VIDALIGN_LEADS" in text
-    assert re.search(r"^vidalign", (folder / "requirements.txt").read_text(), re.MULTILINE)
+    assert re.search(r"^vidalign\[oidc\]", (folder / "requirements.txt").read_text(), re.MULTILINE)
     assert len(list((folder / "videos").iterdir())) == 48
     assert "secret-model" not in (folder / "tasks.jsonl").read_text()
     names = {path.name for path in folder.iterdir()}
@@ -97,11 +97,13 @@ def test_a_refused_folder_is_one_sentence_and_leaves_nothing(
 
 def test_settings_come_from_the_environment(tmp_path: Path) -> None:
     kept = space_settings(tmp_path, HUB | {"VIDALIGN_STORAGE": str(tmp_path)})
-    assert (kept.login.address, kept.login.provider) == (
-        "https://me-labels.hf.space",
+    asked = kept.provider.settings
+    assert (kept.provider.redirect_uri, asked.issuer, asked.scope) == (
+        "https://me-labels.hf.space/login-callback",
         "https://huggingface.co",
+        "openid profile",
     )
-    assert (kept.login.role("Me"), kept.login.role("ada")) == ("lead", "annotator")
+    assert (asked.rules.anyone, asked.rules.leads, asked.rules.annotators) == (True, ("me",), ())
     assert (kept.storage, kept.dataset, kept.port) == (tmp_path, None, 7860)
     lost = HUB | {"VIDALIGN_STORAGE": str(tmp_path / "none")}
     with pytest.raises(InputError, match="would lose all answers at a restart"):
@@ -113,7 +115,12 @@ def test_settings_come_from_the_environment(tmp_path: Path) -> None:
         "me/labels",
         "secret",
     )
-    assert [settings.login.role(name) for name in ("lea", "max", "me")] == ["lead", "lead", "annotator"]
+    assert settings.provider.settings.rules.leads == ("lea", "max")
+    invited = space_settings(
+        tmp_path, lost | copied | {"VIDALIGN_ANNOTATORS": "ada", "OAUTH_SCOPES": "openid"}
+    )
+    rules = invited.provider.settings.rules
+    assert (rules.anyone, rules.annotators, invited.provider.settings.scope) == (False, ("ada",), "openid")
     with pytest.raises(InputError, match=r"OAUTH_CLIENT_SECRET is not set: .* hf_oauth: true"):
         space_settings(tmp_path, {**HUB, "OAUTH_CLIENT_SECRET": ""})
 
@@ -152,39 +159,41 @@ def test_the_folder_runs_as_the_hub_runs_it_and_keeps_its_answers(folder: Path, 
     storage, port = tmp_path / "data", free_port()
     storage.mkdir()
     host = f"127.0.0.1:{port}"
-    with OpenIdProvider() as provider:
-        environment = HUB | {
-            "OPENID_PROVIDER_URL": provider.address,
-            "SPACE_HOST": host,
-            "VIDALIGN_STORAGE": str(storage),
-            "GRADIO_SERVER_PORT": str(port),
-            "PYTHONPATH": str(ROOT),
-        }
-        command = [sys.executable, str(folder / "app.py")]
-        with subprocess.Popen(
-            command, env=os.environ | environment, stdout=subprocess.PIPE, text=True
-        ) as process:
-            assert process.stdout is not None
-            output = [process.stdout.readline(), process.stdout.readline()]
-            assert output[0] == "Campaign first: 12 new task(s).\n"
-            assert output[1].startswith("Labeling app: ")
-            provider.account = {"sub": "1", "preferred_username": "ada"}
-            begun = httpx.get(f"http://{host}/login/huggingface")
-            # The app is told that it is reached over HTTPS, as at the hub, so its cookies are for that alone.
-            assert "Secure" in begun.headers["set-cookie"]
-            cookies = [begun.headers["set-cookie"].partition(";")[0]]
-            back = httpx.get(begun.headers["location"]).headers["location"]
-            assert back.startswith(f"https://{host}/login/callback?")
-            done = httpx.get(back.replace("https://", "http://"), headers={"cookie": cookies[0]})
-            assert (done.status_code, done.headers["location"]) == (303, "../rank/")
-            session = next(value for value in done.headers.get_list("set-cookie") if "session" in value)
-            headers = {"cookie": session.partition(";")[0]}
-            task = httpx.get(f"http://{host}/api/next", headers=headers).json()["task"]
-            answer = {"ranks": {"overall": [1, 2, 2, 4]}, "seconds": 3}
-            url = f"http://{host}/api/assignments/{task['assignment']}/judgement"
-            assert httpx.post(url, json=answer, headers=headers).json() == {"version": 1}
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(timeout=20) == 0
+    provider = OpenIDProvider(redirect_uri=f"https://{host}/login-callback")
+    server = start_provider(provider)
+    environment = HUB | {
+        "OPENID_PROVIDER_URL": provider.url,
+        "SPACE_HOST": host,
+        "VIDALIGN_STORAGE": str(storage),
+        "GRADIO_SERVER_PORT": str(port),
+        "PYTHONPATH": str(ROOT),
+    }
+    command = [sys.executable, str(folder / "app.py")]
+    with subprocess.Popen(
+        command, env=os.environ | environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        output = [process.stdout.readline(), process.stdout.readline()]
+        assert output[0] == "Campaign first: 12 new task(s).\n"
+        assert output[1].startswith("Labeling app: ")
+        provider.person = {"sub": "1", "preferred_username": "ada"}
+        begun = httpx.get(f"http://{host}/login-provider")
+        # The app is told that it is reached over HTTPS, as at the hub, so its cookies are for that alone.
+        assert "Secure" in begun.headers["set-cookie"]
+        cookies = [begun.headers["set-cookie"].partition(";")[0]]
+        back = httpx.get(begun.headers["location"]).headers["location"]
+        assert back.startswith(f"https://{host}/login-callback?")
+        done = httpx.get(back.replace("https://", "http://"), headers={"cookie": cookies[0]})
+        assert (done.status_code, done.headers["location"]) == (303, "rank/")
+        session = next(each for each in done.headers.get_list("set-cookie") if "Max-Age=0" not in each)
+        headers = {"cookie": session.partition(";")[0]}
+        task = httpx.get(f"http://{host}/api/next", headers=headers).json()["task"]
+        answer = {"ranks": {"overall": [1, 2, 2, 4]}, "seconds": 3}
+        url = f"http://{host}/api/assignments/{task['assignment']}/judgement"
+        assert httpx.post(url, json=answer, headers=headers).json() == {"version": 1}
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 0
+    server.should_exit = True
     with Store(storage / "labels.db") as store:
         assert [judgement.user.name for judgement in store.judgements("first")] == ["ada"]
 

@@ -126,11 +126,12 @@ def launched(app: gr.Blocks, **arguments: Any) -> str:
 
 
 @pytest.fixture
-def two_rankings(clips: list[str], tmp_path: Path) -> Iterator[tuple[str, list[Any]]]:
-    """An app with two components, and the rankings that were submitted."""
+def two_rankings(clips: list[str], tmp_path: Path) -> Iterator[tuple[str, list[Any], list[list[int]]]]:
+    """An app with two components, the rankings that were submitted, and the ranks of each change of the second."""
     frames = torch.rand(3, 8, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     write_video(tmp_path / "full-colour.mp4", frames, fps=8)  # 4:4:4, which not every browser plays
     submitted: list[Any] = []
+    changed: list[list[int]] = []
 
     def submit(value: Mapping[str, Any]) -> dict[str, Any]:
         submitted.append(value)
@@ -139,13 +140,14 @@ def two_rankings(clips: list[str], tmp_path: Path) -> Iterator[tuple[str, list[A
     with gr.Blocks(title="Two") as app:
         gr.HTML('<div class="card" id="mine">mine</div>')
         first = VideoRanking({"prompt": HOSTILE, "videos": clips}, elem_id="first")
-        videos = [clips[0], str(tmp_path / "full-colour.mp4")]
+        videos = [clips[0], str(tmp_path / "full-colour.mp4"), clips[1]]
         second = VideoRanking(
             {"prompt": "second", "videos": videos, "dimension": "motion"}, play_to_end=False, elem_id="second"
         )
         first.submit(submit, first, first)
         second.submit(submit, second, second)
-    yield launched(app, footer_links=[]), submitted
+        second.change(lambda value: changed.append(value["ranks"]), second)
+    yield launched(app, footer_links=[]), submitted, changed
     app.close()
 
 
@@ -161,13 +163,15 @@ def drag(page: Page, source: Locator, target: Locator) -> None:
 
 
 def test_two_rankings_on_a_page_are_ranked_by_keys_and_drag_without_touching_each_other(
-    page: Page, two_rankings: tuple[str, list[Any]], serious_findings: Callable[[Page], list[str]]
+    page: Page,
+    two_rankings: tuple[str, list[Any], list[list[int]]],
+    serious_findings: Callable[[Page], list[str]],
 ) -> None:
-    url, submitted = two_rankings
+    url, submitted, changed = two_rankings
     page.set_viewport_size({"width": 1280, "height": 2400})
     page.goto(url)
     first, second = page.locator("#first"), page.locator("#second")
-    second.locator(".card").nth(1).wait_for()
+    second.locator(".card").nth(2).wait_for()
     assert first.locator(".prompt-text").evaluate("(text) => text.textContent") == HOSTILE
     assert page.evaluate("window.hacked") is None
     assert second.locator(".question").inner_text().startswith("Which video moves best")
@@ -179,17 +183,28 @@ def test_two_rankings_on_a_page_are_ranked_by_keys_and_drag_without_touching_eac
     second.locator(".card").nth(0).click()
     page.keyboard.press("2")
     page.keyboard.press("1")
-    assert second.locator(".card-rank").all_inner_texts() == ["2nd", "1st"]
+    page.keyboard.press("3")
+    assert second.locator(".card-rank").all_inner_texts() == ["2nd", "1st", "3rd"]
     drag(page, first.locator(".pool .chip").nth(0), first.locator("[data-rank='2']"))
     drag(page, first.locator(".pool .chip").nth(0), second.locator("[data-rank='1']"))
     assert first.locator(".card-rank").all_inner_texts() == ["2nd", *["no place yet"] * 3]
-    assert second.locator(".card-rank").all_inner_texts() == ["2nd", "1st"]
+    assert second.locator(".card-rank").all_inner_texts() == ["2nd", "1st", "3rd"]
 
     second.get_by_role("button", name="Submit").click()
     second.get_by_text("what comes next").wait_for()
-    assert second.locator(".card-rank").all_inner_texts() == ["no place yet", "no place yet"]
+    assert changed[:3] == [[2, -1, -1], [2, 1, -1], [2, 1, 3]]  # once for each rank
+    # Two videos are compared by one key.
+    assert second.locator(".hint").inner_text().endswith("↓ if they are equal.")
+    second.locator(".card").nth(0).click()
+    before = len(changed)
+    page.keyboard.press("ArrowRight")
+    assert second.locator(".card-rank").all_inner_texts() == ["", "better"]
+    second.get_by_role("button", name="A is better").click()
+    assert second.locator(".card-rank").all_inner_texts() == ["better", ""]
+    page.wait_for_timeout(300)
+    assert changed[before:] == [[2, 1], [1, 2]]
     assert [(Path(value["videos"][1]).name, value["ranks"]) for value in submitted] == [
-        ("full-colour.mp4", [2, 1])
+        ("full-colour.mp4", [2, 1, 3])
     ]
     first.get_by_role("button", name="Submit").click(force=True)
     assert first.locator(".gate").inner_text() == "Still to place: B, C, D"
@@ -203,10 +218,27 @@ def test_two_rankings_on_a_page_are_ranked_by_keys_and_drag_without_touching_eac
     assert serious_findings(page) == []
 
 
+def test_a_phone_in_german_has_its_words_and_names_no_keys(
+    page: Page, two_rankings: tuple[str, list[Any], list[list[int]]]
+) -> None:
+    session = page.context.new_cdp_session(page)
+    session.send("Emulation.setTouchEmulationEnabled", {"enabled": True, "maxTouchPoints": 5})
+    page.add_init_script("Object.defineProperty(navigator, 'languages', { value: ['de-CH', 'en'] })")
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(two_rankings[0])
+    second = page.locator("#second")
+    second.locator(".card").nth(2).wait_for()
+    assert second.locator(".submit").inner_text() == "Absenden"
+    assert second.locator(".hint").inner_text().startswith("Geben Sie Video A einen Platz: auf einen Platz tippen")
+    assert page.locator(".keys").count() == 0
+    second.locator(".rank-column[data-rank='2'] .give-rank").click()
+    assert second.locator(".card-rank").first.inner_text() == "2."
+
+
 def test_the_example_of_the_documentation_collects_a_rankings_file(
     page: Page, clips: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = (ROOT / "docs" / "labeling.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "labeling-server.md").read_text(encoding="utf-8")
     (example,) = [
         code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "VideoRanking" in code
     ]
@@ -231,8 +263,7 @@ def test_the_example_of_the_documentation_collects_a_rankings_file(
         page.keyboard.press("Enter")
         page.get_by_text("a blue circle").wait_for()
         page.locator(".card").nth(0).click()
-        page.keyboard.press("1")
-        page.keyboard.press("1")
+        page.keyboard.press("ArrowDown")
         page.wait_for_function("!document.querySelector('.card:not(.seen)')")
         page.keyboard.press("Enter")
         page.get_by_text("There is nothing to rank.").wait_for()
