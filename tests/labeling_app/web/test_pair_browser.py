@@ -102,7 +102,7 @@ def test_an_answer_in_german_is_counted_as_in_english(
     assert page.locator(".hint").inner_text().startswith("Drücken Sie ←")
     page.keyboard.press("n")
     page.wait_for_function("document.querySelector('.progress-text').textContent.startsWith('Aufgabe 2')")
-    assert [(j.flag, j.ranks) for j in store.judgements("duel")] == [(ALL_BAD, [2, 2])]
+    assert [(j.flag, j.ranks) for j in store.judgements("duel")] == [(ALL_BAD, [1, 1])]
     assert [each.all_bad for each in judged_pairs(store, "duel")] == [True]
     page.keyboard.press("u")
     page.locator("dialog[open] .earlier-answer").click()

@@ -229,7 +229,11 @@ def test_a_phone_in_german_has_its_words_and_names_no_keys(
     second = page.locator("#second")
     second.locator(".card").nth(2).wait_for()
     assert second.locator(".submit").inner_text() == "Absenden"
-    assert second.locator(".hint").inner_text().startswith("Geben Sie Video A einen Platz: auf einen Platz tippen")
+    assert (
+        second.locator(".hint")
+        .inner_text()
+        .startswith("Geben Sie Video A einen Platz: auf einen Platz tippen")
+    )
     assert page.locator(".keys").count() == 0
     second.locator(".rank-column[data-rank='2'] .give-rank").click()
     assert second.locator(".card-rank").first.inner_text() == "2."
