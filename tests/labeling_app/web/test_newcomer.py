@@ -36,7 +36,7 @@ def store(tmp_path: Path, write_candidates: Callable[..., Path]) -> Iterator[Sto
 
 def rank_by_keys(page: Page, number: int, keys: str) -> None:
     """Ranks videos A, B and C of a task by the keys that its hint names, and submits."""
-    page.get_by_text(f"Task {number} of 3").wait_for()
+    page.get_by_text(f"Task {number} of 3", exact=True).wait_for()
     page.get_by_text("Give video A a place: press 1–3").wait_for()
     for key in keys:
         page.keyboard.press(key)
@@ -70,7 +70,7 @@ def test_a_newcomer_ranks_three_tasks_and_the_lead_exports_them(
     page.get_by_role("button", name="I have read them").click()
     rank_by_keys(page, 1, "312")
     rank_by_keys(page, 2, "112")  # a tie
-    page.get_by_text("Task 3 of 3").wait_for()
+    page.get_by_text("Task 3 of 3", exact=True).wait_for()
     page.keyboard.press("c")
     page.get_by_role("heading", name="What is wrong with video C?").wait_for()
     page.get_by_role("button", name="wrong motion").click()
