@@ -103,7 +103,7 @@ def test_every_verb_has_help_and_every_argument_is_explained() -> None:
 
     verbs = {"serve", "import", "export", "users", "quality", "simulate", "backup", "restore"}
     verbs |= {"campaign", "gold", "demonstrations", "select"}
-    verbs |= {"groups", "assign", "invite", "message", "hours", "space"}
+    verbs |= {"groups", "assign", "invite", "message", "hours", "space", "token", "webhook"}
     assert set(label.VERBS) == verbs
     for verb in label.VERBS.values():
         assert verb.help
