@@ -58,7 +58,8 @@ def read_prompts(path: str | Path) -> list[PromptRecord]:
         path: a text file with one prompt a line (empty lines are skipped; lines end in a line feed, a carriage return
             or both, any other separator is part of the prompt); a `.jsonl` file whose lines have
             `prompt` and optionally `rewritten_prompt`, `negative_prompt`, `id`, `image` and `last_image`, or
-            `control_video` and `mask` (files, relative to the folder of this one; each is opened), other keys being ignored, such as the
+            `control_video` and `mask` (files, relative to the folder of this one; each is opened), other keys being
+            ignored, such as the
             `metadata.jsonl` of a folder of videos;
             or `world:SPLIT:N[:SEED]` for N prompts of the built-in world, SPLIT being one of its splits and SEED 0 by
             default.
