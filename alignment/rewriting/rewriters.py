@@ -173,8 +173,10 @@ class ServedRewriter(_CachedRewriter):
         self._take_all(replies, take)
 
     def _take_all(self, replies: dict[str, Reply], take: Callable[[str, str], None]) -> None:
-        for prompt, reply in replies.items():
-            text = self._checked(prompt, reply.text, reply.cut)
+        """Takes all usable replies before one that is not is refused."""
+        usable = {prompt: one_line(reply.text) and not reply.cut for prompt, reply in replies.items()}
+        for prompt in sorted(replies, key=lambda prompt: not usable[prompt]):
+            text = self._checked(prompt, replies[prompt].text, replies[prompt].cut)
             if text is not None:
                 take(prompt, text)
 
