@@ -132,7 +132,7 @@ def sample_aligned(
     latents, judged = [], []
     for start in range(0, len(all_seeds), plan.batch_size):
         batch = slice(start, start + plan.batch_size)
-        conditions = plan.conditions_of(owners[batch])
+        conditions = plan.text_conditions_of(owners[batch])
         velocity = plan.velocity(owners[batch])
         if reward_guidance:
             pull = reward_guidance, float(plan.sigmas[1])

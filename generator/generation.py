@@ -133,7 +133,7 @@ def generate_videos_to(
     opened, open_folder = begin is None, work.once(begin or _nothing)
     for _, batch in work.portions(list(_batches(plan, settings.batch_size))):
         videos = generate(
-            [planned.record.prompt for planned in batch],
+            [planned.record.model_prompt for planned in batch],
             num_frames=settings.num_frames,
             height=settings.height,
             width=settings.width,

@@ -38,6 +38,8 @@ from generator.training.invocation import begin, command_that_goes_on, same_comm
 COMMANDS = {
     "demo": "The whole loop on the built-in model, with a report.",
     "generate": "Videos from prompts, with metadata.jsonl.",
+    "rewrite": "Prompts rewritten for a generator.",
+    "rewriter": "Train a language model to rewrite prompts.",
     "sft": "Fine-tune on demonstrations (videos with prompts).",
     "label": "The labeling app: serve, import, export.",
     "reward": "Train a reward model on rankings.",
@@ -57,6 +59,8 @@ TRAINS = frozenset({"sft", "reward", "dpo", "ppo", "online_dpo", "rwr", "nft", "
 """Commands that go on with `--resume_from_checkpoint latest`."""
 SHARES = frozenset({"generate", "evaluate", "label select", "reward evaluate"})
 """Commands and verbs whose processes share out videos, each with the whole model."""
+RESUMED = TRAINS | {"rewriter"}
+"""Commands that are told to go on with `--resume_from_checkpoint latest`."""
 LAUNCHED = TRAINS | SHARES
 """Commands and verbs that take `--accelerate_config`."""
 
@@ -313,7 +317,7 @@ def _interrupted(name: str, arguments: list[str], interruption: KeyboardInterrup
         return 0 if getattr(interruption, "saved", None) is not None else code
     saved = getattr(interruption, "saved", None)
     is_verb = bool(arguments) and arguments[0] in getattr(_loaded(name), "VERBS", {})
-    trains = name in TRAINS and not is_verb
+    trains = name in RESUMED and not is_verb
     begun = results_begun() or getattr(interruption, "begun", False)
     if trains and begun:
         where = f"The checkpoint is {saved}. " if saved else ""

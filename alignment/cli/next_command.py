@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from alignment.trainers.base_config import AlignmentConfig
 
 SIZES = ("num_frames", "height", "width")
+REWRITING = ("rewriter", "rewriter_model", "rewriter_instruction", "rewriter_failures")
 WORLD_PROMPTS = "world:test:8"
 
 
@@ -86,13 +87,19 @@ def are_of_the_world(prompts: Sequence[str]) -> bool:
 
 
 def show_generation(
-    model: GeneratorArguments, lora: LoraArguments, config: AlignmentConfig, prompts: str, size: Any
+    model: GeneratorArguments,
+    lora: LoraArguments,
+    config: AlignmentConfig,
+    prompts: str,
+    size: Any,
+    more: Sequence[str] = (),
 ) -> None:
     """After training: four videos of each prompt with what was trained, to be ranked.
 
     Args:
         prompts: file or source of prompts.
         size: what has the fields `SIZES` that were given.
+        more: further words of the command.
     """
     folder = str(config.output_dir)
     show_next(
@@ -103,6 +110,7 @@ def show_generation(
         "--num_videos_per_prompt",
         4,
         *given_flags(size, SIZES),
+        *more,
         "--output_dir",
         new_folder(folder, "videos"),
     )
@@ -115,6 +123,7 @@ def show_comparison(
     prompts: Sequence[str],
     source: str,
     size: Any,
+    rewriting: Any = None,
 ) -> None:
     """After alignment: the comparison with the base model on prompts of the built-in world, if these are; else videos.
 
@@ -122,10 +131,12 @@ def show_comparison(
         prompts: that were trained on.
         source: the file that they are from, which is a prompt file too.
         size: what has the fields `SIZES` that were given.
+        rewriting: what has the fields `REWRITING` that the policy was trained with, if anything.
     """
+    rewriter = [] if rewriting is None else given_flags(rewriting, REWRITING)
     if not lora.use_peft or not are_of_the_world(prompts):
         is_prompt_file = source.startswith("world:") or Path(source).suffix.lower() in {".jsonl", ".txt"}
-        show_generation(model, lora, config, source if is_prompt_file else WORLD_PROMPTS, size)
+        show_generation(model, lora, config, source if is_prompt_file else WORLD_PROMPTS, size, rewriter)
         return
     folder = str(config.output_dir)
     name = Path(folder).resolve().name
@@ -141,6 +152,7 @@ def show_comparison(
         "world:test:128",
         *_loading(model),
         *given_flags(size, SIZES),
+        *rewriter,
         "--output_dir",
         new_folder(folder, "evaluation"),
     )

@@ -45,7 +45,7 @@ class SamplingPlan:
 
     Attributes:
         generator: the generator.
-        prompts: all prompts.
+        prompts: all prompts, as videos are judged by them.
         conditions: table of encoded texts.
         rows: `[len(prompts)]`, the row of each prompt in `conditions`.
         negative_conditions, negative_rows: those of the negative prompts; None without guidance.
@@ -56,6 +56,8 @@ class SamplingPlan:
         look_up: `(table, rows) -> conditions`, on the device that samples.
         guidance_scale_2: scale for the second of two transformers; `guidance_scale` where None.
         images: with which the videos begin; None where they begin with none.
+        judged_rows: `[len(prompts)]`, the row of each prompt in `conditions` where `rows` are those of rewritten
+            prompts; None where they are the same.
     """
 
     generator: VideoGenerator
@@ -71,6 +73,7 @@ class SamplingPlan:
     look_up: Callable[[Conditions, Tensor], Conditions] = select
     guidance_scale_2: float | None = None
     images: PromptImages | None = None
+    judged_rows: Tensor | None = None
 
     @classmethod
     def for_training(
@@ -82,12 +85,14 @@ class SamplingPlan:
         batch_size: int,
         look_up: Callable[[Conditions, Tensor], Conditions],
         images: Sequence[ImageFiles] | None = None,
+        rewritten_prompts: Sequence[str] | None = None,
     ) -> SamplingPlan:
         """Plan of a trainer; its prompts are encoded through the cache of embeddings.
 
         Args:
             negative_prompts: one a prompt; `settings.negative_prompt` where not given.
             images: files of the first image of each prompt's videos and of the last, or None in its place.
+            rewritten_prompts: one a prompt, which the generator is given in its place.
         """
         prompts = as_list(prompts)
         check_takes_images(generator, images, len(prompts))
@@ -98,8 +103,9 @@ class SamplingPlan:
         if not guided and (settings.negative_prompt or any(negative_prompts or [])):
             logger.warning("Negative prompts have no effect without guidance: set guidance_scale above 1.")
         negatives = one_text_each(negative_prompts or settings.negative_prompt, len(prompts))
-        table = PromptTable.encode(generator, [*prompts, *negatives])
-        rows, negative_rows = table.rows.split(len(prompts))
+        table = PromptTable.encode(generator, [*prompts, *negatives, *(rewritten_prompts or ())])
+        own_rows, negative_rows, *rewritten_rows = table.rows.split(len(prompts))
+        rows = rewritten_rows[0] if rewritten_rows else own_rows
         return cls(
             generator,
             prompts,
@@ -114,6 +120,7 @@ class SamplingPlan:
             look_up,
             scale_2,
             PromptImages(generator, images, video_size(generator, *size)) if images else None,
+            own_rows if rewritten_rows else None,
         )
 
     @classmethod
@@ -129,19 +136,23 @@ class SamplingPlan:
         negative_prompt: str | Sequence[str] = "",
         batch_size: int = 8,
         guidance_scale_2: float | None = None,
+        rewritten_prompts: Sequence[str] | None = None,
     ) -> SamplingPlan:
-        """Plan of prompts that are sampled once; the arguments are those of `VideoGenerator.generate`."""
+        """Plan of prompts that are sampled once; the arguments are those of `VideoGenerator.generate`, and
+        `rewritten_prompts`, one a prompt, which the generator is given in its place."""
         prompts = as_list(prompts)
         shape, sigmas = _schedule(generator, (num_frames, height, width), num_inference_steps)
         scale, scale_2 = guidance_scales(generator, guidance_scale, guidance_scale_2)
-        conditions, rows = encode_unique_prompts(generator, prompts)
+        conditions, all_rows = encode_unique_prompts(generator, [*prompts, *(rewritten_prompts or ())])
+        own_rows, *rewritten_rows = all_rows.split(len(prompts))
         negatives, negative_rows = None, None
         if (scale, scale_2) != (1, 1):
             texts = one_text_each(negative_prompt, len(prompts))
             negatives, negative_rows = encode_unique_prompts(generator, texts)
         return cls(
-            generator, prompts, conditions, rows, negatives, negative_rows, shape, sigmas, scale, batch_size,
-            guidance_scale_2=scale_2,
+            generator, prompts, conditions, rewritten_rows[0] if rewritten_rows else own_rows, negatives,
+            negative_rows, shape, sigmas, scale, batch_size, guidance_scale_2=scale_2,
+            judged_rows=own_rows if rewritten_rows else None,
         )  # fmt: skip
 
     @property
@@ -171,11 +182,12 @@ class SamplingPlan:
 
     def text_conditions_of(self, prompts: Tensor) -> Conditions:
         """Conditions of the texts of the prompts `[batch]`, one row each, for those who judge videos."""
-        return self.look_up(self.conditions, self.rows[prompts])
+        rows = self.rows if self.judged_rows is None else self.judged_rows
+        return self.look_up(self.conditions, rows[prompts])
 
     def conditions_of(self, prompts: Tensor) -> Conditions:
-        """Conditions of the prompts `[batch]`, texts and images, one row each."""
-        return {**self.text_conditions_of(prompts), **self._seen(prompts)}
+        """Conditions of the prompts `[batch]`, texts (rewritten ones where there are any) and images, one row each."""
+        return {**self.look_up(self.conditions, self.rows[prompts]), **self._seen(prompts)}
 
     def pictures(self, prompts: Tensor, rewards: RewardMixture) -> Tensor | None:
         """Images `[batch, 3, height, width]` of the prompts `[batch]` for rewards that look at them; None for others,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from alignment.lora import LoraArguments
+from alignment.rewriting.arguments import RewriterArguments, rewritten
 from alignment.stages.arguments import GeneratorArguments
 from alignment.stages.stage import (
     check_demonstration_term,
@@ -46,8 +47,8 @@ Rewards: TypeAlias = "str | Path | RewardModel | Sequence[str | Path | RewardMod
 
 
 @dataclass
-class PromptsAndRewards:
-    """Prompts and reward models that are learnt from."""
+class _PromptsAndRewards:
+    """Prompts and reward models."""
 
     prompts: str = field(
         default="",
@@ -70,7 +71,13 @@ class PromptsAndRewards:
         },
     )
 
+
+@dataclass
+class PromptsAndRewards(RewriterArguments, _PromptsAndRewards):
+    """Prompts and reward models that are learnt from."""
+
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.reward = as_list(self.reward) if self.reward else []
 
     def check_inputs(self) -> None:
@@ -215,13 +222,17 @@ def _train(
     data = prompts if isinstance(prompts, PromptsAndRewards) else PromptsAndRewards(prompts=str(prompts))
     judges = data.reward if reward is None else list_of_rewards(reward)
     require_reward(judges)
-    texts, negative_prompts, images = read_training_prompts(data.prompts, args)
+    records, negative_prompts, images = read_training_prompts(data.prompts, args)
+    texts = [record.prompt for record in records]
     held_out = str(more.pop("eval_prompts", "")) or data.eval_prompts
-    eval_prompts, eval_negative_prompts, eval_images = read_eval_prompts(held_out, texts, args)
+    eval_records, eval_negative_prompts, eval_images = read_eval_prompts(held_out, texts, args)
+    eval_prompts = [record.prompt for record in eval_records]
     names = [judge for judge in judges if isinstance(judge, str)]
     inputs = [*generator_inputs(model), data.prompts, held_out, *names, demonstrations]
     checkpoint = checkpoint_to_resume(args, filter(None, inputs))
     uncertain = judge_reward_accuracy(judges, args)
+    given, rewriter = rewritten(data, [*records, *eval_records], model.model, progress=not args.disable_tqdm)
+    new_texts = [each.model_prompt for each in given]
     size = args.num_frames, args.height, args.width
     generator = generator or load_generator_to_train(model, args, size)
     rewards = load_rewards(judges, args)
@@ -239,6 +250,8 @@ def _train(
         eval_negative_prompts=eval_negative_prompts,
         images=images,
         eval_images=eval_images,
+        rewritten_prompts=_where_changed(new_texts[: len(texts)], texts),
+        eval_rewritten_prompts=_where_changed(new_texts[len(texts) :], eval_prompts),
         lora=lora,
         record={
             "model": vars(model),
@@ -246,12 +259,20 @@ def _train(
             "rewards": [each.record() for each in rewards],
             **({"uncertain_rewards": uncertain} if uncertain else {}),
             **({"eval_prompts": data_record(held_out, [], eval_prompts)} if held_out else {}),
-            **data_record(data.prompts, [], texts),
+            **rewriter,
+            **data_record(
+                data.prompts, [], [*texts, *(_where_changed(new_texts[: len(texts)], texts) or ())]
+            ),
         },
         **more,
     )
     train_and_save(trainer, checkpoint)
     return trainer
+
+
+def _where_changed(rewritten_prompts: list[str], prompts: list[str]) -> list[str] | None:
+    """The rewritten prompts; None where they are the prompts."""
+    return None if rewritten_prompts == prompts else rewritten_prompts
 
 
 def list_of_rewards(reward: Rewards) -> list[Any]:

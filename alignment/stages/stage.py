@@ -99,7 +99,7 @@ def _check_context_groups(
 
 def read_training_prompts(
     source: str, config: RewardedSamplingConfig
-) -> tuple[list[str], list[str], list[ImageFiles] | None]:
+) -> tuple[list[PromptRecord], list[str], list[ImageFiles] | None]:
     """Prompts to sample for, a negative prompt each, `config.negative_prompt` where a row has none, and images."""
     from reward.preferences import warn_of_few_prompts
 
@@ -111,7 +111,7 @@ def read_training_prompts(
             "the policy learns what the reward model likes of these alone",
         )
     return (
-        [record.prompt for record in records],
+        records,
         [record.negative_prompt or config.negative_prompt for record in records],
         _images_of(source, records),
     )
@@ -140,7 +140,7 @@ def require_prompts(source: str) -> None:
 
 def read_eval_prompts(
     source: str, trained: Sequence[str], config: RewardedSamplingConfig
-) -> tuple[list[str], list[str], list[ImageFiles] | None]:
+) -> tuple[list[PromptRecord], list[str], list[ImageFiles] | None]:
     """Held-out prompts, a negative prompt each, and their images; empty where `source` is.
 
     Warns of those that are trained on too.
@@ -155,7 +155,7 @@ def read_eval_prompts(
             "new ones: hold them out."
         )
     return (
-        [record.prompt for record in records],
+        records,
         [record.negative_prompt or config.negative_prompt for record in records],
         _images_of(source, records),
     )

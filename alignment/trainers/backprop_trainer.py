@@ -63,6 +63,8 @@ class BackpropTrainer(RewardedTrainer):
         eval_negative_prompts: Sequence[str] | None = None,
         images: Sequence[ImageFiles] | None = None,
         eval_images: Sequence[ImageFiles] | None = None,
+        rewritten_prompts: Sequence[str] | None = None,
+        eval_rewritten_prompts: Sequence[str] | None = None,
     ) -> None:
         prompts = as_list(prompts)
         if lora is not None and not lora.use_peft and args.beta > 0:
@@ -88,13 +90,16 @@ class BackpropTrainer(RewardedTrainer):
             args.per_device_train_batch_size,
             self.conditions_of,
             images,
+            rewritten_prompts,
         )
         self.records_guidance = lora is None or lora.use_peft
         super().__init__(
             generator,
             args,
             train_dataset=_Indices(len(prompts)),
-            eval_dataset=self.hold_out(generator, args, eval_prompts, eval_negative_prompts, eval_images),
+            eval_dataset=self.hold_out(
+                generator, args, eval_prompts, eval_negative_prompts, eval_images, eval_rewritten_prompts
+            ),
             lora=lora,
             record=record,
             callbacks=callbacks,

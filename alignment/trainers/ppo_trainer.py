@@ -55,7 +55,8 @@ class PPOTrainer(RolloutTrainer):
             `RolloutTrainer`.
         demonstrations: latents `[C, F, H, W]` and a prompt each, for `args.ptx_coef`; perhaps with the image that each
             begins with.
-        more: `eval_prompts`, `eval_negative_prompts`, `images` and `eval_images` of `RolloutTrainer`.
+        more: `eval_prompts`, `eval_negative_prompts`, `images`, `eval_images`, `rewritten_prompts` and
+            `eval_rewritten_prompts` of `RolloutTrainer`.
     """
 
     args: PPOConfig

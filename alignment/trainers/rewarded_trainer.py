@@ -52,6 +52,7 @@ class RewardedTrainer(AlignmentTrainer):
         prompts: Sequence[str] | None,
         negative_prompts: Sequence[str] | None,
         images: Sequence[ImageFiles] | None = None,
+        rewritten_prompts: Sequence[str] | None = None,
     ) -> HeldOutPrompts | None:
         """Prompts that the policy is measured on, for `Trainer`'s `eval_dataset`; None where there are none.
 
@@ -79,7 +80,14 @@ class RewardedTrainer(AlignmentTrainer):
         settings = EvaluationSampling(*sizes, args.num_inference_steps, *scales, args.negative_prompt)
         together = min(self.plan.batch_size, args.per_device_eval_batch_size)
         plan = SamplingPlan.for_training(
-            generator, settings, prompts, negative_prompts, together, self.conditions_of, images
+            generator,
+            settings,
+            prompts,
+            negative_prompts,
+            together,
+            self.conditions_of,
+            images,
+            rewritten_prompts,
         )
         self.held_out = HeldOutPrompts(plan, self.rewards, args.num_eval_videos, args.reward_batch_size)
         self._check_metric(args.metric_for_best_model, self.held_out.known_metrics())

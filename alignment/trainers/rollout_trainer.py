@@ -65,6 +65,7 @@ class RolloutTrainer(RewardedTrainer, ABC):
         images: files of the first image of each prompt's videos and of the last, or None in its place; a group
             shares them.
         eval_images: those of `eval_prompts`.
+        rewritten_prompts, eval_rewritten_prompts: one a prompt, which the policy is given; rewards judge by prompts.
         lora, record, callbacks: see `AlignmentTrainer`.
     """
 
@@ -86,6 +87,8 @@ class RolloutTrainer(RewardedTrainer, ABC):
         eval_negative_prompts: Sequence[str] | None = None,
         images: Sequence[ImageFiles] | None = None,
         eval_images: Sequence[ImageFiles] | None = None,
+        rewritten_prompts: Sequence[str] | None = None,
+        eval_rewritten_prompts: Sequence[str] | None = None,
     ) -> None:
         prompts = as_list(prompts)
         if lora is not None and not lora.use_peft and self.needs_lora:
@@ -93,7 +96,8 @@ class RolloutTrainer(RewardedTrainer, ABC):
             raise InputError(
                 f"{name} was asked to train all weights, but its reference needs LoRA: set use_peft to true."
             )
-        _check_prompts(prompts)
+        if not prompts:
+            raise InputError("No prompt was given: give at least one.")
         _warn_of_smaller_micro_batches(args)
         self.rewards = RewardMixture(
             reward if isinstance(reward, Sequence) else [reward],
@@ -109,8 +113,9 @@ class RolloutTrainer(RewardedTrainer, ABC):
         self.rewards.check_generator(generator)
         self.rewards.check_prompts(prompts)
         self.plan = SamplingPlan.for_training(
-            generator, args, prompts, negative_prompts, args.rollout_batch_size, self.conditions_of, images
-        )
+            generator, args, prompts, negative_prompts, args.rollout_batch_size, self.conditions_of, images,
+            rewritten_prompts,
+        )  # fmt: skip
         self.monitors = list(monitors)
         self.rollout: Rollout | None = None
         self.probe = Probe(args.probe_interval)
@@ -124,7 +129,9 @@ class RolloutTrainer(RewardedTrainer, ABC):
             generator,
             args,
             train_dataset=_Slots(slots * args.micro_batch_size),
-            eval_dataset=self.hold_out(generator, args, eval_prompts, eval_negative_prompts, eval_images),
+            eval_dataset=self.hold_out(
+                generator, args, eval_prompts, eval_negative_prompts, eval_images, eval_rewritten_prompts
+            ),
             lora=lora,
             record=record,
             callbacks=[*callbacks, WholeRollouts()],
@@ -414,12 +421,6 @@ class WholeRollouts(TrainerCallback):
 def _log_name(score: str) -> str:
     """The name under which a score is logged; what is measured on the videos beside is none."""
     return score if score.startswith("videos/") else f"rewards/{score}/mean"
-
-
-def _check_prompts(prompts: Sequence[str]) -> None:
-    """Raises `InputError` where there is nothing to sample for."""
-    if len(prompts) < 1:
-        raise InputError("No prompt was given: give at least one.")
 
 
 def _warn_of_smaller_micro_batches(args: RolloutConfig) -> None:

@@ -26,6 +26,7 @@ class PromptRecord:
         control_video: file of the video that steers its videos, where the model takes one.
         mask: file of a video or image that is white where they are made anew and black where the control video is kept;
             all is made anew where not given.
+        rewritten_prompt: text that the model is given in place of `prompt`, by which its videos are still judged.
     """
 
     prompt: str
@@ -35,6 +36,12 @@ class PromptRecord:
     last_image: str | None = None
     control_video: str | None = None
     mask: str | None = None
+    rewritten_prompt: str | None = None
+
+    @property
+    def model_prompt(self) -> str:
+        """Text that the model is given."""
+        return self.prompt if self.rewritten_prompt is None else self.rewritten_prompt
 
     @property
     def images(self) -> tuple[str, str | None] | ControlFiles | None:
@@ -50,8 +57,9 @@ def read_prompts(path: str | Path) -> list[PromptRecord]:
     Args:
         path: a text file with one prompt a line (empty lines are skipped; lines end in a line feed, a carriage return
             or both, any other separator is part of the prompt); a `.jsonl` file whose lines have
-            `prompt` and optionally `negative_prompt`, `id`, `image` and `last_image`, or `control_video` and `mask`
-            (files, relative to the folder of this one; each is opened), other keys being ignored, such as the
+            `prompt` and optionally `rewritten_prompt`, `negative_prompt`, `id`, `image` and `last_image`, or
+            `control_video` and `mask` (files, relative to the folder of this one; each is opened), other keys being
+            ignored, such as the
             `metadata.jsonl` of a folder of videos;
             or `world:SPLIT:N[:SEED]` for N prompts of the built-in world, SPLIT being one of its splits and SEED 0 by
             default.
@@ -92,6 +100,9 @@ def _json_prompt(row: dict[str, Any], place: str, folder: Path, opened: set[str]
     negative = row.get("negative_prompt") or ""
     if not isinstance(negative, str):
         raise InputError(f"{place}: `negative_prompt` must be text, found {type(negative).__name__}.")
+    rewritten = row.get("rewritten_prompt")
+    if rewritten is not None and (not isinstance(rewritten, str) or not rewritten.strip()):
+        raise InputError(f"{place}: `rewritten_prompt` must be a non-empty text, found {rewritten!r}.")
     identifier: Any = row.get("id")
     image, last = read_image_files(row, place, folder, opened) or (None, None)
     control, mask = (_image_file(row, key, place, folder, opened) for key in ("control_video", "mask"))
@@ -103,7 +114,7 @@ def _json_prompt(row: dict[str, Any], place: str, folder: Path, opened: set[str]
             "of the control video, with a mask that is black there."
         )
     name = None if identifier is None else str(identifier)
-    return PromptRecord(row["prompt"], negative, name, image, last, control, mask)
+    return PromptRecord(row["prompt"], negative, name, image, last, control, mask, rewritten)
 
 
 def read_image_files(

@@ -291,7 +291,7 @@ def _named_images(
 
 def named_values(row: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     """Names and values of a line that are no part of a task or ranking, and those of its object `metadata`: texts,
-    numbers and truth values of up to 200 characters, at most 30."""
+    numbers and truth values of up to 200 characters, at most 30; of a longer `rewritten_prompt` the beginning."""
     own = {name: value for name, value in row.items() if name not in NOT_METADATA}
     inner = row.get("metadata")
     own |= inner if isinstance(inner, dict) else {}
@@ -300,6 +300,9 @@ def named_values(row: dict[str, Any]) -> tuple[tuple[str, str], ...]:
         for name, value in own.items()
         if isinstance(value, (str, int, float))
     }
+    rewritten = named.get("rewritten_prompt", "")
+    if len(rewritten) > 200:
+        named["rewritten_prompt"] = rewritten[:199] + "…"
     kept = [
         (name, value)
         for name, value in named.items()

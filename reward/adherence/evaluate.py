@@ -34,7 +34,7 @@ __all__ = ["Judgement", "Sample", "evaluate_videos", "judge", "load_verifier", "
 
 
 POWER_DIFFERENCES = (0.03, 0.05)
-_IMAGES = ("image", "last_image")
+_GIVEN = ("image", "last_image", "rewritten_prompt")
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class Sample:
         image, last_image: files that it begins and ends with, relative to the report; None where it was given none.
         factor: what the share of yes answers is multiplied with (`Judgement`); None where the score is not that.
         look: a small picture of the video (`reward.diversity.look`), by which diversity is measured.
+        rewritten_prompt: text that the model was given; None where it was given the prompt.
     """
 
     model: str
@@ -69,10 +70,11 @@ class Sample:
     last_image: str | None = None
     factor: float | None = None
     look: str = ""
+    rewritten_prompt: str | None = None
 
     def as_row(self) -> dict[str, Any]:
         row = asdict(self)
-        return {name: value for name, value in row.items() if name not in _IMAGES or value is not None}
+        return {name: value for name, value in row.items() if name not in _GIVEN or value is not None}
 
 
 def judge(

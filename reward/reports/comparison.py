@@ -311,13 +311,14 @@ def _judged(
         rewards,
         images,
     )
-    return [replace(sample, **_images_of(planned, folder)) for sample, planned in zip(samples, batch)]
+    return [replace(sample, **_given_of(planned, folder)) for sample, planned in zip(samples, batch)]
 
 
-def _images_of(planned: PlannedVideo, folder: Path) -> dict[str, Any]:
-    """Images of a video, by their names in its line of `metadata.jsonl`."""
+def _given_of(planned: PlannedVideo, folder: Path) -> dict[str, Any]:
+    """Images and rewritten prompt of a video, by their names in its line of `metadata.jsonl`."""
     named = {"image": planned.record.image, "last_image": planned.record.last_image}
-    return {name: os.path.relpath(file, folder) for name, file in named.items() if file is not None}
+    images = {name: os.path.relpath(file, folder) for name, file in named.items() if file is not None}
+    return {**images, "rewritten_prompt": planned.record.rewritten_prompt}
 
 
 def measuring(names: Sequence[str], prompts: Sequence[str]) -> list[RewardModel]:

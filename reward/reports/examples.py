@@ -170,4 +170,5 @@ def _row(
             )
         )
     first = next(iter(group.values()))
-    return first.prompt, cells, f"seed {first.seed}"
+    given = "" if first.rewritten_prompt is None else f", rewritten for the models: {first.rewritten_prompt}"
+    return first.prompt, cells, f"seed {first.seed}{given}"

@@ -29,7 +29,7 @@ def run(
     """Runs `train_backprop`, which `more` goes to, and prints the next command."""
     trainer = train_backprop(model, data, args=config, lora=lora, **more)
     if speaks(config):
-        show_comparison(model, lora, config, prompts_of(data.prompts), data.prompts, config)
+        show_comparison(model, lora, config, prompts_of(data.prompts), data.prompts, config, data)
     return trainer
 
 

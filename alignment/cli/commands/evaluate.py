@@ -14,6 +14,7 @@ from alignment.cli.evaluation_defaults import default_prompts, default_questions
 from alignment.cli.generation_checks import check_generation
 from alignment.cli.next_command import WORLD_PROMPTS, given_flags, new_folder, show_next
 from alignment.cli.show_report import OPEN_HELP, print_summary
+from alignment.rewriting.arguments import RewriterArguments, rewritten
 from alignment.stages.arguments import LoadingArguments
 from generator.files.built_in import find_adapter
 from generator.files.model_folders import require_model
@@ -141,7 +142,7 @@ class EvaluateArguments:
         holds_unfinished(self.output_dir, self.overwrite)
 
 
-ARGUMENTS = (EvaluateArguments, LoadingArguments)
+ARGUMENTS = (EvaluateArguments, LoadingArguments, RewriterArguments)
 
 
 def name_adapters(adapters: list[str]) -> dict[str, str]:
@@ -175,6 +176,7 @@ def name_adapters(adapters: list[str]) -> dict[str, str]:
 def run(
     arguments: EvaluateArguments,
     loading: LoadingArguments | None = None,
+    rewriting: RewriterArguments | None = None,
 ) -> None:
     """Generates, judges, and prints where the report is and the means with their intervals."""
     from generator.training.shared_work import SharedWork
@@ -183,12 +185,16 @@ def run(
     loading, work = loading or LoadingArguments(), SharedWork()
     refuse_unwritable(arguments.output_dir)
     if arguments.videos:
+        if rewriting is not None and rewriting.rewriter is not None:
+            raise InputError(
+                "--videos judges videos that exist already, so --rewriter would change nothing: leave one out."
+            )
         if work.is_first:
             _judge_existing(arguments)
         return
     adapters = name_adapters(arguments.adapter)
     trained_on = _rewards_of_training(adapters)
-    summary, verifier = _compare(arguments, loading, adapters, trained_on, work)
+    summary, verifier = _compare(arguments, loading, adapters, trained_on, work, rewriting)
     if not work.is_first:
         return
     print_summary(summary, arguments.output_dir, arguments.open)
@@ -209,6 +215,7 @@ def _compare(
     adapters: dict[str, str],
     trained_on: dict[str, list[str]],
     work: SharedWork,
+    rewriting: RewriterArguments | None,
 ) -> tuple[dict[str, Any], str]:
     """Compares the base model and its adapters; returns the summary and the verifier."""
     from generator import load_generator
@@ -228,11 +235,12 @@ def _compare(
     questions = arguments.questions or default_questions(source, verifier)
     check_prompts_of(verifier, questions, prompts)
     load = partial(load_generator, arguments.model, **loading.options())
-    models = _checked_models(arguments, adapters, load, suite.records)
-    settings = _settings(arguments, loading, adapters, trained_on, suite.records)
+    records, rewriter = rewritten(rewriting, suite.records, arguments.model, work)
+    models = _checked_models(arguments, adapters, load, records)
+    settings = {**_settings(arguments, loading, adapters, trained_on, records), **rewriter}
     summary = compare_models(
         models,
-        suite.records,
+        records,
         arguments.output_dir,
         verifier=verifier,
         num_videos_per_prompt=arguments.num_videos_per_prompt,
@@ -293,6 +301,7 @@ def _settings(
         **({"trained_on": trained_on} if trained_on else {}),
         "adapter_sha256": _adapter_hashes(adapters),
         "prompt_sha256": _texts_hash(record.prompt for record in records),
+        **_rewritten_hash(records),
         **_image_hashes(records),
         "questions_sha256": _file_hash(arguments.questions),
         "versions": versions(),
@@ -357,7 +366,7 @@ def _checked_models(
     video_size(base, arguments.num_frames, arguments.height, arguments.width)
     guidance_scales(base, arguments.guidance_scale, arguments.guidance_scale_2)
     check_adapters(base, list(adapters.values()))
-    warn_of_lost_words(base, [record.prompt for record in records])
+    warn_of_lost_words(base, [record.model_prompt for record in records])
     held = [base]
     told = set(looked_at(base))
 
@@ -380,6 +389,12 @@ def _image_hashes(records: Sequence[PromptRecord]) -> dict[str, str]:
     files = [file for record in records for file in record.images or () if file is not None]
     hashes = {file: file_hash(file) for file in dict.fromkeys(files)}
     return {"image_sha256": _texts_hash(hashes[file] for file in files)} if files else {}
+
+
+def _rewritten_hash(records: Sequence[PromptRecord]) -> dict[str, str]:
+    """SHA-256 over the rewritten prompts, if there are any."""
+    texts = [each.rewritten_prompt for each in records if each.rewritten_prompt is not None]
+    return {"rewritten_sha256": _texts_hash(texts)} if texts else {}
 
 
 def _file_hash(path: str) -> str | None:

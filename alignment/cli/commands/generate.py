@@ -10,9 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignment.cli.aligned_generation import aligned
 from alignment.cli.generation_checks import check_generation
 from alignment.cli.next_command import given_flags, new_folder, show_next
 from alignment.cli.video_prompt_arguments import VideoPromptArguments, prompted
+from alignment.rewriting.arguments import RewriterArguments, rewritten, rewritten_text
 from alignment.stages.arguments import LoadingArguments
 from generator.base import VideoGenerator
 from generator.data.demonstrations import METADATA
@@ -147,27 +149,31 @@ class GenerateArguments:
             check_output_dir(self.output_dir, OUTPUTS, self.overwrite)
 
 
-ARGUMENTS = (GenerateArguments, VideoPromptArguments, LoadingArguments)
+ARGUMENTS = (GenerateArguments, VideoPromptArguments, LoadingArguments, RewriterArguments)
 
 
 def run(
     arguments: GenerateArguments,
     prompt: VideoPromptArguments,
     loading: LoadingArguments | None = None,
+    rewriting: RewriterArguments | None = None,
 ) -> None:
     """Generates every video that the output folder lacks, then writes `metadata.jsonl`."""
     loading = loading or LoadingArguments()
     _check_combination(arguments, prompt)
-    plan = planned(arguments, read_prompts(arguments.prompts))
+    work, records = SharedWork(), read_prompts(arguments.prompts)
+    records, facts = rewritten(rewriting, records, arguments.model, work)
+    plan = planned(arguments, records)
     _refuse_negatives(prompt, plan)
     _check_images(arguments, prompt, plan)
     output_dir = Path(arguments.output_dir)
     changed = {**_what_matters(arguments), **prompt.changed(), **loading.changing()}
-    state = {**changed, "prompts": [each.record.prompt for each in plan]}
+    state = {**changed, **facts, "prompts": [each.record.prompt for each in plan]}
+    if any(each.record.rewritten_prompt is not None for each in plan):
+        state["rewritten_prompts"] = [each.record.rewritten_prompt for each in plan]
     images = [each.record.images for each in plan]
     if any(images):
         state["images"] = [each and list(each) for each in images]
-    work = SharedWork()
     inputs = [*_inputs(arguments, prompt, plan), *loading.files()]
 
     def left() -> tuple[bool, list[int]]:
@@ -183,7 +189,7 @@ def run(
     if work.is_first:
         write_jsonl(output_dir / METADATA, [_row(arguments, *each, prompt.image) for each in enumerate(plan)])
         print(f"{len(plan)} videos in {output_dir}")
-        _show_next(arguments, prompt, loading)
+        _show_next(arguments, prompt, loading, rewriting or RewriterArguments())
 
 
 def _generate_missing(
@@ -203,7 +209,7 @@ def _generate_missing(
     model = load_generator(arguments.model, adapter=arguments.adapter, **loading.options())
     negatives = any(each.record.negative_prompt for each in plan)
     records = [each.record for each in plan]
-    warn_of_lost_words(model, [text for r in records for text in (r.prompt, r.negative_prompt) if text])
+    warn_of_lost_words(model, [text for r in records for text in (r.model_prompt, r.negative_prompt) if text])
     scales = _guidance_scales(model, arguments, negatives)
     generate, fps = _way_to_generate(model, arguments, prompt, missing)
     refuse_unwritable(output_dir)
@@ -272,7 +278,7 @@ def _way_to_generate(
     model.check_size(*sizes)
     fps = model.defaults.fps
     if arguments.reward:
-        return _aligned(model, arguments, [each.record.prompt for each in plan]), fps
+        return aligned(model, arguments, plan), fps
     check_takes_images(model, [each.record.images for each in plan], len(plan))
     return partial(model.generate, solver=arguments.solver), fps
 
@@ -300,7 +306,12 @@ def _check_combination(arguments: GenerateArguments, prompt: VideoPromptArgument
         )
 
 
-def _show_next(arguments: GenerateArguments, prompt: VideoPromptArguments, loading: LoadingArguments) -> None:
+def _show_next(
+    arguments: GenerateArguments,
+    prompt: VideoPromptArguments,
+    loading: LoadingArguments,
+    rewriting: RewriterArguments,
+) -> None:
     """Several videos of a prompt can be ranked; of single ones, more are made first."""
     if arguments.num_videos_per_prompt > 1:
         name = Path(arguments.output_dir).resolve().name
@@ -309,31 +320,11 @@ def _show_next(arguments: GenerateArguments, prompt: VideoPromptArguments, loadi
         )
     else:
         given = [field.name for field in fields(arguments) if field.name not in ("output_dir", "overwrite")]
-        asked = [field.name for field in fields(prompt)]
-        words = [*given_flags(arguments, given), *given_flags(prompt, asked)]
-        words += given_flags(loading, [field.name for field in fields(loading)])
+        words = given_flags(arguments, given)
+        for asked in (prompt, loading, rewriting):
+            words += given_flags(asked, [field.name for field in fields(asked)])
         folder = new_folder(arguments.output_dir, "candidates")
         show_next("generate", *words, "--num_videos_per_prompt", 4, "--output_dir", folder)
-
-
-def _aligned(
-    model: VideoGenerator, arguments: GenerateArguments, prompts: list[str]
-) -> Callable[..., Tensor]:
-    """`model.generate` with best-of-N and reward guidance."""
-    from alignment.guided_sampling import check_alignment, sample_aligned
-    from alignment.rollouts.reward_mixture import RewardMixture
-    from alignment.rollouts.sampling_plan import SamplingPlan
-    from reward import load_reward
-
-    rewards = RewardMixture([load_reward(str(arguments.reward), device=model.device)])
-    check_alignment(model, rewards, prompts, arguments.reward_guidance)
-
-    def generate(prompts: list[str], seed: list[int], **more: Any) -> Tensor:
-        plan = SamplingPlan.for_prompts(model, prompts, **more)
-        samples = sample_aligned(plan, rewards, seed, arguments.best_of, arguments.reward_guidance)
-        return model.decode(samples.latents.to(model.device)).cpu()
-
-    return generate
 
 
 def planned(arguments: GenerateArguments, prompts: list[PromptRecord]) -> list[PlannedVideo]:
@@ -352,6 +343,7 @@ def _row(
     return {
         "file_name": planned.file_name,
         "prompt": planned.record.prompt,
+        **rewritten_text(planned.record),
         "negative_prompt": planned.record.negative_prompt,
         "id": planned.record.id,
         "seed": planned.seed,

@@ -24,7 +24,7 @@ def run(
     """Runs `train_nft`, which `more` goes to, and prints the next command."""
     trainer = train_nft(model, data, args=config, lora=lora, **more)
     if speaks(config):
-        show_comparison(model, lora, config, prompts_of(data.prompts), data.prompts, config)
+        show_comparison(model, lora, config, prompts_of(data.prompts), data.prompts, config, data)
     return trainer
 
 

@@ -22,7 +22,7 @@ def run(
     """Runs `train_rwr`, which `more` goes to, and prints the next command."""
     trainer = train_rwr(model, data, args=config, lora=lora, **more)
     if speaks(config):
-        show_comparison(model, lora, config, prompts_of(data.prompts), data.prompts, config)
+        show_comparison(model, lora, config, prompts_of(data.prompts), data.prompts, config, data)
     return trainer
 
 

@@ -44,6 +44,15 @@ ALL_KEPT = 8
 LONGEST_WAIT = 300.0
 """Seconds, at most, that a `Retry-After` is obeyed for one attempt."""
 
+ROLES = {
+    "judge": (
+        "Frames of the judged videos",
+        "nothing was scored; start it, check the address, or give it more time with timeout=SECONDS.",
+    ),
+    "rewriter": ("Prompts", "start it, or check the address."),
+}
+"""Roles of a server: the data that it is sent, and advice where it fails."""
+
 Part = str | Tensor
 """A text, or frames `[n, height, width, 3]`, uint8."""
 
@@ -89,6 +98,7 @@ class ChatServer:
         image_format: `jpeg` of quality 95, or `png` for text in videos.
         cache: keeps replies; in memory where None.
         backoff: seconds before the second attempt; doubled for each further one, at most 10.
+        role: a name for messages, one of `ROLES`.
 
     Raises:
         InputError: nothing answers at the address, or which model is meant is not clear.
@@ -105,11 +115,13 @@ class ChatServer:
         image_format: str = "jpeg",
         cache: ReplyCache | None = None,
         backoff: float = 0.5,
+        role: str = "judge",
     ) -> None:
+        self.role = role
         parts = urllib.parse.urlsplit(address)
         if parts.username or parts.password or parts.query or parts.fragment:
             raise InputError(
-                f"The address of a judge at {parts.hostname} holds a name, a password or a query, which records would "
+                f"The address of a {role} at {parts.hostname} holds a name, a password or a query, which records would "
                 f"keep: give the plain address, and the key in the environment variable {key_variable}."
             )
         self.address = address.rstrip("/")
@@ -125,7 +137,7 @@ class ChatServer:
         self._opener = urllib.request.build_opener(*handlers)
         self.model = self._chosen_model(model)
         if not is_this_machine(self.address):
-            logger.warning("Frames of the judged videos are sent to %s.", parts.netloc)
+            logger.warning("%s are sent to %s.", ROLES[role][0], parts.netloc)
 
     def ask_all(self, asks: Sequence[Ask]) -> list[Reply]:
         """The replies, in the order of the questions; equal questions and those of earlier runs are asked once.
@@ -151,6 +163,10 @@ class ChatServer:
                 pool.shutdown(wait=True, cancel_futures=True)
         found = [replies[key] for key in keys]
         return [reply for reply in found if reply is not None]
+
+    def answered(self, ask: Ask) -> Reply | None:
+        """The reply to a question that was asked before."""
+        return self.cache.get(self._key(ask))
 
     def _key(self, ask: Ask) -> str:
         frames = [
@@ -200,7 +216,7 @@ class ChatServer:
                 refused = self._refused_parameter(error.detail, sent)
                 if refused is None:
                     raise InputError(
-                        f"The judge {self.address} refused the request ({error.code}): {error.detail}"
+                        f"The {self.role} {self.address} refused the request ({error.code}): {error.detail}"
                     ) from error
                 with self._lock:
                     self._refused.add(refused)
@@ -218,7 +234,7 @@ class ChatServer:
             NoProbabilitiesError: it is that of the probabilities.
         """
         if "logprobs" in detail and "logprobs" in sent:
-            raise NoProbabilitiesError(f"The judge {self.address} gives no probabilities: {detail}")
+            raise NoProbabilitiesError(f"The {self.role} {self.address} gives no probabilities: {detail}")
         names = ("chat_template_kwargs", "temperature", "max_tokens")
         return next((name for name in names if name in detail and name in sent), None)
 
@@ -233,10 +249,10 @@ class ChatServer:
             advice = (
                 f"set the key in the environment variable {self.key_variable}"
                 if error.code in (401, 403)
-                else "check the address, which ends in /v1 with most servers, or give model=NAME"
+                else f"check the address, which ends in /v1 with most servers, or give {_model_flag(self.role)}"
             )
             raise InputError(
-                f"The judge {self.address} refused to list its models ({error.code}: {error.detail}): {advice}."
+                f"The {self.role} {self.address} refused to list its models ({error.code}: {error.detail}): {advice}."
             ) from error
         except (KeyError, TypeError) as error:
             if named:
@@ -249,7 +265,8 @@ class ChatServer:
             return named
         if len(names) != 1:
             raise InputError(
-                f"The judge {self.address} has {len(names)} models ({', '.join(names[:5])}): choose one, model=NAME."
+                f"The {self.role} {self.address} has {len(names)} models ({', '.join(names[:5])}): choose one, "
+                f"{_model_flag(self.role)}."
             )
         return names[0]
 
@@ -279,10 +296,11 @@ class ChatServer:
             except (OSError, HTTPException, ValueError) as error:
                 reason = self._without_key(str(getattr(error, "reason", error)) or type(error).__name__)
             if attempt < attempts and self._stopped.wait(wait if wait is not None else self._pause(attempt)):
-                raise InputError(f"The judge {self.address} is asked no more: another request has failed.")
+                raise InputError(
+                    f"The {self.role} {self.address} is asked no more: another request has failed."
+                )
         raise InputError(
-            f"The judge {self.address} failed {attempts} times ({reason}): nothing was scored; start it, check the "
-            "address, or give it more time with timeout=SECONDS."
+            f"The {self.role} {self.address} failed {attempts} times ({reason}): {ROLES[self.role][1]}"
         )
 
     def _pause(self, attempt: int) -> float:
@@ -305,7 +323,7 @@ class ChatServer:
             tokens = tuple(_token(each, len(listed) <= ALL_KEPT) for each in listed)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise InputError(
-                f"The judge {self.address} sent an answer that is not of OpenAI's layout ({error!r}): check the "
+                f"The {self.role} {self.address} sent an answer that is not of OpenAI's layout ({error!r}): check the "
                 "address."
             ) from error
         counts = found.get("usage") or {}
@@ -314,6 +332,10 @@ class ChatServer:
             for name in ("prompt_tokens", "completion_tokens"):
                 self.usage[name] += int(counts.get(name) or 0)
         return Reply(text, tokens, choice.get("finish_reason") == "length")
+
+
+def _model_flag(role: str) -> str:
+    return "model=NAME" if role == "judge" else f"--{role}_model NAME"
 
 
 class _RefusedError(Exception):

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from alignment.cli import main
-from alignment.cli.next_command import given_flags, new_folder, show_next
+from alignment.cli.next_command import given_flags, new_folder, show_comparison, show_next
+from alignment.lora import LoraArguments
+from alignment.rewriting.arguments import RewriterArguments
+from alignment.stages.arguments import GeneratorArguments
 from generator.data.demonstrations import write_demonstrations
 from generator.testing import tiny_generator
 from generator.world import sample_prompts
@@ -164,3 +168,17 @@ def test_flags_are_those_that_were_given() -> None:
         "--tiling",
         "true",
     ]
+
+
+@pytest.mark.parametrize(("prompts", "command"), [(["a circle"], "evaluate"), (["a dog"], "generate")])
+def test_a_policy_trained_on_rewritten_prompts_is_looked_at_with_its_rewriter(
+    prompts: list[str], command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = SimpleNamespace(output_dir="runs/ppo", num_frames=None, height=None, width=None)
+    rewriting = RewriterArguments("runs/rewriter", rewriter_failures="keep")
+    model = GeneratorArguments(model="nano")
+    show_comparison(model, LoraArguments(), config, prompts, "p.txt", config, rewriting)  # type: ignore[arg-type]
+    words = next_words(capsys)
+    assert words[0] == command
+    place = words.index("--rewriter")
+    assert words[place : place + 4] == ["--rewriter", "runs/rewriter", "--rewriter_failures", "keep"]

@@ -12,6 +12,7 @@ from trl import TrlParser
 from alignment.cli import main
 from alignment.cli.commands import backprop, dpo, nft, online_dpo, ppo, rwr, sft
 from alignment.lora import LoraArguments
+from alignment.rollouts.sampling_plan import SamplingPlan
 from alignment.stages.arguments import GeneratorArguments
 from alignment.stages.on_rewards import PromptsAndRewards, train_ppo
 from alignment.trainers.backprop_config import BackpropConfig
@@ -26,6 +27,7 @@ from generator.data.demonstrations import write_demonstrations
 from generator.output import InputError
 from generator.testing import tiny_generator
 from generator.video import write_video
+from generator.world.elaborate import elaborate
 from reward.preferences import Ranking, write_rankings
 from reward.training.reward_config import RewardConfig
 
@@ -357,6 +359,39 @@ def test_an_adapter_is_sampled_with_the_guidance_that_it_was_trained_with(tmp_pa
     assert loaded.defaults.guidance_scale == 2.5
     size = {"num_frames": 5, "height": 16, "width": 16, "num_inference_steps": 2}
     assert torch.equal(loaded.generate(["a"], **size), loaded.generate(["a"], **size, guidance_scale=2.5))
+
+
+def test_rewards_judge_the_prompt_as_it_was_and_the_policy_is_given_the_rewritten_one(
+    tmp_path, quiet, bright
+):
+    (tmp_path / "prompts.txt").write_text("a disc\ntwo squares\n")
+    judged, score = [], bright.score_latents
+    bright.score_latents = lambda latents, conditions: (
+        judged.append(conditions),
+        score(latents, conditions),
+    )[1]
+    config = PPOConfig(
+        num_rollouts=1, num_prompts=2, num_generations=2, num_inference_steps=3, num_mini_batches=1,
+        num_frames=5, height=16, width=16, **quiet,
+    )  # fmt: skip
+    data = PromptsAndRewards(prompts=str(tmp_path / "prompts.txt"), rewriter="world")
+    trainer = train_ppo(MODEL, data, bright, args=config, generator=tiny_generator())
+    plan, rows = trainer.plan, torch.tensor([0, 1])
+    assert plan.prompts == ["a disc", "two squares"]
+    own = {row.sum().item() for row in texts_of(plan.text_conditions_of(rows))}
+    given = {row.sum().item() for row in texts_of(plan.conditions_of(rows))}
+    assert own.isdisjoint(given)
+    assert {row.sum().item() for each in judged for row in texts_of(each)} == own
+    expected = SamplingPlan.for_prompts(trainer.generator, [elaborate(prompt) for prompt in plan.prompts])
+    assert torch.allclose(
+        texts_of(plan.conditions_of(rows)).sum(1), texts_of(expected.conditions_of(rows)).sum(1), atol=1e-5
+    )
+    assert json.loads((tmp_path / "out" / "training.json").read_text())["rewriter"] == "world"
+
+
+def texts_of(conditions):
+    """Encoded words of conditions, those that fill up zero."""
+    return conditions["encoder_hidden_states"] * conditions["encoder_attention_mask"][..., None]
 
 
 def test_the_help_of_ppo_says_that_prompts_of_the_world_work(capsys):

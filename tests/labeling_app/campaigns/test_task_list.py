@@ -121,6 +121,16 @@ def test_only_short_values_that_are_no_part_of_a_task_are_kept() -> None:
     assert named_values(row) == (("model", "m"), ("good", "true"), ("topic", "hands"))
 
 
+def test_leads_find_the_beginning_of_a_long_rewritten_prompt() -> None:
+    assert named_values({"prompt": "a dog", "rewritten_prompt": "a dog runs"}) == (
+        ("rewritten_prompt", "a dog runs"),
+    )
+    ((_, value),) = named_values({"prompt": "a dog", "rewritten_prompt": "long " * 100})
+    assert len(value) == 200
+    assert value.startswith("long long")
+    assert value.endswith("…")
+
+
 @pytest.mark.parametrize(
     ("wanted", "said"),
     [

@@ -18,6 +18,7 @@ from generator.data.demonstrations import read_demonstrations
 from generator.output import InputError
 from generator.testing import tiny_generator
 from generator.video import read_video
+from generator.world.elaborate import elaborate
 
 
 class SeedPainter:
@@ -226,3 +227,29 @@ def test_the_values_in_effect_are_recorded_and_the_same_command_goes_on(
     assert main([*command, "--width", "16"]) == 2
     assert main([*command, "--width", "24"]) == 0, "the model's own width, said"
     assert main(command) == 0
+
+
+def test_the_model_is_given_rewritten_prompts_and_the_files_keep_the_originals(
+    painter: SeedPainter, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "vague.txt").write_text("a disc\ntwo squares\n")
+    words = (
+        f"generate --model painter --prompts {tmp_path / 'vague.txt'} --output_dir {tmp_path / 'out'}".split()
+    )
+    assert main([*words, "--rewriter", "world"]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "out" / "metadata.jsonl").read_text().splitlines()]
+    assert [row["prompt"] for row in rows] == ["a disc", "two squares"]
+    assert [row["rewritten_prompt"] for row in rows] == [elaborate("a disc"), elaborate("two squares")]
+    assert painter.calls[0]["prompts"] == [row["rewritten_prompt"] for row in rows]
+    assert main(words) == 2
+    assert "other arguments (rewritten_prompts, rewriter)" in capsys.readouterr().err
+
+
+def test_a_prompt_that_cannot_be_rewritten_leaves_no_output(
+    painter: SeedPainter, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, "--rewriter", "world"]) == 2
+    assert "was not understood" in capsys.readouterr().err
+    assert main([*command, "--rewriter_model", "big"]) == 2
+    assert "pass --rewriter MODEL" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
