@@ -74,15 +74,15 @@ class AnimateDiffGenerator(PipelineGenerator):
         return float(self.timestep_sigmas[-1])
 
     def _pipeline_defaults(self) -> GenerationDefaults:
-        side = self.transformer.config.sample_size * self.pipeline.vae_scale_factor
-        frames = min(16, self.transformer.config.motion_max_seq_length)
+        side = self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor
+        frames = min(16, self.pipeline.unet.config.motion_max_seq_length)
         return GenerationDefaults(frames, side, side, 8.0, 50, 7.5, 1.0)
 
     # Sizes
 
     def check_size(self, num_frames: int, height: int, width: int) -> None:
         super().check_size(num_frames, height, width)
-        longest = self.transformer.config.motion_max_seq_length
+        longest = self.pipeline.unet.config.motion_max_seq_length
         if num_frames > longest:
             raise InputError(
                 f"{self.name} cannot make {num_frames} frames, as its motion modules have positions for {longest}: "
@@ -96,7 +96,7 @@ class AnimateDiffGenerator(PipelineGenerator):
         return self.pipeline.vae_scale_factor, 1
 
     def _latent_channels(self) -> int:
-        return self.transformer.config.in_channels
+        return self.pipeline.unet.config.in_channels
 
     # Videos and latents: the autoencoder is of images, and takes the frames one by one.
 
@@ -122,7 +122,7 @@ class AnimateDiffGenerator(PipelineGenerator):
         return {"encoder_hidden_states": text}
 
     def condition_shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-        width = self.transformer.config.cross_attention_dim
+        width = self.pipeline.unet.config.cross_attention_dim
         return {"encoder_hidden_states": ((TEXT_TOKENS, width), self.dtype)}
 
     # The U-Net
@@ -148,11 +148,11 @@ class AnimateDiffGenerator(PipelineGenerator):
         return velocity_from_noise(output, latents, known)
 
     def blocks(self) -> list[nn.Module]:
-        unet = self.transformer
+        unet = self.pipeline.unet
         return [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
 
     def block_shares(self) -> list[float]:
-        down = [0.25**level for level in range(len(self.transformer.down_blocks))]
+        down = [0.25**level for level in range(len(self.pipeline.unet.down_blocks))]
         return [*down, down[-1], *reversed(down)]
 
     def features(
@@ -170,7 +170,7 @@ class AnimateDiffGenerator(PipelineGenerator):
         """Saves the pipeline, and beside it the motion modules as a `MotionAdapter` in `motion_adapter/`."""
         super().save_pretrained(folder, state_dict)
         weights = self.transformer.state_dict() if state_dict is None else state_dict
-        motion_adapter(self.transformer.config, weights).save_pretrained(folder / "motion_adapter")
+        motion_adapter(self.pipeline.unet.config, weights).save_pretrained(folder / "motion_adapter")
 
 
 def ddim_scheduler(scheduler: Any) -> DDIMScheduler:
