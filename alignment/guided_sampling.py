@@ -141,7 +141,7 @@ def sample_aligned(
             else:
                 velocity = reward_guided_velocity(velocity, _reward_of(rewards, conditions), *pull)
         noise = seeded_noise(all_seeds[batch], plan.latent_shape).to(generator.device)
-        sampled = sample_latents(velocity, noise, plan.sigmas)
+        sampled = sample_latents(velocity, flow.initial_state(noise, plan.sigmas[0]), plan.sigmas)
         each, _ = rewards.judge(generator, sampled, conditions, plan.texts(owners[batch]), len(sampled))
         latents.append(sampled.cpu())
         judged.append(torch.einsum("m, m b -> b", rewards.weights.to(each), each).cpu())

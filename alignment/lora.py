@@ -16,7 +16,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 from trl import ModelConfig, get_peft_config
 
-from generator.adapters.adapters import LoraAdapter, concatenate_adapters, merged_adapter
+from generator.adapters.adapters import LoraAdapter, component_of, concatenate_adapters, merged_adapter
 from generator.base import VideoGenerator
 from generator.one_or_several import as_list
 from generator.output import InputError
@@ -33,7 +33,10 @@ class LoraArguments:
 
     use_peft: bool = field(
         default=True,
-        metadata={"help": "Train LoRA adapters; without it all weights of the transformer are trained."},
+        metadata={
+            "help": "Train LoRA adapters; without it all weights of the transformer are trained (AnimateDiff: those of "
+            "the motion modules)."
+        },
     )
     lora_r: int = field(default=16, metadata={"help": "Rank of the adapters."})
     lora_alpha: int | None = field(
@@ -115,10 +118,12 @@ def add_lora(generator: VideoGenerator, arguments: LoraArguments, seed: int) -> 
 
 
 def train_all_weights(generator: VideoGenerator) -> None:
-    """Makes all weights of the transformer trainable but those that the velocity does not depend on."""
-    idle = generator.idle_layers
+    """Makes all weights of the transformer trainable but those that the velocity does not depend on, or, where the
+    family names them, those that its training is about."""
+    idle, trained = generator.idle_layers, generator.trained_weights
     for name, parameter in generator.transformer.named_parameters():
-        parameter.requires_grad_(idle is None or re.fullmatch(idle, name) is None)
+        chosen = trained is None or re.fullmatch(trained, name) is not None
+        parameter.requires_grad_(chosen and (idle is None or re.fullmatch(idle, name) is None))
 
 
 def _cast_unless_autocast(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
@@ -167,6 +172,6 @@ def trained_adapter(
             up = state_dict[f"{prefix}{name}.lora_B.{ADAPTER_NAME}.weight"]
         scaling = module.scaling[ADAPTER_NAME]
         pairs[name] = (down.detach().float().cpu().clone(), up.detach().float().cpu() * scaling)
-    trained = LoraAdapter(pairs)
+    trained = LoraAdapter(pairs, component=component_of(generator.transformer))
     before = merged_adapter(generator)
     return trained if before is None else concatenate_adapters([before, trained])

@@ -66,6 +66,21 @@ def interpolate(x0: Tensor, noise: Tensor, sigma: Sigma) -> Tensor:
     return (1 - sigma) * x0 + sigma * noise
 
 
+def weights_norm(sigma: Tensor) -> Tensor:
+    """√((1 − σ)² + σ²), the standard deviation of x_σ of data of unit variance. Where α and s are the weights of a
+    variance-preserving process with σ = s / (α + s), it is 1 / (α + s): z_t = x_σ / √(…)."""
+    return torch.sqrt((1 - sigma) ** 2 + sigma**2)
+
+
+def initial_state(noise: Tensor, sigma: Sigma) -> Tensor:
+    """State that sampling begins with at the noise level `sigma`: ε √((1 − σ)² + σ²), which is ε at σ = 1.
+
+    It has the variance that x_σ has of data of unit variance. A variance-preserving process that begins with z = ε
+    begins with this in rectified flow.
+    """
+    return noise * weights_norm(expand(sigma, noise))
+
+
 def velocity_target(x0: Tensor, noise: Tensor) -> Tensor:
     """v = ε − x₀, what the network learns to predict."""
     return noise - x0

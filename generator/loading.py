@@ -36,6 +36,7 @@ FAMILIES = {
     "LTX2ImageToVideoPipeline": "generator.families.ltx2:LTX2Generator",
     "CogVideoXPipeline": "generator.families.cogvideox:CogVideoXGenerator",
     "CogVideoXImageToVideoPipeline": "generator.families.cogvideox:CogVideoXImageToVideoGenerator",
+    "AnimateDiffPipeline": "generator.families.animatediff:AnimateDiffGenerator",
     "HunyuanVideoPipeline": "generator.families.hunyuan_video:HunyuanVideoGenerator",
     "HunyuanVideo15Pipeline": "generator.families.hunyuan_video:HunyuanVideo15Generator",
     "HunyuanVideo15ImageToVideoPipeline": "generator.families.hunyuan_video:HunyuanVideo15ImageToVideoGenerator",
@@ -126,7 +127,7 @@ def quantization_options(quantization: str | None, class_name: str, dtype: torch
         config = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
         )
-    mapping = dict.fromkeys(("transformer", "transformer_2"), config)
+    mapping = dict.fromkeys(("transformer", "transformer_2", "unet"), config)
     return {"quantization_config": PipelineQuantizationConfig(quant_mapping=mapping)}
 
 
@@ -153,7 +154,7 @@ def transformers_from_files(
                 f"--{name} is {given[name]}, but {name} is the transformer of {EXPERT_NAMES[index]}: exchange "
                 "--transformer and --transformer_2."
             )
-        weights = [*folder.glob(f"{name}/*.safetensors"), *folder.glob(f"{name}/*.bin")]
+        weights = _weight_files(folder / name)
         if name not in given and (two or index == 0) and not weights:
             raise InputError(f"{folder} has no weights of its {name}: give them with --{name} FILE.")
     for name, path in given.items():
@@ -162,9 +163,13 @@ def transformers_from_files(
     return found, record
 
 
+def _weight_files(folder: Path) -> list[Path]:
+    return [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
+
+
 def _unreadable(name: str | Path, folder: Path, error: Exception) -> InputError:
     """Reason why a model cannot be read; one whose transformer has no weights can be given them."""
-    found = [*folder.glob("transformer/*.safetensors"), *folder.glob("transformer/*.bin")]
+    found = [weights for name in ("transformer", "unet") for weights in _weight_files(folder / name)]
     remedy = "restore its files or download it again"
     if not found:
         remedy += ", or give the transformer's weights with --transformer FILE"
@@ -207,6 +212,23 @@ def place(
             continue
         if name not in getattr(family, "idle_components", ()):
             component.to(text_encoder_device if name in encoders and text_encoder_device else device)
+
+
+def _family(name: str | Path, folder: Path) -> tuple[str, Any]:
+    """Class of the pipeline in a folder, and the adapter that serves it."""
+    class_name = read_class_name(folder / "model_index.json")
+    if class_name == "StableDiffusionPipeline":
+        raise InputError(
+            f"{name} makes images: join it with a motion adapter and save both as an AnimateDiffPipeline, as in "
+            "docs/families.md#animatediff."
+        )
+    if class_name not in FAMILIES:
+        raise InputError(
+            f"{name} is a {class_name}, but the supported pipelines are {', '.join(FAMILIES)}: docs/families.md says "
+            "how to add a family."
+        )
+    module_name, adapter_name = FAMILIES[class_name].split(":")
+    return class_name, getattr(importlib.import_module(module_name), adapter_name)
 
 
 def load_generator(
@@ -256,14 +278,13 @@ def load_generator(
         f"{name}/*.{ending}" for name, path in files.items() if path for ending in ("safetensors", "bin")
     ]
     folder = find_pipeline(name_or_path, unneeded)
-    class_name = read_class_name(folder / "model_index.json")
-    if class_name not in FAMILIES:
+    class_name, family = _family(name_or_path, folder)
+    component = getattr(family, "component", "transformer")
+    if any(files.values()) and component not in files:
         raise InputError(
-            f"{name_or_path} is a {class_name}, but the supported pipelines are {', '.join(FAMILIES)}: "
-            "docs/families.md says how to add a family."
+            f"{name_or_path} is a {class_name}, whose {component} is read from its folder alone: leave the file of "
+            "weights out."
         )
-    module_name, adapter_name = FAMILIES[class_name].split(":")
-    family = getattr(importlib.import_module(module_name), adapter_name)
     device = torch.device(device) if device is not None else default_device()
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     try:

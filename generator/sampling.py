@@ -263,7 +263,7 @@ def sample_trajectories(
             f" {len(sigmas) - 1} steps can be stochastic: use a smaller window or more inference steps."
         )
     sigmas = sigmas.to(noise.device)
-    latents = noise[:, 0]
+    latents = flow.initial_state(noise[:, 0], sigmas[0])
     states: list[Tensor] = []
     log_probs: list[Tensor] = []
     reference_means: list[Tensor] = []
@@ -396,12 +396,12 @@ def generate_latents(
     with tqdm(total=len(prompts), desc="Generating", unit="video", disable=not progress) as bar:
         for start in range(0, len(prompts), batch_size):
             batch = slice(start, start + batch_size)
-            noise = seeded_noise(seeds[batch], latent_shape).to(generator.device)
+            noise = seeded_noise(seeds[batch], latent_shape).to(generator.device)[:, :, known:]
             seen = conditions_of_files(generator, images[batch], size) if images else {}
             negative = None if negatives is None else {**select(negatives, negative_rows[batch]), **seen}
             chosen = select(conditions, rows[batch]) | seen
             velocity = guided_velocity(generator, chosen, negative, scale, guidance_scale_2=scale_2)
-            sampled = sample_latents(velocity, noise[:, :, known:], sigmas, solver, stepped)
+            sampled = sample_latents(velocity, flow.initial_state(noise, sigmas[0]), sigmas, solver, stepped)
             finished.append(torch.cat([seen[KNOWN_LATENTS], sampled], 2).cpu() if known else sampled.cpu())
             bar.update(len(noise))
     return torch.cat(finished)

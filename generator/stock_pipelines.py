@@ -15,7 +15,12 @@ from unittest import mock
 
 import numpy as np
 import torch
-from diffusers import CogVideoXDDIMScheduler, FlowMatchEulerDiscreteScheduler, WanPipeline
+from diffusers import (
+    CogVideoXDDIMScheduler,
+    DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    WanPipeline,
+)
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 
@@ -120,8 +125,8 @@ def load_stock_adapter(pipeline: Any, folder: Path, first: str, second: str) -> 
 def stock_latents(pipeline: Any, videos: StockVideos, **more: Any) -> Tensor:
     """Latents `[batch, C, F, H, W]` of the pipeline's own call, which `more` goes to.
 
-    The solver is Euler's where the pipeline ships another one: Wan's UniPC and CogVideoX's DPM are replaced by
-    the Euler and DDIM schedulers of diffusers.
+    The solver is Euler's where the pipeline ships another one: Wan's UniPC, and what CogVideoX and AnimateDiff have,
+    are replaced by the Euler and DDIM schedulers of diffusers.
 
     Raises:
         InputError: no call of this pipeline is known, or its scheduler cannot take this number of steps.
@@ -136,6 +141,7 @@ def stock_latents(pipeline: Any, videos: StockVideos, **more: Any) -> Tensor:
         "LTX": _ltx,
         "CogVideoX": _cogvideox,
     }
+    calls |= {"AnimateDiff": _animatediff}
     calls |= {"HunyuanVideo15": _hunyuan_video15, "HunyuanVideo": _hunyuan_video}
     call = next((call for start, call in calls.items() if name.startswith(start)), None)
     if call is None:
@@ -230,6 +236,14 @@ def _cogvideox(pipeline: Any, videos: StockVideos, more: dict[str, Any]) -> Tens
     return seen[-1].transpose(1, 2)
 
 
+def _animatediff(pipeline: Any, videos: StockVideos, more: dict[str, Any]) -> Tensor:
+    """DDIM whose last step ends without noise; some configurations end at the noise of the first timestep."""
+    pipeline.scheduler = DDIMScheduler.from_config(
+        pipeline.scheduler.config, clip_sample=False, set_alpha_to_one=True
+    )
+    return pipeline(**{**videos.arguments(), **more}, latents=videos.noise).frames
+
+
 def _hunyuan_video(pipeline: Any, videos: StockVideos, more: dict[str, Any]) -> Tensor:
     negative = [""] * len(videos.prompts)
     own = {"guidance_scale": 6.0, "true_cfg_scale": videos.guidance_scale, "negative_prompt": negative}
@@ -266,6 +280,8 @@ class ExactPrediction(torch.nn.Module):
         """The prediction; everything but the timestep is left unread."""
         if self.kind.startswith("CogVideoX"):
             return (self.scheduler.get_velocity(self.x0, self.noise, timestep).transpose(1, 2),)
+        if self.kind.startswith("AnimateDiff"):
+            return (self.noise,)
         velocity = self.noise - self.x0
         if self.kind.startswith("LTX"):
             return (velocity.permute(0, 2, 3, 4, 1).flatten(1, 3),)

@@ -11,9 +11,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from generator import flow
@@ -74,6 +76,8 @@ class VideoModel(ABC):
     defaults: GenerationDefaults
     lora_target_modules: list[str]
     idle_layers: str | None = None
+    trained_weights: str | None = None
+    sigma_max: float = 1.0
     takes_control: bool = False
     shares_tokens: bool = False
 
@@ -138,7 +142,8 @@ class VideoModel(ABC):
         """`(channels, frames, height, width)` of the latents of a video of this size."""
 
     def sigma_schedule(self, num_inference_steps: int, latent_shape: Sequence[int] | None = None) -> Tensor:
-        """Noise levels `[num_inference_steps + 1]` of the family's sampler, from 1 to exactly 0.
+        """Noise levels `[num_inference_steps + 1]` of the family's sampler, from 1 (or, where `sigma_max` is below 1,
+        from there or below) to exactly 0.
 
         Args:
             latent_shape: `(channels, frames, height, width)`, for families whose schedule depends on the size.
@@ -233,6 +238,22 @@ class VideoModel(ABC):
         """The transformer's repeated blocks in the order in which they run."""
         parts: Any = dict(self.transformer.named_children())  # not the configuration's values of these names
         return [block for name in BLOCK_LISTS for block in parts.get(name, [])]
+
+    def block_shares(self) -> list[float]:
+        """Share of the video's tokens that each of `blocks` works on; those of a U-Net have fewer in the middle."""
+        return [1.0] * len(self.blocks())
+
+    def save_pretrained(self, folder: Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
+        """Saves the pipeline as diffusers does.
+
+        Args:
+            state_dict: weights of the transformer, where an engine divides those in memory.
+        """
+        self.pipeline.save_pretrained(folder)
+        if state_dict is not None:
+            weights = {name: value.contiguous() for name, value in state_dict.items()}
+            component = getattr(self, "component", "transformer")
+            save_file(weights, folder / component / "diffusion_pytorch_model.safetensors")
 
     def set_attention_backend(self, backend: str) -> None:
         """Chooses the attention kernel by diffusers' name: `native`, `_native_cudnn`, `flash`, `_flash_3`, …

@@ -1,7 +1,8 @@
 """GPU memory that a method needs on a model, computed without the GPU and without reading the weights.
 
 A transformer of two blocks, and one of three, run one step of the method on fake tensors
-(`generator.hardware.memory_tracker`); everything is linear in the number of blocks, so the whole model follows.
+(`generator.hardware.memory_tracker`); everything is linear in the number of blocks, so the whole model follows. A
+U-Net, whose blocks are all different, runs whole.
 """
 
 from __future__ import annotations
@@ -167,7 +168,8 @@ class _Probe:
                 f"The memory of a {name} cannot be forecast: measure it with a run of two steps."
             )
         module, adapter = FAMILIES[name].split(":")
-        family: type[PipelineGenerator] = getattr(importlib.import_module(module), adapter)
+        self.family: type[PipelineGenerator] = getattr(importlib.import_module(module), adapter)
+        family = self.family
         self.experts = (folder / "transformer_2" / "config.json").is_file()
         with self.mode:
             self.generator = _fake_generator(folder, family, depths)
@@ -180,7 +182,7 @@ class _Probe:
         check_shares_tokens(self.generator, work.context_parallel)
         if work.context_parallel > 1:
             keep_one_part(self._one_transformer(), work.context_parallel)
-        config = read_json(folder / "transformer" / "config.json")
+        config = read_json(folder / family.component / "config.json")
         self.blocks_in_full: dict[str, int] = {
             blocks: _depth(config[DEPTH_FIELDS[blocks]])
             for blocks in (*family.block_lists, *family.side_lists)
@@ -288,7 +290,7 @@ class _Probe:
 
     def _one_transformer(self) -> Any:
         """Of two experts one runs at a time."""
-        return self.generator.pipeline.transformer
+        return getattr(self.generator.pipeline, self.family.component)
 
 
 def _depth(value: int | list[int]) -> int:
@@ -311,7 +313,7 @@ def _fake_generator(
             continue
         if not isinstance(value, list):
             parts[name] = value
-        elif name == "transformer":
+        elif name == family.component:
             config = read_json(folder / name / "config.json")
             for blocks in family.block_lists:
                 config[DEPTH_FIELDS[blocks]] = depths.get(blocks, DEPTH)
@@ -334,9 +336,9 @@ def _fake_generator(
 
 
 def _half(model: Any) -> Any:
-    """In bfloat16, without the parts that stay in float32."""
-    in_float32 = model._keep_in_fp32_modules or []
-    for name, parameter in model.named_parameters():
-        if not any(part in name for part in in_float32):
-            parameter.data = parameter.data.to(torch.bfloat16)
+    """In bfloat16, without the parts that stay in float32; buffers that are in no file stay as they are."""
+    in_float32, stored = model._keep_in_fp32_modules or [], model.state_dict().keys()
+    for name, value in [*model.named_parameters(), *model.named_buffers()]:
+        if name in stored and value.is_floating_point() and not any(part in name for part in in_float32):
+            value.data = value.data.to(torch.bfloat16)
     return model

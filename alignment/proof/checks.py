@@ -41,7 +41,7 @@ def check_oracle(subject: Subject) -> list[Result]:
     results = []
     for steps, solver in [(1, "euler"), *((8, solver) for solver in SOLVERS)]:
         sigmas = generator.sigma_schedule(steps, noise.shape[1:])
-        found = sample_latents(velocity, noise, sigmas, solver)
+        found = sample_latents(velocity, flow.interpolate(x0, noise, sigmas[0]), sigmas, solver)
         error = float((found - x0).abs().max())
         said = "1 step" if steps == 1 else f"{steps} steps"
         results.append(Result("oracle", f"an exact prediction goes home in {said}, {solver}", error, 1e-4))
@@ -55,9 +55,10 @@ def check_steps(subject: Subject) -> list[Result]:
     score −ε / σ), and that of a coefficients-preserving step is (1 − σ') x₀ + √(σ'² − std²) ε.
     """
     sigmas = subject.sigmas
-    ends = max(abs(float(sigmas[0]) - 1), abs(float(sigmas[-1])))
+    first, sigma_max = float(sigmas[0]), subject.generator.sigma_max
+    ends = max(abs(first - 1) if sigma_max == 1 else max(first - sigma_max, 0), abs(float(sigmas[-1])))
     falling = bool((sigmas.diff() < 0).all())
-    schedule = "the schedule falls from 1 to 0"
+    schedule = f"the schedule falls from {1 if sigma_max == 1 else f'{first:.3f}'} to 0"
     results = [Result("steps", schedule, ends, 1e-6, "" if falling else "it does not fall", not falling)]
     x0, noise = seeded_noise([100], (4096,)), seeded_noise([0], (4096,))
     for kernel, step_of in flow.SDE_KERNELS.items():

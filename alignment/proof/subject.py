@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from generator import flow
 from generator.base import VideoGenerator
 from generator.inputs.conditions import Conditions, repeat, select
 from generator.sampling import Velocity, guided_velocity, sample_latents, seeded_noise, video_size
@@ -77,7 +78,8 @@ class Subject:
 
     def sample(self, rows: Sequence[int] = (0, 1)) -> Tensor:
         """Latents `[len(rows), C, F, H, W]` that our sampler without noise makes, on the CPU."""
-        return sample_latents(self.velocity(rows), self.noise[list(rows)], self.sigmas).cpu()
+        start = flow.initial_state(self.noise[list(rows)], self.sigmas[0])
+        return sample_latents(self.velocity(rows), start, self.sigmas).cpu()
 
     def stock_videos(self) -> StockVideos:
         """The same videos as a request to the model's own pipeline."""
@@ -102,7 +104,8 @@ def small_size(generator: VideoGenerator, asked: Size) -> tuple[int, int, int]:
     """
     defaults, (side, time) = generator.defaults, generator.size_multiples()
     # Learned positions are of one size.
-    config: Any = getattr(generator.pipeline.transformer, "config", {})
+    first: Any = getattr(generator.pipeline, "transformer", generator.transformer)  # of two experts
+    config: Any = getattr(first, "config", {})
     if config.get("use_learned_positional_embeddings"):
         return video_size(generator, asked.num_frames, asked.height, asked.width)
     frames = min(defaults.num_frames, SMALL_FRAMES // time * time + 1 if time <= SMALL_FRAMES else time + 1)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from alignment.lora import adapters_disabled
 from alignment.rollouts.sampling_plan import SamplingPlan
+from generator import flow
 from generator.sampling import (
     Reference,
     SdeSettings,
@@ -132,7 +133,8 @@ def ode_samples(
     def sample(rows: slice) -> Trajectories:
         noise = plan.unknown(seeded_noise(seeds[rows], plan.latent_shape).to(plan.generator.device))
         velocity = plan.velocity(prompts[rows], policy)
-        final = plan.whole(sample_latents(velocity, noise, plan.sigmas, stepped=stepped), prompts[rows])
+        start = flow.initial_state(noise, plan.sigmas[0])
+        final = plan.whole(sample_latents(velocity, start, plan.sigmas, stepped=stepped), prompts[rows])
         return Trajectories(
             final=final,
             states=final.new_zeros(len(final), 0, *plan.latent_shape),

@@ -151,7 +151,8 @@ class BackpropTrainer(RewardedTrainer):
         first, last = self._steps_with_gradients()
         seeds = example_seeds(args.seed, self.state.global_step, rows=keys)
         plan.prepare(prompts)
-        latents = plan.unknown(seeded_noise(seeds, plan.latent_shape).to(args.device))
+        noise = plan.unknown(seeded_noise(seeds, plan.latent_shape).to(args.device))
+        latents = flow.initial_state(noise, sigmas[0])
         without_gradient = plan.velocity(prompts, self.policy)
         latents = sample_latents(without_gradient, latents, sigmas[: first + 1])
 

@@ -361,12 +361,8 @@ class AlignmentTrainer(CheckpointingTrainer):
         elif not folder.name.startswith(PREFIX_CHECKPOINT_DIR):
             self.generator.restore_text_encoder()
             with files_into(folder) as new, self.ema.swapped() if self.ema else nullcontext():
-                self.generator.pipeline.save_pretrained(new)
-                if self.divided_by:
-                    weights = {
-                        name.removeprefix(PREFIX): value.contiguous() for name, value in state_dict.items()
-                    }
-                    save_file(weights, new / "transformer" / "diffusion_pytorch_model.safetensors")
+                weights = {name.removeprefix(PREFIX): value for name, value in state_dict.items()}
+                self.generator.save_pretrained(new, weights if self.divided_by else None)
             write_json(folder / "training.json", self.training_record())
 
     def training_record(self) -> dict[str, Any]:

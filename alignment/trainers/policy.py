@@ -41,7 +41,9 @@ class Policy(torch.nn.Module):
         self.dropout = dropout
         # FSDP's units: each block, and the transformer with the rest, since samplers call it without this module.
         self._no_split_modules = sorted({type(module).__name__ for module in (transformer, *blocks)})
-        self._checkpointed = None if checkpointed is None else {id(block) for block in checkpointed}
+        # The blocks of U-Nets checkpoint their layers.
+        parts = [part for block in checkpointed or () for part in block.modules()]
+        self._checkpointed = None if checkpointed is None else {id(part) for part in parts}
         self.gathers_blocks = False
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:

@@ -67,11 +67,18 @@ class LoraAdapter:
             `B @ A`, with every scaling factor already inside B.
         training: what `training.json` says, empty where there is none.
         offsets: what is added to weights, biases and tables, by their names, float32.
+        component: name of the pipeline's component that is changed, by which diffusers finds the layers.
     """
 
     pairs: dict[str, tuple[Tensor, Tensor]]
     training: dict[str, Any] = field(default_factory=dict)
     offsets: dict[str, Tensor] = field(default_factory=dict)
+    component: str = "transformer"
+
+
+def component_of(transformer: nn.Module | None) -> str:
+    """Name of a pipeline's component of this class: `unet` or `transformer`."""
+    return "unet" if "UNet" in type(transformer).__name__ else "transformer"
 
 
 def model_fingerprint(transformer: torch.nn.Module) -> str:
@@ -119,7 +126,7 @@ def read_adapter(
     path = find_adapter(path)
     files = find_adapter_files(path)
     experts = (None,) if transformer is None else experts_of(transformer)
-    adapter = LoraAdapter({}, adapter_record(path, files))
+    adapter = LoraAdapter({}, adapter_record(path, files), component=component_of(transformer))
     two = len(experts) == 2 or (transformer is None and (path / SECOND_WEIGHTS_NAME).is_file())
     if len(files) > 1 and not two:
         raise InputError(
@@ -143,6 +150,8 @@ def _read_into(
 ) -> None:
     """Adds what one file changes to the adapter."""
     read = read_file(file.path)
+    if names[0] is None and any(key.startswith("unet.") for key in read.tensors):
+        adapter.component = "unet"
     expert = (file.expert or 0) if two else 0
     layers = names[min(expert, len(names) - 1)]
     contents = list(read_content(file.path, read.tensors, layers, read.configurations, model))
@@ -224,7 +233,7 @@ def concatenate_adapters(adapters: Sequence[LoraAdapter]) -> LoraAdapter:
     for adapter in adapters:
         for name, change in adapter.offsets.items():
             offsets[name] = offsets[name] + change if name in offsets else change
-    return LoraAdapter(pairs, offsets=offsets)
+    return LoraAdapter(pairs, offsets=offsets, component=adapters[0].component)
 
 
 def write_adapter(folder: str | Path, adapter: LoraAdapter, training: dict[str, Any]) -> None:
@@ -237,9 +246,9 @@ def write_adapter(folder: str | Path, adapter: LoraAdapter, training: dict[str, 
     second = {name: pair for name, pair in pairs.items() if name.startswith(SECOND_PREFIX)}
     if second:
         pairs = {name: pair for name, pair in pairs.items() if name not in second}
-        _write_pairs(folder / SECOND_WEIGHTS_NAME, _without_prefix(second, SECOND_PREFIX))
+        _write_pairs(folder / SECOND_WEIGHTS_NAME, _without_prefix(second, SECOND_PREFIX), PREFIX)
     if pairs:
-        _write_pairs(folder / WEIGHTS_NAME, _without_prefix(pairs, PREFIX))
+        _write_pairs(folder / WEIGHTS_NAME, _without_prefix(pairs, PREFIX), f"{adapter.component}.")
     if adapter.offsets:
         with atomic_path(folder / OFFSETS_NAME) as temporary:
             save_file({name: change.contiguous() for name, change in adapter.offsets.items()}, temporary)
@@ -250,18 +259,18 @@ def _without_prefix(pairs: dict[str, tuple[Tensor, Tensor]], prefix: str) -> dic
     return {name.removeprefix(prefix): pair for name, pair in pairs.items()}
 
 
-def _write_pairs(file: Path, pairs: dict[str, tuple[Tensor, Tensor]]) -> None:
+def _write_pairs(file: Path, pairs: dict[str, tuple[Tensor, Tensor]], prefix: str) -> None:
     rank = max(len(down) for down, _ in pairs.values())
     tensors = {}
     for module, (down, up) in pairs.items():
         missing = rank - len(down)
-        tensors[f"{PREFIX}{module}.lora_A.weight"] = torch.nn.functional.pad(
+        tensors[f"{prefix}{module}.lora_A.weight"] = torch.nn.functional.pad(
             down, (0, 0, 0, missing)
         ).contiguous()
-        tensors[f"{PREFIX}{module}.lora_B.weight"] = torch.nn.functional.pad(up, (0, missing)).contiguous()
+        tensors[f"{prefix}{module}.lora_B.weight"] = torch.nn.functional.pad(up, (0, missing)).contiguous()
     configuration = LoraConfig(r=rank, lora_alpha=rank, target_modules=sorted(pairs)).to_dict()
     metadata = {
-        f"{PREFIX}{name}": sorted(value) if isinstance(value, set) else value
+        f"{prefix}{name}": sorted(value) if isinstance(value, set) else value
         for name, value in configuration.items()
     }
     with atomic_path(file) as temporary:

@@ -32,10 +32,16 @@ def layer_names(transformer: nn.Module, form: str) -> list[LayerNames]:
     if form not in FORMATS:
         raise InputError(f"The format is {form!r}: choose one of {', '.join(FORMATS)}.")
     names = [LayerNames.of(expert) for expert in experts_of(transformer)]
-    if form != "diffusers" and not names[0].has_release:
+    forms = names[0].forms
+    if form != "diffusers" and not forms:
         raise InputError(
             f"A {names[0].kind} has no names of layers but diffusers' own, which all tools read for it: export with "
             "--format diffusers."
+        )
+    if form != "diffusers" and form not in forms:
+        raise InputError(
+            f"A {names[0].kind} has no names of layers for {form}: export with --format {' or '.join(forms)}, or "
+            "diffusers."
         )
     return names
 
@@ -110,5 +116,5 @@ def _export_diffusers(folder: Path, adapter: LoraAdapter, dtype: torch.dtype) ->
     pairs = {name: (down.to(dtype), up.to(dtype)) for name, (down, up) in adapter.pairs.items()}
     before = set(folder.glob("*")) if folder.is_dir() else set()
     folder.mkdir(parents=True, exist_ok=True)
-    write_adapter(folder, LoraAdapter(pairs), adapter.training)
+    write_adapter(folder, LoraAdapter(pairs, component=adapter.component), adapter.training)
     return sorted(set(folder.glob("*.safetensors")) - before)

@@ -51,7 +51,8 @@ def edit(
     generator.check_size(*videos.shape[2:])
     taken = max(round(strength * sampling.steps(generator)), 1)
     # The schedule from `strength` down, with as many steps as the whole would have there.
-    sigmas = flow.shift_sigma(torch.linspace(strength, 0, taken + 1), generator.defaults.shift)
+    noisiest = min(strength, generator.sigma_max)
+    sigmas = flow.shift_sigma(torch.linspace(noisiest, 0, taken + 1), generator.defaults.shift)
     latents = generator.encode(videos.to(generator.device))
     seeds = [sampling.seed + i for i in range(len(prompts))]
     first = videos[:, :, 0]

@@ -147,7 +147,8 @@ def animate(
         sigmas = generator.sigma_schedule(sampling.steps(generator), shape)
         noise = seeded_noise([sampling.seed + i for i in range(len(prompts))], shape).to(generator.device)
         # These models' first frame is decoded as all others are.
-        return generator.decode(sample_latents(velocity, noise, sigmas)).cpu()
+        start = flow.initial_state(noise, sigmas[0])
+        return generator.decode(sample_latents(velocity, start, sigmas)).cpu()
     first = generator.encode(images[:, :, None].to(generator.device))
     count = generator.latent_shape(frames, *images.shape[2:])[1]
     latents = first.expand(-1, -1, count, -1, -1).clone()

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from generator import flow
 from generator.families.pipeline_generator import PipelineGenerator
+from generator.families.variance_preserving import nearest_timestep, sigma_of
 from generator.inputs.conditions import Conditions
 from generator.inputs.images import ImageConditions, Shapes
 from generator.video_model import GenerationDefaults
@@ -28,9 +29,7 @@ class CogVideoXGenerator(PipelineGenerator):
     pipeline_class = CogVideoXPipeline
 
     def __init__(self, pipeline: CogVideoXPipeline, name: str) -> None:
-        products = pipeline.scheduler.alphas_cumprod.double().cpu()
-        signal, noise = products.sqrt(), (1 - products).clamp(min=0).sqrt()
-        self.timestep_sigmas = (noise / (signal + noise)).float()
+        self.timestep_sigmas = sigma_of(pipeline.scheduler.alphas_cumprod)
         """Noise level of each integer timestep, rising."""
         super().__init__(pipeline, name)
 
@@ -68,10 +67,7 @@ class CogVideoXGenerator(PipelineGenerator):
 
     def timesteps(self, sigma: Tensor) -> Tensor:
         """The integer timestep `[batch]` whose noise level is nearest to `sigma` `[batch]`."""
-        table = self.timestep_sigmas.to(sigma.device)
-        above = torch.searchsorted(table, sigma.float().contiguous()).clamp(1, len(table) - 1)
-        nearer_below = sigma - table[above - 1] < table[above] - sigma
-        return torch.where(nearer_below, above - 1, above)
+        return nearest_timestep(self.timestep_sigmas, sigma)
 
     def _decode(self, latents: Tensor) -> Tensor:
         return super()._decode(latents[:, :, self._padding :])
@@ -99,7 +95,7 @@ class CogVideoXGenerator(PipelineGenerator):
     def _transformer_arguments(
         self, latents: Tensor, sigma: Tensor, conditions: Conditions
     ) -> dict[str, Any]:
-        scaled = latents / flow.expand(_sum_of_weights(sigma), latents)
+        scaled = latents / flow.expand(flow.weights_norm(sigma), latents)
         config = self.pipeline.transformer.config
         space, _ = self._compression()
         rotary = None
@@ -157,11 +153,6 @@ class CogVideoXImageToVideoGenerator(CogVideoXGenerator):
         return arguments
 
 
-def _sum_of_weights(sigma: Tensor) -> Tensor:
-    """1 / (α + s) = √((1 − σ)² + σ²), by which z_t = x_σ / √(…) has the variance-preserving scale."""
-    return torch.sqrt((1 - sigma) ** 2 + sigma**2)
-
-
 def velocity_from_v_prediction(prediction: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
     """Velocity ε̂ − x̂₀ from a v-prediction (Salimans & Ho 2022, arXiv 2202.00512).
 
@@ -172,7 +163,7 @@ def velocity_from_v_prediction(prediction: Tensor, x: Tensor, sigma: Tensor) -> 
         x: x_σ = (1 − σ) x₀ + σ ε.
         sigma: `[batch]`.
     """
-    norm = flow.expand(_sum_of_weights(sigma), x)
+    norm = flow.expand(flow.weights_norm(sigma), x)
     level = flow.expand(sigma, x)
     signal, noise = (1 - level) / norm, level / norm
     z = x / norm

@@ -31,6 +31,7 @@ class PipelineGenerator(VideoGenerator):
     """Adapter of a diffusers pipeline with `transformer`, `vae`, `scheduler` and one or more text encoders.
 
     Attributes:
+        component: name of the pipeline's component that predicts.
         block_lists: names of the transformer's lists of blocks, in the order in which they run.
         side_lists: names of lists of blocks that run beside those and are not counted among `blocks`.
         text_encoders: names of the components that encode prompts.
@@ -40,6 +41,7 @@ class PipelineGenerator(VideoGenerator):
     """
 
     pipeline_class: ClassVar[Any]
+    component: ClassVar[str] = "transformer"
     block_lists: ClassVar[tuple[str, ...]] = ("transformer_blocks",)
     side_lists: ClassVar[tuple[str, ...]] = ()
     text_encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
@@ -56,7 +58,7 @@ class PipelineGenerator(VideoGenerator):
 
     @property
     def transformer(self) -> nn.Module:
-        return self.pipeline.transformer
+        return getattr(self.pipeline, self.component)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -108,7 +110,7 @@ class PipelineGenerator(VideoGenerator):
         """The autoencoder's own latents, the mode of their distribution."""
         vae = self.pipeline.vae
         lay_tiles(vae, videos.shape[3], videos.shape[4], self._compression()[0], self.tile)
-        with _own_precision(vae):
+        with own_precision(vae):
             return vae.encode(videos.to(vae.device, vae.dtype)).latent_dist.mode()
 
     @torch.no_grad()
@@ -122,7 +124,7 @@ class PipelineGenerator(VideoGenerator):
     def _pixels(self, latents: Tensor) -> Tensor:
         vae, space = self.pipeline.vae, self._compression()[0]
         lay_tiles(vae, latents.shape[3] * space, latents.shape[4] * space, space, self.tile)
-        with _own_precision(vae):
+        with own_precision(vae):
             return self._decode(self.denormalise(latents.float()).to(vae.device, vae.dtype)).float()
 
     def _decode(self, latents: Tensor) -> Tensor:
@@ -252,7 +254,7 @@ class PipelineGenerator(VideoGenerator):
         return tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
 
 
-def _own_precision(module: Any) -> torch.autocast:
+def own_precision(module: Any) -> torch.autocast:
     """The autoencoder computes in its own dtype, also inside a trainer's autocast, which would cost memory and time."""
     return torch.autocast(module.device.type, enabled=False)
 

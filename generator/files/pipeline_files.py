@@ -6,6 +6,7 @@ COMPONENTS = (
     *("transformer", "transformer_2", "vae", "scheduler", "text_encoder", "text_encoder_2", "text_encoder_3"),
     *("tokenizer", "tokenizer_2", "tokenizer_3", "image_encoder", "image_processor", "feature_extractor"),
     *("processor", "connectors", "audio_vae", "vocoder", "duration_head", "latent_upsampler", "guider"),
+    *("unet", "motion_adapter"),
 )
 COMPONENT_FILES = (
     *("config.json", "generation_config.json", "scheduler_config.json", "preprocessor_config.json"),

@@ -26,10 +26,9 @@ def _configuration(generator: VideoModel) -> Any:
 def width_of(generator: VideoModel) -> int:
     """Channels of the transformer's blocks; 0 where its configuration does not say."""
     config = _configuration(generator)
-    return getattr(config, "hidden_size", None) or (
-        (getattr(config, "num_attention_heads", None) or 0)
-        * (getattr(config, "attention_head_dim", None) or 0)
-    )
+    heads, size = (getattr(config, name, None) for name in ("num_attention_heads", "attention_head_dim"))
+    product = heads * size if isinstance(heads, int) and isinstance(size, int) else 0
+    return getattr(config, "hidden_size", None) or product
 
 
 def block_work(tokens: int, weights: float, channels: int) -> float:
@@ -48,7 +47,11 @@ def video_work(generator: VideoModel, latent_shape: Sequence[int]) -> float:
     """Multiplications of one video in an average block; what is outside the blocks is small."""
     blocks = generator.blocks()
     # Under ZeRO-3 a parameter is empty here and knows its own number of values.
-    counted = [getattr(p, "ds_numel", p.numel()) for block in blocks for p in block.parameters()]
+    counted = [
+        share * getattr(p, "ds_numel", p.numel())
+        for block, share in zip(blocks, generator.block_shares(), strict=True)
+        for p in block.parameters()
+    ]
     weights = sum(counted) / max(1, len(blocks))
     return block_work(count_tokens(generator, latent_shape), weights, width_of(generator))
 

@@ -37,8 +37,8 @@ class OffloadedLinear(nn.Linear):
     def weight(self) -> Tensor:  # type: ignore[override]
         return self.host_weight
 
-    def forward(self, x: Tensor) -> Tensor:
-        kind = x.device.type
+    def forward(self, input: Tensor) -> Tensor:
+        x, kind = input, input.device.type  # `nn.Linear`'s name, which diffusers calls it by
         if torch.is_autocast_enabled(kind):
             x = x.to(torch.get_autocast_dtype(kind))
         bias = None if self.bias is None else self.bias.to(x.dtype)

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from generator import flow
 from generator.base import VideoGenerator
 from generator.sampling import guided_velocity, sample_latents, seeded_noise
 from generator.stock_pipelines import EulerWithExplicitSigmas, StockVideos, stock_latents
@@ -36,7 +37,8 @@ def ours(
     velocity = guided_velocity(
         generator, conditions, negative, guidance_scale, guidance_scale_2=guidance_scale_2
     )
-    return sample_latents(velocity, noise, generator.sigma_schedule(STEPS, noise.shape[1:]))
+    sigmas = generator.sigma_schedule(STEPS, noise.shape[1:])
+    return sample_latents(velocity, flow.initial_state(noise, sigmas[0]), sigmas)
 
 
 def stock_call(

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from diffusers import (
+    AnimateDiffPipeline,
+    AutoencoderKL,
     AutoencoderKLCogVideoX,
     AutoencoderKLHunyuanVideo,
     AutoencoderKLHunyuanVideo15,
@@ -17,6 +19,7 @@ from diffusers import (
     CogVideoXDDIMScheduler,
     CogVideoXPipeline,
     CogVideoXTransformer3DModel,
+    DDIMScheduler,
     FlowMatchEulerDiscreteScheduler,
     HunyuanVideo15Pipeline,
     HunyuanVideo15Transformer3DModel,
@@ -26,8 +29,10 @@ from diffusers import (
     LTX2VideoTransformer3DModel,
     LTXPipeline,
     LTXVideoTransformer3DModel,
+    MotionAdapter,
     SkyReelsV2Pipeline,
     SkyReelsV2Transformer3DModel,
+    UNet2DConditionModel,
     UniPCMultistepScheduler,
     WanPipeline,
     WanTransformer3DModel,
@@ -373,6 +378,31 @@ def tiny_hunyuan_video15(
     )  # fmt: skip
 
 
+def _animatediff() -> AnimateDiffPipeline:
+    unet = UNet2DConditionModel(
+        sample_size=2, block_out_channels=(8, 16), layers_per_block=1, cross_attention_dim=8, attention_head_dim=2,
+        norm_num_groups=4, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )  # fmt: skip
+    motion = MotionAdapter(
+        block_out_channels=(8, 16), motion_layers_per_block=1, motion_norm_num_groups=4,
+        motion_num_attention_heads=2,
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(8,) * 4, latent_channels=4, norm_num_groups=4, sample_size=16,
+    )  # fmt: skip
+    tokenizer = _clip_tokenizer()
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=8, intermediate_size=16, num_attention_heads=2, num_hidden_layers=2,
+        bos_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    scheduler = DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, clip_sample=False
+    )
+    return AnimateDiffPipeline(vae, CLIPTextModel(text), tokenizer, unet, motion, scheduler)
+
+
 TINY_PIPELINES: dict[str, TinyPipeline] = {
     "wan": (tiny_wan, (9, 16, 16)),
     "wan2.2-a14b": (_wan22_a14b, (9, 16, 16)),
@@ -384,6 +414,7 @@ TINY_PIPELINES: dict[str, TinyPipeline] = {
     "ltx2.3": (_ltx23, (9, 32, 32)),
     "cogvideox": (tiny_cogvideox, (9, 16, 16)),
     "cogvideox1.5": (_cogvideox15, (9, 16, 16)),
+    "animatediff": (_animatediff, (4, 16, 16)),
     "hunyuan_video": (_hunyuan_video, (9, 16, 16)),
     "hunyuan_video1.5": (tiny_hunyuan_video15, (9, 16, 16)),
 }

@@ -52,7 +52,9 @@ def read_file(path: Path) -> FileContent:
         raise InputError(
             f"The adapter {path} holds no LoRA weights: give a folder that a training command wrote."
         )
-    first = {name.removeprefix("transformer."): value for name, value in written.items()}
+    first = {
+        name.removeprefix("transformer.").removeprefix("unet."): value for name, value in written.items()
+    }
     second = {
         name.removeprefix("transformer_2."): value
         for name, value in written.items()

@@ -21,6 +21,8 @@ _IMAGE_LAYERS = re.compile(
     r"|img_emb[._].*|condition_embedder[._]image_embedder[._].*"
 )
 _NO_IMAGE = "the model has no layers that see an image"
+_TEXT_LAYERS = re.compile(r"(lora_te[12]?_|text_encoder(_2)?\.).+")
+_TEXT = "adapters change the U-Net alone here, not the text encoder"
 _OTHER_INPUT = "the model's input has another number of channels"
 _INPUT_LAYERS = ("patch_embedding",)
 
@@ -117,7 +119,9 @@ def read_content(
             continue
         if layer is None:
             texts = [key.text for key in entry.keys.values()]
-            if _IMAGE_LAYERS.search(name) and names is not None and names.kind.startswith("Wan"):
+            if _TEXT_LAYERS.fullmatch(name) and names is not None and names.kind == "UNetMotionModel":
+                content.ignored |= dict.fromkeys(texts, _TEXT)
+            elif _IMAGE_LAYERS.search(name) and names is not None and names.kind.startswith("Wan"):
                 content.ignored |= dict.fromkeys(texts, _NO_IMAGE)
             else:
                 lost.extend(texts)

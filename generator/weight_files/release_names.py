@@ -56,11 +56,13 @@ class Release:
         rules: the first that matches applies; a layer that none matches has the same name in both.
         comfyui: rules that come before in ComfyUI's own files.
         spellings: further spellings `(pattern, replacement)` of the release's names, all applied.
+        forms: formats with these names that files are written in; all are read.
     """
 
     rules: tuple[Rule, ...]
     comfyui: tuple[Rule, ...] = ()
     spellings: tuple[tuple[str, str], ...] = ()
+    forms: tuple[str, ...] = ("comfyui", "kohya")
 
 
 def _fused(pattern: str, name: str, parts: Sequence[str]) -> tuple[Rule, ...]:
@@ -215,6 +217,17 @@ _HUNYUAN15 = Release(
     spellings=_HUNYUAN_SPELLINGS,
 )
 
+_MOTION_BLOCK = r"(.+\.motion_modules\.\d+)\.(transformer_blocks\.\d+)"
+_ANIMATEDIFF = Release(
+    (),  # kohya's trainers have diffusers' names for Stable Diffusion 1.5
+    comfyui=(  # motion LoRA as AnimateDiff's authors write it
+        Rule(_MOTION_BLOCK + r"\.attn1\.(.+)", r"\1.temporal_transformer.\2.attention_blocks.0.\3"),
+        Rule(_MOTION_BLOCK + r"\.attn2\.(.+)", r"\1.temporal_transformer.\2.attention_blocks.1.\3"),
+    ),
+    spellings=((r"\.(to_[qkv])$", r".processor.\1"), (r"\.to_out\.0$", ".processor.to_out")),
+    forms=("kohya",),
+)
+
 RELEASES = {
     "WanTransformer3DModel": _WAN,
     "WanVACETransformer3DModel": _WAN,
@@ -223,6 +236,7 @@ RELEASES = {
     "LTX2VideoTransformer3DModel": _LTX2,
     "HunyuanVideoTransformer3DModel": _HUNYUAN,
     "HunyuanVideo15Transformer3DModel": _HUNYUAN15,
+    "UNetMotionModel": _ANIMATEDIFF,
 }
 """Classes of transformers whose release has names of its own."""
 
@@ -290,9 +304,9 @@ class LayerNames:
         return names
 
     @property
-    def has_release(self) -> bool:
-        """True where other tools have names of their own for these layers."""
-        return self.kind in RELEASES
+    def forms(self) -> tuple[str, ...]:
+        """Formats in which other tools have names of their own for these layers."""
+        return RELEASES[self.kind].forms if self.kind in RELEASES else ()
 
     def find(self, name: str) -> Layer | None:
         """The layer of any of its names, with dots or flat."""

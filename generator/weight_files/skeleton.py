@@ -47,6 +47,7 @@ def empty_transformer(folder: Path, component: str = "transformer") -> Any:
 def model_skeleton(folder: Path) -> nn.Module:
     """The transformer of a folder without weights; of a model of two transformers, a module that has both."""
     first, second = (empty_transformer(folder, component) for component in COMPONENTS)
+    first = first or empty_transformer(folder, "unet")
     if first is None:
         raise InputError(f"{folder} has no transformer: give the folder of a text-to-video model.")
     if second is None:

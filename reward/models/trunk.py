@@ -38,6 +38,10 @@ def trunk_features(
         embedded, _ = generator.features(latents, sigma, conditions, 0)
         others, _ = generator.features(-1 - latents, sigma, conditions, 0)
         is_video = (embedded != others).any(dim=2).any(dim=0)
+    if (
+        embedded.shape[1] != features.shape[1]
+    ):  # the blocks of a U-Net have fewer places, and no token of text
+        is_video = is_real.new_ones(features.shape[1])
     return features.float() * is_real[..., None], is_video.expand(is_real.shape) & is_real
 
 
@@ -83,7 +87,7 @@ def num_transformer_blocks(generator: VideoGenerator) -> int | None:
         blocks = getattr(generator.transformer, name, None)
         if isinstance(blocks, nn.ModuleList) and len(blocks) > 0:
             return len(blocks)
-    return None
+    return len(generator.blocks()) if hasattr(generator.transformer, "mid_block") else None
 
 
 def match_fingerprints(config: LatentRewardConfig, generator: VideoGenerator) -> None:

@@ -62,10 +62,15 @@ def test_the_tracker_counts_activations_kept_for_the_backward_pass() -> None:
     assert 10 * 1024 <= tracker.peak <= 13 * 1024
 
 
+def network_folder(model: Path) -> Path:
+    """Folder of the component that predicts."""
+    return next(model / name for name in ("transformer", "unet") if (model / name).is_dir())
+
+
 @pytest.mark.parametrize("family", REPRESENTATIVES)
 def test_fake_tensors_need_what_real_tensors_allocate(family: str, folders: dict[str, Path]) -> None:
     size = TINY_PIPELINES[family][1]
-    config = json.loads((folders[family] / "transformer" / "config.json").read_text())
+    config = json.loads((network_folder(folders[family]) / "config.json").read_text())
     depths = {blocks: _depth(config[name]) for blocks, name in DEPTH_FIELDS.items() if name in config}
     expected = _Probe(folders[family], Work("sft", *size, batch=2, lora_r=4), depths).kept_peak()
     generator = load_generator(folders[family], device="cpu", dtype=torch.bfloat16)
@@ -112,11 +117,12 @@ def test_every_family_can_be_forecast(family: str, folders: dict[str, Path]) -> 
     size = TINY_PIPELINES[family][1]
     found = forecast(folders[family], Work("ppo", *size, rollout_batch=2, decode_batch=1))
     assert set(found.transient) == {"update", "sampling", "decoding"}
-    files = sum(p.stat().st_size for p in (folders[family] / "transformer").glob("*.safetensors"))
+    network = network_folder(folders[family])
+    files = sum(p.stat().st_size for p in network.glob("*.safetensors"))
     experts = 2 if family == "wan2.2-a14b" else 1
     # Stored in float32 with one block or two, counted in bfloat16: within the parts that stay in float32.
-    layers = json.loads((folders[family] / "transformer" / "config.json").read_text())["num_layers"]
-    assert layers in (1, 2)
+    layers = json.loads((network / "config.json").read_text()).get("num_layers")
+    assert layers in (1, 2) or family == "animatediff"
     assert 0.4 * files * experts < found.resident["transformer"] < 1.05 * files * experts
     assert found.peak > sum(found.resident.values())
 

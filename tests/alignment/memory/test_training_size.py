@@ -186,6 +186,11 @@ def test_activations_follow_the_formula() -> None:
     assert activation_bytes(100, 8, 3, 2, checkpointed=True) == 3 * 2 * 100 * 8 + 34 * 100 * 8
 
 
+def tokens_of(hidden: torch.Tensor) -> int:
+    """Tokens of one video `[1, tokens, dim]`, or places of its frames `[frames, channels, height, width]`."""
+    return hidden.shape[1] if hidden.ndim == 3 else hidden[:, 0].numel()
+
+
 @pytest.mark.parametrize("family", REPRESENTATIVES)
 def test_tokens_and_sizes_of_latents_are_those_of_the_family(family: str, tmp_path: Path) -> None:
     generator = load_generator(save_tiny_pipeline(family, tmp_path / family), device="cpu")
@@ -196,7 +201,7 @@ def test_tokens_and_sizes_of_latents_are_those_of_the_family(family: str, tmp_pa
     seen: list[int] = []
     block = generator.blocks()[0]
     block.register_forward_pre_hook(
-        lambda _, args, kwargs: seen.append((args[0] if args else kwargs["hidden_states"]).shape[1]),
+        lambda _, args, kwargs: seen.append(tokens_of(args[0] if args else kwargs["hidden_states"])),
         with_kwargs=True,
     )
     latents = torch.zeros(1, *shape)

@@ -33,6 +33,7 @@ FAMILIES = (
     "wan-vace",
     "cogvideox",
     "cogvideox1.5-i2v",
+    "animatediff",
     "hunyuan_video",
     "native",
 )

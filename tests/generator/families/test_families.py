@@ -47,6 +47,8 @@ class Oracle(torch.nn.Module):
         if self.family.startswith("cogvideox"):
             scheduler = self.generator.pipeline.scheduler
             return (scheduler.get_velocity(self.x0, self.noise, timestep).transpose(1, 2),)
+        if self.family == "animatediff":
+            return (self.noise,)
         velocity = self.noise - self.x0
         if self.family.startswith("ltx"):
             return (velocity.permute(0, 2, 3, 4, 1).flatten(1, 3),)
@@ -67,9 +69,10 @@ def test_an_exact_prediction_carries_noise_to_the_clean_latents(
 
     sigmas = generator.sigma_schedule(steps, noise.shape[1:])
 
-    assert sigmas[0] == 1
+    assert (sigmas[0] == 1) if generator.sigma_max == 1 else (sigmas[0] <= generator.sigma_max)
     assert sigmas[-1] == 0
-    torch.testing.assert_close(sample_latents(velocity, noise, sigmas), x0, atol=2e-5, rtol=0)
+    start = flow.interpolate(x0, noise, sigmas[0])  # the noise itself at 1
+    torch.testing.assert_close(sample_latents(velocity, start, sigmas), x0, atol=2e-5, rtol=0)
     middle = flow.interpolate(x0, noise, sigmas[min(1, steps - 1)])
     torch.testing.assert_close(
         velocity(middle, sigmas[min(1, steps - 1)].expand(2)), noise - x0, atol=2e-5, rtol=0
@@ -134,18 +137,20 @@ def test_an_impossible_size_is_an_error_that_names_the_nearest_one(generator: Vi
     side, time = generator.size_multiples()
     with pytest.raises(InputError, match=rf"nearest size is {1 + time} frames of {side}x{2 * side}"):
         generator.check_size(1 + time, side + 1, 2 * side)
-    with pytest.raises(InputError, match="The nearest size"):
-        generator.check_size(2 + time, side, side)
+    if time > 1:
+        with pytest.raises(InputError, match="The nearest size"):
+            generator.check_size(2 + time, side, side)
 
 
-def test_features_are_the_hidden_states_between_the_blocks(generator: Any) -> None:
+def test_features_are_the_hidden_states_between_the_blocks(family: str, generator: Any) -> None:
     latents, sigma = noise_for(generator), torch.tensor([0.1, 0.4])
     conditions = generator.encode_prompts(PROMPTS)
     embedded, mask = generator.features(latents, sigma, conditions, 0)
     after, _ = generator.features(latents, sigma, conditions, 1)
     assert mask.shape == embedded.shape[:2]
     assert mask.all()
-    assert embedded.shape == after.shape
+    if family != "animatediff":  # a block of its U-Net halves the frames
+        assert embedded.shape == after.shape
     assert not torch.equal(embedded, after)
     latents.requires_grad_(True)
     generator.features(latents, sigma, conditions, 1)[0].sum().backward()

@@ -215,7 +215,7 @@ def transformer_calls(generator: Any) -> dict[str, dict[str, Any]]:
     conditions = generator.encode_prompts(["a red circle"])
     if generator.image is not None:
         conditions |= generator.image(noise.new_zeros(1, 3, size.height, size.width), size.num_frames)
-    levels = {"transformer": 0.95}
+    levels = {generator.component: 0.95}
     if getattr(generator.pipeline, "transformer_2", None) is not None:
         levels["transformer_2"] = 0.5
     return {

@@ -48,7 +48,7 @@ def data(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def load_fps(family: str) -> float:
-    return {"wan2.2-ti2v": 24.0, "ltx": 25.0, "ltx2.3": 24.0, "cogvideox": 8.0}.get(
+    return {"wan2.2-ti2v": 24.0, "ltx": 25.0, "ltx2.3": 24.0, "cogvideox": 8.0, "animatediff": 8.0}.get(
         family, 16.0 if "hunyuan" not in family else 24.0
     )
 

@@ -237,7 +237,8 @@ def test_timesteps_in_bfloat16_keep_their_resolution(family: str, folder: Path) 
     """999 is 1000 in bfloat16; the timestep must reach the sinusoids in float32 (or as an integer)."""
     generator = load_generator(folder, device="cpu", dtype=torch.bfloat16)
     timesteps = [
-        network_arguments(generator, torch.full((2,), level))["timestep"] for level in (0.9990, 0.9970)
+        network_arguments(generator, torch.full((2,), level * generator.sigma_max))["timestep"]
+        for level in (0.9990, 0.9970)
     ]
     assert timesteps[0].dtype in {torch.float32, torch.int64}
     assert not torch.equal(*timesteps)

@@ -26,7 +26,9 @@ def latents_of(generator, scale: float):
     return scale * torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("family", ["wan", "nano", "cogvideox", "ltx", "ltx2", "hunyuan_video"])
+@pytest.mark.parametrize(
+    "family", ["wan", "nano", "cogvideox", "animatediff", "ltx", "ltx2", "hunyuan_video"]
+)
 def test_videos_and_gradients_are_those_of_the_plain_decoder(tmp_path, family):
     generator = make(family, tmp_path)
     latents = latents_of(generator, 0.5).requires_grad_()
