@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -102,6 +102,30 @@ class RewardMixture:
         self.labels = [
             name if names.count(name) == 1 else f"{name}{index}" for index, name in enumerate(names)
         ]
+
+    @classmethod
+    def for_training(
+        cls,
+        reward: RewardModel | Sequence[RewardModel],
+        args: Any,
+        generator: VideoGenerator,
+        prompts: list[str],
+    ) -> RewardMixture:
+        """The mixture that a training's arguments ask for, of one reward or several.
+
+        Raises:
+            InputError: as the class; or a reward cannot judge the generator's videos, or one of the prompts.
+        """
+        mixture = cls(
+            reward if isinstance(reward, Sequence) else [reward],
+            args.reward_weights,
+            args.reward_dimension,
+            args.reward_num_frames,
+            args.reward_scale,
+        )
+        mixture.check_generator(generator)
+        mixture.check_prompts(prompts)
+        return mixture
 
     @property
     def takes_images(self) -> bool:

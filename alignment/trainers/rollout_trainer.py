@@ -99,19 +99,11 @@ class RolloutTrainer(RewardedTrainer, ABC):
         if not prompts:
             raise InputError("No prompt was given: give at least one.")
         _warn_of_smaller_micro_batches(args)
-        self.rewards = RewardMixture(
-            reward if isinstance(reward, Sequence) else [reward],
-            args.reward_weights,
-            args.reward_dimension,
-            args.reward_num_frames,
-            args.reward_scale,
-        )
+        self.rewards = RewardMixture.for_training(reward, args, generator, prompts)
         self.rewards.warn_of_scales(args.reward_normalisation)
         self.rewards.check_groups(
             args.reward_batch_size, args.num_generations, "reward_batch_size", "num_generations"
         )
-        self.rewards.check_generator(generator)
-        self.rewards.check_prompts(prompts)
         self.plan = SamplingPlan.for_training(
             generator, args, prompts, negative_prompts, args.rollout_batch_size, self.conditions_of, images,
             rewritten_prompts,
