@@ -65,7 +65,7 @@ class AccountRules:
 
     @property
     def by_account(self) -> bool:
-        """Whether accounts are admitted as such, by their names or all of them."""
+        """True where accounts are admitted as such, by their names or all of them."""
         return self.anyone or bool(self.leads or self.annotators)
 
 

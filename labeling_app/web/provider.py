@@ -154,7 +154,7 @@ class Provider:
 
     @property
     def secure(self) -> bool:
-        """Whether browsers reach this app over HTTPS, so that its cookies may be kept to that."""
+        """True where browsers reach this app over HTTPS, to which its cookies are kept then."""
         return self.settings.address.startswith("https://")
 
     @property
