@@ -89,6 +89,7 @@ class ChatServer:
         image_format: `jpeg` of quality 95, or `png` for text in videos.
         cache: keeps replies; in memory where None.
         backoff: seconds before the second attempt; doubled for each further one, at most 10.
+        role: what the server is in messages, `judge` or `captioner`.
 
     Raises:
         InputError: nothing answers at the address, or which model is meant is not clear.
@@ -105,16 +106,19 @@ class ChatServer:
         image_format: str = "jpeg",
         cache: ReplyCache | None = None,
         backoff: float = 0.5,
+        role: str = "judge",
     ) -> None:
         parts = urllib.parse.urlsplit(address)
         if parts.username or parts.password or parts.query or parts.fragment:
             raise InputError(
-                f"The address of a judge at {parts.hostname} holds a name, a password or a query, which records would "
+                f"The address of a {role} at {parts.hostname} holds a name, a password or a query, which records would "
                 f"keep: give the plain address, and the key in the environment variable {key_variable}."
             )
         self.address = address.rstrip("/")
         self.key_variable, self.concurrency, self.attempts = key_variable, concurrency, attempts
         self.timeout, self.image_format, self.backoff = timeout, image_format, backoff
+        self.role, self.outcome = role, "scored" if role == "judge" else "captioned"
+        self.name_option = "model" if role == "judge" else "served_model"
         self.cache = cache or ReplyCache(None)
         self.usage = {"requests": 0, "prompt_tokens": 0, "completion_tokens": 0}
         self._refused: set[str] = set()
@@ -200,7 +204,7 @@ class ChatServer:
                 refused = self._refused_parameter(error.detail, sent)
                 if refused is None:
                     raise InputError(
-                        f"The judge {self.address} refused the request ({error.code}): {error.detail}"
+                        f"The {self.role} {self.address} refused the request ({error.code}): {error.detail}"
                     ) from error
                 with self._lock:
                     self._refused.add(refused)
@@ -218,7 +222,7 @@ class ChatServer:
             NoProbabilitiesError: it is that of the probabilities.
         """
         if "logprobs" in detail and "logprobs" in sent:
-            raise NoProbabilitiesError(f"The judge {self.address} gives no probabilities: {detail}")
+            raise NoProbabilitiesError(f"The {self.role} {self.address} gives no probabilities: {detail}")
         names = ("chat_template_kwargs", "temperature", "max_tokens")
         return next((name for name in names if name in detail and name in sent), None)
 
@@ -233,10 +237,12 @@ class ChatServer:
             advice = (
                 f"set the key in the environment variable {self.key_variable}"
                 if error.code in (401, 403)
-                else "check the address, which ends in /v1 with most servers, or give model=NAME"
+                else "check the address, which ends in /v1 with most servers, or give "
+                + self.name_option
+                + "=NAME"
             )
             raise InputError(
-                f"The judge {self.address} refused to list its models ({error.code}: {error.detail}): {advice}."
+                f"The {self.role} {self.address} refused to list its models ({error.code}: {error.detail}): {advice}."
             ) from error
         except (KeyError, TypeError) as error:
             if named:
@@ -249,7 +255,8 @@ class ChatServer:
             return named
         if len(names) != 1:
             raise InputError(
-                f"The judge {self.address} has {len(names)} models ({', '.join(names[:5])}): choose one, model=NAME."
+                f"The {self.role} {self.address} has {len(names)} models ({', '.join(names[:5])}): choose one, "
+                f"{self.name_option}=NAME."
             )
         return names[0]
 
@@ -279,10 +286,12 @@ class ChatServer:
             except (OSError, HTTPException, ValueError) as error:
                 reason = self._without_key(str(getattr(error, "reason", error)) or type(error).__name__)
             if attempt < attempts and self._stopped.wait(wait if wait is not None else self._pause(attempt)):
-                raise InputError(f"The judge {self.address} is asked no more: another request has failed.")
+                raise InputError(
+                    f"The {self.role} {self.address} is asked no more: another request has failed."
+                )
         raise InputError(
-            f"The judge {self.address} failed {attempts} times ({reason}): nothing was scored; start it, check the "
-            "address, or give it more time with timeout=SECONDS."
+            f"The {self.role} {self.address} failed {attempts} times ({reason}): nothing was {self.outcome}; start it, "
+            "check the address, or give it more time with timeout=SECONDS."
         )
 
     def _pause(self, attempt: int) -> float:
@@ -305,7 +314,7 @@ class ChatServer:
             tokens = tuple(_token(each, len(listed) <= ALL_KEPT) for each in listed)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise InputError(
-                f"The judge {self.address} sent an answer that is not of OpenAI's layout ({error!r}): check the "
+                f"The {self.role} {self.address} sent an answer that is not of OpenAI's layout ({error!r}): check the "
                 "address."
             ) from error
         counts = found.get("usage") or {}
