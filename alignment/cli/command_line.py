@@ -38,6 +38,8 @@ from generator.training.invocation import begin, command_that_goes_on, same_comm
 COMMANDS = {
     "demo": "The whole loop on the built-in model, with a report.",
     "generate": "Videos from prompts, with metadata.jsonl.",
+    "prepare": "Long camera videos to training clips.",
+    "caption": "Captions of videos, from their pixels.",
     "sft": "Fine-tune on demonstrations (videos with prompts).",
     "label": "The labeling app: serve, import, export.",
     "reward": "Train a reward model on rankings.",
