@@ -40,6 +40,8 @@ class Stream(IntEnum):
     """Order of the rows in the critic's updates."""
     EVALUATION = 31
     """Noise of the videos of held-out prompts; follows 0 instead of the run's seed, so all runs are measured alike."""
+    CAPTION_MIX = 41
+    """Demonstrations that are trained on with their original prompt in place of their caption."""
 
 
 @unique

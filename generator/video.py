@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ __all__ = [
     "resample",
     "video_grid",
     "video_shape",
+    "write_frames",
     "write_video",
 ]
 
@@ -211,12 +212,35 @@ def write_video(
         raise ValueError(f"A video is [3, frames, height, width] and not empty, got {list(video.shape)}.")
     if not fps > 0 or not torch.isfinite(video).all():
         raise ValueError(f"A video needs finite pixels and fps above 0, got fps={fps}.")
-    height, width = video.shape[2:]
+    write_frames(path, (video[:, index] for index in range(video.shape[1])), fps, crf, full_colour)
+
+
+def write_frames(
+    path: str | Path, frames: Iterable[Tensor], fps: float, crf: int = 8, full_colour: bool | None = None
+) -> int:
+    """`write_video` of frames that come one by one, so that long videos need no memory.
+
+    Args:
+        frames: each `[3, height, width]` in [-1, 1], all of one size; at least one.
+        path, fps, crf, full_colour: as in `write_video`.
+
+    Returns:
+        Number of frames.
+
+    Raises:
+        ValueError: there is no frame, or 4:2:0 is asked for an odd size.
+    """
+    remaining = iter(frames)
+    first = next(remaining, None)
+    if first is None:
+        raise ValueError("A video needs at least one frame.")
+    height, width = first.shape[1:]
     odd = height % 2 or width % 2
     if full_colour is None:
         full_colour = bool(odd) or min(height, width) < FULL_COLOUR_SIDE
     if odd and not full_colour:
         raise ValueError(f"4:2:0 needs even sides, got {width}x{height}: pass full_colour=True.")
+    count = 0
     with (
         atomic_path(path) as temporary,
         av.open(file_address(temporary), "w", format="mp4", options={"movflags": "faststart"}) as container,
@@ -231,10 +255,12 @@ def write_video(
         context.color_range = _LIMITED_RANGE_TAG
         if height * width <= SMALL_SIDE**2:
             context.thread_count = 1
-        for index in range(video.shape[1]):
-            frame = _encodable_frame(video[:, index])
+        for image in chain([first], remaining):
+            frame = _encodable_frame(image)
             container.mux(stream.encode(frame.reformat(format=stream.pix_fmt, interpolation="AREA")))
+            count += 1
         container.mux(stream.encode())
+    return count
 
 
 def resample(

@@ -32,11 +32,14 @@ WINGS = {
         "generation", "data", "base", "sampling", "first_frames", "world", "video", "hardware", "training",
         "weight_files", "files", "video_files",
     ],
-    "reward": ["training", "evaluation", "scoring", "reports", "adherence", "service", "models", "metrics", "formats"],
+    "reward": [
+        "training", "evaluation", "scoring", "reports", "captioning", "adherence", "service", "models", "metrics",
+        "formats",
+    ],
     "labeling_app": ["web", "simulate", "campaigns", "selection", "files", "quality", "tasks", "people", "store"],
     "alignment": [
-        "cli", "demo", "proof", "stages", "rewriting", "guided_sampling", "trainers", "rollouts", "memory", "data",
-        "losses", "lora",
+        "cli", "demo", "proof", "stages", "rewriting", "guided_sampling", "trainers", "rollouts", "memory",
+        "preparation", "data", "losses", "lora",
     ],
 }  # fmt: skip
 """Wings and modules of a package from the roof down: each may import those that stand after it."""

@@ -40,6 +40,8 @@ COMMANDS = {
     "generate": "Videos from prompts, with metadata.jsonl.",
     "rewrite": "Prompts rewritten for a generator.",
     "rewriter": "Train a language model to rewrite prompts.",
+    "prepare": "Long camera videos to training clips.",
+    "caption": "Captions of videos, from their pixels.",
     "sft": "Fine-tune on demonstrations (videos with prompts).",
     "label": "The labeling app: serve, import, export.",
     "reward": "Train a reward model on rankings.",

@@ -27,7 +27,12 @@ from alignment.trainers.checks import check_trainable
 from alignment.trainers.sft_config import SFTConfig
 from alignment.trainers.sft_trainer import SFTTrainer
 from generator.base import VideoGenerator
-from generator.data.demonstrations import Demonstration, read_demonstrations, require_data_set
+from generator.data.demonstrations import (
+    Demonstration,
+    mix_captions,
+    read_demonstrations,
+    require_data_set,
+)
 from generator.editing.image_cache import ImageSource
 from generator.output import InputError
 
@@ -53,6 +58,19 @@ class _Demonstrations:
     eval_fraction: float = field(
         default=0.0, metadata={"help": "Share of the prompts held out to measure `eval_loss` on."}
     )
+    caption_mix: float = field(
+        default=1.0,
+        metadata={
+            "help": "Share of the videos that are trained on with the caption of `vidalign caption`; the others take "
+            "their original prompt, such as 0.95."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.caption_mix <= 1:
+            raise InputError(
+                f"caption_mix is {self.caption_mix}, but a share must be in [0, 1]: 0.95 is usual."
+            )
 
     def check_inputs(self) -> None:
         """Raises `InputError` where there are no demonstrations."""
@@ -64,6 +82,10 @@ class _Demonstrations:
 @dataclass
 class SFTArguments(ClipArguments, _Demonstrations):
     """Demonstrations that `sft` learns from."""
+
+    def __post_init__(self) -> None:
+        ClipArguments.__post_init__(self)
+        _Demonstrations.__post_init__(self)
 
 
 def train_sft(
@@ -95,6 +117,7 @@ def train_sft(
     data = dataset if isinstance(dataset, SFTArguments) else SFTArguments(dataset=str(dataset))
     data.check_inputs()
     demonstrations = read_demonstrations(data.dataset, skip_bad=data.skip_bad)
+    demonstrations = mix_captions(demonstrations, data.caption_mix, args.seed)
     prompts = [demonstration.prompt for demonstration in demonstrations]
     paths = [Path(demonstration.video) for demonstration in demonstrations]
     images = [demonstration.images for demonstration in demonstrations]

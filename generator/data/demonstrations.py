@@ -11,9 +11,10 @@ Videos may have any size, duration and frame rate.
 from __future__ import annotations
 
 import logging
+import random
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,14 @@ from generator.data.prompts import read_image_files
 from generator.files.folders import visible_files
 from generator.one_or_several import as_list
 from generator.output import InputError, atomic_path, check_storable, read_jsonl, read_text, write_jsonl
+from generator.seeds import Stream, example_seeds
 from generator.video import IMAGE_SUFFIXES, check_video, write_video
 
 logger = logging.getLogger(__name__)
 
 METADATA = "metadata.jsonl"
+ORIGINAL = "original_prompt"
+"""Key of the prompt that a video had before it was captioned."""
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".gif")
 _NAMED_AT_MOST = 20
 _IMAGES = "images"
@@ -43,12 +47,14 @@ class Demonstration:
         prompt: what it shows.
         repeats: how often an epoch has it.
         images: files of the image that it begins with and of that with which it ends, where they are named.
+        original: its prompt before `vidalign caption` wrote another, where there was one.
     """
 
     video: Path
     prompt: str
     repeats: int = 1
     images: tuple[str, str | None] | None = None
+    original: str | None = None
 
 
 def read_demonstrations(
@@ -78,8 +84,8 @@ def read_demonstrations(
         except InputError as error:
             bad.append(str(error))
         else:
-            images = row.get(_IMAGES)
-            demonstrations.append(Demonstration(video, row["prompt"], row.get("repeats", 1), images))
+            known = (row.get("repeats", 1), row.get(_IMAGES), row.get(ORIGINAL))
+            demonstrations.append(Demonstration(video, row["prompt"], *known))
     if bad:
         listed = "".join(f"\n  {message}" for message in bad[:_NAMED_AT_MOST])
         listed += f"\n  … and {len(bad) - _NAMED_AT_MOST} more" if len(bad) > _NAMED_AT_MOST else ""
@@ -136,6 +142,44 @@ def write_demonstrations(
         ]
         write_jsonl(temporary / METADATA, rows)
     return [folder / name for name in names]
+
+
+def folder_rows(folder: str | Path) -> list[dict[str, Any]]:
+    """Lines of `metadata.jsonl`, then every other video of the folder with the text beside it as prompt, if any.
+
+    Nothing is decoded; a prompt may be empty.
+
+    Raises:
+        InputError: no folder, no video and no `metadata.jsonl`, or a wrong line in it.
+    """
+    rows = _read_rows(Path(folder), require_prompts=False)
+    return [{key: value for key, value in row.items() if key != _IMAGES} for row in rows]
+
+
+def mix_captions(demonstrations: Sequence[Demonstration], share: float, seed: int) -> list[Demonstration]:
+    """Demonstrations of which about `share` keep their caption, and the others have their original prompt.
+
+    Which ones follows from the seed and the place of each; videos without an original prompt keep their caption.
+
+    Args:
+        share: in [0, 1]; 0.95 in the recipe of Sora's technical report.
+
+    Raises:
+        InputError: `share` is below 1, and no video has an original prompt.
+    """
+    if share >= 1:
+        return list(demonstrations)
+    if all(each.original is None for each in demonstrations):
+        raise InputError(
+            f"caption_mix is {share:g}, but no line has an `{ORIGINAL}`: run vidalign caption on videos with prompts, "
+            "or leave caption_mix out."
+        )
+    mixed = []
+    for place, each in enumerate(demonstrations):
+        drawn = random.Random(example_seeds(seed, Stream.CAPTION_MIX, place)[0]).random()
+        original = each.original if drawn >= share else None
+        mixed.append(each if original is None else replace(each, prompt=original))
+    return mixed
 
 
 def _read_rows(folder: Path, require_prompts: bool) -> list[dict[str, Any]]:
@@ -214,6 +258,15 @@ def _read_metadata(folder: Path, require_prompts: bool) -> list[dict[str, Any]]:
         repeats = row.get("repeats", 1)
         if not isinstance(repeats, int) or isinstance(repeats, bool) or repeats < 1:
             raise InputError(f"{place}: `repeats` is {repeats!r}, but must be a whole number of at least 1.")
+        original = row.get(ORIGINAL)
+        if (
+            require_prompts
+            and original is not None
+            and (not isinstance(original, str) or not original.strip())
+        ):
+            raise InputError(
+                f"{place}: `{ORIGINAL}` is {original!r}, but must be a text: correct it or leave it out."
+            )
         rows.append(row)
     if not rows:
         raise InputError(f"{metadata} is empty: it must name at least one video.")

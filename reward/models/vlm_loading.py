@@ -306,6 +306,22 @@ class VisionLanguageModel:
             parts.append(odds.sigmoid().cpu())
         return torch.cat(parts)
 
+    @torch.no_grad()
+    def write(self, video: Tensor, fps: float, text: str, max_new_tokens: int) -> str:
+        """The answer to an instruction about a video `[3, frames, height, width]` in [-1, 1], the likeliest word each
+        time.
+
+        Args:
+            fps: frames a second of the video.
+            text: the instruction.
+            max_new_tokens: of the answer, at most.
+        """
+        inputs = self.inputs([video], [fps], [text])
+        written: Any = self.model
+        ids = written.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, use_cache=True)
+        answer = ids[0, inputs["input_ids"].shape[1] :]
+        return str(self.tokenizer.decode(answer, skip_special_tokens=True)).strip()
+
     def _answer_tokens(self) -> tuple[list[int], list[int]]:
         """First tokens of the ways to write yes and no."""
 

@@ -22,6 +22,7 @@ def test_the_values_of_the_streams_never_change() -> None:
         "CANDIDATES": 13,
         "CRITIC_ORDER": 20,
         "EVALUATION": 31,
+        "CAPTION_MIX": 41,
     }
     assert {stream.name: stream.value for stream in ExampleStream} == {
         "LEVEL": 1,

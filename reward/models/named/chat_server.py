@@ -49,6 +49,10 @@ ROLES = {
         "Frames of the judged videos",
         "nothing was scored; start it, check the address, or give it more time with timeout=SECONDS.",
     ),
+    "captioner": (
+        "Frames of the captioned videos",
+        "nothing was captioned; start it, check the address, or give it more time with timeout=SECONDS.",
+    ),
     "rewriter": ("Prompts", "start it, or check the address."),
 }
 """Roles of a server: the data that it is sent, and advice where it fails."""
@@ -127,6 +131,7 @@ class ChatServer:
         self.address = address.rstrip("/")
         self.key_variable, self.concurrency, self.attempts = key_variable, concurrency, attempts
         self.timeout, self.image_format, self.backoff = timeout, image_format, backoff
+        self.role = role
         self.cache = cache or ReplyCache(None)
         self.usage = {"requests": 0, "prompt_tokens": 0, "completion_tokens": 0}
         self._refused: set[str] = set()
@@ -335,7 +340,7 @@ class ChatServer:
 
 
 def _model_flag(role: str) -> str:
-    return "model=NAME" if role == "judge" else f"--{role}_model NAME"
+    return {"judge": "model=NAME", "captioner": "served_model=NAME"}.get(role, f"--{role}_model NAME")
 
 
 class _RefusedError(Exception):

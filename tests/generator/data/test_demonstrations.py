@@ -11,7 +11,12 @@ import pytest
 import torch
 from datasets import Video, load_dataset
 
-from generator.data.demonstrations import Demonstration, read_demonstrations, write_demonstrations
+from generator.data.demonstrations import (
+    Demonstration,
+    mix_captions,
+    read_demonstrations,
+    write_demonstrations,
+)
 from generator.output import InputError
 from generator.video import read_video, write_video
 
@@ -118,3 +123,28 @@ def test_a_caption_keeps_white_space_that_is_no_line_break(tmp_path: Path) -> No
     write_video(tmp_path / "a.mp4", torch.zeros(3, 3, 16, 16), fps=8)
     (tmp_path / "a.txt").write_bytes("\ufeffa\u2028red\r\n  circle\u3000here \n".encode())
     assert read_demonstrations(tmp_path)[0].prompt == "a\u2028red circle\u3000here"
+
+
+def test_a_share_of_the_videos_keeps_its_caption_and_the_others_have_their_original_prompt() -> None:
+    videos = [Demonstration(Path(f"{n}.mp4"), f"caption {n}", original=f"original {n}") for n in range(2000)]
+    mixed = mix_captions(videos, 0.95, seed=3)
+    originals = [n for n, each in enumerate(mixed) if each.prompt == f"original {n}"]
+    assert len(originals) == pytest.approx(100, abs=3 * (2000 * 0.95 * 0.05) ** 0.5)
+    assert all(each.prompt == f"caption {n}" for n, each in enumerate(mixed) if n not in originals)
+    assert mix_captions(videos, 0.95, seed=3) == mixed
+    assert mix_captions(videos, 0.95, seed=4) != mixed
+    # A larger share takes originals away and adds none, and videos before a place do not change it.
+    fewer = [n for n, each in enumerate(mix_captions(videos, 0.97, seed=3)) if each.prompt.startswith("orig")]
+    assert set(fewer) < set(originals)
+    assert mix_captions(videos[:500], 0.95, seed=3) == mixed[:500]
+    assert mix_captions(videos, 1.0, seed=3) == videos
+    assert [each.prompt for each in mix_captions(videos, 0.0, seed=3)] == [each.original for each in videos]
+    with pytest.raises(InputError, match="no line has an `original_prompt`"):
+        mix_captions([Demonstration(Path("a.mp4"), "a")], 0.95, seed=0)
+
+
+def test_an_original_prompt_that_is_no_text_is_refused(folder: Path) -> None:
+    line = {"file_name": "0000.mp4", "prompt": "long", "original_prompt": 3}
+    (folder / "metadata.jsonl").write_text(json.dumps(line) + "\n")
+    with pytest.raises(InputError, match=r"line 1: `original_prompt` is 3, but must be a text"):
+        read_demonstrations(folder)
