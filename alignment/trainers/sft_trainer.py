@@ -209,7 +209,7 @@ def demonstration_error(
     shown = with_first_frame(generator, {}, x0) if images is None else images
     noise = seeded_noise(seeds, x0.shape[1:]).to(x0)
     x0, noise = without_known_frames(x0, shown), without_known_frames(noise, shown)
-    levels = levels or NoiseLevels(generator.defaults.shift)
+    levels = levels or NoiseLevels(generator.defaults.shift, sigma_max=generator.sigma_max)
     sigma = levels.draw(seeds).to(x0)
     noised = flow.interpolate(x0, noise, sigma)
 

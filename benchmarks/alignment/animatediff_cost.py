@@ -1,8 +1,9 @@
 """Seconds and memory of SFT and PPO on AnimateDiff: `python -m benchmarks.alignment.animatediff_cost`.
 
 Random weights of the size of Stable Diffusion 1.5 with a motion adapter of its third version, 16 frames of 512x512, the
-project's own trainers in bfloat16; nothing is downloaded. Each setting trains a few optimiser steps (PPO: rollouts), of
-which the first does not count. Beside the measured peak stands what `vidalign doctor` forecasts for LoRA.
+project's own trainers in bfloat16 with batches of one; nothing is downloaded. PPO samples 4 videos of a prompt in 10
+steps. Each setting trains a few optimiser steps (PPO: rollouts with their update), of which the first does not count.
+Beside the measured peak of SFT with the default LoRA stands what `vidalign doctor` forecasts.
 
     python -m benchmarks.alignment.animatediff_cost            # all settings, on a GPU
     python -m benchmarks.alignment.animatediff_cost --tiny     # a few seconds on a CPU
@@ -103,7 +104,8 @@ def measure(name: str, tiny: bool, steps: int, folder: Path) -> dict[str, Any]:
     on_gpu, checkpointed = torch.cuda.is_available(), settings.pop("checkpointed", False)
     common: dict[str, Any] = {
         "output_dir": str(folder / "run"), "report_to": "none", "save_strategy": "no", "disable_tqdm": True,
-        "logging_steps": 1, "use_cpu": not on_gpu, "bf16": on_gpu, "gradient_checkpointing": checkpointed,
+        "logging_strategy": "no", "use_cpu": not on_gpu, "bf16": on_gpu, "gradient_checkpointing": checkpointed,
+        "per_device_train_batch_size": 1,
     }  # fmt: skip
     size = TINY if tiny else SIZE
     lora = LoraArguments(**settings)
@@ -115,12 +117,13 @@ def measure(name: str, tiny: bool, steps: int, folder: Path) -> dict[str, Any]:
     if is_sft:
         shape = generator.latent_shape(*size)
         latents = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
-        config = SFTConfig(**common, max_steps=steps, per_device_train_batch_size=1)
+        config = SFTConfig(**common, max_steps=steps)
         trainer: Any = SFTTrainer(generator, config, list(latents), PROMPTS, **more)
     else:
         ppo = PPOConfig(
             **common, num_rollouts=steps, num_prompts=1, num_generations=4, num_mini_batches=1,
             num_inference_steps=10, num_frames=size[0], height=size[1], width=size[2],
+            rollout_batch_size=1, reward_batch_size=1,
         )  # fmt: skip
         rewards = [FunctionReward(brightness, "brightness")]
         trainer = PPOTrainer(generator, ppo, PROMPTS, rewards, **more)
