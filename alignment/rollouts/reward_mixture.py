@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -102,6 +102,21 @@ class RewardMixture:
         self.labels = [
             name if names.count(name) == 1 else f"{name}{index}" for index, name in enumerate(names)
         ]
+
+    @classmethod
+    def for_training(cls, reward: RewardModel | Sequence[RewardModel], args: Any) -> RewardMixture:
+        """The mixture of a trainer: one reward or several, weighted and shown videos as its configuration says.
+
+        Args:
+            args: a `RewardedSamplingConfig`.
+        """
+        return cls(
+            reward if isinstance(reward, Sequence) else [reward],
+            args.reward_weights,
+            args.reward_dimension,
+            args.reward_num_frames,
+            args.reward_scale,
+        )
 
     @property
     def takes_images(self) -> bool:

@@ -71,13 +71,7 @@ class BackpropTrainer(RewardedTrainer):
             raise InputError(
                 "beta is above 0, but its reference needs LoRA: set use_peft to true or beta to 0."
             )
-        self.rewards = RewardMixture(
-            reward if isinstance(reward, Sequence) else [reward],
-            args.reward_weights,
-            args.reward_dimension,
-            args.reward_num_frames,
-            args.reward_scale,
-        )
+        self.rewards = RewardMixture.for_training(reward, args)
         self._check_gradients(args)
         self.rewards.warn_of_scales()
         self.rewards.check_generator(generator)

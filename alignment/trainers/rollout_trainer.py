@@ -99,13 +99,7 @@ class RolloutTrainer(RewardedTrainer, ABC):
         if not prompts:
             raise InputError("No prompt was given: give at least one.")
         _warn_of_smaller_micro_batches(args)
-        self.rewards = RewardMixture(
-            reward if isinstance(reward, Sequence) else [reward],
-            args.reward_weights,
-            args.reward_dimension,
-            args.reward_num_frames,
-            args.reward_scale,
-        )
+        self.rewards = RewardMixture.for_training(reward, args)
         self.rewards.warn_of_scales(args.reward_normalisation)
         self.rewards.check_groups(
             args.reward_batch_size, args.num_generations, "reward_batch_size", "num_generations"
