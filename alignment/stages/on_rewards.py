@@ -233,7 +233,7 @@ def _train(
     uncertain = judge_reward_accuracy(judges, args)
     given, rewriter = rewritten(data, [*records, *eval_records], model.model, progress=not args.disable_tqdm)
     new_texts = [each.model_prompt for each in given]
-    changed = _where_changed(new_texts[: len(texts)], texts)
+    new_prompts = _where_changed(new_texts[: len(texts)], texts)
     size = args.num_frames, args.height, args.width
     generator = generator or load_generator_to_train(model, args, size)
     rewards = load_rewards(judges, args)
@@ -251,7 +251,7 @@ def _train(
         eval_negative_prompts=eval_negative_prompts,
         images=images,
         eval_images=eval_images,
-        rewritten_prompts=changed,
+        rewritten_prompts=new_prompts,
         eval_rewritten_prompts=_where_changed(new_texts[len(texts) :], eval_prompts),
         lora=lora,
         record={
@@ -261,7 +261,7 @@ def _train(
             **({"uncertain_rewards": uncertain} if uncertain else {}),
             **({"eval_prompts": data_record(held_out, [], eval_prompts)} if held_out else {}),
             **rewriter,
-            **data_record(data.prompts, [], [*texts, *(changed or ())]),
+            **data_record(data.prompts, [], [*texts, *(new_prompts or ())]),
         },
         **more,
     )

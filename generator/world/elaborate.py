@@ -27,7 +27,7 @@ PREFERRED: Mapping[str, Sequence[str]] = {
     "background": ("dark", "grey", "light"),
     "size": ("medium", "large", "small"),
 }
-"""Claims that `elaborate` adds, in the order in which it does, and their values, the best drawn one first."""
+"""Claims that `elaborate` adds, in the order in which it does, and their values in the order in which it tries them."""
 
 _OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 _OPEN = ("colour", "size", "motion")

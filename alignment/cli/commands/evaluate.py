@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from alignment.cli.evaluate_verbs import VERBS as VERBS
 from alignment.cli.evaluation_defaults import default_prompts, default_questions, default_verifier
 from alignment.cli.generation_checks import check_generation
-from alignment.cli.next_command import WORLD_PROMPTS, given_flags, new_folder, show_next
+from alignment.cli.next_command import REWRITING, WORLD_PROMPTS, given_flags, new_folder, show_next
 from alignment.cli.show_report import OPEN_HELP, print_summary
 from alignment.rewriting.arguments import RewriterArguments, rewritten
 from alignment.stages.arguments import LoadingArguments
@@ -200,7 +200,7 @@ def run(
     print_summary(summary, arguments.output_dir, arguments.open)
     for sentence in known_measures(trained_on, verifier, arguments.measures):
         print(sentence)
-    _show_next(arguments, 1 + len(adapters))
+    _show_next(arguments, 1 + len(adapters), rewriting or RewriterArguments())
 
 
 def _rewards_of_training(adapters: dict[str, str]) -> dict[str, list[str]]:
@@ -314,7 +314,7 @@ def _show_comparison(arguments: EvaluateArguments, *compared: str) -> None:
     show_next("label", "import", "--db", "labels.db", "--campaign", name, "--compare", *compared)
 
 
-def _show_next(arguments: EvaluateArguments, num_models: int) -> None:
+def _show_next(arguments: EvaluateArguments, num_models: int, rewriting: RewriterArguments) -> None:
     """People can compare several models; of one model, candidates are made first."""
     if num_models > 1:
         _show_comparison(arguments, arguments.output_dir)
@@ -337,6 +337,7 @@ def _show_next(arguments: EvaluateArguments, num_models: int) -> None:
         "--prompts",
         WORLD_PROMPTS if other_source else source,
         *given_flags(arguments, sampling),
+        *given_flags(rewriting, REWRITING),
         "--num_videos_per_prompt",
         4,
         "--output_dir",

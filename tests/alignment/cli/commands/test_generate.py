@@ -242,14 +242,14 @@ def test_the_model_is_given_rewritten_prompts_and_the_files_keep_the_originals(
     assert [row["rewritten_prompt"] for row in rows] == [elaborate("a disc"), elaborate("two squares")]
     assert painter.calls[0]["prompts"] == [row["rewritten_prompt"] for row in rows]
     assert main(words) == 2
-    assert "other arguments (rewritten_prompts, rewriter)" in capsys.readouterr().err
+    assert "other arguments (rewriter, rewritten_prompts)" in capsys.readouterr().err
 
 
 def test_a_prompt_that_cannot_be_rewritten_leaves_no_output(
     painter: SeedPainter, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*command, "--rewriter", "world"]) == 2
-    assert "was not understood" in capsys.readouterr().err
+    assert "3 of 3 prompts are not the video world's" in capsys.readouterr().err
     assert main([*command, "--rewriter_model", "big"]) == 2
     assert "pass --rewriter MODEL" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
