@@ -14,7 +14,7 @@ from reward.captioning.names import check_captioner
 logger = logging.getLogger(__name__)
 
 HELP = "Caption videos from their pixels, long and short, into the metadata.jsonl beside them."
-EXAMPLE = "vidalign caption --videos clips/ --captioner http://localhost:8000/v1"
+EXAMPLE = "vidalign caption --videos runs/clips --captioner http://localhost:8000/v1"
 RESUME = "Captions that were written are kept; to go on:"
 
 

@@ -10,7 +10,7 @@ from generator.data.demonstrations import METADATA, require_data_set
 from generator.output import InputError
 
 HELP = "Make training clips of long camera videos: scene cuts, filters, near-duplicates out."
-EXAMPLE = "vidalign prepare --videos films/ --output_dir clips/ --min_seconds 2 --max_seconds 10"
+EXAMPLE = "vidalign prepare --videos films/ --output_dir runs/clips --min_seconds 2 --max_seconds 10"
 RESUME = "Videos that are done are kept; to go on:"
 
 DETECTORS = ["both", "adaptive", "content"]
