@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from alignment.cli import main
+from alignment.cli.launcher import without_gpu
 from alignment.cli.next_command import given_flags, new_folder, show_comparison, show_next
 from alignment.lora import LoraArguments
 from alignment.rewriting.arguments import RewriterArguments
 from alignment.stages.arguments import GeneratorArguments
+from alignment.trainers.ppo_config import PPOConfig
 from generator.data.demonstrations import write_demonstrations
 from generator.testing import tiny_generator
 from generator.world import sample_prompts
@@ -174,10 +175,10 @@ def test_flags_are_those_that_were_given() -> None:
 def test_a_policy_trained_on_rewritten_prompts_is_looked_at_with_its_rewriter(
     prompts: list[str], command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = SimpleNamespace(output_dir="runs/ppo", num_frames=None, height=None, width=None)
+    config = PPOConfig(output_dir="runs/ppo", report_to="none", **without_gpu())
     rewriting = RewriterArguments("runs/rewriter", rewriter_failures="keep")
     model = GeneratorArguments(model="nano")
-    show_comparison(model, LoraArguments(), config, prompts, "p.txt", config, rewriting)  # type: ignore[arg-type]
+    show_comparison(model, LoraArguments(), config, prompts, "p.txt", config, rewriting)
     words = next_words(capsys)
     assert words[0] == command
     place = words.index("--rewriter")
