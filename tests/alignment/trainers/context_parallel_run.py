@@ -146,8 +146,8 @@ def main():
     for job in json.loads(Path(sys.argv[3]).read_text()):
         run = train_with_own_seeds if job.pop("own_seeds", False) else train
         run(models=models, context_parallel=size, **job)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
-    end_process(0)
+    end_process(main)
