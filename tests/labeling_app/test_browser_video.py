@@ -56,7 +56,7 @@ def test_annotators_get_the_copy_even_where_the_one_of_the_import_is_gone(tmp_pa
         import_tasks(store, folder, campaign="main")
         media = store.tasks("main")[0].videos[0].media
         for _ in range(2):
-            shown = shown_file(store.uploads, media)
+            shown = shown_file(store.uploads, media, store.remote)
             assert shown != Path(media.path)
             assert b"secret-model" not in shown.read_bytes()
             shown.unlink()
@@ -67,4 +67,4 @@ def test_a_file_without_texts_is_shown_itself(tmp_path: Path) -> None:
     with Store(tmp_path / "labels.db") as store:
         import_tasks(store, folder, campaign="main")
         media = store.tasks("main")[0].videos[0].media
-        assert shown_file(store.uploads, media) == Path(media.path)
+        assert shown_file(store.uploads, media, store.remote) == Path(media.path)

@@ -31,17 +31,17 @@ PIXEL = """
 
 
 def store_of(folder: Path, colour: str) -> Store:
-    """A database with one task of two clips of a colour, and the annotator Ada."""
+    """A database with one task of three clips of a colour, and the annotator Ada."""
     clips = folder / colour
     clips.mkdir()
     rows = []
-    for number in range(2):
+    for number in range(3):
         with av.open(str(clips / f"{number}.mp4"), "w") as container:
             stream = container.add_stream("libx264", rate=8)
             stream.width = stream.height = 64
             stream.pix_fmt = "yuv420p"
             image = np.full((64, 64, 3), COLOURS[colour], np.uint8)
-            image[0, 0] = number * 40  # the contents differ, as those of two videos do
+            image[0, 0] = number * 40  # the contents differ, as those of videos do
             for _ in range(4):
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
             container.mux(stream.encode())
@@ -76,7 +76,7 @@ def test_the_second_database_on_a_port_shows_its_own_clips_and_no_draft_of_the_f
             log_in(page, server.url)
             assert page.locator(".prompt-text").inner_text() == f"a {colour} square"
             channel = {"red": 0, "blue": 2}[colour]
-            assert [np.argmax(shown) for shown in page.evaluate(PIXEL)] == [channel] * 2
+            assert [np.argmax(shown) for shown in page.evaluate(PIXEL)] == [channel] * 3
             assert page.locator(".rank-column .chip").count() == 0
             page.keyboard.press("1")
             server.stop()
