@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 from sqlalchemy import Select, bindparam, or_, select
@@ -87,7 +88,9 @@ def next_task(
     now = store.clock()
     only = store.campaign(campaign).id if campaign is not None else None
     with store.write() as session:
-        campaigns = {row.id: row for row in session.scalars(_campaigns(only, user))}
+        mine = _campaigns(only is not None, "program" if user.simulated else "person")
+        known = {"user": user.id, "campaign": only}
+        campaigns = {row.id: row for row in session.scalars(mine, known)}
         found = session.execute(OPEN, {"user": user.id, "now": now, "campaigns": list(campaigns)}).first()
         expires_at = now + store.lease_seconds
         if found is not None:
@@ -133,9 +136,10 @@ def task_to_look_at(store: Store, campaign: str | None = None, after: int = 0) -
 def reason_for_nothing(store: Store, user: User, campaign: str | None = None) -> str:
     """One sentence for an annotator to whom tasks are closed (daily limit, trial not passed), or empty."""
     only = store.campaign(campaign).id if campaign is not None else None
-    own = _campaigns(only).where(may_work_on(user.id))
+    own = _campaigns(only is not None).where(may_work_on(user.id))
     with store.read() as session:
-        reasons = [why_nothing(session, user.id, row, store.clock()) for row in session.scalars(own)]
+        rows = session.scalars(own, {"campaign": only})
+        reasons = [why_nothing(session, user.id, row, store.clock()) for row in rows]
     return next((reason for reason in reasons if reason), "")
 
 
@@ -217,18 +221,20 @@ def random_order(count: int) -> list[int]:
     return UNFORESEEN.sample(range(count), count)
 
 
-def _campaigns(only: int | None, user: User | None = None) -> Select[Any]:
-    """Campaigns by age; with a user, those that this user may work on, none for one who was deactivated. The user's row
-    is locked: one window of a person at a time. Programs work on all campaigns.
+@cache
+def _campaigns(one: bool, user: str = "") -> Select[Any]:
+    """Campaigns by age, or the one of the parameter `campaign`; with a `person`, those that the user of the parameter
+    `user` may work on, none for one who was deactivated. The user's row is locked: one window of a person at a time.
+    A `program` works on all campaigns.
 
     SQLite ignores FOR UPDATE; there BEGIN IMMEDIATE does it for all.
     """
     query = select(Campaign).options(lazyload(Campaign.project)).order_by(Campaign.id)
-    if user is not None:
-        active = (User.id == user.id) & (User.state == "active")
+    if user:
+        active = (User.id == bindparam("user")) & (User.state == "active")
         query = query.join(User, active).with_for_update(of=User, key_share=True)
-        query = query if user.simulated else query.where(may_work_on(user.id))
-    return query if only is None else query.where(Campaign.id == only)
+        query = query if user == "program" else query.where(may_work_on(bindparam("user")))
+    return query.where(Campaign.id == bindparam("campaign")) if one else query
 
 
 def _order_to_show(
