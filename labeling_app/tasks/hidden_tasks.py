@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql import false
 
 from labeling_app.store.tables import Assignment, Campaign, Judgement, Task, TaskVideo
-from labeling_app.tasks.queue import Candidate, first_free, shares_video, this_task
+from labeling_app.tasks.queue import Candidate, first_free, tasks_sharing_videos, this_task
 
 REPEAT_DISTANCE = 5
 """Minimum number of answers between a task and its repeat."""
@@ -157,7 +157,8 @@ def answered_gold(session: Session, user_id: int, campaign: Campaign) -> list[Go
 def unseen_gold(session: Session, user_id: int, campaign: Campaign) -> int | None:
     """The oldest gold item that this user has not seen, with no video of the user's other tasks."""
     seen = select(Assignment.id).where(Assignment.task_id == Task.id, Assignment.user_id == user_id).exists()
-    known = shares_video("normal", user_id)
+    sharing = tasks_sharing_videos("normal", campaign.id, user_id)
+    known = sharing.where(sharing.selected_columns[0] == Task.id).correlate(Task).exists()
     return session.scalar(
         select(Task.id)
         .where(Task.campaign_id == campaign.id, Task.kind == "gold", ~seen, ~known)

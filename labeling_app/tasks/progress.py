@@ -27,16 +27,21 @@ class Progress:
     left: int | None
 
 
+def _given_out(one_campaign: bool) -> Select[int, bool]:
+    """Ids of the campaigns that the user gets tasks of, and whether each mixes in gold items or repeats."""
+    mixes = (Campaign.gold_share > 0) | (Campaign.repeat_share > 0) | (Campaign.quiz_size > 0)
+    query = select(Campaign.id, mixes).where(Campaign.state == "open", may_work_on(bindparam("user")))
+    return query.where(Campaign.id == bindparam("campaign")) if one_campaign else query
+
+
 def _progress_query(one_campaign: bool) -> Select[Any]:
     """Counts that indexes answer: what this user has finished; tasks with room; those of them that this user has
-    finished, and those that others hold so that there is no room; campaigns that mix in other tasks."""
+    finished, and those that others hold so that there is no room."""
     of_campaign = [Task.campaign_id == bindparam("campaign")] if one_campaign else []
-    given_out = select(Campaign.id).where(Campaign.state == "open", may_work_on(bindparam("user")))
     has_room = [
         Task.kind == "normal",
         Task.filled == false(),
-        Task.campaign_id.in_(given_out),
-        *of_campaign,
+        Task.campaign_id.in_(bindparam("campaigns", expanding=True)),
     ]
     finished = (
         select(func.count(Assignment.id))
@@ -48,46 +53,50 @@ def _progress_query(one_campaign: bool) -> Select[Any]:
         .where(Assignment.user_id == bindparam("user"), Assignment.state != "open")
         .scalar_subquery()
     )
-    held = (
-        select(Task.id)
-        .join(Assignment, Assignment.task_id == Task.id)
-        .join(Campaign, Campaign.id == Task.campaign_id)
+    of_others = (
+        select(Assignment.task_id, func.count().label("held"))
         .where(
             Assignment.state == "open",
             Assignment.expires_at > bindparam("now"),
             Assignment.user_id != bindparam("user"),
+        )
+        .group_by(Assignment.task_id)
+        .subquery()
+    )
+    # A number and no join: with statistics of a minute ago PostgreSQL would go through them for every task.
+    is_full = (
+        select(func.count(Task.id))
+        .join(Campaign, Campaign.id == Task.campaign_id)
+        .where(
+            Task.id == of_others.c.task_id,
+            Task.completed + of_others.c.held >= Campaign.overlap,
             Task.id.not_in(own),
             *has_room,
         )
-        .group_by(Task.id, Task.completed, Campaign.overlap)
-        .having(Task.completed + func.count() >= Campaign.overlap)
-        .subquery()
+        .correlate(of_others)
+        .scalar_subquery()
     )
-    mixed = select(func.count(Campaign.id)).where(
-        Campaign.state == "open",
-        may_work_on(bindparam("user")),
-        (Campaign.gold_share > 0) | (Campaign.repeat_share > 0) | (Campaign.quiz_size > 0),
-    )
-    if one_campaign:
-        mixed = mixed.where(Campaign.id == bindparam("campaign"))
+    full = select(func.count()).select_from(of_others).where(is_full > 0)
     return select(
         finished.where(*of_campaign).scalar_subquery(),
         select(func.count(Task.id)).where(*has_room).scalar_subquery(),
         finished.where(*has_room).scalar_subquery(),
-        select(func.count()).select_from(held).scalar_subquery(),
-        mixed.scalar_subquery(),
+        full.scalar_subquery(),
     )
 
 
-PROGRESS, PROGRESS_OF_CAMPAIGN = _progress_query(False), _progress_query(True)
+# Asked first: as a part of the counts PostgreSQL asks it for every task.
+_GIVEN_OUT = {one: _given_out(one) for one in (False, True)}
+_PROGRESS = {one: _progress_query(one) for one in (False, True)}
 
 
 def progress(store: Store, user: User, campaign: str | None = None) -> Progress:
     """Number of tasks that the user has answered or skipped, and of those that are left for this user."""
     only = store.campaign(campaign).id if campaign is not None else None
-    known = {"user": user.id, "now": store.clock(), "campaign": only}
+    known: dict[str, Any] = {"user": user.id, "now": store.clock(), "campaign": only}
     with store.read() as session:
-        done, open_tasks, own, full, mixed = session.execute(
-            PROGRESS if only is None else PROGRESS_OF_CAMPAIGN, known
-        ).one()
+        given_out = session.execute(_GIVEN_OUT[only is not None], known).all()
+        counted = known | {"campaigns": [campaign for campaign, _ in given_out]}
+        done, open_tasks, own, full = session.execute(_PROGRESS[only is not None], counted).one()
+    mixed = any(mixes for _, mixes in given_out)
     return Progress(done=done, left=None if mixed else open_tasks - own - full)

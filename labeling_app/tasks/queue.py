@@ -13,7 +13,6 @@ from typing import Any, cast
 
 from sqlalchemy import (
     JSON,
-    ColumnElement,
     Float,
     Integer,
     Select,
@@ -32,26 +31,20 @@ from sqlalchemy.sql import false
 from labeling_app.store.tables import Assignment, Campaign, Media, Task, TaskVideo, new_token
 
 
-def shares_video(kind: str, user: Any) -> ColumnElement[bool]:
-    """Says of a task whether the user was given one of a kind, in its campaign, with one of its videos' contents."""
+def tasks_sharing_videos(kind: str, campaign: Any, user: Any) -> Select[Any]:
+    """Ids of tasks that have a video, by its contents, of one of a kind that the user was given in a campaign."""
     other, given = aliased(Task), aliased(Assignment)
     here, there = aliased(TaskVideo), aliased(TaskVideo)
     shown, same = aliased(Media), aliased(Media)
     return (
-        select(given.id)
+        select(here.task_id)
+        .select_from(given)
         .join(other, other.id == given.task_id)
         .join(there, there.task_id == other.id)
         .join(same, same.id == there.media_id)
         .join(shown, shown.sha256 == same.sha256)
         .join(here, here.media_id == shown.id)
-        .where(
-            here.task_id == Task.id,
-            other.campaign_id == Task.campaign_id,
-            other.kind == kind,
-            given.user_id == user,
-        )
-        .correlate(Task)
-        .exists()
+        .where(other.campaign_id == campaign, other.kind == kind, given.user_id == user)
     )
 
 
@@ -89,7 +82,8 @@ def _free_tasks() -> Select[Any]:
             Task.filled == false(),
             Task.completed + held < bindparam("overlap"),
             ~finished,
-            ~shares_video("gold", bindparam("user")),
+            # Found once a query: few gold items are given, and to most people none.
+            Task.id.not_in(tasks_sharing_videos("gold", bindparam("campaign"), bindparam("user"))),
         )
         .order_by(Task.id)
         .limit(1)
