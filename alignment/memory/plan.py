@@ -10,8 +10,7 @@ from tqdm import tqdm
 
 from alignment.memory.forecast import configured_generator, forecast, is_native, text_encoder_bytes
 from alignment.memory.work import Forecast, Work
-from generator.files.model_folders import find_pipeline, hub_failure
-from generator.output import InputError
+from generator.files.model_folders import find_pipeline, hub_folder
 
 CONFIGURATIONS = ["*.json"]
 ALLOWANCE = 0.10
@@ -72,16 +71,8 @@ def find_configurations(model: str) -> Path:
         InputError: nothing of that name can be found.
     """
     if model.count("/") == 1 and not Path(model).exists():
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-        try:
-            return Path(snapshot_download(model, allow_patterns=CONFIGURATIONS))
-        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-            raise InputError(
-                f"The configurations of {model!r} are not on this machine, and {hub_failure(error)}, or name a folder "
-                "with model_index.json."
-            ) from error
+        subject = f"The configurations of {model!r} are"
+        return hub_folder(model, subject, "a folder with model_index.json", only=CONFIGURATIONS)
     return find_pipeline(model)
 
 

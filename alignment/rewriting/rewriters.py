@@ -310,7 +310,7 @@ def find_chat_model(name: str) -> Path:
         InputError: there is none of that name.
     """
     from generator.files.built_in import PRETRAINED
-    from generator.files.model_folders import hub_failure
+    from generator.files.model_folders import hub_folder
 
     for folder in (PRETRAINED / name, Path(name)):
         if (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file():
@@ -318,14 +318,7 @@ def find_chat_model(name: str) -> Path:
     kinds = "world, http://… of a server, or a folder or hub id of a chat model"
     if Path(name).exists() or name.count("/") != 1:
         raise InputError(f"The rewriter {name!r} is no folder of a language model: name {kinds}.")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name))
-    except Exception as error:
-        raise InputError(
-            f"The rewriter {name!r} is not on this machine, and {hub_failure(error)}, or name {kinds}."
-        ) from error
+    return hub_folder(name, f"The rewriter {name!r} is", kinds)
 
 
 def default_cache() -> ReplyCache:

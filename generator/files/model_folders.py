@@ -32,15 +32,33 @@ def find_pipeline(
         raise InputError(f"{name_or_path} holds no model_index.json, but the model must be {known}.")
     if str(name_or_path).count("/") != 1:
         raise InputError(f"The model {str(name_or_path)!r} is unknown: name {known}.")
+    name = str(name_or_path)
+    return hub_folder(name, f"The model {name!r} is", known, without, only)
+
+
+def hub_folder(
+    name: str, subject: str, known: str, without: Sequence[str] = (), only: Sequence[str] | None = None
+) -> Path:
+    """The folder of a hub id, fetched if it is not in the cache.
+
+    Args:
+        name: the hub id.
+        subject: beginning of the sentence where it cannot be had, such as `The model 'a/b' is`.
+        known: what may be named instead.
+        without, only: patterns of files, as `find_pipeline` takes them.
+
+    Raises:
+        InputError: it cannot be had.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         wanted, unwanted = None if only is None else list(only), list(without)
-        return Path(snapshot_download(str(name_or_path), allow_patterns=wanted, ignore_patterns=unwanted))
+        return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=unwanted))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(
-            f"The model {str(name_or_path)!r} is not on this machine, and {hub_failure(error)}, or name {known}."
+            f"{subject} not on this machine, and {hub_failure(error)}, or name {known}."
         ) from error
 
 

@@ -226,7 +226,7 @@ def remote_version(url: str) -> str:
     fs, path = _file_system(url)
     try:
         info = fs.info(path)
-    except Exception as error:
+    except Exception as error:  # each storage's library has errors of its own, without a common class
         raise _unreadable(url, error) from error
     said = {str(key).lower(): value for key, value in info.items()}
     facts = [f"{key}={said[key]}" for key in _VERSION_KEYS if said.get(key)]
@@ -241,7 +241,7 @@ def remote_hash(url: str) -> str | None:
         with fs.open(path, "rb", block_size=_BLOCK, cache_type="readahead") as file:
             while chunk := file.read(_CHUNK):
                 digest.update(chunk)
-    except Exception as error:
+    except Exception as error:  # of the storage's library
         logger.warning("%s", _unreadable(url, error))
         return None
     return digest.hexdigest()
@@ -274,7 +274,7 @@ def _file_system(url: str) -> tuple[Any, str]:
         scheme = url.partition("://")[0]
         advice = 'pip install "vidalign[s3]"' if scheme in ("s3", "s3a") else f"install it ({error})"
         raise InputError(f"The library that reads {scheme}:// is not installed: {advice}.") from error
-    except Exception as error:
+    except Exception as error:  # of the storage's library
         raise _unreadable(url, error) from error
 
 
@@ -298,7 +298,7 @@ def _download(url: str, path: Path, sha256: str | None = None, longest: int = MA
                     writing.write(chunk)
         except InputError:
             raise
-        except Exception as error:
+        except Exception as error:  # of the storage's library
             raise _unreadable(url, error) from error
         if sha256 is not None and digest.hexdigest() != sha256:
             raise InputError(f"{url} has changed since it was imported: put the old file back.")

@@ -181,15 +181,18 @@ class LabelingApp:
             raise InputError(f"The labeling app did not start at {address}: see the messages above.")
 
     def _share(self, host: str, port: int) -> str:
+        import httpx
         from gradio import networking
+        from gradio.exceptions import ChecksumMismatchError
 
         local = "127.0.0.1" if host == "0.0.0.0" else host
         try:
             address = networking.setup_tunnel(local, port, secrets.token_urlsafe(32), None, None)
-        except Exception as error:
+        except (RuntimeError, ValueError, OSError, httpx.HTTPError, ChecksumMismatchError) as error:
             self._stop()
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise InputError(
-                f"A public address cannot be opened ({str(error).splitlines()[0]}): connect this machine to the "
+                f"A public address cannot be opened ({reason}): connect this machine to the "
                 "internet, or launch without share."
             ) from error
         return "https://" + address.partition("://")[2]
