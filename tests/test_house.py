@@ -33,8 +33,8 @@ WINGS = {
         "weight_files", "files", "video_files",
     ],
     "reward": [
-        "training", "evaluation", "scoring", "reports", "captioning", "adherence", "service", "models", "metrics",
-        "formats",
+        "training", "evaluation", "scoring", "reports", "human", "captioning", "adherence", "service", "models",
+        "metrics", "formats",
     ],
     "labeling_app": ["web", "simulate", "campaigns", "selection", "files", "quality", "tasks", "people", "store"],
     "alignment": [

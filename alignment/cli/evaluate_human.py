@@ -95,7 +95,7 @@ def _summary(store: Store, arguments: HumanArguments) -> tuple[list[Any], dict[s
     from labeling_app.quality.agreement import agreement
     from labeling_app.quality.compared_models import compared_dimension, judged_pairs
     from labeling_app.quality.hidden_checks import hidden_checks
-    from reward.human_evaluation import read_scores, summarise_judgements
+    from reward.human.evaluation import read_scores, summarise_judgements
 
     row = store.campaign(arguments.campaign)
     dimension = compared_dimension(store, row.name, arguments.dimension)

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from labeling_app.simulate import pair_probabilities
-from reward.comparisons import davidson_strengths, judgements_needed, pair_result, stopping
+from reward.human.comparisons import davidson_strengths, judgements_needed, pair_result, stopping
 
 Floats = NDArray[np.float64]
 Numbers = NDArray[np.int64]

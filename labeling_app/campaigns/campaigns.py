@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from sqlalchemy import select
@@ -46,6 +46,10 @@ class Rules:
     dimensions: list[str] | None = None
     tags: list[str] | None = None
     gold_feedback: bool | None = None
+
+
+RULES = tuple(each.name for each in fields(Rules))
+"""Columns of a campaign that are its rules."""
 
 
 def add_project(store: Store, name: str, description: str = "") -> Project:

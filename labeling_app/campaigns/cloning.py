@@ -8,6 +8,7 @@ from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from generator.output import InputError
+from labeling_app.campaigns.campaigns import RULES
 from labeling_app.store.campaign_rows import campaign_name, find_campaign
 from labeling_app.store.store import Store
 from labeling_app.store.tables import (
@@ -19,18 +20,7 @@ from labeling_app.store.tables import (
     TaskVideo,
 )
 
-COPIED = (
-    "project_id",
-    "overlap",
-    "dimensions",
-    "gold_share",
-    "repeat_share",
-    "daily_cap",
-    "quiz_size",
-    "quiz_pass",
-    "tags",
-    "gold_feedback",
-)
+COPIED = ("project_id", *RULES)
 """Columns of a campaign that its clone has too; the clone is open."""
 
 

@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import aliased
 
 from generator.output import InputError
+from labeling_app.campaigns.campaigns import RULES
 from labeling_app.quality.agreement import agreement, skips
 from labeling_app.quality.compared_models import win_rates
 from labeling_app.quality.hidden_checks import HiddenChecks, hidden_checks
@@ -32,8 +33,6 @@ from labeling_app.store.tables import (
     Task,
     TaskVideo,
 )
-
-RULES = ("gold_share", "repeat_share", "daily_cap", "quiz_size", "quiz_pass", "gold_feedback")
 
 
 def campaign_overview(store: Store, row: Campaign) -> dict[str, Any]:
@@ -84,9 +83,6 @@ def campaign_overview(store: Store, row: Campaign) -> dict[str, Any]:
             "state": row.state,
             "has_answers": has_answers(session, row),
             "project": row.project.name if row.project else "",
-            "overlap": row.overlap,
-            "dimensions": row.dimensions,
-            "tags": row.tags,
             **{rule: getattr(row, rule) for rule in RULES},
             "tasks": tasks,
             "filled": filled,

@@ -6,8 +6,8 @@ from itertools import combinations
 
 from generator.output import InputError
 from labeling_app.store.store import Store
-from reward.comparisons import PairResult
-from reward.human_evaluation import JudgedPair, pair_results
+from reward.human.comparisons import PairResult
+from reward.human.evaluation import JudgedPair, pair_results
 
 ALL_BAD = "All videos are bad"
 """Beginning of the flag that the page's *All bad* and *Both bad* set."""

@@ -12,8 +12,8 @@ from urllib.parse import quote
 
 from generator.files.output_folder import Outputs, open_output_dir
 from generator.output import InputError, read_record, write_json, write_text
-from reward.comparisons import judgements_needed
-from reward.human_evaluation import JudgedPair
+from reward.human.comparisons import judgements_needed
+from reward.human.evaluation import JudgedPair
 from reward.reports import html
 from reward.reports.clips import bytes_a_clip, read_shown, video_element
 from reward.reports.examples import CHOICE_SEED
@@ -58,7 +58,7 @@ def write_human_report(
 
     Args:
         judged: the answers; their videos are shown where the files still are.
-        summary: from `reward.human_evaluation.summarise_judgements`, with what the store adds.
+        summary: from `reward.human.evaluation.summarise_judgements`, with what the store adds.
         settings: what was asked for.
 
     Raises:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from generator.output import InputError, is_storable, read_text
-from labeling_app.campaigns.campaigns import Rules, set_rules
+from labeling_app.campaigns.campaigns import RULES, Rules, set_rules
 from labeling_app.campaigns.cloning import clone_campaign
 from labeling_app.campaigns.guideline_videos import read_example_videos, with_example_videos
 from labeling_app.campaigns.lifecycle import delete_campaign, rename_campaign, set_state
@@ -106,17 +106,6 @@ class CampaignArguments:
     yes: bool = field(default=False, metadata={"help": "Delete without asking for the name."})
 
 
-RULES = (
-    "overlap",
-    "dimensions",
-    "gold_share",
-    "repeat_share",
-    "daily_cap",
-    "quiz_size",
-    "quiz_pass",
-    "tags",
-    "gold_feedback",
-)
 STATES = {"pause": "paused", "close": "closed", "reopen": "open"}
 
 

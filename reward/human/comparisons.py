@@ -1,7 +1,7 @@
 """Comparisons of models by people: win rates, Davidson strengths, and the number of judgements that they take.
 
 A judgement is of two videos of one prompt, by one annotator: 1 where the first model's video is better, ½ for a tie, 0
-where the second's is. The intervals are those of `reward.two_way`.
+where the second's is. The intervals are those of `reward.human.two_way`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from reward.statistics import CONFIDENCE, Interval
-from reward.two_way import (
+from reward.human.two_way import (
     Variance,
     cluster_numbers,
     mean_interval,
@@ -22,6 +21,7 @@ from reward.two_way import (
     share_p_value,
     two_way_variance,
 )
+from reward.statistics import CONFIDENCE, Interval
 
 Floats = NDArray[np.float64]
 Numbers = NDArray[np.int64]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from reward.two_way import (
+from reward.human.two_way import (
     Variance,
     mean_interval,
     share_interval,

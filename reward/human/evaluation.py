@@ -16,7 +16,7 @@ import numpy as np
 
 from generator.output import InputError, read_jsonl
 from generator.provenance import file_hash
-from reward.comparisons import ELO, PairResult, are_connected, davidson_strengths, pair_result, stopping
+from reward.human.comparisons import ELO, PairResult, are_connected, davidson_strengths, pair_result, stopping
 from reward.statistics import Interval, holm, verdict
 
 SCORE = "score of the verifier"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from reward.comparisons import (
+from reward.human.comparisons import (
     davidson_probabilities,
     davidson_strengths,
     design_effect,

@@ -1,0 +1,1 @@
+"""Win rates of models by people who compared their videos."""
