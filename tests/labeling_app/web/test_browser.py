@@ -15,25 +15,16 @@ from labeling_app.store.store import Store
 from labeling_app.store.tables import Assignment
 from labeling_app.tasks import next_task as assignment
 from labeling_app.tasks.answers import submit
+from tests.labeling_app.web.browser_steps import PASSWORD, log_in
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
-
-PASSWORD = "correct horse"
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     with Store(tmp_path / "labels.db") as opened:
         yield opened
-
-
-def log_in(page: Page, server: Any) -> None:
-    page.goto(server.url)
-    page.get_by_label("Name").fill("ada")
-    page.get_by_label("Password").fill(PASSWORD)
-    page.get_by_role("button", name="Log in").click()
-    page.wait_for_selector(".card")
 
 
 def press(page: Page, keys: str) -> None:

@@ -15,11 +15,10 @@ from labeling_app.quality.compared_models import ALL_BAD, judged_pairs
 from labeling_app.store.store import Store
 from labeling_app.store.tables import Assignment
 from tests.labeling_app.model_folders import write_model
+from tests.labeling_app.web.browser_steps import PASSWORD, log_in
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
-
-PASSWORD = "correct horse"
 
 
 @pytest.fixture
@@ -34,14 +33,6 @@ def store(tmp_path: Path) -> Iterator[Store]:
         import_compared(opened, folders, campaign="duel")
         opened.add_user("ada", PASSWORD)
         yield opened
-
-
-def log_in(page: Page, server: Any) -> None:
-    page.goto(server.url)
-    page.get_by_label("Name").fill("ada")
-    page.get_by_label("Password").fill(PASSWORD)
-    page.get_by_role("button", name="Log in").click()
-    page.wait_for_selector(".card")
 
 
 def wait_for_task(page: Page, number: int) -> None:

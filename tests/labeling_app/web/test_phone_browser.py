@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from labeling_app.store.store import Store
+from tests.labeling_app.web.browser_steps import PASSWORD, log_in
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-PASSWORD = "correct horse"
 PLACES_AND_VIDEOS = """() => {
     const box = (element) => element.getBoundingClientRect();
     const places = box(document.querySelector('.rank-columns'));
@@ -34,14 +34,6 @@ NAMED_KEYS = r"""
 def store(tmp_path: Path) -> Iterator[Store]:
     with Store(tmp_path / "labels.db") as opened:
         yield opened
-
-
-def log_in(page: Page, server: Any) -> None:
-    page.goto(server.url)
-    page.get_by_label("Name").fill("ada")
-    page.get_by_label("Password").fill(PASSWORD)
-    page.get_by_role("button", name="Log in").click()
-    page.wait_for_selector(".card")
 
 
 def touch(page: Page) -> None:
