@@ -51,6 +51,8 @@ class Ranking:
         votes: votes (or shares of them) of several people for each video, where the ranking sums them up, or None.
         images: files of the image that all videos begin with and of that with which they end, or None.
         tags: those that each video got, or None where the annotator was not asked for any.
+        weights: `[videos][videos]` weight of each pair in the loss of a reward model (`reward.tags.weighted_by_tags`);
+            None counts all pairs alike.
     """
 
     prompt: str
@@ -63,6 +65,7 @@ class Ranking:
     votes: list[float] | None = None
     images: tuple[str, str | None] | None = None
     tags: tuple[frozenset[str], ...] | None = None
+    weights: tuple[tuple[float, ...], ...] | None = None
 
     @property
     def has_order(self) -> bool:
