@@ -290,7 +290,7 @@ def test_a_draw_of_plackett_luce_weighs_the_mean_of_its_pairs_and_skips_those_of
         own = math.exp(values[i]) * (1 - share)
         weight = sum(float(weights[0, i, j]) for j in others) / len(others)
         expected += weight * (math.log(rest + own) - values[i])
-    found = plackett_luce(torch.tensor([values]).double(), torch.tensor([ranks]), weights=weights)
+    found = plackett_luce(torch.tensor([values], dtype=torch.float64), torch.tensor([ranks]), weights=weights)
     assert found.item() == pytest.approx(expected, rel=1e-10)
 
 
