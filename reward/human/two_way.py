@@ -84,19 +84,32 @@ def _cluster_variance(influence: Floats, clusters: Numbers) -> tuple[float, floa
     return float(correction * (sums**2).sum()), float(sizes.sum() ** 2 / (sizes**2).sum())
 
 
-def student_cdf(value: float, degrees: float) -> float:
-    """Distribution function of Student's t with any number of degrees of freedom from 1 on.
+def student_tail(value: float, degrees: float) -> float:
+    """Probability that Student's t is above a value from 0 on: ½·I_x(ν/2, ½) with x = ν / (ν + t²)."""
+    square = value * value
+    return 0.5 * _incomplete_beta(degrees / (degrees + square), square / (degrees + square), degrees / 2, 0.5)
 
-    With t = √ν·tan(u) the density becomes cos^{ν−1}(u) / B(½, ν/2) on (−π/2, π/2), which Simpson's rule integrates.
-    """
-    angle = math.atan(abs(value) / math.sqrt(degrees))
-    points = np.linspace(0.0, angle, 1001)
-    density = np.cos(points) ** (degrees - 1)
-    weights = np.ones(1001)
-    weights[1:-1:2], weights[2:-1:2] = 4, 2
-    beta = math.lgamma(0.5) + math.lgamma(degrees / 2) - math.lgamma((degrees + 1) / 2)
-    half = float(weights @ density) * angle / 3000 / math.exp(beta)
-    return 0.5 + math.copysign(min(half, 0.5), value)
+
+def _incomplete_beta(x: float, y: float, a: float, b: float, steps: int = 1000) -> float:
+    """The regularised incomplete beta function I_x(a, b) for y = 1 − x, by its continued fraction (DLMF 8.17.22), in
+    Lentz's order."""
+    if x <= 0 or y <= 0:
+        return float(y <= 0)
+    if x > (a + 1) / (a + b + 2):
+        return 1 - _incomplete_beta(y, x, b, a, steps)
+    front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log(y)
+    below = 1 / (1 - (a + b) * x / (a + 1))
+    above, found = 1.0, below
+    for m in range(1, steps):
+        for term in (
+            m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
+            -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)),
+        ):
+            below, above = 1 / (1 + term * below), 1 + term / above
+            found *= below * above
+        if abs(below * above - 1) < 1e-15:
+            break
+    return math.exp(front) * found / a
 
 
 @lru_cache(maxsize=4096)
@@ -105,14 +118,14 @@ def student_quantile(probability: float, degrees: float) -> float:
     distribution function is concave from 0 on, so no step goes too far."""
     if degrees > 1e6:
         return NormalDist().inv_cdf(probability)
-    tail = max(probability, 1 - probability)
-    value = NormalDist().inv_cdf(tail)
+    tail = min(probability, 1 - probability)
+    value = -NormalDist().inv_cdf(tail)
     beta = math.lgamma(0.5) + math.lgamma(degrees / 2) - math.lgamma((degrees + 1) / 2)
     for _ in range(200):
         log_density = -(degrees + 1) / 2 * math.log1p(value * value / degrees) - beta
-        step = (tail - student_cdf(value, degrees)) * math.sqrt(degrees) / math.exp(log_density)
+        step = (student_tail(value, degrees) - tail) * math.sqrt(degrees) / math.exp(log_density)
         value += step
-        if abs(step) <= 1e-10 * (1 + value):
+        if abs(step) <= 1e-12 * (1 + value):
             break
     return math.copysign(value, probability - 0.5)
 
@@ -167,7 +180,7 @@ def share_p_value(share: float, variance: Variance, prompts: int) -> float:
         return math.nan
     t = 2 * abs(share - 0.5) * math.sqrt(effective_number(share, variance, prompts))
     low, high = 0.0, 1.0  # the confidence of the interval that ends at ½
-    for _ in range(30):
+    for _ in range(40):
         middle = (low + high) / 2
         low, high = (middle, high) if _quantile(variance, middle) < t else (low, middle)
     return 1 - low
