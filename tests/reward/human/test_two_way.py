@@ -39,7 +39,7 @@ def test_the_variance_is_that_of_sums_written_out() -> None:
     rng = np.random.default_rng(3)
     prompts = rng.integers(9, size=120)
     annotators = rng.integers(4, size=120)
-    values = rng.normal(size=120) + 0.8 * annotators
+    values = rng.normal(size=120) + 0.8 * annotators + 0.5 * prompts
     influence = (values - values.mean()) / 120
 
     def squares(*clusters: np.ndarray) -> float:
@@ -52,8 +52,8 @@ def test_the_variance_is_that_of_sums_written_out() -> None:
     assert found.annotators == pytest.approx(squares(annotators) - squares(prompts, annotators))
     assert found.total == pytest.approx(found.prompts + found.annotators)
     (of_prompts, degrees), (of_annotators, others) = found.parts
-    shared = squares(prompts, annotators)
-    assert (of_prompts, of_annotators) == pytest.approx((squares(prompts) - shared, squares(annotators)))
+    alone = max(0.0, squares(prompts) - squares(prompts, annotators))
+    assert (of_prompts, of_annotators) == pytest.approx((alone, squares(annotators)))
     for names, found_degrees in ((prompts, degrees), (annotators, others)):
         sizes = np.unique(names, return_counts=True)[1]
         assert found_degrees == pytest.approx(120**2 / (sizes**2).sum() - 1)
