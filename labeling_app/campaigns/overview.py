@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import aliased
 
 from generator.output import InputError
+from generator.video_files.remote_files import is_url
 from labeling_app.campaigns.campaigns import RULES
 from labeling_app.quality.agreement import agreement, skips
 from labeling_app.quality.compared_models import win_rates
@@ -20,7 +21,6 @@ from labeling_app.quality.reliability import Reliability, reliabilities
 from labeling_app.quality.tag_summary import tag_summaries
 from labeling_app.store.campaign_rows import has_answers
 from labeling_app.store.contents import changed_files
-from labeling_app.store.remote_files import is_url
 from labeling_app.store.store import Store
 from labeling_app.store.tables import (
     Assignment,

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session, raiseload
 
 from generator.one_or_several import as_list
 from generator.output import InputError, is_storable
+from generator.video_files.remote_files import CACHE_BYTES, RemoteFiles
 from labeling_app.store.campaign_rows import campaign_row, find_campaign
 from labeling_app.store.computed import ComputedResults
 from labeling_app.store.database import database_url, is_new_file, open_database, remove_unused
@@ -26,7 +27,6 @@ from labeling_app.store.new_tasks import NewTask, add_task_rows, check_task
 from labeling_app.store.passwords import checked_hash, verify_password
 from labeling_app.store.people_tables import Invitation
 from labeling_app.store.playable import keep_playable
-from labeling_app.store.remote_files import CACHE_BYTES, RemoteFiles
 from labeling_app.store.tables import (
     Adjudication,
     AuditEvent,
