@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from generator.adapters.loaded_from import WEIGHT_FILES
 from generator.base import VideoGenerator
-from generator.files.model_folders import find_pipeline
+from generator.files.model_folders import CASCADE_CLASS, find_pipeline
 from generator.hardware.offloading import offload_linear_layers
 from generator.output import InputError, read_json
 from generator.video_model import GenerationDefaults, VideoModel
@@ -278,6 +278,13 @@ def load_generator(
         f"{name}/*.{ending}" for name, path in files.items() if path for ending in ("safetensors", "bin")
     ]
     folder = find_pipeline(name_or_path, unneeded)
+    if read_class_name(folder / "model_index.json") == CASCADE_CLASS:
+        from generator.cascade.cascade import load_cascade
+
+        asked: dict[str, Any] = {"quantization": quantization, "text_encoder_device": text_encoder_device}
+        asked |= {"tiling": tiling, "offload_weights": offload_weights, "base_adapter": base_adapter, **files}
+        asked |= {"adapter": adapter, "device": device, "dtype": dtype, "flow_shift": flow_shift}
+        return load_cascade(folder, str(name_or_path), lambda base: load_generator(base, **asked))
     class_name, family = _family(name_or_path, folder)
     component = getattr(family, "component", "transformer")
     if any(files.values()) and component not in files:
