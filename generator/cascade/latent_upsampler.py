@@ -104,7 +104,7 @@ class LatentUpsampler:
         seeds: Sequence[int],
         sampling: StageSampling = OWN_SAMPLING,
     ) -> Tensor:
-        """Finer videos, as `Upsampler.upsample`; the videos are encoded first, and neither text nor noise plays a part."""
+        """Finer videos, as `Upsampler.upsample`; the videos are encoded first, and text and noise play no part."""
         self.generator.check_size(*videos.shape[2:])
         latents = self.generator.encode(videos.to(self.generator.device))
         return self.generator.decode(self.upsample_latents(latents)).cpu()

@@ -51,8 +51,8 @@ def find_upsampler(name: str) -> Path:
         read_settings(folder)
         return folder
     raise InputError(
-        f"--upsample {name} is neither temporal nor spatial, nor a folder with a stage of `vidalign pretrain --stage` or "
-        "with a latent upsampler of LTX-Video or LTX-2: name one of these."
+        f"--upsample {name} is neither temporal nor spatial, nor a folder with a stage of `vidalign pretrain "
+        "--stage` or with a latent upsampler of LTX-Video or LTX-2: name one of these."
     )
 
 
