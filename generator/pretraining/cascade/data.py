@@ -85,7 +85,7 @@ def stage_stream(
     if general.footage is None:
         return scenes
     tokenizer, side = codec.pipeline.tokenizer, max(config.sides)
-    footage = Footage(general.footage, tokenizer, side, config.stage_frames)
+    footage = Footage(general.footage, tokenizer, side, config.stage_frames, config.stage_fps)
     usable = {kind: clips for kind, clips in footage.clips.items() if _halves(kind, config)}
     footage.clips = usable or footage.clips
     return MixedStream(scenes, footage, general.footage_share, general.seed)

@@ -68,29 +68,29 @@ def stage_card(
     trained = "not recorded"
     if history:
         trained = (
-            f"{history[-1]['step']:.0f} steps, {history[-1]['clips']:,.0f} clips, {history[-1]['seconds']:.0f} s, final "
-            f"loss {mean(row['loss'] for row in history[-5:]):.4f}"
+            f"{history[-1]['step']:.0f} steps, {history[-1]['clips']:,.0f} clips, {history[-1]['seconds']:.0f} s, "
+            f"final loss {mean(row['loss'] for row in history[-5:]):.4f}"
         )
     tables = "\n\n".join(f"### {size}\n{figures_table(table)}" for size, table in figures["sizes"].items())
+    sides = ", ".join(map(str, config.sides))
     footage = "" if general.footage is None else f", {general.footage_share:.0%} of the batches camera clips"
     return f"""# A {config.stage} stage: {kinds[str(config.stage)]}
 
-A network of space-time separable blocks with {weights / 1e6:.1f} M weights on the latents of `{config.stage_base}`, whose
-autoencoder and text encoder it uses. `vidalign pretrain --stage {config.stage}` writes this card.
+A network of space-time separable blocks with {weights / 1e6:.1f} M weights on the latents of `{config.stage_base}`,
+whose autoencoder and text encoder it uses. `vidalign pretrain --stage {config.stage}` writes this card.
 
 | | |
 |---|---|
-| clips | {config.stage_frames} frames at {config.stage_fps:g} a second, sides of {", ".join(map(str, config.sides))} pixels, \
-rendered on the fly{footage} |
+| clips | {config.stage_frames} frames at {config.stage_fps:g} a second, sides of {sides} pixels, rendered{footage} |
 | training | {trained} |
 | input | coarse clips upsampled by interpolation, noised to a random level up to {config.stage_augmentation:g} |
 | blocks | {config.stage_layers} of width {config.stage_width}, windows of {config.window or "whole frames"}, \
 {config.temporal} along time |
 
 ## Against interpolation
-On {figures["clips"]} clips of held-out prompts that were made coarse and fine again. PSNR is that of frames that were not
-given; the high-frequency share is that of spectral energy above half the Nyquist frequency; gold and motion are answers
-of the world's verifier.
+On {figures["clips"]} clips of held-out prompts that were made coarse and fine again. PSNR is that of frames that were
+not given; the high-frequency share is that of spectral energy above half the Nyquist frequency; gold and motion are
+answers of the world's verifier.
 
 {tables}
 """

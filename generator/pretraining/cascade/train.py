@@ -163,8 +163,8 @@ def _check_state(folder: Path, name: str) -> None:
         phase = torch.load(path, map_location="cpu", weights_only=True)["phase"]
         if phase != name:
             raise InputError(
-                f"{folder} holds an interrupted training of the {phase}, but the {name} was asked for: go on with that, "
-                "or name another --output_dir."
+                f"{folder} holds an interrupted training of the {phase}, but the {name} was asked for: go on with "
+                "that, or name another --output_dir."
             )
 
 
