@@ -49,8 +49,8 @@ def tiny_stage(stage: str, codec: VideoGenerator, seed: int = 0, name: str = "na
 
 
 def save_tiny_cascade(folder: str | Path) -> Path:
-    """Saves a base in `base/`, stages in `temporal/` and `spatial/`, and their cascade in `cascade/`, which makes 9 frames
-    of 32x32 from 3 of 16x16; returns the folder of the cascade."""
+    """Saves a base in `base/`, stages in `temporal/` and `spatial/`, and their cascade in `cascade/`, which makes 9
+    frames of 32x32 from 3 of 16x16; returns the folder of the cascade."""
     folder = Path(folder)
     base = tiny_generator()
     save_pipeline(base.pipeline, folder / "base")
