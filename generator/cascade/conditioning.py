@@ -1,7 +1,7 @@
 """Noise conditioning augmentation of a stage's input, and the residual that a stage predicts, as pure functions.
 
 A stage makes latents x₀ from those of its upsampled input c. It sees c noised to a level s, which it is told (noise
-conditioning augmentation, arXiv 2210.02303, section 2.5). The network makes a v-prediction (arXiv 2202.00512) of the
+conditioning augmentation, arXiv 2210.02303). The network makes a v-prediction (arXiv 2202.00512) of the
 normalised residual: with c' the linear estimate of x₀ from the noised input and r the standard deviation of what that
 misses, u = (x₀ − c') / r has about unit variance, and x_σ − (1 − σ) c' = (1 − σ) r u + σ ε is a noised u. A network
 whose output is 0 thus samples the upsampled input with noise of the right strength.

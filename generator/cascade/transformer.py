@@ -1,7 +1,7 @@
 """The network of one stage: space-time separable blocks on latents, beside those of the upsampled input.
 
 Every block works on each frame with shared weights, within windows or on the whole frame, and then along time
-(arXiv 2210.02303, section 2.5). The text is a prefix of every sequence; noise level and augmentation level modulate
+(arXiv 2210.02303). The text is a prefix of every sequence; noise level and augmentation level modulate
 every block (adaLN-single, arXiv 2310.00426).
 """
 

@@ -296,8 +296,10 @@ class Attention(nn.Module):
 
 
 class TemporalConvolution(nn.Module):
-    """Mixes every token of the video with those at its place in the frames before and after (arXiv 2210.02303, section
-    2.5); beyond both ends the outermost frame repeats. The prefix passes none of it."""
+    """Mixes every token of the video with those at its place in the frames before and after (arXiv 2210.02303).
+
+    Beyond both ends the outermost frame repeats; the prefix stays out of it.
+    """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
