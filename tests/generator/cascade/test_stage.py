@@ -85,9 +85,7 @@ def test_guidance_moves_away_from_the_empty_prompt(codec):
         stage.upsample(videos(), 8.0, PROMPTS, [3, 4], StageSampling(1, scale)) for scale in (1.0, 3.0)
     )
     empty = stage.upsample(videos(), 8.0, ["", ""], [3, 4], StageSampling(1, 1.0))
-    latents = [codec.encode(each) for each in (one, three, empty)]
     assert (three - one).abs().max() > 1e-3
-    assert torch.isfinite(torch.stack(latents)).all()
     assert ((three - one) * (one - empty)).sum() > 0
 
 
