@@ -67,6 +67,13 @@ class StageConfig:
             "the network is told."
         },
     )
+    stage_base_fps: float = field(
+        default=4.0,
+        metadata={
+            "help": "With --join_stages: frames a second of the base's videos. A base of another rate, such as nano with "
+            "8, makes key frames so far apart."
+        },
+    )
     join_stages: list[str] | None = field(
         default=None,
         metadata={
@@ -112,7 +119,6 @@ class StageConfig:
             raise InputError(
                 f"--stage_augmentation is {self.stage_augmentation}, but it must be at least 0 and below 1."
             )
-        if not self.stage_fps > 0 or not self.stage_seconds > 0:
-            raise InputError(
-                f"--stage_fps is {self.stage_fps} and --stage_seconds {self.stage_seconds}, but both must be above 0."
-            )
+        for name in ("stage_fps", "stage_seconds", "stage_base_fps"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"--{name} is {getattr(self, name)}, but it must be above 0.")

@@ -251,6 +251,6 @@ def join(config: StageConfig, general: PretrainConfig) -> Path:
         read_settings(Path(each))
     check_output_dir(folder, OUTPUTS, general.overwrite, list(stages))
     open_output_dir(folder, OUTPUTS, general.overwrite)
-    join_stages(folder, stages, config.stage_base)
+    join_stages(folder, stages, config.stage_base, config.stage_base_fps)
     read_cascade(folder)
     return folder
