@@ -7,13 +7,16 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
-from generator.cascade.comparison import REAL, compare, held_out_clips, mean_figures
+from generator.cascade.comparison import REAL, STAGE, baselines, compare, held_out_clips, mean_figures
 from generator.cascade.stage import CascadeStage
 from generator.output import write_json, write_text
 from generator.pretraining.cascade.config import StageConfig
+from generator.pretraining.cascade.data import coarse
 from generator.pretraining.config import PretrainConfig
+from generator.video import contact_sheet
 
 COLUMNS = {
     "psnr": ("PSNR (dB)", ".2f"),
@@ -96,6 +99,22 @@ answers of the world's verifier.
 """
 
 
+def draw_samples(stage: CascadeStage, config: StageConfig, path: Path, count: int = 3) -> None:
+    """A contact sheet of held-out clips: the true clip, interpolation and the stage below each other."""
+    side = max(config.sides)
+    clips = held_out_clips(count, (config.stage_frames, side, side), config.stage_fps, 3)
+    truth = clips.render(slice(0, count), stage.codec.device)
+    kind = stage.settings.stage
+    low = coarse(truth, kind)
+    fps = config.stage_fps / (stage.settings.factor if kind == "temporal" else 1)
+    baseline, make = list(baselines(kind).items())[-1 if kind == "temporal" else 0]
+    made = stage.upsample(low, fps, clips.prompts, list(range(count)))
+    rows = torch.stack([truth.cpu(), make(low).cpu(), made], dim=1).flatten(0, 1)
+    names = (REAL, baseline, STAGE)
+    labels = [f"{name}: {prompt}" for prompt in clips.prompts for name in names]
+    contact_sheet(list(rows), path, labels=labels)
+
+
 def write_stage_card(
     stage: CascadeStage,
     config: StageConfig,
@@ -103,11 +122,12 @@ def write_stage_card(
     history: list[dict[str, float]],
     folder: Path,
 ) -> None:
-    """Measures a stage and writes `README.md` and `metrics.json` into its folder."""
+    """Measures a stage and writes `README.md`, `metrics.json` and `samples.png` into its folder."""
     figures = {
         "clips": general.evaluation_prompts,
         "sizes": measure_stage(stage, config, general.evaluation_prompts),
     }
+    draw_samples(stage, config, folder / "samples.png")
     weights = sum(p.numel() for p in stage.transformer.parameters())
     kept = {key: value for key, value in asdict(config).items() if key != "join_stages"}
     write_json(folder / "metrics.json", {**figures, "weights": weights, "history": history, "config": kept})

@@ -125,6 +125,7 @@ def test_stages_are_trained_in_slices_and_join_to_a_cascade(base, tmp_path):
         "linear blending",
     }
     assert "four times the frame rate" in (folder / "README.md").read_text()
+    assert (folder / "samples.png").is_file()
     with pytest.raises(InputError, match="finished model"):
         pretrain_stage(temporal, general(folder), CPU)
     words = f"--stage spatial --stage_base {base} --stage_seconds 0.3 --stage_width 64 --stage_layers 1"
