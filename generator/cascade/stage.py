@@ -40,6 +40,7 @@ class StageSettings:
         codec: model whose autoencoder and text encoder the stage works with.
         codec_fingerprint: of these (`generator.provenance.latent_space_fingerprint`).
         num_frames: frames of its longest training clips; longer videos are made piece by piece.
+        fps: frames a second of its training clips.
         num_inference_steps: steps of the sampler.
         guidance_scale: weight of classifier-free guidance, 1 for none.
         augmentation: noise level of the input in sampling.
@@ -50,6 +51,7 @@ class StageSettings:
     codec: str
     codec_fingerprint: str
     num_frames: int = 33
+    fps: float = 16.0
     num_inference_steps: int = 4
     guidance_scale: float = 1.0
     augmentation: float = 0.1

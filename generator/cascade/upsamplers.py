@@ -10,11 +10,12 @@ from typing import Any, TypeGuard
 from torch import Tensor
 
 from generator.base import VideoGenerator
-from generator.cascade.cascade import base_of, through_stages
+from generator.cascade.cascade import CascadeGenerator, base_of, through_stages
 from generator.cascade.latent_upsampler import LatentUpsampler, upsampler_folder
 from generator.cascade.stage import (
     INDEX_NAME,
     KINDS,
+    CascadeStage,
     StageSampling,
     Upsampler,
     load_stage,
@@ -83,6 +84,23 @@ def load_upsamplers(
             codecs[wanted] = load(base_of(folder), device=model.device)
         found.append(load_stage(folder, codecs[wanted], number))
     return found
+
+
+def with_rate_of(model: VideoGenerator, stages: Sequence[Upsampler]) -> VideoGenerator:
+    """`model` with videos at the rate of what the first stage was trained to fill up, as a cascade has it.
+
+    That is so for a temporal stage in front and a model of another rate that knows key frames; all others stay as they
+    are, and a temporal stage then multiplies the model's own rate.
+    """
+    first = stages[0]
+    frames = model.frames
+    if not isinstance(first, CascadeStage) or first.settings.stage != "temporal":
+        return model
+    if frames is None or not frames.takes_key_frames:
+        return model
+    own = model.defaults
+    size = own.num_frames, own.height, own.width
+    return CascadeGenerator(model, [], model.name, first.settings.fps / first.settings.factor, size)
 
 
 def upsampled(

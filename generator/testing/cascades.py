@@ -44,7 +44,9 @@ def tiny_stage(stage: str, codec: VideoGenerator, seed: int = 0, name: str = "na
         for part in (network.proj_out, network.level_modulation):
             torch.nn.init.normal_(part.weight, std=0.1)
     network.requires_grad_(False).eval()
-    settings = StageSettings(stage, name, latent_space_fingerprint(codec), 17, 2, shift=0.3)
+    settings = StageSettings(
+        stage, name, latent_space_fingerprint(codec), 17, num_inference_steps=2, shift=0.3
+    )
     return CascadeStage(network, settings, codec, f"tiny {stage}")
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from alignment.cli.aligned_generation import aligned
 from alignment.cli.generation_checks import check_generation
 from alignment.cli.next_command import given_flags, new_folder, show_next
-from alignment.cli.upsampled_generation import behind_stages
+from alignment.cli.upsampled_generation import behind_stages, coarse_model, load_stages
 from alignment.cli.video_prompt_arguments import VideoPromptArguments, prompted
 from alignment.rewriting.arguments import RewriterArguments, rewritten, rewritten_text
 from alignment.stages.arguments import LoadingArguments
@@ -274,20 +274,23 @@ def _way_to_generate(
     Raises:
         InputError: the model cannot make it.
     """
+    stages = load_stages(model, prompt)
+    images = [each.record.images for each in plan]
+    plain = not prompt.task and not arguments.reward and not any(images)
+    model = coarse_model(model, stages) if plain else model
     sizes = [getattr(arguments, name) or getattr(model.defaults, name) for name in SIZES]
     if prompt.task:
         generate, fps = prompted(model, prompt, arguments.num_frames, *sizes[1:])
-        return behind_stages(model, prompt, generate, fps)
+        return behind_stages(model, prompt, stages, generate, fps)
     model.check_size(*sizes)
     fps = model.defaults.fps
     if arguments.reward:
         require_one_model(model, "--reward judges the videos of one model")
-        return behind_stages(model, prompt, aligned(model, arguments, plan), fps)
-    images = [each.record.images for each in plan]
+        return behind_stages(model, prompt, stages, aligned(model, arguments, plan), fps)
     check_takes_images(model, images, len(plan))
     solver = arguments.solver
     generate = partial(model.generate, solver=solver)
-    return behind_stages(model, prompt, generate, fps, None if any(images) else solver)
+    return behind_stages(model, prompt, stages, generate, fps, solver if plain else None)
 
 
 def _check_images(

@@ -205,6 +205,7 @@ def pretrain_stage(config: StageConfig, general: PretrainConfig, device: torch.d
         codec=config.stage_base,
         codec_fingerprint=latent_space_fingerprint(codec),
         num_frames=config.stage_frames,
+        fps=config.stage_fps,
         shift=noise_shift(gain, std),
     )
     stage = CascadeStage(network, settings, codec, str(folder))
