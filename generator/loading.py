@@ -231,6 +231,22 @@ def _family(name: str | Path, folder: Path) -> tuple[str, Any]:
     return class_name, getattr(importlib.import_module(module_name), adapter_name)
 
 
+def _check_takes_files(
+    name: str | Path, class_name: str, component: str, files: Mapping[str, str | Path | None]
+) -> None:
+    if component not in files:
+        raise InputError(
+            f"{name} is a {class_name}, whose {component} is read from its folder alone: leave the file of weights out."
+        )
+
+
+def _cascade(folder: Path, name: str | Path, asked: dict[str, Any]) -> VideoGenerator:
+    """The cascade in a folder; what is asked for is for its base."""
+    from generator.cascade.cascade import load_cascade
+
+    return load_cascade(folder, str(name), lambda base: load_generator(base, **asked))
+
+
 def load_generator(
     name_or_path: str | Path,
     adapter: str | Path | Sequence[str | Path] | None = None,
@@ -279,19 +295,14 @@ def load_generator(
     ]
     folder = find_pipeline(name_or_path, unneeded)
     if read_class_name(folder / "model_index.json") == CASCADE_CLASS:
-        from generator.cascade.cascade import load_cascade
-
         asked: dict[str, Any] = {"quantization": quantization, "text_encoder_device": text_encoder_device}
         asked |= {"tiling": tiling, "offload_weights": offload_weights, "base_adapter": base_adapter, **files}
         asked |= {"adapter": adapter, "device": device, "dtype": dtype, "flow_shift": flow_shift}
-        return load_cascade(folder, str(name_or_path), lambda base: load_generator(base, **asked))
+        return _cascade(folder, name_or_path, asked)
     class_name, family = _family(name_or_path, folder)
     component = getattr(family, "component", "transformer")
-    if any(files.values()) and component not in files:
-        raise InputError(
-            f"{name_or_path} is a {class_name}, whose {component} is read from its folder alone: leave the file of "
-            "weights out."
-        )
+    if any(files.values()):
+        _check_takes_files(name_or_path, class_name, component, files)
     device = torch.device(device) if device is not None else default_device()
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     try:

@@ -256,7 +256,7 @@ def base_of(folder: Path) -> str:
     found = read_record(folder / INDEX_NAME)
     named = str(found.get("base") or found.get("codec"))
     relative = folder / named
-    return str(relative) if (relative / INDEX_NAME).is_file() else named
+    return os.path.normpath(relative) if (relative / INDEX_NAME).is_file() else named
 
 
 def load_cascade(folder: Path, name: str, load_base: Callable[[str], VideoGenerator]) -> CascadeGenerator:

@@ -67,7 +67,7 @@ def network_input(latents: Tensor, sigma: Tensor, known: Residual) -> Tensor:
 
 
 def network_target(x0: Tensor, noise: Tensor, sigma: Tensor, known: Residual) -> Tensor:
-    """What the network learns: ((1 − σ) r ε − σ u) / spread, of about unit variance at every noise level."""
+    """Target of the network: ((1 − σ) r ε − σ u) / spread, of about unit variance at every noise level."""
     sigma = expand(sigma, x0)
     unit = (x0 - known.centre) / known.std
     return ((1 - sigma) * known.std * noise - sigma * unit) / known.spread

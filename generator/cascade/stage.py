@@ -313,10 +313,12 @@ def load_stage(folder: Path, codec: VideoGenerator, number: int = 0) -> CascadeS
             f"{codec.name} has others: name that model."
         )
     try:
-        transformer = StageTransformer3DModel.from_pretrained(folder, subfolder="transformer")
+        transformer = StageTransformer3DModel.from_pretrained(
+            folder, subfolder="transformer", torch_dtype=codec.dtype
+        )
     except (OSError, ValueError) as error:
         raise InputError(
             f"The stage {folder} cannot be read ({error}): restore it or train it again."
         ) from error
-    transformer = transformer.to(codec.device, codec.dtype).requires_grad_(False).eval()
+    transformer = transformer.to(codec.device).requires_grad_(False).eval()
     return CascadeStage(transformer, settings, codec, str(folder), number)

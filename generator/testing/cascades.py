@@ -55,6 +55,8 @@ def save_tiny_cascade(folder: str | Path) -> Path:
     frames of 32x32 from 3 of 16x16; returns the folder of the cascade."""
     folder = Path(folder)
     base = tiny_generator()
+    channels = base.pipeline.vae.config.latent_channels
+    base.pipeline.vae.register_to_config(latents_mean=[0.1] * channels, latents_std=[0.9] * channels)
     save_pipeline(base.pipeline, folder / "base")
     for module in (base.pipeline.text_encoder, base.pipeline.vae, base.pipeline.transformer):
         torch.nn.Module.to(module, dtype=torch.float32)

@@ -99,7 +99,7 @@ def _halves(kind: ClipKind, config: StageConfig) -> bool:
 
 
 def coarse(clips: Tensor, stage: str) -> Tensor:
-    """What a stage gets of finer clips `[batch, 3, frames, height, width]`: every fourth frame, or half the sides."""
+    """Input of a stage from finer clips `[batch, 3, frames, height, width]`: every fourth frame, or half the sides."""
     return keep_frames(clips, FACTORS[stage]) if stage == "temporal" else reduce(clips, FACTORS[stage])
 
 
