@@ -234,7 +234,7 @@ def _family(name: str | Path, folder: Path) -> tuple[str, Any]:
 def _check_takes_files(
     name: str | Path, class_name: str, component: str, files: Mapping[str, str | Path | None]
 ) -> None:
-    if component not in files:
+    if any(files.values()) and component not in files:
         raise InputError(
             f"{name} is a {class_name}, whose {component} is read from its folder alone: leave the file of weights out."
         )
@@ -301,8 +301,7 @@ def load_generator(
         return _cascade(folder, name_or_path, asked)
     class_name, family = _family(name_or_path, folder)
     component = getattr(family, "component", "transformer")
-    if any(files.values()):
-        _check_takes_files(name_or_path, class_name, component, files)
+    _check_takes_files(name_or_path, class_name, component, files)
     device = torch.device(device) if device is not None else default_device()
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     try:
