@@ -168,10 +168,13 @@ class StepSeconds(TrainerCallback):
 
 def run_ppo(asked: argparse.Namespace, deadline: Deadline) -> None:
     """Seconds of an iteration of PPO on the base at its own size and at the cascade's full size."""
-    full = load_asked(asked).defaults
+    cascade = load_asked(asked)
+    own, full = (
+        (each.num_frames, each.height, each.width) for each in (cascade.base.defaults, cascade.defaults)
+    )
     path = asked.output_dir / "ppo.json"
     found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    for name, size in ((BASE, (9, 32, 32)), (DIRECT, (full.num_frames, full.height, full.width))):
+    for name, size in ((BASE, own), (DIRECT, full)):
         if name in found or deadline.over:
             continue
         model = load_generator(base_of(find_pipeline(asked.cascade)))
