@@ -63,8 +63,8 @@ class StageConfig:
     stage_augmentation: float = field(
         default=0.4,
         metadata={
-            "help": "Highest noise level of the stage's input in training: each clip has a random one up to it, which "
-            "the network is told."
+            "help": "Highest noise level of the stage's input in training: each clip has a random one up to it, more "
+            "often a low one, which the network is told."
         },
     )
     stage_base_fps: float = field(

@@ -36,7 +36,8 @@ def channel_weights(latents_std: list[float], residual_std: list[float], power: 
 class StageLoss:
     """Error of the network's output at unit variance, weighted by `channel_weights`.
 
-    The metric "mse" is that of the velocity, as other generators report it. Levels of augmentation are uniform from 0.
+    The metric "mse" is that of the velocity, as other generators report it. A level of augmentation is the
+    highest one times the square of a uniform number, so that low ones, which sampling uses, come more often.
 
     Args:
         transformer: that is trained.
@@ -76,7 +77,7 @@ class StageLoss:
         pairs = batch.latents
         on_cpu = torch.Generator().manual_seed(generator.initial_seed())
         sigma = sample_sigma(len(pairs), self.shift, on_cpu, self.logit_mean, uniform_share=0.15)
-        level = self.augmentation * torch.rand(len(pairs), generator=on_cpu)
+        level = self.augmentation * torch.rand(len(pairs), generator=on_cpu).square()
         inputs = {
             "pairs": pairs,
             "noise": torch.randn(pairs.shape, generator=generator, device=pairs.device),
