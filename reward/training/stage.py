@@ -23,6 +23,7 @@ from generator.sampling import video_size
 from generator.training.output_dir import check_training_dir, goes_on_inside
 from generator.training.table import describe_device, format_table, trained_share
 from generator.video import check_videos
+from generator.video_model import require_one_model
 from reward.formats import FORMAT_HELP, read_preferences
 from reward.models.base import RewardModel
 from reward.models.latent import ADAPTER_NAME
@@ -289,7 +290,9 @@ def _load_trunk(arguments: RewardArguments, args: RewardConfig, full_trunk: bool
     # Weights that are trained themselves need the precision of float32; `--bf16` is for the arithmetic.
     dtype = torch.float32 if full_trunk else None
     with outside_engine():
-        return load_generator(arguments.model, adapter=arguments.adapter, device=args.device, dtype=dtype)
+        trunk = load_generator(arguments.model, adapter=arguments.adapter, device=args.device, dtype=dtype)
+    require_one_model(trunk, "A reward model has one model's trunk")
+    return trunk
 
 
 def _check_weights_from(arguments: RewardArguments, args: RewardConfig) -> None:
