@@ -25,6 +25,7 @@ DEFAULTS_NAME = "generation_defaults.json"
 
 FAMILIES = {
     "NativeVideoPipeline": "generator.families.native:NativeGenerator",
+    "VideoLDMPipeline": "generator.video_ldm.family:VideoLDMGenerator",
     "WanPipeline": "generator.families.wan:WanGenerator",
     "WanImageToVideoPipeline": "generator.families.wan:WanImageToVideoGenerator",
     "WanVACEPipeline": "generator.families.wan_vace:WanVACEGenerator",
@@ -109,7 +110,7 @@ def quantization_options(quantization: str | None, class_name: str, dtype: torch
         return {}
     if quantization not in ("8bit", "4bit"):
         raise InputError(f"The quantization is {quantization!r}, but must be 8bit or 4bit.")
-    if class_name == "NativeVideoPipeline":
+    if class_name in ("NativeVideoPipeline", "VideoLDMPipeline"):
         raise InputError("The built-in models are too small to be quantised: leave quantization out.")
     if importlib.util.find_spec("bitsandbytes") is None:
         raise InputError(
