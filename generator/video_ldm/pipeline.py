@@ -65,15 +65,14 @@ def insert_temporal_layers(
         InputError: the source's transformer does not take images one by one.
     """
     config = _arguments(source.transformer, NativeVideoTransformer3DModel)
-    if config["attention"] != "full" or tuple(config["patch_size"])[0] != 1:
+    frames, *_ = config["patch_size"]
+    if config["attention"] != "full" or frames != 1:
         raise InputError(
-            f"{name} has attention {config['attention']!r} and patches of {tuple(config['patch_size'])[0]} frames, but "
+            f"{name} has attention {config['attention']!r} and patches of {frames} frames, but "
             "temporal layers are inserted into an image model: train one with `vidalign pretrain --images_only`."
         )
     known = isinstance(source.transformer, VideoLDMTransformer3DModel)
-    seconds = (
-        source.transformer.config.image_seconds_per_frame if known else source.seconds_per_latent_frame
-    )
+    seconds = source.transformer.config.image_seconds_per_frame if known else source.seconds_per_latent_frame
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         transformer = VideoLDMTransformer3DModel(

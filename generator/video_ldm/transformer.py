@@ -1,4 +1,4 @@
-"""The denoiser of Video LDM: the built-in image transformer, frame by frame, with temporal layers between its blocks."""
+"""The denoiser of Video LDM: the built-in image transformer, frame by frame, and temporal layers between its blocks."""
 
 from __future__ import annotations
 
@@ -14,11 +14,8 @@ from torch import Tensor
 
 from generator.native.blocks import linear_velocity, repeat_views
 from generator.native.transformer import NativeVideoTransformer3DModel
+from generator.video_ldm.config import TASKS
 from generator.video_ldm.temporal import TemporalInputs, TemporalLayers
-
-TASKS = ("generation", "prediction", "interpolation")
-"""What temporal layers were trained for: whole clips; clips that begin with context frames; three frames in each gap
-between key frames."""
 
 
 # `from_pretrained` of a pipeline looks for `ModelMixin` in the module of a component.
