@@ -38,11 +38,19 @@ FAMILIES = {
     "CogVideoXPipeline": "generator.families.cogvideox:CogVideoXGenerator",
     "CogVideoXImageToVideoPipeline": "generator.families.cogvideox:CogVideoXImageToVideoGenerator",
     "AnimateDiffPipeline": "generator.families.animatediff:AnimateDiffGenerator",
+    "AnimateDiffSDXLPipeline": "generator.families.animatediff:AnimateDiffSDXLGenerator",
     "HunyuanVideoPipeline": "generator.families.hunyuan_video:HunyuanVideoGenerator",
     "HunyuanVideo15Pipeline": "generator.families.hunyuan_video:HunyuanVideo15Generator",
     "HunyuanVideo15ImageToVideoPipeline": "generator.families.hunyuan_video:HunyuanVideo15ImageToVideoGenerator",
 }
 """Pipeline class in `model_index.json` -> `module:class` of the adapter that serves it."""
+
+
+ANIMATED = {
+    "StableDiffusionPipeline": "AnimateDiffPipeline",
+    "StableDiffusionXLPipeline": "AnimateDiffSDXLPipeline",
+}
+"""Pipeline class of an image model -> that of the video model which it becomes with a motion adapter."""
 
 
 def read_class_name(index: Path) -> str:
@@ -215,14 +223,19 @@ def place(
             component.to(text_encoder_device if name in encoders and text_encoder_device else device)
 
 
-def _family(name: str | Path, folder: Path) -> tuple[str, Any]:
-    """Class of the pipeline in a folder, and the adapter that serves it."""
+def _family(name: str | Path, folder: Path, animated: bool) -> tuple[str, Any]:
+    """Class of the pipeline that a folder makes, with a motion adapter or without, and the adapter that serves it."""
     class_name = read_class_name(folder / "model_index.json")
-    if class_name == "StableDiffusionPipeline":
+    if class_name in ANIMATED and not animated:
         raise InputError(
-            f"{name} makes images: join it with a motion adapter and save both as an AnimateDiffPipeline, as in "
+            f"{name} makes images: give a motion adapter with --motion_adapter FOLDER, as in "
             "docs/families.md#animatediff."
         )
+    if animated and class_name not in (*ANIMATED, *ANIMATED.values()):
+        raise InputError(
+            f"{name} is a {class_name}, but motion adapters are for {', '.join(ANIMATED)}: leave it out."
+        )
+    class_name = ANIMATED.get(class_name, class_name)
     if class_name not in FAMILIES:
         raise InputError(
             f"{name} is a {class_name}, but the supported pipelines are {', '.join(FAMILIES)}: docs/families.md says "
@@ -245,6 +258,7 @@ def load_generator(
     transformer: str | Path | None = None,
     transformer_2: str | Path | None = None,
     flow_shift: float | None = None,
+    motion_adapter: str | Path | None = None,
 ) -> VideoGenerator:
     """Loads a text-to-video generator.
 
@@ -267,6 +281,8 @@ def load_generator(
             of diffusers, fp8 with and without scales, GGUF. Of two transformers, that of high noise.
         transformer_2: the same for that of low noise.
         flow_shift: time shift of the sampler towards noise, in place of the model's own; few-step models want 5 or so.
+        motion_adapter: folder or file of AnimateDiff's motion modules, by which a Stable Diffusion 1.5 or XL pipeline
+            makes videos; in place of those of an AnimateDiff pipeline.
 
     Raises:
         InputError: the model or the adapter cannot be found or read, does not fit, or the family or machine cannot
@@ -279,7 +295,7 @@ def load_generator(
         f"{name}/*.{ending}" for name, path in files.items() if path for ending in ("safetensors", "bin")
     ]
     folder = find_pipeline(name_or_path, unneeded)
-    class_name, family = _family(name_or_path, folder)
+    class_name, family = _family(name_or_path, folder, motion_adapter is not None)
     component = getattr(family, "component", "transformer")
     if any(files.values()) and component not in files:
         raise InputError(
@@ -294,7 +310,10 @@ def load_generator(
             weight_files: dict[str, dict[str, str]] = {}
             if any(files.values()):
                 options, weight_files = transformers_from_files(folder, files, dtype)
-            pipeline = family.pipeline_class.from_pretrained(folder, dtype=dtype, **options)
+            if motion_adapter is not None:
+                pipeline, weight_files = family.animated(folder, motion_adapter, dtype, options)
+            else:
+                pipeline = family.pipeline_class.from_pretrained(folder, dtype=dtype, **options)
             if offload_weights:  # before the device sees them
                 offload_linear_layers(family(pipeline, str(name_or_path)).blocks())
             place(pipeline, family, device, text_encoder_device)
