@@ -76,7 +76,7 @@ def context_levels(sigma: Tensor, known: Tensor, hidden: Tensor) -> Tensor:
         sigma: `[clips]`.
         known: context frames, `[clips, frames]`.
         hidden: clips whose context is hidden, `[clips]`: pure noise in its place says nothing (the unconditional branch
-            of guidance on the context; Song et al., arXiv 2502.06764, section 4).
+            of guidance on the context; Song et al., arXiv 2502.06764).
     """
     levels = torch.where(known, 0.0, sigma[:, None])
     return torch.where(known & hidden[:, None], 1.0, levels)

@@ -41,7 +41,7 @@ def guide_by_both(
     """Guidance by text and context: v + (w - 1)(v - v_text) + (s - 1)(v - v_context).
 
     Each part is classifier-free guidance (arXiv 2207.12598) by one of the conditions; that of the context follows
-    arXiv 2304.08818, section 3.2, equation 5.
+    arXiv 2304.08818, section 3.2.
 
     Args:
         both: velocity under text and context.

@@ -1,6 +1,6 @@
 """The stack of Video LDM for long videos: key frames, interpolation I, interpolation II, decoding.
 
-arXiv 2304.08818, section 3.2 and figure 3; one interpolation model serves both steps and is told the frame rate.
+arXiv 2304.08818, sections 3.2 and 3.3; one interpolation model serves both steps and is told the frame rate.
 """
 
 from __future__ import annotations

@@ -131,9 +131,7 @@ def test_an_interrupted_training_goes_on_with_the_same_command(
     assert "finished pipeline" in capsys.readouterr().err
 
 
-def test_one_command_makes_129_frames(
-    video: Path, interpolation: Path, tmp_path: Path
-) -> None:
+def test_one_command_makes_129_frames(video: Path, interpolation: Path, tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("a red circle\n")
     arguments = [
         *(
