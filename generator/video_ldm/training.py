@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -67,12 +67,12 @@ def train_temporal_layers(config: PretrainConfig, video: VideoLDMConfig, device:
     finished = (folder / "model_index.json").is_file()
     unfinished = not finished and is_own(folder, OUTPUTS)
     if unfinished:
-        _check_state(folder, config)
+        _check_state(folder, config, video.temporal_task)
     else:
         advice = "it holds a finished pipeline: name another folder or pass --overwrite"
         inputs = [video.temporal_from]
         check_output_dir(folder, OUTPUTS, config.overwrite, inputs, advice if is_own(folder, OUTPUTS) else "")
-    frozen = {name: value.clone() for name, value in pipeline.transformer.spatial_state().items()}
+    frozen = copy.deepcopy((pipeline.transformer.spatial_state(), pipeline.text_encoder.state_dict()))
     history: History = {}
     decoder = folder / "autoencoder"
     pipeline.to(device)
@@ -87,7 +87,7 @@ def train_temporal_layers(config: PretrainConfig, video: VideoLDMConfig, device:
         _save_decoder(pipeline.vae, decoder, history[DECODER_HISTORY])
     if config.transformer_seconds > 0:
         history[LAYERS_HISTORY] = _train_layers(pipeline, config, video, device)
-    _restore(pipeline, frozen)
+    _restore(pipeline, *frozen)
     save_pipeline(pipeline, folder)
     for module in (pipeline.text_encoder, pipeline.vae, pipeline.transformer):
         nn.Module.to(module, dtype=torch.float32)
@@ -135,17 +135,16 @@ def _phase_name(task: str) -> str:
     return f"{LAYERS_HISTORY} ({task})"
 
 
-def _check_state(folder: Path, config: PretrainConfig) -> None:
-    """Raises `InputError` where an interrupted run in the folder has another source."""
+def _check_state(folder: Path, config: PretrainConfig, task: str) -> None:
+    """Raises `InputError` where an interrupted run in the folder has another source or task."""
     path = folder / STATE
     if not path.is_file():
         return
     state = torch.load(path, map_location="cpu", weights_only=True)
     source = state["config"].get("weights_from")
-    ours = state["phase"] == DECODER_HISTORY or str(state["phase"]).startswith(LAYERS_HISTORY)
-    if not ours or source != config.weights_from:
+    if state["phase"] not in (DECODER_HISTORY, _phase_name(task)) or source != config.weights_from:
         raise InputError(
-            f"{path} is an interrupted run of {state['phase']} from {source}, but temporal layers from "
+            f"{path} is an interrupted run of {state['phase']} from {source}, but {_phase_name(task)} from "
             f"{config.weights_from} were asked for: give the same arguments or another --output_dir."
         )
 
@@ -250,8 +249,8 @@ def _train_layers(
     return phase.history
 
 
-def _restore(pipeline: VideoLDMPipeline, frozen: Mapping[str, Tensor]) -> None:
-    """Brings the transformer and the text encoder back to float32, the frozen layers without any rounding."""
-    nn.Module.to(pipeline.transformer, dtype=torch.float32)
-    state: dict[str, Any] = {**pipeline.transformer.state_dict(), **frozen}
-    pipeline.transformer.load_state_dict(state)
+def _restore(pipeline: VideoLDMPipeline, spatial: Mapping[str, Tensor], text: Mapping[str, Tensor]) -> None:
+    """Brings transformer and text encoder back to float32, all that is frozen without any rounding."""
+    for module, frozen in ((pipeline.transformer, spatial), (pipeline.text_encoder, text)):
+        nn.Module.to(module, dtype=torch.float32)
+        module.load_state_dict({**module.state_dict(), **frozen})

@@ -21,7 +21,7 @@ from generator.video_ldm.stack import (
     load_stack,
     make_key_frames,
 )
-from tests.generator.video_ldm.models import tiny_video_generator
+from tests.generator.video_ldm.models import image_adapter, tiny_video_generator
 
 PROMPTS = ["a red circle", "a blue square moves left"]
 STEPS: dict[str, Any] = {"num_inference_steps": 2}
@@ -140,6 +140,19 @@ def test_context_is_clean_or_hidden_as_pure_noise() -> None:
 def test_lengths_that_no_stack_makes_are_refused_with_the_nearest(frames: int, nearest: int) -> None:
     with pytest.raises(InputError, match=f"--num_frames {nearest}"):
         check_length(frames)
+
+
+def test_an_adapter_of_the_image_model_is_loaded_into_all_models(tmp_path: Path) -> None:
+    for task in ("interpolation", "prediction"):
+        tiny_video_generator(task).pipeline.save_pretrained(tmp_path / task)
+    arguments = StackArguments(str(tmp_path / "interpolation"), str(tmp_path / "prediction"))
+    adapter = image_adapter(tmp_path / "adapter", tiny_generator())
+    stack = load_stack(tiny_video_generator(), arguments, adapter, device="cpu")
+    plain = load_stack(tiny_video_generator(), arguments, device="cpu")
+    for name in ("interpolation", "prediction"):
+        with_style, without = (getattr(each, name).transformer.state_dict() for each in (stack, plain))
+        changed = {key for key in without if not torch.equal(with_style[key], without[key])}
+        assert changed == {"blocks.0.attn.to_q.weight", "blocks.0.attn.to_v.weight"}
 
 
 def test_models_that_are_no_part_of_a_stack_are_refused(tmp_path: Path) -> None:

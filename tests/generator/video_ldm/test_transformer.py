@@ -15,10 +15,11 @@ from generator.loading import load_generator
 from generator.native.building import build_pipeline, save_pipeline
 from generator.output import InputError
 from generator.testing import tiny_generator
+from generator.testing.stock import ours, stock_call
 from generator.video_ldm.family import VideoLDMGenerator
 from generator.video_ldm.model_card import set_alphas
 from generator.video_ldm.pipeline import insert_temporal_layers
-from tests.generator.video_ldm.models import tiny_video_generator
+from tests.generator.video_ldm.models import image_adapter, tiny_video_generator
 
 PROMPTS = ["a red circle", "a blue square moves left"]
 SIGMA = torch.tensor([0.3, 0.8])
@@ -83,6 +84,13 @@ def test_the_frame_rate_and_the_context_mask_change_the_velocity() -> None:
     assert (given - hidden)[:, :, 1:].abs().max() > 1e-4
 
 
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+def test_the_sampler_without_noise_equals_the_call_of_the_pipeline(guidance_scale: float) -> None:
+    video = tiny_video_generator()
+    expected = stock_call("video_ldm", video.pipeline, video, guidance_scale)
+    torch.testing.assert_close(ours(video, guidance_scale), expected, atol=2e-4, rtol=2e-4)
+
+
 def test_gradient_checkpointing_changes_no_gradient() -> None:
     found = []
     for checkpointing in (False, True):
@@ -110,18 +118,6 @@ def test_a_saved_video_model_is_loaded_and_generates(tmp_path: Path) -> None:
     features, mask = loaded.features(latents(), SIGMA, loaded.encode_prompts(PROMPTS), 2)
     assert features.shape == (2, 5 * 16, 48)
     assert mask.all()
-
-
-def image_adapter(folder: Path, generator: VideoGenerator) -> Path:
-    """A random LoRA of the first block, as a training on the image model writes it."""
-    random = torch.Generator().manual_seed(4)
-    pairs = {
-        f"blocks.0.attn.{name}": (torch.randn(2, 48, generator=random), torch.randn(48, 2, generator=random))
-        for name in ("to_q", "to_v")
-    }
-    training = {"model_fingerprint": model_fingerprint(generator.transformer), "base_model": generator.name}
-    write_adapter(folder, LoraAdapter(pairs), training)
-    return folder
 
 
 def test_a_lora_of_the_image_model_shows_in_the_videos(tmp_path: Path) -> None:
