@@ -30,6 +30,7 @@ from generator.video_ldm.config import VideoLDMConfig
 from generator.video_ldm.family import VideoLDMGenerator
 from generator.video_ldm.frame_sampling import FrameSampling, sample_frames
 from generator.video_ldm.model_card import (
+    Figures,
     context_figures,
     decoder_figures,
     figure_two,
@@ -46,7 +47,7 @@ TASKS = {"video": "generation", "interpolation": "interpolation", "prediction": 
 KEY_FPS = 2.0
 BATCH = 16
 
-Rows = dict[str, dict[str, float]]
+Rows = dict[str, Figures]
 
 
 def configuration(folder: Path, asked: argparse.Namespace, left: float) -> PretrainConfig:
@@ -177,20 +178,19 @@ def long(asked: argparse.Namespace) -> Rows:
             made.append(make(part, list(range(start, start + len(part)))))
         seconds = (time.monotonic() - started) / len(prompts)
         rows[name] = {**judged(torch.cat(made), prompts, fps, device), "seconds a video": seconds}
-    rows["real clips"] = {**judged(clips, prompts, fps, device), "seconds a video": float("nan")}
+    rows["real clips"] = {**judged(clips, prompts, fps, device), "seconds a video": None}
     return rows
 
 
-def judged(videos: Tensor, prompts: list[str], fps: float, device: torch.device) -> dict[str, float]:
+def judged(videos: Tensor, prompts: list[str], fps: float, device: torch.device) -> Figures:
     """Gold, gold of prompts about motion, identity and displacement."""
-    scores, kept = [], []
+    scores: list[float] = []
     for start in range(0, len(prompts), BATCH):
         part = videos[start : start + BATCH].to(device)
         scores += [each.score for each in verify_batch(part, prompts[start : start + BATCH], fps=fps)]
-        kept.append(motion_figures(part, fps))
     motion = [score for score, prompt in zip(scores, prompts, strict=True) if "motion" in categories(prompt)]
-    figures = {name: mean(each[name] for each in kept) for name in kept[0]}
-    return {"gold": mean(scores), "gold of motion": mean(motion) if motion else float("nan"), **figures}
+    moved = mean(motion) if motion else None
+    return {"gold": mean(scores), "gold of motion": moved, **motion_figures(videos.to(device), fps)}
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], Rows]] = {

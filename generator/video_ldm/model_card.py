@@ -22,6 +22,9 @@ from generator.video_ldm.measures import displacement, flicker, keep_identity, p
 from generator.video_ldm.temporal import AlphaGate
 from generator.world import render_scenes, sample_prompts, training_batch
 
+Figures = dict[str, float | None]
+"""Figures by their names; None where there is nothing to measure."""
+
 SIZE = (9, 32, 32)
 FPS = 8.0
 
@@ -49,16 +52,18 @@ def rendered_clips(
     return prompts, render_scenes(scenes, *size, fps=fps, device=device)
 
 
-def motion_figures(videos: Tensor, fps: float = FPS) -> dict[str, float]:
+def motion_figures(videos: Tensor, fps: float = FPS) -> Figures:
     """Share of videos whose objects keep their identity, and mean displacement between neighbouring frames."""
+    way = displacement(videos, fps)
+    seen = way[way.isfinite()]
     return {
         "identity": float(keep_identity(videos, fps).float().mean()),
-        "displacement": float(displacement(videos, fps).nanmean()),
+        "displacement": float(seen.mean()) if len(seen) else None,
     }
 
 
 @torch.no_grad()
-def figure_two(generator: VideoLDMGenerator, count: int) -> dict[str, dict[str, float]]:
+def figure_two(generator: VideoLDMGenerator, count: int) -> dict[str, Figures]:
     """Figures of the image model's frames, of the same noise with temporal layers, and of real clips.
 
     Args:
@@ -68,7 +73,7 @@ def figure_two(generator: VideoLDMGenerator, count: int) -> dict[str, dict[str, 
     device = generator.device
     prompts = sample_prompts(count, 1, "test")
     batch = 128 if device.type == "cuda" else 8
-    found = {}
+    found: dict[str, Figures] = {}
 
     def measured(name: str) -> None:
         videos = generator.generate(
@@ -91,7 +96,7 @@ def figure_two(generator: VideoLDMGenerator, count: int) -> dict[str, dict[str, 
 
 
 @torch.no_grad()
-def decoder_figures(generator: VideoLDMGenerator, count: int, noise: float) -> dict[str, dict[str, float]]:
+def decoder_figures(generator: VideoLDMGenerator, count: int, noise: float) -> dict[str, Figures]:
     """Flicker of reconstructed still clips and PSNR of moving ones, by the image decoder and with temporal layers.
 
     Args:
@@ -112,7 +117,7 @@ def decoder_figures(generator: VideoLDMGenerator, count: int, noise: float) -> d
             parts.append(generator.decode(latents + noise * drawn))
         return torch.cat(parts)
 
-    def figures() -> dict[str, float]:
+    def figures() -> Figures:
         return {"flicker": float(flicker(decoded(still)).mean()), "psnr": psnr(decoded(clips), clips)}
 
     after = figures()
@@ -125,14 +130,14 @@ def decoder_figures(generator: VideoLDMGenerator, count: int, noise: float) -> d
 
 
 @torch.no_grad()
-def context_figures(generator: VideoLDMGenerator, count: int) -> dict[str, dict[str, float]]:
+def context_figures(generator: VideoLDMGenerator, count: int) -> dict[str, Figures]:
     """Clips completed by a prediction or interpolation model from the context of real ones.
 
     PSNR is that of the new frames. Interpolation is compared with linear blending of the key frames, prediction with
     the last context frame held.
     """
     interpolation = generator.pipeline.transformer.config.task == "interpolation"
-    found = {}
+    found: dict[str, Figures] = {}
     for fps in (8.0, 32.0) if interpolation else (2.0, 8.0):
         prompts, clips = rendered_clips(count, SIZE, fps, generator.device)
         place = torch.arange(SIZE[0])
@@ -187,11 +192,13 @@ def write_video_card(
     return figures
 
 
-def table(rows: dict[str, dict[str, float]], digits: int = 4) -> str:
+def table(rows: dict[str, Figures], digits: int = 4) -> str:
     """Markdown table with one line a row and one column a figure."""
     columns = list(next(iter(rows.values())))
     lines = [["", *columns], ["---"] * (len(columns) + 1)]
-    lines += [[name, *(f"{row[column]:.{digits}g}" for column in columns)] for name, row in rows.items()]
+    for name, row in rows.items():
+        values = [row[column] for column in columns]
+        lines.append([name, *("–" if value is None else f"{value:.{digits}g}" for value in values)])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

@@ -113,10 +113,10 @@ def test_an_interrupted_training_goes_on_with_the_same_command(
         ),
         *("--slice_seconds", "0.3", "--output_dir", str(tmp_path / "prediction"), *SMALL),
     ]
-    assert main(arguments) == 0
+    assert main([*arguments, "--slice_seconds", "0.2"]) == 0
     assert "Give the same command again" in capsys.readouterr().out
     state = torch.load(tmp_path / "prediction" / STATE, weights_only=True)
-    assert 0.3 <= state["elapsed"] < 0.6
+    assert 0.2 <= state["elapsed"] < 1.5
     other = [str(video) if word == str(video) else word for word in arguments]
     other[2] = str(video.parent / "model")
     assert main(other) == 2
@@ -163,7 +163,7 @@ def test_one_command_makes_129_frames(video: Path, interpolation: Path, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--temporal_from", "IMAGE", "--images_only", "true"], "--images_only was given together"),
+        (["--temporal_from", "IMAGE", "--images_only"], "--images_only was given together"),
         (["--temporal_from", "IMAGE", "--weights_from", "nano"], "--weights_from was given together"),
         (["--temporal_task", "prediction"], "pass --temporal_from"),
         (["--temporal_from", "IMAGE", "--decoder_noise", "2"], "decoder_noise is 2"),
