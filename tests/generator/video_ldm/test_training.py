@@ -14,7 +14,7 @@ from generator.loading import load_generator
 from generator.native.building import save_pipeline
 from generator.pretraining.phase import STATE
 from generator.testing import tiny_generator
-from generator.video import read_video
+from generator.video import read_video, write_video
 from generator.video_ldm.family import VideoLDMGenerator
 
 SMALL = [
@@ -129,6 +129,34 @@ def test_an_interrupted_training_goes_on_with_the_same_command(
     assert metrics["history"].keys() == {"temporal layers"}
     assert main(arguments) == 2
     assert "finished pipeline" in capsys.readouterr().err
+
+
+def test_a_training_without_lora_changes_the_temporal_layers_alone(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIDALIGN_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "clips").mkdir()
+    write_video(tmp_path / "clips" / "a.mp4", torch.rand(3, 3, 16, 16) * 2 - 1, fps=8.0)
+    (tmp_path / "clips" / "metadata.jsonl").write_text('{"file_name": "a.mp4", "prompt": "a red circle"}\n')
+    arguments = [
+        *(
+            "sft",
+            "--model",
+            str(video),
+            "--dataset",
+            str(tmp_path / "clips"),
+            "--output_dir",
+            str(tmp_path / "sft"),
+        ),
+        *("--use_peft", "false", "--max_steps", "1", "--learning_rate", "1e-2", "--report_to", "none"),
+        *("--use_cpu", "true", "--disable_tqdm", "true"),
+    ]
+    assert main(arguments) == 0
+    before, after = weights(video, "transformer"), weights(tmp_path / "sft", "transformer")
+    changed = {name for name in before if not torch.equal(before[name].float(), after[name].float())}
+    assert changed
+    assert all(name.startswith("temporal.") for name in changed)
+    assert isinstance(load_generator(tmp_path / "sft", device="cpu"), VideoLDMGenerator)
 
 
 def test_one_command_makes_129_frames(video: Path, interpolation: Path, tmp_path: Path) -> None:
