@@ -330,7 +330,8 @@ def _check_sources(config: PretrainConfig) -> Path | None:
     return pipeline_folder(config.autoencoder_from)
 
 
-def _set_up_cuda() -> None:
+def set_up_cuda() -> None:
+    """Lets float32 products use TF32 and cuDNN choose its kernels; one thread launches them."""
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
@@ -386,7 +387,7 @@ def pretrain(config: PretrainConfig, device: torch.device) -> Path:
             output_dir, OUTPUTS, config.overwrite, inputs, advice if is_own(output_dir, OUTPUTS) else ""
         )
     if device.type == "cuda":
-        _set_up_cuda()
+        set_up_cuda()
     pipeline = _new_pipeline(config)
     history = earlier_history(config)
     pipeline.to(device)

@@ -28,6 +28,7 @@ from generator.pretraining.pretrain import (
     SliceDone,
     follow,
     latent_batches,
+    set_up_cuda,
     with_footage,
 )
 from generator.video_ldm.autoencoder import VideoLDMAutoencoder
@@ -72,6 +73,8 @@ def train_temporal_layers(config: PretrainConfig, video: VideoLDMConfig, device:
         advice = "it holds a finished pipeline: name another folder or pass --overwrite"
         inputs = [video.temporal_from]
         check_output_dir(folder, OUTPUTS, config.overwrite, inputs, advice if is_own(folder, OUTPUTS) else "")
+    if device.type == "cuda":
+        set_up_cuda()
     frozen = copy.deepcopy((pipeline.transformer.spatial_state(), pipeline.text_encoder.state_dict()))
     history: History = {}
     decoder = folder / "autoencoder"
