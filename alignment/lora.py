@@ -34,8 +34,8 @@ class LoraArguments:
     use_peft: bool = field(
         default=True,
         metadata={
-            "help": "Train LoRA adapters; without it all weights of the transformer are trained (AnimateDiff: those of "
-            "the motion modules)."
+            "help": "Train LoRA adapters; without it all weights of the transformer are trained (AnimateDiff and "
+            "Video LDM: those of the layers along time)."
         },
     )
     lora_r: int = field(default=16, metadata={"help": "Rank of the adapters."})

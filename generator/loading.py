@@ -25,6 +25,7 @@ DEFAULTS_NAME = "generation_defaults.json"
 
 FAMILIES = {
     "NativeVideoPipeline": "generator.families.native:NativeGenerator",
+    "VideoLDMPipeline": "generator.video_ldm.family:VideoLDMGenerator",
     "WanPipeline": "generator.families.wan:WanGenerator",
     "WanImageToVideoPipeline": "generator.families.wan:WanImageToVideoGenerator",
     "WanVACEPipeline": "generator.families.wan_vace:WanVACEGenerator",
@@ -37,11 +38,19 @@ FAMILIES = {
     "CogVideoXPipeline": "generator.families.cogvideox:CogVideoXGenerator",
     "CogVideoXImageToVideoPipeline": "generator.families.cogvideox:CogVideoXImageToVideoGenerator",
     "AnimateDiffPipeline": "generator.families.animatediff:AnimateDiffGenerator",
+    "AnimateDiffSDXLPipeline": "generator.families.animatediff:AnimateDiffSDXLGenerator",
     "HunyuanVideoPipeline": "generator.families.hunyuan_video:HunyuanVideoGenerator",
     "HunyuanVideo15Pipeline": "generator.families.hunyuan_video:HunyuanVideo15Generator",
     "HunyuanVideo15ImageToVideoPipeline": "generator.families.hunyuan_video:HunyuanVideo15ImageToVideoGenerator",
 }
 """Pipeline class in `model_index.json` -> `module:class` of the adapter that serves it."""
+
+
+ANIMATED = {
+    "StableDiffusionPipeline": "AnimateDiffPipeline",
+    "StableDiffusionXLPipeline": "AnimateDiffSDXLPipeline",
+}
+"""Pipeline class of an image model -> that of the video model which it becomes with a motion adapter."""
 
 
 def read_class_name(index: Path) -> str:
@@ -109,7 +118,7 @@ def quantization_options(quantization: str | None, class_name: str, dtype: torch
         return {}
     if quantization not in ("8bit", "4bit"):
         raise InputError(f"The quantization is {quantization!r}, but must be 8bit or 4bit.")
-    if class_name == "NativeVideoPipeline":
+    if class_name in ("NativeVideoPipeline", "VideoLDMPipeline"):
         raise InputError("The built-in models are too small to be quantised: leave quantization out.")
     if importlib.util.find_spec("bitsandbytes") is None:
         raise InputError(
@@ -214,14 +223,19 @@ def place(
             component.to(text_encoder_device if name in encoders and text_encoder_device else device)
 
 
-def _family(name: str | Path, folder: Path) -> tuple[str, Any]:
-    """Class of the pipeline in a folder, and the adapter that serves it."""
+def _family(name: str | Path, folder: Path, animated: bool) -> tuple[str, Any]:
+    """Class of the pipeline that a folder makes, with a motion adapter or without, and the adapter that serves it."""
     class_name = read_class_name(folder / "model_index.json")
-    if class_name == "StableDiffusionPipeline":
+    if class_name in ANIMATED and not animated:
         raise InputError(
-            f"{name} makes images: join it with a motion adapter and save both as an AnimateDiffPipeline, as in "
+            f"{name} makes images: give a motion adapter with --motion_adapter FOLDER, as in "
             "docs/families.md#animatediff."
         )
+    if animated and class_name not in (*ANIMATED, *ANIMATED.values()):
+        raise InputError(
+            f"{name} is a {class_name}, but motion adapters are for {', '.join(ANIMATED)}: leave it out."
+        )
+    class_name = ANIMATED.get(class_name, class_name)
     if class_name not in FAMILIES:
         raise InputError(
             f"{name} is a {class_name}, but the supported pipelines are {', '.join(FAMILIES)}: docs/families.md says "
@@ -238,6 +252,24 @@ def _check_takes_files(
         raise InputError(
             f"{name} is a {class_name}, whose {component} is read from its folder alone: leave the file of weights out."
         )
+
+
+def _read_pipeline(
+    folder: Path,
+    family: Any,
+    files: Mapping[str, str | Path | None],
+    motion_adapter: str | Path | None,
+    dtype: torch.dtype,
+    options: dict[str, Any],
+) -> tuple[Any, dict[str, dict[str, str]]]:
+    """The pipeline in a folder with weights from other files, and what these files were."""
+    if motion_adapter is not None:
+        found: tuple[Any, dict[str, dict[str, str]]] = family.animated(folder, motion_adapter, dtype, options)
+        return found
+    weight_files: dict[str, dict[str, str]] = {}
+    if any(files.values()):
+        options, weight_files = transformers_from_files(folder, files, dtype)
+    return family.pipeline_class.from_pretrained(folder, dtype=dtype, **options), weight_files
 
 
 def _cascade(folder: Path, name: str | Path, asked: dict[str, Any]) -> VideoGenerator:
@@ -260,6 +292,7 @@ def load_generator(
     transformer: str | Path | None = None,
     transformer_2: str | Path | None = None,
     flow_shift: float | None = None,
+    motion_adapter: str | Path | None = None,
 ) -> VideoGenerator:
     """Loads a text-to-video generator.
 
@@ -282,6 +315,8 @@ def load_generator(
             of diffusers, fp8 with and without scales, GGUF. Of two transformers, that of high noise.
         transformer_2: the same for that of low noise.
         flow_shift: time shift of the sampler towards noise, in place of the model's own; few-step models want 5 or so.
+        motion_adapter: folder or file of AnimateDiff's motion modules, by which a Stable Diffusion 1.5 or XL pipeline
+            makes videos; in place of those of an AnimateDiff pipeline.
 
     Raises:
         InputError: the model or the adapter cannot be found or read, does not fit, or the family or machine cannot
@@ -298,8 +333,9 @@ def load_generator(
         asked: dict[str, Any] = {"quantization": quantization, "text_encoder_device": text_encoder_device}
         asked |= {"tiling": tiling, "offload_weights": offload_weights, "base_adapter": base_adapter, **files}
         asked |= {"adapter": adapter, "device": device, "dtype": dtype, "flow_shift": flow_shift}
+        asked["motion_adapter"] = motion_adapter
         return _cascade(folder, name_or_path, asked)
-    class_name, family = _family(name_or_path, folder)
+    class_name, family = _family(name_or_path, folder, motion_adapter is not None)
     component = getattr(family, "component", "transformer")
     _check_takes_files(name_or_path, class_name, component, files)
     device = torch.device(device) if device is not None else default_device()
@@ -307,10 +343,7 @@ def load_generator(
     try:
         with _no_progress_bars():
             options = quantization_options(quantization, class_name, dtype)
-            weight_files: dict[str, dict[str, str]] = {}
-            if any(files.values()):
-                options, weight_files = transformers_from_files(folder, files, dtype)
-            pipeline = family.pipeline_class.from_pretrained(folder, dtype=dtype, **options)
+            pipeline, weight_files = _read_pipeline(folder, family, files, motion_adapter, dtype, options)
             if offload_weights:  # before the device sees them
                 offload_linear_layers(family(pipeline, str(name_or_path)).blocks())
             place(pipeline, family, device, text_encoder_device)

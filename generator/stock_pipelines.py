@@ -134,6 +134,7 @@ def stock_latents(pipeline: Any, videos: StockVideos, **more: Any) -> Tensor:
     name = type(pipeline).__name__
     calls = {
         "Native": _plain,
+        "VideoLDM": _plain,
         "WanVACE": _wan_vace,
         "Wan": _wan,
         "SkyReelsV2": _wan,

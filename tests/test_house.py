@@ -28,9 +28,9 @@ MAY_IMPORT = {
 }
 WINGS = {
     "generator": [
-        "pretraining", "editing", "testing", "loading", "cascade", "families", "native", "adapters", "bounded_reading",
-        "generation", "data", "base", "sampling", "first_frames", "world", "video", "hardware", "training",
-        "weight_files", "files", "video_files",
+        "video_ldm", "pretraining", "editing", "testing", "loading", "cascade", "families", "native", "adapters",
+        "bounded_reading", "generation", "data", "base", "sampling", "first_frames", "world", "video", "hardware",
+        "training", "weight_files", "files", "video_files",
     ],
     "reward": [
         "training", "evaluation", "scoring", "reports", "human", "captioning", "adherence", "service", "models",

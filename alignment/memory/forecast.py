@@ -149,7 +149,7 @@ def configured_generator(folder: Path) -> VideoGenerator:
 
 def is_native(folder: Path) -> bool:
     """Returns whether the pipeline in `folder` is of the built-in family."""
-    return read_class_name(folder / "model_index.json") == "NativeVideoPipeline"
+    return read_class_name(folder / "model_index.json") in ("NativeVideoPipeline", "VideoLDMPipeline")
 
 
 class _Probe:

@@ -47,6 +47,7 @@ INSTRUCTIONS = {
         "zooms in or out. An example: a large red circle moves left slowly on a dark background. "
     ),
 }
+INSTRUCTIONS["VideoLDMPipeline"] = INSTRUCTIONS["NativeVideoPipeline"]
 """Instruction by the class of a pipeline; others get that of the class whose name theirs begins with, or `GENERAL`."""
 
 

@@ -9,7 +9,10 @@ from typing import Any
 from generator.files.model_folders import require_model
 from generator.one_or_several import as_list
 
-CHANGING = ("base_adapter", "transformer", "transformer_2", "flow_shift", "dtype", "quantization", "tiling")
+CHANGING = (
+    *("base_adapter", "transformer", "transformer_2", "motion_adapter"),
+    *("flow_shift", "dtype", "quantization", "tiling"),
+)
 """Fields of `LoadingArguments` that change the videos."""
 
 
@@ -33,6 +36,13 @@ class LoadingArguments:
     )
     transformer_2: str | None = field(
         default=None, metadata={"help": "The same for the transformer of low noise (Wan 2.2 A14B)."}
+    )
+    motion_adapter: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder or file of AnimateDiff's motion modules (.safetensors, .ckpt), by which a Stable Diffusion "
+            "1.5 or XL pipeline makes videos."
+        },
     )
     flow_shift: float | None = field(
         default=None,
@@ -90,7 +100,8 @@ class LoadingArguments:
         from generator.adapters.base_adapters import split_weight
 
         base = [str(split_weight(text)[0]) for text in self.base_adapter or []]
-        return [*base, *(path for path in (self.transformer, self.transformer_2) if path)]
+        files = (self.transformer, self.transformer_2, self.motion_adapter)
+        return [*base, *(path for path in files if path)]
 
     def changing(self) -> dict[str, Any]:
         """Returns the settings that change the videos."""

@@ -81,24 +81,36 @@ def component_of(transformer: nn.Module | None) -> str:
     return "unet" if "UNet" in type(transformer).__name__ else "transformer"
 
 
-def model_fingerprint(transformer: torch.nn.Module) -> str:
+def model_fingerprint(transformer: torch.nn.Module, kind: type | None = None) -> str:
     """Class and hash of the configuration; the same for every copy of a model, whatever its weights.
 
     Values that are the constructor's defaults do not count, so a field that a later version adds changes no
     fingerprint of a model that does not use it.
+
+    Args:
+        kind: class whose fingerprint is asked for, where the transformer holds all layers of one of that class.
     """
+    parameters = inspect.signature((kind or type(transformer)).__init__).parameters
     defaults = {
         name: json.dumps(parameter.default, default=str)
-        for name, parameter in inspect.signature(type(transformer).__init__).parameters.items()
+        for name, parameter in parameters.items()
         if parameter.default is not inspect.Parameter.empty
     }
     configuration = {
         name: text
         for name, value in dict(getattr(transformer, "config", {})).items()
-        if not name.startswith("_") and (text := json.dumps(value, default=str)) != defaults.get(name)
+        if not name.startswith("_")
+        and (kind is None or name in parameters)
+        and (text := json.dumps(value, default=str)) != defaults.get(name)
     }
     text = json.dumps(configuration, sort_keys=True)
-    return f"{type(transformer).__name__}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    return f"{(kind or type(transformer)).__name__}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def image_model_fingerprint(transformer: torch.nn.Module) -> str | None:
+    """Fingerprint of the image model whose layers a video model holds (Video LDM), whose adapters fit it; else None."""
+    kind = getattr(transformer, "image_model_class", None)
+    return None if kind is None else model_fingerprint(transformer, kind)
 
 
 def experts_of(transformer: nn.Module) -> tuple[nn.Module, ...]:
@@ -299,7 +311,7 @@ def copy_adapter(source: str | Path, folder: Path) -> None:
 def _check_fingerprint(generator: VideoGenerator, record: dict[str, Any], path: str | Path) -> None:
     fingerprint = model_fingerprint(generator.transformer)
     made_for = record.get("model_fingerprint", fingerprint)
-    if made_for != fingerprint:
+    if made_for not in (fingerprint, image_model_fingerprint(generator.transformer)):
         raise InputError(
             f"The adapter {path} was trained for {record.get('base_model', 'another model')} ({made_for}), "
             f"but the model is {generator.name} ({fingerprint}): load it on the model that it was trained for."

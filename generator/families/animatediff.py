@@ -13,15 +13,27 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from diffusers import AnimateDiffPipeline, DDIMScheduler, MotionAdapter
+from diffusers import (
+    AnimateDiffPipeline,
+    AnimateDiffSDXLPipeline,
+    DDIMScheduler,
+    MotionAdapter,
+    UNetMotionModel,
+)
 from einops import rearrange
 from torch import Tensor, nn
 
 from generator import flow
+from generator.families.motion_adapters import (
+    animation_scheduler,
+    motion_weights_file,
+    read_motion_adapter,
+)
 from generator.families.pipeline_generator import ATTENTION_LAYERS, PipelineGenerator, own_precision
 from generator.families.variance_preserving import nearest_timestep, sigma_of
 from generator.inputs.conditions import Conditions
-from generator.output import InputError
+from generator.output import InputError, read_json
+from generator.provenance import file_hash
 from generator.video_model import GenerationDefaults
 
 MOTION_MODULES = "motion_modules"
@@ -67,6 +79,41 @@ class AnimateDiffGenerator(PipelineGenerator):
             and MOTION_MODULES in layer
             and layer.endswith(tuple(f".{leaf}" for leaf in ATTENTION_LAYERS))
         ]
+
+    @classmethod
+    def animated(
+        cls, folder: Path, adapter: str | Path, dtype: torch.dtype, options: Mapping[str, Any]
+    ) -> tuple[Any, dict[str, dict[str, str]]]:
+        """The pipeline of an image model with a motion adapter, and name and SHA-256 of the adapter's file.
+
+        Args:
+            folder: of a Stable Diffusion pipeline, or of AnimateDiff's, whose motion modules are then replaced.
+            adapter: folder or file of the motion adapter.
+            options: of `from_pretrained`.
+
+        Raises:
+            InputError: the adapter cannot be read, or is of another image model.
+        """
+        motion = read_motion_adapter(adapter, dtype)
+        file = motion_weights_file(adapter)
+        is_image_model = (folder / "unet" / "config.json").is_file() and (
+            read_json(folder / "unet" / "config.json").get("_class_name") != UNetMotionModel.__name__
+        )
+        try:
+            if is_image_model:
+                pipeline = cls.pipeline_class.from_pretrained(
+                    folder, motion_adapter=motion, dtype=dtype, **options
+                )
+                pipeline.scheduler = animation_scheduler(pipeline.scheduler)
+            else:
+                pipeline = cls.pipeline_class.from_pretrained(folder, dtype=dtype, **options)
+                pipeline.unet.load_motion_modules(motion)
+        except (ValueError, RuntimeError, AttributeError) as error:
+            raise InputError(
+                f"The motion adapter {adapter} does not fit the image model in {folder} ({error}): give one for the "
+                "same version of Stable Diffusion."
+            ) from error
+        return pipeline, {"motion_adapter": {"name": file.name, "sha256": file_hash(file)}}
 
     @property
     def sigma_max(self) -> float:  # type: ignore[override]
@@ -171,6 +218,44 @@ class AnimateDiffGenerator(PipelineGenerator):
         super().save_pretrained(folder, state_dict)
         weights = self.transformer.state_dict() if state_dict is None else state_dict
         motion_adapter(self.pipeline.unet.config, weights).save_pretrained(folder / "motion_adapter")
+
+
+class AnimateDiffSDXLGenerator(AnimateDiffGenerator):
+    """Adapter of `AnimateDiffSDXLPipeline`: two text encoders, and the size of the video as a further condition."""
+
+    pipeline_class = AnimateDiffSDXLPipeline
+    text_encoders = ("text_encoder", "text_encoder_2")
+
+    def _pipeline_defaults(self) -> GenerationDefaults:
+        return super()._pipeline_defaults().replaced({"guidance_scale": 5.0})
+
+    def _encode_prompts(self, prompts: list[str]) -> Conditions:
+        text, _, pooled, _ = self.pipeline.encode_prompt(
+            prompts, device=self.text_device, do_classifier_free_guidance=False
+        )
+        if self.pipeline.config.force_zeros_for_empty_prompt:
+            said = torch.tensor([bool(prompt) for prompt in prompts], device=text.device)
+            text, pooled = text * said[:, None, None], pooled * said[:, None]
+        return {"encoder_hidden_states": text, "text_embeds": pooled}
+
+    def condition_shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        pooled = self.pipeline.text_encoder_2.config.projection_dim
+        return {**super().condition_shapes(), "text_embeds": ((pooled,), self.dtype)}
+
+    def _transformer_arguments(
+        self, latents: Tensor, sigma: Tensor, conditions: Conditions
+    ) -> dict[str, Any]:
+        side = self.pipeline.vae_scale_factor
+        size = (latents.shape[3] * side, latents.shape[4] * side)
+        times = torch.tensor([*size, 0, 0, *size], dtype=self.dtype, device=latents.device)
+        added = {
+            "text_embeds": conditions["text_embeds"].to(self.dtype),
+            "time_ids": times.expand(len(latents), -1),
+        }
+        return {
+            **super()._transformer_arguments(latents, sigma, conditions),
+            "added_cond_kwargs": added,
+        }
 
 
 def ddim_scheduler(scheduler: Any) -> DDIMScheduler:

@@ -27,6 +27,13 @@ class PretrainConfig:
             "captions or clips; none starts from random weights."
         },
     )
+    images_only: bool = field(
+        default=False,
+        metadata={
+            "help": "Train an image model: all clips have one frame, and so have its videos. --temporal_from makes a "
+            "video model of it."
+        },
+    )
     autoencoder_seconds: float = field(
         default=330.0, metadata={"help": "Wall-clock seconds of autoencoder training."}
     )

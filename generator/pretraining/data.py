@@ -56,6 +56,16 @@ KEY_FRAME_SIZES: tuple[tuple[int, int, int, float, float], ...] = (
 """`(frames, height, width, fps, weight)` of clips whose frames are encoded each as an image, for long videos."""
 
 
+IMAGE_SIZES: tuple[tuple[int, int, float], ...] = (
+    (32, 32, 6.0),
+    (32, 48, 0.5),
+    (48, 32, 0.5),
+    (48, 48, 1.0),
+    (64, 64, 2.0),
+)
+"""`(height, width, weight)` of the mix of an image model."""
+
+
 class ClipKind(NamedTuple):
     """Size of a clip in frames and pixels, frames a second, and whether each frame is encoded as an image."""
 
@@ -80,6 +90,12 @@ def training_mix(key_frame_share: float = 0.0) -> dict[ClipKind, float]:
         total = sum(kinds.values())
         mix |= {kind: share * weight / total for kind, weight in kinds.items() if share > 0}
     return mix
+
+
+def image_mix() -> dict[ClipKind, float]:
+    """Kinds of one-frame clips with their shares of the batches of an image model; the shares sum to 1."""
+    total = sum(weight for *_, weight in IMAGE_SIZES)
+    return {ClipKind(1, height, width): weight / total for height, width, weight in IMAGE_SIZES}
 
 
 @dataclass
@@ -151,6 +167,7 @@ class SceneStream(IterableDataset[CaptionedScenes]):
             number alone.
         key_frame_share: share of batches whose frames are to be encoded each as an image.
         several: weight of scenes with several objects, relative to the world's own mix.
+        mix: kinds of clips with their shares of the batches; `training_mix(key_frame_share)` where not given.
     """
 
     def __init__(
@@ -166,6 +183,7 @@ class SceneStream(IterableDataset[CaptionedScenes]):
         reuse: int = 1,
         key_frame_share: float = 0.0,
         several: float = 1.0,
+        mix: dict[ClipKind, float] | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.budget = budget
@@ -177,7 +195,7 @@ class SceneStream(IterableDataset[CaptionedScenes]):
         self.start = start
         self.reuse = reuse
         self.several = several
-        self.mix = training_mix(key_frame_share)
+        self.mix = training_mix(key_frame_share) if mix is None else mix
         self.pools: dict[ClipKind, ScenePool] = {}
 
     def clips(self, kind: ClipKind) -> int:

@@ -37,14 +37,18 @@ class PretrainLog:
     Args:
         output_dir: of the run.
         pipeline: that is trained.
+        num_frames: of the samples; the model's own number where not given.
     """
 
-    def __init__(self, output_dir: str | Path, pipeline: NativeVideoPipeline) -> None:
+    def __init__(
+        self, output_dir: str | Path, pipeline: NativeVideoPipeline, num_frames: int | None = None
+    ) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self.writer: Any = SummaryWriter(str(Path(output_dir) / FOLDER))
         self.pipeline = pipeline
-        self.prompts = sample_prompts(SAMPLES, 1, "test")
+        self.num_frames = num_frames
+        self.prompts = sample_prompts(SAMPLES, 1, "test", num_frames == 1)
 
     def curves(self, phase: Phase, row: dict[str, float]) -> None:
         """One row of the history."""
@@ -61,7 +65,8 @@ class PretrainLog:
                 found = self.pipeline.vae.decode(self.pipeline.vae.encode(clips).latent_dist.mode()).sample
                 videos = torch.stack([clips, found.float()], dim=1).flatten(0, 1)
             else:
-                videos = NativeGenerator(self.pipeline, "pretraining").generate(self.prompts)
+                generator = NativeGenerator(self.pipeline, "pretraining")
+                videos = generator.generate(self.prompts, num_frames=self.num_frames)
                 self.writer.add_text(f"{phase.name}/prompts", "\n\n".join(self.prompts), phase.step)
         self.writer.add_image(f"{phase.name}/samples", sample_grid(videos), phase.step)
         self.writer.flush()

@@ -18,10 +18,11 @@ from generator.base import VideoGenerator
 from generator.one_or_several import as_list
 from generator.output import write_json, write_text
 from generator.pretraining.config import PretrainConfig
-from generator.pretraining.data import FPS, SIZES
+from generator.pretraining.data import FPS, IMAGE_SIZES, SIZES
 from generator.world import categories, render_scenes, sample_prompts, training_batch, verify_batch
 from generator.world.constancy import keep_shapes
 
+IMAGE_EVALUATION_SIZES = ((1, 32, 32), (1, 48, 48), (1, 64, 64))
 EVALUATION_SIZES = ((9, 32, 32), (9, 48, 48), (17, 32, 32), (17, 48, 72), (17, 72, 48), (17, 64, 64))
 
 
@@ -101,26 +102,32 @@ GUIDANCE = (1.0, 2.0, 3.0, 5.0)
 """Guidance scales of the card, at the first size."""
 
 
+def evaluation_sizes(generator: VideoGenerator) -> tuple[tuple[int, int, int], ...]:
+    """Sizes of the card's videos; those of an image model, whose default is one frame, are images."""
+    return IMAGE_EVALUATION_SIZES if generator.defaults.num_frames == 1 else EVALUATION_SIZES
+
+
 def measure_guidance(
     generator: VideoGenerator, prompts: list[str], scales: Sequence[float] = GUIDANCE
 ) -> dict[str, dict[str, float]]:
     """Mean gold score and share of kept shapes at the first size, by guidance scale."""
     found = {}
     for scale in scales:
-        gold, kept = judged_videos(generator, prompts, EVALUATION_SIZES[0], scale)
+        gold, kept = judged_videos(generator, prompts, evaluation_sizes(generator)[0], scale)
         found[f"{scale:g}"] = {"gold": gold["all"], "keeps_shape": kept}
     return found
 
 
 def measure(generator: VideoGenerator, num_prompts: int) -> dict[str, Any]:
     """All figures of the model card, on `num_prompts` prompts and on half as many reconstructed clips."""
-    prompts = sample_prompts(num_prompts, 1, "test")
-    first = EVALUATION_SIZES[0]
-    judged = {size_name(size): judged_videos(generator, prompts, size) for size in EVALUATION_SIZES}
+    prompts = sample_prompts(num_prompts, 1, "test", generator.defaults.num_frames == 1)
+    sizes = evaluation_sizes(generator)
+    first = sizes[0]
+    judged = {size_name(size): judged_videos(generator, prompts, size) for size in sizes}
     return {
         "reconstruction": {
             size_name(size): reconstruction_quality(generator, size, max(num_prompts // 2, 1))
-            for size in EVALUATION_SIZES
+            for size in sizes
         },
         "gold": {name: gold for name, (gold, _) in judged.items()},
         "keeps_shape": {name: kept for name, (_, kept) in judged.items()},
@@ -186,7 +193,9 @@ def _ceiling_table(reconstruction: dict[str, dict[str, float]]) -> str:
 def model_card(
     config: PretrainConfig, history: dict[str, list[dict[str, float]]], figures: dict[str, Any]
 ) -> str:
-    sizes = ", ".join(f"{f}×{h}×{w}" for f, h, w, _ in SIZES)
+    kinds = [(1, h, w) for h, w, _ in IMAGE_SIZES] if config.images_only else [kind[:3] for kind in SIZES]
+    sizes = ", ".join(f"{f}×{h}×{w}" for f, h, w in kinds)
+    made = "image" if config.images_only else "video"
     phases = "\n".join(
         f"- {phase}: {rows[-1]['step']:.0f} steps, {rows[-1]['clips']:,.0f} clips, {rows[-1]['seconds']:.0f} s, "
         f"final loss {mean(row['loss'] for row in rows[-5:]):.4f}"
@@ -199,7 +208,7 @@ def model_card(
     right = figures.get("right_captions")
     if right is not None:
         models["trained on with right captions"] = right["guidance"]
-    return f"""# nano: the built-in text-to-video generator
+    return f"""# nano: the built-in text-to-{made} generator
 
 A U-ViT over spacetime latent patches, a causal video autoencoder (4×4×4) and a T5 text encoder, trained from
 scratch on clips of the built-in video world. `vidalign pretrain` writes this card;
@@ -270,7 +279,7 @@ def write_model_card(
         figures["right_captions"] = measure_right_captions(right_captions, config.evaluation_prompts)
     write_json(output_dir / "metrics.json", {**figures, "history": history, "config": asdict(config)})
     write_text(output_dir / "README.md", model_card(config, history, figures))
-    prompts = sample_prompts(16, 3, "test")
+    prompts = sample_prompts(16, 3, "test", config.images_only)
     contact_sheet(generator.generate(prompts, seed=0), output_dir / "samples.png", labels=prompts)
     return figures
 
@@ -280,10 +289,11 @@ def measure_right_captions(folder: Path, num_prompts: int) -> dict[str, Any]:
     from generator.loading import load_generator
 
     stored = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    prompts = sample_prompts(num_prompts, 1, "test")
+    generator = load_generator(folder)
+    prompts = sample_prompts(num_prompts, 1, "test", generator.defaults.num_frames == 1)
     return {
         "seconds": stored["config"]["transformer_seconds"],
-        "guidance": measure_guidance(load_generator(folder), prompts),
+        "guidance": measure_guidance(generator, prompts),
     }
 
 

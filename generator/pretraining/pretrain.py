@@ -26,12 +26,13 @@ from generator.files.output_folder import MARK, Outputs, check_output_dir, empty
 from generator.files.pipeline_files import COMPONENT_FILES, PIPELINE_FILES
 from generator.hardware.compilation import compile_each
 from generator.inputs.packing import dropped_share
+from generator.loading import DEFAULTS_NAME
 from generator.native.autoencoder import NativeVideoAutoencoder
 from generator.native.building import MAX_SHARD_SIZE, build_pipeline, save_pipeline
 from generator.native.pipeline import NativeVideoPipeline
 from generator.output import InputError, atomic_path, write_json
 from generator.pretraining.config import PretrainConfig
-from generator.pretraining.data import CaptionedScenes, SceneStream
+from generator.pretraining.data import CaptionedScenes, ClipKind, SceneStream, image_mix
 from generator.pretraining.flow_loss import FlowMatchingLoss, PackedFlowMatchingLoss, seconds_per_latent
 from generator.pretraining.footage import Footage, FootageBatch, MixedStream
 from generator.pretraining.latent_pool import LatentBatch, LatentPool, PackedLatentBatch
@@ -180,14 +181,20 @@ def with_footage(scenes: SceneStream, config: PretrainConfig) -> SceneStream | M
     """The stream of scenes, mixed with camera clips where `config` names a folder of them."""
     if config.footage is None:
         return scenes
-    footage = Footage(config.footage, scenes.tokenizer, config.footage_side, config.footage_frames)
+    frames = 1 if config.images_only else config.footage_frames
+    footage = Footage(config.footage, scenes.tokenizer, config.footage_side, frames)
     return MixedStream(scenes, footage, config.footage_share, config.seed)
+
+
+def own_mix(config: PretrainConfig) -> dict[ClipKind, float] | None:
+    """Kinds of clips of an image model; None for the usual mix."""
+    return image_mix() if config.images_only else None
 
 
 def follow(phase: Phase, pipeline: NativeVideoPipeline, config: PretrainConfig) -> None:
     """Lets TensorBoard follow the phase, if it is to."""
     if config.tensorboard:
-        phase.log = PretrainLog(config.output_dir, pipeline)
+        phase.log = PretrainLog(config.output_dir, pipeline, 1 if config.images_only else None)
 
 
 def train_autoencoder(
@@ -215,6 +222,7 @@ def train_autoencoder(
         config.seed + 1,
         phase.step,
         config.scene_reuse,
+        mix=own_mix(config),
     )
     stream = with_footage(scenes, config)
     phase.run(stream.loader(config.num_workers), AutoencoderLoss(vae, config.kl_weight, device), device)
@@ -263,6 +271,7 @@ def train_transformer(
         start=phase.step // config.scene_reuse,
         key_frame_share=config.key_frame_share,
         several=config.several_weight,
+        mix=own_mix(config),
     )
     stream = with_footage(scenes, config)
     kind = PackedFlowMatchingLoss if config.pack else FlowMatchingLoss
@@ -297,7 +306,7 @@ OUTPUTS = Outputs(
     "pretrain",
     (
         *PIPELINE_FILES,
-        *("README.md", "metrics.json", "samples.png", STATE, f"autoencoder/{HISTORY}"),
+        *("README.md", "metrics.json", "samples.png", STATE, DEFAULTS_NAME, f"autoencoder/{HISTORY}"),
         *(f"autoencoder/vae/{name}" for name in COMPONENT_FILES),
         *(f"{FOLDER}/events.out.tfevents.*", f"{FOLDER}/*/events.out.tfevents.*"),
     ),
@@ -321,7 +330,8 @@ def _check_sources(config: PretrainConfig) -> Path | None:
     return pipeline_folder(config.autoencoder_from)
 
 
-def _set_up_cuda() -> None:
+def set_up_cuda() -> None:
+    """Lets float32 products use TF32 and cuDNN choose its kernels; one thread launches them."""
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
@@ -377,7 +387,7 @@ def pretrain(config: PretrainConfig, device: torch.device) -> Path:
             output_dir, OUTPUTS, config.overwrite, inputs, advice if is_own(output_dir, OUTPUTS) else ""
         )
     if device.type == "cuda":
-        _set_up_cuda()
+        set_up_cuda()
     pipeline = _new_pipeline(config)
     history = earlier_history(config)
     pipeline.to(device)
@@ -404,5 +414,8 @@ def pretrain(config: PretrainConfig, device: torch.device) -> Path:
     for module in (pipeline.text_encoder, pipeline.vae, pipeline.transformer):
         nn.Module.to(module, dtype=torch.float32)
     generator = NativeGenerator(pipeline, str(output_dir))
+    if config.images_only:
+        write_json(output_dir / DEFAULTS_NAME, {"num_frames": 1})
+        generator.defaults = generator.defaults.replaced({"num_frames": 1})
     write_model_card(generator, config, history, output_dir)
     return output_dir

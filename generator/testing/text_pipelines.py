@@ -8,6 +8,7 @@ from typing import Any
 
 from diffusers import (
     AnimateDiffPipeline,
+    AnimateDiffSDXLPipeline,
     AutoencoderKL,
     AutoencoderKLCogVideoX,
     AutoencoderKLHunyuanVideo,
@@ -46,6 +47,7 @@ from transformers import (
     ByT5Tokenizer,
     CLIPTextConfig,
     CLIPTextModel,
+    CLIPTextModelWithProjection,
     CLIPTokenizer,
     Gemma3Config,
     Gemma3ForConditionalGeneration,
@@ -378,11 +380,12 @@ def tiny_hunyuan_video15(
     )  # fmt: skip
 
 
-def _animatediff() -> AnimateDiffPipeline:
-    unet = UNet2DConditionModel(
-        sample_size=2, block_out_channels=(8, 16), layers_per_block=1, cross_attention_dim=8, attention_head_dim=2,
-        norm_num_groups=4, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+def _animated_parts(**unet: Any) -> dict[str, Any]:
+    """Autoencoder, U-Net, motion modules and scheduler of AnimateDiff; `unet` is more of the U-Net's configuration."""
+    denoiser = UNet2DConditionModel(
+        sample_size=2, block_out_channels=(8, 16), layers_per_block=1, attention_head_dim=2, norm_num_groups=4,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        **unet,
     )  # fmt: skip
     motion = MotionAdapter(
         block_out_channels=(8, 16), motion_layers_per_block=1, motion_norm_num_groups=4,
@@ -392,15 +395,36 @@ def _animatediff() -> AnimateDiffPipeline:
         down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=(8,) * 4, latent_channels=4, norm_num_groups=4, sample_size=16,
     )  # fmt: skip
-    tokenizer = _clip_tokenizer()
-    text = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=8, intermediate_size=16, num_attention_heads=2, num_hidden_layers=2,
-        bos_token_id=0, eos_token_id=1,
-    )  # fmt: skip
     scheduler = DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, clip_sample=False
     )
-    return AnimateDiffPipeline(vae, CLIPTextModel(text), tokenizer, unet, motion, scheduler)
+    return {"unet": denoiser, "motion_adapter": motion, "vae": vae, "scheduler": scheduler}
+
+
+def _clip_config(tokens: int) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=tokens, hidden_size=8, intermediate_size=16, num_attention_heads=2, num_hidden_layers=2,
+        bos_token_id=0, eos_token_id=1, projection_dim=8,
+    )  # fmt: skip
+
+
+def _animatediff() -> AnimateDiffPipeline:
+    parts, tokenizer = _animated_parts(cross_attention_dim=8), _clip_tokenizer()
+    text = CLIPTextModel(_clip_config(len(tokenizer)))
+    return AnimateDiffPipeline(text_encoder=text, tokenizer=tokenizer, **parts)
+
+
+def _animatediff_xl() -> AnimateDiffSDXLPipeline:
+    parts = _animated_parts(
+        cross_attention_dim=16, addition_embed_type="text_time", addition_time_embed_dim=4,
+        projection_class_embeddings_input_dim=6 * 4 + 8,
+    )  # fmt: skip
+    tokenizer = _clip_tokenizer()
+    config = _clip_config(len(tokenizer))
+    return AnimateDiffSDXLPipeline(
+        text_encoder=CLIPTextModel(config), text_encoder_2=CLIPTextModelWithProjection(config), tokenizer=tokenizer,
+        tokenizer_2=tokenizer, **parts,
+    )  # fmt: skip
 
 
 TINY_PIPELINES: dict[str, TinyPipeline] = {
@@ -415,6 +439,7 @@ TINY_PIPELINES: dict[str, TinyPipeline] = {
     "cogvideox": (tiny_cogvideox, (9, 16, 16)),
     "cogvideox1.5": (_cogvideox15, (9, 16, 16)),
     "animatediff": (_animatediff, (4, 16, 16)),
+    "animatediff_xl": (_animatediff_xl, (4, 16, 16)),
     "hunyuan_video": (_hunyuan_video, (9, 16, 16)),
     "hunyuan_video1.5": (tiny_hunyuan_video15, (9, 16, 16)),
 }

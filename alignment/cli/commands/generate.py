@@ -45,6 +45,7 @@ from generator.passwords import without_passwords
 from generator.training.progress import VideoBar
 from generator.training.shared_work import SharedWork
 from generator.video_files.pixel_formats import PIXEL_FORMAT_HELP, PIXEL_FORMATS
+from generator.video_ldm.config import StackArguments
 from generator.video_model import require_one_model
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ class GenerateArguments:
             check_output_dir(self.output_dir, OUTPUTS, self.overwrite)
 
 
-ARGUMENTS = (GenerateArguments, VideoPromptArguments, LoadingArguments, RewriterArguments)
+ARGUMENTS = (GenerateArguments, VideoPromptArguments, LoadingArguments, RewriterArguments, StackArguments)
 
 
 def run(
@@ -159,24 +160,26 @@ def run(
     prompt: VideoPromptArguments,
     loading: LoadingArguments | None = None,
     rewriting: RewriterArguments | None = None,
+    stack: StackArguments | None = None,
 ) -> None:
     """Generates every video that the output folder lacks, then writes `metadata.jsonl`."""
-    loading = loading or LoadingArguments()
+    loading, stack = loading or LoadingArguments(), stack or StackArguments()
     _check_combination(arguments, prompt)
+    stack.check_combination(prompt.task, arguments.reward, arguments.solver)
     work, records = SharedWork(), read_prompts(arguments.prompts)
     records, facts = rewritten(rewriting, records, arguments.model, work)
     plan = planned(arguments, records)
     _refuse_negatives(prompt, plan)
     _check_images(arguments, prompt, plan)
     output_dir = Path(arguments.output_dir)
-    changed = {**_what_matters(arguments), **prompt.changed(), **loading.changing()}
+    changed = {**_what_matters(arguments), **prompt.changed(), **loading.changing(), **stack.changed()}
     state = {**changed, **facts, "prompts": [each.record.prompt for each in plan]}
     if any(each.record.rewritten_prompt is not None for each in plan):
         state["rewritten_prompts"] = [each.record.rewritten_prompt for each in plan]
     images = [each.record.images for each in plan]
     if any(images):
         state["images"] = [each and list(each) for each in images]
-    inputs = [*_inputs(arguments, prompt, plan), *loading.files()]
+    inputs = [*_inputs(arguments, prompt, plan), *loading.files(), *stack.models()]
 
     def left() -> tuple[bool, list[int]]:
         going_on = _is_unfinished(arguments, state, inputs)
@@ -187,17 +190,18 @@ def run(
     going_on, numbers = work.first(left)
     if numbers:
         missing = [plan[number] for number in numbers]
-        _generate_missing(arguments, prompt, loading, plan, missing, state, going_on, work)
+        _generate_missing(arguments, prompt, loading, stack, plan, missing, state, going_on, work)
     if work.is_first:
         write_jsonl(output_dir / METADATA, [_row(arguments, *each, prompt.image) for each in enumerate(plan)])
         print(f"{len(plan)} videos in {output_dir}")
-        _show_next(arguments, prompt, loading, rewriting or RewriterArguments())
+        _show_next(arguments, [prompt, loading, rewriting or RewriterArguments(), stack])
 
 
 def _generate_missing(
     arguments: GenerateArguments,
     prompt: VideoPromptArguments,
     loading: LoadingArguments,
+    stack: StackArguments,
     plan: list[PlannedVideo],
     missing: list[PlannedVideo],
     state: dict[str, Any],
@@ -213,7 +217,13 @@ def _generate_missing(
     records = [each.record for each in plan]
     warn_of_lost_words(model, [text for r in records for text in (r.model_prompt, r.negative_prompt) if text])
     scales = _guidance_scales(model, arguments, negatives)
-    generate, fps = _way_to_generate(model, arguments, prompt, missing)
+    if stack.interpolation_model:
+        from generator.video_ldm.stack import stacked
+
+        long, rate = stacked(model, stack, arguments.num_frames, arguments.adapter, loading.options())
+        generate, fps = behind_stages(model, prompt, load_stages(model, prompt), long, rate)
+    else:
+        generate, fps = _way_to_generate(model, arguments, prompt, missing)
     refuse_unwritable(output_dir)
 
     def begin() -> None:
@@ -222,7 +232,7 @@ def _generate_missing(
             own = {**vars(model.defaults), "guidance_scale_2": None if model.boundary is None else scales[1]}
             write_json(output_dir / ARGUMENTS_FILE, _in_effect(state, own, prompt.task))
 
-    plain = not prompt.task and not arguments.reward
+    plain = not prompt.task and not arguments.reward and not stack.interpolation_model
     steps = arguments.num_inference_steps or model.defaults.num_inference_steps
     if not prompt.task and work.is_first:
         done = len(plan) - len(missing)
@@ -316,12 +326,7 @@ def _check_combination(arguments: GenerateArguments, prompt: VideoPromptArgument
         )
 
 
-def _show_next(
-    arguments: GenerateArguments,
-    prompt: VideoPromptArguments,
-    loading: LoadingArguments,
-    rewriting: RewriterArguments,
-) -> None:
+def _show_next(arguments: GenerateArguments, others: list[Any]) -> None:
     """Several videos of a prompt can be ranked; of single ones, more are made first."""
     if arguments.num_videos_per_prompt > 1:
         name = Path(arguments.output_dir).resolve().name
@@ -331,7 +336,7 @@ def _show_next(
     else:
         given = [field.name for field in fields(arguments) if field.name not in ("output_dir", "overwrite")]
         words = given_flags(arguments, given)
-        for asked in (prompt, loading, rewriting):
+        for asked in others:
             words += given_flags(asked, [field.name for field in fields(asked)])
         folder = new_folder(arguments.output_dir, "candidates")
         show_next("generate", *words, "--num_videos_per_prompt", 4, "--output_dir", folder)

@@ -5,13 +5,16 @@ from __future__ import annotations
 from alignment.cli.next_command import WORLD_PROMPTS, new_folder, show_next
 from generator.pretraining.cascade.config import StageConfig
 from generator.pretraining.config import PretrainConfig
+from generator.video_ldm.config import VideoLDMConfig
 
 HELP = "Train the built-in generator from scratch on clips of the video world."
 EXAMPLE = "vidalign pretrain --output_dir runs/nano --autoencoder_seconds 330 --transformer_seconds 480"
-ARGUMENTS = (PretrainConfig, StageConfig)
+ARGUMENTS = (PretrainConfig, StageConfig, VideoLDMConfig)
 
 
-def run(config: PretrainConfig, stage: StageConfig | None = None) -> None:
+def run(
+    config: PretrainConfig, stage: StageConfig | None = None, video: VideoLDMConfig | None = None
+) -> None:
     """Pretrains, or goes on with an interrupted run, and prints where the pipeline is."""
     from generator.loading import default_device
     from generator.pretraining.pretrain import SliceDone, pretrain
@@ -20,7 +23,12 @@ def run(config: PretrainConfig, stage: StageConfig | None = None) -> None:
         run_stage(config, stage)
         return
     try:
-        folder = pretrain(config, default_device())
+        if video is not None and video.temporal_from is not None:
+            from generator.video_ldm.training import train_temporal_layers
+
+            folder = train_temporal_layers(config, video, default_device())
+        else:
+            folder = pretrain(config, default_device())
     except SliceDone as slice_done:
         print(f"{slice_done} Give the same command again to go on.")
         return

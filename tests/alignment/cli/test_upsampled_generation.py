@@ -12,6 +12,7 @@ from alignment.trainers.sft_config import SFTConfig
 from generator.output import InputError
 from generator.testing.cascades import save_tiny_cascade
 from generator.video import read_video, write_video
+from tests.generator.video_ldm.models import tiny_video_generator
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +84,14 @@ def test_a_cascade_is_trained_by_training_its_base(folder, tmp_path, capsys):
     words = f"--model {folder / 'cascade'} --reward world --best_of 2"
     assert generate(folder, tmp_path / "out", words) == 2
     assert "name its base" in capsys.readouterr().err
+
+
+def test_long_videos_of_a_stack_pass_the_stages(folder, tmp_path):
+    for task in ("generation", "interpolation"):
+        tiny_video_generator(task).pipeline.save_pretrained(tmp_path / task)
+    words = f"--model {tmp_path / 'generation'} --interpolation_model {tmp_path / 'interpolation'}"
+    words += f" --num_frames 17 --height 16 --width 16 --upsample {folder / 'spatial'} --upsample_steps 1"
+    assert generate(folder, tmp_path / "long", words) == 0
+    made, fps = read_video(tmp_path / "long" / "0001.mp4")
+    assert made.shape == (3, 17, 32, 32)
+    assert fps == 32

@@ -212,7 +212,7 @@ def test_a_scheduler_of_another_prediction_is_refused(changes: dict[str, Any]) -
 
 def test_an_image_model_is_refused_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
-    with pytest.raises(InputError, match="join it with a motion adapter"):
+    with pytest.raises(InputError, match="--motion_adapter FOLDER"):
         load_generator(tmp_path, device="cpu")
 
 

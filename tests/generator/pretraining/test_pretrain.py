@@ -514,3 +514,23 @@ def test_pretraining_can_start_from_the_weights_of_another_pipeline(small, tmp_p
     other = configuration(tmp_path / "other", weights_from=str(tmp_path / "first"), num_layers=5)
     with pytest.raises(InputError, match="another architecture"):
         pretrain.pretrain(other, CPU)
+
+
+def test_an_image_model_is_trained_on_images_and_makes_images(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(model_card, "IMAGE_EVALUATION_SIZES", ((1, 32, 32),))
+    seen = set()
+    render = SceneStream.batch
+    monkeypatch.setattr(
+        SceneStream, "batch", lambda *arguments: seen.add((batch := render(*arguments)).size) or batch
+    )
+    config = configuration(
+        tmp_path / "image", images_only=True, autoencoder_seconds=0.4, transformer_seconds=0.4
+    )
+    pretrain.pretrain(config, CPU)
+    assert seen
+    assert all(frames == 1 for frames, _, _ in seen)
+    generator = load_generator(tmp_path / "image", device="cpu")
+    assert generator.defaults.num_frames == 1
+    assert generator.generate(["a red circle"]).shape == (1, 3, 1, 32, 32)
+    assert json.loads((tmp_path / "image" / "metrics.json").read_text())["gold"].keys() == {"1x32x32"}
+    assert "text-to-image generator" in (tmp_path / "image" / "README.md").read_text()
