@@ -245,6 +245,15 @@ def _family(name: str | Path, folder: Path, animated: bool) -> tuple[str, Any]:
     return class_name, getattr(importlib.import_module(module_name), adapter_name)
 
 
+def _read_pipeline(
+    family: Any, folder: Path, dtype: torch.dtype, options: dict[str, Any], motion_adapter: str | Path | None
+) -> tuple[Any, dict[str, dict[str, str]]]:
+    """The pipeline in a folder, and name and SHA-256 of the motion adapter that it was read with."""
+    if motion_adapter is None:
+        return family.pipeline_class.from_pretrained(folder, dtype=dtype, **options), {}
+    return family.animated(folder, motion_adapter, dtype, options)
+
+
 def load_generator(
     name_or_path: str | Path,
     adapter: str | Path | Sequence[str | Path] | None = None,
@@ -310,10 +319,8 @@ def load_generator(
             weight_files: dict[str, dict[str, str]] = {}
             if any(files.values()):
                 options, weight_files = transformers_from_files(folder, files, dtype)
-            if motion_adapter is not None:
-                pipeline, weight_files = family.animated(folder, motion_adapter, dtype, options)
-            else:
-                pipeline = family.pipeline_class.from_pretrained(folder, dtype=dtype, **options)
+            pipeline, more = _read_pipeline(family, folder, dtype, options, motion_adapter)
+            weight_files |= more
             if offload_weights:  # before the device sees them
                 offload_linear_layers(family(pipeline, str(name_or_path)).blocks())
             place(pipeline, family, device, text_encoder_device)

@@ -8,7 +8,7 @@ from typing import Any
 from generator.output import InputError
 
 TASKS = ("generation", "prediction", "interpolation")
-"""What temporal layers are trained for: whole clips; clips that begin with context frames; three frames in each gap
+"""Aims of temporal layers: whole clips; clips that begin with context frames; three frames in each gap
 between key frames."""
 
 
