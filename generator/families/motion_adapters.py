@@ -105,7 +105,8 @@ def adapter_config(weights: Mapping[str, Tensor]) -> dict[str, Any] | None:
     Args:
         weights: by diffusers' names.
     """
-    widths, layers = {}, {}
+    widths: dict[int, int] = {}
+    layers: dict[int, int] = {}
     for name, value in weights.items():
         match = re.match(r"down_blocks\.(\d+)\.motion_modules\.(\d+)\.norm\.weight", name)
         if match:
@@ -153,9 +154,8 @@ def read_weights(folder: Path, prefix: str) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
         for file in sorted(folder.glob(pattern)):
             with safe_open(file, framework="pt") as weights:
-                found |= {
-                    name: weights.get_tensor(name) for name in weights.keys() if name.startswith(prefix)
-                }
+                names = [name for name in weights.keys() if name.startswith(prefix)]  # noqa: SIM118
+                found |= {name: weights.get_tensor(name) for name in names}
         if found:
             return found
     raise RuntimeError(f"{folder} has no .safetensors file with {prefix}*")
