@@ -17,7 +17,6 @@ from diffusers import (
     AnimateDiffPipeline,
     AnimateDiffSDXLPipeline,
     DDIMScheduler,
-    MotionAdapter,
     UNetMotionModel,
 )
 from einops import rearrange
@@ -26,8 +25,10 @@ from torch import Tensor, nn
 from generator import flow
 from generator.families.motion_adapters import (
     animation_scheduler,
+    motion_adapter,
     motion_weights_file,
     read_motion_adapter,
+    read_weights,
 )
 from generator.families.pipeline_generator import ATTENTION_LAYERS, PipelineGenerator, own_precision
 from generator.families.variance_preserving import nearest_timestep, sigma_of
@@ -105,6 +106,7 @@ class AnimateDiffGenerator(PipelineGenerator):
                     folder, motion_adapter=motion, dtype=dtype, **options
                 )
                 pipeline.scheduler = animation_scheduler(pipeline.scheduler)
+                cls._complete(pipeline, folder)
             else:
                 pipeline = cls.pipeline_class.from_pretrained(folder, dtype=dtype, **options)
                 pipeline.unet.load_motion_modules(motion)
@@ -114,6 +116,10 @@ class AnimateDiffGenerator(PipelineGenerator):
                 "same version of Stable Diffusion."
             ) from error
         return pipeline, {"motion_adapter": {"name": file.name, "sha256": file_hash(file)}}
+
+    @classmethod
+    def _complete(cls, pipeline: Any, folder: Path) -> None:
+        """Gives the U-Net what diffusers leaves out when it joins an image model with a motion adapter."""
 
     @property
     def sigma_max(self) -> float:  # type: ignore[override]
@@ -226,6 +232,15 @@ class AnimateDiffSDXLGenerator(AnimateDiffGenerator):
     pipeline_class = AnimateDiffSDXLPipeline
     text_encoders = ("text_encoder", "text_encoder_2")
 
+    @classmethod
+    def _complete(cls, pipeline: Any, folder: Path) -> None:
+        """Gives the U-Net the image model's embedding of the size, whose weights diffusers leaves random."""
+        prefix = "add_embedding."
+        weights = read_weights(folder / "unet", prefix)
+        pipeline.unet.add_embedding.load_state_dict(
+            {name.removeprefix(prefix): value for name, value in weights.items()}
+        )
+
     def _pipeline_defaults(self) -> GenerationDefaults:
         return super()._pipeline_defaults().replaced({"guidance_scale": 5.0})
 
@@ -264,23 +279,6 @@ def ddim_scheduler(scheduler: Any) -> DDIMScheduler:
     The result of the last step is free of noise, and no prediction is clipped, whatever `scheduler` says.
     """
     return DDIMScheduler.from_config(scheduler.config, clip_sample=False, set_alpha_to_one=True)
-
-
-def motion_adapter(config: Any, weights: Mapping[str, Tensor]) -> MotionAdapter:
-    """The motion modules of a U-Net by its configuration and its weights, as diffusers saves and loads them."""
-    own = {name: value for name, value in weights.items() if f".{MOTION_MODULES}." in name}
-    adapter = MotionAdapter(
-        block_out_channels=config.block_out_channels,
-        motion_layers_per_block=config.layers_per_block,
-        motion_transformer_layers_per_block=config.temporal_transformer_layers_per_block,
-        motion_transformer_layers_per_mid_block=config.temporal_transformer_layers_per_mid_block,
-        motion_num_attention_heads=config.motion_num_attention_heads,
-        motion_norm_num_groups=config.norm_num_groups,
-        motion_max_seq_length=config.motion_max_seq_length,
-        use_motion_mid_block=config.use_motion_mid_block,
-    ).to(next(iter(own.values())).dtype)
-    adapter.load_state_dict(own)
-    return adapter
 
 
 def velocity_from_noise(prediction: Tensor, x: Tensor, sigma: Tensor) -> Tensor:

@@ -10,13 +10,15 @@ from typing import Any
 import torch
 from diffusers import DDIMScheduler, MotionAdapter
 from diffusers.loaders.single_file_utils import convert_animatediff_checkpoint_to_diffusers
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from generator.output import InputError
 
 WEIGHTS_NAMES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")
+MOTION_MODULES = ".motion_modules."
+"""In the names of all weights of motion modules, and of no others."""
 POSITIONS = 32
 """Frames that a motion module has positions for, where a file does not say."""
 
@@ -103,7 +105,8 @@ def adapter_config(weights: Mapping[str, Tensor]) -> dict[str, Any] | None:
     Args:
         weights: by diffusers' names.
     """
-    widths, layers = {}, {}
+    widths: dict[int, int] = {}
+    layers: dict[int, int] = {}
     for name, value in weights.items():
         match = re.match(r"down_blocks\.(\d+)\.motion_modules\.(\d+)\.norm\.weight", name)
         if match:
@@ -118,6 +121,44 @@ def adapter_config(weights: Mapping[str, Tensor]) -> dict[str, Any] | None:
         "motion_max_seq_length": POSITIONS,
         "use_motion_mid_block": any(name.startswith("mid_block.") for name in weights),
     }
+
+
+def motion_adapter(config: Any, weights: Mapping[str, Tensor]) -> MotionAdapter:
+    """The motion modules of a U-Net by its configuration and its weights, as diffusers saves and loads them."""
+    own = {name: value for name, value in weights.items() if MOTION_MODULES in name}
+    adapter = MotionAdapter(
+        block_out_channels=config.block_out_channels,
+        motion_layers_per_block=config.layers_per_block,
+        motion_transformer_layers_per_block=config.temporal_transformer_layers_per_block,
+        motion_transformer_layers_per_mid_block=config.temporal_transformer_layers_per_mid_block,
+        motion_num_attention_heads=config.motion_num_attention_heads,
+        motion_norm_num_groups=config.norm_num_groups,
+        motion_max_seq_length=config.motion_max_seq_length,
+        use_motion_mid_block=config.use_motion_mid_block,
+    ).to(next(iter(own.values())).dtype)
+    adapter.load_state_dict(own)
+    return adapter
+
+
+def read_weights(folder: Path, prefix: str) -> dict[str, Tensor]:
+    """Weights in a component's folder whose names begin with `prefix`; those of a variant only if there are no others.
+
+    Raises:
+        RuntimeError: there are none.
+    """
+    for pattern in (
+        "diffusion_pytorch_model.safetensors",
+        "diffusion_pytorch_model-*.safetensors",
+        "*.safetensors",
+    ):
+        found: dict[str, Tensor] = {}
+        for file in sorted(folder.glob(pattern)):
+            with safe_open(file, framework="pt") as weights:
+                names = [name for name in weights.keys() if name.startswith(prefix)]  # noqa: SIM118
+                found |= {name: weights.get_tensor(name) for name in names}
+        if found:
+            return found
+    raise RuntimeError(f"{folder} has no .safetensors file with {prefix}*")
 
 
 def animation_scheduler(scheduler: Any) -> DDIMScheduler:

@@ -17,7 +17,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from generator.native.autoencoder import ChannelNorm, NativeVideoAutoencoder, ResidualBlock
-from generator.video_ldm.temporal import AlphaGate, neighbours
+from generator.video_ldm.temporal import AlphaGate, alphas_of, neighbours
 
 
 class DecoderTemporalLayer(nn.Module):
@@ -99,4 +99,4 @@ class VideoLDMAutoencoder(NativeVideoAutoencoder, ModelMixin):
     @torch.no_grad()
     def alphas(self) -> Tensor:
         """Alpha of every temporal layer, `[layers]`."""
-        return torch.stack([layer.gate.alpha.float() for layer in self.temporal])  # type: ignore[union-attr, operator]
+        return alphas_of(self.temporal)

@@ -80,6 +80,11 @@ class AlphaGate(nn.Module):
         self.opening.fill_((1 - alpha) / ALPHA_RATE)
 
 
+def alphas_of(module: nn.Module) -> Tensor:
+    """Alphas of all gates of a module in their order, `[gates]`, float32."""
+    return torch.stack([part.alpha.float() for part in module.modules() if isinstance(part, AlphaGate)])
+
+
 def neighbours(x: Tensor) -> Tensor:
     """Joins each frame of `x [batch, frames, ..., channels]` with the ones before and after it, in the channels.
 
@@ -186,7 +191,7 @@ class TemporalLayers(nn.Module):
     @torch.no_grad()
     def alphas(self) -> Tensor:
         """Alpha of every layer, `[layers]`."""
-        return torch.stack([layer.gate.alpha.float() for layer in self.layers])  # type: ignore[union-attr, operator]
+        return alphas_of(self)
 
 
 def fps_features(fps: float, device: torch.device | None = None) -> Tensor:

@@ -71,8 +71,8 @@ def test_a_closed_gate_lets_its_layer_learn_and_opens_only_if_that_helps() -> No
 
 def test_neighbours_are_the_frames_before_and_after_with_the_ends_repeated() -> None:
     x = drawn(2, 5, 3, 4)
-    padded = F.pad(x.permute(0, 2, 3, 1), (1, 1), mode="replicate").unfold(3, 3, 1)
-    expected = padded.permute(0, 3, 1, 4, 2).flatten(3)
+    padded = F.pad(x.permute(0, 2, 3, 1).flatten(0, 1), (1, 1), mode="replicate").unfold(2, 3, 1)
+    expected = padded.unflatten(0, (2, 3)).permute(0, 3, 1, 4, 2).flatten(3)
     assert torch.equal(neighbours(x), expected)
 
 

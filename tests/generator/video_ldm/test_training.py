@@ -39,7 +39,9 @@ def weights(folder: Path, part: str) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("image") / "model"
-    save_pipeline(tiny_generator().pipeline, folder)
+    pipeline = tiny_generator().pipeline
+    pipeline.vae.register_to_config(latents_mean=[0.0] * 4, latents_std=[0.5, 1.0, 1.0, 2.0])
+    save_pipeline(pipeline, folder)
     return folder
 
 
