@@ -42,7 +42,7 @@ def _masked_mean(values: Tensor, mask: Tensor, weights: Tensor | None = None) ->
         weights: `[batch, K, K]`, of the pairs i < j that `values` are of; they multiply the values, not their number.
     """
     if weights is not None:
-        i, j = torch.triu_indices(*weights.shape[1:], offset=1, device=weights.device)
+        i, j = torch.triu_indices(weights.shape[1], weights.shape[1], offset=1, device=weights.device)
         values = values * weights[:, i, j].to(values.dtype)
     values = torch.where(mask, values, torch.zeros_like(values))
     return values.sum(dim=1) / mask.sum(dim=1).clamp(min=1).to(values.dtype)

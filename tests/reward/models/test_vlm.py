@@ -212,7 +212,8 @@ def test_tags_are_learned_as_dimensions_and_weigh_pairs(qwen, rankings, tmp_path
         row["tags"] = [{"video": row["videos"][1], "tag": "wrong colour"}] if number else []
     tagged = rankings.parent / "tagged.jsonl"
     tagged.write_text("\n".join(json.dumps(row) for row in rows))
-    more = ["--tag_dimension", "wrong_colour", "--num_train_epochs", 1, "--held_out_fraction", 0]
+    more = ["--tag_dimension", "wrong_colour", "--num_train_epochs", 1]
+    more += ["--held_out_fraction", 0, "--validation_fraction", 0]
     assert train(qwen, tagged, tmp_path / "out", *more, "--tag_weights", "wrong colour=3") == 0
     stored = json.loads((tmp_path / "out" / "reward_config.json").read_text())
     assert stored["dimensions"] == ["alignment", "wrong_colour"]
