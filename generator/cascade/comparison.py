@@ -18,6 +18,8 @@ from generator.world.calibrate import part_kind
 
 REAL = "rendered clips"
 STAGE = "stage"
+CEILING = "autoencoder alone"
+"""Reconstructions of the true clips, which no stage in these latents can be nearer than."""
 MOTION = ("motion", "speed")
 """Kinds of parts that say how something moves (`generator.world.calibrate.part_kind`)."""
 
@@ -108,9 +110,9 @@ def compare(
     sampling: StageSampling = OWN_SAMPLING,
     seed: int = 0,
 ) -> dict[str, list[Judged]]:
-    """Figures of the stage, of every baseline and of the true clips, for the clips of `part`; by name.
+    """Figures of the true clips, their reconstructions, the stage and every baseline, for the clips of `part`; by name.
 
-    All start from the true clips with every fourth frame or half the sides.
+    Stage and baselines start from the true clips with every fourth frame or half the sides.
     """
     kind, device = stage.settings.stage, stage.codec.device
     truth, prompts = clips.render(part, device), clips.prompts[part]
@@ -124,6 +126,8 @@ def compare(
         **baselines(kind),
     }
     found = {REAL: judge(truth, prompts, clips.fps, truth)}
+    decoded = stage.codec.decode(stage.codec.encode(truth))
+    found[CEILING] = judge(decoded, prompts, clips.fps, truth, 0.0, given)
     for name, make in ways.items():
         started = time.perf_counter()
         videos = make(low)

@@ -54,7 +54,7 @@ class StageSettings:
     fps: float = 16.0
     num_inference_steps: int = 4
     guidance_scale: float = 1.0
-    augmentation: float = 0.1
+    augmentation: float = 0.05
     shift: float = 1.0
 
     @property

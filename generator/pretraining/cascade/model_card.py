@@ -10,7 +10,15 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from generator.cascade.comparison import REAL, STAGE, baselines, compare, held_out_clips, mean_figures
+from generator.cascade.comparison import (
+    CEILING,
+    REAL,
+    STAGE,
+    baselines,
+    compare,
+    held_out_clips,
+    mean_figures,
+)
 from generator.cascade.stage import CascadeStage
 from generator.output import write_json, write_text
 from generator.pretraining.cascade.config import StageConfig
@@ -26,6 +34,8 @@ COLUMNS = {
     "seconds": ("seconds a clip", ".3f"),
 }
 """Figures of `generator.cascade.comparison.Judged`: heading and format."""
+UNMEASURED = ((REAL, "psnr"), (REAL, "seconds"), (CEILING, "seconds"))
+"""Ways and figures that they do not have."""
 
 
 def measure_stage(
@@ -52,7 +62,7 @@ def figures_table(figures: dict[str, dict[str, float]]) -> str:
     ]
     for name, values in figures.items():
         cells = [
-            "–" if name == REAL and key in ("psnr", "seconds") else f"{values[key]:{form}}"
+            "–" if (name, key) in UNMEASURED else f"{values[key]:{form}}"
             for key, (_, form) in COLUMNS.items()
         ]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from generator.cascade.comparison import REAL, STAGE, compare, held_out_clips, judge, mean_figures
+from generator.cascade.comparison import CEILING, REAL, STAGE, compare, held_out_clips, judge, mean_figures
 from generator.cascade.figures import high_frequency_share, psnr
 from generator.cascade.resampling import blend_frames, enlarge, reduce
 from generator.testing import tiny_generator
@@ -18,7 +18,7 @@ def test_the_ways_to_a_finer_video_are_judged_on_the_same_clips():
     stage = tiny_stage("spatial", tiny_generator())
     clips = held_out_clips(3, (5, 32, 32), 8.0, 2)
     found = compare(stage, clips, slice(0, 2))
-    assert list(found) == [REAL, STAGE, "bicubic", "trilinear"]
+    assert list(found) == [REAL, CEILING, STAGE, "bicubic", "trilinear"]
     truth = clips.render(slice(0, 2), CPU)
     made = enlarge(reduce(truth, 2), 2)
     assert [row.psnr for row in found["bicubic"]] == pytest.approx(psnr(made, truth).tolist(), abs=1e-4)

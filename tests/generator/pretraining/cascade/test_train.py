@@ -120,6 +120,7 @@ def test_stages_are_trained_in_slices_and_join_to_a_cascade(base, tmp_path):
     metrics = json.loads((folder / "metrics.json").read_text())
     assert set(metrics["sizes"]["17x16x16"]) == {
         "rendered clips",
+        "autoencoder alone",
         "stage",
         "frame doubling",
         "linear blending",
