@@ -71,7 +71,9 @@ class RewriterTrainingArguments:
     save_steps: int = field(default=250, metadata={"help": "Steps between two checkpoints."})
     save_minutes: float = field(
         default=10.0,
-        metadata={"help": "Save a checkpoint whenever so many minutes have passed too; 0: by save_steps alone."},
+        metadata={
+            "help": "Save a checkpoint whenever so many minutes have passed too; 0: by save_steps alone."
+        },
     )
     seed: int = field(default=0, metadata={"help": "Seed of weights, order, texts and noise."})
     report_to: str = field(default="tensorboard", metadata={"help": "Tracker of metrics, or none."})

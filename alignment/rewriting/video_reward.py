@@ -1,5 +1,5 @@
-"""Reward of rewritten prompts: the score of the videos that they give, judged by the original prompts, less a penalty for
-what a rewriting drops or contradicts."""
+"""Reward of rewritten prompts: the score of the videos that they give, judged by the original prompts, less a penalty
+for what a rewriting drops or contradicts."""
 
 from __future__ import annotations
 
@@ -125,8 +125,7 @@ class VideoReward:
         """
         texts = [one_line(completion[-1]["content"]) for completion in completions]
         whole = [
-            bool(text) and ids[-1] in self.end_tokens
-            for text, ids in zip(texts, completion_ids, strict=True)
+            bool(text) and ids[-1] in self.end_tokens for text, ids in zip(texts, completion_ids, strict=True)
         ]
         kept = [
             self.kept(prompt, text) if usable else 0.0
@@ -152,7 +151,9 @@ class VideoReward:
             step: of the training.
         """
         rows = list(dict.fromkeys(zip(indices, texts, originals, strict=True)))
-        numbers = torch.tensor([[step, index, video] for index, *_ in rows for video in range(self.num_videos)])
+        numbers = torch.tensor(
+            [[step, index, video] for index, *_ in rows for video in range(self.num_videos)]
+        )
         seeds = example_seeds(self.seed, Stream.NOISE, rows=numbers)
         made = [text for _, text, _ in rows for _ in range(self.num_videos)]
         judges = [prompt for *_, prompt in rows for _ in range(self.num_videos)]

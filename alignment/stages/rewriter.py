@@ -118,7 +118,10 @@ def _rewarded_trainer(
 
     with outside_engine():
         generator = load_generator(
-            videos.generator, adapter=videos.adapter, device=config.device, **(loading or LoadingArguments()).options()
+            videos.generator,
+            adapter=videos.adapter,
+            device=config.device,
+            **(loading or LoadingArguments()).options(),
         )
     rewards = load_rewards(videos.reward, config)
     return grpo_trainer(arguments, videos, config, instruction, prompts, generator, rewards)
@@ -126,7 +129,15 @@ def _rewarded_trainer(
 
 def _video_facts(videos: VideoRewardArguments) -> dict[str, Any]:
     """Facts for the record: what made and judged the videos."""
-    names = ("generator", "adapter", "reward", "num_generations", "num_videos", "guidance_scale", "dropped_penalty")
+    names = (
+        "generator",
+        "adapter",
+        "reward",
+        "num_generations",
+        "num_videos",
+        "guidance_scale",
+        "dropped_penalty",
+    )
     return {name: getattr(videos, name) for name in names}
 
 
@@ -153,9 +164,7 @@ def _train(trainer: Any, arguments: RewriterTrainingArguments, checkpoint: str |
     args = trainer.args
     trainer.accelerator.wait_for_everyone()  # all have looked at the folder before one writes into it
     if args.process_index == 0:
-        open_output_dir(
-            arguments.output_dir, OUTPUTS, arguments.overwrite, goes_on_inside(args, checkpoint)
-        )
+        open_output_dir(arguments.output_dir, OUTPUTS, arguments.overwrite, goes_on_inside(args, checkpoint))
         print(table, flush=True)
     schedule = CheckpointSchedule(arguments.save_minutes)
     trainer.add_callback(schedule)

@@ -102,13 +102,18 @@ def added_texts(prompts: Sequence[str], names: Sequence[str]) -> dict[str, list[
 
 
 def rows(
-    prompts: Sequence[str], texts: Mapping[str, Sequence[str]], scores: Mapping[str, torch.Tensor], against: str
+    prompts: Sequence[str],
+    texts: Mapping[str, Sequence[str]],
+    scores: Mapping[str, torch.Tensor],
+    against: str,
 ) -> list[str]:
     """Lines of the table, one a name: claims kept, gold, and its paired difference to that of `against`."""
     lines = []
     for name, said in texts.items():
         whole = sum(map(is_faithful, prompts, said)) / len(prompts)
-        line = f"| {name} | {kept_share(prompts, said):.4f} | {whole:.4f} | {float(scores[name].mean()):.3f} |"
+        line = (
+            f"| {name} | {kept_share(prompts, said):.4f} | {whole:.4f} | {float(scores[name].mean()):.3f} |"
+        )
         if name == against:
             lines.append(f"{line} – | – |")
             continue

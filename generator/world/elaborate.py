@@ -89,7 +89,11 @@ def vary(prompt: str, rng: random.Random) -> str:
     leaves open, in values drawn at random; see `elaborate`."""
     names = [name for name in OPTIONS if rng.random() < 0.5]
     everything: Mapping[str, Sequence[str]] = {"motion": MOTIONS}
-    added = {name: rng.sample(values, len(values)) for name in names for values in [everything.get(name, OPTIONS[name])]}
+    added = {
+        name: rng.sample(values, len(values))
+        for name in names
+        for values in [everything.get(name, OPTIONS[name])]
+    }
     return describe(parse(elaborate(prompt, added)), rng)
 
 

@@ -8,7 +8,9 @@ from alignment.rewriting.grpo import VideoRewardArguments
 from alignment.rewriting.training import RewriterTrainingArguments
 from alignment.stages.arguments import LoadingArguments
 
-HELP = "Train a language model to rewrite prompts for a generator, on pairs of prompts or on rewards of videos."
+HELP = (
+    "Train a language model to rewrite prompts for a generator, on pairs of prompts or on rewards of videos."
+)
 EXAMPLE = (
     "vidalign rewriter --method grpo --model nano-rewriter --prompts world:vague:256 --generator nano --reward world "
     "--output_dir runs/rewriter"
