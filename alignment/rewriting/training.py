@@ -200,8 +200,12 @@ def shared_settings(arguments: RewriterTrainingArguments) -> dict[str, Any]:
     import torch
     from transformers import set_seed
 
+    from generator.training.engines import leave_out_inference_kernel
+
     set_seed(arguments.seed)
     on_gpu = torch.cuda.is_available() and not arguments.use_cpu
+    if arguments.deepspeed and not on_gpu:
+        leave_out_inference_kernel()
     same = (
         "output_dir",
         "max_steps",

@@ -24,8 +24,8 @@ T = TypeVar("T")
 
 OPTIONS: Mapping[str, Sequence[str]] = {
     "shape": ("circle", "square", "triangle", "ring", "cross", "star"),
-    "colour": ("red", "blue", "yellow", "green", "purple", "orange", "pink", "cyan"),
-    "background": ("dark", "grey", "light"),
+    "colour": ("yellow", "orange", "blue", "pink", "cyan", "red", "green", "purple"),
+    "background": ("grey", "light", "dark"),
     "size": ("medium", "large", "small"),
     "motion": ("still",),
     "speed": ("slowly", "quickly"),
