@@ -11,7 +11,7 @@ from generator.output import InputError, read_jsonl
 
 SCRATCH = "scratch"
 METHODS = ("sft", "grpo")
-VARIED_SHARE = 0.4
+VARIED_SHARE = 0.3
 """Share of the world's pairs that say other claims, values and phrases than the grammar prefers."""
 DEFAULTS = {
     "sft": {"max_steps": 1500, "learning_rate": 2e-3, "logging_steps": 25},

@@ -24,8 +24,8 @@ T = TypeVar("T")
 
 OPTIONS: Mapping[str, Sequence[str]] = {
     "shape": ("circle", "square", "triangle", "ring", "cross", "star"),
-    "colour": ("yellow", "orange", "blue", "pink", "cyan", "red", "green", "purple"),
-    "background": ("grey", "light", "dark"),
+    "colour": ("red", "blue", "yellow", "green", "purple", "orange", "pink", "cyan"),
+    "background": ("dark", "grey", "light"),
     "size": ("medium", "large", "small"),
     "motion": ("still",),
     "speed": ("slowly", "quickly"),
@@ -33,10 +33,8 @@ OPTIONS: Mapping[str, Sequence[str]] = {
 """Claims that `elaborate` can add, in the order in which it does, and their values in the order in which it tries
 them."""
 
-PREFERRED: Mapping[str, Sequence[str]] = {
-    name: OPTIONS[name] for name in ("shape", "colour", "background", "size")
-}
-"""Claims that `elaborate` adds by default."""
+PREFERRED: Mapping[str, Sequence[str]] = {"size": OPTIONS["size"]}
+"""Claims that `elaborate` adds by default: those that were measured to help `nano` (`docs/rewriting.md`)."""
 
 _OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 _OPEN = ("colour", "size", "motion")
