@@ -13,6 +13,9 @@ from generator.lazy_names import lazy_names  # noqa: E402 - our own `generator`,
 if TYPE_CHECKING:
     from alignment.guided_sampling import sample_aligned
     from alignment.lora import LoraArguments
+    from alignment.rewriting.grpo import VideoRewardArguments
+    from alignment.rewriting.rewriters import load_rewriter
+    from alignment.rewriting.training import RewriterTrainingArguments
     from alignment.stages.arguments import GeneratorArguments
     from alignment.stages.dpo import DPOArguments, train_dpo
     from alignment.stages.evaluate import evaluate
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
         train_ppo,
         train_rwr,
     )
+    from alignment.stages.rewriter import train_rewriter
     from alignment.stages.sft import SFTArguments, train_sft
     from alignment.trainers.backprop_config import BackpropConfig
     from alignment.trainers.backprop_trainer import BackpropTrainer
@@ -59,16 +63,20 @@ __all__ = [
     "PromptsAndRewards",
     "RWRConfig",
     "RWRTrainer",
+    "RewriterTrainingArguments",
     "SFTArguments",
     "SFTConfig",
     "SFTTrainer",
+    "VideoRewardArguments",
     "evaluate",
+    "load_rewriter",
     "sample_aligned",
     "train_backprop",
     "train_dpo",
     "train_nft",
     "train_online_dpo",
     "train_ppo",
+    "train_rewriter",
     "train_rwr",
     "train_sft",
 ]
@@ -91,16 +99,20 @@ _HOMES = {
     "PromptsAndRewards": "alignment.stages.on_rewards",
     "RWRConfig": "alignment.trainers.rwr_config",
     "RWRTrainer": "alignment.trainers.rwr_trainer",
+    "RewriterTrainingArguments": "alignment.rewriting.training",
     "SFTArguments": "alignment.stages.sft",
     "SFTConfig": "alignment.trainers.sft_config",
     "SFTTrainer": "alignment.trainers.sft_trainer",
+    "VideoRewardArguments": "alignment.rewriting.grpo",
     "evaluate": "alignment.stages.evaluate",
+    "load_rewriter": "alignment.rewriting.rewriters",
     "sample_aligned": "alignment.guided_sampling",
     "train_backprop": "alignment.stages.on_rewards",
     "train_dpo": "alignment.stages.dpo",
     "train_nft": "alignment.stages.on_rewards",
     "train_online_dpo": "alignment.stages.on_rewards",
     "train_ppo": "alignment.stages.on_rewards",
+    "train_rewriter": "alignment.stages.rewriter",
     "train_rwr": "alignment.stages.on_rewards",
     "train_sft": "alignment.stages.sft",
 }

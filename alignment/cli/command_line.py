@@ -57,12 +57,10 @@ COMMANDS = {
     "doctor": "Machine, packages and memory, and what will run.",
     "prove": "Checks of a model's weights against its own pipeline.",
 }
-TRAINS = frozenset({"sft", "reward", "dpo", "ppo", "online_dpo", "rwr", "nft", "backprop"})
+TRAINS = frozenset({"rewriter", "sft", "reward", "dpo", "ppo", "online_dpo", "rwr", "nft", "backprop"})
 """Commands that go on with `--resume_from_checkpoint latest`."""
 SHARES = frozenset({"generate", "evaluate", "label select", "reward evaluate"})
 """Commands and verbs whose processes share out videos, each with the whole model."""
-RESUMED = TRAINS | {"rewriter"}
-"""Commands that are told to go on with `--resume_from_checkpoint latest`."""
 LAUNCHED = TRAINS | SHARES
 """Commands and verbs that take `--accelerate_config`."""
 
@@ -319,7 +317,7 @@ def _interrupted(name: str, arguments: list[str], interruption: KeyboardInterrup
         return 0 if getattr(interruption, "saved", None) is not None else code
     saved = getattr(interruption, "saved", None)
     is_verb = bool(arguments) and arguments[0] in getattr(_loaded(name), "VERBS", {})
-    trains = name in RESUMED and not is_verb
+    trains = name in TRAINS and not is_verb
     begun = results_begun() or getattr(interruption, "begun", False)
     if trains and begun:
         where = f"The checkpoint is {saved}. " if saved else ""

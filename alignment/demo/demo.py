@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from alignment.demo.settings import dpo_settings, ppo_settings, reward_settings,
 from alignment.demo.stage_bar import StageBar
 from alignment.demo.themes import theme_demonstrations, theme_prompts
 from alignment.lora import LoraArguments
+from alignment.rewriting.arguments import RewriterArguments, rewritten, rewritten_text
 from alignment.stages.arguments import GeneratorArguments
 from alignment.stages.dpo import DPOArguments, train_dpo
 from alignment.stages.on_rewards import train_ppo
@@ -124,6 +125,7 @@ class Demo:
             "model": self.config.model,
             "adapter": self.config.adapter,
             "theme": self.config.theme,
+            **({"rewriter": self.config.rewriter} if self.config.rewriter else {}),
             "seed": self.config.seed,
             **json.loads(json.dumps(asdict(self.scale))),
         }
@@ -141,6 +143,7 @@ class Demo:
             return
         check_output_dir(self.folder, OUTPUTS, self.config.overwrite)
         self._load_start()  # a name that is wrong is found before anything is deleted
+        self._records(["a red circle"])
         open_output_dir(self.folder, OUTPUTS, self.config.overwrite)
         write_json(self.stages_file, {"settings": self._settings(), "stages": {}})
 
@@ -181,6 +184,13 @@ class Demo:
         """Prompts of the theme; stages differ in `first_seed`."""
         return theme_prompts(self.config.theme, count, first_seed + self.config.seed, split)
 
+    def _records(self, prompts: Sequence[str]) -> list[PromptRecord]:
+        """The prompts with their rewritten texts, where a rewriter is asked for."""
+        asked = RewriterArguments(rewriter=self.config.rewriter)
+        return rewritten(
+            asked, [PromptRecord(prompt) for prompt in prompts], self.config.model, progress=False
+        )[0]
+
     def _adapter(self) -> str:
         return str(self.folder / "sft")
 
@@ -219,7 +229,7 @@ class Demo:
     def candidates(self) -> dict[str, Any]:
         """Several videos of each prompt by the SFT model, written as mp4 and metadata.jsonl."""
         scale, folder = self.scale, self.folder / "candidates"
-        records = [PromptRecord(prompt) for prompt in self._prompts(scale.num_ranked_prompts, 2000)]
+        records = self._records(self._prompts(scale.num_ranked_prompts, 2000))
         generator = load_generator(self.config.model, adapter=self._adapter())
         plan = plan_videos(records, scale.num_candidates, 10_000, lambda _, index: f"{index:04d}.mp4")
         missing = missing_videos(folder, plan)
@@ -228,7 +238,13 @@ class Demo:
             made += len(batch)
             self.advance(made / len(missing))
         rows = [
-            {"file_name": each.file_name, "prompt": each.record.prompt, "seed": each.seed} for each in plan
+            {
+                "file_name": each.file_name,
+                "prompt": each.record.prompt,
+                **rewritten_text(each.record),
+                "seed": each.seed,
+            }
+            for each in plan
         ]
         write_jsonl(folder / "metadata.jsonl", rows)
         return {"videos": len(rows), "prompts": len(records)}
@@ -305,8 +321,9 @@ class Demo:
         scale = self.scale
         prompts, held_out = self.folder / "ppo-prompts.jsonl", self.folder / "ppo-eval-prompts.jsonl"
         drawn = self._prompts(scale.num_ppo_prompts + scale.num_guidance_prompts, 3000)
-        write_jsonl(prompts, [{"prompt": prompt} for prompt in drawn[: scale.num_ppo_prompts]])
-        write_jsonl(held_out, [{"prompt": prompt} for prompt in drawn[scale.num_ppo_prompts :]])
+        rows = [{"prompt": each.prompt, **rewritten_text(each)} for each in self._records(drawn)]
+        write_jsonl(prompts, rows[: scale.num_ppo_prompts])
+        write_jsonl(held_out, rows[scale.num_ppo_prompts :])
         monitor = GoldMonitor(load_generator(self.config.model))
         trainer = train_ppo(
             GeneratorArguments(model=self.config.model, adapter=[self._adapter()]),
@@ -334,6 +351,7 @@ class Demo:
         """Mean gold score of each model at several guidance scales, on prompts that the evaluation does not use."""
         scale, settings = self.scale, self._sampling()
         prompts = self._prompts(scale.num_guidance_prompts, 5000, "test")
+        texts = [record.model_prompt for record in self._records(prompts)]
         seeds = list(range(60_000, 60_000 + len(prompts)))
         models = self._models()
         total, done = len(models) * len(GUIDANCE_SCALES) * len(prompts), 0
@@ -345,7 +363,7 @@ class Demo:
                 for start in range(0, len(prompts), settings.batch_size):
                     part = slice(start, start + settings.batch_size)
                     videos = generator.generate(
-                        prompts[part],
+                        texts[part],
                         **self._size(),
                         num_inference_steps=scale.num_inference_steps,
                         guidance_scale=guidance,
@@ -371,7 +389,7 @@ class Demo:
         best = self.stages["guidance"]["best"]
         summary = compare_models(
             {name: partial(_with_guidance, load, best[name]) for name, load in self._models().items()},
-            [PromptRecord(prompt) for prompt in prompts],
+            self._records(prompts),
             folder,
             num_videos_per_prompt=scale.num_videos_per_prompt,
             seed=50_000,

@@ -19,6 +19,7 @@ def describe_demo(config: DemoConfig, scale: DemoScale, done: int = 0) -> str:
     minutes = sum(scale.seconds.values()) / 60
     rows = {
         "model": config.model + (f" with {config.adapter}" if config.adapter else ""),
+        **({"rewriter": config.rewriter} if config.rewriter else {}),
         "videos": f"{size}, {scale.num_inference_steps} denoising steps",
         "SFT": f"{scale.sft_steps} steps on {scale.num_demonstrations} clips",
         "rankings": f"of {candidates} videos of {scale.num_ranked_prompts} prompts by {scale.num_annotators} simulated "

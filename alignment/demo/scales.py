@@ -34,6 +34,13 @@ class DemoConfig:
             "choices": ["auto", "cpu", "gpu", "smoke"],
         },
     )
+    rewriter: str | None = field(
+        default=None,
+        metadata={
+            "help": "Rewriter of the prompts that videos are made from, such as nano-rewriter; annotators and judges "
+            "see the originals. Unset: none."
+        },
+    )
     overwrite: bool = field(default=False, metadata={"help": "Start afresh in an existing folder."})
     open: bool = field(default=False, metadata={"help": "Open the report in a browser when it is there."})
 

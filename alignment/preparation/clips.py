@@ -25,6 +25,15 @@ from reward.measures import SIDE, motion_and_flicker
 MEASURED_RATE, MEASURED_FRAMES = 8.0, 33
 """Motion and flicker are measured at 8 frames a second, over 4 seconds from the middle at most."""
 
+REASONS = {
+    "its shorter side": "too small",
+    "it lasts": "too short",
+    "its motion": "too still",
+    "its flicker": "flicker",
+    "it is a near-duplicate": "near-duplicate",
+}
+"""Kinds of reasons for which a part is not kept, by the words that the reason begins with."""
+
 
 @dataclass(frozen=True)
 class Limits:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from alignment.preparation.clips import Limits, Part, clips_of
 from alignment.preparation.cuts import require_detectors
 from alignment.preparation.duplicates import near_duplicates
+from alignment.preparation.report import PAGE, REPORT, write_report
 from generator.data.demonstrations import METADATA, folder_rows
 from generator.files.output_folder import Outputs, check_output_dir, open_output_dir, require_own
 from generator.output import InputError, read_jsonl, read_record, write_json, write_jsonl
@@ -21,7 +22,7 @@ from generator.video import contact_sheet, read_clip
 SETTINGS, PROGRESS, REJECTED, SHEET = "prepare.json", "progress.jsonl", "rejected.jsonl", "kept.png"
 OUTPUTS = Outputs(
     "prepare",
-    ("#-#.mp4", METADATA, SETTINGS, PROGRESS, REJECTED, SHEET),
+    ("#-#.mp4", METADATA, SETTINGS, PROGRESS, REJECTED, SHEET, PAGE, REPORT),
     early=(SETTINGS,),
     is_record=lambda folder: (folder / SETTINGS).is_file(),
 )
@@ -43,7 +44,8 @@ def prepare_folder(
     duplicate_bits: float = 10.0,
     overwrite: bool = False,
 ) -> Prepared:
-    """Cuts every video of a folder into clips and writes them with `metadata.jsonl`, `rejected.jsonl` and `kept.png`.
+    """Cuts every video of a folder into clips and writes them with `metadata.jsonl`, `rejected.jsonl`, `kept.png` and
+    the page `report.html`.
 
     The same call goes on after an interruption: videos that are done stay.
 
@@ -83,7 +85,9 @@ def prepare_folder(
                     _note(folder, name, done[name])
             bar.update(1)
     prompts = {row["file_name"]: row.get("prompt") or "" for row in rows}
-    return _finish(folder, [done[row["file_name"]] for row in rows], prompts, duplicate_bits)
+    made = _finish(folder, [done[row["file_name"]] for row in rows], prompts, duplicate_bits)
+    write_report(folder, source, made.kept, made.rejected, state)
+    return made
 
 
 def _parts(path: Path, name: str, number: int, folder: Path, limits: Limits) -> list[dict[str, Any]]:

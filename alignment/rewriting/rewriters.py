@@ -243,8 +243,12 @@ class ChatRewriter(_CachedRewriter):
         return self._loaded
 
 
-def load_chat_model(folder: str | Path, device: Any = None) -> tuple[Any, Any]:
+def load_chat_model(folder: str | Path, device: Any = None, dtype: Any = None) -> tuple[Any, Any]:
     """A causal language model and its tokenizer, which pads on the left.
+
+    Args:
+        device: the GPU where there is one, by default.
+        dtype: of the weights; on a GPU that of the file and float32 on a CPU, by default.
 
     Raises:
         InputError: they cannot be loaded, or there is no chat template.
@@ -255,7 +259,7 @@ def load_chat_model(folder: str | Path, device: Any = None) -> tuple[Any, Any]:
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), padding_side="left")
-        dtype = "auto" if device.type == "cuda" else torch.float32
+        dtype = dtype or ("auto" if device.type == "cuda" else torch.float32)
         model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(

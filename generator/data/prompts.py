@@ -11,6 +11,8 @@ from generator.video_files.control_files import ControlFiles
 
 FILE_COLUMNS = ("image", "last_image", "control_video", "mask")
 """Fields of a prompt that name files."""
+VAGUE = {"vague": "train", "vague_test": "test"}
+"""Vague prompts of the built-in world by name, and the split that they are of."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,8 @@ def read_prompts(path: str | Path) -> list[PromptRecord]:
             `control_video` and `mask` (files, relative to the folder of this one; each is opened), other keys being
             ignored, such as the
             `metadata.jsonl` of a folder of videos;
-            or `world:SPLIT:N[:SEED]` for N prompts of the built-in world, SPLIT being one of its splits and SEED 0 by
-            default.
+            or `world:SPLIT:N[:SEED]` for N prompts of the built-in world, SPLIT being one of its splits, or `vague` or
+            `vague_test` for those of a split that leave open colour, size or motion, and SEED 0 by default.
 
     Raises:
         InputError: the file is missing, not UTF-8 text or without a prompt, a line is wrong, or an image cannot be
@@ -167,6 +169,7 @@ def _image_file(row: dict[str, Any], key: str, place: str, folder: Path, opened:
 
 def _world_prompts(source: str) -> list[PromptRecord]:
     from generator.world import sample_prompts
+    from generator.world.elaborate import vague_prompts
 
     parts = source.split(":")
     numbers = parts[2:]
@@ -178,7 +181,10 @@ def _world_prompts(source: str) -> list[PromptRecord]:
     if count < 1:
         raise InputError(f"{source} asks for no prompt: N must be at least 1.")
     try:
-        prompts = sample_prompts(count, seed=seed, split=parts[1])
+        if parts[1] in VAGUE:
+            prompts = vague_prompts(count, seed, VAGUE[parts[1]])
+        else:
+            prompts = sample_prompts(count, seed=seed, split=parts[1])
     except (KeyError, ValueError) as error:
         raise InputError(f"{source} cannot be sampled: {error}.") from error
     return [PromptRecord(prompt, id=f"{parts[1]}-{seed}-{index}") for index, prompt in enumerate(prompts)]

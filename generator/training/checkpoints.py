@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +147,28 @@ def any_process(wishes: list[bool], args: Any) -> list[bool]:
     return [bool(value) for value in wanted.tolist()]
 
 
+@contextmanager
+def saved_before_stopping(schedule: CheckpointSchedule, output_dir: str | Path) -> Iterator[None]:
+    """Lets signals inside the block stop a training whose callback `schedule` is, after a last checkpoint.
+
+    Raises:
+        Interrupted: somebody stopped it; a checkpoint of the last step is saved.
+    """
+    promise = "a checkpoint is saved at the end of this step or rollout, then training stops"
+    with stoppable(promise) as schedule.request:
+        try:
+            yield
+            code, folder = schedule.request.code, schedule.request.folder
+        finally:
+            schedule.request = None
+    if schedule.stopped:
+        schedule.stopped = False
+        newest = newest_checkpoint(Path(output_dir))
+        if folder is not None:
+            (folder / STOPPED).write_text(newest or "", encoding="utf-8")
+        raise Interrupted("training was stopped", code, Path(newest) if newest else None)
+
+
 class CheckpointingTrainer(EngineTrainer):
     """`transformers.Trainer` that loses nothing: it saves by time and before an interruption.
 
@@ -163,24 +187,11 @@ class CheckpointingTrainer(EngineTrainer):
         Raises:
             Interrupted: somebody stopped it; a checkpoint of the last step is saved.
         """
-        schedule = self.checkpoint_schedule
         checkpoint = kwargs.get("resume_from_checkpoint") or (args[0] if args else None)
         if isinstance(checkpoint, str):
             require_engine(Path(checkpoint), self.is_deepspeed_enabled, self.args.world_size)
-        promise = "a checkpoint is saved at the end of this step or rollout, then training stops"
-        with stoppable(promise) as schedule.request:
-            try:
-                result = super().train(*args, **kwargs)
-                code, folder = schedule.request.code, schedule.request.folder
-            finally:
-                schedule.request = None
-        if schedule.stopped:
-            schedule.stopped = False
-            newest = newest_checkpoint(Path(str(self.args.output_dir)))
-            if folder is not None:
-                (folder / STOPPED).write_text(newest or "", encoding="utf-8")
-            raise Interrupted("training was stopped", code, Path(newest) if newest else None)
-        return result
+        with saved_before_stopping(self.checkpoint_schedule, str(self.args.output_dir)):
+            return super().train(*args, **kwargs)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         foreign = None if checkpoint is None else Path(checkpoint, COUNTED if self.is_fsdp_enabled else NAMED)

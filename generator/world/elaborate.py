@@ -11,6 +11,7 @@ from generator.output import InputError
 
 from .grammar import describe, parse
 from .meaning import (
+    MOTIONS,
     Meaning,
     ObjectMeaning,
     count_claims,
@@ -21,13 +22,19 @@ from .meaning import (
 
 T = TypeVar("T")
 
-PREFERRED: Mapping[str, Sequence[str]] = {
+OPTIONS: Mapping[str, Sequence[str]] = {
     "shape": ("circle", "square", "triangle", "ring", "cross", "star"),
     "colour": ("red", "blue", "yellow", "green", "purple", "orange", "pink", "cyan"),
     "background": ("dark", "grey", "light"),
     "size": ("medium", "large", "small"),
+    "motion": ("still",),
+    "speed": ("slowly", "quickly"),
 }
-"""Claims that `elaborate` adds, in the order in which it does, and their values in the order in which it tries them."""
+"""Claims that `elaborate` can add, in the order in which it does, and their values in the order in which it tries
+them."""
+
+PREFERRED: Mapping[str, Sequence[str]] = {"size": OPTIONS["size"]}
+"""Claims that `elaborate` adds by default: those that were measured to help `nano` (`docs/rewriting.md`)."""
 
 _OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 _OPEN = ("colour", "size", "motion")
@@ -73,6 +80,19 @@ def elaborate(prompt: str, added: Mapping[str, Sequence[str]] = PREFERRED) -> st
             if getattr(meaning.objects[place], claim) is None:
                 meaning = _first_sayable(meaning, _with_claim(meaning, place, claim, values))
     return describe_plainly(meaning)
+
+
+def vary(prompt: str, rng: random.Random) -> str:
+    """Says a prompt of the world anew in other phrases, with every claim that it makes and some of `OPTIONS` that it
+    leaves open, in values drawn at random; see `elaborate`."""
+    names = [name for name in OPTIONS if rng.random() < 0.5]
+    everything: Mapping[str, Sequence[str]] = {"motion": MOTIONS}
+    added = {
+        name: rng.sample(values, len(values))
+        for name in names
+        for values in [everything.get(name, OPTIONS[name])]
+    }
+    return describe(parse(elaborate(prompt, added)), rng)
 
 
 def _with_claim(meaning: Meaning, place: int, claim: str, values: Sequence[str]) -> Iterator[Meaning]:

@@ -75,6 +75,12 @@ def video_element(video: Tensor, fps: float, description: str = "", most_bytes: 
     )
 
 
+def still_element(frame: Tensor, description: str = "") -> str:
+    """A frame `[3, height, width]` in [-1, 1] as an `<img>`."""
+    address = _address("image/webp", _still(_pixels(frame[:, None])[0]))
+    return str(Markup('<img src="{}" alt="{}">').format(address, description))
+
+
 def _pixels(video: Tensor) -> NDArray[np.uint8]:
     """Frames `[frames, height, width, 3]`: smaller clips magnified without smoothing by a whole factor, larger ones
     reduced, to even sides."""

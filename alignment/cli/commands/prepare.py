@@ -22,7 +22,9 @@ class PrepareArguments:
     """Videos, and the clips that are kept."""
 
     videos: str = field(metadata={"help": "Folder of long videos; folders in it count too."})
-    output_dir: str = field(metadata={"help": "Folder for the clips, metadata.jsonl and rejected.jsonl."})
+    output_dir: str = field(
+        metadata={"help": "Folder for the clips, metadata.jsonl, rejected.jsonl and report.html."}
+    )
     detector: str = field(
         default="both",
         metadata={
@@ -104,7 +106,7 @@ ARGUMENTS = (PrepareArguments,)
 def run(arguments: PrepareArguments) -> None:
     """Makes the clips that the output folder lacks, then the records."""
     from alignment.preparation.clips import Limits
-    from alignment.preparation.folder import REJECTED, prepare_folder
+    from alignment.preparation.folder import PAGE, REJECTED, prepare_folder
 
     limits = Limits(
         arguments.min_seconds,
@@ -129,4 +131,5 @@ def run(arguments: PrepareArguments) -> None:
     seconds = sum(row["end"] - row["start"] for row in made.kept)
     print(f"{len(made.kept)} clips ({seconds:.0f} seconds) in {folder / METADATA}")
     print(f"{len(made.rejected)} parts left out, with reasons in {folder / REJECTED}")
+    print(f"What was kept and why the rest was not: {folder / PAGE}")
     show_next("caption", "--videos", folder, "--captioner", NEXT_CAPTIONER)

@@ -12,8 +12,10 @@ from alignment.demo.demo import STAGES, Demo
 from alignment.demo.scales import GUIDANCE_SCALES, SCALES, DemoConfig, demo_scale
 from alignment.demo.settings import video_size
 from generator import load_generator
-from generator.output import InputError
+from generator.output import InputError, read_jsonl
+from generator.testing import tiny_generator
 from generator.world import verify_batch
+from generator.world.elaborate import elaborate
 from reward.preferences import read_rankings
 from reward.reports.comparison import read_samples
 
@@ -136,3 +138,20 @@ def test_the_distilled_base_is_nanos_alone() -> None:
     assert DemoConfig(output_dir="x").adapter == "nano-distilled"
     assert DemoConfig(output_dir="x", model="runs/mine").adapter == ""
     assert DemoConfig(output_dir="x", adapter="").adapter == ""
+
+
+def test_candidates_are_made_of_rewritten_prompts_and_named_by_the_original_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    tiny = tiny_generator()
+    generate = tiny.generate
+    monkeypatch.setattr(
+        tiny, "generate", lambda texts, **more: asked.extend(texts) or generate(texts, **more)
+    )
+    monkeypatch.setattr("alignment.demo.demo.load_generator", lambda *names, **more: tiny)
+    demo = Demo(DemoConfig(output_dir=str(tmp_path), rewriter="world", scale="smoke"))
+    assert demo.candidates()["videos"] == 24
+    rows = [row for _, row in read_jsonl(tmp_path / "candidates" / "metadata.jsonl")]
+    assert [row["rewritten_prompt"] for row in rows] == [elaborate(row["prompt"]) for row in rows] == asked
+    assert any(row["rewritten_prompt"] != row["prompt"] for row in rows)

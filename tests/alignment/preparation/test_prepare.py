@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -139,11 +140,35 @@ def test_long_videos_become_clips_and_the_same_command_goes_on(
         assert (video[:, :1] - there).abs().mean() < 0.02
     assert {path.name for path in out.glob("*.mp4")} == {row["file_name"] for row in kept}
     assert (out / "kept.png").stat().st_size > 1000
+    check_report(out, kept, rejected)
     again = (out / "metadata.jsonl").read_bytes()
     assert main(words) == 0
     assert (out / "metadata.jsonl").read_bytes() == again
     assert main([*words[:-1], "2.5"]) == 2
     assert "was made with another max_seconds" in capsys.readouterr().err
+
+
+def check_report(out: Path, kept: list[dict[str, Any]], rejected: list[dict[str, Any]]) -> None:
+    """The page shows a still of each clip and of each part that was left out, under its reason."""
+    report = json.loads((out / "report.json").read_text())
+    assert report["parts"] == {
+        "kept": len(kept),
+        "could not be read": 2,
+        "too small": 1,
+        "too still": 1,
+        "too short": sum("it lasts" in row["reason"] for row in rejected),
+        "near-duplicate": sum("near-duplicate" in row["reason"] for row in rejected),
+    }
+    assert report["seconds"]["kept"] == pytest.approx(sum(row["end"] - row["start"] for row in kept))
+    page = (out / "report.html").read_text()
+    assert f"{len(kept)} of {len(kept) + len(rejected)} parts became clips" in page
+    groups = dict(zip(re.findall("<h2>(.*?)</h2>", page), page.split("<h2>")[1:], strict=True))
+    assert groups["Kept"].count("<img") == groups["Kept"].count("mp4<span") == len(kept)
+    for reason in ("too small", "too still", "too short", "near-duplicate"):
+        assert groups[f"Left out: {reason}"].count('<img src="data:image/webp') == report["parts"][reason]
+    assert "its motion is 0.0000" in groups["Left out: too still"]
+    assert "<img" not in groups["Left out: could not be read"]
+    assert not re.findall('(?:src|href)="(?:https?:|/)', page)
 
 
 def rows_with_separators(path: Path) -> list[dict[str, Any]]:

@@ -129,6 +129,20 @@ def shared_commands(data, folder):
     ]
 
 
+def rewriter_commands(folder, processes):
+    """Training of a small language model on pairs and on rewards, with the same pairs a step for any number of
+    processes."""
+    same = f" --max_steps 2 --per_device_train_batch_size {8 // processes} --report_to none --save_minutes 0"
+    rewards = (
+        f"--generator {folder.parent / 'tiny'} --num_frames 5 --height 16 --width 16 --num_inference_steps 2"
+    )
+    return [
+        f"rewriter --pairs world:16 --learning_rate 1e-2 --output_dir {folder / 'pairs'}{same}",
+        f"rewriter --method grpo --model {folder / 'pairs'} --prompts world:vague:8 {rewards} --reward {REWARD}"
+        f" --num_generations 4 --max_completion_length 8 --output_dir {folder / 'rewards'}{same}",
+    ]
+
+
 def contents(folder):
     """All files of a folder, with another name in place of its own; without databases and pages, which hold times, as
     does `made` in the twins of pages."""
@@ -152,6 +166,8 @@ def jobs_of(engine, data, folder, alone):
     if engine == "multi_gpu":
         jobs.append(launched_words(engine, reward_command(data, folder / "reward", bf16=False)))
         jobs += [words.split() for words in shared_commands(data, folder / "shared")]
+        tiny_generator().pipeline.save_pretrained(folder / "tiny")
+        jobs += [launched_words(engine, words) for words in rewriter_commands(folder / "rewriters", 2)]
     jobs += [{"kind": kind, "folder": str(folder / kind)} for kind in (*kinds, *VARIANTS)]
     if engine in RESUMED:
         checkpoint = str(folder / "sft" / "checkpoint-2")
@@ -244,6 +260,15 @@ def test_processes_that_share_videos_write_the_files_of_one(trained_by, data, tm
     run_alone(shared_commands(data, tmp_path / "shared"))
     assert contents(tmp_path / "shared") == shared
     assert len([name for name in shared if name.endswith(".mp4") and "labels" not in name]) == 2 * 3 * 2
+
+
+def test_a_rewriter_of_two_processes_is_that_of_one(trained_by, tmp_path):
+    folder = trained_by("multi_gpu") / "rewriters"
+    run_alone(rewriter_commands(tmp_path / "rewriters", 1)[:1])
+    one, two = (load_file(each / "pairs" / "model.safetensors") for each in (tmp_path / "rewriters", folder))
+    assert one.keys() == two.keys()
+    assert max((one[name].float() - two[name].float()).abs().max().item() for name in one) < 1e-3
+    assert json.loads((folder / "rewards" / "rewriter.json").read_text())["trainer"] == "GRPOTrainer"
 
 
 @pytest.mark.parametrize("kind", ["sft", "ppo"])

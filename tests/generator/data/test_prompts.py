@@ -9,6 +9,7 @@ import pytest
 import generator.world
 from generator.data.prompts import PromptRecord, read_prompts
 from generator.output import InputError
+from generator.world.elaborate import vague_prompts
 
 
 def test_a_text_file_has_one_prompt_a_line(tmp_path: Path) -> None:
@@ -70,3 +71,10 @@ def test_the_built_in_world_is_a_source(monkeypatch: pytest.MonkeyPatch) -> None
     ):
         with pytest.raises(InputError, match=source):
             read_prompts(source)
+
+
+def test_vague_prompts_of_the_world_are_a_source() -> None:
+    for name, split in (("vague", "train"), ("vague_test", "test")):
+        records = read_prompts(f"world:{name}:5:2")
+        assert [record.prompt for record in records] == vague_prompts(5, 2, split)
+        assert records[4].id == f"{name}-2-4"

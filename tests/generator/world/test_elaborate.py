@@ -8,7 +8,15 @@ import pytest
 
 from generator.output import InputError
 from generator.world import Meaning, ObjectMeaning, parse, sample_meaning, sample_prompts
-from generator.world.elaborate import describe_plainly, elaborate, is_faithful, kept_claims, vague_prompts
+from generator.world.elaborate import (
+    OPTIONS,
+    describe_plainly,
+    elaborate,
+    is_faithful,
+    kept_claims,
+    vague_prompts,
+    vary,
+)
 from generator.world.meaning import is_held_out, is_sayable
 
 
@@ -27,13 +35,26 @@ def test_elaborated_prompts_keep_every_claim_and_can_be_shown() -> None:
 
 
 def test_what_is_open_is_said_in_the_preferred_value() -> None:
-    assert elaborate("a disc drifts leftwards") == "a medium blue circle moves left on a dark background"
+    assert elaborate("a disc drifts leftwards") == "a medium circle moves left"
+    assert elaborate("a disc drifts leftwards", OPTIONS) == (
+        "a medium blue circle moves left slowly on a dark background"
+    )
     assert elaborate("something tiny", {"colour": ("green",)}) == "a small green shape"
+
+
+def test_varied_prompts_keep_every_claim_in_other_words_and_values() -> None:
+    rng = random.Random(0)
+    prompt = "a disc drifts leftwards"
+    found = [vary(prompt, rng) for _ in range(60)]
+    assert all(is_faithful(prompt, long) and is_sayable(parse(long)) for long in found)
+    assert len(set(found)) > 40
+    assert len({parse(long).objects[0].colour for long in found}) > 4
+    assert any(parse(long).objects[0].size is None for long in found)
 
 
 def test_elaboration_makes_up_no_held_out_combination() -> None:
     for prompt in vague_prompts(200, split="train"):
-        before, after = parse(prompt), parse(elaborate(prompt))
+        before, after = parse(prompt), parse(elaborate(prompt, OPTIONS))
         for said, found in zip(before.objects, after.objects, strict=True):
             if said.colour is None and found.colour is not None:
                 assert not is_held_out(Meaning((ObjectMeaning(found.shape, colour=found.colour),)))
