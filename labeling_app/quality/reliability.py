@@ -76,8 +76,8 @@ def dawid_skene(values: Array, iterations: int = 200, smoothing: float = 1.0) ->
         weighted = posterior * sizes[:, None]
         totals = weighted.sum(axis=0) + smoothing
         prior = totals / totals.sum()
-        counts = np.stack([np.bincount(cell, each, minlength=3 * count) for each in weighted[kind].T])
-        counts = counts.reshape(3, count, 3).transpose(1, 0, 2) + smoothing
+        given = np.stack([np.bincount(cell, each, minlength=3 * count) for each in weighted[kind].T])
+        counts = given.reshape(3, count, 3).transpose(1, 0, 2) + smoothing
         confusion = counts / counts.sum(axis=2, keepdims=True)
         # `[annotators and labels, classes]`
         log_confusion = np.log(confusion).transpose(0, 2, 1).reshape(-1, 3)

@@ -101,7 +101,9 @@ class Prepared:
     """
 
     def __init__(
-        self, statement: Select[Any] | Insert | Update | Delete, columns: Sequence[str] | None = None
+        self,
+        statement: Select[*tuple[Any, ...]] | Insert | Update | Delete,
+        columns: Sequence[str] | None = None,
     ) -> None:
         self.statement = statement
         self.columns = columns

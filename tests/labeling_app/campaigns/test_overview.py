@@ -82,6 +82,7 @@ def test_quality_of_a_large_campaign_is_right_after_every_kind_of_change(
     task = assignment.next_task(filled, bob)
     assert task is not None
     changed(lambda: skip(filled, bob, task.assignment, "Video A is broken", 1.0))
+    changed(lambda: answer(filled, "eve", [1, 2, 3, 4]))
     first = filled.tasks("main")[0].id
     set_rules(filled, "main", Rules(gold_share=0.5))
     make_gold(filled, first, {"overall": [4, 3, 2, 1]})
