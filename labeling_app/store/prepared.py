@@ -1,7 +1,6 @@
 """Statements that run so often that SQLAlchemy's own work on each is most of their cost.
 
-They are compiled once for each kind of database; then the driver alone runs them, which takes a fifth of the processor
-time on SQLite and half of it on PostgreSQL.
+They are compiled once for each kind of database; then the driver alone runs them.
 """
 
 from __future__ import annotations
