@@ -19,7 +19,7 @@ demo: $(VENV)/.installed
 	@echo "The report is $(abspath $(DEMO))/report.html"
 
 # The tests of a file run in one process, so that what its fixtures make is made once.
-PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder
+PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder --max-worker-restart=2
 
 test: $(VENV)/.tested
 	$(PYTEST)

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from generator.adapters.loaded_from import WEIGHT_FILES
 from generator.base import VideoGenerator
-from generator.files.model_folders import find_pipeline
+from generator.files.model_folders import CASCADE_CLASS, find_pipeline
 from generator.hardware.offloading import offload_linear_layers
 from generator.output import InputError, read_json
 from generator.video_model import GenerationDefaults, VideoModel
@@ -231,6 +231,22 @@ def _family(name: str | Path, folder: Path) -> tuple[str, Any]:
     return class_name, getattr(importlib.import_module(module_name), adapter_name)
 
 
+def _check_takes_files(
+    name: str | Path, class_name: str, component: str, files: Mapping[str, str | Path | None]
+) -> None:
+    if any(files.values()) and component not in files:
+        raise InputError(
+            f"{name} is a {class_name}, whose {component} is read from its folder alone: leave the file of weights out."
+        )
+
+
+def _cascade(folder: Path, name: str | Path, asked: dict[str, Any]) -> VideoGenerator:
+    """The cascade in a folder; what is asked for is for its base."""
+    from generator.cascade.cascade import load_cascade
+
+    return load_cascade(folder, str(name), lambda base: load_generator(base, **asked))
+
+
 def load_generator(
     name_or_path: str | Path,
     adapter: str | Path | Sequence[str | Path] | None = None,
@@ -278,13 +294,14 @@ def load_generator(
         f"{name}/*.{ending}" for name, path in files.items() if path for ending in ("safetensors", "bin")
     ]
     folder = find_pipeline(name_or_path, unneeded)
+    if read_class_name(folder / "model_index.json") == CASCADE_CLASS:
+        asked: dict[str, Any] = {"quantization": quantization, "text_encoder_device": text_encoder_device}
+        asked |= {"tiling": tiling, "offload_weights": offload_weights, "base_adapter": base_adapter, **files}
+        asked |= {"adapter": adapter, "device": device, "dtype": dtype, "flow_shift": flow_shift}
+        return _cascade(folder, name_or_path, asked)
     class_name, family = _family(name_or_path, folder)
     component = getattr(family, "component", "transformer")
-    if any(files.values()) and component not in files:
-        raise InputError(
-            f"{name_or_path} is a {class_name}, whose {component} is read from its folder alone: leave the file of "
-            "weights out."
-        )
+    _check_takes_files(name_or_path, class_name, component, files)
     device = torch.device(device) if device is not None else default_device()
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     try:

@@ -66,6 +66,7 @@ class VideoModel(ABC):
         lora_target_modules: names of the linear layers that LoRA adapts by default.
         idle_layers: regular expression for the names of layers and weights that the velocity does not depend on, if
             there are any: they are never trained.
+        base: of a cascade the model that makes the coarse videos, which alone is trained; None elsewhere.
         takes_control: whether videos can be steered by others (`control`).
         shares_tokens: whether several processes can share out the tokens of a video
             (`generator.hardware.context_parallel`).
@@ -78,6 +79,7 @@ class VideoModel(ABC):
     idle_layers: str | None = None
     trained_weights: str | None = None
     sigma_max: float = 1.0
+    base: VideoModel | None = None
     takes_control: bool = False
     shares_tokens: bool = False
 
@@ -270,3 +272,16 @@ class VideoModel(ABC):
             raise InputError(f"The attention kernel {backend!r} cannot be used: {error}") from error
         if not models:
             raise InputError(f"{self.name} has one attention kernel only: leave attention_backend unset.")
+
+
+def require_one_model(generator: VideoModel, reason: str) -> None:
+    """Raises `InputError` for a cascade, whose latents and steps are those of its base.
+
+    Args:
+        reason: beginning of the sentence, such as `--reward judges the videos of one model`.
+    """
+    if generator.base is not None:
+        raise InputError(
+            f"{reason}, but {generator.name} is a cascade: name its base, {generator.base.name}; adapters trained on "
+            f"that work with {generator.name} too."
+        )

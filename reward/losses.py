@@ -6,6 +6,10 @@ whole ranking. The pairwise losses are the mean over the ranking's pairs that ca
 the loss of one pair. A ranking without anything to learn from has the loss 0 and no gradient. All are
 computed in the dtype of `scores` and are stable for any size of the scores.
 
+All take `weights: [batch, K, K]`, symmetric, 0 or more: the weight of each pair of videos, 1 by default. A pairwise
+loss is then the sum of the weighted losses of the pairs over the number of pairs, so the loss of K = 2 is multiplied by
+its weight.
+
 Three helpers put them to work: `informative` says which rankings a loss learns from, `masked_dimensions` joins the
 losses of several dimensions, and `scaled_by_annotator` lets each annotator have a reliability of their own.
 """
@@ -31,13 +35,25 @@ def _pairs(scores: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return scores[:, i] - scores[:, j], torch.sign(ranks[:, j] - ranks[:, i]), labelled
 
 
-def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean over dimension 1 where `mask` is set; 0 where nothing is."""
+def _masked_mean(values: Tensor, mask: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean over dimension 1 where `mask` is set; 0 where nothing is.
+
+    Args:
+        weights: `[batch, K, K]`, of the pairs i < j that `values` are of; they multiply the values, not their number.
+    """
+    if weights is not None:
+        i, j = torch.triu_indices(*weights.shape[1:], offset=1, device=weights.device)
+        values = values * weights[:, i, j].to(values.dtype)
     values = torch.where(mask, values, torch.zeros_like(values))
     return values.sum(dim=1) / mask.sum(dim=1).clamp(min=1).to(values.dtype)
 
 
-def bradley_terry(scores: Tensor, ranks: Tensor, ties: Literal["ignore", "half"] = "ignore") -> Tensor:
+def bradley_terry(
+    scores: Tensor,
+    ranks: Tensor,
+    ties: Literal["ignore", "half"] = "ignore",
+    weights: Tensor | None = None,
+) -> Tensor:
     """Bradley–Terry (1952): `-log sigmoid(r_chosen - r_rejected)`, mean over the pairs of a ranking.
 
     Args:
@@ -46,12 +62,14 @@ def bradley_terry(scores: Tensor, ranks: Tensor, ties: Literal["ignore", "half"]
     difference, sign, labelled = _pairs(scores, ranks)
     loss = -F.logsigmoid(sign * difference)
     if ties == "ignore":
-        return _masked_mean(loss, labelled & (sign != 0))
+        return _masked_mean(loss, labelled & (sign != 0), weights)
     half = -0.5 * (F.logsigmoid(difference) + F.logsigmoid(-difference))
-    return _masked_mean(torch.where(sign == 0, half, loss), labelled)
+    return _masked_mean(torch.where(sign == 0, half, loss), labelled, weights)
 
 
-def rao_kupper(scores: Tensor, ranks: Tensor, theta: Tensor | float = 5.0) -> Tensor:
+def rao_kupper(
+    scores: Tensor, ranks: Tensor, theta: Tensor | float = 5.0, weights: Tensor | None = None
+) -> Tensor:
     """Rao–Kupper (1967), Bradley–Terry with ties: mean over the pairs of a ranking.
 
     With d = r_i - r_j: P(i wins) = sigmoid(d - log theta) and
@@ -71,10 +89,12 @@ def rao_kupper(scores: Tensor, ranks: Tensor, theta: Tensor | float = 5.0) -> Te
         - torch.log(theta - 1)
         - torch.log1p(theta)
     )
-    return _masked_mean(torch.where(sign == 0, tie, win), labelled)
+    return _masked_mean(torch.where(sign == 0, tie, win), labelled, weights)
 
 
-def davidson(scores: Tensor, ranks: Tensor, nu: Tensor | float = 1.0) -> Tensor:
+def davidson(
+    scores: Tensor, ranks: Tensor, nu: Tensor | float = 1.0, weights: Tensor | None = None
+) -> Tensor:
     """Davidson (1970), Bradley–Terry with ties: mean over the pairs of a ranking.
 
     P(i wins) ∝ e^{r_i}, P(tie) ∝ nu · e^{(r_i + r_j)/2}.
@@ -87,10 +107,12 @@ def davidson(scores: Tensor, ranks: Tensor, nu: Tensor | float = 1.0) -> Tensor:
     half = difference / 2
     log_tie = nu.log().expand_as(half)
     normaliser = torch.logsumexp(torch.stack([half, -half, log_tie]), dim=0)
-    return _masked_mean(normaliser - torch.where(sign == 0, log_tie, sign * half), labelled)
+    return _masked_mean(normaliser - torch.where(sign == 0, log_tie, sign * half), labelled, weights)
 
 
-def gaussian_bradley_terry(scores: Tensor, ranks: Tensor, log_variance: Tensor | float = 0.0) -> Tensor:
+def gaussian_bradley_terry(
+    scores: Tensor, ranks: Tensor, log_variance: Tensor | float = 0.0, weights: Tensor | None = None
+) -> Tensor:
     """Bradley–Terry with scores that are Gaussian: mean over the untied pairs of a ranking.
 
     With r_i ~ N(μ_i, s_i²) the probability that i wins, E sigmoid(r_i − r_j), is within 0.01 of MacKay's
@@ -104,10 +126,12 @@ def gaussian_bradley_terry(scores: Tensor, ranks: Tensor, log_variance: Tensor |
     i, j = torch.triu_indices(scores.shape[1], scores.shape[1], offset=1, device=scores.device)
     difference, sign, labelled = _pairs(scores, ranks)
     scale = torch.sqrt(1 + math.pi / 8 * (variance[:, i] + variance[:, j]))
-    return _masked_mean(-F.logsigmoid(sign * difference / scale), labelled & (sign != 0))
+    return _masked_mean(-F.logsigmoid(sign * difference / scale), labelled & (sign != 0), weights)
 
 
-def soft_bradley_terry(scores: Tensor, ranks: Tensor, votes: Tensor | None = None) -> Tensor:
+def soft_bradley_terry(
+    scores: Tensor, ranks: Tensor, votes: Tensor | None = None, weights: Tensor | None = None
+) -> Tensor:
     """Bradley–Terry with soft labels: cross-entropy with the share of votes for each side, mean over the pairs.
 
     The share of i against j is v_i / (v_i + v_j), Luce's choice among two. A ranking without votes has the shares
@@ -124,10 +148,16 @@ def soft_bradley_terry(scores: Tensor, ranks: Tensor, votes: Tensor | None = Non
         total = votes[:, i] + votes[:, j]
         voted = torch.isfinite(total) & (total > 0)
         share = torch.where(voted, votes[:, i] / torch.where(voted, total, torch.ones_like(total)), share)
-    return _masked_mean(-share * F.logsigmoid(difference) - (1 - share) * F.logsigmoid(-difference), labelled)
+    loss = -share * F.logsigmoid(difference) - (1 - share) * F.logsigmoid(-difference)
+    return _masked_mean(loss, labelled, weights)
 
 
-def plackett_luce(scores: Tensor, ranks: Tensor, ties: Literal["efron", "breslow"] = "efron") -> Tensor:
+def plackett_luce(
+    scores: Tensor,
+    ranks: Tensor,
+    ties: Literal["efron", "breslow"] = "efron",
+    weights: Tensor | None = None,
+) -> Tensor:
     """Plackett–Luce (1975) with tied groups as buckets: the negative log-likelihood of the whole ranking.
 
     The best video is drawn from all with the probability softmax(r), the next from the rest, and so on. For
@@ -135,27 +165,45 @@ def plackett_luce(scores: Tensor, ranks: Tensor, ties: Literal["efron", "breslow
     regression: `breslow` uses |G| times log Σ_R e^r; `efron` subtracts the share l/|G| of the group at its
     l-th draw (Efron 1977), which is exact where the scores of the group are equal. K = 2 without a tie is
     Bradley–Terry.
+
+    Args:
+        weights: of the pairs. A draw counts by the mean weight of the pairs of its video with the others of R; where a
+            weight is 0, the other one is not in R either, as if these two had not met.
     """
     judged = ranks >= 0
     size = scores.shape[1]
     row, column = ranks[:, :, None], ranks[:, None, :]
     both = judged[:, :, None] & judged[:, None, :]
+    draw_weights = None
+    if weights is not None:
+        draw_weights, both = _draw_weights(weights.to(scores), (column >= row) & both, both)
     group = (row == column) & both
     remaining = (column >= row) & both
-    weights = remaining.to(scores.dtype)
+    shares = remaining.to(scores.dtype)
     if ties == "efron":
         earlier = torch.ones(size, size, dtype=torch.bool, device=scores.device).tril(diagonal=-1)
         draws_before = (group & earlier).sum(dim=2, keepdim=True).to(scores.dtype)
         group_size = group.sum(dim=2, keepdim=True).clamp(min=1).to(scores.dtype)
-        weights = weights - group.to(scores.dtype) * draws_before / group_size
+        shares = shares - group.to(scores.dtype) * draws_before / group_size
     elif ties != "breslow":
         raise ValueError(f"ties is {ties!r}, but must be 'efron' or 'breslow'.")
     # A missing video keeps itself as its remaining set: its row is finite and contributes nothing.
-    weights = torch.where(
-        judged[:, :, None], weights, torch.eye(size, dtype=scores.dtype, device=scores.device)
+    shares = torch.where(
+        judged[:, :, None], shares, torch.eye(size, dtype=scores.dtype, device=scores.device)
     )
-    terms = torch.logsumexp(scores[:, None, :] + weights.log(), dim=2) - scores
+    terms = torch.logsumexp(scores[:, None, :] + shares.log(), dim=2) - scores
+    if draw_weights is not None:
+        terms = terms * draw_weights
     return torch.where(judged, terms, torch.zeros_like(terms)).sum(dim=1)
+
+
+def _draw_weights(weights: Tensor, remaining: Tensor, both: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean weight `[batch, K]` of the pairs of each video with the others that remain when it is drawn, and `both`
+    `[batch, K, K]` without the pairs of weight 0; a last video's weight, which meets nobody, is 0, as is its term."""
+    itself = torch.eye(weights.shape[1], dtype=torch.bool, device=weights.device)
+    others = remaining & ~itself
+    total = torch.where(others, weights, torch.zeros_like(weights)).sum(dim=2)
+    return total / others.sum(dim=2).clamp(min=1), both & ((weights > 0) | itself)
 
 
 LOSSES: dict[str, Loss] = {

@@ -7,8 +7,9 @@ A rankings file is JSONL, one ranking a line (ImageReward's and HPD's layout wit
      "dimension": "overall", "annotator": "ann", "seconds": 12.5, "created_at": "2026-01-31T12:00:00+00:00"}
 
 A lower rank is better, equal ranks are a tie, -1 is a video that the annotator did not judge. `image` and `last_image`
-name what all the videos begin and end with. Paths are relative to the file. `tags` lists reasons that the annotator
-gave for single videos, `{"video": "b.mp4", "tag": "wrong motion"}`; an empty list says that there were none to give.
+name what all the videos begin and end with. Paths are relative to the file; files of other storage are named by URLs
+(`s3://…`). `tags` lists reasons that the annotator gave for single videos, `{"video": "b.mp4", "tag": "wrong motion"}`;
+an empty list says that there were none to give.
 """
 
 from __future__ import annotations
@@ -21,16 +22,21 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from generator.data.prompts import read_image_files
 from generator.files.folders import file_identity
 from generator.output import InputError, read_jsonl, write_jsonl
+from reward.ranked_files import RankedFiles
 from reward.tags import read_tags
+
+if TYPE_CHECKING:
+    from generator.video_files.remote_files import RemoteFiles
 
 DIMENSIONS = ("overall", "visual", "motion", "alignment")
 MIN_VIDEOS, MAX_VIDEOS = 2, 9
 MISSING = -1
+_DATABASES = ("sqlite", "postgres", "mysql", "mariadb", "oracle", "mssql")
 FEW_PROMPTS = 30
 """Prompts below which a training command warns: the usual fifth of them holds out fewer than the six that an interval
 takes (`reward.statistics.LEAST_CLUSTERS`)."""
@@ -51,6 +57,8 @@ class Ranking:
         votes: votes (or shares of them) of several people for each video, where the ranking sums them up, or None.
         images: files of the image that all videos begin with and of that with which they end, or None.
         tags: those that each video got, or None where the annotator was not asked for any.
+        weights: `[videos][videos]` weight of each pair in the loss of a reward model (`reward.tags.weighted_by_tags`);
+            None counts all pairs alike.
     """
 
     prompt: str
@@ -63,6 +71,7 @@ class Ranking:
     votes: list[float] | None = None
     images: tuple[str, str | None] | None = None
     tags: tuple[frozenset[str], ...] | None = None
+    weights: tuple[tuple[float, ...], ...] | None = None
 
     @property
     def has_order(self) -> bool:
@@ -113,7 +122,8 @@ def _check_ranks(row: dict[str, Any], videos: list[str], place: str) -> list[int
     return [int(rank) for rank in ranks]
 
 
-def _check_videos(row: dict[str, Any], folder: Path, place: str) -> list[str]:
+def _check_videos(row: dict[str, Any], files: RankedFiles, place: str) -> list[Path]:
+    """The paths of the videos of a line."""
     videos = row.get("videos")
     if not isinstance(videos, list) or not all(isinstance(video, str) and video for video in videos):
         raise _fail(place, "`videos` must be a list of paths")
@@ -122,14 +132,15 @@ def _check_videos(row: dict[str, Any], folder: Path, place: str) -> list[str]:
             place,
             f"{len(videos)} videos were found, but a ranking has {MIN_VIDEOS} to {MAX_VIDEOS} of them",
         )
-    for video in videos:
-        if not (folder / video).is_file():
+    paths = [files.path(video, place) for video in videos]
+    for video, path in zip(videos, paths, strict=True):
+        if not (files.is_elsewhere(path) or path.is_file()):
             raise _fail(
                 place,
                 f"the video {video} does not exist: paths are relative to the folder of the rankings file",
             )
-    check_distinct([folder / video for video in videos], place)
-    return videos
+    check_distinct(paths, place)
+    return paths
 
 
 def _check_votes(row: dict[str, Any], videos: list[str], place: str) -> list[float] | None:
@@ -151,7 +162,7 @@ def check_distinct(videos: Sequence[Path], place: str) -> None:
         )
 
 
-def _parse_row(row: dict[str, Any], folder: Path, place: str, opened: set[str]) -> Ranking:
+def _parse_row(row: dict[str, Any], files: RankedFiles, place: str, opened: set[str]) -> Ranking:
     prompt = row.get("prompt")
     if not isinstance(prompt, str) or not prompt.strip():
         raise _fail(place, "`prompt` must be a non-empty text")
@@ -161,31 +172,39 @@ def _parse_row(row: dict[str, Any], folder: Path, place: str, opened: set[str]) 
     seconds = row.get("seconds")
     if seconds is not None and not _is_number(seconds):
         raise _fail(place, f"`seconds` must be a number, but {seconds!r} was found")
-    videos = _check_videos(row, folder, place)
+    paths = _check_videos(row, files, place)
+    videos = row["videos"]
     return Ranking(
         prompt=prompt,
-        videos=[folder / video for video in videos],
+        videos=paths,
         ranks=_check_ranks(row, videos, place),
         dimension=dimension,
         annotator=str(row.get("annotator") or ""),
         seconds=None if seconds is None else float(seconds),
         created_at=row.get("created_at"),
         votes=_check_votes(row, videos, place),
-        images=read_image_files(row, place, folder, opened),
+        images=read_image_files(files.with_images(row, place), place, files.folder, opened),
         tags=read_tags(row, videos, place),
     )
 
 
 def refuse_database(path: str | Path) -> None:
-    """Refuses the URL of a database where a file is read, without showing it: it may hold a password.
+    """Refuses the URL of a database or of a file elsewhere where a file is read, without showing it: it may hold a
+    password.
 
     Raises:
         InputError: it is one.
     """
-    if str(path).startswith("db:") or "://" in str(path):
+    scheme = str(path).partition("://")[0] if "://" in str(path) else ""
+    if str(path).startswith("db:") or scheme.startswith(_DATABASES):
         raise InputError(
             "A database was given where a file of rankings is read: write one with `vidalign label export` and give "
             "that."
+        )
+    if scheme:
+        raise InputError(
+            f"A URL ({scheme[:20]}://…) was given where a file of rankings is read: fetch the file and give its path; "
+            "the videos that it names by URLs may stay where they are."
         )
 
 
@@ -204,20 +223,26 @@ def require_source(source: str, format: str = "auto") -> None:
         require_rankings_file(source)
 
 
-def read_rankings(path: str | Path) -> list[Ranking]:
+def read_rankings(path: str | Path, remote: RemoteFiles | None = None) -> list[Ranking]:
     """Reads and checks a rankings file; video paths come back joined to the file's folder.
 
     Rankings in which everything is tied are kept: they say that the videos are alike (see
     `Ranking.has_order`).
 
+    Args:
+        remote: gives videos of other storage their places, to which the caller brings them; by default they are fetched
+            now and stay in `$VIDALIGN_CACHE/remote`.
+
     Raises:
         InputError: with file and line: missing file or video, not JSON, wrong number of ranks or videos, no
-            ranks, unknown dimension; and where no ranking of the whole file puts one video above another.
+            ranks, unknown dimension; where no ranking of the whole file puts one video above another; and where a video
+            of other storage cannot be fetched.
     """
     require_rankings_file(path)
     path = Path(path)
     opened: set[str] = set()
-    rankings = [_parse_row(row, path.parent, place, opened) for place, row in read_jsonl(path)]
+    files = RankedFiles(path.parent, remote)
+    rankings = [_parse_row(row, files, place, opened) for place, row in read_jsonl(path)]
     if not rankings:
         raise InputError(
             f"The rankings file {path} is empty: it needs at least one ranking, one JSON object a line."
@@ -227,6 +252,7 @@ def read_rankings(path: str | Path) -> list[Ranking]:
             f"{path} holds no order at all, since in each of its {len(rankings)} rankings all videos are tied: at "
             "least one ranking must put one video above another."
         )
+    files.fetch()
     return rankings
 
 

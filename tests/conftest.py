@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.dear_modules import dearest_first
+from tests.scheduling import is_real_time, to_ordinary_scheduling
 
 CHROMIUM = Path("/usr/bin/chromium")
 CHROMIUM_FLAGS = [
@@ -27,6 +28,14 @@ CHROMIUM_FLAGS = [
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = [items[number] for number in dearest_first(item.path for item in items)]
+
+
+def pytest_runtest_teardown() -> None:
+    if is_real_time():
+        to_ordinary_scheduling()
+        pytest.fail(
+            "This test left its process under real-time scheduling, where servers and browsers starve."
+        )
 
 
 @pytest.fixture(scope="module", autouse=True)

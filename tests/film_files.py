@@ -9,6 +9,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+from tests.scheduling import to_ordinary_scheduling
+
 VARIABLE_TIMES = [0, 0.5, 1, 1.5] + [2 + i / 30 for i in range(60)]
 
 
@@ -42,6 +44,8 @@ def write(
                 frame.pts, frame.time_base = round(600 * times[index]), Fraction(1, 600)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
+    if codec == "libsvtav1":
+        to_ordinary_scheduling()
     return path
 
 

@@ -28,7 +28,7 @@ MAY_IMPORT = {
 }
 WINGS = {
     "generator": [
-        "pretraining", "editing", "testing", "loading", "families", "native", "adapters", "bounded_reading",
+        "pretraining", "editing", "testing", "loading", "cascade", "families", "native", "adapters", "bounded_reading",
         "generation", "data", "base", "sampling", "first_frames", "world", "video", "hardware", "training",
         "weight_files", "files", "video_files",
     ],

@@ -9,26 +9,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alignment.cli.upsampling_arguments import UpsamplingArguments
 from generator.base import VideoGenerator
 from generator.editing import video_prompts
 from generator.editing.flow_edit import edit
 from generator.editing.video_prompts import Sampling
 from generator.one_or_several import as_list
 from generator.output import InputError
-from generator.video import read_clip, video_shape
+from generator.video import read_clip, read_video, video_shape
 from generator.video_files.timing import frames_in_clip
 
 TASKS = ("image", "extend", "connect", "interpolate", "edit", "long")
 
 
 @dataclass
-class VideoPromptArguments:
-    """An image or videos as a prompt, besides the text; at most one of the tasks."""
+class VideoPromptArguments(UpsamplingArguments):
+    """An image or videos as a prompt, besides the text, at most one of the tasks; super-resolution stages behind."""
 
     image: str | None = field(
         default=None, metadata={"help": "Image (or video, whose first frame counts) with which videos begin."}
     )
-    video: str | None = field(default=None, metadata={"help": "Video for --extend and --interpolate."})
+    video: str | None = field(
+        default=None, metadata={"help": "Video for --extend, --interpolate and --upsample."}
+    )
     extend: str | None = field(
         default=None,
         metadata={
@@ -63,7 +66,7 @@ class VideoPromptArguments:
 
     @property
     def task(self) -> str | None:
-        """The one of `TASKS` that is asked for, if any.
+        """The one of `TASKS` that is asked for, if any; `video` where a video is only upsampled.
 
         Raises:
             InputError: there are several, or a task lacks what it needs.
@@ -74,8 +77,12 @@ class VideoPromptArguments:
         task = asked[0] if asked else None
         if task in ("extend", "interpolate") and self.video is None:
             raise InputError(f"--{task} needs a video to start from: pass --video FILE.")
-        if self.video is not None and task not in ("extend", "interpolate"):
-            raise InputError("--video was given alone: say what to do with it, --extend or --interpolate.")
+        if self.video is not None and task is None and self.upsample:
+            task = "video"
+        if self.video is not None and task not in ("extend", "interpolate", "video"):
+            raise InputError(
+                "--video was given alone: say what to do with it, --extend, --interpolate or --upsample."
+            )
         if self.source_prompt is not None and task != "edit":
             raise InputError("--source_prompt was given, but only --edit takes one: pass --edit VIDEO too.")
         if self.strength != VideoPromptArguments.strength and task != "edit":
@@ -124,7 +131,9 @@ def prompted(
 
     make = _TASKS[task](generator, arguments, num_frames, source, (height, width))
     rate = fps
-    if task == "interpolate":
+    if task == "video":
+        rate = video_shape(str(arguments.video)).fps
+    elif task == "interpolate":
         rate = video_shape(str(arguments.video)).fps * (arguments.interpolate or 1)
     elif task == "long":
         rate = 4 * video_prompts.KEY_FRAME_FPS
@@ -146,7 +155,7 @@ def prompted(
 
 def _check_task(generator: VideoGenerator, task: str) -> None:
     """Raises `InputError` if the model cannot do the task."""
-    if task == "edit" or (task == "image" and generator.image is not None):
+    if task in ("edit", "video") or (task == "image" and generator.image is not None):
         return
     if generator.frames is None:
         can = "--image or --edit" if generator.image is not None else "--edit"
@@ -212,6 +221,12 @@ def _long(model: VideoGenerator, asked: VideoPromptArguments, _: Any, __: Any, s
     return lambda prompts, sampling: video_prompts.generate_long(model, prompts, seconds, *size, sampling)
 
 
+def _video(_: VideoGenerator, asked: VideoPromptArguments, frames: int | None, __: Any, ___: Any) -> Make:
+    """The video as it is, of its own size and rate; of its beginning where a number of frames is asked for."""
+    video, _rate = read_video(str(asked.video))
+    return lambda prompts, sampling: video[None, :, : frames or video.shape[1]]
+
+
 _TASKS: dict[str, Callable[..., Make]] = {
     "image": _image,
     "extend": _extend,
@@ -219,4 +234,5 @@ _TASKS: dict[str, Callable[..., Make]] = {
     "interpolate": _interpolate,
     "edit": _edit,
     "long": _long,
+    "video": _video,
 }

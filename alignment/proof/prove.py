@@ -25,6 +25,7 @@ from generator.loading import load_generator
 from generator.output import InputError
 from generator.provenance import fingerprint, latent_space_fingerprint, versions
 from generator.stock_pipelines import StockVideos, load_stock_adapter, load_stock_pipeline, stock_latents
+from generator.video_model import require_one_model
 
 logger = logging.getLogger(__name__)
 
@@ -130,6 +131,7 @@ def _check_ours(
 ) -> _Ours:
     """Everything that our model does alone."""
     generator = load_generator(model, dtype=dtype, device=device)
+    require_one_model(generator, "One model is checked")
     folder = Path(vars(generator)["folder"])
     subject = Subject(generator, size)
     proof.facts = _facts(model, subject)

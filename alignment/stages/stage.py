@@ -40,6 +40,7 @@ from generator.provenance import file_hash
 from generator.sampling import video_size
 from generator.training.checks import check_context_groups
 from generator.training.output_dir import check_training_dir, goes_on_inside
+from generator.video_model import require_one_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,9 +72,11 @@ def load_generator_to_train(
     if config.context_parallel > 1:
         _check_context_groups(arguments.model, config, size)
     with outside_engine():
-        return load_generator(
+        generator = load_generator(
             arguments.model, adapter=arguments.adapter, device=config.device, **arguments.options()
         )
+    require_one_model(generator, "One model is trained")
+    return generator
 
 
 def size_of_all(wanted: ClipsWanted) -> tuple[int | None, int | None, int | None] | None:

@@ -389,6 +389,14 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="+", default=["sft", "dpo", "reward", "ppo"], choices=["sft", "dpo", "reward", "ppo"]
     )
+    parser.add_argument(
+        "--variants",
+        nargs="+",
+        default=[variant.name for variant in VARIANTS],
+        choices=sorted({variant.name for variant in VARIANTS}),
+        metavar="NAME",
+        help="Names of the variants, of each stage in --only.",
+    )
     arguments = parser.parse_args()
     changes = {name: int(value) for name, value in (each.split("=") for each in arguments.set)}
     plan = Plan(
@@ -401,7 +409,7 @@ def main() -> None:
             for adapter in arguments.adapters
         ],
         arguments.seeds,
-        [variant for variant in VARIANTS if variant.stage in arguments.only],
+        [each for each in VARIANTS if each.stage in arguments.only and each.name in arguments.variants],
     )
     run(plan, arguments.workers, arguments.seconds)
     print(table(plan), flush=True)

@@ -9,6 +9,16 @@ from generator.files.adapter_paths import find_adapter_files
 from generator.files.built_in import PRETRAINED, find_adapter
 from generator.output import InputError
 
+CASCADE_CLASS = "VideoCascade"
+"""Name in the `model_index.json` of a cascade, where a pipeline has its class."""
+CASCADE = "nano-cascade"
+"""Name of the built-in cascade."""
+TRAIN_CASCADE = (
+    "train its stages with `vidalign pretrain --stage temporal --output_dir runs/temporal` and `vidalign pretrain "
+    "--stage spatial --output_dir runs/spatial`, and join them with `vidalign pretrain --join_stages runs/temporal "
+    "runs/spatial runs/spatial --output_dir runs/cascade`, which is then the model's name"
+)
+
 
 def find_pipeline(
     name_or_path: str | Path, without: Sequence[str] = (), only: Sequence[str] | None = None
@@ -26,6 +36,8 @@ def find_pipeline(
     for folder in (PRETRAINED / str(name_or_path), Path(name_or_path)):
         if (folder / "model_index.json").is_file():
             return folder
+    if str(name_or_path) == CASCADE:
+        raise InputError(f"{CASCADE} is not part of this installation: {TRAIN_CASCADE}.")
     names = ", ".join(built_in) or "none is installed"
     known = f"a built-in model ({names}), a folder with model_index.json, or a hub id"
     if Path(name_or_path).exists():

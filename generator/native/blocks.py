@@ -176,6 +176,92 @@ class AlongTime(_Separable):
         return torch.cat([self._of_prefix(query, key, value), video], dim=2)
 
 
+class WithinWindows(_Separable):
+    """Every token of a frame attends to the prefix and to its own window of that frame (arXiv 2103.14030).
+
+    Rows and columns that do not fill a window are padded, and what is padded is never attended to. With `shifted` the
+    windows begin half a window before the frame, so that blocks in turn with and without it join all windows.
+
+    Args:
+        frames: number of frames.
+        num_prefix: tokens before those of the video.
+        mask: which prefix tokens are real, `[batch, num_prefix]`, or None if all are.
+        height: rows of a frame.
+        width: columns of a frame.
+        window: rows and columns of a window.
+        shifted: whether the windows are shifted by half of one.
+    """
+
+    def __init__(
+        self,
+        frames: int,
+        num_prefix: int,
+        mask: Tensor | None,
+        height: int,
+        width: int,
+        window: int,
+        shifted: bool = False,
+    ) -> None:
+        super().__init__(frames, num_prefix, mask)
+        self.size = height, width
+        self.window = window
+        before = window // 2 if shifted else 0
+        self.padding = (before, -(width + before) % window, before, -(height + before) % window)
+
+    def _split(self, x: Tensor) -> Tensor:
+        """Tokens of every window `[batch * frames * windows, heads, window ** 2, dim]` of a whole sequence."""
+        height, width = self.size
+        grid = rearrange(
+            x[:, :, self.num_prefix :], "b h (f r c) d -> b f h d r c", f=self.frames, r=height, c=width
+        )
+        return rearrange(
+            F.pad(grid, self.padding),
+            "b f h d (r p) (c q) -> (b f r c) h (p q) d",
+            p=self.window,
+            q=self.window,
+        )
+
+    def _join(self, windows: Tensor, batch: int) -> Tensor:
+        """The inverse of `_split`, without the prefix."""
+        height, width = self.size
+        left, _, above, below = self.padding
+        grid = rearrange(
+            windows,
+            "(b f r c) h (p q) d -> b h f (r p) (c q) d",
+            b=batch,
+            f=self.frames,
+            r=(height + above + below) // self.window,
+            p=self.window,
+        )
+        return grid[:, :, :, above : above + height, left : left + width].flatten(2, 4)
+
+    def _visible(self, query: Tensor) -> Tensor | None:
+        """Mask `[windows of all, 1, 1, num_prefix + window ** 2]` of what may be attended to; None for everything."""
+        if self.mask is None and not any(self.padding):
+            return None
+        batch, _, _, _ = query.shape
+        real = F.pad(torch.ones(self.size, dtype=torch.bool, device=query.device), self.padding)
+        real = rearrange(real, "(r p) (c q) -> (r c) (p q)", p=self.window, q=self.window)
+        windows = len(real)
+        prefix = torch.ones(batch, self.num_prefix, dtype=torch.bool, device=query.device)
+        if self.mask is not None:
+            prefix = self.mask
+        prefix = repeat_views(prefix, self.frames * windows, dim=0)
+        return torch.cat([prefix, real.repeat(batch * self.frames, 1)], dim=1)[:, None, None]
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        windows = self._split(query)
+        copies = len(windows) // len(query)
+
+        def with_prefix(x: Tensor) -> Tensor:
+            return torch.cat([repeat_views(x[:, :, : self.num_prefix], copies, dim=0), self._split(x)], dim=2)
+
+        video = F.scaled_dot_product_attention(
+            windows, with_prefix(key), with_prefix(value), attn_mask=self._visible(query)
+        )
+        return torch.cat([self._of_prefix(query, key, value), self._join(video, len(query))], dim=2)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention with RMS-normalised queries and keys."""
 
@@ -209,11 +295,36 @@ class Attention(nn.Module):
             nn.init.zeros_(module.weight)
 
 
+class TemporalConvolution(nn.Module):
+    """Mixes every token of the video with those at its place in the frames before and after (arXiv 2210.02303).
+
+    Beyond both ends the outermost frame repeats; the prefix stays out of it.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.mix = nn.Linear(3 * dim, dim)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, pattern: AlongTime) -> Tensor:
+        prefix, video = x.split([pattern.num_prefix, x.shape[1] - pattern.num_prefix], dim=1)
+        frames = rearrange(video, "b (f n) d -> b f n d", f=pattern.frames)
+        before = torch.cat([frames[:, :1], frames[:, :-1]], dim=1)
+        after = torch.cat([frames[:, 1:], frames[:, -1:]], dim=1)
+        mixed = self.mix(torch.cat([before, frames, after], dim=-1))
+        return torch.cat([torch.zeros_like(prefix), mixed.flatten(1, 2)], dim=1)
+
+    def start_at_zero(self) -> None:
+        """Makes the output zero, so that a residual branch changes nothing until it has learned something."""
+        nn.init.zeros_(self.mix.weight)
+        nn.init.zeros_(self.mix.bias)
+
+
 class Block(nn.Module):
     """Pre-norm transformer block.
 
     `skip` joins the tokens of the mirrored block of the first half. `separable` attends first within frames and then
-    along time (Ho et al., arXiv 2204.03458, section 3), where a full block attends once to everything.
+    along time (Ho et al., arXiv 2204.03458, section 3), where a full block attends once to everything; with `temporal`
+    set to `"convolution"` in place of `"attention"` it convolves along time.
     """
 
     def __init__(
@@ -224,6 +335,7 @@ class Block(nn.Module):
         skip: bool,
         modulated: bool,
         separable: bool = False,
+        temporal: str = "attention",
     ) -> None:
         super().__init__()
         hidden = int(dim * mlp_ratio)
@@ -231,7 +343,11 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(dim)
         self.attn = Attention(dim, num_heads)
         self.temporal_norm = nn.LayerNorm(dim) if separable else None
-        self.temporal_attn = Attention(dim, num_heads) if separable else None
+        self.temporal_attn: Attention | TemporalConvolution | None = None
+        if separable:
+            self.temporal_attn = (
+                TemporalConvolution(dim) if temporal == "convolution" else Attention(dim, num_heads)
+            )
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, dim))
         self.scale_shift_table = nn.Parameter(torch.zeros(6, dim)) if modulated else None
@@ -244,7 +360,7 @@ class Block(nn.Module):
         cos: Tensor,
         sin: Tensor,
         pattern: AttentionPattern | Tensor | None,
-        temporal_pattern: AttentionPattern | None = None,
+        temporal_pattern: Any = None,
     ) -> Tensor:
         if self.skip_linear is not None and skip is not None:
             x = self.skip_linear(torch.cat([x, skip], dim=-1))
@@ -262,7 +378,7 @@ class Block(nn.Module):
         x = self._along_time(x, cos, sin, temporal_pattern)
         return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
 
-    def _along_time(self, x: Tensor, cos: Tensor, sin: Tensor, pattern: AttentionPattern | None) -> Tensor:
+    def _along_time(self, x: Tensor, cos: Tensor, sin: Tensor, pattern: Any) -> Tensor:
         if self.temporal_attn is None or self.temporal_norm is None:
             return x
         return x + self.temporal_attn(self.temporal_norm(x), cos, sin, pattern)

@@ -64,10 +64,10 @@ def footage_size(height: int, width: int, longest_side: int) -> tuple[int, int]:
     return new_height, new_width
 
 
-def windows(num_frames: int, fps: float, longest: int) -> list[tuple[float, int]]:
-    """Start in seconds and frames (4k + 1, at most `longest`) of the clips that cover a video, at 8 a second."""
-    available = max(1, int(num_frames / fps * FPS + 1e-6)) if fps > FPS else num_frames
-    rate = min(fps, FPS)
+def windows(num_frames: int, fps: float, longest: int, rate: float = FPS) -> list[tuple[float, int]]:
+    """Start in seconds and frames (4k + 1, at most `longest`) of the clips that cover a video, at `rate` a second."""
+    available = max(1, int(num_frames / fps * rate + 1e-6)) if fps > rate else num_frames
+    rate = min(fps, rate)
     found: list[tuple[float, int]] = []
     start = 0
     while start < available:
@@ -87,13 +87,19 @@ class Footage:
         tokenizer: of the text encoder.
         longest_side: pixels to which larger videos are reduced.
         num_frames: frames of a window, 4k + 1.
+        rate: frames a second to which faster videos are thinned out.
 
     Raises:
         InputError: there is no usable video in the folder.
     """
 
     def __init__(
-        self, folder: str | Path, tokenizer: T5Tokenizer, longest_side: int, num_frames: int
+        self,
+        folder: str | Path,
+        tokenizer: T5Tokenizer,
+        longest_side: int,
+        num_frames: int,
+        rate: float = FPS,
     ) -> None:
         self.tokenizer = tokenizer
         self.clips: dict[ClipKind, list[tuple[Tensor, str]]] = {}
@@ -101,13 +107,13 @@ class Footage:
         for demonstration in tqdm(videos, desc="Reading footage", unit="video"):
             try:
                 video, fps = read_resized(demonstration.video, lambda h, w: footage_size(h, w, longest_side))
-                fps = fps if video.shape[1] > 1 else FPS  # a still has no rate of its own
+                fps = fps if video.shape[1] > 1 else rate  # a still has no rate of its own
             except InputError as error:
                 logger.warning("A video is left out: %s", error)
                 continue
-            for start, count in windows(video.shape[1], fps, num_frames):
-                clip = video[:, frame_indices(video.shape[1], fps, count, min(fps, FPS), start)]
-                kind = ClipKind(count, clip.shape[2], clip.shape[3], min(fps, FPS))
+            for start, count in windows(video.shape[1], fps, num_frames, rate):
+                clip = video[:, frame_indices(video.shape[1], fps, count, min(fps, rate), start)]
+                kind = ClipKind(count, clip.shape[2], clip.shape[3], min(fps, rate))
                 self.clips.setdefault(kind, []).append((clip.clone(), demonstration.prompt))
         if not self.clips:
             raise InputError(f"{folder} holds no usable video: name a folder with camera clips.")

@@ -15,13 +15,13 @@ from generator.first_frames import ImageFiles
 from generator.one_or_several import as_list
 from generator.output import InputError, is_storable
 from labeling_app.files.candidates import inspect_video
+from labeling_app.files.remote_candidates import inspected_images, read_videos
 from labeling_app.store.campaign_rows import campaign_row, change_setup, change_tags, find_campaign
 from labeling_app.store.names import composed, is_name
 from labeling_app.store.new_tasks import NewTask, add_task_rows, check_task, media_id, media_row
 from labeling_app.store.playable import keep_playable
 from labeling_app.store.store import Store
 from labeling_app.store.tables import Campaign, Media, Project, Task, TaskVideo
-from labeling_app.store.task_images import inspect_images
 from labeling_app.tasks.answers import dense_ranks
 from labeling_app.tasks.lease import MAXIMUM_ID
 from reward.preferences import MISSING, read_rankings
@@ -174,7 +174,7 @@ def import_gold(store: Store, path: str | Path, campaign: str) -> int:
     row = store.campaign(campaign)
     known: dict[tuple[str, tuple[Path, ...]], dict[str, list[int]]] = {}
     images: dict[tuple[str, tuple[Path, ...]], ImageFiles | None] = {}
-    for ranking in read_rankings(path):
+    for ranking in read_rankings(path, store.remote):
         videos = tuple(Path(video) for video in ranking.videos)
         order = dense_ranks(ranking.ranks)
         answer = known.setdefault((ranking.prompt, videos), {})
@@ -186,7 +186,14 @@ def import_gold(store: Store, path: str | Path, campaign: str) -> int:
             )
     added = 0
     items = [
-        (NewTask(key[0], tuple(map(inspect_video, key[1])), *inspect_images(images[key])), ranks)
+        (
+            NewTask(
+                key[0],
+                tuple(read_videos(key[1], store.remote, inspect_video)),
+                *inspected_images(images[key], store.remote),
+            ),
+            ranks,
+        )
         for key, ranks in known.items()
     ]
     keep_playable(store.uploads, (video for task, _ in items for video in task.videos))

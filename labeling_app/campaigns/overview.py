@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Integer, func, select, union
 from sqlalchemy.orm import aliased
 
+from generator.video_files.remote_files import is_url
 from labeling_app.campaigns.campaigns import RULES
 from labeling_app.quality.agreement import agreement, skips
 from labeling_app.quality.compared_models import win_rates
@@ -17,7 +18,6 @@ from labeling_app.quality.tag_summary import tag_summaries
 from labeling_app.store.campaign_rows import has_answers
 from labeling_app.store.computed import Computation, Report, StillComputing
 from labeling_app.store.contents import content_hash
-from labeling_app.store.remote_files import is_url
 from labeling_app.store.store import Store
 from labeling_app.store.tables import (
     Assignment,

@@ -16,6 +16,7 @@ from generator.first_frames import ImageFiles
 from generator.one_or_several import as_list
 from generator.output import InputError, check_storable, is_storable, read_jsonl
 from generator.video_files.decoding import VIDEO_SUFFIXES, VideoReader, film_rate, opened_video
+from generator.video_files.remote_files import RemoteFiles
 from labeling_app.browser_video import is_playable
 from labeling_app.files.remote_candidates import (
     as_source,
@@ -26,7 +27,6 @@ from labeling_app.files.remote_candidates import (
 )
 from labeling_app.files.video_limits import DecodingBudget
 from labeling_app.store.new_tasks import NewTask, VideoFile, check_task
-from labeling_app.store.remote_files import RemoteFiles
 from labeling_app.store.store import Store
 
 CONTENT_TYPES = {".mp4": "video/mp4", ".m4v": "video/mp4", ".webm": "video/webm"}

@@ -12,6 +12,7 @@ from typing import Any
 from generator.first_frames import ImageFiles
 from generator.one_or_several import as_list
 from generator.output import InputError
+from generator.video_files.remote_files import RemoteFiles, is_url
 from labeling_app.files.candidates import (
     Candidates,
     ImportSummary,
@@ -21,6 +22,7 @@ from labeling_app.files.candidates import (
     read_jsonl_tasks,
     summary_of_problems,
 )
+from labeling_app.files.remote_candidates import as_source
 from labeling_app.store.names import composed, is_name
 from labeling_app.store.new_tasks import NewTask
 from labeling_app.store.store import Store
@@ -47,34 +49,43 @@ class ComparedVideos:
     unmatched: list[str]
 
 
-def name_sources(sources: Sequence[str]) -> dict[str, Path]:
-    """`{model: folder or JSONL file}` from `NAME=PATH` or `PATH`, whose last part then is the name.
+def name_sources(sources: Sequence[str]) -> dict[str, Path | str]:
+    """`{model: folder or JSONL file}` from `NAME=PATH` or `PATH`, whose last part then is the name; URLs as texts.
 
     Raises:
         InputError: a path does not exist, a name is unusable, or two are the same.
     """
-    named: dict[str, Path] = {}
+    named: dict[str, Path | str] = {}
+    places: dict[str, Path | str] = {}
     for text in as_list(sources):
-        name, separator, path = text.partition("=")
-        source = Path(path if separator else text)
-        if not source.exists():
+        name, separator, path = ("", "", text) if is_url(text) else text.partition("=")
+        source = as_source(path if separator else text)
+        if isinstance(source, Path) and not source.exists():
             raise InputError(
                 f"{source} does not exist: give NAME=FOLDER or FOLDER with the videos of a model."
             )
-        whole = source.resolve()
-        name = composed(name) if separator else composed(whole.stem if source.is_file() else whole.name)
+        whole = source.resolve() if isinstance(source, Path) else source.rstrip("/")
+        name = composed(name) if separator else composed(_own_name(source))
         if not is_name(name, 200):
             raise InputError(f"The name of a model is {name[:60]!r}: give 1 to 200 printable characters.")
         if name in named:
             raise InputError(f"Two models would be called {name!r}: name one with NAME={source}.")
-        twin = next((other for other, known in named.items() if known.resolve() == whole), None)
+        twin = next((other for other, known in places.items() if known == whole), None)
         if twin is not None:
             raise InputError(f"{twin} and {name} are the same videos, {source}: give each model its own.")
-        named[name] = source
+        named[name], places[name] = source, whole
     return named
 
 
-def read_compared(sources: Sequence[str]) -> ComparedVideos:
+def _own_name(source: Path | str) -> str:
+    """The last part of a source's path or URL, without the suffix of a file."""
+    if isinstance(source, str):
+        return source.rstrip("/").rpartition("/")[2].removesuffix(".jsonl")
+    whole = source.resolve()
+    return whole.stem if source.is_file() else whole.name
+
+
+def read_compared(sources: Sequence[str], remote: RemoteFiles | None = None) -> ComparedVideos:
     """Pairs of the videos of different models with the same prompt, images and seed.
 
     A folder that holds several models, as `evaluate` writes it, is read as those models: by their own names where it
@@ -83,6 +94,7 @@ def read_compared(sources: Sequence[str]) -> ComparedVideos:
 
     Args:
         sources: `NAME=PATH` or `PATH` of folders and files as `labeling_app.files.candidates` reads them.
+        remote: has places for files of other storage; without it, URLs are refused.
 
     Raises:
         InputError: a source cannot be read, there is only one model, or no video has a partner.
@@ -90,7 +102,7 @@ def read_compared(sources: Sequence[str]) -> ComparedVideos:
     found: dict[str, list[tuple[str, int | None, Path, ImageFiles | None]]] = {}
     named = name_sources(sources)
     for name, source in named.items():
-        for model, video in _videos_of(source):
+        for model, video in _videos_of(source, remote):
             own = name if model is None else model if len(named) == 1 else f"{name}/{model}"
             found.setdefault(composed(own), []).append(video)
     if len(found) < 2:
@@ -120,7 +132,7 @@ def read_compared(sources: Sequence[str]) -> ComparedVideos:
         raise InputError(
             f"{' and '.join(found)} have no prompt{seeds} in common: generate them with the same prompts and seed."
         )
-    return ComparedVideos(tuple(found), tasks, _unmatched(by_key))
+    return ComparedVideos(tuple(found), tasks, _unmatched(by_key, remote))
 
 
 def import_compared(
@@ -144,8 +156,8 @@ def import_compared(
     Raises:
         InputError: as `read_compared`, or something cannot be used. Then nothing was imported.
     """
-    compared = read_compared(sources)
-    tasks, problems = inspect_tasks(compared.tasks, skip_bad=skip_bad, progress=progress)
+    compared = read_compared(sources, store.remote)
+    tasks, problems = inspect_tasks(compared.tasks, store.remote, skip_bad, progress)
     if not tasks:
         raise InputError(summary_of_problems(problems))
     added = store.add_tasks(campaign, tasks, overlap=overlap, dimensions=dimensions, change=True)
@@ -174,16 +186,17 @@ def _look(look: tuple[int, int, float, int]) -> str:
 
 
 def _videos_of(
-    source: Path,
+    source: Path | str,
+    remote: RemoteFiles | None,
 ) -> list[tuple[str | None, tuple[str, int | None, Path, ImageFiles | None]]]:
     """The videos of a source, each with its model where the source holds several."""
-    if source.is_file():
+    if source.endswith(".jsonl") if isinstance(source, str) else source.is_file():
         return [
             (None, (task.prompt, None, path, task.images))
-            for task in read_jsonl_tasks(source)
+            for task in read_jsonl_tasks(source, remote)
             for path in task.videos
         ]
-    rows = list(folder_rows(source))
+    rows = list(folder_rows(source, remote))
     several = len({row.get("model") for row, _, _, _ in rows}) > 1
     return [
         (str(row.get("model")) if several else None, (prompt, _seed(row), path, images))
@@ -196,14 +209,14 @@ def _seed(row: Mapping[str, Any]) -> int | None:
     return seed if isinstance(seed, int) and not isinstance(seed, bool) else None
 
 
-def _unmatched(by_key: Mapping[Key, Mapping[str, Any]]) -> list[str]:
-    alone: dict[str, list[Path]] = defaultdict(list)
+def _unmatched(by_key: Mapping[Key, Mapping[str, Any]], remote: RemoteFiles | None) -> list[str]:
+    alone: dict[str, list[str]] = defaultdict(list)
     for made in by_key.values():
         if len(made) == 1:
             model, (path, _) = next(iter(made.items()))
-            alone[model].append(path)
+            alone[model].append((remote.url(path) if remote else "") or str(path))
     return [
         f"{len(paths)} video(s) of {model} without a partner of the same prompt and seed: "
-        f"{', '.join(str(path) for path in paths[:NAMED])}{' …' if len(paths) > NAMED else ''}."
+        f"{', '.join(paths[:NAMED])}{' …' if len(paths) > NAMED else ''}."
         for model, paths in alone.items()
     ]

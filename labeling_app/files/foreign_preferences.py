@@ -21,6 +21,7 @@ from generator.output import InputError, check_output_file
 from labeling_app.files.candidates import inspect_video
 from labeling_app.files.ranking_tables import TABLES
 from labeling_app.files.rankings import countable_rankings
+from labeling_app.files.remote_candidates import inspected_images, read_videos
 from labeling_app.store.campaign_rows import DIMENSIONS, campaign_row, find_campaign
 from labeling_app.store.contents import content_hash, copy_verified, task_media
 from labeling_app.store.names import composed, is_name
@@ -28,7 +29,6 @@ from labeling_app.store.new_tasks import NewTask, VideoFile, add_task_rows, chec
 from labeling_app.store.playable import keep_playable
 from labeling_app.store.store import Store
 from labeling_app.store.tables import IMPORTED, Campaign, Judgement, Media, Task, User
-from labeling_app.store.task_images import inspect_images
 from labeling_app.tasks.answers import dense_ranks
 from reward.formats import FORMATS, OWN, read_preferences, write_preferences
 from reward.formats.tables import read_rows
@@ -98,7 +98,8 @@ def import_preferences(
             ranked the same videos differently. Then nothing was imported.
     """
     dimensions = None if dimensions is None else as_list(dimensions)
-    votes = list(_votes(store, read_preferences(path, format), annotator, progress))
+    rankings = read_preferences(path, format, store.remote)
+    votes = list(_votes(store, rankings, annotator, progress))
     found = {vote.ranking.dimension for vote in votes}
     per_task = Counter(
         fingerprint for fingerprint, _ in {(vote.task.fingerprint, vote.annotator) for vote in votes}
@@ -123,10 +124,10 @@ def import_preferences(
 
 
 def _votes(store: Store, rankings: Sequence[Ranking], annotator: str, progress: bool) -> Iterator[_Vote]:
-    files: dict[Path, VideoFile] = {}
     named = list(dict.fromkeys(video for ranking in rankings for video in ranking.videos))
-    for video in tqdm(named, desc="Reading videos", unit="video", disable=not progress):
-        files[video] = inspect_video(video)
+    found = read_videos(named, store.remote, inspect_video)
+    bar = tqdm(found, desc="Reading videos", unit="video", disable=not progress, total=len(named))
+    files = dict(zip(named, bar, strict=True))
     images: dict[Any, tuple[VideoFile | None, VideoFile | None]] = {}
     seen: Counter[tuple[str, str, str]] = Counter()
     for ranking in rankings:
@@ -135,7 +136,7 @@ def _votes(store: Store, rankings: Sequence[Ranking], annotator: str, progress: 
         ranks = dense_ranks([rank for _, rank in judged])
         kept = replace(ranking, videos=[video.path for video, _ in judged], ranks=ranks, tags=None)
         if ranking.images not in images:
-            images[ranking.images] = inspect_images(ranking.images)
+            images[ranking.images] = inspected_images(ranking.images, store.remote)
         task = NewTask(ranking.prompt, tuple(video for video, _ in judged), *images[ranking.images])
         name = composed(f"{annotator}/{ranking.annotator}" if ranking.annotator else annotator)
         key = (name, task.fingerprint, ranking.dimension)

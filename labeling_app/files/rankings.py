@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from generator.output import InputError, check_output_file, has_rows_with, write_jsonl
+from generator.video_files.remote_files import is_url
 from labeling_app.quality.adjudication import FinalRanking, final_rankings
 from labeling_app.store.contents import changed_files, require_unchanged, task_media
 from labeling_app.store.remarks import exported
-from labeling_app.store.remote_files import is_url
 from labeling_app.store.store import Store
 from labeling_app.store.tables import Task
 from labeling_app.store.tags import exported_tags

@@ -12,20 +12,25 @@ from typing import Any
 
 from generator.first_frames import ImageFiles
 from generator.output import InputError, read_jsonl
+from generator.video_files.remote_files import (
+    FETCHED_AT_A_TIME,
+    RemoteFiles,
+    checked_url,
+    is_url,
+    joined_url,
+    read_remote_text,
+)
 from labeling_app.store.new_tasks import VideoFile
 from labeling_app.store.playable import keep_playable
-from labeling_app.store.remote_files import RemoteFiles, checked_url, is_url, joined_url, read_remote_text
 from labeling_app.store.task_images import inspect_images
 from labeling_app.store.thumbnails import thumbnail_place, write_thumbnail
-
-FETCHED_AT_A_TIME = 8
 
 
 def as_source(source: str | Path) -> Path | str:
     """A source of candidates: a path of this machine, or a URL, which a `Path` would spoil.
 
     Raises:
-        InputError: the URL may not be read (`labeling_app.store.remote_files.checked_url`).
+        InputError: the URL may not be read (`generator.video_files.remote_files.checked_url`).
     """
     return checked_url(str(source)) if is_url(source) else Path(source)
 
@@ -55,7 +60,7 @@ def located(folder: Path | str, name: str, remote: RemoteFiles | None) -> Path:
         return folder / name
     if remote is None:
         raise InputError(
-            f"{name[:80]} is a URL, which only `label import` reads: fetch the videos, and name a folder."
+            f"{name[:80]} is a URL, which this command does not read: fetch the videos, and name a folder."
         )
     return remote.place(name if isinstance(folder, Path) else joined_url(folder, name))
 
@@ -82,6 +87,32 @@ def inspected_videos(
         yield from pool.map(look, paths)
     finally:
         pool.shutdown(cancel_futures=True)  # an interrupted import does not fetch the rest first
+
+
+def read_videos(
+    paths: Sequence[Path], remote: RemoteFiles | None, inspect: Callable[[Path], VideoFile]
+) -> Iterator[VideoFile]:
+    """The videos of paths, read, in their order.
+
+    Raises:
+        InputError: one cannot be used.
+    """
+    for video in inspected_videos(paths, remote, inspect):
+        if isinstance(video, InputError):
+            raise video
+        yield video
+
+
+def kept_name(path: Path, remote: RemoteFiles) -> str:
+    """The name by which the database and files know a video: its URL, or its absolute path."""
+    return remote.url(path) or str(path.resolve())
+
+
+def with_url(video: VideoFile, path: Path, remote: RemoteFiles) -> VideoFile:
+    """A video that was read from `path`, with its URL where that is the place of a fetched file."""
+    if not remote.url(path):
+        return video
+    return replace(video, path=path, url=remote.url(path), remote_version=remote.fetch(path))
 
 
 def inspected_images(

@@ -80,12 +80,12 @@ export function actionButton(className, text, action) {
 }
 
 // Asks before something is done that is not undone easily; resolves to whether it was confirmed. With `typed`, that text
-// must be typed first.
-export function confirmed(root, title, words, action, typed) {
+// must be typed first. `back` names the way back.
+export function confirmed(root, title, words, action, typed, back = t('dialog.back')) {
   return new Promise((resolve) => {
     const name = make('input', '', { type: 'text', dir: 'auto', autocomplete: 'off', maxLength: 200 });
     const confirm = make('button', 'primary', { type: 'submit' }, action);
-    const cancel = make('button', 'quiet', { type: 'button' }, t('dialog.back'));
+    const cancel = make('button', 'quiet', { type: 'button' }, back);
     const form = make('form', '', { method: 'dialog' }, make('h2', '', {}, title), make('p', '', { dir: 'auto' }, words), ...(typed ? [field('typed-name', t('dialog.type', { text: typed }), name)] : []), make('div', 'actions', {}, confirm, cancel));
     const dialog = make('dialog', 'skip-dialog', { 'aria-label': title }, form);
     let sure = false;

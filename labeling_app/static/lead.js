@@ -5,12 +5,14 @@ import { guidelinesText } from './guidelines.js';
 import { input, section, select, table, text } from './lead/elements.js';
 import { remarkPart, share } from './lead/parts.js';
 import { peopleParts } from './lead/people.js';
+import { programsParts } from './lead/programs.js';
 import { TaskBrowser, taskAddress } from './lead/tasks.js';
 import { logoutForm } from './logout.js';
 import { letter } from './ranks.js';
 import { loadWords } from './words.js';
 
-const TABS = [['campaigns', 'Campaigns'], ['tasks', 'Tasks'], ['people', 'People'], ['quality', 'Quality'], ['adjudication', 'Adjudication'], ['demonstrations', 'Demonstrations'], ['audit', 'Audit']];
+const TABS = [['campaigns', 'Campaigns'], ['tasks', 'Tasks'], ['people', 'People'], ['quality', 'Quality'], ['adjudication', 'Adjudication'], ['demonstrations', 'Demonstrations'], ['programs', 'Programs'], ['audit', 'Audit']];
+const OF_ADMINS = ['programs'];
 const PLOTS = [['annotators', 'Agreement with others, gold items right, same on repeats'], ['speed', 'Seconds a task'], ['positions', 'How often the video shown first is ranked best'], ['days', 'Answers a day']];
 const RULES = [['gold_share', 'Share of gold items', 0.01, 0.5], ['repeat_share', 'Share of repeats', 0.01, 0.5], ['daily_cap', 'Answers a person a day (0: no limit)', 1, 999999], ['quiz_size', 'Trial tasks (gold items first)', 1, 1000], ['quiz_pass', 'Share right to pass the trial', 0.01, 1]];
 const DIMENSIONS = ['overall', 'visual', 'motion', 'alignment'];
@@ -91,11 +93,14 @@ class LeadPage {
   async show() {
     this.turn = (this.turn || 0) + 1;
     const { turn } = this;
-    const current = TABS.some(([path]) => `#${path}` === window.location.hash) ? window.location.hash.slice(1) : 'campaigns';
+    const isAdmin = this.overview.role === 'admin';
+    const mayShow = ([path]) => `#${path}` === window.location.hash && (isAdmin || !OF_ADMINS.includes(path));
+    const current = TABS.some(mayShow) ? window.location.hash.slice(1) : 'campaigns';
     for (const tab of this.tabs.children) {
+      tab.hidden = !isAdmin && OF_ADMINS.includes(tab.getAttribute('href').slice(1));
       if (tab.getAttribute('href') === `#${current}`) tab.setAttribute('aria-current', 'page'); else tab.removeAttribute('aria-current');
     }
-    this.campaignField.hidden = ['people', 'audit'].includes(current) || !this.overview.campaigns.length;
+    this.campaignField.hidden = ['people', 'programs', 'audit'].includes(current) || !this.overview.campaigns.length;
     const parts = await this[current]();
     // Meanwhile another part or campaign may have been chosen, or this one have been asked for again.
     if (turn !== this.turn) return;
@@ -220,6 +225,10 @@ class LeadPage {
   // People ---------------------------------------------------------------------------------------------
 
   people() { return peopleParts(this); }
+
+  // Other programs -------------------------------------------------------------------------------------
+
+  programs() { return programsParts(this); }
 
   // Quality --------------------------------------------------------------------------------------------
 

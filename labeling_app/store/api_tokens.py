@@ -5,17 +5,20 @@ from __future__ import annotations
 import hashlib
 import secrets
 
-from sqlalchemy import bindparam, or_, select
+from sqlalchemy import bindparam, func, or_, select
 from sqlalchemy.exc import IntegrityError
 
 from generator.output import InputError, is_storable
 from labeling_app.store.integration_tables import ApiToken
 from labeling_app.store.names import composed, is_name
 from labeling_app.store.store import Store
+from labeling_app.store.tables import AuditEvent
 
 PREFIX = "vidalign_"
 """Beginning of every token, by which programs that look for leaked secrets find it."""
 MAXIMUM_DAYS = 3650
+USED = "use token"
+"""Action of the audit events by which it is known when a token was last used."""
 _VALID = select(ApiToken).where(
     ApiToken.token_hash == bindparam("token"),
     ApiToken.revoked_at.is_(None),
@@ -80,6 +83,27 @@ def tokens(store: Store) -> list[ApiToken]:
     """All tokens, revoked and expired ones too, in the order in which they came."""
     with store.read() as session:
         return list(session.scalars(select(ApiToken).order_by(ApiToken.id)))
+
+
+def token_state(token: ApiToken, now: float) -> str:
+    """Returns `valid`, `expired` or `revoked`."""
+    if token.revoked_at is not None:
+        return "revoked"
+    return "expired" if token.expires_at is not None and token.expires_at <= now else "valid"
+
+
+def program_name(token: str) -> str:
+    """The name under which the audit table has what a program does with its token."""
+    return f"token {token}"[:100]
+
+
+def last_uses(store: Store) -> dict[str, float]:
+    """The moment of the latest recorded use (`USED`) of each token that was used, in seconds since the epoch."""
+    latest = select(AuditEvent.user_name, func.max(AuditEvent.created_at)).where(AuditEvent.action == USED)
+    with store.read() as session:
+        by_program = dict(session.execute(latest.group_by(AuditEvent.user_name)).tuples().all())
+    moments = {row.name: by_program.get(program_name(row.name)) for row in tokens(store)}
+    return {name: moment for name, moment in moments.items() if moment is not None}
 
 
 def valid_token(store: Store, token: str) -> ApiToken | None:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from generator.output import InputError
-from labeling_app.store.remote_files import RemoteFiles, holds_version, is_url
+from generator.video_files.remote_files import RemoteFiles, holds_version, is_url
 from labeling_app.store.tables import Media, Task
 
 REQUESTS = 16

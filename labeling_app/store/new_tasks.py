@@ -32,7 +32,7 @@ class VideoFile:
         width, height: as it is shown: upright, with square pixels.
         playable: every browser plays the file as it is; else a copy is shown (`labeling_app.store.playable`).
         url: of a file elsewhere, of which `path` is a copy; else empty.
-        remote_version: what its storage says of its version (`labeling_app.store.remote_files`).
+        remote_version: what its storage says of its version (`generator.video_files.remote_files`).
     """
 
     path: Path

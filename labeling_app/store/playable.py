@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from generator.output import InputError
 from generator.video_files.decoding import VideoReader, opened_video
+from generator.video_files.remote_files import RemoteFiles
 from labeling_app.browser_video import is_playable, write_playable
-from labeling_app.store.remote_files import RemoteFiles
 from labeling_app.store.tables import Media
 
 if TYPE_CHECKING:

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from generator.one_or_several import as_list
 from generator.output import InputError, is_storable
+from generator.video_files.remote_files import CACHE_BYTES, RemoteFiles
 from labeling_app.store.campaign_rows import campaign_row, find_campaign
 from labeling_app.store.computed import Computation, ComputedResults, Kept
 from labeling_app.store.computed_rows import campaign_state, keep_result, kept_result
@@ -29,7 +30,6 @@ from labeling_app.store.passwords import checked_hash, verify_password
 from labeling_app.store.people_tables import Invitation
 from labeling_app.store.playable import keep_playable
 from labeling_app.store.prepared import Direct, Prepared, direct
-from labeling_app.store.remote_files import CACHE_BYTES, RemoteFiles
 from labeling_app.store.tables import (
     AuditEvent,
     Campaign,

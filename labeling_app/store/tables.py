@@ -150,7 +150,7 @@ class Media(Base):
     Its id is random, so that it tells nothing about the file.
 
     Attributes:
-        path: absolute path, or the URL of a file elsewhere (`labeling_app.store.remote_files`).
+        path: absolute path, or the URL of a file elsewhere (`generator.video_files.remote_files`).
         remote_version: of a file elsewhere, what its storage says of the version that was imported.
     """
 

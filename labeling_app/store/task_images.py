@@ -15,9 +15,9 @@ from generator.first_frames import ImageFiles
 from generator.output import InputError, atomic_path, check_storable
 from generator.provenance import file_hash
 from generator.video_files.decoding import VideoReader, opened_video
+from generator.video_files.remote_files import RemoteFiles
 from generator.video_files.still_images import BROKEN_IMAGE, IMAGE_SUFFIXES, image_frames
 from labeling_app.store.new_tasks import VideoFile
-from labeling_app.store.remote_files import RemoteFiles
 from labeling_app.store.tables import Media
 
 MAXIMUM_BYTES = 50_000_000

@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from generator.output import atomic_path
-from labeling_app.store.remote_files import RemoteFiles
+from generator.video_files.remote_files import RemoteFiles
 from labeling_app.store.tables import Media
 from labeling_app.store.task_images import first_frame
 

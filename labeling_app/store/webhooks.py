@@ -113,6 +113,15 @@ def webhooks(store: Store) -> list[tuple[Webhook, dict[str, int], str]]:
     return [(row, counts[row.id], newest.get(row.id, "")) for row in rows]
 
 
+def last_deliveries(store: Store) -> dict[int, Delivery]:
+    """The newest event that was sent to each webhook, with or without success; none of webhooks without any."""
+    newest = select(func.max(Delivery.id)).where(Delivery.attempts > 0).group_by(Delivery.webhook_id)
+    with store.read() as session:
+        return {
+            row.webhook_id: row for row in session.scalars(select(Delivery).where(Delivery.id.in_(newest)))
+        }
+
+
 def signing_key(uploads: Path, make: bool = False) -> bytes:
     """The key of this installation.
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
 from starlette.requests import HTTPConnection
 
-from labeling_app.store.api_tokens import valid_token
+from labeling_app.store.api_tokens import USED, program_name, valid_token
+from labeling_app.store.integration_tables import ApiToken
 from labeling_app.store.names import composed
 from labeling_app.store.store import Store
 from labeling_app.store.tables import User
@@ -22,6 +23,8 @@ COOKIE = "vidalign_session"
 """First part of the cookie's name (`cookie_name`)."""
 NOT_LOGGED_IN = "You are not logged in: log in and try again."
 LEADS = ("lead", "admin")
+USES_APART = 3600.0
+"""Seconds between two audit events of the use of one token."""
 
 
 class NotLoggedIn(Exception):
@@ -52,6 +55,7 @@ class Access:
     store: Store
     names: LoginThrottle
     addresses: LoginThrottle
+    _used: dict[int, float] = field(default_factory=dict)
 
     def user(self, request: HTTPConnection) -> User | None:
         """The user who is logged in with this request's cookie."""
@@ -62,6 +66,13 @@ class Access:
         """The lead or admin who is logged in with this request's cookie."""
         user = self.user(request)
         return user if user is not None and user.role in LEADS else None
+
+    def note_use(self, token: ApiToken) -> None:
+        """Records that a token is used, at most once an hour."""
+        now = self.store.clock()
+        if now - self._used.get(token.id, -USES_APART) >= USES_APART:
+            self._used[token.id] = now
+            self.store.record(program_name(token.name), USED)
 
     def wait(self, name: str, address: str) -> float:
         """Seconds until this name may be tried from this address."""
@@ -140,7 +151,8 @@ def _program(request: Request) -> User | None:
         raise NotLoggedIn("This API token is unknown, revoked or has expired: ask for a new one.")
     if request.method not in ("GET", "HEAD"):
         raise NotAllowed("An API token only reads: log in with name and password to change something.")
-    return User(name=f"token {found.name}"[:100], role="lead")
+    access.note_use(found)
+    return User(name=program_name(found.name), role="lead")
 
 
 Annotator = Annotated[User, Depends(logged_in)]

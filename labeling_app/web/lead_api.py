@@ -30,6 +30,7 @@ from labeling_app.web.annotator_api import TagMark, marks_of
 from labeling_app.web.demonstration_api import media_for_page
 from labeling_app.web.people_api import Strict, people_api
 from labeling_app.web.plots import PLOTS, plot
+from labeling_app.web.programs_api import programs_api
 from labeling_app.web.tasks_api import disagreement_for_page
 
 DEMONSTRATIONS_A_PAGE = 50
@@ -134,6 +135,7 @@ def lead_api(store: Store, candidates: Path | None = None) -> APIRouter:
     _add_campaigns(api, store, candidates)
     _add_lifecycle(api, store)
     api.include_router(people_api(store))
+    api.include_router(programs_api(store))
     _add_audit(api, store)
     _add_quality(api, store)
     _add_demonstrations(api, store)

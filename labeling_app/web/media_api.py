@@ -12,10 +12,10 @@ from fastapi import APIRouter
 from fastapi.responses import FileResponse, JSONResponse, Response
 
 from generator.output import InputError, is_storable
+from generator.video_files.remote_files import is_url
 from labeling_app.browser_video import frame_times
 from labeling_app.store.contents import is_unchanged
 from labeling_app.store.playable import shown_file
-from labeling_app.store.remote_files import is_url
 from labeling_app.store.store import Store
 from labeling_app.store.tables import Media, User
 from labeling_app.store.task_images import IMAGE_TYPE, shown_image

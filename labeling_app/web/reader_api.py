@@ -39,11 +39,13 @@ def reader_api(store: Store) -> APIRouter:
         if language and language not in languages.languages():
             known = ", ".join(languages.languages())
             raise InputError(f"The language {language!r} is unknown: choose one of {known}.")
-        shown = language or languages.user_language(user, request.headers.get("accept-language", ""))
+        wished = request.headers.get("accept-language", "")
+        shown = language or languages.user_language(user, wished)
         found = languages.catalogue(shown)
         return {
             "language": shown,
             "own": user.language,
+            "browser": languages.preferred_language(wished),
             "choices": [
                 [code, languages.say(code, "language.name")] for code in reversed(languages.languages())
             ],

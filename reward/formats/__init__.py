@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 from generator.output import InputError
+from generator.video_files.remote_files import RemoteFiles
 from reward.formats import genai_bench, image_reward, rapidata, videogen_rewardbench
 from reward.formats.tables import read_rows
 from reward.preferences import Ranking, read_rankings, refuse_database, write_rankings
@@ -55,8 +56,13 @@ def detect_format(path: Path) -> str:
     )
 
 
-def read_preferences(path: str | Path, format: str = "auto") -> list[Ranking]:
+def read_preferences(
+    path: str | Path, format: str = "auto", remote: RemoteFiles | None = None
+) -> list[Ranking]:
     """Rankings from a file of any known layout; see `FORMATS` and `reward.preferences.read_rankings`.
+
+    Args:
+        remote: as for `read_rankings`; other layouts name files of this machine only.
 
     Raises:
         InputError: with file and row: an unknown layout, a missing video, an unusable label; or a video is compared
@@ -66,7 +72,7 @@ def read_preferences(path: str | Path, format: str = "auto") -> list[Ranking]:
     path = Path(path)
     module = _known(detect_format(path) if format == "auto" else format)
     if module is None:
-        return read_rankings(path)
+        return read_rankings(path, remote)
     rankings = module.read(path)
     if not any(ranking.has_order for ranking in rankings):
         raise InputError(f"{path} holds no order at all: at least one row must put one video above another.")

@@ -19,6 +19,8 @@ from reward.human.two_way import (
     mean_interval,
     share_interval,
     share_p_value,
+    student_margin,
+    student_quantile,
     two_way_variance,
 )
 from reward.statistics import CONFIDENCE, Interval
@@ -265,14 +267,32 @@ class Stopping:
     annotators: int | None
 
 
+def _width_by_prompts(result: PairResult) -> float:
+    """Width of the interval of a win rate for the annotators who gave the judgements, and no others."""
+    rate, known = result.win_rate, result.variance
+    alone = Variance(known.prompts, known.prompts, 0.0, ((known.prompts, known.parts[0][1]),))
+    interval = share_interval(rate.mean, alone, rate.n, result.prompts)
+    return interval.high - interval.low
+
+
+def _share_of_annotators(variance: Variance) -> float:
+    """Share of the squared width of an interval that stays however many judgements the same annotators give."""
+    margin = student_margin(variance)
+    if variance.annotators == 0 or margin == 0:
+        return 0.0
+    quantile = student_quantile((1 + CONFIDENCE) / 2, variance.parts[-1][1])
+    return min(1.0, quantile**2 * variance.annotators / margin**2)
+
+
 def stopping(result: PairResult, width: float) -> Stopping:
     """Says whether the interval of a win rate is as narrow as asked for, and forecasts what is missing.
 
     A width rule, after Chow & Robbins (1965): stop at the first look at which √(w² + (2z/n)²) is at most the width
     asked for, where w is the width of the interval. It looks at the spread of the judgements and never at who is
     ahead, so looking often costs no coverage in the limit of narrow intervals; z/n, the 1/n of their variance, keeps
-    a first run of equal answers from ending it.
-    The forecast scales the part of the variance that falls with prompts by 1/n, and leaves that of annotators.
+    a first run of equal answers from ending it. Annotators who are alike by chance do not end it either: the interval
+    by prompts alone has to be as narrow too.
+    The forecast scales what falls with prompts of the squared width by 1/n, and leaves the part of the annotators.
 
     Args:
         width: whole width of the interval of the win rate, above 0.
@@ -280,11 +300,11 @@ def stopping(result: PairResult, width: float) -> Stopping:
     now, judgements = result.width, result.win_rate.n
     if math.isnan(now):
         return Stopping(now, False, None, None)
-    guarded = math.hypot(now, 2 * NormalDist().inv_cdf((1 + CONFIDENCE) / 2) / judgements)
+    least = max(now, _width_by_prompts(result))
+    guarded = math.hypot(least, 2 * NormalDist().inv_cdf((1 + CONFIDENCE) / 2) / judgements)
     if guarded <= width:
         return Stopping(now, True, 0, None)
-    whole = result.variance.total or 1.0
-    of_annotators = result.variance.annotators / whole
+    of_annotators = _share_of_annotators(result.variance)
     left = (width / guarded) ** 2 - of_annotators
     if left > 0:
         factor = (1 - of_annotators) / left

@@ -36,7 +36,7 @@ class JudgedPair:
         first, second: names of the models.
         outcome: 1 where the first one's video is better, ½ for a tie, 0 where the second one's is.
         all_bad: a tie of two videos that the annotator called bad.
-        videos: paths of the two videos.
+        videos: paths or URLs of the two videos.
         contents: SHA-256 of both.
         simulated: the annotator is a program.
     """

@@ -24,6 +24,7 @@ from generator.provenance import fingerprint
 from reward.models.base import RewardModel, Scores
 from reward.models.storage import WEIGHTS_NAME, config_from, read_reward_config, write_reward_model
 from reward.models.vlm_loading import VideoBudget, VisionLanguageModel, load_vision_language_model
+from reward.tags import tag_dimension
 
 MODEL_TYPE = "vlm"
 PROMPT_FREE = ("visual", "motion")
@@ -33,6 +34,7 @@ QUESTIONS = {
     "alignment": "Rate how completely this video shows what the prompt says.",
     "overall": "Rate how good this video is for the prompt, all in all.",
 }
+TAG_QUESTION = "Rate how free this video is of this fault: {tag}."
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
@@ -42,7 +44,7 @@ class VLMRewardConfig:
 
     Attributes:
         base_model: folder or hub id of the vision-language model.
-        dimensions: one token and head each.
+        dimensions: one token and head each; a name that is not in `QUESTIONS` is that of a tag (`reward.tags`).
         budget: frame rate and pixel budget; scores hold for these only.
         input_fps: frames a second of videos that are given as tensors.
         lora_rank, lora_alpha, lora_target_modules: LoRA on the language model; rank 0 freezes it.
@@ -69,9 +71,12 @@ class VLMRewardConfig:
         for name in ("dimensions", "lora_target_modules", "score_mean", "score_std"):
             setattr(self, name, tuple(as_list(getattr(self, name))))
         self.lora_alpha = self.lora_alpha or self.lora_rank
-        unknown = [name for name in self.dimensions if name not in QUESTIONS]
+        unknown = [name for name in self.dimensions if not name or tag_dimension(name) != name]
         if unknown or not self.dimensions:
-            raise InputError(f"The dimensions {self.dimensions} are not some of {', '.join(QUESTIONS)}.")
+            raise InputError(
+                f"The dimensions {self.dimensions} are neither some of {', '.join(QUESTIONS)} nor tags in small "
+                "letters, digits and underscores: name others."
+            )
 
 
 def token_of(dimension: str) -> str:
@@ -79,11 +84,16 @@ def token_of(dimension: str) -> str:
     return f"<|{dimension}_reward|>"
 
 
+def question_of(dimension: str) -> str:
+    """The words that ask for the score of a dimension, or of a tag by the name of its dimension."""
+    return QUESTIONS.get(dimension) or TAG_QUESTION.format(tag=dimension.replace("_", " "))
+
+
 def message(prompt: str, dimensions: Sequence[str]) -> str:
     """The text after the video; the tokens of the prompt-free dimensions stand before the prompt."""
     dimensions = as_list(dimensions)
-    before = [f"{QUESTIONS[name]} {token_of(name)}" for name in dimensions if name in PROMPT_FREE]
-    after = [f"{QUESTIONS[name]} {token_of(name)}" for name in dimensions if name not in PROMPT_FREE]
+    before = [f"{question_of(name)} {token_of(name)}" for name in dimensions if name in PROMPT_FREE]
+    after = [f"{question_of(name)} {token_of(name)}" for name in dimensions if name not in PROMPT_FREE]
     return "\n".join([*before, *([f"Prompt: {prompt}", *after] if after else [])])
 
 

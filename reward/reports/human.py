@@ -12,8 +12,10 @@ from urllib.parse import quote
 
 from generator.files.output_folder import Outputs, open_output_dir
 from generator.output import InputError, read_record, write_json, write_text
+from generator.video_files.remote_files import FileOfHash, is_url
 from reward.human.comparisons import judgements_needed
 from reward.human.evaluation import JudgedPair
+from reward.ranked_files import kept_files
 from reward.reports import html
 from reward.reports.clips import bytes_a_clip, read_shown, video_element
 from reward.reports.examples import CHOICE_SEED
@@ -57,7 +59,7 @@ def write_human_report(
     """Writes `report.html` and `report.json` into the folder, which is made; returns the path of the page.
 
     Args:
-        judged: the answers; their videos are shown where the files still are.
+        judged: the answers; their videos are shown where the files still are, those of other storage too.
         summary: from `reward.human.evaluation.summarise_judgements`, with what the store adds.
         settings: what was asked for.
 
@@ -169,18 +171,20 @@ def _examples(groups: Sequence[Votes], folder: Path) -> list[Examples]:
 
 
 def _rows(groups: Sequence[Votes], folder: Path, pages: int) -> list[GalleryRow]:
-    rows = []
+    rows, remote = [], kept_files()
     for votes in groups:
         cells = []
         for side, model in enumerate((votes[0].first, votes[0].second)):
             preferred = sum(each.outcome == 1 - side for each in votes)
-            path = Path(votes[0].videos[side])
+            name = votes[0].videos[side]
             try:
+                path = remote.local(FileOfHash(name, votes[0].contents[side]))
                 video, fps = read_shown(path)
                 media = video_element(video, fps, f"{model}: {votes[0].prompt}", bytes_a_clip(2 * pages))
             except (InputError, OSError):
                 media = html.paragraph("The file is not there any more.")
-            link = quote(os.path.relpath(path, folder)) if path.suffix == ".mp4" else ""
+            linked = name.endswith(".mp4") and not is_url(name)
+            link = quote(os.path.relpath(name, folder)) if linked else ""
             cells.append(GalleryCell(model, media, f"{preferred} of {len(votes)}", link=link))
         ties = sum(each.outcome == 0.5 for each in votes)
         rows.append(GalleryRow(votes[0].prompt, cells, f"{ties} of {len(votes)} equal" if ties else ""))

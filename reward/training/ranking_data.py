@@ -183,7 +183,8 @@ def encode_videos(
 
 class RankingDataset(Dataset[dict[str, Tensor]]):
     """One ranking an item: `videos [K]` rows of `EncodedVideos`, `ranks [K]`, `votes [K]` (NaN where there are
-    none), and the numbers of its `dimension` and `annotator` (-1 where unknown).
+    none), the numbers of its `dimension` and `annotator` (-1 where unknown), and where it has any, the `weights [K, K]`
+    of its pairs.
 
     Args:
         annotators: the names of the annotators whose reliability is learned, in the order of their numbers.
@@ -207,6 +208,7 @@ class RankingDataset(Dataset[dict[str, Tensor]]):
                 "votes": torch.tensor(ranking.votes or [float("nan")] * len(ranking.ranks)),
                 "dimension": torch.tensor(list(dimensions).index(ranking.dimension)),
                 "annotator": torch.tensor(numbers.get(ranking.annotator, -1)),
+                **({} if ranking.weights is None else {"weights": torch.tensor(ranking.weights)}),
             }
             for ranking in self.rankings
         ]
@@ -216,6 +218,15 @@ class RankingDataset(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         return self.items[index]
+
+
+def padded_weights(weights: Sequence[Tensor | None], longest: int) -> Tensor:
+    """Weights `[K, K]` of the pairs of several rankings as `[rankings, longest, longest]`; 1 where there are none."""
+    padded = torch.ones(len(weights), longest, longest)
+    for row, own in zip(padded, weights, strict=True):
+        if own is not None:
+            row[: len(own), : len(own)] = own
+    return padded
 
 
 @dataclass
@@ -246,6 +257,8 @@ class RankingCollator:
             "annotator": torch.stack([item["annotator"] for item in items]),
             "features": features[rows.to(features.tokens.device)].tensors(),
         }
+        if any("weights" in item for item in items):
+            batch["weights"] = padded_weights([item.get("weights") for item in items], longest)
         if self.trains_trunk:
             batch["latents"] = self.encoded.latents[rows]
             batch["conditions"] = self.encoded.conditions_of(rows)

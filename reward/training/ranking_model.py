@@ -67,9 +67,13 @@ class RankingLikelihood(nn.Module):
         votes: Tensor | None = None,
         annotator: Tensor | None = None,
         log_variance: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> Tensor:
-        """The loss `[batch]` of each ranking; `scores`, `ranks`, `votes` and `log_variance` are `[batch, K]`."""
+        """The loss `[batch]` of each ranking; `scores`, `ranks`, `votes` and `log_variance` are `[batch, K]`, `weights`
+        of the pairs `[batch, K, K]`."""
         parameters: dict[str, Any] = dict(self.parameters_of_loss())
+        if weights is not None:
+            parameters["weights"] = weights
         if self.loss_type == "soft_bradley_terry":
             parameters["votes"] = votes
         if self.loss_type == "gaussian_bradley_terry" and log_variance is not None:
@@ -115,6 +119,7 @@ class RankingModel(nn.Module):
         features: dict[str, Tensor],
         latents: Tensor | None = None,
         conditions: dict[str, Tensor] | None = None,
+        weights: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Loss and scores `[batch, K]`; arguments as `RankingCollator` makes them."""
         model = self.reward_model
@@ -134,6 +139,7 @@ class RankingModel(nn.Module):
                 votes,
                 annotator,
                 None if log_variance is None else log_variance[:, :, level],
+                weights,
             )
             for level in range(raw.shape[2])
         ]

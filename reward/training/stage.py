@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from generator.sampling import video_size
 from generator.training.output_dir import check_training_dir, goes_on_inside
 from generator.training.table import describe_device, format_table, trained_share
 from generator.video import check_videos
+from generator.video_model import require_one_model
 from reward.formats import FORMAT_HELP, read_preferences
 from reward.models.base import RewardModel
 from reward.models.latent import ADAPTER_NAME
@@ -33,7 +35,7 @@ from reward.preferences import (
     split_rankings,
     warn_of_few_prompts,
 )
-from reward.tags import tag_dimension, tag_rankings
+from reward.tags import read_tag_weights, tag_dimension, tag_rankings, weighted_by_tags
 from reward.training.outputs import OUTPUTS
 from reward.training.reward_config import RewardConfig
 from reward.training.train import train_reward_model
@@ -99,11 +101,19 @@ class RewardArguments:
             "the tag ranks below one without."
         },
     )
+    tag_weights: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Weights of tags in the loss, such as artefact=0.5 wrong_count=2: a pair of videos weighs the "
+            "product of the weights of the tags that either has; 0 leaves the pair out."
+        },
+    )
 
     def check_inputs(self) -> None:
         """Raises `InputError` for a type of model that does not exist or goes with other inputs, and where there is no
         file of rankings."""
         _check_model_type(self)
+        read_tag_weights(self.tag_weights or ())
         require_source(self.preferences, self.format)
 
 
@@ -152,9 +162,8 @@ def train_reward(
     args, go_on = _with_checkpoint(arguments, args, vlm)
     if rankings is None:
         rankings = read(arguments.preferences, arguments.format, arguments.merge_annotators)
-    if arguments.tag_dimension:
-        by_tag = _rankings_by_tag(arguments, rankings, read)
-        rankings, args = [*rankings, *by_tag], _with_dimensions(args, arguments.tag_dimension)
+    if arguments.tag_dimension or arguments.tag_weights:
+        rankings, args = _with_tags(arguments, rankings, args, read)
     demonstrations = read_demonstrations(arguments.demonstrations) if arguments.demonstrations else []
     pretraining = read(arguments.pretraining, "auto", False) if arguments.pretraining else []
     check_videos([video for ranking in (*rankings, *pretraining) for video in ranking.videos])
@@ -216,22 +225,35 @@ def _check_model_type(arguments: RewardArguments) -> None:
     if arguments.model_type not in ("latent", "vlm"):
         raise InputError(f"The model type {arguments.model_type!r} is unknown: use latent or vlm.")
     if arguments.model_type == "vlm" and (
-        arguments.pretraining or arguments.demonstrations or arguments.weights_from or arguments.tag_dimension
+        arguments.pretraining or arguments.demonstrations or arguments.weights_from
     ):
         raise InputError(
-            "--pretraining, --demonstrations, --weights_from and --tag_dimension are for --model_type latent: leave "
-            "them off with vlm."
+            "--pretraining, --demonstrations and --weights_from are for --model_type latent: leave them off with vlm."
         )
 
 
-def _rankings_by_tag(
-    arguments: RewardArguments, rankings: list[Ranking], read: Callable[[str, str, bool], list[Ranking]]
-) -> list[Ranking]:
-    """The rankings by tags; merged ones come of the annotators' own, as merged rankings have no tags."""
-    merged = arguments.merge_annotators and bool(arguments.preferences)
-    own = read(arguments.preferences, arguments.format, False) if merged else rankings
-    by_tag = tag_rankings(own, arguments.tag_dimension or ())
-    return merge_annotators(by_tag) if arguments.merge_annotators else by_tag
+def _with_tags(
+    arguments: RewardArguments,
+    rankings: list[Ranking],
+    args: RewardConfig,
+    read: Callable[[str, str, bool], list[Ranking]],
+) -> tuple[list[Ranking], RewardConfig]:
+    """The rankings with those by tags and with weights by tags, and the configuration with the tags' dimensions.
+
+    Merged rankings have no tags, so theirs come of the annotators' own.
+    """
+    merges = arguments.merge_annotators
+    own = (
+        read(arguments.preferences, arguments.format, False) if merges and arguments.preferences else rankings
+    )
+    if arguments.tag_dimension:
+        by_tag = tag_rankings(own, arguments.tag_dimension)
+        rankings = [*rankings, *(merge_annotators(by_tag) if merges else by_tag)]
+        args = _with_dimensions(args, arguments.tag_dimension)
+    if arguments.tag_weights:
+        weights = read_tag_weights(arguments.tag_weights)
+        rankings = weighted_by_tags(rankings, weights, own if merges else ())
+    return rankings, args
 
 
 def _with_dimensions(args: RewardConfig, tags: Sequence[str]) -> RewardConfig:
@@ -268,7 +290,9 @@ def _load_trunk(arguments: RewardArguments, args: RewardConfig, full_trunk: bool
     # Weights that are trained themselves need the precision of float32; `--bf16` is for the arithmetic.
     dtype = torch.float32 if full_trunk else None
     with outside_engine():
-        return load_generator(arguments.model, adapter=arguments.adapter, device=args.device, dtype=dtype)
+        trunk = load_generator(arguments.model, adapter=arguments.adapter, device=args.device, dtype=dtype)
+    require_one_model(trunk, "A reward model has one model's trunk")
+    return trunk
 
 
 def _check_weights_from(arguments: RewardArguments, args: RewardConfig) -> None:
@@ -314,9 +338,19 @@ class RewardTable(TrainerCallback):
             else f"{size['num_frames']} frames of {size['height']}x{size['width']}"
         )
         tied = sum(not ranking.has_order for ranking in rankings)
+        weights = [
+            ranking.weights[i][j]
+            for ranking in rankings
+            for i, j in combinations(range(len(ranking.weights or ())), 2)
+            if ranking.weights
+        ]
+        weighed = (
+            {"pairs weigh": f"{min(weights):.2f} to {max(weights):.2f} by their tags"} if weights else {}
+        )
         rows = {
             "rankings": f"{len(rankings)} of {len({ranking.prompt for ranking in rankings})} prompts; {tied} of them "
             "carry no order (everything tied)",
+            **weighed,
             "videos": str(len(videos)),
             "size": shown,
             "steps": f"{state.max_steps} of {args.per_device_train_batch_size * args.world_size} rankings",

@@ -27,7 +27,8 @@ from reward.losses import informative, masked_dimensions
 from reward.metrics import Pairs, evaluate_pairs, pairs_of_rankings
 from reward.models.vlm import VLMRewardConfig, VLMRewardModel
 from reward.models.vlm_loading import VideoBudget, load_vision_language_model
-from reward.preferences import DIMENSIONS, MISSING, Ranking, split_rankings
+from reward.preferences import DIMENSIONS, MISSING, Ranking, in_known_order, split_rankings
+from reward.training.ranking_data import padded_weights
 from reward.training.ranking_model import RankingLikelihood
 from reward.training.reward_config import RewardConfig, with_evaluation
 from reward.training.reward_trainer import KeepBest, RankingTrainer, store_normalisation
@@ -103,7 +104,7 @@ class VideoRankingCollator:
             size = len(ranking.ranks)
             ranks[number, :size] = torch.tensor(ranking.ranks)
             videos[number, :size] = torch.tensor([row[ranking.prompt, path] for path in ranking.videos])
-        return {
+        batch: dict[str, Any] = {
             "inputs": self.model.prepare(
                 [v for v, _ in read], [fps for _, fps in read], [p for p, _ in keys]
             ),
@@ -111,6 +112,10 @@ class VideoRankingCollator:
             "ranks": ranks,
             "dimension": torch.tensor([self.model.dimensions.index(r.dimension) for r in rankings]),
         }
+        if any(ranking.weights for ranking in rankings):
+            own = [None if each.weights is None else torch.tensor(each.weights) for each in rankings]
+            batch["weights"] = padded_weights(own, longest)
+        return batch
 
 
 class _RankedVideos(nn.Module):
@@ -125,13 +130,19 @@ class _RankedVideos(nn.Module):
         self.reward_model.gradient_checkpointing_enable(**kwargs)
 
     def forward(
-        self, inputs: dict[str, Tensor], videos: Tensor, ranks: Tensor, dimension: Tensor
+        self,
+        inputs: dict[str, Tensor],
+        videos: Tensor,
+        ranks: Tensor,
+        dimension: Tensor,
+        weights: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Loss and scores `[batch, K]`; arguments as `VideoRankingCollator` makes them."""
         raw = self.reward_model(inputs).float()
         scores = raw[videos, dimension[:, None]]
         mask = informative(ranks, self.likelihood.loss_type)
-        return masked_dimensions(self.likelihood(scores, ranks)[:, None], mask[:, None]), scores
+        losses = self.likelihood(scores, ranks, weights=weights)
+        return masked_dimensions(losses[:, None], mask[:, None]), scores
 
 
 class VLMRewardTrainer(RankingTrainer):
@@ -255,7 +266,9 @@ def vlm_reward_config(
     if arguments.vlm_settings:
         made = video_reward_settings(arguments.vlm_settings)
         made.base_model = arguments.vlm or made.base_model
-        made.dimensions = tuple(config.dimensions) or tuple(name for name in made.dimensions if name in found)
+        by_tag = sorted(found.difference(DIMENSIONS))
+        known = [name for name in (*made.dimensions, *by_tag) if name in found]
+        made.dimensions = tuple(config.dimensions or known)
         made.score_mean = made.score_std = ()
     else:
         if not arguments.vlm:
@@ -264,7 +277,7 @@ def vlm_reward_config(
             )
         made = VLMRewardConfig(
             base_model=arguments.vlm,
-            dimensions=tuple(config.dimensions or [name for name in DIMENSIONS if name in found]),
+            dimensions=tuple(config.dimensions or in_known_order(found)),
             budget=VideoBudget(arguments.frame_rate, arguments.max_frames, arguments.max_frame_pixels),
             lora_rank=config.lora_rank,
             lora_alpha=2 * config.lora_rank,

@@ -91,8 +91,8 @@ def test_an_invitation_is_a_link_that_is_shown_once_listed_and_withdrawn(
 def test_messages_and_hours_by_command(
     filled: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ada = filled.add_user("=ada", PASSWORD)
-    assert label(filled, "message", "--text", "Hello", "--people", "=ada") == 0
+    ada = filled.add_user("＝ada", PASSWORD)
+    assert label(filled, "message", "--text", "Hello", "--people", "＝ada") == 0
     assert [message.text for message in unread_messages(filled, ada)] == ["Hello"]
     assert label(filled, "message", "--text", "Hello", "--groups", "none") == 2
     task = next_task(filled, ada)
@@ -100,9 +100,9 @@ def test_messages_and_hours_by_command(
     submit(filled, ada, task.assignment, {"overall": [1, 2, 3, 4]}, 90.0)
     output = tmp_path / "hours.csv"
     assert label(filled, "hours", "--output_file", str(output)) == 0
-    assert "=ada                        1       0     0      0    0.03" in capsys.readouterr().out
+    assert "＝ada                        1       0     0      0    0.03" in capsys.readouterr().out
     today = datetime.fromtimestamp(filled.judgements("main")[0].created_at, UTC).date().isoformat()
-    assert output.read_text() == f"day,name,hours\n{today},'=ada,0.0250\n"
+    assert output.read_text() == f"day,name,hours\n{today},'＝ada,0.0250\n"
     assert label(filled, "hours", "--output_file", str(output)) == 2
     assert label(filled, "hours", "--since", "2031-01-01", "--output_file", str(output), "--overwrite") == 0
     assert output.read_text() == "day,name,hours\n"

@@ -248,3 +248,59 @@ def test_an_annotator_with_twice_the_noise_is_seen_as_half_as_reliable():
     optimizer.step(loss)
     assert (log_reliability[0] - log_reliability[1]).exp().item() == pytest.approx(2, rel=0.1)
     assert scale.exp().item() == pytest.approx(2 / math.sqrt(2), rel=0.1)
+
+
+def pair_weights(size: int, zero: tuple[int, int] = (0, 2)) -> torch.Tensor:
+    """Random symmetric weights `[1, size, size]`, one pair of which weighs nothing."""
+    drawn = torch.rand(1, size, size, generator=torch.Generator().manual_seed(5), dtype=torch.float64) * 3
+    weights = drawn + drawn.transpose(1, 2)
+    weights[:, zero[0], zero[1]] = weights[:, zero[1], zero[0]] = 0
+    return weights
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if name != "plackett_luce"])
+@pytest.mark.parametrize("ranks", [[0, 1, 1, 3], [2, -1, 0, 5]])
+def test_a_weight_multiplies_the_loss_of_its_pair(name, ranks):
+    values, weights = scores(1, 4), pair_weights(4)
+    pairs = [
+        (i, j)
+        for i, j in itertools.combinations(range(4), 2)
+        if min(ranks[i], ranks[j]) >= 0 and not (name in ORDER_ONLY and ranks[i] == ranks[j])
+    ]
+    alone = [
+        weights[0, i, j] * LOSSES[name](values[:, [i, j]], torch.tensor([[ranks[i], ranks[j]]]))
+        for i, j in pairs
+    ]
+    found = LOSSES[name](values, torch.tensor([ranks]), weights=weights)
+    torch.testing.assert_close(found, sum(alone) / len(pairs))
+
+
+@pytest.mark.parametrize("ranks", [[2, 0, 3, 1], [0, 1, 1, 3], [2, -1, 0, 5], [1, 1, 1, 1]])
+def test_a_draw_of_plackett_luce_weighs_the_mean_of_its_pairs_and_skips_those_of_weight_0(ranks):
+    values, weights = scores(1, 4)[0].tolist(), pair_weights(4)
+    expected = 0.0
+    for i, rank in enumerate(ranks):
+        others = [j for j in range(4) if j != i and rank >= 0 and ranks[j] >= rank]
+        if not others:
+            continue
+        met = [j for j in others if weights[0, i, j] > 0]
+        tied = [j for j in met if ranks[j] == rank]
+        share = sum(j < i for j in tied) / (len(tied) + 1)
+        rest = sum(math.exp(values[j]) * (1 - share * (j in tied)) for j in met)
+        own = math.exp(values[i]) * (1 - share)
+        weight = sum(float(weights[0, i, j]) for j in others) / len(others)
+        expected += weight * (math.log(rest + own) - values[i])
+    found = plackett_luce(torch.tensor([values], dtype=torch.float64), torch.tensor([ranks]), weights=weights)
+    assert found.item() == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_weights_of_1_change_nothing_and_a_video_of_weight_0_teaches_nothing(name):
+    values, ranks = scores(2, 4).requires_grad_(), torch.tensor([[0, 1, 2, 3], [2, 0, 0, 5]])
+    ones = torch.ones(2, 4, 4)
+    torch.testing.assert_close(LOSSES[name](values, ranks, weights=ones), LOSSES[name](values, ranks))
+    ones[:, 3, :] = ones[:, :, 3] = 0
+    loss = LOSSES[name](values, ranks, weights=ones).sum()
+    gradient = torch.autograd.grad(loss, values)[0]
+    assert (gradient[:, 3] == 0).all()
+    assert (gradient[:, 0].abs() > 0).all()

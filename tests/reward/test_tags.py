@@ -1,4 +1,4 @@
-"""Tags of videos: read from rankings files, made dimensions of their own, learned by a reward model."""
+"""Tags of videos: read from rankings files, made dimensions or weights, learned by a reward model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from generator.testing import tiny_generator
 from generator.testing.stand_ins import COLOURS, coloured_video
 from generator.video import write_video
 from reward.preferences import Ranking, merge_annotators, read_rankings, write_rankings
-from reward.tags import tag_dimension, tag_rankings
+from reward.tags import pair_weight, read_tag_weights, tag_dimension, tag_rankings, weighted_by_tags
 
 VIDEOS = [Path("a.mp4"), Path("b.mp4"), Path("c.mp4")]
 NONE: frozenset[str] = frozenset()
@@ -70,6 +70,63 @@ def test_tags_that_order_nothing_are_refused(tags: list[str], said: str) -> None
     everywhere = [frozenset({"artefact"})] * 3
     with pytest.raises(InputError, match="orders nothing"):
         tag_rankings([answer(*everywhere)], ["artefact"])
+
+
+def test_a_pair_weighs_the_product_of_the_weights_of_the_tags_that_either_video_has() -> None:
+    weights = read_tag_weights(["Wrong motion=0.5", "artefact=3", "a=b=2"])
+    assert weights == {"wrong_motion": 0.5, "artefact": 3.0, "a_b": 2.0}
+    both = {"artefact", "wrong motion", "flicker"}
+    assert (
+        pair_weight(both, {"Artefact"}, weights) == 1.5
+    )  # a tag counts once, one without a weight not at all
+    assert pair_weight((), (), weights) == 1.0
+
+
+def test_weights_are_divided_by_their_mean_over_the_judged_pairs_of_each_ranking() -> None:
+    rankings = [
+        answer(frozenset({"artefact"}), NONE, NONE),  # pairs 4, 4, 1
+        replace(answer(NONE, NONE, frozenset({"artefact"})), ranks=[1, 2, -1]),  # the judged pair 1
+        replace(answer(), tags=None),
+    ]
+    found = weighted_by_tags(rankings, {"artefact": 4.0})
+    mean = (3 + 1 + 1) / 3
+    assert found[0].weights is not None
+    assert [found[0].weights[i][j] * mean for i, j in ((0, 1), (2, 0), (1, 2))] == pytest.approx([4, 4, 1])
+    assert found[2].weights is not None
+    assert found[2].weights[0][1] * mean == pytest.approx(1)
+    assert [each.ranks for each in found] == [each.ranks for each in rankings]
+
+
+def test_a_merged_ranking_has_the_mean_weight_of_the_answers_that_it_was_made_of() -> None:
+    own = [
+        answer(frozenset({"artefact"}), NONE, NONE),
+        answer(frozenset({"artefact"}), NONE, NONE, dimension="motion"),  # the same answer once more
+        answer(NONE, NONE, NONE, annotator="ben"),
+        replace(answer(annotator="eve"), tags=None),  # was not asked
+    ]
+    merged = [replace(answer(), videos=VIDEOS[::-1], tags=None)]
+    (found,) = weighted_by_tags(merged, {"artefact": 3.0}, own)
+    assert found.weights is not None
+    pairs = [found.weights[i][j] for i, j in ((2, 0), (2, 1), (0, 1))]
+    assert pairs == pytest.approx([2 / (5 / 3), 2 / (5 / 3), 1 / (5 / 3)])
+
+
+@pytest.mark.parametrize(
+    "text", ["artefact", "=1", "artefact=", "artefact=-1", "artefact=nan", "artefact=inf"]
+)
+def test_weights_that_are_none_are_refused(text: str) -> None:
+    with pytest.raises(InputError, match="write TAG=NUMBER"):
+        read_tag_weights([text])
+    with pytest.raises(InputError, match="each tag once"):
+        read_tag_weights(["a b=1", "A B=1"])
+
+
+def test_a_weight_of_an_unknown_tag_and_weights_that_leave_nothing_are_refused() -> None:
+    rankings = [answer(*[frozenset({"artefact"})] * 3)]
+    with pytest.raises(InputError, match=r"has the tag 'wrong_count' \(there is: artefact\)"):
+        weighted_by_tags(rankings, {"wrong_count": 2.0})
+    with pytest.raises(InputError, match="weighs 0"):
+        weighted_by_tags(rankings, {"artefact": 0.0})
 
 
 def row(**changes: Any) -> dict[str, Any]:
@@ -137,6 +194,9 @@ def test_a_reward_model_learns_a_tag_beside_the_ranks_and_is_evaluated_on_it(
     evaluated = ["reward", "evaluate", "--reward", out, "--device", "cpu", *common]
     assert cli.main([*evaluated, "--output_dir", str(tmp_path / "report")]) == 0
     assert "wrong_colour: pair accuracy" in capsys.readouterr().out
+    trained += ["--overwrite", "true"]
+    assert cli.main([*trained, "--tag_weights", "wrong_colour=2", "wrong_count=0.5"]) == 2
+    assert "'wrong_count' (there is: wrong colour)" in capsys.readouterr().err
     trained[trained.index("wrong_colour")] = "wrong_count"
-    assert cli.main([*trained, "--overwrite", "true"]) == 2
+    assert cli.main(trained) == 2
     assert "there is: wrong colour" in capsys.readouterr().err

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from alignment.cli.aligned_generation import aligned
 from alignment.cli.generation_checks import check_generation
 from alignment.cli.next_command import given_flags, new_folder, show_next
+from alignment.cli.upsampled_generation import behind_stages, coarse_model, load_stages
 from alignment.cli.video_prompt_arguments import VideoPromptArguments, prompted
 from alignment.rewriting.arguments import RewriterArguments, rewritten, rewritten_text
 from alignment.stages.arguments import LoadingArguments
@@ -44,6 +45,7 @@ from generator.passwords import without_passwords
 from generator.training.progress import VideoBar
 from generator.training.shared_work import SharedWork
 from generator.video_files.pixel_formats import PIXEL_FORMAT_HELP, PIXEL_FORMATS
+from generator.video_model import require_one_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -272,15 +274,23 @@ def _way_to_generate(
     Raises:
         InputError: the model cannot make it.
     """
+    stages = load_stages(model, prompt)
+    images = [each.record.images for each in plan]
+    plain = not prompt.task and not arguments.reward and not any(images)
+    model = coarse_model(model, stages) if plain else model
     sizes = [getattr(arguments, name) or getattr(model.defaults, name) for name in SIZES]
     if prompt.task:
-        return prompted(model, prompt, arguments.num_frames, *sizes[1:])
+        generate, fps = prompted(model, prompt, arguments.num_frames, *sizes[1:])
+        return behind_stages(model, prompt, stages, generate, fps)
     model.check_size(*sizes)
     fps = model.defaults.fps
     if arguments.reward:
-        return aligned(model, arguments, plan), fps
-    check_takes_images(model, [each.record.images for each in plan], len(plan))
-    return partial(model.generate, solver=arguments.solver), fps
+        require_one_model(model, "--reward judges the videos of one model")
+        return behind_stages(model, prompt, stages, aligned(model, arguments, plan), fps)
+    check_takes_images(model, images, len(plan))
+    solver = arguments.solver
+    generate = partial(model.generate, solver=solver)
+    return behind_stages(model, prompt, stages, generate, fps, solver if plain else None)
 
 
 def _check_images(

@@ -18,6 +18,7 @@ from alignment.cli.commands.label_token import TokenArguments, run_token
 from alignment.cli.commands.label_webhook import WebhookArguments, run_webhook
 from alignment.cli.next_command import show_next
 from generator.output import InputError, read_jsonl
+from generator.video_files.remote_files import RemoteFiles
 from labeling_app.files.candidates import import_tasks, read_candidates
 from labeling_app.files.compared_models import import_compared, read_compared
 from labeling_app.files.foreign_preferences import import_preferences
@@ -30,9 +31,8 @@ from labeling_app.quality.tag_summary import tag_summaries
 from labeling_app.simulate import Score, precomputed_scores, simulate
 from labeling_app.store.backup import backup, restore
 from labeling_app.store.database import existing_database
-from labeling_app.store.remote_files import RemoteFiles
 from labeling_app.store.store import Store
-from reward.formats import FORMAT_HELP, read_preferences
+from reward.formats import FORMAT_HELP
 
 HELP = (
     "Collect human rankings and demonstrations: serve, import, select, export, quality, simulate, backup, …"
@@ -223,7 +223,7 @@ def run_import(arguments: ImportArguments) -> None:
         return
     # A mistake in a file makes no database.
     if arguments.compare is not None:
-        read_compared(arguments.compare)
+        read_compared(arguments.compare, RemoteFiles(Path()))
     else:
         # Nothing is fetched yet but lists of videos.
         read_candidates([as_source(source) for source in arguments.videos or ()], RemoteFiles(Path()))
@@ -246,9 +246,6 @@ def run_import(arguments: ImportArguments) -> None:
 
 
 def _import_preferences(arguments: ImportArguments) -> None:
-    read_preferences(
-        arguments.preferences or "", arguments.format
-    )  # A mistake in the file makes no database.
     with Store(arguments.db) as store:
         done = import_preferences(
             store,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from alignment.cli.commands.label_campaign import DB_HELP, command_line_user
 from generator.output import InputError, atomic_path, check_output_file
+from labeling_app.files.ranking_tables import harmless
 from labeling_app.people import invitations
 from labeling_app.people.hours import PersonHours, people_hours
 from labeling_app.people.messages import write_message
@@ -145,8 +146,7 @@ def _as_csv(people: list[PersonHours]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(HEADER)
     for person in people:
-        # A spreadsheet would run a name that begins like a formula.
-        name = f"'{person.name}" if person.name[0] in "=+-@" else person.name
+        name = harmless(person.name)
         writer.writerows([day, name, f"{person.by_day[day] / 3600:.4f}"] for day in sorted(person.by_day))
     return text.getvalue()
 

@@ -23,10 +23,11 @@ from generator.data.prompts import read_prompts
 from generator.output import InputError, check_output_file, has_rows_with, write_jsonl
 from generator.training.progress import SharedBar
 from generator.training.shared_work import SharedWork, kept_results
+from generator.video_files.remote_files import RemoteFiles
 from labeling_app.campaigns.campaigns import add_campaign, import_gold
 from labeling_app.campaigns.demonstrations import add_library, ask
 from labeling_app.files.candidates import Candidates, inspect_video, read_candidates
-from labeling_app.files.remote_candidates import as_source
+from labeling_app.files.remote_candidates import as_source, inspected_images, kept_name, with_url
 from labeling_app.selection.disagreement import SelectedPair, Selection, select_pairs
 from labeling_app.selection.last_layer import read_last_layer, select_by_last_layer
 from labeling_app.simulate import Score
@@ -34,8 +35,8 @@ from labeling_app.store.database import existing_database
 from labeling_app.store.names import composed
 from labeling_app.store.new_tasks import NewTask
 from labeling_app.store.store import Store
-from labeling_app.store.task_images import inspect_images
 from reward import load_reward
+from reward.ranked_files import kept_files
 from reward.scoring import folder_of_unfinished, score_videos
 
 if TYPE_CHECKING:
@@ -73,7 +74,9 @@ class SelectArguments:
 
     db: str = field(metadata={"help": DB_HELP})
     videos: list[str] = field(
-        metadata={"help": "Folders or JSONL files with candidates, as for `label import`."}
+        metadata={
+            "help": "Folders or JSONL files with candidates, or their URLs (s3://…), as for `label import`."
+        }
     )
     reward: list[str] = field(
         metadata={
@@ -142,24 +145,28 @@ def run_demonstrations(arguments: DemonstrationArguments) -> None:
 def run_select(arguments: SelectArguments) -> None:
     """Picks pairs, adds them to the campaign and says what they are expected to bring."""
     _check_selection(arguments)
-    candidates = read_candidates([as_source(source) for source in arguments.videos])
+    remote = kept_files()
+    candidates = read_candidates([as_source(source) for source in arguments.videos], remote)
     work = SharedWork()
+    paths = [path for item in candidates for path in item.videos]
+    work.first(lambda: remote.fetch_all(paths))
+    remote.fetch_all(paths, progress=False)  # by processes of other machines
     models = [load_reward(name) for name in arguments.reward]
     judged = _judged(arguments, candidates, models, work)
     if not work.is_first:
         return
     with Store(arguments.db) as store:
-        taken = frozenset(_labelled(store, candidates))
+        taken = frozenset(_labelled(store, candidates, remote))
         picked = _pick(arguments, judged, models, taken)
         new = store.add_tasks(
             arguments.campaign,
-            [_task(candidates, pair) for pair in picked.pairs],
+            [_task(candidates, pair, remote) for pair in picked.pairs],
             overlap=arguments.overlap,
             dimensions=[arguments.dimension],
         )
         store.record(command_line_user(), "select pairs", campaign=arguments.campaign, tasks=new)
     if arguments.output_file:
-        write_jsonl(arguments.output_file, [_row(candidates, pair) for pair in picked.pairs])
+        write_jsonl(arguments.output_file, [_row(candidates, pair, remote) for pair in picked.pairs])
     at_random = sum(pair.random for pair in picked.pairs)
     print(f"{new} pair(s) in campaign {arguments.campaign}, {at_random} of them picked at random.")
     print(
@@ -253,7 +260,9 @@ def _lacks(name: str, dimension: str, known: Iterable[str]) -> str:
     return f"The reward {name!r} has no dimension {dimension!r} (it has: {', '.join(known)}): use another."
 
 
-def _labelled(store: Store, candidates: Sequence[Candidates]) -> set[tuple[int, int, int]]:
+def _labelled(
+    store: Store, candidates: Sequence[Candidates], remote: RemoteFiles
+) -> set[tuple[int, int, int]]:
     """Pairs (prompt, first, second) that meet in a task of any campaign."""
     met = {
         (task.prompt, frozenset(pair))
@@ -265,19 +274,20 @@ def _labelled(store: Store, candidates: Sequence[Candidates]) -> set[tuple[int, 
         (number, first, second)
         for number, item in enumerate(candidates)
         for first, second in combinations(range(len(item.videos)), 2)
-        if (item.prompt, frozenset(str(item.videos[i].resolve()) for i in (first, second))) in met
+        if (item.prompt, frozenset(kept_name(item.videos[i], remote) for i in (first, second))) in met
     }
 
 
-def _task(candidates: Sequence[Candidates], pair: SelectedPair) -> NewTask:
+def _task(candidates: Sequence[Candidates], pair: SelectedPair, remote: RemoteFiles) -> NewTask:
     item = candidates[pair.prompt]
-    videos = tuple(inspect_video(item.videos[i]) for i in (pair.first, pair.second))
-    return NewTask(item.prompt, videos, *inspect_images(item.images))
+    paths = [item.videos[i] for i in (pair.first, pair.second)]
+    videos = tuple(with_url(inspect_video(path), path, remote) for path in paths)
+    return NewTask(item.prompt, videos, *inspected_images(item.images, remote))
 
 
-def _row(candidates: Sequence[Candidates], pair: SelectedPair) -> dict[str, object]:
+def _row(candidates: Sequence[Candidates], pair: SelectedPair, remote: RemoteFiles) -> dict[str, object]:
     item = candidates[pair.prompt]
-    videos = [str(item.videos[i].resolve()) for i in (pair.first, pair.second)]
+    videos = [kept_name(item.videos[i], remote) for i in (pair.first, pair.second)]
     return {"prompt": item.prompt, "videos": videos, "bits": round(pair.bits, 6), "random": pair.random}
 
 

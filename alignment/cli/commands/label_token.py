@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from alignment.cli.commands.label_campaign import DB_HELP, command_line_user
 from generator.output import InputError
-from labeling_app.store.api_tokens import add_token, revoke_token, tokens
+from labeling_app.store.api_tokens import add_token, last_uses, revoke_token, token_state, tokens
 from labeling_app.store.database import existing_database
 from labeling_app.store.integration_tables import ApiToken
 from labeling_app.store.store import Store
@@ -44,16 +44,19 @@ def run_token(arguments: TokenArguments) -> None:
             store.record(command_line_user(), "revoke token", token=arguments.revoke)
             print(f"The token {arguments.revoke} is revoked.")
         else:
+            used = last_uses(store)
             for token_row in tokens(store):
-                print(f"{token_row.name}\t{_state(token_row, store.clock())}")
+                moment = used.get(token_row.name)
+                use = "never used" if moment is None else f"last used {_day(moment)}"
+                print(f"{token_row.name}\t{_state(token_row, store.clock())}\t{use}")
 
 
 def _state(token: ApiToken, now: float) -> str:
-    if token.revoked_at is not None:
-        return f"revoked {_day(token.revoked_at)}"
-    if token.expires_at is None:
-        return "valid"
-    return f"{'expired' if token.expires_at <= now else 'valid until'} {_day(token.expires_at)}"
+    state = token_state(token, now)
+    moment = token.expires_at if token.revoked_at is None else token.revoked_at
+    if moment is None:
+        return state
+    return f"{'valid until' if state == 'valid' else state} {_day(moment)}"
 
 
 def _day(moment: float) -> str:

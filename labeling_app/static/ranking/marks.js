@@ -30,9 +30,9 @@ const rounded = (share) => Math.round(10000 * share) / 10000;
 const inside = (share) => Math.min(1, Math.max(0, share));
 
 export class MarkLayer {
-  // done(place) gets what was marked; left() is called when marking ends; say(text).
-  constructor(card, video, { done, left, say }) {
-    Object.assign(this, { card, video, done, left, say });
+  // done(place) gets what was marked; left() is called when marking ends by itself, ended() whenever it ends; say(text).
+  constructor(card, video, { done, left, ended, say }) {
+    Object.assign(this, { card, video, done, left, ended, say });
     this.shown = make('div', 'marks', { 'aria-hidden': 'true' });
     this.draft = make('div', 'mark draft', { hidden: true });
     this.cross = make('div', 'cross');
@@ -71,6 +71,7 @@ export class MarkLayer {
     if (this.element.hidden) return;
     this.element.hidden = true;
     if (back) this.left();
+    this.ended();
   }
 
   // The corner of a box that was begun, or a point, and where the pointer is.
@@ -82,8 +83,8 @@ export class MarkLayer {
 
   finish() {
     const place = placeBetween(this.corner || this.at, this.at, ...this.size);
-    this.close(true);
     this.done(place);
+    this.close(true);
   }
 
   onKey(event) {

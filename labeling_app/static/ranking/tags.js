@@ -23,6 +23,7 @@ export class TagsPart {
     this.layers = cards.cards.map((card, video) => new MarkLayer(card, cards.videos[video], {
       done: (place) => this.placed(video, place),
       left: () => cards.focus(video),
+      ended: () => { if (this.wasPlaying) this.actions.player()?.play(); },
       say,
     }));
     this.heading = make('h2', 'tags-heading', { id: 'tags-heading' });
@@ -79,6 +80,8 @@ export class TagsPart {
 
   markPicture() {
     if (this.element.hidden || !this.tagToMark) return false;
+    // The picture stands still while it is marked.
+    this.wasPlaying = this.actions.player().playing;
     this.actions.player().pause();
     this.layers[this.selected].open(t('tags.mark_in', { tag: this.current[this.selected], video: letter(this.selected) }));
     return true;
@@ -86,7 +89,6 @@ export class TagsPart {
 
   markMoment() {
     if (this.element.hidden || !this.tagToMark) return false;
-    this.actions.player().pause();
     this.placed(this.selected, {});
     return true;
   }

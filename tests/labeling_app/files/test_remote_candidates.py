@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,35 +14,17 @@ from fastapi.testclient import TestClient
 
 from alignment import cli
 from generator.output import InputError
+from generator.video_files.remote_files import RemoteFiles, checked_url, joined_url
 from labeling_app.files.candidates import import_tasks
 from labeling_app.files.rankings import ranking_rows
 from labeling_app.quality.reliability import read_store
 from labeling_app.store.contents import changed_files, task_media
-from labeling_app.store.remote_files import RemoteFiles, checked_url, joined_url
 from labeling_app.store.store import Store
 from labeling_app.tasks import next_task as assignment
 from labeling_app.tasks.answers import submit
 from labeling_app.web.access import COOKIE
 from labeling_app.web.server import create_app
-
-
-@pytest.fixture
-def memory(candidates: Path) -> Iterator[str]:
-    """A folder of candidates in fsspec's storage in memory: two prompts of two videos."""
-    url = f"memory://bucket-{uuid.uuid4().hex}/runs/secret-model"
-    put(url, candidates)
-    yield url
-    fsspec.filesystem("memory").rm(url.removeprefix("memory:/"), recursive=True)
-
-
-def put(url: str, candidates: Path) -> None:
-    names = [f"secret-model-{prompt:03d}-{index}.mp4" for prompt in (0, 1) for index in (0, 1)]
-    for name in names:
-        with fsspec.open(f"{url}/{name}", "wb") as file:
-            file.write((candidates / name).read_bytes())
-    rows = [{"file_name": name, "prompt": f"prompt {name[13:16]}"} for name in names]
-    with fsspec.open(f"{url}/metadata.jsonl", "w") as file:
-        file.write("".join(json.dumps(row) + "\n" for row in rows))
+from tests.labeling_app.remote_folder import put
 
 
 @pytest.fixture

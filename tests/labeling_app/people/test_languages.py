@@ -27,7 +27,8 @@ from labeling_app.web.provider import NOT_COMPLETED, NOT_REACHED
 
 PACKAGE = CATALOGUES.parents[1]
 STATIC = CATALOGUES.parent
-PAGES = sorted(path for path in STATIC.rglob("*.js") if path.name != "lead.js" and path.parent.name != "lead")
+IN_ENGLISH = {"lead.js", *(path.name for path in (STATIC / "lead").glob("*.js"))} - {"programs.js"}
+PAGES = sorted(path for path in STATIC.rglob("*.js") if path.name not in IN_ENGLISH)
 PLACE = re.compile(r"\{(\w+)\}")
 SAYING = (
     "tasks/answers",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import socket
@@ -10,6 +11,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+import zipfile
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -294,6 +296,15 @@ def huge_mp4(path: Path) -> bytes:
     return bytes(content)
 
 
+def zip_bomb() -> bytes:
+    """A zip of some kilobytes that unpacks to 100 MB."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a.mp4", "w") as file:
+        for _ in range(100):
+            file.write(bytes(1_000_000))
+    return packed.getvalue()
+
+
 UPLOADS = {
     "text": lambda path: b"just a text",
     "nothing": lambda path: b"",
@@ -301,6 +312,7 @@ UPLOADS = {
     "page": lambda path: b"<html><script>alert(1)</script></html>",
     "playlist": lambda path: b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n",
     "named mp4 but empty": lambda path: b"\0\0\0\x18ftypmp42" + bytes(100),
+    "zip bomb behind the head of an mp4": lambda path: b"\0\0\0\x18ftypmp42" + zip_bomb(),
     "half an mp4": damaged_mp4,
     "enormous frames": huge_mp4,
     "too many frames": lambda path: wide_mp4(path, 16, 16, num_frames=3700, rate=120).read_bytes(),

@@ -11,9 +11,12 @@ import pytest
 
 from labeling_app.campaigns.campaigns import add_campaign
 from labeling_app.campaigns.demonstrations import add_library, ask, demonstrations
+from labeling_app.people.languages import set_language
 from labeling_app.quality.adjudication import adjudications
+from labeling_app.store.api_tokens import valid_token
 from labeling_app.store.guidelines import set_guidelines
 from labeling_app.store.store import Store
+from labeling_app.store.webhooks import webhooks
 from labeling_app.tasks import next_task as assignment
 from labeling_app.tasks.answers import submit
 
@@ -211,7 +214,7 @@ def test_a_long_name_leaves_room_for_the_rest(
 def test_a_lead_sets_rules_guidelines_people_and_asks_for_demonstrations(
     page: Page, filled: Store, serve: Callable[[Store], Any], serious_findings: Callable[[Page], list[str]]
 ) -> None:
-    filled.add_user("root", PASSWORD, role="admin")
+    root = filled.add_user("root", PASSWORD, role="admin")
     filled.add_user("ada", PASSWORD)
     server = serve(filled)
     open_page(page, server, "root", "lead/", "[data-shown=campaigns]")
@@ -247,6 +250,33 @@ def test_a_lead_sets_rules_guidelines_people_and_asks_for_demonstrations(
     page.locator("#ask-prompts").fill("a cat\na dog")
     page.get_by_role("button", name="Ask for demonstrations").click()
     page.get_by_text("2 new prompts wait for a video.").wait_for()
+    set_language(filled, root, "de")  # of this part alone
+    page.get_by_role("link", name="Programs").click()
+    page.get_by_label("Name des Programms").fill("dashboard")
+    page.get_by_role("button", name="Token erstellen").click()
+    page.get_by_text("Das Token dashboard ist erstellt").wait_for()
+    token = page.locator("#token-secret").input_value()
+    assert valid_token(filled, token) is not None
+    page.locator("#webhook-url").fill("https://8.8.8.8/hook")
+    page.locator("[id='event-answer.stored']").uncheck()
+    page.get_by_role("button", name="Webhook hinzufügen").click()
+    page.get_by_text("Webhook 1 ist hinzugefügt").wait_for()
+    secret = page.locator("#webhook-secret").input_value()
+    assert secret.startswith("whsec_")
+    assert webhooks(filled)[0][0].events == ["answer.flagged", "campaign.finished"]
+    page.locator("tr", has_text="8.8.8.8").wait_for()
+    assert serious_findings(page) == []
+    page.reload()
+    page.locator("[data-shown=programs] tr", has_text="dashboard").wait_for()
+    assert [shown for shown in (token, secret) if shown in page.content()] == []
+    page.get_by_role("button", name="Widerrufen…").click()
+    page.get_by_role("button", name="Widerrufen", exact=True).click()
+    page.get_by_text("Das Token dashboard ist widerrufen.").wait_for()
+    page.get_by_role("button", name="Entfernen…").click()
+    page.get_by_role("button", name="Entfernen", exact=True).click()
+    page.get_by_text("Es gibt noch keinen Webhook.").wait_for()
+    assert valid_token(filled, token) is None
+
     page.get_by_role("link", name="Audit").click()
     page.get_by_text("ask for demonstrations").wait_for()
     assert serious_findings(page) == []

@@ -44,7 +44,9 @@ def test_an_annotator_reads_a_message_once_and_changes_the_language(
     assert serious_findings(page) == []
     page.get_by_role("button", name="Gelesen").click()
     page.locator(".message").wait_for(state="detached")
-    page.get_by_label("Sprache").select_option("en")
+    menu = page.get_by_label("Sprache")
+    assert menu.locator("option:checked").inner_text() == "Deutsch (wie der Browser)"
+    menu.select_option("en")
     page.get_by_role("heading", name="There is nothing to rank yet.").wait_for()
     assert page.locator(".message").count() == 0
     assert page.get_by_role("link", name="Demonstrate").count() == 1

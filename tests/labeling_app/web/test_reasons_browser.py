@@ -54,6 +54,8 @@ def test_reasons_are_given_and_marked_by_mouse_and_by_keys(
     for key in ("b", "t", "Enter", "m", "Shift+ArrowLeft", "ArrowUp", "Enter", "x"):
         page.keyboard.press(key)
     assert page.locator(".tag-marks li").count() == 2
+    playing = "[...document.querySelectorAll('.card video')].some((video) => !video.paused)"
+    assert page.evaluate(playing)  # they stood still for the point alone
     page.get_by_role("button", name="Remove the mark artefact", exact=False).last.click()
     # By mouse, video A: a box over the right lower quarter of the picture.
     page.keyboard.press("a")

@@ -312,6 +312,19 @@ def test_every_page_carries_security_headers(ada: TestClient) -> None:
         assert "frame-ancestors 'none'" in headers["content-security-policy"]
 
 
+def test_neither_a_forged_host_nor_a_line_break_in_a_path_leads_elsewhere(ada: TestClient) -> None:
+    ada.cookies.clear()
+    for path in ("/", "/rank", "/rank/", "/lead", "/demonstrate/"):
+        answer = ada.get(path, headers={"host": "evil.example", "x-forwarded-host": "evil.example"})
+        assert answer.is_redirect, path
+        assert "evil" not in answer.headers["location"]
+        assert "//" not in answer.headers["location"]
+    for path in ("/rank%0d%0ax-evil:%201", "/rank/%0d%0ax-evil:%201/", "//evil.example/%2e%2e", "/lead%0a"):
+        answer = ada.get(path)
+        assert "x-evil" not in answer.headers, path
+        assert not answer.headers.get("location", "").startswith(("//", "http"))
+
+
 def test_the_api_describes_itself(ada: TestClient) -> None:
     paths = ada.get("/openapi.json").json()["paths"]
     assert "/api/next" in paths

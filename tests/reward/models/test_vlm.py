@@ -13,6 +13,7 @@ from generator.testing.stand_ins import COLOURS, coloured_video
 from generator.video import write_video
 from reward import load_reward
 from reward.adherence.verifiers import load_verifier
+from reward.losses import plackett_luce
 from reward.models.vlm import (
     VLMRewardConfig,
     VLMRewardModel,
@@ -21,6 +22,9 @@ from reward.models.vlm import (
     video_reward_settings,
 )
 from reward.models.vlm_loading import VideoBudget, fit_size, load_vision_language_model, sample_frames
+from reward.preferences import read_rankings
+from reward.tags import weighted_by_tags
+from reward.training.vlm_trainer import VideoRankingCollator, _RankedVideos
 from tests.reward.models.tiny_vlm import save_tiny_llava, save_tiny_qwen
 
 BUDGET = VideoBudget(frame_rate=4, max_frames=8, max_frame_pixels=32 * 32, min_frame_pixels=32 * 32)
@@ -200,6 +204,33 @@ def test_the_best_epoch_is_kept_and_activations_may_be_recomputed(qwen, rankings
     assert metrics["best_epoch"] in (1, 2, 3)
     assert metrics["alignment"]["calibrated_on"] == "validation"
     assert metrics["visual"]["train"]["tie_rate"] == 1
+
+
+def test_tags_are_learned_as_dimensions_and_weigh_pairs(qwen, rankings, tmp_path, capsys):
+    rows = [json.loads(line) for line in rankings.read_text().splitlines()[:8:2]]
+    for number, row in enumerate(rows):
+        row["tags"] = [{"video": row["videos"][1], "tag": "wrong colour"}] if number else []
+    tagged = rankings.parent / "tagged.jsonl"
+    tagged.write_text("\n".join(json.dumps(row) for row in rows))
+    more = ["--tag_dimension", "wrong_colour", "--num_train_epochs", 1, "--held_out_fraction", 0]
+    assert train(qwen, tagged, tmp_path / "out", *more, "--tag_weights", "wrong colour=3") == 0
+    stored = json.loads((tmp_path / "out" / "reward_config.json").read_text())
+    assert stored["dimensions"] == ["alignment", "wrong_colour"]
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["wrong_colour"]["train"]["pairs"] == 4
+    assert load_reward(tmp_path / "out", device="cpu").dimensions == ("alignment", "wrong_colour")
+    assert "fault: wrong colour. <|wrong_colour_reward|>" in message("a cat", ("wrong_colour",))
+    assert train(qwen, tagged, tmp_path / "other", *more, "--tag_weights", "wrong_count=3") == 2
+    assert "(there is: wrong colour)" in capsys.readouterr().err
+    # The loss of a batch is the mean of the weighted losses of its rankings.
+    read = weighted_by_tags(read_rankings(tagged), {"wrong_colour": 3.0})[:2]
+    assert [each.weights[0][1] for each in read] == pytest.approx([1 / 2.5, 3 / 2.5])
+    model = VLMRewardModel(
+        VLMRewardConfig(str(qwen), ("alignment",), BUDGET), load_vision_language_model(qwen, "cpu")
+    )
+    torch.nn.init.normal_(model.heads.weight, generator=torch.Generator().manual_seed(0))
+    loss, scores = _RankedVideos(model, "plackett_luce")(**VideoRankingCollator(model)(read))
+    expected = [w * plackett_luce(s[None], torch.tensor([[1, 2]])) for w, s in zip((0.4, 1.2), scores)]
+    torch.testing.assert_close(loss, sum(expected)[0] / 2)
 
 
 def test_a_frozen_model_trains_heads_and_tokens_only(qwen):

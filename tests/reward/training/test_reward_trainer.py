@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ from generator.output import InputError
 from generator.testing.stand_ins import ColourGenerator, coloured_video
 from reward import load_reward
 from reward.preferences import Ranking, split_rankings
+from reward.tags import weighted_by_tags
 from reward.training.reward_trainer import KeepBest, RewardTrainer
 from reward.training.train import build_reward_model, train_reward_model
 from tests.reward.training.settings import config
@@ -103,6 +105,27 @@ def test_two_dimensions_are_learned_from_rankings_of_each(tmp_path, colour_ranki
     assert model.dimensions == ("overall", "visual")
     assert metrics["overall"]["held_out"]["accuracy"]["mean"] > 0.8
     assert metrics["visual"]["held_out"]["accuracy"]["mean"] > 0.8
+
+
+def test_pairs_of_weight_0_teach_nothing(tmp_path, colour_rankings: Data):
+    rankings, latents = colour_rankings
+    train, _, held_out = split_rankings(rankings, 0.25, 0.0, 0)
+    clean = [replace(each, tags=(frozenset(),) * 3) for each in train]
+    # The opposite of each order, by somebody who tagged the videos.
+    opposite = [
+        replace(each, ranks=[1 - rank for rank in each.ranks], tags=(frozenset({"odd"}),) * 3)
+        for each in clean
+    ]
+    accuracies = []
+    for weight in (1.0, 0.0):
+        weighted = weighted_by_tags([*clean, *opposite], {"odd": weight})
+        settings = config(tmp_path, num_train_epochs=15)
+        model = build_reward_model(ColourGenerator(), settings, weighted)
+        trainer = RewardTrainer(model, settings, weighted, test_dataset=held_out, latents=latents)
+        trainer.train()
+        accuracies.append(trainer.finish()["overall"]["held_out"]["accuracy"]["mean"])
+    assert accuracies[0] < 0.75
+    assert accuracies[1] >= 0.85
 
 
 def test_same_seed_gives_the_same_model(tmp_path, colour_rankings: Data):

@@ -1,7 +1,7 @@
 """Videos on S3 and other storage that fsspec knows, named by URLs and kept in a bounded folder while they are used.
 
-Browsers never get a URL, which could name the model that made a video: they ask this server, which fetches a file as a
-whole, checks it against the hash that was imported, and answers ranges of it from the folder.
+Browsers never get a URL, which could name the model that made a video: they ask the labeling app, which fetches a file
+as a whole, checks it against the hash that was imported, and answers ranges of it from the folder.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import posixpath
 import re
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
+
+from tqdm import tqdm
 
 from generator.output import InputError, atomic_path, write_text
-from generator.video_files.decoding import VIDEO_SUFFIXES
-from generator.video_files.still_images import IMAGE_SUFFIXES
-from labeling_app.store.tables import Media
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +54,26 @@ _VERSION_KEYS = (
 )
 _CHUNK, _BLOCK = 1 << 20, 1 << 23
 _MARK = ".mark"
+FETCHED_AT_A_TIME = 8
+
+
+class KnownFile(Protocol):
+    """A file whose contents are known: its path or URL, their SHA-256, and what its storage said of the version."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def sha256(self) -> str: ...
+    @property
+    def remote_version(self) -> str: ...
+
+
+class FileOfHash(NamedTuple):
+    """A `KnownFile` of which no version is known."""
+
+    path: str
+    sha256: str
+    remote_version: str = ""
 
 
 def is_url(source: str | Path) -> bool:
@@ -128,6 +148,9 @@ class RemoteFiles:
         Raises:
             InputError: the URL may not be read (`checked_url`), or names neither a video nor an image.
         """
+        from generator.video_files.decoding import VIDEO_SUFFIXES
+        from generator.video_files.still_images import IMAGE_SUFFIXES
+
         url = checked_url(url)
         suffix = posixpath.splitext(url)[1].lower()
         if suffix not in VIDEO_SUFFIXES | IMAGE_SUFFIXES:
@@ -156,6 +179,30 @@ class RemoteFiles:
             os.utime(path)
         return version
 
+    def fetch_all(self, paths: Iterable[Path], progress: bool = True) -> None:
+        """Brings the files among `paths` that have a place here, several at a time; what is there is not fetched again.
+
+        Args:
+            progress: show a bar.
+
+        Raises:
+            InputError: one of them cannot be fetched.
+        """
+        elsewhere = [path for path in dict.fromkeys(paths) if path in self._urls]
+        pool = ThreadPoolExecutor(FETCHED_AT_A_TIME)
+        try:
+            hidden = not progress or not elsewhere
+            for _ in tqdm(
+                pool.map(self.fetch, elsewhere),
+                desc="Fetching videos",
+                unit="file",
+                total=len(elsewhere),
+                disable=hidden,
+            ):
+                pass
+        finally:
+            pool.shutdown(cancel_futures=True)  # one that cannot be fetched, or an interruption, ends all
+
     @contextmanager
     def held(self, path: Path) -> Iterator[None]:
         """Keeps a file at its place while a block reads it, however much is fetched meanwhile."""
@@ -168,7 +215,7 @@ class RemoteFiles:
                 self._held[path] -= 1
             self._make_room()
 
-    def local(self, media: Media) -> Path:
+    def local(self, media: KnownFile) -> Path:
         """A file with the contents of a video or image that were imported, fetched if need be.
 
         Raises:
@@ -247,7 +294,7 @@ def remote_hash(url: str) -> str | None:
     return digest.hexdigest()
 
 
-def holds_version(media: Media) -> bool:
+def holds_version(media: KnownFile) -> bool:
     """Returns whether a storage still holds what was imported: in the same version, or else with the same contents."""
     try:
         version = remote_version(media.path)

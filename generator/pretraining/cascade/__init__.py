@@ -1,0 +1,1 @@
+"""Training of the stages of a cascade: `vidalign pretrain --stage`."""
