@@ -5,8 +5,9 @@
 
 A campaign of `--videos` videos, four a task, of which `--judged` of the tasks have the answers of two annotators; some
 are flagged, skipped or in dispute. Every page is asked for over HTTP, from a server in a process of its own, `--rounds`
-times after one that fills its caches; `--db` is the path of a new SQLite file or the URL of an empty PostgreSQL
-database. The first call of each is printed too.
+times after the first call; `--db` is the path of a new SQLite file or the URL of an empty PostgreSQL database. Of a
+page whose figures are made for the first time, the first call is answered with how far they are; `made` is then when
+they were there. At the end the server is killed and started again, and the first call of each page is measured again.
 """
 
 from __future__ import annotations
@@ -107,16 +108,18 @@ def fill(store: Store, folder: Path, videos: int, judged: float) -> str:
 
 
 async def measure(port: int, lead: str, people: list[str], rounds: int) -> dict[str, dict[str, float]]:
-    """Milliseconds of the first call of each page, and median and 95th percentile of the later ones."""
+    """Milliseconds of the first call of each page, until its figures were made, and median and 95th percentile of the
+    later calls."""
     connection, found = Connection(port, lead), {}
     for page in PAGES:
+        first, made = await first_call(connection, page)
         seconds = []
-        for _ in range(rounds + 1):
+        for _ in range(rounds):
             begin = time.perf_counter()
             status = await get(connection, f"/api/lead/{page}")
             seconds.append(time.perf_counter() - begin)
             assert status == 200, (page, status)
-        found[page.split("?")[0]] = summary(seconds[0], seconds[1:])
+        found[page.split("?")[0]] = summary(first, seconds) | ({"made": round(1000 * made)} if made else {})
     seconds = []
     for cookie in people:
         annotator = Connection(port, cookie)
@@ -130,6 +133,25 @@ async def measure(port: int, lead: str, people: list[str], rounds: int) -> dict[
             await annotator.call("POST", f"/api/assignments/{task['assignment']}/judgement", body)
     found["next task"] = summary(seconds[0], seconds[1:])
     return found
+
+
+async def first_call(connection: Connection, page: str) -> tuple[float, float]:
+    """Seconds of the first call of a page, and seconds until its figures were made; 0 where they were there."""
+    begin = time.perf_counter()
+    status = await get(connection, f"/api/lead/{page}")
+    first, made = time.perf_counter() - begin, 0.0
+    while status == 202:
+        await asyncio.sleep(0.2)
+        status = await get(connection, f"/api/lead/{page}")
+        made = time.perf_counter() - begin
+    assert status == 200, (page, status)
+    return first, made
+
+
+async def first_calls(port: int, lead: str) -> dict[str, float]:
+    """Milliseconds of the first call of each page."""
+    connection = Connection(port, lead)
+    return {page.split("?")[0]: round(1000 * (await first_call(connection, page))[0]) for page in PAGES}
 
 
 async def get(connection: Connection, path: str) -> int:
@@ -165,6 +187,9 @@ def main() -> None:
         server = Server(arguments.db, port)
         try:
             found = asyncio.run(measure(port, lead, people, arguments.rounds))
+            server.kill_and_restart()
+            for page, first in asyncio.run(first_calls(port, lead)).items():
+                found[page]["started_again"] = first
         finally:
             server.stop()
     print(

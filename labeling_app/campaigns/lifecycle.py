@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 
 from generator.output import InputError, is_storable
 from labeling_app.store.campaign_rows import campaign_name, find_campaign
+from labeling_app.store.computed_rows import forget_results
 from labeling_app.store.names import composed
 from labeling_app.store.people_tables import CampaignGroup, CampaignPerson
 from labeling_app.store.store import Store
@@ -82,6 +83,7 @@ def delete_campaign(store: Store, campaign: str, typed: str) -> dict[str, int]:
     with store.write() as session:
         deleted = _delete_tasks(session, row.id) | _delete_demonstrations(session, row.id)
         delete_webhooks_of(session, row.id)
+        forget_results(session, row.id)
         for table in (
             *(Guidelines, GuidelineVideo, Acknowledgement, LibraryVideo),
             *(CampaignPerson, CampaignGroup),

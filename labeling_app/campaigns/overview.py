@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
 from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import Integer, func, select, union
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import aliased
 
-from generator.output import InputError
 from generator.video_files.remote_files import is_url
 from labeling_app.campaigns.campaigns import RULES
 from labeling_app.quality.agreement import agreement, skips
@@ -20,7 +16,8 @@ from labeling_app.quality.hidden_checks import HiddenChecks, hidden_checks
 from labeling_app.quality.reliability import Reliability, reliabilities
 from labeling_app.quality.tag_summary import tag_summaries
 from labeling_app.store.campaign_rows import has_answers
-from labeling_app.store.contents import changed_files
+from labeling_app.store.computed import Computation, Report, StillComputing
+from labeling_app.store.contents import content_hash
 from labeling_app.store.store import Store
 from labeling_app.store.tables import (
     Assignment,
@@ -99,7 +96,7 @@ def campaign_overview(store: Store, row: Campaign) -> dict[str, Any]:
         }
 
 
-def campaign_quality(store: Store, campaign: str) -> dict[str, Any]:
+def campaign_quality(store: Store, campaign: str, patience: float | None = None) -> dict[str, Any]:
     """Agreement of a campaign, and for each annotator all that is known.
 
     Returns:
@@ -112,28 +109,37 @@ def campaign_quality(store: Store, campaign: str) -> dict[str, Any]:
     In a large campaign it may be that of a moment ago (`labeling_app.store.computed`); `made_at` says of when, in
     seconds since the epoch.
 
+    Args:
+        patience: seconds to wait in a large campaign for what is made for the first time; None waits. With a number,
+            files are not waited for: `changed_files` is None until `files_checked`, the share that was read, is 1.
+
     Raises:
         InputError: there is no such campaign.
+        StillComputing: the quality is being made for the first time.
     """
-    return store.computed("quality", campaign, lambda: _campaign_quality(store, campaign))
+    found = quality_of_answers(store, campaign, patience)
+    checking = Computation(lambda report: _changed_files(store, campaign, report))
+    try:
+        changed = store.computed("changed files", campaign, checking, None if patience is None else 0.0)
+    except StillComputing as still:
+        return {**found, "changed_files": None, "files_checked": still.share}
+    return {**found, "changed_files": changed, "files_checked": 1.0}
 
 
-def prepare_quality(store: Store) -> None:
-    """Makes the quality of large open campaigns in the background, so that the first lead who asks does not wait."""
-
-    def prepare() -> None:
-        with contextlib.suppress(InputError, SQLAlchemyError):  # who asks is told
-            for row in store.campaigns():
-                if row.state == "open" and store.is_large(row):
-                    campaign_quality(store, row.name)
-
-    threading.Thread(target=prepare, name="quality", daemon=True).start()
+def quality_of_answers(store: Store, campaign: str, patience: float | None = None) -> dict[str, Any]:
+    """As `campaign_quality`, without looking at files."""
+    how = Computation(lambda report: _quality_of_answers(store, campaign, report))
+    return store.computed("quality", campaign, how, patience)
 
 
-def _campaign_quality(store: Store, campaign: str) -> dict[str, Any]:
-    found = agreement(store, campaign)
-    reliability = {person.name: person for person in reliabilities(store, campaign)}
-    checks = hidden_checks(store, campaign)
+def _quality_of_answers(store: Store, campaign: str, report: Report) -> dict[str, Any]:
+    judgements = store.judgements(campaign, include_skips=True)
+    report(0.3)
+    found = agreement(store, campaign, judgements=judgements)
+    report(0.5)
+    reliability = {person.name: person for person in reliabilities(store, campaign, judgements)}
+    report(0.8)
+    checks = hidden_checks(store, campaign, judgements)
     nothing = float("nan")
     people = []
     for person in found.annotators:
@@ -159,22 +165,28 @@ def _campaign_quality(store: Store, campaign: str) -> dict[str, Any]:
                 "remark": skip.remark.as_json(),
                 "media": list(skip.media),
             }
-            for skip in skips(store, campaign)
+            for skip in skips(store, campaign, judgements)
         ],
-        "tags": [asdict(tag) for tag in tag_summaries(store, campaign)],
+        "tags": [asdict(tag) for tag in tag_summaries(store, campaign, judgements)],
         "win_rates": [
             {"first": first, "second": second, **result.win_rate.as_dict(), "tie_rate": result.tie_rate}
-            for (first, second), result in win_rates(store, campaign).items()
+            for (first, second), result in win_rates(store, campaign, judgements).items()
         ],
-        "changed_files": changed_files(each for each in _videos(store, campaign) if not is_url(each.path)),
         "made_at": store.clock(),
     }
 
 
-def _videos(store: Store, campaign: str) -> list[Media]:
-    """The videos and images of a campaign's normal tasks, each once."""
+def _changed_files(store: Store, campaign: str, report: Report) -> list[str]:
+    """Paths of the files of a campaign's normal tasks on this machine that are not there any more as imported."""
     of_campaign = (Task.campaign_id == store.campaign(campaign).id, Task.kind == "normal")
     shown = select(TaskVideo.media_id).join(Task, Task.id == TaskVideo.task_id).where(*of_campaign)
     images = [select(image).where(*of_campaign) for image in (Task.image_id, Task.last_image_id)]
+    files = select(Media.path, Media.sha256).where(Media.id.in_(union(shown, *images)))
     with store.read() as session:
-        return list(session.scalars(select(Media).where(Media.id.in_(union(shown, *images)))))
+        found = [(path, sha256) for path, sha256 in session.execute(files).tuples() if not is_url(path)]
+    changed = []
+    for number, (path, sha256) in enumerate(found):
+        if content_hash(path) != sha256:
+            changed.append(path)
+        report(number / len(found))
+    return changed

@@ -10,6 +10,7 @@ from sqlalchemy import String, cast, delete, select, update
 from sqlalchemy.orm import Session
 
 from generator.output import InputError
+from labeling_app.store.computed_rows import forget_results
 from labeling_app.store.people_tables import GroupMember, MessageRecipient
 from labeling_app.store.store import Store, end_invitations, require_another_admin, require_person
 from labeling_app.store.tables import Assignment, AuditEvent, LoginSession, User
@@ -61,6 +62,7 @@ def remove(store: Store, name: str) -> str:
         user = require_person(session, name)
         _shut_out(session, user, "removed", store.clock())
         _pseudonymise_audit(session, user.name, pseudonym)
+        forget_results(session)  # they name people
         user.name, user.password_hash, user.language = pseudonym, "", ""
         # Assignments to campaigns stay: without its last one, a campaign would be open to everybody.
         session.execute(delete(GroupMember).where(GroupMember.user_id == user.id))

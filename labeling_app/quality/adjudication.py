@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from itertools import combinations
 from typing import Any
 
-import numpy as np
 from sqlalchemy import select
 
 from generator.output import InputError, is_storable
 from labeling_app.quality.agreement import pair_labels
+from labeling_app.store.computed import Computation, Report
+from labeling_app.store.judgement_rows import JudgementRow
 from labeling_app.store.remarks import Remark, named_videos, orders_shown, remarks_of
 from labeling_app.store.store import Store
 from labeling_app.store.tables import Adjudication, Assignment, Judgement, Task, User
@@ -60,40 +63,71 @@ class FinalRanking:
 
 def disagreement_share(rankings: Sequence[Sequence[int]]) -> float:
     """Share of pairs of rankings and of videos whose labels differ; NaN with fewer than two rankings."""
-    labels = [np.array(pair_labels(list(ranks))) for ranks in rankings]
+    labels = [pair_labels(ranks) for ranks in rankings]
     if len(labels) < 2:
         return float("nan")
-    return float(np.mean([np.mean(a != b) for a, b in combinations(labels, 2)]))
+    shares = [sum(x != y for x, y in zip(a, b, strict=True)) / len(a) for a, b in combinations(labels, 2)]
+    return sum(shares) / len(shares)
 
 
 def disagreements(
-    store: Store, campaign: str, limit: int = 50, at_least: float = 0.3, decided: bool = False
+    store: Store,
+    campaign: str,
+    limit: int = 50,
+    at_least: float = 0.3,
+    decided: bool = False,
+    patience: float | None = None,
 ) -> list[Disagreement]:
     """Tasks with the most disagreement first, then flagged ones, without those that are decided already.
 
     Args:
         at_least: the smallest share of differing labels; flagged tasks are in it whatever their share.
         decided: also those that a lead has decided.
+        patience: seconds to wait in a large campaign for what is made for the first time; None waits.
 
     Raises:
         InputError: there is no such campaign.
+        StillComputing: it is being made for the first time.
     """
     done = set() if decided else {task for task, _ in adjudications(store, campaign)}
-    found = store.computed(
-        f"disagreements {at_least}", campaign, lambda: _disputed(store, campaign, at_least)
+    how = Computation(
+        lambda report: _disputed(store, campaign, at_least, report), _written_disputed, _read_disputed
     )
+    found = store.computed(f"disagreements {at_least}", campaign, how, patience)
     # One that was decided a moment ago may still be among them.
     worst = [item for item in found if item[1] not in done][:limit]
     tasks = store.tasks_of({task for _, task, *_ in worst})
     return [Disagreement(tasks[task], share, *said) for share, task, *said in worst if task in tasks]
 
 
-def _disputed(store: Store, campaign: str, at_least: float) -> list[tuple[Any, ...]]:
+def _written_disputed(found: list[tuple[Any, ...]]) -> str:
+    return json.dumps(
+        [
+            (share, task, answers, [astuple(remark) for remark in remarks], tags)
+            for share, task, answers, remarks, tags in found
+        ]
+    )
+
+
+def _read_disputed(text: str) -> list[tuple[Any, ...]]:
+    found = []
+    for share, task, answers, remarks, tags in json.loads(text):
+        read = [
+            Remark(name, kind, said, tuple(videos), None if shown is None else tuple(shown))
+            for name, kind, said, videos, shown in remarks
+        ]
+        found.append((share, task, answers, read, tags))
+    return found
+
+
+def _disputed(store: Store, campaign: str, at_least: float, report: Report) -> list[tuple[Any, ...]]:
     """Share of differing labels, task, answers, remarks and tags of the tasks of `disagreements`, decided ones too."""
-    by_task: dict[int, list[Judgement]] = defaultdict(list)
+    by_task: dict[int, list[JudgementRow]] = defaultdict(list)
     for judgement in store.judgements(campaign):
         by_task[judgement.task_id].append(judgement)
+    report(0.4)
     orders = orders_shown(store, campaign)
+    report(0.6)
     found = []
     for task_id, judgements in by_task.items():
         share, answers, remarks, tags = _said(judgements, orders)
@@ -103,14 +137,15 @@ def _disputed(store: Store, campaign: str, at_least: float) -> list[tuple[Any, .
 
 
 def _said(
-    judgements: Sequence[Judgement], orders: Mapping[tuple[int, int], list[int]]
+    judgements: Sequence[JudgementRow | Judgement], orders: Mapping[tuple[int, int], list[int]]
 ) -> tuple[float, dict[str, dict[str, list[int]]], list[Remark], dict[str, list[dict[str, Any]]]]:
     """Share of differing labels of a task's judgements, and answers, remarks and tags."""
     answers: dict[str, dict[str, list[int]]] = defaultdict(dict)
     for judgement in judgements:
         answers[judgement.dimension][judgement.user.name] = list(judgement.ranks or [])
     shares = [disagreement_share(list(ranks.values())) for ranks in answers.values()]
-    share = float(np.nanmean(shares)) if shares and not np.isnan(shares).all() else 0.0
+    known = [share for share in shares if not math.isnan(share)]
+    share = sum(known) / len(known) if known else 0.0
     tags = {judgement.user.name: list(judgement.tags) for judgement in judgements if judgement.tags}
     return share, dict(answers), remarks_of(judgements, orders), tags
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import median
@@ -12,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from generator.output import InputError
+from labeling_app.store.judgement_rows import JudgementRow
 from labeling_app.store.remarks import Remark, orders_shown, remarks_of
 from labeling_app.store.store import Store
-from labeling_app.store.tables import Judgement
 from reward.statistics import LEAST_CLUSTERS
 
 Level = Literal["nominal", "ordinal", "interval"]
@@ -91,18 +92,21 @@ class Skip:
     media: tuple[str, ...]
 
 
-def skips(store: Store, campaign: str) -> list[Skip]:
+def skips(store: Store, campaign: str, judgements: Sequence[JudgementRow] | None = None) -> list[Skip]:
     """Skips of annotators, by task; several dimensions of a task are one skip.
+
+    Args:
+        judgements: the newest ones of the campaign with skips, where they were read already.
 
     Raises:
         InputError: there is no such campaign.
     """
     found = {
         (judgement.task_id, judgement.user_id): judgement
-        for judgement in store.judgements(campaign, include_skips=True)
+        for judgement in _newest(store, campaign, judgements)
         if judgement.ranks is None
     }
-    orders = orders_shown(store, campaign)
+    orders = orders_shown(store, campaign) if found else {}
     tasks = store.tasks_of({judgement.task_id for judgement in found.values()})
     return [
         Skip(
@@ -118,9 +122,13 @@ def skips(store: Store, campaign: str) -> list[Skip]:
     ]
 
 
-def pair_labels(ranks: list[int]) -> list[int]:
+def _newest(store: Store, campaign: str, judgements: Sequence[JudgementRow] | None) -> Sequence[JudgementRow]:
+    return store.judgements(campaign, include_skips=True) if judgements is None else judgements
+
+
+def pair_labels(ranks: Sequence[int]) -> list[int]:
     """The label of each pair (i, j), i < j: 1 if video i is better, -1 if video j is, 0 for a tie."""
-    return [int(np.sign(ranks[j] - ranks[i])) for i, j in combinations(range(len(ranks)), 2)]
+    return [(first < second) - (first > second) for first, second in combinations(ranks, 2)]
 
 
 def krippendorff_alpha(values: Array, level: Level = "nominal") -> float:
@@ -135,7 +143,8 @@ def krippendorff_alpha(values: Array, level: Level = "nominal") -> float:
     Returns:
         alpha in (−1, 1]; 1 where all values are the same; NaN where no unit has two values.
     """
-    return _alpha(*_coincidences(values), level)
+    coincidences, domain = _coincidences(values)
+    return _alpha(coincidences.sum(axis=0), domain, level)
 
 
 def _coincidences(values: Array) -> tuple[Array, Array]:
@@ -148,8 +157,8 @@ def _coincidences(values: Array) -> tuple[Array, Array]:
     return pairs / (totals - 1)[:, None, None], domain
 
 
-def _alpha(coincidences: Array, domain: Array, level: Level) -> float:
-    observed = coincidences.sum(axis=0)
+def _alpha(observed: Array, domain: Array, level: Level) -> float:
+    """Alpha of the sum `[values, values]` of coincidence matrices."""
     marginal = observed.sum(axis=1)
     total = marginal.sum()
     if total == 0:
@@ -172,7 +181,12 @@ def _squared_differences(domain: Array, marginal: Array, level: Level) -> Array:
 
 
 def agreement(
-    store: Store, campaign: str, dimension: str | None = None, num_samples: int = 500, seed: int = 0
+    store: Store,
+    campaign: str,
+    dimension: str | None = None,
+    num_samples: int = 500,
+    seed: int = 0,
+    judgements: Sequence[JudgementRow] | None = None,
 ) -> Agreement:
     """Agreement of a campaign's annotators.
 
@@ -180,6 +194,7 @@ def agreement(
         dimension: only this dimension; all by default.
         num_samples: bootstrap samples of the tasks for alpha's interval.
         seed: of the bootstrap.
+        judgements: the newest ones of the campaign with skips, where they were read already.
 
     Raises:
         InputError: there is no such campaign, or it does not ask for this dimension.
@@ -191,11 +206,14 @@ def agreement(
         )
     everything = [
         judgement
-        for judgement in store.judgements(campaign, include_skips=True)
+        for judgement in _newest(store, campaign, judgements)
         if dimension is None or judgement.dimension == dimension
     ]
     rankings = [judgement for judgement in everything if judgement.ranks is not None]
-    names = sorted({judgement.user.name for judgement in everything})
+    by_name: dict[str, list[JudgementRow]] = defaultdict(list)
+    for judgement in everything:
+        by_name[judgement.user.name].append(judgement)
+    names = sorted(by_name)
     values, task_of_unit, _ = label_table(rankings, {name: row for row, name in enumerate(names)})
     alpha, low, high = _alpha_with_interval(values, task_of_unit, num_samples, seed)
     same, compared, same_decided, decided = _label_comparisons(values)
@@ -211,35 +229,34 @@ def agreement(
         num_judgements=len(rankings),
         num_labels=int(labelled.sum()),
         annotators=tuple(
-            _annotator(name, everything, values[row], same[row].sum(), compared[row].sum())
+            _annotator(name, by_name[name], values[row], same[row].sum(), compared[row].sum())
             for row, name in enumerate(names)
         ),
     )
 
 
 def label_table(
-    rankings: list[Judgement], row_of: dict[str, int]
+    rankings: list[JudgementRow], row_of: dict[str, int]
 ) -> tuple[Array, NDArray[np.int64], list[tuple[int, str]]]:
     """Labels `[annotators, units]`, the task of each unit, and its task and dimension.
 
     A unit is a pair of a task in one dimension; the pairs of a task stand together, as in `pair_labels`.
     """
-    by_task: dict[tuple[int, str], list[Judgement]] = defaultdict(list)
+    by_task: dict[tuple[int, str], list[JudgementRow]] = defaultdict(list)
     for judgement in rankings:
         by_task[judgement.task_id, judgement.dimension].append(judgement)
-    blocks: list[Array] = []
-    tasks: list[int] = []
     keys: list[tuple[int, str]] = []
-    for (task, dimension), judgements in by_task.items():
-        labels = {row_of[j.user.name]: pair_labels(j.ranks or []) for j in judgements}
-        block = np.full((len(row_of), len(next(iter(labels.values())))), np.nan)
-        for row, values in labels.items():
-            block[row] = values
-        blocks.append(block)
-        tasks += [task] * block.shape[1]
-        keys += [(task, dimension)] * block.shape[1]
-    table = np.concatenate(blocks, axis=1) if blocks else np.full((len(row_of), 0), np.nan)
-    return table, np.array(tasks, dtype=np.int64), keys
+    for key, judgements in by_task.items():
+        count = len(judgements[0].ranks or [])
+        keys += [key] * (count * (count - 1) // 2)
+    table = np.full((len(row_of), len(keys)), np.nan)
+    begin = 0
+    for judgements in by_task.values():
+        labels = [pair_labels(j.ranks or []) for j in judgements]
+        for judgement, values in zip(judgements, labels):
+            table[row_of[judgement.user.name], begin : begin + len(values)] = values
+        begin += len(labels[0])
+    return table, np.array([task for task, _ in keys], dtype=np.int64), keys
 
 
 def _alpha_with_interval(
@@ -254,40 +271,36 @@ def _alpha_with_interval(
     _, task = np.unique(np.tile(task_of_unit[compared], 2), return_inverse=True)
     by_task = np.zeros((task.max() + 1, len(domain), len(domain)))
     np.add.at(by_task, task, coincidences)
+    alpha = _alpha(by_task.sum(axis=0), domain, "ordinal")
     if len(by_task) < LEAST_CLUSTERS:
-        return _alpha(by_task, domain, "ordinal"), float("nan"), float("nan")
-    random = np.random.default_rng(seed)
-    samples = [
-        _alpha(by_task[random.integers(len(by_task), size=len(by_task))], domain, "ordinal")
-        for _ in range(num_samples)
-    ]
+        return alpha, float("nan"), float("nan")
+    random, count = np.random.default_rng(seed), len(by_task)
+    flat = by_task.reshape(count, -1)
+    samples = []
+    for _ in range(num_samples):
+        # How often each task was drawn: its coincidences are added once, not once a draw.
+        drawn = np.bincount(random.integers(count, size=count), minlength=count)
+        samples.append(_alpha((drawn @ flat).reshape(by_task.shape[1:]), domain, "ordinal"))
     low, high = np.percentile(samples, [2.5, 97.5])
-    return _alpha(by_task, domain, "ordinal"), float(low), float(high)
+    return alpha, float(low), float(high)
 
 
 def _label_comparisons(values: Array) -> tuple[Array, Array, Array, Array]:
     """For each two annotators `[annotators, annotators]`: labels that are the same and labels compared, first
-    of all labels, then of those where both decided."""
-    count = len(values)
-    same, compared, same_decided, decided = (np.zeros((count, count)) for _ in range(4))
-    for a, b in combinations(range(count), 2):
-        both = ~np.isnan(values[a]) & ~np.isnan(values[b])
-        no_tie = both & (values[a] != 0) & (values[b] != 0)
-        equal = values[a] == values[b]
-        for table, chosen in (
-            (same, both & equal),
-            (compared, both),
-            (same_decided, no_tie & equal),
-            (decided, no_tie),
-        ):
-            table[a, b] = table[b, a] = chosen.sum()
-    return same, compared, same_decided, decided
+    of all labels, then of those where both decided; zeros on the diagonals."""
+    second, tie, first = (np.equal(values, label).astype(np.float64) for label in (-1.0, 0.0, 1.0))
+    decided = first + second
+    same_decided = first @ first.T + second @ second.T
+    tables = same_decided + tie @ tie.T, (decided + tie) @ (decided + tie).T
+    found = (*tables, same_decided, decided @ decided.T)
+    for table in found:
+        np.fill_diagonal(table, 0.0)
+    return found
 
 
 def _annotator(
-    name: str, judgements: list[Judgement], labels: Array, same: float, compared: float
+    name: str, own: list[JudgementRow], labels: Array, same: float, compared: float
 ) -> AnnotatorQuality:
-    own = [judgement for judgement in judgements if judgement.user.name == name]
     ranked = {j.task_id: j.seconds for j in own if j.ranks is not None}
     # An imported judgement of 0 seconds is one whose time is not known.
     timed = [seconds for seconds in ranked.values() if seconds or not own[0].user.imported]

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import select
 
 from generator.output import InputError
 from labeling_app.quality.adjudication import adjudications, final_rankings
 from labeling_app.quality.agreement import label_table
 from labeling_app.store.contents import image_files, require_unchanged, task_media
 from labeling_app.store.database import existing_database, shown_source, split_source
+from labeling_app.store.judgement_rows import JudgementRow
+from labeling_app.store.remarks import orders_shown
 from labeling_app.store.store import Store
-from labeling_app.store.tables import Assignment, Judgement
 from labeling_app.store.tags import tags_by_video
 from reward.preferences import Ranking
 
 Array = NDArray[np.float64]
 CLASSES = np.array([-1.0, 0.0, 1.0])
 """Labels of a pair: the second video is better, a tie, the first is better."""
+NO_LABEL = 2
 
 
 @dataclass(frozen=True)
@@ -54,24 +57,39 @@ def dawid_skene(values: Array, iterations: int = 200, smoothing: float = 1.0) ->
         values: `[annotators, units]` labels −1, 0 or 1, NaN where there is none.
         smoothing: pseudo-count of each label of each annotator.
     """
-    observed = (values[:, :, None] == CLASSES).astype(float)
-    votes = observed.sum(axis=0) + 1e-3
+    # Units with the same labels have the same posterior, so each kind of unit is worked on once.
+    kinds, kind_of_unit, sizes = np.unique(
+        np.nan_to_num(values, nan=NO_LABEL).T.astype(np.int8), axis=0, return_inverse=True, return_counts=True
+    )
+    kind, annotator = np.nonzero(kinds != NO_LABEL)
+    cell = 3 * annotator + kinds[kind, annotator] + 1  # of an annotator and a label
+    count = len(values)
+
+    def by_kind(weights: Array) -> Array:
+        """Sums `[kinds, classes]` of the rows `[labels given, classes]`."""
+        return np.stack([np.bincount(kind, each, minlength=len(kinds)) for each in weights.T], axis=1)
+
+    votes = by_kind(np.eye(3)[cell % 3]) + 1e-3
     posterior = votes / votes.sum(axis=1, keepdims=True)
     history: list[float] = []
     for _ in range(iterations):
-        totals = posterior.sum(axis=0) + smoothing
+        weighted = posterior * sizes[:, None]
+        totals = weighted.sum(axis=0) + smoothing
         prior = totals / totals.sum()
-        counts = np.einsum("uc,aul->acl", posterior, observed) + smoothing
+        given = np.stack([np.bincount(cell, each, minlength=3 * count) for each in weighted[kind].T])
+        counts = given.reshape(3, count, 3).transpose(1, 0, 2) + smoothing
         confusion = counts / counts.sum(axis=2, keepdims=True)
-        joint = np.log(prior) + np.einsum("aul,acl->uc", observed, np.log(confusion))
+        # `[annotators and labels, classes]`
+        log_confusion = np.log(confusion).transpose(0, 2, 1).reshape(-1, 3)
+        joint = np.log(prior) + by_kind(log_confusion[cell])
         peak = joint.max(axis=1, keepdims=True)
         evidence = peak[:, 0] + np.log(np.exp(joint - peak).sum(axis=1))
         penalty = smoothing * (np.log(prior).sum() + np.log(confusion).sum())
         posterior = np.exp(joint - evidence[:, None])
-        history.append(float(evidence.sum() + penalty))
-        if len(history) > 1 and history[-1] - history[-2] < 1e-7 * len(posterior):
+        history.append(float(sizes @ evidence + penalty))
+        if len(history) > 1 and history[-1] - history[-2] < 1e-7 * values.shape[1]:
             break
-    return DawidSkene(posterior, confusion, prior, tuple(history))
+    return DawidSkene(posterior[kind_of_unit.reshape(-1)], confusion, prior, tuple(history))
 
 
 @dataclass(frozen=True)
@@ -93,7 +111,9 @@ class Reliability:
     flags: tuple[str, ...]
 
 
-def reliabilities(store: Store, campaign: str) -> list[Reliability]:
+def reliabilities(
+    store: Store, campaign: str, judgements: Sequence[JudgementRow] | None = None
+) -> list[Reliability]:
     """Every annotator of a campaign, by name.
 
     A spammer labels no better than somebody who draws labels at random with the shares that all labels have; nobody is
@@ -101,17 +121,23 @@ def reliabilities(store: Store, campaign: str) -> list[Reliability]:
     position bias is flagged at p < 0.01 divided by the number of annotators (Bonferroni), speed below a quarter of the
     median annotator's.
 
+    Args:
+        judgements: the newest ones of the campaign, where they were read already; skips among them do not count.
+
     Raises:
         InputError: there is no such campaign.
     """
-    rankings = store.judgements(campaign)
+    found_judgements = store.judgements(campaign) if judgements is None else judgements
+    rankings = [judgement for judgement in found_judgements if judgement.ranks is not None]
     names, model, compared = _fit(rankings)
     chance = float((model.prior**2).sum())
-    firsts = _first_places(store, rankings)
-    # An imported judgement of 0 seconds is one whose time is not known.
-    timed = [j for j in rankings if j.seconds or not j.user.imported]
-    seconds = {name: [j.seconds for j in timed if j.user.name == name] for name in names}
-    medians = {name: float(np.median(given)) for name, given in seconds.items() if given}
+    firsts = _first_places(orders_shown(store, campaign), rankings)
+    seconds: dict[str, list[float]] = defaultdict(list)
+    for each in rankings:
+        # An imported judgement of 0 seconds is one whose time is not known.
+        if each.seconds or not each.user.imported:
+            seconds[each.user.name].append(each.seconds)
+    medians = {name: float(np.median(given)) for name, given in seconds.items()}
     usual = float(np.median(list(medians.values()))) if medians else 0.0
     found = []
     for name, accuracy, with_others in zip(names, model.accuracy, compared):
@@ -146,12 +172,14 @@ def aggregate(store: Store, campaign: str) -> list[Ranking]:
     tasks = {task.id: task for task in store.tasks(campaign)}
     names, model, _ = _fit(judgements)
     _, _, keys = label_table(judgements, {name: row for row, name in enumerate(names)})
-    units = model.posterior[: len(keys)]
     decided = adjudications(store, campaign)
     rankings = []
-    for key in dict.fromkeys(keys):
+    units_of: dict[tuple[int, str], list[int]] = defaultdict(list)
+    for unit, key in enumerate(keys):
+        units_of[key].append(unit)
+    for key, units in units_of.items():
         task = tasks[key[0]]
-        chosen = units[[other == key for other in keys]]
+        chosen = model.posterior[units]
         rankings.append(
             Ranking(
                 prompt=task.prompt,
@@ -226,7 +254,7 @@ def read_store(preferences: str, weighted: bool = False) -> list[Ranking]:
         ]
 
 
-def _fit(judgements: list[Judgement]) -> tuple[list[str], DawidSkene, NDArray[np.bool_]]:
+def _fit(judgements: list[JudgementRow]) -> tuple[list[str], DawidSkene, NDArray[np.bool_]]:
     """Names of the annotators, the model, and who of them labelled anything that somebody else labelled too."""
     names = sorted({judgement.user.name for judgement in judgements})
     values, _, _ = label_table(judgements, {name: row for row, name in enumerate(names)})
@@ -236,19 +264,18 @@ def _fit(judgements: list[Judgement]) -> tuple[list[str], DawidSkene, NDArray[np
     return names, dawid_skene(np.concatenate([values, -values], axis=1)), compared
 
 
-def _first_places(store: Store, judgements: list[Judgement]) -> dict[str, tuple[list[bool], list[float]]]:
+def _first_places(
+    orders: Mapping[tuple[int, int], list[int]], judgements: list[JudgementRow]
+) -> dict[str, tuple[list[bool], list[float]]]:
     """For each annotator's rankings with one best video: whether it was shown first, and the chance of that."""
-    with store.read() as session:
-        rows = session.execute(select(Assignment.task_id, Assignment.user_id, Assignment.permutation))
-        first_shown = {(task, user): order[0] for task, user, order in rows}
     found: dict[str, tuple[list[bool], list[float]]] = {}
     for judgement in judgements:
         ranks = judgement.ranks or []
         # Of imported judgements the order shown is not known.
-        if ranks.count(1) != 1 or (judgement.task_id, judgement.user_id) not in first_shown:
+        if ranks.count(1) != 1 or (judgement.task_id, judgement.user_id) not in orders:
             continue
         shown_first, chances = found.setdefault(judgement.user.name, ([], []))
-        shown_first.append(ranks[first_shown[judgement.task_id, judgement.user_id]] == 1)
+        shown_first.append(ranks[orders[judgement.task_id, judgement.user_id][0]] == 1)
         chances.append(1 / len(ranks))
     return found
 

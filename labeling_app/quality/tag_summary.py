@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from labeling_app.quality.agreement import krippendorff_alpha
+from labeling_app.store.judgement_rows import JudgementRow
 from labeling_app.store.store import Store
 
 
@@ -29,18 +31,26 @@ class TagSummary:
     alpha: float
 
 
-def tag_summaries(store: Store, campaign: str) -> list[TagSummary]:
+def tag_summaries(
+    store: Store, campaign: str, judgements: Sequence[JudgementRow] | None = None
+) -> list[TagSummary]:
     """The tags of a campaign in their order; newest answers of those who were asked for tags count.
+
+    Args:
+        judgements: the newest ones of the campaign, where they were read already; skips among them do not count.
 
     Raises:
         InputError: there is no such campaign.
     """
     tags = store.campaign(campaign).tags
+    if not tags:
+        return []
+    given = store.judgements(campaign) if judgements is None else judgements
     # All dimensions of an answer carry the same tags.
     answers = {
         (judgement.user_id, judgement.task_id): judgement
-        for judgement in (store.judgements(campaign) if tags else [])
-        if judgement.tags is not None
+        for judgement in given
+        if judgement.tags is not None and judgement.ranks is not None
     }
     rows = {user: row for row, user in enumerate(sorted({user for user, _ in answers}))}
     units = {
@@ -59,10 +69,10 @@ def tag_summaries(store: Store, campaign: str) -> list[TagSummary]:
     for tag in tags:
         values, marks = np.full((len(rows), len(units)), np.nan), 0
         for (user, task), judgement in answers.items():
-            given = [mark for mark in judgement.tags or () if mark["tag"] == tag]
-            marks += sum("seconds" in mark for mark in given)
+            own = [mark for mark in judgement.tags or () if mark["tag"] == tag]
+            marks += sum("seconds" in mark for mark in own)
             for position in range(len(judgement.ranks or ())):
-                has_it = any(mark["video"] == position for mark in given)
+                has_it = any(mark["video"] == position for mark in own)
                 values[rows[user], units[task, position]] = float(has_it)
         found.append(
             TagSummary(

@@ -61,6 +61,22 @@ class LeadPage {
     return status === 200 ? data : null;
   }
 
+  // What takes long in a large campaign: while it is made for the first time, the page says how far it is.
+  async computed(path) {
+    const { turn } = this;
+    while (turn === this.turn) {
+      const { status, data } = await call(`api/lead/${path}`);
+      if (status !== 202) {
+        this.showNotice(status === 200 ? '' : data.message);
+        return status === 200 ? data : null;
+      }
+      if (turn !== this.turn) break;
+      this.main.replaceChildren(make('p', 'hint', { role: 'status' }, data.message), make('progress', '', { max: 1, value: data.computing, 'aria-label': 'Share that is done' }));
+      await new Promise((done) => { setTimeout(done, 1000); });
+    }
+    return null;
+  }
+
   get query() { return `campaign=${encodeURIComponent(this.campaignChoice.value)}`; }
 
   async load(chosen) {
@@ -218,7 +234,7 @@ class LeadPage {
 
   async quality() {
     if (!this.campaign) return [make('p', '', {}, 'There is no campaign yet.')];
-    const data = await this.get(`quality?${this.query}`);
+    const data = await this.computed(`quality?${this.query}`);
     if (!data) return [];
     const summary = table('Agreement', ["Krippendorff's α", '95 % interval', 'same label', 'same, without ties', 'ties', 'rankings', 'tasks'], [[number(data.alpha), data.alpha_low === null ? number(null) : `${number(data.alpha_low)} to ${number(data.alpha_high)}`, share(data.pairwise), share(data.pairwise_without_ties), share(data.tie_rate), String(data.num_judgements), String(data.num_tasks)]]);
     const rows = data.annotators.map((p) => [text(p.simulated ? `${p.name} (simulated)` : p.imported ? `${p.name} (imported)` : p.name), p.flags.join(', ') || '–', String(p.judgements), String(p.skips), number(p.median_seconds), share(p.tie_rate), share(p.agreement), share(p.accuracy), share(p.gold_accuracy), share(p.self_consistency), share(p.first_place_rate)]);
@@ -226,19 +242,20 @@ class LeadPage {
     const rates = data.win_rates.map((r) => [text(`${r.first} against ${r.second}`), share(r.mean), r.low === null ? '–' : `${share(r.low)} to ${share(r.high)}`, r.low === null ? '–' : share(r.high - r.low), share(r.tie_rate), String(r.n), String(r.clusters)]);
     const compared = rates.length ? [section('Models', table('Win rates', ['models', 'win rate of the first', '95 % interval', 'its width', 'ties', 'judgements', 'prompts'], rates))] : [];
     const plots = PLOTS.map(([name, title]) => make('figure', 'plot', {}, make('img', '', { src: new URL(`api/lead/plots/${name}.svg?${this.query}`, BASE).href, alt: `${title}; the numbers are in the table` }), make('figcaption', '', {}, title)));
-    const changed = data.changed_files.length ? [make('p', 'notice', {}, `The export leaves out rankings of ${data.changed_files.length} video file(s) that have changed or gone since they were judged; put them back to have all: ${data.changed_files.slice(0, 5).join(', ')}${data.changed_files.length > 5 ? ' …' : ''}`)] : [];
-    const download = (raw, title, format = 'jsonl') => make('a', 'download', { href: new URL(`api/lead/export?${this.query}&raw=${raw}&skip_bad=${changed.length > 0}&format=${format}`, BASE).href, download: `rankings.${format}` }, title);
+    const checking = data.changed_files === null ? [make('p', 'hint', {}, `Whether video files have changed or gone since they were judged is still being checked (${share(data.files_checked)} done); until then the export looks at each.`)] : [];
+    const changed = data.changed_files?.length ? [make('p', 'notice', {}, `The export leaves out rankings of ${data.changed_files.length} video file(s) that have changed or gone since they were judged; put them back to have all: ${data.changed_files.slice(0, 5).join(', ')}${data.changed_files.length > 5 ? ' …' : ''}`)] : [];
+    const download = (raw, title, format = 'jsonl') => make('a', 'download', { href: new URL(`api/lead/export?${this.query}&raw=${raw}&skip_bad=${checking.length + changed.length > 0}&format=${format}`, BASE).href, download: `rankings.${format}` }, title);
     const madeAt = make('p', 'hint', {}, `Numbers of ${new Date(1000 * data.made_at).toLocaleTimeString()}; in large campaigns they follow the answers within a minute.`);
     const skipped = data.skipped.length ? [section('Skipped', table('Skipped tasks', ['annotator', 'prompt', 'reason', 'videos'], data.skipped.map((s) => [text(s.annotator), text(s.prompt), text(s.reason), skippedVideos(s)])))] : [];
     const tags = data.tags.length ? [section('Reasons', table('Reasons given', ['reason', 'videos', 'share of judged', 'marks', "Krippendorff's α"], data.tags.map((t) => [text(t.tag), String(t.videos), share(t.share), String(t.marks), number(t.alpha)])))] : [];
-    return [...compared, section('Agreement', summary, madeAt), section('Annotators', people), ...tags, ...skipped, section('Plots', make('div', 'plots', {}, ...plots)), section('Export', ...changed, make('div', 'actions', {}, download(false, 'Rankings with the decisions (JSONL)'), download(true, 'Rankings of annotators alone (JSONL)'), download(false, 'CSV for spreadsheets', 'csv'), download(false, 'Parquet', 'parquet')))];
+    return [...compared, section('Agreement', summary, madeAt), section('Annotators', people), ...tags, ...skipped, section('Plots', make('div', 'plots', {}, ...plots)), section('Export', ...checking, ...changed, make('div', 'actions', {}, download(false, 'Rankings with the decisions (JSONL)'), download(true, 'Rankings of annotators alone (JSONL)'), download(false, 'CSV for spreadsheets', 'csv'), download(false, 'Parquet', 'parquet')))];
   }
 
   // Adjudication ---------------------------------------------------------------------------------------
 
   async adjudication() {
     if (!this.campaign) return [make('p', '', {}, 'There is no campaign yet.')];
-    const data = await this.get(`disagreements?${this.query}`);
+    const data = await this.computed(`disagreements?${this.query}`);
     if (!data) return [];
     if (!data.tasks.length) return [section('Adjudication', make('p', '', {}, 'Nothing to decide: no answers of different annotators are far apart, and nothing is flagged.'))];
     return [make('p', 'hint', {}, `${data.tasks.length} tasks to decide; the worst disagreement comes first.`), ...data.tasks.slice(0, 10).map((task) => this.decisionPart(task))];

@@ -25,14 +25,16 @@ from labeling_app.store.database import (
 )
 from labeling_app.store.integration_tables import ApiToken, Delivery
 from labeling_app.store.people_tables import ProviderAttempt
-from labeling_app.store.tables import Assignment, Base, LoginSession, new_token
+from labeling_app.store.tables import Assignment, Base, ComputedResult, LoginSession, new_token
 
 ROWS_AT_A_TIME = 1000
 WRITE_AHEAD_LOG = b"\x02\x02"
 """Bytes 18 and 19 of an SQLite file whose journal is a write-ahead log (www.sqlite.org/fileformat.html)."""
-NOT_COPIED = tuple(table.__tablename__ for table in (LoginSession, ProviderAttempt, ApiToken, Delivery))
+NOT_COPIED = tuple(
+    table.__tablename__ for table in (LoginSession, ProviderAttempt, ApiToken, Delivery, ComputedResult)
+)
 """A copy knows no browser that is logged in to the original and no token, which may be revoked since, and sends nothing
-that the original sends."""
+that the original sends; results of campaigns it makes itself."""
 
 
 def backup(database: str | Path, path: str | Path, overwrite: bool = False) -> int:

@@ -22,7 +22,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from generator.output import InputError
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-FIRST_VERSION, NEWEST_VERSION = "0001", "0010"
+FIRST_VERSION, NEWEST_VERSION = "0001", "0011"
 _NETWORK_URL = re.compile(
     r"((?P<user>[^@/?#\[\]]*)@)?(?P<host>[A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])(?P<port>:[^@/?#:]*)?"
     r"(?P<database>/[^?#@]*)?([?][^#@]*)?"

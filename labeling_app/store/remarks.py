@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import select
 
+from labeling_app.store.judgement_rows import JudgementRow
 from labeling_app.store.store import Store
 from labeling_app.store.tables import Assignment, Judgement, Task
 
@@ -67,7 +68,9 @@ def named_videos(text: str, count: int) -> list[int]:
     return sorted({place for place in places if place < count})
 
 
-def remarks_of(judgements: Iterable[Judgement], orders: Mapping[tuple[int, int], list[int]]) -> list[Remark]:
+def remarks_of(
+    judgements: Iterable[JudgementRow | Judgement], orders: Mapping[tuple[int, int], list[int]]
+) -> list[Remark]:
     """The remarks of judgements, each once: all dimensions of an answer carry the same."""
     found: dict[tuple[int, int, str], Remark] = {}
     for judgement in judgements:

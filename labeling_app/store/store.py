@@ -7,31 +7,32 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from sqlalchemy import bindparam, delete, func, select, update
+from sqlalchemy import Connection, bindparam, delete, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session, raiseload
+from sqlalchemy.orm import Session
 
 from generator.one_or_several import as_list
 from generator.output import InputError, is_storable
 from generator.video_files.remote_files import CACHE_BYTES, RemoteFiles
 from labeling_app.store.campaign_rows import campaign_row, find_campaign
-from labeling_app.store.computed import ComputedResults
+from labeling_app.store.computed import Computation, ComputedResults, Kept
+from labeling_app.store.computed_rows import campaign_state, keep_result, kept_result
 from labeling_app.store.database import database_url, is_new_file, open_database, remove_unused
+from labeling_app.store.judgement_rows import JudgementRow, judgement_rows
 from labeling_app.store.names import composed, is_name
 from labeling_app.store.new_tasks import NewTask, add_task_rows, check_task
 from labeling_app.store.passwords import checked_hash, verify_password
 from labeling_app.store.people_tables import Invitation
 from labeling_app.store.playable import keep_playable
+from labeling_app.store.prepared import Direct, Prepared, direct
 from labeling_app.store.tables import (
-    Adjudication,
     AuditEvent,
     Campaign,
-    Judgement,
     LoginSession,
     Task,
     User,
@@ -43,9 +44,9 @@ ROLES = ("annotator", "lead", "admin")
 IDS_AT_A_TIME = 500
 SMALL_CAMPAIGN = 2000
 """Tasks and answers of a campaign whose results are made whenever they are asked for."""
-_NEWEST = [select(func.max(table.id)) for table in (Judgement, Adjudication)]
-_USER_OF_SESSION = (
-    select(User)
+_OF_USER = tuple(column.name for column in User.__table__.columns)
+_USER_OF_SESSION = Prepared(
+    select(*User.__table__.columns)
     .join(LoginSession, LoginSession.user_id == User.id)
     .where(
         LoginSession.token_hash == bindparam("token"),
@@ -123,6 +124,16 @@ class Store:
         """A transaction that only reads and holds up nobody."""
         with Session(self._reading, expire_on_commit=False) as session, session.begin():
             yield session
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """The transaction of `write` for statements about columns, prepared ones among them."""
+        with self._turn, self._engine.begin() as connection:
+            yield connection
+
+    def single(self) -> AbstractContextManager[Direct]:
+        """A connection for prepared statements that only read, each of which sees the newest rows."""
+        return direct(self._engine)
 
     def record(self, user_name: str, action: str, **details: Any) -> None:
         """Adds an event to the audit table, which nothing deletes."""
@@ -218,8 +229,10 @@ class Store:
 
     def session_user(self, token: str) -> User | None:
         """The user whose browser holds this secret."""
-        with self.read() as session:
-            return session.scalar(_USER_OF_SESSION, {"token": _hash(token), "now": self.clock()})
+        with self.single() as connection:
+            known = {"token": _hash(token), "now": self.clock()}
+            row = _USER_OF_SESSION.first(connection, known)
+        return User(**dict(zip(_OF_USER, row))) if row is not None else None
 
     def close_session(self, token: str) -> None:
         """Logs a browser out."""
@@ -298,28 +311,40 @@ class Store:
                 found |= {task.id: task for task in session.scalars(some)}
         return found
 
-    def computed(self, name: str, campaign: str, compute: Callable[[], T]) -> T:
+    def computed(self, name: str, campaign: str, how: Computation[T], patience: float | None = None) -> T:
         """A result over a whole campaign: of now, or, in a large one, of a moment ago (`labeling_app.store.computed`).
 
         Args:
             name: of the result.
+            patience: seconds to wait for a result of a large campaign that is made for the first time; None waits.
 
         Raises:
             InputError: there is no such campaign.
+            StillComputing: it is being made for the first time.
         """
         row = self.campaign(campaign)
-        if not self.is_large(row):
-            return compute()
-        tasks = select(func.count(Task.id), func.max(Task.id)).where(Task.campaign_id == row.id)
         with self.read() as session:
-            revision = (*session.execute(tasks).one(), *map(session.scalar, _NEWEST))
-        return self._computed.get((name, row.id), revision, compute)
+            state = campaign_state(session, row)
+        removed = state.removed_people
+        if state.size <= SMALL_CAMPAIGN:
+            return how.make(lambda share: None)
+
+        def save(revision: str, text: str) -> None:
+            with self.write() as session:
+                keep_result(session, row.id, name, revision, removed, text, self.clock())
+
+        def load() -> Kept | None:
+            with self.read() as session:
+                return kept_result(session, row.id, name, removed, self.clock())
+
+        # SQLite gives the id of a deleted campaign to a new one; nobody sees the name of a person who was removed.
+        key = (name, row.id, row.created_at, removed)
+        return self._computed.get(key, state.revision, how, patience, load, save)
 
     def is_large(self, campaign: Campaign) -> bool:
         """Returns whether a campaign has so many tasks and answers that results over all of them take long."""
-        count = select(func.count(Task.id) + func.coalesce(func.sum(Task.completed), 0))
         with self.read() as session:
-            return (session.scalar(count.where(Task.campaign_id == campaign.id)) or 0) > SMALL_CAMPAIGN
+            return campaign_state(session, campaign).size > SMALL_CAMPAIGN
 
     def judgements(
         self,
@@ -327,37 +352,16 @@ class Store:
         all_versions: bool = False,
         include_skips: bool = False,
         kind: str = "normal",
-    ) -> list[Judgement]:
-        """Judgements of a campaign's tasks of one kind, by task, annotator, dimension; the newest version by
-        default. Their users are loaded with them, their tasks are not."""
+    ) -> list[JudgementRow]:
+        """Judgements of a campaign's tasks of one kind, by task, annotator, version, dimension; the newest version of
+        each answer by default.
+
+        Raises:
+            InputError: there is no such campaign.
+        """
         row = self.campaign(campaign)
-        newest = (
-            select(
-                Judgement.task_id,
-                Judgement.user_id,
-                func.max(Judgement.version).label("version"),
-            )
-            .group_by(Judgement.task_id, Judgement.user_id)
-            .subquery()
-        )
-        query = (
-            select(Judgement)
-            .options(raiseload(Judgement.task))
-            .join(Task, Task.id == Judgement.task_id)
-            .where(Task.campaign_id == row.id, Task.kind == kind)
-        )
-        if not all_versions:
-            query = query.join(
-                newest,
-                (newest.c.task_id == Judgement.task_id)
-                & (newest.c.user_id == Judgement.user_id)
-                & (newest.c.version == Judgement.version),
-            )
-        if not include_skips:
-            query = query.where(Judgement.skip_reason == "")
-        query = query.order_by(Judgement.task_id, Judgement.user_id, Judgement.version, Judgement.id)
         with self.read() as session:
-            return list(session.scalars(query).unique())
+            return judgement_rows(session, row.id, all_versions, include_skips, kind)
 
 
 def _find_user(session: Session, name: str) -> User | None:

@@ -403,6 +403,24 @@ class Demonstration(Base):
     media: Mapped[Media] = relationship(lazy="joined")
 
 
+class ComputedResult(Base):
+    """A result over a whole campaign, kept for the next start of the server (`labeling_app.store.computed`).
+
+    Attributes:
+        revision: state of the data that it was made of.
+        removed_people: how many people were removed then; with another number it is not shown, as it may name one.
+    """
+
+    __tablename__ = "computed_results"
+
+    campaign_id: Mapped[int] = mapped_column(ForeignKey("campaigns.id"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(100), primary_key=True)
+    revision: Mapped[str] = mapped_column(String(64))
+    removed_people: Mapped[int]
+    value: Mapped[str] = mapped_column(Text)
+    made_at: Mapped[float]
+
+
 class AuditEvent(Base):
     """Something that somebody did; written once. Only the name of a person who is removed becomes a pseudonym."""
 

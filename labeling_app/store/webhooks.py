@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import bindparam, delete, func, insert, or_, select
+from sqlalchemy import Connection, bindparam, delete, func, insert, or_, select
 from sqlalchemy.orm import Session
 from sqlalchemy.sql import false
 
@@ -170,7 +170,7 @@ def signature(secret: str, message: str, timestamp: int, body: bytes) -> str:
 
 
 def tell_of_answer(
-    session: Session, task_id: int, token: str, annotator: str, version: int, flag: str, now: float
+    connection: Connection, task_id: int, token: str, annotator: str, version: int, flag: str, now: float
 ) -> None:
     """Stores what webhooks are told of an answer, in the transaction that stores the answer.
 
@@ -180,14 +180,14 @@ def tell_of_answer(
         flag: why a lead should look at the task, or empty.
     """
     rows = []
-    for webhook, events, campaign in session.execute(_LISTENING, {"task": task_id}):
+    for webhook, events, campaign in connection.execute(_LISTENING, {"task": task_id}):
         data = {"campaign": campaign, "task": task_id, "annotator": annotator, "version": version}
         for event in (STORED, FLAGGED) if flag else (STORED,):
             if event in events:
                 told = {**data, "flag": flag} if event == FLAGGED else data
                 rows.append(_waiting(webhook, f"{event}:{token}:{version}", event, told, now))
     if rows:
-        session.execute(insert(Delivery), rows)
+        connection.execute(insert(Delivery), rows)
 
 
 def tell_of_finished(store: Store) -> int:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import Connection, Table, func, insert, select
 from sqlalchemy.orm import Session
 
 from generator.output import is_storable
+from labeling_app.store.prepared import Prepared
 from labeling_app.store.remarks import named_videos
 from labeling_app.store.store import Store
 from labeling_app.store.tables import Assignment, Campaign, Judgement, Task, User
@@ -28,6 +29,11 @@ from labeling_app.tasks.lease import (
 )
 from labeling_app.tasks.marks import checked_marks
 from labeling_app.tasks.queue import this_task
+
+_JUDGEMENTS = cast(Table, Judgement.__table__)
+_INSERT = Prepared(
+    insert(_JUDGEMENTS).inline(), [column.name for column in _JUDGEMENTS.columns if column.name != "id"]
+)
 
 
 @dataclass(frozen=True)
@@ -79,14 +85,31 @@ def submit(
         Refused: the assignment is not this user's, or the ranks, the seconds, a text or a tag are illegal.
         AlreadyAnswered, LeaseExpired: it is not open any more.
     """
-    with store.write() as session:
-        assignment = require_open(session, user, token, store)
+    submitted(store, user, token, ranks, seconds, comment, flag, remark_videos, tags)
+    return 1
+
+
+def submitted(
+    store: Store,
+    user: User,
+    token: str,
+    ranks: Mapping[str, Sequence[int]],
+    seconds: float,
+    comment: str = "",
+    flag: str = "",
+    remark_videos: Mapping[str, Sequence[int]] | None = None,
+    tags: Sequence[Mapping[str, Any]] | None = None,
+) -> HeldAssignment:
+    """Stores an answer as `submit` does; returns the assignment as it was before."""
+    with store.writing() as connection:
+        assignment = require_open(connection, user, token, store)
         given = _checked(assignment, seconds, {"comment": comment, "flag": flag}, remark_videos)
         given["tags"] = checked_marks(tags, assignment.tags, assignment.permutation)
-        _store_ranks(session, assignment, ranks, given, store.clock(), version=1)
-        tell_of_answer(session, assignment.task_id, token, user.name, 1, flag, store.clock())
-        close_assignment(session, assignment, "done")
-        return 1
+        _store_ranks(connection, assignment, ranks, given, store.clock(), version=1)
+        if assignment.webhooks:
+            tell_of_answer(connection, assignment.task_id, token, user.name, 1, flag, store.clock())
+        close_assignment(connection, assignment, "done")
+        return assignment
 
 
 def revise(
@@ -107,7 +130,8 @@ def revise(
             `store.edit_seconds`, or the new answer is illegal.
     """
     with store.write() as session:
-        assignment = require_own(session, user, token)
+        connection = session.connection()
+        assignment = require_own(connection, user, token)
         if assignment.state != "done":
             raise Refused("Only a task that you have ranked can be changed.")
         if assignment.campaign_state == "closed":
@@ -118,8 +142,8 @@ def revise(
         version = versions[-1].version + 1
         given = _checked(assignment, seconds, {"comment": comment, "flag": flag}, remark_videos)
         given["tags"] = checked_marks(tags, assignment.tags, assignment.permutation)
-        _store_ranks(session, assignment, ranks, given, store.clock(), version)
-        tell_of_answer(session, assignment.task_id, token, user.name, version, flag, store.clock())
+        _store_ranks(connection, assignment, ranks, given, store.clock(), version)
+        tell_of_answer(connection, assignment.task_id, token, user.name, version, flag, store.clock())
         return version
 
 
@@ -169,7 +193,7 @@ def _answered(session: Session, assignment: Assignment) -> Answered:
         for judgement in newest
         if judgement.ranks is not None
     }
-    shown = this_task(session, assignment.user_id, assignment.task_id)
+    shown = this_task(session.connection(), assignment.user_id, assignment.task_id)
     task = assigned_task(assignment.token, shown, assignment.permutation, assignment.expires_at)
     last = newest[0]
     slots = {
@@ -202,11 +226,11 @@ def skip(
     reason = reason.strip()
     if not reason or len(reason) > MAXIMUM_TEXT or not is_storable(reason):
         raise Refused(f"A skipped task needs a reason of 1 to {MAXIMUM_TEXT} characters.")
-    with store.write() as session:
-        assignment = require_open(session, user, token, store)
+    with store.writing() as connection:
+        assignment = require_open(connection, user, token, store)
         given = _checked(assignment, seconds, {"comment": comment, "skip_reason": reason}, remark_videos)
-        _add_judgements(session, assignment, dict.fromkeys(assignment.dimensions), given, store.clock(), 1)
-        close_assignment(session, assignment, "skipped")
+        _add_judgements(connection, assignment, dict.fromkeys(assignment.dimensions), given, store.clock(), 1)
+        close_assignment(connection, assignment, "skipped")
 
 
 def dense_ranks(ranks: Sequence[int]) -> list[int]:
@@ -216,7 +240,7 @@ def dense_ranks(ranks: Sequence[int]) -> list[int]:
 
 
 def _store_ranks(
-    session: Session,
+    connection: Connection,
     assignment: HeldAssignment,
     ranks: Mapping[str, Sequence[int]],
     given: dict[str, Any],
@@ -232,11 +256,11 @@ def _store_ranks(
         for slot, position in enumerate(assignment.permutation):
             in_task_order[position] = shown[slot]
         stored[dimension] = in_task_order
-    _add_judgements(session, assignment, stored, given, now, version)
+    _add_judgements(connection, assignment, stored, given, now, version)
 
 
 def _add_judgements(
-    session: Session,
+    connection: Connection,
     assignment: HeldAssignment,
     ranks: Mapping[str, list[int] | None],
     given: dict[str, Any],
@@ -251,10 +275,8 @@ def _add_judgements(
         "created_at": now,
         **given,
     }
-    session.execute(
-        insert(Judgement),
-        [{**same, "dimension": dimension, "ranks": value} for dimension, value in ranks.items()],
-    )
+    for dimension, value in ranks.items():
+        _INSERT.all(connection, {**same, "dimension": dimension, "ranks": value})
 
 
 def legal_ranks(ranks: Sequence[int], count: int) -> Sequence[int]:

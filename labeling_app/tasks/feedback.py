@@ -51,7 +51,7 @@ def after_answer(store: Store, user: User, token: str) -> dict[str, Any]:
         found = session.scalars(select(Assignment).where(*own)).one()
         campaign = found.task.campaign
         result = _trial(session, user, campaign)
-        answered = answered_gold(session, user.id, campaign)
+        answered = answered_gold(session.connection(), user.id, campaign)
         ended = result is not None and len(answered) <= campaign.quiz_size
         shown = {
             "feedback": _feedback(session, found) if campaign.gold_feedback else None,
@@ -74,8 +74,9 @@ def _trial(session: Session, user: User, campaign: Campaign) -> TrialResult | No
     """The result of the user's trial; None where there is none, or where it goes on."""
     if not campaign.quiz_size:
         return None
-    answered = answered_gold(session, user.id, campaign)
-    goes_on = len(answered) < campaign.quiz_size and unseen_gold(session, user.id, campaign) is not None
+    connection = session.connection()
+    answered = answered_gold(connection, user.id, campaign)
+    goes_on = len(answered) < campaign.quiz_size and unseen_gold(connection, user.id, campaign) is not None
     if not answered or goes_on:
         return None
     right, pairs = right_pairs(answered, campaign)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
-from sqlalchemy import Select, Table, bindparam, func, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection, Table, bindparam, func, select, update
 
 from generator.output import is_storable
+from labeling_app.store.integration_tables import Webhook
+from labeling_app.store.prepared import Prepared
 from labeling_app.store.store import Store
 from labeling_app.store.tables import Acknowledgement, Assignment, Campaign, Guidelines, Task, User
 from labeling_app.tasks.queue import Candidate, ShownVideo
@@ -61,7 +62,11 @@ class AssignedTask:
 
 @dataclass(frozen=True)
 class HeldAssignment:
-    """An assignment as far as an answer needs it."""
+    """An assignment as far as an answer needs it.
+
+    Attributes:
+        webhooks: True where any program is told of events.
+    """
 
     id: int
     task_id: int
@@ -76,10 +81,11 @@ class HeldAssignment:
     tags: list[str]
     campaign_state: str
     guidelines_version: int
+    webhooks: bool
 
 
 _ASSIGNMENTS, _TASKS = cast(Table, Assignment.__table__), cast(Table, Task.__table__)
-HELD: Select[*tuple[Any, ...]] = (
+HELD = Prepared(
     select(
         Assignment.id,
         Assignment.task_id,
@@ -107,6 +113,7 @@ HELD: Select[*tuple[Any, ...]] = (
             .scalar_subquery(),
             0,
         ),
+        select(Webhook.id).exists(),
     )
     .join(Task, Task.id == Assignment.task_id)
     .join(Campaign, Campaign.id == Task.campaign_id)
@@ -117,17 +124,23 @@ HELD: Select[*tuple[Any, ...]] = (
 )
 
 
-_CLOSE = (
+_SET_LEASE = Prepared(
+    update(_ASSIGNMENTS)
+    .where(_ASSIGNMENTS.c.id == bindparam("assignment"))
+    .values(expires_at=bindparam("lease_end"))
+)
+_CLOSING = (
     update(_ASSIGNMENTS)
     .where(_ASSIGNMENTS.c.id == bindparam("assignment"))
     .values(state=bindparam("new_state"))
 )
-_COUNT = (
+_COUNTING = (
     update(_TASKS)
     .where(_TASKS.c.id == bindparam("task"))
     .values(completed=bindparam("number"), filled=bindparam("full"))
 )
-_CLOSE_AND_COUNT = _COUNT.add_cte(_CLOSE.returning(_ASSIGNMENTS.c.id).cte("closed"))
+_CLOSE, _COUNT = Prepared(_CLOSING), Prepared(_COUNTING)
+_CLOSE_AND_COUNT = Prepared(_COUNTING.add_cte(_CLOSING.returning(_ASSIGNMENTS.c.id).cte("closed")))
 """Both in one statement, which SQLite does not know."""
 
 
@@ -149,16 +162,16 @@ def assigned_task(
     )
 
 
-def require_own(session: Session, user: User, token: str) -> HeldAssignment:
+def require_own(connection: Connection, user: User, token: str) -> HeldAssignment:
     if is_storable(token):
-        found = session.execute(HELD, {"assignment": token, "user": user.id}).first()
+        found = HELD.first(connection, {"assignment": token, "user": user.id})
         if found is not None:
             return HeldAssignment(*found)
     raise Refused("This task is not assigned to you.")
 
 
-def require_open(session: Session, user: User, token: str, store: Store) -> HeldAssignment:
-    assignment = require_own(session, user, token)
+def require_open(connection: Connection, user: User, token: str, store: Store) -> HeldAssignment:
+    assignment = require_own(connection, user, token)
     if assignment.state != "open":
         raise AlreadyAnswered("You have answered this task already.")
     # Read after the lock was got: while it was waited for, the task may have gone to somebody else.
@@ -167,22 +180,21 @@ def require_open(session: Session, user: User, token: str, store: Store) -> Held
     return assignment
 
 
-def set_lease(session: Session, assignment_id: int, now: float, expires_at: float, new: bool = False) -> None:
-    values = {"expires_at": expires_at, **({"assigned_at": now} if new else {})}
-    session.execute(update(Assignment).where(Assignment.id == assignment_id).values(**values))
+def set_lease(connection: Connection, assignment_id: int, expires_at: float) -> None:
+    _SET_LEASE.all(connection, {"assignment": assignment_id, "lease_end": expires_at})
 
 
-def close_assignment(session: Session, assignment: HeldAssignment, state: str) -> None:
+def close_assignment(connection: Connection, assignment: HeldAssignment, state: str) -> None:
     """Ends an assignment; one that is done counts for its task."""
     closing = {"assignment": assignment.id, "new_state": state}
     if state != "done":
-        session.execute(_CLOSE, closing)
+        _CLOSE.all(connection, closing)
         return
     completed = assignment.completed + 1
     filled = assignment.kind == "normal" and completed >= assignment.overlap
     counting = {"task": assignment.task_id, "number": completed, "full": filled}
-    if session.get_bind().dialect.name == "sqlite":
-        session.execute(_CLOSE, closing)
-        session.execute(_COUNT, counting)
+    if connection.dialect.name == "sqlite":
+        _CLOSE.all(connection, closing)
+        _COUNT.all(connection, counting)
     else:
-        session.execute(_CLOSE_AND_COUNT, {**closing, **counting})
+        _CLOSE_AND_COUNT.all(connection, {**closing, **counting})

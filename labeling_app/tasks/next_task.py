@@ -10,19 +10,22 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
-from sqlalchemy import Select, bindparam, or_, select
-from sqlalchemy.orm import Session, lazyload
+from sqlalchemy import Connection, bindparam, func, or_, select
+from sqlalchemy.orm import Session
 from sqlalchemy.sql import false
 
 from labeling_app.people.groups import may_work_on
+from labeling_app.store.prepared import Prepared
 from labeling_app.store.store import Store
 from labeling_app.store.tables import (
+    Acknowledgement,
     Assignment,
     Campaign,
     DemonstrationPrompt,
+    Guidelines,
     GuidelineVideo,
     LibraryVideo,
     Media,
@@ -31,7 +34,7 @@ from labeling_app.store.tables import (
     Upload,
     User,
 )
-from labeling_app.tasks.guideline_reading import GuidelinesUnread, is_unread
+from labeling_app.tasks.guideline_reading import GuidelinesUnread
 from labeling_app.tasks.hidden_tasks import choose_task, why_nothing
 from labeling_app.tasks.lease import (
     AssignedTask,
@@ -39,13 +42,14 @@ from labeling_app.tasks.lease import (
     require_open,
     set_lease,
 )
-from labeling_app.tasks.queue import Candidate, assign, first_free, this_task
+from labeling_app.tasks.progress import Progress, progress_among
+from labeling_app.tasks.queue import Candidate, GivenCampaign, assign, first_free, this_task
 
 IMAGE_SLOTS = {"image": Task.image_id, "last": Task.last_image_id}
 """Places of images in the ids under which annotators see them."""
 SHOWN_ID = re.compile(r"([A-Za-z0-9_-]{22})\.([0-9]|image|last)")
 UNFORESEEN = random.SystemRandom()
-OPEN = (
+OPEN = Prepared(
     select(
         Assignment.id,
         Assignment.token,
@@ -59,10 +63,8 @@ OPEN = (
         Assignment.user_id == bindparam("user"),
         Assignment.state == "open",
         Assignment.expires_at > bindparam("now"),
-        Task.campaign_id.in_(bindparam("campaigns", expanding=True)),
     )
     .order_by(Assignment.id)
-    .limit(1)
 )
 
 
@@ -85,32 +87,81 @@ def next_task(
     Raises:
         GuidelinesUnread: the user has not. Then no task was taken.
     """
-    now = store.clock()
     only = store.campaign(campaign).id if campaign is not None else None
-    with store.write() as session:
-        mine = _campaigns(only is not None, "program" if user.simulated else "person")
-        known = {"user": user.id, "campaign": only}
-        campaigns = {row.id: row for row in session.scalars(mine, known)}
-        found = session.execute(OPEN, {"user": user.id, "now": now, "campaigns": list(campaigns)}).first()
-        expires_at = now + store.lease_seconds
-        if found is not None:
-            assignment_id, token, task_id, permutation, before, campaign_id = found
-            if only_informed and is_unread(session, user.id, campaign_id):
-                raise GuidelinesUnread(campaigns[campaign_id].name)
-            expires_at = max(before, expires_at)
-            set_lease(session, assignment_id, now, expires_at)
-            return assigned_task(token, this_task(session, user.id, task_id), permutation, expires_at)
-        for row in (row for row in campaigns.values() if row.state == "open"):
-            candidate = choose_task(session, user.id, row, now, draw)
-            if only_informed and candidate is not None and is_unread(session, user.id, row.id):
-                raise GuidelinesUnread(row.name)
-            while candidate is not None:
-                permutation = _order_to_show(session, user, candidate, order)
-                made = assign(session, user.id, row, candidate, permutation, now, expires_at)
-                if made is not None:
-                    return assigned_task(made, candidate, permutation, expires_at)
-                candidate = first_free(session, user.id, row, now)
-        return None
+    with store.writing() as connection:
+        campaigns = _campaigns_of(connection, user, only)
+        return _taken(connection, store, user, campaigns, order, draw, only_informed)
+
+
+@dataclass(frozen=True)
+class NextTask:
+    """What an annotator gets.
+
+    Attributes:
+        task: None when nothing is left, or while guidelines are not acknowledged.
+        unread: name of the campaign whose guidelines the user must acknowledge first.
+    """
+
+    task: AssignedTask | None
+    unread: str | None
+    progress: Progress
+
+
+def next_with_progress(store: Store, user: User, campaign: str | None = None) -> NextTask:
+    """The task that an informed user works on, or a new one, with the user's progress after it was taken."""
+    only = store.campaign(campaign).id if campaign is not None else None
+    task = unread = None
+    campaigns: list[GivenCampaign] = []
+    try:
+        with store.writing() as connection:
+            campaigns = _campaigns_of(connection, user, only)
+            task = _taken(connection, store, user, campaigns, None, UNFORESEEN.random, only_informed=True)
+    except GuidelinesUnread as error:
+        unread = error.campaign
+    mixes = {row.id: row.mixes_checks for row in campaigns if row.is_assigned and row.state == "open"}
+    with store.single() as connection:
+        return NextTask(task, unread, progress_among(connection, user.id, mixes, store.clock(), only))
+
+
+def _campaigns_of(connection: Connection, user: User, only: int | None) -> list[GivenCampaign]:
+    """The campaigns that may give tasks to the user, whose row is locked from here on."""
+    rows = _given_campaigns(only is not None).all(connection, {"user": user.id, "campaign": only})
+    # Programs work on all campaigns.
+    return [given for given in map(GivenCampaign._make, rows) if user.simulated or given.is_assigned]
+
+
+def _taken(
+    connection: Connection,
+    store: Store,
+    user: User,
+    campaigns: Sequence[GivenCampaign],
+    order: Callable[[Task], Sequence[int]] | None,
+    draw: Callable[[], float],
+    only_informed: bool,
+) -> AssignedTask | None:
+    now = store.clock()
+    expires_at = now + store.lease_seconds
+    known = {row.id: row for row in campaigns}
+    opened = OPEN.all(connection, {"user": user.id, "now": now})
+    for number, token, task_id, permutation, before, campaign_id in opened:
+        if campaign_id not in known:
+            continue
+        if only_informed and known[campaign_id].is_unread:
+            raise GuidelinesUnread(known[campaign_id].name)
+        expires_at = max(before, expires_at)
+        set_lease(connection, number, expires_at)
+        return assigned_task(token, this_task(connection, user.id, task_id), permutation, expires_at)
+    for row in (row for row in campaigns if row.state == "open"):
+        candidate = choose_task(connection, user.id, row, now, draw)
+        if only_informed and candidate is not None and row.is_unread:
+            raise GuidelinesUnread(row.name)
+        while candidate is not None:
+            permutation = _order_to_show(connection, user, candidate, order)
+            made = assign(connection, user.id, row, candidate, permutation, now, expires_at)
+            if made is not None:
+                return assigned_task(made, candidate, permutation, expires_at)
+            candidate = first_free(connection, user.id, row, now)
+    return None
 
 
 def task_to_look_at(store: Store, campaign: str | None = None, after: int = 0) -> Task | None:
@@ -136,10 +187,11 @@ def task_to_look_at(store: Store, campaign: str | None = None, after: int = 0) -
 def reason_for_nothing(store: Store, user: User, campaign: str | None = None) -> str:
     """One sentence for an annotator to whom tasks are closed (daily limit, trial not passed), or empty."""
     only = store.campaign(campaign).id if campaign is not None else None
-    own = _campaigns(only is not None).where(may_work_on(user.id))
+    own = select(Campaign).where(may_work_on(user.id)).order_by(Campaign.id)
+    own = own.where(Campaign.id == only) if only is not None else own
     with store.read() as session:
-        rows = session.scalars(own, {"campaign": only})
-        reasons = [why_nothing(session, user.id, row, store.clock()) for row in rows]
+        rows = session.scalars(own).all()
+        reasons = [why_nothing(session.connection(), user.id, row, store.clock()) for row in rows]
     return next((reason for reason in reasons if reason), "")
 
 
@@ -150,10 +202,10 @@ def renew(store: Store, user: User, token: str) -> float:
         Refused: the assignment is not this user's.
         AlreadyAnswered, LeaseExpired: it is not open any more.
     """
-    with store.write() as session:
-        assignment = require_open(session, user, token, store)
+    with store.writing() as connection:
+        assignment = require_open(connection, user, token, store)
         expires_at = store.clock() + store.lease_seconds
-        set_lease(session, assignment.id, store.clock(), expires_at)
+        set_lease(connection, assignment.id, expires_at)
         return expires_at
 
 
@@ -222,32 +274,46 @@ def random_order(count: int) -> list[int]:
 
 
 @cache
-def _campaigns(one: bool, user: str = "") -> Select[Any]:
-    """Campaigns by age, or the one of the parameter `campaign`; with a `person`, those that the user of the parameter
-    `user` may work on, none for one who was deactivated. The user's row is locked: one window of a person at a time.
-    A `program` works on all campaigns.
+def _given_campaigns(one: bool) -> Prepared:
+    """Campaigns by age, or the one of the parameter `campaign`, as `GivenCampaign`; none for a user (parameter `user`)
+    who was deactivated. The user's row is locked: one window of a person at a time.
 
     SQLite ignores FOR UPDATE; there BEGIN IMMEDIATE does it for all.
     """
-    query = select(Campaign).options(lazyload(Campaign.project)).order_by(Campaign.id)
-    if user:
-        active = (User.id == bindparam("user")) & (User.state == "active")
-        query = query.join(User, active).with_for_update(of=User, key_share=True)
-        query = query if user == "program" else query.where(may_work_on(bindparam("user")))
-    return query.where(Campaign.id == bindparam("campaign")) if one else query
+    newest = select(func.max(Guidelines.version)).where(Guidelines.campaign_id == Campaign.id)
+    read = select(func.max(Acknowledgement.version)).where(
+        Acknowledgement.campaign_id == Campaign.id, Acknowledgement.user_id == bindparam("user")
+    )
+    rules = [getattr(Campaign, name) for name in GivenCampaign._fields[:9]]
+    active = (User.id == bindparam("user")) & (User.state == "active")
+    query = (
+        select(
+            *rules,
+            may_work_on(bindparam("user")),
+            newest.correlate(Campaign).scalar_subquery(),
+            read.correlate(Campaign).scalar_subquery(),
+        )
+        .join(User, active)
+        .with_for_update(of=User, key_share=True)
+        .order_by(Campaign.id)
+    )
+    return Prepared(query.where(Campaign.id == bindparam("campaign")) if one else query)
 
 
 def _order_to_show(
-    session: Session, user: User, candidate: Candidate, order: Callable[[Task], Sequence[int]] | None
+    connection: Connection, user: User, candidate: Candidate, order: Callable[[Task], Sequence[int]] | None
 ) -> list[int]:
     """The order before where the lease ran out, else a new one; a repeat has another than what it repeats."""
     if candidate.lapsed is not None:
         return candidate.lapsed
     count = len(candidate.videos)
-    permutation = list(order(session.get_one(Task, candidate.task))) if order else random_order(count)
+    permutation = random_order(count)
+    if order is not None:
+        with Session(bind=connection) as session:
+            permutation = list(order(session.get_one(Task, candidate.task)))
     if candidate.copy_of is None:
         return permutation
-    before = session.scalar(
+    before = connection.scalar(
         select(Assignment.permutation).where(
             Assignment.task_id == candidate.copy_of, Assignment.user_id == user.id
         )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, cast
 
-from sqlalchemy import Select, bindparam, func, select
+from sqlalchemy import Connection, Integer, bindparam, func, select
 from sqlalchemy.sql import false
 
 from labeling_app.people.groups import may_work_on
+from labeling_app.store.prepared import Direct, Prepared
 from labeling_app.store.store import Store
 from labeling_app.store.tables import Assignment, Campaign, Task, User
 
@@ -27,21 +30,27 @@ class Progress:
     left: int | None
 
 
-def _given_out(one_campaign: bool) -> Select[int, bool]:
+def _given_out(one_campaign: bool) -> Prepared:
     """Ids of the campaigns that the user gets tasks of, and whether each mixes in gold items or repeats."""
     mixes = (Campaign.gold_share > 0) | (Campaign.repeat_share > 0) | (Campaign.quiz_size > 0)
     query = select(Campaign.id, mixes).where(Campaign.state == "open", may_work_on(bindparam("user")))
-    return query.where(Campaign.id == bindparam("campaign")) if one_campaign else query
+    return Prepared(query.where(Campaign.id == bindparam("campaign")) if one_campaign else query)
 
 
-def _progress_query(one_campaign: bool) -> Select[Any]:
+@cache
+def _progress_query(one_campaign: bool, given_out: int) -> Prepared:
     """Counts that indexes answer: what this user has finished; tasks with room; those of them that this user has
-    finished, and those that others hold so that there is no room."""
+    finished, and those that others hold so that there is no room.
+
+    Args:
+        given_out: number of campaigns with tasks for the user: parameters `given_0`, `given_1`, …
+    """
+    given = [bindparam(f"given_{number}", type_=Integer) for number in range(given_out)]
     of_campaign = [Task.campaign_id == bindparam("campaign")] if one_campaign else []
     has_room = [
         Task.kind == "normal",
         Task.filled == false(),
-        Task.campaign_id.in_(bindparam("campaigns", expanding=True)),
+        Task.campaign_id.in_(given) if given else false(),
     ]
     finished = (
         select(func.count(Assignment.id))
@@ -77,26 +86,43 @@ def _progress_query(one_campaign: bool) -> Select[Any]:
         .scalar_subquery()
     )
     full = select(func.count()).select_from(of_others).where(is_full > 0)
-    return select(
+    counts = select(
         finished.where(*of_campaign).scalar_subquery(),
         select(func.count(Task.id)).where(*has_room).scalar_subquery(),
         finished.where(*has_room).scalar_subquery(),
         full.scalar_subquery(),
     )
+    return Prepared(counts)
 
 
 # Asked first: as a part of the counts PostgreSQL asks it for every task.
 _GIVEN_OUT = {one: _given_out(one) for one in (False, True)}
-_PROGRESS = {one: _progress_query(one) for one in (False, True)}
 
 
 def progress(store: Store, user: User, campaign: str | None = None) -> Progress:
     """Number of tasks that the user has answered or skipped, and of those that are left for this user."""
     only = store.campaign(campaign).id if campaign is not None else None
-    known: dict[str, Any] = {"user": user.id, "now": store.clock(), "campaign": only}
-    with store.read() as session:
-        given_out = session.execute(_GIVEN_OUT[only is not None], known).all()
-        counted = known | {"campaigns": [campaign for campaign, _ in given_out]}
-        done, open_tasks, own, full = session.execute(_PROGRESS[only is not None], counted).one()
-    mixed = any(mixes for _, mixes in given_out)
-    return Progress(done=done, left=None if mixed else open_tasks - own - full)
+    with store.single() as connection:
+        given_out = _GIVEN_OUT[only is not None].all(connection, {"user": user.id, "campaign": only})
+        mixes = dict(cast(list[tuple[int, bool]], given_out))
+        return progress_among(connection, user.id, mixes, store.clock(), only)
+
+
+def progress_among(
+    connection: Connection | Direct,
+    user_id: int,
+    mixes: Mapping[int, bool],
+    now: float,
+    only: int | None = None,
+) -> Progress:
+    """As `progress`, where it is known which campaigns the user gets tasks of.
+
+    Args:
+        mixes: of each of these campaigns, by its id, whether it mixes in gold items or repeats.
+        only: id of the only campaign that counts.
+    """
+    known: dict[str, Any] = {"user": user_id, "now": now, "campaign": only}
+    known |= {f"given_{place}": number for place, number in enumerate(mixes)}
+    query = _progress_query(only is not None, len(mixes))
+    ((done, open_tasks, own, full),) = query.all(connection, known)
+    return Progress(done=done, left=None if any(mixes.values()) else open_tasks - own - full)

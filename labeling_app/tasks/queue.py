@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from sqlalchemy import (
     JSON,
+    Connection,
     Float,
     Integer,
     Select,
@@ -25,10 +26,43 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import aliased
 from sqlalchemy.sql import false
 
+from labeling_app.store.prepared import Prepared
 from labeling_app.store.tables import Assignment, Campaign, Media, Task, TaskVideo, new_token
+
+
+class GivenCampaign(NamedTuple):
+    """A campaign as far as giving out its tasks needs it; the rules are those of `Campaign`.
+
+    Attributes:
+        is_assigned: the user may work on it (`labeling_app.people.groups.may_work_on`).
+        guidelines, read: versions of its guidelines, the newest and the one that the user has acknowledged last.
+    """
+
+    id: int
+    name: str
+    state: str
+    overlap: int
+    gold_share: float
+    repeat_share: float
+    daily_cap: int
+    quiz_size: int
+    quiz_pass: float
+    is_assigned: bool
+    guidelines: int | None
+    read: int | None
+
+    @property
+    def is_unread(self) -> bool:
+        """True where it has guidelines whose newest version the user has not acknowledged."""
+        return self.guidelines is not None and self.guidelines != self.read
+
+    @property
+    def mixes_checks(self) -> bool:
+        """True where it mixes in gold items or repeats."""
+        return self.gold_share > 0 or self.repeat_share > 0 or self.quiz_size > 0
 
 
 def tasks_sharing_videos(kind: str, campaign: Any, user: Any) -> Select[Any]:
@@ -122,10 +156,10 @@ def _shown(task: Any) -> Any:
 _FREE = _free_tasks()
 _STILL_FREE = _FREE.where(Task.id == bindparam("task")).limit(None).order_by(None)
 _UNLOCKED = _FREE.with_for_update(of=Task, skip_locked=True).cte("unlocked")
-_FIRST_UNLOCKED = _shown(select(_UNLOCKED.c.id).scalar_subquery())
-_FIRST = _shown(_FREE.scalar_subquery())
-_THIS = _shown(bindparam("task"))
-_LOCK = select(Task.id).where(Task.id == bindparam("task")).with_for_update()
+_FIRST_UNLOCKED = Prepared(_shown(select(_UNLOCKED.c.id).scalar_subquery()))
+_FIRST = Prepared(_shown(_FREE.scalar_subquery()))
+_THIS = Prepared(_shown(bindparam("task")))
+_LOCK = Prepared(select(Task.id).where(Task.id == bindparam("task")).with_for_update())
 _NEW: dict[str, Any] = {
     "task_id": bindparam("task", type_=Integer),
     "user_id": bindparam("user", type_=Integer),
@@ -136,19 +170,22 @@ _NEW: dict[str, Any] = {
     "expires_at": bindparam("lease_end", type_=Float),
 }
 _ASSIGNMENTS = cast(Table, Assignment.__table__)
-_ASSIGN = insert(_ASSIGNMENTS).from_select(list(_NEW), select(*_NEW.values())).returning(_ASSIGNMENTS.c.token)
-_ASSIGN_IF_FREE = (
+_ASSIGN = Prepared(
+    insert(_ASSIGNMENTS).from_select(list(_NEW), select(*_NEW.values())).returning(_ASSIGNMENTS.c.token)
+)
+_ASSIGN_IF_FREE = Prepared(
     insert(_ASSIGNMENTS)
     .from_select(list(_NEW), select(*_NEW.values()).where(_STILL_FREE.exists()))
     .returning(_ASSIGNMENTS.c.token)
 )
-_AGAIN = (
-    update(Assignment)
-    .where(Assignment.task_id == bindparam("task"), Assignment.user_id == bindparam("user"))
+_ASSIGN_AGAIN = (
+    update(_ASSIGNMENTS)
+    .where(_ASSIGNMENTS.c.task_id == bindparam("task"), _ASSIGNMENTS.c.user_id == bindparam("user"))
     .values(assigned_at=bindparam("now"), expires_at=bindparam("lease_end"))
-    .returning(Assignment.token)
+    .returning(_ASSIGNMENTS.c.token)
 )
-_AGAIN_IF_FREE = _AGAIN.where(_STILL_FREE.exists())
+_AGAIN = Prepared(_ASSIGN_AGAIN)
+_AGAIN_IF_FREE = Prepared(_ASSIGN_AGAIN.where(_STILL_FREE.exists()))
 
 
 @dataclass(frozen=True)
@@ -187,31 +224,31 @@ class Candidate:
     last_image: bool = False
 
 
-def first_free(session: Session, user_id: int, campaign: Campaign, now: float) -> Candidate | None:
+def first_free(connection: Connection, user_id: int, campaign: GivenCampaign, now: float) -> Candidate | None:
     """The first task with room, locked, so that no answer or renewal can fill it before this transaction ends."""
     known = {"campaign": campaign.id, "overlap": campaign.overlap, "user": user_id, "now": now}
-    if session.get_bind().dialect.name == "sqlite":
-        return _candidate(session.execute(_FIRST, known).all(), free=True)
+    if connection.dialect.name == "sqlite":
+        return _candidate(_FIRST.all(connection, known), free=True)
     # Tasks that others are just taking are passed over; only if there are no others they are waited for.
-    found = _candidate(session.execute(_FIRST_UNLOCKED, known).all(), free=True)
+    found = _candidate(_FIRST_UNLOCKED.all(connection, known), free=True)
     if found is None:
-        found = _candidate(session.execute(_FIRST, known).all(), free=True)
+        found = _candidate(_FIRST.all(connection, known), free=True)
         if found is not None:
-            session.execute(_LOCK, {"task": found.task})
+            _LOCK.all(connection, {"task": found.task})
     return found
 
 
-def this_task(session: Session, user_id: int, task_id: int) -> Candidate:
+def this_task(connection: Connection, user_id: int, task_id: int) -> Candidate:
     """A task that this user gets whether or not it has room."""
-    found = _candidate(session.execute(_THIS, {"task": task_id, "user": user_id}).all(), free=False)
+    found = _candidate(_THIS.all(connection, {"task": task_id, "user": user_id}), free=False)
     assert found is not None
     return found
 
 
 def assign(
-    session: Session,
+    connection: Connection,
     user_id: int,
-    campaign: Campaign,
+    campaign: GivenCampaign,
     candidate: Candidate,
     permutation: Sequence[int],
     now: float,
@@ -221,12 +258,13 @@ def assign(
     known: dict[str, Any] = {"task": candidate.task, "user": user_id, "now": now, "lease_end": expires_at}
     if candidate.free:
         known |= {"campaign": campaign.id, "overlap": campaign.overlap}
+    token: str | None
     if candidate.lapsed is not None:
-        return session.scalar(_AGAIN_IF_FREE if candidate.free else _AGAIN, known)
-    return session.scalar(
-        _ASSIGN_IF_FREE if candidate.free else _ASSIGN,
-        {**known, "permutation": list(permutation), "token": new_token()},
-    )
+        token = (_AGAIN_IF_FREE if candidate.free else _AGAIN).scalar(connection, known)
+    else:
+        known |= {"permutation": list(permutation), "token": new_token()}
+        token = (_ASSIGN_IF_FREE if candidate.free else _ASSIGN).scalar(connection, known)
+    return token
 
 
 def _candidate(rows: Sequence[Any], free: bool) -> Candidate | None:

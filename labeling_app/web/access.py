@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Annotated, TypeVar
 
-from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Request
 from starlette.requests import HTTPConnection
 
@@ -101,8 +102,7 @@ class RequestThreads:
 
     def __init__(self, access: Access, threads: int = 4) -> None:
         self.access = access
-        self.threads = threads
-        self._limiter: CapacityLimiter | None = None
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="annotators")
 
     async def run(self, request: Request, work: Callable[[User], T]) -> T:
         """Returns the result of `work` for the user who is logged in.
@@ -110,10 +110,8 @@ class RequestThreads:
         Raises:
             NotLoggedIn: nobody is.
         """
-        if self._limiter is None:
-            # Made where the server's event loop runs.
-            self._limiter = CapacityLimiter(self.threads)
-        return await to_thread.run_sync(lambda: work(self._user(request)), limiter=self._limiter)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, lambda: work(self._user(request)))
 
     def _user(self, request: Request) -> User:
         user = self.access.user(request)

@@ -20,9 +20,7 @@ from labeling_app.store.tags import LONGEST_TAG
 from labeling_app.tasks import answers as task_answers
 from labeling_app.tasks import guideline_reading
 from labeling_app.tasks import next_task as assignment
-from labeling_app.tasks import progress as task_progress
 from labeling_app.tasks.feedback import after_answer, trial_results
-from labeling_app.tasks.guideline_reading import GuidelinesUnread
 from labeling_app.tasks.lease import MAXIMUM_FLAG, MAXIMUM_ID, MAXIMUM_TEXT, AssignedTask
 from labeling_app.tasks.marks import MAXIMUM_MARKS
 from labeling_app.web.access import LEADS, Access, Annotator, RequestThreads
@@ -133,9 +131,9 @@ def _add_answers(api: APIRouter, store: Store, threads: RequestThreads) -> None:
         """Stores the ranks of the videos in the order shown; returns what the annotator is shown after it."""
 
         def store_answer(user: User) -> dict[str, Any]:
-            given = _given(answer)
-            version = task_answers.submit(store, user, assignment_id, *given)
-            return {"version": version, **after_answer(store, user, assignment_id)}
+            answered = task_answers.submitted(store, user, assignment_id, *_given(answer))
+            shown = after_answer(store, user, assignment_id) if answered.kind == "gold" else {}
+            return {"version": 1, **shown}
 
         return await threads.run(request, store_answer)
 
@@ -200,12 +198,9 @@ def _by_name(videos: RemarkVideos | None) -> dict[str, list[int]]:
 
 
 def _next(store: Store, user: User, campaign: str | None) -> dict[str, Any]:
-    task, unread = None, None
-    try:
-        task = assignment.next_task(store, user, campaign, only_informed=True)
-    except GuidelinesUnread as error:
-        unread = guideline_reading.guidelines_for_page(store, error.campaign)
-    progress = task_progress.progress(store, user, campaign)
+    found = assignment.next_with_progress(store, user, campaign)
+    task, progress = found.task, found.progress
+    unread = guideline_reading.guidelines_for_page(store, found.unread) if found.unread else None
     return {
         "user": user.name,
         "lead": user.role in LEADS,

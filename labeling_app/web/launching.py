@@ -16,8 +16,8 @@ from typing import NamedTuple
 import uvicorn
 
 from generator.output import InputError
-from labeling_app.campaigns.overview import prepare_quality
 from labeling_app.store.store import Store
+from labeling_app.web.plots import prepare_pages
 from labeling_app.web.provider import Provider, read_provider
 from labeling_app.web.server import create_app
 from labeling_app.web.webhook_delivery import WebhookDelivery
@@ -161,11 +161,11 @@ class LabelingApp:
             make_first_admin(self.store, self.user)
         if not self.store.campaigns():
             print("There is nothing to rank yet: vidalign label import adds videos while this runs.")
-        prepare_quality(self.store)
+        prepare_pages(self.store)
         return address_of(listener, "127.0.0.1" if host == "0.0.0.0" else host)
 
     def _config(self) -> uvicorn.Config:
-        return uvicorn.Config(self.app, log_level="warning", timeout_graceful_shutdown=3)
+        return uvicorn.Config(self.app, log_level="warning", access_log=False, timeout_graceful_shutdown=3)
 
     def _start(self, listener: socket.socket, address: str) -> None:
         server = _AnnouncedServer(self._config(), address)

@@ -34,6 +34,8 @@ from labeling_app.web.programs_api import programs_api
 from labeling_app.web.tasks_api import disagreement_for_page
 
 DEMONSTRATIONS_A_PAGE = 50
+PATIENCE = 0.2
+"""Seconds that a page waits for a result of a large campaign that is made for the first time, before it says so."""
 CampaignName = Annotated[str, Query(max_length=200)]
 Text = Annotated[str, Field(max_length=MAXIMUM_TEXT)]
 
@@ -242,8 +244,9 @@ def _add_audit(api: APIRouter, store: Store) -> None:
 def _add_quality(api: APIRouter, store: Store) -> None:
     @api.get("/quality")
     def quality(user: Lead, campaign: CampaignName) -> dict[str, Any]:
-        """Agreement with its interval, and each annotator's reliability; null where there is too little data."""
-        return _without_nan(campaign_quality(store, campaign))
+        """Agreement with its interval, and each annotator's reliability; null where there is too little data. Status
+        202, with the share that is done as `computing`, while that of a large campaign is made for the first time."""
+        return _without_nan(campaign_quality(store, campaign, PATIENCE))
 
     @api.get("/plots/{name}.svg", response_class=Response)
     def quality_plot(user: Lead, name: str, campaign: CampaignName) -> Response:
@@ -254,8 +257,8 @@ def _add_quality(api: APIRouter, store: Store) -> None:
 
     @api.get("/disagreements")
     def disagreements(user: Lead, campaign: CampaignName) -> dict[str, Any]:
-        """Tasks that annotators disagree about or have flagged, the worst first."""
-        found = adjudication.disagreements(store, campaign)
+        """Tasks that annotators disagree about or have flagged, the worst first. Status 202 as of the quality."""
+        found = adjudication.disagreements(store, campaign, patience=PATIENCE)
         return {"tasks": [disagreement_for_page(item) for item in found]}
 
     @api.post("/tasks/{task_id}/adjudication")

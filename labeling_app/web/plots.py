@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -12,8 +14,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sqlalchemy import func, select
+from sqlalchemy.exc import SQLAlchemyError
 
-from labeling_app.campaigns.overview import campaign_quality
+from generator.output import InputError
+from labeling_app.campaigns.overview import campaign_quality, quality_of_answers
+from labeling_app.quality.adjudication import disagreements
+from labeling_app.store.computed import Computation
 from labeling_app.store.store import Store
 from labeling_app.store.tables import Task, TaskVideo
 
@@ -29,7 +35,23 @@ def plot(store: Store, campaign: str, name: str) -> bytes:
     Raises:
         InputError: there is no such campaign.
     """
-    return store.computed(f"plot {name}", campaign, lambda: _drawn(store, campaign, name))
+    how = Computation(lambda report: _drawn(store, campaign, name), bytes.decode, str.encode)
+    return store.computed(f"plot {name}", campaign, how)
+
+
+def prepare_pages(store: Store) -> None:
+    """Makes in the background what the lead's pages show of large open campaigns."""
+
+    def prepare() -> None:
+        with contextlib.suppress(InputError, SQLAlchemyError):  # who asks is told
+            for row in store.campaigns():
+                if row.state == "open" and store.is_large(row):
+                    disagreements(store, row.name)
+                    for name in PLOTS:
+                        plot(store, row.name, name)
+                    campaign_quality(store, row.name)
+
+    threading.Thread(target=prepare, name="lead's pages", daemon=True).start()
 
 
 def _drawn(store: Store, campaign: str, name: str) -> bytes:
@@ -49,7 +71,7 @@ def _shown(name: str) -> str:
 
 def _annotators(store: Store, campaign: str, axes: Axes) -> None:
     """Agreement with others, gold accuracy and self-consistency of each annotator."""
-    people = campaign_quality(store, campaign)["annotators"][:SHOWN_ANNOTATORS]
+    people = quality_of_answers(store, campaign)["annotators"][:SHOWN_ANNOTATORS]
     measures = (
         ("agreement", "agreement with others", ACCENT, "o"),
         ("gold_accuracy", "gold items right", SECOND, "s"),
@@ -94,7 +116,7 @@ def _days(store: Store, campaign: str, axes: Axes) -> None:
 
 def _ranks(store: Store, campaign: str, axes: Axes) -> None:
     """Share of tasks in which each annotator ranks the video shown first as the best, against chance."""
-    people = campaign_quality(store, campaign)["annotators"][:SHOWN_ANNOTATORS]
+    people = quality_of_answers(store, campaign)["annotators"][:SHOWN_ANNOTATORS]
     rates = [p["first_place_rate"] for p in people]
     axes.bar(range(len(people)), np.nan_to_num(rates), color=ACCENT)
     counts = _videos_a_task(store, campaign)

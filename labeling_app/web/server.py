@@ -12,6 +12,7 @@ from fastapi.staticfiles import StaticFiles
 
 from generator.output import InputError
 from labeling_app.people.languages import DEFAULT, translated, user_language
+from labeling_app.store.computed import StillComputing
 from labeling_app.store.store import Store
 from labeling_app.tasks.lease import AlreadyAnswered, LeaseExpired, Refused
 from labeling_app.web.access import Access, NotAllowed, NotLoggedIn
@@ -114,6 +115,12 @@ def _add_error_messages(app: FastAPI) -> None:
         assert isinstance(error, RequestValidationError)
         return JSONResponse({"message": _what_is_wrong(error)}, 422)
 
+    def computing(request: Request, error: Exception) -> Response:
+        assert isinstance(error, StillComputing)
+        told = {"computing": error.share, "message": str(error)}
+        return JSONResponse(told, 202, headers={"retry-after": "1"})
+
+    app.add_exception_handler(StillComputing, computing)
     for kind in statuses:
         app.add_exception_handler(kind, message)
     app.add_exception_handler(RequestValidationError, illegal)

@@ -12,7 +12,13 @@ import numpy as np
 import pytest
 
 from labeling_app.files.candidates import import_tasks
-from labeling_app.quality.agreement import agreement, krippendorff_alpha, pair_labels
+from labeling_app.quality.agreement import (
+    _alpha_with_interval,
+    _label_comparisons,
+    agreement,
+    krippendorff_alpha,
+    pair_labels,
+)
 from labeling_app.store.store import Store
 from labeling_app.tasks import next_task as assignment
 from labeling_app.tasks.answers import submit
@@ -119,3 +125,36 @@ def test_one_annotator_alone_has_no_agreement(filled: Store) -> None:
     assert np.isnan(found.alpha)
     assert np.isnan(found.pairwise)
     assert found.num_judgements == 12
+
+
+def test_the_interval_is_that_of_tasks_drawn_and_counted_again_one_by_one() -> None:
+    drawn = np.random.default_rng(5)
+    tasks = np.repeat(np.arange(30), 6)
+    truth = drawn.integers(-1, 2, size=180)
+    values = np.where(drawn.random((4, 180)) < 0.6, truth, drawn.integers(-1, 2, size=(4, 180))).astype(float)
+    values[drawn.random(values.shape) < 0.3] = np.nan
+    alpha, low, high = _alpha_with_interval(values, tasks, 100, seed=3)
+    both = np.concatenate([values, -values], axis=1)
+    compared = np.unique(tasks[(~np.isnan(values)).sum(axis=0) >= 2])
+    resampling, samples = np.random.default_rng(3), []
+    for _ in range(100):
+        units = [
+            np.flatnonzero(np.tile(tasks, 2) == compared[task])
+            for task in resampling.integers(len(compared), size=len(compared))
+        ]
+        samples.append(krippendorff_alpha(both[:, np.concatenate(units)], "ordinal"))
+    assert alpha == pytest.approx(krippendorff_alpha(both, "ordinal"), abs=1e-12)
+    assert (low, high) == pytest.approx(tuple(np.percentile(samples, [2.5, 97.5])), abs=1e-12)
+
+
+def test_comparisons_of_two_annotators_are_counted_label_by_label() -> None:
+    drawn = np.random.default_rng(2)
+    values = drawn.integers(-1, 2, size=(5, 60)).astype(float)
+    values[drawn.random(values.shape) < 0.4] = np.nan
+    expected = np.zeros((4, 5, 5))
+    for a, b in ((a, b) for a in range(5) for b in range(5) if a != b):
+        for x, y in zip(values[a], values[b], strict=True):
+            if not np.isnan(x) and not np.isnan(y):
+                expected[:, a, b] += (x == y, 1, x == y and x * y != 0, x * y != 0)
+    for found, wanted in zip(_label_comparisons(values), expected, strict=True):
+        np.testing.assert_array_equal(found, wanted)

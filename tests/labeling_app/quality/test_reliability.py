@@ -186,3 +186,29 @@ def test_there_is_no_weight_where_there_is_nothing_to_estimate_it_from(
     (person,) = campaign_quality(store, "alone")["annotators"]
     assert math.isnan(person["accuracy"])
     assert math.isnan(campaign_quality(store, "alone")["alpha_low"])
+
+
+def test_dawid_skene_is_the_same_unit_by_unit() -> None:
+    drawn = np.random.default_rng(7)
+    truth = drawn.integers(-1, 2, size=300).astype(float)
+    values = np.where(drawn.random((6, 300)) < 0.6, truth, drawn.integers(-1, 2, size=(6, 300)))
+    values[drawn.random(values.shape) < 0.6] = np.nan  # some units have the same labels, some none
+    model = dawid_skene(values, iterations=12, smoothing=0.5)
+    observed = (values[:, :, None] == np.array([-1.0, 0.0, 1.0])).astype(float)
+    posterior = observed.sum(axis=0) + 1e-3
+    posterior /= posterior.sum(axis=1, keepdims=True)
+    for _ in model.log_posterior:
+        prior = (posterior.sum(axis=0) + 0.5) / (posterior.sum() + 1.5)
+        counts = np.einsum("uc,aul->acl", posterior, observed) + 0.5
+        confusion = counts / counts.sum(axis=2, keepdims=True)
+        joint = prior * np.exp(np.einsum("aul,acl->uc", observed, np.log(confusion)))
+        posterior = joint / joint.sum(axis=1, keepdims=True)
+    objective = np.log(joint.sum(axis=1)).sum() + 0.5 * (np.log(prior).sum() + np.log(confusion).sum())
+    np.testing.assert_allclose(model.posterior, posterior, atol=1e-10)
+    np.testing.assert_allclose(model.confusion, confusion, atol=1e-10)
+    assert model.log_posterior[-1] == pytest.approx(objective, abs=1e-8)
+
+
+def test_dawid_skene_without_labels_is_empty() -> None:
+    assert dawid_skene(np.full((3, 0), np.nan)).posterior.shape == (0, 3)
+    assert dawid_skene(np.full((0, 0), np.nan)).posterior.shape == (0, 3)
