@@ -95,7 +95,7 @@ def next_task(
 
 @dataclass(frozen=True)
 class NextTask:
-    """What an annotator gets.
+    """Task of an annotator, or why there is none.
 
     Attributes:
         task: None when nothing is left, or while guidelines are not acknowledged.

@@ -98,8 +98,8 @@ def test_a_folder_without_an_index_is_an_error(tmp_path):
 
 
 def test_a_pipeline_of_another_kind_is_an_error_that_lists_the_supported_ones(tmp_path):
-    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionXLPipeline"}')
-    with pytest.raises(InputError, match=r"is a StableDiffusionXLPipeline.*NativeVideoPipeline"):
+    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusion3Pipeline"}')
+    with pytest.raises(InputError, match=r"is a StableDiffusion3Pipeline.*NativeVideoPipeline"):
         load_generator(tmp_path)
 
 
