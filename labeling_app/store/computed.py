@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 Report = Callable[[float], None]
 """Takes the share of a result that is made, from 0 to 1."""
+RENEWED_AFTER_SECONDS = 0.3
+"""Time in which what is shown meanwhile is sent, before a new result takes the processor."""
 OLDEST_SECONDS = 60.0
 """Age at which a kept result is made anew although nothing has changed in the database: files may have."""
 
@@ -133,7 +135,7 @@ class ComputedResults:
             with self._lock:
                 begins, found.renewing = not found.renewing, True
             if begins:
-                self._begin(key, revision, how, save)
+                self._begin(key, revision, how, save, after=RENEWED_AFTER_SECONDS)
         return cast(T, found.value)
 
     def _is_new(self, found: _Result, revision: str) -> bool:
@@ -155,14 +157,21 @@ class ComputedResults:
             return self._kept.setdefault(key, _Result(kept.revision, value, self.clock() - kept.age))
 
     def _begin(
-        self, key: Hashable, revision: str, how: Computation[Any], save: Callable[[str, str], None]
+        self,
+        key: Hashable,
+        revision: str,
+        how: Computation[Any],
+        save: Callable[[str, str], None],
+        after: float = 0.0,
     ) -> _Making:
         """Makes a result in a thread of its own; of several who ask for the same, one makes it."""
         with self._lock:
             if (making := self._making.get(key)) is not None:
                 return making
             making = self._making[key] = _Making()
-        work = threading.Thread(target=self._make, args=(key, revision, how, save, making), daemon=True)
+        work = threading.Thread(
+            target=self._make, args=(key, revision, how, save, making, after), daemon=True
+        )
         work.start()
         return making
 
@@ -173,7 +182,10 @@ class ComputedResults:
         how: Computation[Any],
         save: Callable[[str, str], None],
         making: _Making,
+        after: float,
     ) -> None:
+        time.sleep(after)
+
         def report(share: float) -> None:
             making.share = share
 

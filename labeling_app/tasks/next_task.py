@@ -95,7 +95,7 @@ def next_task(
 
 @dataclass(frozen=True)
 class NextTask:
-    """Task of an annotator, or why there is none.
+    """Answer to an annotator who asks for a task.
 
     Attributes:
         task: None when nothing is left, or while guidelines are not acknowledged.

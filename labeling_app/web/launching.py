@@ -24,6 +24,9 @@ from labeling_app.web.webhook_delivery import WebhookDelivery
 from reward.service.listening import address_of, listen
 
 LONGEST_LEASE_MINUTES = 7 * 24 * 60
+SWITCH_SECONDS = 0.001
+"""Time after which a thread that makes figures lets one that answers a request go on; Python's own is five times that,
+and a request is let in a dozen times."""
 PORTS = range(7860, 7960)
 """Ports that `LabelingApp.launch` tries, as Gradio does."""
 
@@ -112,6 +115,7 @@ class LabelingApp:
         """
         listener = listen(host, port)
         address = self._prepare(listener, host)
+        sys.setswitchinterval(SWITCH_SECONDS)
         with WebhookDelivery(self.store), contextlib.suppress(KeyboardInterrupt):
             _AnnouncedServer(self._config(), address).run(sockets=[listener])
 
@@ -161,7 +165,7 @@ class LabelingApp:
             make_first_admin(self.store, self.user)
         if not self.store.campaigns():
             print("There is nothing to rank yet: vidalign label import adds videos while this runs.")
-        prepare_pages(self.store)
+        self._resources.callback(prepare_pages(self.store).cancel)
         return address_of(listener, "127.0.0.1" if host == "0.0.0.0" else host)
 
     def _config(self) -> uvicorn.Config:

@@ -17,7 +17,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from generator.output import InputError
-from labeling_app.campaigns.overview import campaign_quality, quality_of_answers
+from labeling_app.campaigns.overview import campaign_overview, campaign_quality, quality_of_answers
 from labeling_app.quality.adjudication import disagreements
 from labeling_app.store.computed import Computation
 from labeling_app.store.store import Store
@@ -25,6 +25,8 @@ from labeling_app.store.tables import Task, TaskVideo
 
 INK, ACCENT, SECOND, THIRD = "#1d1f22", "#2456c9", "#b45309", "#15803d"
 SHOWN_ANNOTATORS = 25
+PREPARED_AFTER_SECONDS = 10.0
+"""Time from the start of the server until it begins with figures that nobody has asked for."""
 # Text stays text: the browser has fonts for names that matplotlib's own font cannot write.
 matplotlib.rcParams["svg.fonttype"] = "none"
 
@@ -39,8 +41,14 @@ def plot(store: Store, campaign: str, name: str) -> bytes:
     return store.computed(f"plot {name}", campaign, how)
 
 
-def prepare_pages(store: Store) -> None:
-    """Makes in the background what the lead's pages show of large open campaigns."""
+def prepare_pages(store: Store) -> threading.Timer:
+    """Makes in the background what the lead's pages show of large open campaigns.
+
+    It begins a moment after the start, so that it takes nothing from those who open a page at once; until then it may
+    be cancelled.
+    """
+    for row in store.campaigns()[:1]:
+        campaign_overview(store, row)  # SQLAlchemy compiles its statements, which takes longer than they do
 
     def prepare() -> None:
         with contextlib.suppress(InputError, SQLAlchemyError):  # who asks is told
@@ -51,7 +59,10 @@ def prepare_pages(store: Store) -> None:
                         plot(store, row.name, name)
                     campaign_quality(store, row.name)
 
-    threading.Thread(target=prepare, name="lead's pages", daemon=True).start()
+    timer = threading.Timer(PREPARED_AFTER_SECONDS, prepare)
+    timer.daemon = True
+    timer.start()
+    return timer
 
 
 def _drawn(store: Store, campaign: str, name: str) -> bytes:
