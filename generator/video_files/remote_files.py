@@ -19,8 +19,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from tqdm import tqdm
-
 from generator.output import InputError, atomic_path, write_text
 
 logger = logging.getLogger(__name__)
@@ -188,6 +186,8 @@ class RemoteFiles:
         Raises:
             InputError: one of them cannot be fetched.
         """
+        from tqdm import tqdm
+
         elsewhere = [path for path in dict.fromkeys(paths) if path in self._urls]
         pool = ThreadPoolExecutor(FETCHED_AT_A_TIME)
         try:

@@ -19,7 +19,7 @@ export async function programsParts(page) {
   }
   const { language, t } = await wordsOfReader();
   const [{ tokens }, { webhooks, events }] = data;
-  return [make('div', 'ranking-main', { lang: language }, tokensPart(page, t, tokens), webhooksPart(page, t, webhooks, events))];
+  return [make('div', 'parts', { lang: language }, tokensPart(page, t, tokens), webhooksPart(page, t, webhooks, events))];
 }
 
 // A field with a secret that is shown once, hidden until there is one, and the function that shows it.
