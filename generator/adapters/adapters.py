@@ -90,7 +90,8 @@ def model_fingerprint(transformer: torch.nn.Module, kind: type | None = None) ->
     Args:
         kind: class whose fingerprint is asked for, where the transformer holds all layers of one of that class.
     """
-    parameters = inspect.signature((kind or type(transformer)).__init__).parameters
+    named: Any = kind or type(transformer)
+    parameters = inspect.signature(named.__init__).parameters
     defaults = {
         name: json.dumps(parameter.default, default=str)
         for name, parameter in parameters.items()
@@ -104,7 +105,7 @@ def model_fingerprint(transformer: torch.nn.Module, kind: type | None = None) ->
         and (text := json.dumps(value, default=str)) != defaults.get(name)
     }
     text = json.dumps(configuration, sort_keys=True)
-    return f"{(kind or type(transformer)).__name__}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    return f"{named.__name__}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def image_model_fingerprint(transformer: torch.nn.Module) -> str | None:

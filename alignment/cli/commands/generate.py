@@ -234,7 +234,7 @@ def _generate_missing(
 
     plain = not prompt.task and not arguments.reward and not stack.interpolation_model
     steps = arguments.num_inference_steps or model.defaults.num_inference_steps
-    if not prompt.task and work.is_first:
+    if not prompt.task and not stack.interpolation_model and work.is_first:
         done = len(plan) - len(missing)
         print(describe_generation(model, GenerationSettings.of(arguments), len(plan), done), flush=True)
     with VideoBar(len(plan), len(plan) - len(missing), "videos", work=work) as bar:
