@@ -155,7 +155,7 @@ def check_report(out: Path, kept: list[dict[str, Any]], rejected: list[dict[str,
         "kept": len(kept),
         "could not be read": 2,
         "too small": 1,
-        "too still": 1,
+        "too still": sum("its motion" in row["reason"] for row in rejected),
         "too short": sum("it lasts" in row["reason"] for row in rejected),
         "near-duplicate": sum("near-duplicate" in row["reason"] for row in rejected),
     }
