@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from generator.one_or_several import as_list
 from generator.output import InputError
@@ -200,7 +200,7 @@ def grpo_trainer(
     )
     return GRPOTrainer(
         model,
-        reward,
+        cast("Callable[..., list[float | None]]", reward),
         config,
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
