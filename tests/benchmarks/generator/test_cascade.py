@@ -44,7 +44,7 @@ def test_parts_end_with_their_time_and_go_on_and_the_table_has_them(
     common = ["--output_dir", str(tmp_path), "--count", "2", "--batch_size", "1"]
     main(["gold", "--cascade", str(cascade), *common, "--max_seconds", "0"])
     assert not (tmp_path / "gold.jsonl").exists()
-    single = ["--seconds", "0.2", "--width", "64", "--tokens", "100", "--num_workers", "0"]
+    single = ["--seconds", "1.5", "--width", "64", "--tokens", "100", "--num_workers", "0"]
     main(["single", "--cascade", str(cascade), *common, *single, "--max_seconds", "0.1"])
     assert not (tmp_path / "single" / "model_index.json").exists()
     main(["single", "--cascade", str(cascade), *common, *single])
