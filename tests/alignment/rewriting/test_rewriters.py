@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from alignment.rewriting.rewriters import ChatRewriter, ServedRewriter, load_rewriter, one_line
+from generator.files.built_in import PRETRAINED
 from generator.output import InputError
-from generator.world.elaborate import elaborate
+from generator.world.elaborate import elaborate, kept_claims, vague_prompts
 from reward.models.named.chat_cache import ReplyCache
 from reward.models.named.chat_server import ChatServer
 from tests.alignment.rewriting.tiny_chat_model import write_chat_model
@@ -116,3 +117,13 @@ def test_a_model_without_a_chat_template_and_an_unknown_one_are_refused(tmp_path
 def test_a_reply_becomes_one_line_without_thoughts_and_quotation_marks() -> None:
     assert one_line('<think>Hm,\nwell.</think>\n"A dog\n runs."') == "A dog runs."
     assert one_line(' "') == '"'
+
+
+def test_the_shipped_rewriter_keeps_claims_and_says_sizes_without_a_hub() -> None:
+    prompts = vague_prompts(96, 5, "test")
+    texts = load_rewriter("nano-rewriter", cache=ReplyCache(None)).rewrite(prompts)
+    counts = [kept_claims(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
+    assert sum(kept for kept, _ in counts) >= 0.97 * sum(total for _, total in counts)
+    same = sum(text == elaborate(prompt) for prompt, text in zip(prompts, texts, strict=True))
+    assert same >= 0.85 * len(prompts)
+    assert sum(path.stat().st_size for path in (PRETRAINED / "nano-rewriter").iterdir()) < 6e6
