@@ -181,7 +181,7 @@ class CascadeGenerator(VideoGenerator):
             f"{self.name} is a cascade, whose base alone is trained and saved: name its base {self.base.name}."
         )
 
-    def generate(  # type: ignore[override]
+    def generate(
         self,
         prompts: Sequence[str],
         *args: Any,

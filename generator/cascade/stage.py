@@ -264,7 +264,10 @@ class CascadeStage:
                 text["encoder_attention_mask"],
                 seconds_per_frame,
             )
-            return predicted if scale == 1 else flow.guide(*predicted.chunk(2), scale)
+            if scale == 1:
+                return predicted
+            conditional, unconditional = predicted.chunk(2)
+            return flow.guide(conditional, unconditional, scale)
 
         return sample_latents(velocity, noise[:, :channels], flow.sigma_schedule(steps, own.shift))
 

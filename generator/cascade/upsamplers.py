@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 from torch import Tensor
 
@@ -122,24 +121,24 @@ def upsampled(
             model's own; None where it is not.
         solver: of the model, where its latents are taken.
     """
-    on_latents = [] if model is None else list(itertools.takewhile(_takes_latents, stages))
+    on_latents: list[LatentUpsampler] = []
+    for stage in stages if model is not None else ():
+        if not isinstance(stage, LatentUpsampler):
+            break
+        on_latents.append(stage)
     rest, rate = stages[len(on_latents) :], _rate(on_latents, fps)
 
     def finer(prompts: Sequence[str], seed: Sequence[int], **options: Any) -> Tensor:
         if on_latents and model is not None:
             latents = generate_latents(model, prompts, seed=seed, solver=solver, **options)
-            for stage in on_latents:
-                latents = stage.upsample_latents(latents)
+            for upsampler in on_latents:
+                latents = upsampler.upsample_latents(latents)
             videos = model.decode(latents.to(model.device)).cpu()
         else:
             videos = generate(prompts, seed=seed, **options)
         return through_stages(rest, videos, rate, list(prompts), list(seed), sampling)[0]
 
     return finer, _rate(rest, rate)
-
-
-def _takes_latents(stage: Upsampler) -> TypeGuard[LatentUpsampler]:
-    return isinstance(stage, LatentUpsampler)
 
 
 def _rate(stages: Sequence[Upsampler], fps: float) -> float:
