@@ -50,12 +50,9 @@ def judgement_rows(
     query = query.order_by(Judgement.task_id, Judgement.user_id, Judgement.version, Judgement.id)
     given = select(Judgement.user_id).join(Task, Task.id == Judgement.task_id).where(*of_campaign)
     users = {user.id: user for user in session.scalars(select(User).where(User.id.in_(given)))}
-    # A NamedTuple is made of the row at once; a judgement that came after the users were read waits for the next time.
-    found = [
-        JudgementRow._make((*row, users[row[2]]))
-        for row in session.execute(query).tuples()
-        if row[2] in users
-    ]
+    rows = session.execute(query).all()
+    # A judgement that came after the users were read waits for the next time.
+    found = [JudgementRow._make([*row, users[row[2]]]) for row in rows if row[2] in users]
     if not all_versions:
         newest = {(each.task_id, each.user_id): each.version for each in found}
         found = [each for each in found if each.version == newest[each.task_id, each.user_id]]
