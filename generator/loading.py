@@ -246,12 +246,19 @@ def _family(name: str | Path, folder: Path, animated: bool) -> tuple[str, Any]:
 
 
 def _read_pipeline(
-    family: Any, folder: Path, dtype: torch.dtype, options: dict[str, Any], motion_adapter: str | Path | None
-) -> tuple[Any, dict[str, dict[str, str]]]:
-    """The pipeline in a folder, and name and SHA-256 of the motion adapter that it was read with."""
+    family: Any,
+    folder: Path,
+    dtype: torch.dtype,
+    options: dict[str, Any],
+    motion_adapter: str | Path | None,
+    record: dict[str, dict[str, str]],
+) -> Any:
+    """The pipeline in a folder; name and SHA-256 of the motion adapter that it is read with go to `record`."""
     if motion_adapter is None:
-        return family.pipeline_class.from_pretrained(folder, dtype=dtype, **options), {}
-    return family.animated(folder, motion_adapter, dtype, options)
+        return family.pipeline_class.from_pretrained(folder, dtype=dtype, **options)
+    pipeline, motion = family.animated(folder, motion_adapter, dtype, options)
+    record |= motion
+    return pipeline
 
 
 def load_generator(
@@ -319,8 +326,7 @@ def load_generator(
             weight_files: dict[str, dict[str, str]] = {}
             if any(files.values()):
                 options, weight_files = transformers_from_files(folder, files, dtype)
-            pipeline, more = _read_pipeline(family, folder, dtype, options, motion_adapter)
-            weight_files |= more
+            pipeline = _read_pipeline(family, folder, dtype, options, motion_adapter, weight_files)
             if offload_weights:  # before the device sees them
                 offload_linear_layers(family(pipeline, str(name_or_path)).blocks())
             place(pipeline, family, device, text_encoder_device)
