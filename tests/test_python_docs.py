@@ -22,6 +22,7 @@ SMALLER = {
     r"num_inference_steps=\d+": "num_inference_steps=3",
     r"sample_prompts\(\d+": "sample_prompts(8",
     r"world:(\w+):\d+": r"world:\1:2",
+    r'generator="nano"': 'generator="nano", num_generations=2',
     r"output_dir=": 'use_cpu=True, report_to="none", disable_tqdm=True, output_dir=',
 }
 
@@ -42,6 +43,7 @@ def test_the_examples_run_one_after_the_other(tmp_path: Path, monkeypatch: pytes
     for made in ("sft", "dpo", "ppo", "pairs"):
         assert (tmp_path / "runs" / made / "pytorch_lora_weights.safetensors").is_file()
     assert (tmp_path / "runs" / "evaluation" / "report.html").is_file()
+    assert (tmp_path / "runs" / "rewriter" / "rewriter.json").is_file()
 
 
 def test_every_public_name_is_what_its_home_defines() -> None:
