@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from generator.one_or_several import as_list
@@ -168,9 +168,10 @@ def grpo_trainer(
 
     from alignment.rewriting.instructions import message_of
     from alignment.rewriting.training import trainable_model
-    from alignment.rewriting.video_reward import VideoReward, VideoSampling, recall_for
+    from alignment.rewriting.video_reward import VideoReward, recall_for
     from alignment.rollouts.progress import RolloutProgress
     from alignment.rollouts.reward_mixture import RewardMixture
+    from generator.generation import GenerationSettings
 
     mixture = RewardMixture(rewards, videos.reward_weights, videos.reward_dimension)
     mixture.check_generator(generator)
@@ -189,7 +190,14 @@ def grpo_trainer(
     reward = VideoReward(
         generator,
         mixture,
-        VideoSampling(**{each.name: getattr(videos, each.name) for each in fields(VideoSampling)}),
+        GenerationSettings(
+            videos.num_frames,
+            videos.height,
+            videos.width,
+            videos.num_inference_steps,
+            videos.guidance_scale,
+            videos.batch_size,
+        ),
         _end_tokens(model, tokenizer),
         recall_for(prompts),
         videos.dropped_penalty,

@@ -6,7 +6,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from alignment.rewriting.rewriters import one_line
 from alignment.rollouts.progress import RolloutProgress
 from alignment.rollouts.reward_mixture import RewardMixture
 from generator.base import VideoGenerator
+from generator.generation import GenerationSettings
 from generator.inputs.conditions import select
 from generator.output import InputError
 from generator.sampling import encode_unique_prompts, generate_latents
@@ -50,18 +50,6 @@ def recall_for(prompts: Sequence[str]) -> Kept:
     return claim_recall
 
 
-@dataclass(frozen=True)
-class VideoSampling:
-    """Sampling of the videos that rewritings are judged by; None takes the generator's own value."""
-
-    num_frames: int | None = None
-    height: int | None = None
-    width: int | None = None
-    num_inference_steps: int | None = None
-    guidance_scale: float | None = None
-    batch_size: int = 8
-
-
 class VideoReward:
     """A reward function of TRL's `GRPOTrainer`.
 
@@ -88,7 +76,7 @@ class VideoReward:
         self,
         generator: VideoGenerator,
         rewards: RewardMixture,
-        sampling: VideoSampling,
+        sampling: GenerationSettings,
         end_tokens: set[int],
         kept: Kept,
         penalty: float = 1.0,

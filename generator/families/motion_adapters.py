@@ -11,10 +11,10 @@ import torch
 from diffusers import DDIMScheduler, MotionAdapter
 from diffusers.loaders.single_file_utils import convert_animatediff_checkpoint_to_diffusers
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from generator.output import InputError
+from generator.weight_files.state_dicts import read_state_dict
 
 WEIGHTS_NAMES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")
 MOTION_MODULES = ".motion_modules."
@@ -55,7 +55,7 @@ def read_motion_adapter(path: str | Path, dtype: torch.dtype) -> MotionAdapter:
             return MotionAdapter.from_pretrained(file.parent, dtype=dtype)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise _unreadable(path, str(error)) from error
-    weights = _authors_names(_read(file))
+    weights = _authors_names(read_state_dict(file, "a motion adapter", inside="state_dict"))
     config = adapter_config(weights)
     if config is None:
         raise _unreadable(path, "it has no layers of motion modules")
@@ -75,17 +75,6 @@ def _unreadable(path: str | Path, reason: str) -> InputError:
         f"The motion adapter {path} cannot be read ({reason}): give a folder or file of one, such as "
         "mm_sd_v15_v2.ckpt."
     )
-
-
-def _read(file: Path) -> dict[str, Tensor]:
-    try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        found = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise _unreadable(file, type(error).__name__) from error
-    found = found.get("state_dict", found)
-    return {name: value for name, value in found.items() if isinstance(value, Tensor)}
 
 
 def _authors_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

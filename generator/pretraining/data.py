@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -81,21 +81,26 @@ class ClipKind(NamedTuple):
         return self.num_frames, self.height, self.width
 
 
+def shares(weights: Mapping[ClipKind, float], whole: float = 1.0) -> dict[ClipKind, float]:
+    """Shares in proportion to the weights of kinds of clips, which sum to `whole`."""
+    total = sum(weights.values())
+    return {kind: whole * weight / total for kind, weight in weights.items()}
+
+
 def training_mix(key_frame_share: float = 0.0) -> dict[ClipKind, float]:
     """Every kind of clip with its share of the batches; the shares sum to 1."""
     videos = {ClipKind(f, h, w): weight for f, h, w, weight in SIZES}
     stills = {ClipKind(f, h, w, fps, True): weight for f, h, w, fps, weight in KEY_FRAME_SIZES}
     mix: dict[ClipKind, float] = {}
     for kinds, share in ((videos, 1 - key_frame_share), (stills, key_frame_share)):
-        total = sum(kinds.values())
-        mix |= {kind: share * weight / total for kind, weight in kinds.items() if share > 0}
+        if share > 0:
+            mix |= shares(kinds, share)
     return mix
 
 
 def image_mix() -> dict[ClipKind, float]:
     """Kinds of one-frame clips with their shares of the batches of an image model; the shares sum to 1."""
-    total = sum(weight for *_, weight in IMAGE_SIZES)
-    return {ClipKind(1, height, width): weight / total for height, width, weight in IMAGE_SIZES}
+    return shares({ClipKind(1, height, width): weight for height, width, weight in IMAGE_SIZES})
 
 
 @dataclass

@@ -108,6 +108,17 @@ class FlowMatchingLoss:
             key_frames=kind.key_frames,
             return_dict=False,
         )[0].float()
+        return self.of_velocity(velocity, latents, noise, counted)
+
+    def of_velocity(
+        self, velocity: Tensor, latents: Tensor, noise: Tensor, counted: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of predictions of clips of one size, and its value without weights as metric "mse".
+
+        Args:
+            velocity, latents, noise: `[batch, channels, frames, height, width]`.
+            counted: 1 where a position counts and 0 where it does not, `[batch, 1, frames, height, width]`.
+        """
         error = counted * (velocity - velocity_target(latents, noise)).pow(2)
         error = error.sum(dim=(0, 2, 3, 4)) / counted.sum()
         return (self.weights * error).mean(), {"mse": error.detach().mean()}

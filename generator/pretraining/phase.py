@@ -11,6 +11,7 @@ from collections.abc import Hashable, Iterable
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Protocol, cast
 
 import torch
@@ -26,6 +27,22 @@ STATE = "pretraining-state.pt"
 WARMUP_STEPS = 200
 SETTING_UP = 5
 """Batches on a GPU whose time does not count, as the code is compiled and graphs are recorded."""
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """State of an interrupted phase, as `Phase.save` wrote it.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, UnpicklingError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(
+            f"{path} cannot be read as the state of an interrupted training ({reason}): delete it to begin anew."
+        ) from error
+    return state
 
 
 def trapezoid(progress: float, step: int, warmup_steps: int, cooldown_share: float) -> float:
@@ -302,7 +319,7 @@ class Phase:
         """Takes up the state of an interrupted run of this phase, if there is one."""
         if not self.state_path.is_file():
             return False
-        state = torch.load(self.state_path, map_location="cpu", weights_only=True)
+        state = read_state(self.state_path)
         if state["phase"] != self.name:
             return False
         for name in ("num_layers", "hidden_size", "optimizer"):

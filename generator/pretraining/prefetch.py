@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 Item = TypeVar("Item")
+
+MOST_REUSES = 4
+"""Rounds of draws for each new item, at most."""
 
 
 def when_ready(items: Iterable[Item], ahead: int = 4) -> Iterator[Item | None]:
@@ -59,3 +63,21 @@ def when_ready(items: Iterable[Item], ahead: int = 4) -> Iterator[Item | None]:
             yield value  # type: ignore[misc]
     finally:
         closed.set()
+
+
+def rounds_of_draws(items: Iterable[Item | None], start: int = 0) -> Iterator[tuple[int, Item | None]]:
+    """Numbers of rounds of draws from what is kept, each with the new item that is kept from then on, or None.
+
+    Between two new items there are at most `MOST_REUSES` - 1 rounds more, while the next one is not ready.
+
+    Args:
+        items: as `when_ready` gives them, or all of them at once.
+        start: number of the first round.
+    """
+    rounds = 0
+    for index, item in enumerate(items, start=start):
+        rounds = 1 if item is not None else rounds + 1
+        if rounds > MOST_REUSES:
+            time.sleep(0.001)
+            continue
+        yield index, item

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import itertools
 import json
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +39,7 @@ from generator.pretraining.log import FOLDER, PretrainLog
 from generator.pretraining.model_card import write_model_card
 from generator.pretraining.packed_pool import RowsFromPool
 from generator.pretraining.phase import STATE, Phase
-from generator.pretraining.prefetch import when_ready
+from generator.pretraining.prefetch import rounds_of_draws, when_ready
 from generator.pretraining.starting_weights import earlier_history, pipeline_folder, start_from
 
 HISTORY = "history.json"
@@ -103,10 +102,6 @@ def encode_clips(vae: NativeVideoAutoencoder, clips: Tensor, key_frames: bool) -
     return rearrange(latents, "(b f) c 1 h w -> b c f h w", b=batch) if key_frames else latents
 
 
-MOST_REUSES = 4
-"""Rounds of draws for each batch of new clips, at most."""
-
-
 def latent_batches(
     pipeline: NativeVideoPipeline,
     config: PretrainConfig,
@@ -116,7 +111,7 @@ def latent_batches(
 ) -> Iterator[LatentBatch | PackedLatentBatch]:
     """Endless batches for the transformer: one of new clips is rendered and encoded, `config.scene_reuse` are drawn.
 
-    While no new clips are ready, more are drawn of those that are kept, up to `MOST_REUSES` times as many. With
+    While no new clips are ready, more are drawn of those that are kept, as `rounds_of_draws` says. With
     `config.pack` they are packed rows, from which tokens are dropped as `progress` in [0, 1] says.
     """
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -141,12 +136,9 @@ def latent_batches(
     new_scenes: Iterable[CaptionedScenes | FootageBatch | None] = stream.loader(config.num_workers)
     if config.num_workers:
         new_scenes = when_ready(new_scenes)
-    rounds = 0
-    for index, scenes in enumerate(new_scenes, start=stream.start):
-        rounds = 1 if scenes is not None else rounds + 1
-        if rounds > MOST_REUSES:
-            time.sleep(0.001)
-            continue
+    rounds: Iterator[tuple[int, CaptionedScenes | FootageBatch | None]]
+    rounds = rounds_of_draws(new_scenes, stream.start)
+    for index, scenes in rounds:
         if scenes is not None:
             latents = encode_clips(vae, scenes.render(device), scenes.kind.key_frames).to(dtype)
             pool.add(scenes.kind, stream.mix[scenes.kind], latents, scenes.input_ids)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from generator.pretraining.data import ClipKind
+from generator.pretraining.data import ClipKind, shares
 
 Sizes = tuple[tuple[int, int, int, float, float], ...]
 
@@ -46,8 +46,7 @@ MOST_CONTEXT = 4
 
 def video_mix(task: str) -> dict[ClipKind, float]:
     """Kinds of clips with their shares of the batches; the shares sum to 1."""
-    total = sum(weight for *_, weight in MIX[task])
-    return {ClipKind(f, h, w, fps, True): weight / total for f, h, w, fps, weight in MIX[task]}
+    return shares({ClipKind(f, h, w, fps, True): weight for f, h, w, fps, weight in MIX[task]})
 
 
 def sample_context(

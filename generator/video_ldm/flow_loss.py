@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from generator.flow import sample_sigma, velocity_target
+from generator.flow import sample_sigma
 from generator.pretraining.data import CaptionedScenes
-from generator.pretraining.flow_loss import FlowMatchingKey, channel_weights, seconds_per_latent
+from generator.pretraining.flow_loss import FlowMatchingKey, FlowMatchingLoss, seconds_per_latent
 from generator.pretraining.footage import FootageBatch
 from generator.pretraining.latent_pool import LatentBatch
 from generator.video_ldm.autoencoder import VideoLDMAutoencoder
@@ -17,7 +17,7 @@ from generator.video_ldm.data import context_levels, sample_context
 from generator.video_ldm.pipeline import VideoLDMPipeline
 
 
-class VideoFlowMatchingLoss:
+class VideoFlowMatchingLoss(FlowMatchingLoss):
     """Rectified-flow loss of clips whose frames are images; the temporal layers get gradients.
 
     Context frames come clean, at noise level 0, or hidden, as pure noise at level 1, and do not count.
@@ -40,14 +40,10 @@ class VideoFlowMatchingLoss:
         context_dropout: float = 0.0,
         context_share: float = 0.0,
     ) -> None:
-        self.pipeline = pipeline
+        super().__init__(pipeline, shift, channel_power, logit_mean)
         self.task = pipeline.transformer.config.task
-        self.shift = shift
-        self.logit_mean = logit_mean
         self.context_dropout = context_dropout
         self.context_share = context_share
-        device = next(pipeline.transformer.parameters()).device
-        self.weights = channel_weights(pipeline.vae, channel_power).to(device)
 
     def prepare(
         self, batch: LatentBatch, generator: torch.Generator
@@ -88,10 +84,8 @@ class VideoFlowMatchingLoss:
             seconds_per_frame=seconds_per_latent(self.pipeline.vae, key.kind),
             return_dict=False,
         )[0].float()
-        error = counted * (velocity - velocity_target(latents, noise)).pow(2)
-        error = error.sum(dim=(0, 2, 3, 4)) / counted.sum()
-        metrics = {"mse": error.detach().mean(), "alpha": transformer.temporal.alphas().mean()}
-        return (self.weights * error).mean(), metrics
+        loss, metrics = self.of_velocity(velocity, latents, noise, counted)
+        return loss, {**metrics, "alpha": transformer.temporal.alphas().mean()}
 
 
 class DecoderLoss:

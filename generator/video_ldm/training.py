@@ -20,7 +20,7 @@ from generator.native.building import MAX_SHARD_SIZE, save_pipeline
 from generator.output import InputError, atomic_path, write_json
 from generator.pretraining.config import PretrainConfig
 from generator.pretraining.data import SceneStream
-from generator.pretraining.phase import STATE, Phase
+from generator.pretraining.phase import STATE, Phase, read_state
 from generator.pretraining.pretrain import (
     CAPTION_TOKENS,
     HISTORY,
@@ -143,7 +143,7 @@ def _check_state(folder: Path, config: PretrainConfig, task: str) -> None:
     path = folder / STATE
     if not path.is_file():
         return
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = read_state(path)
     source = state["config"].get("weights_from")
     if state["phase"] not in (DECODER_HISTORY, _phase_name(task)) or source != config.weights_from:
         raise InputError(

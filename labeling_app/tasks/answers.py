@@ -68,8 +68,8 @@ def submit(
     flag: str = "",
     remark_videos: Mapping[str, Sequence[int]] | None = None,
     tags: Sequence[Mapping[str, Any]] | None = None,
-) -> int:
-    """Stores an answer and returns its version, which is 1.
+) -> HeldAssignment:
+    """Stores an answer, whose version is 1, and returns the assignment as it was before.
 
     Args:
         ranks: for each of the campaign's dimensions the ranks of the videos in the order shown, 1 is best,
@@ -85,22 +85,6 @@ def submit(
         Refused: the assignment is not this user's, or the ranks, the seconds, a text or a tag are illegal.
         AlreadyAnswered, LeaseExpired: it is not open any more.
     """
-    submitted(store, user, token, ranks, seconds, comment, flag, remark_videos, tags)
-    return 1
-
-
-def submitted(
-    store: Store,
-    user: User,
-    token: str,
-    ranks: Mapping[str, Sequence[int]],
-    seconds: float,
-    comment: str = "",
-    flag: str = "",
-    remark_videos: Mapping[str, Sequence[int]] | None = None,
-    tags: Sequence[Mapping[str, Any]] | None = None,
-) -> HeldAssignment:
-    """Stores an answer as `submit` does; returns the assignment as it was before."""
     with store.writing() as connection:
         assignment = require_open(connection, user, token, store)
         given = _checked(assignment, seconds, {"comment": comment, "flag": flag}, remark_videos)

@@ -131,7 +131,7 @@ def _add_answers(api: APIRouter, store: Store, threads: RequestThreads) -> None:
         """Stores the ranks of the videos in the order shown; returns what the annotator is shown after it."""
 
         def store_answer(user: User) -> dict[str, Any]:
-            answered = task_answers.submitted(store, user, assignment_id, *_given(answer))
+            answered = task_answers.submit(store, user, assignment_id, *_given(answer))
             shown = after_answer(store, user, assignment_id) if answered.kind == "gold" else {}
             return {"version": 1, **shown}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,10 +19,8 @@ from generator.pretraining.config import PretrainConfig
 from generator.pretraining.data import CaptionedScenes, ClipKind, SceneStream
 from generator.pretraining.footage import Footage, FootageBatch, MixedStream
 from generator.pretraining.latent_pool import LatentBatch, LatentPool
-from generator.pretraining.prefetch import when_ready
+from generator.pretraining.prefetch import rounds_of_draws, when_ready
 
-MOST_REUSES = 4
-"""Rounds of draws for each batch of new clips, at most."""
 STATISTICS_BATCHES = 8
 CAPTION_TOKENS = 12
 
@@ -151,12 +148,7 @@ class StageBatches:
         new_clips: Iterable[Any] = stream.loader(general.num_workers)
         if general.num_workers:
             new_clips = when_ready(new_clips)
-        rounds = 0
-        for index, clips in enumerate(new_clips, start=stream.start):
-            rounds = 1 if clips is not None else rounds + 1
-            if rounds > MOST_REUSES:
-                time.sleep(0.001)
-                continue
+        for index, clips in rounds_of_draws(new_clips, stream.start):
             if clips is not None:
                 self._add(pool, clips, dtype)
             generator = torch.Generator().manual_seed(general.seed * 1_000_003 + index)

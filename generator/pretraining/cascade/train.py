@@ -41,7 +41,7 @@ from generator.pretraining.cascade.loss import StageLoss
 from generator.pretraining.cascade.model_card import write_stage_card
 from generator.pretraining.config import PretrainConfig
 from generator.pretraining.log import FOLDER, PretrainLog, averaged, sample_grid
-from generator.pretraining.phase import STATE, Phase
+from generator.pretraining.phase import STATE, Phase, read_state
 from generator.pretraining.pretrain import SliceDone
 from generator.provenance import latent_space_fingerprint
 
@@ -160,7 +160,7 @@ def _check_state(folder: Path, name: str) -> None:
     """Raises `InputError` where the folder holds an interrupted run of something else."""
     path = folder / STATE
     if path.is_file():
-        phase = torch.load(path, map_location="cpu", weights_only=True)["phase"]
+        phase = read_state(path)["phase"]
         if phase != name:
             raise InputError(
                 f"{folder} holds an interrupted training of the {phase}, but the {name} was asked for: go on with "

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from generator.one_or_several import as_list
 from generator.output import InputError, read_json
+from generator.weight_files.state_dicts import read_state_dict
 from reward.models.named import frame_entries as entries
 from reward.models.named.entry import RewardRequest
 from reward.models.named.frames import (
@@ -31,7 +32,7 @@ from reward.models.named.frames import (
 from reward.models.named.open_clip import clip_of_open_clip
 from reward.models.named.places import files_of, folder_of, identify
 from reward.models.named.sharing import shared
-from reward.models.named.state_dicts import linear_layers, read_state_dict
+from reward.models.named.state_dicts import linear_layers
 
 KEPT_PROMPTS = 4096
 """Prompts whose embeddings are kept; a group shares its prompt, and so do the rollouts of a training."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from generator.output import InputError
+from generator.weight_files.state_dicts import read_state_dict
 from reward.models.base import RewardModel
 from reward.models.named.entry import RewardRequest
 from reward.models.named.frames import FrameReward
@@ -24,7 +25,6 @@ from reward.models.named.qwen_rewards import (
     text_config,
 )
 from reward.models.named.sharing import shared
-from reward.models.named.state_dicts import read_state_dict
 from reward.models.named.templates import PromptText
 from reward.models.vlm_loading import VideoBudget
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from generator.one_or_several import as_list
 from generator.output import InputError
+from generator.weight_files.state_dicts import read_state_dict
 from reward.models.named.entry import RewardRequest
 from reward.models.named.frame_entries import BERT_TOKENIZER
 from reward.models.named.frames import (
@@ -26,7 +27,7 @@ from reward.models.named.frames import (
 )
 from reward.models.named.places import files_of, folder_of, identify
 from reward.models.named.sharing import shared
-from reward.models.named.state_dicts import linear_layers, load_exactly, read_state_dict
+from reward.models.named.state_dicts import linear_layers, load_exactly
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
 """Of the raw scores on upstream's validation data; scores are given in these units."""

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from generator.one_or_several import as_list
 from generator.output import InputError
+from generator.weight_files.state_dicts import read_state_dict
 from reward.models.base import RewardModel, Scores
 from reward.models.named.entry import RewardRequest
 from reward.models.named.frames import (
@@ -33,7 +34,7 @@ from reward.models.named.open_clip import renamed
 from reward.models.named.places import files_of, folder_of, identify
 from reward.models.named.qwen_rewards import in_eight_bits, load_tokenizer
 from reward.models.named.sharing import shared
-from reward.models.named.state_dicts import load_exactly, read_state_dict
+from reward.models.named.state_dicts import load_exactly
 
 HEAD_SIZE = 64
 """Width of an attention head in all CLIP models of OpenAI's sizes; weights do not say it."""

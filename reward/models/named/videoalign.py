@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from generator.one_or_several import as_list
 from generator.output import InputError, read_json
+from generator.weight_files.state_dicts import read_state_dict
 from reward.models.base import RewardModel, Scores
 from reward.models.named.entry import RewardRequest
 from reward.models.named.places import files_of, folder_of, identify
@@ -32,7 +33,6 @@ from reward.models.named.qwen_rewards import (
     text_config,
 )
 from reward.models.named.sharing import shared
-from reward.models.named.state_dicts import read_state_dict
 from reward.models.named.templates import PromptText
 from reward.models.vlm_loading import VideoBudget
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from alignment.rewriting.video_reward import VideoReward, VideoSampling, claim_recall, recall_for, word_recall
+from alignment.rewriting.video_reward import VideoReward, claim_recall, recall_for, word_recall
 from alignment.rollouts.reward_mixture import RewardMixture
+from generator.generation import GenerationSettings
 from generator.seeds import Stream, example_seeds
 from generator.testing import tiny_generator
 from reward.models.base import FunctionReward
@@ -43,7 +44,7 @@ def _rewards(
     reward = VideoReward(
         tiny_generator(),
         RewardMixture([FunctionReward(asked, "mean")]),
-        VideoSampling(**SIZE, batch_size=3),
+        GenerationSettings(**SIZE, batch_size=3),
         {END},
         seed=5,
         **options,

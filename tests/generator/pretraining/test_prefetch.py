@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from generator.pretraining.prefetch import when_ready
+from generator.pretraining.prefetch import MOST_REUSES, rounds_of_draws, when_ready
 
 
 def test_every_item_comes_once_in_order_and_none_while_the_next_is_not_ready():
@@ -67,3 +67,11 @@ def test_the_source_is_read_no_further_when_the_iterator_is_closed():
         time.sleep(0.01)
     assert threading.active_count() == before
     assert len(taken) <= 5
+
+
+def test_rounds_between_two_items_are_limited_and_counted_on() -> None:
+    waiting = [None] * (2 * MOST_REUSES)
+    found = list(rounds_of_draws(["a", *waiting, "b", None], start=10))
+    assert [item for _, item in found] == ["a", *[None] * (MOST_REUSES - 1), "b", None]
+    numbers = [number for number, _ in found]
+    assert numbers == [10, *range(11, 10 + MOST_REUSES), 11 + len(waiting), 12 + len(waiting)]

@@ -204,6 +204,16 @@ def test_a_slice_ends_with_its_state_saved_and_the_next_goes_on(tmp_path):
     assert second.finished
 
 
+@pytest.mark.parametrize("left", [0, 1, 100])
+def test_a_damaged_state_is_one_sentence(tmp_path, left):
+    first = phase(tmp_path / "state.pt", seconds=1.0)
+    first.save()
+    whole = (tmp_path / "state.pt").read_bytes()
+    (tmp_path / "state.pt").write_bytes(whole[:left])
+    with pytest.raises(InputError, match="delete it to begin anew"):
+        phase(tmp_path / "state.pt", seconds=1.0).resume()
+
+
 def test_measured_statistics_normalise_the_latents():
     pipeline = tiny_generator().pipeline
     batch = scenes(pipeline.tokenizer)

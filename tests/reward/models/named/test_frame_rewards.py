@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from generator.output import InputError
+from generator.weight_files.state_dicts import read_state_dict
 from reward import load_reward
 from reward.models.named import registry
 from reward.models.named.entry import RewardRequest
@@ -27,7 +28,7 @@ from reward.models.named.frames import (
     squeeze_to_side,
 )
 from reward.models.named.places import cached, download_command, files_of
-from reward.models.named.state_dicts import linear_layers, read_state_dict
+from reward.models.named.state_dicts import linear_layers
 from tests.reward.models.named import tiny_checkpoints as tiny
 
 PROMPTS = ["a red circle moves", "a blue square"]
