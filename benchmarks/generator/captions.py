@@ -206,7 +206,7 @@ def train(folder: Path, captions: Sequence[str], clips: Path, given: argparse.Na
         output_dir=str(output),
         max_steps=given.steps,
         per_device_train_batch_size=given.batch_size,
-        learning_rate=1e-4,
+        learning_rate=given.learning_rate,
         lr_scheduler_type="cosine",
         caption_dropout=0.1,
         bf16=on_gpu,
@@ -231,7 +231,12 @@ def gold(adapter: Path | None, prompts: Sequence[str], seed: int) -> Tensor:
     videos = model.generate(
         list(prompts), seed=seeds, num_frames=FRAMES, height=SIDE, width=SIDE, batch_size=64
     )
-    return torch.tensor([each.score for each in verify_batch(videos.cpu(), prompts, FPS)])
+    parts = zip(
+        videos.split(64), (prompts[start : start + 64] for start in range(0, len(prompts), 64)), strict=True
+    )
+    return torch.tensor(
+        [one.score for part, said in parts for one in verify_batch(part.to(model.device), said, FPS)]
+    )
 
 
 def training_rows(
@@ -266,6 +271,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=0, help="Steps of each training; 0 trains nothing.")
     parser.add_argument("--batch_size", type=int, default=64, help="Clips a step.")
+    parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--prompts", type=int, default=512, help="Held-out prompts for the gold scores.")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:

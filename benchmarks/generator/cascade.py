@@ -7,6 +7,7 @@ minutes. The parts, in the order in which they make sense:
     $C stages --output_dir D --stages runs/temporal runs/spatial --count 256    # against interpolation
     $C gold --output_dir D --cascade runs/cascade --count 256                   # cascade, base, base at the full size
     $C single --output_dir D --cascade runs/cascade --seconds 1700              # one model of as many weights, trained
+    $C single --output_dir D --single_from nano --seconds 900                   # or the base trained on at full size
     $C alignment --output_dir D --cascade runs/cascade --adapters sft=runs/sft dpo=runs/dpo ppo=runs/ppo
     $C ppo --output_dir D --cascade runs/cascade                                # seconds of an iteration, base and full
     $C table --output_dir D                                                     # all that there is
@@ -45,6 +46,7 @@ from generator.cascade.comparison import REAL, Judged, compare, held_out_clips, 
 from generator.cascade.figures import high_frequency_share
 from generator.cascade.stage import load_stage
 from generator.cascade.upsamplers import find_upsampler
+from generator.loading import default_device
 from generator.pretraining.cascade.model_card import figures_table
 from generator.world import sample_prompts, verify_batch
 
@@ -102,6 +104,7 @@ def measure(
         started = time.perf_counter()
         videos = make(texts, batch)
         seconds = (time.perf_counter() - started) / len(batch)
+        videos = videos.to(default_device())
         sharp = high_frequency_share(videos).tolist()
         judged = verify_batch(videos, texts, fps=fps)
         rows.add(
@@ -248,8 +251,10 @@ def _print_ways(rows: Rows, single: Path) -> None:
         )
     if single.is_file():
         facts = json.loads(single.read_text(encoding="utf-8"))
+        start = f"from the weights of {facts['from']}" if facts["from"] else "from random weights"
+        cascade = f" (cascade {facts['cascade'] / 1e6:.1f} M)" if facts["cascade"] else ""
         print(
-            f"\nOne model: {facts['weights'] / 1e6:.1f} M weights (cascade {facts['cascade'] / 1e6:.1f} M), "
+            f"\nOne model {start}: {facts['weights'] / 1e6:.1f} M weights{cascade}, "
             f"{facts['seconds']:.0f} s of training, {facts['steps']} steps."
         )
 
@@ -303,6 +308,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--guidance_scale", type=float, default=None, help="Of the base; its own by default.")
     parser.add_argument("--adapters", nargs="+", default=[], help="Adapters NAME=FOLDER of the base.")
     parser.add_argument("--seconds", type=float, default=1700.0, help="Training of the one model.")
+    parser.add_argument(
+        "--single_from",
+        help="Pipeline whose weights the one model starts from, at its size; unset: random weights, as many as the "
+        "cascade has.",
+    )
     parser.add_argument("--width", type=int, default=256, help="Width of the one model.")
     parser.add_argument("--tokens", type=int, default=25_000, help="Tokens of its batches.")
     parser.add_argument("--num_workers", type=int, default=12, help="Processes that sample scenes for it.")

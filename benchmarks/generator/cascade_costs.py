@@ -33,6 +33,8 @@ from generator.world import sample_prompts
 from reward.models.base import FunctionReward
 
 BASE, DIRECT, SINGLE = "base", "base, full size", "one model"
+FULL_SIZE = (33, 128, 128, 16.0)
+"""Frames, height, width and frames a second of what `nano-cascade` makes, for a model that is trained before it is."""
 
 
 class Deadline:
@@ -97,17 +99,38 @@ def build_single(cascade: CascadeGenerator, width: int, seed: int) -> NativeGene
     return NativeGenerator(pipeline, SINGLE)
 
 
+def trained_on(name: str) -> NativeGenerator:
+    """A model of the built-in family in float32, to be trained on at the full size.
+
+    Raises:
+        InputError: it is of another family.
+    """
+    model = load_generator(name, device="cpu", dtype=torch.float32)
+    if not isinstance(model, NativeGenerator):
+        raise InputError(
+            f"--single_from is {name}, but must be a pipeline of the built-in family: name nano."
+        )
+    model.pipeline.transformer.requires_grad_(True)
+    model.pipeline.text_encoder.requires_grad_(True)
+    return model
+
+
 def run_single(asked: argparse.Namespace, deadline: Deadline) -> None:
     """Trains one model at the cascade's full size for `--seconds`, in slices; `gold` then measures it too."""
-    cascade, device = load_asked(asked), default_device()
-    size, folder = cascade.defaults, asked.output_dir / "single"
+    device, folder = default_device(), asked.output_dir / "single"
     if (folder / "model_index.json").is_file():
         return
-    single = build_single(cascade, asked.width, asked.seed)
+    if asked.single_from:
+        single, weights_before, size = trained_on(asked.single_from), None, ClipKind(*FULL_SIZE)
+    else:
+        cascade = load_asked(asked)
+        full = cascade.defaults
+        single, weights_before = build_single(cascade, asked.width, asked.seed), weights_of(cascade)
+        size = ClipKind(full.num_frames, full.height, full.width, full.fps)
     pipeline = single.pipeline.to(device)
     config = PretrainConfig(
         str(folder),
-        hidden_size=asked.width,
+        hidden_size=pipeline.transformer.config.hidden_size,
         num_layers=pipeline.transformer.config.num_layers,
         transformer_tokens=asked.tokens,
         slice_seconds=max(deadline.end - time.monotonic(), 1.0),
@@ -130,7 +153,7 @@ def run_single(asked: argparse.Namespace, deadline: Deadline) -> None:
         start,
         config.scene_reuse,
     )
-    stream.mix = {ClipKind(size.num_frames, size.height, size.width, size.fps): 1.0}
+    stream.mix = {size: 1.0}
     loss = FlowMatchingLoss(pipeline, config.shift, config.channel_weight_power)
     phase.run(latent_batches(pipeline, config, stream, device), loss, device)
     print(f"One model has been trained for {phase.elapsed:.0f} of {phase.seconds:.0f} s, {phase.step} steps.")
@@ -138,7 +161,8 @@ def run_single(asked: argparse.Namespace, deadline: Deadline) -> None:
         save_pipeline(pipeline, folder)
         weights = sum(p.numel() for p in pipeline.transformer.parameters())
         facts = {"seconds": phase.elapsed, "steps": phase.step, "clips": phase.clips}
-        write_json(folder / "metrics.json", {**facts, "weights": weights, "cascade": weights_of(cascade)})
+        facts |= {"weights": weights, "cascade": weights_before, "from": asked.single_from}
+        write_json(folder / "metrics.json", facts)
 
 
 def brightness(videos: Tensor, prompts: list[str]) -> Tensor:

@@ -66,6 +66,7 @@ class Scores:
                 guidance_scale=guidance_scale,
                 batch_size=self.batch_size,
             )
+            videos = videos.to(self.generator.device)
             scores = [each.score for each in verify_batch(videos, [prompts[row] for row in rows])]
             self._keep({keys[row]: score for row, score in zip(rows, scores, strict=True)})
         return torch.tensor([self.known[key] for key in keys])

@@ -52,7 +52,11 @@ Rows = dict[str, Figures]
 
 def configuration(folder: Path, asked: argparse.Namespace, left: float) -> PretrainConfig:
     """Arguments of `vidalign pretrain` for a stage; `tiny` is for a CPU."""
-    size: dict[str, Any] = {"num_workers": 14, "transformer_tokens": 32_768, "pool_gigabytes": 8}
+    size: dict[str, Any] = {
+        "num_workers": asked.num_workers,
+        "transformer_tokens": 32_768,
+        "pool_gigabytes": 8,
+    }
     if asked.tiny:
         size = {
             "num_workers": 0,
@@ -230,6 +234,7 @@ def main() -> None:
         "--decoder_seconds", type=float, default=60, help="Seconds of the decoder's training."
     )
     parser.add_argument("--slice", type=float, default=420, help="Seconds after which `train` ends.")
+    parser.add_argument("--num_workers", type=int, default=14, help="Processes that sample scenes.")
     parser.add_argument("--card_prompts", type=int, default=64, help="Prompts for the cards of the stages.")
     parser.add_argument("--count", type=int, default=256, help="Held-out prompts of each part.")
     parser.add_argument("--num_frames", type=int, default=129, help="Frames of long videos, 16k + 1.")

@@ -7,6 +7,7 @@ are those of the base, so adapters of the base load unchanged; `generate` alone 
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from generator.base import VideoGenerator
+from generator.cascade.resampling import blend_frames, keep_frames
 from generator.cascade.stage import (
     INDEX_NAME,
     OWN_SAMPLING,
@@ -42,8 +44,9 @@ BASE_SIZE = (9, 32, 32)
 class CascadeGenerator(VideoGenerator):
     """A base and its stages.
 
-    A base of another frame rate than the cascade's makes key frames, each encoded as an image, `1 / base_fps` seconds
-    apart; it must know such frames (`generator.inputs.frames.FrameVelocity.takes_key_frames`).
+    A base whose frame rate is a multiple of the cascade's makes videos at its own rate, of which every `every`-th frame
+    is kept. One of any other rate makes key frames, each encoded as an image, `1 / base_fps` seconds apart; it must
+    know such frames (`generator.inputs.frames.FrameVelocity.takes_key_frames`).
 
     Args:
         base: model of the coarse videos.
@@ -70,12 +73,14 @@ class CascadeGenerator(VideoGenerator):
         self.pipeline = base.pipeline
         self.lora_target_modules = base.lora_target_modules
         self.base_fps = base_fps
-        self.key_frames = base.defaults.fps != base_fps
+        times = max(round(base.defaults.fps / base_fps), 1)
+        self.key_frames = base.defaults.fps != times * base_fps
+        self.every = 1 if self.key_frames else times
         frames = base.frames
         if self.key_frames and (frames is None or not frames.takes_key_frames):
             raise InputError(
                 f"The cascade {name} wants {base_fps:g} frames a second of its base, but {base.name} makes "
-                f"{base.defaults.fps:g}: name a base of that rate."
+                f"{base.defaults.fps:g}: name a base of that rate or a multiple of it."
             )
         size, fps = base_size, base_fps
         for stage in self.stages:
@@ -102,7 +107,7 @@ class CascadeGenerator(VideoGenerator):
 
     def _base_multiples(self) -> tuple[int, int]:
         side, time = self.base.size_multiples()
-        return side, 1 if self.key_frames else time
+        return side, 1 if self.key_frames else time // math.gcd(time, self.every)
 
     def size_multiples(self) -> tuple[int, int]:
         (time, space), (side, step) = self.factors(), self._base_multiples()
@@ -111,7 +116,7 @@ class CascadeGenerator(VideoGenerator):
     def check_size(self, num_frames: int, height: int, width: int) -> None:
         time, space = self.factors()
         base = self.base_size(num_frames, height, width)
-        least = 2 if time > 1 else 1
+        least = 1 + self._base_multiples()[1] if time > 1 else 1
         base = (max(base[0], least), *base[1:])
         nearest = (time * (base[0] - 1) + 1, space * base[1], space * base[2])
         if nearest != (num_frames, height, width):
@@ -124,7 +129,7 @@ class CascadeGenerator(VideoGenerator):
         """`(channels, frames, height, width)` of the base's latents for finer videos of this size."""
         frames, height, width = self.base_size(num_frames, height, width)
         if not self.key_frames:
-            return self.base.latent_shape(frames, height, width)
+            return self.base.latent_shape(self.every * (frames - 1) + 1, height, width)
         channels, _, rows, columns = self.base.latent_shape(1, height, width)
         return channels, frames, rows, columns
 
@@ -132,16 +137,17 @@ class CascadeGenerator(VideoGenerator):
         return self.base.sigma_schedule(num_inference_steps, latent_shape)
 
     def encode(self, videos: Tensor) -> Tensor:
-        """Coarse videos `[batch, 3, frames, height, width]` to the base's latents."""
+        """Coarse videos `[batch, 3, frames, height, width]` to the base's latents; frames of the base between those
+        that are kept are blended linearly."""
         if not self.key_frames:
-            return self.base.encode(videos)
+            return self.base.encode(blend_frames(videos, self.every))
         images = videos.transpose(1, 2).flatten(0, 1)[:, :, None]
         return self.base.encode(images)[:, :, 0].unflatten(0, (len(videos), -1)).transpose(1, 2)
 
     def decode(self, latents: Tensor) -> Tensor:
         """The base's latents to coarse videos `[batch, 3, frames, height, width]`."""
         if not self.key_frames:
-            return self.base.decode(latents)
+            return keep_frames(self.base.decode(latents), self.every)
         images = self.base.decode(latents.transpose(1, 2).flatten(0, 1)[:, :, None])[:, :, 0]
         return images.unflatten(0, (len(latents), -1)).transpose(1, 2)
 

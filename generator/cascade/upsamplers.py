@@ -88,8 +88,9 @@ def load_upsamplers(
 def with_rate_of(model: VideoGenerator, stages: Sequence[Upsampler]) -> VideoGenerator:
     """`model` with videos at the rate of what the first stage was trained to fill up, as a cascade has it.
 
-    That is so for a temporal stage in front and a model of another rate that knows key frames; all others stay as they
-    are, and a temporal stage then multiplies the model's own rate.
+    That is so for a temporal stage in front and a model of another rate that knows key frames (one of a multiple of the
+    rate then makes all frames, of which some are kept); all others stay as they are, and a temporal stage then
+    multiplies the model's own rate.
     """
     first = stages[0]
     frames = model.frames

@@ -286,6 +286,7 @@ def ppo(
         callbacks=[Budget(f"{arm}, seed {job.seed}", seconds, job.deadline), curve],
     )
     spent = train(trainer)
+    trainer.save_model()
     videos = len(curve.values["reward"]) * config.num_prompts * config.num_generations
     measure(job, arm, generator, videos=videos, seconds=spent, settings=changes)
 
@@ -381,6 +382,7 @@ def dpo(job: Seed, arm: str, seconds: float, start: str = "sft", merge: bool = T
         callbacks=[Budget(f"{arm}, seed {job.seed}", seconds, job.deadline, falling=False)],
     )
     spent = train(trainer)
+    trainer.save_model()
     measure(
         job,
         arm,

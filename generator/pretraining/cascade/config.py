@@ -70,8 +70,9 @@ class StageConfig:
     stage_base_fps: float = field(
         default=4.0,
         metadata={
-            "help": "With --join_stages: frames a second of the base's videos. A base of another rate, such as nano "
-            "with 8, makes key frames so far apart."
+            "help": "With --join_stages: frames a second of the base's videos. Of a base with a multiple of it, such "
+            "as nano with 8, every second (or third, …) frame is kept; one of another rate makes key frames so far "
+            "apart."
         },
     )
     join_stages: list[str] | None = field(

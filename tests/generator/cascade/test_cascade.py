@@ -36,18 +36,30 @@ def test_a_folder_that_names_base_and_stages_is_one_generator(folder, cascade):
     torch.testing.assert_close(alone[0], made[1], atol=1e-3, rtol=1e-3)
 
 
-def test_the_coarse_videos_are_the_bases_key_frames_at_four_a_second(cascade):
+def test_of_a_base_with_twice_the_rate_every_second_frame_is_kept(cascade):
+    assert (cascade.base.defaults.fps, cascade.base_fps, cascade.every) == (8, 4, 2)
     coarse = cascade.generate_base(PROMPTS, seed=5, num_inference_steps=2)
     assert coarse.shape == (2, 3, 3, 16, 16)
-    base = cascade.base
-    blank = torch.zeros(2, *base.latent_shape(1, 16, 16)).expand(-1, -1, 3, -1, -1)
-    known = torch.zeros(3, dtype=torch.bool)
-    latents = sample_unknown_frames(base, PROMPTS, blank, known, Sampling(2, 1.0, 5), 1 / 4, True)
-    torch.testing.assert_close(coarse, decode_images(base, latents), atol=1e-4, rtol=1e-4)
+    own = cascade.base.generate(PROMPTS, 5, 16, 16, 2, seed=5)
+    torch.testing.assert_close(coarse, own[:, :, ::2], atol=1e-4, rtol=1e-4)
     finer, fps = through_stages(cascade.stages, coarse, 4.0, PROMPTS, [5, 6])
     assert fps == 16
     made = cascade.generate(PROMPTS, seed=5, num_inference_steps=2)
     torch.testing.assert_close(made, finer, atol=1e-4, rtol=1e-4)
+    still = torch.rand(1, 3, 1, 16, 16).expand(-1, -1, 3, -1, -1) * 2 - 1
+    again = cascade.base.encode(still[:, :, :1].expand(-1, -1, 5, -1, -1))
+    torch.testing.assert_close(cascade.encode(still), again)
+
+
+def test_a_base_of_a_rate_that_is_no_multiple_makes_key_frames(cascade):
+    base = cascade.base
+    other = CascadeGenerator(base, cascade.stages, "keys", base_fps=3.0, base_size=(3, 16, 16))
+    assert (other.key_frames, other.every, other.defaults.fps) == (True, 1, 12)
+    coarse = other.generate_base(PROMPTS, seed=5, num_inference_steps=2)
+    blank = torch.zeros(2, *base.latent_shape(1, 16, 16)).expand(-1, -1, 3, -1, -1)
+    known = torch.zeros(3, dtype=torch.bool)
+    latents = sample_unknown_frames(base, PROMPTS, blank, known, Sampling(2, 1.0, 5), 1 / 3, True)
+    torch.testing.assert_close(coarse, decode_images(base, latents), atol=1e-4, rtol=1e-4)
 
 
 def test_an_adapter_of_the_base_loads_into_the_cascade_unchanged(folder, cascade, tmp_path):
@@ -70,10 +82,10 @@ def test_an_adapter_of_the_base_loads_into_the_cascade_unchanged(folder, cascade
 
 
 def test_sizes_follow_from_the_base_and_the_nearest_is_named(cascade):
-    assert cascade.size_multiples() == (16, 4)
-    cascade.check_size(13, 48, 16)
-    assert cascade.generate(PROMPTS[:1], 5, 16, 32, num_inference_steps=1).shape == (1, 3, 5, 16, 32)
-    for size, nearest in (((10, 32, 32), (9, 32, 32)), ((1, 40, 20), (5, 32, 16))):
+    assert cascade.size_multiples() == (16, 8)
+    cascade.check_size(17, 48, 16)
+    assert cascade.generate(PROMPTS[:1], 9, 16, 32, num_inference_steps=1).shape == (1, 3, 9, 16, 32)
+    for size, nearest in (((10, 32, 32), (9, 32, 32)), ((1, 40, 20), (9, 32, 16))):
         with pytest.raises(InputError, match="--num_frames {} --height {} --width {}".format(*nearest)):
             cascade.check_size(*size)
 
