@@ -67,7 +67,7 @@ def difference(by_seed: dict[int, Row], other: dict[int, Row], seeds: Sequence[i
 
 
 def text_of(interval: Interval | None, signed: bool = True) -> str:
-    if interval is None:
+    if interval is None or interval.mean is None:  # too few rankings to say
         return "–"
     form = "{:+.3f} [{:+.3f}, {:+.3f}]" if signed else "{:.3f} [{:.3f}, {:.3f}]"
     return form.format(interval.mean, interval.low, interval.high)
