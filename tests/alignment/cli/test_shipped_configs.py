@@ -14,16 +14,19 @@ from alignment.cli.parser import CommandParser
 COMMANDS = {"sft": sft, "dpo": dpo, "ppo": ppo, "ppo_few_steps": ppo}
 REWARDED = ("ppo_videoalign", "ppo_hpsv3", "ppo_ocr", "ppo_judge")
 COMMANDS |= dict.fromkeys(REWARDED, ppo)
+MODELS = {"wan": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "nano": "nano"}
+SHIPPED = [f"wan/{name}" for name in COMMANDS] + ["nano/sft", "nano/dpo", "nano/ppo"]
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_the_configurations_for_wan_are_read_without_an_unknown_key(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("config", SHIPPED)
+def test_the_configurations_are_read_without_an_unknown_key(config: str, tmp_path: Path) -> None:
+    model, name = config.split("/")
     command = COMMANDS[name]
-    path = find_config(f"wan/{name}")
+    path = find_config(config)
     parser = CommandParser(command.ARGUMENTS, prog=name, summary=command.HELP, example=command.EXAMPLE)
     arguments = ["--config", str(path), "--output_dir", str(tmp_path), "--use_cpu", "true", "--bf16", "false"]
     parsed = parser.build(arguments)
-    assert parsed[0].model == "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+    assert parsed[0].model == MODELS[model]
     values = yaml.safe_load(path.read_text())
     assert parsed[-1].compile_blocks == values["compile_blocks"]
     assert (values["num_frames"] - 1) % 4 == 0
