@@ -52,6 +52,7 @@ def test_the_wheel_holds_every_file_of_the_packages(wheel: Path) -> None:
         "generator/pretrained/nano/transformer/diffusion_pytorch_model-00001-of-00002.safetensors",
         "generator/pretrained/nano/vae/diffusion_pytorch_model.safetensors",
         "generator/pretrained/nano/tokenizer/tokenizer.json",
+        "generator/pretrained/nano-cascade/spatial/transformer/diffusion_pytorch_model.safetensors",
         "generator/pretrained/nano-rewriter/model.safetensors",
         "generator/pretrained/nano-rewriter/tokenizer.json",
         "labeling_app/static/ranks.js",

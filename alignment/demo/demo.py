@@ -317,7 +317,7 @@ class Demo:
         return {"curve": _curve(trainer, ["loss", "rewards/margins", "rewards/accuracies"])}
 
     def ppo(self) -> dict[str, Any]:
-        """Proximal policy optimisation against the reward model, from the SFT adapter."""
+        """Proximal policy optimisation against the reward model, from the DPO adapter."""
         scale = self.scale
         prompts, held_out = self.folder / "ppo-prompts.jsonl", self.folder / "ppo-eval-prompts.jsonl"
         drawn = self._prompts(scale.num_ppo_prompts + scale.num_guidance_prompts, 3000)
@@ -326,7 +326,7 @@ class Demo:
         write_jsonl(held_out, rows[scale.num_ppo_prompts :])
         monitor = GoldMonitor(load_generator(self.config.model))
         trainer = train_ppo(
-            GeneratorArguments(model=self.config.model, adapter=[self._adapter()]),
+            GeneratorArguments(model=self.config.model, adapter=[str(self.folder / "dpo")]),
             prompts,
             self.folder / "reward",
             lora=LoraArguments(lora_r=16),

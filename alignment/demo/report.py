@@ -31,7 +31,7 @@ vidalign label export --db labels.db --campaign first --output_file rankings.jso
 # the same training and evaluation
 vidalign reward --model MODEL --adapter runs/sft --preferences rankings.jsonl --output_dir runs/reward
 vidalign dpo --model MODEL --adapter runs/sft --preferences rankings.jsonl --output_dir runs/dpo
-vidalign ppo --model MODEL --adapter runs/sft --prompts prompts.txt --reward runs/reward --output_dir runs/ppo
+vidalign ppo --model MODEL --adapter runs/dpo --prompts prompts.txt --reward runs/reward --output_dir runs/ppo
 vidalign evaluate --model MODEL --adapter runs/sft runs/dpo runs/ppo --prompts test-prompts.txt \\
   --output_dir runs/evaluation
 """
@@ -168,7 +168,7 @@ CURVES = (
     ("dpo", "DPO: margin of implicit rewards", {"rewards/margins": "margin"}),
     ("ppo", "PPO: reward model (proxy)", {"reward": "reward"}),
     ("ppo", "PPO: gold score of the rollouts", {"gold": "gold"}),
-    ("ppo", "PPO: KL divergence to the SFT model", {"kl": "KL"}),
+    ("ppo", "PPO: KL divergence to the DPO model", {"kl": "KL"}),
 )
 
 

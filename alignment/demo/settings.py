@@ -91,8 +91,8 @@ def dpo_settings(scale: DemoScale) -> Settings:
 
 def ppo_settings(scale: DemoScale) -> Settings:
     """Arguments of `PPOConfig`: the two noisiest steps alone are trained, where what a video shows is decided; one
-    pass over each rollout, no KL term for so short a training; the result is the best by the reward of held-out
-    prompts."""
+    pass over each rollout, at a low rate since it goes on from DPO's model, no KL term for so short a training; the
+    result is the best by the reward of held-out prompts."""
     return {
         "num_rollouts": scale.num_rollouts,
         "eval_steps": 0.5,
@@ -103,7 +103,7 @@ def ppo_settings(scale: DemoScale) -> Settings:
         "rollout_batch_size": scale.rollout_prompts * scale.num_generations,
         "reward_batch_size": max(scale.inference_batch_size, 32),
         "per_device_train_batch_size": max(scale.inference_batch_size, 32),
-        "learning_rate": 1e-3,
+        "learning_rate": 3e-4,
         "lr_scheduler_type": "cosine",
         "sde_window_size": 2,
         "beta": 0.0,

@@ -52,10 +52,9 @@ SLOW = {"learning_rate": 1e-3, "num_rollouts": 20}
 VARIANTS = [
     Variant("reward", DEMO),
     Variant("dpo", DEMO),
-    Variant("ppo", DEMO),
+    Variant("ppo", DEMO, after=DEMO),
     Variant("ppo", "1e-3, 20 rollouts", SLOW),
     Variant("ppo", "1e-3, 20 rollouts, after DPO", SLOW, after=DEMO),
-    Variant("ppo", "3e-4, 20 rollouts, after DPO", {**SLOW, "learning_rate": 3e-4}, after=DEMO),
     Variant("dpo", "beta 1", {"beta": 1.0}),
     Variant("dpo", "beta 10", {"beta": 10.0}),
     Variant("reward", ONE_DRAW, {"evidence_draws": 1}),

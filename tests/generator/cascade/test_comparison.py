@@ -8,6 +8,7 @@ import torch
 from generator.cascade.comparison import CEILING, REAL, STAGE, compare, held_out_clips, judge, mean_figures
 from generator.cascade.figures import high_frequency_share, psnr
 from generator.cascade.resampling import blend_frames, enlarge, reduce
+from generator.loading import load_generator
 from generator.testing import tiny_generator
 from generator.testing.cascades import tiny_stage
 
@@ -46,3 +47,18 @@ def test_a_mean_is_over_the_videos_that_have_the_figure():
     assert mean_figures(rows)["motion"] == 1.0
     assert mean_figures(rows)["gold"] == 0.5
     assert math.isnan(mean_figures(rows[1:])["motion"])
+
+
+def test_the_shipped_stages_are_sharper_than_interpolation_and_keep_the_motion():
+    cascade = load_generator("nano-cascade", device="cpu")
+    size = cascade.defaults
+    assert (size.num_frames, size.height, size.width, size.fps) == (33, 128, 128, 16)
+    assert cascade.every == 2  # of nano, which makes 8 frames a second
+    temporal, spatial = cascade.stages[:2]
+    found = compare(spatial, held_out_clips(2, (5, 64, 64), 16.0, 0), slice(0, 2))
+    means = {name: mean_figures(rows) for name, rows in found.items()}
+    assert means[STAGE]["psnr"] > means["bicubic"]["psnr"] + 2
+    assert means[STAGE]["sharpness"] > 3 * means["bicubic"]["sharpness"]
+    found = compare(temporal, held_out_clips(3, (17, 32, 32), 16.0, 1), slice(0, 3))
+    means = {name: mean_figures(rows) for name, rows in found.items()}
+    assert means[STAGE]["gold"] > means["frame doubling"]["gold"] + 0.02
