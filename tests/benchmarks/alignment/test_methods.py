@@ -1,0 +1,40 @@
+"""Methods at equal seconds: what is read, the table and the figure."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.alignment.methods import SWEEP, best_scores, main, read, table
+
+
+def _write(path: Path, arms: dict[str, list[list[float]]]) -> None:
+    rows = [
+        {"seed": 0, "arm": arm, "guidance": scale, "scores": scores}
+        for arm, by_scale in arms.items()
+        for scale, scores in zip(SWEEP, by_scale, strict=True)
+    ]
+    rows += [{"seed": 0, "arm": "ppo", "held_out": 0.5 + at / 100, "at": at} for at in (0.0, 10.0, 20.0)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_each_method_is_compared_at_its_own_best_guidance(tmp_path: Path, capsys) -> None:
+    random = np.random.default_rng(0)
+    first = random.random((4, 6)).round(3).tolist()
+    ppo = (random.random((4, 6)) + 0.3).round(3).tolist()
+    _write(tmp_path / "methods.jsonl", {"base": first, "first sft": first, "ppo": ppo})
+    scores, curves = read(tmp_path / "methods.jsonl")
+    assert curves == {("ppo", 0): [(0.0, 0.5), (10.0, 0.6), (20.0, 0.7)]}
+    means = [np.mean(row) for row in ppo]
+    assert best_scores(scores["ppo", 0]) == ppo[int(np.argmax(means))]
+    gains = np.subtract(ppo[int(np.argmax(means))], first[int(np.argmax([np.mean(row) for row in first]))])
+    half = 1.96 * gains.std(ddof=1) / 6**0.5
+    line = table(scores).splitlines()[-1]
+    cells = " | ".join(f"{each:.3f}" for each in means)
+    assert line == f"| ppo | 1 | {cells} | {max(means):.3f} | {gains.mean():+.3f} ± {half:.3f} |"
+    main(["--output_dir", str(tmp_path), "--table"])
+    assert line in capsys.readouterr().out
+    assert Image.open(tmp_path / "methods.png").size == (840, 540)
