@@ -230,7 +230,7 @@ class ImageReader:
     def frames(self, start: float = 0.0) -> Iterator[Frame]:
         """The one frame, or those of an animation, whatever `start` is."""
         for time, duration, pixels in image_frames(self.path):
-            yield Frame(lambda pixels=pixels: pixels, Fraction(time).limit_denominator(100_000), duration)
+            yield Frame(partial(np.asarray, pixels), Fraction(time).limit_denominator(100_000), duration)
 
 
 class _Damaged(Exception):
