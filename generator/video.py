@@ -149,7 +149,7 @@ def read_resized(path: str | Path, size: Callable[[int, int], tuple[int, int]]) 
 def check_video(path: str | Path) -> None:
     """Raises the `InputError` of `read_video` where a file is cut off or not even its first frame can be read."""
     with opened_video(path) as reader:
-        next(reader.frames())
+        _ = next(reader.frames()).pixels
 
 
 def check_videos(paths: Iterable[str | Path]) -> None:
@@ -399,7 +399,7 @@ def _fit(frames: Tensor, height: int, width: int) -> Tensor:
 
 def _fit_pixels(frame: np.ndarray, height: int, width: int) -> np.ndarray:
     """`_fit` for one uint8 frame `[height, width, 3]`."""
-    video = torch.from_numpy(frame).permute(2, 0, 1)[None].float().div(127.5).sub(1.0)
+    video = torch.from_numpy(frame).permute(2, 0, 1)[None].float().div_(127.5).sub_(1.0)
     return _pixels(_fit(video, height, width)[0])
 
 

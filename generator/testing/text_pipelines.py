@@ -55,7 +55,6 @@ from transformers import (
     LlamaConfig,
     LlamaModel,
     PreTrainedTokenizerFast,
-    Qwen2Tokenizer,
     SiglipVisionConfig,
     T5Config,
     T5EncoderModel,
@@ -64,6 +63,7 @@ from transformers import (
 )
 
 from generator.native.text_encoder import build_tokenizer
+from generator.testing.qwen_tokenizer import qwen_tokenizer
 
 TinyPipeline = tuple[Callable[[], Any], tuple[int, int, int]]
 """A builder, and `(frames, height, width)` of its tiny video."""
@@ -337,18 +337,6 @@ def _hunyuan_video() -> HunyuanVideoPipeline:
     )  # fmt: skip
 
 
-def _qwen_tokenizer() -> Qwen2Tokenizer:
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    tokens = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    tokenizer = Qwen2Tokenizer(vocab={token: index for index, token in enumerate(tokens)}, merges=[])
-    tokenizer.chat_template = (
-        "{% for message in messages %}"
-        "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
-        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-    )
-    return tokenizer
-
-
 def tiny_hunyuan_video15(
     kind: Any = HunyuanVideo15Pipeline, task_type: str = "t2v", **components: Any
 ) -> Any:
@@ -366,7 +354,7 @@ def tiny_hunyuan_video15(
         spatial_compression_ratio=4, temporal_compression_ratio=2, downsample_match_channel=False,
         upsample_match_channel=False,
     )  # fmt: skip
-    tokenizer, bytes_tokenizer = _qwen_tokenizer(), ByT5Tokenizer()
+    tokenizer, bytes_tokenizer = qwen_tokenizer(vae), ByT5Tokenizer()
     qwen = Qwen2_5_VLTextConfig(
         vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=2,

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +44,20 @@ class Frame:
     """A frame of a film.
 
     Attributes:
-        pixels: uint8 RGB `[height, width, 3]`, upright, with square pixels.
+        picture: gives `pixels`.
         time: seconds since the first frame.
         duration: seconds for which it is shown, where the file says so; else 0.
     """
 
-    pixels: np.ndarray
+    picture: Callable[[], np.ndarray]
     time: Fraction
     duration: float = 0.0
+
+    @cached_property
+    def pixels(self) -> np.ndarray:
+        """uint8 RGB `[height, width, 3]`, upright, with square pixels; made on the first use, which costs several
+        times what decoding costs."""
+        return self.picture()
 
 
 def file_address(path: str | Path) -> str:
@@ -102,7 +109,7 @@ class VideoReader:
                 )
                 warned = True
             duration = float((raw.duration or 0) * self.stream.time_base)
-            yield Frame(self.picture(raw), time, duration)
+            yield Frame(partial(self.picture, raw), time, duration)
 
     def raw_frames(self, origin: Fraction | None = None) -> Iterator[tuple[Fraction, Any]]:
         """Time in seconds since the first frame, and PyAV's frame; errors as in `frames`.
@@ -223,7 +230,7 @@ class ImageReader:
     def frames(self, start: float = 0.0) -> Iterator[Frame]:
         """The one frame, or those of an animation, whatever `start` is."""
         for time, duration, pixels in image_frames(self.path):
-            yield Frame(pixels, Fraction(time).limit_denominator(100_000), duration)
+            yield Frame(partial(np.asarray, pixels), Fraction(time).limit_denominator(100_000), duration)
 
 
 class _Damaged(Exception):

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -78,7 +78,7 @@ def page_of(
         if math.isfinite(values["accuracy"]["mean"])
     }
     compared = [row for row in result.get("compared", ()) if row["dimension"] == first]
-    folder = Path(folder)
+    show = _shown_once(Path(folder))
     rule, typical = _quartiles(compared)
     front = Front(
         sentence=reward_sentence(name, figures[first], figures[first]["best_possible"], pairs="pairs"),
@@ -90,7 +90,7 @@ def page_of(
             "from": str(settings.get("preferences", "")),
             "device": str(settings.get("device", "")),
         },
-        clips=[_pair_row(row, folder, bytes_a_clip(2 * (3 * SHOWN + 2))) for row in typical],
+        clips=[show(row) for row in typical],
         rule=rule,
         chart=dot_chart(
             accuracies, "Pair accuracy with 95 % intervals over prompts; chance is ½", {"chance": 0.5}
@@ -98,7 +98,7 @@ def page_of(
         sides=_sides(figures),
         notes=[_ceiling(values, dimension) for dimension, values in figures.items() if values["annotators"]],
     )
-    examples = _examples(compared, folder)
+    examples = _examples(compared, show)
     return page(
         "Agreement of a reward model with people", front, examples, _details(result, settings, made), INTRO
     )
@@ -148,7 +148,9 @@ def _quartiles(pairs: Sequence[Mapping[str, Any]]) -> tuple[str, list[Mapping[st
     return rule, [upper] if upper is lower else [upper, lower]
 
 
-def _examples(pairs: Sequence[Mapping[str, Any]], folder: Path) -> list[Examples]:
+def _examples(
+    pairs: Sequence[Mapping[str, Any]], show: Callable[[Mapping[str, Any]], GalleryRow]
+) -> list[Examples]:
     """Pairs where the model agrees most surely with a person, disagrees most surely, and drawn at random."""
     ordered = sorted(pairs, key=_margin, reverse=True)
     right = [row for row in ordered if _margin(row) > 0]
@@ -170,12 +172,25 @@ def _examples(pairs: Sequence[Mapping[str, Any]], folder: Path) -> list[Examples
     chosen = {
         title: list({row["prompt"]: row for row in reversed(rows)}.values())[::-1] for title, _, rows in rules
     }
-    most = bytes_a_clip(2 * (SHOWN * len(rules) + 2))
     return [
-        Examples(title, rule, [_pair_row(row, folder, most) for row in chosen[title][:SHOWN]])
+        Examples(title, rule, [show(row) for row in chosen[title][:SHOWN]])
         for title, rule, rows in rules
         if rows
     ]
+
+
+def _shown_once(folder: Path) -> Callable[[Mapping[str, Any]], GalleryRow]:
+    """Gives the row of a pair; its clips are read and encoded once, however many rules choose it."""
+    rows: dict[tuple[str, str, str], GalleryRow] = {}
+    most = bytes_a_clip(2 * (3 * SHOWN + 2))
+
+    def show(row: Mapping[str, Any]) -> GalleryRow:
+        key = row["prompt"], row["chosen"], row["rejected"]
+        if key not in rows:
+            rows[key] = _pair_row(row, folder, most)
+        return rows[key]
+
+    return show
 
 
 def _pair_row(row: Mapping[str, Any], folder: Path, most_bytes: int) -> GalleryRow:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -20,6 +23,7 @@ import uvicorn
 from sqlalchemy import create_engine
 
 from labeling_app.files.candidates import import_tasks
+from labeling_app.store import passwords
 from labeling_app.store.database import database_url
 from labeling_app.store.store import Store
 from labeling_app.web.provider import Provider
@@ -102,15 +106,45 @@ def sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.fixture(scope="session")
+def filled_sqlite(tmp_path_factory: pytest.TempPathFactory, sqlite: Path, candidates: Path) -> Path:
+    """`sqlite` with the campaign `main` of `filled`."""
+    file = Path(shutil.copy(sqlite, tmp_path_factory.mktemp("filled") / "filled.db"))
+    import_main(f"sqlite:///{file}", candidates)
+    return file
+
+
+@pytest.fixture(scope="session")
+def filled_postgresql(postgresql: str, candidates: Path) -> str:
+    """Name of a database with the campaign `main` of `filled`."""
+    run_sql(postgresql, "CREATE DATABASE filled TEMPLATE prepared")
+    import_main(postgresql.replace("/postgres", "/filled"), candidates)
+    return "filled"
+
+
+def import_main(url: str, candidates: Path) -> None:
+    """Imports the campaign `main`: twelve tasks of four videos, two annotators each."""
+    with Store(url) as store:
+        import_tasks(store, candidates, campaign="main", overlap=2)
+
+
+@pytest.fixture
+def sqlite_file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A database without rows, or with those of `filled` where the test asks for it; other fixtures fill it."""
+    prepared = request.getfixturevalue("filled_sqlite" if "filled" in request.fixturenames else "sqlite")
+    return Path(shutil.copy(prepared, tmp_path / "labels.db"))
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The URL of an empty database, once on SQLite and once on PostgreSQL."""
+def database(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of a database as that of `sqlite_file`, once on SQLite and once on PostgreSQL."""
     if request.param == "sqlite":
-        file = shutil.copy(request.getfixturevalue("sqlite"), tmp_path / "labels.db")
-        yield f"sqlite:///{file}"
+        yield f"sqlite:///{request.getfixturevalue('sqlite_file')}"
         return
     server, name = request.getfixturevalue("postgresql"), f"test_{uuid.uuid4().hex}"
-    run_sql(server, f"CREATE DATABASE {name} TEMPLATE prepared")
+    filled = "filled" in request.fixturenames
+    template = request.getfixturevalue("filled_postgresql") if filled else "prepared"
+    run_sql(server, f"CREATE DATABASE {name} TEMPLATE {template}")
     yield server.replace("/postgres", f"/{name}")
     run_sql(server, f"DROP DATABASE {name} WITH (FORCE)")
 
@@ -128,6 +162,25 @@ def other_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[s
     run_sql(server, f"DROP DATABASE {name} WITH (FORCE)")
 
 
+@pytest.fixture(autouse=True)
+def cheap_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hashes passwords by a thousandth of the work; `test_login.py` hashes them as it is shipped."""
+    monkeypatch.setattr(passwords, "SCRYPT_COST", 2**4)
+
+
+@pytest.fixture(autouse=True)
+def shared_pages(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the Gradio apps of the pages once for all tests without a server, as they hold nothing of a store."""
+    pages = sys.modules.get("labeling_app.web.pages")
+    if pages is not None and "serve" not in request.fixturenames:
+        monkeypatch.setattr(pages, "gradio_page", _made_once(pages.gradio_page))
+
+
+@cache
+def _made_once(make: Callable[..., Any]) -> Callable[..., Any]:
+    return cache(make)
+
+
 @pytest.fixture
 def store(database: str) -> Iterator[Store]:
     with Store(database) as opened:
@@ -135,9 +188,11 @@ def store(database: str) -> Iterator[Store]:
 
 
 @pytest.fixture
-def filled(store: Store, candidates: Path) -> Store:
-    """A store with the campaign `main`: twelve tasks of four videos, two annotators each."""
-    import_tasks(store, candidates, campaign="main", overlap=2)
+def filled(store: Store) -> Store:
+    """A store with the campaign `main`: twelve tasks of four videos, two annotators each.
+
+    Copied with its database (see `sqlite_file`), as the import reads all videos.
+    """
     return store
 
 

@@ -18,8 +18,8 @@ PASSWORD = "correct horse"
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "labels.db")
+def store(sqlite_file: Path) -> Store:
+    return Store(sqlite_file)
 
 
 def label(store: Store, *words: str) -> int:

@@ -28,8 +28,8 @@ from tests.labeling_app.gold_scores import gold
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store(tmp_path / "labels.db") as opened:
+def store(sqlite_file: Path) -> Iterator[Store]:
+    with Store(sqlite_file) as opened:
         yield opened
 
 

@@ -23,6 +23,8 @@ from reward.metrics import expected_calibration_error, position_baseline, reliab
 from reward.models.base import FunctionReward
 from reward.models.ensemble import EnsembleRewardModel
 from reward.preferences import Ranking, split_rankings, write_rankings
+from reward.reports import agreement
+from reward.reports.clips import read_shown
 
 
 @pytest.fixture
@@ -150,7 +152,9 @@ def test_the_command_writes_html_json_and_a_plot(grey, tmp_path, capsys):
         assert "not empty" in capsys.readouterr().err
 
 
-def test_six_pairs_of_one_prompt_have_no_interval(grey, tmp_path, capsys):
+def test_six_pairs_of_one_prompt_have_no_interval(grey, tmp_path, capsys, monkeypatch):
+    read = []
+    monkeypatch.setattr(agreement, "read_shown", lambda path: (read.append(path), read_shown(path))[1])
     videos = [video for ranking in grey[:2] for video in ranking.videos][:4]
     write_rankings(tmp_path / "rankings.jsonl", [Ranking("a prompt", videos, [1, 2, 3, 4])])
     arguments = ["reward", "evaluate", "--reward", "tests.reward.test_evaluation:brightness"]
@@ -163,6 +167,9 @@ def test_six_pairs_of_one_prompt_have_no_interval(grey, tmp_path, capsys):
     assert (found["low"], found["high"], found["clusters"]) == (None, None, 1)
     page = (tmp_path / "out" / "report.html").read_text()
     assert not re.search(r"\[(\d\.\d{3}), \1\]", page)
+    pairs = list(zip(read[::2], read[1::2], strict=True))
+    assert len(set(pairs)) == len(pairs), "each pair is read once"
+    assert page.count("<video") > len(read), "and shown by several rules"
 
 
 def test_a_trained_model_is_evaluated_on_its_held_out_prompts_only(grey, tmp_path, capsys):

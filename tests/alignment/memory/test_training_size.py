@@ -49,17 +49,21 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"prompt": f"a clip {i}", "videos": NAMES[: 2 + i % 2], "ranks": [1, 2, 2][: 2 + i % 2]}
         for i in range(6)
     ]
-    (folder / "rankings.jsonl").write_text("\n".join(json.dumps(row) for row in rows) + "\n")
+    # A reward that judges whole videos decodes all frames of each for its prompt, and again for the page.
+    judged = [{**row, "videos": [name, "b.mp4"], "ranks": [1, 2]} for row, name in zip(rows, NAMES[::2])]
+    for file, each in (("rankings", rows), ("judged", judged)):
+        (folder / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in each))
     return folder
 
 
 PROGRAM = """
-import os, resource, sys
+import gc, os, resource, sys
 from alignment.cli import main
 for number, command in enumerate(sys.argv[2:]):
     os.environ["VIDALIGN_CACHE"] = f"{sys.argv[1]}/cache-{number}"
     assert main([*command.split(), "--output_dir", f"{sys.argv[1]}/{number}"]) == 0, command
     print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    assert gc.isenabled() and gc.get_freeze_count() > 100_000  # not among what was imported
 """
 
 
@@ -72,7 +76,7 @@ def shown(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, st
         "dpo": f"dpo {nano} {' '.join(QUICK)}",
         "reward": f"reward {nano} --num_train_epochs 1 --report_to none",
         "reward evaluate": "reward evaluate --reward tests.reward.brightness:judge "
-        f"--preferences {clips}/rankings.jsonl",
+        f"--preferences {clips}/judged.jsonl",
     }
     folder = tmp_path_factory.mktemp("shown")
     done = subprocess.run(

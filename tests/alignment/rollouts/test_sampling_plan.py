@@ -23,7 +23,7 @@ def test_the_generator_gets_rewritten_prompts_and_judges_the_originals() -> None
         return (embeddings * mask[..., None].to(embeddings)).sum(1)
 
     judged = masked(plan.text_conditions_of(both))
-    assert torch.allclose(judged, masked(as_written.text_conditions_of(both)))
+    torch.testing.assert_close(judged, masked(as_written.text_conditions_of(both)))
     given = masked(plan.conditions_of(both))
-    assert torch.allclose(given, masked(as_rewritten.conditions_of(both)))
+    torch.testing.assert_close(given, masked(as_rewritten.conditions_of(both)))
     assert not torch.allclose(given, judged)

@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from alignment.cli.command_line import end_process
 from alignment.cli.launcher import without_gpu
 from alignment.lora import LoraArguments
 from alignment.trainers.backprop_config import BackpropConfig
@@ -147,7 +146,3 @@ def main():
         run = train_with_own_seeds if job.pop("own_seeds", False) else train
         run(models=models, context_parallel=size, **job)
     return 0
-
-
-if __name__ == "__main__":
-    end_process(main)

@@ -18,7 +18,6 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from alignment import cli
-from alignment.cli.command_line import end_process
 from alignment.cli.launcher import without_gpu
 from alignment.trainers.backprop_config import BackpropConfig
 from alignment.trainers.backprop_trainer import BackpropTrainer
@@ -229,7 +228,3 @@ def main() -> int:
         else:
             train(engine=engine, **job)
     return 0
-
-
-if __name__ == "__main__":
-    end_process(main)

@@ -4,7 +4,6 @@ Arguments: a file of commands, a JSON list of lists of words; and where the firs
 block of Wan during the first training pass of each, by the name of the command's output folder.
 """
 
-import gc
 import json
 import os
 import sys
@@ -14,7 +13,6 @@ import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel, WanTransformerBlock
 
 from alignment import cli
-from alignment.cli.command_line import end_process
 from alignment.trainers.base_trainer import AlignmentTrainer
 
 FIRST = os.environ.get("RANK", "0") == "0"
@@ -67,7 +65,6 @@ def main() -> int:
     commands, report = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
     seen, found = {}, {}
     watch(seen)
-    gc.freeze()  # every training begins with a collection, which looks through all that is imported
     for words in commands:
         seen.clear()
         code = cli.main(words)
@@ -77,7 +74,3 @@ def main() -> int:
     if FIRST:
         report.write_text(json.dumps(found))
     return 0
-
-
-if __name__ == "__main__":
-    end_process(main)

@@ -19,6 +19,7 @@ from generator.video import write_video
 
 ADAPTER = "pytorch_lora_weights.safetensors"
 ROOT = Path(__file__).parents[3]
+PROCESS = Path(__file__).with_name("launched_process.py")
 
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu",
@@ -64,15 +65,16 @@ def said(result, kept=12000, around=25):
     return "\n".join(lines)
 
 
-def launched(engine, script, *arguments, processes=2):
-    """Processes of a script, as `--accelerate_config` starts those of the command."""
+def launched(engine, module, *arguments, processes=2):
+    """Processes that run `main` of a module, as `--accelerate_config` starts those of the command; what they print."""
     words = launcher_words(engine, processes=processes)
     result = subprocess.run(
-        [*words[: words.index("--module")], str(script), *map(str, arguments)],
+        [*words[: words.index("--module")], str(PROCESS), module, *map(str, arguments)],
         env=os.environ | ENVIRONMENT | environment_without_gpu(words) | {"VIDALIGN_LAUNCHED": "1"},
         capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
     assert result.returncode == 0, said(result)
+    return result.stdout
 
 
 def launched_words(engine, words):

@@ -21,7 +21,7 @@ from generator.video import read_video, write_video
 from tests.alignment.trainers.context_parallel_run import IMAGE, KINDS, SIZE, train
 from tests.alignment.trainers.launching import ADAPTER, launched
 
-SCRIPT = Path(__file__).with_name("context_parallel_run.py")
+MODULE = "tests.alignment.trainers.context_parallel_run"
 LAUNCHES = {
     "two": ("multi_gpu", 2, tuple(KINDS)),
     "four": ("multi_gpu", 4, ("sft", "sft_checkpoints", "ppo")),
@@ -63,7 +63,7 @@ def trained_by(models, tmp_path_factory):
             jobs.append({"kind": "sft", "folder": str(folder / "resumed"), "resumed_from": checkpoint})
             jobs.append({"kind": "dpo", "folder": str(folder / "own_seeds"), "own_seeds": True})
         (folder / "jobs.json").write_text(json.dumps(jobs))
-        launched(engine, SCRIPT, 2, models, folder / "jobs.json", processes=processes)
+        launched(engine, MODULE, 2, models, folder / "jobs.json", processes=processes)
         return folder
 
     return launch

@@ -5,7 +5,6 @@ All that an engine trains here is trained in one launch, as most of a launch's t
 
 import json
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
@@ -29,7 +28,7 @@ from tests.alignment.trainers.launching import (
     write_rankings,
 )
 
-SCRIPT = Path(__file__).with_name("distributed_run.py")
+MODULE = "tests.alignment.trainers.distributed_run"
 REWARD = "tests.alignment.trainers.engine_run:brightness"
 KINDS = ("sft", "dpo", "ppo", "rwr", "nft", "online_dpo", "backprop")
 DIVIDED_KINDS = tuple(kind for kind in KINDS if kind != "nft")  # which holds a second policy
@@ -42,6 +41,9 @@ ANY_NUMBER = ("multi_gpu", "fsdp")
 """Engines whose checkpoints go on with any number of processes."""
 TWO_CALLS = ("multi_gpu", "zero2")
 SAMPLED = ("sft_checkpoints", "ppo_conditional")
+REWARD_ENGINES = ("multi_gpu", "zero3")
+PRINTED = "printed.txt"
+"""What the processes of a launch have printed."""
 
 pytestmark = pytest.mark.slow
 
@@ -163,8 +165,9 @@ def jobs_of(engine, data, folder, alone):
     process."""
     kinds = KINDS if engine in ("multi_gpu", "zero2") else DIVIDED_KINDS
     jobs = []
-    if engine == "multi_gpu":
+    if engine in REWARD_ENGINES:
         jobs.append(launched_words(engine, reward_command(data, folder / "reward", bf16=False)))
+    if engine == "multi_gpu":
         jobs += [words.split() for words in shared_commands(data, folder / "shared")]
         tiny_generator().pipeline.save_pretrained(folder / "tiny")
         jobs += [launched_words(engine, words) for words in rewriter_commands(folder / "rewriters", 2)]
@@ -206,7 +209,7 @@ def trained_by(data, alone, tmp_path_factory):
         folder = tmp_path_factory.mktemp(engine)
         jobs = folder / "jobs.json"
         jobs.write_text(json.dumps(jobs_of(engine, data, folder, alone)))
-        launched(engine, SCRIPT, engine, jobs)
+        (folder / PRINTED).write_text(launched(engine, MODULE, engine, jobs))
         return folder
 
     return launch
@@ -255,17 +258,27 @@ def test_engines_resume_as_if_uninterrupted(engine, trained_by):
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_processes_that_share_videos_write_the_files_of_one(trained_by, data, tmp_path):
+@pytest.fixture(scope="module")
+def commands_alone(data, tmp_path_factory):
+    """Folder of what one process writes for the commands of the launch."""
+    folder = tmp_path_factory.mktemp("commands")
+    run_alone(
+        [*shared_commands(data, folder / "shared"), *rewriter_commands(folder / "rewriters", 1)[:1]],
+    )
+    return folder
+
+
+def test_processes_that_share_videos_write_the_files_of_one(trained_by, commands_alone):
     shared = contents(trained_by("multi_gpu") / "shared")
-    run_alone(shared_commands(data, tmp_path / "shared"))
-    assert contents(tmp_path / "shared") == shared
+    assert contents(commands_alone / "shared") == shared
     assert len([name for name in shared if name.endswith(".mp4") and "labels" not in name]) == 2 * 3 * 2
 
 
-def test_a_rewriter_of_two_processes_is_that_of_one(trained_by, tmp_path):
+def test_a_rewriter_of_two_processes_is_that_of_one(trained_by, commands_alone):
     folder = trained_by("multi_gpu") / "rewriters"
-    run_alone(rewriter_commands(tmp_path / "rewriters", 1)[:1])
-    one, two = (load_file(each / "pairs" / "model.safetensors") for each in (tmp_path / "rewriters", folder))
+    one, two = (
+        load_file(each / "pairs" / "model.safetensors") for each in (commands_alone / "rewriters", folder)
+    )
     assert one.keys() == two.keys()
     assert max((one[name].float() - two[name].float()).abs().max().item() for name in one) < 1e-3
     assert json.loads((folder / "rewards" / "rewriter.json").read_text())["trainer"] == "GRPOTrainer"
@@ -308,13 +321,12 @@ def test_lora_masters_stay_float32_on_a_bfloat16_base_under_zero_2(trained_by):
     assert any((value != value.bfloat16().float()).any() for value in learnt)
 
 
-def test_a_reward_model_on_a_trained_trunk_is_the_same_under_zero_3(trained_by, data, tmp_path):
+def test_a_reward_model_on_a_trained_trunk_is_the_same_under_zero_3(trained_by):
     """Its weights are whole in the file, and those that training without partitions gives."""
-    pytest.importorskip("deepspeed")
-    words = reward_command(data, tmp_path / "reward", bf16=False)
-    printed = command_line(f"{words} --accelerate_config zero3 --num_processes 2")
+    whole, divided = (trained_by(engine) for engine in REWARD_ENGINES)
+    printed = (divided / PRINTED).read_text()
     assert printed.count("The reward model learns from\n  rankings  4 of 4 prompts") == 1
-    check_reward_models(trained_by("multi_gpu") / "reward", tmp_path / "reward")
+    check_reward_models(whole / "reward", divided / "reward")
 
 
 @pytest.mark.parametrize(

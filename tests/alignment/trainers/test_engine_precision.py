@@ -2,7 +2,6 @@
 
 import json
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,7 +19,7 @@ from tests.alignment.trainers.launching import (
     write_rankings,
 )
 
-SCRIPT = Path(__file__).with_name("engine_run.py")
+MODULE = "tests.alignment.trainers.engine_run"
 REWARD = "tests.alignment.trainers.engine_run:brightness"
 ENGINES = ("multi_gpu", "zero2", "zero3", "fsdp")
 METHODS = ("sft", "dpo", "ppo")
@@ -78,7 +77,7 @@ def launch(engine, commands, folder):
     """Two processes as `--accelerate_config` starts them, with one command after the other; what they saw."""
     file, report = folder / "commands.json", folder / "report.json"
     file.write_text(json.dumps(commands))
-    launched(engine, SCRIPT, file, report)
+    launched(engine, MODULE, file, report)
     return json.loads(report.read_text())
 
 

@@ -34,14 +34,28 @@ def decoded(monkeypatch):
     return found
 
 
+@pytest.fixture
+def converted(monkeypatch):
+    """Counts the frames whose pixels are made."""
+    found = []
+    picture = VideoReader.picture
+    monkeypatch.setattr(VideoReader, "picture", lambda *words: (found.append(words), picture(*words))[1])
+    return found
+
+
 @pytest.mark.parametrize("start", [0.0, 3.9, 33.25, 64.0, 69.5])
 @pytest.mark.parametrize("rate", [8.0, 3.0])
-def test_a_part_is_that_of_the_whole_video_and_little_else_is_decoded(long_video, decoded, start, rate):
+def test_a_part_is_that_of_the_whole_video_and_little_else_is_decoded(
+    long_video, decoded, converted, start, rate
+):
     whole = resample(*read_video(long_video), 9, 16, 16, rate, start)
+    assert len(converted) == 560
     decoded.clear()
+    converted.clear()
     clip = read_clip(long_video, 9, 16, 16, rate, start)
     assert torch.equal(clip, whole)
     assert len(decoded) < 250 + 9 * 8 / rate + 20
+    assert len(converted) <= 9
 
 
 def test_long_videos_are_believed_their_duration(long_video, decoded):

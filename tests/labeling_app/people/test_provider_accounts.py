@@ -15,8 +15,8 @@ ISSUER = "https://id.example"
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store(tmp_path / "labels.db") as opened:
+def store(sqlite_file: Path) -> Iterator[Store]:
+    with Store(sqlite_file) as opened:
         yield opened
 
 

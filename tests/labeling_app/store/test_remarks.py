@@ -22,8 +22,8 @@ RANKS = {"overall": [1, 2, 3, 4]}
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Any:
-    with Store(tmp_path / "labels.db") as opened:
+def store(sqlite_file: Path) -> Any:
+    with Store(sqlite_file) as opened:
         yield opened
 
 

@@ -20,8 +20,8 @@ KNOWN = [4, 3, 2, 1]
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store(tmp_path / "labels.db") as opened:
+def store(sqlite_file: Path) -> Iterator[Store]:
+    with Store(sqlite_file) as opened:
         yield opened
 
 

@@ -27,8 +27,8 @@ PROMPTS = ("the boat leaves the harbour", "the bird lands")
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store(tmp_path / "labels.db") as opened:
+def store(sqlite_file: Path) -> Iterator[Store]:
+    with Store(sqlite_file) as opened:
         yield opened
 
 

@@ -35,8 +35,8 @@ PASSWORD = "correct horse"
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Any:
-    with Store(tmp_path / "labels.db") as opened:
+def store(sqlite_file: Path) -> Any:
+    with Store(sqlite_file) as opened:
         yield opened
 
 

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from labeling_app.store.passwords import hash_password, verify_password
 from labeling_app.web.login_throttle import LoginThrottle
+
+
+@pytest.fixture(autouse=True)
+def cheap_passwords() -> None:
+    """Hashes passwords as it is shipped."""
 
 
 def test_a_password_has_a_new_hash_each_time_and_verifies() -> None:

@@ -23,10 +23,10 @@ PASSWORD = "correct horse"
 
 
 @pytest.fixture
-def store(tmp_path: Path, write_candidates: Callable[..., Path]) -> Iterator[Store]:
+def store(sqlite_file: Path, write_candidates: Callable[..., Path]) -> Iterator[Store]:
     """Three tasks of three videos with guidelines and reasons, and a lead."""
     folder = write_candidates([f"a red circle moves right, take {number}" for number in range(3)], 3)
-    with Store(tmp_path / "labels.db") as opened:
+    with Store(sqlite_file) as opened:
         import_tasks(opened, folder, campaign="main")
         set_rules(opened, "main", Rules(tags=["artefact", "wrong motion"]))
         set_guidelines(opened, "main", "# How to rank\n\nLook at **motion** first.")

@@ -28,8 +28,8 @@ HOSTILE = '<img src=x onerror="window.hacked = 1"> ${window.hacked = 1} \\u0 \u2
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store(tmp_path / "labels.db") as opened:
+def store(sqlite_file: Path) -> Iterator[Store]:
+    with Store(sqlite_file) as opened:
         yield opened
 
 

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
+def store(tmp_path: Path, sqlite_file: Path) -> Iterator[Store]:
     """A campaign of two models and six prompts."""
     prompts = [f"a cat, take {number}" for number in range(6)]
     folders = [
         str(write_model(tmp_path / name, 20 + 60 * i, prompts))
         for i, name in enumerate(("secret-a", "secret-b"))
     ]
-    with Store(tmp_path / "labels.db") as opened:
+    with Store(sqlite_file) as opened:
         import_compared(opened, folders, campaign="duel")
         opened.add_user("ada", PASSWORD)
         yield opened

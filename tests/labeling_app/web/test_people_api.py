@@ -18,8 +18,8 @@ PEOPLE = (("ada", "annotator"), ("ben", "annotator"), ("lea", "lead"), ("root", 
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Any:
-    with Store(tmp_path / "labels.db") as opened:
+def store(sqlite_file: Path) -> Any:
+    with Store(sqlite_file) as opened:
         for name, role in PEOPLE:
             opened.add_user(name, PASSWORD, role=role)
         yield opened

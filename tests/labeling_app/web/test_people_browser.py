@@ -16,8 +16,8 @@ PASSWORD = "correct horse"
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Any:
-    with Store(tmp_path / "labels.db") as opened:
+def store(sqlite_file: Path) -> Any:
+    with Store(sqlite_file) as opened:
         opened.add_user("ada", PASSWORD)
         opened.add_user("lea", PASSWORD, role="lead")
         add_campaign(opened, "main", 1, ["overall"], None, [])

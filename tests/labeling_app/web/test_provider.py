@@ -43,8 +43,8 @@ def openid(running: OpenIDProvider) -> OpenIDProvider:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Any:
-    with Store(tmp_path / "labels.db") as opened:
+def store(sqlite_file: Path) -> Any:
+    with Store(sqlite_file) as opened:
         yield opened
 
 
