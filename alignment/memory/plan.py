@@ -9,8 +9,10 @@ from typing import Any
 from tqdm import tqdm
 
 from alignment.memory.forecast import configured_generator, forecast, is_native, text_encoder_bytes
+from alignment.memory.reward_forecast import judging_memory
 from alignment.memory.work import Forecast, Work
 from generator.files.model_folders import find_pipeline, hub_folder
+from reward.models.named.entry import RewardRequest
 
 CONFIGURATIONS = ["*.json"]
 ALLOWANCE = 0.10
@@ -28,11 +30,28 @@ class Rewards:
         weight_bytes: of all of them.
         gradients: whether all pass gradients to pixels.
         num_frames: frames that are decoded with gradients; None for all.
+        requests: the rewards by name, for what they need beside their weights.
     """
 
     weight_bytes: int = 0
     gradients: bool = False
     num_frames: int | None = None
+    requests: tuple[RewardRequest, ...] = ()
+
+    def of(self, work: Work, fps: float) -> Work:
+        """The work with these rewards: their weights, and the most that one of them needs to judge a video."""
+        size = work.height, work.width
+        decoded = self.num_frames if work.method == "backprop" and self.num_frames else work.num_frames
+        judged = [
+            judging_memory(request, min(decoded, work.num_frames), *size, fps) for request in self.requests
+        ]
+        return replace(
+            work,
+            reward_bytes=self.weight_bytes,
+            reward_num_frames=self.num_frames,
+            judging_bytes=max((each.scoring for each in judged), default=0),
+            judging_gradient_bytes=max((each.gradients for each in judged), default=0),
+        )
 
 
 PLAIN: tuple[str, dict[str, Any]] = ("", {})
@@ -118,9 +137,7 @@ def plan(
             kind = (changes.get("checkpointed_share", 0.0), changes.get("tiling", False))
             asked = replace(work, method=method, rollout_batch=1, checkpointed_share=kind[0], tiling=kind[1])
             if method in ("ppo", "backprop"):
-                asked = replace(
-                    asked, reward_bytes=rewards.weight_bytes, reward_num_frames=rewards.num_frames
-                )
+                asked = rewards.of(asked, defaults.fps)
             if method != "generate":
                 asked = replace(asked, context_parallel=context_parallel)
             if kind not in plain:
