@@ -50,6 +50,16 @@ def judging_memory(
 ) -> JudgingMemory:
     """Memory of a reward by name that judges one video of this size, in the request's precision; none where it runs no
     model on the GPU."""
+    key = (request.name, *sorted(map(str, request.options.items())), num_frames, height, width, fps)
+    if key not in _known:
+        _known[key] = _measured(request, num_frames, height, width, fps)
+    return _known[key]
+
+
+_known: dict[tuple[Any, ...], JudgingMemory] = {}
+
+
+def _measured(request: RewardRequest, num_frames: int, height: int, width: int, fps: float) -> JudgingMemory:
     name = request.entry.name
     qwen = name in PROMPT_TOKENS
     dtype = getattr(torch, request.options.get("dtype", "bfloat16" if qwen else "float32"))

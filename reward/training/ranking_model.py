@@ -36,7 +36,7 @@ class RankingLikelihood(nn.Module):
         self.prior = prior
         # softplus(0.54) = 1, so theta starts at 2 and nu at 1: both say that ties are neither rare nor the
         # rule.
-        start = torch.tensor(0.5413 / _REACH)
+        start = torch.tensor([0.5413 / _REACH])  # DeepSpeed sends no parameters without a dimension
         self.tie = nn.Parameter(start) if loss_type in ("rao_kupper", "davidson") else None
         self.reliability = nn.Parameter(torch.zeros(len(annotators))) if annotators else None
 
@@ -44,7 +44,7 @@ class RankingLikelihood(nn.Module):
         """The learned tie parameter under the name that the loss has for it."""
         if self.tie is None:
             return {}
-        strength = F.softplus(_REACH * self.tie)
+        strength = F.softplus(_REACH * self.tie[0])
         return {"theta": 1 + strength} if self.loss_type == "rao_kupper" else {"nu": strength}
 
     def log_reliability(self) -> Tensor:

@@ -22,6 +22,7 @@ from tests.alignment.trainers.launching import (
     ADAPTER,
     check_reward_models,
     command_line,
+    dividing_all,
     launched,
     launched_words,
     reward_command,
@@ -249,6 +250,14 @@ def test_every_setting_trains_the_same_under_every_engine(engine, trained_by):
     assert list(evaluations(trained_by(engine) / "rwr_stops", 0)) == ["0", "2", "4"]
 
 
+@pytest.mark.parametrize("engine", ["multi_gpu", "zero2", "zero3", "fsdp"])
+def test_samples_change_no_weight_under_any_engine(engine, trained_by):
+    sampled, plain = (
+        load_file(trained_by(engine) / kind / ADAPTER) for kind in ("sft_checkpoints", "sft_unsampled")
+    )
+    assert all(torch.equal(sampled[name], plain[name]) for name in plain)
+
+
 @pytest.mark.parametrize("engine", RESUMED)
 def test_engines_resume_as_if_uninterrupted(engine, trained_by):
     whole, resumed = (load_file(trained_by(engine) / name / ADAPTER) for name in ("sft", "resumed"))
@@ -312,7 +321,7 @@ def test_a_reward_model_on_a_trained_trunk_is_the_same_under_zero_3(trained_by, 
     """Its weights are whole in the file, and those that training without partitions gives."""
     pytest.importorskip("deepspeed")
     words = reward_command(data, tmp_path / "reward", bf16=False)
-    printed = command_line(f"{words} --accelerate_config zero3 --num_processes 2")
+    printed = command_line(f"{words} --accelerate_config {dividing_all()} --num_processes 2")
     assert printed.count("The reward model learns from\n  rankings  4 of 4 prompts") == 1
     check_reward_models(trained_by("multi_gpu") / "reward", tmp_path / "reward")
 
