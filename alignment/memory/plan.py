@@ -39,7 +39,7 @@ class Rewards:
     requests: tuple[RewardRequest, ...] = ()
 
     def judging(self, work: Work, fps: float) -> list[JudgingMemory]:
-        """What each reward by name needs beside its weights to judge a video of the work."""
+        """Memory that each reward by name needs beside its weights to judge a video of the work."""
         decoded = self.num_frames if work.method == "backprop" and self.num_frames else work.num_frames
         size = min(decoded, work.num_frames), work.height, work.width
         return [judging_memory(request, *size, fps) for request in self.requests]
@@ -211,7 +211,7 @@ def _lines(methods: dict[str, list[dict[str, Any]]], shares_tokens: bool) -> lis
 
 
 def _reward_lines(rewards: Rewards, work: Work, fps: float) -> list[str]:
-    """What each reward needs to judge one video, as it is part of the forecast of `ppo` and `backprop`."""
+    """Lines of what each reward needs to judge one video, which is part of the forecast of `ppo` and `backprop`."""
     scored = rewards.judging(work, fps)
     passed = rewards.judging(replace(work, method="backprop"), fps)
     lines = []

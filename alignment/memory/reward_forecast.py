@@ -78,7 +78,7 @@ def _measured(request: RewardRequest, num_frames: int, height: int, width: int, 
 
 @dataclass(frozen=True)
 class _Way:
-    """How frames `[n, 3, height, width]` pass a model, how many of a video are looked at, and how many at a time."""
+    """Pass of frames `[n, 3, height, width]` through a model, their number in a video, and how many at a time."""
 
     run: Callable[[Tensor], Tensor]
     frames: int

@@ -278,7 +278,7 @@ class RewardTrainer(RankingTrainer):
             if len(margins):
                 self._running["rewards/accuracies"].append(float((margins.sign() + 1).mean() / 2))
                 self._running["rewards/margins"].append(float(margins.mean()))
-            for name, value in self.ranking_model.likelihood.parameters_of_loss().items():
+            for name, value in self.ranking_model.likelihood.learned.items():
                 self._running[f"loss/{name}"].append(value.item())
             if self.matching is not None:
                 contrast = self.matching.loss()

@@ -342,9 +342,10 @@ def _load_trunk(arguments: RewardArguments, args: RewardConfig, full_trunk: bool
 
 def _check_weights_from(arguments: RewardArguments, args: RewardConfig) -> None:
     folder = Path(arguments.weights_from)
-    if arguments.adapter is not None:
+    given = [*(["adapter"] if arguments.adapter is not None else []), *arguments.sources()]
+    if given:
         raise InputError(
-            f"--adapter was given with --weights_from {folder}, whose trunk has its own: leave --adapter off."
+            f"--{given[0]} was given with --weights_from {folder}, whose trunk has its own: leave --{given[0]} off."
         )
     if folder.resolve() == Path(str(args.output_dir)).resolve():
         raise InputError(
@@ -361,9 +362,8 @@ def with_stored_trunk(arguments: RewardArguments) -> tuple[RewardArguments, bool
     model, adapter = arguments.model, folder / ADAPTER_NAME
     if model == RewardArguments.model:
         model = str(stored.get("base_model", model))
-    adapter_used = str(adapter) if adapter.is_dir() else arguments.adapter
-    own = {**arguments.sources(), **stored_sources(folder, stored).options()}
-    trunk = replace(arguments, model=model, adapter=adapter_used, **own)
+    used = str(adapter) if adapter.is_dir() else arguments.adapter
+    trunk = replace(arguments, model=model, adapter=used, **stored_sources(folder, stored).options())
     return trunk, bool(stored.get("full_trunk"))
 
 

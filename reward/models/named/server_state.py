@@ -1,5 +1,5 @@
-"""What a server of a judge says to a small question, for `vidalign doctor`: whether it answers, with which model, takes
-as many pictures as it would be sent, and gives probabilities."""
+"""State of a judge's server for `vidalign doctor`, by one small question: its model, whether it takes as many pictures
+as it would be sent, and whether it gives probabilities."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ QUESTION = "Are these pictures black? Answer yes or no."
 
 
 def server_state(request: RewardRequest) -> tuple[bool, str]:
-    """Whether a request's server can be used, and a phrase about it; it is asked one question without a second try."""
+    """Asks a request's server one question, without a second try; returns whether it can be used, and a phrase."""
     options = {**request.options, "attempts": 1, "timeout": PATIENCE, "cache": "none"}
     frames = options.get("frames", 8)
     count = (frames if isinstance(frames, int) else 1 if frames == "first" else 8) * (

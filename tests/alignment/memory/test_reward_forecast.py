@@ -42,6 +42,8 @@ def test_gradients_need_the_activations_of_four_frames_at_most() -> None:
 
 def test_every_name_with_weights_and_no_other_is_forecast() -> None:
     for entry in ENTRIES:
+        if entry.name == "hpsv3":  # above
+            continue
         place = ":http://localhost:1/v1" if entry.served else ""
         option = ":target=0.2" if entry.name == "motion" else ""
         found = judging_memory(parse(f"{entry.name}{option}{place}"), *SIZE)

@@ -89,15 +89,17 @@ def test_the_forecast_grows_with_the_frames_that_are_decoded_with_gradients(file
     assert 0 < first < both
 
 
-def test_what_a_reward_needs_to_judge_is_added_to_its_work(files):
-    plain, judged = (
-        forecast(files / "wan", Work(method, 5, 32, 32, decode_batch=1, **more))
-        for method, more in (("ppo", {}), ("ppo", {"judging_bytes": 10**9}))
-    )
-    assert "judging" not in plain.transient
-    assert judged.transient == plain.transient | {"judging": 10**9 + 4 * 3 * 5 * 32 * 32}
-    plain, judged = (
-        forecast(files / "wan", Work("backprop", 5, 32, 32, reward_num_frames=1, judging_gradient_bytes=more))
-        for more in (0, 10**9)
-    )
-    assert judged.transient["update"] == plain.transient["update"] + 10**9
+def test_what_a_reward_needs_to_judge_is_added_to_its_work(files, monkeypatch):
+    for name, size in (("kept_peak", 5), ("sampling_peak", 3), ("pixel_gradient_peak", 7)):
+        monkeypatch.setattr(_Probe, name, lambda probe, size=size: size)
+    monkeypatch.setattr("alignment.memory.forecast._decoding_peak", lambda *_: 4)
+    found = forecast(files / "wan", Work("ppo", 5, 32, 32, decode_batch=2, judging_bytes=10**9))
+    pixels = 2 * 3 * 5 * 32 * 32
+    assert found.transient == {
+        "update": 5,
+        "sampling": 3,
+        "decoding": 4,
+        "judging": 10**9 + 4 * pixels,
+    }
+    found = forecast(files / "wan", Work("backprop", 5, 32, 32, judging_gradient_bytes=10**9))
+    assert found.transient == {"update": 5 + 7 + 10**9, "sampling": 3}

@@ -305,11 +305,11 @@ def test_a_reward_model_keeps_what_its_trunk_was_loaded_from(
     reward.save_pretrained(tmp_path / "copy")
     assert load_reward(tmp_path / "copy", device="cpu").record() is not None
     # A training that goes on from it finds the same trunk.
-    assert (
-        main([*words[:1], *words[3:], "--weights_from", str(out), "--output_dir", str(tmp_path / "more")])
-        == 0
-    )
+    more = [words[0], *words[words.index("--preferences") :], "--weights_from", str(out), "--output_dir"]
+    assert main([*more, str(tmp_path / "more")]) == 0
     assert json.loads((tmp_path / "more" / "reward_config.json").read_text())["trunk"] == reward.config.trunk
+    assert main([*more, str(tmp_path / "other"), *given]) == 2
+    assert "whose trunk has its own: leave --base_adapter off" in capsys.readouterr().err.replace("\n", " ")
     weights.rename(tmp_path / "moved.safetensors")
     with pytest.raises(InputError, match=r"--transformer .*finetune\.safetensors, which is not there"):
         load_reward(out, device="cpu")
