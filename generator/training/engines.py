@@ -181,8 +181,8 @@ def leave_out_inference_kernel() -> None:
 
 
 def send_scalars() -> None:
-    """Has DeepSpeed send weights without a dimension too, such as alpha gates, when it starts: it views what it sends as
-    bytes, which they cannot be."""
+    """Has DeepSpeed send weights without a dimension too, such as alpha gates, when it starts; it views all as bytes,
+    which these cannot be."""
     if importlib.util.find_spec("deepspeed") is None:
         return
     from deepspeed.runtime.engine import DeepSpeedEngine
