@@ -7,6 +7,7 @@ latent frame is the image itself, at level 0, and is no part of what is sampled 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,20 +18,32 @@ from generator.inputs.conditions import KNOWN_LATENTS, Conditions, concatenate
 from generator.output import InputError
 from generator.video import read_clip
 from generator.video_files.control_files import ControlFiles
+from generator.video_files.shape import video_shape
 from generator.video_model import VideoModel
+
+logger = logging.getLogger(__name__)
+
+MOST_CUT = 0.1
+"""Share of a side of an image that may be cut away without a word."""
+LOOKED_AT = 64
+"""Images whose shapes are looked at."""
 
 ImageFiles = tuple[str | Path, str | Path | None]
 """Files of the first image of a video and of its last one, if that is given too; or `ControlFiles`."""
 
 
 def check_takes_images(
-    generator: VideoModel, files: Sequence[ImageFiles | None] | None, num_prompts: int
+    generator: VideoModel,
+    files: Sequence[ImageFiles | None] | None,
+    num_prompts: int,
+    size: Sequence[int] | None = None,
 ) -> None:
     """Raises `InputError` where a model cannot begin, or end, videos with the images of prompts, or lacks one.
 
     Args:
         files: one a prompt; None where a prompt has no image, or where no prompt has one.
         num_prompts: how many there must be.
+        size: height and width of the videos, for a warning of images of which much is cut away.
     """
     files = files or [None] * num_prompts
     if len(files) != num_prompts:
@@ -60,6 +73,24 @@ def check_takes_images(
         raise InputError(
             f"{generator.name} leads from a first to a last image, but prompts name no `last_image`: give one with "
             "every prompt."
+        )
+    if given and size is not None:
+        _warn_of_cuts(list(dict.fromkeys(str(each[0]) for each in given)), *size)
+
+
+def _warn_of_cuts(files: Sequence[str], height: int, width: int) -> None:
+    """Says how many of the first images have another shape than the videos, and how much they lose."""
+    lost = {}
+    for file in files[:LOOKED_AT]:
+        shape = video_shape(file)
+        ratio = shape.width * height / (shape.height * width)
+        lost[file] = 1 - min(ratio, 1 / ratio)
+    cut = [file for file, share in lost.items() if share > MOST_CUT]
+    if cut:
+        logger.warning(
+            f"{len(cut)} of {len(lost)} images have another shape than the videos ({height}x{width}) and lose up to "
+            f"{100 * max(lost.values()):.0f} % of a side, such as {cut[0]}, as they are cut around the centre: set "
+            "another --height and --width, or cut them yourself."
         )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from generator.adapters.loaded_from import WEIGHT_FILES
+from generator.adapters.loaded_from import remember_files
 from generator.base import VideoGenerator
 from generator.files.model_folders import CASCADE_CLASS, find_pipeline
 from generator.hardware.offloading import offload_linear_layers
@@ -352,7 +352,7 @@ def load_generator(
     _freeze(pipeline)
     generator = family(pipeline, str(name_or_path))
     vars(generator)["folder"] = folder
-    vars(generator)[WEIGHT_FILES] = weight_files
+    remember_files(generator, weight_files, {**files, "motion_adapter": motion_adapter})
     if tiling:
         _lay_tiles(generator)
     generator.defaults = read_defaults(folder, generator.defaults)

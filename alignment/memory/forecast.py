@@ -78,14 +78,17 @@ def forecast(folder: Path, work: Work) -> Forecast:
     if work.reward_bytes:
         found.resident["rewards"] = work.reward_bytes
     if work.method == "backprop":
-        # The steps' activations are held while the decoder's blocks are computed again.
-        found.transient["update"] += probe.pixel_gradient_peak()
+        # The steps' activations are held while the decoder's blocks, and the reward, are computed again.
+        found.transient["update"] += probe.pixel_gradient_peak() + work.judging_gradient_bytes
     if work.method in ("ppo", "backprop", "generate"):
         found.transient["sampling"] = probe.sampling_peak()
         if work.decode_batch and work.method != "backprop":
             found.transient["decoding"] = _decoding_peak(
                 folder, work.num_frames, work.height, work.width, work.decode_batch, work.tiling
             )
+    if work.method == "ppo" and work.judging_bytes:
+        pixels = work.decode_batch * 3 * work.num_frames * work.height * work.width
+        found.transient["judging"] = work.judging_bytes + 4 * pixels
     found.linear_weights = round(copies * whole(_Probe.linear_weights))
     found.largest_linear = max(module.weight.numel() for module in probe.linear)
     if work.offload_weights:
@@ -272,7 +275,8 @@ class _Probe:
         return self._measure(lambda: self.generator.decode(torch.empty(self.work.decode_batch, *shape)))
 
     def pixel_gradient_peak(self) -> int:
-        """Latents to videos and back by the gradient, without what a reward on pixels itself needs."""
+        """Latents to videos and back by the gradient, without what a reward on pixels needs
+        (`Work.judging_gradient_bytes`)."""
         work = self.work
         frames = work.num_frames
         if work.reward_num_frames is not None:

@@ -9,8 +9,10 @@ from typing import Any
 from tqdm import tqdm
 
 from alignment.memory.forecast import configured_generator, forecast, is_native, text_encoder_bytes
+from alignment.memory.reward_forecast import JudgingMemory, judging_memory
 from alignment.memory.work import Forecast, Work
 from generator.files.model_folders import find_pipeline, hub_folder
+from reward.models.named.entry import RewardRequest
 
 CONFIGURATIONS = ["*.json"]
 ALLOWANCE = 0.10
@@ -28,11 +30,30 @@ class Rewards:
         weight_bytes: of all of them.
         gradients: whether all pass gradients to pixels.
         num_frames: frames that are decoded with gradients; None for all.
+        requests: the rewards by name, for what they need beside their weights.
     """
 
     weight_bytes: int = 0
     gradients: bool = False
     num_frames: int | None = None
+    requests: tuple[RewardRequest, ...] = ()
+
+    def judging(self, work: Work, fps: float) -> list[JudgingMemory]:
+        """Memory that each reward by name needs beside its weights to judge a video of the work."""
+        decoded = self.num_frames if work.method == "backprop" and self.num_frames else work.num_frames
+        size = min(decoded, work.num_frames), work.height, work.width
+        return [judging_memory(request, *size, fps) for request in self.requests]
+
+    def of(self, work: Work, fps: float) -> Work:
+        """The work with these rewards: their weights, and the most that one of them needs to judge a video."""
+        judged = self.judging(work, fps)
+        return replace(
+            work,
+            reward_bytes=self.weight_bytes,
+            reward_num_frames=self.num_frames,
+            judging_bytes=max((each.scoring for each in judged), default=0),
+            judging_gradient_bytes=max((each.gradients for each in judged), default=0),
+        )
 
 
 PLAIN: tuple[str, dict[str, Any]] = ("", {})
@@ -118,9 +139,7 @@ def plan(
             kind = (changes.get("checkpointed_share", 0.0), changes.get("tiling", False))
             asked = replace(work, method=method, rollout_batch=1, checkpointed_share=kind[0], tiling=kind[1])
             if method in ("ppo", "backprop"):
-                asked = replace(
-                    asked, reward_bytes=rewards.weight_bytes, reward_num_frames=rewards.num_frames
-                )
+                asked = rewards.of(asked, defaults.fps)
             if method != "generate":
                 asked = replace(asked, context_parallel=context_parallel)
             if kind not in plain:
@@ -146,6 +165,7 @@ def plan(
     lines = [
         f"{heading}; training with {common}",
         *_lines(methods, generator.shares_tokens),
+        *_reward_lines(rewards, work, defaults.fps),
         *_text_encoder_lines(encoders, usable),
     ]
     return {"size": [frames, height, width], "text_encoders": encoders, "methods": methods, "lines": lines}
@@ -187,6 +207,23 @@ def _lines(methods: dict[str, list[dict[str, Any]]], shares_tokens: bool) -> lis
             several = ", or several GPUs with " + flags + "--accelerate_config zero3"
             several = "" if method == "generate" else several
             lines.append(f"      more than this GPU has: smaller videos{several}")
+    return lines
+
+
+def _reward_lines(rewards: Rewards, work: Work, fps: float) -> list[str]:
+    """Lines of what each reward needs to judge one video, which is part of the forecast of `ppo` and `backprop`."""
+    scored = rewards.judging(work, fps)
+    passed = rewards.judging(replace(work, method="backprop"), fps)
+    lines = []
+    for request, score, gradient in zip(rewards.requests, scored, passed, strict=True):
+        if score.scoring:
+            text = f"{request.name} needs {score.scoring / 1e9:.2f} GB beside its weights to judge a video"
+            more = (
+                f", {gradient.gradients / 1e9:.2f} GB with gradients to its pixels"
+                if gradient.gradients
+                else ""
+            )
+            lines.append(text + more)
     return lines
 
 

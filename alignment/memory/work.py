@@ -29,6 +29,8 @@ class Work:
         tiling: videos are decoded tile by tile and one by one.
         keep_text_encoder: whether the text encoder stays on the GPU.
         reward_bytes: weights of reward models on the same GPU.
+        judging_bytes: what these need beside their weights while they judge one video.
+        judging_gradient_bytes: the same while gradients go to the pixels (backprop).
         reward_num_frames: frames that are decoded with gradients (backprop); None for all.
         context_parallel: processes that share out the tokens of each video, of which this is one.
     """
@@ -49,6 +51,8 @@ class Work:
     tiling: bool = False
     keep_text_encoder: bool = False
     reward_bytes: int = 0
+    judging_bytes: int = 0
+    judging_gradient_bytes: int = 0
     reward_num_frames: int | None = None
     context_parallel: int = 1
 

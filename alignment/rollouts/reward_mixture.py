@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +58,17 @@ def mix_rewards(
     elif normalisation != "none":
         raise ValueError(f"normalisation is {normalisation!r}, but must be 'none', 'rollout' or 'group'.")
     return torch.einsum("m, m g n -> g n", weights.to(rewards), rewards)
+
+
+def unequal_ranges(spreads: Mapping[str, float]) -> tuple[str, str, float] | None:
+    """Names of the rewards with the largest and the smallest usual range, and how many times the one is the other; None
+    where they are of one order."""
+    if len(spreads) < 2:
+        return None
+    large, small = max(spreads, key=spreads.__getitem__), min(spreads, key=spreads.__getitem__)
+    if not spreads[small] or spreads[large] <= MOST_UNEQUAL * spreads[small]:
+        return None
+    return large, small, spreads[large] / spreads[small]
 
 
 class RewardMixture:
@@ -156,14 +167,13 @@ class RewardMixture:
             for reward, label, weight in zip(self.rewards, self.labels, self.weights.tolist())
             if reward.scale is not None and weight
         }
-        if len(spreads) < 2:
-            return
-        large, small = max(spreads, key=spreads.__getitem__), min(spreads, key=spreads.__getitem__)
-        if spreads[large] > MOST_UNEQUAL * spreads[small]:
+        unequal = unequal_ranges(spreads)
+        if unequal is not None:
+            large, small, times = unequal
             logger.warning(
-                f"The rewards are added as they are, and the usual range of {large} times its weight is "
-                f"{spreads[large] / spreads[small]:.0f} times that of {small}, which then hardly counts: set "
-                "--reward_normalisation group (or rollout), or other --reward_weights."
+                f"The rewards are added as they are, and the usual range of {large} times its weight is {times:.0f} "
+                f"times that of {small}, which then hardly counts: set --reward_normalisation group (or rollout), or "
+                "other --reward_weights."
             )
 
     @property

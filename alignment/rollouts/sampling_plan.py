@@ -95,8 +95,8 @@ class SamplingPlan:
             rewritten_prompts: one a prompt, which the generator is given in its place.
         """
         prompts = as_list(prompts)
-        check_takes_images(generator, images, len(prompts))
         size = settings.num_frames, settings.height, settings.width
+        check_takes_images(generator, images, len(prompts), video_size(generator, *size)[1:])
         latent_shape, sigmas = _schedule(generator, size, settings.num_inference_steps)
         scale, scale_2 = guidance_scales(generator, settings.guidance_scale, settings.guidance_scale_2)
         guided = (scale, scale_2) != (1, 1)

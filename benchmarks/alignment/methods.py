@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -209,24 +209,23 @@ class Methods:
         groups = {"num_prompts": 32, "num_generations": 32} if job.scale_name == "gpu" else {}
         general = ppo_settings(job.scale, 512 if self.compiled else 16) | groups
         general |= {"guidance_scale": GUIDANCE, "learning_rate": RATES[method]}
-        kinds: dict[str, tuple[Any, Any, Settings, Sequence[str]]] = {
-            "ppo": (PPOConfig, PPOTrainer, {"step_weight": "inverse_std", "noise_level": 1.0}, ()),
-            "nft": (NFTConfig, NFTTrainer, {"num_draws": 2, "beta": 1e-3, "num_iterations": 1}, ()),
-            "rwr": (RWRConfig, RWRTrainer, {"num_iterations": 1}, ()),
-            "online_dpo": (OnlineDPOConfig, OnlineDPOTrainer, {"num_iterations": 1}, ()),
-            "backprop": (BackpropConfig, BackpropTrainer, {}, ()),
+        kinds: dict[str, tuple[Any, Any, Settings]] = {
+            "ppo": (PPOConfig, PPOTrainer, {"step_weight": "inverse_std", "noise_level": 1.0}),
+            "nft": (NFTConfig, NFTTrainer, {"num_draws": 2, "beta": 1e-3, "num_iterations": 1}),
+            "rwr": (RWRConfig, RWRTrainer, {"num_iterations": 1}),
+            "online_dpo": (OnlineDPOConfig, OnlineDPOTrainer, {"num_iterations": 1}),
+            "backprop": (BackpropConfig, BackpropTrainer, {}),
         }
-        configure, trainer, own, _ = kinds[method]
+        configure, trainer, own = kinds[method]
         judge: Any = WorldReward()
         if method == "backprop":
             general = {name: general[name] for name in ("guidance_scale", "num_inference_steps", *SIZE)}
             general |= {"per_device_train_batch_size": min(job.scale.batch, 128), "max_steps": 100_000}
             general |= {"learning_rate": RATES[method]}
             judge = self._reward_model()
-        else:
-            for name in ("step_weight", "sde_window_size"):
-                if method != "ppo":
-                    general.pop(name)
+        if method != "ppo":
+            known = {field.name for field in fields(configure)} - {"beta"}
+            general = {name: value for name, value in general.items() if name in known}
         generator = self._load(start)
         config = configure(**self._common(arm) | general | own | changes)
         prompts = job.prompts(job.scale.train_prompts, 3)

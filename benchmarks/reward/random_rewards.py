@@ -24,6 +24,7 @@ from reward.models.named.clip_rewards import CosineReward, _prepared, pickscore_
 from reward.models.named.entry import RewardRequest
 from reward.models.named.frames import CLIP_MEAN, CLIP_STD, crop_to_side, pad_to_side, torch_dtype
 from reward.models.named.places import identify
+from reward.models.named.published_sizes import CLIP_H, PROMPT_TOKENS
 from reward.models.named.qwen_rewards import (
     QwenReader,
     eight_bit_resize,
@@ -33,19 +34,6 @@ from reward.models.named.qwen_rewards import (
 )
 from reward.models.named.registry import parse
 
-CLIP_H: dict[str, Any] = {
-    "projection_dim": 1024,
-    "text_config": {
-        "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
-        "vocab_size": 49408, "max_position_embeddings": 77, "hidden_act": "gelu", "projection_dim": 1024,
-    },
-    "vision_config": {
-        "hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 16,
-        "image_size": 224, "patch_size": 14, "hidden_act": "gelu", "projection_dim": 1024,
-    },
-}  # fmt: skip
-"""`laion/CLIP-ViT-H-14-laion2B-s32B-b79K`, of which PickScore and HPSv2 are fine-tuned."""
-
 QWEN_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|unused_{n}|>" for n in range(6)),
                 "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")  # fmt: skip
 """Special tokens of Qwen2-VL in their order, from `QWEN_WORDS` on; six of them mean nothing here."""
@@ -54,8 +42,6 @@ CHAT = (
     "{% for message in messages %}<|im_start|> {{ message['role'] }} {{ message['content'] }} <|im_end|> "
     "{% endfor %}{% if add_generation_prompt %}<|im_start|> assistant {% endif %}"
 )
-CHARACTERS_A_TOKEN = 4.5
-"""Of English prose, roughly; the texts have 3997 (VideoAlign) and 2590 characters (HPSv3)."""
 NAMES = ("pickscore", "hpsv2", "videoalign", "hpsv3")
 
 
@@ -83,7 +69,7 @@ def parameters(reward: RewardModel) -> int:
 
 def _clip_reward(request: RewardRequest, tiny: bool) -> RewardModel:
     tokenizer = _clip_tokenizer()
-    config = json.loads(json.dumps(CLIP_H))
+    config: dict[str, Any] = json.loads(json.dumps(CLIP_H))
     for part in ("text_config", "vision_config") if tiny else ():
         config[part] |= {
             "num_hidden_layers": 1,
@@ -121,7 +107,7 @@ def _qwen_reward(request: RewardRequest, tiny: bool) -> RewardModel:
             setattr(config.vision_config, name, value)
     width = config.text_config.hidden_size
     backbone = _made(Qwen2VLModel, config, device, dtype)
-    words = ["w1"] * round((3997 if align else 2590) / CHARACTERS_A_TOKEN)
+    words = ["w1"] * PROMPT_TOKENS[request.entry.name]
     if align:
         head: nn.Module = nn.Linear(width, 1, bias=False, device=device)
         reader = QwenReader(

@@ -6,10 +6,9 @@ import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from generator.adapters.adapters import check_adapters, merge, take_defaults
-from generator.adapters.loaded_from import BASE_ADAPTERS
+from generator.adapters.loaded_from import remember_base_adapter
 from generator.base import VideoGenerator
 from generator.files.adapter_paths import find_adapter_files, offsets_beside
 from generator.files.built_in import find_adapter
@@ -52,10 +51,10 @@ def merge_base_adapters(generator: VideoGenerator, adapters: str | Path | Sequen
     Raises:
         InputError: one is missing or does not fit.
     """
-    record: list[dict[str, Any]] = vars(generator).setdefault(BASE_ADAPTERS, [])
     for text in as_list(adapters):
         path, weight = split_weight(text)
         adapter = check_adapters(generator, path)[0]
         merge(generator, [adapter], weight)
         take_defaults(generator, adapter)
-        record.append({"name": path.name, "sha256": adapter_hash(path), "weight": weight})
+        record = {"name": path.name, "sha256": adapter_hash(path), "weight": weight}
+        remember_base_adapter(generator, path, weight, record)

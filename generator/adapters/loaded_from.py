@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,51 @@ BASE_ADAPTERS = "base_adapters"
 """In `training.json`: adapters that were merged into the weights before training and are no part of what is saved."""
 WEIGHT_FILES = "weight_files"
 """In `training.json`: the files that took the place of the folder's weights."""
+_PATHS = "_weight_paths"
+_BASES = "_base_adapter_paths"
+
+
+@dataclass(frozen=True)
+class WeightSources:
+    """Files beside a model's folder that its weights were made from, as `load_generator` was given them.
+
+    Attributes:
+        base_adapters: path and weight of each adapter that was merged as the base.
+        files: paths by the argument's name: `transformer`, `transformer_2`, `motion_adapter`.
+    """
+
+    base_adapters: tuple[tuple[Path, float], ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments of `load_generator`, and names of flags; empty for a folder alone."""
+        bases = [str(path) if weight == 1 else f"{path}:{weight!r}" for path, weight in self.base_adapters]
+        return {**({"base_adapter": bases} if bases else {}), **self.files}
+
+
+def sources_of(generator: VideoModel) -> WeightSources:
+    """Files beside its folder that the weights of a generator were made from."""
+    known = vars(generator)
+    return WeightSources(tuple(known.get(_BASES, ())), known.get(_PATHS, {}))
+
+
+def remember_base_adapter(generator: VideoModel, path: Path, weight: float, record: dict[str, Any]) -> None:
+    """Adds an adapter that was merged as the base to the generator's sources, and its record for `training.json`."""
+    vars(generator).setdefault(_BASES, []).append((path, weight))
+    vars(generator).setdefault(BASE_ADAPTERS, []).append(record)
+
+
+def remember_files(
+    generator: VideoModel, record: Mapping[str, dict[str, str]], paths: Mapping[str, str | Path | None]
+) -> None:
+    """Makes files the generator's sources.
+
+    Args:
+        record: name and SHA-256 of each, for `training.json`.
+        paths: by the name of the argument of `load_generator`; None where it was not given.
+    """
+    vars(generator)[WEIGHT_FILES] = record
+    vars(generator)[_PATHS] = {name: str(path) for name, path in paths.items() if path is not None}
 
 
 @dataclass(frozen=True)

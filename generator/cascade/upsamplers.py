@@ -21,17 +21,21 @@ from generator.cascade.stage import (
     read_settings,
 )
 from generator.files.built_in import PRETRAINED
-from generator.files.model_folders import CASCADE, TRAIN_CASCADE
+from generator.files.model_folders import CASCADE, TRAIN_CASCADE, hub_folder
 from generator.output import InputError
 from generator.provenance import latent_space_fingerprint
 from generator.sampling import generate_latents
+
+NETWORK = ("config.json", "diffusion_pytorch_model*.safetensors", "latent_upsampler/*")
+"""Files of a latent upsampler in a hub repository, without those of a whole model beside it."""
 
 
 def find_upsampler(name: str) -> Path:
     """The folder of a stage or a latent upsampler.
 
     Args:
-        name: `temporal` or `spatial` for those of the built-in cascade, or a folder.
+        name: `temporal` or `spatial` for those of the built-in cascade, a folder, or the hub id of a latent upsampler,
+            of which the network alone is fetched.
 
     Raises:
         InputError: there is none.
@@ -44,6 +48,9 @@ def find_upsampler(name: str) -> Path:
             f"--upsample {name} names a stage of {CASCADE}, which is not installed: {TRAIN_CASCADE}."
         )
     folder = Path(name)
+    if name.count("/") == 1 and not folder.exists() and not name.startswith((".", "/", "~")):
+        subject = f"The upsampler {name!r} is"
+        folder = hub_folder(name, subject, "a folder of a stage or a latent upsampler", only=NETWORK)
     network = upsampler_folder(folder) if folder.is_dir() else None
     if network is not None:
         return network
@@ -52,7 +59,7 @@ def find_upsampler(name: str) -> Path:
         return folder
     raise InputError(
         f"--upsample {name} is neither temporal nor spatial, nor a folder with a stage of `vidalign pretrain "
-        "--stage` or with a latent upsampler of LTX-Video or LTX-2: name one of these."
+        "--stage`, nor a folder or hub id of a latent upsampler of LTX-Video or LTX-2: name one of these."
     )
 
 

@@ -75,6 +75,7 @@ class EngineArguments(TrainingArguments):
         """Makes the arguments with DeepSpeed's own autocast in place of its bfloat16 weights."""
         if self.use_cpu:
             leave_out_inference_kernel()
+        send_scalars()
         given: Any = self.deepspeed
         named = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
         config = read_deepspeed_config(given or ("" if named == "none" else named))
@@ -177,6 +178,31 @@ def leave_out_inference_kernel() -> None:
     import deepspeed.ops
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def send_scalars() -> None:
+    """Has DeepSpeed send weights without a dimension too, such as alpha gates, when it starts; it views all as bytes,
+    which these cannot be."""
+    if importlib.util.find_spec("deepspeed") is None:
+        return
+    from deepspeed.runtime.engine import DeepSpeedEngine
+
+    plain = DeepSpeedEngine._broadcast_model
+    if hasattr(plain, "__wrapped__"):
+        return
+
+    @functools.wraps(plain)
+    def sending(engine: Any) -> None:
+        scalars = [weight for weight in engine.module.parameters() if weight.dim() == 0]
+        for weight in scalars:
+            weight.data = weight.data[None]
+        try:
+            plain(engine)
+        finally:
+            for weight in scalars:
+                weight.data = weight.data[0]
+
+    DeepSpeedEngine._broadcast_model = sending
 
 
 def read_deepspeed_config(source: Any) -> dict[str, Any]:

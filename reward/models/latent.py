@@ -43,6 +43,7 @@ from reward.models.trunk import (
     text_tokens,
     trunk_features,
 )
+from reward.models.trunk_files import keep_sources, stored_sources
 from reward.models.trunk_lora import inject_lora, trained_weights, without_lora
 
 ADAPTER_NAME = "trunk_adapter"
@@ -402,13 +403,13 @@ class LatentRewardModel(nn.Module, RewardModel):
             )
 
     def save_pretrained(self, path: str | Path) -> None:
-        """Writes configuration, head, LoRA of the trunk and the adapter of the generator into the folder
-        `path`."""
+        """Writes configuration, head, LoRA of the trunk and the generator's adapters into the folder `path`."""
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
         if self.trunk_adapter is not None and self.trunk_adapter != folder / ADAPTER_NAME:
             with files_into(folder / ADAPTER_NAME) as copy:
                 copy_adapter(self.trunk_adapter, copy)
+        keep_sources(self.config, self.generator, folder)
         write_reward_model(folder, MODEL_TYPE, self.config, self.state_dict())
 
     @classmethod
@@ -425,12 +426,14 @@ class LatentRewardModel(nn.Module, RewardModel):
             trained on.
         """
         path = Path(path)
-        config = config_from(read_reward_config(path), LatentRewardConfig)
+        stored = read_reward_config(path)
+        config = config_from(stored, LatentRewardConfig)
         adapter = path / ADAPTER_NAME if (path / ADAPTER_NAME).is_dir() else None
         if generator is None:
             from generator import load_generator
 
-            generator = load_generator(config.base_model, adapter=adapter, device=device)
+            sources = stored_sources(path, stored).options()
+            generator = load_generator(config.base_model, adapter=adapter, device=device, **sources)
         model = cls(config, generator, trunk_adapter=adapter)
         try:
             model.load_state_dict(load_file(path / WEIGHTS_NAME))

@@ -39,6 +39,8 @@ class LatentRewardConfig:
         lora_target_modules: layers it adapts; empty takes the generator's own list.
         full_trunk: whether the trunk's own weights are trained with the head, instead of a LoRA.
         num_frames, height, width: size of the videos it was trained on, 0 where unknown.
+        base_adapter_weights: of the adapters in `base_adapter-0`, … beside the weights, merged as the trunk's base.
+        weight_files: files that the trunk's weights come from, by the argument of `load_generator`.
         latent_space: fingerprint of the autoencoder and text encoder that it reads.
         trunk: fingerprint of the trunk's weights and of the adapter that is merged into them, see
             `generator.adapters.loaded_from.weights_fingerprint`.
@@ -67,13 +69,22 @@ class LatentRewardConfig:
     num_frames: int = 0
     height: int = 0
     width: int = 0
+    base_adapter_weights: tuple[float, ...] = ()
+    weight_files: dict[str, str] = field(default_factory=dict)
     latent_space: str = ""
     trunk: str = ""
     temperature: dict[str, float] = field(default_factory=dict)
     tie_threshold: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("dimensions", "sigmas", "noise_levels", "evidence_sigmas", "lora_target_modules"):
+        for name in (
+            "dimensions",
+            "sigmas",
+            "noise_levels",
+            "evidence_sigmas",
+            "lora_target_modules",
+            "base_adapter_weights",
+        ):
             setattr(self, name, tuple(as_list(getattr(self, name))))
         for sigma in (*self.sigmas, *self.noise_levels, *self.evidence_sigmas):
             if not 0 < sigma < 1:

@@ -11,8 +11,13 @@ from generator.training.checkpoints import LOG_FILES, TRAINER_FILES, checkpoints
 from reward.models.ensemble import MEMBER
 from reward.models.latent import ADAPTER_NAME
 from reward.models.storage import CONFIG_NAME, WEIGHTS_NAME
+from reward.models.trunk_files import BASE_NAME
 
-TRUNK_FILES = tuple(f"{ADAPTER_NAME}/{name}" for name in (*ADAPTER_FILES, "trainer_state.json"))
+TRUNK_FILES = tuple(
+    f"{folder}/{name}"
+    for folder in (ADAPTER_NAME, f"{BASE_NAME}-#")
+    for name in (*ADAPTER_FILES, "trainer_state.json")
+)
 MODEL_FILES = (WEIGHTS_NAME, CONFIG_NAME, *TRUNK_FILES)
 REWARD_FILES = (*MODEL_FILES, "metrics.json", "training.json", *TRAINER_FILES)
 

@@ -26,17 +26,23 @@ class RankingLikelihood(nn.Module):
         annotators: whose reliability is learned; none by default.
         prior: strength of the pull of all reliabilities to one another, a share of a ranking's loss: a Gaussian
             prior of variance 1 / (prior · number of rankings) on their logarithms.
+
+    Attributes:
+        learned, pull: tie parameter and penalty of the last forward pass, which alone sees weights whole that ZeRO-3
+            divides.
     """
 
     def __init__(self, loss_type: str, annotators: Sequence[str] = (), prior: float = 0.0) -> None:
         annotators = as_list(annotators)
         super().__init__()
         self.loss_type = loss_type
+        self.learned: dict[str, Tensor] = {}
+        self.pull: Tensor | float = 0.0
         self.annotators = list(annotators)
         self.prior = prior
         # softplus(0.54) = 1, so theta starts at 2 and nu at 1: both say that ties are neither rare nor the
         # rule.
-        start = torch.tensor(0.5413 / _REACH)
+        start = torch.tensor([0.5413 / _REACH])  # DeepSpeed sends no parameters without a dimension
         self.tie = nn.Parameter(start) if loss_type in ("rao_kupper", "davidson") else None
         self.reliability = nn.Parameter(torch.zeros(len(annotators))) if annotators else None
 
@@ -44,7 +50,7 @@ class RankingLikelihood(nn.Module):
         """The learned tie parameter under the name that the loss has for it."""
         if self.tie is None:
             return {}
-        strength = F.softplus(_REACH * self.tie)
+        strength = F.softplus(_REACH * self.tie[0])
         return {"theta": 1 + strength} if self.loss_type == "rao_kupper" else {"nu": strength}
 
     def log_reliability(self) -> Tensor:
@@ -72,6 +78,7 @@ class RankingLikelihood(nn.Module):
         """The loss `[batch]` of each ranking; `scores`, `ranks`, `votes` and `log_variance` are `[batch, K]`, `weights`
         of the pairs `[batch, K, K]`."""
         parameters: dict[str, Any] = dict(self.parameters_of_loss())
+        self.learned = {name: value.detach() for name, value in parameters.items()}
         if weights is not None:
             parameters["weights"] = weights
         if self.loss_type == "soft_bradley_terry":
@@ -80,6 +87,7 @@ class RankingLikelihood(nn.Module):
             parameters["log_variance"] = log_variance
         if self.reliability is not None and annotator is not None:
             scores = scaled_by_annotator(scores, self.log_reliability(), annotator)
+        self.pull = self.penalty()
         return LOSSES[self.loss_type](scores, ranks, **parameters)
 
     def penalty(self) -> Tensor | float:
@@ -147,7 +155,7 @@ class RankingModel(nn.Module):
         mask = own & informative(ranks, self.likelihood.loss_type)[:, None]
         losses = torch.stack(levels).mean(0)[:, None].expand(mask.shape)
         loss = masked_dimensions(losses, mask, self.dimension_weights.to(losses))
-        return loss + self.likelihood.penalty(), raw[:, :, : len(model.config.sigmas)].mean(dim=2)
+        return loss + self.likelihood.pull, raw[:, :, : len(model.config.sigmas)].mean(dim=2)
 
 
 def with_trunk_tokens(

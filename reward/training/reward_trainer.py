@@ -278,7 +278,7 @@ class RewardTrainer(RankingTrainer):
             if len(margins):
                 self._running["rewards/accuracies"].append(float((margins.sign() + 1).mean() / 2))
                 self._running["rewards/margins"].append(float(margins.mean()))
-            for name, value in self.ranking_model.likelihood.parameters_of_loss().items():
+            for name, value in self.ranking_model.likelihood.learned.items():
                 self._running[f"loss/{name}"].append(value.item())
             if self.matching is not None:
                 contrast = self.matching.loss()
@@ -308,16 +308,17 @@ class RewardTrainer(RankingTrainer):
     def raw_scores(self, rows: Tensor, batch_size: int = 256) -> Tensor:
         """Raw scores `[rows, dimensions]` of encoded videos, on the CPU."""
         model = self.reward_model.eval()
-        parts = []
-        for chunk in rows.split(batch_size):
-            known = self.encoded.features
-            features = known[chunk.to(known.tokens.device)].to(model.device)
-            if model.config.trains_trunk:
-                conditions = {name: value[chunk] for name, value in self.encoded.conditions.items()}
-                features = with_trunk_tokens(model, features, self.encoded.latents[chunk], conditions)
-            raw = model(features)[:, : len(model.config.sigmas)].float()
-            parts.append(raw.mean(dim=1).cpu())
-        return torch.cat(parts)
+        # A trunk may be read without its own forward pass, for which alone ZeRO-3 gathers the weights outside blocks.
+        with whole_weights(model.generator.transformer.parameters(recurse=False)):
+            return torch.cat([self._raw_scores_of(chunk).cpu() for chunk in rows.split(batch_size)])
+
+    def _raw_scores_of(self, chunk: Tensor) -> Tensor:
+        model, known = self.reward_model, self.encoded.features
+        features = known[chunk.to(known.tokens.device)].to(model.device)
+        if model.config.trains_trunk:
+            conditions = {name: value[chunk] for name, value in self.encoded.conditions.items()}
+            features = with_trunk_tokens(model, features, self.encoded.latents[chunk], conditions)
+        return model(features)[:, : len(model.config.sigmas)].float().mean(dim=1)
 
     def all_scores(self) -> Tensor:
         """z-normalised scores `[videos, dimensions]` of all encoded videos, on the CPU."""
@@ -338,12 +339,11 @@ class RewardTrainer(RankingTrainer):
                 model.config.tie_threshold[dimension] = figures["tie_threshold"]
         metrics["best_epoch"] = self.keep_best.best_epoch
         likelihood = self.ranking_model.likelihood
-        metrics["loss"] = {
-            "type": self.loss_type,
-            **{name: value.item() for name, value in likelihood.parameters_of_loss().items()},
-        }
-        if likelihood.reliability is not None:
-            metrics["annotators"] = likelihood.reliabilities()
+        with whole_weights(likelihood.parameters()):
+            learned = {name: value.item() for name, value in likelihood.parameters_of_loss().items()}
+            metrics["loss"] = {"type": self.loss_type, **learned}
+            if likelihood.reliability is not None:
+                metrics["annotators"] = likelihood.reliabilities()
         return metrics
 
     def measure(self, scores: Tensor) -> dict[str, Any]:

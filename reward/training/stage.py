@@ -13,11 +13,13 @@ import torch
 from accelerate.state import PartialState
 from transformers import TrainerCallback
 
+from generator.adapters.base_adapters import split_weight
 from generator.base import VideoGenerator
 from generator.data.demonstrations import read_demonstrations
 from generator.files.output_folder import open_output_dir
 from generator.hardware.zero3 import outside_engine
 from generator.lost_words import warn_of_lost_words
+from generator.one_or_several import as_list
 from generator.output import InputError, refuse_unwritable
 from generator.sampling import video_size
 from generator.training.output_dir import check_training_dir, goes_on_inside
@@ -28,6 +30,7 @@ from reward.formats import FORMAT_HELP, read_preferences
 from reward.models.base import RewardModel
 from reward.models.latent import ADAPTER_NAME
 from reward.models.storage import CONFIG_NAME, read_reward_config
+from reward.models.trunk_files import stored_sources
 from reward.preferences import (
     Ranking,
     merge_annotators,
@@ -40,6 +43,9 @@ from reward.training.outputs import OUTPUTS
 from reward.training.reward_config import RewardConfig
 from reward.training.train import train_reward_model
 from reward.training.vlm_trainer import VLMArguments, train_vlm_reward_model, vlm_reward_config
+
+SOURCES = ("base_adapter", "transformer", "transformer_2", "motion_adapter")
+"""Arguments that name files beside the trunk's folder."""
 
 
 @dataclass
@@ -65,6 +71,26 @@ class RewardArguments:
     )
     adapter: str | None = field(
         default=None, metadata={"help": "Adapter that the trunk is loaded with, such as the one from sft."}
+    )
+    base_adapter: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "LoRA files FILE[:WEIGHT] that make the trunk's base, as those of sft and ppo, such as a few-step "
+            "LoRA; kept with the model."
+        },
+    )
+    transformer: str | None = field(
+        default=None,
+        metadata={
+            "help": "File with the weights of the trunk's transformer instead of those in the model's folder, as that "
+            "of sft; it has to stay where it is."
+        },
+    )
+    transformer_2: str | None = field(
+        default=None, metadata={"help": "The same for the transformer of low noise (Wan 2.2 A14B)."}
+    )
+    motion_adapter: str | None = field(
+        default=None, metadata={"help": "AnimateDiff's motion modules of the trunk, as those of sft."}
     )
     demonstrations: str = field(
         default="",
@@ -108,6 +134,15 @@ class RewardArguments:
             "product of the weights of the tags that either has; 0 leaves the pair out."
         },
     )
+
+    def __post_init__(self) -> None:
+        self.base_adapter = None if self.base_adapter is None else as_list(self.base_adapter)
+
+    def sources(self) -> dict[str, Any]:
+        """Files beside its folder that the trunk is loaded from: keyword arguments of `load_generator` and names of
+        flags."""
+        found = {name: getattr(self, name) for name in SOURCES}
+        return {name: value for name, value in found.items() if value}
 
     def check_inputs(self) -> None:
         """Raises `InputError` for a type of model that does not exist or goes with other inputs, and where there is no
@@ -230,6 +265,11 @@ def _check_model_type(arguments: RewardArguments) -> None:
         raise InputError(
             "--pretraining, --demonstrations and --weights_from are for --model_type latent: leave them off with vlm."
         )
+    if arguments.model_type == "vlm" and arguments.sources():
+        raise InputError(
+            f"--{next(iter(arguments.sources()))} names weights of a generator, on which only --model_type latent is "
+            "built: leave it off with vlm."
+        )
 
 
 def _with_tags(
@@ -274,6 +314,8 @@ def _with_checkpoint(
     folder keeps what it holds."""
     inputs = [arguments.model, arguments.adapter, arguments.preferences, arguments.demonstrations]
     inputs += [arguments.pretraining, arguments.weights_from, vlm.vlm, vlm.vlm_settings]
+    inputs += [str(split_weight(text)[0]) for text in arguments.base_adapter or []]
+    inputs += [arguments.transformer, arguments.transformer_2, arguments.motion_adapter]
     checkpoint = check_training_dir(
         args, OUTPUTS, CONFIG_NAME, args.overwrite, [name for name in inputs if name]
     )
@@ -290,16 +332,20 @@ def _load_trunk(arguments: RewardArguments, args: RewardConfig, full_trunk: bool
     # Weights that are trained themselves need the precision of float32; `--bf16` is for the arithmetic.
     dtype = torch.float32 if full_trunk else None
     with outside_engine():
-        trunk = load_generator(arguments.model, adapter=arguments.adapter, device=args.device, dtype=dtype)
+        files = arguments.sources()
+        trunk = load_generator(
+            arguments.model, adapter=arguments.adapter, device=args.device, dtype=dtype, **files
+        )
     require_one_model(trunk, "A reward model has one model's trunk")
     return trunk
 
 
 def _check_weights_from(arguments: RewardArguments, args: RewardConfig) -> None:
     folder = Path(arguments.weights_from)
-    if arguments.adapter is not None:
+    given = [*(["adapter"] if arguments.adapter is not None else []), *arguments.sources()]
+    if given:
         raise InputError(
-            f"--adapter was given with --weights_from {folder}, whose trunk has its own: leave --adapter off."
+            f"--{given[0]} was given with --weights_from {folder}, whose trunk has its own: leave --{given[0]} off."
         )
     if folder.resolve() == Path(str(args.output_dir)).resolve():
         raise InputError(
@@ -316,7 +362,8 @@ def with_stored_trunk(arguments: RewardArguments) -> tuple[RewardArguments, bool
     model, adapter = arguments.model, folder / ADAPTER_NAME
     if model == RewardArguments.model:
         model = str(stored.get("base_model", model))
-    trunk = replace(arguments, model=model, adapter=str(adapter) if adapter.is_dir() else arguments.adapter)
+    used = str(adapter) if adapter.is_dir() else arguments.adapter
+    trunk = replace(arguments, model=model, adapter=used, **stored_sources(folder, stored).options())
     return trunk, bool(stored.get("full_trunk"))
 
 

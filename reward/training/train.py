@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback, set_seed
 
+from generator.adapters.loaded_from import loaded_from, sources_of
 from generator.base import VideoGenerator
 from generator.data.demonstrations import Demonstration
 from generator.hardware.zero3 import whole_weights, zero_stage
@@ -234,6 +235,8 @@ def _training_record(
     return {
         "base_model": material.generator.name,
         "trunk_adapter": None if material.trunk_adapter is None else str(material.trunk_adapter),
+        "trunk_files": sources_of(material.generator).options(),
+        **loaded_from(material.generator),
         "preferences": None
         if source is None
         else {"file": str(source), "sha256": file_hash(source), "rankings": len(rankings)},

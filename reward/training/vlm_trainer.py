@@ -33,6 +33,11 @@ from reward.training.ranking_model import RankingLikelihood
 from reward.training.reward_config import RewardConfig, with_evaluation
 from reward.training.reward_trainer import KeepBest, RankingTrainer, store_normalisation
 
+LATENT_ONLY = (
+    *("annotator_reliability", "ensemble", "noise_conditioned", "implicit_evidence", "decoded_frames"),
+    *("full_trunk", "replay_weight", "architecture"),
+)
+"""Settings of `RewardConfig` that a vision-language model has no use for."""
 CACHED_BYTES = 2**30
 """Size of the decoded videos that are kept for the next batch."""
 
@@ -99,10 +104,13 @@ class VideoRankingCollator:
         read = [_decoded(path) for _, path in keys]
         longest = max(len(ranking.videos) for ranking in rankings)
         ranks = torch.full((len(rankings), longest), MISSING)
+        votes = torch.full((len(rankings), longest), float("nan"))
         videos = torch.zeros((len(rankings), longest), dtype=torch.long)
         for number, ranking in enumerate(rankings):
             size = len(ranking.ranks)
             ranks[number, :size] = torch.tensor(ranking.ranks)
+            if ranking.votes is not None:
+                votes[number, :size] = torch.tensor(ranking.votes)
             videos[number, :size] = torch.tensor([row[ranking.prompt, path] for path in ranking.videos])
         batch: dict[str, Any] = {
             "inputs": self.model.prepare(
@@ -110,6 +118,7 @@ class VideoRankingCollator:
             ),
             "videos": videos,
             "ranks": ranks,
+            "votes": votes,
             "dimension": torch.tensor([self.model.dimensions.index(r.dimension) for r in rankings]),
         }
         if any(ranking.weights for ranking in rankings):
@@ -121,10 +130,14 @@ class VideoRankingCollator:
 class _RankedVideos(nn.Module):
     """Reward model and likelihood together: what the optimiser sees."""
 
-    def __init__(self, reward_model: VLMRewardModel, loss_type: str) -> None:
+    def __init__(
+        self, reward_model: VLMRewardModel, loss_type: str, dimension_weights: Sequence[float] = ()
+    ) -> None:
         super().__init__()
         self.reward_model = reward_model
         self.likelihood = RankingLikelihood(loss_type).to(reward_model.device)
+        weights = list(dimension_weights) or [1.0] * len(reward_model.dimensions)
+        self.dimension_weights = torch.tensor(weights)
 
     def gradient_checkpointing_enable(self, **kwargs: Any) -> None:
         self.reward_model.gradient_checkpointing_enable(**kwargs)
@@ -134,15 +147,17 @@ class _RankedVideos(nn.Module):
         inputs: dict[str, Tensor],
         videos: Tensor,
         ranks: Tensor,
+        votes: Tensor,
         dimension: Tensor,
         weights: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Loss and scores `[batch, K]`; arguments as `VideoRankingCollator` makes them."""
         raw = self.reward_model(inputs).float()
         scores = raw[videos, dimension[:, None]]
-        mask = informative(ranks, self.likelihood.loss_type)
-        losses = self.likelihood(scores, ranks, weights=weights)
-        return masked_dimensions(losses[:, None], mask[:, None]), scores
+        own = dimension[:, None] == torch.arange(raw.shape[1], device=dimension.device)
+        mask = own & informative(ranks, self.likelihood.loss_type)[:, None]
+        losses = self.likelihood(scores, ranks, votes, weights=weights)[:, None].expand(mask.shape)
+        return masked_dimensions(losses, mask, self.dimension_weights.to(losses)), scores
 
 
 class VLMRewardTrainer(RankingTrainer):
@@ -150,7 +165,7 @@ class VLMRewardTrainer(RankingTrainer):
 
     Args:
         model: the untrained reward model.
-        args: see `RewardConfig`; only its training arguments, `loss_type` and the split matter here.
+        args: see `RewardConfig`; only its training arguments, `loss_type`, dimensions and the split matter here.
         train_dataset, eval_dataset, test_dataset: rankings of different prompts.
         lora_learning_rate: of the LoRA.
     """
@@ -178,7 +193,7 @@ class VLMRewardTrainer(RankingTrainer):
                 "add rankings, hold out less, or name other dimensions."
             )
         super().__init__(
-            model=_RankedVideos(model, args.loss_type),
+            model=_RankedVideos(model, args.loss_type, args.dimension_weights),
             args=with_evaluation(args, bool(validation)),
             data_collator=VideoRankingCollator(model),
             train_dataset=_Rankings(train),
@@ -258,10 +273,13 @@ def vlm_reward_config(
     """Configuration of the model: from the flags, or from the settings of a VideoReward checkpoint.
 
     Raises:
-        InputError: no model is named, or the rankings lack a dimension.
+        InputError: no model is named, the rankings lack a dimension, or a setting is for latent models.
     """
     from reward.models.vlm import LORA_TARGETS, video_reward_settings
 
+    given = [name for name in LATENT_ONLY if getattr(config, name) != getattr(RewardConfig, name)]
+    if given:
+        raise InputError(f"--{given[0]} is for --model_type latent: leave it off with vlm.")
     found = {ranking.dimension for ranking in rankings}
     if arguments.vlm_settings:
         made = video_reward_settings(arguments.vlm_settings)

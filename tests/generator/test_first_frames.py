@@ -19,7 +19,13 @@ from generator.data.prompts import read_prompts
 from generator.editing import video_prompts
 from generator.editing.video_prompts import Sampling
 from generator.families.wan import WanImageToVideoGenerator
-from generator.first_frames import KNOWN_LATENTS, conditioned_velocity, conditions_of_files, read_images
+from generator.first_frames import (
+    KNOWN_LATENTS,
+    check_takes_images,
+    conditioned_velocity,
+    conditions_of_files,
+    read_images,
+)
 from generator.loading import load_generator
 from generator.output import InputError
 from generator.sampling import generate_latents, seeded_noise
@@ -163,6 +169,22 @@ def test_images_that_do_not_fit_are_refused_in_a_sentence_and_nothing_is_written
     said = capsys.readouterr().err
     assert re.search(message, said), said
     assert not (tmp_path / "o").exists()
+
+
+def test_images_that_lose_more_than_a_tenth_of_a_side_are_counted_in_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    generator = load_generator(save_tiny_pipeline("wan-i2v", tmp_path / "model"), device="cpu")
+    files = [(tmp_path / f"{width}.png", None) for width in (320, 350, 240)]
+    for file, _ in files:
+        Image.new("RGB", (int(file.stem), 180)).save(file)
+    check_takes_images(generator, files[:2], 2, (288, 512))  # 16:9, and 9 % wider
+    check_takes_images(generator, files, 3)
+    assert not caplog.records
+    check_takes_images(generator, files, 3, (288, 512))
+    (record,) = caplog.records
+    assert "1 of 3 images have another shape than the videos (288x512) and lose up to 25 %" in record.message
+    assert "240.png" in record.message
 
 
 def test_an_image_beside_the_prompts_own_ones_is_refused(tmp_path: Path) -> None:

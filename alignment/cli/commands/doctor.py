@@ -94,7 +94,13 @@ def run(arguments: DoctorArguments) -> None:
         ("GPUs", gpu_lines(found["gpus"])),
         ("Packages", [line(package["fits"], package["says"]) for package in found["packages"]]),
         ("Video files", [line(works, name) for name, works in found["video"].items()]),
-        ("Rewards by name", [line(each["ready"], reward_line(each)) for each in found["rewards"]]),
+        (
+            "Rewards by name",
+            [
+                *(line(each["ready"], reward_line(each)) for each in found["rewards"]),
+                *mixture_lines(arguments.reward),
+            ],
+        ),
         ("What will run", advice(found)),
     ):
         print("\n".join([title, *(f"  {text}" for text in lines)]) + "\n")
@@ -132,10 +138,11 @@ def _planned_rewards(arguments: DoctorArguments) -> Rewards:
     from alignment.memory.plan import Rewards
     from reward.models.named import registry
 
-    entries = [entry for name in arguments.reward if (entry := registry.find(name)) is not None]
+    requests = [registry.parse(name) for name in arguments.reward if registry.find(name) is not None]
+    entries = [request.entry for request in requests]
     sizes = {source.repository: source.gigabytes for entry in entries for source in entry.weights}
     gradients = bool(entries) and all(entry.gradients for entry in entries)
-    return Rewards(round(sum(sizes.values()) * 1e9), gradients, arguments.reward_num_frames)
+    return Rewards(round(sum(sizes.values()) * 1e9), gradients, arguments.reward_num_frames, tuple(requests))
 
 
 def machine(folder: Path) -> dict[str, Any]:
@@ -213,7 +220,39 @@ def rewards(asked: list[str]) -> list[dict[str, Any]]:
 
     if not asked:
         return all_statuses()
-    return [status_of(registry.parse(name)) for name in asked if registry.find(name) is not None]
+    return [
+        _own_reward(name) if registry.find(name) is None else status_of(registry.parse(name))
+        for name in asked
+    ]
+
+
+def _own_reward(name: str) -> dict[str, Any]:
+    """State of a reward that is no name of the registry: a folder, a function or a service."""
+    folder = Path(name)
+    trained = (folder / "reward_config.json").is_file()
+    says = "a trained reward model" if trained else "not a folder of a trained reward model"
+    if not folder.exists() and ("://" in name or ":" in name):
+        trained, says = True, "a service or a function, which is not asked here"
+    says += "; not in the forecast of memory" if trained else ": check it"
+    return {"name": name, "ready": trained, "says": says, "gigabytes": 0.0, "licence": ""}
+
+
+def mixture_lines(asked: list[str]) -> list[str]:
+    """A line where the usual ranges of the rewards that were asked for are far apart."""
+    from alignment.rollouts.reward_mixture import unequal_ranges
+    from reward.models.named import registry
+
+    requests = [registry.parse(name) for name in asked if registry.find(name) is not None]
+    spreads = {
+        each.name: abs(each.options.get("scale", 1.0)) * (each.entry.scale[1] - each.entry.scale[0])
+        for each in requests
+    }
+    unequal = unequal_ranges(spreads)
+    if unequal is None:
+        return []
+    large, small, times = unequal
+    text = f"{large} has {times:.0f} times the range of {small}: add them with --reward_normalisation group or weights"
+    return [line(False, text)]
 
 
 def reward_line(found: dict[str, Any]) -> str:

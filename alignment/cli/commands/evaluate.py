@@ -363,8 +363,8 @@ def _checked_models(
     from generator.sampling import video_size
 
     base = load()
-    check_takes_images(base, [record.images for record in records], len(records))
-    video_size(base, arguments.num_frames, arguments.height, arguments.width)
+    size = video_size(base, arguments.num_frames, arguments.height, arguments.width)
+    check_takes_images(base, [record.images for record in records], len(records), size[1:])
     guidance_scales(base, arguments.guidance_scale, arguments.guidance_scale_2)
     check_adapters(base, list(adapters.values()))
     warn_of_lost_words(base, [record.model_prompt for record in records])

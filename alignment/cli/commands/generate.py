@@ -297,7 +297,7 @@ def _way_to_generate(
     if arguments.reward:
         require_one_model(model, "--reward judges the videos of one model")
         return behind_stages(model, prompt, stages, aligned(model, arguments, plan), fps)
-    check_takes_images(model, images, len(plan))
+    check_takes_images(model, images, len(plan), sizes[1:])
     solver = arguments.solver
     generate = partial(model.generate, solver=solver)
     return behind_stages(model, prompt, stages, generate, fps, solver if plain else None)

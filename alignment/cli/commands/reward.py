@@ -12,6 +12,7 @@ from alignment.cli import Verb
 from alignment.cli.next_command import new_folder, show_next
 from alignment.cli.show_report import OPEN_HELP, show_report
 from generator.files.output_folder import check_output_dir, open_output_dir
+from generator.one_or_several import as_list
 from generator.output import InputError
 from generator.passwords import without_passwords
 from reward.formats import FORMAT_HELP
@@ -148,13 +149,18 @@ def run(arguments: RewardArguments, config: RewardConfig, vlm: VLMArguments) -> 
             )
         elif arguments.model_type == "latent":
             trunk, _ = with_stored_trunk(arguments)
-            _show_ppo(folder, trunk.model, trunk.adapter, trunk.preferences)
+            _show_ppo(folder, trunk.model, trunk.adapter, trunk.preferences, trunk.sources())
 
 
-def _show_ppo(reward: str, model: str, adapter: str | None, preferences: str) -> None:
-    """PPO against the reward model, on the prompts of its rankings where their file is one of prompts too."""
+def _show_ppo(reward: str, model: str, adapter: str | None, preferences: str, files: dict[str, Any]) -> None:
+    """PPO against the reward model, on the prompts of its rankings where their file is one of prompts too.
+
+    Args:
+        files: of the trunk beside its folder, by the names of flags.
+    """
     prompts = preferences if Path(preferences).suffix.lower() == ".jsonl" else "world:train:256"
-    start = [] if adapter is None else ["--adapter", adapter]
+    start = [word for name, value in files.items() for word in (f"--{name}", *as_list(value))]
+    start += [] if adapter is None else ["--adapter", adapter]
     folder = new_folder(reward, "ppo")
     show_next(
         "ppo", "--model", model, *start, "--prompts", prompts, "--reward", reward, "--output_dir", folder
@@ -260,7 +266,8 @@ def _say(arguments: EvaluateArguments, result: dict[str, Any], page: Path) -> No
         trained = json.loads(record.read_text(encoding="utf-8"))
         if "trunk_adapter" in trained:
             start = trained["trunk_adapter"]
-            _show_ppo(arguments.reward, trained["base_model"], start, arguments.preferences)
+            files = trained.get("trunk_files", {})
+            _show_ppo(arguments.reward, trained["base_model"], start, arguments.preferences, files)
 
 
 def _summary(figures: dict[str, Any]) -> str:

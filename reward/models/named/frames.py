@@ -23,7 +23,7 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 HALF = (0.5, 0.5, 0.5)
 
 FRAMES_WITH_GRADIENTS = 4
-"""Most frames whose activations are held at a time where gradients pass; about 1 GB each with CLIP-H in float32."""
+"""Most frames whose activations are held at a time where gradients pass; 0.4 GB each with CLIP-H in float32."""
 
 
 def chosen_frames(count: int, choice: int | str) -> list[int]:

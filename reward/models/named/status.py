@@ -1,18 +1,14 @@
-"""State of the named rewards on this machine, for `vidalign doctor`; asks no hub."""
+"""State of the named rewards on this machine, for `vidalign doctor`; asks no hub, and the server of a judge that is
+named one small question."""
 
 from __future__ import annotations
 
-import urllib.error
-import urllib.request
 from typing import Any
 
 from generator.output import InputError
 from reward.models.named import registry
 from reward.models.named.entry import NamedReward, RewardRequest
 from reward.models.named.places import cached, download_command, files_of
-
-PATIENCE = 3.0
-"""Seconds that a server may take to answer."""
 
 
 def status_of(request: RewardRequest) -> dict[str, Any]:
@@ -22,7 +18,7 @@ def status_of(request: RewardRequest) -> dict[str, Any]:
     if missing:
         ready, says = False, f"needs {', '.join(missing)}: {registry.install_command(entry)}"
     elif entry.served:
-        ready, says = _server(request.place) if request.place else (False, "needs the address of a server")
+        ready, says = _server(request)
     elif not entry.weights:
         ready, says = True, "ready, no weights to fetch"
     elif request.folder() is not None:
@@ -59,11 +55,9 @@ def _weights(entry: NamedReward) -> tuple[bool, str]:
     return False, f"weights absent, {sum(source.gigabytes for source in absent):.2g} GB: {commands}"
 
 
-def _server(address: str) -> tuple[bool, str]:
-    try:
-        with urllib.request.urlopen(f"{address.rstrip('/')}/models", timeout=PATIENCE):
-            return True, f"{address} answers"
-    except urllib.error.HTTPError as error:
-        return error.code in (401, 403), f"{address} answers {error.code}"
-    except (OSError, ValueError) as error:
-        return False, f"{address} does not answer ({error})"
+def _server(request: RewardRequest) -> tuple[bool, str]:
+    if not request.place:
+        return False, "needs the address of a server"
+    from reward.models.named.server_state import server_state
+
+    return server_state(request)

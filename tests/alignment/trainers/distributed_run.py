@@ -48,6 +48,7 @@ VARIANTS = {
         "sft",
         {"gradient_checkpointing": True, "gradient_checkpointing_share": 0.5, **SAMPLED},
     ),
+    "sft_unsampled": ("sft", {"gradient_checkpointing": True, "gradient_checkpointing_share": 0.5}),
     "sft_accumulates": ("sft", {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 1}),
     "dpo_ipo": ("dpo", {"loss_type": "ipo"}),
     "dpo_precomputes": ("dpo", {"precompute_ref_log_probs": True, "gradient_checkpointing": True}),

@@ -119,7 +119,7 @@ def reward_command(data, output_dir, bf16):
         f"reward --model {data / 'model'} --preferences {data / 'rankings.jsonl'} --num_frames 5 --height 16"
         " --width 16 --lora_rank 2 --max_steps 4 --per_device_train_batch_size 2 --held_out_fraction 0"
         " --validation_fraction 0 --dropout 0 --learning_rate 1e-2 --report_to none --save_strategy no"
-        f" --noise_conditioned false --bf16 {str(bf16).lower()} --output_dir {output_dir}"
+        f" --loss_type rao_kupper --noise_conditioned false --bf16 {str(bf16).lower()} --output_dir {output_dir}"
     )
 
 

@@ -252,6 +252,14 @@ def test_every_setting_trains_the_same_under_every_engine(engine, trained_by):
     assert list(evaluations(trained_by(engine) / "rwr_stops", 0)) == ["0", "2", "4"]
 
 
+@pytest.mark.parametrize("engine", ["multi_gpu", "zero2", "zero3", "fsdp"])
+def test_samples_change_no_weight_under_any_engine(engine, trained_by):
+    sampled, plain = (
+        load_file(trained_by(engine) / kind / ADAPTER) for kind in ("sft_checkpoints", "sft_unsampled")
+    )
+    assert all(torch.equal(sampled[name], plain[name]) for name in plain)
+
+
 @pytest.mark.parametrize("engine", RESUMED)
 def test_engines_resume_as_if_uninterrupted(engine, trained_by):
     whole, resumed = (load_file(trained_by(engine) / name / ADAPTER) for name in ("sft", "resumed"))

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from alignment.cli import main
-from alignment.memory.forecast import _Probe
+from alignment.memory.forecast import _Probe, forecast
 from alignment.memory.work import Forecast, Work
 from generator.testing.pipelines import save_tiny_pipeline
 from tests.reward.models.named import tiny_checkpoints as tiny
@@ -72,12 +72,34 @@ def test_doctor_plans_with_the_weights_of_the_rewards_each_repository_once(files
     # CLIP-L serves both aesthetic and clip.
     assert planned["ppo"].reward_bytes == planned["backprop"].reward_bytes == 5653700000
     assert (planned["sft"].reward_bytes, planned["backprop"].reward_num_frames) == (0, 1)
+    # One frame of CLIP-H passes with gradients, and the frames of a whole video without; SFT has no reward.
+    assert planned["ppo"].judging_bytes > 1e7
+    assert 3e8 < planned["backprop"].judging_gradient_bytes < 6e8
+    assert planned["sft"].judging_bytes == 0
     found = json.loads(report.read_text())
     assert [row["name"] for row in found["rewards"]] == ["pickscore", "aesthetic", "clip"]
-    assert "backprop" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "backprop" in printed
+    assert "clip has 80 times the range of pickscore" in printed
 
 
 def test_the_forecast_grows_with_the_frames_that_are_decoded_with_gradients(files):
     works = [Work("backprop", 5, 32, 32, reward_num_frames=frames) for frames in (1, 5)]
     first, both = (_Probe(files / "wan", work, {}).pixel_gradient_peak() for work in works)
     assert 0 < first < both
+
+
+def test_what_a_reward_needs_to_judge_is_added_to_its_work(files, monkeypatch):
+    for name, size in (("kept_peak", 5), ("sampling_peak", 3), ("pixel_gradient_peak", 7)):
+        monkeypatch.setattr(_Probe, name, lambda probe, size=size: size)
+    monkeypatch.setattr("alignment.memory.forecast._decoding_peak", lambda *_: 4)
+    found = forecast(files / "wan", Work("ppo", 5, 32, 32, decode_batch=2, judging_bytes=10**9))
+    pixels = 2 * 3 * 5 * 32 * 32
+    assert found.transient == {
+        "update": 5,
+        "sampling": 3,
+        "decoding": 4,
+        "judging": 10**9 + 4 * pixels,
+    }
+    found = forecast(files / "wan", Work("backprop", 5, 32, 32, judging_gradient_bytes=10**9))
+    assert found.transient == {"update": 5 + 7 + 10**9, "sampling": 3}

@@ -6,6 +6,7 @@ import dataclasses
 import json
 
 import pytest
+from PIL import Image
 
 from alignment.cli import main
 from generator.testing.pipelines import save_tiny_pipeline
@@ -23,6 +24,9 @@ def files(tmp_path_factory):
     save_video_reward(folder / "VideoReward")
     (folder / "text.txt").write_text(TEMPLATE)
     (folder / "prompts.txt").write_text("a red ball\na blue cube\n")
+    Image.new("RGB", (32, 32), (200, 40, 40)).save(folder / "image.png")
+    rows = [{"prompt": prompt, "image": "image.png"} for prompt in ("a red ball", "a blue cube")]
+    (folder / "images.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return folder
 
 
@@ -34,7 +38,7 @@ def judge(monkeypatch, tmp_path):
     monkeypatch.setattr(videoalign, "TEXT", text)
 
     def larger(request, _):
-        pictures = images_of(request)
+        pictures = images_of(request)[-4:]  # after the image that the videos were to begin with
         first = len(pictures[0]) > len(pictures[len(pictures) // 2])
         return completion("1", [("1", {"1": 0.9 if first else 0.1, "2": 0.1 if first else 0.9})])
 
@@ -43,8 +47,9 @@ def judge(monkeypatch, tmp_path):
 
 
 def ppo(files, family, judge, output_dir, *more: str) -> list[str]:
+    prompts = files / ("images.jsonl" if "i2v" in family else "prompts.txt")
     return [
-        "ppo", "--model", str(files / family), "--prompts", str(files / "prompts.txt"), "--reward",
+        "ppo", "--model", str(files / family), "--prompts", str(prompts), "--reward",
         f"pickscore:frames=2:{files / 'pickscore'}",
         f"videoalign:TA:template={files / 'text.txt'}:{files / 'VideoReward'}",
         f"judge:pairs=true:frames=2:{judge.address}", "--reward_weights", "1", "0.5", "1", "--reward_normalisation",
@@ -56,7 +61,11 @@ def ppo(files, family, judge, output_dir, *more: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "family", ["wan", "wan2.2-ti2v", "wan2.2-a14b", "ltx", "cogvideox", "hunyuan_video", "hunyuan_video1.5"]
+    "family",
+    [
+        *("wan", "wan-i2v", "wan2.2-ti2v", "wan2.2-a14b", "ltx", "ltx2.3", "cogvideox"),
+        *("hunyuan_video", "hunyuan_video1.5", "animatediff"),
+    ],
 )
 def test_each_family_learns_from_them_mixed_and_logged_by_name(files, judge, tmp_path, family):
     if not (files / family).exists():
@@ -69,6 +78,7 @@ def test_each_family_learns_from_them_mixed_and_logged_by_name(files, judge, tmp
     # Win rates of a group add up to half of its pairs.
     assert entry["rewards/judge/overall/mean"] == pytest.approx(0.5)
     assert len(judge.requests) == 2 * 3 * 2
+    assert {len(images_of(each)) for each in judge.requests} == {5 if "i2v" in family else 4}
     record = json.loads((out / "training.json").read_text())
     assert record["reward"] == ["pickscore", "videoalign:TA", "judge"]
     assert record["rewards"][1]["template_sha256"] == digest(TEMPLATE)

@@ -1,5 +1,7 @@
 """Latent upsamplers of LTX-Video and LTX-2 against diffusers' own pipelines."""
 
+from fnmatch import fnmatch
+
 import pytest
 import torch
 from diffusers import LTX2LatentUpsamplePipeline, LTXLatentUpsamplePipeline
@@ -8,7 +10,7 @@ from diffusers.pipelines.ltx2 import LTX2LatentUpsamplerModel
 
 from generator import load_generator
 from generator.cascade.stage import OWN_SAMPLING
-from generator.cascade.upsamplers import load_upsamplers, upsampled
+from generator.cascade.upsamplers import find_upsampler, load_upsamplers, upsampled
 from generator.output import InputError
 from generator.sampling import generate_latents
 from generator.testing import tiny_generator
@@ -67,3 +69,27 @@ def test_what_is_neither_a_stage_nor_an_upsampler_is_named(tmp_path, monkeypatch
     monkeypatch.setattr("generator.cascade.upsamplers.PRETRAINED", tmp_path)
     with pytest.raises(InputError, match="names a stage of nano-cascade, which is not installed"):
         load_upsamplers(["spatial"], tiny_generator(), load_generator)
+
+
+def test_of_a_hub_id_the_network_alone_is_fetched(tmp_path, monkeypatch):
+    save_upsampler("ltx", tmp_path, 8)
+    asked = []
+
+    def fetched(name, allow_patterns, ignore_patterns):
+        asked.append((name, allow_patterns))
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetched)
+    assert find_upsampler("Lightricks/upscaler") == tmp_path / "latent_upsampler"
+    ((name, patterns),) = asked
+    assert name == "Lightricks/upscaler"
+    wanted = ("latent_upsampler/config.json", "config.json", "diffusion_pytorch_model.safetensors")
+    assert all(any(fnmatch(file, each) for each in patterns) for file in wanted)
+    unwanted = (
+        "transformer/diffusion_pytorch_model.safetensors",
+        "ltx-2-19b-dev.safetensors",
+        "vae/config.json",
+    )
+    assert not any(fnmatch(file, each) for each in patterns for file in unwanted)
+    with pytest.raises(InputError, match="is neither temporal nor spatial"):
+        find_upsampler("./nowhere/upscaler")

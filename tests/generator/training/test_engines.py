@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,13 @@ from torch import nn
 from alignment import cli
 from alignment.trainers.sft_config import SFTConfig
 from generator.output import InputError
-from generator.training.engines import EngineArguments, in_bfloat16, products_in_bfloat16, with_autocast
+from generator.training.engines import (
+    EngineArguments,
+    in_bfloat16,
+    products_in_bfloat16,
+    send_scalars,
+    with_autocast,
+)
 from reward.training.reward_config import RewardConfig
 
 OWN = {"zero_optimization": {"stage": 2}, "train_micro_batch_size_per_gpu": "auto"}
@@ -72,6 +79,28 @@ def test_deepspeed_compiles_no_kernel_for_trainings_on_a_cpu(
     monkeypatch.setattr(ShareMemCommBuilder, "load", lambda *_: pytest.fail("DeepSpeed compiles a kernel"))
     SFTConfig(output_dir=str(tmp_path), deepspeed=OWN, use_cpu=True, report_to="none")
     assert build_shm_op() is None
+
+
+def test_deepspeed_sends_weights_without_a_dimension(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As bytes, which a scalar has no view of; alpha gates of video models are such weights."""
+    engines = pytest.importorskip("deepspeed.runtime.engine")
+    send_scalars()
+    module = nn.ParameterDict(
+        {"gate": nn.Parameter(torch.tensor(0.5)), "matrix": nn.Parameter(torch.ones(2, 3))}
+    )
+    received = torch.tensor(0.25)
+
+    def broadcast(sent: torch.Tensor, *_: Any, **__: Any) -> None:
+        if sent.numel() == 4:
+            sent.copy_(received[None].view(torch.uint8))
+
+    monkeypatch.setattr(engines.dist, "broadcast", broadcast)
+    monkeypatch.setattr(engines.groups, "_get_broadcast_src_rank", lambda: 0)
+    engine = SimpleNamespace(dist_backend="gloo", module=module, seq_data_parallel_group=None)
+    engines.DeepSpeedEngine._broadcast_model(engine)
+    assert module["gate"].shape == ()
+    assert module["gate"].item() == 0.25
+    assert module["matrix"].shape == (2, 3)
 
 
 def test_the_launchers_deepspeed_configuration_is_translated_too(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ from safetensors.torch import load_file
 from alignment.cli import main
 from generator.adapters.adapters import load_adapters, read_adapter
 from generator.adapters.loaded_from import loaded_from
-from generator.data.demonstrations import write_demonstrations
+from generator.data.demonstrations import METADATA, write_demonstrations
 from generator.loading import load_generator
-from generator.output import InputError
+from generator.output import InputError, read_jsonl, write_jsonl
 from generator.provenance import file_hash
-from generator.testing.pipelines import save_tiny_pipeline
+from generator.testing.pipelines import build_tiny_pipeline, save_tiny_pipeline
+from reward import load_reward
 from tests.generator.weight_files.lora_forms import (
     ab,
     merged_by_hand,
@@ -162,6 +164,23 @@ def test_an_adapter_with_offsets_is_continued_and_saved_with_them(
         load_generator(place["model"], tmp_path, "cpu")
 
 
+def test_an_adapter_of_other_weights_of_the_same_shape_is_loaded_with_a_warning(
+    place: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(place["trained"], tmp_path / "trained")
+    record = json.loads((tmp_path / "trained" / "training.json").read_text())
+    record["weight_files"] = {"transformer": {"name": "finetune.safetensors", "sha256": "0" * 64}}
+    (tmp_path / "trained" / "training.json").write_text(json.dumps(record))
+    base = {"base_adapter": f"{place['file']}:0.5"}
+    load_generator(place["model"], place["trained"], "cpu", **base)
+    assert "others of the same shape" not in caplog.text
+    load_generator(place["model"], tmp_path / "trained", "cpu", **base)
+    assert (
+        "was trained on the weights finetune.safetensors (--transformer), and is loaded on others"
+        in caplog.text
+    )
+
+
 @pytest.mark.parametrize(("weight", "said"), [("much", "must be a number"), ("nan", "must be a number")])
 def test_a_weight_that_is_no_number_is_refused(weight: str, said: str, place: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=said):
@@ -247,3 +266,50 @@ def test_four_steps_without_guidance_are_rolled_out_on_a_distilled_base(
     assert record["arguments"]["num_inference_steps"] == 4
     assert record["arguments"]["guidance_scale"] == 1.0
     assert record["base_adapters"][0]["weight"] == 1.0
+
+
+def test_a_reward_model_keeps_what_its_trunk_was_loaded_from(
+    place: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIDALIGN_CACHE", str(tmp_path / "cache"))
+    other: Any = build_tiny_pipeline("wan", seed=3)
+    weights = write(tmp_path / "finetune.safetensors", dict(other.transformer.state_dict()))
+    distilled = tmp_path / "lightx2v.safetensors"
+    shutil.copyfile(place["file"], distilled)
+    names = [
+        place["root"] / "data" / row["file_name"] for _, row in read_jsonl(place["root"] / "data" / METADATA)
+    ]
+    rows = [{"prompt": prompt, "videos": list(map(str, names)), "ranks": [0, 1]} for prompt in ("a", "b")]
+    write_jsonl(tmp_path / "rankings.jsonl", rows)
+    words = ["reward", "--model", str(place["model"]), "--adapter", str(place["trained"]), "--preferences",
+             str(tmp_path / "rankings.jsonl"), *SIZE, "--held_out_fraction", "0", "--max_steps", "1", "--use_cpu",
+             "true", "--report_to", "none", "--disable_tqdm", "true", "--save_strategy", "no"]  # fmt: skip
+    out = tmp_path / "reward"
+    assert main([*words, "--output_dir", str(out)]) == 2
+    assert "pass --base_adapter lightx2v.safetensors:0.5" in capsys.readouterr().err.replace("\n", " ")
+    given = ["--base_adapter", f"{distilled}:0.5", "--transformer", str(weights)]
+    assert main([*words, *given, "--output_dir", str(out)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"ppo --model {place['model']} {' '.join(given)} --adapter {place['trained']}" in said
+    record = json.loads((out / "training.json").read_text())
+    assert record["trunk_files"] == {"base_adapter": [given[1]], "transformer": given[3]}
+    assert record["base_adapters"][0]["sha256"] == file_hash(distilled)
+
+    distilled.unlink()
+    reward: Any = load_reward(out, device="cpu")
+    by_hand = load_generator(
+        place["model"], place["trained"], "cpu", base_adapter=f"{place['file']}:0.5", transformer=weights
+    )
+    for name, value in by_hand.transformer.state_dict().items():
+        assert torch.equal(reward.generator.transformer.state_dict()[name], value), name
+    reward.save_pretrained(tmp_path / "copy")
+    assert load_reward(tmp_path / "copy", device="cpu").record() is not None
+    # A training that goes on from it finds the same trunk.
+    more = [words[0], *words[words.index("--preferences") :], "--weights_from", str(out), "--output_dir"]
+    assert main([*more, str(tmp_path / "more")]) == 0
+    assert json.loads((tmp_path / "more" / "reward_config.json").read_text())["trunk"] == reward.config.trunk
+    assert main([*more, str(tmp_path / "other"), *given]) == 2
+    assert "whose trunk has its own: leave --base_adapter off" in capsys.readouterr().err.replace("\n", " ")
+    weights.rename(tmp_path / "moved.safetensors")
+    with pytest.raises(InputError, match=r"--transformer .*finetune\.safetensors, which is not there"):
+        load_reward(out, device="cpu")

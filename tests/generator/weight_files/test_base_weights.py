@@ -21,7 +21,20 @@ from generator.testing.stock import ours
 from generator.weight_files.release_names import LayerNames
 from tests.generator.weight_files.lora_forms import write
 
-FAMILIES = ["wan", "wan-i2v", "wan-vace", "ltx", "ltx2.3", "hunyuan_video", "hunyuan_video1.5"]
+FAMILIES = [
+    *(
+        "wan",
+        "wan-i2v",
+        "wan-vace",
+        "skyreels_v2",
+        "ltx",
+        "ltx2",
+        "ltx2.3",
+        "hunyuan_video",
+        "hunyuan_video1.5",
+    ),
+    "hunyuan_video1.5-i2v",
+]
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +42,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders of tiny models without the weights of their transformers."""
     root = tmp_path_factory.mktemp("bases")
     found = {}
-    for family in (*FAMILIES, "wan2.2-a14b"):
+    for family in (*FAMILIES, "wan2.2-a14b", "cogvideox"):
         found[family] = save_tiny_pipeline(family, root / family)
         for weights in found[family].glob("transformer*/*.safetensors"):
             weights.unlink()
@@ -75,8 +88,11 @@ def test_weights_under_the_names_of_the_release_are_loaded_bit_for_bit(
         assert torch.equal(value, transformer.state_dict()[name]), name
 
 
-def test_diffusers_names_and_shards_are_loaded_too(folders: dict[str, Path], tmp_path: Path) -> None:
-    transformer = other("wan")
+@pytest.mark.parametrize("family", ["wan", "cogvideox"])
+def test_diffusers_names_and_shards_are_loaded_too(
+    family: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    transformer = other(family)
     tensors = dict(transformer.state_dict())
     names = sorted(tensors)
     for number, part in enumerate((names[::2], names[1::2])):
@@ -86,7 +102,7 @@ def test_diffusers_names_and_shards_are_loaded_too(folders: dict[str, Path], tmp
         )
     whole = write(tmp_path / "whole.safetensors", tensors)
     for path in (whole, tmp_path / "shards"):
-        loaded = load_generator(folders["wan"], transformer=path, device="cpu").transformer
+        loaded = load_generator(folders[family], transformer=path, device="cpu").transformer
         assert all(torch.equal(value, tensors[name]) for name, value in loaded.state_dict().items())
 
 
@@ -258,6 +274,8 @@ def test_contradictions_are_named(folders: dict[str, Path], tmp_path: Path) -> N
         load_generator(folders["wan"], transformer=whole, transformer_2=whole, device="cpu")
     with pytest.raises(InputError, match="of which no other tool has files"):
         load_generator("nano", transformer=whole, device="cpu")
+    with pytest.raises(InputError, match="quantization and a file of weights were both given"):
+        load_generator(folders["wan"], transformer=whole, device="cpu", quantization="8bit")
 
 
 def test_commands_take_weights_from_files(

@@ -93,6 +93,12 @@ FORMS: dict[str, Any] = {
     "attention only": lambda pairs: ab(
         {name: pair for name, pair in pairs.items() if "attn" in name}, "diffusion_model.", wan_release
     ),
+    "feed-forward only": lambda pairs: ab(
+        {name: pair for name, pair in pairs.items() if "ffn" in name}, "diffusion_model.", wan_release
+    ),
+    "one block": lambda pairs: ab(
+        {name: pair for name, pair in pairs.items() if "blocks.1" in name}, "diffusion_model.", wan_release
+    ),
     "musubi, attention of one block": lambda pairs: down_up(
         {name: pair for name, pair in pairs.items() if "blocks.1.attn1" in name},
         "lora_unet_",
@@ -108,7 +114,8 @@ def test_a_file_of_any_form_changes_the_weights_as_by_hand(
 ) -> None:
     path = write(tmp_path / "lora.safetensors", FORMS[form](pairs))
     kept = {
-        "attention only": "attn", "musubi, attention of one block": "blocks.1.attn1",
+        "attention only": "attn", "musubi, attention of one block": "blocks.1.attn1", "feed-forward only": "ffn",
+        "one block": "blocks.1",
     }.get(form, "")  # fmt: skip
     expected = merged_by_hand(wan.transformer, {name: pair for name, pair in pairs.items() if kept in name})
     load_adapters(wan, path)
@@ -116,7 +123,7 @@ def test_a_file_of_any_form_changes_the_weights_as_by_hand(
 
 
 STOCK = ("diffusers", "comfyui", "comfyui with down, up and alpha", "comfyui with A, B and alpha", "musubi with alpha",
-         "attention only")  # fmt: skip
+         "attention only", "feed-forward only", "one block")  # fmt: skip
 
 
 @pytest.mark.parametrize("form", STOCK)
@@ -175,6 +182,24 @@ def test_offsets_of_distilled_files_are_added(wan: VideoGenerator, pairs: Pairs,
     path = write(tmp_path / "distilled.safetensors", tensors)
     expected = merged_by_hand(wan.transformer, pairs, offsets)
     load_adapters(wan, path)
+    assert_weights(wan.transformer, expected)
+
+
+@pytest.mark.parametrize("with_pairs", [True, False])
+def test_biases_of_all_layers_and_a_head_alone_are_added(
+    with_pairs: bool, wan: VideoGenerator, pairs: Pairs, tmp_path: Path
+) -> None:
+    """Of the head's weight alone stock diffusers makes a KeyError."""
+    weights = wan.transformer.state_dict()
+    names = [f"{name}.bias" for name in pairs] if with_pairs else ["proj_out.weight"]
+    offsets = {name: torch.randn(weights[name].shape) for name in names}
+    keys = {"proj_out.weight": "head.head.diff"} | {
+        f"{name}.bias": f"{wan_release(name)}.diff_b" for name in pairs
+    }
+    tensors = {f"diffusion_model.{keys[name]}": change for name, change in offsets.items()}
+    tensors |= ab(pairs, "diffusion_model.", wan_release) if with_pairs else {}
+    expected = merged_by_hand(wan.transformer, pairs if with_pairs else {}, offsets)
+    load_adapters(wan, write(tmp_path / "offsets.safetensors", tensors))
     assert_weights(wan.transformer, expected)
 
 
@@ -276,6 +301,28 @@ def test_layers_that_see_an_image_are_changed_one_by_one_where_they_are(tmp_path
         generator, write(tmp_path / "k.safetensors", ab(pairs, "diffusion_model.", names.__getitem__))
     )
     assert_weights(generator.transformer, expected)
+
+
+@pytest.mark.parametrize("sees_an_image", [False, True])
+@pytest.mark.parametrize("family", ["wan-i2v", "wan2.2-i2v-a14b"])
+def test_files_of_other_wan_models_change_the_layers_that_they_share(
+    family: str, sees_an_image: bool, pairs: Pairs, tmp_path: Path
+) -> None:
+    """A file of a text-to-video model on Wan 2.1 and 2.2 I2V; one of Wan 2.1 I2V on 2.2, which has no `k_img`."""
+    generator: Any = generator_of(family)
+    transformers = [generator.pipeline.transformer] + (
+        [generator.pipeline.transformer_2] if "2.2" in family else []
+    )
+    image = random_pairs({"blocks.0.attn2.add_k_proj": (24, 24)}, 3) if sees_an_image else {}
+    tensors = ab(pairs, "diffusion_model.", wan_release)
+    tensors |= ab(image, "diffusion_model.", lambda _: "blocks.0.cross_attn.k_img")
+    shown = {} if "2.2" in family else image
+    expected = [merged_by_hand(each, {**pairs, **shown}) for each in transformers]
+    for name in ("x_high_noise", "x_low_noise")[: len(transformers)]:
+        path = write(tmp_path / "lora" / f"{name}.safetensors", tensors)
+    load_adapters(generator, path.parent if len(transformers) == 2 else path)
+    for each, weights in zip(transformers, expected, strict=True):
+        assert_weights(each, weights)
 
 
 def test_the_same_layer_twice_is_refused(wan: VideoGenerator, tmp_path: Path) -> None:

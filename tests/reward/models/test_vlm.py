@@ -1,6 +1,7 @@
 """Vision-language models: inputs, yes-or-no questions, the reward model and its training, on small random models."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -234,6 +235,23 @@ def test_tags_are_learned_as_dimensions_and_weigh_pairs(qwen, rankings, tmp_path
     torch.testing.assert_close(loss, sum(expected)[0] / 2)
 
 
+def test_votes_and_weights_of_dimensions_count_as_they_do_for_latent_models(qwen, rankings):
+    read = read_rankings(rankings)[:4]  # of two prompts, for alignment and for visual
+    assert [each.dimension for each in read] == ["alignment", "visual"] * 2
+    read = [replace(each, votes=[3.0, 1.0]) if number == 0 else each for number, each in enumerate(read[:3])]
+    model = VLMRewardModel(
+        VLMRewardConfig(str(qwen), ("alignment", "visual"), BUDGET),
+        load_vision_language_model(qwen, "cpu"),
+    )
+    torch.nn.init.normal_(model.heads.weight, generator=torch.Generator().manual_seed(0))
+    ranked = _RankedVideos(model, "soft_bradley_terry", (2.0, 0.5))
+    loss, scores = ranked(**VideoRankingCollator(model)(read))
+    up, down = (torch.nn.functional.softplus(sign * (scores[:, 0] - scores[:, 1])) for sign in (-1, 1))
+    shares = torch.tensor([0.75, 0.5, 1.0])  # votes, a tie, an order
+    each = shares * up + (1 - shares) * down
+    torch.testing.assert_close(loss, (2.0 * (each[0] + each[2]) / 2 + 0.5 * each[1]) / 2.5)
+
+
 def test_a_frozen_model_trains_heads_and_tokens_only(qwen):
     model = VLMRewardModel(
         VLMRewardConfig(str(qwen), ("overall",), BUDGET), load_vision_language_model(qwen, "cpu")
@@ -251,6 +269,10 @@ def test_mistakes_are_named_before_anything_is_written(qwen, rankings, tmp_path,
     assert "needs a vision-language model" in capsys.readouterr().err
     assert train(qwen, rankings, out, "--dimensions", "motion") == 2
     assert "no dimension 'motion'" in capsys.readouterr().err
+    assert train(qwen, rankings, out, "--ensemble", 2) == 2
+    assert "--ensemble is for --model_type latent: leave it off with vlm" in capsys.readouterr().err
+    assert train(qwen, rankings, out, "--base_adapter", "style.safetensors") == 2
+    assert "--base_adapter names weights of a generator" in capsys.readouterr().err
     assert not out.exists()
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from alignment.cli import main
 from generator.output import InputError
 from reward import load_reward
 from reward.adherence.verifiers import ask, load_verifier
@@ -19,6 +20,8 @@ from reward.models.named.answers import Reply, last_number, said_yes, win_rates,
 from reward.models.named.chat_cache import ReplyCache
 from reward.models.named.chat_server import ChatServer
 from reward.models.named.judge import JudgeReward, JudgeSettings
+from reward.models.named.registry import parse
+from reward.models.named.status import status_of
 from tests.reward.models.named.scripted_server import Script, completion, images_of, serve, texts_of, yes_with
 
 
@@ -90,6 +93,34 @@ def test_shares_are_of_yes_and_no_only():
         (0.25, 0.4)
     )
     assert math.isnan(yes_share([("Sure", 0.0)])[0])
+
+
+def test_doctor_says_which_model_answers_how_many_pictures_it_takes_and_whether_it_gives_probabilities(
+    capsys,
+):
+    def limited(request, _):
+        if len(images_of(request)) > 4:
+            return 400, {"error": {"message": "At most 4 images may be provided in one request."}}, {}
+        return yes_with(0.9)
+
+    def wordy(request, _):
+        if "logprobs" in request:
+            return 400, {"error": {"message": "logprobs are not supported"}}, {}
+        return completion("Yes")
+
+    for answer, options, ready, says in (
+        (limited, ":frames=4", True, "tiny, takes 4 pictures, gives probabilities"),
+        (limited, "", False, "At most 4 images may be provided"),
+        (limited, ":frames=3:pairs=true", False, "At most 4 images may be provided"),
+        (wordy, "", True, "takes 8 pictures, gives no probabilities, so that its words are read"),
+    ):
+        with serve(Script(answer)) as script:
+            state = status_of(parse(f"judge{options}:{script.address}"))
+            assert state["ready"] is ready
+            assert says in state["says"]
+            assert main(["doctor", "--reward", f"judge{options}:{script.address}"]) == 0
+            assert says in " ".join(capsys.readouterr().out.split())
+    assert not status_of(parse(f"judge:{script.address}"))["ready"]
 
 
 def test_frames_are_spread_from_the_first_to_the_last_and_decode_to_the_pixels():
