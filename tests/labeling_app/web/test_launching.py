@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import re
+import sys
 import threading
 from pathlib import Path
 
 import httpx
 import pytest
+import uvicorn
 from gradio import networking
 
 import vidalign
 from generator.output import InputError
 from labeling_app.store.store import Store
+from labeling_app.web import launching
 from vidalign import labeling_app
 
 
@@ -95,3 +99,24 @@ def test_a_refused_launch_leaves_no_database(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         labeling_app(tmp_path / "labels.db", candidates=tmp_path / "none")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_collection_in_the_server_passes_over_what_the_start_has_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imported: list[object] = []
+
+    def run(server: uvicorn.Server, sockets: object) -> None:
+        kept = {id(each) for each in gc.get_objects()}
+        imported.extend(module for module in (httpx, vidalign, launching) if id(vars(module)) in kept)
+
+    monkeypatch.setattr(uvicorn.Server, "run", run)
+    interval = sys.getswitchinterval()
+    try:
+        with labeling_app(tmp_path / "labels.db") as app:
+            app.serve("127.0.0.1", 0)
+        assert gc.get_freeze_count() > 10_000
+        assert imported == []
+    finally:
+        gc.unfreeze()
+        sys.setswitchinterval(interval)
