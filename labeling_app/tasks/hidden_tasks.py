@@ -97,7 +97,7 @@ def why_nothing(connection: Connection, user_id: int, campaign: Rules, now: floa
         right, decided = right_pairs(answered, campaign)
         return (
             f"The first tasks were a trial, and {right} of {decided} pairs were as in the known answers, which is less "
-            f"than the {campaign.quiz_pass:.0%} needed: ask the lead."
+            f"than the {100 * campaign.quiz_pass:.0f} % needed: ask the lead."
         )
     return ""
 

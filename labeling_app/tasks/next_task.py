@@ -100,11 +100,13 @@ class NextTask:
     Attributes:
         task: None when nothing is left, or while guidelines are not acknowledged.
         unread: name of the campaign whose guidelines the user must acknowledge first.
+        reason: one sentence on why tasks are closed to the user (daily limit, trial not passed, paused), or empty.
     """
 
     task: AssignedTask | None
     unread: str | None
     progress: Progress
+    reason: str = ""
 
 
 def next_with_progress(store: Store, user: User, campaign: str | None = None) -> NextTask:
@@ -119,8 +121,9 @@ def next_with_progress(store: Store, user: User, campaign: str | None = None) ->
     except GuidelinesUnread as error:
         unread = error.campaign
     mixes = {row.id: row.mixes_checks for row in campaigns if row.is_assigned and row.state == "open"}
+    reason = "" if task or unread else _reason_for_nothing(store, user, campaigns)
     with store.single() as connection:
-        return NextTask(task, unread, progress_among(connection, user.id, mixes, store.clock(), only))
+        return NextTask(task, unread, progress_among(connection, user.id, mixes, store.clock(), only), reason)
 
 
 def _campaigns_of(connection: Connection, user: User, only: int | None) -> list[GivenCampaign]:
@@ -184,15 +187,19 @@ def task_to_look_at(store: Store, campaign: str | None = None, after: int = 0) -
     return None
 
 
-def reason_for_nothing(store: Store, user: User, campaign: str | None = None) -> str:
-    """One sentence for an annotator to whom tasks are closed (daily limit, trial not passed), or empty."""
-    only = store.campaign(campaign).id if campaign is not None else None
-    own = select(Campaign).where(may_work_on(user.id)).order_by(Campaign.id)
-    own = own.where(Campaign.id == only) if only is not None else own
+def _reason_for_nothing(store: Store, user: User, campaigns: Sequence[GivenCampaign]) -> str:
+    """One sentence for an annotator to whom tasks are closed, or empty."""
+    # An open campaign without these rules closes nothing, so nearly always the database is not asked.
+    closing = [
+        row
+        for row in campaigns
+        if row.is_assigned and (row.state != "open" or row.daily_cap or row.quiz_size)
+    ]
+    if not closing:
+        return ""
     with store.read() as session:
-        rows = session.scalars(own).all()
-        reasons = [why_nothing(session.connection(), user.id, row, store.clock()) for row in rows]
-    return next((reason for reason in reasons if reason), "")
+        reasons = (why_nothing(session.connection(), user.id, row, store.clock()) for row in closing)
+        return next((reason for reason in reasons if reason), "")
 
 
 def renew(store: Store, user: User, token: str) -> float:

@@ -205,7 +205,7 @@ def _next(store: Store, user: User, campaign: str | None) -> dict[str, Any]:
         "user": user.name,
         "lead": user.role in LEADS,
         "looking": False,
-        "reason": "" if task or unread else assignment.reason_for_nothing(store, user, campaign),
+        "reason": found.reason,
         "lease_seconds": store.lease_seconds,
         "progress": {"done": progress.done, "left": progress.left},
         "guidelines": unread,

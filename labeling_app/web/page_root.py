@@ -7,7 +7,7 @@ browser alone knows under which path it sees the page, so the page takes the add
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Mapping
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -21,12 +21,12 @@ class PageRoot:
     """Middleware that edits the HTML of the pages at some paths.
 
     Args:
-        paths: of the pages, each with the slash at its end.
+        paths: of the pages, each with the slash at its end, and what is put at the beginning of their heads.
     """
 
-    def __init__(self, app: ASGIApp, paths: Collection[str]) -> None:
+    def __init__(self, app: ASGIApp, paths: Mapping[str, str]) -> None:
         self.app = app
-        self.paths = frozenset(paths)
+        self.paths = dict(paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] not in self.paths or scope["method"] != "GET":
@@ -47,7 +47,10 @@ class PageRoot:
                 headers = MutableHeaders(scope=began[0])
                 plain = "content-encoding" not in headers
                 html = headers.get("content-type", "").startswith("text/html")
-                content = with_root_of_browser(body.decode()).encode() if plain and html else bytes(body)
+                content = bytes(body)
+                if plain and html:
+                    page = with_root_of_browser(body.decode())
+                    content = page.replace("<head>", "<head>" + self.paths[scope["path"]], 1).encode()
                 headers["content-length"] = str(len(content))
                 await send(began[0])
                 await send({"type": "http.response.body", "body": content})

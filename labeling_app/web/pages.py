@@ -6,7 +6,9 @@ script from the API and set as text, because Gradio evaluates templates as JavaS
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import gradio as gr
 from fastapi import FastAPI, Request
@@ -18,10 +20,29 @@ import(new URL('../static/{script}.js', document.baseURI).href)
     .then((page) => page.start(element))
     .catch((error) => { element.textContent = 'The page could not be loaded: ' + error.message; });
 """
-STYLESHEETS = (
-    '<link rel="icon" href="data:,"><link rel="stylesheet" href="../static/ranking.css">'
-    '<link rel="stylesheet" href="../static/pages.css">'
+STATIC = Path(__file__).parents[1] / "static"
+STYLESHEETS = ("ranking.css", "pages.css")
+_HEAD = '<link rel="icon" href="data:,">' + "".join(
+    f'<link rel="stylesheet" href="../static/{name}">' for name in STYLESHEETS
 )
+_IMPORTED = re.compile(r"^import [^;]*?'(\.[^']+)';", re.MULTILINE)
+
+
+def preloads(script: str) -> str:
+    """Tags by which a browser loads a page's modules and style sheets at once, beside Gradio's own: else each module is
+    found only when the one before it is there, and the first when Gradio has built the page.
+
+    Args:
+        script: as for `gradio_page`.
+    """
+    found = [STATIC / f"{script}.js"]
+    for file in found:  # grows meanwhile
+        imported = (file.parent / name for name in _IMPORTED.findall(file.read_text(encoding="utf-8")))
+        found += dict.fromkeys(path.resolve() for path in imported if path.resolve() not in found)
+    names = [file.resolve().relative_to(STATIC.resolve()).as_posix() for file in found]
+    modules = [f'<link rel="modulepreload" href="../static/{name}">' for name in names]
+    styles = [f'<link rel="preload" as="style" href="../static/{name}">' for name in STYLESHEETS]
+    return "".join(modules + styles)
 
 
 def gradio_page(title: str, script: str) -> gr.Blocks:
@@ -54,7 +75,7 @@ def mount_page(
         gradio_page(title, script),
         path,
         auth_dependency=user_name,
-        head=STYLESHEETS,
+        head=_HEAD,
         footer_links=[],
         run_history=False,
         ssr_mode=False,

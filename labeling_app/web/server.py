@@ -51,13 +51,14 @@ def create_app(
     Raises:
         InputError: there is no such campaign.
     """
-    from labeling_app.web.pages import mount_page
+    from labeling_app.web.pages import mount_page, preloads
 
     only = _followed(store, campaign)
     access = Access(store, LoginThrottle(longest_wait=60.0), LoginThrottle(free_attempts=30))
     app = FastAPI(title="vidalign labeling", docs_url=None, redoc_url=None)
     app.state.access = access
-    app.add_middleware(PageRoot, paths=[f"{page}/" for page in (PAGE, DEMONSTRATE, LEAD)])
+    scripts = {PAGE: "ranking/page", DEMONSTRATE: "demonstrate", LEAD: "lead"}
+    app.add_middleware(PageRoot, paths={f"{page}/": preloads(script) for page, script in scripts.items()})
     app.add_middleware(Guard, access=access, framed_by=framed_by)
     _add_error_messages(app)
     _add_home(app)
@@ -73,9 +74,9 @@ def create_app(
     app.include_router(reader_api(store))
     app.include_router(tasks_api(store))
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
-    mount_page(app, PAGE, "Rank videos", "ranking/page", access.user)
-    mount_page(app, DEMONSTRATE, "Demonstrate prompts", "demonstrate", access.user)
-    return mount_page(app, LEAD, "Lead", "lead", access.lead)
+    mount_page(app, PAGE, "Rank videos", scripts[PAGE], access.user)
+    mount_page(app, DEMONSTRATE, "Demonstrate prompts", scripts[DEMONSTRATE], access.user)
+    return mount_page(app, LEAD, "Lead", scripts[LEAD], access.lead)
 
 
 def _followed(store: Store, campaign: str | None) -> Callable[[], str | None]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from generator.output import InputError
 from labeling_app.campaigns.campaigns import Rules, add_project, import_gold, make_gold, set_rules
@@ -25,9 +26,10 @@ from labeling_app.store.guidelines import guidelines, set_guidelines
 from labeling_app.store.store import Store
 from labeling_app.store.tables import Assignment, Task, User
 from labeling_app.tasks import next_task as assignment
-from labeling_app.tasks.answers import revise, submit
+from labeling_app.tasks.answers import revise, skip, submit
 from labeling_app.tasks.hidden_tasks import pair_accuracy
 from labeling_app.tasks.progress import Progress, progress
+from labeling_app.web import plots
 from labeling_app.web.plots import plot
 
 RANKS = {"overall": [1, 2, 3, 4]}
@@ -190,7 +192,7 @@ def test_a_trial_counts_every_dimension(store: Store, gold_file: Path, candidate
         ranks = {"visual": right, "motion": [5 - rank for rank in right]}
         submit(store, half, task.assignment, ranks, 1.0)
     assert assignment.next_task(store, half) is None
-    assert assignment.reason_for_nothing(store, half).startswith("The first tasks were a trial")
+    assert assignment.next_with_progress(store, half).reason.startswith("The first tasks were a trial")
 
 
 def test_a_trial_opens_the_campaign_only_to_those_who_pass(filled: Store, gold_file: Path) -> None:
@@ -200,8 +202,8 @@ def test_a_trial_opens_the_campaign_only_to_those_who_pass(filled: Store, gold_f
     kinds = [task.kind for task in work(filled, good, lambda task: [4, 3, 2, 1])]
     assert kinds == ["gold"] * 3 + ["normal"] * 12
     assert [task.kind for task in work(filled, bad, lambda task: [1, 2, 3, 4])] == ["gold"] * 3
-    assert assignment.reason_for_nothing(filled, bad).startswith("The first tasks were a trial")
-    assert assignment.reason_for_nothing(filled, good) == ""
+    assert assignment.next_with_progress(filled, bad).reason.startswith("The first tasks were a trial")
+    assert assignment.next_with_progress(filled, good).reason == ""
 
 
 def test_the_daily_limit_ends_the_day_and_not_the_next(database: str, candidates: Path, clock: Any) -> None:
@@ -210,7 +212,7 @@ def test_the_daily_limit_ends_the_day_and_not_the_next(database: str, candidates
         set_rules(store, "main", Rules(daily_cap=4))
         ada = store.add_user("ada")
         assert len(work(store, ada)) == 4
-        assert assignment.reason_for_nothing(store, ada).startswith("You have given 4 answers")
+        assert assignment.next_with_progress(store, ada).reason.startswith("You have given 4 answers")
         clock.now += 86_401
         assert len(work(store, ada)) == 4
 
@@ -334,3 +336,26 @@ def test_plots_name_annotators_in_any_script(filled: Store) -> None:
         submit(filled, person, task.assignment, RANKS, 1.0)
     shown = plot(filled, "main", "annotators").decode()
     assert all(f">{html.escape(name)}</text>" in shown for name in names)
+
+
+def test_plots_of_speed_and_days_show_the_newest_answers_and_no_skips(filled: Store) -> None:
+    for name, seconds in (("ada", [4.0, 6.0]), ("bob", [9.0])):
+        person = filled.add_user(name)
+        for taken in seconds:
+            task = assignment.next_task(filled, person)
+            assert task is not None
+            submit(filled, person, task.assignment, RANKS, taken)
+        revise(filled, person, task.assignment, RANKS, taken + 1)
+        task = assignment.next_task(filled, person)
+        assert task is not None
+        skip(filled, person, task.assignment, "odd", 99.0)
+    axes = Figure().subplots()
+    plots.PLOTS["speed"](filled, "main", axes)
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["ada", "bob"]
+    medians = axes.collections[-1].get_segments()
+    assert [segment[0][1] for segment in medians] == [5.5, 10.0]
+    boxes = [(bar.get_y(), bar.get_y() + bar.get_height()) for bar in axes.patches]
+    assert boxes == [(4.75, 6.25), (10.0, 10.0)]
+    axes = Figure().subplots()
+    plots.PLOTS["days"](filled, "main", axes)
+    assert sum(bar.get_height() for bar in axes.patches) == 3

@@ -128,7 +128,7 @@ def test_a_paused_campaign_gives_out_nothing_and_takes_what_is_in_hand(filled: S
     assert again.assignment == held.assignment
     submit(filled, ada, held.assignment, RANKS, 1.0)
     assert assignment.next_task(filled, ada) is None
-    assert "main is paused" in assignment.reason_for_nothing(filled, ada)
+    assert "main is paused" in assignment.next_with_progress(filled, ada).reason
     assert progress(filled, ada) == Progress(1, 0)
     revise(filled, ada, held.assignment, RANKS, 1.0)
     set_state(filled, "main", "open")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -276,12 +277,16 @@ def test_the_page_steps_from_frame_to_frame_of_a_variable_rate(
         page.wait_for_function(f"{VIDEOS}.every((video) => video.paused && !video.seeking)")
         page.evaluate(f"{VIDEOS}.forEach((video) => {{ video.currentTime = 0; }})")
         page.wait_for_function(f"{VIDEOS}.every((video) => !video.seeking)")
-        shown = []
+        shown, times = [], []
         for _ in range(6):
             page.keyboard.press(".")
             page.wait_for_function(f"{VIDEOS}.every((video) => !video.seeking)")
             shown.append(max(page.evaluate(f"{VIDEOS}.map({SHOWN_COLOUR})"))[0])
-    assert shown == pytest.approx([60 * t for t in VARIABLE_TIMES[1:7]], abs=4)
+            times.append(page.evaluate(f"{VIDEOS}.map((video) => video.currentTime)"))
+    # Where encoders leave out changes as small as those of the last frames, the times alone tell these apart.
+    middles = [(before + after) / 2 for before, after in pairwise(VARIABLE_TIMES[1:8])]
+    assert times == [pytest.approx([middle, middle], abs=0.003) for middle in middles]
+    assert shown == pytest.approx([60 * t for t in VARIABLE_TIMES[1:7]], abs=4.5)
 
 
 def test_pure_colours_of_an_upload_are_those_of_the_file_in_a_browser(

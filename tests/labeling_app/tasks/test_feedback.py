@@ -82,4 +82,4 @@ def test_the_result_of_a_trial_is_shown_once_it_is_over(with_gold: Store) -> Non
     skip(with_gold, bob, task.assignment, "odd", 1.0)
     assert after_answer(with_gold, bob, task.assignment)["trial"]["passed"] is False
     assert trial_results(with_gold, bob) == [TrialResult("main", 0, 12, 0.7, False)]
-    assert "0 of 12 pairs" in assignment.reason_for_nothing(with_gold, bob)
+    assert "0 of 12 pairs" in assignment.next_with_progress(with_gold, bob).reason

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import re
+import sys
 import threading
 from pathlib import Path
 
 import httpx
 import pytest
+import uvicorn
 from gradio import networking
 
 import vidalign
 from generator.output import InputError
 from labeling_app.store.store import Store
+from labeling_app.web import launching
 from vidalign import labeling_app
 
 
@@ -95,3 +99,19 @@ def test_a_refused_launch_leaves_no_database(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         labeling_app(tmp_path / "labels.db", candidates=tmp_path / "none")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_collection_in_the_server_passes_over_what_the_start_has_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def is_collected() -> bool:
+        return any(each is vars(launching) for each in gc.get_objects())
+
+    found: list[bool] = []
+    monkeypatch.setattr(uvicorn.Server, "run", lambda server, sockets: found.append(is_collected()))
+    monkeypatch.setattr(sys, "setswitchinterval", lambda seconds: None)
+    gc.unfreeze()  # the tests freeze their imports too
+    with labeling_app(tmp_path / "labels.db") as app:
+        found.append(is_collected())
+        app.serve("127.0.0.1", 0)
+    assert found == [True, False]

@@ -68,6 +68,12 @@ def test_a_newcomer_ranks_three_tasks_and_the_lead_exports_them(
     page.get_by_role("button", name="Make my account").click()
     page.get_by_role("heading", name="How to rank").wait_for()
     page.get_by_role("button", name="I have read them").click()
+    # The page's head names every module, so that none waits for another.
+    loaded = page.evaluate("performance.getEntriesByType('resource').map(({ name }) => name)")
+    modules = {name for name in loaded if name.startswith(f"{url}/static/") and name.endswith(".js")}
+    named = page.evaluate("[...document.querySelectorAll('link[rel=modulepreload]')].map(({ href }) => href)")
+    assert f"{url}/static/ranking/marks.js" in modules
+    assert modules == {name for name in named if name.startswith(f"{url}/static/")}
     rank_by_keys(page, 1, "312")
     rank_by_keys(page, 2, "112")  # a tie
     page.get_by_text("Task 3 of 3", exact=True).wait_for()

@@ -55,7 +55,7 @@ def test_reasons_are_given_and_marked_by_mouse_and_by_keys(
         page.keyboard.press(key)
     assert page.locator(".tag-marks li").count() == 2
     playing = "[...document.querySelectorAll('.card video')].some((video) => !video.paused)"
-    assert page.evaluate(playing)  # they stood still for the point alone
+    page.wait_for_function(playing)  # they stood still for the point alone
     page.get_by_role("button", name="Remove the mark artefact", exact=False).last.click()
     # By mouse, video A: a box over the right lower quarter of the picture.
     page.keyboard.press("a")
@@ -148,5 +148,8 @@ def test_examples_come_before_the_first_task_and_known_answers_and_results_after
     assert rows[1].split()[-4:] == ordinals
     assert "Trial of main:" in page.locator(".feedback").inner_text()
     assert serious_findings(page) == []
+    for width, rows_of_bar in ((1440, 1), (768, 1), (390, 2)):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.locator(".top-bar").bounding_box()["height"] < 48 * rows_of_bar
     page.keyboard.press("Enter")
     page.wait_for_function("!document.querySelector('.feedback')")

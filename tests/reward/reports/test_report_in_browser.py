@@ -73,6 +73,20 @@ def test_the_first_screen_has_the_result_videos_that_play_and_losses_beside_gain
     assert page.locator(".tip").first.is_visible()
 
 
+def test_controls_cover_a_clip_only_under_the_pointer(page: Any, report: Path) -> None:
+    open_all(page, report, 1440, "light")
+    video = page.locator(".cell video").first
+    video.evaluate(
+        "(video) => new Promise((done) => { video.pause(); video.onseeked = done; video.currentTime = 0; })"
+    )
+    away = video.screenshot()
+    video.hover()
+    under = video.screenshot()
+    page.mouse.move(0, 0)
+    video.evaluate("(video) => { video.controls = false; }")
+    assert away == video.screenshot() != under
+
+
 def test_a_row_can_be_enlarged(page: Any, report: Path) -> None:
     open_all(page, report, 1440, "light")
     row = page.locator(".row:has(.larger)").first
