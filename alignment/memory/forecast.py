@@ -27,7 +27,7 @@ from generator.base import VideoGenerator
 from generator.families.pipeline_generator import PipelineGenerator
 from generator.files.folders import visible_files
 from generator.hardware.context_parallel import check_shares_tokens, check_tokens, keep_one_part, video_text
-from generator.hardware.memory_tracker import StorageTracker, WholeMasks, fused_attention
+from generator.hardware.memory_tracker import StorageTracker, WholeMasks, fused_attention, norms_in_float32
 from generator.inputs.conditions import Conditions
 from generator.loading import DEFAULTS_NAME, FAMILIES, load_generator, read_class_name, read_defaults
 from generator.output import InputError, read_json
@@ -244,7 +244,7 @@ class _Probe:
             transformer.disable_gradient_checkpointing()
 
         def step() -> None:
-            with torch.autocast("cpu", dtype=torch.bfloat16):
+            with torch.autocast("cpu", dtype=torch.bfloat16), norms_in_float32():
                 velocity = self.generator.velocity(*self._inputs(work.batch * branches), transformer)
                 loss = velocity.square().mean()
             loss.backward()

@@ -7,9 +7,10 @@ mode: `torch.compile` needs less, the allocator's fragments and the kernels' own
 
 from __future__ import annotations
 
+import functools
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
@@ -111,4 +112,34 @@ class WholeMasks(TorchDispatchMode):
 def fused_attention() -> Iterator[None]:
     """Inside, PyTorch's attention takes the memory of a GPU's fused kernels and computes nothing."""
     with mock.patch("torch.nn.functional.scaled_dot_product_attention", _fused_attention):
+        yield
+
+
+def _in_float32(normalise: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A function of `torch.nn.functional` that takes its tensors in float32 while autocast is on."""
+
+    @functools.wraps(normalise)
+    def cast(*args: Any, **kwargs: Any) -> Tensor:
+        if torch.is_autocast_enabled("cpu"):
+            args = tuple(each.float() if isinstance(each, Tensor) else each for each in args)
+            kwargs = {
+                name: each.float() if isinstance(each, Tensor) else each for name, each in kwargs.items()
+            }
+        return normalise(*args, **kwargs)
+
+    return cast
+
+
+@contextmanager
+def norms_in_float32() -> Iterator[None]:
+    """Inside, autocast on a CPU computes group and layer norms in float32, as on a GPU, where they keep as much more.
+
+    Both are on the list of operations that autocast to float32 of CUDA, and on no list of the CPU's
+    (https://docs.pytorch.org/docs/stable/amp.html#autocast-op-reference).
+    """
+    names = ("group_norm", "layer_norm")
+    with ExitStack() as stack:
+        for name in names:
+            own = _in_float32(getattr(torch.nn.functional, name))
+            stack.enter_context(mock.patch.object(torch.nn.functional, name, own))
         yield

@@ -13,7 +13,7 @@ from alignment.cli import main
 from alignment.lora import LoraArguments, add_lora
 from alignment.memory import plan as memory_plan
 from alignment.memory.forecast import DEPTH, DEPTH_FIELDS, Forecast, Work, _depth, _Probe, forecast
-from generator.hardware.memory_tracker import StorageTracker, fused_attention
+from generator.hardware.memory_tracker import StorageTracker, fused_attention, norms_in_float32
 from generator.loading import load_generator
 from generator.output import InputError
 from generator.testing.pipelines import save_tiny_pipeline
@@ -82,7 +82,8 @@ def test_fake_tensors_need_what_real_tensors_allocate(family: str, folders: dict
             **generator.condition_shapes(), **generator.control_shapes(latents.shape[1:])
         }.items()
     }  # fmt: skip
-    with fused_attention(), StorageTracker() as tracker, torch.autocast("cpu", dtype=torch.bfloat16):
+    autocast = torch.autocast("cpu", dtype=torch.bfloat16)
+    with fused_attention(), norms_in_float32(), StorageTracker() as tracker, autocast:
         generator.velocity(latents, torch.full((2,), 0.5), conditions).square().mean().backward()
     assert tracker.peak == pytest.approx(expected, rel=0.05)
 
