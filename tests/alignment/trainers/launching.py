@@ -66,7 +66,7 @@ def said(result, kept=12000, around=25):
 
 
 def launched(engine, module, *arguments, processes=2):
-    """Processes that run `main` of a module, as `--accelerate_config` starts those of the command; what they print."""
+    """Processes that run `main` of a module, as `--accelerate_config` starts those of the command."""
     words = launcher_words(engine, processes=processes)
     result = subprocess.run(
         [*words[: words.index("--module")], str(PROCESS), module, *map(str, arguments)],
@@ -74,7 +74,6 @@ def launched(engine, module, *arguments, processes=2):
         capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
     assert result.returncode == 0, said(result)
-    return result.stdout
 
 
 def launched_words(engine, words):
