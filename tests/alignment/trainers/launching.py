@@ -41,9 +41,9 @@ def dividing_all():
     return str(file)
 
 
-def launcher_words(engine, command=(), processes=2):
-    """Words with which the command starts processes on a CPU."""
-    config = dividing_all() if engine == "zero3" else engine
+def launcher_words(engine, command=(), processes=2, as_shipped=False):
+    """Words with which the command starts processes on a CPU; under ZeRO-3 all is divided unless `as_shipped`."""
+    config = dividing_all() if engine == "zero3" and not as_shipped else engine
     asked = argparse.Namespace(**vars(LaunchArguments(accelerate_config=config, num_processes=processes)))
     return launch_command(asked, list(command), 0)
 
@@ -66,7 +66,7 @@ def said(result, kept=12000, around=25):
 
 
 def launched(engine, module, *arguments, processes=2):
-    """Processes that run `main` of a module, as `--accelerate_config` starts those of the command."""
+    """Processes that run `main` of a module, as `--accelerate_config` starts those of the command; what they print."""
     words = launcher_words(engine, processes=processes)
     result = subprocess.run(
         [*words[: words.index("--module")], str(PROCESS), module, *map(str, arguments)],
@@ -74,11 +74,12 @@ def launched(engine, module, *arguments, processes=2):
         capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
     assert result.returncode == 0, said(result)
+    return result.stdout
 
 
-def launched_words(engine, words):
+def launched_words(engine, words, as_shipped=False):
     """Words of a command in the processes that the launcher starts for it."""
-    line = launcher_words(engine, words.split())
+    line = launcher_words(engine, words.split(), as_shipped=as_shipped)
     return line[line.index("alignment.cli") + 1 :]
 
 
