@@ -165,8 +165,6 @@ def jobs_of(engine, data, folder, alone):
     process."""
     kinds = KINDS if engine in ("multi_gpu", "zero2") else DIVIDED_KINDS
     jobs = []
-    if engine in REWARD_ENGINES:
-        jobs.append(launched_words(engine, reward_command(data, folder / "reward", bf16=False)))
     if engine == "multi_gpu":
         jobs += [words.split() for words in shared_commands(data, folder / "shared")]
         tiny_generator().pipeline.save_pretrained(folder / "tiny")
@@ -186,6 +184,9 @@ def jobs_of(engine, data, folder, alone):
             jobs.append(launched_words(engine, command))
     if engine in TWO_CALLS:
         jobs.append(launched_words(engine, two_calls_command(data, folder / "two-calls")))
+    if engine in REWARD_ENGINES:
+        command = reward_command(data, folder / "reward", bf16=False)
+        jobs.append(launched_words(engine, command, as_shipped=True))
     return jobs
 
 
