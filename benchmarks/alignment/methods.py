@@ -76,6 +76,8 @@ GUIDANCE = 3.0
 RATES = {"ppo": 5e-4, "nft": 2e-4, "rwr": 5e-4, "online_dpo": 5e-4, "backprop": 2e-4}
 LORA = LoraArguments(lora_r=64, lora_target_modules=ALL_LINEAR)
 NUMBERS = (1, 2, 4, 8, 16)
+START = "sft"
+"""Folder of the SFT model that the methods start from, as the study's rankings and reward model know it."""
 
 
 class HeldOut(TrainerCallback):
@@ -132,14 +134,14 @@ class Methods:
     def run(self, name: str) -> None:
         """Trains by a method and measures the result."""
         kinds: dict[str, Callable[[str], None]] = {
-            "sft": lambda arm: self.sft(arm, "sft"),
-            "dpo": lambda arm: self.dpo(arm, "sft"),
+            "sft": lambda arm: self.sft(arm, START),
+            "dpo": lambda arm: self.dpo(arm, START),
             "best_of_n": self.best_of_n,
             "pretrained_ppo": lambda arm: self.rollouts(arm, "ppo", None),
-            "ppo_ratio_norm": lambda arm: self.rollouts(arm, "ppo", "sft", ratio_norm=True),
+            "ppo_ratio_norm": lambda arm: self.rollouts(arm, "ppo", START, ratio_norm=True),
             "sft_dpo_ppo": self.in_turn,
         }
-        kind = kinds.get(name, lambda arm: self.rollouts(arm, name, "sft"))
+        kind = kinds.get(name, lambda arm: self.rollouts(arm, name, START))
         kind(name)
 
     def _load(self, start: str | None) -> VideoGenerator:
@@ -154,7 +156,7 @@ class Methods:
         budget = Budget(f"{arm}, seed {job.seed}", seconds, job.deadline)
         trainer = make([budget, HeldOut(job, generator, arm, GUIDANCE, self.every, budget)])
         train(trainer)
-        trainer.save_model(str(job.folder / arm))
+        trainer.save_model(str(job.folder / f"after {arm}"))
         measure(job, arm, generator, seconds=round(seconds, 1), steps=trainer.state.global_step)
 
     def sft(self, arm: str, start: str | None, seconds: float | None = None) -> None:
@@ -246,15 +248,15 @@ class Methods:
     def in_turn(self, arm: str) -> None:
         """SFT, DPO and PPO one after the other, each in a third of the seconds."""
         part = self.seconds / 3
-        self.sft(f"{arm}: sft", "sft", part)
-        self.dpo(f"{arm}: dpo", f"{arm}: sft", part)
-        self.rollouts(arm, "ppo", f"{arm}: dpo", part)
+        self.sft(f"{arm}: sft", START, part)
+        self.dpo(f"{arm}: dpo", f"after {arm}: sft", part)
+        self.rollouts(arm, "ppo", f"after {arm}: dpo", part)
 
     @torch.no_grad()
     def best_of_n(self, arm: str) -> None:
         """The best by gold of N videos of the SFT model."""
         job = self.job
-        generator = self._load("sft")
+        generator = self._load(START)
         prompts = job.prompts(job.scale.test_prompts, 7, "test")
         best: list[float] = []
         began = time.time()
@@ -376,7 +378,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if ("first sft", seed) not in read(results)[0]:
             measure(job, "base", job.load())
             trainings.sft("first sft", None, asked.sft_seconds)
-            (job.folder / "first sft").rename(job.folder / "sft")
+            (job.folder / "after first sft").rename(job.folder / START)
         for method in asked.methods:
             if (method, seed) not in read(results)[0] and (f"{method} {max(NUMBERS)}", seed) not in read(
                 results

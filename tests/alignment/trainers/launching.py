@@ -41,9 +41,9 @@ def dividing_all():
     return str(file)
 
 
-def launcher_words(engine, command=(), processes=2, as_shipped=False):
-    """Words with which the command starts processes on a CPU; under ZeRO-3 all is divided unless `as_shipped`."""
-    config = dividing_all() if engine == "zero3" and not as_shipped else engine
+def launcher_words(engine, command=(), processes=2):
+    """Words with which the command starts processes on a CPU; under ZeRO-3 all is divided."""
+    config = dividing_all() if engine == "zero3" else engine
     asked = argparse.Namespace(**vars(LaunchArguments(accelerate_config=config, num_processes=processes)))
     return launch_command(asked, list(command), 0)
 
@@ -77,9 +77,9 @@ def launched(engine, module, *arguments, processes=2):
     return result.stdout
 
 
-def launched_words(engine, words, as_shipped=False):
+def launched_words(engine, words):
     """Words of a command in the processes that the launcher starts for it."""
-    line = launcher_words(engine, words.split(), as_shipped=as_shipped)
+    line = launcher_words(engine, words.split())
     return line[line.index("alignment.cli") + 1 :]
 
 

@@ -186,7 +186,7 @@ def jobs_of(engine, data, folder, alone):
         jobs.append(launched_words(engine, two_calls_command(data, folder / "two-calls")))
     if engine in REWARD_ENGINES:
         command = reward_command(data, folder / "reward", bf16=False)
-        jobs.append(launched_words(engine, command, as_shipped=True))
+        jobs.append(launched_words(engine, command))
     return jobs
 
 
