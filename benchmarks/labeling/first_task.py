@@ -75,7 +75,7 @@ def visit(browser: Any, port: int, cookie: str) -> dict[str, float]:
 
 
 def main() -> None:
-    """Runs and prints one JSON object."""
+    """Runs and prints JSON."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

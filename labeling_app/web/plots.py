@@ -133,8 +133,10 @@ def _draw_boxes(axes: Axes, samples: list[list[float]]) -> None:
 
 
 def _seconds_of_answers(store: Store, campaign: str) -> list[tuple[str, bool, float]]:
-    """Who gave each answer in its newest version, whether that person is imported, and the seconds that it took; a row
-    for each dimension. Only these columns: whole judgements of a large campaign take most of the plot's time."""
+    """Newest versions of the answers, a row for each dimension: who gave it, whether that person is imported, seconds.
+
+    Only these columns: to read whole judgements of a large campaign takes longer than to draw the plot.
+    """
     newer = aliased(Judgement)
     changed = (
         select(newer.id)

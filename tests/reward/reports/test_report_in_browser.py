@@ -51,6 +51,11 @@ def test_the_report_fits_the_screen_and_axe_finds_nothing_serious(
     open_all(page, report, width, scheme)
     page.evaluate("document.querySelectorAll('details').forEach((each) => (each.open = true))")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    captions = page.locator(".caption")
+    assert captions.count() > 2  # beside wide tables, which scroll, they are read without scrolling
+    assert all(each.bounding_box()["width"] < width for each in captions.all())
+    letters = "[...document.querySelectorAll('svg text')].map((text) => text.getBoundingClientRect().height)"
+    assert min(page.evaluate(letters)) > 8
     assert serious_findings(page) == []
 
 
