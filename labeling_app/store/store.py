@@ -56,6 +56,10 @@ _USER_OF_SESSION = Prepared(
 )
 
 
+UPLOADS = "vidalign-uploads"
+"""Folder in the working folder for files of a database that is none."""
+
+
 class Store:
     """Opens the database, makes its tables if they are not there and brings an older schema up to date.
 
@@ -87,7 +91,7 @@ class Store:
         self.edit_seconds = edit_seconds
         self.clock = clock
         file = self.url.removeprefix("sqlite:///") if self.url.startswith("sqlite:///") else None
-        self.uploads = Path(uploads or (Path(file).with_suffix(".uploads") if file else "vidalign-uploads"))
+        self.uploads = Path(uploads or (Path(file).with_suffix(".uploads") if file else UPLOADS))
         self.remote = RemoteFiles(self.uploads / "remote", cache_bytes)
         self._computed = ComputedResults()
         self._is_new = is_new_file(self.url)

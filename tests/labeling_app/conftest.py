@@ -25,7 +25,7 @@ from sqlalchemy import create_engine
 from labeling_app.files.candidates import import_tasks
 from labeling_app.store import passwords
 from labeling_app.store.database import database_url
-from labeling_app.store.store import Store
+from labeling_app.store.store import UPLOADS, Store
 from labeling_app.web.provider import Provider
 from labeling_app.web.server import create_app
 from tests.labeling_app.postgresql_server import MISSING, running_server, server_binaries
@@ -64,6 +64,17 @@ def write_folder(folder: Path, prompts: list[str], videos_per_prompt: int = 4, f
             rows.append({"file_name": name, "prompt": prompt})
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def uploads_outside_the_working_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Stores of PostgreSQL keep their files in a temporary folder; nothing may be left in the working folder."""
+    here = Path(UPLOADS).absolute()
+    there_before = here.exists()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("labeling_app.store.store.UPLOADS", str(tmp_path_factory.mktemp("uploads")))
+        yield
+    assert there_before or not here.exists(), f"a test left {here}: give its store `uploads`"
 
 
 @pytest.fixture(scope="session")
