@@ -6,7 +6,6 @@ from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import Integer, func, select, union
-from sqlalchemy.orm import aliased
 
 from generator.video_files.remote_files import is_url
 from labeling_app.campaigns.campaigns import RULES
@@ -18,6 +17,7 @@ from labeling_app.quality.tag_summary import tag_summaries
 from labeling_app.store.campaign_rows import has_answers
 from labeling_app.store.computed import Computation, Report, StillComputing
 from labeling_app.store.contents import content_hash
+from labeling_app.store.judgement_rows import has_newer_version
 from labeling_app.store.store import Store
 from labeling_app.store.tables import (
     Assignment,
@@ -54,18 +54,10 @@ def campaign_overview(store: Store, row: Campaign) -> dict[str, Any]:
             select(func.count(Assignment.id)).join(Task, Task.id == Assignment.task_id).where(of_campaign)
         )
         held = states.where(Assignment.state == "open", Assignment.expires_at > store.clock())
-        newer = aliased(Judgement)
-        changed = (
-            select(newer.id)
-            .where(newer.task_id == Judgement.task_id, newer.user_id == Judgement.user_id)
-            .where(newer.version > Judgement.version)
-            .correlate(Judgement)
-            .exists()
-        )
         flagged = (
             select(func.count(func.distinct(Judgement.task_id)))
             .join(Task, Task.id == Judgement.task_id)
-            .where(of_campaign, Judgement.flag != "", ~changed)
+            .where(of_campaign, Judgement.flag != "", ~has_newer_version())
         )
         prompts = select(func.count(DemonstrationPrompt.id)).where(DemonstrationPrompt.campaign_id == row.id)
         given = (

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 from sqlalchemy import ColumnElement, and_, func, or_, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 from sqlalchemy.sql import false, true
 
 from generator.output import InputError, is_storable
 from labeling_app.quality.adjudication import disagreement_share
+from labeling_app.store.judgement_rows import has_newer_version
 from labeling_app.store.store import Store
 from labeling_app.store.tables import Adjudication, Assignment, Judgement, Task, TaskMetadata
 
@@ -161,17 +162,9 @@ def _has_status(status: str, now: float) -> ColumnElement[bool]:
 
 def _flags() -> Any:
     """Newest answers to a task that flag it."""
-    newer = aliased(Judgement)
-    changed = (
-        select(newer.id)
-        .where(newer.task_id == Judgement.task_id, newer.user_id == Judgement.user_id)
-        .where(newer.version > Judgement.version)
-        .correlate(Judgement)
-        .exists()
-    )
     return (
         select(Judgement.id)
-        .where(Judgement.task_id == Task.id, Judgement.flag != "", ~changed)
+        .where(Judgement.task_id == Task.id, Judgement.flag != "", ~has_newer_version())
         .correlate(Task)
     )
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, select
+from sqlalchemy.orm import Session, aliased
 
 from labeling_app.store.tables import Judgement, Task, User
 
@@ -28,6 +28,18 @@ class JudgementRow(NamedTuple):
     guidelines_version: int
     created_at: float
     user: User
+
+
+def has_newer_version() -> ColumnElement[bool]:
+    """Condition on `Judgement` in a query: the same person has given a newer version of this answer."""
+    newer = aliased(Judgement)
+    return (
+        select(newer.id)
+        .where(newer.task_id == Judgement.task_id, newer.user_id == Judgement.user_id)
+        .where(newer.version > Judgement.version)
+        .correlate(Judgement)
+        .exists()
+    )
 
 
 _COLUMNS = [getattr(Judgement, name) for name in JudgementRow._fields[:-1]]

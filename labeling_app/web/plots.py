@@ -17,12 +17,12 @@ from matplotlib.cbook import boxplot_stats
 from matplotlib.figure import Figure
 from sqlalchemy import Select, func, select
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import aliased
 
 from generator.output import InputError
 from labeling_app.campaigns.overview import campaign_overview, campaign_quality, quality_of_answers
 from labeling_app.quality.adjudication import disagreements
 from labeling_app.store.computed import Computation
+from labeling_app.store.judgement_rows import has_newer_version
 from labeling_app.store.store import Store
 from labeling_app.store.tables import IMPORTED, Judgement, Task, TaskVideo, User
 
@@ -137,15 +137,9 @@ def _seconds_of_answers(store: Store, campaign: str) -> list[tuple[str, bool, fl
 
     Only these columns: to read whole judgements of a large campaign takes longer than to draw the plot.
     """
-    newer = aliased(Judgement)
-    changed = (
-        select(newer.id)
-        .where(newer.task_id == Judgement.task_id, newer.user_id == Judgement.user_id)
-        .where(newer.version > Judgement.version)
-        .correlate(Judgement)
-        .exists()
+    query = _of_answers(store, campaign, User.name, User.role == IMPORTED, Judgement.seconds).where(
+        ~has_newer_version()
     )
-    query = _of_answers(store, campaign, User.name, User.role == IMPORTED, Judgement.seconds).where(~changed)
     query = query.join(User, User.id == Judgement.user_id).order_by(Judgement.task_id, Judgement.id)
     with store.read() as session:
         return [(name, is_imported, taken) for name, is_imported, taken in session.execute(query)]

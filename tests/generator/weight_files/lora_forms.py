@@ -7,8 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import WanPipeline
 from safetensors.torch import save_file
 from torch import Tensor
+
+from generator.base import VideoGenerator
+from generator.families.wan import WanGenerator, WanImageToVideoGenerator
+from generator.testing.pipelines import build_tiny_pipeline
 
 WAN = {
     "self_attn.q": "attn1.to_q", "self_attn.k": "attn1.to_k", "self_attn.v": "attn1.to_v",
@@ -87,3 +92,27 @@ def merged_by_hand(
     for name, change in (offsets or {}).items():
         weights[name] += change.view_as(weights[name])
     return weights
+
+
+def generator_of(family: str) -> VideoGenerator:
+    """A tiny generator; the same weights at each call."""
+    pipeline = build_tiny_pipeline(family)
+    kind = WanImageToVideoGenerator if "i2v" in family else WanGenerator
+    return kind(pipeline, family)
+
+
+def assert_weights(transformer: Any, expected: dict[str, Any]) -> None:
+    for name, value in transformer.state_dict().items():
+        torch.testing.assert_close(value, expected[name], atol=1e-6, rtol=1e-5)
+
+
+def stock_weights(path: Path, transformer: str = "transformer", **more: Any) -> dict[str, Any]:
+    """Weights of a stock pipeline that loaded and fused the file."""
+    pipeline: WanPipeline = build_tiny_pipeline(
+        "wan2.2-a14b" if transformer == "transformer_2" or more else "wan"
+    )
+    pipeline.load_lora_weights(path.parent, weight_name=path.name, **more)
+    fused = getattr(pipeline, transformer)
+    fused.fuse_lora()
+    fused.unload_lora()
+    return fused.state_dict()
