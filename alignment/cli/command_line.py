@@ -62,7 +62,9 @@ TRAINS = frozenset({"rewriter", "sft", "reward", "dpo", "ppo", "online_dpo", "rw
 """Commands that go on with `--resume_from_checkpoint latest`."""
 SHARES = frozenset({"generate", "evaluate", "label select", "reward evaluate"})
 """Commands and verbs whose processes share out videos, each with the whole model."""
-LAUNCHED = TRAINS | SHARES
+WHOLE = SHARES | {"pretrain"}
+"""Commands and verbs whose processes have each the whole model, and hence take one GPU each and no other engine."""
+LAUNCHED = TRAINS | WHOLE
 """Commands and verbs that take `--accelerate_config`."""
 
 DEFAULT_RESUME = "To go on:"
@@ -256,7 +258,7 @@ def _run_verb(verb: Verb, prefix: str, arguments: list[str], run: bool) -> int |
             check_context_groups(getattr(namespace, "context_parallel", 1), processes)
     if not run:
         return None
-    if name in SHARES:
+    if name in WHOLE:
         take_own_gpu()
     parsed = parser.build(arguments)
     output_dir = next((given.output_dir for given in parsed if hasattr(given, "output_dir")), None)

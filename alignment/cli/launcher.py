@@ -114,7 +114,7 @@ def launch_command(
         arguments: the fields of `LaunchArguments`.
         command: arguments of `vidalign` from the subcommand on.
         num_gpus: GPUs of this machine.
-        trains: False for a command whose processes share videos, and not weights.
+        trains: False for a command whose processes have each the whole model.
 
     Raises:
         InputError: no such configuration, or one that is for training alone, or several machines without the address
@@ -126,8 +126,8 @@ def launch_command(
     kind = config["distributed_type"]
     if not trains and kind not in WHOLE_MODELS:
         raise InputError(
-            f"accelerate_config is {arguments.accelerate_config} ({kind}), which divides what is trained, but the "
-            "processes of this command share videos, each with the whole model: use multi_gpu."
+            f"accelerate_config is {arguments.accelerate_config} ({kind}), which divides what is trained, but each "
+            "process of this command has the whole model: use multi_gpu."
         )
     machines = arguments.num_machines if arguments.num_machines > 1 else config.get("num_machines") or 1
     _check_numbers(arguments, machines, num_gpus)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from generator.output import InputError
 
+HEAD_DIM = 64
+
 
 @dataclass
 class PretrainConfig:
@@ -243,3 +245,11 @@ class PretrainConfig:
                 raise InputError(
                     f"{name} is {getattr(self, name)!r}, but must be one of {', '.join(choices)}."
                 )
+
+    def check_width(self) -> None:
+        """Raises `InputError` where the transformer's width does not divide into heads."""
+        if self.hidden_size % HEAD_DIM or self.hidden_size < HEAD_DIM:
+            raise InputError(
+                f"hidden_size is {self.hidden_size}, but must be a multiple of {HEAD_DIM}, the width of a head: give "
+                f"--hidden_size {max(round(self.hidden_size / HEAD_DIM), 1) * HEAD_DIM}."
+            )

@@ -9,8 +9,8 @@ from __future__ import annotations
 import copy
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,8 @@ from generator.loading import DEFAULTS_NAME
 from generator.native.autoencoder import NativeVideoAutoencoder
 from generator.native.building import MAX_SHARD_SIZE, build_pipeline, save_pipeline
 from generator.native.pipeline import NativeVideoPipeline
-from generator.output import InputError, atomic_path, write_json
-from generator.pretraining.config import PretrainConfig
+from generator.output import atomic_path, write_json
+from generator.pretraining.config import HEAD_DIM, PretrainConfig
 from generator.pretraining.data import CaptionedScenes, ClipKind, SceneStream, image_mix
 from generator.pretraining.flow_loss import FlowMatchingLoss, PackedFlowMatchingLoss, seconds_per_latent
 from generator.pretraining.footage import Footage, FootageBatch, MixedStream
@@ -40,10 +40,10 @@ from generator.pretraining.model_card import write_model_card
 from generator.pretraining.packed_pool import RowsFromPool
 from generator.pretraining.phase import STATE, Phase
 from generator.pretraining.prefetch import rounds_of_draws, when_ready
+from generator.pretraining.processes import Processes
 from generator.pretraining.starting_weights import earlier_history, pipeline_folder, start_from
 
 HISTORY = "history.json"
-HEAD_DIM = 64
 CAPTION_TOKENS = 12
 
 
@@ -184,13 +184,37 @@ def own_mix(config: PretrainConfig) -> dict[ClipKind, float] | None:
 
 
 def follow(phase: Phase, pipeline: NativeVideoPipeline, config: PretrainConfig) -> None:
-    """Lets TensorBoard follow the phase, if it is to."""
-    if config.tensorboard:
+    """Lets TensorBoard follow the phase, if it is to; of several processes, the first."""
+    if config.tensorboard and phase.processes.is_first:
         phase.log = PretrainLog(config.output_dir, pipeline, 1 if config.images_only else None)
 
 
+def own_clips(config: PretrainConfig, processes: Processes) -> PretrainConfig:
+    """`config` with a seed of this process's own, for its clips; that of the first process is as it was."""
+    return replace(config, seed=config.seed + 1_009 * processes.rank)
+
+
+def autoencoder_stream(
+    pipeline: NativeVideoPipeline, config: PretrainConfig, start: int
+) -> SceneStream | MixedStream:
+    """Clips of the autoencoder's training, from batch number `start` on."""
+    scenes = SceneStream(
+        pipeline.tokenizer,
+        config.autoencoder_pixels,
+        (1, 1),
+        0,
+        0.0,
+        0.0,
+        config.seed + 1,
+        start,
+        config.scene_reuse,
+        mix=own_mix(config),
+    )
+    return with_footage(scenes, config)
+
+
 def train_autoencoder(
-    pipeline: NativeVideoPipeline, config: PretrainConfig, device: torch.device
+    pipeline: NativeVideoPipeline, config: PretrainConfig, device: torch.device, processes: Processes
 ) -> list[dict[str, float]]:
     """Trains the autoencoder of `pipeline` in place and stores its latent statistics; returns the history."""
     vae = pipeline.vae.train()
@@ -201,26 +225,16 @@ def train_autoencoder(
         config.autoencoder_seconds,
         config.autoencoder_learning_rate,
         Path(config.output_dir) / STATE,
+        processes=processes,
     )
     phase.resume()
     follow(phase, pipeline, config)
-    scenes = SceneStream(
-        pipeline.tokenizer,
-        config.autoencoder_pixels,
-        (1, 1),
-        0,
-        0.0,
-        0.0,
-        config.seed + 1,
-        phase.step,
-        config.scene_reuse,
-        mix=own_mix(config),
-    )
-    stream = with_footage(scenes, config)
+    stream = autoencoder_stream(pipeline, own_clips(config, processes), phase.step)
     phase.run(stream.loader(config.num_workers), AutoencoderLoss(vae, config.kl_weight, device), device)
     if not phase.finished:
         raise SliceDone(phase)
     vae.eval()
+    stream = autoencoder_stream(pipeline, config, phase.step)  # the same clips in every process
     measure_latents(vae, itertools.islice(stream.loader(0), 16), device)
     return phase.history
 
@@ -235,7 +249,7 @@ class SliceDone(Exception):
 
 
 def train_transformer(
-    pipeline: NativeVideoPipeline, config: PretrainConfig, device: torch.device
+    pipeline: NativeVideoPipeline, config: PretrainConfig, device: torch.device, processes: Processes
 ) -> list[dict[str, float]]:
     """Trains transformer and text encoder of `pipeline` in place; returns the history."""
     modules = {"transformer": pipeline.transformer.train(), "text_encoder": pipeline.text_encoder.train()}
@@ -247,11 +261,13 @@ def train_transformer(
         config.learning_rate,
         Path(config.output_dir) / STATE,
         torch.bfloat16 if device.type == "cuda" else torch.float32,
+        processes,
     )
     phase.resume()
     if config.compile_blocks:
         compile_each(pipeline.transformer.blocks)
     follow(phase, pipeline, config)
+    config = own_clips(config, processes)
     scenes = SceneStream(
         pipeline.tokenizer,
         config.transformer_tokens,
@@ -355,8 +371,9 @@ def _new_pipeline(config: PretrainConfig) -> NativeVideoPipeline:
 def pretrain(config: PretrainConfig, device: torch.device) -> Path:
     """Runs what is left of pretraining and writes the pipeline, its model card and `metrics.json`.
 
-    An interrupted run goes on from its last state when called again with the same configuration. Bad weights are never
-    written: a slice that ends before its budget leaves only its state.
+    The processes of a launch train together: each has batches of its own, and the gradient is the mean of theirs. The
+    first one writes. An interrupted run goes on from its last state when called again with the same configuration. Bad
+    weights are never written: a slice that ends before its budget leaves only its state.
 
     Raises:
         InputError: `output_dir` holds a finished pipeline and `overwrite` is not set, an interrupted run there is of
@@ -364,11 +381,8 @@ def pretrain(config: PretrainConfig, device: torch.device) -> Path:
     """
     output_dir = Path(config.output_dir)
     config.check()
-    if config.hidden_size % HEAD_DIM or config.hidden_size < HEAD_DIM:
-        raise InputError(
-            f"hidden_size is {config.hidden_size}, but must be a multiple of {HEAD_DIM}, the width of a head: "
-            f"give --hidden_size {max(round(config.hidden_size / HEAD_DIM), 1) * HEAD_DIM}."
-        )
+    config.check_width()
+    processes = Processes()
     vae_source = _check_sources(config)
     finished = (output_dir / "model_index.json").is_file()
     unfinished = not finished and is_own(output_dir, OUTPUTS)
@@ -390,18 +404,38 @@ def pretrain(config: PretrainConfig, device: torch.device) -> Path:
         pipeline.vae = NativeVideoAutoencoder.from_pretrained(source, subfolder="vae").to(device).eval()
         if source == autoencoder:
             history["autoencoder"] = json.loads((autoencoder / HISTORY).read_text(encoding="utf-8"))
-    open_output_dir(output_dir, OUTPUTS, config.overwrite, go_on=unfinished, rewrites=True)
-    if finished:
-        forget_finished_run(output_dir, keep_autoencoder=config.autoencoder_from is not None)
+    processes.wait()  # all have seen the folder as it was
+    if processes.is_first:
+        open_output_dir(output_dir, OUTPUTS, config.overwrite, go_on=unfinished, rewrites=True)
+        if finished:
+            forget_finished_run(output_dir, keep_autoencoder=config.autoencoder_from is not None)
+    processes.wait()  # none looks for a state that is about to be deleted
     if source is None:
-        history["autoencoder"] = train_autoencoder(pipeline, config, device)
-        with atomic_path(autoencoder) as temporary:
-            half = copy.deepcopy(pipeline.vae).half()
-            half.save_pretrained(temporary / "vae", max_shard_size=MAX_SHARD_SIZE)
-            write_json(temporary / HISTORY, history["autoencoder"])
+        history["autoencoder"] = train_autoencoder(pipeline, config, device, processes)
+        if processes.is_first:
+            save_autoencoder(pipeline.vae, history["autoencoder"], autoencoder)
     pipeline.vae.requires_grad_(False)
     if config.transformer_seconds > 0:
-        history["transformer"] = train_transformer(pipeline, config, device)
+        processes.wait()  # the state of the autoencoder's training, which all have read, makes way for the next
+        history["transformer"] = train_transformer(pipeline, config, device, processes)
+    processes.leave()
+    if processes.is_first:
+        finish(pipeline, config, history)
+    return output_dir
+
+
+def save_autoencoder(vae: NativeVideoAutoencoder, history: Sequence[dict[str, float]], folder: Path) -> None:
+    """Writes a trained autoencoder in float16 and the history of its training."""
+    with atomic_path(folder) as temporary:
+        copy.deepcopy(vae).half().save_pretrained(temporary / "vae", max_shard_size=MAX_SHARD_SIZE)
+        write_json(temporary / HISTORY, history)
+
+
+def finish(
+    pipeline: NativeVideoPipeline, config: PretrainConfig, history: dict[str, list[dict[str, float]]]
+) -> None:
+    """Writes the trained pipeline and its model card, which it measures."""
+    output_dir = Path(config.output_dir)
     save_pipeline(pipeline, output_dir)
     for module in (pipeline.text_encoder, pipeline.vae, pipeline.transformer):
         nn.Module.to(module, dtype=torch.float32)
@@ -410,4 +444,3 @@ def pretrain(config: PretrainConfig, device: torch.device) -> Path:
         write_json(output_dir / DEFAULTS_NAME, {"num_frames": 1})
         generator.defaults = generator.defaults.replaced({"num_frames": 1})
     write_model_card(generator, config, history, output_dir)
-    return output_dir

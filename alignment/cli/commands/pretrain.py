@@ -18,19 +18,25 @@ def run(
     """Pretrains, or goes on with an interrupted run, and prints where the pipeline is."""
     from generator.loading import default_device
     from generator.pretraining.pretrain import SliceDone, pretrain
+    from generator.pretraining.processes import check_alone, is_first
 
     if stage is not None and (stage.stage or stage.join_stages):
+        check_alone("--stage" if stage.stage else "--join_stages")
         run_stage(config, stage)
         return
     try:
         if video is not None and video.temporal_from is not None:
+            check_alone("--temporal_from")
             from generator.video_ldm.training import train_temporal_layers
 
             folder = train_temporal_layers(config, video, default_device())
         else:
             folder = pretrain(config, default_device())
     except SliceDone as slice_done:
-        print(f"{slice_done} Give the same command again to go on.")
+        if is_first():
+            print(f"{slice_done} Give the same command again to go on.")
+        return
+    if not is_first():
         return
     print(f"The pretrained pipeline and its model card are in {folder}.")
     show_next(

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from generator.native.building import build_pipeline
+from generator.pretraining.master_weights import MasterWeights, hidden_matrices
 from generator.pretraining.muon import Muon, orthogonalise
-from generator.pretraining.phase import MasterWeights, hidden_matrices
 
 
 def test_orthogonalised_matrices_have_the_singular_vectors_of_the_svd():
