@@ -117,6 +117,13 @@ def main() -> None:
     parser.add_argument("--sft", type=float, default=75.0, help="Seconds of SFT; 0 leaves it out.")
     parser.add_argument("--distill", type=float, default=100.0, help="Seconds of each distillation; 0: none.")
     parser.add_argument("--ppo", type=float, default=450.0, help="Seconds of PPO; 0 leaves it out.")
+    parser.add_argument(
+        "--arms",
+        nargs="*",
+        default=["base", "sft"],
+        choices=["base", "sft"],
+        help="Models whose guidance is distilled.",
+    )
     parser.add_argument("--start", default="distilled-sft", help="Adapter that PPO starts from.")
     parser.add_argument("--ppo_prompts", type=int, default=16384)
     parser.add_argument("--ppo_learning_rate", type=float, default=PPO["learning_rate"])
@@ -135,8 +142,11 @@ def main() -> None:
     if arguments.sft:
         tune(job, "sft", None, arguments.sft, 0, learning_rate=2e-3, logit_mean=1.5)
     if arguments.distill:
-        arms = [("base", None, arguments.further), ("sft", "sft", 0)]
-        for arm, start, further in arms if arguments.sft else arms[:1]:
+        arms = {"base": (None, arguments.further), "sft": ("sft", 0)}
+        for arm in arguments.arms:
+            start, further = arms[arm]
+            if start and not (job.folder / start).is_dir():
+                continue
             scale = arguments.guidance or best_guidance(job, arm)
             guided = {"learning_rate": 1e-3, "distill_guidance": scale}
             tune(job, f"distilled-{arm}", start, arguments.distill, further, **guided)

@@ -2,6 +2,7 @@
 
     python -m benchmarks.generator.better_base compare --output_dir D --seconds 36  # recipes, at equal seconds
     python -m benchmarks.generator.better_base train --output_dir D --total 430 --slice 290  # the best, in slices
+    torchrun --nproc_per_node 2 -m benchmarks.generator.better_base train --output_dir D --total 430  # on two GPUs
     python -m benchmarks.generator.better_base measure --output_dir D --models nano D/model
     python -m benchmarks.generator.better_base ceiling --output_dir D --model D/model --seconds 60
 
@@ -25,6 +26,7 @@ from typing import Any
 
 import torch
 
+from alignment.cli.launcher import take_own_gpu
 from benchmarks.generator.short_training import collect, encode, held_out, held_out_loss, new_pipeline, train
 from generator import load_generator
 from generator.base import VideoGenerator
@@ -35,12 +37,14 @@ from generator.pretraining.config import PretrainConfig
 from generator.pretraining.data import FPS
 from generator.pretraining.phase import STATE, Phase
 from generator.pretraining.pretrain import SliceDone, pretrain
+from generator.pretraining.processes import is_first
 from generator.pretraining.starting_weights import start_from
 from generator.world import categories, sample_prompts, verify_batch
 from generator.world.constancy import keep_shapes
 
 RECIPES: dict[str, dict[str, Any]] = {
     "adamw": {},
+    "layout": {"several_weight": 1.5, "logit_mean": 0.4},
     "muon": {"optimizer": "muon"},
     "muon, layout": {"optimizer": "muon", "several_weight": 1.5, "logit_mean": 0.4},
 }
@@ -144,8 +148,10 @@ def compare(arguments: argparse.Namespace) -> None:
     print(f"best: {best}", flush=True)
 
 
-def chosen(output_dir: Path) -> dict[str, Any]:
-    """Settings of the recipe that `compare` found best, or of AdamW's where it was not run."""
+def chosen(output_dir: Path, recipe: str | None = None) -> dict[str, Any]:
+    """Settings of `recipe`, or of the one that `compare` found best, or of AdamW's where that was not run."""
+    if recipe is not None:
+        return RECIPES[recipe]
     path = output_dir / "choice.json"
     return json.loads(path.read_text(encoding="utf-8"))["settings"] if path.is_file() else {}
 
@@ -156,13 +162,16 @@ def go_on(arguments: argparse.Namespace) -> None:
     folder = arguments.output_dir / "model"
     config = configuration(
         folder, arguments.tiny, transformer_seconds=arguments.total, slice_seconds=arguments.slice,
-        weights_from=arguments.weights_from, **chosen(arguments.output_dir),
+        weights_from=arguments.weights_from, **chosen(arguments.output_dir, arguments.recipe),
     )  # fmt: skip
+    if arguments.evaluation_prompts:
+        config = replace(config, evaluation_prompts=arguments.evaluation_prompts)
     try:
         print(f"finished: {pretrain(config, device)}", flush=True)
     except SliceDone as done:
         print(done, flush=True)
-        export(config, arguments.output_dir / "slice")
+        if is_first():
+            export(config, arguments.output_dir / "slice")
 
 
 def export(config: PretrainConfig, folder: Path) -> None:
@@ -194,7 +203,8 @@ def ceiling(arguments: argparse.Namespace) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config = configuration(
         arguments.output_dir / "clean", arguments.tiny, weights_from=str(arguments.model), wrong_share=0.0,
-        transformer_seconds=arguments.seconds, overwrite=True, evaluation_prompts=2, **chosen(arguments.output_dir),
+        transformer_seconds=arguments.seconds, overwrite=True, evaluation_prompts=2,
+        **chosen(arguments.output_dir, arguments.recipe),
     )  # fmt: skip
     started = time.monotonic()
     pretrain(replace(config, learning_rate=5e-4), device)
@@ -217,6 +227,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=36.0, help="Of each recipe, or of the ceiling.")
     parser.add_argument("--collect", type=float, default=12.0, help="Seconds of sampling scenes for compare.")
     parser.add_argument("--batches", type=int, default=400, help="Most batches of scenes for compare.")
+    parser.add_argument("--recipe", choices=RECIPES, help="Of train; the one that compare chose by default.")
+    parser.add_argument("--evaluation_prompts", type=int, help="Of the model card that train writes.")
     parser.add_argument("--total", type=float, default=430.0, help="Seconds of the whole training.")
     parser.add_argument("--slice", type=float, help="Seconds of this call; all that is left by default.")
     parser.add_argument("--weights_from", default="nano", help="Pipeline that train starts from.")
@@ -229,6 +241,7 @@ def main() -> None:
     parser.add_argument("--name", default="measures.json")
     parser.add_argument("--tiny", action="store_true", help="Small enough to try it out on a CPU.")
     arguments = parser.parse_args()
+    take_own_gpu()
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     {"compare": compare, "train": go_on, "measure": sweep, "ceiling": ceiling}[arguments.part](arguments)
