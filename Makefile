@@ -1,5 +1,6 @@
 # make demo   the whole loop on the built-in model, and where its report is
-# make test   all tests; make test-fast: those that are not slow
+# make test   all tests; make test-fast: those that are not slow. WORKERS=3: in so many processes, 2 by default;
+#             TESTS=tests/reward: of a folder or a file
 # make lint   ruff and mypy
 # Each sets up .venv by itself. They need Python 3.11 or newer and the network for the first set-up.
 
@@ -11,6 +12,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 DEMO ?= runs/demo
 WORKERS ?= 2
+TESTS ?= tests
 
 .PHONY: demo test test-fast lint setup clean
 
@@ -22,10 +24,10 @@ demo: $(VENV)/.installed
 PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder --max-worker-restart=2
 
 test: $(VENV)/.tested
-	$(PYTEST)
+	$(PYTEST) $(TESTS)
 
 test-fast: $(VENV)/.tested
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow" $(TESTS)
 
 lint: $(VENV)/.linted
 	$(BIN)/ruff check .

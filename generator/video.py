@@ -20,6 +20,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional
 
+from generator.label_fonts import picture_font
 from generator.one_or_several import as_list
 from generator.output import InputError, atomic_path
 from generator.video_files.decoding import (
@@ -352,8 +353,8 @@ def contact_sheet(
     draw, top = ImageDraw.Draw(sheet), 0
     for index, pixels in enumerate(strips):
         if labels is not None:
-            text = labels[index].encode("latin-1", "replace").decode("latin-1")
-            draw.text((3, top + 1), text, fill="black")
+            font, text = picture_font(labels[index], 10)
+            draw.text((3, top + 1), text, "black", font)
         sheet.paste(Image.fromarray(pixels), (0, top + label_height))
         top += pixels.shape[0] + label_height
     with atomic_path(path) as temporary:

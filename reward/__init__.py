@@ -106,30 +106,14 @@ def _load_members(
 ) -> list[RewardModel]:
     """The rewards of several names; latent models on the same frozen trunk share one generator."""
     from reward.models.latent import LatentRewardModel
+    from reward.models.trunk_files import shared_trunk
 
     members: list[RewardModel] = []
     trunks: dict[tuple[str, str], VideoGenerator] = {}
     for name in (part.strip() for part in names if part.strip()):
-        known = trunks.get(_trunk_of(Path(name)), generator)
-        member = load_reward(name, device, known)
-        if (
-            isinstance(member, LatentRewardModel)
-            and not member.config.trains_trunk
-            and member.trunk_adapter is None
-        ):
-            trunks[_trunk_of(Path(name))] = member.generator
+        trunk = shared_trunk(Path(name))
+        member = load_reward(name, device, generator if trunk is None else trunks.get(trunk, generator))
+        if isinstance(member, LatentRewardModel) and trunk is not None:
+            trunks[trunk] = member.generator
         members.append(member)
     return members
-
-
-def _trunk_of(folder: Path) -> tuple[str, str]:
-    """Key of the trunk of a saved model, where it is the bare generator; else one that no other has."""
-    from reward.models.latent import ADAPTER_NAME
-    from reward.models.storage import CONFIG_NAME, read_reward_config
-
-    if not (folder / CONFIG_NAME).is_file() or (folder / ADAPTER_NAME).exists():
-        return str(folder), ""
-    config = read_reward_config(folder)
-    if config.get("lora_rank") or config.get("full_trunk"):
-        return str(folder), ""
-    return str(config.get("base_model", folder)), str(config.get("trunk", ""))

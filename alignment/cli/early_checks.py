@@ -1,7 +1,8 @@
 """Values and inputs that are refused before torch is imported.
 
-The checks are those of the arguments themselves, `__post_init__` and `check_inputs`, as the sources of their classes
-say (`alignment.cli.command_source`). What needs more than the sources is checked once the command is imported.
+The checks are those of the arguments themselves, `__post_init__`, `check_together` and `check_inputs`, as the sources
+of their classes say (`alignment.cli.command_source`). What needs more than the sources is checked once the command is
+imported.
 """
 
 from __future__ import annotations
@@ -36,8 +37,20 @@ def check_early(dataclass_types: Iterable[type], values: Namespace, checks: Iter
     made = [_filled(dataclass_type, values) for dataclass_type in dataclass_types]
     made.sort(key=lambda arguments: hasattr(arguments, "model"))
     for check in checks:
+        if check == "check_inputs":
+            _check_together(made)
         for arguments in made:
             _as_far_as_it_goes(getattr(arguments, check, _nothing), f"{type(arguments).__name__}.{check}")
+
+
+def _check_together(made: list[Any]) -> None:
+    """Lets arguments that depend on others of the command see these (`check_together`)."""
+    for arguments in made:
+        if hasattr(arguments, "check_together"):
+            others = [each for each in made if each is not arguments]
+            _as_far_as_it_goes(
+                partial(arguments.check_together, others), f"{type(arguments).__name__}.check_together"
+            )
 
 
 def check_training_folder(dataclass_types: Iterable[type], values: Namespace) -> None:

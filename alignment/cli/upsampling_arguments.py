@@ -16,7 +16,8 @@ class UpsamplingArguments:
         default=None,
         metadata={
             "help": "Stages in their order, such as temporal spatial spatial: those of nano-cascade, folders of "
-            "`vidalign pretrain --stage`, or for LTX-Video and LTX-2 the folder or hub id of a latent upsampler."
+            "`vidalign pretrain --stage`, a cascade (nano-cascade or a folder) for all its stages, or for LTX-Video "
+            "and LTX-2 the folder or hub id of a latent upsampler."
         },
     )
     upsample_steps: int | None = field(

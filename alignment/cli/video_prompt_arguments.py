@@ -30,7 +30,10 @@ class VideoPromptArguments(UpsamplingArguments):
         default=None, metadata={"help": "Image (or video, whose first frame counts) with which videos begin."}
     )
     video: str | None = field(
-        default=None, metadata={"help": "Video for --extend, --interpolate and --upsample."}
+        default=None,
+        metadata={
+            "help": "Video for --extend, --interpolate and --upsample; the last needs neither --model nor --prompts."
+        },
     )
     extend: str | None = field(
         default=None,

@@ -16,6 +16,7 @@ from unittest import mock
 
 import diffusers
 import torch
+import transformers
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode, unset_fake_temporarily
 from torch.utils.checkpoint import checkpoint
@@ -26,13 +27,16 @@ from alignment.memory.work import Forecast, Work
 from generator.base import VideoGenerator
 from generator.families.pipeline_generator import PipelineGenerator
 from generator.files.folders import visible_files
+from generator.files.model_folders import find_pipeline, hub_folder
 from generator.hardware.context_parallel import check_shares_tokens, check_tokens, keep_one_part, video_text
 from generator.hardware.memory_tracker import StorageTracker, WholeMasks, fused_attention, norms_in_float32
 from generator.inputs.conditions import Conditions
 from generator.loading import DEFAULTS_NAME, FAMILIES, load_generator, read_class_name, read_defaults
 from generator.output import InputError, read_json
 from generator.video_model import GenerationDefaults
+from generator.weight_files.headers import weight_bytes
 
+CONFIGURATIONS = ["*.json"]
 DEPTH = 2
 DEPTH_FIELDS = {
     "blocks": "num_layers", "transformer_blocks": "num_layers", "single_transformer_blocks": "num_single_layers",
@@ -49,15 +53,15 @@ def forecast(folder: Path, work: Work) -> Forecast:
     if is_native(folder):
         check_shares_tokens(configured_generator(folder), work.context_parallel)
         return native_forecast(folder, work)
-    probe = _Probe(folder, work, {})
+    probe = Probe(folder, work, {})
     size = work.num_frames, work.height, work.width
     probe.generator.check_size(*size)
     check_tokens(
         probe.generator, work.context_parallel, probe.generator.latent_shape(*size), video_text(*size)
     )
-    deeper = {blocks: _Probe(folder, work, {blocks: DEPTH + 1}) for blocks in probe.blocks_in_full}
+    deeper = {blocks: Probe(folder, work, {blocks: DEPTH + 1}) for blocks in probe.blocks_in_full}
 
-    def whole(measure: Callable[[_Probe], float], share: float = 1.0) -> float:
+    def whole(measure: Callable[[Probe], float], share: float = 1.0) -> float:
         """Memory that `share` of all blocks adds to what a model without these would need."""
         base = measure(probe)
         slopes = {blocks: measure(other) - base for blocks, other in deeper.items()}
@@ -67,33 +71,45 @@ def forecast(folder: Path, work: Work) -> Forecast:
 
     found = Forecast()
     copies = 2 if probe.experts else 1
-    found.resident["transformer"] = round(copies * whole(_Probe.weight_bytes))
+    found.resident["transformer"] = round(copies * whole(Probe.weight_bytes))
     found.resident["autoencoder"] = probe.autoencoder_bytes()
+    if image_encoder := image_encoder_bytes(folder, probe.family):
+        found.resident["image encoder"] = image_encoder
     if work.keep_text_encoder:
         found.resident["text encoder"] = sum(text_encoder_bytes(folder).values())
     if work.method != "generate":
         # The weights, and AdamW's two averages of their gradients.
-        found.resident["adapters and AdamW"] = round(3 * copies * whole(_Probe.trained_bytes))
+        found.resident["adapters and AdamW"] = round(3 * copies * whole(Probe.trained_bytes))
         found.transient["update"] = round(_update(whole, work.checkpointed_share))
-    if work.reward_bytes:
-        found.resident["rewards"] = work.reward_bytes
+    found.resident |= work.reward_weights
     if work.method == "backprop":
         # The steps' activations are held while the decoder's blocks, and the reward, are computed again.
-        found.transient["update"] += probe.pixel_gradient_peak() + work.judging_gradient_bytes
+        pixels = probe.pixel_gradient_peak() if work.judges_pixels else 0
+        found.transient["update"] += pixels + work.judging_gradient_bytes
     if work.method in ("ppo", "backprop", "generate"):
         found.transient["sampling"] = probe.sampling_peak()
         if work.decode_batch and work.method != "backprop":
             found.transient["decoding"] = _decoding_peak(
                 folder, work.num_frames, work.height, work.width, work.decode_batch, work.tiling
             )
-    if work.method == "ppo" and work.judging_bytes:
-        pixels = work.decode_batch * 3 * work.num_frames * work.height * work.width
-        found.transient["judging"] = work.judging_bytes + 4 * pixels
-    found.linear_weights = round(copies * whole(_Probe.linear_weights))
+    found.transient |= work.judging
+    found.linear_weights = round(copies * whole(Probe.linear_weights))
     found.largest_linear = max(module.weight.numel() for module in probe.linear)
     if work.offload_weights:
         return found.offloaded()
     return found if work.quantization is None else found.quantised(work.quantization)
+
+
+def image_encoder_bytes(folder: Path, family: type[PipelineGenerator]) -> int:
+    """Size in bfloat16 of what a family that animates images looks at them with, by its configuration; it stays on the
+    GPU."""
+    name = "image_encoder"
+    if name in family.idle_components or not (folder / name / "config.json").is_file():
+        return 0
+    kind: Any = getattr(transformers, read_json(folder / "model_index.json")[name][1])
+    with torch.device("meta"):
+        model = kind(kind.config_class.from_pretrained(folder, subfolder=name))
+    return sum(2 * parameter.numel() for parameter in model.parameters())
 
 
 @cache
@@ -102,31 +118,44 @@ def _decoding_peak(
 ) -> int:
     """The same for every method."""
     work = Work("generate", num_frames, height, width, decode_batch=decode_batch, tiling=tiling)
-    return _Probe(folder, work, {}).decoding_peak()
+    return Probe(folder, work, {}).decoding_peak()
 
 
 def _update(whole: Callable[..., float], share: float) -> float:
     """The update's peak where `share` of the blocks is computed again and the rest kept."""
     if share == 0:
-        return whole(_Probe.kept_peak)
+        return whole(Probe.kept_peak)
     if share == 1:
-        return whole(_Probe.checkpointed_peak)
+        return whole(Probe.checkpointed_peak)
     # Both measures hold the same part that does not grow with the number of blocks.
-    fixed = whole(_Probe.kept_peak, 0.0)
-    return whole(_Probe.checkpointed_peak, share) + whole(_Probe.kept_peak, 1 - share) - fixed
+    fixed = whole(Probe.kept_peak, 0.0)
+    return whole(Probe.checkpointed_peak, share) + whole(Probe.kept_peak, 1 - share) - fixed
 
 
-def text_encoder_bytes(folder: Path) -> dict[str, int]:
-    """Size of each text encoder's weight files in `folder`; empty where they are not on this machine."""
+def text_encoder_bytes(folder: Path, precision: torch.dtype | None = None) -> dict[str, int]:
+    """Size of each text encoder's weights in `folder`, as stored or as loaded in `precision`; empty where they are not
+    on this machine. A file of weights that is not here counts as stored, by its index."""
     found = {}
     for part in sorted([*folder.glob("text_encoder*"), *folder.glob("connectors*")]):
-        size = sum(file.stat().st_size for file in visible_files(part, [".safetensors"]))
+        size = sum(weight_bytes(file, precision) for file in visible_files(part, [".safetensors"]))
         for index in visible_files(part, [".json"]):
             if not size and index.name.endswith(".safetensors.index.json"):
                 size = read_json(index)["metadata"]["total_size"]
         if size:
             found[part.name] = size
     return found
+
+
+def find_configurations(model: str) -> Path:
+    """The folder of `model` with its configurations; of a hub id nothing else is fetched.
+
+    Raises:
+        InputError: nothing of that name can be found.
+    """
+    if model.count("/") == 1 and not Path(model).exists():
+        subject = f"The configurations of {model!r} are"
+        return hub_folder(model, subject, "a folder with model_index.json", only=CONFIGURATIONS)
+    return find_pipeline(model)
 
 
 def model_defaults(folder: Path) -> GenerationDefaults:
@@ -147,7 +176,7 @@ def configured_generator(folder: Path) -> VideoGenerator:
     """
     if is_native(folder):
         return load_generator(folder, device="cpu")
-    return _Probe(folder, Work("generate", 0, 0, 0), {}).generator
+    return Probe(folder, Work("generate", 0, 0, 0), {}).generator
 
 
 def is_native(folder: Path) -> bool:
@@ -155,7 +184,7 @@ def is_native(folder: Path) -> bool:
     return read_class_name(folder / "model_index.json") in ("NativeVideoPipeline", "VideoLDMPipeline")
 
 
-class _Probe:
+class Probe:
     """The pipeline in `folder` with a transformer of few blocks, on fake tensors in bfloat16.
 
     Args:
@@ -205,7 +234,8 @@ class _Probe:
     def trained_bytes(self) -> float:
         return sum(p.nbytes for p in self.generator.transformer.parameters() if p.requires_grad)
 
-    def _inputs(self, batch: int) -> tuple[Tensor, Tensor, Conditions]:
+    def inputs(self, batch: int) -> tuple[Tensor, Tensor, Conditions]:
+        """Latents, noise levels and the longest conditions of `batch` videos of the work's size, without values."""
         work = self.work
         shape = self.generator.latent_shape(work.num_frames, work.height, work.width)
         image = self.generator.image
@@ -214,7 +244,12 @@ class _Probe:
         conditions = {name: torch.empty(batch, *size, dtype=dtype) for name, (size, dtype) in shapes.items()}
         return torch.empty(batch, *shape), torch.empty(batch), conditions
 
-    def _measure(self, run: Any) -> int:
+    def measure(self, run: Callable[[], Any]) -> int:
+        """Most bytes that `run` makes on fake tensors.
+
+        Raises:
+            InputError: it looks at values.
+        """
         try:
             with self.mode, fused_attention(), StorageTracker() as tracker, WholeMasks():
                 run()
@@ -245,11 +280,11 @@ class _Probe:
 
         def step() -> None:
             with torch.autocast("cpu", dtype=torch.bfloat16), norms_in_float32():
-                velocity = self.generator.velocity(*self._inputs(work.batch * branches), transformer)
+                velocity = self.generator.velocity(*self.inputs(work.batch * branches), transformer)
                 loss = velocity.square().mean()
             loss.backward()
 
-        peak = self._measure(step)
+        peak = self.measure(step)
         transformer.zero_grad()
         return peak
 
@@ -262,17 +297,17 @@ class _Probe:
 
         @torch.no_grad()
         def step() -> None:
-            inputs = self._inputs(videos * (2 if work.guided else 1))
+            inputs = self.inputs(videos * (2 if work.guided else 1))
             self.generator.velocity(*inputs, self._one_transformer())
 
-        return self._measure(step)
+        return self.measure(step)
 
     def decoding_peak(self) -> int:
         """Latents to videos; convolution kernels take workspace beside, which is not known here."""
         shape = self.generator.latent_shape(self.work.num_frames, self.work.height, self.work.width)
         if self.work.tiling:
             self.generator.save_decoding_memory()
-        return self._measure(lambda: self.generator.decode(torch.empty(self.work.decode_batch, *shape)))
+        return self.measure(lambda: self.generator.decode(torch.empty(self.work.decode_batch, *shape)))
 
     def pixel_gradient_peak(self) -> int:
         """Latents to videos and back by the gradient, without what a reward on pixels needs
@@ -290,7 +325,7 @@ class _Probe:
             latents = torch.empty(work.batch, *shape, requires_grad=True)
             self.generator.decode_with_gradients(latents).square().mean().backward()
 
-        return self._measure(step)
+        return self.measure(step)
 
     def _one_transformer(self) -> Any:
         """Of two experts one runs at a time."""

@@ -38,6 +38,8 @@ def native_forecast(folder: Path, work: Work) -> Forecast:
         branches = 2 if work.method == "dpo" or (work.method == "ppo" and work.guided) else 1
         update = _inputs(generator, work, work.batch * branches)
         found.transient["update"] = _peak(lambda: generator.velocity(*update).square().mean().backward())
+    found.resident |= work.reward_weights
+    found.transient |= work.judging
     if work.method in ("ppo", "generate"):
         videos = work.rollout_batch if work.method == "ppo" else work.batch
         sampled = _inputs(generator, work, videos * (2 if work.guided else 1))

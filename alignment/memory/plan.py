@@ -2,59 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from tqdm import tqdm
 
-from alignment.memory.forecast import configured_generator, forecast, is_native, text_encoder_bytes
-from alignment.memory.reward_forecast import JudgingMemory, judging_memory
+from alignment.memory.asked_rewards import Rewards
+from alignment.memory.forecast import (
+    configured_generator,
+    find_configurations,
+    forecast,
+    is_native,
+    text_encoder_bytes,
+)
 from alignment.memory.work import Forecast, Work
-from generator.files.model_folders import find_pipeline, hub_folder
-from reward.models.named.entry import RewardRequest
 
-CONFIGURATIONS = ["*.json"]
 ALLOWANCE = 0.10
 """Share of the GPU left for the CUDA context, fragments of the allocator and kernels' workspaces."""
 
 Options = list[tuple[str, dict[str, Any]]]
 """Flags and what they change, from the fastest to the smallest."""
-
-
-@dataclass(frozen=True)
-class Rewards:
-    """Reward models on the GPU that is planned for.
-
-    Attributes:
-        weight_bytes: of all of them.
-        gradients: whether all pass gradients to pixels.
-        num_frames: frames that are decoded with gradients; None for all.
-        requests: the rewards by name, for what they need beside their weights.
-    """
-
-    weight_bytes: int = 0
-    gradients: bool = False
-    num_frames: int | None = None
-    requests: tuple[RewardRequest, ...] = ()
-
-    def judging(self, work: Work, fps: float) -> list[JudgingMemory]:
-        """Memory that each reward by name needs beside its weights to judge a video of the work."""
-        decoded = self.num_frames if work.method == "backprop" and self.num_frames else work.num_frames
-        size = min(decoded, work.num_frames), work.height, work.width
-        return [judging_memory(request, *size, fps) for request in self.requests]
-
-    def of(self, work: Work, fps: float) -> Work:
-        """The work with these rewards: their weights, and the most that one of them needs to judge a video."""
-        judged = self.judging(work, fps)
-        return replace(
-            work,
-            reward_bytes=self.weight_bytes,
-            reward_num_frames=self.num_frames,
-            judging_bytes=max((each.scoring for each in judged), default=0),
-            judging_gradient_bytes=max((each.gradients for each in judged), default=0),
-        )
-
 
 PLAIN: tuple[str, dict[str, Any]] = ("", {})
 WEIGHTS: Options = [
@@ -83,18 +50,6 @@ ONE_AT_A_TIME = {
     "generate": "--batch_size 1",
     "ppo": "--rollout_batch_size 1 --reward_batch_size 1 --monitor_videos 1",
 }
-
-
-def find_configurations(model: str) -> Path:
-    """The folder of `model` with its configurations; of a hub id nothing else is fetched.
-
-    Raises:
-        InputError: nothing of that name can be found.
-    """
-    if model.count("/") == 1 and not Path(model).exists():
-        subject = f"The configurations of {model!r} are"
-        return hub_folder(model, subject, "a folder with model_index.json", only=CONFIGURATIONS)
-    return find_pipeline(model)
 
 
 def plan(
@@ -215,15 +170,18 @@ def _reward_lines(rewards: Rewards, work: Work, fps: float) -> list[str]:
     scored = rewards.judging(work, fps)
     passed = rewards.judging(replace(work, method="backprop"), fps)
     lines = []
-    for request, score, gradient in zip(rewards.requests, scored, passed, strict=True):
+    for (name, score), (_, gradient) in zip(scored, passed, strict=True):
         if score.scoring:
-            text = f"{request.name} needs {score.scoring / 1e9:.2f} GB beside its weights to judge a video"
-            more = (
-                f", {gradient.gradients / 1e9:.2f} GB with gradients to its pixels"
-                if gradient.gradients
-                else ""
+            to = "latents" if score.of_latents else "pixels"
+            text = f"{name} needs {score.scoring / 1e9:.2f} GB beside its weights to judge a video"
+            passing = f", {gradient.gradients / 1e9:.2f} GB with gradients to its {to}"
+            lines.append(text + (passing if gradient.gradients else ""))
+        else:
+            lines += [f"{name}: its weights are in the forecast, what it needs to judge a video is not"] * (
+                name in rewards.unmeasured
             )
-            lines.append(text + more)
+    if rewards.weight_bytes:
+        lines.append(f"weights of the rewards {rewards.weight_bytes / 1e9:.2f} GB, those shared counted once")
     return lines
 
 

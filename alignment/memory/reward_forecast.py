@@ -29,7 +29,7 @@ from reward.models.named.hpsv3 import BUDGET as HPSV3_BUDGET
 from reward.models.named.published_sizes import PROMPT_TOKENS, vision_model
 from reward.models.named.qwen_rewards import eight_bit_resize, pillow_resize, sequential_positions
 from reward.models.named.viclip import ViCLIP, middle_frames, prepared
-from reward.models.vlm_loading import fit_size
+from reward.models.vlm_loading import VideoBudget, fit_size, resize_frames, sample_frames
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,13 @@ class JudgingMemory:
 
     Attributes:
         scoring: while one video is judged.
-        gradients: while its score's gradient goes to the pixels; 0 where it does not.
+        gradients: while its score's gradient goes to the pixels or latents; 0 where it does not.
+        of_latents: whether latents are judged, which are not decoded.
     """
 
     scoring: int = 0
     gradients: int = 0
+    of_latents: bool = False
 
 
 def judging_memory(
@@ -123,38 +125,60 @@ def _viclip(model: Any, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
 
 def _qwen(request: RewardRequest, model: Any, dtype: torch.dtype, num_frames: int, fps: float) -> _Way:
     """Frames through a Qwen2-VL: one message a video (VideoReward) or a frame (HPSv3)."""
-    video = request.entry.name == "videoalign"
-    settings = videoalign.VideoAlignSettings()
-    budget = settings.budget if video else HPSV3_BUDGET
+    words = PROMPT_TOKENS[request.entry.name]
+    if request.entry.name == "videoalign":
+        settings = videoalign.VideoAlignSettings()
+        rate = request.options.get("fps") or fps
+        count = len(videoalign.sampled_frames(num_frames, rate, settings.frame_rate))
+        return _Way(_qwen_pass(model, dtype, settings.budget, words, eight_bit_resize, True), count, count)
+    count = len(chosen_frames(num_frames, request.options.get("frames", 5)))
+    at_a_time = min(request.options.get("batch_size", 4), count)
+    return _Way(_qwen_pass(model, dtype, HPSV3_BUDGET, words, pillow_resize, False), count, at_a_time)
+
+
+def qwen_judging(
+    model: Any, dtype: torch.dtype, video: Tensor, fps: float, budget: VideoBudget, words: int
+) -> int:
+    """Bytes that a Qwen2-VL on the meta device makes while it judges one video, of one message.
+
+    Args:
+        video: `[3, frames, height, width]` on the meta device.
+        fps: its frames a second.
+        budget: frames and pixels that the model sees of it.
+        words: tokens of text beside the video.
+    """
+    shown = sample_frames(video, fps, budget, model.config.vision_config.temporal_patch_size)
+    return _peak(_qwen_pass(model, dtype, budget, words, resize_frames, True), shown, len(shown))
+
+
+def _qwen_pass(
+    model: Any,
+    dtype: torch.dtype,
+    budget: VideoBudget,
+    words: int,
+    resize: Callable[[Tensor, int, int], Tensor],
+    video: bool,
+) -> Callable[[Tensor], Tensor]:
+    """A pass of frames through a Qwen2-VL, all in one message where they are a `video`."""
     vision = model.config.vision_config
     merge, patch, time = vision.spatial_merge_size, vision.patch_size, vision.temporal_patch_size
-    if video:
-        count = len(
-            videoalign.sampled_frames(num_frames, request.options.get("fps") or fps, settings.frame_rate)
-        )
-        at_a_time = count
-    else:
-        count = len(chosen_frames(num_frames, request.options.get("frames", 5)))
-        at_a_time = min(request.options.get("batch_size", 4), count)
 
     def run(frames: Tensor) -> Tensor:
         height, width = fit_size(frames.shape[2], frames.shape[3], patch * merge, budget)
-        pixels = (eight_bit_resize if video else pillow_resize)(frames, height, width).to(dtype)
+        pixels = resize(frames, height, width).to(dtype)
         messages, steps = (1, len(frames) // time) if video else (len(frames), 1)
         flat = pixels.reshape(-1, 3, 1, patch, patch).expand(-1, -1, 1 if video else time, -1, -1)
         flat = flat.reshape(messages * steps * (height // patch) * (width // patch), -1)
         grid = torch.tensor([[steps, height // patch, width // patch]] * messages)
         seen = _seen(model.visual, flat, grid)
-        words = torch.empty(
-            messages, PROMPT_TOKENS[request.entry.name], seen.shape[-1], dtype=dtype, device="meta"
-        )
-        hidden = torch.cat([seen.unflatten(0, (messages, -1)), words], dim=1)
+        text = torch.empty(messages, words, seen.shape[-1], dtype=dtype, device="meta")
+        hidden = torch.cat([seen.unflatten(0, (messages, -1)), text], dim=1)
         positions = sequential_positions(hidden.shape[:2]).to("meta")
         return model.language_model(
             inputs_embeds=hidden, position_ids=positions, attention_mask=None, use_cache=False
         ).last_hidden_state
 
-    return _Way(run, count, at_a_time)
+    return run
 
 
 def _seen(visual: Any, flat: Tensor, grid: Tensor) -> Tensor:

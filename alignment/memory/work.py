@@ -30,7 +30,8 @@ class Work:
         keep_text_encoder: whether the text encoder stays on the GPU.
         reward_bytes: weights of reward models on the same GPU.
         judging_bytes: what these need beside their weights while they judge one video.
-        judging_gradient_bytes: the same while gradients go to the pixels (backprop).
+        judging_gradient_bytes: the same while gradients go to the pixels, or to latents (backprop).
+        judges_pixels: whether some reward judges decoded videos; those on latents need none.
         reward_num_frames: frames that are decoded with gradients (backprop); None for all.
         context_parallel: processes that share out the tokens of each video, of which this is one.
     """
@@ -53,8 +54,24 @@ class Work:
     reward_bytes: int = 0
     judging_bytes: int = 0
     judging_gradient_bytes: int = 0
+    judges_pixels: bool = True
     reward_num_frames: int | None = None
     context_parallel: int = 1
+
+    @property
+    def reward_weights(self) -> dict[str, int]:
+        """Part of `Forecast.resident` that the rewards take."""
+        return {"rewards": self.reward_bytes} if self.reward_bytes else {}
+
+    @property
+    def judging(self) -> dict[str, int]:
+        """Part of `Forecast.transient` in which rewards judge without gradients, decoded videos in float32 included."""
+        if self.method != "ppo" or not self.judging_bytes:
+            return {}
+        pixels = (
+            self.decode_batch * 3 * self.num_frames * self.height * self.width if self.judges_pixels else 0
+        )
+        return {"judging": self.judging_bytes + 4 * pixels}
 
 
 @dataclass

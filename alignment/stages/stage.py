@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignment.data.clips import ClipChooser, ClipsWanted
 from alignment.data.example_images import ExampleImages, TrainingClip, check_all_or_none, training_images
-from alignment.memory.forecast import configured_generator
-from alignment.memory.plan import find_configurations
+from alignment.memory.forecast import configured_generator, find_configurations
 from alignment.memory.training_memory import memory_check
 from alignment.stages.arguments import GeneratorArguments
 from alignment.stages.outputs import command_of, training_outputs

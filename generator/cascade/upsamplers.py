@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from generator.base import VideoGenerator
-from generator.cascade.cascade import CascadeGenerator, base_of, through_stages
+from generator.cascade.cascade import CascadeGenerator, base_of, read_cascade, through_stages
 from generator.cascade.latent_upsampler import LatentUpsampler, upsampler_folder
 from generator.cascade.stage import (
     INDEX_NAME,
@@ -21,8 +21,8 @@ from generator.cascade.stage import (
     read_settings,
 )
 from generator.files.built_in import PRETRAINED
-from generator.files.model_folders import CASCADE, TRAIN_CASCADE, hub_folder
-from generator.output import InputError
+from generator.files.model_folders import CASCADE, CASCADE_CLASS, TRAIN_CASCADE, hub_folder
+from generator.output import InputError, read_record
 from generator.provenance import latent_space_fingerprint
 from generator.sampling import generate_latents
 
@@ -47,6 +47,8 @@ def find_upsampler(name: str) -> Path:
         raise InputError(
             f"--upsample {name} names a stage of {CASCADE}, which is not installed: {TRAIN_CASCADE}."
         )
+    if name == CASCADE:
+        raise InputError(f"--upsample {CASCADE} names what is not installed: {TRAIN_CASCADE}.")
     folder = Path(name)
     if name.count("/") == 1 and not folder.exists() and not name.startswith((".", "/", "~")):
         subject = f"The upsampler {name!r} is"
@@ -58,9 +60,52 @@ def find_upsampler(name: str) -> Path:
         read_settings(folder)
         return folder
     raise InputError(
-        f"--upsample {name} is neither temporal nor spatial, nor a folder with a stage of `vidalign pretrain "
-        "--stage`, nor a folder or hub id of a latent upsampler of LTX-Video or LTX-2: name one of these."
+        f"--upsample {name} is neither temporal nor spatial, nor a cascade, nor a folder with a stage of `vidalign "
+        "pretrain --stage`, nor a folder or hub id of a latent upsampler of LTX-Video or LTX-2: name one of these."
     )
+
+
+def find_upsamplers(names: Sequence[str]) -> list[Path]:
+    """Folders of stages and latent upsamplers in the order of their names, those of a cascade in its own order.
+
+    Args:
+        names: as `find_upsampler` takes them, or a cascade: `nano-cascade` or a folder.
+
+    Raises:
+        InputError: one cannot be found.
+    """
+    found: list[Path] = []
+    for name in names:
+        cascade = _cascade_folder(name)
+        if cascade is None:
+            found.append(find_upsampler(name))
+        else:
+            found += [cascade / stage for stage in read_cascade(cascade)["stages"]]
+    return found
+
+
+def base_of_upsamplers(names: Sequence[str]) -> str:
+    """Name, hub id or folder of the model that the first of some upsamplers names as its own, for `load_generator`.
+
+    Raises:
+        InputError: it cannot be found, or is a latent upsampler, which names none.
+    """
+    folder = _cascade_folder(names[0]) or find_upsampler(names[0])
+    if (folder / "config.json").is_file():
+        raise InputError(
+            f"--upsample {names[0]} is a latent upsampler, which does not say whose latents it takes: name the model "
+            "with --model."
+        )
+    return base_of(folder)
+
+
+def _cascade_folder(name: str) -> Path | None:
+    """The folder of a cascade, built-in or the user's own; None where the name is of something else."""
+    for folder in (PRETRAINED / name, Path(name)):
+        index = folder / INDEX_NAME
+        if index.is_file() and read_record(index).get("_class_name") == CASCADE_CLASS:
+            return folder
+    return None
 
 
 def load_upsamplers(
@@ -72,7 +117,7 @@ def load_upsamplers(
     that it names.
 
     Args:
-        names: as `find_upsampler` takes them.
+        names: as `find_upsamplers` takes them.
         model: that makes the coarse videos.
         load: `generator.load_generator`.
 
@@ -81,7 +126,7 @@ def load_upsamplers(
     """
     found: list[Upsampler] = []
     codecs = {latent_space_fingerprint(model): model}
-    for number, folder in enumerate(find_upsampler(name) for name in names):
+    for number, folder in enumerate(find_upsamplers(names)):
         if (folder / "config.json").is_file():
             found.append(LatentUpsampler(folder, model))
             continue

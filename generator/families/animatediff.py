@@ -254,7 +254,8 @@ class AnimateDiffSDXLGenerator(AnimateDiffGenerator):
         return {"encoder_hidden_states": text, "text_embeds": pooled}
 
     def condition_shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-        pooled = self.pipeline.text_encoder_2.config.projection_dim
+        config = self.pipeline.unet.config  # beside the pooled text stand six numbers of sizes
+        pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
         return {**super().condition_shapes(), "text_embeds": ((pooled,), self.dtype)}
 
     def _transformer_arguments(

@@ -98,10 +98,13 @@ class WholeMasks(TorchDispatchMode):
     ) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default and args[0].dtype == torch.bool:
             return True
-        if func is torch.ops.aten.index.Tensor and args[1][0].dtype == torch.bool:
-            values, (mask,) = args
-            chosen = 0 if mask in self._negations else values.shape[0]
-            return values.new_empty(chosen, *values.shape[1:])
+        if func is torch.ops.aten.index.Tensor and args[1][-1].dtype == torch.bool:
+            values, (*before, mask) = (
+                args  # before a mask of a later dimension stands None for each earlier one
+            )
+            at = len(before)
+            chosen = 0 if mask in self._negations else values.shape[at]
+            return values.new_empty(*values.shape[:at], chosen, *values.shape[at + 1 :])
         result = func(*args, **(kwargs or {}))
         if func is torch.ops.aten.bitwise_not.default:
             self._negations[result] = True

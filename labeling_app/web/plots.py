@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
+from xml.sax.saxutils import escape
 
 import matplotlib
 import numpy as np
@@ -18,6 +19,7 @@ from matplotlib.figure import Figure
 from sqlalchemy import Select, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
+from generator.label_fonts import plot_label, with_boxes
 from generator.output import InputError
 from labeling_app.campaigns.overview import campaign_overview, campaign_quality, quality_of_answers
 from labeling_app.quality.adjudication import disagreements
@@ -30,7 +32,7 @@ INK, ACCENT, SECOND, THIRD = "#1d1f22", "#2456c9", "#b45309", "#15803d"
 SHOWN_ANNOTATORS = 25
 PREPARED_AFTER_SECONDS = 10.0
 """Time from the start of the server until it begins with figures that nobody has asked for."""
-# Text stays text: the browser has fonts for names that matplotlib's own font cannot write.
+# Text stays text: the browser has fonts for names that no font here can write.
 matplotlib.rcParams["svg.fonttype"] = "none"
 
 
@@ -71,19 +73,30 @@ def prepare_pages(store: Store) -> threading.Timer:
 def _drawn(store: Store, campaign: str, name: str) -> bytes:
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     axes = figure.subplots()
-    PLOTS[name](store, campaign, axes)
+    names = PLOTS[name](store, campaign, axes)
     axes.spines[["top", "right"]].set_visible(False)
     file = io.BytesIO()
     figure.savefig(file, format="svg", metadata={"Date": None})
-    return file.getvalue()
+    drawn = file.getvalue().decode()
+    for shown in map(_short, names):  # each stands there once, in this order
+        if with_boxes(shown) != shown:
+            drawn = drawn.replace(f">{escape(with_boxes(shown))}</text>", f">{escape(shown)}</text>", 1)
+    return drawn.encode()
 
 
-def _shown(name: str) -> str:
-    """A name as a label: at most 20 characters, and text, never mathematics."""
-    return (name if len(name) <= 20 else name[:19] + "…").replace("$", r"\$")
+def _short(name: str) -> str:
+    """At most 20 characters of a name."""
+    return name if len(name) <= 20 else name[:19] + "…"
 
 
-def _annotators(store: Store, campaign: str, axes: Axes) -> None:
+def _name_places(axes: Axes, names: list[str]) -> list[str]:
+    """Writes names below the places 0, 1, …, and returns them; a box that matplotlib draws for a character has about
+    its width, and the character takes its place at the end."""
+    axes.set_xticks(range(len(names)), [plot_label(_short(name)) for name in names], rotation=35, ha="right")
+    return names
+
+
+def _annotators(store: Store, campaign: str, axes: Axes) -> list[str]:
     """Agreement with others, gold accuracy and self-consistency of each annotator."""
     people = quality_of_answers(store, campaign)["annotators"][:SHOWN_ANNOTATORS]
     measures = (
@@ -95,11 +108,11 @@ def _annotators(store: Store, campaign: str, axes: Axes) -> None:
         axes.plot(range(len(people)), [p[key] for p in people], marker, color=colour, label=label)
     axes.set_ylim(-0.03, 1.03)
     axes.set_ylabel("share of pairs")
-    axes.set_xticks(range(len(people)), [_shown(p["name"]) for p in people], rotation=35, ha="right")
     axes.legend(frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, 1.18))
+    return _name_places(axes, [p["name"] for p in people])
 
 
-def _speed(store: Store, campaign: str, axes: Axes) -> None:
+def _speed(store: Store, campaign: str, axes: Axes) -> list[str]:
     """Seconds a task of each annotator."""
     seconds: dict[str, list[float]] = defaultdict(list)
     for name, is_imported, taken in _seconds_of_answers(store, campaign):
@@ -108,9 +121,10 @@ def _speed(store: Store, campaign: str, axes: Axes) -> None:
     names = sorted(seconds)[:SHOWN_ANNOTATORS]
     if names:
         _draw_boxes(axes, [seconds[name] for name in names])
-        axes.set_xticks(range(len(names)), [_shown(name) for name in names], rotation=35, ha="right")
+        _name_places(axes, names)
     axes.set_ylabel("seconds a task")
     axes.set_ylim(bottom=0)
+    return names
 
 
 def _draw_boxes(axes: Axes, samples: list[list[float]]) -> None:
@@ -159,7 +173,7 @@ def _of_answers(store: Store, campaign: str, *columns: Any) -> Select[Any]:
     )
 
 
-def _days(store: Store, campaign: str, axes: Axes) -> None:
+def _days(store: Store, campaign: str, axes: Axes) -> list[str]:
     """Answers a day (UTC)."""
     first_versions = _of_answers(store, campaign, Judgement.created_at).where(Judgement.version == 1)
     with store.read() as session:
@@ -170,9 +184,10 @@ def _days(store: Store, campaign: str, axes: Axes) -> None:
     axes.bar(range(len(shown)), [days[day] for day in shown], color=ACCENT)
     axes.set_xticks(range(len(shown)), [f"{day:%d %b}" for day in shown], rotation=35, ha="right")
     axes.set_ylabel("answers a day")
+    return []
 
 
-def _ranks(store: Store, campaign: str, axes: Axes) -> None:
+def _ranks(store: Store, campaign: str, axes: Axes) -> list[str]:
     """Share of tasks in which each annotator ranks the video shown first as the best, against chance."""
     people = quality_of_answers(store, campaign)["annotators"][:SHOWN_ANNOTATORS]
     rates = [p["first_place_rate"] for p in people]
@@ -184,7 +199,7 @@ def _ranks(store: Store, campaign: str, axes: Axes) -> None:
         axes.text(1.01, chance, "chance", va="center", color=INK, transform=axes.get_yaxis_transform())
     axes.set_ylim(0, 1)
     axes.set_ylabel("first shown ranked best")
-    axes.set_xticks(range(len(people)), [_shown(p["name"]) for p in people], rotation=35, ha="right")
+    return _name_places(axes, [p["name"] for p in people])
 
 
 def _videos_a_task(store: Store, campaign: str) -> list[int]:
@@ -200,10 +215,10 @@ def _videos_a_task(store: Store, campaign: str) -> list[int]:
         return list(session.scalars(query))
 
 
-PLOTS: dict[str, Callable[[Store, str, Axes], None]] = {
+PLOTS: dict[str, Callable[[Store, str, Axes], list[str]]] = {
     "annotators": _annotators,
     "speed": _speed,
     "positions": _ranks,
     "days": _days,
 }
-"""Plots by name."""
+"""Plots by name; each returns the names below its axis."""

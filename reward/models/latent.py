@@ -43,10 +43,9 @@ from reward.models.trunk import (
     text_tokens,
     trunk_features,
 )
-from reward.models.trunk_files import keep_sources, stored_sources
+from reward.models.trunk_files import ADAPTER_NAME, keep_sources, stored_sources
 from reward.models.trunk_lora import inject_lora, trained_weights, without_lora
 
-ADAPTER_NAME = "trunk_adapter"
 MODEL_TYPE = "latent"
 
 

@@ -14,7 +14,10 @@ from generator.adapters.loaded_from import WeightSources, sources_of
 from generator.base import VideoGenerator
 from generator.output import InputError, files_into
 from reward.models.latent_config import LatentRewardConfig
+from reward.models.storage import CONFIG_NAME, read_reward_config
 
+ADAPTER_NAME = "trunk_adapter"
+"""Folder of the adapter that the trunk was loaded with."""
 BASE_NAME = "base_adapter"
 """Begins the names of the folders of adapters that were merged as the base: `base_adapter-0`."""
 
@@ -47,3 +50,14 @@ def stored_sources(folder: Path, document: Mapping[str, Any]) -> WeightSources:
     weights = document.get("base_adapter_weights") or ()
     bases = ((folder / f"{BASE_NAME}-{number}", float(weight)) for number, weight in enumerate(weights))
     return WeightSources(tuple(bases), files)
+
+
+def shared_trunk(folder: Path) -> tuple[str, str] | None:
+    """Key of the trunk of the latent reward model in `folder` where that is the bare generator, which models of one key
+    can share; None where it is not, or there is no such model."""
+    if not (folder / CONFIG_NAME).is_file() or (folder / ADAPTER_NAME).exists():
+        return None
+    stored = read_reward_config(folder)
+    if "base_model" not in stored or stored.get("lora_rank") or stored.get("full_trunk"):
+        return None
+    return str(stored["base_model"]), str(stored.get("trunk", ""))

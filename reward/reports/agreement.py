@@ -281,11 +281,13 @@ def _plot(path: Path, figures: dict[str, Any]) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    from generator.label_fonts import plot_label
+
     figure, axis = pyplot.subplots(figsize=(4.2, 4))
     axis.plot([0.5, 1], [0.5, 1], color="grey", linestyle=":")
     for name, values in figures.items():
         curve = values["reliability"]
-        axis.plot(curve["confidence"], curve["accuracy"], marker="o", label=name)
+        axis.plot(curve["confidence"], curve["accuracy"], marker="o", label=plot_label(name))
     axis.set(xlabel="predicted probability", ylabel="observed share", title="Reliability of pair preferences")
     if figures:
         axis.legend(fontsize=8)

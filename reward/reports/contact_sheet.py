@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from generator.label_fonts import picture_font
 from generator.output import atomic_path
 from reward.reports.examples import Group, LoadVideo
 
@@ -62,13 +63,14 @@ def _plain_sheet(groups: Sequence[Group], models: Sequence[str]) -> Image.Image:
     """The sheet with names and prompts, without videos."""
     width, height = _place(len(groups), len(models))
     sheet = Image.new("RGB", (width - GAP, height + TEXT_HEIGHT), _GROUND)
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    draw = ImageDraw.Draw(sheet)
     for row, model in enumerate(models):
-        draw.text((0, _place(0, row)[1] + SIDE // 2 - 6), model[:9], _INK, ImageFont.load_default(14))
+        font, name = picture_font(model[:9], 14)
+        draw.text((0, _place(0, row)[1] + SIDE // 2 - 6), name, _INK, font)
     for column, group in enumerate(groups):
         prompt = next(iter(group.values())).prompt
-        lines = textwrap.wrap(prompt, 21)[:3]
-        draw.multiline_text((_place(column, 0)[0], height), "\n".join(lines), _INK, font, spacing=2)
+        font, text = picture_font("\n".join(textwrap.wrap(prompt, 21)[:3]), 11)
+        draw.multiline_text((_place(column, 0)[0], height), text, _INK, font, spacing=2)
     return sheet
 
 

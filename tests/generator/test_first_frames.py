@@ -193,7 +193,7 @@ def test_an_image_beside_the_prompts_own_ones_is_refused(tmp_path: Path) -> None
     from alignment.cli.commands.generate import GenerateArguments, run
     from alignment.cli.video_prompt_arguments import VideoPromptArguments
 
-    asked = GenerateArguments("nano", str(tmp_path / "prompts.jsonl"), str(tmp_path / "o"))
+    asked = GenerateArguments(str(tmp_path / "o"), "nano", str(tmp_path / "prompts.jsonl"))
     with pytest.raises(InputError, match=r"--image was given, but prompts in .* name an image"):
         run(asked, VideoPromptArguments(image=str(tmp_path / "0.png")))
 

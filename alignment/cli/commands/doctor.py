@@ -10,7 +10,7 @@ import platform
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from packaging.requirements import Requirement
@@ -18,9 +18,6 @@ from packaging.requirements import Requirement
 from generator.one_or_several import as_list
 from generator.output import check_output_file, write_json
 from generator.training.checks import check
-
-if TYPE_CHECKING:
-    from alignment.memory.plan import Rewards
 
 HELP = (
     "Report what this machine has (processors, memory, GPUs, packages, codecs, disk) and what will run on it."
@@ -52,7 +49,8 @@ class DoctorArguments:
     reward: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Also look at these rewards, as `--reward` of `ppo` names them: folder, weights, server."
+            "help": "Also look at these rewards, as `--reward` of `ppo` names them: folder, weights, server. With "
+            "--model, their memory is in the forecast."
         },
     )
     reward_num_frames: int | None = field(
@@ -123,26 +121,15 @@ def _is_report(path: Path) -> bool:
 
 def model_plan(arguments: DoctorArguments, found_gpus: list[dict[str, Any]]) -> dict[str, Any]:
     """Forecast and advice for `arguments.model`, with the lines to print; see `alignment.memory.plan`."""
+    from alignment.memory.asked_rewards import asked_rewards
     from alignment.memory.plan import plan
 
     memory = arguments.gpu_memory
     if memory is None and found_gpus:
         memory = min(gpu["memory"] for gpu in found_gpus) / 1e9
     size = (arguments.num_frames, arguments.height, arguments.width)
-    asked = _planned_rewards(arguments)
+    asked = asked_rewards(arguments.reward, arguments.reward_num_frames)
     return plan(str(arguments.model), size, arguments.lora_r, memory, asked, arguments.context_parallel)
-
-
-def _planned_rewards(arguments: DoctorArguments) -> Rewards:
-    """Weights of the rewards by name that were asked for, each repository once, as processes share them."""
-    from alignment.memory.plan import Rewards
-    from reward.models.named import registry
-
-    requests = [registry.parse(name) for name in arguments.reward if registry.find(name) is not None]
-    entries = [request.entry for request in requests]
-    sizes = {source.repository: source.gigabytes for entry in entries for source in entry.weights}
-    gradients = bool(entries) and all(entry.gradients for entry in entries)
-    return Rewards(round(sum(sizes.values()) * 1e9), gradients, arguments.reward_num_frames, tuple(requests))
 
 
 def machine(folder: Path) -> dict[str, Any]:
@@ -215,26 +202,28 @@ def video_codecs() -> dict[str, bool]:
 
 def rewards(asked: list[str]) -> list[dict[str, Any]]:
     """State of the rewards that were asked for, or of all names where none was."""
+    from alignment.memory.asked_rewards import reward_members
     from reward.models.named import registry
     from reward.models.named.status import all_statuses, status_of
 
     if not asked:
         return all_statuses()
+    members = [name for each in asked for name in reward_members(each)]
     return [
         _own_reward(name) if registry.find(name) is None else status_of(registry.parse(name))
-        for name in asked
+        for name in members
     ]
 
 
 def _own_reward(name: str) -> dict[str, Any]:
     """State of a reward that is no name of the registry: a folder, a function or a service."""
-    folder = Path(name)
-    trained = (folder / "reward_config.json").is_file()
-    says = "a trained reward model" if trained else "not a folder of a trained reward model"
-    if not folder.exists() and ("://" in name or ":" in name):
-        trained, says = True, "a service or a function, which is not asked here"
-    says += "; not in the forecast of memory" if trained else ": check it"
-    return {"name": name, "ready": trained, "says": says, "gigabytes": 0.0, "licence": ""}
+    from alignment.memory.asked_rewards import is_trained
+
+    ready = is_trained(name)
+    says = "a trained reward model" if ready else "not a folder of a trained reward model: check it"
+    if not Path(name).exists() and ("://" in name or ":" in name):
+        ready, says = True, "a service or a function, which is not asked here; not in the forecast of memory"
+    return {"name": name, "ready": ready, "says": says, "gigabytes": 0.0, "licence": ""}
 
 
 def mixture_lines(asked: list[str]) -> list[str]:

@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignment.cli.aligned_generation import aligned
-from alignment.cli.generation_checks import check_generation
+from alignment.cli.generation_checks import (
+    check_combination,
+    check_generation,
+    check_images,
+    refuse_negatives,
+)
 from alignment.cli.next_command import given_flags, new_folder, show_next
-from alignment.cli.upsampled_generation import behind_stages, coarse_model, load_stages
+from alignment.cli.upsampled_generation import (
+    behind_stages,
+    coarse_model,
+    load_stages,
+    model_and_prompts,
+    require_model_and_prompts,
+)
 from alignment.cli.video_prompt_arguments import VideoPromptArguments, prompted
 from alignment.rewriting.arguments import RewriterArguments, rewritten, rewritten_text
 from alignment.stages.arguments import LoadingArguments
 from generator.base import VideoGenerator
 from generator.data.demonstrations import METADATA
-from generator.data.prompts import FILE_COLUMNS, PromptRecord, read_prompts, require_prompt_file
+from generator.data.prompts import FILE_COLUMNS, PromptRecord, require_prompt_file
 from generator.files.model_folders import require_model
 from generator.files.output_folder import (
     Outputs,
@@ -72,13 +83,21 @@ SIZES = ("num_frames", "height", "width")
 class GenerateArguments:
     """Prompts, model and sampling."""
 
-    model: str = field(metadata={"help": "Generator: nano, a folder of a diffusers pipeline, or a hub id."})
-    prompts: str = field(
-        metadata={
-            "help": "Text file with one prompt a line, JSONL with `prompt` and `image`, or world:SPLIT:N[:SEED]."
-        }
-    )
     output_dir: str = field(metadata={"help": "Folder for the videos and metadata.jsonl."})
+    model: str | None = field(
+        default=None,
+        metadata={
+            "help": "Generator: nano, a folder of a diffusers pipeline, or a hub id. Required, but for --video with "
+            "--upsample: unset, the model that the first stage names."
+        },
+    )
+    prompts: str | None = field(
+        default=None,
+        metadata={
+            "help": "Text file with one prompt a line, JSONL with `prompt` and `image`, or world:SPLIT:N[:SEED]. "
+            "Required, but for --video with --upsample: unset, the empty prompt."
+        },
+    )
     adapter: str | None = field(
         default=None, metadata={"help": "LoRA file or folder for this model, ours or another tool's."}
     )
@@ -144,10 +163,16 @@ class GenerateArguments:
             raise InputError("--best_of and --reward_guidance need a judge: pass --reward FOLDER.")
         check_generation(self, "best_of")
 
+    def check_together(self, others: Sequence[Any]) -> None:
+        """Raises `InputError` where the model or prompts are missing that the other arguments need."""
+        require_model_and_prompts(self.model, self.prompts, others)
+
     def check_inputs(self) -> None:
         """Raises `InputError` where there are no prompts or no model, or the folder holds something else."""
-        require_prompt_file(self.prompts)
-        require_model(self.model, [self.adapter] if self.adapter else [])
+        if self.prompts is not None:
+            require_prompt_file(self.prompts)
+        if self.model is not None:
+            require_model(self.model, [self.adapter] if self.adapter else [])
         if self.overwrite or not (Path(self.output_dir) / ARGUMENTS_FILE).is_file():
             check_output_dir(self.output_dir, OUTPUTS, self.overwrite)
 
@@ -164,13 +189,16 @@ def run(
 ) -> None:
     """Generates every video that the output folder lacks, then writes `metadata.jsonl`."""
     loading, stack = loading or LoadingArguments(), stack or StackArguments()
-    _check_combination(arguments, prompt)
+    rewriting = rewriting or RewriterArguments()
+    arguments.check_together([prompt, loading, rewriting, stack])
+    check_combination(arguments, prompt)
     stack.check_combination(prompt.task, arguments.reward, arguments.solver)
-    work, records = SharedWork(), read_prompts(arguments.prompts)
-    records, facts = rewritten(rewriting, records, arguments.model, work)
+    work, (model, records) = SharedWork(), model_and_prompts(arguments.model, arguments.prompts, prompt)
+    arguments = replace(arguments, model=model)
+    records, facts = rewritten(rewriting, records, model, work)
     plan = planned(arguments, records)
-    _refuse_negatives(prompt, plan)
-    _check_images(arguments, prompt, plan)
+    refuse_negatives(prompt, plan)
+    check_images(arguments, prompt, plan)
     output_dir = Path(arguments.output_dir)
     changed = {**_what_matters(arguments), **prompt.changed(), **loading.changing(), **stack.changed()}
     state = {**changed, **facts, "prompts": [each.record.prompt for each in plan]}
@@ -194,7 +222,8 @@ def run(
     if work.is_first:
         write_jsonl(output_dir / METADATA, [_row(arguments, *each, prompt.image) for each in enumerate(plan)])
         print(f"{len(plan)} videos in {output_dir}")
-        _show_next(arguments, [prompt, loading, rewriting or RewriterArguments(), stack])
+        if arguments.prompts is not None:
+            _show_next(arguments, [prompt, loading, rewriting, stack])
 
 
 def _generate_missing(
@@ -212,7 +241,7 @@ def _generate_missing(
     from generator import load_generator
 
     output_dir = Path(arguments.output_dir)
-    model = load_generator(arguments.model, adapter=arguments.adapter, **loading.options())
+    model = load_generator(str(arguments.model), adapter=arguments.adapter, **loading.options())
     negatives = any(each.record.negative_prompt for each in plan)
     records = [each.record for each in plan]
     warn_of_lost_words(model, [text for r in records for text in (r.model_prompt, r.negative_prompt) if text])
@@ -244,7 +273,7 @@ def _generate_missing(
             generate,
             GenerationSettings.of(arguments),
             fps,
-            source=arguments.model,
+            source=str(arguments.model),
             begin=begin,
             bar=bar,
             steps=steps if plain else None,
@@ -253,14 +282,6 @@ def _generate_missing(
             pass
         work.gather(None, bar.show)
     require_all(output_dir, plan, work)
-
-
-def _refuse_negatives(prompt: VideoPromptArguments, plan: list[PlannedVideo]) -> None:
-    """Raises `InputError` where a prompt has a negative one, but nothing takes it."""
-    if prompt.task and any(each.record.negative_prompt for each in plan):
-        raise InputError(
-            "A negative prompt was given, but images and videos as prompts take none: remove it."
-        )
 
 
 def _guidance_scales(
@@ -301,29 +322,6 @@ def _way_to_generate(
     solver = arguments.solver
     generate = partial(model.generate, solver=solver)
     return behind_stages(model, prompt, stages, generate, fps, solver if plain else None)
-
-
-def _check_images(
-    arguments: GenerateArguments, prompt: VideoPromptArguments, plan: list[PlannedVideo]
-) -> None:
-    """Refuses images of prompts where something else says how videos begin, or a reward changes how they are made."""
-    other = f"--{prompt.task}" if prompt.task else "--reward" if arguments.reward else None
-    if other and any(each.record.images for each in plan):
-        raise InputError(
-            f"{other} was given, but prompts in {arguments.prompts} name an image or a control video: leave {other} or "
-            "these out."
-        )
-
-
-def _check_combination(arguments: GenerateArguments, prompt: VideoPromptArguments) -> None:
-    """Refuses what does not go with a reward or with a video as a prompt."""
-    if prompt.task and arguments.reward:
-        raise InputError(f"--{prompt.task} and --reward were both given: ask for one of them.")
-    if arguments.solver != "euler" and (prompt.task or arguments.reward):
-        raise InputError(
-            f"--solver {arguments.solver} was given with a reward or a video as a prompt, which sample by Euler steps: "
-            "leave it out."
-        )
 
 
 def _show_next(arguments: GenerateArguments, others: list[Any]) -> None:

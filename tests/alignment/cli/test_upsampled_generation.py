@@ -59,6 +59,50 @@ def test_any_video_can_be_upsampled(folder, tmp_path):
     assert fps == 12
 
 
+def test_a_video_is_upsampled_without_a_model_and_prompts(folder, tmp_path, capsys):
+    write_video(tmp_path / "clip.mp4", torch.rand(3, 3, 16, 16) * 2 - 1, 4.0)
+    shown = f"generate --video {tmp_path / 'clip.mp4'} --upsample_steps 1"
+    cascade = f"{shown} --upsample {folder / 'cascade'} --output_dir {tmp_path / 'bare'}"
+    assert main(cascade) == 0
+    assert main(cascade) == 0  # all is there
+    assert "Next:" not in capsys.readouterr().out
+    bare, fps = read_video(tmp_path / "bare" / "0000.mp4")
+    assert (bare.shape, fps) == ((3, 9, 32, 32), 16)
+    row = json.loads((tmp_path / "bare" / "metadata.jsonl").read_text())
+    assert (row["prompt"], row["model"]) == ("", str(folder / "base"))
+    # The same as with the model and the stages by name; a prompt makes other videos.
+    by_name = f"--model {folder / 'base'} --upsample {folder / 'temporal'} {folder / 'spatial'}"
+    assert main(f"{shown} {by_name} --output_dir {tmp_path / 'named'}") == 0
+    assert torch.equal(read_video(tmp_path / "named" / "0000.mp4")[0], bare)
+    prompts = f"--prompts {folder / 'prompts.txt'} --upsample {folder / 'cascade'}"
+    assert main(f"{shown} {prompts} --output_dir {tmp_path / 'prompted'}") == 0
+    assert not torch.equal(read_video(tmp_path / "prompted" / "0000.mp4")[0], bare)
+
+
+def test_what_needs_a_model_or_prompts_says_so(folder, tmp_path, capsys):
+    write_video(tmp_path / "clip.mp4", torch.zeros(3, 3, 16, 16), 4.0)
+    latents = tmp_path / "latents"
+    latents.mkdir()
+    (latents / "config.json").write_text('{"_class_name": "LTXLatentUpsamplerModel"}')
+    (latents / "diffusion_pytorch_model.safetensors").write_bytes(b"")
+    clip, stage = f"--video {tmp_path / 'clip.mp4'}", f"--upsample {folder / 'spatial'}"
+    required = "The following arguments are required:"
+    for words, message in (
+        ("", f"{required} --model, --prompts (only --video FILE with --upsample STAGE"),
+        (stage, f"{required} --model, --prompts"),
+        (f"--model {folder / 'base'}", f"{required} --prompts"),
+        (f"{clip} {stage} --extend forward --prompts world:test:1", f"{required} --model ("),
+        (f"{clip} {stage} --rewriter world", "--rewriter was given, but no prompts"),
+        (f"{clip} --upsample {latents}", "does not say whose latents it takes: name the model with --model"),
+        (f"{clip} --upsample {tmp_path / 'gone'}", "is neither temporal nor spatial, nor a cascade"),
+        (f"{clip} --upsample {folder / 'base'}", "holds a NativeVideoPipeline"),
+        (f"--video {tmp_path / 'gone.mp4'} {stage}", "gone.mp4"),
+    ):
+        assert main(f"generate {words} --output_dir {tmp_path / 'out'}") == 2, words
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+
+
 def test_mistakes_are_one_sentence_and_leave_nothing(folder, tmp_path, capsys):
     for words, message in (
         ("--upsample_steps 2", "pass --upsample STAGE too"),

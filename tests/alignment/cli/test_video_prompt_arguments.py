@@ -84,7 +84,7 @@ def test_contradictions_and_missing_files_are_input_errors(setting, prompt, mess
 def test_a_negative_prompt_is_refused_before_anything_is_made(setting):
     (setting / "prompts.txt").rename(setting / "prompts.jsonl")
     (setting / "prompts.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b", "negative_prompt": "c"}\n')
-    arguments = GenerateArguments("tiny", str(setting / "prompts.jsonl"), str(setting / "out"))
+    arguments = GenerateArguments(str(setting / "out"), "tiny", str(setting / "prompts.jsonl"))
     with pytest.raises(InputError, match="A negative prompt was given"):
         run(arguments, VideoPromptArguments(image=str(setting / "clip.mp4")))
     assert not (setting / "out").exists()

@@ -12,7 +12,7 @@ import torch
 from alignment.cli import main
 from alignment.lora import LoraArguments, add_lora
 from alignment.memory import plan as memory_plan
-from alignment.memory.forecast import DEPTH, DEPTH_FIELDS, Forecast, Work, _depth, _Probe, forecast
+from alignment.memory.forecast import DEPTH, DEPTH_FIELDS, Forecast, Probe, Work, _depth, forecast
 from generator.hardware.memory_tracker import StorageTracker, fused_attention, norms_in_float32
 from generator.loading import load_generator
 from generator.output import InputError
@@ -72,7 +72,7 @@ def test_fake_tensors_need_what_real_tensors_allocate(family: str, folders: dict
     size = TINY_PIPELINES[family][1]
     config = json.loads((network_folder(folders[family]) / "config.json").read_text())
     depths = {blocks: _depth(config[name]) for blocks, name in DEPTH_FIELDS.items() if name in config}
-    expected = _Probe(folders[family], Work("sft", *size, batch=2, lora_r=4), depths).kept_peak()
+    expected = Probe(folders[family], Work("sft", *size, batch=2, lora_r=4), depths).kept_peak()
     generator = load_generator(folders[family], device="cpu", dtype=torch.bfloat16)
     add_lora(generator, LoraArguments(lora_r=4), seed=0)
     latents = torch.randn(2, *generator.latent_shape(*size))
@@ -94,7 +94,7 @@ def test_a_deep_model_is_forecast_from_shallow_ones(
 ) -> None:
     deep = deepen(folders["wan"], tmp_path / "deep", 7)
     work = Work("sft", 9, 32, 32, batch=2, lora_r=4, checkpointed_share=share)
-    whole = _Probe(deep, work, {"blocks": 7})
+    whole = Probe(deep, work, {"blocks": 7})
     found = forecast(deep, work)
     assert found.resident["transformer"] == whole.weight_bytes()
     assert found.resident["adapters and AdamW"] == 3 * whole.trained_bytes()
@@ -126,6 +126,18 @@ def test_every_family_can_be_forecast(family: str, folders: dict[str, Path]) -> 
     assert layers in (1, 2) or family == "animatediff"
     assert 0.4 * files * experts < found.resident["transformer"] < 1.05 * files * experts
     assert found.peak > sum(found.resident.values())
+
+
+def test_relatives_with_further_parts_can_be_forecast(tmp_path: Path) -> None:
+    """The text encoder of AnimateDiff-SDXL that gives one vector is not there; an image encoder stays on the GPU."""
+    xl = save_tiny_pipeline("animatediff_xl", tmp_path / "xl")
+    found = forecast(xl, Work("ppo", *TINY_PIPELINES["animatediff_xl"][1], decode_batch=1))
+    assert set(found.transient) == {"update", "sampling", "decoding"}
+    assert "image encoder" not in found.resident
+    wan = save_tiny_pipeline("wan-i2v", tmp_path / "i2v")
+    found = forecast(wan, Work("sft", 9, 32, 32))
+    encoder = load_generator(wan, device="cpu").pipeline.image_encoder
+    assert found.resident["image encoder"] == 2 * sum(value.numel() for value in encoder.parameters())
 
 
 @pytest.mark.parametrize(("share", "most"), [(0.0, 0.6), (1.0, 0.8)])

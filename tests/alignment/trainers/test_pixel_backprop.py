@@ -7,7 +7,7 @@ import json
 import pytest
 
 from alignment.cli import main
-from alignment.memory.forecast import _Probe, forecast
+from alignment.memory.forecast import Probe, forecast
 from alignment.memory.work import Forecast, Work
 from generator.testing.pipelines import save_tiny_pipeline
 from tests.reward.models.named import tiny_checkpoints as tiny
@@ -85,13 +85,13 @@ def test_doctor_plans_with_the_weights_of_the_rewards_each_repository_once(files
 
 def test_the_forecast_grows_with_the_frames_that_are_decoded_with_gradients(files):
     works = [Work("backprop", 5, 32, 32, reward_num_frames=frames) for frames in (1, 5)]
-    first, both = (_Probe(files / "wan", work, {}).pixel_gradient_peak() for work in works)
+    first, both = (Probe(files / "wan", work, {}).pixel_gradient_peak() for work in works)
     assert 0 < first < both
 
 
 def test_what_a_reward_needs_to_judge_is_added_to_its_work(files, monkeypatch):
     for name, size in (("kept_peak", 5), ("sampling_peak", 3), ("pixel_gradient_peak", 7)):
-        monkeypatch.setattr(_Probe, name, lambda probe, size=size: size)
+        monkeypatch.setattr(Probe, name, lambda probe, size=size: size)
     monkeypatch.setattr("alignment.memory.forecast._decoding_peak", lambda *_: 4)
     found = forecast(files / "wan", Work("ppo", 5, 32, 32, decode_batch=2, judging_bytes=10**9))
     pixels = 2 * 3 * 5 * 32 * 32

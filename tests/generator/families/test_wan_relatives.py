@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from alignment.cli import main
-from alignment.memory.forecast import Work, _Probe, forecast
+from alignment.memory.forecast import Probe, Work, forecast
 from generator.data.prompts import read_prompts
 from generator.families.skyreels import SkyReelsV2Generator, SkyReelsV2ImageToVideoGenerator
 from generator.families.wan_vace import CONTROL, WanVACEGenerator
@@ -189,7 +189,7 @@ def test_the_memory_of_the_blocks_of_control_is_forecast(tmp_path: Path) -> None
     config |= {"num_layers": 5, "vace_layers": [0, 2, 4]}
     (folder / "transformer" / "config.json").write_text(json.dumps(config))
     work = Work("sft", 9, 32, 32, batch=2, lora_r=4, checkpointed_share=0.0)
-    whole = _Probe(folder, work, {"blocks": 5, "vace_blocks": 3})
+    whole = Probe(folder, work, {"blocks": 5, "vace_blocks": 3})
     assert whole.blocks_in_full == {"blocks": 5, "vace_blocks": 3}
     found = forecast(folder, work)
     assert found.resident["transformer"] == whole.weight_bytes()
