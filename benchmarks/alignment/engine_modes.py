@@ -101,7 +101,8 @@ def run_mode(
     if reason:
         mistake = re.search(r"InputError: (.+)", said)
         found["failed"] = "out of memory" if is_out_of_memory(said) else mistake[1] if mistake else reason
-        found["said"] = said[-4000:]
+        errors = dict.fromkeys(re.findall(r"^.*\b\w*(?:Error|Exception): .+$", said, re.MULTILINE))
+        found["said"] = "\n".join([*list(errors)[:20], said[-2000:]])
     return found
 
 

@@ -181,13 +181,16 @@ class Iterations(TrainerCallback):
             self.clock.recorder.note("update", self.since, time.time_ns())
             self.clock.recorder.end()
         self.clock.note_peak("update")
-        rollout, judging = self.clock.seconds["rollout"], self.clock.seconds["judging"]
+        # A process of a group that shares tokens may have no batch to judge.
+        rollout, judging, decoding = (
+            self.clock.seconds.get(name, 0.0) for name in ("rollout", "judging", "decode")
+        )
         record = {
             "total": total,
             "sampling": rollout - judging,
             "decode and reward": judging,
             "update": total - rollout,
-            "reward alone": judging - self.clock.seconds["decode"],
+            "reward alone": judging - decoding,
         }
         self.records.append(record)
         if FIRST:
