@@ -1,8 +1,8 @@
 """Forecast against measured memory of training steps on Wan's architectures.
 
-    python -m benchmarks.alignment.memory_forecast                                   # on one GPU
-    python -m benchmarks.alignment.memory_forecast --num_processes 2 --only shared   # context parallelism, on two
-    python -m benchmarks.alignment.memory_forecast --only 14B                        # the settings with this in their name
+    python -m benchmarks.alignment.memory_forecast                      # on one GPU
+    python -m benchmarks.alignment.memory_forecast --num_processes 2    # context parallelism, on two
+    python -m benchmarks.alignment.memory_forecast --only 14B           # settings with this in their name
 
 Without a GPU only the forecasts are printed. With one, each setting runs a step of LoRA training with random weights in
 eager mode (two of 1.3B), and the largest memory that PyTorch allocated stands beside the forecast. Settings that share

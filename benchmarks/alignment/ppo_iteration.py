@@ -5,7 +5,7 @@ trainer, the rollout and the update are the project's own. The published setting
 videos, 10 steps, guidance 5, 3 trained steps, LoRA of rank 64, bfloat16) is the default, and one call measures
 
 - `fast`: both guidance branches are trained, all activations are kept;
-- `conditional_gradient`: only the prompted branch is trained;
+- `conditional_gradient`: only the prompted branch is trained, of two steps together, which are as many rows;
 - `save_memory`: both branches, checkpointed blocks, rollouts of `--small_rollout` videos, tiled decoding;
 
 and, where asked for, `defaults`: `fast` with the KL term and the monitors that `vidalign ppo --config wan/ppo` has.
@@ -23,8 +23,8 @@ published sizes (`benchmarks/reward/random_rewards.py`), or any other name whose
     accelerate launch --config_file alignment/cli/configs/accelerate/zero2.yaml --num_processes 2 \\
         --module benchmarks.alignment.ppo_iteration --variants fast
 
-On several processes each has the prompts of one (weak scaling), or each group of `--context_parallel` processes, and the
-first one's figures are printed.
+On several processes each, or each group of `--context_parallel` processes, has the prompts of one (weak scaling), and
+the first one's figures are printed.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ from reward.models.base import FunctionReward, RewardModel
 USUAL = ("fast", "conditional_gradient", "save_memory")
 VARIANTS: dict[str, dict[str, Any]] = {
     "fast": {"no_unconditional_gradient": False},
-    "conditional_gradient": {"no_unconditional_gradient": True},
+    "conditional_gradient": {"no_unconditional_gradient": True, "micro_batch": 2},
     "save_memory": {
         "no_unconditional_gradient": False,
         "gradient_checkpointing": True,

@@ -1,17 +1,17 @@
 """PPO over several GPUs: `python -m benchmarks.alignment.ppo_scaling --num_processes 2`.
 
 Runs the iteration of `benchmarks/alignment/ppo_iteration.py` as one process and under each engine, all in eager mode.
-Engines have the prompts of one process for every process (weak scaling), so the speed-up, in videos a second against one
-process, is N at best; `ulysses` has the prompts of one process, whose videos all processes share. `--full_size` is 14B at
-81x480x832 as far as a benchmark can go: one prompt, two videos, two denoising steps, one of which is trained, guidance,
-all blocks checkpointed, videos sampled and decoded one by one in tiles, and the first iteration counts.
+Engines have the prompts of one process for every process (weak scaling), so the speed-up, in videos a second against
+one process, is N at best; `ulysses` has the prompts of one process, whose videos all processes share. `--full_size` is
+14B at 81x480x832 as far as a benchmark can go: one prompt, two videos, two denoising steps, one of which is trained,
+guidance, all blocks checkpointed, videos sampled and decoded one by one in tiles, and the first iteration counts.
 
     python -m benchmarks.alignment.ppo_scaling --modes single multi_gpu zero2 fsdp zero3
     python -m benchmarks.alignment.ppo_scaling --full_size --modes single offloaded fsdp zero3 ulysses
     python -m benchmarks.alignment.ppo_scaling --full_size --modes fsdp ulysses --tiny          # on a CPU
 
-Other flags are those of `ppo_iteration`. A mode that fails, needs too much memory or outlasts `--mode_seconds` is said, and
-the others go on. `--json` appends a line for each mode; `--against` reads the single process from such a file.
+Other flags are those of `ppo_iteration`. A mode that fails, needs too much memory or outlasts `--mode_seconds` is said,
+and the others go on. `--json` appends a line for each mode; `--against` reads the single process from such a file.
 """
 
 from __future__ import annotations
@@ -113,10 +113,10 @@ def main() -> None:
     parser.add_argument("--against", help="A file of such lines with the single process, for the speed-up.")
     arguments, more = parser.parse_known_args()
     passed = words_of(arguments, more)
-    print(
-        "| mode | processes | s an iteration | sampling | decode and reward | update | peak GB | forecast GB | speed-up |"
+    titles = (
+        "mode, processes, s an iteration, sampling, decode and reward, update, peak GB, forecast GB, speed-up"
     )
-    print("|---|---|---|---|---|---|---|---|---|", flush=True)
+    print("| " + titles.replace(", ", " | ") + " |\n" + "|---" * 9 + "|", flush=True)
     single = single_seconds(arguments.against)
     ended = 0
     with tempfile.TemporaryDirectory(prefix="vidalign-scaling-") as folder:

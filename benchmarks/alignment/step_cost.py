@@ -1,7 +1,7 @@
 """Seconds and memory of SFT and DPO steps on Wan's architectures: `python -m benchmarks.alignment.step_cost`.
 
 Random weights, random latents, the project's own trainers with LoRA of rank 64 in bfloat16; nothing is downloaded. Each
-setting trains a few optimiser steps, of which the first does not count, in processes of its own and in each of `--modes`:
+setting trains a few optimiser steps, of which the first does not count, in processes of its own and each of `--modes`:
 one process, with its weights offloaded or quantised, or several under an engine. Beside the measured peak stands what
 `vidalign doctor` forecasts for it; the forecast is of eager mode and says nothing of `--compile`.
 
@@ -233,8 +233,10 @@ def main() -> None:
     if arguments.worker:
         worker(arguments)
         return
-    titles = "setting, mode, processes, model, frames × sides, batch, checkpointed, s a step, peak GB, forecast GB, error"
-    print("| " + titles.replace(", ", " | ") + " |\n" + "|---" * 11 + "|", flush=True)
+    titles = (
+        "setting, mode, processes, model, frames × sides, batch, checkpointed, s a step, peak GB, forecast GB"
+    )
+    print("| " + titles.replace(", ", " | ") + " | error |\n" + "|---" * 11 + "|", flush=True)
     with tempfile.TemporaryDirectory(prefix="vidalign-steps-") as folder:
         for name, mode in itertools.product(arguments.settings, arguments.modes):
             found = run_setting(name, mode, arguments, Path(folder))

@@ -79,7 +79,8 @@ def _on_host(weight: Tensor) -> Tensor:
     """The weight in the host's memory, page-locked where there is a GPU; copied once, wherever it comes from."""
     if not torch.cuda.is_available():
         return weight.cpu()
-    return torch.empty(weight.shape, dtype=weight.dtype, pin_memory=True).copy_(weight)
+    host = torch.empty(weight.shape, dtype=weight.dtype, device="cpu", pin_memory=True)
+    return host.copy_(weight)
 
 
 def is_offloaded(module: nn.Module) -> bool:
