@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ class Mode:
     """A way of running.
 
     Attributes:
-        accelerate_config: the value of `--accelerate_config`.
+        accelerate_config: the value of `--accelerate_config`; `single` starts without a launcher.
         flags: of the script, beside its own.
         several: whether it runs as several processes.
         shares_tokens: whether the processes share out the tokens of each video, and are one for its batches.
@@ -74,13 +75,16 @@ def run_mode(
     """
     mode = MODES[name]
     count = processes if mode.several else 1
-    given = LaunchArguments(accelerate_config=mode.accelerate_config, num_processes=count)
-    launch = launch_command(argparse.Namespace(**vars(given)), [], torch.cuda.device_count())
-    command = [*launch[: launch.index("--module")], script, *words, *mode.words(count), "--json", str(report)]
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path}
-    if torch.cuda.device_count() == 0:
-        environment |= environment_without_gpu(launch) | {"OMP_NUM_THREADS": "1"}
+    start = [sys.executable]
+    if count > 1:
+        given = LaunchArguments(accelerate_config=mode.accelerate_config, num_processes=count)
+        launch = launch_command(argparse.Namespace(**vars(given)), [], torch.cuda.device_count())
+        start = launch[: launch.index("--module")]
+        if torch.cuda.device_count() == 0:
+            environment |= environment_without_gpu(launch) | {"OMP_NUM_THREADS": "1"}
+    command = [*start, script, *words, *mode.words(count), "--json", str(report)]
     begun = time.monotonic()
     with report.with_suffix(".log").open("w+", encoding="utf-8", errors="replace") as log:
         process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Where the seconds of a GPU go: kernels by kind, and the share of time in which none runs."""
+"""Profile of a GPU: seconds of kernels by kind, and the share of time in which none runs."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ class Recorder:
         self._profile.stop()
 
     def kernels(self) -> list[Kernel]:
-        """What ran."""
+        """Kernels that ran, in no order."""
         wanted = torch.autograd.DeviceType.CUDA if self.on_gpu else torch.autograd.DeviceType.CPU
         return [
             Kernel(event.name(), event.start_ns() / 1e9, event.duration_ns() / 1e9)

@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument(
         "--modes", nargs="+", default=["single", "multi_gpu", "zero2", "fsdp", "zero3"], choices=MODES
     )
-    parser.add_argument("--full_size", action="store_true", help="14B at 81x480x832.")
+    parser.add_argument("--full_size", action="store_true", help="Run 14B at 81x480x832.")
     parser.add_argument("--warmup", type=int, help="Default: 1; 0 with --full_size.")
     parser.add_argument("--iterations", type=int, default=1)
     parser.add_argument("--mode_seconds", type=float, default=300.0, help="Most that a mode may take.")

@@ -210,7 +210,7 @@ def main() -> None:
     )
     parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS)[:8])
     parser.add_argument("--modes", nargs="+", choices=list(MODES), default=["single"])
-    parser.add_argument("--num_processes", type=int, default=2, help="Where a mode is one of several.")
+    parser.add_argument("--num_processes", type=int, default=2, help="Processes of a mode that has several.")
     parser.add_argument(
         "--steps",
         type=int,
