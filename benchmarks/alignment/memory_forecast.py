@@ -130,7 +130,7 @@ def measured(setting: Setting) -> tuple[int, float]:
     generator.pipeline.text_encoder.to("cpu")
     if work.method == "generate":
         return _sampled(generator, conditions, work, work.batch)
-    peak, seconds = _updated(generator, conditions, setting)
+    peak, seconds, _optimizer = _updated(generator, conditions, setting)  # whose averages stay
     if work.method == "ppo":
         peak = max(peak, _sampled(generator, conditions, work, work.rollout_batch)[0])
     return peak, seconds
@@ -157,8 +157,10 @@ def _forget_peak(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def _updated(generator: WanGenerator, conditions: Any, setting: Setting) -> tuple[int, float]:
-    """The same of the update: of two on a small model, of which the first warms up, else of one."""
+def _updated(
+    generator: WanGenerator, conditions: Any, setting: Setting
+) -> tuple[int, float, torch.optim.Optimizer]:
+    """The same of the update: of two on a small model, of which the first warms up, else of one; and its optimiser."""
     work, device = setting.work, generator.device
     both = work.method == "dpo" or (work.method == "ppo" and work.guided and work.unconditional_gradient)
     batch = work.batch * (2 if both else 1)
@@ -193,7 +195,7 @@ def _updated(generator: WanGenerator, conditions: Any, setting: Setting) -> tupl
         optimizer.step()
         optimizer.zero_grad()
         end = _clock(device)
-    return _peak(device), end - start
+    return _peak(device), end - start, optimizer
 
 
 @torch.no_grad()
