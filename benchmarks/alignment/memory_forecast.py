@@ -110,13 +110,13 @@ class Setting:
 
 
 def chosen_settings(only: str | None, tiny: bool, processes: int) -> list[Setting]:
-    """The settings with `only` in their name; with more than one process, those that share tokens alone."""
+    """The settings with `only` in their name, or all tiny ones; with several processes, those that share tokens."""
     if processes > 1:
         of_several = TINY_SHARED if tiny else SHARED
         settings = [Setting(name, replace(work, context_parallel=processes)) for name, work in of_several]
     else:
         settings = [Setting(*each) for each in (TINY if tiny else SETTINGS)]
-    return [each for each in settings if only is None or only in each.name]
+    return [each for each in settings if tiny or only is None or only in each.name]
 
 
 def measured(setting: Setting) -> tuple[int, float]:
