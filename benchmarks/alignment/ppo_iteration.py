@@ -37,7 +37,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -45,11 +45,11 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from alignment.cli.launcher import without_gpu
-from alignment.lora import LoraArguments, adapters_disabled
+from alignment.lora import LoraArguments
 from alignment.rollouts.rollout import Rollout
 from alignment.trainers.ppo_config import PPOConfig
 from alignment.trainers.ppo_trainer import PPOTrainer
-from benchmarks.alignment.gpu_profile import Recorder, profile_text
+from benchmarks.alignment.gpu_profile import Recorder, write_profile
 from benchmarks.alignment.random_wan import (
     PROMPTS,
     TINY_SIZE,
@@ -341,7 +341,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     trainer.train()
     shutil.rmtree(output_dir, ignore_errors=True)
     if clock.recorder is not None:
-        write_profile(arguments, trainer, clock.recorder)
+        write_profile(Path(arguments.profile), trainer, clock.recorder)
     counted = iterations.records[arguments.warmup : last]
     mean = {name: sum(record[name] for record in counted) / len(counted) for name in counted[0]}
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -361,37 +361,6 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "losses": losses,
         "arguments": vars(arguments),
     }
-
-
-def write_profile(arguments: argparse.Namespace, trainer: PPOTrainer, recorder: Recorder) -> None:
-    """Prints and writes the profile of the last iteration, and what LoRA adds to a call of the network."""
-    text = profile_text(recorder.kernels(), recorder.parts)
-    with_lora, without = (call_seconds(trainer, disabled) for disabled in (False, True))
-    rows = 2 * min(arguments.rollout_batch_size, arguments.num_prompts * arguments.num_generations)
-    text += (
-        f"\nA call without gradients on {rows} rows: {with_lora:.3f} s with LoRA, {without:.3f} s without.\n"
-    )
-    print(text, flush=True)
-    with open(arguments.profile, "w", encoding="utf-8") as file:
-        file.write(text)
-
-
-@torch.no_grad()
-def call_seconds(trainer: PPOTrainer, disabled: bool, calls: int = 3) -> float:
-    """Mean seconds of a guided call as sampling makes it, after one that compiles."""
-    args, device = trainer.args, trainer.args.device
-    prompts = trainer.prompts_of(0).repeat_interleave(args.num_generations)[: args.rollout_batch_size]
-    velocity = trainer.plan.velocity(prompts, trainer.policy)
-    latents = torch.randn(len(prompts), *trainer.plan.latent_shape, device=device)
-    sigma, times = torch.full((len(prompts),), 0.7, device=device), [0.0]
-    with (
-        adapters_disabled(trainer.policy) if disabled else nullcontext(),
-        trainer.compute_loss_context_manager(),
-    ):
-        for _ in range(calls + 1):
-            velocity(latents, sigma)
-            times.append(trainer.clock.now())  # type: ignore[attr-defined]
-    return (times[-1] - times[1]) / calls
 
 
 def _count(generator: WanGenerator, trained: bool) -> int:
