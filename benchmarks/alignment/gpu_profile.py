@@ -155,7 +155,7 @@ class Recorder:
         return [
             Kernel(event.name(), event.start_ns() / 1e9, event.duration_ns() / 1e9)
             for event in self._profile.profiler.kineto_results.events()
-            if event.device_type() == wanted and not event.is_user_annotation()
+            if event.device_type() == wanted and not getattr(event, "is_user_annotation", bool)()
         ]
 
 
