@@ -45,18 +45,18 @@ def guided_velocity(
     negative_conditions: Conditions | None = None,
     guidance_scale: float = 1.0,
     transformer: torch.nn.Module | None = None,
-    unconditional_gradient: bool = True,
     guidance_scale_2: float | None = None,
+    unconditional: Tensor | None = None,
+    noted: Callable[[Tensor], None] | None = None,
 ) -> Velocity:
     """The velocity under `conditions`, with classifier-free guidance in one batched call of the network.
 
     Args:
         conditions: one row a latent.
-        negative_conditions: one row, for all latents, or one row a latent; needed when `guidance_scale` is
-            not 1.
+        negative_conditions: one row, for all latents, or one row a latent; needed when `guidance_scale` is not 1.
         transformer: called in place of `generator.transformer`.
-        unconditional_gradient: whether the unconditional branch passes gradients.
         guidance_scale_2: at noise levels below `generator.boundary`; `guidance_scale` where not given.
+        unconditional: velocities of the unconditional branch, which then does not run; `noted` is given them else.
     """
     if guidance_scale == 1 and guidance_scale_2 in (None, 1):
         return lambda latents, sigma: conditioned_velocity(generator, latents, sigma, conditions, transformer)
@@ -68,17 +68,16 @@ def guided_velocity(
     both = concatenate([conditions, negative])
 
     def velocity(latents: Tensor, sigma: Tensor) -> Tensor:
-        if not unconditional_gradient and torch.is_grad_enabled():
-            # Apart, the unconditional branch keeps no activations and takes no backward pass.
-            with torch.no_grad():
-                unconditional = conditioned_velocity(generator, latents, sigma, negative, transformer)
-            conditional = conditioned_velocity(generator, latents, sigma, conditions, transformer)
-        else:
-            doubled = latents.repeat(2, 1, 1, 1, 1)
-            predicted = conditioned_velocity(generator, doubled, sigma.repeat(2), both, transformer)
-            conditional, unconditional = predicted.chunk(2)
         scale = scale_at(generator, sigma, guidance_scale, guidance_scale_2)
-        return flow.guide(conditional, unconditional, scale)
+        if unconditional is not None:
+            conditional = conditioned_velocity(generator, latents, sigma, conditions, transformer)
+            return flow.guide(conditional, unconditional, scale)
+        doubled = latents.repeat(2, 1, 1, 1, 1)
+        predicted = conditioned_velocity(generator, doubled, sigma.repeat(2), both, transformer)
+        conditional, other = predicted.chunk(2)
+        if noted is not None:
+            noted(other)
+        return flow.guide(conditional, other, scale)
 
     return velocity
 
@@ -180,16 +179,15 @@ class Trajectories:
 
     Attributes:
         final: clean latents `[batch, C, F, H, W]`.
-        states: latents `[batch, W + 1, C, F, H, W]` before each of the W stochastic steps and after the last
-            one.
+        states: latents `[batch, W + 1, C, F, H, W]` before each of the W stochastic steps and after the last one.
         log_probs: `[batch, W]`, of each stochastic step under the policy that took it.
-        reference_means: `[batch, W, C, F, H, W]`, the means that the reference gives for the same steps, or
-            None.
+        reference_means: `[batch, W, C, F, H, W]`, the means that the reference gives for the same steps, or None.
         kl: `[compared, W]`, the divergence of each stochastic step from the reference's, or None.
         sigmas: the schedule `[steps + 1]`.
         settings: the kernel and its window; None where every step was the ODE's.
         means: `[batch, W, C, F, H, W]`, the means of the stochastic steps under the policy that took them; None where
             they were not kept.
+        unconditional: the same of the unconditional velocities at the stochastic steps.
     """
 
     final: Tensor
@@ -200,6 +198,7 @@ class Trajectories:
     sigmas: Tensor
     settings: SdeSettings | None
     means: Tensor | None = None
+    unconditional: Tensor | None = None
 
 
 def join_trajectories(parts: Sequence[Trajectories]) -> Trajectories:
@@ -218,6 +217,7 @@ def join_trajectories(parts: Sequence[Trajectories]) -> Trajectories:
         sigmas=parts[0].sigmas,
         settings=parts[0].settings,
         means=join([part.means for part in parts]),
+        unconditional=join([part.unconditional for part in parts]),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -60,6 +61,7 @@ class StepRows:
         prompt_indices: of the prompt in the plan; on the CPU.
         index: number of the step in the rollout.
         old_means: of the policy that took the step, or None.
+        unconditional: unconditional velocities that are not trained, or None.
     """
 
     step: Tensor
@@ -71,6 +73,7 @@ class StepRows:
     prompt_indices: Tensor
     index: Tensor
     old_means: Tensor | None = None
+    unconditional: Tensor | None = None
 
 
 def sample_groups(
@@ -84,6 +87,7 @@ def sample_groups(
     finished: Callable[[Tensor], None] | None = None,
     stepped: Callable[[int], None] | None = None,
     keep_means: bool = False,
+    keep_unconditional: bool = False,
 ) -> Trajectories:
     """Samples one trajectory a prompt index of `prompts` `[batch]`; each depends on its own seed only.
 
@@ -97,17 +101,25 @@ def sample_groups(
         finished: is given the clean latents of each batch as soon as it is sampled.
         stepped: is given the number of videos after each denoising step.
         keep_means: whether the means of the stochastic steps are kept.
+        keep_unconditional: whether their unconditional velocities are kept, where there is guidance.
     """
+    window = range(settings.first_step, settings.first_step + settings.num_steps)
 
     def sample(rows: slice) -> Trajectories:
+        calls, unconditional = itertools.count(), []
+
+        def note(velocity: Tensor) -> None:
+            if next(calls) in window:
+                unconditional.append(velocity)
+
         noise = seeded_noise(seeds[rows], (1 + settings.num_steps, *plan.latent_shape))
         noise = plan.unknown(noise.to(plan.generator.device))
-        velocity = plan.velocity(prompts[rows], policy)
+        velocity = plan.velocity(prompts[rows], policy, noted=note if keep_unconditional else None)
         reference = None
         if compared is not None and compared[rows].any():
             chosen = compared[rows].nonzero().flatten()
             everyone = len(chosen) == len(noise)
-            of_chosen = velocity if everyone else plan.velocity(prompts[rows][chosen], policy)
+            of_chosen = plan.velocity(prompts[rows][chosen], policy)
             reference = Reference(
                 _without_adapters(policy, of_chosen),
                 None if everyone else chosen.to(noise.device),
@@ -115,6 +127,7 @@ def sample_groups(
             )
         sampled = sample_trajectories(velocity, noise, plan.sigmas, settings, reference, stepped, keep_means)
         sampled.final = plan.whole(sampled.final, prompts[rows])
+        sampled.unconditional = torch.stack(unconditional, dim=1) if unconditional else None
         return sampled
 
     return _in_batches(plan, len(seeds), sample, finished)
@@ -179,7 +192,7 @@ def step_rows(rollout: Rollout, rows: Tensor) -> StepRows:
     num_steps, device = trajectories.log_probs.shape[1], trajectories.log_probs.device
     videos, rows = rows.cpu() // num_steps, rows.to(device, non_blocking=True)
     video, step = rows // num_steps, rows % num_steps
-    means = trajectories.reference_means
+    means, unconditional = trajectories.reference_means, trajectories.unconditional
     return StepRows(
         step=step,
         latents=trajectories.states[video, step],
@@ -190,4 +203,5 @@ def step_rows(rollout: Rollout, rows: Tensor) -> StepRows:
         prompt_indices=rollout.prompt_indices[videos],
         index=rows,
         old_means=None if trajectories.means is None else trajectories.means[video, step],
+        unconditional=None if unconditional is None else unconditional[video, step],
     )

@@ -208,27 +208,41 @@ class SamplingPlan:
         return latents if self.images is None else self.images.whole(latents, prompts)
 
     def velocity(
-        self, prompts: Tensor, model: torch.nn.Module | None = None, unconditional_gradient: bool = True
+        self,
+        prompts: Tensor,
+        model: torch.nn.Module | None = None,
+        unconditional: Tensor | None = None,
+        noted: Callable[[Tensor], None] | None = None,
     ) -> Velocity:
         """Guided velocity of latents of the prompts `[batch]`, of those that are not known where images are given.
 
         Args:
             model: predicts in place of the generator's transformer.
-            unconditional_gradient: whether the unconditional branch passes gradients.
+            unconditional, noted: unconditional velocities that are known, and whoever is given those that are not; see
+                `guided_velocity`.
         """
-        negative = None
-        if self.negative_conditions is not None and self.negative_rows is not None:
-            negative = self.look_up(self.negative_conditions, self.negative_rows[prompts])
-            negative = {**negative, **self._seen(prompts)}
         return guided_velocity(
             self.generator,
             self.conditions_of(prompts),
-            negative,
+            self._negatives_of(prompts),
             self.guidance_scale,
             model,
-            unconditional_gradient,
             self.guidance_scale_2,
+            unconditional,
+            noted,
         )
+
+    def unconditional_velocity(self, prompts: Tensor, model: torch.nn.Module) -> Velocity:
+        """The velocity of the same latents under the negative prompts; there must be guidance."""
+        negative = self._negatives_of(prompts)
+        assert negative is not None
+        return guided_velocity(self.generator, negative, transformer=model)
+
+    def _negatives_of(self, prompts: Tensor) -> Conditions | None:
+        if self.negative_conditions is None or self.negative_rows is None:
+            return None
+        negative = self.look_up(self.negative_conditions, self.negative_rows[prompts])
+        return {**negative, **self._seen(prompts)}
 
 
 def _schedule(

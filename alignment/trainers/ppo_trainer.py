@@ -141,6 +141,7 @@ class PPOTrainer(RolloutTrainer):
             finished=judging.add,
             stepped=self.progress.stepped,
             keep_means=args.keeps_means,
+            keep_unconditional=not args.unconditional_gradient,
         )
 
     def window_start(self, index: int) -> int:
@@ -223,6 +224,8 @@ class PPOTrainer(RolloutTrainer):
         """
         if (update, micro_batch) == (0, 0) and self.rounds:
             self.recompute_log_probs(rollout)
+        if micro_batch == 0:
+            self.follow_unconditional(rollout, update)
         loss = self.policy_loss(model, rollout, step_rows(rollout, rows), on_policy=update == 0)
         if self.args.ptx_coef > 0:
             error = self.demonstration_error(model, rollout.index, update, micro_batch)
@@ -286,7 +289,7 @@ class PPOTrainer(RolloutTrainer):
         """Mean, std and velocity of the denoising steps under `model`."""
         settings, sigmas = _window(rollout), rollout.trajectories.sigmas
         step = settings.first_step + rows.step
-        velocity = self.plan.velocity(rows.prompt_indices, model, self.args.unconditional_gradient)
+        velocity = self.plan.velocity(rows.prompt_indices, model, rows.unconditional)
         predicted = velocity(rows.latents, sigmas[step])
         return *sde_step(settings, sigmas, step, rows.latents, predicted), predicted
 
@@ -304,12 +307,42 @@ class PPOTrainer(RolloutTrainer):
         """
         flat = rollout.trajectories.log_probs.view(-1)
         later = self.row_order(rollout.index, 0)[self.args.rows_per_update :]
+        self.compute_unconditional(rollout, later)
         for chosen in later.split(self.args.micro_batch_size) if len(later) else ():
             rows = step_rows(rollout, chosen)
             mean, std, _ = self.step(self.policy, rollout, rows)
             flat[chosen] = flow.gaussian_log_prob(rows.next_latents, mean, std)
             if rollout.trajectories.means is not None:
                 rollout.trajectories.means.flatten(0, 1)[chosen] = mean
+
+    def follow_unconditional(self, rollout: Rollout, update: int) -> None:
+        """Computes the unconditional velocities of an optimiser step's rows anew where they are not trained but no
+        longer those of sampling.
+
+        Before the first step they are, but for rounding, which matters where a later pass compares with this one.
+        """
+        args = self.args
+        if update > 0 or (self.rounds and args.num_iterations > 1):
+            iteration, mini_batch = divmod(update, args.num_mini_batches)
+            order = self.row_order(rollout.index, iteration).split(args.rows_per_update)
+            self.compute_unconditional(rollout, order[mini_batch])
+
+    @torch.no_grad()
+    def compute_unconditional(self, rollout: Rollout, rows: Tensor) -> None:
+        """Puts the unconditional velocities of rows under the policy as it is in the place of those that are kept.
+
+        In as few calls as the memory of sampling allows: one a micro-batch would wait for its launches.
+        """
+        kept = rollout.trajectories.unconditional
+        if kept is None or not len(rows):
+            return
+        most = 2 * self.args.rollout_batch_size  # rows of a guided call
+        size = max(n for n in range(1, most + 1) if self.args.rows_per_update % n == 0)
+        first, sigmas = _window(rollout).first_step, rollout.trajectories.sigmas
+        for chosen in rows.split(size):
+            part = step_rows(rollout, chosen)
+            velocity = self.plan.unconditional_velocity(part.prompt_indices, self.policy)
+            kept.flatten(0, 1)[part.index] = velocity(part.latents, sigmas[first + part.step])
 
     @property
     def calls_once(self) -> bool:

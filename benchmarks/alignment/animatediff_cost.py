@@ -28,7 +28,8 @@ from alignment.trainers.ppo_config import PPOConfig
 from alignment.trainers.ppo_trainer import PPOTrainer
 from alignment.trainers.sft_config import SFTConfig
 from alignment.trainers.sft_trainer import SFTTrainer
-from benchmarks.alignment.ppo_iteration import PROMPTS, brightness, forget
+from benchmarks.alignment.ppo_iteration import brightness, forget
+from benchmarks.alignment.random_wan import PROMPTS
 from generator.families.animatediff import AnimateDiffGenerator
 from generator.testing.pipelines import build_tiny_pipeline
 from reward.models.base import FunctionReward

@@ -5,8 +5,10 @@ trainer, the rollout and the update are the project's own. The published setting
 videos, 10 steps, guidance 5, 3 trained steps, LoRA of rank 64, bfloat16) is the default, and one call measures
 
 - `fast`: both guidance branches are trained, all activations are kept;
-- `conditional_gradient`: only the prompted branch is trained;
-- `save_memory`: both branches, checkpointed blocks, rollouts of `--small_rollout` videos, tiled decoding.
+- `conditional_gradient`: only the prompted branch is trained, of two steps together, which are as many rows;
+- `save_memory`: both branches, checkpointed blocks, rollouts of `--small_rollout` videos, tiled decoding;
+
+and, where asked for, `defaults`: `fast` with the KL term and the monitors that `vidalign ppo --config wan/ppo` has.
 
 `--reward` takes the place of the brightness: `pickscore`, `hpsv2`, `videoalign`, `hpsv3` with random weights of their
 published sizes (`benchmarks/reward/random_rewards.py`), or any other name whose weights are at hand. The variant
@@ -17,10 +19,12 @@ published sizes (`benchmarks/reward/random_rewards.py`), or any other name whose
     python -m benchmarks.alignment.ppo_iteration --variants fast asynchronous_rewards --reward pickscore videoalign \\
         --rollout_batch_size 4 --reward_batch_size 4                                # the share of the rewards
     python -m benchmarks.alignment.ppo_iteration --tiny                             # a few seconds on a CPU
+    python -m benchmarks.alignment.ppo_iteration --variants fast --profile fast.txt # where the seconds go, on a GPU
     accelerate launch --config_file alignment/cli/configs/accelerate/zero2.yaml --num_processes 2 \\
         --module benchmarks.alignment.ppo_iteration --variants fast
 
-On several processes each has the prompts of one (weak scaling), and the first one's figures are printed.
+On several processes each, or each group of `--context_parallel` processes, has the prompts of one (weak scaling), and
+the first one's figures are printed.
 """
 
 from __future__ import annotations
@@ -33,58 +37,36 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
 from torch import Tensor
-from transformers import TrainerCallback, UMT5Config, UMT5EncoderModel
+from transformers import TrainerCallback
 
 from alignment.cli.launcher import without_gpu
 from alignment.lora import LoraArguments
 from alignment.rollouts.rollout import Rollout
 from alignment.trainers.ppo_config import PPOConfig
 from alignment.trainers.ppo_trainer import PPOTrainer
+from benchmarks.alignment.gpu_profile import Recorder, write_profile
+from benchmarks.alignment.random_wan import (
+    PROMPTS,
+    TINY_SIZE,
+    add_model_arguments,
+    build_generator,
+    pretend_accelerator,
+    tiny_architecture,
+)
 from benchmarks.reward import random_rewards
 from generator.families.wan import WanGenerator
-from generator.native.text_encoder import build_tokenizer
 from reward import load_reward
 from reward.models.base import FunctionReward, RewardModel
 
-WAN_1_3B: dict[str, Any] = {
-    "patch_size": (1, 2, 2),
-    "num_attention_heads": 12,
-    "attention_head_dim": 128,
-    "in_channels": 16,
-    "out_channels": 16,
-    "text_dim": 4096,
-    "freq_dim": 256,
-    "ffn_dim": 8960,
-    "num_layers": 30,
-    "cross_attn_norm": True,
-    "qk_norm": "rms_norm_across_heads",
-    "eps": 1e-6,
-    "rope_max_seq_len": 1024,
-}
-"""`transformer/config.json` of Wan-AI/Wan2.1-T2V-1.3B-Diffusers."""
-
-WAN_14B = {**WAN_1_3B, "num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 40}
-"""`transformer/config.json` of Wan-AI/Wan2.1-T2V-14B-Diffusers."""
-
-WAN_TINY = {
-    **WAN_1_3B,
-    "num_attention_heads": 2,
-    "attention_head_dim": 12,
-    "text_dim": 32,
-    "ffn_dim": 32,
-    "num_layers": 2,
-}
-
-ARCHITECTURES = {"1.3B": WAN_1_3B, "14B": WAN_14B, "tiny": WAN_TINY}
 USUAL = ("fast", "conditional_gradient", "save_memory")
 VARIANTS: dict[str, dict[str, Any]] = {
     "fast": {"no_unconditional_gradient": False},
-    "conditional_gradient": {"no_unconditional_gradient": True},
+    "conditional_gradient": {"no_unconditional_gradient": True, "micro_batch": 2},
     "save_memory": {
         "no_unconditional_gradient": False,
         "gradient_checkpointing": True,
@@ -92,48 +74,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "micro_batch": 1,
         "reward_batch_size": 1,
     },
+    "defaults": {
+        "no_unconditional_gradient": False,
+        "beta": PPOConfig.beta,
+        "monitor_videos": PPOConfig.monitor_videos,
+    },
     "asynchronous_rewards": {"no_unconditional_gradient": False, "asynchronous_rewards": True},
 }
 """Settings of each variant beside what was asked for."""
 
-PROMPTS = ["a red circle moves left on the dark background", "a blue square moves right"]
 GIB = 2**30
 PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
 FIRST = int(os.environ.get("RANK", "0")) == 0
-
-
-def build_generator(architecture: str, device: torch.device, dtype: torch.dtype) -> WanGenerator:
-    """A Wan generator with random weights of `ARCHITECTURES[architecture]`.
-
-    Its text encoder is a stand-in of the same width: prompts are encoded once before the first iteration.
-    """
-    torch.manual_seed(0)
-    config = ARCHITECTURES[architecture]
-    vae_config = (
-        {"base_dim": 3, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1} if architecture == "tiny" else {}
-    )
-    tokenizer = build_tokenizer(sorted({word for prompt in PROMPTS for word in prompt.split()}))
-    tokenizer.model_max_length = 512
-    encoder = UMT5Config(
-        vocab_size=len(tokenizer), d_model=config["text_dim"], d_kv=8, d_ff=64, num_layers=1, num_heads=4
-    )
-    with device:
-        transformer = WanTransformer3DModel(**config)
-        vae = AutoencoderKLWan(**vae_config).to(dtype)
-        text_encoder = UMT5EncoderModel(encoder).to(dtype)
-    for name, parameter in transformer.named_parameters():
-        if not any(part in name for part in transformer._keep_in_fp32_modules):
-            parameter.data = parameter.data.to(dtype)
-    scheduler = UniPCMultistepScheduler(
-        prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=3.0
-    )
-    pipeline = WanPipeline(
-        tokenizer=tokenizer, text_encoder=text_encoder, vae=vae, transformer=transformer, scheduler=scheduler
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    for module in (transformer, vae, text_encoder):
-        module.requires_grad_(False).eval()
-    return WanGenerator(pipeline, f"Wan {architecture}, random weights")
 
 
 def brightness(videos: Tensor, prompts: list[str]) -> Tensor:
@@ -160,6 +112,7 @@ class Clock:
         self.device = device
         self.seconds: dict[str, float] = {}
         self.peak: dict[str, float] = {}
+        self.recorder: Recorder | None = None
 
     def now(self) -> float:
         if self.device.type == "cuda":
@@ -167,11 +120,13 @@ class Clock:
         return time.perf_counter()
 
     def measure(self, name: str, function: Callable[[], Any]) -> Any:
-        start = self.now()
+        start, since = self.now(), time.time_ns()
         self.note_peak("update")
         result = function()
         self.note_peak(name)
         self.seconds[name] = self.seconds.get(name, 0.0) + self.now() - start
+        if self.recorder is not None:
+            self.recorder.note(RECORDED.get(name, name), since, time.time_ns())
         return result
 
     def note_peak(self, name: str) -> None:
@@ -183,38 +138,59 @@ class Clock:
             torch.cuda.reset_peak_memory_stats(self.device)
 
 
+RECORDED = {"rollout": "sampling", "judging": "decode and reward", "decode": "decode and reward"}
+"""Parts of a profile by the clock's names; inner ones are not counted for outer ones."""
+
+
 class TimedPPOTrainer(PPOTrainer):
     """`PPOTrainer` with a clock around the rollout; everything else of an iteration is the update."""
 
     clock: Clock
 
     def make_rollout(self, index: int) -> Rollout:
-        return self.clock.measure("rollout", lambda: super(TimedPPOTrainer, self).make_rollout(index))
+        rollout = self.clock.measure("rollout", lambda: super(TimedPPOTrainer, self).make_rollout(index))
+        if FIRST:
+            print(
+                ", ".join(f"{name} {value:.2f} s" for name, value in self.clock.seconds.items()), flush=True
+            )
+        return rollout
 
 
 class Iterations(TrainerCallback):
     """One record an optimiser step, which is one iteration here."""
 
-    def __init__(self, clock: Clock, name: str) -> None:
+    def __init__(self, clock: Clock, name: str, recorded: int | None = None) -> None:
         self.clock = clock
         self.name = name
+        self.recorded = recorded
+        """Number of the iteration that is profiled, from 0."""
         self.records: list[dict[str, float]] = []
-        self.start = 0.0
+        self.start, self.since = 0.0, 0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.clock.seconds.clear()
-        self.start = self.clock.now()
+        self.clock.note_peak("update" if self.records else "start")
+        if self.recorded == len(self.records):
+            self.clock.recorder = Recorder(self.clock.device)
+            self.clock.recorder.begin()
+        self.start, self.since = self.clock.now(), time.time_ns()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         total = self.clock.now() - self.start
+        if self.clock.recorder is not None and self.clock.recorder.running:
+            self.clock.recorder.note("update", self.since, time.time_ns())
+            self.clock.recorder.end()
         self.clock.note_peak("update")
-        rollout, judging = self.clock.seconds["rollout"], self.clock.seconds["judging"]
+        # A process of a group that shares tokens may have no batch to judge.
+        rollout, judging, decoding = (
+            self.clock.seconds.get(name, 0.0) for name in ("rollout", "judging", "decode")
+        )
         record = {
             "total": total,
             "sampling": rollout - judging,
             "decode and reward": judging,
             "update": total - rollout,
-            "reward alone": judging - self.clock.seconds["decode"],
+            "reward alone": judging - decoding,
         }
         self.records.append(record)
         if FIRST:
@@ -229,8 +205,8 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--architecture", choices=sorted(ARCHITECTURES), default="1.3B")
-    parser.add_argument("--tiny", action="store_true", help="Tiny weights and videos, for a CPU.")
+    add_model_arguments(parser)
+    parser.add_argument("--context_parallel", type=int, default=1, help="Processes that share out tokens.")
     parser.add_argument("--num_frames", type=int, default=33)
     parser.add_argument("--height", type=int, default=240)
     parser.add_argument("--width", type=int, default=416)
@@ -253,6 +229,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--beta", type=float, default=0.0, help="Weight of the KL divergence, 0 measures none."
     )
+    parser.add_argument("--monitor_videos", type=int, default=0, help="Videos that are decoded for the log.")
     parser.add_argument("--micro_batch", type=int, default=1, help="Denoising steps in one backward pass.")
     parser.add_argument("--rollout_batch_size", type=int, default=8, help="Videos sampled together.")
     parser.add_argument("--reward_batch_size", type=int, default=8, help="Videos decoded together.")
@@ -272,11 +249,15 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--warmup", type=int, default=2, help="Iterations before those that count.")
     parser.add_argument("--iterations", type=int, default=3, help="Iterations that count.")
+    parser.add_argument(
+        "--profile",
+        help="Also write where the seconds of one more iteration go to this file, of the first variant.",
+    )
     parser.add_argument("--json", help="Also write the figures to this file.")
     arguments = parser.parse_args()
     if arguments.tiny:
-        arguments.architecture = "tiny"
-        arguments.num_frames, arguments.height, arguments.width = 5, 16, 32
+        arguments.architecture = tiny_architecture(arguments.architecture)
+        arguments.num_frames, arguments.height, arguments.width = TINY_SIZE
     return arguments
 
 
@@ -297,8 +278,8 @@ def configuration(arguments: argparse.Namespace, output_dir: str, bf16: bool) ->
         disable_tqdm=True,
         bf16=bf16,
         **without_gpu(),
-        num_rollouts=arguments.warmup + arguments.iterations,
-        num_prompts=arguments.num_prompts * PROCESSES,
+        num_rollouts=arguments.warmup + arguments.iterations + bool(arguments.profile),
+        num_prompts=arguments.num_prompts * (PROCESSES // arguments.context_parallel),
         num_generations=arguments.num_generations,
         num_mini_batches=1,
         num_frames=arguments.num_frames,
@@ -310,8 +291,9 @@ def configuration(arguments: argparse.Namespace, output_dir: str, bf16: bool) ->
         unconditional_gradient=not arguments.no_unconditional_gradient,
         beta=arguments.beta,
         monitor_kl=False,
-        monitor_videos=0,
+        monitor_videos=arguments.monitor_videos,
         probe_prompts=0,
+        sample_groups=False,
         per_device_train_batch_size=arguments.micro_batch,
         rollout_batch_size=arguments.rollout_batch_size,
         reward_batch_size=arguments.reward_batch_size,
@@ -319,6 +301,7 @@ def configuration(arguments: argparse.Namespace, output_dir: str, bf16: bool) ->
         **({"gradient_checkpointing": True} if arguments.gradient_checkpointing else {}),
         gradient_checkpointing_share=arguments.gradient_checkpointing_share,
         compile_blocks=not arguments.no_compile,
+        context_parallel=arguments.context_parallel,
         attention_backend=arguments.attention_backend,
     )
 
@@ -329,7 +312,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     output_dir = tempfile.mkdtemp()  # nothing is written, but the trainer wants a place
     config = configuration(arguments, output_dir, dtype == torch.bfloat16)
     device = config.device
-    generator = build_generator(arguments.architecture, device, dtype)
+    generator = build_generator(
+        arguments.architecture, device, dtype, arguments.offload_weights, arguments.quantization
+    )
     if device.type == "cuda":  # the weights are made in float32 first
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
@@ -338,7 +323,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     clock = Clock(device)
     decode = generator.decode
     vars(generator)["decode"] = lambda latents: clock.measure("decode", lambda: decode(latents))
-    iterations = Iterations(clock, arguments.variant)
+    last = arguments.warmup + arguments.iterations
+    iterations = Iterations(clock, arguments.variant, last if arguments.profile and FIRST else None)
     quoted = ' beside a sign that says "OPEN"' if "ocr" in "".join(arguments.reward or []) else ""
     prompts = [PROMPTS[i % len(PROMPTS)] + quoted for i in range(config.num_prompts)]
     trainer = TimedPPOTrainer(
@@ -354,15 +340,17 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     vars(trainer.rewards)["judge"] = lambda *given: clock.measure("judging", lambda: judge(*given))
     trainer.train()
     shutil.rmtree(output_dir, ignore_errors=True)
-    counted = iterations.records[arguments.warmup :]
+    if clock.recorder is not None:
+        write_profile(Path(arguments.profile), trainer, clock.recorder)
+    counted = iterations.records[arguments.warmup : last]
     mean = {name: sum(record[name] for record in counted) / len(counted) for name in counted[0]}
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return {
         "variant": arguments.variant,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "torch": torch.__version__,
-        "parameters": sum(p.numel() for p in generator.transformer.parameters() if not p.requires_grad),
-        "trained_parameters": sum(p.numel() for p in generator.transformer.parameters() if p.requires_grad),
+        "parameters": _count(generator, trained=False),
+        "trained_parameters": _count(generator, trained=True),
         "processes": PROCESSES,
         "tokens": _tokens(generator, arguments),
         "seconds": {name: round(value, 3) for name, value in mean.items()},
@@ -373,6 +361,12 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "losses": losses,
         "arguments": vars(arguments),
     }
+
+
+def _count(generator: WanGenerator, trained: bool) -> int:
+    """Number of weights; those that an engine divides count whole, offloaded ones not at all."""
+    chosen = [p for p in generator.transformer.parameters() if p.requires_grad == trained]
+    return sum(int(getattr(p, "ds_numel", p.numel())) for p in chosen)
 
 
 def _tokens(generator: WanGenerator, arguments: argparse.Namespace) -> int:
@@ -403,9 +397,12 @@ def row(found: dict[str, Any]) -> str:
 
 def main() -> None:
     arguments = parse_arguments()
+    if arguments.tiny:
+        pretend_accelerator()
     results = []
     for variant in arguments.variants:
         results.append(run(with_variant(arguments, variant)))
+        arguments.profile = None
         forget()
         if FIRST and arguments.json:  # after each, so that a run that is cut short leaves what it has
             with open(arguments.json, "w", encoding="utf-8") as file:

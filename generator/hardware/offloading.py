@@ -63,16 +63,24 @@ def offload_linear_layers(blocks: list[nn.Module]) -> int:
                     f"The weights are of the kind {type(module).__name__}, which cannot be offloaded: choose "
                     "quantization or offload_weights, not both."
                 )
-            weight = module.weight.detach().cpu()
+            weight = _on_host(module.weight.detach())
             del module._parameters["weight"]
             module.__class__ = OffloadedLinear
-            vars(module)["host_weight"] = weight.pin_memory() if torch.cuda.is_available() else weight
+            vars(module)["host_weight"] = weight
             count += weight.numel()
     if not count:
         raise InputError(
             "The model has no linear layers in its blocks to offload: leave offload_weights out."
         )
     return count
+
+
+def _on_host(weight: Tensor) -> Tensor:
+    """The weight in the host's memory, page-locked where there is a GPU; copied once, wherever it comes from."""
+    if not torch.cuda.is_available():
+        return weight.cpu()
+    host = torch.empty(weight.shape, dtype=weight.dtype, device="cpu", pin_memory=True)
+    return host.copy_(weight)
 
 
 def is_offloaded(module: nn.Module) -> bool:

@@ -66,9 +66,13 @@ def test_rollouts_and_log_probabilities_have_both_scales(folder: Path) -> None:
     conditions, negative = generator.encode_prompts(PROMPTS), generator.encode_prompts([""])
     expected = guided_velocity(generator, conditions, negative, 4.0, guidance_scale_2=2.0)(latents, sigma)
     for each in (plan, once):
-        for unconditional_gradient in (True, False):  # the second calls the branches apart
-            found = each.velocity(torch.arange(2), None, unconditional_gradient)(latents, sigma)
-            torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+        noted: list[torch.Tensor] = []
+        found = each.velocity(torch.arange(2), None, noted=noted.append)(latents, sigma)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+        apart = each.unconditional_velocity(torch.arange(2), generator.transformer)(latents, sigma)
+        torch.testing.assert_close(noted[0], apart, atol=1e-5, rtol=1e-5)
+        found = each.velocity(torch.arange(2), None, apart)(latents, sigma)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_scales_that_are_not_given_are_the_models_own(folder: Path) -> None:
