@@ -15,9 +15,9 @@ HIGH_NOISE = 1.5
 """Mean of the logit-normal noise levels of SFT and DPO: what a video shows is decided where noise is high."""
 
 
-KEPT_GUIDANCE = 1.8
-"""Scale at which SFT keeps the guidance that is in the weights of `nano-distilled`: what the prompt changes there is 5
-times what it changes in `nano`, so this is guidance 5 of `nano`, (5 − 1) / 5 = 1.8 − 1."""
+KEPT_GUIDANCE = 5 / 3
+"""Scale at which SFT keeps the guidance that is in the weights of `nano-distilled`: what the prompt changes there is 3
+times what it changes in `nano`, so this is guidance 3 of `nano`, (3 − 1) / 3 = 5 / 3 − 1."""
 
 
 def video_size(scale: DemoScale) -> Settings:

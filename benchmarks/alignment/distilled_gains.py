@@ -2,9 +2,13 @@
 
 SFT on rendered clips, distillation of classifier-free guidance (`SFTConfig.distill_guidance`) from the base and from
 the SFT model, and PPO without guidance from the distilled SFT model; each is measured on held-out prompts at several
-guidance scales, with the same noise for all. What ships as `nano-distilled` is the adapter `distilled-base`.
+guidance scales, with the same noise for all. The adapter `distilled-base` of the second call ships as `nano-distilled`.
 
-    python -m benchmarks.alignment.distilled_gains --output_dir D --sft 75 --distill 100 --ppo 450
+    G="python -m benchmarks.alignment.distilled_gains"
+    $G --output_dir D --sft 75 --distill 100 --ppo 450
+    # what ships as `nano-distilled`, on two cores
+    $G --output_dir E --scale gpu --sft 0 --ppo 0 --arms base --guidance 3 --distill 640 --demonstrations 8192 \
+        --batch_size 64 --further 128
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,8 +132,16 @@ def main() -> None:
     parser.add_argument("--start", default="distilled-sft", help="Adapter that PPO starts from.")
     parser.add_argument("--ppo_prompts", type=int, default=16384)
     parser.add_argument("--ppo_learning_rate", type=float, default=PPO["learning_rate"])
+    parser.add_argument("--demonstrations", type=int, help="Rendered clips; those of the scale by default.")
+    parser.add_argument("--batch_size", type=int, help="Clips of a step; those of the scale by default.")
     parser.add_argument("--further", type=int, default=1024, help="Clips of each other size to distil on.")
     arguments = parser.parse_args()
+    scale = SCALES[arguments.scale]
+    SCALES[arguments.scale] = replace(
+        scale,
+        demonstrations=arguments.demonstrations or scale.demonstrations,
+        sft_batch=arguments.batch_size or scale.sft_batch,
+    )
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
