@@ -24,7 +24,14 @@ from alignment.demo.outputs import DEMONSTRATIONS, OUTPUTS, STAGES_FILE
 from alignment.demo.plan import describe_demo
 from alignment.demo.report import write_demo_report
 from alignment.demo.scales import GUIDANCE_SCALES, STAGES, DemoConfig, demo_scale
-from alignment.demo.settings import dpo_settings, ppo_settings, reward_settings, sft_settings, video_size
+from alignment.demo.settings import (
+    distilled_guidance,
+    dpo_settings,
+    ppo_settings,
+    reward_settings,
+    sft_settings,
+    video_size,
+)
 from alignment.demo.stage_bar import StageBar
 from alignment.demo.themes import theme_demonstrations, theme_prompts
 from alignment.lora import LoraArguments
@@ -220,7 +227,7 @@ class Demo:
             lora=LoraArguments(lora_r=16),
             args=SFTConfig(
                 **self._training("sft", self.scale.sft_steps),
-                **sft_settings(self.scale, base is not None),
+                **sft_settings(self.scale, distilled_guidance(self.config.adapter)),
             ),
             callbacks=[Fraction(self.advance)],
         )

@@ -10,12 +10,18 @@ class DemoConfig:
     """The whole loop on the built-in model and the built-in video world."""
 
     output_dir: str = field(metadata={"help": "Folder for everything that is made, and the report."})
-    model: str = field(default="nano", metadata={"help": "Generator to align, on the built-in world."})
+    model: str = field(
+        default="nano-v1",
+        metadata={
+            "help": "Generator to align, on the built-in world. nano-v1 is the first version of nano, which has more "
+            "to learn."
+        },
+    )
     adapter: str | None = field(
         default=None,
         metadata={
-            "help": "Adapter of that model with which the loop begins. Unset: nano-distilled, which has learnt what "
-            "guidance adds, with nano, and none with another model; '' is none."
+            "help": "Adapter of that model with which the loop begins. Unset: nano-v1-distilled or nano-distilled, "
+            "which have learnt what guidance adds, with nano-v1 and nano, and none with another model; '' is none."
         },
     )
     theme: str = field(
@@ -46,7 +52,7 @@ class DemoConfig:
 
     def __post_init__(self) -> None:
         if self.adapter is None:
-            self.adapter = "nano-distilled" if self.model == "nano" else ""
+            self.adapter = f"{self.model}-distilled" if self.model in ("nano", "nano-v1") else ""
 
 
 @dataclass(frozen=True)

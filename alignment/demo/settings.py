@@ -15,9 +15,23 @@ HIGH_NOISE = 1.5
 """Mean of the logit-normal noise levels of SFT and DPO: what a video shows is decided where noise is high."""
 
 
-KEPT_GUIDANCE = 5 / 3
-"""Scale at which SFT keeps the guidance that is in the weights of `nano-distilled`: what the prompt changes there is 3
-times what it changes in `nano`, so this is guidance 3 of `nano`, (3 − 1) / 3 = 5 / 3 − 1."""
+def kept_guidance(distilled: float) -> float:
+    """Scale at which SFT keeps a guidance w that is distilled into the weights.
+
+    What the prompt changes there is w times what it changes in the model alone, so guidance w of that is
+    1 + (w − 1) / w.
+    """
+    return 1 + (distilled - 1) / distilled
+
+
+def distilled_guidance(adapter: str | None) -> float | None:
+    """Guidance that was distilled into an adapter, as its `training.json` says; None where there is none."""
+    if not adapter:
+        return None
+    from generator.adapters.adapters import adapter_record
+
+    found = adapter_record(adapter).get("arguments", {}).get("distill_guidance")
+    return float(found) if isinstance(found, int | float) else None
 
 
 def video_size(scale: DemoScale) -> Settings:
@@ -38,13 +52,15 @@ EVIDENCE_HEAD: Settings = {
 """Of `RewardConfig`: a small head on the SFT model's first block and on its evidence for the prompt."""
 
 
-def sft_settings(scale: DemoScale, keeps_guidance: bool = False) -> Settings:
+def sft_settings(scale: DemoScale, distilled: float | None = None) -> Settings:
     """Arguments of `SFTConfig`.
 
     Args:
-        keeps_guidance: begin with `nano-distilled`, and keep what guidance adds in its weights.
+        distilled: guidance in the weights of the adapter that it begins with, as in `nano-distilled`, which is kept.
     """
-    kept = {"distill_guidance": KEPT_GUIDANCE, "distill_demonstrations": True} if keeps_guidance else {}
+    kept: Settings = {}
+    if distilled is not None:
+        kept = {"distill_guidance": kept_guidance(distilled), "distill_demonstrations": True}
     return {
         "max_steps": scale.sft_steps,
         "per_device_train_batch_size": scale.batch_size,

@@ -134,12 +134,12 @@ def policy(demo: Any, adapter: str) -> Any:
 
 def fine_tune(demo: Any, folder: Path, changes: dict[str, Any]) -> None:
     """SFT on the demo's demonstrations."""
-    from alignment.demo.settings import sft_settings
+    from alignment.demo.settings import distilled_guidance, sft_settings
     from alignment.lora import LoraArguments
     from alignment.stages.sft import train_sft
     from alignment.trainers.sft_config import SFTConfig
 
-    settings = {**sft_settings(demo.scale, bool(demo.config.adapter)), **changes}
+    settings = {**sft_settings(demo.scale, distilled_guidance(demo.config.adapter)), **changes}
     train_sft(
         policy(demo, demo.config.adapter),
         demo.folder / "demonstrations",

@@ -10,7 +10,7 @@ import pytest
 
 from alignment.demo.demo import STAGES, Demo
 from alignment.demo.scales import GUIDANCE_SCALES, SCALES, DemoConfig, demo_scale
-from alignment.demo.settings import video_size
+from alignment.demo.settings import distilled_guidance, sft_settings, video_size
 from generator import load_generator
 from generator.output import InputError, read_jsonl
 from generator.testing import tiny_generator
@@ -79,10 +79,10 @@ def test_the_videos_compared_were_made_at_that_guidance(folder: Path) -> None:
     best = json.loads((folder / "stages.json").read_text())["stages"]["guidance"]["best"]
     samples = read_samples(folder / "evaluation" / "metadata.jsonl")
     scale = SCALES["smoke"]
-    adapters = {"base": None, "start": "nano-distilled", "ppo": folder / "ppo"}
+    adapters = {"base": None, "start": "nano-v1-distilled", "ppo": folder / "ppo"}
     for model, adapter in adapters.items():
         own = [sample for sample in samples if sample.model == model][:2]
-        videos = load_generator("nano", adapter=adapter).generate(
+        videos = load_generator("nano-v1", adapter=adapter).generate(
             [sample.prompt for sample in own],
             **video_size(scale),
             num_inference_steps=scale.num_inference_steps,
@@ -119,7 +119,7 @@ def test_every_step_left_its_files(folder: Path) -> None:
     assert (folder / "labels.db").is_file()
     for stage in ("sft", "dpo", "ppo"):
         assert (folder / stage / "pytorch_lora_weights.safetensors").is_file()
-        assert json.loads((folder / stage / "training.json").read_text())["base_model"] == "nano"
+        assert json.loads((folder / stage / "training.json").read_text())["base_model"] == "nano-v1"
 
 
 @pytest.mark.slow
@@ -135,9 +135,21 @@ def test_a_gpu_chooses_the_larger_settings() -> None:
 
 
 def test_the_distilled_base_is_nanos_alone() -> None:
-    assert DemoConfig(output_dir="x").adapter == "nano-distilled"
+    assert DemoConfig(output_dir="x").adapter == "nano-v1-distilled"
+    assert DemoConfig(output_dir="x", model="nano").adapter == "nano-distilled"
     assert DemoConfig(output_dir="x", model="runs/mine").adapter == ""
     assert DemoConfig(output_dir="x", adapter="").adapter == ""
+
+
+def test_sft_keeps_the_guidance_that_the_adapter_has_learnt() -> None:
+    scale = SCALES["cpu"]
+    for adapter, learnt, kept in (("nano-v1-distilled", 5.0, 1.8), ("nano-distilled", 3.0, 5 / 3)):
+        assert distilled_guidance(adapter) == learnt
+        settings = sft_settings(scale, learnt)
+        assert settings["distill_guidance"] == pytest.approx(kept)
+        assert settings["distill_demonstrations"]
+    assert distilled_guidance("") is None
+    assert "distill_guidance" not in sft_settings(scale)
 
 
 def test_candidates_are_made_of_rewritten_prompts_and_named_by_the_original_ones(
