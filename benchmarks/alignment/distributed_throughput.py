@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -102,6 +101,10 @@ def worker(arguments: argparse.Namespace) -> None:
 
 
 def run(mode: str, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    from benchmarks.alignment.engine_modes import (
+        stop,
+    )  # not in the workers, which are started by the file's path
+
     processes = 1 if mode == "single" else arguments.num_processes
     launch = argparse.Namespace(**vars(LaunchArguments(accelerate_config=mode, num_processes=processes)))
     words = launch_command(launch, [], torch.cuda.device_count())
@@ -129,16 +132,6 @@ def run(mode: str, arguments: argparse.Namespace, folder: Path) -> dict[str, Any
         raise RuntimeError(f"{mode} failed ({code}):\n{said[-4000:]}")
     result: dict[str, Any] = json.loads((out / "result.json").read_text(encoding="utf-8"))
     return {**result, "mode": mode, "processes": processes, "seconds": time.perf_counter() - start}
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """Ends a launcher, which ends its workers; kills it where it does not."""
-    process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(35)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 def without_option(words: list[str], *names: str) -> list[str]:

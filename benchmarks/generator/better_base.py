@@ -26,7 +26,6 @@ from typing import Any
 
 import torch
 
-from alignment.cli.launcher import take_own_gpu
 from benchmarks.generator.short_training import collect, encode, held_out, held_out_loss, new_pipeline, train
 from generator import load_generator
 from generator.base import VideoGenerator
@@ -241,7 +240,6 @@ def main() -> None:
     parser.add_argument("--name", default="measures.json")
     parser.add_argument("--tiny", action="store_true", help="Small enough to try it out on a CPU.")
     arguments = parser.parse_args()
-    take_own_gpu()
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     {"compare": compare, "train": go_on, "measure": sweep, "ceiling": ceiling}[arguments.part](arguments)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import timedelta
 
 import torch
@@ -43,6 +44,9 @@ class Processes:
         self.rank = int(os.environ.get("RANK", "0"))
         self.size = int(os.environ.get("WORLD_SIZE", "1"))
         if self.size > 1 and not torch.distributed.is_initialized():
+            if torch.cuda.is_available():
+                with suppress(RuntimeError):  # a process that sees its own GPU alone has it as number 0
+                    torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
             torch.distributed.init_process_group(backend, timeout=PATIENCE)
 

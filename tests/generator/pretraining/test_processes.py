@@ -144,6 +144,24 @@ def test_both_processes_have_one_model_and_the_first_writes_it(done):
     assert (done / "model" / "README.md").is_file()
 
 
+@pytest.mark.parametrize(("visible", "chosen"), [(2, 1), (1, 0)], ids=["all GPUs", "its own alone"])
+def test_each_process_computes_on_a_gpu_of_its_own(monkeypatch, visible, chosen):
+    current = [0]
+
+    def set_device(number):
+        if number >= visible:
+            raise RuntimeError("invalid device ordinal")
+        current[0] = number
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", set_device)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, **__: None)
+    for name, value in (("RANK", "1"), ("LOCAL_RANK", "1"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    assert not Processes().is_first
+    assert current == [chosen]
+
+
 def test_a_training_that_takes_one_process_refuses_several(monkeypatch):
     check_alone("--stage")
     assert Processes().size == 1
