@@ -81,8 +81,9 @@ def test_four_videos_are_ranked_beside_their_image_and_the_export_trains(
         page.wait_for_function(f"document.querySelector('.prompt-text')?.textContent === '{PROMPTS[number]}'")
         page.wait_for_function("document.querySelector('.given-image img')?.naturalWidth")
         seen = page.evaluate(
-            """() => {
+            """async () => {
                 const image = document.querySelector('.given-image img');
+                await image.decode();
                 const canvas = document.createElement('canvas');
                 canvas.getContext('2d').drawImage(image, 0, 0);
                 const [red, green, blue] = canvas.getContext('2d').getImageData(5, 5, 1, 1).data;
