@@ -36,7 +36,7 @@ from alignment.trainers.table import describe_dataset
 from alignment.trainers.weight_average import AverageEachStep, WeightAverage
 from generator.adapters.adapters import DEFAULTS_KEY, adapter_defaults, model_fingerprint, write_adapter
 from generator.adapters.export import export_adapter, layer_names
-from generator.adapters.loaded_from import loaded_from
+from generator.adapters.loaded_from import BASE_WEIGHTS, base_fingerprint, loaded_from
 from generator.base import VideoGenerator
 from generator.guidance import guidance_scales
 from generator.hardware.context_parallel import sum_gradients
@@ -105,6 +105,7 @@ class AlignmentTrainer(CheckpointingTrainer):
         self.exports = self._export_names(generator, args)
         for shape in self.latent_shapes(train_dataset, eval_dataset):
             check_latents(generator, args, shape)
+        self.base_weights = base_fingerprint(generator)
         self.policy = policy = self._prepare_network(generator, args, dropout)
         self.fingerprint = model_fingerprint(generator.transformer)  # FSDP renames the transformer's class
         self._metrics: dict[str, list[Tensor]] = defaultdict(list)
@@ -372,6 +373,7 @@ class AlignmentTrainer(CheckpointingTrainer):
             "trainer": type(self).__name__,
             "base_model": self.generator.name,
             "model_fingerprint": self.fingerprint,
+            BASE_WEIGHTS: self.base_weights,
             "lora": self.lora.in_effect() if self.lora.use_peft else None,
             "lora_layers": self.lora_layers,
             DEFAULTS_KEY: self.generation_defaults(),

@@ -12,14 +12,17 @@ from safetensors.torch import save_file
 from torch import nn
 
 from generator.adapters.adapters import PREFIXES, LoraAdapter, experts_of, write_adapter
-from generator.adapters.loaded_from import BASE_ADAPTERS, WEIGHT_FILES
+from generator.adapters.loaded_from import BASE_ADAPTERS, BASE_WEIGHTS, WEIGHT_FILES
 from generator.output import InputError, atomic_path
 from generator.weight_files.adapter_files import EXPERT_NAMES, FACTS_KEY
 from generator.weight_files.lora_writer import FORMATS, release_tensors, unwritten
 from generator.weight_files.release_names import LayerNames
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-FACTS = ("trainer", "base_model", "model_fingerprint", "global_step", BASE_ADAPTERS, WEIGHT_FILES)
+FACTS = (
+    *("trainer", "base_model", "model_fingerprint", BASE_WEIGHTS, "global_step"),
+    *(BASE_ADAPTERS, WEIGHT_FILES),
+)
 """Fields of `training.json` that the metadata of exported files has too, which other tools ignore."""
 
 

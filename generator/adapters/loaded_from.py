@@ -20,6 +20,8 @@ BASE_ADAPTERS = "base_adapters"
 """In `training.json`: adapters that were merged into the weights before training and are no part of what is saved."""
 WEIGHT_FILES = "weight_files"
 """In `training.json`: the files that took the place of the folder's weights."""
+BASE_WEIGHTS = "base_weights_fingerprint"
+"""In `training.json`: fingerprint of the transformer's weights before any adapter was merged."""
 _PATHS = "_weight_paths"
 _BASES = "_base_adapter_paths"
 
@@ -110,6 +112,13 @@ def weights_fingerprint(generator: VideoModel) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def base_fingerprint(generator: VideoModel) -> str | None:
+    """Fingerprint (16 hex digits) of the transformer's weights before any adapter was merged; None of quantised ones."""
+    if not all(weight.is_floating_point() for weight in generator.transformer.parameters()):
+        return None
+    return _merged(generator).base
+
+
 def loaded_from(generator: VideoModel) -> dict[str, Any]:
     """Names and hashes for `training.json` of what the weights were made from; empty for a folder alone."""
     found = {name: vars(generator).get(name) for name in (BASE_ADAPTERS, WEIGHT_FILES)}
@@ -136,9 +145,18 @@ def check_loaded_from(generator: VideoModel, record: Mapping[str, Any], path: st
                 f"{each['name']}{weight}."
             )
     files = vars(generator).get(WEIGHT_FILES, {})
+    others = False
     for name, each in record.get(WEIGHT_FILES, {}).items():
         if files.get(name, {}).get("sha256") != each["sha256"]:
+            others = True
             logger.warning(
                 "%s was trained on the weights %s (--%s), and is loaded on others of the same shape.",
                 path, each["name"], name,
             )  # fmt: skip
+    trained_on = record.get(BASE_WEIGHTS)
+    if trained_on and not others and trained_on != (base_fingerprint(generator) or trained_on):
+        logger.warning(
+            "%s was trained on the weights of %s, and is loaded on %s, whose weights are others of the same shape: "
+            "what it learnt may not carry over.",
+            path, record.get("base_model", "another model"), generator.name,
+        )  # fmt: skip

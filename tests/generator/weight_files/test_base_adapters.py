@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 
 from alignment.cli import main
 from generator.adapters.adapters import load_adapters, read_adapter
-from generator.adapters.loaded_from import loaded_from
+from generator.adapters.loaded_from import check_loaded_from, loaded_from
 from generator.data.demonstrations import METADATA, write_demonstrations
 from generator.loading import load_generator
 from generator.output import InputError, read_jsonl, write_jsonl
-from generator.provenance import file_hash
+from generator.provenance import file_hash, fingerprint
 from generator.testing.pipelines import build_tiny_pipeline, save_tiny_pipeline
 from reward import load_reward
 from tests.generator.weight_files.lora_forms import (
@@ -179,6 +179,38 @@ def test_an_adapter_of_other_weights_of_the_same_shape_is_loaded_with_a_warning(
         "was trained on the weights finetune.safetensors (--transformer), and is loaded on others"
         in caplog.text
     )
+
+
+def test_an_adapter_knows_the_weights_that_it_was_trained_on(
+    place: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = "was trained on the weights of"
+    base: dict[str, Any] = {"base_adapter": f"{place['file']}:0.5"}
+    record = json.loads((place["trained"] / "training.json").read_text())
+    alone = load_generator(place["model"], device="cpu")
+    assert record["base_weights_fingerprint"] == fingerprint(alone.transformer)
+    for dtype in (torch.float32, torch.bfloat16):
+        load_generator(place["model"], place["trained"], "cpu", dtype, **base)
+    load_generator(place["model"], [place["trained"], place["trained"]], "cpu", **base)
+    load_adapters(alone, place["file"])
+    record.pop("base_adapters")
+    check_loaded_from(alone, record, "trained")  # merged adapters are no part of the base
+    exported = place["trained"] / "comfyui" / "trained.safetensors"
+    load_generator(place["model"], exported, "cpu", **base)
+    assert said not in caplog.text
+    other = save_tiny_pipeline("wan", tmp_path / "other", seed=1)
+    for adapter in (place["trained"], exported):
+        caplog.clear()
+        load_generator(other, adapter, "cpu", **base)
+        assert f"{adapter} {said} {record['base_model']}, and is loaded on" in caplog.text
+
+
+def test_the_adapter_of_one_nano_is_not_taken_for_that_of_the_other(caplog: pytest.LogCaptureFixture) -> None:
+    for model in ("nano", "nano-v1"):
+        load_generator(model, f"{model}-distilled", "cpu")
+    assert "others of the same shape" not in caplog.text
+    load_generator("nano", "nano-v1-distilled", "cpu")
+    assert "trained on the weights of nano-v1, and is loaded on nano, whose weights are others" in caplog.text
 
 
 @pytest.mark.parametrize(("weight", "said"), [("much", "must be a number"), ("nan", "must be a number")])
