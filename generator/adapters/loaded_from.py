@@ -113,7 +113,7 @@ def weights_fingerprint(generator: VideoModel) -> str:
 
 
 def base_fingerprint(generator: VideoModel) -> str | None:
-    """Fingerprint (16 hex digits) of the transformer's weights before any adapter was merged; None of quantised ones."""
+    """Fingerprint (16 hex digits) of the weights before any adapter was merged; None of quantised weights."""
     if not all(weight.is_floating_point() for weight in generator.transformer.parameters()):
         return None
     return _merged(generator).base
