@@ -37,6 +37,7 @@ class Plan:
     """Starts and seeds that are run, each with all variants."""
 
     root: Path
+    model: str
     scale: str
     num_prompts: int
     starts: list[Start]
@@ -52,6 +53,7 @@ def demo_of(plan: Plan, start: Start, seed: int) -> Any:
     demo = Demo(
         DemoConfig(
             output_dir=str(plan.root / f"{start.name}-{seed}"),
+            model=plan.model,
             adapter=start.adapter,
             theme=start.theme,
             seed=seed,
@@ -318,6 +320,11 @@ def _signed(found: tuple[float, float]) -> str:
     return f"{found[0]:+.3f} ± {found[1]:.3f}"
 
 
+def _three(value: float | None) -> str:
+    """Three decimals; a dash for what so few pairs do not tell."""
+    return "–" if value is None else f"{value:.3f}"
+
+
 def table(plan: Plan) -> str:
     """Gains of every start, seed and variant, each model at its own best guidance scale."""
     rows = [row for _, row in read_jsonl(plan.root / "variants.jsonl")]
@@ -339,8 +346,8 @@ def table(plan: Plan) -> str:
         if row["stage"] == "reward":
             found = row["accuracy"]
             accuracies.append(
-                f"| {start} | {row['name']} | {seed} | {found['mean']:.3f} [{found['low']:.3f}, {found['high']:.3f}], "
-                f"n = {found['n']} | {found['baseline']:.3f} |"
+                f"| {start} | {row['name']} | {seed} | {_three(found['mean'])} [{_three(found['low'])}, "
+                f"{_three(found['high'])}], n = {found['n']} | {_three(found['baseline'])} |"
             )
             continue
         begin = begun[start, seed]
@@ -360,6 +367,7 @@ def table(plan: Plan) -> str:
 
 def main() -> None:
     """Command line."""
+    from alignment.demo.scales import DemoConfig
     from alignment.demo.themes import THEMES
 
     parser = argparse.ArgumentParser(
@@ -368,11 +376,11 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--themes", nargs="+", default=["counts"], choices=list(THEMES))
+    parser.add_argument("--model", default="nano-v1", help="Generator to align, as in the demo.")
     parser.add_argument(
         "--adapters",
         nargs="+",
-        default=["nano-distilled"],
-        help="Adapters to begin with; none for the base alone.",
+        help="Adapters to begin with; none for the base alone. Default: the demo's.",
     )
     parser.add_argument(
         "--scale", default="cpu", choices=["cpu", "gpu", "smoke"], help="Scale, as in the demo."
@@ -399,14 +407,16 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     changes = {name: int(value) for name, value in (each.split("=") for each in arguments.set)}
+    adapters = arguments.adapters or [DemoConfig(output_dir="", model=arguments.model).adapter or "none"]
     plan = Plan(
         arguments.output_dir,
+        arguments.model,
         arguments.scale,
         arguments.num_prompts,
         [
             Start(theme, "" if adapter == "none" else adapter, changes)
             for theme in arguments.themes
-            for adapter in arguments.adapters
+            for adapter in adapters
         ],
         arguments.seeds,
         [each for each in VARIANTS if each.stage in arguments.only and each.name in arguments.variants],
