@@ -99,8 +99,7 @@ class AlignmentTrainer(CheckpointingTrainer):
         self.lora = lora = lora or LoraArguments()
         method = type(self).__name__.removesuffix("Trainer")
         check_trainable(generator, args, lora, method, self.shows_first_frames)
-        self.generator, self.rows = generator, rows
-        self.record = record or {}
+        self.generator, self.rows, self.record = generator, rows, record or {}
         self.lora_layers: list[str] = []
         self.exports = self._export_names(generator, args)
         for shape in self.latent_shapes(train_dataset, eval_dataset):
