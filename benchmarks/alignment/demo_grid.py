@@ -10,16 +10,17 @@ DEMO = "as in the demo"
 
 @dataclass(frozen=True)
 class Start:
-    """Beginning of a loop: a theme's prompts, an adapter of the base or none, changed sizes of the scale."""
+    """Beginning of a loop: a theme's prompts, an adapter of the model or none, changed sizes of the scale."""
 
     theme: str
     adapter: str = ""
     changes: dict[str, Any] = field(default_factory=dict)
+    model: str = "nano-v1"
 
     @property
     def name(self) -> str:
         """Name in the table and of folders."""
-        return f"{self.theme}-{self.adapter or 'nano'}"
+        return f"{self.theme}-{self.adapter or self.model}"
 
 
 @dataclass(frozen=True)

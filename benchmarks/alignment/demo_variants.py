@@ -37,7 +37,6 @@ class Plan:
     """Starts and seeds that are run, each with all variants."""
 
     root: Path
-    model: str
     scale: str
     num_prompts: int
     starts: list[Start]
@@ -53,7 +52,7 @@ def demo_of(plan: Plan, start: Start, seed: int) -> Any:
     demo = Demo(
         DemoConfig(
             output_dir=str(plan.root / f"{start.name}-{seed}"),
-            model=plan.model,
+            model=start.model,
             adapter=start.adapter,
             theme=start.theme,
             seed=seed,
@@ -410,11 +409,10 @@ def main() -> None:
     adapters = arguments.adapters or [DemoConfig(output_dir="", model=arguments.model).adapter or "none"]
     plan = Plan(
         arguments.output_dir,
-        arguments.model,
         arguments.scale,
         arguments.num_prompts,
         [
-            Start(theme, "" if adapter == "none" else adapter, changes)
+            Start(theme, "" if adapter == "none" else adapter, changes, arguments.model)
             for theme in arguments.themes
             for adapter in adapters
         ],

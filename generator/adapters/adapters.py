@@ -29,7 +29,7 @@ from peft import LoraConfig
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from generator.adapters.loaded_from import check_loaded_from, merging
+from generator.adapters.loaded_from import check_base_weights, check_loaded_from, merging
 from generator.base import VideoGenerator
 from generator.files.adapter_paths import (
     OFFSETS_NAME,
@@ -336,6 +336,10 @@ def check_adapters(generator: VideoGenerator, paths: str | Path | Sequence[str |
         adapter = read_adapter(path, generator.transformer, generator.name)
         _check_fingerprint(generator, adapter.training, path)
         check_loaded_from(generator, adapter.training, path)
+        if adapter.training.get("model_fingerprint") == model_fingerprint(generator.transformer):
+            check_base_weights(
+                generator, adapter.training, path
+            )  # an image model's adapter has other weights
         adapters.append(adapter)
     return adapters
 

@@ -145,18 +145,28 @@ def check_loaded_from(generator: VideoModel, record: Mapping[str, Any], path: st
                 f"{each['name']}{weight}."
             )
     files = vars(generator).get(WEIGHT_FILES, {})
-    others = False
     for name, each in record.get(WEIGHT_FILES, {}).items():
         if files.get(name, {}).get("sha256") != each["sha256"]:
-            others = True
             logger.warning(
                 "%s was trained on the weights %s (--%s), and is loaded on others of the same shape.",
                 path, each["name"], name,
             )  # fmt: skip
-    trained_on = record.get(BASE_WEIGHTS)
-    if trained_on and not others and trained_on != (base_fingerprint(generator) or trained_on):
-        logger.warning(
-            "%s was trained on the weights of %s, and is loaded on %s, whose weights are others of the same shape: "
-            "what it learnt may not carry over.",
-            path, record.get("base_model", "another model"), generator.name,
-        )  # fmt: skip
+
+
+def check_base_weights(generator: VideoModel, record: Mapping[str, Any], path: str | Path) -> None:
+    """Warns where an adapter was trained on other weights of the same model, not told already by their files' hashes.
+
+    Args:
+        record: the adapter's `training.json`; one without a fingerprint is not compared.
+        path: of the adapter, for the message.
+    """
+    trained_on, here = record.get(BASE_WEIGHTS), base_fingerprint(generator)
+    files = {name: each["sha256"] for name, each in record.get(WEIGHT_FILES, {}).items()}
+    loaded = {name: each["sha256"] for name, each in vars(generator).get(WEIGHT_FILES, {}).items()}
+    if None in (trained_on, here) or trained_on == here or not files.items() <= loaded.items():
+        return
+    logger.warning(
+        "%s was trained on the weights of %s, and is loaded on %s, whose weights are others of the same shape: "
+        "what it learnt may not carry over.",
+        path, record.get("base_model", "another model"), generator.name,
+    )  # fmt: skip

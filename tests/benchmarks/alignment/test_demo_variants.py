@@ -29,7 +29,7 @@ def test_the_table_tells_each_model_at_its_own_best_guidance(tmp_path: Path) -> 
         {"start": "counts-a", "seed": 0, "stage": "ppo", "name": "broken", "error": "it failed"},
     ]  # fmt: skip
     (tmp_path / "variants.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    told = table(Plan(tmp_path, "nano-v1", "smoke", 3, [], [0], []))
+    told = table(Plan(tmp_path, "smoke", 3, [], [0], []))
     mean, half = difference(better["1"], scores["3"])
     assert mean == pytest.approx(0.1)
     gain = f"{mean:+.3f} ± {half:.3f}"
@@ -54,6 +54,7 @@ def test_a_model_begins_with_its_own_distilled_adapter(
     demo_variants.main()
     assert capsys.readouterr().out == "the table\n"
     (plan,) = seen
-    assert plan.starts == [Start("counts", adapter)]
+    assert plan.starts == [Start("counts", adapter, model=model)]
+    assert Start("counts", model=model).name == f"counts-{model}"
     config = demo_of(plan, plan.starts[0], 1).config
     assert (config.model, config.adapter, config.seed) == (model, adapter, 1)
