@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from generator import load_generator
 from generator.output import InputError
+from generator.provenance import fingerprint
 from generator.testing import tiny_generator
 from generator.testing.pipelines import save_tiny_pipeline
 from generator.video import read_video, write_video
@@ -376,3 +377,5 @@ def test_zero_3_from_the_command_line_with_a_latent_reward_in_the_process(tmp_pa
     assert (tmp_path / "out" / ADAPTER).is_file()
     record = json.loads((tmp_path / "out" / "training.json").read_text())
     assert (record["distributed_type"], record["num_processes"]) == ("DEEPSPEED", 2)
+    whole = fingerprint(load_generator(model).transformer)
+    assert record["base_weights_fingerprint"] == whole  # taken before the weights are divided

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from generator.adapters.adapters import LoraAdapter, model_fingerprint, write_adapter
+from generator.adapters.loaded_from import BASE_WEIGHTS, base_fingerprint
 from generator.base import VideoGenerator
 from generator.testing import tiny_generator
 from generator.video_ldm.family import VideoLDMGenerator
@@ -34,6 +35,10 @@ def image_adapter(folder: Path, generator: VideoGenerator) -> Path:
         f"blocks.0.attn.{name}": (torch.randn(2, 48, generator=random), torch.randn(48, 2, generator=random))
         for name in ("to_q", "to_v")
     }
-    training = {"model_fingerprint": model_fingerprint(generator.transformer), "base_model": generator.name}
+    training = {
+        "model_fingerprint": model_fingerprint(generator.transformer),
+        BASE_WEIGHTS: base_fingerprint(generator),
+        "base_model": generator.name,
+    }
     write_adapter(folder, LoraAdapter(pairs), training)
     return folder

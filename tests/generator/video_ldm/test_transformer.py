@@ -125,12 +125,15 @@ def test_a_saved_video_model_is_loaded_and_generates(tmp_path: Path) -> None:
     assert mask.all()
 
 
-def test_a_lora_of_the_image_model_shows_in_the_videos(tmp_path: Path) -> None:
+def test_a_lora_of_the_image_model_shows_in_the_videos(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     image, video = tiny_generator(), tiny_video_generator(alpha=1.0)
     folder = image_adapter(tmp_path / "adapter", image)
     before = velocity(video, latents())
     load_adapters(image, folder)
     load_adapters(video, folder)
+    assert "was trained on the weights" not in caplog.text
     with_lora = velocity(video, latents())
     assert (with_lora - before).abs().max() > 1e-2
     assert torch.equal(with_lora, images_velocity(image, latents()))
