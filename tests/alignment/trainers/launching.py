@@ -104,22 +104,28 @@ def run_alone(commands):
 def write_rankings(folder):
     """A tiny native model, videos, and a ranking of two for each of four prompts."""
     tiny_generator().pipeline.save_pretrained(folder / "model")
+    random = torch.Generator().manual_seed(0)
     rows = []
     for number, colour in enumerate(("red", "blue", "green", "yellow")):
         names = [f"{number}-{other}.mp4" for other in ("right", "wrong")]
         for name in names:
-            write_video(folder / name, torch.rand(3, 5, 16, 16) * 2 - 1, 8)
+            write_video(folder / name, torch.rand(3, 5, 16, 16, generator=random) * 2 - 1, 8)
         rows.append({"prompt": f"{colour} clip", "videos": names, "ranks": [0, 1]})
     (folder / "rankings.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def reward_command(data, output_dir, bf16):
-    """Trains a reward model on a trunk with LoRA, on the data of `write_rankings`."""
+    """Trains a reward model on a trunk with LoRA, on the data of `write_rankings`.
+
+    The loss knows differences of scores alone, so that the gradient of the last bias is nothing but rounding; Adam with
+    its own epsilon would make steps of the learning rate of it.
+    """
     return (
         f"reward --model {data / 'model'} --preferences {data / 'rankings.jsonl'} --num_frames 5 --height 16"
         " --width 16 --lora_rank 2 --max_steps 4 --per_device_train_batch_size 2 --held_out_fraction 0"
-        " --validation_fraction 0 --dropout 0 --learning_rate 1e-2 --report_to none --save_strategy no"
-        f" --loss_type rao_kupper --noise_conditioned false --bf16 {str(bf16).lower()} --output_dir {output_dir}"
+        " --validation_fraction 0 --dropout 0 --learning_rate 1e-2 --adam_epsilon 1e-5 --report_to none"
+        " --save_strategy no --loss_type rao_kupper --noise_conditioned false"
+        f" --bf16 {str(bf16).lower()} --output_dir {output_dir}"
     )
 
 
