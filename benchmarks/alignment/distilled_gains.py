@@ -2,13 +2,15 @@
 
 SFT on rendered clips, distillation of classifier-free guidance (`SFTConfig.distill_guidance`) from the base and from
 the SFT model, and PPO without guidance from the distilled SFT model; each is measured on held-out prompts at several
-guidance scales, with the same noise for all. The adapter `distilled-base` of the second call ships as `nano-distilled`.
+guidance scales, with the same noise for all. The adapters `distilled-base` of the later calls ship.
 
     G="python -m benchmarks.alignment.distilled_gains"
     $G --output_dir D --sft 75 --distill 100 --ppo 450
-    # what ships as `nano-distilled`, on two cores
+    # what ships as `nano-distilled` and as `nano-v1-distilled`, each on two cores
     $G --output_dir E --scale gpu --sft 0 --ppo 0 --arms base --guidance 3 --distill 640 --demonstrations 8192 \
         --batch_size 64 --further 128
+    $G --output_dir F --scale gpu --sft 0 --ppo 0 --arms base --guidance 4 --distill_steps 240 --demonstrations 8192 \
+        --batch_size 64 --further 128 --model nano-v1
 """
 
 from __future__ import annotations
@@ -83,7 +85,7 @@ def tune(job: Seed, arm: str, start: str | None, seconds: float, further: int, *
     )  # fmt: skip
     trainer = SFTTrainer(
         generator, config, latents, prompts, lora=LoraArguments(lora_r=32, lora_target_modules=ALL_LINEAR),
-        callbacks=[Budget(f"{arm}, seed {job.seed}", seconds, job.deadline)],
+        callbacks=[Budget(f"{arm}, seed {job.seed}", seconds, job.deadline, falling=seconds < float("inf"))],
     )  # fmt: skip
     spent = train(trainer)
     trainer.save_model(str(job.folder / arm))
@@ -121,6 +123,9 @@ def main() -> None:
     )
     parser.add_argument("--sft", type=float, default=75.0, help="Seconds of SFT; 0 leaves it out.")
     parser.add_argument("--distill", type=float, default=100.0, help="Seconds of each distillation; 0: none.")
+    parser.add_argument(
+        "--distill_steps", type=int, help="Steps of each distillation, in place of the seconds of --distill."
+    )
     parser.add_argument("--ppo", type=float, default=450.0, help="Seconds of PPO; 0 leaves it out.")
     parser.add_argument(
         "--arms",
@@ -162,7 +167,11 @@ def main() -> None:
                 continue
             scale = arguments.guidance or best_guidance(job, arm)
             guided = {"learning_rate": 1e-3, "distill_guidance": scale}
-            tune(job, f"distilled-{arm}", start, arguments.distill, further, **guided)
+            if arguments.distill_steps:
+                fixed = {"max_steps": arguments.distill_steps, "warmup_steps": 5, "lr_scheduler_type": "cosine"}
+                tune(job, f"distilled-{arm}", start, float("inf"), further, **guided, **fixed)
+            else:
+                tune(job, f"distilled-{arm}", start, arguments.distill, further, **guided)
     if arguments.ppo:
         rate = arguments.ppo_learning_rate
         ppo(job, "ppo", arguments.start, arguments.ppo, arguments.ppo_prompts, learning_rate=rate)

@@ -36,10 +36,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from benchmarks.alignment.study.report import measurements, read_rows, write_report
 from benchmarks.alignment.study.settings import DPO_ABLATIONS, SCALES, TUNED, ppo_ablations, tuned
+from benchmarks.named_values import named_values
 
 PARTS = ("gold", "proxy", "over", "ablations", "tune")
 RESULTS = "study.jsonl"
@@ -64,7 +63,7 @@ def jobs_of(arguments: argparse.Namespace) -> list[Job]:
     """All jobs of the parts that were asked for, the most important ones first."""
     parts, start = set(arguments.parts), arguments.start
     first, scale = arguments.seeds[0], SCALES[arguments.scale]
-    changes = parsed(arguments.set)
+    changes = named_values(arguments.set)
     jobs: list[Job] = []
 
     def ppo(seed: int, name: str, seconds: float, reward: str, **more: Any) -> Job:
@@ -79,7 +78,7 @@ def jobs_of(arguments: argparse.Namespace) -> list[Job]:
         jobs += [Job(seed, "rankings", "rankings", {"start": start}, ("sft",)) for seed in seeds]
     if parts & {"proxy", "over"}:
         seeds = arguments.seeds if "proxy" in parts else [first]
-        chosen = {"start": start, "weights_from": arguments.reward_from, **parsed(arguments.reward_set)}
+        chosen = {"start": start, "weights_from": arguments.reward_from, **named_values(arguments.reward_set)}
         jobs += [Job(seed, "reward", "reward", chosen, ("rankings",)) for seed in seeds]
     if "gold" in parts:
         more = {"guidance_scale": arguments.gold_guidance}
@@ -107,19 +106,6 @@ def jobs_of(arguments: argparse.Namespace) -> list[Job]:
             after = ("sft",) if arguments.tune_start == "sft" else ()
             jobs.append(Job(first, job.name, "ppo", job.arguments, after))
     return jobs
-
-
-def parsed(words: list[str]) -> dict[str, Any]:
-    """`name=value` words as a dictionary; values are YAML, numbers such as 1e-3 too."""
-    found = {}
-    for word in words:
-        name, _, text = word.partition("=")
-        value = yaml.safe_load(text)
-        try:
-            found[name] = float(value) if isinstance(value, str) else value
-        except ValueError:
-            found[name] = value
-    return found
 
 
 def run(arguments: argparse.Namespace, folder: Path, work: Path) -> None:

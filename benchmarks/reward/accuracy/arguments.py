@@ -6,7 +6,8 @@ import argparse
 from typing import Any
 
 import torch
-import yaml
+
+from benchmarks.named_values import named_values
 
 
 def read_arguments(description: str) -> argparse.Namespace:
@@ -79,9 +80,7 @@ def read_arguments(description: str) -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.compared not in arguments.rankings:
         parser.error(f"--compared {arguments.compared} must be one of --rankings")
-    arguments.settings = {
-        name: yaml.safe_load(value) for name, value in (item.split("=", 1) for item in arguments.set)
-    }
+    arguments.settings = named_values(arguments.set)
     return arguments
 
 

@@ -39,7 +39,7 @@ def test_the_rankings_are_no_more_than_the_study_may_use():
 
 
 def test_settings_given_on_the_command_line_keep_their_types():
-    parsed = import_module("benchmarks.alignment.study.run").parsed
+    parsed = import_module("benchmarks.named_values").named_values
     assert parsed(["learning_rate=1e-3", "num_iterations=4", "sde_kernel=cps", "sde_window_size=null"]) == {
         "learning_rate": 1e-3, "num_iterations": 4, "sde_kernel": "cps", "sde_window_size": None,
     }  # fmt: skip
