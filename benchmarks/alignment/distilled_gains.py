@@ -2,15 +2,13 @@
 
 SFT on rendered clips, distillation of classifier-free guidance (`SFTConfig.distill_guidance`) from the base and from
 the SFT model, and PPO without guidance from the distilled SFT model; each is measured on held-out prompts at several
-guidance scales, with the same noise for all. The adapters `distilled-base` of the later calls ship.
+guidance scales, with the same noise for all. The adapter `distilled-base` of the second call ships as `nano-distilled`.
 
     G="python -m benchmarks.alignment.distilled_gains"
     $G --output_dir D --sft 75 --distill 100 --ppo 450
-    # what ships as `nano-distilled` and as `nano-v1-distilled`, each on two cores
+    # what ships as `nano-distilled`, on two cores
     $G --output_dir E --scale gpu --sft 0 --ppo 0 --arms base --guidance 3 --distill 640 --demonstrations 8192 \
         --batch_size 64 --further 128
-    $G --output_dir F --scale gpu --sft 0 --ppo 0 --arms base --guidance 4 --distill_steps 240 --demonstrations 8192 \
-        --batch_size 64 --further 128 --model nano-v1
 """
 
 from __future__ import annotations
