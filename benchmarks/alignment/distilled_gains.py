@@ -166,7 +166,11 @@ def main() -> None:
             scale = arguments.guidance or best_guidance(job, arm)
             guided = {"learning_rate": 1e-3, "distill_guidance": scale}
             if arguments.distill_steps:
-                fixed = {"max_steps": arguments.distill_steps, "warmup_steps": 5, "lr_scheduler_type": "cosine"}
+                fixed = {
+                    "max_steps": arguments.distill_steps,
+                    "warmup_steps": 5,
+                    "lr_scheduler_type": "cosine",
+                }
                 tune(job, f"distilled-{arm}", start, float("inf"), further, **guided, **fixed)
             else:
                 tune(job, f"distilled-{arm}", start, arguments.distill, further, **guided)
