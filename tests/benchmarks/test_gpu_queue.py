@@ -61,7 +61,7 @@ def test_jobs_are_ended_with_their_children_when_their_time_is_up(tmp_path: Path
     assert not run([Job("long", sleeper, seconds=0.3)], tmp_path, gpus=1, seconds=60, poll=0.05)
     assert _rows(tmp_path)["long"]["stopped"]
     assert not run([Job("longer", sleeper)], tmp_path, gpus=1, seconds=0.5, poll=0.05)
-    assert time.monotonic() - begun < 15
+    assert time.monotonic() - begun < 25  # the sleepers would have taken 30
     assert "longer" not in _rows(tmp_path)
     assert str(tmp_path) not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
 
