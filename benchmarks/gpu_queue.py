@@ -2,7 +2,8 @@
 
     python -m benchmarks.gpu_queue benchmarks/full_size.yaml --output_dir runs/full_size --gpus 2 --seconds 540
 
-The list is a YAML file of jobs, each with `name` and `command` (for bash; `{out}` is the output folder) and, as needed:
+The list is a YAML file of jobs, each with `name` and `command` (for bash, in the project's folder; `python` is the one
+that runs this, `{out}` the output folder) and, as needed:
 
     gpus: 2             # cards it gets, 1 by default; `all` waits for the whole machine
     after: [a, b]       # jobs that must have succeeded before
@@ -11,7 +12,7 @@ The list is a YAML file of jobs, each with `name` and `command` (for bash; `{out
 
 Jobs begin in the order of the list, a later one before an earlier one where the earlier must wait. Each sees its cards
 alone (`CUDA_VISIBLE_DEVICES`) and writes to `{out}/NAME.log`; `{out}/jobs.jsonl` has a line for each that has ended.
-One that has succeeded is not run again. Ctrl-C and `--seconds` end all that run, with their children.
+One that has succeeded is not run again. Ctrl-C, SIGTERM and `--seconds` end all that run, with their children.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -30,10 +32,12 @@ from pathlib import Path
 
 import yaml
 
+from generator.one_or_several import as_list
 from generator.output import InputError, read_jsonl
 
-GRACE_SECONDS = 10
-"""Time between the request to end and the end of a job."""
+ROOT = Path(__file__).parents[1]
+GRACE_SECONDS = 45
+"""Time that a job has after an interruption to end what it has started in sessions of its own."""
 
 
 @dataclass(frozen=True)
@@ -66,45 +70,59 @@ def read_jobs(file: Path, gpus: int) -> list[Job]:
             one waits for a job that does not come before it.
     """
     known = Job.__dataclass_fields__
+    entries = yaml.safe_load(file.read_text(encoding="utf-8"))
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise InputError(
+            f"{file} is no list of jobs, each with name and command: see benchmarks/full_size.yaml."
+        )
     jobs: list[Job] = []
-    for number, entry in enumerate(yaml.safe_load(file.read_text(encoding="utf-8")) or [], 1):
-        names = set(entry) if isinstance(entry, dict) else set()
-        if not {"name", "command"} <= names <= set(known):
+    for number, entry in enumerate(entries, 1):
+        if not {"name", "command"} <= set(entry) <= set(known):
             raise InputError(
-                f"{file}: job {number} has {', '.join(sorted(names)) or 'no entries'}, but name and command are "
-                f"needed, and {', '.join(known)} are known."
+                f"{file}: job {number} has {', '.join(sorted(map(str, entry))) or 'no entries'}, but name and command "
+                f"are needed, and {', '.join(known)} are known."
             )
-        asked = gpus if entry.get("gpus") == "all" else int(entry.get("gpus", 1))
-        job = Job(**entry | {"gpus": asked, "after": tuple(entry.get("after", ()))})
+        asked = gpus if entry.get("gpus") == "all" else entry.get("gpus", 1)
+        job = Job(**entry | {"gpus": asked, "after": tuple(as_list(entry.get("after", ())))})
         before = {each.name for each in jobs}
-        if asked > gpus or job.name in before or not before.issuperset(job.after):
+        if not _is_sound(job) or asked > gpus or job.name in before or not before.issuperset(job.after):
             raise InputError(
                 f"{file}: {job.name} wants {asked} of {gpus} GPUs and waits for {', '.join(job.after) or 'no job'}: it "
-                "needs a name of its own, no more GPUs than there are, and to stand below what it waits for."
+                "needs a name of its own without a slash, no more GPUs than there are, numbers for seconds and "
+                "threads, and to stand below what it waits for."
             )
         jobs.append(job)
     return jobs
 
 
+def _is_sound(job: Job) -> bool:
+    """Returns whether name and command are texts, and the numbers are numbers."""
+    texts = isinstance(job.name, str) and isinstance(job.command, str) and "/" not in job.name
+    whole = all(isinstance(number, int) and number >= 0 for number in (job.gpus, job.threads))
+    return texts and whole and isinstance(job.seconds, int | float) and job.seconds > 0
+
+
 def start(job: Job, cards: list[int], folder: Path, gpus: int) -> Running:
     """Begins a job on its cards, in a process group of its own."""
+    folder = folder.resolve()
     threads = job.threads or max(1, (os.cpu_count() or 1) // max(gpus, 1))
     environment = os.environ | {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
         "CUDA_VISIBLE_DEVICES": ",".join(map(str, cards)),
         "OMP_NUM_THREADS": str(threads),
         "PYTHONUNBUFFERED": "1",
     }
     with (folder / f"{job.name}.log").open("ab") as log:
         process = subprocess.Popen(
-            ["bash", "-c", job.command.replace("{out}", str(folder))],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True,
+            ["bash", "-c", job.command.replace("{out}", shlex.quote(str(folder)))], cwd=ROOT, env=environment,
+            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
     return Running(job, process, cards)
 
 
 def stop(running: Sequence[Running]) -> None:
-    """Ends jobs and their children: first by request, those that do not heed it by force."""
-    for way, grace in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, None)):
+    """Interrupts jobs, as Ctrl-C does, so that they end what they have started; then kills what is left of them."""
+    for way, grace in ((signal.SIGINT, GRACE_SECONDS), (signal.SIGKILL, None)):
         for each in running:
             with suppress(ProcessLookupError):
                 os.killpg(each.process.pid, way)
@@ -136,7 +154,7 @@ def ended(each: Running, folder: Path) -> dict[str, object] | None:
 
 
 def run(jobs: Sequence[Job], folder: Path, gpus: int, seconds: float, poll: float = 0.5) -> bool:
-    """Runs what has not succeeded yet; whether all has in the end."""
+    """Runs what has not succeeded yet; returns whether all has in the end."""
     folder.mkdir(parents=True, exist_ok=True)
     table = folder / "jobs.jsonl"
     rows = [row for _, row in read_jsonl(table)] if table.is_file() else []
@@ -185,12 +203,21 @@ def main() -> int:
         arguments.gpus = torch.cuda.device_count()
     try:
         jobs = read_jobs(arguments.jobs, arguments.gpus)
+        names = [job.name for job in jobs]
+        unknown = [name for name in arguments.only or () if name not in names]
+        if unknown:
+            raise InputError(f"{arguments.jobs} has no job {unknown[0]}: it has {', '.join(names)}.")
     except (InputError, OSError, yaml.YAMLError) as error:
         print(error, file=sys.stderr)
         return 2
     if arguments.only:
         jobs = [job for job in jobs if job.name in arguments.only]
-    return 0 if run(jobs, arguments.output_dir, arguments.gpus, arguments.seconds) else 1
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the jobs, as Ctrl-C does
+    try:
+        return 0 if run(jobs, arguments.output_dir, arguments.gpus, arguments.seconds) else 1
+    except KeyboardInterrupt:
+        print("Interrupted: the same command goes on.", flush=True)
+        return 130
 
 
 if __name__ == "__main__":

@@ -56,10 +56,10 @@ def test_old_checkpoints_are_gone_on_with_to_the_weights_that_the_old_version_re
         command = f"{words} --model pipeline --output_dir {name} --save_steps 1 --report_to none"
         assert main(f"{command} --resume_from_checkpoint latest") == 0
         found = load_file(f"{name}/pytorch_lora_weights.safetensors")
+        for key, value in found.items():
+            torch.testing.assert_close(value, reached[key], atol=1e-4, rtol=1e-3)
         apart = torch.cat([(found[key] - value).abs().flatten() for key, value in reached.items()])
-        # Adam makes a step of 2e-4 of the smallest gradient, whose sign is a matter of rounding here and there.
         assert apart.mean() < 1e-5
-        assert apart.max() < 4e-4
 
 
 def test_an_old_database_is_brought_up_to_date_and_exported(before):

@@ -165,15 +165,15 @@ def main() -> None:
                 continue
             scale = arguments.guidance or best_guidance(job, arm)
             guided = {"learning_rate": 1e-3, "distill_guidance": scale}
+            seconds = arguments.distill
             if arguments.distill_steps:
-                fixed = {
+                seconds = float("inf")
+                guided |= {
                     "max_steps": arguments.distill_steps,
                     "warmup_steps": 5,
                     "lr_scheduler_type": "cosine",
                 }
-                tune(job, f"distilled-{arm}", start, float("inf"), further, **guided, **fixed)
-            else:
-                tune(job, f"distilled-{arm}", start, arguments.distill, further, **guided)
+            tune(job, f"distilled-{arm}", start, seconds, further, **guided)
     if arguments.ppo:
         rate = arguments.ppo_learning_rate
         ppo(job, "ppo", arguments.start, arguments.ppo, arguments.ppo_prompts, learning_rate=rate)

@@ -101,9 +101,8 @@ def worker(arguments: argparse.Namespace) -> None:
 
 
 def run(mode: str, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    from benchmarks.alignment.engine_modes import (
-        stop,
-    )  # not in the workers, which are started by the file's path
+    # Not in the workers, which are started by the file's path.
+    from benchmarks.alignment.engine_modes import wait_or_stop
 
     processes = 1 if mode == "single" else arguments.num_processes
     launch = argparse.Namespace(**vars(LaunchArguments(accelerate_config=mode, num_processes=processes)))
@@ -121,15 +120,12 @@ def run(mode: str, arguments: argparse.Namespace, folder: Path) -> dict[str, Any
         process = subprocess.Popen(
             command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
-        try:
-            code: int | str = process.wait(arguments.mode_seconds)
-        except subprocess.TimeoutExpired:
-            stop(process)
-            code = f"stopped after {arguments.mode_seconds:.0f} s"
+        code = wait_or_stop(process, arguments.mode_seconds)
         log.seek(0)
         said = log.read()
     if code != 0:
-        raise RuntimeError(f"{mode} failed ({code}):\n{said[-4000:]}")
+        reason = f"stopped after {arguments.mode_seconds:.0f} s" if code is None else code
+        raise RuntimeError(f"{mode} failed ({reason}):\n{said[-4000:]}")
     result: dict[str, Any] = json.loads((out / "result.json").read_text(encoding="utf-8"))
     return {**result, "mode": mode, "processes": processes, "seconds": time.perf_counter() - start}
 

@@ -90,14 +90,10 @@ def run_mode(
         process = subprocess.Popen(
             command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
-        try:
-            code = process.wait(seconds)
-            reason = "" if code == 0 else f"ended with {code}"
-        except subprocess.TimeoutExpired:
-            stop(process)
-            reason = f"stopped after {seconds:.0f} s"
+        code = wait_or_stop(process, seconds)
         log.seek(0)
         said = log.read()
+    reason = {None: f"stopped after {seconds:.0f} s", 0: ""}.get(code, f"ended with {code}")
     found: dict[str, Any] = {"mode": name, "processes": count, "groups": mode.groups(count)}
     found["seconds_in_all"] = round(time.monotonic() - begun, 1)
     if report.is_file():
@@ -113,6 +109,18 @@ def run_mode(
 def is_out_of_memory(said: str) -> bool:
     """Returns whether the output of a process says that a GPU had too little memory."""
     return "OutOfMemoryError" in said or "CUDA out of memory" in said
+
+
+def wait_or_stop(process: subprocess.Popen[bytes], seconds: float) -> int | None:
+    """Exit code of a launcher in a session of its own; None where it was stopped after `seconds`. It is stopped too
+    where this process is interrupted, so that its workers do not keep the GPUs."""
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        if process.poll() is None:
+            stop(process)
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

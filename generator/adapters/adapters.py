@@ -336,10 +336,9 @@ def check_adapters(generator: VideoGenerator, paths: str | Path | Sequence[str |
         adapter = read_adapter(path, generator.transformer, generator.name)
         _check_fingerprint(generator, adapter.training, path)
         check_loaded_from(generator, adapter.training, path)
+        # An image model's adapter on its video model has other weights by intent.
         if adapter.training.get("model_fingerprint") == model_fingerprint(generator.transformer):
-            check_base_weights(
-                generator, adapter.training, path
-            )  # an image model's adapter has other weights
+            check_base_weights(generator, adapter.training, path)
         adapters.append(adapter)
     return adapters
 

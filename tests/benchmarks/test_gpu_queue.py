@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -61,14 +62,71 @@ def test_jobs_are_ended_with_their_children_when_their_time_is_up(tmp_path: Path
     assert not run([Job("long", sleeper, seconds=0.3)], tmp_path, gpus=1, seconds=60, poll=0.05)
     assert _rows(tmp_path)["long"]["stopped"]
     assert not run([Job("longer", sleeper)], tmp_path, gpus=1, seconds=0.5, poll=0.05)
-    assert time.monotonic() - begun < 25  # the sleepers would have taken 30
+    assert time.monotonic() - begun < 15
     assert "longer" not in _rows(tmp_path)
     assert str(tmp_path) not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+
+
+STARTER = """
+import subprocess, sys
+child = subprocess.Popen(["sleep", "300"], start_new_session=True)
+print(child.pid, flush=True)
+try:
+    child.wait()
+finally:
+    child.kill()
+    child.wait()
+"""
+
+
+@pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_queue_lets_jobs_end_what_they_have_started(
+    way: signal.Signals, tmp_path: Path
+) -> None:
+    """As benchmarks do whose processes have sessions of their own; the command runs in another folder."""
+    (tmp_path / "starter.py").write_text(STARTER)
+    out = tmp_path / "an output"
+    command = "python {out}/../starter.py"
+    (tmp_path / "jobs.yaml").write_text(yaml.safe_dump([{"name": "a", "command": command, "gpus": 0}]))
+    words = [
+        sys.executable,
+        "-m",
+        "benchmarks.gpu_queue",
+        "jobs.yaml",
+        "--output_dir",
+        out.name,
+        "--gpus",
+        "0",
+    ]
+    path = {"PYTHONPATH": str(Path(__file__).parents[2]), "PATH": "/usr/bin:/bin"}
+    queue = subprocess.Popen(words, cwd=tmp_path, env=os.environ | path, stdout=subprocess.PIPE, text=True)
+    log, ends = out / "a.log", time.monotonic() + 60
+    while not (log.is_file() and log.read_text()) and time.monotonic() < ends:
+        time.sleep(0.05)
+    child = int(log.read_text())
+    queue.send_signal(way)
+    assert "Interrupted: the same command goes on." in queue.communicate(timeout=60)[0]
+    assert queue.returncode == 130
+    assert not Path(f"/proc/{child}").exists()
+
+
+def test_a_job_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "jobs.yaml").write_text(yaml.safe_dump([{"name": "a", "command": "true"}]))
+    words = [str(tmp_path / "jobs.yaml"), "--output_dir", str(tmp_path / "out"), "--gpus", "1", "--only", "b"]
+    result = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu_queue", *words], capture_output=True, text=True
+    )
+    assert (result.returncode, (tmp_path / "out").exists()) == (2, False)
+    assert result.stderr.endswith("jobs.yaml has no job b: it has a.\n")
 
 
 @pytest.mark.parametrize(
     ("entries", "said"),
     [
+        ({"name": "a"}, "is no list of jobs"),
+        ([{"name": "a", "command": "true", "gpus": "two"}], "a wants two of 2 GPUs"),
+        ([{"name": "a", "command": "true", "seconds": "long"}], "numbers for seconds"),
+        ([{"name": "a/b", "command": "true"}], "without a slash"),
         ([{"name": "a"}], "job 1 has name, but name and command are needed"),
         ([{"name": "a", "command": "true", "cards": 1}], "job 1 has cards, command, name"),
         ([{"name": "a", "command": "true", "gpus": 3}], "a wants 3 of 2 GPUs"),
@@ -76,7 +134,7 @@ def test_jobs_are_ended_with_their_children_when_their_time_is_up(tmp_path: Path
         ([{"name": "a", "command": "true"}] * 2, "a name of its own"),
     ],
 )
-def test_lists_that_cannot_run_are_refused(entries: list[dict], said: str, tmp_path: Path) -> None:
+def test_lists_that_cannot_run_are_refused(entries: object, said: str, tmp_path: Path) -> None:
     file = tmp_path / "jobs.yaml"
     file.write_text(yaml.safe_dump(entries))
     with pytest.raises(InputError, match=said):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -106,6 +109,20 @@ def test_a_mode_gives_its_figures_or_the_reason_why_there_are_none(tmp_path: Pat
         "offloaded",
         "single",
     ]
+
+
+def test_an_interrupted_benchmark_leaves_no_process_behind(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("import os, time; print(os.getpid(), flush=True); time.sleep(300)")
+    call = f"run_mode({str(script)!r}, 'single', 1, [], Path({str(tmp_path / 'report.json')!r}))"
+    program = f"from pathlib import Path; from benchmarks.alignment.engine_modes import run_mode; {call}"
+    benchmark = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
+    log, ends = tmp_path / "report.log", time.monotonic() + 60
+    while not (log.is_file() and log.read_text().endswith("\n")) and time.monotonic() < ends:
+        time.sleep(0.1)
+    benchmark.send_signal(signal.SIGINT)
+    assert "KeyboardInterrupt" in benchmark.communicate(timeout=60)[1]
+    assert not Path(f"/proc/{int(log.read_text())}").exists()
 
 
 def test_groups_that_share_tokens_are_one_for_batches_and_the_speed_up() -> None:
