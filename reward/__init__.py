@@ -27,8 +27,8 @@ def load_reward(
 
     Args:
         name_or_path: a name of the registry such as `pickscore` or `videoalign:TA:FOLDER` (see
-            `reward.models.named.registry`), among them `world`, the verifier of the built-in world; the folder of a
-            trained reward model or ensemble; several of these, in a list or joined by commas, which judge together;
+            `reward.models.named.registry`), among them `world`, the verifier of the built-in world; a trained model that
+            comes with the package, such as `nano-v1-reward`; the folder of a trained reward model or ensemble; several of these, in a list or joined by commas, which judge together;
             `module:function`, a function `(videos, prompts) -> scores`; or the address `http://…` of
             `vidalign reward serve`. A folder in the current one that is called as a reward is written `./NAME`.
         device: where a trained model goes.
@@ -54,6 +54,10 @@ def load_reward(
 
     if registry.find(name) is not None:
         return registry.load(name, device)
+    from reward.models.storage import built_in_rewards, reward_folder
+
+    if name in built_in_rewards():
+        return _load_folder(reward_folder(name), device, generator, name)
     if own_folder:
         return _load_folder(path, device, generator)
     if "," in name:
@@ -67,7 +71,7 @@ def load_reward(
     raise InputError(
         f"There is no reward {name!r}{f' (did you mean {near}?)' if near else ''}: give the folder of a trained reward "
         "model, several with commas between them, module:function, the address of `vidalign reward serve`, or one of "
-        f"the names {registry.names_text()}."
+        f"the names {', '.join(built_in_rewards())}, {registry.names_text()}."
     )
 
 
@@ -80,8 +84,9 @@ def _ensemble(
 
 
 def _load_folder(
-    path: Path, device: str | torch.device | None, generator: VideoGenerator | None
+    path: Path, device: str | torch.device | None, generator: VideoGenerator | None, name: str = ""
 ) -> RewardModel:
+    """The trained reward in a folder, called as its path where no name is given."""
     from reward.models import ensemble, latent, storage
 
     loaders = {
@@ -98,20 +103,23 @@ def _load_folder(
             f"{path} holds a reward model of the unknown type {kind!r}: {', '.join(map(repr, loaders))} and 'vlm' "
             "are known."
         )
-    return loaders[kind](path, device=device, generator=generator)
+    found = loaders[kind](path, device=device, generator=generator)
+    found.name = name or found.name
+    return found
 
 
 def _load_members(
     names: Sequence[str], device: str | torch.device | None, generator: VideoGenerator | None
 ) -> list[RewardModel]:
     """The rewards of several names; latent models on the same frozen trunk share one generator."""
+    from reward.models import storage
     from reward.models.latent import LatentRewardModel
     from reward.models.trunk_files import shared_trunk
 
     members: list[RewardModel] = []
     trunks: dict[tuple[str, str], VideoGenerator] = {}
     for name in (part.strip() for part in names if part.strip()):
-        trunk = shared_trunk(Path(name))
+        trunk = shared_trunk(storage.reward_folder(name))
         member = load_reward(name, device, generator if trunk is None else trunks.get(trunk, generator))
         if isinstance(member, LatentRewardModel) and trunk is not None:
             trunks[trunk] = member.generator

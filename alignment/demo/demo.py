@@ -131,6 +131,7 @@ class Demo:
         return {
             "model": self.config.model,
             "adapter": self.config.adapter,
+            "reward": self.config.reward,
             "theme": self.config.theme,
             **({"rewriter": self.config.rewriter} if self.config.rewriter else {}),
             "seed": self.config.seed,
@@ -294,18 +295,21 @@ class Demo:
         output_dir = self.folder / "reward"
         open_output_dir(output_dir, REWARD_OUTPUTS, go_on=True)
         source = self.folder / "rankings.jsonl"
+        start = self.config.reward or None
+        adapter = None if start else self._adapter()
         _, metrics = train_reward_model(
-            load_generator(self.config.model, adapter=self._adapter()),
+            load_generator(self.config.model, adapter=adapter),
             read_rankings(source),
             RewardConfig(
                 output_dir=str(output_dir),
                 resume_from_checkpoint=newest_checkpoint(output_dir),
                 seed=self.config.seed,
                 disable_tqdm=True,
-                **reward_settings(self.scale),
+                **reward_settings(self.scale, start is not None),
             ),
-            trunk_adapter=self._adapter(),
+            trunk_adapter=adapter,
             source=source,
+            weights_from=start,
             callbacks=[Fraction(self.advance)],
         )
         return {"metrics": metrics}

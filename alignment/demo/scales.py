@@ -24,6 +24,13 @@ class DemoConfig:
             "which have learnt what guidance adds, with nano-v1 and nano, and none with another model; '' is none."
         },
     )
+    reward: str | None = field(
+        default=None,
+        metadata={
+            "help": "Reward model from which that of the demo learns on. Unset: nano-v1-reward, which near misses have "
+            "taught, with nano-v1, and none with another model; '' is none."
+        },
+    )
     theme: str = field(
         default="counts",
         metadata={
@@ -53,6 +60,8 @@ class DemoConfig:
     def __post_init__(self) -> None:
         if self.adapter is None:
             self.adapter = f"{self.model}-distilled" if self.model in ("nano", "nano-v1") else ""
+        if self.reward is None:
+            self.reward = "nano-v1-reward" if self.model == "nano-v1" else ""
 
 
 @dataclass(frozen=True)

@@ -74,16 +74,24 @@ def sft_settings(scale: DemoScale, distilled: float | None = None) -> Settings:
     }
 
 
-def reward_settings(scale: DemoScale) -> Settings:
-    """Arguments of `RewardConfig`: a small head on the SFT model's first block and on its evidence.
+TAUGHT: Settings = {"num_train_epochs": 1, "learning_rate": 1e-4, "trunk_learning_rate": 3e-5, "warmup_steps": 3}
+"""Of `RewardConfig`: a model that near misses have taught goes on learning, carefully, from so few rankings."""
+
+
+def reward_settings(scale: DemoScale, taught: bool = False) -> Settings:
+    """Arguments of `RewardConfig`: a model that knows what prompts say, or a small head on the SFT model's first block
+    and on its evidence.
 
     How much better the SFT model denoises a video with its prompt than without tells most of what so few rankings
     can confirm; a large head would learn the training prompts by heart.
+
+    Args:
+        taught: whether the model goes on from one such as `nano-v1-reward`.
     """
     return {
         "num_train_epochs": scale.reward_epochs,
         "held_out_fraction": 0.3,
-        **EVIDENCE_HEAD,
+        **(TAUGHT if taught else EVIDENCE_HEAD),
         "logging_steps": 5,
         "encode_batch_size": scale.inference_batch_size,
         **video_size(scale),

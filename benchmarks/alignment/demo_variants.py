@@ -210,13 +210,14 @@ def reward_accuracy(demo: Any, folder: Path, changes: dict[str, Any]) -> dict[st
     from reward.training.reward_config import RewardConfig
     from reward.training.train import train_reward_model
 
-    adapter, rankings = str(demo.folder / "sft"), demo.folder / "rankings.jsonl"
+    start = changes.pop("weights_from", demo.config.reward)
+    adapter, rankings = None if start else str(demo.folder / "sft"), demo.folder / "rankings.jsonl"
     config = RewardConfig(
         output_dir=str(folder),
         seed=demo.config.seed,
         disable_tqdm=True,
         report_to="none",
-        **{**reward_settings(demo.scale), **changes},
+        **{**reward_settings(demo.scale, bool(start)), **changes},
     )
     _, metrics = train_reward_model(
         load_generator(demo.config.model, adapter=adapter, dtype=torch.float32),
@@ -224,6 +225,7 @@ def reward_accuracy(demo: Any, folder: Path, changes: dict[str, Any]) -> dict[st
         config,
         trunk_adapter=adapter,
         source=rankings,
+        weights_from=start or None,
     )
     found = metrics["overall"]["held_out"]
     return {**found["accuracy"], "baseline": side_baseline(found)}

@@ -77,6 +77,7 @@ def near_misses(
     height: int = 32,
     width: int = 32,
     fps: float = 8,
+    holds: Callable[[Meaning], bool] | None = None,
 ) -> NearMisses:
     """Draws groups whose clips all fit into the given size.
 
@@ -86,12 +87,14 @@ def near_misses(
         seed: the same seed gives the same groups.
         split: "train" says no held-out combination in any caption, "test" says one in the first.
         num_frames, height, width, fps: size of the clips; at least 2 frames.
+        holds: which meanings the first clips of the groups have, such as those of a theme; all where not given.
     """
     rng = random.Random(f"near misses {seed} {split}")
     prompts: list[list[str]] = []
     ranks: list[list[list[int]]] = []
     scenes: list[SceneBatch] = []
-    for group, captions, clips in solvable_groups(groups, videos, rng, split, num_frames, height, width, fps):
+    drawn = solvable_groups(groups, videos, rng, split, num_frames, height, width, fps, holds)
+    for group, captions, clips in drawn:
         prompts.append(captions)
         ranks.append([[differing_claims(asked, shown) for shown in group] for asked in group])
         scenes.append(clips)
@@ -107,6 +110,7 @@ def solvable_groups(
     height: int,
     width: int,
     fps: float,
+    holds: Callable[[Meaning], bool] | None = None,
 ) -> Iterator[tuple[list[Meaning], list[str], SceneBatch]]:
     """Meanings, captions and scenes of groups of `videos` near misses; drawn until `groups` of them fit the size."""
     found = 0
@@ -114,6 +118,8 @@ def solvable_groups(
         drawn: list[list[Meaning]] = []
         for _ in range(groups - found):
             meaning = sample_meaning(rng, split)
+            while holds is not None and not holds(meaning):
+                meaning = sample_meaning(rng, split)
             drawn.append([meaning, *nearest_misses(meaning, videos - 1, rng)])
         flat = [meaning for group in drawn for meaning in group]
         solved, rows = solvable_scenes(flat, rng.getrandbits(60), num_frames, height, width, fps)

@@ -16,6 +16,7 @@ from reward.adherence.judgement import Judgement
 from reward.adherence.verifier_names import check_verifier
 from reward.models.base import score_with_images
 from reward.models.named import registry
+from reward.models.storage import built_in_rewards
 from reward.models.user_functions import import_function
 from reward.question_graphs import Graphs, load_graphs
 from reward.questions import (
@@ -99,7 +100,8 @@ def load_verifier(name: str, questions: str | None = None) -> tuple[Verifier, Ca
                 f"The reward {kind} answers no questions: leave --questions out, or use vlm:FOLDER."
             )
         return reward_verifier(name), no_categories
-    if kind in ("http", "https") or Path(name.split(",")[0]).is_dir():
+    trained = name in built_in_rewards() or Path(name.split(",")[0]).is_dir()
+    if kind in ("http", "https") or trained:
         if questions:
             raise InputError(
                 f"The reward {name} answers no questions: leave --questions out, or use vlm:FOLDER."

@@ -14,7 +14,19 @@ from generator.output import InputError, atomic_path, read_json, write_json
 
 CONFIG_NAME = "reward_config.json"
 WEIGHTS_NAME = "reward_model.safetensors"
+PRETRAINED = Path(__file__).parents[1] / "pretrained"
+"""Folder of the reward models that come with the package."""
 Config = TypeVar("Config")
+
+
+def built_in_rewards() -> list[str]:
+    """Names of the trained reward models that come with the package."""
+    return sorted(config.parent.name for config in PRETRAINED.glob(f"*/{CONFIG_NAME}"))
+
+
+def reward_folder(name: str | Path) -> Path:
+    """The folder of a trained reward model: that of a built-in name such as `nano-v1-reward`, else the path itself."""
+    return PRETRAINED / str(name) if str(name) in built_in_rewards() else Path(name)
 
 
 def write_reward_model(folder: Path, model_type: str, config: Any, weights: Mapping[str, Tensor]) -> None:

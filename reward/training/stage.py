@@ -29,7 +29,7 @@ from generator.video_model import require_one_model
 from reward.formats import FORMAT_HELP, read_preferences
 from reward.models.base import RewardModel
 from reward.models.latent import ADAPTER_NAME
-from reward.models.storage import CONFIG_NAME, read_reward_config
+from reward.models.storage import CONFIG_NAME, read_reward_config, reward_folder
 from reward.models.trunk_files import stored_sources
 from reward.preferences import (
     Ranking,
@@ -108,8 +108,8 @@ class RewardArguments:
     weights_from: str = field(
         default="",
         metadata={
-            "help": "Folder of a latent reward model to go on from, when more rankings have come: it says what the "
-            "model is made of, and --model and --adapter are its own."
+            "help": "Latent reward model to go on from, when more rankings have come, as a folder or as a name such as "
+            "nano-v1-reward: it says what the model is made of, and --model and --adapter are its own."
         },
     )
     merge_annotators: bool = field(
@@ -341,7 +341,7 @@ def _load_trunk(arguments: RewardArguments, args: RewardConfig, full_trunk: bool
 
 
 def _check_weights_from(arguments: RewardArguments, args: RewardConfig) -> None:
-    folder = Path(arguments.weights_from)
+    folder = reward_folder(arguments.weights_from)
     given = [*(["adapter"] if arguments.adapter is not None else []), *arguments.sources()]
     if given:
         raise InputError(
@@ -357,7 +357,7 @@ def with_stored_trunk(arguments: RewardArguments) -> tuple[RewardArguments, bool
     """Arguments with the trunk of the model in `weights_from`, if any, and whether its own weights are trained."""
     if not arguments.weights_from:
         return arguments, False
-    folder = Path(arguments.weights_from)
+    folder = reward_folder(arguments.weights_from)
     stored = read_reward_config(folder)
     model, adapter = arguments.model, folder / ADAPTER_NAME
     if model == RewardArguments.model:

@@ -21,7 +21,7 @@ from generator.provenance import file_hash, versions
 from generator.training.checkpoints import newest_checkpoint
 from reward.models.ensemble import MEMBER, EnsembleRewardModel
 from reward.models.latent import MODEL_TYPE, LatentRewardConfig, LatentRewardModel
-from reward.models.storage import read_reward_config
+from reward.models.storage import read_reward_config, reward_folder
 from reward.preferences import Ranking, in_known_order, split_rankings
 from reward.training.matching_pretraining import DemonstrationMatching
 from reward.training.near_miss_pretraining import RankingPretraining
@@ -95,7 +95,8 @@ def continued_reward_model(
         InputError: the folder holds no latent reward model, `generator` is not its trunk, the loss needs variances
             that it does not have, or the rankings have none of its dimensions.
     """
-    stored = read_reward_config(Path(folder))
+    folder = reward_folder(folder)
+    stored = read_reward_config(folder)
     if stored.get("model_type") != MODEL_TYPE or config.ensemble > 1:
         raise InputError(
             f"--weights_from {folder} with --ensemble {config.ensemble} is a model of type "
@@ -170,7 +171,7 @@ def train_reward_model(
         callbacks: further callbacks of the trainer.
         demonstrations: videos that show what their prompts say; the matching head learns from them first.
         pretraining: rankings that the model learns from before those, such as of `generator.world.near_misses`.
-        weights_from: folder of a latent reward model that learns on; what it is made of comes from there, and
+        weights_from: name of a reward model that comes with the package, or folder of a latent reward model that learns on; what it is made of comes from there, and
             `generator` must be its trunk.
 
     Returns:

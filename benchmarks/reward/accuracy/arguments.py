@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from alignment.demo.themes import THEMES
 from benchmarks.named_values import named_values
 
 
@@ -36,6 +37,8 @@ def read_arguments(description: str) -> argparse.Namespace:
         default=0.25,
         help="Share of the groups that the generator makes with guidance 3.",
     )
+    add("--theme", default="everything", choices=list(THEMES), help="Theme of some of the groups.")
+    add("--theme_share", type=float, default=0.0, help="Share of the groups that are of --theme.")
     add(
         "--spoiled",
         type=int,
@@ -77,6 +80,7 @@ def read_arguments(description: str) -> argparse.Namespace:
     add("--adapter", nargs="*", default=[], help="Adapters of optimised policies.")
     add("--set", nargs="*", default=[], help="Settings of RewardConfig as name=value (YAML values).")
     add("--save_pretrained", action="store_true", help="Keep the model as the near misses taught it.")
+    add("--half_precision", action="store_true", help="Keep it in half precision, half as large.")
     arguments = parser.parse_args()
     if arguments.compared not in arguments.rankings:
         parser.error(f"--compared {arguments.compared} must be one of --rankings")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from alignment.demo.themes import THEMES
 from generator.base import VideoGenerator
 from generator.sampling import guided_velocity, sample_latents
 from generator.world import SceneBatch, render_scenes, verify_batch
@@ -108,20 +109,29 @@ def make_clips(
 
 
 class _Groups(Dataset[tuple[list[list[str]], list[list[list[int]]], Tensor]]):
-    def __init__(self, groups: int, videos: int, seed: int) -> None:
-        self.groups, self.videos, self.seed = groups, videos, seed
+    """Near misses, a chunk an item; the first `themed` chunks are of a theme."""
+
+    def __init__(self, groups: int, videos: int, seed: int, theme: str, themed: int) -> None:
+        self.groups, self.videos, self.seed, self.theme, self.themed = groups, videos, seed, theme, themed
 
     def __len__(self) -> int:
         return -(-self.groups // _CHUNK)
 
     def __getitem__(self, index: int) -> tuple[list[list[str]], list[list[list[int]]], Tensor]:
-        drawn = near_misses(_CHUNK, self.videos, self.seed + index, "train", *SIZE, FPS)
+        holds = THEMES[self.theme].holds if index < self.themed else None
+        drawn = near_misses(_CHUNK, self.videos, self.seed + index, "train", *SIZE, FPS, holds)
         return drawn.prompts, drawn.ranks, drawn.scenes.pack()
 
 
 @torch.no_grad()
 def near_miss_rankings(
-    generator: VideoGenerator, groups: int, videos: int, seed: int, batch: int, made: float
+    generator: VideoGenerator,
+    groups: int,
+    videos: int,
+    seed: int,
+    batch: int,
+    made: float,
+    theme: tuple[str, float] = ("everything", 0.0),
 ) -> tuple[list[Ranking], dict[Path, Tensor]]:
     """Rankings of near misses by the number of wrong claims, and the latents of the clips by their (imagined) files.
     Nobody judged them, and the verifier did not either.
@@ -129,6 +139,7 @@ def near_miss_rankings(
     Args:
         made: share of the groups whose clips the generator makes from their captions, with guidance 3; what is left
             is rendered.
+        theme: prompts of the demo that some groups are about, and the share of these groups.
     """
     device = generator.device
     random = torch.Generator(device).manual_seed(seed)
@@ -139,7 +150,7 @@ def near_miss_rankings(
     waiting: list[tuple[list[list[str]], list[list[list[int]]], Tensor]] = []
     last = -(-groups // _CHUNK)
     # Near misses are drawn by processes of the CPU while the GPU renders, encodes and makes clips.
-    jobs = DataLoader(_Groups(groups, videos, seed), batch_size=None, num_workers=workers())
+    jobs = DataLoader(_Groups(groups, videos, seed, theme[0], round(theme[1] * last)), batch_size=None, num_workers=workers())
     for number, (names, ranks, packed) in enumerate(jobs, 1):
         waiting.append((names, ranks, packed.clone()))  # copied, since what a worker sends holds an open file
         if len(waiting) < chunks and number < last:

@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PrinterCallback
 
@@ -50,7 +50,7 @@ from benchmarks.reward.accuracy.clips import (
 from benchmarks.reward.accuracy.figures import Learned, correlation, plot, table, together
 from generator import load_generator
 from generator.inputs.conditions import select
-from generator.output import write_json, write_text
+from generator.output import atomic_path, write_json, write_text
 from generator.world import categories, sample_prompts
 from labeling_app.simulate import SimulatedAnnotator, best_possible_pair_accuracy
 from reward.metrics import accuracy_without_ties, correct_without_ties, evaluate_pairs, pairs_of_rankings
@@ -66,6 +66,13 @@ from reward.training.train import build_reward_model
 NOISE, TIE = 0.15, 0.1
 MIXED_NOISES = (0.05, 0.1, 0.15, 0.3, 1.0, 3.0)
 """The annotators of the comparison of learned reliability: three careful, one middling, two nearly at random."""
+
+
+def in_half_precision(path: Path) -> None:
+    """Stores the weights in a file as float16, which are loaded as what the model has."""
+    weights = load_file(path)
+    with atomic_path(path) as temporary:
+        save_file({n: w.half() if w.is_floating_point() else w for n, w in weights.items()}, temporary)
 
 
 class Study:
@@ -138,7 +145,13 @@ class Study:
         """Pretrains the model on near misses; returns its weights."""
         arguments = self.arguments
         rankings, known = near_miss_rankings(
-            self.generator, arguments.groups, arguments.videos, 100, 8 * arguments.batch_size, arguments.made
+            self.generator,
+            arguments.groups,
+            arguments.videos,
+            100,
+            8 * arguments.batch_size,
+            arguments.made,
+            (arguments.theme, arguments.theme_share),
         )
         if arguments.spoiled:
             more, latents = spoiled_rankings(
@@ -166,6 +179,8 @@ class Study:
         taught = self.weights()
         if arguments.save_pretrained:
             self.model.save_pretrained(self.folder / "pretrained")
+            if arguments.half_precision:
+                in_half_precision(self.folder / "pretrained" / WEIGHTS_NAME)
         return taught
 
     def teach_alone(self) -> None:
