@@ -55,6 +55,7 @@ def test_the_wheel_holds_every_file_of_the_packages(wheel: Path) -> None:
         "generator/pretrained/nano-cascade/spatial/transformer/diffusion_pytorch_model.safetensors",
         "generator/pretrained/nano-rewriter/model.safetensors",
         "generator/pretrained/nano-rewriter/tokenizer.json",
+        "reward/pretrained/nano-v1-reward/reward_model.safetensors",
         "labeling_app/static/ranks.js",
         "labeling_app/static/ranking.css",
         "labeling_app/static/login.html",

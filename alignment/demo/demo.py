@@ -30,6 +30,7 @@ from alignment.demo.settings import (
     ppo_settings,
     reward_settings,
     sft_settings,
+    taught_reward,
     video_size,
 )
 from alignment.demo.stage_bar import StageBar
@@ -97,6 +98,8 @@ class Demo:
     def __init__(self, config: DemoConfig) -> None:
         self.config = config
         self.scale = demo_scale(config.scale, torch.cuda.is_available())
+        given = config.reward
+        self.reward_start = taught_reward(config.model, self.scale) if given is None else given
         self.folder = Path(config.output_dir)
         self.stages_file = self.folder / STAGES_FILE
         self.stages: dict[str, Any] = {}
@@ -131,7 +134,7 @@ class Demo:
         return {
             "model": self.config.model,
             "adapter": self.config.adapter,
-            "reward": self.config.reward,
+            "reward": self.reward_start,
             "theme": self.config.theme,
             **({"rewriter": self.config.rewriter} if self.config.rewriter else {}),
             "seed": self.config.seed,
@@ -295,7 +298,7 @@ class Demo:
         output_dir = self.folder / "reward"
         open_output_dir(output_dir, REWARD_OUTPUTS, go_on=True)
         source = self.folder / "rankings.jsonl"
-        start = self.config.reward or None
+        start = self.reward_start or None
         adapter = None if start else self._adapter()
         _, metrics = train_reward_model(
             load_generator(self.config.model, adapter=adapter),

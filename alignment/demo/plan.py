@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from alignment.demo.scales import STAGES, DemoConfig, DemoScale
+from alignment.demo.settings import taught_reward
 from generator.training.table import format_table
 from reward.reports.made import device_name
 
@@ -16,6 +17,7 @@ def describe_demo(config: DemoConfig, scale: DemoScale, done: int = 0) -> str:
     size = f"{scale.num_frames} frames of {scale.height}x{scale.width}"
     rollout = scale.rollout_prompts * scale.num_generations
     candidates = scale.num_ranked_prompts * scale.num_candidates
+    start = taught_reward(config.model, scale) if config.reward is None else config.reward
     minutes = sum(scale.seconds.values()) / 60
     rows = {
         "model": config.model + (f" with {config.adapter}" if config.adapter else ""),
@@ -23,7 +25,7 @@ def describe_demo(config: DemoConfig, scale: DemoScale, done: int = 0) -> str:
         "videos": f"{size}, {scale.num_inference_steps} denoising steps",
         "SFT": f"{scale.sft_steps} steps on {scale.num_demonstrations} clips",
         "rankings": f"of {candidates} videos of {scale.num_ranked_prompts} prompts by {scale.num_annotators} simulated "
-        "annotators; the reward model learns from them",
+        f"annotators; the reward model learns from them{f', beginning with {start}' if start else ''}",
         "DPO": f"{scale.dpo_steps} steps",
         "PPO": f"{scale.num_rollouts} rollouts of {rollout} videos",
         "evaluation": f"{scale.num_test_prompts * scale.num_videos_per_prompt} held-out videos of each model",

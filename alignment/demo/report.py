@@ -51,7 +51,7 @@ def write_demo_report(folder: Path, settings: Mapping[str, Any], stages: Mapping
         notes=[_reward_note(stages), _guidance_note(stages["guidance"])],
         details=[
             html.Section("Guidance", _guidance(stages["guidance"])),
-            html.Section("Annotators and reward model", _judges(stages)),
+            html.Section("Annotators and reward model", _judges(stages, settings)),
             html.Section(
                 "Training curves",
                 html.charts(_charts(stages)),
@@ -116,7 +116,7 @@ def _guidance(found: Mapping[str, Any]) -> str:
     ) + html.plain_table(["model", *(f"guidance {scale}" for scale in scales)], rows)
 
 
-def _judges(stages: Mapping[str, Any]) -> str:
+def _judges(stages: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     found, metrics = stages["annotators"], stages["reward"]["metrics"]["overall"]["held_out"]
     agreed = found["agreement"]
     people = [
@@ -140,6 +140,11 @@ def _judges(stages: Mapping[str, Any]) -> str:
         "best possible, given the annotators' noise": f"{found['best_possible_accuracy']:.3f}",
         "always preferring the same side": f"{side_baseline(metrics):.3f}",
     }
+    start = settings.get("reward")
+    taught = (
+        f"The reward model begins with {start}, which learned what prompts say from rendered clips that differ in known "
+        "claims; no one judged these."
+    )
     doubt = html.paragraph(
         "The interval of the reward model's accuracy contains that of always preferring the same side, so it may be no "
         "better than chance, and PPO was warned."
@@ -153,6 +158,7 @@ def _judges(stages: Mapping[str, Any]) -> str:
             ["annotator", "noise", "tie threshold", "bias to the first place", "bias to motion"], people
         )
         + html.facts(facts)
+        + (html.paragraph(taught) if start else "")
         + (doubt if uncertain_dimensions(stages["reward"]["metrics"], "overall") else "")
     )
 

@@ -28,7 +28,7 @@ class DemoConfig:
         default=None,
         metadata={
             "help": "Reward model from which that of the demo learns on. Unset: nano-v1-reward, which near misses have "
-            "taught, with nano-v1, and none with another model; '' is none."
+            "taught, with nano-v1 and videos as small as it knows, else none; '' is none."
         },
     )
     theme: str = field(
@@ -60,8 +60,6 @@ class DemoConfig:
     def __post_init__(self) -> None:
         if self.adapter is None:
             self.adapter = f"{self.model}-distilled" if self.model in ("nano", "nano-v1") else ""
-        if self.reward is None:
-            self.reward = "nano-v1-reward" if self.model == "nano-v1" else ""
 
 
 @dataclass(frozen=True)
@@ -145,16 +143,16 @@ SCALES = {
         width=32,
         num_inference_steps=6,
         num_demonstrations=256,
-        num_ranked_prompts=220,
+        num_ranked_prompts=200,
         num_candidates=4,
         num_annotators=3,
         num_ppo_prompts=256,
-        num_guidance_prompts=24,
+        num_guidance_prompts=20,
         num_test_prompts=128,
         num_videos_per_prompt=1,
-        sft_steps=40,
+        sft_steps=30,
         dpo_steps=60,
-        num_rollouts=20,
+        num_rollouts=26,
         batch_size=16,
         rollout_prompts=4,
         num_generations=8,
@@ -162,14 +160,14 @@ SCALES = {
         inference_batch_size=16,
         seconds={
             "demonstrations": 2,
-            "sft": 34,
-            "candidates": 58,
-            "annotators": 10,
-            "reward": 120,
-            "dpo": 42,
-            "ppo": 180,
-            "guidance": 54,
-            "evaluation": 54,
+            "sft": 27,
+            "candidates": 96,
+            "annotators": 16,
+            "reward": 74,
+            "dpo": 72,
+            "ppo": 122,
+            "guidance": 55,
+            "evaluation": 90,
             "report": 2,
         },
     ),

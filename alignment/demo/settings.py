@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from alignment.demo.scales import DemoScale
+from reward.models.storage import built_in_rewards, read_reward_config, reward_folder
 
 Settings = dict[str, Any]
 
@@ -32,6 +33,16 @@ def distilled_guidance(adapter: str | None) -> float | None:
 
     found = adapter_record(adapter).get("arguments", {}).get("distill_guidance")
     return float(found) if isinstance(found, int | float) else None
+
+
+def taught_reward(model: str, scale: DemoScale) -> str:
+    """Name of the reward model that comes with a generator and knows videos of this size; empty where there is none."""
+    name = f"{model}-reward"
+    if name not in built_in_rewards():
+        return ""
+    known = read_reward_config(reward_folder(name))
+    small = all(value <= known[size] for size, value in video_size(scale).items())
+    return name if small else ""
 
 
 def video_size(scale: DemoScale) -> Settings:
@@ -102,7 +113,7 @@ def dpo_settings(scale: DemoScale) -> Settings:
     """Arguments of `DPOConfig`: whole rankings, and a weak pull to the reference."""
     return {
         "max_steps": scale.dpo_steps,
-        "per_device_train_batch_size": max(scale.batch_size // scale.num_candidates, 1),
+        "per_device_train_batch_size": max(2 * scale.batch_size // scale.num_candidates, 1),
         "loss_type": "plackett_luce",
         "learning_rate": 2e-3,
         "lr_scheduler_type": "cosine",
@@ -127,7 +138,7 @@ def ppo_settings(scale: DemoScale) -> Settings:
         "rollout_batch_size": scale.rollout_prompts * scale.num_generations,
         "reward_batch_size": max(scale.inference_batch_size, 32),
         "per_device_train_batch_size": max(scale.inference_batch_size, 32),
-        "learning_rate": 3e-4,
+        "learning_rate": 1e-3,
         "lr_scheduler_type": "cosine",
         "sde_window_size": 2,
         "beta": 0.0,

@@ -210,7 +210,7 @@ def reward_accuracy(demo: Any, folder: Path, changes: dict[str, Any]) -> dict[st
     from reward.training.reward_config import RewardConfig
     from reward.training.train import train_reward_model
 
-    start = changes.pop("weights_from", demo.config.reward)
+    start = changes.pop("weights_from", demo.reward_start)
     adapter, rankings = None if start else str(demo.folder / "sft"), demo.folder / "rankings.jsonl"
     config = RewardConfig(
         output_dir=str(folder),

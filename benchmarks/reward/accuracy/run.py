@@ -105,8 +105,7 @@ class Study:
         self.rankings = rankings
         self.model = build_reward_model(self.generator, self.config("none", 100, 0), rankings)
         self.untaught = self.weights()
-        if arguments.reward_from:
-            self.model.load_state_dict(load_file(Path(arguments.reward_from) / WEIGHTS_NAME))
+        self.go_on()
         self.taught = self.teach()
         everything = [*rankings, *self.test]
         known = self.clips.known() | self.test_clips.known()
@@ -140,6 +139,11 @@ class Study:
             found.append(Clips.load(path))
             self.say(f"{found[-1].gold.size} clips of {split} prompts, mean gold {found[-1].gold.mean():.3f}")
         return found[0], found[1]
+
+    def go_on(self) -> None:
+        """Takes the weights of `--reward_from`, if it is given."""
+        if self.arguments.reward_from:
+            self.model.load_state_dict(load_file(Path(self.arguments.reward_from) / WEIGHTS_NAME))
 
     def teach(self) -> dict[str, Tensor]:
         """Pretrains the model on near misses; returns its weights."""
@@ -192,6 +196,7 @@ class Study:
         )
         example = [Ranking("a red circle", [Path("a.mp4"), Path("b.mp4")], [0, 1])]
         self.model = build_reward_model(self.generator, self.config("none", 100, 0), example)
+        self.go_on()
         self.teach()
         write_json(self.folder / "taught.json", self.found)
 

@@ -10,7 +10,13 @@ import pytest
 
 from alignment.demo.demo import STAGES, Demo
 from alignment.demo.scales import GUIDANCE_SCALES, SCALES, DemoConfig, demo_scale
-from alignment.demo.settings import distilled_guidance, sft_settings, video_size
+from alignment.demo.settings import (
+    distilled_guidance,
+    reward_settings,
+    sft_settings,
+    taught_reward,
+    video_size,
+)
 from generator import load_generator
 from generator.output import InputError, read_jsonl
 from generator.testing import tiny_generator
@@ -139,6 +145,23 @@ def test_the_distilled_base_is_nanos_alone() -> None:
     assert DemoConfig(output_dir="x", model="nano").adapter == "nano-distilled"
     assert DemoConfig(output_dir="x", model="runs/mine").adapter == ""
     assert DemoConfig(output_dir="x", adapter="").adapter == ""
+
+
+def test_the_reward_learns_on_from_that_of_the_model_where_videos_are_as_small() -> None:
+    assert taught_reward("nano-v1", SCALES["cpu"]) == "nano-v1-reward"
+    assert taught_reward("nano-v1", SCALES["gpu"]) == ""
+    assert taught_reward("nano", SCALES["cpu"]) == ""
+    assert Demo(DemoConfig(output_dir="x", scale="cpu")).reward_start == "nano-v1-reward"
+    assert Demo(DemoConfig(output_dir="x", scale="cpu", reward="")).reward_start == ""
+    assert "implicit_evidence" not in reward_settings(SCALES["cpu"], taught=True)
+    assert reward_settings(SCALES["cpu"])["implicit_evidence"]
+
+
+@pytest.mark.slow
+def test_the_reward_of_the_demo_was_taught_and_the_page_says_so(folder: Path) -> None:
+    assert json.loads((folder / "reward" / "training.json").read_text())["weights_from"] == "nano-v1-reward"
+    assert not (folder / "reward" / "adapter").exists()
+    assert "The reward model begins with nano-v1-reward" in (folder / "report.html").read_text()
 
 
 def test_sft_keeps_the_guidance_that_the_adapter_has_learnt() -> None:

@@ -51,6 +51,12 @@ def test_the_same_seed_gives_the_same_groups():
     assert near_misses(2, 2, seed=3).prompts != near_misses(2, 2, seed=4).prompts
 
 
+def test_groups_of_a_theme_begin_with_its_meanings():
+    drawn = near_misses(6, 3, seed=4, holds=lambda meaning: meaning.objects[0].count > 1)
+    assert all(parse(group[0]).objects[0].count > 1 for group in drawn.prompts)
+    assert any(parse(group[0]).objects[0].count == 1 for group in near_misses(6, 3, seed=4).prompts)
+
+
 def test_the_command_writes_a_rankings_file_that_the_reward_reads(tmp_path, capsys):
     main(["--output_dir", str(tmp_path / "made"), "--groups", "2", "--videos", "3"])
     rows = [json.loads(line) for line in (tmp_path / "made" / "rankings.jsonl").read_text().splitlines()]

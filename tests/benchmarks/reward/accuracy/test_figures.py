@@ -1,10 +1,15 @@
 """Figures of the accuracy benchmark: the rank correlation against scipy's, and models that judge together."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.stats
+import torch
+from safetensors.torch import load_file, save_file
 
 from benchmarks.reward.accuracy.figures import average_ranks, spearman, together
+from benchmarks.reward.accuracy.run import in_half_precision
 from reward.preferences import Ranking
 
 
@@ -24,3 +29,12 @@ def test_models_that_judge_together_are_right_where_their_mean_standardised_scor
     assert found.mean == 0.5
     assert together([first], rankings, prompts).mean == 1
     assert together([100 * first, second / 100], rankings, prompts).mean == found.mean
+
+
+def test_weights_are_stored_in_half_precision_and_numbers_as_they_are(tmp_path: Path) -> None:
+    weights = {"weight": torch.randn(8, 8), "count": torch.tensor([3])}
+    save_file(weights, tmp_path / "w.safetensors")
+    in_half_precision(tmp_path / "w.safetensors")
+    found = load_file(tmp_path / "w.safetensors")
+    assert (found["weight"].dtype, found["count"].dtype) == (torch.float16, torch.int64)
+    torch.testing.assert_close(found["weight"].float(), weights["weight"], atol=2e-3, rtol=1e-3)
