@@ -27,8 +27,8 @@ class DemoConfig:
     reward: str | None = field(
         default=None,
         metadata={
-            "help": "Reward model from which that of the demo learns on. Unset: nano-v1-reward, which near misses have "
-            "taught, with nano-v1 and videos as small as it knows, else none; '' is none."
+            "help": "Reward model from which that of the demo learns on. Unset: nano-v1-reward or nano-reward, which near "
+            "misses have taught, with nano-v1 and nano and videos as small as these know, else none; '' is none."
         },
     )
     theme: str = field(
@@ -147,12 +147,12 @@ SCALES = {
         num_candidates=4,
         num_annotators=3,
         num_ppo_prompts=256,
-        num_guidance_prompts=20,
+        num_guidance_prompts=36,
         num_test_prompts=128,
         num_videos_per_prompt=1,
         sft_steps=30,
         dpo_steps=60,
-        num_rollouts=26,
+        num_rollouts=24,
         batch_size=16,
         rollout_prompts=4,
         num_generations=8,
@@ -160,13 +160,13 @@ SCALES = {
         inference_batch_size=16,
         seconds={
             "demonstrations": 2,
-            "sft": 27,
-            "candidates": 96,
-            "annotators": 16,
+            "sft": 24,
+            "candidates": 62,
+            "annotators": 20,
             "reward": 74,
             "dpo": 72,
-            "ppo": 122,
-            "guidance": 55,
+            "ppo": 118,
+            "guidance": 100,
             "evaluation": 90,
             "report": 2,
         },

@@ -85,7 +85,12 @@ def sft_settings(scale: DemoScale, distilled: float | None = None) -> Settings:
     }
 
 
-TAUGHT: Settings = {"num_train_epochs": 1, "learning_rate": 1e-4, "trunk_learning_rate": 3e-5, "warmup_steps": 3}
+TAUGHT: Settings = {
+    "num_train_epochs": 1,
+    "learning_rate": 1e-4,
+    "trunk_learning_rate": 3e-5,
+    "warmup_steps": 3,
+}
 """Of `RewardConfig`: a model that near misses have taught goes on learning, carefully, from so few rankings."""
 
 

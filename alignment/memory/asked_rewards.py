@@ -11,7 +11,7 @@ from alignment.memory.trained_rewards import TrainedReward, total_bytes, trained
 from alignment.memory.work import Work
 from reward.models.named import registry
 from reward.models.named.entry import RewardRequest
-from reward.models.storage import CONFIG_NAME
+from reward.models.storage import CONFIG_NAME, reward_folder
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ def reward_members(name: str) -> list[str]:
 
 
 def is_trained(name: str) -> bool:
-    """Returns whether `name` is the folder of a trained reward model."""
-    return registry.find(name) is None and (Path(name) / CONFIG_NAME).is_file()
+    """Returns whether `name` is a trained reward model that comes with the package, or the folder of one."""
+    return registry.find(name) is None and (reward_folder(name) / CONFIG_NAME).is_file()
 
 
 def asked_rewards(names: Sequence[str], num_frames: int | None = None) -> Rewards:

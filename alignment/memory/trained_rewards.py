@@ -36,7 +36,7 @@ from reward.models.ensemble import MODEL_TYPE as ENSEMBLE
 from reward.models.latent import ADAPTER_NAME, LatentRewardModel
 from reward.models.latent import MODEL_TYPE as LATENT
 from reward.models.latent_config import LatentRewardConfig
-from reward.models.storage import WEIGHTS_NAME, config_from, read_reward_config
+from reward.models.storage import WEIGHTS_NAME, config_from, read_reward_config, reward_folder
 from reward.models.trunk_files import shared_trunk
 from reward.models.vlm import MODEL_TYPE as VLM
 from reward.models.vlm import VLMRewardConfig, message
@@ -112,14 +112,14 @@ def trained_rewards(folders: Sequence[str]) -> list[TrainedReward]:
     """The trained reward models that judge together as one reward, those of ensembles one by one.
 
     Args:
-        folders: outputs of `vidalign reward`.
+        folders: outputs of `vidalign reward`, or names of models that come with the package.
 
     Raises:
         InputError: one holds no reward model, or one of an unknown type.
     """
     found: list[TrainedReward] = []
     for number, name in enumerate(folders):
-        folder = Path(name)
+        folder = reward_folder(name)
         stored = read_reward_config(folder)
         kind = stored.get("model_type")
         if kind == ENSEMBLE:

@@ -65,7 +65,11 @@ VARIANTS = [
     Variant("dpo", "twice as long", {"max_steps": 120}),
     Variant("dpo", "half the rate, twice as long", {"max_steps": 120, "learning_rate": 1e-3}),
     Variant("dpo", "eight rankings a step", {"per_device_train_batch_size": 8}),
-    Variant("dpo", "eight rankings a step, half the rate", {"per_device_train_batch_size": 8, "learning_rate": 1e-3}),
+    Variant(
+        "dpo",
+        "eight rankings a step, half the rate",
+        {"per_device_train_batch_size": 8, "learning_rate": 1e-3},
+    ),
     Variant("dpo", "the best video too", {"sft_weight": 0.1}),
     Variant("dpo", "beta 1, half the rate", {"beta": 1.0, "learning_rate": 1e-3}),
     Variant("ppo", DEMO, after=DEMO),

@@ -6,7 +6,8 @@
 
 Every method starts from the same SFT model, made once for each seed in `--sft_seconds`, and learns for `--seconds`,
 with a learning rate that falls as half a cosine; `sft` goes on with SFT, `pretrained_ppo` begins with the base in place
-of the SFT model, and `sft_dpo_ppo` divides the seconds between the three. Methods with rollouts learn from the gold
+of the SFT model, and `sft_dpo_ppo` divides the seconds between the three. DPO ends before its seconds do, since its
+rankings are few. Methods with rollouts learn from the gold
 score; DPO from rankings by simulated annotators, whose videos and judging are not counted, and `backprop` from the
 reward model of these. `best_of_n` trains nothing: it keeps the best by gold of several videos, and its seconds are
 those of sampling. Held-out gold at the guidance of the training is measured every `--every` seconds, which do not
@@ -150,14 +151,24 @@ class Methods:
     def _common(self, arm: str) -> Settings:
         return self.job.common(arm) | {"compile_blocks": self.compiled}
 
-    def _finish(self, arm: str, generator: VideoGenerator, make: Callable[..., Any], seconds: float) -> None:
-        """Trains for `seconds` and keeps the model, measured at every guidance scale."""
+    def _finish(
+        self,
+        arm: str,
+        generator: VideoGenerator,
+        make: Callable[..., Any],
+        seconds: float,
+        falling: bool = True,
+    ) -> float:
+        """Trains for `seconds`, or as many steps as the trainer has, and keeps the model, measured at every guidance
+        scale; returns the seconds of training."""
         job = self.job
-        budget = Budget(f"{arm}, seed {job.seed}", seconds, job.deadline)
+        budget = Budget(f"{arm}, seed {job.seed}", seconds, job.deadline, falling)
         trainer = make([budget, HeldOut(job, generator, arm, GUIDANCE, self.every, budget)])
         train(trainer)
+        spent = time.time() - budget.start
         trainer.save_model(str(job.folder / f"after {arm}"))
-        measure(job, arm, generator, seconds=round(seconds, 1), steps=trainer.state.global_step)
+        measure(job, arm, generator, seconds=round(spent, 1), steps=trainer.state.global_step)
+        return spent
 
     def sft(self, arm: str, start: str | None, seconds: float | None = None) -> None:
         """SFT on rendered clips."""
@@ -180,15 +191,17 @@ class Methods:
         if not (self.job.folder / "rankings.pt").is_file():
             rankings(self.job)
 
-    def dpo(self, arm: str, start: str, seconds: float | None = None) -> None:
-        """DPO on merged rankings of the SFT model's videos."""
+    def dpo(self, arm: str, start: str, seconds: float | None = None) -> float:
+        """DPO on merged rankings of the SFT model's videos, for the steps of the study at most: more learn the rankings
+        by heart. Returns the seconds of training."""
         job = self.job
         self._rankings()
         ranked, latents = read_rankings(job)
         used = [each for each in merge_annotators(ranked) if each.has_order]
         generator = self._load(start)
-        config = DPOConfig(**self._common(arm) | dpo_settings(job.scale) | {"max_steps": 100_000})
-        self._finish(
+        schedule = {"lr_scheduler_type": "cosine", "warmup_steps": 5}
+        config = DPOConfig(**self._common(arm) | dpo_settings(job.scale) | schedule)
+        return self._finish(
             arm,
             generator,
             lambda callbacks: DPOTrainer(
@@ -201,6 +214,7 @@ class Methods:
                 callbacks=callbacks,
             ),
             self.seconds if seconds is None else seconds,
+            falling=False,
         )
 
     def rollouts(
@@ -246,11 +260,11 @@ class Methods:
         return load_reward(str(folder))
 
     def in_turn(self, arm: str) -> None:
-        """SFT, DPO and PPO one after the other, each in a third of the seconds."""
+        """SFT and DPO one after the other, each in a third of the seconds at most, and PPO in what they leave."""
         part = self.seconds / 3
         self.sft(f"{arm}: sft", START, part)
-        self.dpo(f"{arm}: dpo", f"after {arm}: sft", part)
-        self.rollouts(arm, "ppo", f"after {arm}: dpo", part)
+        spent = part + self.dpo(f"{arm}: dpo", f"after {arm}: sft", part)
+        self.rollouts(arm, "ppo", f"after {arm}: dpo", self.seconds - spent)
 
     @torch.no_grad()
     def best_of_n(self, arm: str) -> None:

@@ -64,7 +64,7 @@ def read_arguments(description: str) -> argparse.Namespace:
         action="store_true",
         help="Stop after the near misses, with the accuracy on blemishes.",
     )
-    add("--reward_from", help="Folder of a pretrained reward model, which goes on learning from the groups.")
+    add("--reward_from", help="Name or folder of a reward model, which goes on learning from the groups.")
     add("--pretraining_steps", type=int, default=10**6)
     add("--pretraining_seconds", type=float, default=140)
     add("--pretraining_batch_size", type=int, default=512)

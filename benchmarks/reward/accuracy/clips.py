@@ -150,7 +150,11 @@ def near_miss_rankings(
     waiting: list[tuple[list[list[str]], list[list[list[int]]], Tensor]] = []
     last = -(-groups // _CHUNK)
     # Near misses are drawn by processes of the CPU while the GPU renders, encodes and makes clips.
-    jobs = DataLoader(_Groups(groups, videos, seed, theme[0], round(theme[1] * last)), batch_size=None, num_workers=workers())
+    jobs = DataLoader(
+        _Groups(groups, videos, seed, theme[0], round(theme[1] * last)),
+        batch_size=None,
+        num_workers=workers(),
+    )
     for number, (names, ranks, packed) in enumerate(jobs, 1):
         waiting.append((names, ranks, packed.clone()))  # copied, since what a worker sends holds an open file
         if len(waiting) < chunks and number < last:

@@ -54,7 +54,7 @@ from generator.output import atomic_path, write_json, write_text
 from generator.world import categories, sample_prompts
 from labeling_app.simulate import SimulatedAnnotator, best_possible_pair_accuracy
 from reward.metrics import accuracy_without_ties, correct_without_ties, evaluate_pairs, pairs_of_rankings
-from reward.models.storage import WEIGHTS_NAME
+from reward.models.storage import WEIGHTS_NAME, reward_folder
 from reward.preferences import Ranking, split_by_prompt
 from reward.statistics import cluster_bootstrap, paired_difference
 from reward.training.near_miss_pretraining import RankingPretraining
@@ -143,7 +143,7 @@ class Study:
     def go_on(self) -> None:
         """Takes the weights of `--reward_from`, if it is given."""
         if self.arguments.reward_from:
-            self.model.load_state_dict(load_file(Path(self.arguments.reward_from) / WEIGHTS_NAME))
+            self.model.load_state_dict(load_file(reward_folder(self.arguments.reward_from) / WEIGHTS_NAME))
 
     def teach(self) -> dict[str, Tensor]:
         """Pretrains the model on near misses; returns its weights."""

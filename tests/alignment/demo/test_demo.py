@@ -150,7 +150,8 @@ def test_the_distilled_base_is_nanos_alone() -> None:
 def test_the_reward_learns_on_from_that_of_the_model_where_videos_are_as_small() -> None:
     assert taught_reward("nano-v1", SCALES["cpu"]) == "nano-v1-reward"
     assert taught_reward("nano-v1", SCALES["gpu"]) == ""
-    assert taught_reward("nano", SCALES["cpu"]) == ""
+    assert taught_reward("nano", SCALES["cpu"]) == "nano-reward"
+    assert taught_reward("runs/mine", SCALES["cpu"]) == ""
     assert Demo(DemoConfig(output_dir="x", scale="cpu")).reward_start == "nano-v1-reward"
     assert Demo(DemoConfig(output_dir="x", scale="cpu", reward="")).reward_start == ""
     assert "implicit_evidence" not in reward_settings(SCALES["cpu"], taught=True)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from alignment.cli import main
-from alignment.memory.asked_rewards import asked_rewards
+from alignment.memory.asked_rewards import asked_rewards, is_trained
 from alignment.memory.trained_rewards import trained_rewards
 from alignment.memory.work import Work
 from generator.hardware.memory_tracker import StorageTracker, fused_attention, norms_in_float32
@@ -145,6 +145,17 @@ def test_doctor_counts_trained_rewards_and_says_so(
     assert "not in the forecast" not in printed
     assert peaks[1]["ppo"] >= peaks[0]["ppo"] + asked_rewards([str(files / "pooled")]).weight_bytes
     assert peaks[1]["sft"] == peaks[0]["sft"]
+
+
+def test_a_reward_that_ships_is_counted_by_its_name() -> None:
+    shipped = load_reward("nano-v1-reward", "cpu")
+    rewards = asked_rewards(["nano-v1-reward"])
+    below = sum(value.nbytes for value in shipped.generator.transformer.parameters())  # type: ignore[attr-defined]
+    assert rewards.weight_bytes > below
+    assert rewards.gradients
+    assert not rewards.judges_pixels
+    assert is_trained("nano-v1-reward")
+    assert not is_trained("nano-v2-reward")
 
 
 def test_a_damaged_reward_folder_is_one_sentence(files: Path, tmp_path: Path) -> None:

@@ -24,15 +24,16 @@ from reward.models.storage import PRETRAINED, built_in_rewards, reward_folder
 NAME = "nano-v1-reward"
 
 
-def test_near_misses_of_held_out_combinations_are_told_apart() -> None:
+@pytest.mark.parametrize("name", [NAME, "nano-reward"])
+def test_near_misses_of_held_out_combinations_are_told_apart(name: str) -> None:
     drawn = near_misses(24, 3, seed=91, split="test")
     clips = render_scenes(drawn.scenes, 9, 32, 32)
-    reward = load_reward(NAME, device="cpu")
-    assert reward.name == NAME
+    reward = load_reward(name, device="cpu")
+    assert reward.name == name
     prompts = [group[0] for group in drawn.prompts for _ in group]
     scores = reward.score(clips, prompts)["overall"].view(24, 3)
     assert float((scores[:, :1] > scores[:, 1:]).float().mean()) > 0.85
-    verify, categories = load_verifier(NAME)
+    verify, categories = load_verifier(name)
     judged = [each.score for each in verify(clips[:6], prompts[:6])]
     torch.testing.assert_close(torch.tensor(judged), scores.flatten()[:6], atol=1e-4, rtol=1e-4)
     assert not categories(prompts[0])
@@ -41,7 +42,6 @@ def test_near_misses_of_held_out_combinations_are_told_apart() -> None:
 def test_a_name_is_a_folder_of_the_package_and_own_folders_are_written_with_a_slash(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert NAME in built_in_rewards()
     assert reward_folder(NAME) == PRETRAINED / NAME
     assert reward_folder(tmp_path) == tmp_path
     check_verifier(NAME)
@@ -51,6 +51,7 @@ def test_a_name_is_a_folder_of_the_package_and_own_folders_are_written_with_a_sl
         load_reward(f"./{NAME}")
     with pytest.raises(InputError, match=NAME):
         load_reward("nano-v1-rewards")
+    assert built_in_rewards() == ["nano-reward", NAME]
 
 
 def test_another_generator_is_refused() -> None:
