@@ -27,10 +27,11 @@ def load_reward(
 
     Args:
         name_or_path: a name of the registry such as `pickscore` or `videoalign:TA:FOLDER` (see
-            `reward.models.named.registry`), among them `world`, the verifier of the built-in world; a trained model that
-            comes with the package, such as `nano-v1-reward`; the folder of a trained reward model or ensemble; several of these, in a list or joined by commas, which judge together;
-            `module:function`, a function `(videos, prompts) -> scores`; or the address `http://…` of
-            `vidalign reward serve`. A folder in the current one that is called as a reward is written `./NAME`.
+            `reward.models.named.registry`), among them `world`, the verifier of the built-in world; `nano-reward` or
+            `nano-v1-reward`, trained models that come with the package; the folder of a trained reward model or
+            ensemble; several of these, in a list or joined by commas, which judge together; `module:function`, a
+            function `(videos, prompts) -> scores`; or the address `http://…` of `vidalign reward serve`. A folder in
+            the current one that is called as a reward is written `./NAME`.
         device: where a trained model goes.
         generator: the trunk of a latent model, in place of loading it by the stored name. It must not be the
             generator that is being trained.

@@ -142,8 +142,8 @@ def _judges(stages: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     }
     start = settings.get("reward")
     taught = (
-        f"The reward model begins with {start}, which learned what prompts say from rendered clips that differ in known "
-        "claims; no one judged these."
+        f"The reward model begins with {start}, which learned what prompts say from rendered clips that differ in "
+        "known claims; no one judged these."
     )
     doubt = html.paragraph(
         "The interval of the reward model's accuracy contains that of always preferring the same side, so it may be no "

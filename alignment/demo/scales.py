@@ -27,8 +27,8 @@ class DemoConfig:
     reward: str | None = field(
         default=None,
         metadata={
-            "help": "Reward model from which that of the demo learns on. Unset: nano-v1-reward or nano-reward, which near "
-            "misses have taught, with nano-v1 and nano and videos as small as these know, else none; '' is none."
+            "help": "Reward model from which that of the demo learns on. Unset: nano-v1-reward or nano-reward, which "
+            "near misses have taught, with nano-v1 and nano and videos as small as these know, else none; '' is none."
         },
     )
     theme: str = field(

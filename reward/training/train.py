@@ -171,8 +171,8 @@ def train_reward_model(
         callbacks: further callbacks of the trainer.
         demonstrations: videos that show what their prompts say; the matching head learns from them first.
         pretraining: rankings that the model learns from before those, such as of `generator.world.near_misses`.
-        weights_from: name of a reward model that comes with the package, or folder of a latent reward model that learns on; what it is made of comes from there, and
-            `generator` must be its trunk.
+        weights_from: name of a reward model that comes with the package, or folder of a latent reward model, that
+            learns on; what it is made of comes from there, and `generator` must be its trunk.
 
     Returns:
         The model in evaluation mode and the figures of `metrics.json`:
