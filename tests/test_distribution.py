@@ -23,10 +23,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in PACKAGES:
         ignored = shutil.ignore_patterns("__pycache__", "*.safetensors")
         shutil.copytree(ROOT / name, source / name, ignore=ignored)
-    for weights in (ROOT / "generator").rglob("*.safetensors"):
-        (
-            source / weights.relative_to(ROOT)
-        ).touch()  # their names are what counts, and the bytes would cost time
+    for name in PACKAGES:  # the names of weights are what counts, and the bytes would cost time
+        for weights in (ROOT / name).rglob("*.safetensors"):
+            (source / weights.relative_to(ROOT)).touch()
     for name in ("pyproject.toml", "LICENSE", "vidalign.py"):
         shutil.copy(ROOT / name, source / name)
     (source / "README.md").write_text("# vidalign\n")
