@@ -29,8 +29,8 @@ from alignment.demo.settings import (
     dpo_settings,
     ppo_settings,
     reward_settings,
+    reward_start,
     sft_settings,
-    taught_reward,
     video_size,
 )
 from alignment.demo.stage_bar import StageBar
@@ -98,8 +98,7 @@ class Demo:
     def __init__(self, config: DemoConfig) -> None:
         self.config = config
         self.scale = demo_scale(config.scale, torch.cuda.is_available())
-        given = config.reward
-        self.reward_start = taught_reward(config.model, self.scale) if given is None else given
+        self.reward_start = reward_start(config, self.scale)
         self.folder = Path(config.output_dir)
         self.stages_file = self.folder / STAGES_FILE
         self.stages: dict[str, Any] = {}
@@ -344,7 +343,10 @@ class Demo:
             prompts,
             self.folder / "reward",
             lora=LoraArguments(lora_r=16),
-            args=PPOConfig(**self._training("ppo", scale.num_rollouts * 2), **ppo_settings(scale)),
+            args=PPOConfig(
+                **self._training("ppo", scale.num_rollouts * 2),
+                **ppo_settings(scale, bool(self.reward_start)),
+            ),
             eval_prompts=held_out,
             monitors=[monitor],
             callbacks=[Fraction(self.advance)],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from alignment.demo.scales import STAGES, DemoConfig, DemoScale
-from alignment.demo.settings import taught_reward
+from alignment.demo.settings import reward_start
 from generator.training.table import format_table
 from reward.reports.made import device_name
 
@@ -17,7 +17,7 @@ def describe_demo(config: DemoConfig, scale: DemoScale, done: int = 0) -> str:
     size = f"{scale.num_frames} frames of {scale.height}x{scale.width}"
     rollout = scale.rollout_prompts * scale.num_generations
     candidates = scale.num_ranked_prompts * scale.num_candidates
-    start = taught_reward(config.model, scale) if config.reward is None else config.reward
+    start = reward_start(config, scale)
     minutes = sum(scale.seconds.values()) / 60
     rows = {
         "model": config.model + (f" with {config.adapter}" if config.adapter else ""),

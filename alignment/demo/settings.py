@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from alignment.demo.scales import DemoScale
+from alignment.demo.scales import DemoConfig, DemoScale
 from reward.models.storage import built_in_rewards, read_reward_config, reward_folder
 
 Settings = dict[str, Any]
@@ -35,9 +35,12 @@ def distilled_guidance(adapter: str | None) -> float | None:
     return float(found) if isinstance(found, int | float) else None
 
 
-def taught_reward(model: str, scale: DemoScale) -> str:
-    """Name of the reward model that comes with a generator and knows videos of this size; empty where there is none."""
-    name = f"{model}-reward"
+def reward_start(config: DemoConfig, scale: DemoScale) -> str:
+    """Reward model from which that of the demo learns on: what is asked for, or the one that comes with the generator
+    where it knows videos of this size; empty where there is none."""
+    if config.reward is not None:
+        return config.reward
+    name = f"{config.model}-reward"
     if name not in built_in_rewards():
         return ""
     known = read_reward_config(reward_folder(name))
@@ -118,7 +121,7 @@ def dpo_settings(scale: DemoScale) -> Settings:
     """Arguments of `DPOConfig`: whole rankings, and a weak pull to the reference."""
     return {
         "max_steps": scale.dpo_steps,
-        "per_device_train_batch_size": max(2 * scale.batch_size // scale.num_candidates, 1),
+        "per_device_train_batch_size": 8,
         "loss_type": "plackett_luce",
         "learning_rate": 2e-3,
         "lr_scheduler_type": "cosine",
@@ -129,10 +132,15 @@ def dpo_settings(scale: DemoScale) -> Settings:
     }
 
 
-def ppo_settings(scale: DemoScale) -> Settings:
+def ppo_settings(scale: DemoScale, taught: bool = False) -> Settings:
     """Arguments of `PPOConfig`: the two noisiest steps alone are trained, where what a video shows is decided; one
-    pass over each rollout, at a low rate since it goes on from DPO's model, no KL term for so short a training; the
-    result is the best by the reward of held-out prompts."""
+    pass over each rollout, no KL term for so short a training; the result is the best by the reward of held-out
+    prompts.
+
+    Args:
+        taught: whether the reward model goes on from one such as `nano-v1-reward`; a reward of rankings alone stands
+            no more than a low rate.
+    """
     return {
         "num_rollouts": scale.num_rollouts,
         "eval_steps": 0.5,
@@ -143,7 +151,7 @@ def ppo_settings(scale: DemoScale) -> Settings:
         "rollout_batch_size": scale.rollout_prompts * scale.num_generations,
         "reward_batch_size": max(scale.inference_batch_size, 32),
         "per_device_train_batch_size": max(scale.inference_batch_size, 32),
-        "learning_rate": 1e-3,
+        "learning_rate": 1e-3 if taught else 3e-4,
         "lr_scheduler_type": "cosine",
         "sde_window_size": 2,
         "beta": 0.0,

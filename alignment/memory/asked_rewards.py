@@ -42,7 +42,7 @@ class Rewards:
         return [
             *((request.name, judging_memory(request, *size, fps)) for request in self.requests),
             *(
-                (str(each.folder), each.judging(*(whole if each.judges_latents else size), fps))
+                (each.name, each.judging(*(whole if each.judges_latents else size), fps))
                 for each in self.trained
             ),
         ]
@@ -50,7 +50,7 @@ class Rewards:
     @property
     def unmeasured(self) -> set[str]:
         """Names of trained models of whose judging there is no forecast."""
-        return {str(each.folder) for each in self.trained if not each.is_forecast}
+        return {each.name for each in self.trained if not each.is_forecast}
 
     def of(self, work: Work, fps: float) -> Work:
         """The work with these rewards: their weights, and what judging a video needs.

@@ -36,7 +36,7 @@ from reward.models.ensemble import MODEL_TYPE as ENSEMBLE
 from reward.models.latent import ADAPTER_NAME, LatentRewardModel
 from reward.models.latent import MODEL_TYPE as LATENT
 from reward.models.latent_config import LatentRewardConfig
-from reward.models.storage import WEIGHTS_NAME, config_from, read_reward_config, reward_folder
+from reward.models.storage import PRETRAINED, WEIGHTS_NAME, config_from, read_reward_config, reward_folder
 from reward.models.trunk_files import shared_trunk
 from reward.models.vlm import MODEL_TYPE as VLM
 from reward.models.vlm import VLMRewardConfig, message
@@ -63,6 +63,11 @@ class TrainedReward:
     folder: Path
     config: LatentRewardConfig | VLMRewardConfig
     below: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """As it is asked for: its folder, or the name of one that comes with the package."""
+        return self.folder.name if self.folder.parent == PRETRAINED else str(self.folder)
 
     @property
     def judges_latents(self) -> bool:

@@ -179,7 +179,8 @@ def train(plan: Plan, start: Start, seed: int, variant: Variant) -> dict[str, An
     else:
         reward = "world" if variant.reward == "world" else Variant("reward", variant.reward).folder
         judge = reward if reward == "world" else str(demo.folder / reward)
-        ppo_config = PPOConfig(**common(demo, folder) | ppo_settings(demo.scale) | changes)
+        settings = ppo_settings(demo.scale, bool(demo.reward_start))
+        ppo_config = PPOConfig(**common(demo, folder) | settings | changes)
         prompts, held_out = write_prompts(demo, folder)
         train_ppo(first, prompts, judge, args=ppo_config, lora=lora, eval_prompts=held_out)
     seconds = time.monotonic() - began

@@ -5,13 +5,13 @@
     python -m benchmarks.alignment.methods --output_dir D --table                          # of all that is there
 
 Every method starts from the same SFT model, made once for each seed in `--sft_seconds`, and learns for `--seconds`,
-with a learning rate that falls as half a cosine; `sft` goes on with SFT, `pretrained_ppo` begins with the base in place
-of the SFT model, and `sft_dpo_ppo` divides the seconds between the three. DPO ends before its seconds do, since its
-rankings are few. Methods with rollouts learn from the gold
-score; DPO from rankings by simulated annotators, whose videos and judging are not counted, and `backprop` from the
-reward model of these. `best_of_n` trains nothing: it keeps the best by gold of several videos, and its seconds are
-those of sampling. Held-out gold at the guidance of the training is measured every `--every` seconds, which do not
-count, and at the end at several guidance scales. Trainings that are in `methods.jsonl` already are left out.
+with a learning rate that falls as half a cosine; `sft` goes on with SFT, `pretrained_ppo` begins with the base in
+place of the SFT model, and `sft_dpo_ppo` divides the seconds between the three. DPO ends before its seconds do, since
+its rankings are few. Methods with rollouts learn from the gold score; DPO from rankings by simulated annotators, whose
+videos and judging are not counted, and `backprop` from the reward model of these. `best_of_n` trains nothing: it keeps
+the best by gold of several videos, and its seconds are those of sampling. Held-out gold at the guidance of the
+training is measured every `--every` seconds, which do not count, and at the end at several guidance scales. Trainings
+that are in `methods.jsonl` already are left out.
 """
 
 from __future__ import annotations

@@ -16,5 +16,6 @@ def check_verifier(name: str) -> None:
     if name != "world" and ":" not in name and not known:
         raise InputError(
             f"There is no verifier {name!r}: name `world`, vlm:FOLDER, clip:FOLDER, module:function, the folder of a "
-            f"trained reward model, the address of `reward serve`, or one of {registry.names_text()}."
+            "trained reward model, the address of `reward serve`, or one of "
+            f"{', '.join(built_in_rewards())}, {registry.names_text()}."
         )

@@ -25,8 +25,9 @@ def built_in_rewards() -> list[str]:
 
 
 def reward_folder(name: str | Path) -> Path:
-    """The folder of a trained reward model: that of a built-in name such as `nano-v1-reward`, else the path itself."""
-    return PRETRAINED / str(name) if str(name) in built_in_rewards() else Path(name)
+    """The folder of a trained reward model: that of a built-in name such as `nano-v1-reward`; another text, and every
+    `Path`, is the folder itself."""
+    return PRETRAINED / name if isinstance(name, str) and name in built_in_rewards() else Path(name)
 
 
 def write_reward_model(folder: Path, model_type: str, config: Any, weights: Mapping[str, Tensor]) -> None:

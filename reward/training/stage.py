@@ -341,15 +341,15 @@ def _load_trunk(arguments: RewardArguments, args: RewardConfig, full_trunk: bool
 
 
 def _check_weights_from(arguments: RewardArguments, args: RewardConfig) -> None:
-    folder = reward_folder(arguments.weights_from)
+    name = arguments.weights_from
     given = [*(["adapter"] if arguments.adapter is not None else []), *arguments.sources()]
     if given:
         raise InputError(
-            f"--{given[0]} was given with --weights_from {folder}, whose trunk has its own: leave --{given[0]} off."
+            f"--{given[0]} was given with --weights_from {name}, whose trunk has its own: leave --{given[0]} off."
         )
-    if folder.resolve() == Path(str(args.output_dir)).resolve():
+    if reward_folder(name).resolve() == Path(str(args.output_dir)).resolve():
         raise InputError(
-            f"--weights_from and --output_dir are both {folder}: write the new model to another folder."
+            f"--weights_from and --output_dir are both {name}: write the new model to another folder."
         )
 
 

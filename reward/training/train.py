@@ -95,8 +95,7 @@ def continued_reward_model(
         InputError: the folder holds no latent reward model, `generator` is not its trunk, the loss needs variances
             that it does not have, or the rankings have none of its dimensions.
     """
-    folder = reward_folder(folder)
-    stored = read_reward_config(folder)
+    stored = read_reward_config(reward_folder(folder))
     if stored.get("model_type") != MODEL_TYPE or config.ensemble > 1:
         raise InputError(
             f"--weights_from {folder} with --ensemble {config.ensemble} is a model of type "
@@ -104,7 +103,7 @@ def continued_reward_model(
             "join their folders with commas."
         )
     set_seed(config.seed)
-    model = LatentRewardModel.from_pretrained(folder, generator=generator)
+    model = LatentRewardModel.from_pretrained(reward_folder(folder), generator=generator)
     if model.config.gaussian != (config.loss_type == "gaussian_bradley_terry"):
         raise InputError(
             f"The model in {folder} has {'' if model.config.gaussian else 'no '}variances, but --loss_type is "

@@ -12,9 +12,9 @@ from alignment.demo.demo import STAGES, Demo
 from alignment.demo.scales import GUIDANCE_SCALES, SCALES, DemoConfig, demo_scale
 from alignment.demo.settings import (
     distilled_guidance,
+    ppo_settings,
     reward_settings,
     sft_settings,
-    taught_reward,
     video_size,
 )
 from generator import load_generator
@@ -148,14 +148,16 @@ def test_the_distilled_base_is_nanos_alone() -> None:
 
 
 def test_the_reward_learns_on_from_that_of_the_model_where_videos_are_as_small() -> None:
-    assert taught_reward("nano-v1", SCALES["cpu"]) == "nano-v1-reward"
-    assert taught_reward("nano-v1", SCALES["gpu"]) == ""
-    assert taught_reward("nano", SCALES["cpu"]) == "nano-reward"
-    assert taught_reward("runs/mine", SCALES["cpu"]) == ""
-    assert Demo(DemoConfig(output_dir="x", scale="cpu")).reward_start == "nano-v1-reward"
-    assert Demo(DemoConfig(output_dir="x", scale="cpu", reward="")).reward_start == ""
-    assert "implicit_evidence" not in reward_settings(SCALES["cpu"], taught=True)
-    assert reward_settings(SCALES["cpu"])["implicit_evidence"]
+    def start(scale: str, **more: str) -> str:
+        return Demo(DemoConfig(output_dir="x", scale=scale, **more)).reward_start
+
+    assert start("cpu") == "nano-v1-reward"
+    assert start("cpu", model="nano") == "nano-reward"
+    assert start("gpu") == start("cpu", model="runs/mine") == start("cpu", reward="") == ""
+    assert start("gpu", reward="runs/reward") == "runs/reward"
+    for taught, rate in ((True, 1e-3), (False, 3e-4)):
+        assert ("implicit_evidence" in reward_settings(SCALES["cpu"], taught)) is not taught
+        assert ppo_settings(SCALES["cpu"], taught)["learning_rate"] == rate
 
 
 @pytest.mark.slow

@@ -154,6 +154,7 @@ def test_a_reward_that_ships_is_counted_by_its_name() -> None:
     assert rewards.weight_bytes > below
     assert rewards.gradients
     assert not rewards.judges_pixels
+    assert [each.name for each in rewards.trained] == ["nano-v1-reward"]
     assert is_trained("nano-v1-reward")
     assert not is_trained("nano-v2-reward")
 
