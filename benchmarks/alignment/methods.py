@@ -8,8 +8,8 @@ Every method starts from the same SFT model, made once for each seed in `--sft_s
 with a learning rate that falls as half a cosine; `sft` goes on with SFT, `pretrained_ppo` begins with the base in
 place of the SFT model, and `sft_dpo_ppo` divides the seconds between the three. DPO ends before its seconds do, since
 its rankings are few. Methods with rollouts learn from the gold score; DPO from rankings by simulated annotators, whose
-videos and judging are not counted, and `backprop` from the reward model of these. `best_of_n` trains nothing: it keeps
-the best by gold of several videos, and its seconds are those of sampling. Held-out gold at the guidance of the
+videos and judging are not counted, and `backprop` from the reward model of these, or from `--reward`. `best_of_n`
+trains nothing: it keeps the best by gold of several videos, and its seconds are those of sampling. Held-out gold at the guidance of the
 training is measured every `--every` seconds, which do not count, and at the end at several guidance scales. Trainings
 that are in `methods.jsonl` already are left out.
 """
@@ -25,6 +25,7 @@ from statistics import mean
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import TrainerCallback
 
 from alignment.lora import LoraArguments
@@ -126,10 +127,12 @@ class Methods:
         job: seed, scale and folders.
         seconds: of each training.
         every: seconds between measurements on held-out prompts.
+        reward: name or folder of the reward model of `backprop`; by default one that learns the rankings.
     """
 
-    def __init__(self, job: Seed, seconds: float, every: float) -> None:
-        self.job, self.seconds, self.every = job, seconds, every
+    def __init__(self, job: Seed, seconds: float, every: float, reward: str | None = None) -> None:
+        self.job, self.seconds, self.every, self.reward = job, seconds, every, reward
+        self.demonstrations: tuple[list[Tensor], list[str]] | None = None
         self.compiled = torch.cuda.is_available()
 
     def run(self, name: str) -> None:
@@ -174,15 +177,20 @@ class Methods:
         """SFT on rendered clips."""
         job, scale = self.job, self.job.scale
         generator = self._load(start)
-        prompts, scenes, _ = training_batch(scale.demonstrations, 1000 + job.seed, "train", **SIZE, fps=FPS)
-        clips = render_scenes(scenes, **SIZE, fps=FPS)
-        latents = [generator.encode(part.to(generator.device)).cpu() for part in clips.split(scale.batch)]
+        if self.demonstrations is None:
+            prompts, scenes, _ = training_batch(
+                scale.demonstrations, 1000 + job.seed, "train", **SIZE, fps=FPS
+            )
+            clips = render_scenes(scenes, **SIZE, fps=FPS).split(scale.batch)
+            latents = torch.cat([generator.encode(part.to(generator.device)).cpu() for part in clips])
+            self.demonstrations = list(latents), prompts
+        latents_of, prompts_of = self.demonstrations
         config = SFTConfig(**self._common(arm) | sft_settings(scale) | {"max_steps": 100_000})
         self._finish(
             arm,
             generator,
             lambda callbacks: SFTTrainer(
-                generator, config, list(torch.cat(latents)), prompts, lora=LORA, callbacks=callbacks
+                generator, config, latents_of, prompts_of, lora=LORA, callbacks=callbacks
             ),
             self.seconds if seconds is None else seconds,
         )
@@ -253,6 +261,8 @@ class Methods:
         )
 
     def _reward_model(self) -> Any:
+        if self.reward is not None:
+            return load_reward(self.reward)
         self._rankings()
         folder = self.job.folder / "reward"
         if not folder.is_dir():
@@ -375,6 +385,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--sft_seconds", type=float, default=75.0, help="Of the SFT that all start from.")
     parser.add_argument("--every", type=float, default=40.0, help="Seconds between two points of a curve.")
     parser.add_argument("--model", default="nano")
+    parser.add_argument("--reward", help="Reward model of backprop; one of the rankings by default.")
     parser.add_argument("--scale", default="gpu", choices=sorted(SCALES))
     parser.add_argument("--test_prompts", type=int, help="Held-out prompts; those of the scale by default.")
     parser.add_argument("--table", action="store_true", help="Print the table and draw the figure alone.")
@@ -388,7 +399,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for seed in () if asked.table else asked.seeds:
         job = Seed(seed, asked.scale, results, asked.output_dir, asked.model, time.time() + 1e6, 1, 0, SWEEP)
         job.folder.mkdir(parents=True, exist_ok=True)
-        trainings = Methods(job, asked.seconds, asked.every)
+        trainings = Methods(job, asked.seconds, asked.every, asked.reward)
         if ("first sft", seed) not in read(results)[0]:
             measure(job, "base", job.load())
             trainings.sft("first sft", None, asked.sft_seconds)
