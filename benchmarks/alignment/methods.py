@@ -4,14 +4,14 @@
     python -m benchmarks.alignment.methods --output_dir D --methods dpo best_of_n          # on another GPU, same folder
     python -m benchmarks.alignment.methods --output_dir D --table                          # of all that is there
 
-Every method starts from the same SFT model, made once for each seed in `--sft_seconds`, and learns for `--seconds`,
-with a learning rate that falls as half a cosine; `sft` goes on with SFT, `pretrained_ppo` begins with the base in
-place of the SFT model, and `sft_dpo_ppo` divides the seconds between the three. DPO ends before its seconds do, since
-its rankings are few. Methods with rollouts learn from the gold score; DPO from rankings by simulated annotators, whose
-videos and judging are not counted, and `backprop` from the reward model of these, or from `--reward`. `best_of_n`
-trains nothing: it keeps the best by gold of several videos, and its seconds are those of sampling. Held-out gold at the guidance of the
-training is measured every `--every` seconds, which do not count, and at the end at several guidance scales. Trainings
-that are in `methods.jsonl` already are left out.
+Every method starts from the same SFT model, made once for each seed in `--sft_seconds`, and learns for `--seconds`
+after its first step, which compiles, with a learning rate that falls as half a cosine; `sft` goes on with SFT,
+`pretrained_ppo` begins with the base in place of the SFT model, and `sft_dpo_ppo` divides the seconds between the
+three. DPO ends before its seconds do, since its rankings are few. Methods with rollouts learn from the gold score; DPO
+from rankings by simulated annotators, whose videos and judging are not counted, and `backprop` from the reward model of
+these, or from `--reward`. `best_of_n` trains nothing: it keeps the best by gold of several videos, and its seconds are
+those of sampling. Held-out gold at the guidance of the training is measured every `--every` seconds, which do not
+count, and at the end at several guidance scales. Trainings that are in `methods.jsonl` already are left out.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import TrainerCallback
@@ -75,8 +76,11 @@ from reward.preferences import merge_annotators
 SWEEP = (1.0, 2.0, 3.0, 5.0)
 GUIDANCE = 3.0
 """Of the rollouts, as people sample."""
-RATES = {"ppo": 5e-4, "nft": 2e-4, "rwr": 5e-4, "online_dpo": 5e-4, "backprop": 2e-4}
+RATES = {"ppo": 5e-4, "nft": 2e-4, "rwr": 5e-4, "online_dpo": 1e-4, "backprop": 2e-5}
+"""At 5e-4 online DPO diverges in one of three seeds; at 2e-4 `backprop` finds videos that please the reward alone."""
 LORA = LoraArguments(lora_r=64, lora_target_modules=ALL_LINEAR)
+DPO_LORA = LoraArguments(lora_r=16)
+"""As `nano/dpo` has it, with whose learning rate all linear layers lose what the SFT model can."""
 NUMBERS = (1, 2, 4, 8, 16)
 START = "sft"
 """Folder of the SFT model that the methods start from, as the study's rankings and reward model know it."""
@@ -115,6 +119,10 @@ class HeldOut(TrainerCallback):
         if seconds >= self.next:
             self.next = seconds + self.every
             self._measure(seconds)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == 1:
+            self.budget.start = time.time()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._measure(time.time() - self.budget.start)
@@ -166,7 +174,7 @@ class Methods:
         scale; returns the seconds of training."""
         job = self.job
         budget = Budget(f"{arm}, seed {job.seed}", seconds, job.deadline, falling)
-        trainer = make([budget, HeldOut(job, generator, arm, GUIDANCE, self.every, budget)])
+        trainer = make([HeldOut(job, generator, arm, GUIDANCE, self.every, budget), budget])
         train(trainer)
         spent = time.time() - budget.start
         trainer.save_model(str(job.folder / f"after {arm}"))
@@ -218,7 +226,7 @@ class Methods:
                 [[latents[video] for video in each.videos] for each in used],
                 [each.ranks for each in used],
                 [each.prompt for each in used],
-                lora=LORA,
+                lora=DPO_LORA,
                 callbacks=callbacks,
             ),
             self.seconds if seconds is None else seconds,
@@ -298,13 +306,16 @@ METHODS = (
     *("sft", "dpo", "online_dpo", "ppo", "ppo_ratio_norm", "nft", "rwr", "backprop"),
     *("best_of_n", "pretrained_ppo", "sft_dpo_ppo"),
 )
+LOWEST_GAIN = -0.08
+"""Of the figure; what falls below is in the table."""
 Scores = dict[tuple[str, int], dict[float, list[float]]]
+Curves = dict[tuple[str, int], list[tuple[float, float]]]
 
 
-def read(path: Path) -> tuple[Scores, dict[tuple[str, int], list[tuple[float, float]]]]:
+def read(path: Path) -> tuple[Scores, Curves]:
     """Scores of each arm and seed by guidance, and its curve of held-out gold against seconds."""
     scores: Scores = {}
-    curves: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    curves: Curves = {}
     for _, row in read_jsonl(path) if path.is_file() else ():
         key = row.get("arm", ""), row["seed"]
         if "scores" in row:
@@ -349,25 +360,46 @@ def table(scores: Scores) -> str:
     return "\n".join(lines)
 
 
-def draw(curves: dict[tuple[str, int], list[tuple[float, float]]], path: Path) -> None:
-    """Held-out gold against seconds of training: a line a method, the seeds of which are thin."""
+def course(curves: Curves, arm: str, seed: int) -> list[tuple[float, float]]:
+    """Seconds and held-out gold of a training; where it has parts, `arm: PART` and `arm`, one after the other."""
+    parts = [name for name, its in curves if its == seed and (name == arm or name.startswith(f"{arm}: "))]
+    points: list[tuple[float, float]] = []
+    for part in sorted(parts, key=lambda name: name == arm):  # the last has the name of the whole
+        before = points[-1][0] if points else 0.0
+        points += [(before + at, gold) for at, gold in curves[part, seed]]
+    return points
+
+
+def mean_gain(curves: Curves, arm: str) -> tuple[list[float], list[float]]:
+    """Seconds, and held-out gold minus that of the start of the course, as a mean over the seeds."""
+    courses = [course(curves, arm, seed) for seed in sorted({its for name, its in curves if name == arm})]
+    last = min(points[-1][0] for points in courses)
+    seconds = sorted({0.0, last} | {at for at, _ in courses[0] if at < last})
+    gains = [np.interp(seconds, *zip(*points, strict=True)) - points[0][1] for points in courses]
+    return seconds, np.mean(gains, axis=0).tolist()
+
+
+def draw(curves: Curves, path: Path) -> None:
+    """Gain in held-out gold over the model that all start from, against seconds of training; means over the seeds."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, 4.5))
-    colours = pyplot.get_cmap("tab10")
-    arms = list(dict.fromkeys(arm for arm, _ in curves if ": " not in arm))
+    figure, axes = pyplot.subplots(figsize=(8, 4.5))
+    arms = dict.fromkeys(arm for arm, _ in curves if ": " not in arm and arm != "first sft")
     for number, arm in enumerate(arms):
-        for key, points in curves.items():
-            if key[0] == arm:
-                label = arm if key[1] == min(seed for name, seed in curves if name == arm) else None
-                axes.plot(*zip(*points, strict=True), color=colours(number % 10), label=label, linewidth=1.2)
-    axes.set_xlabel("seconds of training on one GPU")
-    axes.set_ylabel("gold, held-out prompts, guidance 3")
+        seconds, gains = mean_gain(curves, arm)
+        style = "-" if number < 10 else "--"
+        axes.plot(seconds, gains, style, color=f"C{number % 10}", marker=".", label=arm, linewidth=1.4)
+    axes.axhline(0, color="0.6", linewidth=0.8)
+    axes.autoscale(axis="y", tight=True)
+    lowest, highest = axes.get_ylim()
+    axes.set_ylim(max(lowest - 0.01, LOWEST_GAIN), highest + 0.01)
+    axes.set_xlabel("seconds of training on a share of a GPU")
+    axes.set_ylabel("gain in gold, held-out prompts, guidance 3")
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     pyplot.close(figure)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.alignment.methods import SWEEP, best_scores, main, read, table
+from benchmarks.alignment.methods import SWEEP, best_scores, course, main, mean_gain, read, table
 
 
 def _write(path: Path, arms: dict[str, list[list[float]]]) -> None:
@@ -37,4 +37,20 @@ def test_each_method_is_compared_at_its_own_best_guidance(tmp_path: Path, capsys
     assert line == f"| ppo | 1 | {cells} | {max(means):.3f} | {gains.mean():+.3f} ± {half:.3f} |"
     main(["--output_dir", str(tmp_path), "--table"])
     assert line in capsys.readouterr().out
-    assert Image.open(tmp_path / "methods.png").size == (840, 540)
+    assert Image.open(tmp_path / "methods.png").size == (960, 540)
+
+
+def test_parts_of_a_training_follow_one_another() -> None:
+    curves = {
+        ("all", 0): [(0.0, 0.5), (20.0, 0.9)],
+        ("all: sft", 0): [(0.0, 0.4), (10.0, 0.6)],
+        ("all: dpo", 0): [(0.0, 0.6), (5.0, 0.5)],
+    }
+    assert course(curves, "all", 0) == [(0, 0.4), (10, 0.6), (10, 0.6), (15, 0.5), (15, 0.5), (35, 0.9)]
+
+
+def test_gains_are_means_over_seeds_at_equal_seconds() -> None:
+    curves = {("ppo", 0): [(0.0, 0.5), (10.0, 0.6), (20.0, 0.7)], ("ppo", 1): [(0.0, 0.4), (12.0, 0.52)]}
+    seconds, gains = mean_gain(curves, "ppo")
+    assert seconds == [0, 10, 12]
+    np.testing.assert_allclose(gains, [0, (0.1 + 0.1) / 2, (0.12 + 0.12) / 2])
