@@ -44,7 +44,7 @@ class NFTConfig(ForwardProcessConfig):
         default=1.0,
         metadata={
             "help": "Guidance in rollouts, 1: none. The velocity that is trained has none, so other values go into the "
-            "weights."
+            "weights unless beta is 1e-3 or more."
         },
     )
     old_decay_flat: int = field(

@@ -65,6 +65,10 @@ def nft_loss(
     return probability * errors[0] + (1 - probability) * errors[1]
 
 
+GUIDED_BETA = 1e-3
+"""Pull to the reference with which NFT gained from videos with guidance; with a tenth of it the policy ran away."""
+
+
 class NFTTrainer(RolloutTrainer):
     """Moves the policy towards its good videos and away from its bad ones, without log-probabilities.
 
@@ -76,7 +80,10 @@ class NFTTrainer(RolloutTrainer):
     """
 
     args: NFTConfig
-    fits_unguided_velocity = True
+
+    @staticmethod
+    def fits_unguided_velocity(args: NFTConfig) -> bool:
+        return args.beta < GUIDED_BETA
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

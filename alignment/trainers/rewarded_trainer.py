@@ -41,8 +41,6 @@ class RewardedTrainer(AlignmentTrainer):
     held_out: HeldOutPrompts | None = None
     evaluates_after_training = False
     shows_first_frames = True
-    fits_unguided_velocity = False
-    """True where the velocity without guidance is fitted to videos that are sampled with it."""
     _resumed_from: str | None = None
 
     def hold_out(
@@ -231,6 +229,11 @@ class RewardedTrainer(AlignmentTrainer):
 
     # What the result says
 
+    @staticmethod
+    def fits_unguided_velocity(args: Any) -> bool:
+        """Whether guidance of the samples can get into the weights, as the velocity without it is fitted to them."""
+        return False
+
     def warn_of_guidance(self, generator: VideoGenerator, args: RewardedSamplingConfig) -> None:
         """Logs what is to be said of the guidance scale, see `guidance_warning`."""
         warning = guidance_warning(
@@ -239,7 +242,7 @@ class RewardedTrainer(AlignmentTrainer):
             self.plan.scales,
             guidance_scales(generator),
             self.records_guidance,
-            self.fits_unguided_velocity,
+            self.fits_unguided_velocity(args),
         )
         if warning is not None and args.process_index == 0:
             logger.warning(warning)

@@ -24,7 +24,10 @@ class RWRTrainer(RolloutTrainer):
     """
 
     args: RWRConfig
-    fits_unguided_velocity = True
+
+    @staticmethod
+    def fits_unguided_velocity(args: RWRConfig) -> bool:
+        return True
 
     def update_loss(
         self, model: torch.nn.Module, rollout: Rollout, rows: Tensor, update: int, micro_batch: int = 0

@@ -145,7 +145,7 @@ class Methods:
 
     def run(self, name: str) -> None:
         """Trains by a method and measures the result."""
-        kinds: dict[str, Callable[[str], None]] = {
+        kinds: dict[str, Callable[[str], Any]] = {
             "sft": lambda arm: self.sft(arm, START),
             "dpo": lambda arm: self.dpo(arm, START),
             "best_of_n": self.best_of_n,
@@ -205,11 +205,11 @@ class Methods:
 
     def _rankings(self) -> None:
         if not (self.job.folder / "rankings.pt").is_file():
-            rankings(self.job)
+            rankings(self.job, guidance=GUIDANCE)
 
     def dpo(self, arm: str, start: str, seconds: float | None = None) -> float:
-        """DPO on merged rankings of the SFT model's videos, for the steps of the study at most: more learn the rankings
-        by heart. Returns the seconds of training."""
+        """DPO on merged rankings of the SFT model's videos with guidance, for the study's steps at most, since more
+        learn the rankings by heart. Returns the seconds of training."""
         job = self.job
         self._rankings()
         ranked, latents = read_rankings(job)
@@ -375,7 +375,10 @@ def mean_gain(curves: Curves, arm: str) -> tuple[list[float], list[float]]:
     courses = [course(curves, arm, seed) for seed in sorted({its for name, its in curves if name == arm})]
     last = min(points[-1][0] for points in courses)
     seconds = sorted({0.0, last} | {at for at, _ in courses[0] if at < last})
-    gains = [np.interp(seconds, *zip(*points, strict=True)) - points[0][1] for points in courses]
+    gains = []
+    for points in courses:
+        its_seconds, gold = [at for at, _ in points], [score for _, score in points]
+        gains.append(np.interp(seconds, its_seconds, gold) - gold[0])
     return seconds, np.mean(gains, axis=0).tolist()
 
 

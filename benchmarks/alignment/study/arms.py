@@ -306,13 +306,13 @@ class GoldMonitor:
         return {"gold": sum(scores) / len(scores)}
 
 
-def rankings(job: Seed, start: str = "sft") -> None:
-    """Simulated annotators rank videos of the model that the trainings start from."""
+def rankings(job: Seed, start: str = "sft", guidance: float = 1.0) -> None:
+    """Simulated annotators rank videos of the model that the trainings start from, sampled with `guidance`."""
     scale, noise = job.scale, np.random.default_rng(job.seed)
     generator = job.load(adapter_of(job, start))
     prompts = job.prompts(scale.ranked_prompts, 2)
     repeated = [prompt for prompt in prompts for _ in range(scale.candidates)]
-    latents = sample(job, generator, repeated, 10_000)
+    latents = sample(job, generator, repeated, 10_000, guidance)
     gold = np.array(gold_scores(generator, latents, repeated, scale.batch)).reshape(len(prompts), -1)
     people = sample_annotators(scale.annotators, job.seed)
     ranked = []

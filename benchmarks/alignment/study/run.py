@@ -75,7 +75,8 @@ def jobs_of(arguments: argparse.Namespace) -> list[Job]:
         jobs += [Job(seed, "sft", "sft", {"seconds": arguments.sft_seconds}) for seed in arguments.seeds]
     if parts & {"proxy", "over", "ablations"}:
         seeds = arguments.seeds if "proxy" in parts else [first]
-        jobs += [Job(seed, "rankings", "rankings", {"start": start}, ("sft",)) for seed in seeds]
+        ranked = {"start": start, "guidance": arguments.ranked_guidance}
+        jobs += [Job(seed, "rankings", "rankings", ranked, ("sft",)) for seed in seeds]
     if parts & {"proxy", "over"}:
         seeds = arguments.seeds if "proxy" in parts else [first]
         chosen = {"start": start, "weights_from": arguments.reward_from, **named_values(arguments.reward_set)}
@@ -260,6 +261,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="Settings of every PPO.")
     parser.add_argument(
         "--reward_set", nargs="+", default=[], metavar="NAME=VALUE", help="Settings of the reward model."
+    )
+    parser.add_argument(
+        "--ranked_guidance", type=float, default=1.0, help="Guidance of the videos that are ranked."
     )
     parser.add_argument(
         "--reward_from",

@@ -7,15 +7,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from alignment.cli.commands import dpo, ppo, sft
+from alignment.cli.commands import dpo, nft, ppo, sft
 from alignment.cli.config_files import find_config
 from alignment.cli.parser import CommandParser
 
 COMMANDS = {"sft": sft, "dpo": dpo, "ppo": ppo, "ppo_few_steps": ppo}
 REWARDED = ("ppo_videoalign", "ppo_hpsv3", "ppo_ocr", "ppo_judge")
 COMMANDS |= dict.fromkeys(REWARDED, ppo)
+SHIPPED = [f"wan/{name}" for name in COMMANDS] + [f"nano/{name}" for name in ("sft", "dpo", "ppo", "nft")]
+COMMANDS |= {"nft": nft}
 MODELS = {"wan": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "nano": "nano"}
-SHIPPED = [f"wan/{name}" for name in COMMANDS] + ["nano/sft", "nano/dpo", "nano/ppo"]
 
 
 @pytest.mark.parametrize("config", SHIPPED)

@@ -358,14 +358,29 @@ def test_every_method_warns_where_it_trains_at_another_guidance(
     with caplog.at_level(logging.WARNING):
         trainer = make(method, quiet, generator, guidance_scale=trained)
     assert trainer.plan.scales == (trained, trained)
-    learns_without = trainer.fits_unguided_velocity
+    learns_without = trainer.fits_unguided_velocity(trainer.args)
     assert ("is sampled with 3 by default" in caplog.text) == warned
     assert ("acts twice" in caplog.text) == (learns_without and not warned)
+
+
+@pytest.mark.parametrize(("beta", "warned"), [(1e-4, True), (1e-3, False)])
+def test_nft_learns_from_guided_videos_where_it_is_held_to_the_reference(
+    make_generator, quiet, caplog, beta, warned
+):
+    generator = make_generator()
+    generator.defaults = replace(generator.defaults, guidance_scale=3.0)
+    with caplog.at_level(logging.WARNING):
+        make("nft", quiet, generator, guidance_scale=3.0, beta=beta)
+    assert ("acts twice" in caplog.text) == warned
 
 
 def test_methods_that_fit_unguided_velocities_say_that_guidance_gets_into_the_weights():
     said = guidance_warning("RWR", "wan", (5.0, 5.0), (5.0, 5.0), True, learns_without=True)
     assert "acts twice" in said
+    assert "--beta" not in said
+    assert "or --beta 1e-3" in guidance_warning(
+        "NFT", "wan", (5.0, 5.0), (5.0, 5.0), True, learns_without=True
+    )
     assert "--guidance_scale 1" in said
     assert guidance_warning("PPO", "wan", (5.0, 5.0), (5.0, 5.0), True, learns_without=False) is None
     full = guidance_warning("Backprop", "wan", (1.0, 1.0), (5.0, 5.0), False, learns_without=False)
