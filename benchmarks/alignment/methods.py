@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from statistics import mean
@@ -66,6 +66,7 @@ from benchmarks.alignment.study.settings import (
     ppo_settings,
     sft_settings,
 )
+from benchmarks.named_values import named_values
 from generator.base import VideoGenerator
 from generator.output import read_jsonl
 from generator.world import render_scenes, training_batch
@@ -78,6 +79,8 @@ GUIDANCE = 3.0
 """Of the rollouts, as people sample."""
 RATES = {"ppo": 5e-4, "nft": 2e-4, "rwr": 5e-4, "online_dpo": 1e-4, "backprop": 2e-5}
 """At 5e-4 online DPO diverges in one of three seeds; at 2e-4 `backprop` finds videos that please the reward alone."""
+BACKPROP_BETA = 30.0
+"""Of `backprop_beta`: a mean squared difference of velocities of 0.02 costs what 0.6 of the reward gains."""
 LORA = LoraArguments(lora_r=64, lora_target_modules=ALL_LINEAR)
 DPO_LORA = LoraArguments(lora_r=16)
 """As `nano/dpo` has it, with whose learning rate all linear layers lose what the SFT model can."""
@@ -136,10 +139,19 @@ class Methods:
         seconds: of each training.
         every: seconds between measurements on held-out prompts.
         reward: name or folder of the reward model of `backprop`; by default one that learns the rankings.
+        rates: learning rates of the methods with rollouts, in place of `RATES`.
     """
 
-    def __init__(self, job: Seed, seconds: float, every: float, reward: str | None = None) -> None:
+    def __init__(
+        self,
+        job: Seed,
+        seconds: float,
+        every: float,
+        reward: str | None = None,
+        rates: Mapping[str, float] | None = None,
+    ) -> None:
         self.job, self.seconds, self.every, self.reward = job, seconds, every, reward
+        self.rates = RATES | dict(rates or {})
         self.demonstrations: tuple[list[Tensor], list[str]] | None = None
         self.compiled = torch.cuda.is_available()
 
@@ -150,6 +162,7 @@ class Methods:
             "dpo": lambda arm: self.dpo(arm, START),
             "best_of_n": self.best_of_n,
             "pretrained_ppo": lambda arm: self.rollouts(arm, "ppo", None),
+            "backprop_beta": lambda arm: self.rollouts(arm, "backprop", START, beta=BACKPROP_BETA),
             "ppo_ratio_norm": lambda arm: self.rollouts(arm, "ppo", START, ratio_norm=True),
             "sft_dpo_ppo": self.in_turn,
         }
@@ -240,7 +253,7 @@ class Methods:
         job = self.job
         groups = {"num_prompts": 32, "num_generations": 32} if job.scale_name == "gpu" else {}
         general = ppo_settings(job.scale, 512 if self.compiled else 16) | groups
-        general |= {"guidance_scale": GUIDANCE, "learning_rate": RATES[method]}
+        general |= {"guidance_scale": GUIDANCE, "learning_rate": self.rates[method]}
         kinds: dict[str, tuple[Any, Any, Settings]] = {
             "ppo": (PPOConfig, PPOTrainer, {"step_weight": "inverse_std", "noise_level": 1.0}),
             "nft": (NFTConfig, NFTTrainer, {"num_draws": 2, "beta": 1e-3, "num_iterations": 1}),
@@ -253,7 +266,7 @@ class Methods:
         if method == "backprop":
             general = {name: general[name] for name in ("guidance_scale", "num_inference_steps", *SIZE)}
             general |= {"per_device_train_batch_size": min(job.scale.batch, 128), "max_steps": 100_000}
-            general |= {"learning_rate": RATES[method]}
+            general |= {"learning_rate": self.rates[method]}
             judge = self._reward_model()
         if method != "ppo":
             known = {field.name for field in fields(configure)} - {"beta"}
@@ -304,7 +317,7 @@ class Methods:
 
 METHODS = (
     *("sft", "dpo", "online_dpo", "ppo", "ppo_ratio_norm", "nft", "rwr", "backprop"),
-    *("best_of_n", "pretrained_ppo", "sft_dpo_ppo"),
+    *("backprop_beta", "best_of_n", "pretrained_ppo", "sft_dpo_ppo"),
 )
 LOWEST_GAIN = -0.08
 """Of the figure; what falls below is in the table."""
@@ -421,6 +434,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--every", type=float, default=40.0, help="Seconds between two points of a curve.")
     parser.add_argument("--model", default="nano")
     parser.add_argument("--reward", help="Reward model of backprop; one of the rankings by default.")
+    parser.add_argument(
+        "--rates", nargs="+", default=[], metavar="METHOD=RATE", help="Learning rates in place of RATES."
+    )
     parser.add_argument("--scale", default="gpu", choices=sorted(SCALES))
     parser.add_argument("--test_prompts", type=int, help="Held-out prompts; those of the scale by default.")
     parser.add_argument("--table", action="store_true", help="Print the table and draw the figure alone.")
@@ -434,7 +450,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for seed in () if asked.table else asked.seeds:
         job = Seed(seed, asked.scale, results, asked.output_dir, asked.model, time.time() + 1e6, 1, 0, SWEEP)
         job.folder.mkdir(parents=True, exist_ok=True)
-        trainings = Methods(job, asked.seconds, asked.every, asked.reward)
+        trainings = Methods(job, asked.seconds, asked.every, asked.reward, named_values(asked.rates))
         if ("first sft", seed) not in read(results)[0]:
             measure(job, "base", job.load())
             trainings.sft("first sft", None, asked.sft_seconds)
