@@ -231,7 +231,7 @@ class RewardedTrainer(AlignmentTrainer):
 
     @staticmethod
     def fits_unguided_velocity(args: Any) -> bool:
-        """Whether guidance of the samples can get into the weights, as the velocity without it is fitted to them."""
+        """Returns whether guidance of the samples can get into the weights, whose velocity has none."""
         return False
 
     def warn_of_guidance(self, generator: VideoGenerator, args: RewardedSamplingConfig) -> None:

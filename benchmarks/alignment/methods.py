@@ -2,6 +2,7 @@
 
     python -m benchmarks.alignment.methods --output_dir D --methods sft ppo nft --seconds 300 --seeds 0 1 2
     python -m benchmarks.alignment.methods --output_dir D --methods dpo best_of_n          # on another GPU, same folder
+    python -m benchmarks.alignment.methods --output_dir D --seeds 0 1 2 --at_once          # which share the GPU
     python -m benchmarks.alignment.methods --output_dir D --table                          # of all that is there
 
 Every method starts from the same SFT model, made once for each seed in `--sft_seconds`, and learns for `--seconds`
@@ -17,6 +18,8 @@ count, and at the end at several guidance scales. Trainings that are in `methods
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
@@ -421,6 +424,24 @@ def draw(curves: Curves, path: Path) -> None:
     pyplot.close(figure)
 
 
+def side_by_side(words: Sequence[str], seeds: Sequence[int]) -> None:
+    """Runs this benchmark with `words` and each of `seeds` in a process of its own, all at once.
+
+    Raises:
+        SystemExit: one of them has failed.
+    """
+    words = [word for word in words if word != "--at_once"]
+    command = [sys.executable, "-m", "benchmarks.alignment.methods", *words]
+    running = [subprocess.Popen([*command, str(seed)]) for seed in seeds]
+    try:
+        failed = [seed for seed, each in zip(seeds, running, strict=True) if each.wait()]
+    finally:
+        for each in running:
+            each.terminate()
+    if failed:
+        raise SystemExit(f"Seeds {', '.join(map(str, failed))} have failed.")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Trains and measures what is missing, or prints the table and draws the figure."""
     parser = argparse.ArgumentParser(
@@ -429,6 +450,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--at_once", action="store_true", help="All seeds at once, which share the GPU.")
     parser.add_argument("--seconds", type=float, default=300.0, help="Of each training.")
     parser.add_argument("--sft_seconds", type=float, default=75.0, help="Of the SFT that all start from.")
     parser.add_argument("--every", type=float, default=40.0, help="Seconds between two points of a curve.")
@@ -441,6 +463,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--test_prompts", type=int, help="Held-out prompts; those of the scale by default.")
     parser.add_argument("--table", action="store_true", help="Print the table and draw the figure alone.")
     asked = parser.parse_args(arguments)
+    if asked.at_once and not asked.table:
+        words = list(sys.argv[1:] if arguments is None else arguments)
+        side_by_side([*words, "--seeds"], asked.seeds)
+        asked.table = True
     asked.output_dir.mkdir(parents=True, exist_ok=True)
     results = asked.output_dir / "methods.jsonl"
     if asked.test_prompts:

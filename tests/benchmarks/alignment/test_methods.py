@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from benchmarks.alignment.methods import SWEEP, best_scores, course, main, mean_gain, read, table
@@ -54,3 +55,28 @@ def test_gains_are_means_over_seeds_at_equal_seconds() -> None:
     seconds, gains = mean_gain(curves, "ppo")
     assert seconds == [0, 10, 12]
     np.testing.assert_allclose(gains, [0, (0.1 + 0.1) / 2, (0.12 + 0.12) / 2])
+
+
+def test_seeds_at_once_are_processes_and_a_failure_of_one_is_said(tmp_path: Path, monkeypatch) -> None:
+    started = []
+
+    class Process:
+        def __init__(self, command: list[str]) -> None:
+            started.append(command)
+            self.seed = int(command[-1])
+
+        def wait(self) -> int:
+            return int(self.seed == 2)
+
+        def terminate(self) -> None:
+            pass
+
+    monkeypatch.setattr("benchmarks.alignment.methods.subprocess.Popen", Process)
+    words = ["--output_dir", str(tmp_path), "--methods", "ppo", "--at_once", "--seeds"]
+    main([*words, "0", "1"])
+    assert [command[-2:] for command in started] == [["--seeds", "0"], ["--seeds", "1"]]
+    assert all(
+        "--at_once" not in command and command[2] == "benchmarks.alignment.methods" for command in started
+    )
+    with pytest.raises(SystemExit, match="Seeds 2 have failed"):
+        main([*words, "1", "2"])

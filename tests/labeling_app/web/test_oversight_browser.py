@@ -222,8 +222,9 @@ def test_the_login_page_keeps_the_name_after_a_wrong_password(
     for password in ["wrong horse"] * 6:  # the last ones are told to wait
         page.get_by_label("Name").fill("José")
         page.get_by_label("Password").fill(password)
-        page.get_by_role("button", name="Log in").click()
+        with page.expect_navigation():
+            page.get_by_role("button", name="Log in").click()
         page.wait_for_function("document.querySelector('.login-message').textContent")
         assert page.get_by_label("Name").input_value() == "José"
-        assert page.evaluate("document.activeElement.id") == "password"
+        page.wait_for_function("document.activeElement.id === 'password'")  # focus follows the first drawing
     assert filled.audit_events(1)[0].action == "failed login"
