@@ -29,7 +29,7 @@ def guidance_warning(
         return (
             f"{method} fits the velocity without guidance to videos that were made with guidance "
             f"{guidance_text(*trained)}, which so gets into the weights and acts twice when the result is sampled with "
-            f"it: pass --guidance_scale 1{', or --beta 1e-3' if method == 'NFT' else ''}."
+            "it: pass --guidance_scale 1."
         )
     if trained == sampled:
         return None

@@ -43,8 +43,8 @@ class NFTConfig(ForwardProcessConfig):
     guidance_scale: float | None = field(
         default=1.0,
         metadata={
-            "help": "Guidance in rollouts, 1: none. The velocity that is trained has none, so other values go into the "
-            "weights unless beta is 1e-3 or more."
+            "help": "Guidance in rollouts, 1: none. The velocity that is trained has none, so other values can go into "
+            "the weights: with them set beta to 1e-3 or more."
         },
     )
     old_decay_flat: int = field(

@@ -66,7 +66,8 @@ def nft_loss(
 
 
 GUIDED_BETA = 1e-3
-"""Pull to the reference with which NFT gained from videos with guidance; with a tenth of it the policy ran away."""
+"""Pull to the reference with which `nft` gained from videos with guidance; with a tenth of it the policy ran away, and
+AWM was not tried (docs/results.md)."""
 
 
 class NFTTrainer(RolloutTrainer):
@@ -83,7 +84,7 @@ class NFTTrainer(RolloutTrainer):
 
     @staticmethod
     def fits_unguided_velocity(args: NFTConfig) -> bool:
-        return args.beta < GUIDED_BETA
+        return args.loss_type == "awm" or args.beta < GUIDED_BETA
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -121,7 +121,7 @@ class RewardedSamplingConfig(AlignmentConfig):
         default="eval_reward",
         metadata={
             "help": "Metric of the best model: eval_reward, eval_gold (prompts of the built-in world) or "
-            "eval_reward/NAME."
+            "eval_reward/SCORE; of several rewards eval_reward/NAME/SCORE."
         },
     )
     early_stopping_patience: int = field(

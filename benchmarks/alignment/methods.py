@@ -337,6 +337,8 @@ def read(path: Path) -> tuple[Scores, Curves]:
         if "scores" in row:
             scores.setdefault(key, {})[row["guidance"]] = row["scores"]
         elif "held_out" in row:
+            if row["at"] == 0:  # a training that begins again after it was stopped
+                curves.pop(key, None)
             curves.setdefault(key, []).append((row["at"], row["held_out"]))
     return scores, curves
 
@@ -425,14 +427,13 @@ def draw(curves: Curves, path: Path) -> None:
 
 
 def side_by_side(words: Sequence[str], seeds: Sequence[int]) -> None:
-    """Runs this benchmark with `words` and each of `seeds` in a process of its own, all at once.
+    """Runs this benchmark with its arguments `words`, but for each of `seeds` in a process of its own, all at once.
 
     Raises:
         SystemExit: one of them has failed.
     """
-    words = [word for word in words if word != "--at_once"]
     command = [sys.executable, "-m", "benchmarks.alignment.methods", *words]
-    running = [subprocess.Popen([*command, str(seed)]) for seed in seeds]
+    running = [subprocess.Popen([*command, "--seeds", str(seed)]) for seed in seeds]
     try:
         failed = [seed for seed, each in zip(seeds, running, strict=True) if each.wait()]
     finally:
@@ -463,9 +464,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--test_prompts", type=int, help="Held-out prompts; those of the scale by default.")
     parser.add_argument("--table", action="store_true", help="Print the table and draw the figure alone.")
     asked = parser.parse_args(arguments)
-    if asked.at_once and not asked.table:
-        words = list(sys.argv[1:] if arguments is None else arguments)
-        side_by_side([*words, "--seeds"], asked.seeds)
+    if asked.at_once and len(asked.seeds) > 1 and not asked.table:
+        side_by_side(sys.argv[1:] if arguments is None else arguments, asked.seeds)
         asked.table = True
     asked.output_dir.mkdir(parents=True, exist_ok=True)
     results = asked.output_dir / "methods.jsonl"

@@ -363,24 +363,47 @@ def test_every_method_warns_where_it_trains_at_another_guidance(
     assert ("acts twice" in caplog.text) == (learns_without and not warned)
 
 
-@pytest.mark.parametrize(("beta", "warned"), [(1e-4, True), (1e-3, False)])
+class Dark(BrightReward):
+    """The opposite of a bright reward."""
+
+    name = "dark"
+
+    def score(self, videos, prompts):
+        return {name: -value for name, value in super().score(videos, prompts).items()}
+
+    def score_latents(self, latents, conditions):
+        return {name: -value for name, value in super().score_latents(latents, conditions).items()}
+
+
+@pytest.mark.parametrize("method", ["ppo", "backprop"])
+def test_a_reward_of_weight_zero_judges_and_teaches_nothing(make_generator, quiet, method):
+    alone = make(method, quiet, make_generator(), held_out=HELD_OUT)
+    alone.train()
+    chosen = {"reward_weights": [1.0, 0.0], "metric_for_best_model": "eval_reward/dark/overall"}
+    watched = make(method, quiet, make_generator(), [BrightReward(), Dark()], HELD_OUT, **chosen)
+    watched.train()
+    assert same(weights(watched), weights(alone))
+    dark = curve(watched, "eval_reward/dark/overall")
+    assert dark == pytest.approx({step: -value for step, value in curve(alone).items()}, rel=1e-5)
+    assert len(set(dark.values())) > 1
+
+
+@pytest.mark.parametrize(
+    ("loss_type", "beta", "warned"), [("nft", 1e-4, True), ("nft", 1e-3, False), ("awm", 1e-3, True)]
+)
 def test_nft_learns_from_guided_videos_where_it_is_held_to_the_reference(
-    make_generator, quiet, caplog, beta, warned
+    make_generator, quiet, caplog, loss_type, beta, warned
 ):
     generator = make_generator()
     generator.defaults = replace(generator.defaults, guidance_scale=3.0)
     with caplog.at_level(logging.WARNING):
-        make("nft", quiet, generator, guidance_scale=3.0, beta=beta)
+        make("nft", quiet, generator, guidance_scale=3.0, beta=beta, loss_type=loss_type)
     assert ("acts twice" in caplog.text) == warned
 
 
 def test_methods_that_fit_unguided_velocities_say_that_guidance_gets_into_the_weights():
     said = guidance_warning("RWR", "wan", (5.0, 5.0), (5.0, 5.0), True, learns_without=True)
     assert "acts twice" in said
-    assert "--beta" not in said
-    assert "or --beta 1e-3" in guidance_warning(
-        "NFT", "wan", (5.0, 5.0), (5.0, 5.0), True, learns_without=True
-    )
     assert "--guidance_scale 1" in said
     assert guidance_warning("PPO", "wan", (5.0, 5.0), (5.0, 5.0), True, learns_without=False) is None
     full = guidance_warning("Backprop", "wan", (1.0, 1.0), (5.0, 5.0), False, learns_without=False)

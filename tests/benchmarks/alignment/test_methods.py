@@ -57,6 +57,12 @@ def test_gains_are_means_over_seeds_at_equal_seconds() -> None:
     np.testing.assert_allclose(gains, [0, (0.1 + 0.1) / 2, (0.12 + 0.12) / 2])
 
 
+def test_a_training_that_begins_again_replaces_its_curve(tmp_path: Path) -> None:
+    rows = [{"seed": 0, "arm": "ppo", "held_out": gold, "at": at} for at, gold in ((0.0, 0.5), (40.0, 0.6))]
+    (tmp_path / "methods.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, *rows[:1]]))
+    assert read(tmp_path / "methods.jsonl")[1] == {("ppo", 0): [(0.0, 0.5)]}
+
+
 def test_seeds_at_once_are_processes_and_a_failure_of_one_is_said(tmp_path: Path, monkeypatch) -> None:
     started = []
 
@@ -75,8 +81,6 @@ def test_seeds_at_once_are_processes_and_a_failure_of_one_is_said(tmp_path: Path
     words = ["--output_dir", str(tmp_path), "--methods", "ppo", "--at_once", "--seeds"]
     main([*words, "0", "1"])
     assert [command[-2:] for command in started] == [["--seeds", "0"], ["--seeds", "1"]]
-    assert all(
-        "--at_once" not in command and command[2] == "benchmarks.alignment.methods" for command in started
-    )
+    assert all(command[2] == "benchmarks.alignment.methods" for command in started)
     with pytest.raises(SystemExit, match="Seeds 2 have failed"):
         main([*words, "1", "2"])
