@@ -15,7 +15,8 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, permutations
 from pathlib import Path
@@ -141,8 +142,9 @@ def simulate(
 ) -> Simulation:
     """Lets simulated annotators rank all that is left to rank; an interrupted run goes on where it stopped.
 
-    They take turns, get their tasks from `assignment.next_task` and answer through `submit`.
-    What they answer depends on the seed, the annotator and the task alone.
+    They take turns, get their tasks from `assignment.next_task` and answer through `submit`. Their noise, their
+    seconds and the order they are shown are drawn by the seed, the annotator, the campaign and the task's place
+    among those of its prompt, not by what the videos hold: another processor changes their last bits alone.
 
     Args:
         score: gold score; for a campaign of several dimensions a mapping from dimension to score.
@@ -160,6 +162,7 @@ def simulate(
     tasks = store.tasks(campaign)
     known = {task.id: task for task in [*tasks, *store.tasks(campaign, kind="gold")]}
     require_unchanged(task_media(known.values()), "import the new ones in another campaign")
+    names = _task_names(campaign, known.values())
     users = {annotator.name: _simulated_user(store, annotator.name) for annotator in annotators}
     draws = {name: random.Random(f"{seed}:hidden:{name}") for name in users}
     total = sum(max(0, row.overlap - task.completed) for task in tasks)
@@ -180,16 +183,15 @@ def simulate(
                     store,
                     users[annotator.name],
                     campaign,
-                    _order(seed, annotator.name),
+                    _order(seed, annotator.name, names),
                     draws[annotator.name].random,
                 )
                 if assigned is None:
                     active.remove(annotator)
                     continue
                 task, original = _shown_task(store, assigned.task, known)
-                ranks, seconds = _answer(
-                    annotator, assigned, scores[original], motions[original], task.fingerprint, seed
-                )
+                name = _name_of(task, names)
+                ranks, seconds = _answer(annotator, assigned, scores[original], motions[original], name, seed)
                 submit(store, users[annotator.name], assigned.assignment, ranks, seconds)
                 if task.kind == "normal":
                     written += 1
@@ -228,12 +230,28 @@ def _shown_task(store: Store, task_id: int, known: Mapping[int, Task]) -> tuple[
     return task, task.copy_of or task_id
 
 
+def _task_names(campaign: str, tasks: Iterable[Task]) -> dict[int, str]:
+    """Name of each task by its id: campaign, kind, prompt and its place among the tasks of the same three."""
+    counted: Counter[str] = Counter()
+    names = {}
+    for task in sorted(tasks, key=lambda task: task.id):
+        same = f"{campaign}:{task.kind}:{task.prompt}"
+        names[task.id] = f"{same}:{counted[same]}"
+        counted[same] += 1
+    return names
+
+
+def _name_of(task: Task, names: Mapping[int, str]) -> str:
+    """Name of a task; a repeat is named by its original, and has noise of its own."""
+    return names[task.id] if task.id in names else f"repeat:{names[task.copy_of or task.id]}"
+
+
 def _answer(
     annotator: SimulatedAnnotator,
     assigned: AssignedTask,
     scores: Mapping[str, Sequence[float]],
     motions: Sequence[float],
-    fingerprint: str,
+    name: str,
     seed: int,
 ) -> tuple[dict[str, list[int]], float]:
     """Ranks in the order shown for each dimension, and the seconds spent."""
@@ -241,7 +259,7 @@ def _answer(
     order = list(assigned.permutation)
     ranks = {}
     for dimension, values in scores.items():
-        drawn = _generator(f"{seed}:noise:{annotator.name}:{fingerprint}:{dimension}")
+        drawn = _generator(f"{seed}:noise:{annotator.name}:{name}:{dimension}")
         # Noise belongs to the video, so it is drawn in the task's order.
         noise = annotator.noise * drawn.standard_normal(count)
         perceived = (
@@ -251,16 +269,16 @@ def _answer(
             + noise
         )[order] + annotator.position_bias * position_weights(count)
         ranks[dimension] = ranks_from_perceived(perceived, annotator.tie_threshold)
-    drawn = _generator(f"{seed}:seconds:{annotator.name}:{fingerprint}")
+    drawn = _generator(f"{seed}:seconds:{annotator.name}:{name}")
     seconds = annotator.seconds_per_video * count * float(drawn.lognormal(-0.045, 0.3))
     return ranks, seconds
 
 
-def _order(seed: int, annotator: str) -> Callable[[Task], list[int]]:
+def _order(seed: int, annotator: str, names: Mapping[int, str]) -> Callable[[Task], list[int]]:
     """The order in which an annotator sees a task's videos."""
 
     def order(task: Task) -> list[int]:
-        drawn = random.Random(f"{seed}:order:{annotator}:{task.fingerprint}")
+        drawn = random.Random(f"{seed}:order:{annotator}:{_name_of(task, names)}")
         return drawn.sample(range(len(task.videos)), len(task.videos))
 
     return order

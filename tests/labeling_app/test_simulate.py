@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
@@ -58,6 +59,24 @@ def test_the_same_seed_gives_the_same_judgements(tmp_path: Path, candidates: Pat
         results.append(judgements(store))
     assert results[0] == results[1]
     assert results[0] != results[2]
+
+
+def test_videos_of_other_bytes_are_answered_alike(tmp_path: Path, candidates: Path) -> None:
+    """Another processor writes the same videos with other last bits: what is drawn must not hang on them."""
+    other = tmp_path / "other"
+    shutil.copytree(candidates, other)
+    for video in other.rglob("*.mp4"):
+        video.write_bytes(video.read_bytes() + b"\0\0\0\x08free")
+    results, fingerprints = [], []
+    for folder in (candidates, other):
+        store = Store(tmp_path / f"{len(results)}.db")
+        import_tasks(store, folder, campaign="main", overlap=2)
+        simulate(store, "main", gold, annotators=3, seed=1, position_bias=0.2)
+        results.append(judgements(store))
+        fingerprints.append([task.fingerprint for task in store.tasks("main")])
+    assert fingerprints[0] != fingerprints[1]
+    assert len(results[0]) == 24
+    assert results[0] == results[1]
 
 
 def test_without_noise_and_ties_they_rank_by_the_gold_score(filled: Store) -> None:
