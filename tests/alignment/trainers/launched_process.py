@@ -8,7 +8,10 @@ import gc
 import importlib
 import sys
 
+import torch
+
 if __name__ == "__main__":
+    torch._C._set_print_stack_traces_on_fatal_signal(True)  # of native threads too, as gloo's
     gc.disable()
     del sys.argv[0]
     module = importlib.import_module(sys.argv[0])

@@ -63,7 +63,7 @@ def trained_by(models, tmp_path_factory):
             jobs.append({"kind": "sft", "folder": str(folder / "resumed"), "resumed_from": checkpoint})
             jobs.append({"kind": "dpo", "folder": str(folder / "own_seeds"), "own_seeds": True})
         (folder / "jobs.json").write_text(json.dumps(jobs))
-        launched(engine, MODULE, 2, models, folder / "jobs.json", processes=processes)
+        launched(engine, MODULE, 2, models, folder / "jobs.json", folder=folder, processes=processes)
         return folder
 
     return launch

@@ -211,7 +211,7 @@ def trained_by(data, alone, tmp_path_factory):
         folder = tmp_path_factory.mktemp(engine)
         jobs = folder / "jobs.json"
         jobs.write_text(json.dumps(jobs_of(engine, data, folder, alone)))
-        (folder / PRINTED).write_text(launched(engine, MODULE, engine, jobs))
+        (folder / PRINTED).write_text(launched(engine, MODULE, engine, jobs, folder=folder))
         return folder
 
     return launch

@@ -77,7 +77,7 @@ def launch(engine, commands, folder):
     """Two processes as `--accelerate_config` starts them, with one command after the other; what they saw."""
     file, report = folder / "commands.json", folder / "report.json"
     file.write_text(json.dumps(commands))
-    launched(engine, MODULE, file, report)
+    launched(engine, MODULE, file, report, folder=folder)
     return json.loads(report.read_text())
 
 
