@@ -69,8 +69,13 @@ VARIANTS = {
 }
 
 
+COUNTED = ("sft", "sft_accumulates")
+"""Trainings whose reductions, and those of saving, are counted: one and two micro-batches a step."""
+
+
 def make_trainer(kind, folder, bfloat16=False):
     world = int(os.environ.get("WORLD_SIZE", "1"))
+    saves = kind not in VARIANTS or kind in COUNTED or "best" in kind  # else their kinds are saved
     kind, further = VARIANTS.get(kind, (kind, {}))
     settings = {
         "output_dir": folder, "report_to": "none", "disable_tqdm": True, "seed": 3,
@@ -101,6 +106,8 @@ def make_trainer(kind, folder, bfloat16=False):
     if kind == "dpo":
         settings |= {"beta": 100.0}
     settings |= further
+    if not saves:
+        settings |= {"save_strategy": "no"}
     if kind == "ppo":
         # Only the first process observes this; its log must not wait for the others' values.
         first = int(os.environ.get("RANK", "0")) == 0
@@ -127,10 +134,6 @@ def make_trainer(kind, folder, bfloat16=False):
     if kind == "sft":
         return SFTTrainer(generator, SFTConfig(**settings), latents, prompts)
     return DPOTrainer.from_pairs(generator, DPOConfig(**settings), latents, latents[::-1], prompts)
-
-
-COUNTED = ("sft", "sft_accumulates")
-"""Trainings whose reductions are counted: one and two micro-batches a step."""
 
 
 class Reductions(TorchDispatchMode):

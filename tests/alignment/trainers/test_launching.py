@@ -17,5 +17,6 @@ def test_a_launch_that_crashes_begins_anew_and_says_where(tmp_path):
 
 
 def test_a_launch_that_crashes_twice_fails(tmp_path):
-    with pytest.raises(AssertionError, match="Segmentation fault"), pytest.warns(UserWarning):
+    crashed = pytest.raises(AssertionError, match="Segmentation fault")
+    with crashed, pytest.warns(UserWarning, match="as a process crashed"):
         launched("multi_gpu", "tests.alignment.trainers.crashing_run", "always", tmp_path, folder=tmp_path)
