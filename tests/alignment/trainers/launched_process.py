@@ -8,14 +8,13 @@ import gc
 import importlib
 import sys
 
-import torch
-
 if __name__ == "__main__":
-    torch._C._set_print_stack_traces_on_fatal_signal(True)  # of native threads too, as gloo's
     gc.disable()
     del sys.argv[0]
     module = importlib.import_module(sys.argv[0])
     end_process = importlib.import_module("alignment.cli.command_line").end_process
     gc.freeze()
     gc.enable()
+    # Of native threads too, as gloo's.
+    importlib.import_module("torch")._C._set_print_stack_traces_on_fatal_signal(True)
     end_process(module.main)

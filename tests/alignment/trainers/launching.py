@@ -63,6 +63,10 @@ REASONS = (
 """Words of the lines that say why a process has ended."""
 
 
+PYTHON_FRAMES = "<omitting python frames>"
+"""Stands in PyTorch's native stacks of a thread that runs Python."""
+
+
 def said(result, kept=12000, around=25):
     """Output of a process that has failed: each line once, and of what is too long the lines about the reasons and
     the end."""
@@ -76,16 +80,22 @@ def said(result, kept=12000, around=25):
     return "\n".join(lines)
 
 
-CRASHED = "exitcode: -11)"
-"""What the launcher says of a process that ended by SIGSEGV."""
+def crashed_outside_python(printed):
+    """Whether a process ended by SIGSEGV in a thread that runs no Python, as gloo's own do, by the native stacks that
+    it has printed."""
+    stacks = printed.split("SIGSEGV(11), PID: ")[1:]
+    crashed = [
+        stack.split("\n\n")[0] for stack in stacks if "FatalSignalHandler::fatalSignalHandler" in stack
+    ]
+    return any(PYTHON_FRAMES not in stack for stack in crashed)
 
 
 def launched(engine, module, *arguments, folder, processes=2):
     """Processes that run `main` of a module, as `--accelerate_config` starts those of the command; what they print.
 
-    Once in hundreds of launches one of gloo's own threads crashes (seen in PyTorch 2.13, while FSDP2 gathers an
-    optimiser's state). So processes that end by SIGSEGV start once more, from `folder` as it was, and a warning has
-    the native stacks.
+    One of gloo's own threads has crashed once (PyTorch 2.13, while FSDP2 gathered an optimiser's state). So processes
+    that crash outside Python start once more, from `folder` as it was, and a warning has the native stacks. A crash
+    in a thread that runs Python, as ours do, fails at once.
     """
     words = launcher_words(engine, processes=processes)
     with TemporaryDirectory(prefix="vidalign-test-") as kept:
@@ -96,7 +106,7 @@ def launched(engine, module, *arguments, folder, processes=2):
                 env=os.environ | ENVIRONMENT | environment_without_gpu(words) | {"VIDALIGN_LAUNCHED": "1"},
                 capture_output=True, text=True, timeout=500, check=False,
             )  # fmt: skip
-            if CRASHED not in result.stderr or attempt == 2:
+            if attempt == 2 or not crashed_outside_python(result.stderr):
                 break
             warnings.warn(f"Started once more, as a process crashed:\n{said(result)}", stacklevel=2)
             shutil.rmtree(folder)
