@@ -106,7 +106,7 @@ def jobs_of(arguments: argparse.Namespace) -> list[Job]:
             job = ppo(first, f"tune: {name}", arguments.tune_seconds, "world", **more)
             after = ("sft",) if arguments.tune_start == "sft" else ()
             jobs.append(Job(first, job.name, "ppo", job.arguments, after))
-    return jobs
+    return [job for job in jobs if job.name not in arguments.skip]
 
 
 def run(arguments: argparse.Namespace, folder: Path, work: Path) -> None:
@@ -257,6 +257,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--tune_start", default="base", choices=["sft", "base"], help="Model that `tune` starts from."
+    )
+    parser.add_argument(
+        "--skip", nargs="+", default=[], metavar="JOB", help="Jobs that are left out, as `dpo` of `proxy`."
     )
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="Settings of every PPO.")
     parser.add_argument(
