@@ -95,12 +95,12 @@ def check_alignment(
     generator: VideoGenerator, rewards: RewardMixture, prompts: Sequence[str], reward_guidance: float = 0.0
 ) -> None:
     """Raises `InputError` where the rewards cannot judge what the generator makes of the prompts, or guide it."""
+    rewards.prepare_for(generator)
     if reward_guidance and not rewards.differentiable:
         raise InputError(
             "reward_guidance needs rewards that judge latents with gradients: train one with `vidalign reward`, "
             "or use best_of, which needs no gradient."
         )
-    rewards.check_generator(generator)
     rewards.check_prompts(prompts)
 
 

@@ -174,7 +174,7 @@ def grpo_trainer(
     from generator.generation import GenerationSettings
 
     mixture = RewardMixture(rewards, videos.reward_weights, videos.reward_dimension)
-    mixture.check_generator(generator)
+    mixture.prepare_for(generator)
     mixture.check_prompts(prompts)
     mixture.check_groups(1, videos.num_generations, "reward_batch_size", "num_generations")
     mixture.warn_of_scales()

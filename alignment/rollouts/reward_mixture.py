@@ -18,6 +18,7 @@ from generator.one_or_several import as_list
 from generator.output import InputError
 from reward.measures import motion_and_flicker
 from reward.models.base import score_with_images
+from reward.models.decoded import judge_for
 
 if TYPE_CHECKING:
     from reward.models.base import RewardModel
@@ -134,7 +135,7 @@ class RewardMixture:
             args.reward_num_frames,
             args.reward_scale,
         )
-        mixture.check_generator(generator)
+        mixture.prepare_for(generator)
         mixture.check_prompts(prompts)
         return mixture
 
@@ -201,11 +202,17 @@ class RewardMixture:
                 f"{batch_size}, which would part them: give a multiple of {group_name}."
             )
 
-    def check_generator(self, generator: VideoGenerator) -> None:
-        """Raises `InputError` where a model does not fit the generator; tells all its frame rate."""
-        for reward in self.rewards:
-            reward.set_frame_rate(generator.defaults.fps)
-            reward.check_generator(generator)
+    def prepare_for(self, generator: VideoGenerator) -> None:
+        """Tells all models the frame rate of the generator; one that reads other latents judges decoded videos from
+        here on, see `judge_for`.
+
+        Raises:
+            InputError: a model does not fit the generator.
+        """
+        for index, reward in enumerate(self.rewards):
+            self.rewards[index] = judge = judge_for(reward, generator)
+            judge.set_frame_rate(generator.defaults.fps)
+            judge.check_generator(generator)
 
     def judge(
         self,

@@ -38,6 +38,7 @@ from alignment.trainers.rwr_config import RWRConfig
 from alignment.trainers.rwr_trainer import RWRTrainer
 from generator.base import VideoGenerator
 from generator.one_or_several import as_list
+from reward.models.decoded import judge_for
 
 if TYPE_CHECKING:
     from reward.models.base import RewardModel
@@ -236,7 +237,7 @@ def _train(
     new_prompts = _where_changed(new_texts[: len(texts)], texts)
     size = args.num_frames, args.height, args.width
     generator = generator or load_generator_to_train(model, args, size)
-    rewards = load_rewards(judges, args)
+    rewards = [judge_for(each, generator) for each in load_rewards(judges, args)]
     if demonstrations:
         more["demonstrations"] = encode_demonstrations(
             generator, args, demonstrations, args.num_frames, args.height, args.width

@@ -140,6 +140,11 @@ class RewardModel(ABC):
     def check_prompts(self, prompts: Sequence[str]) -> None:  # noqa: B027
         """Raises `InputError` where videos of some prompt cannot be judged; called before they are made."""
 
+    def reads_latents_of(self, generator: VideoGenerator) -> bool:
+        """Returns whether the latents and conditions of `generator` are ones that this model understands; True where it
+        judges decoded videos."""
+        return True
+
     def check_generator(self, generator: VideoGenerator) -> None:  # noqa: B027
         """Raises `InputError` unless the latents and conditions of `generator` are ones this model
         understands."""

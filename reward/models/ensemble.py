@@ -173,6 +173,10 @@ class EnsembleRewardModel(RewardModel):
         """The records of all members."""
         return {"name": self.name, "members": [member.record() for member in self.members]}
 
+    def reads_latents_of(self, generator: VideoGenerator) -> bool:
+        """Returns whether all members understand the latents of `generator`."""
+        return all(member.reads_latents_of(generator) for member in self.members)
+
     def check_generator(self, generator: VideoGenerator) -> None:
         """Raises `InputError` unless all members understand the latents of `generator`."""
         for member in self.members:

@@ -392,10 +392,13 @@ class LatentRewardModel(nn.Module, RewardModel):
         finally:
             self.train(training)
 
+    def reads_latents_of(self, generator: VideoGenerator) -> bool:
+        """Returns whether `generator` has this model's autoencoder and text encoder."""
+        return latent_space_fingerprint(generator) == self.config.latent_space
+
     def check_generator(self, generator: VideoGenerator) -> None:
         """Raises `InputError` unless `generator` has this model's autoencoder and text encoder."""
-        found = latent_space_fingerprint(generator)
-        if found != self.config.latent_space:
+        if not self.reads_latents_of(generator):
             raise InputError(
                 f"The reward model {self.name!r} was trained on latents of {self.config.base_model!r}, but "
                 f"{generator.name!r} has another autoencoder or text encoder: train a reward model for it."

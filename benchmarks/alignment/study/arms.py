@@ -45,6 +45,7 @@ from benchmarks.alignment.study.settings import (
 )
 from generator import load_generator
 from generator.base import VideoGenerator
+from generator.provenance import fingerprint
 from generator.sampling import generate_latents
 from generator.world import render_scenes, sample_prompts, training_batch, verify_batch
 from labeling_app.simulate import ranks_from_perceived, sample_annotators
@@ -340,16 +341,26 @@ def read_rankings(job: Seed) -> tuple[list[Ranking], dict[Path, Tensor]]:
     }
 
 
-def reward(job: Seed, start: str = "sft", weights_from: str = "", **changes: Any) -> None:
+def reward(job: Seed, start: str = "sft", weights_from: str = "", trunk: str = "", **changes: Any) -> None:
     """A reward model on the seed's rankings, its trunk being the model that the trainings start from; or one that
-    near misses have taught (`benchmarks.reward.accuracy.run --save_pretrained`), which learns on."""
+    near misses have taught (`benchmarks.reward.accuracy.run --save_pretrained`), which learns on, on the generator
+    `trunk` if that is not the job's.
+
+    Raises:
+        ValueError: `trunk` has another autoencoder, so that the rankings' latents are not its own.
+    """
     ranked, latents = read_rankings(job)
     adapter = None if weights_from else adapter_of(job, start)
     settings = taught_reward_settings(job.scale) if weights_from else reward_settings(job.scale)
     common = job.common("reward") | {"logging_steps": 1000, "lr_scheduler_type": "cosine"}
     config = RewardConfig(**common | settings | changes)
     # Weights that are trained themselves need the precision of float32.
-    generator = load_generator(job.model, adapter=adapter, dtype=torch.float32 if weights_from else None)
+    dtype = torch.float32 if weights_from else None
+    generator = load_generator(trunk or job.model, adapter=adapter, dtype=dtype)
+    if trunk and fingerprint(generator.pipeline.vae) != fingerprint(job.load().pipeline.vae):
+        raise ValueError(
+            f"{trunk} and {job.model} have different autoencoders: name a generator with the same."
+        )
     begun = time.time()
     _, metrics = train_reward_model(
         generator, ranked, config, trunk_adapter=adapter, latents=latents, weights_from=weights_from or None

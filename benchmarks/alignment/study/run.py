@@ -79,7 +79,8 @@ def jobs_of(arguments: argparse.Namespace) -> list[Job]:
         jobs += [Job(seed, "rankings", "rankings", ranked, ("sft",)) for seed in seeds]
     if parts & {"proxy", "over"}:
         seeds = arguments.seeds if "proxy" in parts else [first]
-        chosen = {"start": start, "weights_from": arguments.reward_from, **named_values(arguments.reward_set)}
+        chosen = {"start": start, "weights_from": arguments.reward_from, "trunk": arguments.reward_model}
+        chosen |= named_values(arguments.reward_set)
         jobs += [Job(seed, "reward", "reward", chosen, ("rankings",)) for seed in seeds]
     if "gold" in parts:
         more = {"guidance_scale": arguments.gold_guidance}
@@ -273,6 +274,11 @@ def parse_arguments() -> argparse.Namespace:
         default="",
         help="Reward model that learns on from here: the folder `pretrained` of "
         "`benchmarks.reward.accuracy.run --save_pretrained`.",
+    )
+    parser.add_argument(
+        "--reward_model",
+        default="",
+        help="Generator on which that reward model was taught, if it is not --model; of the same autoencoder.",
     )
     parser.add_argument(
         "--rows", type=int, default=0, help="Denoising steps in a micro-batch of PPO; 0: what fits."

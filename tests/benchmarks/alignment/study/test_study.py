@@ -34,6 +34,17 @@ def test_every_job_comes_after_what_it_needs_and_names_are_unique(monkeypatch):
     assert {job.seed for job in jobs if job.name.startswith(("over", "ppo, "))} == {0}
 
 
+def test_jobs_are_left_out_and_the_reward_model_has_a_generator_of_its_own(monkeypatch):
+    study, arguments = arguments_of(
+        monkeypatch, "--parts", "proxy", "--seeds", "4", "--skip", "dpo", "--model", "nano-v1",
+        "--reward_model", "nano", "--reward_from", "nano-reward",
+    )  # fmt: skip
+    by_name = {job.name: job for job in study.jobs_of(arguments)}
+    assert list(by_name) == ["sft", "rankings", "reward", "ppo-proxy"]
+    reward = by_name["reward"].arguments
+    assert reward == {"start": "sft", "weights_from": "nano-reward", "trunk": "nano"}
+
+
 def test_the_rankings_are_no_more_than_the_study_may_use():
     assert import_module("benchmarks.alignment.study.settings").GPU.rankings == 2000
 

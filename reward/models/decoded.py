@@ -1,0 +1,76 @@
+"""`DecodedVideos`: a reward model on latents that judges the videos of other generators."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from generator.base import VideoGenerator
+from reward.models.base import RewardModel, Scores
+
+logger = logging.getLogger(__name__)
+
+
+class DecodedVideos(RewardModel):
+    """Judges decoded videos by a reward model on latents, which encodes them and their prompts itself.
+
+    Its scores are those of `reward.score`, without gradients.
+
+    Args:
+        reward: a `LatentRewardModel`, or an ensemble with one.
+    """
+
+    names_dimensions = True
+
+    def __init__(self, reward: RewardModel) -> None:
+        self.reward, self.name, self.dimensions, self.scale = (
+            reward,
+            reward.name,
+            reward.dimensions,
+            reward.scale,
+        )
+
+    def score(self, videos: Tensor, prompts: Sequence[str]) -> Scores:
+        """Scores `[batch]` of videos `[batch, 3, frames, height, width]` in [-1, 1].
+
+        Raises:
+            InputError: the videos have a size that the model's own generator cannot encode.
+        """
+        return self.reward.score(videos, prompts)
+
+    def uncertainty(self, videos: Tensor, prompts: Sequence[str]) -> Scores:
+        """Standard deviation `[batch]` of each score, as the model has it."""
+        return self.reward.uncertainty(videos, prompts)
+
+    def set_frame_rate(self, fps: float) -> None:
+        """Tells the model."""
+        self.frame_rate = fps
+        self.reward.set_frame_rate(fps)
+
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        """Raises `InputError` where the model cannot judge videos of some prompt."""
+        self.reward.check_prompts(prompts)
+
+    def record(self) -> dict[str, Any]:
+        """Facts of the model, and that it judges decoded videos."""
+        return {**self.reward.record(), "judges": "decoded videos"}
+
+    def video_size(self) -> dict[str, float] | None:
+        """The size that the model wants."""
+        return self.reward.video_size()
+
+
+def judge_for(reward: RewardModel, generator: VideoGenerator) -> RewardModel:
+    """Returns `reward`, or where it reads the latents of another generator, with a warning a judge of decoded videos by
+    it."""
+    if reward.reads_latents_of(generator):
+        return reward
+    logger.warning(
+        "The reward %r was trained on latents of another autoencoder or text encoder than %r has: it judges decoded "
+        "videos, which it encodes anew, without gradients. A reward model trained for %r judges its latents.",
+        reward.name, generator.name, generator.name,
+    )  # fmt: skip
+    return DecodedVideos(reward)
