@@ -29,6 +29,7 @@ from generator.video_files.decoding import (
     opened_video,
 )
 from generator.video_files.pixel_formats import FULL_COLOUR_SIDE
+from generator.video_files.reformatting import SMALL_SIDE, reformatted
 from generator.video_files.shape import VideoShape, clip_shape, steady_frames, video_shape
 from generator.video_files.still_images import IMAGE_SUFFIXES
 from generator.video_files.timing import frame_indices, nearest_frames
@@ -54,9 +55,6 @@ __all__ = [
     "write_video",
 ]
 
-
-SMALL_SIDE = 256
-"""Videos of at most this side squared are encoded in one thread, which is faster for them."""
 
 _NAMED_AT_MOST = 20
 
@@ -258,7 +256,7 @@ def write_frames(
             context.thread_count = 1
         for image in chain([first], remaining):
             frame = _encodable_frame(image)
-            container.mux(stream.encode(frame.reformat(format=stream.pix_fmt, interpolation="AREA")))
+            container.mux(stream.encode(reformatted(frame, format=stream.pix_fmt, interpolation="AREA")))
             count += 1
         container.mux(stream.encode())
     return count

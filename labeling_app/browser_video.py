@@ -14,6 +14,7 @@ import numpy as np
 from generator.output import atomic_path
 from generator.video_files.colour import is_high_dynamic_range, is_transparent
 from generator.video_files.decoding import VideoReader, display_matrix, file_address, film_rate, opened_video
+from generator.video_files.reformatting import reformatted
 
 LONGEST_SIDE = 1920
 """Longest side of a copy, in pixels."""
@@ -124,7 +125,8 @@ class BrowserWriter:
             self.stream.width, self.stream.height = size
         if self.enlarge > 1:
             pixels = pixels.repeat(self.enlarge, 0).repeat(self.enlarge, 1)
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24").reformat(
+        frame = reformatted(
+            av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24"),
             width=self.stream.width,
             height=self.stream.height,
             format="yuv420p",

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
+from generator.video_files.reformatting import reformatted
+
 PQ, HLG = 16, 18
 """Transfer characteristics of ITU-T H.273 that state high dynamic range: SMPTE ST 2084 and ARIB STD-B67."""
 
@@ -51,7 +53,8 @@ def rgb_pixels(frame: Any, height: int, width: int) -> np.ndarray:
     """
     transparent, bright = is_transparent(frame), is_high_dynamic_range(frame)
     deep = bright and not transparent
-    pixels = frame.reformat(
+    pixels = reformatted(
+        frame,
         width=width,
         height=height,
         format="rgba" if transparent else "rgb48le" if deep else "rgb24",
