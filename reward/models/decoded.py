@@ -6,18 +6,19 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from generator.base import VideoGenerator
+from generator.video import resample
 from reward.models.base import RewardModel, Scores
 
 logger = logging.getLogger(__name__)
 
 
 class DecodedVideos(RewardModel):
-    """Judges decoded videos by a reward model on latents, which encodes them and their prompts itself.
-
-    Its scores are those of `reward.score`, without gradients.
+    """Judges decoded videos by a reward model on latents, which encodes them and their prompts itself, without
+    gradients.
 
     Args:
         reward: a `LatentRewardModel`, or an ensemble with one.
@@ -34,16 +35,24 @@ class DecodedVideos(RewardModel):
         )
 
     def score(self, videos: Tensor, prompts: Sequence[str]) -> Scores:
-        """Scores `[batch]` of videos `[batch, 3, frames, height, width]` in [-1, 1].
-
-        Raises:
-            InputError: the videos have a size that the model's own generator cannot encode.
-        """
-        return self.reward.score(videos, prompts)
+        """Scores `[batch]` of videos `[batch, 3, frames, height, width]` in [-1, 1], fitted to the size and frame rate
+        that the model was trained on, as `read_video` does with a file."""
+        return self.reward.score(self._fitted(videos), prompts)
 
     def uncertainty(self, videos: Tensor, prompts: Sequence[str]) -> Scores:
         """Standard deviation `[batch]` of each score, as the model has it."""
-        return self.reward.uncertainty(videos, prompts)
+        return self.reward.uncertainty(self._fitted(videos), prompts)
+
+    def _fitted(self, videos: Tensor) -> Tensor:
+        size = self.video_size()
+        if size is None:
+            return videos
+        frames, height, width = (int(size[name]) for name in ("num_frames", "height", "width"))
+        rate = size["fps"]
+        fps = self.frame_rate or rate
+        if videos.shape[2:] == (frames, height, width) and fps == rate:
+            return videos
+        return torch.stack([resample(video, fps, frames, height, width, rate) for video in videos])
 
     def set_frame_rate(self, fps: float) -> None:
         """Tells the model."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional
 
 from alignment.cli import main
 from alignment.guided_sampling import check_alignment
@@ -16,6 +17,7 @@ from alignment.rollouts.reward_mixture import RewardMixture
 from generator.output import InputError
 from generator.sampling import generate_latents
 from generator.testing import tiny_generator
+from generator.video import write_video
 from reward.models.decoded import DecodedVideos, judge_for
 from reward.models.ensemble import EnsembleRewardModel
 from reward.models.latent import LatentRewardConfig, LatentRewardModel
@@ -79,6 +81,28 @@ def test_the_record_says_so_and_what_the_model_knows_is_kept() -> None:
     assert reward.frame_rate == judge.frame_rate == 5.0
     videos = torch.zeros(2, 3, 9, 32, 32)
     assert judge.uncertainty(videos, PROMPTS) == reward.uncertainty(videos, PROMPTS)
+
+
+def test_videos_of_another_size_and_rate_are_fitted_as_a_file_is(tmp_path: Path) -> None:
+    judge = judge_for(reward_on(), tiny_generator(seed=1))
+    judge.set_frame_rate(16.0)
+    random = torch.Generator().manual_seed(2)
+    smooth = functional.interpolate(
+        torch.randn(2, 3, 4, 4, 6, generator=random), (24, 48, 64), mode="trilinear"
+    )
+    size = judge.video_size()
+    assert size is not None
+    frames, rate = int(size["num_frames"]), size["fps"]
+    assert (size["height"], rate) != (48, 16.0)
+    found = judge.score(smooth.clamp(-1, 1), PROMPTS)["overall"]
+    files = [tmp_path / f"{number}.mp4" for number in range(2)]
+    for video, path in zip(smooth.clamp(-1, 1), files, strict=True):
+        write_video(path, video, 16.0, crf=0)
+    read = torch.stack([judge.read_video(path) for path in files])
+    assert read.shape[2:] == (frames, size["height"], size["width"])
+    expected = reward_on().score(read, PROMPTS)["overall"]
+    torch.testing.assert_close(found, expected, atol=0.05, rtol=0.05)  # the file is rounded to bytes
+    assert float(expected.std()) > 0.1
 
 
 def test_guidance_by_its_gradient_is_refused_but_the_best_of_several_is_not() -> None:
