@@ -1,4 +1,4 @@
-"""How far rewards order several videos of one prompt as the gold score does, which is what PPO's groups ask of them.
+"""Order of several videos of one prompt by rewards against that by the gold score, which is what PPO's groups ask for.
 
     python -m benchmarks.reward.within_prompts --model nano-v1 --rewards nano-v1-reward nano-reward --prompts 96
 

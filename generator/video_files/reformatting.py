@@ -10,7 +10,7 @@ SMALL_SIDE = 256
 """Side of the largest square for which threads cost more time than they save, in encoding and in conversion."""
 
 _HAS_THREADS = int(av.__version__.partition(".")[0]) >= 17
-"""Whether PyAV converts a frame in several threads, one a core unless it is told otherwise."""
+"""PyAV converts a frame in several threads, one a core unless it is told otherwise."""
 
 
 def reformatted(frame: Any, **how: Any) -> Any:
