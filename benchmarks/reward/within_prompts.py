@@ -2,10 +2,10 @@
 
     python -m benchmarks.reward.within_prompts --model nano-v1 --rewards nano-v1-reward nano-reward --prompts 96
 
-A generator makes `--videos` videos of each of `--prompts` prompts of the built-in world. For each reward: the share of
-pairs of one prompt, of those that the verifier tells apart, in which its order is the verifier's; the mean correlation
-of both within a prompt, over the prompts whose videos differ in gold; and the gold score of the video that it puts
-first. Intervals are 95 %, from resampled prompts. `--rewards a,b` is the mean of both.
+A generator makes `--videos` videos of 9×32×32 of each of `--prompts` prompts of the built-in world. For each reward:
+the share of pairs of one prompt, of those that the verifier tells apart, in which its order is the verifier's; the mean
+correlation of both within a prompt, over the prompts whose videos differ in gold; and the gold score of the video that
+it puts first. Intervals are 95 %, from resampled prompts. `--rewards a,b` is the mean of both.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.alignment.study.settings import FPS, SIZE
 from generator import load_generator
 from generator.pretraining.model_card import gold_scores
 from generator.sampling import generate_latents
@@ -27,7 +28,6 @@ from reward.metrics import correct_without_ties, pairs_of_rankings
 from reward.statistics import Interval, cluster_bootstrap
 
 Array = NDArray[np.float64]
-SIZE = {"num_frames": 9, "height": 32, "width": 32}
 
 
 def within(gold: Array, scores: Array, prompts: Sequence[str]) -> dict[str, Interval]:
@@ -103,6 +103,7 @@ def main(words: Sequence[str] | None = None) -> list[dict[str, Any]]:
     rows = []
     for name in arguments.rewards:
         judge = load_reward(name, device=arguments.device)
+        judge.set_frame_rate(FPS)
         scores = next(iter(judge.score(videos, repeated).values())).double().numpy().reshape(gold.shape)
         figures = within(gold, scores, prompts)
         rows.append({"reward": name, **{key: each.as_dict() for key, each in figures.items()}})

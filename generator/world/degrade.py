@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
+from generator.video_files.reformatting import reformatted
+
 
 def noise(videos: Tensor, sigma: float, seed: int = 0) -> Tensor:
     """Gaussian noise of standard deviation `sigma` on the [0, 1] scale, independent in each pixel and frame."""
@@ -68,7 +70,9 @@ def _h264_one(video: Tensor, fps: float, crf: int) -> Tensor:
         container.mux(stream.encode())
     buffer.seek(0)
     with av.open(buffer, "r") as source:
-        decoded = np.stack([frame.to_ndarray(format="rgb24") for frame in source.decode(video=0)])
+        decoded = np.stack(
+            [reformatted(frame, format="rgb24").to_ndarray() for frame in source.decode(video=0)]
+        )
     return (torch.from_numpy(decoded).permute(3, 0, 1, 2).float() / 127.5 - 1).to(video)
 
 

@@ -27,12 +27,8 @@ class DecodedVideos(RewardModel):
     names_dimensions = True
 
     def __init__(self, reward: RewardModel) -> None:
-        self.reward, self.name, self.dimensions, self.scale = (
-            reward,
-            reward.name,
-            reward.dimensions,
-            reward.scale,
-        )
+        self.reward = reward
+        self.name, self.dimensions, self.scale = reward.name, reward.dimensions, reward.scale
 
     def score(self, videos: Tensor, prompts: Sequence[str]) -> Scores:
         """Scores `[batch]` of videos `[batch, 3, frames, height, width]` in [-1, 1], fitted to the size and frame rate
@@ -73,8 +69,8 @@ class DecodedVideos(RewardModel):
 
 
 def judge_for(reward: RewardModel, generator: VideoGenerator) -> RewardModel:
-    """Returns `reward`, or where it reads the latents of another generator, with a warning a judge of decoded videos by
-    it."""
+    """Returns what judges the videos of `generator`: `reward` itself, or where it reads other latents `DecodedVideos`,
+    with a warning."""
     if reward.reads_latents_of(generator):
         return reward
     logger.warning(

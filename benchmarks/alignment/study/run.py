@@ -291,11 +291,17 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--merge", nargs="+", type=Path, help="Folders of runs: writes their common report.")
     arguments = parser.parse_args()
+    if arguments.reward_model and not arguments.reward_from:
+        parser.error("--reward_model is the generator of --reward_from: name that reward model, too")
     for name in arguments.variants or ():
         try:
             tuned(name)
         except ValueError as error:
             parser.error(str(error))
+    every = {job.name for job in jobs_of(argparse.Namespace(**vars(arguments) | {"skip": []}))}
+    unknown = [name for name in arguments.skip if name not in every]
+    if unknown:
+        parser.error(f"--skip {unknown[0]}: these parts have the jobs {', '.join(sorted(every))}")
     return arguments
 
 

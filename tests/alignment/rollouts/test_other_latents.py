@@ -12,18 +12,20 @@ import torch
 from torch.nn import functional
 
 from alignment.cli import main
-from alignment.guided_sampling import check_alignment
+from alignment.guided_sampling import candidate_seeds, check_alignment
 from alignment.rollouts.reward_mixture import RewardMixture
 from generator.output import InputError
 from generator.sampling import generate_latents
 from generator.testing import tiny_generator
-from generator.video import write_video
+from generator.video import read_video, write_video
+from reward import load_reward
 from reward.models.decoded import DecodedVideos, judge_for
 from reward.models.ensemble import EnsembleRewardModel
 from reward.models.latent import LatentRewardConfig, LatentRewardModel
 
 PROMPTS = ["a red square moves left", "two blue circles"]
 WARNING = "judges decoded videos"
+SIZE = ["--num_frames", "9", "--height", "32", "--width", "32"]
 
 
 def reward_on(seed: int = 0, name: str = "mine") -> LatentRewardModel:
@@ -60,9 +62,7 @@ def test_other_latents_are_decoded_and_judged_as_videos(
     found, named = mixture.judge(generator, latents, generator.encode_prompts(PROMPTS), PROMPTS, 2)
     with torch.no_grad():
         videos = generator.decode(latents)
-        own = (
-            reward.generator
-        )  # an independent computation: its own latents of the videos, its own conditions
+        own = reward.generator  # whose latents of the videos and conditions are computed here
         expected = reward.score_latents(own.encode(videos), own.encode_prompts(PROMPTS))["overall"]
     torch.testing.assert_close(found[0], expected.float(), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(named["overall"], found[0])
@@ -116,8 +116,7 @@ def words(command: str, folder: Path, *more: str) -> list[str]:
     """Words of a short training of `nano-v1` on the reward model of `nano`."""
     prompts = folder / "prompts.txt"
     prompts.write_text("a red circle moves left\n")
-    size = ["--num_frames", "9", "--height", "32", "--width", "32"]
-    given = ["--model", "nano-v1", "--reward", "nano-reward", "--prompts", str(prompts), *size]
+    given = ["--model", "nano-v1", "--reward", "nano-reward", "--prompts", str(prompts), *SIZE]
     return [command, *given, "--output_dir", str(folder / "out"), "--use_cpu", "--report_to", "none", *more]
 
 
@@ -128,6 +127,24 @@ def test_the_command_trains_on_a_reward_model_of_another_generator(tmp_path: Pat
     record = json.loads((tmp_path / "out" / "training.json").read_text())
     assert "decoded videos" in json.dumps(record)
     assert (tmp_path / "out" / "pytorch_lora_weights.safetensors").is_file()
+
+
+def test_the_best_of_several_is_the_one_that_it_prefers(tmp_path: Path) -> None:
+    text = tmp_path / "prompts.txt"
+    text.write_text("a red circle moves left\n")
+
+    def made(name: str, *more: str) -> torch.Tensor:
+        folder = tmp_path / name
+        given = ["--model", "nano-v1", "--prompts", str(text), "--output_dir", str(folder)]
+        assert main(["generate", *given, *SIZE, "--num_inference_steps", "2", *more]) == 0
+        (file,) = folder.glob("*.mp4")
+        return read_video(file)[0]
+
+    kept = made("best", "--seed", "3", "--reward", "nano-reward", "--best_of", "4")
+    candidates = torch.stack([made(f"{seed}", "--seed", str(seed)) for seed in candidate_seeds(3, 4)])
+    scores = load_reward("nano-reward", device="cpu").score(candidates, ["a red circle moves left"] * 4)
+    assert torch.equal(kept, candidates[int(scores["overall"].argmax())])
+    assert not torch.equal(kept, candidates[int(scores["overall"].argmin())])
 
 
 def test_backprop_says_that_it_needs_gradients(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -45,6 +45,19 @@ def test_jobs_are_left_out_and_the_reward_model_has_a_generator_of_its_own(monke
     assert reward == {"start": "sft", "weights_from": "nano-reward", "trunk": "nano"}
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--skip", "dpo "], "these parts have the jobs dpo, ppo-gold"),
+        (["--reward_model", "nano"], "name that reward model, too"),
+    ],
+)
+def test_unknown_jobs_and_a_generator_without_its_reward_are_refused(monkeypatch, capsys, words, said):
+    with pytest.raises(SystemExit, match="2"):
+        arguments_of(monkeypatch, *words)
+    assert said in capsys.readouterr().err
+
+
 def test_the_rankings_are_no_more_than_the_study_may_use():
     assert import_module("benchmarks.alignment.study.settings").GPU.rankings == 2000
 
