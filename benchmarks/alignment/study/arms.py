@@ -266,9 +266,11 @@ def sft(job: Seed, seconds: float) -> None:
 def ppo(
     job: Seed, arm: str, seconds: float, reward: str = "world", start: str = "sft", **changes: Any
 ) -> None:
-    """PPO on the gold score (`world`) or the seed's reward model (`proxy`); gold is logged whatever the reward is."""
+    """PPO on the gold score (`world`), the seed's reward model (`proxy`) or any other reward, by its name or folder;
+    gold is logged whatever the reward is."""
     generator = job.load(adapter_of(job, start))
-    judge: RewardModel = WorldReward() if reward == "world" else load_reward(str(job.folder / "reward"))
+    name = str(job.folder / "reward") if reward == "proxy" else reward
+    judge: RewardModel = WorldReward() if reward == "world" else load_reward(name)
     guided = changes.get("guidance_scale", 1.0) != 1
     settings = ppo_settings(job.scale, max(1, job.rows // (2 if guided else 1)))
     settings |= {"monitor_kl": reward != "world"} | changes

@@ -9,6 +9,7 @@ All models of a seed start from the shipped base. SFT learns from rendered clips
 reward model trained on simulated rankings of the SFT model's videos. Parts:
 
 - `gold`: PPO on the gold score. `proxy`: rankings, reward model, DPO and PPO on them. Both for each of `--seeds`.
+- `taught`: PPO on `--taught_reward`, which has seen no ranking, for `--proxy_seconds` with each of `--seeds`.
 - `over`: PPO on the proxy of the first seed with each of `--betas`, for the over-optimisation figure.
 - `ablations`: one setting of PPO (on gold) or DPO changed at a time, first seed, equal seconds each.
 - `tune`: settings of PPO on the gold score from `--tune_start`, first seed, on prompts of their own; `gold` then waits
@@ -40,7 +41,7 @@ from benchmarks.alignment.study.report import measurements, read_rows, write_rep
 from benchmarks.alignment.study.settings import DPO_ABLATIONS, SCALES, TUNED, ppo_ablations, tuned
 from benchmarks.named_values import named_values
 
-PARTS = ("gold", "proxy", "over", "ablations", "tune")
+PARTS = ("gold", "proxy", "taught", "over", "ablations", "tune")
 RESULTS = "study.jsonl"
 
 
@@ -90,6 +91,9 @@ def jobs_of(arguments: argparse.Namespace) -> list[Job]:
             dpo = {"arm": "dpo", "seconds": arguments.dpo_seconds, "start": start}
             jobs.append(Job(seed, "dpo", "dpo", dpo, ("rankings",)))
             jobs.append(ppo(seed, "ppo-proxy", arguments.proxy_seconds, "proxy", beta=arguments.proxy_beta))
+    if "taught" in parts:
+        taught = {"reward": arguments.taught_reward, "beta": arguments.proxy_beta}
+        jobs += [ppo(seed, "ppo-taught", arguments.proxy_seconds, **taught) for seed in arguments.seeds]
     if "over" in parts:
         jobs += [
             ppo(first, f"over beta {beta:g}", arguments.over_seconds, "proxy", beta=beta)
@@ -247,7 +251,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--guidance", nargs="+", type=float, default=[1.0, 3.0], help="Guidance scales of the measurements."
     )
-    parser.add_argument("--proxy_beta", type=float, default=0.03, help="KL coefficient of `proxy`.")
+    parser.add_argument(
+        "--proxy_beta", type=float, default=0.03, help="KL coefficient of `proxy` and `taught`."
+    )
+    parser.add_argument(
+        "--taught_reward", default="nano-reward", help="Reward of `taught`, or several joined by commas."
+    )
     parser.add_argument(
         "--betas", nargs="+", type=float, default=[0.0, 0.1, 1.0], help="KL coefficients of `over`."
     )
