@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -16,6 +17,7 @@ from alignment.memory.forecast import (
     text_encoder_bytes,
 )
 from alignment.memory.work import Forecast, Work
+from generator.hardware.compute import copying_share
 
 ALLOWANCE = 0.10
 """Share of the GPU left for the CUDA context, fragments of the allocator and kernels' workspaces."""
@@ -24,25 +26,46 @@ Options = list[tuple[str, dict[str, Any]]]
 """Flags and what they change, from the fastest to the smallest."""
 
 PLAIN: tuple[str, dict[str, Any]] = ("", {})
-WEIGHTS: Options = [
+QUANTISED: Options = [
     ("--quantization 8bit", {"quantization": "8bit"}),
     ("--quantization 4bit", {"quantization": "4bit"}),
-    ("--offload_weights true", {"offload_weights": True}),
 ]
+OFFLOADED: Options = [("--offload_weights true", {"offload_weights": True})]
+ONE_BRANCH: tuple[str, dict[str, Any]] = (
+    "--unconditional_gradient false",
+    {"unconditional_gradient": False},
+)
+CHEAP_COPIES = 0.25
+"""Share of the computing up to which copies of offloaded weights are preferred to rounded weights."""
 CHECKPOINTING: Options = [("--gradient_checkpointing true", {"checkpointed_share": 1.0})]
 TILING: Options = [("--tiling true", {"tiling": True})]
 
 
-def options_of(method: str) -> Options:
-    """Options that a method can be run with. Tiling is for those that decode."""
+def options_of(method: str, copying: float = float("inf"), guided: bool = True) -> Options:
+    """Options that a method can be run with. Tiling is for those that decode; an untrained unconditional branch, which
+    changes what is trained, is the last resort of `ppo`.
+
+    Args:
+        copying: `copying_share` of the videos.
+        guided: whether videos are sampled with classifier-free guidance.
+    """
     first = CHECKPOINTING if method != "generate" else []
     first = [*first, *(TILING if method in ("generate", "ppo", "backprop") else [])]
     options: Options = [PLAIN]
-    for flags, changes in first:
-        before, so_far = options[-1]
-        options.append((f"{before} {flags}".strip(), {**so_far, **changes}))
-    before, so_far = options[-1]
-    return [*options, *((f"{before} {flags}", {**so_far, **changes}) for flags, changes in WEIGHTS)]
+    for more in first:
+        options.append(_joined(options[-1], more))
+    smallest = options[-1]
+    weights = [*OFFLOADED, *QUANTISED] if copying <= CHEAP_COPIES else [*QUANTISED, *OFFLOADED]
+    options += [_joined(smallest, more) for more in weights]
+    if method == "ppo" and guided:
+        options.append(_joined(_joined(smallest, OFFLOADED[0]), ONE_BRANCH))
+    return options
+
+
+def _joined(
+    first: tuple[str, dict[str, Any]], more: tuple[str, dict[str, Any]]
+) -> tuple[str, dict[str, Any]]:
+    return f"{first[0]} {more[0]}".strip(), {**first[1], **more[1]}
 
 
 COMMON = "--bf16 true --per_device_train_batch_size 1"
@@ -71,7 +94,7 @@ def plan(
     Returns:
         `{"size", "text_encoders", "methods": {method: [{"flags", "peak", "resident", "transient", "fits"}]}, "lines"}`
         with sizes in bytes; an option of a training method that fits also has `largest_batch`, the most videos (pairs,
-        denoising steps) in one backward pass.
+        denoising steps) in one backward pass, one that offloads `copying`, see `copying_share`.
 
     Raises:
         InputError: the model is unknown, of a family that cannot be forecast, or cannot make or share out this size.
@@ -83,36 +106,19 @@ def plan(
     frames, height, width = (given or usual for given, usual in zip(size, own))
     guided = defaults.guidance_scale != 1
     work = Work("generate", frames, height, width, batch=1, decode_batch=1, guided=guided, lora_r=lora_r)
+    copying = copying_share(generator, generator.latent_shape(frames, height, width))
     usable = None if gpu_memory is None else gpu_memory * 1e9 * (1 - ALLOWANCE)
     methods: dict[str, list[dict[str, Any]]] = {}
     rewards = rewards or Rewards()
     planned = ("generate", "sft", "dpo", "ppo", *(("backprop",) if rewards.gradients and not native else ()))
     for method in tqdm(planned, desc="Forecasting", unit="method", leave=False):
-        methods[method] = []
-        plain: dict[tuple[float, bool], Forecast] = {}
-        for flags, changes in [PLAIN] if native else options_of(method):
-            kind = (changes.get("checkpointed_share", 0.0), changes.get("tiling", False))
-            asked = replace(work, method=method, rollout_batch=1, checkpointed_share=kind[0], tiling=kind[1])
-            if method in ("ppo", "backprop"):
-                asked = rewards.of(asked, defaults.fps)
-            if method != "generate":
-                asked = replace(asked, context_parallel=context_parallel)
-            if kind not in plain:
-                plain[kind] = forecast(folder, asked)
-            found = plain[kind]
-            if "quantization" in changes:
-                found = found.quantised(changes["quantization"])
-            elif "offload_weights" in changes:
-                found = found.offloaded()
-            fits = None if usable is None else found.peak <= usable
-            text = " ".join(part for part in (flags, ONE_AT_A_TIME.get(method, "")) if part)
-            methods[method].append(_option(text, found, fits))
-            if fits and usable is not None and method != "generate":
-                two = forecast(folder, replace(asked, batch=2))
-                growth = two.transient["update"] - plain[kind].transient["update"]
-                methods[method][-1]["largest_batch"] = largest_batch(found, growth, usable)
-            if fits:
-                break
+        asked = replace(work, method=method, rollout_batch=1)
+        if method in ("ppo", "backprop"):
+            asked = rewards.of(asked, defaults.fps)
+        if method != "generate":
+            asked = replace(asked, context_parallel=context_parallel)
+        options = [PLAIN] if native else options_of(method, copying, guided)
+        methods[method] = _tried(folder, asked, options, usable, copying)
     encoders = text_encoder_bytes(folder)
     heading = f"{frames} frames of {height}x{width}, LoRA of rank {lora_r}" + (", guided" if guided else "")
     common = "float32 on the CPU, --per_device_train_batch_size 1" if native else COMMON
@@ -124,6 +130,36 @@ def plan(
         *_text_encoder_lines(encoders, usable),
     ]
     return {"size": [frames, height, width], "text_encoders": encoders, "methods": methods, "lines": lines}
+
+
+def _tried(
+    folder: Path, asked: Work, options: Options, usable: float | None, copying: float
+) -> list[dict[str, Any]]:
+    """Forecasts of the options, up to the first that fits `usable` bytes."""
+    tried: list[dict[str, Any]] = []
+    plain: dict[Work, Forecast] = {}
+    for flags, changes in options:
+        on_gpu = {k: v for k, v in changes.items() if k not in ("quantization", "offload_weights")}
+        kind = replace(asked, **on_gpu)
+        if kind not in plain:
+            plain[kind] = forecast(folder, kind)
+        found = plain[kind]
+        if "quantization" in changes:
+            found = found.quantised(changes["quantization"])
+        elif "offload_weights" in changes:
+            found = found.offloaded()
+        fits = None if usable is None else found.peak <= usable
+        text = " ".join(part for part in (flags, ONE_AT_A_TIME.get(asked.method, "")) if part)
+        tried.append(_option(text, found, fits))
+        if "offload_weights" in changes:
+            tried[-1]["copying"] = copying
+        if fits and usable is not None and asked.method != "generate":
+            two = forecast(folder, replace(kind, batch=2))
+            growth = two.transient["update"] - plain[kind].transient["update"]
+            tried[-1]["largest_batch"] = largest_batch(found, growth, usable)
+        if fits:
+            break
+    return tried
 
 
 def largest_batch(found: Forecast, growth: float, usable: float) -> int:
@@ -150,12 +186,17 @@ def _option(flags: str, found: Forecast, fits: bool | None) -> dict[str, Any]:
 def _lines(methods: dict[str, list[dict[str, Any]]], shares_tokens: bool) -> list[str]:
     lines = []
     for method, options in methods.items():
-        shown = options if options[-1]["fits"] is None else options[-1:]
+        smallest = min(options, key=lambda option: option["peak"])
+        shown = (
+            options if options[-1]["fits"] is None else options[-1:] if options[-1]["fits"] else [smallest]
+        )
         for option in shown:
             mark = {None: "  ", True: "ok", False: "--"}[option["fits"]]
             flags = f"  {option['flags']}" if option["flags"] else ""
             if option.get("largest_batch", 1) > 1:
                 flags += f"  (up to --per_device_train_batch_size {option['largest_batch']})"
+            if "copying" in option:
+                flags += f"  (copies take about {option['copying']:.0%} of the computing's time)"
             lines.append(f"{mark}  {method:<8} {option['peak'] / 1e9:6.1f} GB{flags}")
         if shown[-1]["fits"] is False:
             flags = "--context_parallel or " if shares_tokens else ""

@@ -9,7 +9,7 @@ BYTES_OF_QUANTISED_WEIGHT = {"8bit": 1.0, "4bit": 0.53}
 """Of one weight; 4 bits and a 32-bit scale for each 64 weights, itself quantised (QLoRA, arXiv 2305.14314)."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Work:
     """Work on a GPU.
 

@@ -56,6 +56,26 @@ def video_work(generator: VideoModel, latent_shape: Sequence[int]) -> float:
     return block_work(count_tokens(generator, latent_shape), weights, width_of(generator))
 
 
+HOST_TO_GPU = 55e9
+"""Bytes a second from page-locked memory to a GPU on PCIe 5; half of it on PCIe 4."""
+COMPUTING = 5e14
+"""Floating-point operations a second of Wan 14B's forward pass in bfloat16 on one H200 (32,760 tokens in 3.6 s); an
+A100 has about half of both, and so the same share."""
+
+
+def copying_share(generator: VideoModel, latent_shape: Sequence[int]) -> float:
+    """Seconds that copying offloaded weights from the host takes, in those of computing with them: the share by which
+    `offload_weights` makes a pass over one video slower, in bfloat16.
+
+    Args:
+        latent_shape: `(channels, frames, height, width)`.
+    """
+    blocks = generator.blocks()
+    weights = sum(p.numel() for block in blocks for p in block.parameters()) / max(1, len(blocks))
+    copying, computing = 2 * weights / HOST_TO_GPU, 2 * video_work(generator, latent_shape) / COMPUTING
+    return copying / max(computing, 1e-30)
+
+
 def operations_text(operations: float) -> str:
     """A number of floating-point operations with a unit."""
     units = ("FLOP", "KFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP")

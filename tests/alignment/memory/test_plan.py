@@ -1,0 +1,90 @@
+"""Which flags `doctor` advises, and in which order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from alignment.memory import plan as memory_plan
+from alignment.memory.forecast import Forecast, Work
+from generator.hardware import compute
+from generator.loading import load_generator
+from generator.testing.pipelines import save_tiny_pipeline
+
+SIZE = (9, 16, 16)
+
+
+@pytest.fixture(scope="module")
+def wan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_pipeline("wan", tmp_path_factory.mktemp("pipelines") / "wan")
+
+
+def of_two_parts(folder: Path, work: Work) -> Forecast:
+    """28 GB of weights, and an update of 52 GB, half of it without the unconditional branch."""
+    update = work.batch * (52 if work.unconditional_gradient else 26) * 10**9
+    return Forecast({"transformer": 28 * 10**9}, {"update": update}, 14 * 10**9, 10**8)
+
+
+def advised(folder: Path, memory: float, method: str) -> tuple[bool, str]:
+    option = memory_plan.plan(str(folder), SIZE, 16, memory)["methods"][method][-1]
+    return option["fits"], option["flags"].removesuffix(f" {memory_plan.ONE_AT_A_TIME.get(method)}")
+
+
+def test_copies_cost_their_seconds_over_those_of_the_multiplications(wan: Path) -> None:
+    generator = load_generator(wan)
+    channels, tokens = 24, 3  # two heads of 12; three latent frames of one patch
+    blocks = generator.transformer.blocks
+    weights = sum(p.numel() for p in blocks.parameters()) / len(blocks)
+    computing = 2 * (tokens * weights + 2 * tokens**2 * channels) / 5e14
+    found = compute.copying_share(generator, generator.latent_shape(*SIZE))
+    assert found == pytest.approx((2 * weights / 55e9) / computing, rel=1e-6)
+    assert compute.copying_share(generator, generator.latent_shape(9, 32, 32)) < found / 3.9
+
+
+def test_copies_at_the_full_size_of_14b_cost_a_seventh_of_the_computing() -> None:
+    from benchmarks.alignment.random_wan import build_generator
+
+    generator = build_generator("14B", torch.device("meta"), torch.bfloat16)
+    share = {size: compute.copying_share(generator, (16, *size)) for size in ((21, 60, 104), (9, 30, 52))}
+    assert share[21, 60, 104] == pytest.approx(0.14, abs=0.01)
+    assert share[9, 30, 52] == pytest.approx(2.3, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("copying", "at_80"), [(0.2, "--offload_weights true"), (0.3, "--quantization 8bit")]
+)
+def test_exact_weights_in_the_host_come_before_rounded_ones_where_copies_are_cheap(
+    wan: Path, monkeypatch: pytest.MonkeyPatch, copying: float, at_80: str
+) -> None:
+    monkeypatch.setattr(memory_plan, "forecast", of_two_parts)
+    monkeypatch.setattr(memory_plan, "copying_share", lambda *_: copying)
+    assert advised(wan, 80, "sft") == (True, f"--gradient_checkpointing true {at_80}")
+    lines = memory_plan.plan(str(wan), SIZE, 16, 60)["lines"]
+    [sft] = [line for line in lines if " sft " in line]
+    assert sft.endswith(f"--offload_weights true  (copies take about {copying:.0%} of the computing's time)")
+
+
+def test_an_untrained_unconditional_branch_is_the_last_resort_of_ppo(
+    wan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory_plan, "forecast", of_two_parts)
+    flags = "--gradient_checkpointing true --tiling true --offload_weights true"
+    assert advised(wan, 60, "ppo") == (True, flags)
+    assert advised(wan, 30, "ppo") == (True, f"{flags} --unconditional_gradient false")
+    assert not advised(wan, 28, "ppo")[0]
+    assert advised(wan, 30, "dpo")[0] is False
+
+
+def test_without_guidance_there_is_no_unconditional_branch_to_leave_out() -> None:
+    texts = [[flags for flags, _ in memory_plan.options_of("ppo", guided=guided)] for guided in (True, False)]
+    assert texts[0] == [*texts[1], f"{texts[1][-1]} --unconditional_gradient false"]
+
+
+def test_the_smallest_way_is_shown_where_none_fits(wan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_plan, "forecast", of_two_parts)
+    monkeypatch.setattr(memory_plan, "copying_share", lambda *_: 0.1)
+    lines = memory_plan.plan(str(wan), SIZE, 16, 24)["lines"]
+    [dpo] = [line for line in lines if " dpo " in line]
+    assert dpo.startswith("--  dpo        52.2 GB  --gradient_checkpointing true --offload_weights true")
