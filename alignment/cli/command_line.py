@@ -344,7 +344,7 @@ def _interrupted(name: str, arguments: list[str], interruption: KeyboardInterrup
     else:
         said = DEFAULT_RESUME if is_verb else getattr(_loaded(name), "RESUME", DEFAULT_RESUME)
         command = command_that_goes_on(resume=False) if begun else same_command()
-    print(f"\nvidalign: interrupted. {said}\n    {command}", file=sys.stderr)
+    _print_beside_bars(f"\nvidalign: interrupted. {said}\n    {command}")
     return code
 
 
@@ -357,12 +357,32 @@ def _complain(sentence: str) -> int:
     sentence = without_passwords(sentence)
     report = os.environ.get("VIDALIGN_ERROR_FILE")
     if report is None:
-        print(f"vidalign: error: {sentence}", file=sys.stderr)
+        _print_beside_bars(f"vidalign: error: {sentence}")
         return 2
     whole = Path(f"{report}.{os.getpid()}")
     whole.write_text(sentence, encoding="utf-8", errors="backslashreplace")
     whole.replace(report)
     return 2
+
+
+def _print_beside_bars(text: str) -> None:
+    """Prints to standard error; a progress bar that is shown moves below the text, which would begin behind it."""
+    if "tqdm" in sys.modules:
+        from tqdm import tqdm
+
+        tqdm.write(text, file=sys.stderr)
+    else:
+        print(text, file=sys.stderr)
+
+
+class _Handler(logging.Handler):
+    """Prints log records."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            _print_beside_bars(self.format(record))
+        except Exception:
+            self.handleError(record)
 
 
 class _Formatter(logging.Formatter):
@@ -374,7 +394,7 @@ class _Formatter(logging.Formatter):
 
 def _set_logging(verbose: bool) -> None:
     """Our own warnings are shown; the libraries speak only where `--verbose` asks them to."""
-    handler = logging.StreamHandler()
+    handler = _Handler()
     handler.setFormatter(_Formatter("vidalign: %(levelname)s: %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     first = os.environ.get("RANK", "0") == "0"  # of several processes, which alone speaks

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import itertools
+import logging
 import os
 import re
 import subprocess
@@ -17,6 +18,7 @@ from typing import Any, Literal
 
 import pytest
 import yaml
+from tqdm import tqdm
 from transformers import TrainingArguments
 
 from alignment import cli
@@ -510,3 +512,19 @@ def _assert_one_sentence(capsys: pytest.CaptureFixture[str], message: str) -> No
     assert "\n" not in shown
 
     assert re.search(message, shown), shown
+
+
+def test_a_warning_does_not_begin_behind_a_progress_bar(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    command_line._set_logging(verbose=False)
+    with tqdm(total=3, mininterval=0) as bar:
+        bar.update()
+        logging.getLogger("alignment").warning("of guidance")
+        assert command_line._complain("Found a dog.") == 2
+        bar.update()
+    lines = re.split(r"[\r\n]+", capsys.readouterr().err)
+    assert "vidalign: WARNING: of guidance" in lines
+    assert "vidalign: error: Found a dog." in lines
+    assert lines[-2].startswith(" 67%")
