@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from generator.hardware.weight_copies import BUFFERS
+
 METHODS = ("sft", "dpo", "ppo", "backprop", "generate")
 BYTES_OF_QUANTISED_WEIGHT = {"8bit": 1.0, "4bit": 0.53}
 """Of one weight; 4 bits and a 32-bit scale for each 64 weights, itself quantised (QLoRA, arXiv 2305.14314)."""
@@ -82,7 +84,7 @@ class Forecast:
         resident: what is there all the time: weights, adapters, optimiser.
         transient: the most that each part of the work needs on top.
         linear_weights: number of weights that can be quantised or offloaded, in all transformers.
-        largest_linear: weights of the largest layer, which an offloaded model has on the GPU at a time.
+        largest_linear: weights of the largest layer; an offloaded model has two at a time on the GPU.
     """
 
     resident: dict[str, int] = field(default_factory=dict)
@@ -102,7 +104,7 @@ class Forecast:
         return Forecast(resident, self.transient, self.linear_weights, self.largest_linear)
 
     def offloaded(self) -> Forecast:
-        """The same with the transformer's linear layers in the host's memory, one at a time on the GPU."""
+        """The same with the transformer's linear layers in the host's memory, two at a time on the GPU."""
         resident = {**self.resident, "transformer": self.resident["transformer"] - 2 * self.linear_weights}
-        transient = {name: size + 2 * self.largest_linear for name, size in self.transient.items()}
+        transient = {name: size + BUFFERS * 2 * self.largest_linear for name, size in self.transient.items()}
         return Forecast(resident, transient, self.linear_weights, self.largest_linear)

@@ -1,17 +1,34 @@
 """Frozen weights that stay in the host's memory and visit the GPU one layer at a time.
 
-Both passes copy a layer's weight to the GPU when they need it and forget it afterwards, so LoRA training, too, needs
-one layer of the blocks at a time there. A pass over the blocks costs one copy of all their weights.
+Both passes copy a layer's weight to the GPU and forget it afterwards, so LoRA training, too, needs two layers of the
+blocks there: the one that is computed with, and the next, which is copied meanwhile (`weight_copies`). A pass over the
+blocks costs one copy of all their weights, as far as that takes longer than computing with them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from generator.hardware.weight_copies import CudaDevice, WeightCopies
 from generator.output import InputError
+
+_COPIES: dict[torch.device, WeightCopies] = {}
+
+
+@contextmanager
+def _weight_on(device: torch.device, weight: Tensor, backward: bool) -> Iterator[Tensor]:
+    if device.type != "cuda":
+        yield weight.to(device)
+        return
+    if device not in _COPIES:
+        _COPIES[device] = WeightCopies(CudaDevice(device), weight.nbytes)
+    with _COPIES[device].visit(weight, backward) as there:
+        yield there
 
 
 class _VisitingWeight(torch.autograd.Function):
@@ -20,12 +37,14 @@ class _VisitingWeight(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.weight = weight
-        return nn.functional.linear(x, weight.to(x.device, x.dtype, non_blocking=True), bias)
+        with _weight_on(x.device, weight, backward=False) as there:
+            return nn.functional.linear(x, there.to(x.dtype), bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         gradient = gradients[0]
-        return gradient @ ctx.weight.to(gradient.device, gradient.dtype, non_blocking=True), None, None
+        with _weight_on(gradient.device, ctx.weight, backward=True) as there:
+            return gradient @ there.to(gradient.dtype), None, None
 
 
 class OffloadedLinear(nn.Linear):
