@@ -31,6 +31,7 @@ QUANTISED: Options = [
     ("--quantization 4bit", {"quantization": "4bit"}),
 ]
 OFFLOADED: Options = [("--offload_weights true", {"offload_weights": True})]
+WAITING: tuple[str, dict[str, Any]] = ("--activation_offloading true", {"activation_offloading": True})
 ONE_BRANCH: tuple[str, dict[str, Any]] = (
     "--unconditional_gradient false",
     {"unconditional_gradient": False},
@@ -57,8 +58,10 @@ def options_of(method: str, copying: float = float("inf"), guided: bool = True) 
     smallest = options[-1]
     weights = [*OFFLOADED, *QUANTISED] if copying <= CHEAP_COPIES else [*QUANTISED, *OFFLOADED]
     options += [_joined(smallest, more) for more in weights]
+    if method != "generate":
+        options.append(_joined(_joined(smallest, OFFLOADED[0]), WAITING))
     if method == "ppo" and guided:
-        options.append(_joined(_joined(smallest, OFFLOADED[0]), ONE_BRANCH))
+        options.append(_joined(options[-1], ONE_BRANCH))
     return options
 
 

@@ -27,6 +27,7 @@ from alignment.data.latent_dataset import BucketBatchSampler, LatentDataset, col
 from alignment.data.packed_rows import RowBatchSampler, RowDataset, collate_rows
 from alignment.lora import LoraArguments, add_lora, train_all_weights, trained_adapter
 from alignment.memory.allocator import keep_freed_memory
+from alignment.trainers.activation_offloading import activation_offloading
 from alignment.trainers.base_config import AlignmentConfig
 from alignment.trainers.checks import check_trainable
 from alignment.trainers.context_groups import check_engine, check_latents, group_of, prepare_batches
@@ -119,6 +120,7 @@ class AlignmentTrainer(CheckpointingTrainer):
             callbacks=list(callbacks),
         )
         self.can_return_loss = True
+        self.offloads_activations = activation_offloading(policy, args)
         check_engine(args.context_parallel, self.divided_by)
         sum_gradients(self.accelerator, args.context_parallel)
         if args.world_size > 1 and (self.is_deepspeed_enabled or self.is_fsdp_enabled or self.adds_calls):
@@ -167,6 +169,10 @@ class AlignmentTrainer(CheckpointingTrainer):
         if args.export and not self.lora.use_peft:
             raise InputError("export is for LoRA, but use_peft is off: leave export out.")
         return {form: layer_names(generator.transformer, form) for form in args.export or []}
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        with self.offloads_activations:
+            return super().training_step(*args, **kwargs)
 
     @property
     def calls_once(self) -> bool:
