@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,6 @@ class AlignmentTrainer(CheckpointingTrainer):
             callbacks=list(callbacks),
         )
         self.can_return_loss = True
-        self.offloads_activations = activation_offloading(policy, args)
         check_engine(args.context_parallel, self.divided_by)
         sum_gradients(self.accelerator, args.context_parallel)
         if args.world_size > 1 and (self.is_deepspeed_enabled or self.is_fsdp_enabled or self.adds_calls):
@@ -169,6 +169,11 @@ class AlignmentTrainer(CheckpointingTrainer):
         if args.export and not self.lora.use_peft:
             raise InputError("export is for LoRA, but use_peft is off: leave export out.")
         return {form: layer_names(generator.transformer, form) for form in args.export or []}
+
+    @cached_property
+    def offloads_activations(self) -> AbstractContextManager[Any]:
+        """Context of each training step."""
+        return activation_offloading(self.policy, self.args)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         with self.offloads_activations:
