@@ -7,7 +7,7 @@ one process, is N at best; `ulysses` has the prompts of one process, whose video
 guidance, all blocks checkpointed, videos sampled and decoded one by one in tiles, and the first iteration counts.
 
     python -m benchmarks.alignment.ppo_scaling --modes single multi_gpu zero2 fsdp zero3
-    python -m benchmarks.alignment.ppo_scaling --full_size --modes single offloaded offloaded_waiting fsdp zero3 ulysses
+    python -m benchmarks.alignment.ppo_scaling --full_size --modes single offloaded both_offloaded fsdp zero3 ulysses
     python -m benchmarks.alignment.ppo_scaling --full_size --modes fsdp ulysses --tiny          # on a CPU
 
 Other flags are those of `ppo_iteration`. A mode that fails, needs too much memory or outlasts `--mode_seconds` is said,
@@ -34,7 +34,7 @@ FULL_SIZE = {
     "--reward_batch_size": "1",
 }  # fmt: skip
 FULL_SIZE_SWITCHES = ["--gradient_checkpointing", "--tiling"]
-UNDIVIDED = ("single", "offloaded", "waiting", "offloaded_waiting", "8bit", "ulysses")
+UNDIVIDED = ("single", "offloaded", "activations_offloaded", "both_offloaded", "8bit", "ulysses")
 """Modes whose memory is forecast."""
 
 

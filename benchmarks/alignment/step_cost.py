@@ -63,8 +63,8 @@ SETTINGS: dict[str, tuple[str, Work]] = {
 UNDIVIDED = (
     "single",
     "offloaded",
-    "waiting",
-    "offloaded_waiting",
+    "activations_offloaded",
+    "both_offloaded",
     "8bit",
     "multi_gpu",
     "multi_gpu_8bit",
