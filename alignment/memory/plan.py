@@ -46,8 +46,8 @@ TILING: Options = [("--tiling true", {"tiling": True})]
 
 
 def options_of(method: str, copying: float = float("inf"), guided: bool = True) -> Options:
-    """Options that a method can be run with. Tiling is for those that decode. Last come activations in the host's memory,
-    and for `ppo` an unconditional branch that is not trained.
+    """Options that a method can be run with. Tiling is for those that decode. Last come activations in host memory, and
+    for `ppo` an unconditional branch that is not trained.
 
     Args:
         copying: `copying_share` of the videos.
