@@ -38,6 +38,8 @@ from generator.weight_files.headers import weight_bytes
 
 CONFIGURATIONS = ["*.json"]
 DEPTH = 2
+STASHED = 6
+"""Blocks whose inputs are on the GPU with activation offloading: five that are being copied, and the one at work."""
 DEPTH_FIELDS = {
     "blocks": "num_layers", "transformer_blocks": "num_layers", "single_transformer_blocks": "num_single_layers",
     "vace_blocks": "vace_layers",
@@ -61,12 +63,13 @@ def forecast(folder: Path, work: Work) -> Forecast:
     )
     deeper = {blocks: Probe(folder, work, {blocks: DEPTH + 1}) for blocks in probe.blocks_in_full}
 
-    def whole(measure: Callable[[Probe], float], share: float = 1.0) -> float:
-        """Memory that `share` of all blocks adds to what a model without these would need."""
+    def whole(measure: Callable[[Probe], float], share: float = 1.0, most: float = float("inf")) -> float:
+        """Memory that `share` of all blocks, or `most` of them, add to what a model without these would need."""
         base = measure(probe)
         slopes = {blocks: measure(other) - base for blocks, other in deeper.items()}
         return base + sum(
-            slope * (share * probe.blocks_in_full[blocks] - DEPTH) for blocks, slope in slopes.items()
+            slope * (min(most, share * probe.blocks_in_full[blocks]) - DEPTH)
+            for blocks, slope in slopes.items()
         )
 
     found = Forecast()
@@ -80,7 +83,7 @@ def forecast(folder: Path, work: Work) -> Forecast:
     if work.method != "generate":
         # The weights, and AdamW's two averages of their gradients.
         found.resident["adapters and AdamW"] = round(3 * copies * whole(Probe.trained_bytes))
-        found.transient["update"] = round(_update(whole, work.checkpointed_share))
+        found.transient["update"] = round(_update(whole, work.checkpointed_share, work.activation_offloading))
     found.resident |= work.reward_weights
     if work.method == "backprop":
         # The steps' activations are held while the decoder's blocks, and the reward, are computed again.
@@ -121,12 +124,13 @@ def _decoding_peak(
     return Probe(folder, work, {}).decoding_peak()
 
 
-def _update(whole: Callable[..., float], share: float) -> float:
-    """The update's peak where `share` of the blocks is computed again and the rest kept."""
+def _update(whole: Callable[..., float], share: float, offloading: bool) -> float:
+    """The update's peak where `share` of the blocks is computed again and the rest kept, on the GPU or `offloading` in
+    the host's memory."""
     if share == 0:
         return whole(Probe.kept_peak)
     if share == 1:
-        return whole(Probe.checkpointed_peak)
+        return whole(Probe.checkpointed_peak, most=STASHED if offloading else float("inf"))
     # Both measures hold the same part that does not grow with the number of blocks.
     fixed = whole(Probe.kept_peak, 0.0)
     return whole(Probe.checkpointed_peak, share) + whole(Probe.kept_peak, 1 - share) - fixed

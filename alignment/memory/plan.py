@@ -30,7 +30,11 @@ QUANTISED: Options = [
     ("--quantization 8bit", {"quantization": "8bit"}),
     ("--quantization 4bit", {"quantization": "4bit"}),
 ]
-OFFLOADED: Options = [("--offload_weights true", {"offload_weights": True})]
+WEIGHTS_OFFLOADED: tuple[str, dict[str, Any]] = ("--offload_weights true", {"offload_weights": True})
+ACTIVATIONS_OFFLOADED: tuple[str, dict[str, Any]] = (
+    "--activation_offloading true",
+    {"activation_offloading": True},
+)
 ONE_BRANCH: tuple[str, dict[str, Any]] = (
     "--unconditional_gradient false",
     {"unconditional_gradient": False},
@@ -42,8 +46,8 @@ TILING: Options = [("--tiling true", {"tiling": True})]
 
 
 def options_of(method: str, copying: float = float("inf"), guided: bool = True) -> Options:
-    """Options that a method can be run with. Tiling is for those that decode; an untrained unconditional branch, which
-    changes what is trained, is the last resort of `ppo`.
+    """Options that a method can be run with. Tiling is for those that decode. Last come activations in host memory, and
+    for `ppo` an unconditional branch that is not trained.
 
     Args:
         copying: `copying_share` of the videos.
@@ -55,10 +59,13 @@ def options_of(method: str, copying: float = float("inf"), guided: bool = True) 
     for more in first:
         options.append(_joined(options[-1], more))
     smallest = options[-1]
-    weights = [*OFFLOADED, *QUANTISED] if copying <= CHEAP_COPIES else [*QUANTISED, *OFFLOADED]
+    cheap = copying <= CHEAP_COPIES
+    weights = [WEIGHTS_OFFLOADED, *QUANTISED] if cheap else [*QUANTISED, WEIGHTS_OFFLOADED]
     options += [_joined(smallest, more) for more in weights]
+    if method != "generate":
+        options.append(_joined(_joined(smallest, WEIGHTS_OFFLOADED), ACTIVATIONS_OFFLOADED))
     if method == "ppo" and guided:
-        options.append(_joined(_joined(smallest, OFFLOADED[0]), ONE_BRANCH))
+        options.append(_joined(options[-1], ONE_BRANCH))
     return options
 
 

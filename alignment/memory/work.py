@@ -26,6 +26,7 @@ class Work:
         unconditional_gradient: whether the unconditional branch is trained (PPO).
         lora_r: rank of the adapters.
         checkpointed_share: share of the blocks whose activations are computed again.
+        activation_offloading: what is kept for the backward pass waits in the host's memory.
         quantization: None, `8bit` or `4bit`.
         offload_weights: the blocks' weights are in the host's memory.
         tiling: videos are decoded tile by tile and one by one.
@@ -49,6 +50,7 @@ class Work:
     unconditional_gradient: bool = True
     lora_r: int = 16
     checkpointed_share: float = 0.0
+    activation_offloading: bool = False
     quantization: str | None = None
     offload_weights: bool = False
     tiling: bool = False

@@ -66,6 +66,14 @@ class AlignmentConfig(SampleConfig):
         },
     )
 
+    activation_offloading: bool = field(
+        default=False,
+        metadata={
+            "help": "Keep what the backward pass needs in the host's memory meanwhile (TRL's OffloadActivations): with "
+            "gradient_checkpointing the inputs of the blocks, which are copied while the GPU computes."
+        },
+    )
+
     release_text_encoder: bool = field(
         default=True,
         metadata={

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from alignment.data.latent_dataset import BucketBatchSampler, LatentDataset, col
 from alignment.data.packed_rows import RowBatchSampler, RowDataset, collate_rows
 from alignment.lora import LoraArguments, add_lora, train_all_weights, trained_adapter
 from alignment.memory.allocator import keep_freed_memory
+from alignment.trainers.activation_offloading import activation_offloading
 from alignment.trainers.base_config import AlignmentConfig
 from alignment.trainers.checks import check_trainable
 from alignment.trainers.context_groups import check_engine, check_latents, group_of, prepare_batches
@@ -167,6 +169,15 @@ class AlignmentTrainer(CheckpointingTrainer):
         if args.export and not self.lora.use_peft:
             raise InputError("export is for LoRA, but use_peft is off: leave export out.")
         return {form: layer_names(generator.transformer, form) for form in args.export or []}
+
+    @cached_property
+    def offloads_activations(self) -> AbstractContextManager[Any]:
+        """Context of each training step."""
+        return activation_offloading(self.policy, self.args)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        with self.offloads_activations:
+            return super().training_step(*args, **kwargs)
 
     @property
     def calls_once(self) -> bool:

@@ -50,6 +50,8 @@ class Mode:
 MODES = {
     "single": Mode(),
     "offloaded": Mode(flags=("--offload_weights",)),
+    "activations_offloaded": Mode(flags=("--activation_offloading",)),
+    "both_offloaded": Mode(flags=("--offload_weights", "--activation_offloading")),
     "8bit": Mode(flags=("--quantization", "8bit")),
     "multi_gpu": Mode("multi_gpu", several=True),
     "multi_gpu_8bit": Mode("multi_gpu", ("--quantization", "8bit"), several=True),

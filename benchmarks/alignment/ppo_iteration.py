@@ -300,6 +300,7 @@ def configuration(arguments: argparse.Namespace, output_dir: str, bf16: bool) ->
         asynchronous_rewards=arguments.asynchronous_rewards,
         **({"gradient_checkpointing": True} if arguments.gradient_checkpointing else {}),
         gradient_checkpointing_share=arguments.gradient_checkpointing_share,
+        activation_offloading=arguments.activation_offloading,
         compile_blocks=not arguments.no_compile,
         context_parallel=arguments.context_parallel,
         attention_backend=arguments.attention_backend,

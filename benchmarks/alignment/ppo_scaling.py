@@ -7,7 +7,7 @@ one process, is N at best; `ulysses` has the prompts of one process, whose video
 guidance, all blocks checkpointed, videos sampled and decoded one by one in tiles, and the first iteration counts.
 
     python -m benchmarks.alignment.ppo_scaling --modes single multi_gpu zero2 fsdp zero3
-    python -m benchmarks.alignment.ppo_scaling --full_size --modes single offloaded fsdp zero3 ulysses
+    python -m benchmarks.alignment.ppo_scaling --full_size --modes single offloaded both_offloaded fsdp zero3 ulysses
     python -m benchmarks.alignment.ppo_scaling --full_size --modes fsdp ulysses --tiny          # on a CPU
 
 Other flags are those of `ppo_iteration`. A mode that fails, needs too much memory or outlasts `--mode_seconds` is said,
@@ -34,7 +34,7 @@ FULL_SIZE = {
     "--reward_batch_size": "1",
 }  # fmt: skip
 FULL_SIZE_SWITCHES = ["--gradient_checkpointing", "--tiling"]
-UNDIVIDED = ("single", "offloaded", "8bit", "ulysses")
+UNDIVIDED = ("single", "offloaded", "activations_offloaded", "both_offloaded", "8bit", "ulysses")
 """Modes whose memory is forecast."""
 
 
@@ -63,6 +63,7 @@ def expected_gb(mode: str, processes: int, tiny: bool) -> float | None:
         "ppo", *size, rollout_batch=1, decode_batch=1, lora_r=64, checkpointed_share=1.0, tiling=True,
         quantization="8bit" if "--quantization" in flags else None,
         offload_weights="--offload_weights" in flags,
+        activation_offloading="--activation_offloading" in flags,
         context_parallel=processes if MODES[mode].shares_tokens else 1,
     )  # fmt: skip
     return forecast_gb(tiny_architecture("14B") if tiny else "14B", work)

@@ -166,6 +166,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--architecture", choices=sorted(ARCHITECTURES), default="1.3B")
     parser.add_argument("--tiny", action="store_true", help="Tiny weights and videos, for a CPU.")
     parser.add_argument("--offload_weights", action="store_true", help="Blocks' weights on the host.")
+    parser.add_argument("--activation_offloading", action="store_true", help="Activations on the host.")
     parser.add_argument("--quantization", choices=["8bit", "4bit"], help="Needs bitsandbytes.")
 
 

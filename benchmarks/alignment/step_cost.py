@@ -60,7 +60,16 @@ SETTINGS: dict[str, tuple[str, Work]] = {
     "a14b-sft-81": ("A14B", Work("sft", *LARGE, lora_r=64, checkpointed_share=1.0)),
     "a14b-dpo-81": ("A14B", Work("dpo", *LARGE, lora_r=64, checkpointed_share=1.0)),
 }
-UNDIVIDED = ("single", "offloaded", "8bit", "multi_gpu", "multi_gpu_8bit", "ulysses")
+UNDIVIDED = (
+    "single",
+    "offloaded",
+    "activations_offloaded",
+    "both_offloaded",
+    "8bit",
+    "multi_gpu",
+    "multi_gpu_8bit",
+    "ulysses",
+)
 """Modes whose memory is forecast: the others divide the weights, or the optimiser."""
 
 
@@ -102,6 +111,7 @@ def in_mode(work: Work, mode: str, processes: int) -> Work:
     return dataclasses.replace(
         work,
         offload_weights="--offload_weights" in chosen.flags,
+        activation_offloading="--activation_offloading" in chosen.flags,
         quantization="8bit" if "--quantization" in chosen.flags else None,
         context_parallel=processes if chosen.shares_tokens else 1,
     )
@@ -139,6 +149,7 @@ def measure(
         compile_blocks=compiled,
         gradient_checkpointing=work.checkpointed_share > 0,
         gradient_checkpointing_share=work.checkpointed_share or 1.0,
+        activation_offloading=work.activation_offloading,
         context_parallel=work.context_parallel,
         attention_backend=attention_backend,
     )
@@ -178,6 +189,7 @@ def worker(arguments: argparse.Namespace) -> None:
     work = dataclasses.replace(
         work,
         offload_weights=arguments.offload_weights,
+        activation_offloading=arguments.activation_offloading,
         quantization=arguments.quantization,
         context_parallel=arguments.context_parallel,
     )
@@ -225,8 +237,10 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="Tiny weights and videos, for a CPU.")
     parser.add_argument("--json", help="Append the figures to this file, a line a setting.")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
-    for name in ("--offload_weights", "--quantization", "--context_parallel"):
-        kind: Any = {"action": "store_true"} if name == "--offload_weights" else {}
+    for name in ("--offload_weights", "--activation_offloading", "--quantization", "--context_parallel"):
+        kind: Any = (
+            {"action": "store_true"} if name in ("--offload_weights", "--activation_offloading") else {}
+        )
         kind |= {"type": int, "default": 1} if name == "--context_parallel" else {}
         parser.add_argument(name, help=argparse.SUPPRESS, **kind)
     arguments = parser.parse_args()

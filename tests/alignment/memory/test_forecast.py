@@ -190,6 +190,22 @@ def test_offloaded_weights_are_gone_but_for_two_layers(folders: dict[str, Path])
     assert offloaded.transient["update"] - plain.transient["update"] == 2 * 2 * plain.largest_linear > 0
 
 
+def test_with_activation_offloading_the_inputs_of_six_blocks_are_on_the_gpu(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    work = Work("sft", 9, 16, 16, checkpointed_share=1.0)
+    sizes = {layers: deepen(folders["wan"], tmp_path / str(layers), layers) for layers in (3, 6, 14)}
+    updates = {
+        (layers, offloading): forecast(folder, replace(work, activation_offloading=offloading)).transient[
+            "update"
+        ]
+        for layers, folder in sizes.items()
+        for offloading in (False, True)
+    }
+    assert updates[14, True] == updates[6, True] == updates[6, False] < updates[14, False]
+    assert updates[3, True] == updates[3, False]
+
+
 def test_decoding_in_tiles_needs_less(folders: dict[str, Path]) -> None:
     work = Work("generate", 5, 32, 512, decode_batch=2)
     whole, tiled = (

@@ -22,8 +22,10 @@ def wan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def of_two_parts(folder: Path, work: Work) -> Forecast:
-    """28 GB of weights, and an update of 52 GB, half of it without the unconditional branch."""
-    update = work.batch * (52 if work.unconditional_gradient else 26) * 10**9
+    """28 GB of weights, and an update of 52 GB, of which activations that wait in the host's memory leave 40 GB, and
+    then an untrained unconditional branch 26 GB."""
+    update = 40 if work.activation_offloading else 52
+    update = work.batch * (update if work.unconditional_gradient else 26) * 10**9
     return Forecast({"transformer": 28 * 10**9}, {"update": update}, 14 * 10**9, 10**8)
 
 
@@ -72,8 +74,11 @@ def test_an_untrained_unconditional_branch_is_the_last_resort_of_ppo(
     monkeypatch.setattr(memory_plan, "forecast", of_two_parts)
     flags = "--gradient_checkpointing true --tiling true --offload_weights true"
     assert advised(wan, 60, "ppo") == (True, flags)
-    assert advised(wan, 30, "ppo") == (True, f"{flags} --unconditional_gradient false")
+    waiting = f"{flags} --activation_offloading true"
+    assert advised(wan, 50, "ppo") == (True, waiting)
+    assert advised(wan, 30, "ppo") == (True, f"{waiting} --unconditional_gradient false")
     assert not advised(wan, 28, "ppo")[0]
+    assert advised(wan, 50, "dpo") == (True, waiting.replace(" --tiling true", ""))
     assert advised(wan, 30, "dpo")[0] is False
 
 
@@ -87,4 +92,5 @@ def test_the_smallest_way_is_shown_where_none_fits(wan: Path, monkeypatch: pytes
     monkeypatch.setattr(memory_plan, "copying_share", lambda *_: 0.1)
     lines = memory_plan.plan(str(wan), SIZE, 16, 24)["lines"]
     [dpo] = [line for line in lines if " dpo " in line]
-    assert dpo.startswith("--  dpo        52.4 GB  --gradient_checkpointing true --offload_weights true")
+    flags = "--gradient_checkpointing true --offload_weights true --activation_offloading true"
+    assert dpo.startswith(f"--  dpo        40.4 GB  {flags}")

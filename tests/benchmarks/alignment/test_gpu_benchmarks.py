@@ -127,8 +127,8 @@ def test_an_interrupted_benchmark_leaves_no_process_behind(tmp_path: Path) -> No
 
 def test_groups_that_share_tokens_are_one_for_batches_and_the_speed_up() -> None:
     assert {name: mode.groups(4) for name, mode in MODES.items()} == {
-        "single": 1, "offloaded": 1, "8bit": 1, "multi_gpu": 4, "multi_gpu_8bit": 4, "zero2": 4, "fsdp": 4, "zero3": 4,
-        "ulysses": 1, "ulysses_fsdp": 1,
+        "single": 1, "offloaded": 1, "activations_offloaded": 1, "both_offloaded": 1, "8bit": 1, "multi_gpu": 4,
+        "multi_gpu_8bit": 4, "zero2": 4, "fsdp": 4, "zero3": 4, "ulysses": 1, "ulysses_fsdp": 1,
     }  # fmt: skip
     assert MODES["ulysses"].words(4) == ["--context_parallel", "4"]
     seconds = {"total": 10.0, "sampling": 4.0, "decode and reward": 1.0, "update": 5.0}
@@ -139,6 +139,7 @@ def test_groups_that_share_tokens_are_one_for_batches_and_the_speed_up() -> None
     assert ppo_scaling.row(shared, 15.0) == "| ulysses | 2 | 10.00 | 4.00 | 1.00 | 5.00 | 10.0 | 9.0 | 1.50 |"
     assert step_cost.in_mode(Work("sft", 5, 16, 32), "ulysses", 2).context_parallel == 2
     assert step_cost.in_mode(Work("sft", 5, 16, 32), "offloaded", 2).offload_weights
+    assert step_cost.in_mode(Work("sft", 5, 16, 32), "both_offloaded", 2).activation_offloading
     assert step_cost.in_mode(Work("sft", 5, 16, 32), "8bit", 2).quantization == "8bit"
 
 
