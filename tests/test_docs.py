@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import yaml
+
+from alignment.cli.config_files import find_config
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("alignment", "benchmarks", "generator", "labeling_app", "reward")
@@ -44,6 +48,32 @@ def test_every_path_and_module_that_a_page_names_is_there(page: Path) -> None:
     assert not missing
     modules = re.findall(rf"(?:python -m|from|import) ((?:{'|'.join(PACKAGES)})(?:\.\w+)*)", text)
     assert not [module for module in set(modules) if find_spec(module) is None]
+
+
+def shown_commands() -> list[list[str]]:
+    """Words of the commands of `vidalign` in the pages' blocks."""
+    blocks = [
+        block
+        for page in PAGES
+        for block in re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    ]
+    lines = [line.split() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [words for words in lines if words[:1] == ["vidalign"]]
+
+
+def test_rollouts_of_several_processes_are_shown_with_prompts_for_each() -> None:
+    checked = 0
+    for words in shown_commands():
+        given = {word.removeprefix("--"): value for word, value in pairwise(words)}
+        if words[1] not in ("ppo", "nft", "online_dpo", "rwr") or "num_processes" not in given:
+            continue
+        if not given["config"].startswith(("wan/", "nano/")):  # somebody's own, with what it holds
+            continue
+        values = yaml.safe_load(find_config(given["config"]).read_text(encoding="utf-8")) | given
+        groups = int(values["num_processes"]) // int(values.get("context_parallel", 1))
+        assert int(values["num_prompts"]) % groups == 0, " ".join(words)
+        checked += 1
+    assert checked >= 2
 
 
 def test_the_index_lists_every_page() -> None:

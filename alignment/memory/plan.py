@@ -124,8 +124,9 @@ def plan(
             asked = rewards.of(asked, defaults.fps)
         if method != "generate":
             asked = replace(asked, context_parallel=context_parallel)
-        options = [PLAIN] if native else options_of(method, copying, guided)
-        methods[method] = _tried(folder, asked, options, usable, copying)
+        of_a_process = copying * asked.context_parallel  # which computes its part with all weights
+        options = [PLAIN] if native else options_of(method, of_a_process, guided)
+        methods[method] = _tried(folder, asked, options, usable, of_a_process)
     encoders = text_encoder_bytes(folder)
     heading = f"{frames} frames of {height}x{width}, LoRA of rank {lora_r}" + (", guided" if guided else "")
     common = "float32 on the CPU, --per_device_train_batch_size 1" if native else COMMON
@@ -193,10 +194,11 @@ def _option(flags: str, found: Forecast, fits: bool | None) -> dict[str, Any]:
 def _lines(methods: dict[str, list[dict[str, Any]]], shares_tokens: bool) -> list[str]:
     lines = []
     for method, options in methods.items():
-        smallest = min(options, key=lambda option: option["peak"])
-        shown = (
-            options if options[-1]["fits"] is None else options[-1:] if options[-1]["fits"] else [smallest]
-        )
+        shown = options
+        if options[-1]["fits"]:
+            shown = options[-1:]
+        elif options[-1]["fits"] is False:
+            shown = [min(options, key=lambda option: option["peak"])]
         for option in shown:
             mark = {None: "  ", True: "ok", False: "--"}[option["fits"]]
             flags = f"  {option['flags']}" if option["flags"] else ""

@@ -57,10 +57,9 @@ def video_work(generator: VideoModel, latent_shape: Sequence[int]) -> float:
 
 
 HOST_TO_GPU = 55e9
-"""Bytes a second from page-locked memory to a GPU on PCIe 5; half of it on PCIe 4."""
+"""Bytes a second from page-locked memory to a GPU that 16 lanes of PCIe 5 give; those of PCIe 4 give half."""
 COMPUTING = 5e14
-"""Floating-point operations a second of Wan 14B's forward pass in bfloat16 on one H200 (32,760 tokens in 3.6 s); an
-A100 has about half of both, and so the same share."""
+"""Floating-point operations a second of Wan 14B's forward pass in bfloat16 on one H200 (32,760 tokens in 3.6 s)."""
 
 
 def copying_share(generator: VideoModel, latent_shape: Sequence[int]) -> float:

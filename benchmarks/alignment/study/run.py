@@ -40,6 +40,8 @@ from typing import Any
 from benchmarks.alignment.study.report import measurements, read_rows, write_report
 from benchmarks.alignment.study.settings import DPO_ABLATIONS, SCALES, TUNED, ppo_ablations, tuned
 from benchmarks.named_values import named_values
+from generator.output import InputError
+from reward.models.storage import read_reward_config, reward_folder
 
 PARTS = ("gold", "proxy", "taught", "over", "ablations", "tune")
 RESULTS = "study.jsonl"
@@ -224,27 +226,54 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--scale", default="gpu", choices=sorted(SCALES))
     parser.add_argument("--parts", nargs="+", default=["gold", "proxy"], choices=PARTS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    start = {"choices": ["sft", "base"]}
+    parser.add_argument("--start", default="sft", **start, help="Model that PPO and DPO start from.")
+    parser.add_argument("--workers", type=int, default=6, help="Trainings side by side.")
     parser.add_argument(
-        "--start", default="sft", choices=["sft", "base"], help="Model that PPO and DPO start from."
+        "--skip", nargs="+", default=[], metavar="JOB", help="Jobs that are left out, as `dpo` of `proxy`."
     )
+    add_budgets(parser)
+    add_settings(parser)
+    add_rewards(parser)
+    parser.add_argument(
+        "--variants",
+        nargs="+",
+        help="Variants of `tune`: some of `TUNED` in settings.py, or several joined by ' + '.",
+    )
+    parser.add_argument("--tune_start", default="base", **start, help="Model that `tune` starts from.")
+    parser.add_argument(
+        "--work", type=Path, help="Folder for adapters and rankings; a temporary one by default."
+    )
+    parser.add_argument(
+        "--no_report", action="store_true", help="Write study.jsonl alone, for --merge later."
+    )
+    parser.add_argument("--merge", nargs="+", type=Path, help="Folders of runs: writes their common report.")
+    arguments = parser.parse_args()
+    if not arguments.merge:
+        check_arguments(parser, arguments)
+    return arguments
+
+
+def add_budgets(parser: argparse.ArgumentParser) -> None:
+    """Adds the seconds of the run and of each kind of training."""
     parser.add_argument(
         "--seconds",
         type=float,
         default=400.0,
         help="Seconds after which no training goes on; measuring takes some more.",
     )
-    parser.add_argument("--workers", type=int, default=6, help="Trainings side by side.")
-    parser.add_argument(
-        "--sft_seconds", type=float, default=90.0, help="Seconds at most; --scale says how many steps."
-    )
-    parser.add_argument(
-        "--dpo_seconds", type=float, default=90.0, help="Seconds at most; --scale says how many steps."
-    )
+    said = "Seconds at most; --scale says how many steps."
+    parser.add_argument("--sft_seconds", type=float, default=90.0, help=said)
+    parser.add_argument("--dpo_seconds", type=float, default=90.0, help=said)
     parser.add_argument("--gold_seconds", type=float, default=300.0)
     parser.add_argument("--proxy_seconds", type=float, default=150.0)
     parser.add_argument("--over_seconds", type=float, default=120.0)
     parser.add_argument("--ablation_seconds", type=float, default=90.0)
     parser.add_argument("--tune_seconds", type=float, default=60.0)
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Adds what the trainings and measurements are set to."""
     parser.add_argument(
         "--gold_guidance", type=float, default=3.0, help="Guidance scale of the rollouts of `gold`."
     )
@@ -252,31 +281,24 @@ def parse_arguments() -> argparse.Namespace:
         "--guidance", nargs="+", type=float, default=[1.0, 3.0], help="Guidance scales of the measurements."
     )
     parser.add_argument(
-        "--proxy_beta", type=float, default=0.03, help="KL coefficient of `proxy` and `taught`."
+        "--ranked_guidance", type=float, default=1.0, help="Guidance of the videos that are ranked."
     )
     parser.add_argument(
-        "--taught_reward", default="nano-reward", help="Reward of `taught`, or several joined by commas."
+        "--proxy_beta", type=float, default=0.03, help="KL coefficient of `proxy` and `taught`."
     )
     parser.add_argument(
         "--betas", nargs="+", type=float, default=[0.0, 0.1, 1.0], help="KL coefficients of `over`."
     )
-    parser.add_argument(
-        "--variants",
-        nargs="+",
-        help="Variants of `tune`: some of `TUNED` in settings.py, or several joined by ' + '.",
-    )
-    parser.add_argument(
-        "--tune_start", default="base", choices=["sft", "base"], help="Model that `tune` starts from."
-    )
-    parser.add_argument(
-        "--skip", nargs="+", default=[], metavar="JOB", help="Jobs that are left out, as `dpo` of `proxy`."
-    )
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="Settings of every PPO.")
     parser.add_argument(
-        "--reward_set", nargs="+", default=[], metavar="NAME=VALUE", help="Settings of the reward model."
+        "--rows", type=int, default=0, help="Denoising steps in a micro-batch of PPO; 0: what fits."
     )
+
+
+def add_rewards(parser: argparse.ArgumentParser) -> None:
+    """Adds the reward models."""
     parser.add_argument(
-        "--ranked_guidance", type=float, default=1.0, help="Guidance of the videos that are ranked."
+        "--reward_set", nargs="+", default=[], metavar="NAME=VALUE", help="Settings of the reward model."
     )
     parser.add_argument(
         "--reward_from",
@@ -290,16 +312,14 @@ def parse_arguments() -> argparse.Namespace:
         help="Generator on which that reward model was taught, if it is not --model; of the same autoencoder.",
     )
     parser.add_argument(
-        "--rows", type=int, default=0, help="Denoising steps in a micro-batch of PPO; 0: what fits."
+        "--taught_reward",
+        default="nano-reward",
+        help="Trained reward model of `taught`, or several joined by commas.",
     )
-    parser.add_argument(
-        "--work", type=Path, help="Folder for adapters and rankings; a temporary one by default."
-    )
-    parser.add_argument(
-        "--no_report", action="store_true", help="Write study.jsonl alone, for --merge later."
-    )
-    parser.add_argument("--merge", nargs="+", type=Path, help="Folders of runs: writes their common report.")
-    arguments = parser.parse_args()
+
+
+def check_arguments(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Ends the program where arguments do not go together or name what is not there."""
     if arguments.reward_model and not arguments.reward_from:
         parser.error("--reward_model is the generator of --reward_from: name that reward model, too")
     for name in arguments.variants or ():
@@ -311,7 +331,12 @@ def parse_arguments() -> argparse.Namespace:
     unknown = [name for name in arguments.skip if name not in every]
     if unknown:
         parser.error(f"--skip {unknown[0]}: these parts have the jobs {', '.join(sorted(every))}")
-    return arguments
+    taught = arguments.taught_reward.split(",") if "taught" in arguments.parts else []
+    for name in [*filter(None, [arguments.reward_from]), *taught]:
+        try:
+            read_reward_config(reward_folder(name))
+        except InputError as error:
+            parser.error(str(error))
 
 
 def main() -> None:

@@ -68,6 +68,32 @@ def test_exact_weights_in_the_host_come_before_rounded_ones_where_copies_are_che
     assert sft.endswith(f"--offload_weights true  (copies take about {copying:.0%} of the computing's time)")
 
 
+def test_each_of_several_gpus_copies_all_weights_for_its_part_of_the_tokens(
+    wan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory_plan, "forecast", of_two_parts)
+    monkeypatch.setattr(memory_plan, "copying_share", lambda *_: 0.2)
+
+    def of(method: str, gpus: int) -> list[str]:
+        options = memory_plan.plan(str(wan), SIZE, 16, None, context_parallel=gpus)["methods"][method]
+        return [f"{option['copying']:.1f}" for option in options if "copying" in option]
+
+    assert (of("sft", 1), of("sft", 2)) == (["0.2"] * 2, ["0.4"] * 2)
+    assert of("generate", 2) == ["0.2"]
+    one, two = (
+        [
+            option["flags"]
+            for option in memory_plan.plan(str(wan), SIZE, 16, None, context_parallel=n)["methods"]["sft"]
+        ]
+        for n in (1, 2)
+    )
+    rounded, exact = (
+        f"--gradient_checkpointing true {flag}" for flag in ("--quantization 8bit", "--offload_weights true")
+    )
+    assert one.index(exact) < one.index(rounded)
+    assert two.index(rounded) < two.index(exact)
+
+
 def test_an_untrained_unconditional_branch_is_the_last_resort_of_ppo(
     wan: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,14 +45,35 @@ def test_jobs_are_left_out_and_the_reward_model_has_a_generator_of_its_own(monke
     assert reward == {"start": "sft", "weights_from": "nano-reward", "trunk": "nano"}
 
 
+def test_ppo_on_a_reward_without_rankings_waits_for_the_sft_model_alone(monkeypatch):
+    study, arguments = arguments_of(
+        monkeypatch, "--parts", "taught", "--seeds", "1", "2", "--taught_reward", "nano-v1-reward,nano-reward",
+        "--proxy_seconds", "30", "--proxy_beta", "0.01", "--set", "num_prompts=4",
+    )  # fmt: skip
+    jobs = study.jobs_of(arguments)
+    assert [job.key for job in jobs] == [(1, "sft"), (2, "sft"), (1, "ppo-taught"), (2, "ppo-taught")]
+    assert jobs[2].after == ("sft",)
+    assert jobs[2].arguments == {
+        "arm": "ppo-taught", "seconds": 30.0, "reward": "nano-v1-reward,nano-reward", "start": "sft",
+        "num_prompts": 4, "beta": 0.01,
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["--skip", "dpo "], "these parts have the jobs dpo, ppo-gold"),
         (["--reward_model", "nano"], "name that reward model, too"),
+        (["--reward_from", "no-such-reward"], "no-such-reward holds no reward model"),
+        (
+            ["--parts", "taught", "--taught_reward", "nano-reward,nano-rewrad"],
+            "nano-rewrad holds no reward model",
+        ),
     ],
 )
-def test_unknown_jobs_and_a_generator_without_its_reward_are_refused(monkeypatch, capsys, words, said):
+def test_unknown_jobs_and_rewards_and_a_generator_without_its_reward_are_refused(
+    monkeypatch, capsys, words, said
+):
     with pytest.raises(SystemExit, match="2"):
         arguments_of(monkeypatch, *words)
     assert said in capsys.readouterr().err
