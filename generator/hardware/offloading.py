@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from generator.hardware.host_memory import HostMemory
 from generator.hardware.weight_copies import CudaDevice, WeightCopies
 from generator.output import InputError
 
@@ -72,34 +73,29 @@ def offload_linear_layers(blocks: list[nn.Module]) -> int:
     Raises:
         InputError: the weights are quantised, or there is no linear layer.
     """
-    count = 0
-    for block in blocks:
-        for module in block.modules():
-            if not isinstance(module, nn.Linear):
-                continue
-            if type(module) is not nn.Linear:
-                raise InputError(
-                    f"The weights are of the kind {type(module).__name__}, which cannot be offloaded: choose "
-                    "quantization or offload_weights, not both."
-                )
-            weight = _on_host(module.weight.detach())
-            del module._parameters["weight"]
-            module.__class__ = OffloadedLinear
-            vars(module)["host_weight"] = weight
-            count += weight.numel()
-    if not count:
+    layers = {id(m): m for block in blocks for m in block.modules() if isinstance(m, nn.Linear)}.values()
+    for layer in layers:
+        if type(layer) is not nn.Linear:
+            raise InputError(
+                f"The weights are of the kind {type(layer).__name__}, which cannot be offloaded: choose "
+                "quantization or offload_weights, not both."
+            )
+    if not layers:
         raise InputError(
             "The model has no linear layers in its blocks to offload: leave offload_weights out."
         )
-    return count
+    host = _page_locked_memory(sum(layer.weight.nbytes for layer in layers))
+    for layer in layers:
+        weight = layer.weight.detach()
+        del layer._parameters["weight"]
+        layer.__class__ = OffloadedLinear
+        vars(layer)["host_weight"] = weight.cpu() if host is None else host.place(weight)
+    return sum(layer.weight.numel() for layer in layers)
 
 
-def _on_host(weight: Tensor) -> Tensor:
-    """The weight in the host's memory, page-locked where there is a GPU; copied once, wherever it comes from."""
-    if not torch.cuda.is_available():
-        return weight.cpu()
-    host = torch.empty(weight.shape, dtype=weight.dtype, device="cpu", pin_memory=True)
-    return host.copy_(weight)
+def _page_locked_memory(total: int) -> HostMemory | None:
+    """Memory for `total` bytes of weights where there is a GPU to copy them to."""
+    return HostMemory(total) if torch.cuda.is_available() else None
 
 
 def is_offloaded(module: nn.Module) -> bool:

@@ -15,6 +15,8 @@ from alignment.trainers.base_trainer import Policy
 from alignment.trainers.sft_config import SFTConfig
 from alignment.trainers.sft_trainer import SFTTrainer
 from generator.adapters.adapters import load_adapters, write_adapter
+from generator.hardware import offloading
+from generator.hardware.host_memory import HostMemory
 from generator.hardware.offloading import offload_linear_layers
 from generator.hardware.tiling import even_tiles
 from generator.loading import load_generator
@@ -122,9 +124,18 @@ def test_offloaded_weights_give_the_same_velocity_and_the_same_lora_gradients(
 
 
 @pytest.mark.parametrize("family", ["wan"], indirect=True)
-def test_an_adapter_is_merged_into_offloaded_weights_and_trained_on_them(
-    folder: Path, generator: Any, tmp_path: Path
+@pytest.mark.parametrize("page_locked", [False, True])
+def test_an_adapter_is_merged_into_offloaded_weights(
+    folder: Path, generator: Any, tmp_path: Path, page_locked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    made: list[HostMemory] = []
+
+    def memory(total: int) -> HostMemory | None:
+        if page_locked:
+            made.append(HostMemory(total, lambda size: torch.empty(size, dtype=torch.uint8)))
+        return made[0] if page_locked else None
+
+    monkeypatch.setattr(offloading, "_page_locked_memory", memory)
     add_lora(generator, LoraArguments(lora_r=2), seed=0)
     for name, parameter in generator.transformer.named_parameters():
         if "lora_B" in name:
@@ -135,6 +146,11 @@ def test_an_adapter_is_merged_into_offloaded_weights_and_trained_on_them(
     )
     arguments = noise_for(generator), torch.tensor([0.9, 0.4]), generator.encode_prompts(PROMPTS)
     torch.testing.assert_close(offloaded.velocity(*arguments), loaded.velocity(*arguments))
+    held = [m.weight for m in offloaded.transformer.modules() if isinstance(m, offloading.OffloadedLinear)]
+    assert held
+    assert len(made) == page_locked
+    pieces = {piece.untyped_storage().data_ptr() for memory in made for piece in memory.pieces}
+    assert {weight.untyped_storage().data_ptr() in pieces for weight in held} == {page_locked}
 
 
 @pytest.mark.parametrize("family", ["wan"], indirect=True)
