@@ -38,8 +38,9 @@ from generator.weight_files.headers import weight_bytes
 
 CONFIGURATIONS = ["*.json"]
 DEPTH = 2
-STASHED = 6
-"""Blocks whose inputs are on the GPU with activation offloading: five that are being copied, and the one at work."""
+STASHED = 2
+"""Blocks whose inputs are on the GPU with activation offloading: the one at work, and the one whose gradients are done.
+Those that wait to be copied in the forward pass, when less is needed, are gone by then."""
 DEPTH_FIELDS = {
     "blocks": "num_layers", "transformer_blocks": "num_layers", "single_transformer_blocks": "num_single_layers",
     "vace_blocks": "vace_layers",

@@ -39,8 +39,9 @@ ONE_BRANCH: tuple[str, dict[str, Any]] = (
     "--unconditional_gradient false",
     {"unconditional_gradient": False},
 )
-CHEAP_COPIES = 0.25
-"""Share of the computing up to which copies of offloaded weights are preferred to rounded weights."""
+CHEAP_COPIES = 1.25
+"""Share of the computing up to which copies of offloaded weights are preferred to rounded weights: above 1 they make a
+pass slower."""
 CHECKPOINTING: Options = [("--gradient_checkpointing true", {"checkpointed_share": 1.0})]
 TILING: Options = [("--tiling true", {"tiling": True})]
 
@@ -205,7 +206,9 @@ def _lines(methods: dict[str, list[dict[str, Any]]], shares_tokens: bool) -> lis
             if option.get("largest_batch", 1) > 1:
                 flags += f"  (up to --per_device_train_batch_size {option['largest_batch']})"
             if "copying" in option:
-                flags += f"  (copies take about {option['copying']:.0%} of the computing's time)"
+                flags += (
+                    f"  (copies take about {option['copying']:.0%} of the time of the computing beside it)"
+                )
             lines.append(f"{mark}  {method:<8} {option['peak'] / 1e9:6.1f} GB{flags}")
         if shown[-1]["fits"] is False:
             flags = "--context_parallel or " if shares_tokens else ""

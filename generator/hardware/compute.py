@@ -63,8 +63,9 @@ COMPUTING = 5e14
 
 
 def copying_share(generator: VideoModel, latent_shape: Sequence[int]) -> float:
-    """Seconds that copying offloaded weights from the host takes, in those of computing with them: the share by which
-    `offload_weights` makes a pass over one video slower, in bfloat16.
+    """Seconds that copying offloaded weights from the host takes, in those of computing with them, for a pass over one
+    video in bfloat16. Both go on at the same time: up to 1 the copies cost no time, beyond it a pass takes as long as
+    they do.
 
     Args:
         latent_shape: `(channels, frames, height, width)`.

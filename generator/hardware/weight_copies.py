@@ -133,7 +133,7 @@ class WeightCopies:
         self._held[place] = weakref.ref(weight), weight._version
 
     def _holds(self, place: int, weight: Tensor) -> bool:
-        """Whether the place has the weight as it is now."""
+        """Returns whether the place has the weight as it is now."""
         held = self._held[place]
         return held is not None and held[0]() is weight and held[1] == weight._version
 
@@ -143,5 +143,5 @@ def _nothing() -> None:
 
 
 def _in_backward_pass() -> bool:
-    """Whether autograd runs, where checkpointed blocks compute forward again and other weights follow."""
+    """Returns whether autograd runs, where checkpointed blocks compute forward again and other weights follow."""
     return bool(torch._C._current_graph_task_id() != -1)
