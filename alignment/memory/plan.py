@@ -147,11 +147,25 @@ def _tried(
     """Forecasts of the options, up to the first that fits `usable` bytes."""
     tried: list[dict[str, Any]] = []
     plain: dict[Work, Forecast] = {}
-    for flags, changes in options:
-        on_gpu = {k: v for k, v in changes.items() if k not in ("quantization", "offload_weights")}
-        kind = replace(asked, **on_gpu)
+
+    def on_gpu(changes: dict[str, Any]) -> Work:
+        """The work with its weights there, whose forecast is in `plain`."""
+        where = ("quantization", "offload_weights")
+        kind = replace(asked, **{name: value for name, value in changes.items() if name not in where})
         if kind not in plain:
             plain[kind] = forecast(folder, kind)
+        return kind
+
+    seen: set[str] = set()
+    for flags, changes in options:
+        if changes.get("tiling") and asked.method != "backprop":  # whose update decodes
+            untiled = {**changes, "tiling": False}
+            if not _decoding_decides(plain[on_gpu(untiled)]):
+                flags, changes = " ".join(flags.replace(TILING[0][0], "").split()), untiled
+        if flags in seen:
+            continue
+        seen.add(flags)
+        kind = on_gpu(changes)
         found = plain[kind]
         if "quantization" in changes:
             found = found.quantised(changes["quantization"])
@@ -169,6 +183,11 @@ def _tried(
         if fits:
             break
     return tried
+
+
+def _decoding_decides(found: Forecast) -> bool:
+    """Returns whether decoding needs the most of all parts of the work."""
+    return max(found.transient.values()) == found.transient.get("decoding")
 
 
 def largest_batch(found: Forecast, growth: float, usable: float) -> int:

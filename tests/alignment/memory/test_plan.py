@@ -100,14 +100,39 @@ def test_an_untrained_unconditional_branch_is_the_last_resort_of_ppo(
     wan: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory_plan, "forecast", of_two_parts)
-    flags = "--gradient_checkpointing true --tiling true --offload_weights true"
+    flags = "--gradient_checkpointing true --offload_weights true"
     assert advised(wan, 60, "ppo") == (True, flags)
     waiting = f"{flags} --activation_offloading true"
     assert advised(wan, 50, "ppo") == (True, waiting)
     assert advised(wan, 30, "ppo") == (True, f"{waiting} --unconditional_gradient false")
     assert not advised(wan, 28, "ppo")[0]
-    assert advised(wan, 50, "dpo") == (True, waiting.replace(" --tiling true", ""))
+    assert advised(wan, 50, "dpo") == (True, waiting)
     assert advised(wan, 30, "dpo")[0] is False
+
+
+def test_tiling_is_advised_where_decoding_needs_the_most(wan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, bool, int]] = []
+
+    def decoding(folder: Path, work: Work) -> Forecast:
+        asked.append((work.method, work.tiling, work.num_frames))
+        sizes = {"update": 10, "sampling": 5, "decoding": work.num_frames // (2 if work.tiling else 1)}
+        if work.method in ("sft", "dpo"):
+            del sizes["sampling"], sizes["decoding"]
+        return Forecast({"transformer": 20 * 10**9}, {k: v * 10**9 for k, v in sizes.items()}, 10**10, 10**8)
+
+    monkeypatch.setattr(memory_plan, "forecast", decoding)
+
+    def options(frames: int) -> dict[str, list[str]]:
+        methods = memory_plan.plan(str(wan), (frames, *SIZE[1:]), 16, None)["methods"]
+        return {method: [option["flags"] for option in found] for method, found in methods.items()}
+
+    few, many = options(9), options(13)
+    assert [flags for flags in few["ppo"] if "tiling" in flags] == []
+    assert {tiling for _, tiling, frames in asked if frames == 9} == {False}
+    assert {tiling for method, tiling, frames in asked if frames == 13 and method == "ppo"} == {False, True}
+    assert len(few["ppo"]) == len(set(few["ppo"])) == len(many["ppo"]) - 1
+    assert [flags for flags in many["ppo"] if "tiling" in flags] == many["ppo"][2:]
+    assert {option for options in (few, many) for option in options["dpo"] if "tiling" in option} == set()
 
 
 def test_without_guidance_there_is_no_unconditional_branch_to_leave_out() -> None:
