@@ -51,7 +51,7 @@ class VideoGenerator(VideoModel):
             prompts: one a video; repeat a prompt for several videos of it. A string is one prompt.
             seed: one seed a prompt, or one integer s, by which video i gets the seed s + i.
             negative_prompt: prompt of the unconditional branch when `guidance_scale` is not 1, or one for each prompt.
-            solver: of the ODE, one of `sampling.SOLVERS`.
+            solver: of the ODE, one of `solvers.SOLVERS`.
             stepped: is given the number of videos in the batch after each denoising step, to show progress.
             guidance_scale_2: weight for the second of two transformers, that of low noise; `guidance_scale` where that
                 alone is given.

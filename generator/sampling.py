@@ -25,6 +25,7 @@ from generator.inputs.conditions import Conditions, concatenate, repeat, select
 from generator.lost_words import warn_of_lost_words
 from generator.one_or_several import as_list
 from generator.output import InputError, check_storable
+from generator.solvers import OdeSolver
 from generator.video_model import VideoModel
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
@@ -82,10 +83,6 @@ def guided_velocity(
     return velocity
 
 
-SOLVERS = ("euler", "heun", "ab2", "dpm")
-"""Euler; Heun, with two velocities a step; two-step Adams–Bashforth and DPM-Solver++(2M), with one a step."""
-
-
 @torch.no_grad()
 def sample_latents(
     velocity: Velocity,
@@ -100,31 +97,17 @@ def sample_latents(
         velocity: from `guided_velocity`.
         latents: float32, at the noise level `sigmas[0]`.
         sigmas: falling noise levels `[steps + 1]`, from `flow.sigma_schedule`.
-        solver: one of `SOLVERS`; all but `euler` are of second order, and start with or end in an Euler step.
+        solver: one of `generator.solvers.SOLVERS`.
         stepped: is given the number of latents after each step.
 
     Raises:
         InputError: there is no such solver.
     """
-    if solver not in SOLVERS:
-        raise InputError(f"The solver is {solver!r}: choose one of {', '.join(SOLVERS)}.")
+    ode = OdeSolver(solver, velocity)
     sigmas = sigmas.to(latents.device)
-    before: tuple[Tensor, Tensor, Tensor] | None = None
     for step, (sigma, sigma_next) in enumerate(itertools.pairwise(sigmas)):
-        last = step == len(sigmas) - 2
         predicted = velocity(latents, sigma.expand(latents.shape[0]))
-        clean = flow.denoised(latents, predicted, sigma)
-        if solver == "heun" and not last:
-            end = flow.euler_step(latents, predicted, sigma, sigma_next)
-            at_end = velocity(end, sigma_next.expand(latents.shape[0]))
-            latents = flow.heun_step(latents, predicted, at_end, sigma, sigma_next)
-        elif solver == "ab2" and before is not None:
-            latents = flow.adams_bashforth_step(latents, predicted, before[0], before[2], sigma, sigma_next)
-        elif solver == "dpm" and before is not None:
-            latents = flow.dpm_solver_step(latents, clean, before[1], before[2], sigma, sigma_next)
-        else:
-            latents = flow.euler_step(latents, predicted, sigma, sigma_next)
-        before = predicted, clean, sigma
+        latents = ode.step(latents, predicted, sigma, sigma_next, last=step == len(sigmas) - 2)
         if stepped is not None:
             stepped(len(latents))
     return latents
@@ -245,6 +228,7 @@ def sample_trajectories(
     reference: Reference | None = None,
     stepped: Callable[[int], None] | None = None,
     keep_means: bool = False,
+    solver: str = "euler",
 ) -> Trajectories:
     """Samples latents with stochastic steps inside the window and ODE steps elsewhere.
 
@@ -255,13 +239,10 @@ def sample_trajectories(
         reference: with it, the divergence from it is recorded.
         stepped: is given the number of latents after each step.
         keep_means: whether the means of the stochastic steps are kept.
+        solver: of the other steps, which begins anew behind the window (MixGRPO-Flash, arXiv 2507.21802).
     """
     window = range(settings.first_step, settings.first_step + settings.num_steps)
-    if window.stop > len(sigmas) - 2:
-        raise InputError(
-            f"The stochastic steps end at step {window.stop}, but only the first {len(sigmas) - 2} of"
-            f" {len(sigmas) - 1} steps can be stochastic: use a smaller window or more inference steps."
-        )
+    _check_window(window, len(sigmas) - 1)
     sigmas = sigmas.to(noise.device)
     latents = flow.initial_state(noise[:, 0], sigmas[0])
     states: list[Tensor] = []
@@ -269,14 +250,16 @@ def sample_trajectories(
     reference_means: list[Tensor] = []
     kl: list[Tensor] = []
     means: list[Tensor] = []
+    ode = OdeSolver(solver, velocity)
     for step in range(len(sigmas) - 1):
         if stepped is not None and step > 0:
             stepped(len(latents))
         sigma = sigmas[step].expand(latents.shape[0])
         predicted = velocity(latents, sigma)
         if step not in window:
-            latents = flow.euler_step(latents, predicted, sigmas[step], sigmas[step + 1])
+            latents = ode.step(latents, predicted, sigmas[step], sigmas[step + 1], step == len(sigmas) - 2)
             continue
+        ode.forget()
         mean, std = sde_step(settings, sigmas, step, latents, predicted)
         states.append(latents)
         if keep_means:
@@ -305,6 +288,14 @@ def sample_trajectories(
         settings=settings,
         means=torch.stack(means, dim=1) if means else None,
     )
+
+
+def _check_window(window: range, steps: int) -> None:
+    if window.stop > steps - 1:
+        raise InputError(
+            f"The stochastic steps end at step {window.stop}, but only the first {steps - 1} of {steps} steps can be "
+            "stochastic: use a smaller window or more inference steps."
+        )
 
 
 def encode_unique_prompts(

@@ -14,13 +14,13 @@ from alignment.proof.subject import Subject, relative_distance
 from alignment.trainers.ppo_config import DEFAULT_NOISE_LEVELS
 from generator import flow
 from generator.sampling import (
-    SOLVERS,
     SdeSettings,
     sample_latents,
     sample_trajectories,
     sde_step,
     seeded_noise,
 )
+from generator.solvers import SOLVERS
 from generator.stock_pipelines import ExactPrediction
 
 ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}

@@ -125,7 +125,9 @@ def sample_groups(
                 None if everyone else chosen.to(noise.device),
                 keep_reference_means,
             )
-        sampled = sample_trajectories(velocity, noise, plan.sigmas, settings, reference, stepped, keep_means)
+        sampled = sample_trajectories(
+            velocity, noise, plan.sigmas, settings, reference, stepped, keep_means, plan.solver
+        )
         sampled.final = plan.whole(sampled.final, prompts[rows])
         sampled.unconditional = torch.stack(unconditional, dim=1) if unconditional else None
         return sampled
@@ -147,7 +149,8 @@ def ode_samples(
         noise = plan.unknown(seeded_noise(seeds[rows], plan.latent_shape).to(plan.generator.device))
         velocity = plan.velocity(prompts[rows], policy)
         start = flow.initial_state(noise, plan.sigmas[0])
-        final = plan.whole(sample_latents(velocity, start, plan.sigmas, stepped=stepped), prompts[rows])
+        final = sample_latents(velocity, start, plan.sigmas, plan.solver, stepped)
+        final = plan.whole(final, prompts[rows])
         return Trajectories(
             final=final,
             states=final.new_zeros(len(final), 0, *plan.latent_shape),

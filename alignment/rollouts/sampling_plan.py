@@ -58,6 +58,7 @@ class SamplingPlan:
         images: with which the videos begin; None where they begin with none.
         judged_rows: `[len(prompts)]`, the row of each prompt in `conditions` where `rows` are those of rewritten
             prompts; None where they are the same.
+        solver: of the ODE, one of `generator.solvers.ONE_CALL_SOLVERS`.
     """
 
     generator: VideoGenerator
@@ -74,6 +75,7 @@ class SamplingPlan:
     guidance_scale_2: float | None = None
     images: PromptImages | None = None
     judged_rows: Tensor | None = None
+    solver: str = "euler"
 
     @classmethod
     def for_training(
@@ -86,6 +88,7 @@ class SamplingPlan:
         look_up: Callable[[Conditions, Tensor], Conditions],
         images: Sequence[ImageFiles] | None = None,
         rewritten_prompts: Sequence[str] | None = None,
+        solver: str = "euler",
     ) -> SamplingPlan:
         """Plan of a trainer; its prompts are encoded through the cache of embeddings.
 
@@ -93,6 +96,7 @@ class SamplingPlan:
             negative_prompts: one a prompt; `settings.negative_prompt` where not given.
             images: files of the first image of each prompt's videos and of the last, or None in its place.
             rewritten_prompts: one a prompt, which the generator is given in its place.
+            solver: see `SamplingPlan`.
         """
         prompts = as_list(prompts)
         size = settings.num_frames, settings.height, settings.width
@@ -121,6 +125,7 @@ class SamplingPlan:
             scale_2,
             PromptImages(generator, images, video_size(generator, *size)) if images else None,
             own_rows if rewritten_rows else None,
+            solver,
         )
 
     @classmethod

@@ -86,6 +86,7 @@ class RewardedTrainer(AlignmentTrainer):
             self.conditions_of,
             images,
             rewritten_prompts,
+            self.plan.solver,
         )
         self.held_out = HeldOutPrompts(plan, self.rewards, args.num_eval_videos, args.reward_batch_size)
         self._check_metric(args.metric_for_best_model, self.held_out.known_metrics())

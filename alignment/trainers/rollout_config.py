@@ -12,6 +12,7 @@ from transformers.trainer_utils import SaveStrategy
 from alignment.rollouts.judge import check_decoding
 from alignment.trainers.base_config import AlignmentConfig
 from alignment.trainers.sample_config import GroupSampleConfig
+from generator.solvers import ONE_CALL_SOLVERS
 from generator.training.checks import check
 
 REWARD_NORMALISATIONS = ("none", "rollout", "group")
@@ -182,6 +183,14 @@ class RolloutConfig(GroupSampleConfig, RewardedSamplingConfig, ABC):
     rollout_batch_size: int = field(
         default=64, metadata={"help": "Videos sampled in one batch, per process."}
     )
+    rollout_solver: str = field(
+        default="euler",
+        metadata={
+            "help": "Solver of the denoising steps that are not stochastic, also for eval_prompts: euler; ab2 or dpm "
+            "(second order), with which fewer num_inference_steps do.",
+            "choices": ["euler", "ab2", "dpm"],
+        },
+    )
     num_iterations: int = field(default=1, metadata={"help": "Passes over a rollout."})
     num_mini_batches: int = field(default=2, metadata={"help": "Optimiser steps in one pass over a rollout."})
     monitor_videos: int = field(
@@ -232,6 +241,8 @@ class RolloutConfig(GroupSampleConfig, RewardedSamplingConfig, ABC):
         check(self.probe_prompts >= 0, "probe_prompts", self.probe_prompts, "at least 0")
         interval = self.probe_rollouts
         check(interval is None or interval >= 1, "probe_rollouts", interval, "at least 1")
+        solver, known = self.rollout_solver, f"one of {', '.join(ONE_CALL_SOLVERS)}"
+        check(solver in ONE_CALL_SOLVERS, "rollout_solver", solver, known)
         check(self.monitor_videos >= 0, "monitor_videos", self.monitor_videos, "at least 0")
         check(self.advantage_clip > 0, "advantage_clip", self.advantage_clip, "above 0")
         check(self.target_kl is None or self.target_kl > 0, "target_kl", self.target_kl, "above 0")

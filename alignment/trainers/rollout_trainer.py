@@ -106,7 +106,7 @@ class RolloutTrainer(RewardedTrainer, ABC):
         )
         self.plan = SamplingPlan.for_training(
             generator, args, prompts, negative_prompts, args.rollout_batch_size, self.conditions_of, images,
-            rewritten_prompts,
+            rewritten_prompts, args.rollout_solver,
         )  # fmt: skip
         self.monitors = list(monitors)
         self.rollout: Rollout | None = None
@@ -312,11 +312,12 @@ class RolloutTrainer(RewardedTrainer, ABC):
 
     def describe_data(self) -> dict[str, str]:
         args = self.args
+        solver = "" if self.plan.solver == "euler" else f" of {self.plan.solver}"
         return {
             "prompts": f"{len(self.plan.prompts)}, {args.num_prompts} in each of {args.num_rollouts} rollouts",
             "videos": f"{args.num_generations} of each prompt, {args.num_prompts * args.num_generations} a rollout",
             **describe_sizes(self.generator, [self.plan.latent_shape]),
-            "sampling": f"{args.num_inference_steps} steps, guidance {self.plan.guidance}",
+            "sampling": f"{args.num_inference_steps} steps{solver}, guidance {self.plan.guidance}",
             "reward": ", ".join(model.name for model in self.rewards.rewards),
         }
 

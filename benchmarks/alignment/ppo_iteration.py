@@ -60,6 +60,7 @@ from benchmarks.alignment.random_wan import (
 )
 from benchmarks.reward import random_rewards
 from generator.families.wan import WanGenerator
+from generator.solvers import ONE_CALL_SOLVERS
 from reward import load_reward
 from reward.models.base import FunctionReward, RewardModel
 
@@ -213,6 +214,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--num_prompts", type=int, default=2)
     parser.add_argument("--num_generations", type=int, default=4)
     parser.add_argument("--num_inference_steps", type=int, default=10)
+    parser.add_argument("--rollout_solver", default="euler", choices=ONE_CALL_SOLVERS)
     parser.add_argument("--trained_steps", type=int, default=3)
     parser.add_argument("--guidance_scale", type=float, default=5.0)
     parser.add_argument("--lora_r", type=int, default=64)
@@ -286,6 +288,7 @@ def configuration(arguments: argparse.Namespace, output_dir: str, bf16: bool) ->
         height=arguments.height,
         width=arguments.width,
         num_inference_steps=arguments.num_inference_steps,
+        rollout_solver=arguments.rollout_solver,
         sde_window_size=arguments.trained_steps,
         guidance_scale=arguments.guidance_scale,
         unconditional_gradient=not arguments.no_unconditional_gradient,

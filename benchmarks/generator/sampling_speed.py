@@ -19,7 +19,7 @@ from torch import Tensor
 from generator import load_generator
 from generator.base import VideoGenerator
 from generator.pretraining.model_card import gold_scores
-from generator.sampling import SOLVERS
+from generator.solvers import SOLVERS
 from generator.world import sample_prompts
 
 BATCH = 8

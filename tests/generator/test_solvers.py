@@ -6,7 +6,8 @@ import torch
 from alignment.cli import main
 from generator import flow
 from generator.output import InputError
-from generator.sampling import SOLVERS, sample_latents
+from generator.sampling import SdeSettings, sample_latents, sample_trajectories
+from generator.solvers import ONE_CALL_SOLVERS, SOLVERS
 from generator.testing import tiny_generator
 
 STD = 0.5
@@ -51,6 +52,38 @@ def test_one_step_of_every_solver_is_eulers_and_heun_asks_twice():
     calls.clear()
     sample_latents(velocity, noise, torch.tensor([1.0, 0.6, 0.0]), "heun")
     assert calls == pytest.approx([1.0, 0.6, 0.6])
+
+
+@pytest.mark.parametrize("solver", ONE_CALL_SOLVERS)
+@pytest.mark.parametrize(("first", "count"), [(0, 2), (2, 3), (6, 1)])
+def test_beside_stochastic_steps_a_solver_makes_the_steps_of_each_part_of_the_path(solver, first, count):
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(2, 1 + count, 3, generator=generator)
+    sigmas = torch.linspace(1, 0, 9)
+    settings = SdeSettings("flow_sde", 0.7, first, count)
+    found = sample_trajectories(exact_velocity, noise, sigmas, settings, solver=solver)
+    before = sample_latents(exact_velocity, noise[:, 0], sigmas[: first + 1], solver)
+    assert torch.equal(found.states[:, 0], before)
+    after = sample_latents(exact_velocity, found.states[:, -1], sigmas[first + count :], solver)
+    assert torch.equal(found.final, after)
+    euler = sample_trajectories(exact_velocity, noise, sigmas, settings).final
+    assert torch.equal(found.final, euler) == (solver == "euler")
+
+
+def test_behind_stochastic_steps_the_second_order_comes_nearer_to_the_end_of_the_path():
+    noise = torch.randn(64, 3, 2, generator=torch.Generator().manual_seed(0))
+
+    def end(solver, steps):
+        """Where the path from the same state leads: the window is as long for every number of steps."""
+        sigmas = torch.cat([torch.tensor([1.0, 0.85]), torch.linspace(0.7, 0, steps + 1)])
+        return sample_trajectories(
+            exact_velocity, noise, sigmas, SdeSettings("flow_sde", 0.7, 0, 2), solver=solver
+        ).final
+
+    exact = end("ab2", 400)
+    error = {(s, n): float((end(s, n) - exact).abs().mean()) for s in ONE_CALL_SOLVERS for n in (5, 7, 10)}
+    assert max(error["ab2", 5], error["dpm", 5]) < error["euler", 10]
+    assert max(error["ab2", 7], error["dpm", 7]) < 0.7 * error["euler", 10]
 
 
 def test_adams_bashforth_is_exact_where_the_velocity_is_a_line_in_sigma():

@@ -345,6 +345,7 @@ def test_the_log_says_where_micro_batches_are_smaller_than_asked(generator, prom
         ({"num_inference_steps": 1}, "num_inference_steps is 1, but must be at least 2"),
         ({"num_prompts": 0}, "num_prompts is 0"),
         ({"num_rollouts": 0}, "num_rollouts is 0"),
+        ({"rollout_solver": "heun"}, "rollout_solver is heun, but must be one of euler, ab2, dpm"),
         ({"num_iterations": 0}, "num_iterations is 0"),
         ({"num_mini_batches": 0}, "num_mini_batches is 0"),
         ({"rollout_batch_size": 0}, "rollout_batch_size is 0"),

@@ -25,7 +25,7 @@ from alignment.trainers.ppo_trainer import PPOTrainer
 from alignment.trainers.rwr_config import RWRConfig
 from alignment.trainers.rwr_trainer import RWRTrainer
 from generator.output import InputError
-from generator.sampling import seeded_noise
+from generator.sampling import sample_latents, seeded_noise
 from generator.seeds import Stream, example_seeds
 from generator.testing import tiny_generator
 from generator.training.interruption import Interrupted
@@ -125,6 +125,36 @@ def test_the_logged_reward_is_that_of_the_policys_own_videos_from_noise_of_each(
             latents = latents + (following - sigma) * velocity
         total += latents.mean().item() / 6
     assert curve(trainer)[12] == pytest.approx(total, abs=1e-5)
+
+
+@pytest.mark.parametrize("method", ["ppo", "online_dpo", "rwr", "nft"])
+@pytest.mark.parametrize("solver", ["ab2", "dpm"])
+def test_rollouts_and_held_out_videos_take_the_steps_of_the_solver(method, solver, make_generator, quiet):
+    def of(name):
+        return make(
+            method, quiet, make_generator(), held_out=HELD_OUT, rollout_solver=name, num_inference_steps=6,
+            num_rollouts=1, **({"sde_window_size": 2} if method == "ppo" else {}),
+        )  # fmt: skip
+
+    trainer, euler = of(solver), of("euler")
+    rollout, other = (each.make_rollout(0) for each in (trainer, euler))
+    plan, trajectories = trainer.plan, rollout.trajectories
+    if method == "ppo":  # the window is first
+        assert torch.equal(trajectories.states, other.trajectories.states)
+        start, begin = trajectories.states[:, -1], trajectories.settings.num_steps
+        assert trajectories.settings.first_step == 0
+    else:
+        noise = seeded_noise(trainer.seeds_of(0, len(trajectories.final)), plan.latent_shape)
+        start, begin = noise, 0
+    with torch.no_grad():
+        velocity = plan.velocity(rollout.prompt_indices, trainer.policy)
+        final = sample_latents(velocity, start, plan.sigmas[begin:], solver)
+    torch.testing.assert_close(trajectories.final, final)
+    assert (trajectories.final - other.trajectories.final).abs().max() > 1e-4
+    trainer.train()
+    euler.train()
+    assert curve(trainer)[0] != curve(euler)[0]
+    assert trainer.describe_data()["sampling"] == f"6 steps of {solver}, guidance 1"
 
 
 def test_runs_of_other_seeds_are_measured_on_the_same_videos(make_generator, quiet):
