@@ -187,7 +187,7 @@ class RolloutConfig(GroupSampleConfig, RewardedSamplingConfig, ABC):
         default="euler",
         metadata={
             "help": "Solver of the denoising steps that are not stochastic, also for eval_prompts: euler; ab2 or dpm "
-            "(second order), with which fewer num_inference_steps do.",
+            "(second order), with which rollouts without stochastic steps need fewer num_inference_steps.",
             "choices": ["euler", "ab2", "dpm"],
         },
     )
