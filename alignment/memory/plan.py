@@ -159,9 +159,9 @@ def _tried(
     seen: set[str] = set()
     for flags, changes in options:
         if changes.get("tiling") and asked.method != "backprop":  # whose update decodes
-            untiled = {**changes, "tiling": False}
-            if not _decoding_decides(plain[on_gpu(untiled)]):
-                flags, changes = " ".join(flags.replace(TILING[0][0], "").split()), untiled
+            untiled = _without_tiling(flags, changes)
+            if not _decoding_decides(plain[on_gpu(untiled[1])]):
+                flags, changes = untiled
         if flags in seen:
             continue
         seen.add(flags)
@@ -183,6 +183,11 @@ def _tried(
         if fits:
             break
     return tried
+
+
+def _without_tiling(flags: str, changes: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    [(flag, _)] = TILING
+    return " ".join(flags.replace(flag, "").split()), {k: v for k, v in changes.items() if k != "tiling"}
 
 
 def _decoding_decides(found: Forecast) -> bool:

@@ -158,6 +158,12 @@ class PPOConfig(RolloutConfig):
             self.beta,
             "above 0 with adaptive_kl_target, as it is where the adaptation starts",
         )
+        check(
+            self.rollout_solver == "euler" or self.num_inference_steps - self.window_size > 1,
+            "rollout_solver",
+            self.rollout_solver,
+            "euler where all steps but the last are stochastic: set a smaller sde_window_size, or leave it out",
+        )
         check(0 <= self.gae_lambda <= 1, "gae_lambda", self.gae_lambda, "between 0 and 1")
         check(0 < self.gamma <= 1, "gamma", self.gamma, "above 0 and at most 1")
 

@@ -188,7 +188,7 @@ class RolloutConfig(GroupSampleConfig, RewardedSamplingConfig, ABC):
         metadata={
             "help": "Solver of the denoising steps that are not stochastic, also for eval_prompts: euler; ab2 or dpm "
             "(second order), with which rollouts without stochastic steps need fewer num_inference_steps.",
-            "choices": ["euler", "ab2", "dpm"],
+            "choices": list(ONE_CALL_SOLVERS),
         },
     )
     num_iterations: int = field(default=1, metadata={"help": "Passes over a rollout."})

@@ -88,7 +88,7 @@ def main() -> None:
         "--count", type=int, default=128, help="Held-out prompts; 0 leaves the quality table out."
     )
     parser.add_argument("--steps", type=int, nargs="+", default=[4, 6, 8, 10, 20, 40])
-    parser.add_argument("--solvers", nargs="+", default=["euler", "heun", "ab2", "dpm"], choices=SOLVERS)
+    parser.add_argument("--solvers", nargs="+", default=list(SOLVERS), choices=SOLVERS)
     parser.add_argument("--batch_size", type=int, default=None)
     parser.add_argument("--sizes", nargs="*", default=["9x32x32", "17x64x64"], help="FRAMESxHEIGHTxWIDTH.")
     parser.add_argument("--repeats", type=int, default=3)

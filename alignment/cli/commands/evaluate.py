@@ -21,6 +21,7 @@ from generator.files.model_folders import require_model
 from generator.one_or_several import as_list
 from generator.output import InputError, refuse_unwritable
 from generator.provenance import file_hash, versions
+from generator.solvers import SOLVERS
 from generator.video_files.pixel_formats import PIXEL_FORMAT_HELP, PIXEL_FORMATS
 from reward.adherence.verifier_names import check_verifier
 from reward.reports.evaluation_folder import holds_unfinished
@@ -105,7 +106,7 @@ class EvaluateArguments:
         default="euler",
         metadata={
             "help": "Solver: euler; heun (two network calls a step); ab2 or dpm (second order, one call a step).",
-            "choices": ["euler", "heun", "ab2", "dpm"],
+            "choices": list(SOLVERS),
         },
     )
     guidance_scale: float | None = field(default=None, metadata={"help": "Weight of guidance; 1 is none."})

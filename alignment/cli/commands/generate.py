@@ -53,6 +53,7 @@ from generator.guidance import guidance_scales
 from generator.lost_words import warn_of_lost_words
 from generator.output import InputError, read_record, refuse_unwritable, write_json, write_jsonl
 from generator.passwords import without_passwords
+from generator.solvers import SOLVERS
 from generator.training.progress import VideoBar
 from generator.training.shared_work import SharedWork
 from generator.video_files.pixel_formats import PIXEL_FORMAT_HELP, PIXEL_FORMATS
@@ -113,7 +114,7 @@ class GenerateArguments:
         default="euler",
         metadata={
             "help": "Solver: euler; heun (two network calls a step); ab2 or dpm (second order, one call a step).",
-            "choices": ["euler", "heun", "ab2", "dpm"],
+            "choices": list(SOLVERS),
         },
     )
     guidance_scale: float | None = field(

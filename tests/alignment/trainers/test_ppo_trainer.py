@@ -346,6 +346,11 @@ def test_the_log_says_where_micro_batches_are_smaller_than_asked(generator, prom
         ({"num_prompts": 0}, "num_prompts is 0"),
         ({"num_rollouts": 0}, "num_rollouts is 0"),
         ({"rollout_solver": "heun"}, "rollout_solver is heun, but must be one of euler, ab2, dpm"),
+        (
+            {"rollout_solver": "ab2"},
+            "rollout_solver is ab2.*euler where all steps but the last are stochastic",
+        ),
+        ({"rollout_solver": "dpm", "sde_window_size": 4}, "rollout_solver is dpm.*smaller sde_window_size"),
         ({"num_iterations": 0}, "num_iterations is 0"),
         ({"num_mini_batches": 0}, "num_mini_batches is 0"),
         ({"rollout_batch_size": 0}, "rollout_batch_size is 0"),
